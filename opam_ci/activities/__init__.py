@@ -1,0 +1,1 @@
+"""Thin activities: input, client, core, result."""

@@ -1,0 +1,1 @@
+"""The `opam-ci` command."""

@@ -1,0 +1,1 @@
+"""Adapters that do I/O; none of them knows Temporal."""

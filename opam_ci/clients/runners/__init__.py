@@ -1,0 +1,1 @@
+"""Runners: how one build job is executed in isolation."""

@@ -1,0 +1,49 @@
+"""The interface of every runner."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
+
+
+class LogSink(Protocol):
+    """Where a runner writes the output of a job, byte by byte as it comes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far: the offset of the next one."""
+
+    def write(self, data: bytes) -> None:
+        """Appends output. Never blocks for long; raises nothing but InfrastructureError."""
+
+
+class Runner(Protocol):
+    """Executes one build job in isolation and reports facts; it judges nothing."""
+
+    async def run(
+        self, spec: BuildSpec, log: LogSink, progress: Callable[[BuildProgress], None]
+    ) -> BuildReport:
+        """Runs all phases of a job, in order, until one fails.
+
+        Args:
+            spec: The job.
+            log: Receives everything the job prints, between phase markers.
+            progress: Called at each phase's start and whenever output arrived (at most
+                once a second).
+
+        Returns:
+            The facts, also when a phase failed: a failed command is a fact, no exception.
+
+        Raises:
+            InfrastructureError: The job could not be run at all (no overlay, no base
+                layer, no sandbox).
+            asyncio.CancelledError: The caller cancelled; every process of the job is dead
+                before this leaves the method.
+        """
+
+    async def preflight(self) -> None:
+        """Checks that this machine can build.
+
+        Raises:
+            InfrastructureError: With the cause and what to do about it.
+        """

@@ -1,0 +1,44 @@
+"""What the analysis of a pull request says."""
+
+from enum import StrEnum
+
+from opam_ci.core.model import Frozen
+
+
+class ChangeKind(StrEnum):
+    """How a package differs between base and merge, in the peer's words."""
+
+    NEW_PACKAGE = "new_package"
+    NEW_RELEASE = "new_release"
+    DELETED = "deleted"
+    UNAVAILABLE = "unavailable"
+    SIGNIFICANTLY_CHANGED = "significantly_changed"
+    INSIGNIFICANTLY_CHANGED = "insignificantly_changed"
+
+
+class ChangedPackage(Frozen):
+    """One package that a pull request touches.
+
+    Attributes:
+        package: Full name, such as `cppo.1.8.0`.
+        kind: How it changed.
+        has_tests: Whether its opam file declares tests.
+    """
+
+    package: str
+    kind: ChangeKind
+    has_tests: bool
+
+
+class Analysis(Frozen):
+    """The outcome of analysing the merge of a head into its base.
+
+    Attributes:
+        packages: Changed packages, sorted by name as the peer sorts them.
+        failure: Why the change is refused as a whole, in the peer's words, else None.
+        merge_tree: Object id of the merged tree, None when there is no merge.
+    """
+
+    packages: tuple[ChangedPackage, ...] = ()
+    failure: str | None = None
+    merge_tree: str | None = None

@@ -1,0 +1,101 @@
+"""What a build worker is told, and what it answers."""
+
+from datetime import timedelta
+
+from opam_ci.core.facts import BuildFacts
+from opam_ci.core.job import Job, Phase
+from opam_ci.core.model import Frozen
+from opam_ci.core.platforms import Platform
+
+_MINUTE = timedelta(minutes=1)
+
+
+class RepositoryRef(Frozen):
+    """The merged repository of one head, as artifacts in the store.
+
+    A worker keeps one warmed opam root for each `base_commit`; the overlay holds just the
+    packages in which the merge differs from it, so that a job pays 0.6 s for its
+    repository instead of the 15 s of an `opam init`. A package that the merge deletes is
+    in the overlay as `available: false`.
+
+    Attributes:
+        base_commit: Commit whose tree the base archive holds, 40 hex digits.
+        base_archive: Artifact key of a `.tar.gz` of that tree (`repo`, `packages/…`).
+        overlay_archive: Artifact key of a `.tar.gz` of an opam repository with the differences.
+        overlay_packages: How many packages the overlay holds.
+        package_count: How many packages (name and version) the merge has: a preflight fact.
+    """
+
+    base_commit: str
+    base_archive: str
+    overlay_archive: str
+    overlay_packages: int
+    package_count: int
+
+
+class PhaseTimeouts(Frozen):
+    """How long each phase may take before its process tree is ended.
+
+    The defaults are generous for real packages (the slowest of the offline mirror takes
+    70 s) and far below a worker's patience; operators set them by platform.
+    """
+
+    setup: timedelta = 5 * _MINUTE
+    solve: timedelta = 5 * _MINUTE
+    depexts: timedelta = 15 * _MINUTE
+    fetch: timedelta = 15 * _MINUTE
+    dependencies: timedelta = 60 * _MINUTE
+    build: timedelta = 60 * _MINUTE
+    test: timedelta = 60 * _MINUTE
+    verify: timedelta = _MINUTE
+
+    def of(self, phase: Phase) -> timedelta:
+        """Returns the limit of a phase; the checkout's is the set-up's."""
+        limit: timedelta = getattr(self, (Phase.SETUP if phase is Phase.CHECKOUT else phase).value)
+        return limit
+
+
+class BuildSpec(Frozen):
+    """One build job, complete: a worker needs nothing else but the store.
+
+    Attributes:
+        job: What to run (`build` or `test` for now).
+        platform: On what.
+        repository: With which packages.
+        timeouts: Limits by phase.
+        archive_mirrors: URLs for opam's `archive-mirrors`; a `file://` mirror is bound
+            read-only into the build.
+        accepts_failure: Whether `x-ci-accept-failures` of the package names the platform.
+    """
+
+    job: Job
+    platform: Platform
+    repository: RepositoryRef
+    timeouts: PhaseTimeouts = PhaseTimeouts()
+    archive_mirrors: tuple[str, ...] = ()
+    accepts_failure: bool = False
+
+
+class BuildReport(Frozen):
+    """What a runner hands to the judge.
+
+    Attributes:
+        facts: What it observed.
+        logs: Text of each phase that ran, decoded with replacement: at most the first
+            64 KiB and the last 256 KiB of each; offsets come from `facts`.
+    """
+
+    facts: BuildFacts
+    logs: dict[Phase, str]
+
+
+class BuildProgress(Frozen):
+    """How far a running job has come: what its heartbeats carry.
+
+    Attributes:
+        phase: The phase under way.
+        log_bytes: Size of the log so far.
+    """
+
+    phase: Phase
+    log_bytes: int

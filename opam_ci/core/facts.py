@@ -1,0 +1,98 @@
+"""What a run of a build job observed: facts of the machine, not words of a log."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from opam_ci.core.job import Job, Phase
+from opam_ci.core.model import Frozen
+
+
+class OpamAction(Frozen):
+    """One action of an opam run, as OPAMJSON reports it.
+
+    Attributes:
+        action: What opam did.
+        package: Full name of the package it did it to.
+        result: `ok`, `failed`, or `aborted` (not started because another one failed).
+        exit_code: Exit code of the failed command, if the report names one.
+        command: The failed command's words, at most 400 characters.
+    """
+
+    action: Literal["fetch", "build", "install", "remove", "other"]
+    package: str
+    result: Literal["ok", "failed", "aborted"]
+    exit_code: int | None = None
+    command: str | None = None
+
+
+class PhaseRun(Frozen):
+    """One phase's command and how it ended.
+
+    Attributes:
+        phase: Which.
+        exit_code: Its exit code, None if a signal ended it.
+        signal: The signal that ended it, if one did.
+        timed_out: The supervisor ended it because its time limit was over.
+        duration: Seconds of wall time.
+        log_start: Byte offset of the phase's first output in the attempt's log.
+        log_end: Byte offset just after its last output.
+        actions: What OPAMJSON reported, empty if opam wrote no report.
+        has_report: Whether opam wrote its JSON report: a killed opam writes none.
+        conflicts: `conflicts.causes` of the report: why the solver says no.
+    """
+
+    phase: Phase
+    exit_code: int | None
+    signal: int | None = None
+    timed_out: bool = False
+    duration: float
+    log_start: int
+    log_end: int
+    actions: tuple[OpamAction, ...] = ()
+    has_report: bool = False
+    conflicts: tuple[str, ...] = ()
+
+
+class HostFacts(Frozen):
+    """The build root's host, read right after the last phase.
+
+    Attributes:
+        free_bytes: Bytes free where the build writes, None if it could not be read.
+        free_inodes: Inodes free there.
+        oom_kills: How many processes of the job the kernel killed for its memory limit.
+        pids_limit_hits: How often a fork was refused for the process limit.
+    """
+
+    free_bytes: int | None = None
+    free_inodes: int | None = None
+    oom_kills: int = 0
+    pids_limit_hits: int = 0
+
+
+class BuildFacts(Frozen):
+    """Everything the judge may use besides the log's text.
+
+    Attributes:
+        job: What was run.
+        phases: In the order in which they ran; the last one is where the run stopped.
+        installed: Whether opam's switch state lists the job's package (the revdep, for
+            revdep jobs) at exactly its version at the end; None if it was never looked at.
+        finished: Whether all phases of the job ran to their end.
+        host: Facts of the host after the run.
+        probes: Results of probes, by name (`mirror`, `dns`), True for reachable.
+        accepts_failure: Whether the package's `x-ci-accept-failures` names this platform.
+    """
+
+    job: Job
+    phases: tuple[PhaseRun, ...]
+    installed: bool | None = None
+    finished: bool = False
+    host: HostFacts = HostFacts()
+    probes: dict[str, bool] = Field(default_factory=dict)
+    accepts_failure: bool = False
+
+    @property
+    def last(self) -> PhaseRun | None:
+        """The phase at which the run stopped, None if none began."""
+        return self.phases[-1] if self.phases else None

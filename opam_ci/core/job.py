@@ -1,0 +1,79 @@
+"""Jobs: what is to be run, and the phases a run goes through."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import model_validator
+
+from opam_ci.core.model import Frozen
+
+
+class JobKind(StrEnum):
+    """What a job does with its package."""
+
+    ANALYSIS = "analysis"
+    LINT = "lint"
+    BUILD = "build"
+    TEST = "test"
+    LOWER_BOUNDS = "lower-bounds"
+    LIST_REVDEPS = "list-revdeps"
+    REVDEP = "revdep"
+
+
+class Phase(StrEnum):
+    """Where in a job something happened, in the order in which they run.
+
+    `CHECKOUT` and `SETUP` run before any of the submission's own content; `SOLVE` asks
+    the solver; `DEPEXTS` and `FETCH` are the only phases with network; `DEPENDENCIES`,
+    `BUILD` and `TEST` run package code; `VERIFY` looks whether the package is installed.
+    """
+
+    CHECKOUT = "checkout"
+    SETUP = "setup"
+    SOLVE = "solve"
+    DEPEXTS = "depexts"
+    FETCH = "fetch"
+    DEPENDENCIES = "dependencies"
+    BUILD = "build"
+    TEST = "test"
+    VERIFY = "verify"
+
+
+class Job(Frozen):
+    """One (platform, package, kind, revdep) to run.
+
+    Attributes:
+        platform: Platform name such as `debian-13-ocaml-5.3/amd64`; empty for the
+            repository jobs (analysis, lint) that belong to no platform.
+        package: Full package name such as `cppo.1.8.0`; empty for analysis.
+        kind: What to do.
+        revdep: The reverse dependency to build against `package`, for `revdep` jobs only.
+    """
+
+    platform: str
+    package: str
+    kind: JobKind
+    revdep: str | None = None
+
+    @model_validator(mode="after")
+    def _revdep_only_for_revdeps(self) -> Self:
+        if (self.revdep is not None) != (self.kind is JobKind.REVDEP):
+            raise ValueError("a revdep job, and no other, names a reverse dependency")
+        return self
+
+    @property
+    def id(self) -> str:
+        """The job's stable name within one head, unique and safe as an activity id."""
+        parts = [self.kind.value, self.platform, self.package, self.revdep]
+        return " ".join(part for part in parts if part)
+
+    @property
+    def title(self) -> str:
+        """What people read: the package and what is done with it."""
+        match self.kind:
+            case JobKind.ANALYSIS:
+                return "analysis"
+            case JobKind.REVDEP:
+                return f"{self.revdep} with {self.package}"
+            case _:
+                return f"{self.package} {self.kind.value}".strip()

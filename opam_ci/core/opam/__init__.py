@@ -1,0 +1,1 @@
+"""The opam language: files, versions, formulas."""

@@ -1,0 +1,185 @@
+"""The state of one pull request's head: what statuses, tables and pages are made from."""
+
+from collections import Counter
+from datetime import datetime
+from enum import StrEnum
+
+from opam_ci.core.analysis_result import ChangedPackage
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Cause, Evidence, Outcome
+
+
+class JobState(StrEnum):
+    """How far a job is. Only `DECIDED` jobs have an outcome."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    """Its last attempt met an infrastructure fault; the next one waits for its backoff."""
+    DECIDED = "decided"
+
+
+class State(StrEnum):
+    """The four states of a GitHub commit status, with GitHub's names."""
+
+    PENDING = "pending"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+
+
+class Fault(Frozen):
+    """One attempt lost to an infrastructure fault, visible as soon as it happened.
+
+    Attributes:
+        attempt: Number of the attempt, from 1.
+        cause: Why.
+        evidence: On what that rests.
+        worker: Identity of the worker that ran it, if known.
+        at: When it was noticed.
+        log: Key of the attempt's log in the store, if it got that far.
+    """
+
+    attempt: int
+    cause: Cause
+    evidence: Evidence
+    worker: str | None
+    at: datetime
+    log: str | None = None
+
+
+class JobStatus(Frozen):
+    """One row of the job matrix.
+
+    Attributes:
+        job: Which.
+        state: How far.
+        attempt: Number of the current or last attempt, 0 before the first.
+        phase: The phase under way, when it is known.
+        outcome: What it came to, once decided.
+        faults: Attempts lost to the CI itself, oldest first.
+        started_at: When its current round began.
+        decided_at: When it was decided.
+        next_attempt_at: When the automatic retry comes, for `RETRYING`.
+        log: Key of the last attempt's log.
+    """
+
+    job: Job
+    state: JobState = JobState.QUEUED
+    attempt: int = 0
+    phase: Phase | None = None
+    outcome: Outcome | None = None
+    faults: tuple[Fault, ...] = ()
+    started_at: datetime | None = None
+    decided_at: datetime | None = None
+    next_attempt_at: datetime | None = None
+    log: str | None = None
+
+
+class Counts(Frozen):
+    """How many jobs are where. Failed and errored are never one number."""
+
+    queued: int = 0
+    running: int = 0
+    retrying: int = 0
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    errored: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        """All jobs."""
+        return self.undecided + self.decided
+
+    @property
+    def undecided(self) -> int:
+        """Jobs without an outcome."""
+        return self.queued + self.running + self.retrying
+
+    @property
+    def decided(self) -> int:
+        """Jobs with one."""
+        return self.passed + self.failed + self.skipped + self.errored + self.cancelled
+
+
+class Summary(Frozen):
+    """All about one head.
+
+    Attributes:
+        pull_request: Such as `ocaml/opam-repository#30203`, or a local branch's name.
+        head: Commit under test.
+        base: Commit it is merged into.
+        planned: Whether the list of jobs is complete: before that, nothing is green.
+        packages: What the analysis found.
+        jobs: The job matrix, repository jobs first.
+        notices: Things to know that are no verdict, such as a refused signal.
+        updated_at: When this was true.
+    """
+
+    pull_request: str
+    head: str
+    base: str
+    planned: bool = False
+    packages: tuple[ChangedPackage, ...] = ()
+    jobs: tuple[JobStatus, ...] = ()
+    notices: tuple[str, ...] = ()
+    updated_at: datetime | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """How many jobs are where."""
+        return count(self.jobs)
+
+    @property
+    def state(self) -> State:
+        """What GitHub is told."""
+        return state_of(self.counts, planned=self.planned)
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """Causes of all jobs that are errored or wait for a retry, sorted."""
+        return causes_of(self.jobs)
+
+
+def count(jobs: tuple[JobStatus, ...]) -> Counts:
+    """Counts jobs by state and outcome."""
+    tally = Counter(
+        job.outcome.kind if job.outcome is not None else job.state.value for job in jobs
+    )
+    return Counts(**tally)
+
+
+def state_of(counts: Counts, *, planned: bool) -> State:
+    """Decides the status state of a context.
+
+    An undecided job never yields green, and an error never hides a proven failure. A
+    cancelled job is undecided for this purpose: it says nothing about the package.
+
+    Args:
+        counts: Of the context's jobs.
+        planned: Whether the list of jobs is complete.
+    """
+    if not planned or counts.undecided or counts.cancelled:
+        return State.PENDING
+    if counts.failed:
+        return State.FAILURE
+    if counts.errored:
+        return State.ERROR
+    return State.SUCCESS
+
+
+def causes_of(jobs: tuple[JobStatus, ...]) -> tuple[Cause, ...]:
+    """Returns the causes of all jobs that are errored or wait for a retry, sorted."""
+    found = {
+        job.outcome.cause
+        for job in jobs
+        if job.outcome is not None and job.outcome.kind == "errored"
+    } | {job.faults[-1].cause for job in jobs if job.state is JobState.RETRYING and job.faults}
+    return tuple(sorted(found))
+
+
+REPOSITORY_JOBS = (JobKind.ANALYSIS, JobKind.LINT)
+"""Kinds that run once for each head and belong to no platform."""
