@@ -1,0 +1,57 @@
+"""Fuzz the parser and the analysis with atheris, which is not among our dependencies.
+
+    pip install atheris
+    python bench/fuzz_opam.py -max_total_time=120 -timeout=5 -max_len=4096 [SEEDS]
+
+The arguments are libFuzzer's; SEEDS is a folder of opam files. It ends with a crash report
+when an input raises what it may not, takes longer than the time limit, or breaks a law: what
+is printed parses to the same, and parsing by likeness is parsing.
+"""
+
+import sys
+
+import atheris  # type: ignore[import-untyped]  # it has no types
+
+with atheris.instrument_imports(include=["opam_ci.core.opam", "opam_ci.core.analysis"]):
+    from opam_ci.core.analysis import significance
+    from opam_ci.core.opam.errors import OpamSyntaxError
+    from opam_ci.core.opam.file import OpamFile, parse, parse_like
+    from opam_ci.core.opam.printer import print_file
+
+PATH = "packages/a/a.1/opam"
+
+
+def parsed(data: bytes) -> OpamFile | None:
+    try:
+        return parse(data)
+    except OpamSyntaxError:
+        return None
+
+
+def one_input(data: bytes) -> None:
+    """Take the input for two versions of a file, split at its first form feed."""
+    old, _, new = data.partition(b"\f")
+    before, now = parsed(old), parsed(new)
+    if now is not None:
+        if not any(item.start < 0 for item in now.items):  # all but files of a newer format
+            assert parse(print_file(now.items).encode()).items == now.items
+        try:
+            like = parse_like(old, now)
+        except OpamSyntaxError:
+            assert before is None
+        else:
+            assert before is not None
+            assert before.items == like.items
+            assert before.edges == like.edges
+            assert parse_like(new, like).items == now.items
+    for left, right in (
+        (old, new),
+        (b'opam-version: "2.0"\n' + old, b'opam-version: "2.0"\n' + new),
+    ):
+        result = significance(left, right, path=PATH)
+        assert (result.failure is None) == (len(result.packages) == 1)
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()

@@ -1,0 +1,225 @@
+"""The tokens of the opam format.
+
+The rules are those of opam-file-format 2.2 (`opamLexer.mll`): the longest match wins, the
+first rule on a tie. One compiled expression finds a token and the blanks before it; atoms
+leave here as finished nodes, since lark asks no more of a token than its `type`.
+
+The text is Latin-1 decoded, one character a byte, so that offsets are those that opam
+reports; strings are decoded as the UTF-8 that they are when they leave.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from lark import Token
+from lark.lexer import Lexer
+
+from opam_ci.core.opam.nodes import Atom, Bool, Ident, Int, String
+
+_ID: Final = r"[0-9_-]*+[A-Za-z][A-Za-z0-9_-]*+"
+_TOKEN: Final = re.compile(
+    rf"""
+    (?: [ \t\n]++ | \r\n | \#[^\n]*+ )*+
+    (?:
+      "(?!"") (?P<plain> [^"\\\r]*+ ) "
+    | (?P<ident> {_ID} (?: \+ (?: {_ID} | _ ) )* (?: :{_ID} )?
+               | _ (?: (?: \+ (?: {_ID} | _ ) )+ (?: :{_ID} )? | :{_ID} ) )
+    | (?P<comment> \(\* )
+    | (?P<envop> =[+:]=? | [+:]= )
+    | (?P<punctuation> [\[\](){{}}:] )
+    | (?P<relop> != | [<>]=? | [=~] )
+    | (?P<logop> [&|] )
+    | (?P<pfxop> [!?] )
+    | (?P<int> -?[0-9_]++ )
+    | \"\"\" (?P<triple> (?: [^"\\]++ | \\. | "(?!"") )*+ ) \"\"\"
+    | "(?!"") (?P<escaped> (?: [^"\\]++ | \\. )*+ ) "
+    | (?P<end> \Z )
+    )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_BLANKS: Final = re.compile(r"(?:[ \t\n]++|\r\n|#[^\n]*+)*+")
+_COMMENT_EDGE: Final = re.compile(r"\(\*|\*\)")
+_ESCAPE: Final = re.compile(
+    r"""\\(?: (?P<swallowed> \r?\n[ \t]*+ )
+            | (?P<char> [\\"'nrtb ] )
+            | (?P<decimal> [0-9]{3} )
+            | x(?P<hexadecimal> [0-9a-fA-F]{2} )
+            | )
+      | (?P<line_end> \r\n )""",
+    re.VERBOSE,
+)
+_SIMPLE_ESCAPES: Final = {"n": "\n", "r": "\r", "b": "\b", "t": "\t"}
+_PUNCTUATION: Final = {
+    "[": "LBRACKET",
+    "]": "RBRACKET",
+    "(": "LPAR",
+    ")": "RPAR",
+    "{": "LBRACE",
+    "}": "RBRACE",
+    ":": "COLON",
+}
+# OCaml's int on the 64-bit machines that opam runs on.
+_MAX_INT: Final = 2**62
+_MAX_BYTE: Final = 255
+
+
+class LexicalError(Exception):
+    """The text at `offset` is no token; the parser adds file and line."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.offset = offset
+
+
+@dataclass(slots=True)
+class Mark:
+    """A token that is no value: punctuation or an operator."""
+
+    type: str
+    text: str
+    start: int
+    end: int
+
+
+def _unescape(body: str, offset: int) -> str:
+    """Resolve escapes and line ends of a string's source that begins at `offset`."""
+
+    def replace(match: re.Match[str]) -> str:
+        kind = match.lastgroup
+        if kind == "swallowed":
+            return ""
+        if kind == "line_end":
+            return "\n"
+        if kind == "char":
+            char = match["char"]
+            return _SIMPLE_ESCAPES.get(char, char)
+        if kind == "hexadecimal":
+            return chr(int(match["hexadecimal"], 16))
+        if kind == "decimal" and int(match["decimal"]) <= _MAX_BYTE:
+            return chr(int(match["decimal"]))
+        raise LexicalError("illegal escape sequence", offset + match.start() + 1)
+
+    return _unicode(_ESCAPE.sub(replace, body))
+
+
+def _unicode(text: str) -> str:
+    if text.isascii():
+        return text
+    return text.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _end_of_comment(text: str, offset: int) -> int:
+    """The offset just after the comment that opens at `offset`; comments nest."""
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(text, offset):
+        depth += 1 if edge[0] == "(*" else -1
+        if depth == 0:
+            return edge.end()
+    raise LexicalError("unterminated comment", len(text))
+
+
+def _integer(literal: str, offset: int) -> int:
+    digits = literal.lstrip("-")
+    if digits.startswith("_"):
+        raise LexicalError("int_of_string", offset)
+    digits = digits.replace("_", "")
+    # Python refuses to read thousands of digits; no such number fits into OCaml's int.
+    number = int(digits) if len(digits.lstrip("0")) < 20 else _MAX_INT * 2  # noqa: PLR2004 -- 2**62 has 19
+    if literal.startswith("-"):
+        number = -number
+    if not -_MAX_INT <= number < _MAX_INT:
+        raise LexicalError("int_of_string", offset)
+    return number
+
+
+def _no_token(text: str, offset: int) -> LexicalError:
+    """Why nothing matches at `offset`, which may still be before blanks."""
+    blanks = _BLANKS.match(text, offset)
+    offset = blanks.end() if blanks else offset
+    if text[offset] == '"':
+        return _unterminated(text, offset)
+    # opam names the first byte of a character alone, which no terminal can show.
+    char = text[offset : offset + 4].encode("latin-1").decode("utf-8", "ignore")[:1]
+    return LexicalError(f"'{char or text[offset]}' is not a valid token", offset)
+
+
+def _unterminated(text: str, offset: int) -> LexicalError:
+    start = offset + (3 if text.startswith('"""', offset) else 1)
+    try:
+        _unescape(text[start:], start)  # opam meets a wrong escape before the end of the file
+    except LexicalError as error:
+        return error
+    return LexicalError("unterminated string", len(text))
+
+
+def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -- one branch a token, in one loop for speed
+    """The tokens of a Latin-1 decoded opam file, with `EOF` as the last one.
+
+    Raises:
+        LexicalError: When it gets to something that is no token.
+    """
+    match_at = _TOKEN.match
+    offset = 0
+    while True:
+        match = match_at(text, offset)
+        if match is None:
+            raise _no_token(text, offset)
+        kind = match.lastgroup
+        end = match.end()
+        if kind == "plain":
+            yield String(_unicode(match["plain"]), match.start("plain") - 1, end)
+        elif kind == "punctuation":
+            char = match["punctuation"]
+            yield Mark(_PUNCTUATION[char], char, end - 1, end)
+        elif kind == "ident":
+            name = match["ident"]
+            start = end - len(name)
+            if name == "true":
+                yield Bool(True, start, end)  # noqa: FBT003 -- the value of the node
+            elif name == "false":
+                yield Bool(False, start, end)  # noqa: FBT003 -- the value of the node
+            else:
+                yield Ident(name, start, end)
+        elif kind == "relop":
+            operator = match["relop"]
+            yield Mark("RELOP", ">=" if operator == "~" else operator, end - len(operator), end)
+        elif kind == "logop":
+            yield Mark("LOGOP", match["logop"], end - 1, end)
+        elif kind == "escaped":
+            start = match.start("escaped")
+            yield String(_unescape(match["escaped"], start), start - 1, end)
+        elif kind == "triple":
+            start = match.start("triple")
+            yield String(_unescape(match["triple"], start), start - 3, end)
+        elif kind == "pfxop":
+            yield Mark("PFXOP", match["pfxop"], end - 1, end)
+        elif kind == "int":
+            start = match.start("int")
+            yield Int(_integer(match["int"], start), start, end)
+        elif kind == "envop":
+            operator = match["envop"]
+            start = end - len(operator)
+            if operator == "=:=":
+                raise LexicalError('"=:=" is not a valid environment update operator', start)
+            yield Mark("ENVOP", operator, start, end)
+        elif kind == "comment":
+            end = _end_of_comment(text, end - 2)
+        else:
+            yield Token("EOF", "", start_pos=end, end_pos=end, line=0, column=0)
+            return
+        offset = end
+
+
+class OpamLexer(Lexer):
+    """`tokens` in the shape that lark asks for."""
+
+    def __init__(self, _configuration: object) -> None:
+        """Nothing is configured: the tokens are fixed by the format."""
+
+    def lex(self, text: str) -> Iterator[Token]:  # type: ignore[override]  # lark's interface 0 gives the text itself
+        """See `tokens`; lark only looks at a token's `type`."""
+        return tokens(text)  # type: ignore[return-value]  # nodes stand for lark's tokens
