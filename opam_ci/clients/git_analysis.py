@@ -1,0 +1,120 @@
+"""The analysis of a change in a clone: `core/analysis.py` fed with git objects.
+
+    with Repository.open(path) as repository:
+        result = analyse(repository, base, head)
+
+Blocks; run it in a thread where an event loop waits.
+"""
+
+import posixpath
+from typing import Final
+
+from opam_ci.clients.git import Repository
+from opam_ci.core import analysis
+from opam_ci.core.analysis_result import Analysis
+from opam_ci.core.change import Content, FileChange, Oversized
+from opam_ci.core.errors import UsageError
+from opam_ci.core.opam.file import MAX_SIZE
+
+_SYMLINK: Final = "120000"
+_REGULAR: Final = ("100644", "100755")
+
+
+def analyse(repository: Repository, base: str, head: str) -> Analysis:
+    """Analyse the merge of two commits, given by their ids.
+
+    Raises:
+        UsageError: The base is no opam repository, or a shallow clone cannot merge.
+        InfrastructureError: Git fails.
+    """
+    repository.require_packages(base)
+    merged = repository.merge(base, head)
+    if merged.tree is None:
+        return analysis.conflict()
+    return analyse_trees(repository, repository.tree_of(base), merged.tree)
+
+
+def analyse_merge(repository: Repository, merge: str) -> Analysis:
+    """Analyse what a merge commit brought to its first parent.
+
+    Raises:
+        UsageError: It is no merge, or its first parent is no opam repository.
+        InfrastructureError: Git fails.
+    """
+    parents = repository.parents(merge)
+    if not parents:
+        raise UsageError(f"commit {merge[:12]} has no parents: it is no merge")
+    base = parents[0]
+    repository.require_packages(base)
+    return analyse_trees(repository, repository.tree_of(base), repository.tree_of(merge))
+
+
+def analyse_trees(repository: Repository, old_tree: str, new_tree: str) -> Analysis:
+    """Analyse the difference of two trees, given by their ids."""
+    changes = repository.changes(old_tree, new_tree)
+    trees = _GitTrees(repository, old_tree, new_tree, changes)
+    return analysis.analyse(changes, trees, merge_tree=new_tree)
+
+
+class _GitTrees:
+    """The opam files that a change touches, fetched from git at once."""
+
+    def __init__(
+        self, repository: Repository, old_tree: str, new_tree: str, changes: list[FileChange]
+    ) -> None:
+        self._repository = repository
+        self._old_tree = old_tree
+        self._new_tree = new_tree
+        opam_files = [change for change in changes if change.path.endswith("/opam")]
+        self._new = {change.path: change for change in opam_files}
+        wanted = [change.old_id for change in opam_files if _was_regular(change)]
+        wanted += [change.new_id for change in opam_files if change.new_mode in _REGULAR]
+        self._contents = _contents(repository, sorted(set(wanted)))
+
+    def old(self, change: FileChange) -> Content:
+        if _was_regular(change):
+            return self._contents[change.old_id]
+        if not change.was_at_path:
+            return None
+        return self._repository.read(self._old_tree, change.path)
+
+    def new(self, path: str) -> Content:
+        change = self._new.get(path)
+        if change is not None and change.new_mode in _REGULAR:
+            return self._contents[change.new_id]
+        if change is not None and change.new_mode == _SYMLINK:
+            return self._behind_symlink(path)
+        return None if change is not None else _whole(self._repository, self._new_tree, path)
+
+    def had(self, path: str) -> bool:
+        return self._repository.exists(self._old_tree, path)
+
+    def _behind_symlink(self, path: str) -> Content:
+        """The file that a link points to, if it is in the tree and no link itself."""
+        link = self._repository.read(self._new_tree, path)
+        if link is None:
+            return None
+        target = posixpath.normpath(
+            posixpath.join(posixpath.dirname(path), link.decode("utf-8", "surrogateescape"))
+        )
+        if target.startswith(("/", "..")):
+            return None
+        return _whole(self._repository, self._new_tree, target)
+
+
+def _was_regular(change: FileChange) -> bool:
+    return change.was_at_path and change.old_mode in _REGULAR
+
+
+def _whole(repository: Repository, tree: str, path: str) -> Content:
+    content = repository.read(tree, path)
+    return Oversized(len(content)) if content is not None and len(content) > MAX_SIZE else content
+
+
+def _contents(repository: Repository, ids: list[str]) -> dict[str, Content]:
+    sizes = repository.sizes(ids)
+    small = [object_id for object_id, size in zip(ids, sizes, strict=True) if size <= MAX_SIZE]
+    contents: dict[str, Content] = dict(zip(small, repository.blobs(small), strict=True))
+    for object_id, size in zip(ids, sizes, strict=True):
+        contents.setdefault(object_id, Oversized(size))
+    return contents

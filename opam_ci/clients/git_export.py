@@ -1,0 +1,158 @@
+"""Opam repositories for builds, written from git objects as `tar.gz`.
+
+Both exports are deterministic: the same trees give the same bytes, so that a digest of the
+archive identifies its content. `.gitattributes` of the submission have no say in what an
+archive holds, unlike with `git archive`. Only regular files are written: a symlink becomes
+a file with its target's name, as on a system without symlinks, so that no archive can point
+out of the folder into which it is unpacked; submodules are left out.
+"""
+
+import gzip
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, Self
+
+from opam_ci.clients.git import Repository, TreeEntry
+from opam_ci.core.change import FileChange
+from opam_ci.core.model import Frozen
+
+#: zlib's fast level: 2.5 s instead of 4 s for the whole repository, and 10 % more bytes.
+_COMPRESSION: Final = 3
+_EXECUTABLE: Final = "100755"
+#: The `repo` file of a repository that is made here.
+_REPO: Final = b'opam-version: "2.0"\n'
+_DELETED: Final = (
+    b'opam-version: "2.0"\n'
+    b'synopsis: "Deleted by the pull request under test"\n'
+    b'description: "This stands in for a package that the pull request deletes."\n'
+    b'maintainer: "opam-ci"\n'
+    b"available: false\n"
+)
+_PACKAGE_DEPTH: Final = 3
+
+
+class Overlay(Frozen):
+    """An overlay repository that was written.
+
+    Attributes:
+        packages: The packages that differ and are still there.
+        deleted: The packages that are gone, each present as an unavailable one.
+        total: Packages in the merged tree, to count against once it is added.
+    """
+
+    packages: tuple[str, ...]
+    deleted: tuple[str, ...]
+    total: int
+
+
+def archive_tree(repository: Repository, tree: str, target: Path) -> int:
+    """Write `repo` and `packages/` of a tree or commit as an opam repository.
+
+    Args:
+        repository: The clone.
+        tree: Id of a tree or commit.
+        target: The file to write.
+
+    Returns:
+        How many packages it holds.
+    """
+    entries = repository.list_tree(tree, ["repo", "packages/"])
+    with _Writer(target) as writer:
+        for entry, content in _with_contents(repository, entries):
+            writer.add(entry.path, content, executable=entry.mode == _EXECUTABLE)
+    return sum(_is_opam(entry.path) for entry in entries)
+
+
+def overlay(repository: Repository, base_tree: str, merged_tree: str, target: Path) -> Overlay:
+    """Write the packages that differ between two trees as a small opam repository.
+
+    Added to the base's repository with a higher priority it makes the merged one.
+
+    Args:
+        repository: The clone.
+        base_tree: Id of the tree that the builder's repository has.
+        merged_tree: Id of the tree to be tested.
+        target: The file to write.
+    """
+    touched = _package_folders(repository.changes(base_tree, merged_tree))
+    entries = repository.list_tree(merged_tree, touched) if touched else []
+    present = {_folder(entry.path) for entry in entries if _is_opam(entry.path)}
+    deleted = [folder for folder in touched if folder not in present]
+    kept = [entry for entry in entries if _folder(entry.path) in present]
+    with _Writer(target) as writer:
+        writer.add("repo", _REPO)
+        for folder in deleted:
+            writer.add(f"{folder}/opam", _DELETED)
+        for entry, content in _with_contents(repository, kept):
+            writer.add(entry.path, content, executable=entry.mode == _EXECUTABLE)
+    return Overlay(
+        packages=tuple(sorted(folder.rpartition("/")[2] for folder in present)),
+        deleted=tuple(sorted(folder.rpartition("/")[2] for folder in deleted)),
+        total=repository.count_packages(merged_tree),
+    )
+
+
+def _package_folders(changes: Iterable[FileChange]) -> list[str]:
+    paths = {path for change in changes for path in (change.path, change.old_path)}
+    folders = {
+        _folder(path)
+        for path in paths
+        if path.startswith("packages/") and path.count("/") >= _PACKAGE_DEPTH
+    }
+    return sorted(folders)
+
+
+def _folder(path: str) -> str:
+    return "/".join(path.split("/")[:_PACKAGE_DEPTH])
+
+
+def _is_opam(path: str) -> bool:
+    return path.startswith("packages/") and path == f"{_folder(path)}/opam"
+
+
+def _with_contents(
+    repository: Repository, entries: Iterable[TreeEntry]
+) -> Iterator[tuple[TreeEntry, bytes]]:
+    blobs = [entry for entry in entries if entry.kind == "blob"]
+    contents = repository.blobs([entry.object_id for entry in blobs])
+    return zip(blobs, contents, strict=True)
+
+
+class _Writer:
+    """A tar.gz without times, owners and other things that differ from run to run.
+
+    It appears under its name only when it is complete.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._part = target.with_name(f"{target.name}.part")
+        self._file = self._part.open("wb")
+        self._gzip = gzip.GzipFile(
+            filename="", fileobj=self._file, mode="wb", compresslevel=_COMPRESSION, mtime=0
+        )
+        self._tar = tarfile.open(fileobj=self._gzip, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115 -- closed with the writer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_details: object) -> None:
+        is_complete = False
+        try:
+            self._tar.close()
+            self._gzip.close()
+            is_complete = error is None
+        finally:
+            self._file.close()
+            if is_complete:
+                self._part.replace(self._target)
+            else:
+                self._part.unlink(missing_ok=True)
+
+    def add(self, path: str, content: bytes, *, executable: bool = False) -> None:
+        member = tarfile.TarInfo(path)
+        member.size = len(content)
+        member.mode = 0o755 if executable else 0o644
+        self._tar.addfile(member, io.BytesIO(content))

@@ -1,0 +1,39 @@
+"""What all tests share."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the checkout; without it the test is skipped."""
+    folder = Path(__file__).resolve().parents[1] / ".." / "shared"
+    if not folder.is_dir():
+        pytest.skip("there is no folder `shared` with real data beside the checkout")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def real_repository(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real opam-repository as a bare clone, unpacked once for all workers of a run."""
+    archive = shared / "real" / "opam-repository.git.tar.zst"
+    if not archive.is_file() or shutil.which("zstd") is None:
+        pytest.skip("the real repository's archive, or zstd to unpack it, is missing")
+    base = tmp_path_factory.getbasetemp()
+    # Each xdist worker has a folder of its own inside the one of the run.
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = run / "real-repository"
+    with (run / "real-repository.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            part = run / "real-repository.part"
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            subprocess.run(["tar", "--zstd", "-xf", archive, "-C", part], check=True)
+            part.rename(folder)
+    return folder / "opam-repository.git"
