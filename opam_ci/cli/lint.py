@@ -1,0 +1,204 @@
+"""`opam-ci lint`: what a maintainer would ask to change, before you submit."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from opam_ci.cli.lint_batch import lint_opam_texts, lint_packages_of
+from opam_ci.clients.git import Repository
+from opam_ci.clients.git_tree import GitTree
+from opam_ci.clients.lint_run import PackageTree, lint_packages
+from opam_ci.clients.opam_lint import OpamLint
+from opam_ci.clients.work_tree import WorkTree
+from opam_ci.core.errors import UsageError
+from opam_ci.core.lint.checks import DEFAULT_KINDS
+from opam_ci.core.lint.finding import CheckKind, LintReport, LintRequest
+from opam_ci.core.lint.render import human_lines, machine_lines, summary_line
+
+FOUND_EXIT_CODE: Final = 1
+USAGE_EXIT_CODE: Final = 2
+_PACKAGE_NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
+_STDIN: Final = "-"
+
+
+class LintFormat(StrEnum):
+    """How findings are printed."""
+
+    HUMAN = "human"
+    MACHINE = "machine"
+    JSON = "json"
+
+
+def lint(
+    packages: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PACKAGE",
+            help="NAME.VERSION, NAME for all its versions, or the path of either.",
+        ),
+    ] = None,
+    repo: Annotated[
+        Path, typer.Option(help="Clone of opam-repository: its files are linted as they lie there.")
+    ] = Path(),
+    rev: Annotated[
+        str | None,
+        typer.Option(help="Lint this branch or commit of the clone and not its files."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Lint all packages.")] = False,
+    checks: Annotated[
+        str,
+        typer.Option(help="Families of checks, with commas: opam, publication, archive."),
+    ] = ",".join(DEFAULT_KINDS),
+    new: Annotated[
+        bool | None,
+        typer.Option(
+            "--new/--changed",
+            help="Whether the packages are the first version under their name."
+            " Without it, those are that have no other version in the repository.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    machine: Annotated[
+        bool, typer.Option("--machine-readable", help="Print one line a message.")
+    ] = False,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Lint the `package` (and `new`) of each JSON line; - for stdin."
+        ),
+    ] = None,
+    opam_batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Lint the `opam` text of each JSON line, without a repository; - for stdin.",
+        ),
+    ] = None,
+    check_upstream: Annotated[
+        bool, typer.Option(help="Download archives and compare their checksums.")
+    ] = False,
+) -> None:
+    """Lint packages: opam's own lint and what opam-repository asks of a package.
+
+    Exit code: 0 nothing found, 1 something found, 2 wrong use, 3 internal error. The batch
+    forms exit with 0 when every line got an answer.
+    """
+    kinds = parse_kinds(checks)
+    opam = OpamLint(check_upstream=check_upstream)
+    _one_of(packages=bool(packages), all=every, batch=bool(batch), opam_batch=bool(opam_batch))
+    if opam_batch is not None:
+        answered = asyncio.run(lint_opam_texts(opam_batch, kinds=kinds, opam=opam))
+        raise typer.Exit(0 if answered else USAGE_EXIT_CODE)
+    with _open_tree(repo, rev) as tree:
+        if batch is not None:
+            answered = asyncio.run(lint_packages_of(batch, tree, kinds=kinds, opam=opam, new=new))
+            raise typer.Exit(0 if answered else USAGE_EXIT_CODE)
+        report = asyncio.run(
+            _lint(tree, packages or [], every=every, new=new, kinds=kinds, opam=opam)
+        )
+    form = LintFormat.JSON if as_json else LintFormat.MACHINE if machine else LintFormat.HUMAN
+    print_report(report, form)
+    if report.missing:
+        raise typer.Exit(USAGE_EXIT_CODE)
+    raise typer.Exit(FOUND_EXIT_CODE if report.findings else 0)
+
+
+def parse_kinds(text: str) -> frozenset[CheckKind]:
+    """The families of checks in `opam,publication`.
+
+    Raises:
+        UsageError: A word names no family.
+    """
+    kinds = set()
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            kinds.add(CheckKind(word))
+        except ValueError:
+            known = ", ".join(CheckKind)
+            raise UsageError(f"--checks: {word!r} is none of {known}") from None
+    if not kinds:
+        raise UsageError(f"--checks needs one of {', '.join(CheckKind)}")
+    return frozenset(kinds)
+
+
+def _one_of(**given: bool) -> None:
+    chosen = [name for name, is_given in given.items() if is_given]
+    if len(chosen) > 1:
+        raise UsageError("give packages, --all, --batch or --opam-batch: one of them")
+    if not chosen:
+        raise UsageError("name the packages to lint, such as cppo.1.8.0, or give --all")
+
+
+@contextmanager
+def _open_tree(repo: Path, rev: str | None) -> Iterator[PackageTree]:
+    if rev is None:
+        yield WorkTree(repo)
+        return
+    with Repository.open(repo) as repository:
+        commit = repository.resolve(rev)
+        repository.require_packages(commit)
+        yield GitTree(repository, commit)
+
+
+async def _lint(
+    tree: PackageTree,
+    words: Sequence[str],
+    *,
+    every: bool,
+    new: bool | None,
+    kinds: Collection[CheckKind],
+    opam: OpamLint,
+) -> LintReport:
+    names = sorted(await tree.names()) if every else [_package(word) for word in words]
+    bare = [name for name in names if "." not in name]
+    versions = await tree.versions(bare)
+    wanted: list[str] = []
+    for name in names:
+        # A name without versions stays as it is and is reported missing.
+        wanted += sorted(versions.get(name, ())) or [name]
+    requests = [LintRequest(package=package, new=new) for package in dict.fromkeys(wanted)]
+    return await lint_packages(tree, requests, kinds=kinds, opam=opam)
+
+
+def _package(word: str) -> str:
+    """The package that a word on the command line means; paths are for completion's sake."""
+    parts = [part for part in Path(word).parts if part != "opam"]
+    name = parts[-1] if parts else ""
+    if not _PACKAGE_NAME.fullmatch(name.partition(".")[0]):
+        raise UsageError(f"{word!r} is no package: write NAME.VERSION, such as cppo.1.8.0")
+    return name
+
+
+def print_report(report: LintReport, form: LintFormat) -> None:
+    """Print a report to standard output; messages about missing packages to standard error."""
+    match form:
+        case LintFormat.HUMAN:
+            lines = list(human_lines(report))
+        case LintFormat.MACHINE:
+            lines = list(machine_lines(report))
+        case LintFormat.JSON:
+            lines = [json.dumps(_as_json(report), indent=2)]
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+    if form is not LintFormat.HUMAN and report.missing:
+        sys.stderr.write(f"no such package in this repository: {', '.join(report.missing)}\n")
+
+
+def _as_json(report: LintReport) -> dict[str, object]:
+    return {
+        "summary": summary_line(report),
+        "checked": list(report.checked),
+        "missing": list(report.missing),
+        "findings": [
+            {**finding.model_dump(mode="json"), "machine_message": finding.machine_message}
+            for finding in report.findings
+        ],
+    }

@@ -1,0 +1,91 @@
+"""Why each check exists and what to do about its findings."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from opam_ci.core.lint.finding import CheckId
+
+EXPLANATIONS: Final[Mapping[CheckId, str]] = {
+    CheckId.PARSE: (
+        "opam cannot read this file, so nobody could install the package. Correct the place"
+        " that is named; `opam lint` on the file shows the same."
+    ),
+    CheckId.OPAM_LINT: "Run `opam lint` on the file; `man opam-lint` explains every number.",
+    CheckId.NAME_FIELD: (
+        "The directory already says the name. Remove the field `name:`, so that the two"
+        " cannot differ."
+    ),
+    CheckId.VERSION_FIELD: (
+        "The directory already says the version. Remove the field `version:`, so that the"
+        " two cannot differ."
+    ),
+    CheckId.DUNE_SUBST: (
+        "`dune subst` rewrites the sources by what git says, and a release archive has no"
+        ' git. Write ["dune" "subst"] {dev}; a dune-project of (lang dune 2.7) or later'
+        " generates it so."
+    ),
+    CheckId.DUNE_BUILD: (
+        "dune records its own version in what it installs, so packages must be rebuilt"
+        " when dune changes. Remove {build} from the dependency on dune."
+    ),
+    CheckId.WEAK_CHECKSUM: (
+        "Without a strong checksum nobody can tell that an archive was replaced. Add"
+        ' checksum: "sha256=…" with the output of `sha256sum ARCHIVE`.'
+    ),
+    CheckId.PERMISSIONS: "Run `chmod 644` on the file and commit the change of mode.",
+    CheckId.UNEXPECTED_FILE: (
+        "A package directory holds one file, `opam`. Remove this one; what the build needs"
+        " belongs into an `extra-source` section with a URL and a checksum."
+    ),
+    CheckId.SOURCES: (
+        "The source could not be fetched, so the package cannot be built. Check that the"
+        " URL in the `url` section can be downloaded and that its checksum is right."
+    ),
+    CheckId.MAINTAINER_CONTACT: (
+        "Someone who finds a fault must be able to tell someone. Add `bug-reports:` with a"
+        " URL, or an email address to `maintainer:`."
+    ),
+    CheckId.DEFAULT_TAGS: (
+        "These tags are the example text of `dune init`. Replace them in `tags:` (or in"
+        " dune-project) by words that describe the package, or remove them."
+    ),
+    CheckId.PIN_DEPENDS: (
+        "A published package may depend on published packages only. Remove `pin-depends:`"
+        " and publish what it pins first."
+    ),
+    CheckId.EXTRA_FILES: (
+        "The repository no longer keeps patches and scripts beside opam files. Remove"
+        " `extra-files:` and name each file in an `extra-source` section."
+    ),
+    CheckId.CONF: (
+        "opam treats a package that stands for a system package specially when all three"
+        " are there: the name begins with `conf-`, the flags hold `conf`, and `depexts:`"
+        " names the system packages. Add what is missing; a package that builds something"
+        " should depend on a conf- package instead."
+    ),
+    CheckId.CONFLICT_CLASS: (
+        "Packages with such a name exclude each other, and the conflict class is what makes"
+        " opam know it. Change the name or the field `conflict-class:` so that both match."
+    ),
+    CheckId.NAME_COLLISION: (
+        "The names differ only by case, `-` or `_`, so people will install the wrong one."
+        " Choose a name that cannot be mistaken; if it is meant, say why in the pull"
+        " request."
+    ),
+    CheckId.RESTRICTED_PREFIX: (
+        "This prefix is kept for packages that describe the compiler's environment. If the"
+        " package is not one of them, choose another name."
+    ),
+    CheckId.UPPER_BOUND: (
+        "An archived package is not tested any more, so it must not meet later versions of"
+        " its dependencies. Add an upper bound (`<`, `<=` or `=`) to this one."
+    ),
+    CheckId.ARCHIVE_REASON: (
+        "The archive records why a package was moved there. Add for example"
+        ' x-reason-for-archiving: ["uninstallable"].'
+    ),
+    CheckId.ARCHIVE_COMMIT: (
+        "The archive records when a package was moved there. Add the hash of the primary"
+        " repository's commit as a string."
+    ),
+}

@@ -1,0 +1,96 @@
+"""From the messages of `opam lint` to findings with a place and advice."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from opam_ci.core.lint.finding import CheckId, LintFinding
+from opam_ci.core.lint.opam_codes import ADVICE, FIELDS
+from opam_ci.core.lint.subject import LintSubject, OpamMessage
+from opam_ci.core.opam.nodes import Node, String
+
+# opam's numbers for "does not parse" and "is no opam file of this format".
+_UNREADABLE: Final = frozenset({1, 2})
+_FILE_FORMAT: Final = re.compile(r"File format error(?P<place>[^:]*): (?P<reason>.*)", re.DOTALL)
+_FORMAT_ERROR: Final = 3
+_IN_FIELD: Final = re.compile(r"File format error in '(?P<field>[^']*)'(?P<rest>.*)", re.DOTALL)
+_PLACE: Final = re.compile(r" at line (?P<line>\d+), column (?P<column>\d+)")
+# These say that opam keeps the first of two, or never knew the field; none is dropped.
+_KEPT: Final = re.compile(r": (?:Duplicate|Invalid) (?:field|section) ")
+_FURTHER_LINE: Final = re.compile(r"\n(?=[^\n])")
+_INDENT: Final = 14
+_DETAIL: Final = re.compile(r'"([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why an opam file cannot be read at all.
+
+    Attributes:
+        reason: What is wrong, in opam's words where it has some.
+        line: 1-based, None where the file as a whole is refused.
+        column: 0-based, as opam counts.
+    """
+
+    reason: str
+    line: int | None = None
+    column: int | None = None
+
+
+def unreadable_by_opam(messages: Iterable[OpamMessage]) -> Unreadable | None:
+    """What opam says of a file that it cannot read; None for one that it can."""
+    for message in messages:
+        if message.code in _UNREADABLE:
+            match = _FILE_FORMAT.match(message.text)
+            if match is None:
+                return Unreadable(message.text)
+            place = _PLACE.match(match["place"])
+            if place is None:
+                return Unreadable(match["reason"])
+            return Unreadable(match["reason"], int(place["line"]), int(place["column"]))
+    return None
+
+
+def dropped_fields(messages: Iterable[OpamMessage]) -> frozenset[str]:
+    """The fields that opam refuses and reads the file without, by its own account."""
+    dropped = set()
+    for message in messages:
+        match = _IN_FIELD.match(message.text) if message.code == _FORMAT_ERROR else None
+        if match is not None and not _KEPT.search(match["rest"]):
+            dropped.add(match["field"])
+    return frozenset(dropped)
+
+
+def opam_findings(subject: LintSubject) -> Iterator[LintFinding]:
+    """What opam's lint says, in the peer's words."""
+    for message in subject.opam_messages:
+        # opam pads its numbers to two places and indents further lines, and the peer passes
+        # them on so.
+        sentence = _FURTHER_LINE.sub(f"\n{' ' * _INDENT}", message.text)
+        text = f"Opam lint {message.level} {message.code:2d}: {sentence}".rstrip()
+        finding = subject.finding(
+            CheckId.OPAM_LINT,
+            text,
+            at=_culprit(subject, message),
+            explanation=ADVICE.get(message.code),
+        )
+        place = _PLACE.search(message.text) if message.code == _FORMAT_ERROR else None
+        update: Mapping[str, int] = (
+            {"line": int(place["line"]), "column": int(place["column"]) + 1} if place else {}
+        )
+        yield finding.model_copy(update={"code": message.code, **update})
+
+
+def _culprit(subject: LintSubject, message: OpamMessage) -> Node | None:
+    """The text that a message quotes, in the fields that its code is about; else the field."""
+    file = subject.file
+    found = (file.field(name) or file.section(name) for name in FIELDS.get(message.code, ()))
+    nodes = [node for node in found if node is not None]
+    for detail in _DETAIL.findall(message.text):
+        needle = detail.encode("utf-8", "surrogateescape")
+        for node in nodes:
+            at = file.data.find(needle, node.start, node.end)
+            if at >= 0:
+                return String(detail, at, at + len(needle))
+    return nodes[0] if nodes else None

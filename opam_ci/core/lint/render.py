@@ -1,0 +1,52 @@
+"""A lint report as text: one line a message for scripts, grouped by package for people."""
+
+import textwrap
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Final
+
+from opam_ci.core.lint.finding import LintReport
+
+_WIDTH: Final = 96
+_INDENT: Final = "    "
+
+
+def machine_lines(report: LintReport) -> Iterator[str]:
+    """The lines that the peer's `--machine-readable` prints."""
+    return (finding.machine_message for finding in report.findings)
+
+
+def human_lines(report: LintReport) -> Iterator[str]:
+    """What an author reads: each package, each finding with its place and what to do."""
+    for package, findings in groupby(report.findings, key=lambda finding: finding.package):
+        yield f"{package}:"
+        for finding in findings:
+            yield f"  {finding.location}: {finding.severity.value} [{finding.check.value}]"
+            yield from _wrapped(finding.message)
+            yield from _wrapped(f"How to fix: {finding.explanation}")
+        yield ""
+    for package in report.missing:
+        yield f"{package}: no such package in this repository"
+    yield summary_line(report)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def summary_line(report: LintReport) -> str:
+    """How many packages were looked at, and in how many something was found."""
+    checked = len(report.checked)
+    faulty = len({finding.package for finding in report.findings})
+    packages = f"{checked} package{'' if checked == 1 else 's'} checked"
+    if not report.findings:
+        return f"{packages}, nothing found."
+    count = len(report.findings)
+    return f"{packages}, {count} finding{'' if count == 1 else 's'} in {faulty}."

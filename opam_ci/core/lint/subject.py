@@ -1,0 +1,136 @@
+"""What the checks look at: one package with all that is known of it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from opam_ci.core.lint.finding import CheckId, LintFinding, Severity
+from opam_ci.core.lint.guidance import EXPLANATIONS
+from opam_ci.core.model import Frozen
+from opam_ci.core.opam.file import OpamFile
+from opam_ci.core.opam.nodes import Node, Value
+
+_SEPARATORS: Final = str.maketrans("", "", "-_")
+
+
+class DirectoryEntry(Frozen):
+    """An entry of a package directory.
+
+    Attributes:
+        name: File name, without the directory.
+        permissions: Permission bits such as 0o644; None for what is no regular file.
+    """
+
+    name: str
+    permissions: int | None
+
+
+class OpamMessage(Frozen):
+    """One message of `opam lint`.
+
+    Attributes:
+        code: opam's number of it.
+        level: How opam ranks it.
+        text: opam's sentence.
+    """
+
+    code: int
+    level: Literal["warning", "error"]
+    text: str
+
+
+class PackageNames:
+    """The names of all packages in a repository, ready to be asked for look-alikes."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_likeness: defaultdict[str, list[str]] = defaultdict(list)
+        for name in sorted(set(names)):
+            self._by_likeness[likeness(name)].append(name)
+
+    def like(self, name: str) -> list[str]:
+        """The other names that differ from `name` by case, `-` and `_` alone, sorted."""
+        return [other for other in self._by_likeness.get(likeness(name), ()) if other != name]
+
+
+def likeness(name: str) -> str:
+    """What two names have in common when people mistake one for the other."""
+    return name.lower().translate(_SEPARATORS)
+
+
+@dataclass(frozen=True, slots=True)
+class LintSubject:
+    """One package to be judged.
+
+    Attributes:
+        package: Full name, `name.version`.
+        new: Whether no version of it was published before.
+        file: Its opam file.
+        dropped: The fields of it that opam refuses and therefore does not see; section
+            fields as `url.checksum`.
+        opam_messages: What `opam lint` says of the file.
+        entries: What its directory holds; None when that is not known.
+        names: The names in the repository that it could be mistaken for.
+        sources: Whether its source could be fetched; None when nobody tried.
+    """
+
+    package: str
+    new: bool
+    file: OpamFile
+    dropped: frozenset[str] = frozenset()
+    opam_messages: Sequence[OpamMessage] = ()
+    entries: Sequence[DirectoryEntry] | None = None
+    names: PackageNames | None = None
+    sources: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """The package's name: all before the first dot."""
+        return package_name(self.package)
+
+    @property
+    def version(self) -> str:
+        """The package's version: all after the first dot."""
+        return self.package.partition(".")[2]
+
+    @property
+    def directory(self) -> str:
+        """Its directory in the repository."""
+        return package_directory(self.package)
+
+    def value(self, field: str) -> Value | None:
+        """The value of a field as opam sees it: None when absent or refused."""
+        return None if field in self.dropped else self.file.value(field)
+
+    def finding(  # noqa: PLR0913  every argument after `message` has one plain default
+        self,
+        check: CheckId,
+        message: str,
+        *,
+        at: Node | None = None,
+        severity: Severity = Severity.ERROR,
+        explanation: str | None = None,
+        file: str | None = None,
+    ) -> LintFinding:
+        """A finding about this package, at a node of its opam file where one is to blame."""
+        position = self.file.position(at) if at is not None else None
+        return LintFinding(
+            package=self.package,
+            check=check,
+            severity=severity,
+            message=message,
+            explanation=explanation or EXPLANATIONS[check],
+            file=file or f"{self.directory}/opam",
+            line=position.line if position else None,
+            column=position.column + 1 if position else None,
+        )
+
+
+def package_name(package: str) -> str:
+    """The name in a full name: `cppo` of `cppo.1.8.0`."""
+    return package.partition(".")[0]
+
+
+def package_directory(package: str) -> str:
+    """Where a repository keeps a package: `packages/cppo/cppo.1.8.0`."""
+    return f"packages/{package_name(package)}/{package}"

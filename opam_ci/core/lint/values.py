@@ -1,0 +1,145 @@
+"""Read the values of fields that opam accepted, in the shapes that opam gives them.
+
+opam drops a field whose value has the wrong shape and goes on without it. These readers do
+the same: what opam would not take is an empty answer here.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from opam_ci.core.opam.nodes import (
+    Group,
+    Ident,
+    List,
+    Logop,
+    Option,
+    Pfxop,
+    PrefixRelop,
+    RelopKind,
+    String,
+    Value,
+)
+
+_NEGATED: dict[RelopKind, RelopKind] = {
+    "=": "!=",
+    "!=": "=",
+    ">=": "<",
+    "<": ">=",
+    ">": "<=",
+    "<=": ">",
+}
+
+
+def strings(value: Value) -> list[str] | None:
+    """The strings of `"a"` or `["a" "b"]`; None for every other shape."""
+    items = value.items if isinstance(value, List) else (value,)
+    texts = [item.value for item in items if isinstance(item, String)]
+    return texts if len(texts) == len(items) else None
+
+
+def idents(value: Value) -> list[str]:
+    """The identifiers of `a` or `[a b]`."""
+    items = value.items if isinstance(value, List) else (value,)
+    return [item.name for item in items if isinstance(item, Ident)]
+
+
+def rows(value: Value) -> tuple[Value, ...]:
+    """The elements of a list of lists, where one row may stand without its outer brackets.
+
+    opam judges by the first element only, and so does this: `["a" "b"]` is one row and
+    `[["a"] ["b"]]` are two.
+    """
+    missing = 2 - _depth(value)
+    if missing <= 0:
+        return value.items if isinstance(value, List) else ()
+    if missing == 1:
+        return (value,)
+    return (List((value,), value.start, value.end),)
+
+
+def _depth(value: Value) -> int:
+    depth = 0
+    while True:
+        if isinstance(value, Option):
+            value = value.value
+        elif isinstance(value, List):
+            depth += 1
+            if not value.items:
+                return depth
+            value = value.items[0]
+        else:
+            return depth
+
+
+def option(value: Value) -> tuple[Value, tuple[Value, ...]]:
+    """`value {a b}` as value and options; the options are empty where there are no braces."""
+    if isinstance(value, Option):
+        return value.value, value.options
+    return value, ()
+
+
+def ungrouped(value: Value) -> Value:
+    """The value inside `((value))`."""
+    while isinstance(value, Group) and len(value.items) == 1:
+        value = value.items[0]
+    return value
+
+
+def variable_name(ident: str) -> str:
+    """The variable of `package+package:variable?then:else`."""
+    return ident.partition("?")[0].rpartition(":")[2]
+
+
+def package_atoms(value: Value) -> Iterator[tuple[String, tuple[Value, ...]]]:
+    """Each `"name" {conditions}` of a package formula, in the order of the file."""
+    stack: list[Value] = [value]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, List | Group):
+            stack.extend(reversed(node.items))
+        elif isinstance(node, Logop):
+            stack.extend(reversed(node.operands))
+        else:
+            name, conditions = option(node)
+            if isinstance(name, String):
+                yield name, conditions
+
+
+def constraint_operators(conditions: Sequence[Value]) -> Iterator[RelopKind]:
+    """The operators of the version constraints among a dependency's conditions.
+
+    A `!` before a constraint turns its operator round; what it says of a filter does not
+    matter here.
+    """
+    stack = [(value, False) for value in conditions]
+    while stack:
+        node, negated = stack.pop()
+        match node:
+            case PrefixRelop(op=op):
+                yield _NEGATED[op] if negated else op
+            case Logop(operands=operands):
+                stack.extend((operand, negated) for operand in operands)
+            case Group(items=items):
+                stack.extend((item, negated) for item in items)
+            case Pfxop(op="!", value=inner):
+                stack.append((inner, not negated))
+            case _:
+                pass
+
+
+def plain_variables(conditions: Sequence[Value]) -> Iterator[str]:
+    """The variables that stand alone among a dependency's conditions, as in `{build & dev}`.
+
+    Inside `!`, a comparison or a string they do not stand alone.
+    """
+    stack = list(conditions)
+    while stack:
+        node = stack.pop()
+        match node:
+            case Ident(name=name):
+                yield variable_name(name)
+            case Logop(operands=operands):
+                stack.extend(operands)
+            case Group(items=items):
+                stack.extend(items)
+            case _:
+                pass

@@ -1,0 +1,43 @@
+"""What lint's findings mean for a package's lint job."""
+
+from opam_ci.core.lint.finding import LintReport, Severity
+from opam_ci.core.outcome import (
+    Cause,
+    Errored,
+    Evidence,
+    Failed,
+    FailureReason,
+    LogLine,
+    Outcome,
+    Passed,
+)
+
+_LINES = 20
+"""Findings that a verdict shows; the command line shows all of them."""
+
+
+def outcome_of(package: str, report: LintReport) -> Outcome:
+    """Returns the outcome of a package's lint job: one line of evidence for each finding.
+
+    A warning turns the lint red like an error, as with the peer.
+    """
+    if package not in report.checked:
+        return Errored(
+            cause=Cause.REPOSITORY_STATE,
+            evidence=Evidence(
+                rule="lint-missing", detail=f"{package} has no opam file in the merged tree"
+            ),
+        )
+    findings = [finding for finding in report.findings if finding.package == package]
+    lines = tuple(
+        LogLine(offset=0, text=f"{finding.location}: {finding.message}"[:400])
+        for finding in findings[:_LINES]
+    )
+    if not findings:
+        return Passed(evidence=Evidence(rule="lint-clean"))
+    errors = sum(finding.severity is Severity.ERROR for finding in findings)
+    detail = f"{errors} errors, {len(findings) - errors} warnings"
+    return Failed(
+        reason=FailureReason.LINT,
+        evidence=Evidence(rule="lint-findings", lines=lines, detail=detail),
+    )
