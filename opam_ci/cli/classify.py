@@ -1,0 +1,133 @@
+"""`opam-ci classify`: what a log says about whose fault it was, and why."""
+
+import json
+import sys
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from opam_ci.cli.classify_batch import classify_lines
+from opam_ci.core.classify import RULES, TextVerdict, classify_text, cut
+from opam_ci.core.classify.table import rules_markdown
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job import Phase
+
+_LOG_HEAD = 1 << 20
+_LOG_TAIL = 3 << 20
+"""Bytes of a log that are read, from its start and its end; what lies between is skipped."""
+
+_USAGE_EXIT = 2
+
+
+def classify(
+    log: Annotated[
+        str | None, typer.Argument(metavar="LOG", help="A log file, or - for standard input.")
+    ] = None,
+    exit_code: Annotated[
+        int | None, typer.Option(help="Exit code of the command that wrote the log.")
+    ] = None,
+    phase: Annotated[
+        Phase | None, typer.Option(help="Phase of the job that the log comes from.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Judge JSON lines (text, optional exit_code and phase; .gz too; - for standard "
+            "input) and print each with its verdict.",
+        ),
+    ] = None,
+    rules: Annotated[bool, typer.Option("--rules", help="List the rules.")] = False,
+) -> None:
+    """Say whether a log shows a broken package or a broken CI, by which rule and which lines.
+
+    A log alone never proves success. Exit codes: 0 done, 2 usage or unreadable input.
+    """
+    if sum((log is not None, batch is not None, rules)) != 1:
+        raise UsageError("give one of: a LOG file (- for standard input), --batch FILE, --rules")
+    if (batch is not None or rules) and (exit_code is not None or phase is not None):
+        raise UsageError("--exit-code and --phase go with a LOG; --batch has them in its lines")
+    if rules:
+        _print_rules(as_json=as_json)
+    elif batch is not None:
+        if not classify_lines(batch, as_json=as_json):
+            raise typer.Exit(_USAGE_EXIT)
+    elif log is not None:
+        _explain(log, exit_code=exit_code, phase=phase, as_json=as_json)
+
+
+def _print_rules(*, as_json: bool) -> None:
+    if as_json:
+        for rule in RULES:
+            sys.stdout.write(f"{rule.model_dump_json()}\n")
+    else:
+        sys.stdout.write(rules_markdown())
+
+
+def _explain(log: str, *, exit_code: int | None, phase: Phase | None, as_json: bool) -> None:
+    data, size = _read(log)
+    text = cut(data, size=size, head=_LOG_HEAD, tail=_LOG_TAIL)
+    verdict = classify_text(text, exit_code=exit_code, phase=phase)
+    if as_json:
+        sys.stdout.write(f"{json.dumps(_as_json(verdict))}\n")
+        return
+    sys.stdout.write("\n".join(_in_words(verdict)) + "\n")
+    if size > _LOG_HEAD + _LOG_TAIL:
+        kept = (_LOG_HEAD + _LOG_TAIL) >> 20
+        sys.stdout.write(
+            f"Only the first {_LOG_HEAD >> 20} and last {_LOG_TAIL >> 20} MiB of "
+            f"{size} bytes were read; line numbers count within these {kept} MiB.\n"
+        )
+
+
+def _in_words(verdict: TextVerdict) -> list[str]:
+    meaning = {
+        "failed": "the package, or a dependency of it, is at fault",
+        "errored": "the CI is at fault",
+        "skipped": "the package cannot be installed here",
+        "unknown": "the text does not tell",
+    }[verdict.outcome]
+    detail = verdict.reason or verdict.cause
+    head = f"{verdict.outcome}({detail})" if detail else verdict.outcome
+    words = [f"{head}: {meaning}", f"rule: {verdict.rule}", f"why: {verdict.rationale}"]
+    if verdict.package:
+        words.append(f"package: {verdict.package}")
+    words += [
+        f"line {number}: {line.text}"
+        for number, line in zip(verdict.numbers, verdict.lines, strict=True)
+    ]
+    return words
+
+
+def _as_json(verdict: TextVerdict) -> dict[str, object]:
+    lines = [
+        {"number": number, "offset": line.offset, "text": line.text}
+        for number, line in zip(verdict.numbers, verdict.lines, strict=True)
+    ]
+    shown = verdict.model_dump(mode="json", exclude={"lines", "numbers"}, exclude_none=True)
+    return {**shown, "lines": lines}
+
+
+def _read(log: str) -> tuple[bytes, int]:
+    """Returns the start and the end of a log, joined, and its whole size in bytes."""
+    try:
+        if log == "-":
+            return _ends(sys.stdin.buffer)
+        with Path(log).open("rb") as stream:
+            return _ends(stream)
+    except OSError as error:
+        raise UsageError(f"{log} cannot be read: {error.strerror or error}") from error
+
+
+def _ends(stream: IO[bytes]) -> tuple[bytes, int]:
+    head = stream.read(_LOG_HEAD)
+    tail = bytearray()
+    size = len(head)
+    while chunk := stream.read(1 << 20):
+        size += len(chunk)
+        tail += chunk
+        if len(tail) > 2 * _LOG_TAIL:
+            del tail[:-_LOG_TAIL]
+    return head + bytes(tail[-_LOG_TAIL:]), size

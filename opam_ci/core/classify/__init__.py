@@ -1,0 +1,21 @@
+"""Tells "this package is broken" from "the CI is broken": pure functions over what happened.
+
+`judge` decides one attempt of a build job from its facts and logs; `classify_text` decides
+what a log alone can say; `RULES` are the text rules, as data.
+"""
+
+from opam_ci.core.classify.cut import cut, cut_mark
+from opam_ci.core.classify.judge import judge
+from opam_ci.core.classify.rule import Rule
+from opam_ci.core.classify.rules import RULES
+from opam_ci.core.classify.text import TextVerdict, classify_text
+
+__all__ = [
+    "RULES",
+    "Rule",
+    "TextVerdict",
+    "classify_text",
+    "cut",
+    "cut_mark",
+    "judge",
+]

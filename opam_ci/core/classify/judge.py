@@ -1,0 +1,135 @@
+"""Judges one attempt of a build job: phase first, typed facts before text, unknown is no failure.
+
+The order is the design's:
+
+1. Nothing is green without positive evidence, and nothing red by default.
+2. Facts of the machine (full disk, the kernel's kills, time limits, signals).
+3. The phase: what fails before the submission's own content runs is ours unless its words
+   prove otherwise; what fails while package code runs is the package's unless the facts, or
+   words that no package writes, prove otherwise.
+4. Words of the log, by the ordered rules.
+"""
+
+from collections.abc import Mapping
+
+from opam_ci.core.classify.machine import judge_machine
+from opam_ci.core.classify.packages import judge_package_phase
+from opam_ci.core.classify.preparation import judge_preparation
+from opam_ci.core.classify.rule import PACKAGE_PHASES
+from opam_ci.core.classify.sources import judge_fetch
+from opam_ci.core.classify.verdicts import Case
+from opam_ci.core.facts import BuildFacts, PhaseRun
+from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.outcome import (
+    Cause,
+    Failed,
+    FailureReason,
+    Outcome,
+    Passed,
+    Skipped,
+    SkipReason,
+)
+
+INSTALLING_KINDS = frozenset(
+    {JobKind.BUILD, JobKind.TEST, JobKind.LOWER_BOUNDS, JobKind.REVDEP},
+)
+"""Kinds of jobs whose success means that a package is installed."""
+
+
+def judge(
+    facts: BuildFacts,
+    logs: Mapping[Phase, str],
+    *,
+    worker: str | None = None,
+    attempt: int | None = None,
+) -> Outcome:
+    """Decides what one attempt came to, with the evidence for it.
+
+    Args:
+        facts: What the runner observed.
+        logs: Text of each phase that ran, possibly without its middle (see `cut.py`).
+        worker: Identity of the worker that ran it, for the evidence.
+        attempt: Number of the attempt, for the evidence.
+
+    Returns:
+        The outcome; never `cancelled`, which is no finding but a request.
+    """
+    case = Case(facts=facts, logs=logs, worker=worker, attempt=attempt)
+    outcome = _decide(case)
+    if facts.accepts_failure and isinstance(outcome, Failed):
+        return _accepted(outcome)
+    return outcome
+
+
+def _decide(case: Case) -> Outcome:
+    if case.facts.last is None:
+        return case.errored(Cause.UNKNOWN, "nothing-ran", None, detail="no phase ever began")
+    stopped = next((run for run in case.facts.phases if not _succeeded(run)), None)
+    if stopped is None:
+        return _judge_end(case)
+    if machine := judge_machine(case, stopped):
+        return machine
+    if stopped.phase is Phase.FETCH:
+        return judge_fetch(case, stopped)
+    if stopped.phase in PACKAGE_PHASES:
+        return judge_package_phase(case, stopped)
+    return judge_preparation(case, stopped)
+
+
+def _succeeded(run: PhaseRun) -> bool:
+    return run.exit_code == 0 and run.signal is None and not run.timed_out
+
+
+def _judge_end(case: Case) -> Outcome:
+    """Judges a run in which no command failed: is there evidence that it did its work?"""
+    facts, last = case.facts, case.facts.last
+    if not facts.finished:
+        return case.errored(
+            Cause.UNKNOWN,
+            "no-end-marker",
+            last,
+            detail="every command that is known succeeded, but the run never reached its end",
+        )
+    if facts.job.kind not in INSTALLING_KINDS:
+        return Passed(evidence=case.evidence("all-phases-succeeded", last, lines=()))
+    if facts.installed:
+        detail = f"{case.own} is installed"
+        return Passed(evidence=case.evidence("installed", last, lines=(), detail=detail))
+    if facts.installed is None:
+        return case.errored(
+            Cause.UNKNOWN,
+            "not-verified",
+            last,
+            detail="every command succeeded, but nobody looked whether the package is installed",
+        )
+    return _judge_missing(case)
+
+
+def _judge_missing(case: Case) -> Outcome:
+    """Judges a run that succeeded without the package being there at its end.
+
+    opam exits 0 on an empty switch state, a stale repository cache or a deleted switch: it
+    then did nothing at all. Only where its report says that it did install the package has
+    the package taken itself away.
+    """
+    last = case.facts.last
+    did_install = any(
+        action.package == case.own and action.action == "install" and action.result == "ok"
+        for run in case.facts.phases
+        for action in run.actions
+    )
+    if did_install:
+        detail = f"opam installed {case.own}, and at the end it is not installed"
+        return case.failed(FailureReason.NOT_INSTALLED, "not-installed", last, detail=detail)
+    detail = f"opam exited 0, reports no installation of {case.own}, and it is not installed"
+    return case.errored(Cause.OPAM_INTERNAL, "opam-did-nothing", last, detail=detail)
+
+
+def _accepted(outcome: Failed) -> Skipped:
+    """Turns a package failure into the skip that `x-ci-accept-failures` asks for."""
+    was = f"failed({outcome.reason})" + (f" of {outcome.blame}" if outcome.blame else "")
+    detail = f"{was}, accepted by x-ci-accept-failures"
+    if outcome.evidence.detail:
+        detail = f"{detail}; {outcome.evidence.detail}"
+    evidence = outcome.evidence.model_copy(update={"detail": detail})
+    return Skipped(reason=SkipReason.ACCEPTED_FAILURE, evidence=evidence)

@@ -1,0 +1,155 @@
+"""Cleans a log for matching, and marks lines that quote something instead of saying it."""
+
+import re
+from dataclasses import dataclass
+
+from opam_ci.core.classify.cut import Offsets, byte_length
+from opam_ci.core.outcome import LogLine
+
+LINE_CAP = 1200
+"""Characters of a line that rules see: its first 900 and last 300. Compiler command lines
+run to tens of kilobytes; what they say about a failure stands at one of their ends."""
+
+EVIDENCE_CHARS = 400
+"""As core/outcome.py promises for `LogLine.text`."""
+
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]{0,400}(?:\x07|\x1b\\)?|\x1b[@-_]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+_PIECE = re.compile(r"[^\r\n]+")
+
+_STAMPS = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.]\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?:? ?"  # ISO-like
+    r"|\[\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.]\d\d(?:[.,]\d+)?Z?\] ?"  # the same, in brackets
+    r"|\[\d\d:\d\d:\d\d(?:\.\d+)?\]:? ?|\d\d:\d\d:\d\d(?:\.\d+)? "
+    r"|\[ *\d+\.\d{3,6}\] "  # kernel
+    r"|#\d+ (?:\d+\.\d+ )?"  # BuildKit
+    r"|##\[(?:error|warning|debug|command)\](?! )"  # GitHub Actions
+    r"|::(?:error|warning)(?: [^:]*)?::"
+    r"|Step #\d+(?: - \"[^\"]{1,80}\")?: "
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \S+\[\d+\]: "
+    r"|travis_(?:time|fold):[a-z0-9:_,=.]*"
+)
+# Marks of citation in front of a line: opam's report (`# `), its --verbose output (`- `), a
+# mail or markdown citation, the frames of opam's summary, comment marks of a commit message.
+_QUOTE = re.compile(r"[#>|;\-] |[#>|;](?=[#=\w\[])|\+- |#$")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, or one part of a line between carriage returns.
+
+    Attributes:
+        number: Line number in the text, from 1.
+        offset: Byte offset in the log.
+        text: Without escape codes, time stamps, citation marks and indentation.
+        shown: As evidence shows it: without escape codes.
+        lower: `text` in lower case, for cheap look-ups.
+        quoted: It quotes something (see `_Quotes`).
+    """
+
+    number: int
+    offset: int
+    text: str
+    shown: str
+    lower: str
+    quoted: bool
+
+    def as_evidence(self) -> LogLine:
+        """Returns the line as a verdict cites it."""
+        return LogLine(offset=self.offset, text=self.shown[:EVIDENCE_CHARS])
+
+
+def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[Line]:
+    """Splits a text into cleaned lines with their places in the log.
+
+    Args:
+        text: A log or a phase of one, as it was written.
+        log_start: Byte offset of the text in the whole log.
+        log_end: Byte offset of its end, where the middle of it may be missing.
+    """
+    offsets = Offsets(text, log_start=log_start, log_end=log_end)
+    quotes = _Quotes()
+    lines: list[Line] = []
+    number, position, seen = 1, 0, 0
+    for match in _PIECE.finditer(text):
+        start, piece = match.start(), match.group()
+        number += text.count("\n", position, start)
+        seen += start - position  # line ends: one byte each
+        plain = piece if piece.isprintable() else _CONTROL.sub("", piece)
+        capped = _cap(plain).rstrip()
+        body = _strip_marks(capped)
+        quoted = quotes.next(piece, capped, body)
+        offset = offsets.at(start, seen)
+        lines.append(Line(number, offset, body, capped, body.lower(), quoted))
+        position = match.end()
+        seen += byte_length(piece)
+    return lines
+
+
+def _cap(text: str) -> str:
+    return text if len(text) <= LINE_CAP else f"{text[:900]} … {text[-300:]}"
+
+
+def _strip_marks(text: str) -> str:
+    """Removes time stamps and citation marks, at most a few of them.
+
+    GitHub's runner shows opam's `[ERROR] x` as `##[error] x` or `Error:  x`; it is put back.
+    """
+    for _ in range(6):
+        before = text
+        text = text.lstrip()
+        if stamp := _STAMPS.match(text):
+            text = text[stamp.end() :]
+        elif not text.startswith("- -") and (mark := _QUOTE.match(text)):
+            text = text[mark.end() :]
+        if text == before:
+            break
+    for shown in ("##[error] ", "Error:  "):
+        if text.startswith(shown):
+            return f"[ERROR] {text.removeprefix(shown).lstrip()}"
+    return text
+
+
+_DIFF_START = re.compile(r"(?P<frame>[\s#>|;]*)(?:diff --git |@@ -\d|--- \S+[^-]*$)")
+_DIFF_LINE = re.compile(r"[ +\-@\\]|index |diff |new file|deleted file|similarity|rename ")
+_SCRIPT = re.compile(
+    r"\\n|.*\\$|.*\\n\\|"  # continued or escaped script lines
+    r"(?:if|elif|while|for|case) .*(?:; *(?:then|do)\b|\bin$)|(?:fi|done|esac|else|then)\b"
+    r"|echo\b|printf\b|(?:test|export) |res=|[A-Za-z_]+=\$\(|(?:\+\+* )?(?:set -|exit \d)"
+    r"|\"?/usr/bin/env\"? \"?(?:bash|sh)\"? |(?:/usr)?/bin/(?:ba)?sh -\w*c\b"
+    r"|\(run |\(shell |RUN |\$ |: [\"']"
+)
+_CITED = re.compile(r" *\d+ \| |\.{5,}|\^+[\^ ]*$")
+_GITHUB_SCRIPT = "\x1b[36;1m"
+
+
+class _Quotes:
+    """Follows a log and tells lines that quote from lines that say.
+
+    Quoted are: the lines of a diff (a test's expected output), lines of a script that the
+    log echoes before it runs it, and source lines that a compiler shows. A marker or an
+    error message in them has not happened.
+    """
+
+    def __init__(self) -> None:
+        self._frame: str | None = None
+
+    def next(self, raw: str, plain: str, body: str) -> bool:
+        return self._in_diff(plain) or bool(
+            raw.startswith(_GITHUB_SCRIPT) or _SCRIPT.match(body) or _CITED.match(body)
+        )
+
+    def _in_diff(self, plain: str) -> bool:
+        if start := _DIFF_START.match(plain):
+            self._frame = start.group("frame")
+            return True
+        if self._frame is None:
+            return False
+        rest = plain[len(self._frame) :]
+        frame = self._frame.rstrip()
+        if plain.rstrip() == frame or (plain.startswith(self._frame) and _DIFF_LINE.match(rest)):
+            return True
+        self._frame = None
+        return False

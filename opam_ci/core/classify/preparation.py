@@ -1,0 +1,142 @@
+"""Phases before any package code runs, and the check after it: ours unless proven otherwise."""
+
+from opam_ci.core.classify.exits import OpamExit
+from opam_ci.core.classify.rules import BY_ID
+from opam_ci.core.classify.text import TextVerdict, first_match
+from opam_ci.core.classify.verdicts import Case
+from opam_ci.core.facts import PhaseRun
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause, FailureReason, Outcome, SkipReason
+
+_EXIT_CAUSES = {
+    OpamExit.LOCKED: (Cause.OPAM_INTERNAL, "opam-locked"),
+    OpamExit.FILE_ERROR: (Cause.OPAM_INTERNAL, "opam-file-error"),
+    OpamExit.CONFIGURATION_ERROR: (Cause.OPAM_INTERNAL, "opam-configuration"),
+    OpamExit.SOLVER_FAILURE: (Cause.SOLVER_TIMEOUT, "solver-failure"),
+    OpamExit.INTERNAL_ERROR: (Cause.OPAM_INTERNAL, "opam-internal-error"),
+    OpamExit.BAD_ARGUMENTS: (Cause.OPAM_INTERNAL, "opam-arguments"),
+}
+"""Exits of opam that are the CI's fault in every phase, when no words say more."""
+
+_APT_FAILED = 100
+_DEPEXT_EXITS = {OpamExit.ABORTED, _APT_FAILED}
+"""opam's and apt's exits for system packages that could not be installed."""
+
+PACKAGE_KNOWN = "package_known"
+"""Name of the probe that asked opam, after its exit 5, whether it knows the package at all."""
+
+_PROOFS = {
+    Phase.CHECKOUT: {FailureReason.MERGE_CONFLICT},
+    Phase.SETUP: {FailureReason.OPAM_FILE},
+    Phase.SOLVE: {FailureReason.OPAM_FILE},
+}
+"""What a text may prove against the submission before its own content runs."""
+
+_LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL}
+
+
+def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
+    """Judges a failed checkout, setup, solve, depexts or verify phase."""
+    verdict = case.text_verdict(run.phase)
+    if verdict and verdict.outcome == "errored":
+        return _unless_unreadable(case, run, verdict)
+    if verdict and verdict.reason in _PROOFS.get(run.phase, ()):
+        return case.of_text(verdict, run)
+    if run.phase in {Phase.SOLVE, Phase.DEPEXTS} and (skip := _judge_skip(case, run, verdict)):
+        return skip
+    return judge_opam_exit(case, run)
+
+
+def judge_opam_exit(case: Case, run: PhaseRun) -> Outcome:
+    """Judges by opam's exit code alone; what it does not decide is unknown."""
+    if run.exit_code in _EXIT_CAUSES:
+        cause, rule = _EXIT_CAUSES[OpamExit(run.exit_code)]
+        return case.errored(cause, rule, run, detail=f"opam exited {run.exit_code}")
+    if run.phase is Phase.DEPEXTS and run.exit_code in _DEPEXT_EXITS:
+        detail = "the system package manager failed"
+        return case.errored(Cause.PACKAGE_MIRROR, "depexts-failed", run, detail=detail)
+    if run.phase is Phase.SETUP and run.exit_code == OpamExit.SYNC_ERROR:
+        detail = "opam could not update its repositories"
+        return case.errored(Cause.REPOSITORY_STATE, "opam-update-failed", run, detail=detail)
+    detail = f"phase {run.phase} ended with exit code {run.exit_code}, and no rule knows why"
+    return case.errored(Cause.UNKNOWN, "unknown-exit", run, detail=detail)
+
+
+def judge_no_solution(case: Case, run: PhaseRun) -> Outcome | None:
+    """Returns a skip if opam proves, in its report or in words, that there is no solution."""
+    verdict = case.text_verdict(run.phase)
+    return _judge_skip(case, run, verdict)
+
+
+def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome | None:
+    if verdict and verdict.reason is SkipReason.DEPEXT_UNAVAILABLE:
+        return _stale_lists(case, run) or case.of_text(verdict, run)
+    if run.exit_code == OpamExit.NO_SOLUTION:
+        if run.conflicts:
+            return case.skipped(
+                SkipReason.NO_SOLUTION,
+                "solver-conflict",
+                run,
+                lines=verdict.lines if verdict else None,
+                detail=run.conflicts[0][:400],
+            )
+        if verdict and verdict.outcome == "skipped":
+            return case.skipped(SkipReason.NO_SOLUTION, verdict.rule, run, lines=verdict.lines)
+    if run.exit_code == OpamExit.NOT_FOUND:
+        return _judge_not_found(case, run, verdict)
+    return None
+
+
+def _judge_not_found(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome | None:
+    """Judges opam's exit 5, which has two meanings: not available here, and not known at all."""
+    lines = verdict.lines if verdict else None
+    known = case.facts.probes.get(PACKAGE_KNOWN)
+    if known is False:
+        if unreadable := _unreadable(case, run):
+            return unreadable
+        detail = f"opam does not know {case.own}, which is in the submission"
+        return case.errored(
+            Cause.REPOSITORY_STATE, "package-unknown", run, lines=lines, detail=detail
+        )
+    if verdict and verdict.outcome == "skipped":
+        return case.of_text(verdict, run)
+    if known:
+        detail = f"opam knows {case.own} and says that it is not available here"
+        return case.skipped(
+            SkipReason.UNAVAILABLE, "package-unavailable", run, lines=lines, detail=detail
+        )
+    return None
+
+
+def _stale_lists(case: Case, run: PhaseRun) -> Outcome | None:
+    """Returns a fault if the package lists were not refreshed: then no package is available.
+
+    `opam update --depexts` exits 0 when the mirror is down, and every system package is
+    then "unavailable" in the same words as one that does not exist.
+    """
+    for phase in (Phase.SETUP, Phase.DEPEXTS, Phase.SOLVE):
+        verdict = case.text_verdict(phase)
+        if verdict and verdict.cause in _LISTS_CAUSES:
+            return case.errored(
+                verdict.cause,
+                verdict.rule,
+                run,
+                lines=verdict.lines,
+                detail="the system package lists could not be refreshed",
+            )
+    return None
+
+
+def _unless_unreadable(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
+    """Keeps a fault, unless the package is missing because its own opam file is unreadable."""
+    unreadable = _unreadable(case, run) if verdict.cause is Cause.REPOSITORY_STATE else None
+    return unreadable or case.of_text(verdict, run)
+
+
+def _unreadable(case: Case, run: PhaseRun) -> Outcome | None:
+    """Returns a failure if opam could not read an opam file of the submission."""
+    for phase in (Phase.SETUP, Phase.SOLVE):
+        found = first_match(case.lines(phase), phase, (BY_ID["opam-file-unreadable"],))
+        if found:
+            return case.of_text(found, run)
+    return None

@@ -1,0 +1,107 @@
+"""Weak words: something failed, and nothing stronger says why. They decide last."""
+
+from opam_ci.core.classify.rule import Rule
+from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.outcome import FailureReason
+
+_BUILD = FailureReason.BUILD
+
+GENERIC: tuple[Rule, ...] = (
+    rule(
+        "dependency-detected",
+        FailureReason.DEPENDENCY,
+        r"^opam-repo-ci detected dependencies failing:\s+(?P<package>[\w.+~-]+)",
+        words="detected dependencies failing",
+        why=(
+            "The peer's script found the build directory of another package. The same words "
+            "in the echo of that script are quoted, and say nothing."
+        ),
+        example="opam-repo-ci detected dependencies failing:  ocamlfind.1.9.6",
+        not_when=[
+            (
+                "unknown",
+                (
+                    '        test "${p}" != "" && echo '
+                    '"opam-repo-ci detected dependencies failing: ${p}";'
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "crash-unclear",
+        None,
+        r"Segmentation fault",
+        r"\bBus error\b",
+        r"^exit-code +(?:139|135)\b",
+        r"dumped core",
+        words="segmentation|bus error|139|135|dumped core",
+        why=("A program crashed: a bug of the package, of a compiler, or of the machine's memory."),
+        example=("Segmentation fault (core dumped)\nmake: *** [a.vo] Error 139"),
+    ),
+    rule(
+        "permission-unclear",
+        None,
+        (
+            r"(?:/tmp|/var/folders|TMPDIR|/private/var)\S*.{0,300}(?:Permission denied|not"
+            r" permitted)"
+        ),
+        words="permission denied|not permitted",
+        why=(
+            "A temporary directory refuses a file: a sandbox rule of ours, or the package's script."
+        ),
+        example="patch: **** can't create '/var/folders/s_/T/pX': Permission denied",
+    ),
+    rule(
+        "opam-command-failed",
+        _BUILD,
+        r"^\[ERROR\] The (?:compilation|installation|build) of (?P<package>\S+?) failed",
+        r"^=+ ERROR \[?while (?:compiling|installing|removing|testing|building) (?P<named>\S+)",
+        words="error|failed",
+        why=(
+            "opam reports that the package's own command failed, and nothing in the log "
+            "speaks against the machine."
+        ),
+        example='[ERROR] The compilation of a.1 failed at "make".',
+    ),
+    rule(
+        "make-failed",
+        _BUILD,
+        (
+            r"^(?:g?make(?:\[\d+\])?|ninja|bmake|nmake): (?:\*\*\* .{0,600}(?:Error \d+"
+            r"|\bStop\.)|.*stopped)"
+        ),
+        r"^Command exited with code [1-9]",
+        r'^E: Failure\("Command ',
+        r"terminated with error code \d+",
+        r"^Done: exited with code 1",
+        r"^error: build failed",
+        r"^(?:ERROR|Error): .*(?:build|compil\w+|install\w*) failed",
+        r"^FAILED: \S",
+        r"^(?:\S+: )?(?:error|ERROR|Error): .*\bexit(?:ed)? (?:code|status|with) [1-9]",
+        words="make|ninja|exited|failure(|terminated|failed|error",
+        yields_to=("permission-unclear",),
+        why="A build tool stopped on an error of one of its commands.",
+        example="make: *** [Makefile:53: all] Error 2",
+        not_when=[
+            (
+                "unknown",
+                (
+                    "patch: **** can't create '/var/folders/T/p': Permission denied\n"
+                    "make: *** [all] Error 1"
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "compiler-warned-only",
+        _BUILD,
+        r"^Error(?: \([^)]{1,80}\))?: \S",
+        r"^error: \S",
+        r"\berror: (?!RPC)",
+        words="error",
+        after=r'^(?:File "|\S+\.(?:c|h|ml|mli|v|cpp|rs):\d)|ERROR while compiling',
+        why="An error after a place in a source file, in words that no stronger rule knows.",
+        example=('File "x.mlpack", line 1:\nerror: cannot do this'),
+    ),
+)
+"""Weak words."""

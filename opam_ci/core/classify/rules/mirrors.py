@@ -1,0 +1,223 @@
+"""Package managers of the platforms: mirrors that fail, are stale, or serve broken packages."""
+
+from opam_ci.core.classify.rule import NETWORK_PHASES, Rule
+from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.proofs import PROOF_IDS
+from opam_ci.core.outcome import Cause
+
+MIRRORS: tuple[Rule, ...] = (
+    rule(
+        "mirror-apt",
+        Cause.PACKAGE_MIRROR,
+        (
+            r"^(?:E|W): (?:Failed to fetch|Unable to fetch|Some index files failed|The"
+            r" repository '|Release file |GPG error|Hash Sum|Could not (?:get lock|open lock"
+            r"|connect)|Unable to (?:acquire|lock)|dpkg was interrupted|Sub-process |Unable to"
+            r" correct problems|The package lists|Problem with MergeList|Internal error|Invalid"
+            r" |Encountered a section|Method |Unmet)"
+        ),
+        r"^(?:Err|Ign):\d+ ",
+        r"Hash Sum mismatch",
+        r"Mirror sync in progress",
+        r"unexpected size \(\d",
+        r"does not have a Release file",
+        r"NO_PUBKEY",
+        r"EXPKEYSIG",
+        r"is not valid yet",
+        r"Undetermined Error",
+        r"^dpkg(?:-deb)?: (?:error|warning: files list)",
+        r"dpkg: unrecoverable",
+        r"\d{3} +\w[\w ]+ \[IP: ",
+        r"has unmet dependencies",
+        r"held broken packages",
+        r"Unable to connect to \S+:http",
+        r"^The following packages have unmet dependencies",
+        r"[Ss]ignature (?:couldn't be|verification)",
+        words=(
+            "e: |w: |err:|ign:|hash sum|mirror sync|unexpected size|release file|no_pubkey"
+            "|expkeysig|not valid yet|undetermined|dpkg|[ip: |unmet|held broken|:http"
+            "|signature"
+        ),
+        phases=NETWORK_PHASES,
+        yields_to=("depext-unknown-apt", *PROOF_IDS),
+        why="apt could not get lists or packages from its mirror, or dpkg broke on them.",
+        example="E: Failed to fetch http://deb.example/libev4.deb  Hash Sum mismatch",
+        not_when=[
+            ("failed", ("E: Failed to fetch x: stub\n[FAIL]  apt  1  parses errors.")),
+            ("skipped", ("E: Unable to locate package libfoo-dev\nE: Sub-process x")),
+        ],
+    ),
+    rule(
+        "mirror-apk",
+        Cause.PACKAGE_MIRROR,
+        r"temporary error \(try again later\)",
+        (
+            r"^WARNING: (?:Ignoring|opening|updating) .*(?:error|denied|BAD|UNTRUSTED|could not"
+            r"|No such file|timed|unavailable)"
+        ),
+        r"package mentioned in index not found",
+        (
+            r"^ERROR: (?:Unable to lock database|Unable to read database|unable to open|Failed"
+            r" to open apk|\S+: (?:BAD|UNTRUSTED|IO ERROR|network error|I/O|remote server"
+            r"|operation timed|connection))"
+        ),
+        r"BAD (?:signature|archive)",
+        r"UNTRUSTED signature",
+        r"IO ERROR\b",
+        r"\d+ errors; \d+ (?:MiB|distinct)",
+        words="temporary error|warning: |mentioned in|error: |bad |untrusted|io error| errors;",
+        phases=NETWORK_PHASES,
+        yields_to=PROOF_IDS,
+        why=(
+            "apk could not read its index or a package from the mirror; every package then "
+            "looks as if it did not exist."
+        ),
+        example=(
+            "WARNING: Ignoring http://apk.example/APKINDEX.tar.gz: temporary error (try "
+            "again later)\n"
+            "ERROR: unsatisfiable constraints:\n"
+            "  bash (missing):"
+        ),
+        not_when=[
+            ("failed", ("WARNING: Ignoring x: error\n[FAIL]  apk  1  warns.")),
+        ],
+    ),
+    rule(
+        "mirror-rpm",
+        Cause.PACKAGE_MIRROR,
+        r"[Ff]ailed to download (?:metadata|packages?)",
+        r"[Cc]annot download (?:\S*repomd|\S+\.rpm)",
+        r"[Aa]ll mirrors were (?:already )?tried",
+        r"No more mirrors to try",
+        r"^(?:Error: )?Error downloading packages",
+        r"One of the configured repositories failed",
+        (
+            r"[Cc]annot (?:find a valid baseurl|prepare internal mirrorlist|retrieve"
+            r" (?:repository )?metadata)"
+        ),
+        r"GPG check FAILED",
+        r"[Cc]ould not retrieve mirrorlist",
+        r"^\[MIRROR\] ",
+        r"Errors during downloading",
+        r"repomd\.xml",
+        r"[Rr]pmdb ",
+        r"^(?:error: )?rpmdb",
+        r"Error: Transaction (?:check|test)",
+        r"Problem: .*(?:conflict|problem with installed|cannot install)",
+        r"^Error: +Problem",
+        r"Status code: \d{3} for",
+        r"not found on medium",
+        r"^Download \(curl\) error",
+        r"[Vv]alid metadata not found",
+        r"Repository '.*' is invalid",
+        r"[Ss]kipping repository",
+        r"System management is locked",
+        r"Problem retrieving files",
+        r"Could not refresh",
+        r"Error code: (?:Connection|Curl)",
+        r"[Cc]url error \(\d+\)",
+        r"Public key for \S+ is not installed",
+        r"package \S+ .{0,160}conflicts with",
+        r"Package \S+ is not signed",
+        r"cpio: (?:read|Bad)",
+        words=(
+            "download|configured|mirror|baseurl|metadata|gpg check|repomd|rpmdb|transaction|problem"
+            "|status code|medium|invalid|skipping|management|refresh|error code|curl error"
+            "|public key|conflicts|signed|cpio"
+        ),
+        phases=NETWORK_PHASES,
+        yields_to=("depext-unknown-rpm", *PROOF_IDS),
+        why=(
+            "dnf, yum or zypper could not get metadata or packages, or the image's own "
+            "packages contradict each other."
+        ),
+        example=(
+            "Error: Failed to download metadata for repo 'appstream': Cannot prepare "
+            "internal mirrorlist"
+        ),
+        not_when=[
+            ("failed", ("Problem: conflicts with x\n[FAIL]  sat  1  explains.")),
+            ("skipped", ("Error: Unable to find a match: foo-devel\n[MIRROR] x: ok")),
+        ],
+    ),
+    rule(
+        "mirror-other",
+        Cause.PACKAGE_MIRROR,
+        (
+            r"^error: (?:failed (?:retrieving file|to (?:synchronize|commit transaction|prepare"
+            r"|update|init))|\S+: signature from|required key missing|unable to lock database"
+            r"|could not open file|GPGME|invalid or corrupted)"
+        ),
+        r"invalid or corrupted package",
+        r"^pkg: (?!No packages available)",
+        r"Unable to update (?:repository|catalogue)",
+        r"[Ww]rong (?:OS|ABI)",
+        r"newer FreeBSD version",
+        r"Failed to (?:synchronize|download resource|fetch (?:file|https?:))",
+        r"process has already been running",
+        r"Another active Homebrew",
+        r"brew link\b.*(?:did not|failed)",
+        r"cannot be installed from bottle",
+        r"failure while executing; `(?:git|curl|/usr)",
+        r"[Rr]epository \S+ (?:has|contains) (?:no|wrong)",
+        (
+            r"^Error: (?:Failed to download|Download failed|Failure while executing|Bottle"
+            r"|.{1,60}is already locked|Cannot install .{0,80}because)"
+        ),
+        r"^nix: ",
+        r"^error: unable to download '",
+        r"[Cc]hecksum mismatch for bottle",
+        r"Unable to get setup",
+        r"^Fetching .*: (?:Operation|Connection|Host)",
+        r"[Nn]o mirror could be",
+        r"mirror (?:is )?(?:out of sync|down|unreachable)",
+        r"bad mirror",
+        words=(
+            "error: |pkg: |unable to|wrong |newer freebsd|failed to|already been|homebrew"
+            "|brew|bottle|failure while|repository|nix|fetching|mirror|corrupted"
+        ),
+        phases=NETWORK_PHASES,
+        yields_to=("depext-unknown-other", *PROOF_IDS),
+        why="pacman, pkg, Homebrew or another package manager could not get its packages.",
+        example="error: failed retrieving file 'core.db' from mirror.example : Timeout",
+        not_when=[
+            ("failed", ("error: failed to commit transaction\n[FAIL]  db  1  commits.")),
+            ("skipped", ("error: target not found: libfoo\nerror: failed to prepare transaction")),
+        ],
+    ),
+    rule(
+        "depexts-failed",
+        Cause.PACKAGE_MIRROR,
+        r"System package (?:install|update|upgrade) failed",
+        r"OS package (?:update|install\w*) failed",
+        r"These packages are still missing",
+        r"^Package manager (?:failed|error)",
+        r"^\[ERROR\] .*depexts? .*fail",
+        r"depext command failed",
+        r"Command failed: .*(?:apt-get|apk|dnf|yum|pacman|zypper|brew|pkg) ",
+        words="package|depext|command failed",
+        yields_to=(
+            "depext-unknown-apt",
+            "depext-unknown-apk",
+            "depext-unknown-rpm",
+            "depext-unknown-other",
+            *PROOF_IDS,
+        ),
+        why=(
+            "opam had found the system packages in the lists, and installing them failed all "
+            "the same: that is the mirror's or the image's doing."
+        ),
+        example="[ERROR] System package install failed with exit code 100 at command:",
+        not_when=[
+            (
+                "skipped",
+                (
+                    "E: Unable to locate package libfoo-dev\n"
+                    "[ERROR] System package install failed with exit code 100 at command:"
+                ),
+            ),
+            ("failed", ("These packages are still missing: none\n[FAIL]  depexts  1  lists.")),
+        ],
+    ),
+)
+"""Mirrors."""

@@ -1,0 +1,271 @@
+"""The network between us and the world, in the words of curl, wget, git, ssh and libraries.
+
+All of these hold only in phases with network, and yield to proof against the package: what a
+build without network, or a test, says about connections is its own affair.
+"""
+
+from opam_ci.core.classify.rule import NETWORK_PHASES, Rule
+from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.proofs import PROOF_IDS
+from opam_ci.core.outcome import Cause, FailureReason
+
+_YIELDS = ("network-in-build", *PROOF_IDS)
+
+NETWORK: tuple[Rule, ...] = (
+    rule(
+        "network-in-build",
+        FailureReason.BUILD,
+        r"[Cc]ould(?: not|n't) resolve host",
+        r"[Tt]emporary failure in name resolution",
+        r"[Nn]ame or service not known",
+        r"[Nn]etwork is unreachable",
+        r"failed to download from `",
+        words=("resolve host|name resolution|name or service|network is unreachable|download from"),
+        after=r"command +\S*sandbox\.sh ",
+        yields_to=PROOF_IDS,
+        why=(
+            "opam's sandbox has no network: a build command that wants one is the package's fault."
+        ),
+        example=(
+            "# command  ~/.opam/opam-init/hooks/sandbox.sh build make\n"
+            "# curl: (6) Could not resolve host: example.com"
+        ),
+        not_when=[
+            ("errored", ("Processing 1/2: [a.1: http]\ncurl: (6) Could not resolve host: x.org")),
+        ],
+    ),
+    rule(
+        "dns",
+        Cause.DNS,
+        (
+            r"^(?!sudo: ).{0,600}(?:[Cc]ould(?: not|n't)|[Uu]nable to|[Ff]ailed to|[Cc]annot"
+            r"|[Cc]an't) resolve(?: host| proxy| '[\w-]+\.[\w.-]+'| [\w-]+\.[\w.-]+\b(?!/)|:? ?$)"
+        ),
+        r"[Tt]emporary failure (?:resolving|in name resolution)",
+        (
+            r"^(?!sudo: ).{0,600}[Nn]ame (?:or service not known|does not resolve"
+            r"|resolution (?:failed|failure))"
+        ),
+        r"getaddrinfo (?:ENOTFOUND|EAI_AGAIN|failed)",
+        r"EAI_AGAIN",
+        r"gaierror",
+        r"No address (?:record|associated with)",
+        r"[Nn]o such host is known",
+        r": no such host\b",
+        r"DNS (?:lookup|resolution|server|query) (?:error|fail|time)",
+        r"server misbehaving",
+        r"nodename nor servname",
+        r"UnknownHostException",
+        r"curl: \(6\)",
+        r"[Hh]ost(?:name)? (?:not found|lookup fail)",
+        r"exited with code 6\b",
+        r"[Uu]nknown host\b",
+        r"DNS: transient",
+        r"Curl error \(6\)",
+        r"\[6\] Could",
+        words=(
+            "resolv|resolution|getaddrinfo|eai_again|gaierror|no address|no such host|dns"
+            "|misbehaving|nodename|unknownhost|curl: (6)|host|exited with code 6"
+            "|curl error (6)|name "
+        ),
+        phases=NETWORK_PHASES,
+        yields_to=_YIELDS,
+        why="A host name did not resolve on the worker.",
+        example="curl: (6) Could not resolve host: github.com",
+        not_when=[
+            ("failed", ("resolver: could not resolve host x\n[FAIL]  dns  2  falls back.")),
+        ],
+    ),
+    rule(
+        "http-limited",
+        Cause.SOURCE_HOST,
+        (
+            r"(?:HTTP/\S+|HTTP(?: error| status| code)*:?|[Ss]tatus(?: code)?:?|returned error:"
+            r"|[Ee]rror code:?|response(?: code)?:?|HTTP error code) ?(?:429|50[0-4]|52\d)\b"
+        ),
+        (
+            r"\b(?:50[0234] |429 )?(?:Bad Gateway|Service (?:Temporarily )?Unavailable|Gateway"
+            r" Time-?out|Too Many Requests|Internal Server Error)\b"
+        ),
+        r"code (?:429|50\d) while downloading",
+        r"error code:? (?:429|50\d)\b",
+        r"ERROR 50\d",
+        r"API rate limit exceeded",
+        r"secondary rate limit",
+        r"^(?:curl: )?empty (?:response|reply)",
+        r"curl: \(52\)",
+        r"[Ee]mpty reply from server",
+        r"curl: \((?:18|47)\)",
+        r"transfer closed with",
+        r"curl: \(92\)",
+        r"HTTP/2 stream .{0,60}not closed cleanly",
+        r"exited with code (?:18|47|52|92)\b",
+        r"server-side error",
+        r"curl empty response",
+        r"Curl error \((?:18|52|92)\)",
+        r"outstanding read data remaining",
+        words=(
+            "429|50|52|bad gateway|unavailable|gateway time|too many|internal server"
+            "|rate limit|empty|curl|transfer closed|http/2|exited with|server-side"
+            "|outstanding"
+        ),
+        phases=NETWORK_PHASES,
+        yields_to=_YIELDS,
+        why=("The other side answered that it is overloaded or broken, or broke off its answer."),
+        example="curl: code 503 while downloading https://example.org/x.tar.gz",
+        not_when=[
+            ("failed", ("handler: 503 Service Unavailable\n[FAIL]  http  3  retries.")),
+        ],
+    ),
+    rule(
+        "connection",
+        Cause.NETWORK,
+        r"curl: \((?:5|7|16|28|35|55|56|97)\)",
+        r"Curl error \((?:7|28|35|56)\)",
+        r"exited with code (?:5|7|28|35|55|56)\b",
+        r"curl (?:7|28|35|55|56|92) ",
+        r"\b[Cc]ould(?: not|n't) connect to",
+        r"[Ff]ailed to connect to",
+        r"[Cc]annot connect to",
+        r"[Uu]nable to connect to",
+        (
+            r"[Cc]onnection (?:refused|timed out|reset|was (?:reset|closed|aborted)|closed by"
+            r"|aborted|failed|broken|error|to \S+ (?:lost|closed))"
+        ),
+        r"[Nn]etwork is (?:unreachable|down)",
+        r"network error",
+        r"[Nn]o route to host",
+        r"[Oo]peration (?:too slow|timed out)",
+        r"(?:TLS|SSL) (?:handshake|connection)",
+        r"SSL_(?:read|connect|ERROR)",
+        r"SSL error",
+        r"gnutls_handshake",
+        r"GnuTLS recv",
+        r"schannel: ",
+        r"[Rr]ead(?: operation)? timed out",
+        r"i/o timeout",
+        r"[Cc]onnect(?:ion)? timed out",
+        r"ETIMEDOUT",
+        r"ECONNRESET",
+        r"ECONNREFUSED",
+        r"EHOSTUNREACH",
+        r"ENETUNREACH",
+        r"Max retries exceeded",
+        r"SocketTimeout",
+        r"ReadTimeout",
+        r"ConnectTimeout",
+        r"[Hh]andshake (?:failed|timeout)",
+        r"[Ss]low (?:network|download)",
+        (
+            r"timeout (?:while|during|exceeded when) (?:downloading|accessing|connecting"
+            r"|fetching)"
+        ),
+        r"request canceled while waiting",
+        r"disconnect: Broken pipe",
+        r"please check your connection",
+        r"check your (?:network|internet) connection",
+        r"SSL certificate",
+        r"Cohttp\S*[Cc]onnection\S*",
+        r"(?:Conduit|Tls\S*|TLS\S*)\S* (?:error|failure|alert)",
+        r"certificate (?:has expired|verify failed|is not yet valid|verification failed)",
+        r"spurious network error",
+        r"[Nn]etwork (?:request|connectivity) ",
+        r"dial tcp\b",
+        r"<urlopen error",
+        words=(
+            "curl|exited with|connect|conduit|network|route to|too slow|timed out|tls|ssl"
+            "|schannel|timeout|econn|etimed|ehost|enet|retries|handshake|slow |canceled"
+            "|broken pipe|unexpected e|certificate|dial tcp|urlopen"
+        ),
+        phases=NETWORK_PHASES,
+        yields_to=_YIELDS,
+        why="A connection could not be made, broke, or timed out.",
+        example="curl: (7) Failed to connect to example.org port 443: Connection refused",
+        not_when=[
+            ("failed", ("client: Connection refused\nFAILED: Cases: 3 Tried: 3 Errors: 1")),
+            (
+                "failed",
+                (
+                    'File "src/network.ml", line 3, characters 2-9:\n'
+                    "Error: Unbound value connect_or_connection_refused"
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "git-transport",
+        Cause.GIT,
+        r"RPC failed",
+        r"^git-\w+ failed with exit-code",
+        r"bytes of body are still expected",
+        r"[Ff]atal: early EOF",
+        r"remote end hung up",
+        r"fetch-pack: ",
+        r"index-pack (?:failed|died)",
+        r"invalid index-pack",
+        r"expected (?:flush|packfile|ref)",
+        r"disconnect while reading sideband",
+        (
+            r"^fatal: (?:unable to (?:access|connect|look ?up|create|write)|[Cc]ould not read"
+            r" (?:from remote|Username|Password)|protocol error|read error|remote error|the"
+            r" remote end|loose object|bad object|pack has|cannot (?:exec|pread|lock)|detected"
+            r" dubious|shallow file|error in object|reference is not a tree|expected )"
+        ),
+        r"^ssh: ",
+        r"kex_exchange",
+        r"Host key verification failed",
+        r"Permission denied \(publickey",
+        r"object file .{0,120} is (?:empty|corrupt)",
+        r"bad line length",
+        r"[Cc]ouldn't find remote ref (?:refs/)?pull/",
+        r"\.lock': File exists",
+        r"^Another git process",
+        (
+            r"^error: (?:unable to (?:read|write|create|unlink)|inflate|object|cannot (?:lock"
+            r"|update) ref)"
+        ),
+        r"packet-line",
+        r"sideband packet",
+        r"remote: (?:Internal|error|Compressing .*error)",
+        r"git: .*signal ",
+        words=(
+            "rpc failed|fatal: |early eof|hung up|fetch-pack|index-pack|expected|sideband"
+            "|ssh: |kex_exchange|host key|publickey|object file|bad line|pull/|.lock'|git"
+            "|error: |packet|remote: "
+        ),
+        phases=NETWORK_PHASES,
+        yields_to=("ref-missing", "repository-gone", *_YIELDS),
+        why="git could not talk to the other side, or its local copy is damaged.",
+        example="fatal: the remote end hung up unexpectedly",
+        not_when=[
+            (
+                "failed",
+                (
+                    "fatal: not a git repository (or any of the parent directories): .git\n"
+                    'File "a.ml", line 1, characters 0-3:\n'
+                    "Error: Unbound value foo"
+                ),
+            ),
+            ("failed", ("fatal: Couldn't find remote ref v1.0\nfatal: the remote end hung up")),
+            ("unknown", "fatal: not a git repository (or any of the parent directories): .git"),
+        ],
+    ),
+    rule(
+        "service-limits",
+        Cause.GITHUB,
+        r"api\.github\.com.{0,80}(?:rate|limit|40[13]|50\d)",
+        r"GitHub (?:API|Actions) .{0,60}(?:unavailable|error|limit|outage)",
+        r"[Bb]ad credentials",
+        r"Cache service responded with [45]",
+        r"403 rate limit",
+        words="github|credentials|cache service|rate limit",
+        phases=NETWORK_PHASES,
+        yields_to=_YIELDS,
+        why="GitHub's API refused the CI.",
+        example="GitHub API error: 403 rate limit exceeded",
+        not_when=[
+            ("failed", ("Bad credentials\n[FAIL]  auth  1  refuses.")),
+        ],
+    ),
+)
+"""The network."""

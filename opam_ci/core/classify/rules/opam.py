@@ -1,0 +1,232 @@
+"""opam's own troubles: its root, its repositories, its solver. Messages as in opam 1.2 to 2.5."""
+
+from opam_ci.core.classify.rule import Rule
+from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.proofs import PROOF_IDS
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause, FailureReason
+
+_BEFORE = (Phase.CHECKOUT, Phase.SETUP, Phase.SOLVE, Phase.DEPEXTS, Phase.FETCH)
+
+OPAM: tuple[Rule, ...] = (
+    rule(
+        "solver-timeout",
+        Cause.SOLVER_TIMEOUT,
+        r"resolution of the request timed out",
+        r"[Ss]olver (?:has )?timed? ?-?out",
+        r"[Tt]ime-?out (?:of|in|from|while running) (?:the |external )?solver",
+        r"OpamCudf\.Solver_(?:failure|error)",
+        r"--solver-timeout=",
+        r"OPAMSOLVERTIMEOUT",
+        words="timed out|time-out|timeout|timed-out|opamcudf|solvertimeout",
+        yields_to=PROOF_IDS,
+        why="opam's solver gave up for time before it knew; that proves no conflict.",
+        example="[ERROR] Sorry, resolution of the request timed out.",
+        not_when=[
+            ("failed", ("Solver timed out\n[FAIL]  solver  1  is fast.")),
+        ],
+    ),
+    rule(
+        "solver-broken",
+        Cause.OPAM_INTERNAL,
+        r"[Ee]xternal solver fail(?:ed|ure)",
+        r"No installed solver",
+        r"solver-error-\d+",
+        r"[Ss]olver (?:crashed|failed with|could not be (?:run|found))",
+        r"(?:aspcud|mccs|packup)\S*: (?:not found|error|fatal)",
+        words="solver|aspcud|mccs|packup",
+        yields_to=PROOF_IDS,
+        why="The solver program is missing or broken in the image.",
+        example="[ERROR] External solver failure, please fix your installation",
+        not_when=[
+            ("failed", ("solver failed with 3\n[FAIL]  sat  1  solves.")),
+        ],
+    ),
+    rule(
+        "opam-repository-update",
+        Cause.REPOSITORY_STATE,
+        r"Initial repository fetch failed",
+        r"Could not (?:update|fetch|read|initialise) repo(?:sitory)?\b",
+        r"Failed to regenerate",
+        r"Initiali[sz]ation of repository failed",
+        r"^\[ERROR\] (?:Could not|Cannot) (?:get|fetch|read) (?:remote|the) repo",
+        r"while downloading\s+\S*(?:urls\.txt|index\.tar\.gz|/repo\b)",
+        r"^\S+/(?:urls\.txt|index\.tar\.gz)$",
+        r"fetching sources failed: ",
+        r"repository .{0,80} (?:is corrupt|not found at)",
+        r"Update failed(?: for|:)",
+        r"Could not update repositor",
+        r"No repositories could be",
+        r"repo(?:sitory)? update failed",
+        r"Errors? (?:occurred )?while updating repos",
+        r"^\[WARNING\] Errors while (?:updating|parsing) repos",
+        words="repo|regenerate|urls.txt|index.tar.gz|sources failed|update failed",
+        yields_to=("opam-file-unreadable", *PROOF_IDS),
+        why=(
+            "opam could not refresh its copy of the package repository, which is the CI's affair."
+        ),
+        example='[ERROR] Could not update repository "default": "curl" exited with code 22',
+        not_when=[
+            (
+                "failed",
+                (
+                    "[ERROR] Could not read file /ci/repo/packages/a/a.1/opam. skipping:\n"
+                    "[ERROR] Could not update repository pr: Strict mode: aborting"
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "opam-unknown-package",
+        Cause.REPOSITORY_STATE,
+        (
+            r"^\[ERROR\] (?:No package named (?P<package>\S+?) found|Package \S+ has no version"
+            r" |\S+: (?:unknown package|no package named)|\S+ is not a (?:valid|known) package)"
+        ),
+        r"^\[ERROR\] (?:No package matching|Unknown package)",
+        r"unknown package$",
+        r"the package no longer exists",
+        words="package",
+        phases=_BEFORE,
+        yields_to=("opam-file-unreadable", *PROOF_IDS),
+        why=(
+            "The job names a package of the submission itself: if opam does not know it, the "
+            "repository that it was given is wrong."
+        ),
+        example="[ERROR] No package named cppo found.",
+        not_when=[
+            (
+                "failed",
+                (
+                    "[ERROR] Could not read file /ci/repo/packages/a/a.1/opam. skipping:\n"
+                    "At a.1/opam:3:0: Parse error\n"
+                    "[ERROR] No package named a found."
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "opam-locked",
+        Cause.OPAM_INTERNAL,
+        r"[Aa]nother process has locked \S+",
+        r"Could not (?:acquire|get) .{0,40}lock",
+        r"waiting for .{0,40}lock",
+        words="lock",
+        yields_to=PROOF_IDS,
+        why="Two runs share an opam root, which must never be.",
+        example="[ERROR] Another process has locked /home/opam/.opam/lock and non blocking mode",
+        not_when=[
+            ("failed", ("waiting for the lock\n[FAIL]  lock  1  is fair.")),
+        ],
+    ),
+    rule(
+        "opam-root",
+        Cause.OPAM_INTERNAL,
+        r"is not (?:a valid|an) opam root",
+        r"[Oo]pam has not been initiali[sz]ed",
+        r"Switch broken\?",
+        r"[Ss]witch .{0,60}is (?:corrupt|broken|not installed|incomplete)",
+        r'^opam: "\w+" failed on ',
+        (
+            r"^Fatal error:\s*(?:Sys_error|Unix|Not_found|Failure|OpamSystem|OpamFormat|OpamPp"
+            r"|End_of_file|Stack_overflow|Invalid_argument|$)"
+        ),
+        r"Actions cancelled because of",
+        r"requires? '?--confirm-level",
+        r"opam(?: init)?: unknown (?:option|command)",
+        r"opam requires .{0,60}(?:upgrade|newer)",
+        r"opam: (?:unknown|unrecognized) ",
+        (
+            r"^\[ERROR\] (?:No switch is currently set|No switch named|The selected switch"
+            r"|Initiali[sz]ation failed|State (?:file|cache)|Internal (?:error|inconsistency)"
+            r"|opam is not)"
+        ),
+        words=(
+            "opam|switch|fatal error|actions cancelled|confirm-level|format upgrade|error|please"
+        ),
+        yields_to=("opam-rejects-package", *PROOF_IDS),
+        phases=(*_BEFORE, Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST, Phase.VERIFY),
+        why="opam's root, state or arguments are wrong: the CI sets them.",
+        example="[ERROR] /home/opam/.opam is not a valid opam root",
+        not_when=[
+            (
+                "failed",
+                (
+                    "# exit-code 2\n"
+                    "# make: Entering directory 'x'\n"
+                    '# Fatal error: exception Invalid_argument("index out of bounds")'
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "opam-rejects-package",
+        FailureReason.BUILD,
+        r"appears as a library dependency in",
+        r"^- .{0,200}defines the libraries \{",
+        r"attempted to install a file outside",
+        r"\.install file escaping",
+        words="library dependency|defines the libraries|install",
+        why="opam refuses what the package's own files say.",
+        example="[ERROR] extlib appears as a library dependency in /b/cudf.config, but:",
+    ),
+    rule(
+        "opam-file-unreadable",
+        FailureReason.OPAM_FILE,
+        r"Could not read file \S*packages/\S+/opam",
+        r"Strict mode: aborting",
+        r"Parse error in \S*packages/",
+        words="packages/|strict mode",
+        why=(
+            "opam cannot parse an opam file of the repository: the submission's, since the "
+            "base was readable."
+        ),
+        example=(
+            "[ERROR] Could not read file /ci/repo/packages/a/a.1/opam. skipping:\n"
+            "At /ci/repo/packages/a/a.1/opam:3:0-3:1::\n"
+            "Parse error"
+        ),
+    ),
+    rule(
+        "merge-conflict",
+        FailureReason.MERGE_CONFLICT,
+        r"^CONFLICT \(",
+        r"[Aa]utomatic merge failed",
+        r"Cannot merge to master",
+        r"^error: could not apply \w+",
+        r"Merge conflict in ",
+        r"^error: Failed to merge in the changes",
+        words="conflict|merge|could not apply",
+        phases=(Phase.CHECKOUT,),
+        yields_to=(),
+        why="The head does not merge into its base.",
+        example="CONFLICT (content): Merge conflict in packages/a/a.1/opam",
+    ),
+    rule(
+        "opam-parse-unclear",
+        None,
+        r"^Parse error \[skipped\]",
+        r"No valid package definition found",
+        r"^\[ERROR\] At \S+\.opam:\d+",
+        words="parse error|no valid package|.opam:",
+        yields_to=("opam-file-unreadable",),
+        why=(
+            "An opam file inside a source tree is unreadable: wrong in the archive, or "
+            "damaged on this worker. The words are the same."
+        ),
+        example="[ERROR] No valid package definition found for tls",
+        not_when=[
+            (
+                "failed",
+                (
+                    "[ERROR] Could not read file /ci/repo/packages/a/a.1/opam. skipping:\n"
+                    "Parse error [skipped]"
+                ),
+            ),
+        ],
+    ),
+)
+"""opam."""
+
+BEFORE_PACKAGE_CODE = _BEFORE
+"""Phases before any package code runs."""

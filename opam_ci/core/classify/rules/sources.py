@@ -1,0 +1,216 @@
+"""Sources that are not where the opam file says, or not what it says."""
+
+from opam_ci.core.classify.rule import Rule
+from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.proofs import PROOF_IDS
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause, FailureReason
+
+_FETCHING = (Phase.CHECKOUT, Phase.SETUP, Phase.FETCH, Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST)
+
+SOURCES: tuple[Rule, ...] = (
+    rule(
+        "source-checksum",
+        FailureReason.CHECKSUM,
+        r"^\[ERROR\] Wrong checksum for",
+        r"[Bb]ad checksum",
+        r"[Cc]hecksum mismatch(?! for bottle)",
+        r": Wrong checksum",
+        r"^- \S{32,} \[(?:expected|actual) result\]",
+        r"Conflicting file hashes",
+        r"[Mm]issing checksum\b",
+        words="checksum|result]|file hashes",
+        phases=_FETCHING,
+        yields_to=PROOF_IDS,
+        why="The archive is there and is not the one that the opam file describes.",
+        example="[ERROR] Failed to get sources of a.1: Bad checksum",
+        not_when=[
+            ("failed", "[FAIL]  download  3  Bad checksum, expected sha256=00"),
+        ],
+    ),
+    rule(
+        "ref-missing",
+        FailureReason.SOURCE,
+        r"[Cc]ouldn't find remote ref (?!(?:refs/)?pull/)",
+        r"[Rr]emote branch \S+ not found",
+        r"pathspec '.*' did not match",
+        r"(?:^|\(|\] )(?:Branch|Commit|Tag) \S+ not found",
+        r"Could not find (?:branch|commit|tag|reference) ",
+        r"unknown revision",
+        words="remote ref|remote branch|pathspec|not found|could not find|unknown revision",
+        phases=_FETCHING,
+        yields_to=PROOF_IDS,
+        why="The branch, tag or commit that the opam file names does not exist.",
+        example="fatal: Couldn't find remote ref v1.0",
+        not_when=[
+            ("failed", ("fatal: Couldn't find remote ref x\n[FAIL]  git  1  clones.")),
+        ],
+    ),
+    rule(
+        "repository-gone",
+        FailureReason.SOURCE,
+        r"(?:^|\")fatal: repository '.*' not found",
+        r"^remote: (?:Repository|Project) not found",
+        r"could not read Username for",
+        r"^(?:ERROR|remote): Repository not found",
+        words="not found|username",
+        phases=_FETCHING,
+        yields_to=PROOF_IDS,
+        why="The repository that the opam file names does not exist, or is private.",
+        example="fatal: repository 'https://github.com/x/gone/' not found",
+        not_when=[
+            ("failed", ("fatal: repository 'x' not found\n[FAIL]  git  1  clones.")),
+        ],
+    ),
+    rule(
+        "source-not-found",
+        FailureReason.SOURCE,
+        r"code (?:40[0134]|410|451) while downloading",
+        r"HTTP (?:error )?(?:code )?(?:40[0134]|410|451)",
+        r"returned error: (?:40[0134]|410|451)",
+        r"ERROR (?:40[0134]|410): ",
+        r"^(?:Error )?404:? Not Found",
+        r"^(?:curl: )?\(22\) .*40\d",
+        r"^HTTP/\S+ 404",
+        r"response\.\.\. 40[34]",
+        words="40|41|451",
+        phases=_FETCHING,
+        yields_to=("opam-repository-update", *PROOF_IDS),
+        why=("The host answered, and has no such file: the URL in the opam file is wrong or dead."),
+        example='Fetch_fail("https://x.org/a.tgz (curl: code 404 while downloading x)")',
+        not_when=[
+            (
+                "errored",
+                (
+                    "[ERROR] curl: code 404 while downloading https://x.org/urls.txt\n"
+                    "[ERROR] Could not fetch repo"
+                ),
+            ),
+            (
+                "failed",
+                ('File "http.t", line 1, characters 0-0:\n+++ http.t.corrected\n+  404: Not Found'),
+            ),
+        ],
+    ),
+    rule(
+        "source-archive",
+        FailureReason.SOURCE,
+        r"Could not extract archive",
+        r"Unknown archive type",
+        r"not in gzip format",
+        r"[Uu]nrecognized archive",
+        r"does not look like a tar archive",
+        r"[Ff]ile format not recognized",
+        r"Archive .* is empty",
+        words="archive|gzip|format not",
+        phases=_FETCHING,
+        yields_to=PROOF_IDS,
+        why="What was downloaded is no archive.",
+        example='Fetch_fail("Could not extract archive: Unknown archive type: /tmp/a")',
+        not_when=[
+            ("failed", ("Unknown archive type\n[FAIL]  tar  1  reads.")),
+        ],
+    ),
+    rule(
+        "fetch-disk",
+        Cause.DISK_FULL,
+        r"curl: \(23\)",
+        r"exited with code 23\b",
+        words="23",
+        phases=(Phase.FETCH, Phase.SETUP, Phase.DEPEXTS),
+        yields_to=PROOF_IDS,
+        why="curl's code 23: it could not write what it received.",
+        example='curl failed: "/usr/bin/curl" exited with code 23',
+        not_when=[
+            ("failed", ("curl: (23)\n[FAIL]  x  1  writes.")),
+        ],
+    ),
+    rule(
+        "download-tool",
+        Cause.IMAGE,
+        r"\(download failed\)",
+        r"[Nn]o download tool",
+        r"curl or wget (?:is|are) required",
+        words="download|curl or wget",
+        phases=(Phase.FETCH, Phase.SETUP),
+        yields_to=PROOF_IDS,
+        why="opam found no program to download with: the image lacks curl.",
+        example='Fetch_fail("https://x.org/a.tgz (download failed)")',
+        not_when=[
+            ("failed", ("x (download failed)\n[FAIL]  x  1  y.")),
+        ],
+    ),
+    rule(
+        "download-command",
+        Cause.NETWORK,
+        r"Download command failed",
+        r"[Cc]url failed\b",
+        r"^Failed to download\b",
+        r"curl error \d{2,}",
+        words="download|curl",
+        phases=(Phase.FETCH, Phase.SETUP, Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST),
+        yields_to=("source-not-found", "source-checksum", *PROOF_IDS),
+        why="The download program itself failed: no host answered it with a refusal.",
+        example="[ERROR] Failed to get sources of a.1: Download command failed",
+        not_when=[
+            (
+                "failed",
+                (
+                    "[ERROR] Failed to get sources of a.1: curl failed\n"
+                    "curl: code 404 while downloading https://x.org/a.tgz"
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "many-sources",
+        Cause.NETWORK,
+        r"^(?:\W{1,2} )?fetch +[\w+~-]+ +\S+$",
+        r"^\[ERROR\] Failed to get sources of ",
+        r"^Cannot download http",
+        words="fetch|failed to get sources|cannot download",
+        at_least=4,
+        yields_to=("source-not-found", "source-checksum", *PROOF_IDS),
+        why=(
+            "Sources of many packages could not be had at once: that is the network, or a mirror."
+        ),
+        example=(
+            "The following actions failed\n- fetch a 1\n- fetch b 1\n- fetch c 2\n- fetch d 3"
+        ),
+        not_when=[
+            (
+                "failed",
+                (
+                    "curl: code 404 while downloading https://x.org/a.tgz\n"
+                    "- fetch a 1\n"
+                    "- fetch b 1\n"
+                    "- fetch c 1\n"
+                    "- fetch d 1"
+                ),
+            ),
+            ("unknown", "- fetch a 1"),
+        ],
+    ),
+    rule(
+        "source-unclear",
+        None,
+        r"^\[ERROR\] \S+ is not available$",
+        r"Could not download archives? of",
+        r"Could not get the source",
+        r"^\[ERROR\] Failed to get (?:extra )?sources?\b",
+        r"^\[ERROR\] Download failed: ",
+        r"couldn't be obtained",
+        r"Cannot download \S+(?!, please)",
+        words="not available|could not|failed to get|download failed|obtained|cannot download",
+        yields_to=PROOF_IDS,
+        why=(
+            "A source could not be had, and the log does not say why: a dead link and a dead "
+            "network look the same."
+        ),
+        example="[ERROR] https://x.org/a.tgz is not available",
+        not_when=[
+            ("failed", ("[ERROR] x is not available\n[FAIL]  x  1  y.")),
+        ],
+    ),
+)
+"""Sources."""

@@ -1,0 +1,207 @@
+"""Workers that were lost, stopped or ran out of the time that the CI grants."""
+
+from opam_ci.core.classify.rule import OUTSIDE_PACKAGE_CODE, Rule
+from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.proofs import PROOF_IDS
+from opam_ci.core.outcome import Cause
+
+WORKER: tuple[Rule, ...] = (
+    rule(
+        "job-cancelled",
+        Cause.WORKER_LOST,
+        r"^Job cancelled\b",
+        r"^(?:Auto-)?[Cc]ancel+ing(?: job)?: ",
+        r"[Aa]uto-cancel+ing job",
+        r"^(?:Cancelled by user|The operation was canceled|Job was cancell?ed)",
+        r"^The workflow run was cancell?ed",
+        r"ERROR: Job failed: (?:canceled|aborted)",
+        r"^Build was (?:aborted|cancell?ed)",
+        r"^Aborted by ",
+        r"^Finished: ABORTED",
+        r"^Cancelled$",
+        r"^Cancelled (?:at unexpected|waiting for)",
+        r"^Canceling since a higher priority",
+        r"JOB \d+ .*CANCELLED AT",
+        r"^Sending interrupt signal to process",
+        r"^Interrupted by ",
+        r"^Build cancelled\b",
+        r"^[Jj]ob (?:has been|was) (?:superseded|aborted)",
+        words="cancel|abort|interrupt|superseded",
+        phases=OUTSIDE_PACKAGE_CODE,
+        yields_to=("time-limit",),
+        why="Somebody, or the CI itself, stopped the job; it says nothing about the package.",
+        example=("Cancelling: Auto-cancelling job because it is no longer needed\nJob cancelled"),
+        not_when=[
+            ("errored", ("Cancelling: Timeout (1.00 hour)\nJob cancelled")),
+        ],
+    ),
+    rule(
+        "opam-interrupted",
+        Cause.WORKER_LOST,
+        r"^\[ERROR\] User interruption",
+        words="user interruption",
+        why=("opam got SIGINT, which nobody but us can send; it then names a package as failed."),
+        example="[ERROR] User interruption",
+    ),
+    rule(
+        "worker-lost",
+        Cause.WORKER_LOST,
+        (
+            r"(?:[Ll]ost|lost its) connection (?:to|with) (?:the )?(?:worker|scheduler|agent"
+            r"|node|server)"
+        ),
+        r"lost communication with the server",
+        r"has received a shutdown signal",
+        r"[Aa]gent lost\b",
+        (
+            r"(?:[Aa]gent|[Ss]lave|[Nn]ode|[Ww]orker|[Rr]unner) (?:\S+ )?(?:went|is|has gone"
+            r"|was marked) (?:offline|down|dead)"
+        ),
+        r"[Ww]orker (?:\S+ )?(?:disconnected|died|crashed|is shutting down|shut down)",
+        r"ChannelClosedException",
+        r"ClosedChannelException",
+        r"Cannot contact \S+: ",
+        r"Capnp.{0,30}[Dd]isconnected",
+        r"^(?:Failed: )?(?:Exception: )?Disconnected\b",
+        r"[Ss]witch turned off",
+        r"Builder shutting down",
+        r"(?:spot|instance) (?:interruption|terminat)",
+        r"preempt(?:ed|ion)",
+        r"[Pp]od (?:was )?(?:evicted|deleted)",
+        r"\bEvicted\b",
+        r"reason: NodeLost",
+        r"[Uu]nexpected termination of the channel",
+        r"System (?:is going down|shutdown|halted)",
+        r"The system (?:is going down|will (?:reboot|power off))",
+        r"hudson\.remoting\.\S+Exception",
+        r"[Nn]o space on worker",
+        r"runner system failure",
+        r"\bconnection to (?:the )?worker\b.{0,40}lost",
+        r"\bworker\b.{0,60}\b(?:vanished|unreachable|not responding|rebooted)",
+        r"Received (?:SIGTERM|signal 15)\b.{0,40}(?:shut|stop|terminat)",
+        words=(
+            "lost|shutdown|shutting|shut down|offline| down| dead|disconnect|died|crashed"
+            "|channelclosed|closedchannel|cannot contact|turned off|interruption|terminat"
+            "|preempt|evicted|deleted|nodelost|going down|halted|will |hudson.|runner system"
+            "|no space on|vanished|unreachable|not responding|rebooted|sigterm|signal 15"
+        ),
+        phases=OUTSIDE_PACKAGE_CODE,
+        yields_to=PROOF_IDS,
+        why="The machine that ran the job went away in the middle of it.",
+        example="The self-hosted runner: r1 lost communication with the server.",
+        not_when=[
+            ("failed", ("client: Disconnected\n[FAIL]  rpc  3  reconnects.")),
+        ],
+    ),
+    rule(
+        "process-terminated",
+        Cause.WORKER_LOST,
+        r"^(?:.{0,200}[\s:])?Terminated(?:: 15)?$",
+        r"\*\*\* .{0,300}\] Terminated",
+        r"got signal TERM\b",
+        r"\bsignal(?:led|:)? ?-11\b",
+        r"killed by signal (?:15|-11|TERM)",
+        r"\(signal: 15, SIGTERM",
+        r"^exit-code +143\b",
+        r"(?:exit (?:code|status):?|exited with(?: code)?|error code) 143\b",
+        r"^\S+: signal: terminated",
+        words="terminated|signal|143",
+        yields_to=PROOF_IDS,
+        why=("SIGTERM, which OCaml numbers -11 and shells report as 143, comes from a supervisor."),
+        example="make: *** [Makefile:3: all] Terminated",
+        not_when=[
+            ("failed", ("child Terminated\n[FAIL]  proc  1  ends its child.")),
+        ],
+    ),
+    rule(
+        "time-limit",
+        Cause.UNKNOWN,
+        r"exceeded the maximum (?:time limit|execution time|allowed time)",
+        r"maximum allowed time for",
+        r"reached the maximum (?:allowed )?time",
+        r"execution took longer than \d",
+        r"DUE TO TIME LIMIT",
+        r"[Ee]xceeded (?:the )?timeout of",
+        r"^(?:Cancel+ing: )?Timeout \(\d",
+        r"^(?:Job|Build|Step) (?:has )?timed? ?out\b",
+        r"Timed out!$",
+        r"^Timeout (?:has been )?exceeded",
+        r"Build timed out \(after",
+        r"[Jj]ob's maximum time",
+        r"has timed out after \d+ min",
+        r"^Cancel+ing: .*[Tt]ime ?out",
+        r"\bstep exceeded (?:the )?(?:time limit|timeout)",
+        r"context deadline exceeded",
+        r"ran (?:for )?longer than the (?:time )?limit",
+        r"hit the time limit of the (?:job|build|CI)",
+        words="exceeded|maximum|longer than|time limit|timeout|timed out|time out",
+        yields_to=PROOF_IDS,
+        why=(
+            "The CI's own time limit for the whole job was over: the queue, a slow worker "
+            "and the build share it, and it does not tell them apart."
+        ),
+        example="The job exceeded the maximum time limit for jobs, and has been terminated.",
+        not_when=[
+            ("failed", "FAILED: Cases: 4 Tried: 4 Errors: 0 Failures: 1 Skip: 0 Timeouts: 0."),
+            ("failed", ("Error: Timeout (10 s) in test 3\nTimeout (10 s)\nnot ok 3 - answers")),
+        ],
+    ),
+    rule(
+        "worker-internal-error",
+        Cause.WORKER_LOST,
+        r"Job failed: (?:Failed: )?(?:Internal error|Uncaught|Cancelled|Exception)",
+        r"Build ended without setting a log",
+        r"^(?:fatal )?[Ii]nternal (?:CI )?error: (?:worker|agent|runner|builder)",
+        words="job failed|without setting a log|internal",
+        phases=OUTSIDE_PACKAGE_CODE,
+        yields_to=PROOF_IDS,
+        why="The worker's own program failed, not a command of the job.",
+        example="2021-06-15 22:14.54: Job failed: Failed: Internal error",
+        not_when=[("failed", "Job failed: Internal error\nnot ok 2 - survives a bad job")],
+    ),
+    rule(
+        "kernel-trouble",
+        Cause.WORKER_LOST,
+        r"blocked for more than \d+ seconds",
+        r"soft lockup",
+        r"hard LOCKUP",
+        r"[Kk]ernel panic",
+        r"\bBUG: unable to",
+        r"\bOops: ",
+        r"general protection fault",
+        r"[Hh]ardware [Ee]rror",
+        r"Machine check",
+        r"rcu_sched self-detected",
+        r"hung_task",
+        r"watchdog: BUG",
+        words=(
+            "blocked for|lockup|panic|bug: |oops|protection fault|hardware error"
+            "|machine check|rcu_|hung_task"
+        ),
+        phases=OUTSIDE_PACKAGE_CODE,
+        yields_to=PROOF_IDS,
+        why="The worker's kernel reports that it is stuck or broken.",
+        example="INFO: task ocluster-worker:602217 blocked for more than 120 seconds.",
+        not_when=[
+            ("failed", ("kernel panic simulated\n[FAIL]  boot  1  panics.")),
+        ],
+    ),
+    rule(
+        "stalled",
+        None,
+        r"^No output has been received in the last",
+        r"potentially indicates a$",
+        r"^stalled build or",
+        r"^Too long with no output",
+        r"^no output for \d+ min",
+        words="no output|stalled|potentially",
+        phases=OUTSIDE_PACKAGE_CODE,
+        yields_to=PROOF_IDS,
+        why=("A build without output was stopped: a stuck test and a stuck worker look the same."),
+        example="No output has been received in the last 10m0s",
+        not_when=[
+            ("failed", ("[FAIL]  loop  1  ends.\nNo output has been received in the last 10m")),
+        ],
+    ),
+)
+"""Workers."""

@@ -1,0 +1,106 @@
+"""Failed downloads: the submission's own source, a dependency's, or the network in between."""
+
+import re
+from collections.abc import Sequence
+
+from opam_ci.core.classify.lines import Line
+from opam_ci.core.classify.preparation import judge_opam_exit
+from opam_ci.core.classify.text import TextVerdict, first_match
+from opam_ci.core.classify.verdicts import Case
+from opam_ci.core.facts import PhaseRun
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause, FailureReason, Outcome
+
+CHECKSUM_REPEATS = "checksum_repeats"
+"""Name of the probe that fetched a source with a wrong checksum once more: True if the same
+wrong sum came again, so that the source is what its host means to serve."""
+
+_NAMES = re.compile(
+    r"(?:ERROR while fetching sources for |Failed to get (?:sources|extra source \"[^\"]*\") of )"
+    r"(?P<names>[^\s:(]+(?:, [^\s:(]+)*)"
+)
+_SOURCE_REASONS = {FailureReason.SOURCE, FailureReason.CHECKSUM}
+
+
+def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
+    """Judges a phase in which sources could not be fetched.
+
+    A fault of the network wins over a missing source: while the one is under way, the
+    other may be its doing, and a retry tells.
+    """
+    # `opam source P` names no package: it fetches one, the job's own.
+    names = _failed_packages(case, run) or [case.own]
+    lines = case.lines(run.phase)
+    verdicts = {name: _verdict_on(name, names, lines) for name in names}
+    for verdict in (*verdicts.values(), first_match(lines, Phase.FETCH)):
+        if verdict and verdict.outcome == "errored":
+            return _with_probes(case, run, verdict)
+    if unreachable := [name for name in ("dns", "mirror") if case.facts.probes.get(name) is False]:
+        cause = Cause.DNS if "dns" in unreachable else Cause.NETWORK
+        detail = f"not reachable: {', '.join(unreachable)}"
+        return case.errored(cause, "probe", run, detail=detail)
+    # The job's own package first: that is what its author can repair.
+    for name in sorted(names, key=lambda name: name != case.own):
+        verdict = verdicts[name]
+        if verdict and verdict.reason in _SOURCE_REASONS:
+            return _judge_source(case, run, name, verdict)
+    if undecided := next((v for v in verdicts.values() if v), None):
+        return case.of_text(undecided.model_copy(update={"outcome": "unknown"}), run)
+    return judge_opam_exit(case, run)
+
+
+def _judge_source(case: Case, run: PhaseRun, name: str, verdict: TextVerdict) -> Outcome:
+    repeats = case.facts.probes.get(CHECKSUM_REPEATS)
+    if verdict.reason is FailureReason.CHECKSUM and repeats is False:
+        detail = "a second download had another checksum: the host serves something else at times"
+        return case.errored(
+            Cause.SOURCE_HOST, "checksum-varies", run, lines=verdict.lines, detail=detail
+        )
+    if name == case.own and isinstance(verdict.reason, FailureReason):
+        return case.failed(verdict.reason, verdict.rule, run, lines=verdict.lines)
+    detail = f"source of {name}, a dependency: {verdict.rationale}"
+    return case.failed(
+        FailureReason.DEPENDENCY, verdict.rule, run, lines=verdict.lines, detail=detail, blame=name
+    )
+
+
+def _with_probes(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
+    """Names the cause of a fetch fault, with what the probes know."""
+    cause = verdict.cause or Cause.UNKNOWN
+    probes, detail = case.facts.probes, None
+    if cause is Cause.DNS and probes.get("dns") is True:
+        cause, detail = Cause.SOURCE_HOST, "other names resolve: this host's name does not"
+    elif cause is Cause.SOURCE_HOST and probes.get("mirror") is False:
+        cause, detail = Cause.NETWORK, "the mirror is not reachable either"
+    return case.errored(cause, verdict.rule, run, lines=verdict.lines, detail=detail)
+
+
+def _failed_packages(case: Case, run: PhaseRun) -> list[str]:
+    """Returns the packages whose fetch failed: by opam's report, else by its words."""
+    reported = [
+        action.package
+        for action in run.actions
+        if action.action == "fetch" and action.result == "failed"
+    ]
+    if reported:
+        return list(dict.fromkeys(reported))
+    return list(dict.fromkeys(name for line in case.lines(run.phase) for name in _named(line)))
+
+
+def _named(line: Line) -> list[str]:
+    found = _NAMES.search(line.text)
+    return found.group("names").split(", ") if found else []
+
+
+def _verdict_on(name: str, names: Sequence[str], lines: Sequence[Line]) -> TextVerdict | None:
+    """Returns what the lines about one package say; all lines are, if it is the only one."""
+    if len(names) == 1:
+        return first_match(lines, Phase.FETCH)
+    about: list[Line] = []
+    current: list[str] = []
+    for line in lines:
+        if named := _named(line):
+            current = named
+        if name in current:
+            about.append(line)
+    return first_match(about, Phase.FETCH)

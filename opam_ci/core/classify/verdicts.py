@@ -1,0 +1,141 @@
+"""Makes outcomes with their evidence: the one place where both are put together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from opam_ci.core.classify.lines import Line, clean
+from opam_ci.core.classify.text import TextVerdict, first_match
+from opam_ci.core.facts import BuildFacts, PhaseRun
+from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.outcome import (
+    Cause,
+    Errored,
+    Evidence,
+    Failed,
+    FailureReason,
+    LogLine,
+    Outcome,
+    Skipped,
+    SkipReason,
+)
+
+
+@dataclass
+class Case:
+    """One attempt on the judge's table: facts, logs, and where evidence comes from."""
+
+    facts: BuildFacts
+    logs: Mapping[Phase, str]
+    worker: str | None = None
+    attempt: int | None = None
+    _lines: dict[Phase, list[Line]] = field(default_factory=dict)
+
+    @property
+    def own(self) -> str:
+        """The package that the job is about: the revdep, for revdep jobs."""
+        return self.facts.job.revdep or self.facts.job.package
+
+    @property
+    def is_test(self) -> bool:
+        """Whether running tests is what the job is for."""
+        return self.facts.job.kind is JobKind.TEST
+
+    def run_of(self, phase: Phase) -> PhaseRun | None:
+        """Returns the run of a phase, None if the job did not get there."""
+        return next((run for run in self.facts.phases if run.phase is phase), None)
+
+    def lines(self, phase: Phase) -> list[Line]:
+        """Returns a phase's cleaned lines, with offsets in the attempt's whole log."""
+        if phase not in self._lines:
+            run = self.run_of(phase)
+            self._lines[phase] = clean(
+                self.logs.get(phase, ""),
+                log_start=run.log_start if run else 0,
+                log_end=run.log_end if run else None,
+            )
+        return self._lines[phase]
+
+    def text_verdict(self, phase: Phase) -> TextVerdict | None:
+        """Returns what the rules say about a phase's text, None if no rule matches."""
+        return first_match(self.lines(phase), phase)
+
+    def last_lines(self, phase: Phase, count: int = 3) -> tuple[LogLine, ...]:
+        """Returns the end of a phase's log: what to show where no rule found a line."""
+        return tuple(line.as_evidence() for line in self.lines(phase)[-count:])
+
+    def evidence(
+        self,
+        rule: str,
+        run: PhaseRun | None,
+        *,
+        lines: tuple[LogLine, ...] | None = None,
+        detail: str | None = None,
+    ) -> Evidence:
+        """Makes evidence; without lines of its own it shows the end of the phase's log."""
+        shown = lines if lines is not None else self.last_lines(run.phase) if run else ()
+        return Evidence(
+            rule=rule,
+            phase=run.phase if run else None,
+            lines=shown,
+            exit_code=run.exit_code if run else None,
+            signal=run.signal if run else None,
+            worker=self.worker,
+            attempt=self.attempt,
+            detail=detail,
+        )
+
+    def errored(
+        self,
+        cause: Cause,
+        rule: str,
+        run: PhaseRun | None,
+        *,
+        lines: tuple[LogLine, ...] | None = None,
+        detail: str | None = None,
+    ) -> Errored:
+        """The CI is at fault."""
+        return Errored(cause=cause, evidence=self.evidence(rule, run, lines=lines, detail=detail))
+
+    def failed(  # noqa: PLR0913 - the parts of a failure, most of them named
+        self,
+        reason: FailureReason,
+        rule: str,
+        run: PhaseRun | None,
+        *,
+        lines: tuple[LogLine, ...] | None = None,
+        detail: str | None = None,
+        blame: str | None = None,
+    ) -> Failed:
+        """The package, or the dependency that is to blame, is at fault."""
+        evidence = self.evidence(rule, run, lines=lines, detail=detail)
+        return Failed(reason=reason, evidence=evidence, blame=None if blame == self.own else blame)
+
+    def skipped(
+        self,
+        reason: SkipReason,
+        rule: str,
+        run: PhaseRun | None,
+        *,
+        lines: tuple[LogLine, ...] | None = None,
+        detail: str | None = None,
+    ) -> Skipped:
+        """There is nothing to decide here."""
+        return Skipped(reason=reason, evidence=self.evidence(rule, run, lines=lines, detail=detail))
+
+    def of_text(self, verdict: TextVerdict, run: PhaseRun) -> Outcome:
+        """Turns what a rule says into an outcome; an undecided rule leaves it `unknown`."""
+        if verdict.outcome == "errored" and verdict.cause:
+            return self.errored(verdict.cause, verdict.rule, run, lines=verdict.lines)
+        if verdict.outcome == "skipped" and isinstance(verdict.reason, SkipReason):
+            return self.skipped(verdict.reason, verdict.rule, run, lines=verdict.lines)
+        if verdict.outcome == "failed" and isinstance(verdict.reason, FailureReason):
+            return self.failed(
+                verdict.reason,
+                verdict.rule,
+                run,
+                lines=verdict.lines,
+                blame=verdict.package if verdict.reason is FailureReason.DEPENDENCY else None,
+            )
+        return self.errored(
+            Cause.UNKNOWN, verdict.rule, run, lines=verdict.lines, detail=verdict.rationale
+        )
