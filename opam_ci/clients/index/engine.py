@@ -1,0 +1,151 @@
+"""Connections to the database of the index, on SQLite and PostgreSQL alike."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.outcome import Cause
+
+_BUSY_SECONDS = 30
+"""How long a writer waits for another one; a batch takes milliseconds."""
+
+_SQLITE_FULL = sqlite3.SQLITE_FULL
+_SQLITE_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_POSTGRES_FULL = "53100"
+
+
+def create(text: str) -> Engine:
+    """Makes an engine; no connection is opened yet.
+
+    Raises:
+        UsageError: The URL names no database that the index can use.
+        InfrastructureError: The directory of the file cannot be made.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise _refused(text) from error
+    match url.get_backend_name():
+        case "sqlite" if url.database and url.database != ":memory:":
+            return _sqlite(url)
+        case "postgresql":
+            return _postgres(url)
+        case _:
+            raise _refused(url.render_as_string())
+
+
+def shown(engine: Engine) -> str:
+    """Returns the URL as it may be shown: without a password."""
+    return engine.url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Opens a transaction that writes: all of it is stored, or nothing.
+
+    Raises:
+        InfrastructureError: The database is not reachable, full, locked or damaged.
+    """
+    with translated(engine), engine.connect() as connection:
+        connection.execution_options(opam_ci_writes=True)
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Opens a transaction that reads: all of it is from the same moment on SQLite.
+
+    Raises:
+        InfrastructureError: The database is not reachable or damaged.
+    """
+    with translated(engine), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def translated(engine: Engine) -> Iterator[None]:
+    """Turns errors of the database into ours, with a cause."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise _trouble(engine, error) from error
+
+
+def _trouble(engine: Engine, error: Exception) -> InfrastructureError:
+    orig = error.orig if isinstance(error, DBAPIError) else error
+    text = " ".join(str(orig).split())[:300]
+    # Extended codes of SQLite hold the primary one in their low byte.
+    code = (getattr(orig, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in _SQLITE_DAMAGED:
+        return InfrastructureError(
+            f"{shown(engine)} is damaged or no index ({text}): "
+            "move the file away to begin with an empty one, or restore it from a backup",
+            cause=Cause.STORAGE,
+        )
+    full = code == _SQLITE_FULL or getattr(orig, "sqlstate", None) == _POSTGRES_FULL
+    return InfrastructureError(
+        f"the index at {shown(engine)} does not work: {text}",
+        cause=Cause.DISK_FULL if full else Cause.STORAGE,
+    )
+
+
+def _refused(url: str) -> UsageError:
+    return UsageError(
+        f"{url!r} names no index: give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+    )
+
+
+def _sqlite(url: URL) -> Engine:
+    try:
+        Path(url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InfrastructureError(
+            f"cannot make the directory of {url.database}: {error}", cause=Cause.STORAGE
+        ) from error
+    engine = create_engine(
+        url.set(drivername="sqlite+pysqlite"), connect_args={"timeout": _BUSY_SECONDS}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _postgres(url: URL) -> Engine:
+    try:
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10},
+        )
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise UsageError(
+            "an index on PostgreSQL needs the Python package psycopg: install psycopg[binary]"
+        ) from error
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    """Sets up a new connection.
+
+    The driver's own transactions begin too late and would let two writers fail each
+    other; ours begin in `_begin_sqlite`. With a write-ahead log, NORMAL loses nothing
+    when a process is killed; a power failure may cost the last transactions, which the
+    activities' retries and Temporal's histories can bring back.
+    """
+    assert isinstance(connection, sqlite3.Connection)  # noqa: S101 - narrows the type only
+    connection.isolation_level = None
+    for pragma in ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -32768"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Takes the write lock at the start: a reader that becomes a writer cannot wait."""
+    writes = connection.get_execution_options().get("opam_ci_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

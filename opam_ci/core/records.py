@@ -1,0 +1,237 @@
+"""What is written down for good: rows of the job index, and the keys of stored objects."""
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Self
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from opam_ci.core.job import Job, Phase
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Outcome
+from opam_ci.core.summary import JobStatus, State
+
+OBJECT_KEY = re.compile(
+    r"(?=.{1,900}\Z)[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199}(?:/[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199})*"
+)
+"""What the key of a stored object looks like.
+
+No part begins with a dot, so there is no `..` and no hidden file. 900 characters stay
+below S3's limit of 1,024 bytes with room for a prefix; 200 in a part stay below the 255
+of file systems with room for the suffix that a local store adds to an unfinished file.
+"""
+
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,79}")
+_JOB_SLUG_LENGTH = 160
+
+
+class RevisionKey(Frozen):
+    """Names one testing of one head.
+
+    The same head can be tested more than once (pushed back to, or checked again from the
+    command line). `opened_at` keeps these apart, so that numbers of rounds and attempts
+    that begin anew overwrite nothing of an earlier testing.
+
+    Attributes:
+        repository: `owner/name` on GitHub, or what stands for it for a local clone.
+        number: The pull request, or None for a local branch.
+        branch: The local branch, or None for a pull request.
+        head: Commit under test.
+        opened_at: When the testing of this head began.
+    """
+
+    repository: str = Field(min_length=1)
+    number: int | None = None
+    branch: str | None = None
+    head: str = Field(min_length=1)
+    opened_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _pull_request_or_branch(self) -> Self:
+        if (self.number is None) == (self.branch is None):
+            raise ValueError("a revision belongs to either a pull request or a branch")
+        return self
+
+    @property
+    def target(self) -> str:
+        """`pull/30203` or `heads/some-branch`: what git calls it below `refs/`."""
+        return f"pull/{self.number}" if self.branch is None else f"heads/{self.branch}"
+
+
+class Standing(StrEnum):
+    """How a job stands, in one word: the fields of `Counts`, failed and errored apart."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    ERRORED = "errored"
+    CANCELLED = "cancelled"
+
+
+class RevisionRecord(Frozen):
+    """How the testing of one head stands.
+
+    Attributes:
+        key: Which.
+        base: Commit that the head is merged into.
+        merge_tree: The merged tree, None if there is none (yet).
+        state: What GitHub is told.
+        planned: Whether the list of its jobs is complete.
+        title: The pull request's title, empty if not known.
+        is_open: Whether the pull request is open.
+        updated_at: When this was true.
+        sequence: Grows with each record of the same testing; the highest one stands.
+    """
+
+    key: RevisionKey
+    base: str
+    merge_tree: str | None = None
+    state: State = State.PENDING
+    planned: bool = False
+    title: str = ""
+    is_open: bool = True
+    updated_at: AwareDatetime
+    sequence: int = Field(default=0, ge=0)
+
+
+class JobRecord(Frozen):
+    """How one job of a revision stands.
+
+    The record with the highest (round, attempt of the status, sequence) stands,
+    in whatever order records arrive; of two with the same numbers the first one does.
+
+    Attributes:
+        revision: Of which testing.
+        status: The row of the job matrix.
+        round: The status's round.
+        sequence: Grows with each record of the same attempt.
+        updated_at: When this was true.
+    """
+
+    revision: RevisionKey
+    status: JobStatus
+    round: int = Field(default=1, ge=1)
+    sequence: int = Field(default=0, ge=0)
+    updated_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _round_of_the_status(self) -> Self:
+        if self.round != self.status.round:
+            raise ValueError("a record and its status are of the same round")
+        return self
+
+    @property
+    def standing(self) -> Standing:
+        """The outcome's kind once it is decided, and before that the state."""
+        outcome, state = self.status.outcome, self.status.state
+        return Standing(state.value if outcome is None else outcome.kind)
+
+
+class AttemptRecord(Frozen):
+    """One run of a job.
+
+    An attempt that ended never goes back to running; apart from that the highest
+    sequence stands, and of two with the same numbers the first one.
+
+    Attributes:
+        revision: Of which testing.
+        job: Of what.
+        round: The job's round, from 1.
+        number: Number of the attempt within its round, from 1.
+        sequence: Grows with each record of the same attempt.
+        worker: Identity of the worker that ran it, if known.
+        started_at: When it began.
+        ended_at: When it ended, None while it runs.
+        outcome: What it came to; an infrastructure fault is `errored`, also when the job
+            is tried again. None while it runs.
+        phase: The phase under way, or the one at which it stopped.
+        log_key: Where its log is.
+    """
+
+    revision: RevisionKey
+    job: Job
+    round: int = Field(default=1, ge=1)
+    number: int = Field(ge=1)
+    sequence: int = Field(default=0, ge=0)
+    worker: str | None = None
+    started_at: AwareDatetime
+    ended_at: AwareDatetime | None = None
+    outcome: Outcome | None = None
+    phase: Phase | None = None
+    log_key: str | None = None
+
+    @property
+    def standing(self) -> Standing:
+        """`running`, or what it came to."""
+        return Standing.RUNNING if self.outcome is None else Standing(self.outcome.kind)
+
+    @model_validator(mode="after")
+    def _ended_with_an_outcome(self) -> Self:
+        if (self.ended_at is None) != (self.outcome is None):
+            raise ValueError("an attempt has an outcome exactly if it has ended")
+        return self
+
+
+class RecordBatch(Frozen):
+    """Records that are written together or not at all."""
+
+    revisions: tuple[RevisionRecord, ...] = ()
+    jobs: tuple[JobRecord, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
+
+
+def log_key(revision: RevisionKey, job: Job, *, round_: int, attempt: int) -> str:
+    """Returns where the log of an attempt is kept; different attempts have different keys.
+
+    Names are hostile: whatever is not a plain name is replaced and marked with a hash of
+    the original, behind a `=` that no plain name has.
+
+    Args:
+        revision: Which testing of which head.
+        job: Which job.
+        round_: The job's round, from 1.
+        attempt: Number of the attempt within the round, from 1.
+    """
+    owner, _, name = revision.repository.partition("/")
+    target = f"pr-{revision.number}" if revision.branch is None else f"branch-{revision.branch}"
+    parts = (
+        "logs",
+        _slug(owner),
+        _slug(name),
+        _slug(target),
+        f"{_slug(revision.head[:12])}@{_instant(revision.opened_at)}",
+        _job_slug(job),
+        f"{round_}-{attempt}",
+    )
+    return "/".join(parts)
+
+
+def _slug(text: str) -> str:
+    """Makes one part of a key of any text; different texts yield different parts."""
+    if _SLUG.fullmatch(text):
+        return text
+    safe = re.sub(r"[^A-Za-z0-9._+~-]+", "-", text)[:60]
+    return f"{safe if safe[:1].isalnum() else f'x{safe}'}={_digest(text)}"
+
+
+def _job_slug(job: Job) -> str:
+    platform = "@".join(_slug(part) for part in job.platform.split("/")) if job.platform else ""
+    names = (job.package, job.revdep or "")
+    slug = ",".join(filter(None, (job.kind.value, platform, *(_slug(n) for n in names if n))))
+    if len(slug) <= _JOB_SLUG_LENGTH:
+        return slug
+    return f"{slug[:_JOB_SLUG_LENGTH]}={_digest(job.id)}"
+
+
+def _instant(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%f")
+
+
+def _digest(text: str) -> str:
+    """64 bits: nobody finds two names of the same key by trying."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,399 @@
+"""The job index, on SQLite and on a real PostgreSQL."""
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from opam_ci.clients.index import (
+    AttemptFilter,
+    Index,
+    JobFilter,
+    Place,
+    RevisionFilter,
+)
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.outcome import (
+    Cause,
+    Errored,
+    Evidence,
+    Failed,
+    FailureReason,
+    LogLine,
+    Outcome,
+    Passed,
+    Skipped,
+    SkipReason,
+)
+from opam_ci.core.records import (
+    AttemptRecord,
+    JobRecord,
+    RecordBatch,
+    RevisionKey,
+    RevisionRecord,
+    Standing,
+)
+from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, State
+
+NOON = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
+KEY = RevisionKey(repository="ocaml/opam-repository", number=30203, head="a" * 40, opened_at=NOON)
+DEBIAN, FEDORA = "debian-13-ocaml-5.3/amd64", "fedora-42-ocaml-5.3/amd64"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of its own, reached by a socket only."""
+    if shutil.which("initdb") is None or shutil.which("pg_ctl") is None:
+        pytest.skip("no PostgreSQL server (initdb, pg_ctl) is installed")
+    pytest.importorskip("psycopg", reason="the package psycopg is not installed")
+    user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
+    with TemporaryDirectory(prefix="opam-ci-pg-") as home:
+        Path(home).chmod(0o755)
+        data = Path(home, "data")
+        data.mkdir()
+        if user is not None:
+            shutil.chown(data, user)
+        options = f"-c listen_addresses= -c unix_socket_directories={data} -c fsync=off"
+        setup = ["initdb", "-D", str(data), "-U", "ci", "-A", "trust", "-N", "-E", "UTF8"]
+        start = ["pg_ctl", "-D", str(data), "-w", "-l", str(data / "log"), "-o", options, "start"]
+        stop = ["pg_ctl", "-D", str(data), "-w", "-m", "immediate", "stop"]
+        subprocess.run(setup, user=user, cwd="/", check=True, capture_output=True)
+        subprocess.run(start, user=user, cwd="/", check=True, stdout=subprocess.DEVNULL)
+        yield str(data)
+        subprocess.run(stop, user=user, cwd="/", check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Index]:
+    with TemporaryDirectory(prefix="opam-ci-index-") as home:
+        if request.param == "sqlite":
+            url = f"sqlite:///{home}/index.db"
+        else:
+            url = f"postgresql://ci@/postgres?host={request.getfixturevalue('postgres')}"
+        index = Index.open(url)
+        yield index
+        index.close()
+
+
+@pytest.fixture
+def index(opened: Index) -> Iterator[Index]:
+    """An empty index."""
+    yield opened
+    with opened._engine.begin() as connection:
+        connection.execute(text("DELETE FROM pull_requests"))  # the rest goes with them
+        for table in ("revisions", "jobs", "attempts"):
+            assert connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0  # noqa: S608 - ours
+
+
+def job(package: str = "cppo.1.8.0", platform: str = DEBIAN) -> Job:
+    return Job(platform=platform, package=package, kind=JobKind.BUILD)
+
+
+PASSED = Passed(evidence=Evidence(rule="installed", worker="w1"))
+FAILED = Failed(
+    reason=FailureReason.BUILD,
+    evidence=Evidence(
+        rule="compile-error",
+        phase=Phase.BUILD,
+        lines=(LogLine(offset=17, text="Error: Unbound \0 é"),),
+        exit_code=2,
+        worker="w1",
+    ),
+)
+ERRORED = Errored(
+    cause=Cause.DISK_FULL, evidence=Evidence(rule="enospc", phase=Phase.FETCH, worker="w2")
+)
+SKIPPED = Skipped(reason=SkipReason.UNAVAILABLE, evidence=Evidence(rule="available"))
+
+
+def decided(outcome: Outcome, what: Job, *, minutes: int = 0, **fields: int) -> JobRecord:
+    status = JobStatus(job=what, state=JobState.DECIDED, attempt=1, outcome=outcome)
+    moment = NOON + timedelta(minutes=minutes)
+    return JobRecord(revision=KEY, status=status, updated_at=moment, **fields)
+
+
+def retrying(what: Job) -> JobRecord:
+    fault = Fault(
+        attempt=1, cause=Cause.DNS, evidence=Evidence(rule="dns"), worker="w3", at=NOON, log="l"
+    )
+    status = JobStatus(
+        job=what, state=JobState.RETRYING, attempt=1, faults=(fault,), started_at=NOON,
+        next_attempt_at=NOON + timedelta(minutes=3),
+    )  # fmt: skip
+    return JobRecord(revision=KEY, status=status, updated_at=NOON)
+
+
+def attempt(number: int, outcome: Outcome | None, *, sequence: int = 0) -> AttemptRecord:
+    begun = NOON + timedelta(minutes=number)
+    return AttemptRecord(
+        revision=KEY, job=job(), number=number, sequence=sequence, worker="w2",
+        started_at=begun, outcome=outcome, phase=Phase.FETCH, log_key=f"logs/{number}",
+        ended_at=None if outcome is None else begun + timedelta(seconds=5),
+    )  # fmt: skip
+
+
+def test_records_come_back_as_they_went_in(index: Index) -> None:
+    revision = RevisionRecord(
+        key=KEY, base="b" * 40, merge_tree="c" * 40, state=State.FAILURE, planned=True,
+        title="[new release] cppo", updated_at=NOON, sequence=4,
+    )  # fmt: skip
+    jobs = (retrying(job("a.1")), decided(ERRORED, job("b.1")), decided(SKIPPED, job("c.1")))
+    attempts = (attempt(1, ERRORED), attempt(2, None))
+    index.record(RecordBatch(revisions=(revision,), jobs=jobs, attempts=attempts))
+    assert index.revisions().items == (revision,)
+    assert set(index.jobs(JobFilter(package="a.1")).items) == {jobs[0]}
+    assert set(index.jobs(JobFilter(package="b.1")).items) == {jobs[1]}
+    assert set(index.jobs(JobFilter(package="c.1")).items) == {jobs[2]}
+    assert index.attempts().items == tuple(reversed(attempts))
+
+
+def test_a_nul_of_a_log_is_stored_as_a_replacement(index: Index) -> None:
+    index.record(RecordBatch(jobs=(decided(FAILED, job()),)))
+    [found] = index.jobs().items
+    assert isinstance(found.status.outcome, Failed)
+    assert found.status.outcome.evidence.lines[0].text == "Error: Unbound \ufffd é"
+
+
+def test_instants_come_back_in_utc_whatever_zone_they_came_in(index: Index) -> None:
+    elsewhere = NOON.astimezone(timezone(timedelta(hours=-7)))
+    key = KEY.model_copy(update={"opened_at": elsewhere})
+    index.record(RecordBatch(revisions=(RevisionRecord(key=key, base="b", updated_at=elsewhere),)))
+    [found] = index.revisions(RevisionFilter(revision=key, since=elsewhere)).items
+    assert found.key.opened_at == NOON
+    assert found.updated_at.utcoffset() == timedelta(0)
+    assert index.revisions(RevisionFilter(until=elsewhere)).items == ()
+
+
+def test_the_same_record_twice_changes_nothing(index: Index) -> None:
+    batch = RecordBatch(jobs=(decided(FAILED, job()),), attempts=(attempt(1, ERRORED),))
+    index.record(batch)
+    before = (index.jobs(), index.attempts(), index.revisions())
+    index.record(batch)
+    assert (index.jobs(), index.attempts(), index.revisions()) == before
+
+
+@settings(
+    deadline=None,
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(order=st.permutations(range(4)), data=st.data())
+def test_the_newest_record_stands_in_whatever_order_they_arrive(
+    index: Index, order: list[int], data: st.DataObject
+) -> None:
+    key = KEY.model_copy(update={"number": data.draw(st.integers(1, 10**6))})
+    versions = ((1, 0, 5), (1, 1, 0), (2, 0, 0), (2, 0, 1))
+    records = [
+        JobRecord(
+            revision=key,
+            status=JobStatus(job=job(), state=JobState.RUNNING, round=round_, attempt=number),
+            round=round_,
+            sequence=sequence,
+            updated_at=NOON + timedelta(seconds=place),
+        )
+        for place, (round_, number, sequence) in enumerate(versions)
+    ]
+    for place in order:
+        index.record(RecordBatch(jobs=(records[place],)))
+    of_key = JobFilter(of=RevisionFilter(revision=key))
+    assert index.jobs(of_key).items == (records[3],)
+
+
+def test_of_two_records_with_the_same_numbers_the_first_stands(index: Index) -> None:
+    for outcome in (FAILED, PASSED):
+        index.record(RecordBatch(jobs=(decided(outcome, job()),)))
+        index.record(RecordBatch(attempts=(attempt(1, outcome),)))
+    assert index.counts() == Counts(failed=1)
+    assert [each.standing for each in index.attempts().items] == [Standing.FAILED]
+
+
+def test_an_ended_attempt_never_runs_again(index: Index) -> None:
+    ended = attempt(1, ERRORED, sequence=1)
+    for record in (ended, attempt(1, None, sequence=7), attempt(1, PASSED, sequence=0)):
+        index.record(RecordBatch(attempts=(record,)))
+    assert index.attempts().items == (ended,)
+
+
+def test_a_job_known_by_its_attempt_alone_gives_way_to_its_record(index: Index) -> None:
+    index.record(RecordBatch(attempts=(attempt(1, None),)))
+    assert index.counts() == Counts(queued=1)
+    index.record(RecordBatch(jobs=(decided(PASSED, job()),)))
+    assert index.counts() == Counts(passed=1)
+    revision = RevisionRecord(key=KEY, base="b", updated_at=NOON)
+    index.record(RecordBatch(revisions=(revision,)))
+    assert index.revisions().items == (revision,)
+
+
+def test_a_new_testing_of_the_same_head_is_apart(index: Index) -> None:
+    later = KEY.model_copy(update={"opened_at": NOON + timedelta(hours=1)})
+    old = RevisionRecord(key=KEY, base="b", title="old", updated_at=NOON, sequence=9)
+    new = RevisionRecord(key=later, base="b", title="new", updated_at=NOON + timedelta(hours=1))
+    again = decided(PASSED, job()).model_copy(update={"revision": later})
+    index.record(RecordBatch(revisions=(new,), jobs=(again,)))
+    index.record(RecordBatch(revisions=(old,), jobs=(decided(FAILED, job(), sequence=9),)))
+    assert index.counts() == Counts(passed=1, failed=1)
+    newest = RevisionFilter(newest=True)
+    assert index.revisions(newest).items == (new,)
+    assert index.counts(JobFilter(of=newest)) == Counts(passed=1)
+    assert {each.title for each in index.revisions().items} == {"new"}
+
+
+def test_branches_and_pull_requests_are_never_confused(index: Index) -> None:
+    branch = RevisionKey(repository=KEY.repository, branch="30203", head="a", opened_at=NOON)
+    records = tuple(RevisionRecord(key=key, base="b", updated_at=NOON) for key in (KEY, branch))
+    index.record(RecordBatch(revisions=records))
+    assert index.revisions(RevisionFilter(number=30203)).items == (records[0],)
+    assert index.revisions(RevisionFilter(branch="30203")).items == (records[1],)
+
+
+@pytest.fixture
+def filled(index: Index) -> Index:
+    """One job of each kind of outcome, on two platforms."""
+    records = (
+        decided(PASSED, job("passed.1"), minutes=1),
+        decided(FAILED, job("failed.1"), minutes=2),
+        decided(ERRORED, job("errored.1", FEDORA), minutes=3),
+        decided(SKIPPED, job("skipped.1", FEDORA), minutes=4),
+        retrying(job()),
+    )
+    index.record(RecordBatch(jobs=records, attempts=(attempt(1, ERRORED), attempt(2, None))))
+    return index
+
+
+AT_3, AT_4 = NOON + timedelta(minutes=3), NOON + timedelta(minutes=4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "packages"),
+    [
+        (JobFilter(standing=Standing.FAILED), "failed.1"),
+        (JobFilter(standing=Standing.ERRORED), "errored.1"),
+        (JobFilter(cause=Cause.DISK_FULL), "errored.1"),
+        (JobFilter(cause=Cause.DNS), "cppo.1.8.0"),
+        (JobFilter(failure_reason=FailureReason.BUILD), "failed.1"),
+        (JobFilter(skip_reason=SkipReason.UNAVAILABLE), "skipped.1"),
+        (JobFilter(platform=FEDORA), "skipped.1 errored.1"),
+        (JobFilter(platform=FEDORA, standing=Standing.ERRORED), "errored.1"),
+        (JobFilter(package="passed.1"), "passed.1"),
+        (JobFilter(worker="w1"), "failed.1 passed.1"),
+        (JobFilter(worker="w3"), "cppo.1.8.0"),
+        (JobFilter(since=AT_3), "skipped.1 errored.1"),
+        (JobFilter(since=AT_3, until=AT_4, kind=JobKind.BUILD), "errored.1"),
+        (JobFilter(kind=JobKind.TEST), ""),
+        (JobFilter(of=RevisionFilter(head="b")), ""),
+        (JobFilter(of=RevisionFilter(revision=KEY), standing=Standing.RETRYING), "cppo.1.8.0"),
+        (JobFilter(package="failed.1' OR 1=1 --"), ""),
+    ],
+)
+def test_jobs_are_found_by_each_filter(filled: Index, wanted: JobFilter, packages: str) -> None:
+    found = [each.status.job.package for each in filled.jobs(wanted).items]
+    assert found == packages.split()
+    assert filled.counts(wanted).total == len(found)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "numbers"),
+    [
+        (AttemptFilter(), [2, 1]),
+        (AttemptFilter(job=job()), [2, 1]),
+        (AttemptFilter(job=job("other.1")), []),
+        (AttemptFilter(standing=Standing.RUNNING), [2]),
+        (AttemptFilter(cause=Cause.DISK_FULL), [1]),
+        (AttemptFilter(phase=Phase.FETCH, worker="w2", platform=DEBIAN), [2, 1]),
+        (AttemptFilter(since=NOON + timedelta(minutes=2)), [2]),
+        (AttemptFilter(failure_reason=FailureReason.BUILD), []),
+        (AttemptFilter(of=RevisionFilter(number=1)), []),
+    ],
+)
+def test_attempts_are_found_by_each_filter(
+    filled: Index, wanted: AttemptFilter, numbers: list[int]
+) -> None:
+    assert [each.number for each in filled.attempts(wanted).items] == numbers
+
+
+def test_failed_and_errored_are_counted_apart(filled: Index) -> None:
+    everything = Counts(passed=1, failed=1, errored=1, skipped=1, retrying=1)
+    assert filled.counts() == everything
+    assert filled.counts_by("platform") == {
+        DEBIAN: Counts(passed=1, failed=1, retrying=1),
+        FEDORA: Counts(errored=1, skipped=1),
+    }
+    assert filled.counts_by("cause") == {
+        "disk_full": Counts(errored=1),
+        "dns": Counts(retrying=1),
+    }
+    assert filled.counts_by("failure_reason") == {"build": Counts(failed=1)}
+
+
+def test_a_listing_in_parts_shows_everything_once(index: Index) -> None:
+    # Three share each moment, so that places between equal times are tried too.
+    records = [decided(PASSED, job(f"p.{n}"), minutes=n // 3) for n in range(10)]
+    index.record(RecordBatch(jobs=tuple(records)))
+    found: list[JobRecord] = []
+    after = None
+    for _ in range(5):
+        part = index.jobs(place=Place(limit=2, after=after))
+        found += part.items
+        after = part.following
+    assert after is None
+    assert {each.status.job.package for each in found} == {f"p.{n}" for n in range(10)}
+    assert [each.updated_at for each in found] == sorted(
+        (each.updated_at for each in records), reverse=True
+    )
+
+
+@pytest.mark.parametrize("after", ["", "x", "2026-05-04T12:00:00/1", "2026-05-04T12:00:00+00:00/x"])
+def test_a_place_from_nowhere_is_refused(index: Index, after: str) -> None:
+    with pytest.raises(UsageError, match="no place"):
+        index.jobs(place=Place(after=after))
+
+
+def test_a_batch_is_written_whole_or_not_at_all(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise InfrastructureError("cut off", cause=Cause.STORAGE)
+
+    monkeypatch.setattr("opam_ci.clients.index.write._write_attempts", broken)
+    with pytest.raises(InfrastructureError):
+        index.record(RecordBatch(jobs=(decided(PASSED, job()),), attempts=(attempt(1, None),)))
+    assert index.jobs().items == ()
+    assert index.revisions().items == ()
+
+
+def test_many_threads_can_write_and_read_at_once(index: Index) -> None:
+    errors: list[BaseException] = []
+
+    def work(worker: int) -> None:
+        try:
+            for number in range(10):
+                names = [f"p{each}.{number}" for each in range(20)]
+                jobs = tuple(decided(PASSED, job(name), sequence=worker) for name in names)
+                index.record(RecordBatch(jobs=jobs))
+                index.counts()
+        except BaseException as error:  # noqa: BLE001 - reported by the assertion below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert index.counts() == Counts(passed=200)
+    assert {each.sequence for each in index.jobs(place=Place(limit=1000)).items} == {3}
+
+
+def test_nothing_is_written_by_an_empty_batch(index: Index) -> None:
+    index.record(RecordBatch())
+    assert index.revisions().items == ()

@@ -1,0 +1,228 @@
+"""Opening the index: migrations, races, files of something else, damage, full disks."""
+
+import ast
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from opam_ci.clients.index import Index, migrate
+from opam_ci.clients.index.engine import reading, writing
+from opam_ci.clients.index.schema import METADATA, SCHEMA_VERSION, VERSION_TABLE
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.outcome import Cause
+from opam_ci.core.records import RecordBatch, RevisionKey, RevisionRecord
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+
+
+def revision(head: str) -> RevisionRecord:
+    key = RevisionKey(repository="o/r", number=1, head=head, opened_at=NOW)
+    return RevisionRecord(key=key, base="b", updated_at=NOW)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "some where" / "index.db"
+
+
+def test_a_fresh_file_is_made_with_its_directory_and_kept(path: Path) -> None:
+    for head in ("1", "2"):
+        index = Index.open(f"sqlite:///{path}")
+        index.record(RecordBatch(revisions=(revision(head),)))
+        index.close()
+    index = Index.open(f"sqlite:///{path}")
+    assert {each.key.head for each in index.revisions().items} == {"1", "2"}
+    with reading(index._engine) as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(text("PRAGMA foreign_keys")) == 1
+        assert connection.scalar(text("PRAGMA busy_timeout")) >= 10_000
+    index.close()
+
+
+def test_migrations_lead_to_the_tables_of_the_code(path: Path) -> None:
+    index = Index.open(f"sqlite:///{path}")
+    with writing(index._engine) as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, METADATA) == []
+    index.close()
+
+
+def test_the_newest_step_is_the_version_that_the_code_expects() -> None:
+    steps = Path(migrate.__file__).parent / "migrations" / "versions"
+    names = [path.stem for path in steps.glob("v*.py")]
+    assert max(names).startswith(f"v{SCHEMA_VERSION}_")
+    for path in steps.glob("v*.py"):
+        assigned = {
+            node.targets[0].id: ast.literal_eval(node.value)
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        assert path.stem.startswith(f"v{assigned['revision']}_")
+
+
+_OPENER = """
+import sys
+from datetime import UTC, datetime
+from opam_ci.clients.index import Index
+from opam_ci.core.records import RecordBatch, RevisionKey, RevisionRecord
+print("ready", flush=True)
+sys.stdin.readline()
+index = Index.open(sys.argv[1])
+now = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+for number in range(20):
+    key = RevisionKey(repository="o/r", number=number, head=sys.argv[2], opened_at=now)
+    record = RevisionRecord(key=key, base="b", updated_at=now)
+    index.record(RecordBatch(revisions=(record,)))
+index.close()
+"""
+
+
+def test_processes_that_open_a_fresh_file_at_once_all_succeed(path: Path) -> None:
+    url = f"sqlite:///{path}"
+    openers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", _OPENER, url, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(3)
+    ]
+    for opener in openers:
+        assert opener.stdout is not None
+        assert opener.stdout.readline() == b"ready\n"
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write(b"go\n")
+        opener.stdin.flush()
+    errors = [opener.communicate(timeout=60)[1] for opener in openers]
+    assert errors == [b"", b"", b""]
+    assert [opener.returncode for opener in openers] == [0, 0, 0]
+    index = Index.open(url)
+    assert len(index.revisions().items) == 60
+    index.close()
+
+
+def test_opening_waits_for_another_process_that_opens_a_fresh_file(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # SQLite itself does not wait for this one
+    release = threading.Timer(0.2, lambda: other.execute("ROLLBACK"))
+    release.start()
+    Index.open(f"sqlite:///{path}").close()
+    release.join()
+    other.close()
+
+
+def test_a_killed_migration_leaves_nothing_and_is_run_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = migrate._upgrade
+
+    def cut_off(connection: object) -> None:
+        upgrade(connection)  # type: ignore[arg-type] # only handed on
+        raise InfrastructureError("cut off", cause=Cause.STORAGE)
+
+    monkeypatch.setattr(migrate, "_upgrade", cut_off)
+    with pytest.raises(InfrastructureError, match="cut off"):
+        Index.open(f"sqlite:///{path}")
+    with sqlite3.connect(path) as plain:
+        assert plain.execute("SELECT name FROM sqlite_master").fetchall() == []
+    plain.close()
+    monkeypatch.undo()
+    Index.open(f"sqlite:///{path}").close()
+
+
+def test_a_newer_schema_is_refused(path: Path) -> None:
+    Index.open(f"sqlite:///{path}").close()
+    with sqlite3.connect(path) as plain:
+        plain.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - ours
+    plain.close()
+    with pytest.raises(UsageError, match=r"newer opam-ci \(schema 9999.*update opam-ci"):
+        Index.open(f"sqlite:///{path}")
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as plain:
+        plain.execute("CREATE TABLE recipes (name TEXT)")
+    plain.close()
+    with pytest.raises(UsageError, match="of something else"):
+        Index.open(f"sqlite:///{path}")
+    with sqlite3.connect(path) as plain:
+        assert plain.execute("SELECT name FROM sqlite_master").fetchall() == [("recipes",)]
+    plain.close()
+
+
+def test_a_file_that_is_no_database_is_the_stores_fault(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(InfrastructureError, match=r"damaged or.*move the file") as caught:
+        Index.open(f"sqlite:///{path}")
+    assert caught.value.cause is Cause.STORAGE
+
+
+def test_a_damaged_index_is_the_stores_fault(path: Path) -> None:
+    index = Index.open(f"sqlite:///{path}")
+    index.record(RecordBatch(revisions=tuple(revision(f"{head:040}") for head in range(60))))
+    index.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    with pytest.raises(InfrastructureError, match="damaged") as caught:
+        Index.open(f"sqlite:///{path}").revisions()
+    assert caught.value.cause is Cause.STORAGE
+
+
+def test_a_directory_that_cannot_be_made_is_our_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InfrastructureError, match="cannot make the directory"):
+        Index.open(f"sqlite:///{tmp_path}/file/index.db")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "index.db", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "file:///x", "x://y"]
+)
+def test_a_url_that_names_no_index_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="names no index"):
+        Index.open(url)
+
+
+def test_an_unreachable_server_is_our_fault_and_keeps_the_password_secret(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="the package psycopg is not installed")
+    url = f"postgresql://ci:secret@/index?host={tmp_path}"
+    with pytest.raises(InfrastructureError, match="does not work") as caught:
+        Index.open(url)
+    assert caught.value.cause is Cause.STORAGE
+    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a file system of limited size needs the right to mount")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_has_its_own_cause_and_what_was_written_stays(small_disk: Path) -> None:
+    index = Index.open(f"sqlite:///{small_disk}/index.db")
+    index.record(RecordBatch(revisions=(revision("kept"),)))
+    much = RecordBatch(revisions=tuple(revision(f"{n:04}" * 5000) for n in range(100)))
+    with pytest.raises(InfrastructureError) as caught:
+        index.record(much)
+    assert caught.value.cause is Cause.DISK_FULL
+    assert [each.key.head for each in index.revisions().items] == ["kept"]
+    index._engine.dispose()
