@@ -1,0 +1,143 @@
+"""Which Debian archive this machine uses, read from its own apt configuration.
+
+A worker behind a mirror or a proxy must make its root file system through the same mirror
+and proxy as everything else on that machine. Both formats of apt's sources are read: the
+one-line format of sources.list(5) and deb822.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from opam_ci.core.model import Frozen
+
+DEFAULT_ARCHIVE = "http://deb.debian.org/debian"
+DEFAULT_SECURITY = "http://deb.debian.org/debian-security"
+
+_DEBIAN_SUITE = re.compile(
+    r"(?:buster|bullseye|bookworm|trixie|forky|sid|stable|oldstable|testing|unstable)"
+    r"(?:-updates|-backports)?"
+)
+_SECURITY_SUITE = re.compile(r"[a-z]+(?:-security|/updates)")
+_CARRIED = re.compile(
+    r"Acquire::(?:(?:https?|ftp)::Proxy(?:::.*)?|Check-Valid-Until|Check-Date|Retries)",
+    re.IGNORECASE,
+)
+
+
+class Source(Frozen):
+    """One archive that the machine installs binary packages from."""
+
+    uri: str
+    suite: str
+
+
+class Archives(Frozen):
+    """Where a Debian root file system comes from.
+
+    Attributes:
+        main: URI of the archive.
+        security: URI of the archive of security updates, None if the machine names none.
+        options: apt options of the machine (proxies, date checks) as (key, value).
+    """
+
+    main: str = DEFAULT_ARCHIVE
+    security: str | None = DEFAULT_SECURITY
+    options: tuple[tuple[str, str], ...] = ()
+
+    def sources(self, suite: str) -> tuple[str, ...]:
+        """Returns sources.list lines for a suite of Debian."""
+        lines = [f"deb {self.main} {suite} main", f"deb {self.main} {suite}-updates main"]
+        if self.security is not None:
+            lines.append(f"deb {self.security} {suite}-security main")
+        return tuple(lines)
+
+
+def one_line_sources(text: str) -> list[Source]:
+    """Reads the one-line format: `deb [options] URI SUITE COMPONENT…`."""
+    found = []
+    for line in text.splitlines():
+        words = re.sub(r"\[[^\]]*\]", " ", line.split("#", 1)[0]).split()
+        if len(words) >= 4 and words[0] == "deb" and "main" in words[3:]:  # noqa: PLR2004 - type, URI, suite, component
+            found.append(Source(uri=words[1], suite=words[2]))
+    return found
+
+
+def deb822_sources(text: str) -> list[Source]:
+    """Reads stanzas of deb822: every URI with every suite."""
+    found = []
+    uncommented = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for stanza in re.split(r"\n\s*\n", uncommented):
+        fields: dict[str, list[str]] = {}
+        name = ""
+        for line in stanza.splitlines():
+            if line[:1].isspace():
+                fields.setdefault(name, []).extend(line.split())
+            elif ":" in line:
+                name, _, value = line.partition(":")
+                name = name.strip().lower()
+                fields[name] = value.split()
+        if fields.get("enabled", ["yes"])[0].lower() in ("no", "false", "0"):
+            continue
+        if "deb" in fields.get("types", []) and "main" in fields.get("components", []):
+            found += [
+                Source(uri=uri, suite=suite)
+                for uri in fields.get("uris", [])
+                for suite in fields.get("suites", [])
+            ]
+    return found
+
+
+def usable(uri: str) -> bool:
+    """Says whether an archive may be named inside a build root.
+
+    Only HTTP: a `file:` archive is not visible there. No URI with a password: everything in
+    the root file system is readable by the packages under test.
+    """
+    parts = urlsplit(uri)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+
+
+def choose(sources: list[Source], options: tuple[tuple[str, str], ...] = ()) -> Archives:
+    """Chooses the archives of a Debian machine; Debian's own for any other machine."""
+    good = [source for source in sources if usable(source.uri)]
+    main = [source.uri for source in good if _DEBIAN_SUITE.fullmatch(source.suite)]
+    security = [source.uri for source in good if _SECURITY_SUITE.fullmatch(source.suite)]
+    # Ubuntu's suites match neither pattern but for its "-security" ones: without a Debian
+    # archive beside them they say nothing about Debian.
+    if not main:
+        return Archives(options=options)
+    return Archives(
+        main=main[0].rstrip("/"),
+        security=security[0].rstrip("/") if security else None,
+        options=options,
+    )
+
+
+def carried_options(dump: str) -> tuple[tuple[str, str], ...]:
+    """Picks the proxies and date checks out of the output of `apt-config dump`."""
+    found = re.findall(r'^(\S+) "([^"\n]*)";$', dump, re.MULTILINE)
+    return tuple((key, value) for key, value in found if value and _CARRIED.fullmatch(key))
+
+
+def read_host(etc_apt: Path = Path("/etc/apt")) -> Archives:
+    """Reads this machine's apt configuration; blocks for a few milliseconds."""
+    sources: list[Source] = []
+    listed = etc_apt / "sources.list"
+    for path in [listed, *sorted((etc_apt / "sources.list.d").glob("*"))]:
+        if not path.is_file():
+            continue
+        text = path.read_text(errors="replace")
+        if path.suffix == ".list":
+            sources += one_line_sources(text)
+        elif path.suffix == ".sources":
+            sources += deb822_sources(text)
+    apt_config = shutil.which("apt-config")
+    dump = ""
+    if apt_config is not None:
+        dump = subprocess.run(  # noqa: S603 - a fixed command
+            [apt_config, "dump"], capture_output=True, text=True, check=False
+        ).stdout
+    return choose(sources, carried_options(dump))

@@ -1,0 +1,78 @@
+"""Reading files of a build root from outside it.
+
+What lies in a build root was written by packages under test. A symbolic link there means
+something else outside: none is ever followed, at any level.
+"""
+
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+
+def _open(root: Path, path: str, flags: int) -> int | None:
+    parts = PurePosixPath(path).parts
+    if not parts or any(part in ("/", "..") for part in parts):
+        raise ValueError(f"not a path beneath a root: {path!r}")
+    current = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        wanted = flags if last else os.O_RDONLY | os.O_DIRECTORY
+        try:
+            # O_NONBLOCK: a named pipe must not make the reader wait.
+            following = os.open(
+                part,
+                wanted | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
+                dir_fd=current,
+            )
+        except OSError:
+            return None
+        finally:
+            os.close(current)
+        current = following
+    return current
+
+
+def read(root: Path, path: str, *, limit: int) -> bytes | None:
+    """Reads a regular file beneath a root.
+
+    Args:
+        root: Directory that is trusted.
+        path: Relative path within it.
+        limit: Size in bytes above which the file is not read.
+
+    Returns:
+        The content; None if there is no such regular file, or it is larger.
+    """
+    descriptor = _open(root, path, os.O_RDONLY)
+    if descriptor is None:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            return None
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(descriptor)
+
+
+def names(root: Path, path: str) -> tuple[str, ...]:
+    """Lists the directories within a directory beneath a root, sorted; empty if absent."""
+    descriptor = _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    if descriptor is None:
+        return ()
+    try:
+        with os.scandir(descriptor) as entries:
+            return tuple(sorted(e.name for e in entries if e.is_dir(follow_symlinks=False)))
+    finally:
+        os.close(descriptor)
+
+
+def packages(root: Path, repository: str) -> frozenset[str]:
+    """Lists the packages (`name.version`) of an opam repository beneath a root."""
+    return frozenset(
+        package
+        for name in names(root, f"{repository}/packages")
+        for package in names(root, f"{repository}/packages/{name}")
+        if package.startswith(f"{name}.")
+    )

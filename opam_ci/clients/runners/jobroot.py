@@ -1,0 +1,90 @@
+"""The throwaway directory of one job: its upper layer, its lock, its end."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from opam_ci.clients.runners.image import remove_tree, remove_unlocked
+from opam_ci.clients.runners.locks import locked_directory
+from opam_ci.clients.runners.sandbox import Overlay, Rights
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.facts import HostFacts
+from opam_ci.core.outcome import Cause
+
+
+class JobRoots:
+    """The job roots below one directory.
+
+    A job root belongs to whoever holds the lock in it. The kernel releases the lock of a
+    killed worker, so that a sweep can tell its leftovers from the roots of live workers.
+
+    Args:
+        home: The directory.
+        rights: How to get the rights that mounts need.
+    """
+
+    def __init__(self, home: Path, rights: Rights) -> None:
+        self._home = home
+        self._rights = rights
+
+    @asynccontextmanager
+    async def open(self, lowers: tuple[Path, ...]) -> AsyncIterator[Overlay]:
+        """Makes a job root over read-only layers, and removes it at the end.
+
+        Raises:
+            InfrastructureError: Cause `disk_full` or `storage`: it cannot be made or removed.
+        """
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            directory, mine = locked_directory(self._home, "job-")
+            root = overlay(directory, lowers)
+        except OSError as error:
+            raise InfrastructureError(
+                f"no job root can be made in {self._home}: {error}",
+                cause=Cause.DISK_FULL if error.errno in _FULL else Cause.STORAGE,
+            ) from error
+        try:
+            yield root
+        finally:
+            try:
+                await remove_tree(directory, self._rights)
+            finally:
+                os.close(mine)
+
+    async def sweep(self) -> int:
+        """Removes the job roots of workers that are gone.
+
+        Returns:
+            How many there were.
+        """
+        return await remove_unlocked(self._home, "job-", self._rights)
+
+
+_FULL = (28, 122)
+"""ENOSPC and EDQUOT."""
+
+
+def overlay(directory: Path, lowers: tuple[Path, ...]) -> Overlay:
+    """Makes the directories of an overlay within a directory two levels below `home`."""
+    root = Overlay(
+        home=directory.parent.parent,
+        lowers=lowers,
+        upper=directory / "upper",
+        work=directory / "work",
+        merged=directory / "merged",
+    )
+    for path in (root.upper, root.work, root.merged):
+        path.mkdir()
+        # The mode of `upper` is that of the build's own "/", whatever the worker's umask.
+        path.chmod(0o755)
+    return root
+
+
+def host_facts(root: Overlay) -> HostFacts:
+    """Reads how much room is left where a build root writes."""
+    try:
+        status = os.statvfs(root.upper)
+    except OSError:
+        return HostFacts()
+    return HostFacts(free_bytes=status.f_bavail * status.f_frsize, free_inodes=status.f_favail)

@@ -1,0 +1,248 @@
+"""One job in its build root: phase after phase, until one fails."""
+
+from datetime import UTC, datetime, timedelta
+from typing import IO
+
+from opam_ci.clients.runners import beneath, layer, mirrors, phases, report, sandbox, steps
+from opam_ci.clients.runners.image import Image
+from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.core.build import BuildSpec
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause
+
+_LISTS_FRESH = timedelta(days=1)
+"""Age of the image's apt lists up to which they are used as they are: Debian's archive
+keeps a superseded version for about that long."""
+
+_UNKNOWN = 5
+"""opam's exit code for a package that is unknown or unavailable."""
+
+_OPAM_FILE_LIMIT = 1 << 20
+_REPOSITORY_FILES = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
+
+
+class JobRun:
+    """The state of one running job.
+
+    Attributes:
+        probes: Facts by name: `package_known` after the solver said 5.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a job consists of
+        self,
+        spec: BuildSpec,
+        root: sandbox.Overlay,
+        base: layer.Layer,
+        image: Image,
+        book: PhaseBook,
+        *,
+        apt_options: tuple[tuple[str, str], ...],
+        rights: sandbox.Rights,
+        environment: dict[str, str],
+    ) -> None:
+        self._spec = spec
+        self._root = root
+        self._base = base
+        self._image = image
+        self._book = book
+        self._apt_options = apt_options
+        self._rights = rights
+        self._environment = environment
+        self._mirrors = mirrors.inside(spec.archive_mirrors)
+        # What the base layer has installed already can only be installed again.
+        self._reinstall = phases.target(spec) in base.manifest.installed
+        self._solution: tuple[str, ...] = ()
+        self._steps = 0
+        self.probes: dict[str, bool] = {}
+        self.installed: bool | None = None
+
+    async def unpack_submission(self, archive: IO[bytes]) -> Ended:
+        """Unpacks the overlay repository within the build root."""
+        # The making of a base layer, which has its own limits, is over.
+        self._book.restart_limit(Phase.CHECKOUT)
+        return await self._step(steps.unpack(phases.SUBMISSION_FILES), stdin=archive)
+
+    async def run(self) -> bool:
+        """Runs the phases after the checkout.
+
+        Returns:
+            Whether all of them succeeded.
+        """
+        if not await self._setup() or not await self._solve():
+            return False
+        if self._needs_depexts() and not await self._depexts():
+            return False
+        reinstall = self._reinstall
+        sources = phases.fetch_again(self._solution) if reinstall else (phases.fetch(self._spec),)
+        if not await self._phase(Phase.FETCH, *sources):
+            return False
+        wanted = [Phase.DEPENDENCIES, Phase.BUILD]
+        if phases.with_tests(self._spec):
+            wanted.append(Phase.TEST)
+        for phase in wanted:
+            step = phases.install(phase, self._spec, reinstall=reinstall)
+            if not await self._phase(phase, step):
+                return False
+        self._verify()
+        return True
+
+    async def _setup(self) -> bool:
+        layer.require_sandbox(self._base.upper)
+        if not await self._phase(Phase.SETUP, *phases.submission_repository(self._mirrors)):
+            return False
+        self._check_repository()
+        return True
+
+    def _check_repository(self) -> None:
+        """Counts packages: a repository that lost some answers 'no such package' to all."""
+        submitted = beneath.packages(self._root.upper, _REPOSITORY_FILES)
+        base = self._base.manifest
+        count = len(base.packages | submitted) + base.hidden
+        expected = self._spec.repository
+        # Hidden packages that the submission has too are counted twice; packages that the
+        # merge deletes are in the overlay, as unavailable, and not in the merge.
+        surplus = count - expected.package_count
+        if len(submitted) != expected.overlay_packages or not (
+            0 <= surplus <= expected.overlay_packages
+        ):
+            raise InfrastructureError(
+                f"the build sees {count} packages, {len(submitted)} of them submitted; the "
+                f"merge has {expected.package_count}, {expected.overlay_packages} submitted",
+                cause=Cause.REPOSITORY_STATE,
+                phase=Phase.SETUP,
+            )
+
+    async def _solve(self) -> bool:
+        step = phases.solve(self._spec, reinstall=self._reinstall)
+        begun = self._book.begin(Phase.SOLVE, step.title)
+        ended = await self._step(step)
+        found = self._read_report(step)
+        if ended.exit_code == _UNKNOWN:
+            known = await self._step(phases.is_known(self._spec))
+            self.probes["package_known"] = known.ok
+        if ended.ok:
+            self._solution = found.solution if found is not None else ()
+            await self._freeze()
+        return self._book.end(begun, ended, found)
+
+    async def _freeze(self) -> None:
+        submitted = beneath.packages(self._root.upper, _REPOSITORY_FILES)
+        wanted = sorted({*self._solution, *self._base.manifest.installed})
+        freeze = phases.freeze(
+            tuple(p for p in wanted if p not in submitted and p in self._base.manifest.packages),
+            tuple(p for p in wanted if p in submitted),
+        )
+        for step in freeze:
+            ended = await self._step(step)
+            if not ended.ok:
+                raise InfrastructureError(
+                    f"the solution could not be frozen: {step.title} ended with "
+                    f"{ended.exit_code if ended.signal is None else f'signal {ended.signal}'}",
+                    cause=Cause.OPAM_INTERNAL,
+                    phase=Phase.SOLVE,
+                )
+
+    def _needs_depexts(self) -> bool:
+        path = "{root}/repo/{repository}/packages/{name}/{package}/opam"
+        return any(
+            b"depexts"
+            in (
+                beneath.read(
+                    self._root.upper,
+                    path.format(
+                        root=phases.OPAM_ROOT,
+                        repository=phases.SOLUTION,
+                        name=package.split(".", 1)[0],
+                        package=package,
+                    ),
+                    limit=_OPAM_FILE_LIMIT,
+                )
+                or b"depexts"
+            )
+            for package in self._solution
+        )
+
+    async def _depexts(self) -> bool:
+        begun = self._book.begin(Phase.DEPEXTS, "system packages of the solution")
+        listing = bytearray()
+        ended = await self._step(phases.list_depexts(self._solution), keep=listing)
+        packages = phases.debian_packages(listing.decode(errors="replace"))
+        present = self._image.manifest.packages
+        todo: list[steps.Step] = []
+        if any(package.partition(":")[0] not in present for package in packages):
+            stale = datetime.now(UTC) - self._image.manifest.made_at > _LISTS_FRESH
+            todo += [phases.update_lists(self._apt_options)] if stale else []
+            todo += phases.install_depexts(packages, self._apt_options)
+        for step in todo:
+            if not ended.ok:
+                break
+            ended = await self._step(step)
+        return self._book.end(begun, ended)
+
+    async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:
+        begun = self._book.begin(phase, " && ".join(step.title for step in commands))
+        found = None
+        for step in commands:
+            ended = await self._step(step)
+            found = self._read_report(step)
+            if not ended.ok:
+                break
+        return self._book.end(begun, ended, found)
+
+    def _verify(self) -> None:
+        package = phases.target(self._spec)
+        begun = self._book.begin(Phase.VERIFY, f"is {package} installed?")
+        found = layer.read_installed(self._root.upper, self._base.upper)
+        if found is None:
+            raise InfrastructureError(
+                "opam's switch state cannot be read after the build",
+                cause=Cause.OPAM_INTERNAL,
+                phase=Phase.VERIFY,
+            )
+        self.installed = package in found
+        self._book.transcript.say(
+            f"{package} is {'installed' if self.installed else 'not installed'}; installed: "
+            + ", ".join(sorted(found))
+        )
+        self._book.end(begun, Ended(0, None, timed_out=False, started=True, duration=0.0))
+
+    def _report_path(self) -> str:
+        return f"{phases.REPORTS}-{self._steps}.json"
+
+    def _read_report(self, step: steps.Step) -> report.OpamReport | None:
+        """Reads the report of the step that ran last; a killed opam leaves none."""
+        if not step.report:
+            return None
+        data = beneath.read(self._root.upper, self._report_path(), limit=report.REPORT_LIMIT)
+        return report.parse_report(data) if data is not None else None
+
+    async def _step(
+        self, step: steps.Step, *, stdin: IO[bytes] | None = None, keep: bytearray | None = None
+    ) -> Ended:
+        if step.shown:
+            self._book.transcript.say(step.shown)
+
+        def output(data: bytes) -> None:
+            self._book.transcript.output(data)
+            if keep is not None:
+                keep.extend(data)
+
+        self._steps += 1
+        extra = {**self._environment}
+        if step.report:
+            extra["OPAMJSON"] = f"/{self._report_path()}"
+        ended = await supervise(
+            sandbox.confine(self._root, steps.confined(step, self._mirrors, extra), self._rights),
+            output=output,
+            time_limit=self._book.time_left,
+            stdin=stdin,
+        )
+        if not ended.started and not ended.timed_out:
+            raise InfrastructureError(
+                f"the sandbox of the build root could not start: {self._book.transcript.last_line}",
+                cause=Cause.SANDBOX,
+                phase=self._book.transcript.phase,
+            )
+        return ended

@@ -1,0 +1,136 @@
+"""Archive mirrors as builds see them."""
+
+import hashlib
+import re
+import tarfile
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Cause
+
+_INSIDE = "/mirrors"
+_READABLE = 0o005
+_OPAM_FILE = ("packages", "NAME", "NAME.VERSION", "opam")
+_OPAM_FILE_LIMIT = 1 << 20
+_CHECKSUM = re.compile(rb"\b(md5|sha256|sha512)=([0-9a-fA-F]{32,128})\b")
+_CHECKSUMS = re.compile(rb"checksum\s*:\s*(\[[^\]]*\]|\"[^\"]*\")")
+_SOURCE = re.compile(rb"^\s*(?:url|extra-source\b[^{]*)\s*\{|^\s*src\s*:", re.MULTILINE)
+
+
+class Mirrors(Frozen):
+    """Archive mirrors of a job.
+
+    Attributes:
+        urls: What opam is told: a `file://` mirror lies at a path of the build root, so that
+            no path of the host shows.
+        directories: Host directories to show read-only, as (host path, inside path).
+    """
+
+    urls: tuple[str, ...] = ()
+    directories: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def option(self) -> str:
+        """The setting in opam's syntax."""
+        quoted = " ".join(f'"{url}"' for url in self.urls)
+        return f"archive-mirrors=[{quoted}]"
+
+    @property
+    def digest(self) -> str:
+        """A key for what depends on which mirrors there are."""
+        return hashlib.sha256(repr((self.urls, self.directories)).encode()).hexdigest()[:8]
+
+
+def inside(urls: tuple[str, ...]) -> Mirrors:
+    """Translates mirrors for a build root.
+
+    Raises:
+        InfrastructureError: Cause `package_mirror`: a `file://` mirror is not there, or a
+            URL cannot stand in an opam setting.
+    """
+    told: list[str] = []
+    directories: list[tuple[Path, str]] = []
+    for url in urls:
+        if re.search(r'["\\\s]', url):
+            raise InfrastructureError(
+                f"{url!r} is no URL of an archive mirror", cause=Cause.PACKAGE_MIRROR
+            )
+        parts = urlsplit(url)
+        if parts.scheme != "file":
+            told.append(url)
+            continue
+        path = Path(unquote(parts.path))
+        if not path.is_dir():
+            raise InfrastructureError(
+                f"the archive mirror {url} is no directory of this machine: correct the "
+                "setting, or make the mirror",
+                cause=Cause.PACKAGE_MIRROR,
+            )
+        if path.stat().st_mode & _READABLE != _READABLE:
+            # opam would pass over it without a word and ask the source's own host.
+            raise InfrastructureError(
+                f"the archive mirror {url} cannot be read by the user of a build: "
+                f"chmod -R a+rX {path}",
+                cause=Cause.PACKAGE_MIRROR,
+            )
+        place = f"{_INSIDE}/{len(directories)}"
+        told.append(f"file://{place}")
+        directories.append((path.resolve(), place))
+    return Mirrors(urls=tuple(told), directories=tuple(directories))
+
+
+def reduce(archive: Path, target: Path, directories: tuple[Path, ...]) -> int:
+    """Copies an archive of an opam repository without the packages that no mirror has.
+
+    Args:
+        archive: A `.tar.gz`; nothing of it is ever unpacked.
+        target: Where the reduced one goes.
+        directories: Mirrors, laid out as `KIND/xx/HASH`.
+
+    Returns:
+        How many packages were left out.
+    """
+    hidden = set()
+    with tarfile.open(archive, "r:gz") as source:
+        for member in source:
+            parts = PurePosixPath(member.name).parts
+            if len(parts) != len(_OPAM_FILE) or parts[0] != _OPAM_FILE[0] or parts[3] != "opam":
+                continue
+            file = source.extractfile(member) if member.isreg() else None
+            if file is None or not is_mirrored(file.read(_OPAM_FILE_LIMIT), directories):
+                hidden.add(parts[2])
+    with (
+        tarfile.open(archive, "r:gz") as source,
+        tarfile.open(target, "w:gz", compresslevel=1) as kept,
+    ):
+        for member in source:
+            parts = PurePosixPath(member.name).parts
+            if len(parts) < len(_OPAM_FILE) - 1 or parts[2] not in hidden:
+                kept.addfile(member, source.extractfile(member) if member.isreg() else None)
+    return len(hidden)
+
+
+def is_mirrored(opam: bytes, directories: tuple[Path, ...]) -> bool:
+    """Says whether all sources that an opam file names are in local mirrors.
+
+    Args:
+        opam: The file's text. Fields are found by pattern: a wrong guess hides a package
+            from a worker that has no other sources anyway.
+        directories: Mirrors, laid out as `KIND/xx/HASH`.
+    """
+    text = re.sub(rb"^\s*#.*$", b"", opam, flags=re.MULTILINE)
+    if _SOURCE.search(text) is None:
+        return True
+    groups = _CHECKSUMS.findall(text)
+    return bool(groups) and all(
+        any(
+            (
+                directory / kind.decode() / digest[:2].decode().lower() / digest.decode().lower()
+            ).exists()
+            for kind, digest in _CHECKSUM.findall(group)
+            for directory in directories
+        )
+        for group in groups
+    )

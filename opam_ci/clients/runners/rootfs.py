@@ -1,0 +1,231 @@
+"""The root-file-system runner: real opam in a throwaway overlay over a clean Debian.
+
+docs/builds.md tells how a job runs, docs/adr/0002-root-file-system-runner.md why so.
+"""
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from opam_ci.clients.runners import aptsources, layer, phases, sandbox
+from opam_ci.clients.runners.base import LogSink
+from opam_ci.clients.runners.image import Image, ImageStore
+from opam_ci.clients.runners.jobroot import JobRoots, host_facts
+from opam_ci.clients.runners.jobrun import JobRun
+from opam_ci.clients.runners.layer import ArtifactSource
+from opam_ci.clients.runners.phasebook import Begun, PhaseBook
+from opam_ci.clients.runners.settings import RootfsSettings, default_home
+from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.clients.runners.transcript import Transcript
+from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.facts import BuildFacts
+from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.outcome import Cause
+
+__all__ = ["ArtifactSource", "RootfsRunner", "RootfsSettings", "default_home"]
+
+_KINDS = (JobKind.BUILD, JobKind.TEST)
+_DEBIAN = {"trixie": "13"}
+_ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+_PREFLIGHT_TIMEOUT = 30.0
+
+
+class RootfsRunner:
+    """Runs build jobs on a Linux machine; implements `base.Runner`.
+
+    Any number of jobs may run at once, in one process or several, over one `home`.
+
+    Args:
+        settings: How this machine builds.
+        artifacts: Where the repositories of jobs come from.
+    """
+
+    def __init__(self, settings: RootfsSettings, artifacts: ArtifactSource) -> None:
+        self._settings = settings
+        self._artifacts = artifacts
+        self._rights = sandbox.rights()
+        self._images = ImageStore(settings.home / "images", self._rights)
+        self._layers = layer.LayerStore(
+            settings.home / "layers",
+            artifacts,
+            settings.keep_layers,
+            self._rights,
+        )
+        self._jobs = JobRoots(settings.home / "jobs", self._rights)
+        archives = aptsources.read_host()
+        if settings.mirror is not None:
+            archives = archives.model_copy(update={"main": settings.mirror, "security": None})
+        self._archives = archives
+
+    async def prepare(self, tell: Callable[[str], None]) -> Image:
+        """Makes the root file system if it is not there yet (40 s), else returns at once.
+
+        Args:
+            tell: Receives words that a person watches.
+
+        Raises:
+            InfrastructureError: Cause `image` or `sandbox`, and what to do.
+        """
+        sandbox.require_tools()
+        if self._rights.prefix:
+            await self._require_user_namespace()
+        return await self._images.ensure(self._settings.suite, self._archives, tell)
+
+    async def sweep(self) -> int:
+        """Removes what killed workers left; returns how many job roots there were.
+
+        What live workers use, of this process or another, stays.
+        """
+        await self._images.sweep()
+        await self._layers.sweep()
+        return await self._jobs.sweep()
+
+    async def preflight(self) -> None:
+        """Checks that this machine can build; makes the image if it is not there.
+
+        Raises:
+            InfrastructureError: With the cause and what to do about it.
+        """
+        sandbox.require_tools()
+        self._settings.home.mkdir(parents=True, exist_ok=True)
+        self._check_room()
+        image = await self.prepare(lambda _: None)
+        async with self._jobs.open((image.root,)) as root:
+            said = bytearray()
+            # The shape of a build: an overlay, the outer sandbox, opam's own one in it.
+            nested = ("bwrap", "--ro-bind", "/", "/", "--unshare-net", "--proc", "/proc")
+            ended = await supervise(
+                sandbox.confine(
+                    root,
+                    sandbox.Confined(
+                        argv=(*nested, "--dev", "/dev", "opam", "--version"),
+                        environment=sandbox.environment(),
+                    ),
+                    self._rights,
+                ),
+                output=said.extend,
+                time_limit=_PREFLIGHT_TIMEOUT,
+            )
+        if not ended.ok:
+            raise InfrastructureError(
+                _advice(said.decode(errors="replace"), ended), cause=Cause.SANDBOX
+            )
+
+    async def run(
+        self, spec: BuildSpec, log: LogSink, progress: Callable[[BuildProgress], None]
+    ) -> BuildReport:
+        """Runs all phases of a job; see `base.Runner.run`."""
+        transcript = Transcript(log, progress)
+        image = await self._image_for(spec)
+        transcript.plain(phases.reproduction(spec, debian=_DEBIAN[image.manifest.suite]))
+        book = PhaseBook(transcript, spec.timeouts)
+        begun = book.begin(Phase.CHECKOUT, f"base {spec.repository.base_commit} and submission")
+        async with (
+            self._layers.use(image, spec, transcript.output) as base,
+            self._jobs.open((base.upper, image.root)) as root,
+        ):
+            environment = {}
+            if self._settings.opam_jobs is not None:
+                environment["OPAMJOBS"] = str(self._settings.opam_jobs)
+            job = JobRun(
+                spec,
+                root,
+                base,
+                image,
+                book,
+                apt_options=self._archives.options,
+                rights=self._rights,
+                environment=environment,
+            )
+            await self._check_out(spec, job, book, begun)
+            finished = await job.run()
+            if finished:
+                transcript.finish()
+            facts = BuildFacts(
+                job=spec.job,
+                phases=tuple(book.runs),
+                installed=job.installed,
+                finished=finished,
+                host=host_facts(root),
+                probes=job.probes,
+                accepts_failure=spec.accepts_failure,
+            )
+        return BuildReport(facts=facts, logs=transcript.texts)
+
+    async def _check_out(self, spec: BuildSpec, job: JobRun, book: PhaseBook, begun: Begun) -> None:
+        with tempfile.TemporaryDirectory(prefix="opam-ci-") as directory:
+            archive = Path(directory) / "submission.tar.gz"
+            await self._artifacts.fetch(spec.repository.overlay_archive, archive)
+            with archive.open("rb") as stream:
+                ended = await job.unpack_submission(stream)
+        if not book.end(begun, ended):
+            raise InfrastructureError(
+                f"the submission's archive {spec.repository.overlay_archive} cannot be unpacked",
+                cause=Cause.STORAGE,
+                phase=Phase.CHECKOUT,
+            )
+
+    async def _image_for(self, spec: BuildSpec) -> Image:
+        if spec.job.kind not in _KINDS:
+            raise InfrastructureError(
+                f"this worker does not run {spec.job.kind} jobs", cause=Cause.IMAGE
+            )
+        image = await self.prepare(lambda _: None)
+        have = (
+            f"debian-{_DEBIAN.get(image.manifest.suite, image.manifest.suite)}",
+            image.manifest.ocaml,
+            _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        )
+        want = (
+            spec.platform.distribution,
+            spec.platform.ocaml,
+            _ARCHITECTURES.get(spec.platform.arch, spec.platform.arch),
+        )
+        if have != want:
+            raise InfrastructureError(
+                f"this worker builds on {' '.join(have)}, not on {spec.platform.name}: a job "
+                "of that platform belongs into another pool",
+                cause=Cause.IMAGE,
+            )
+        return image
+
+    async def _require_user_namespace(self) -> None:
+        said = bytearray()
+        ended = await supervise([*self._rights.prefix, "true"], output=said.extend)
+        if not ended.ok:
+            raise InfrastructureError(
+                _advice(said.decode(errors="replace"), ended), cause=Cause.SANDBOX
+            )
+
+    def _check_room(self) -> None:
+        status = os.statvfs(self._settings.home)
+        free, inodes = status.f_bavail * status.f_frsize, status.f_favail
+        # A file system without a fixed number of inodes reports none at all.
+        if free < self._settings.min_free_bytes or (
+            status.f_files > 0 and inodes < self._settings.min_free_inodes
+        ):
+            raise InfrastructureError(
+                f"{self._settings.home} has {free >> 20} MiB and {inodes} inodes free, and "
+                f"builds want {self._settings.min_free_bytes >> 20} MiB and "
+                f"{self._settings.min_free_inodes}: make room, or set another home",
+                cause=Cause.DISK_FULL,
+            )
+
+
+def _advice(said: str, ended: Ended) -> str:
+    last = (said.strip().splitlines() or [f"exit {ended.exit_code}"])[-1]
+    if "mount:" in said:
+        todo = (
+            "the home directory must be on a file system that overlayfs can write to, and the "
+            "kernel must have overlayfs"
+        )
+    elif os.geteuid() != 0:
+        todo = "run the worker as root, or give its user ranges in /etc/subuid and /etc/subgid"
+    elif "namespace" in said:
+        todo = "user namespaces must be allowed: sysctl -w user.max_user_namespaces=15000"
+    else:
+        todo = "see docs/builds.md, Preflight"
+    return f"the sandbox of builds does not work here ({last}): {todo}"

@@ -1,0 +1,95 @@
+"""One command of a job and its surroundings in the build root."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from opam_ci.clients.runners import sandbox
+from opam_ci.clients.runners.mirrors import Mirrors
+
+OPAM_ENVIRONMENT = {
+    # The peer's own settings: whole logs, precise rebuilds.
+    "OPAMERRLOGLEN": "0",
+    "OPAMPRECISETRACKING": "1",
+    "CI": "true",
+    "OPAM_REPO_CI": "true",
+    "OPAMCOLOR": "never",
+    "OPAMUTF8": "never",
+    "OPAMSTATUSLINE": "never",
+    "OPAMYES": "1",
+    "OPAMCONFIRMLEVEL": "unsafe-yes",
+    # Without its own time limits a fetch from a host that hangs never ends.
+    "OPAMFETCH": (
+        "curl --connect-timeout 10 --max-time 600 --speed-time 30 --speed-limit 1000 "
+        "--retry 2 --retry-delay 2 --user-agent opam-ci "
+        "--write-out %%{http_code}\\n -L -o %{out}% -- %{url}%"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a phase.
+
+    Attributes:
+        argv: The command within the build root.
+        network: Whether it has network.
+        as_root: Whether it runs as root of the build root.
+        shown: How the log names it; the command itself if empty.
+        report: Whether it is an opam run whose JSON report is wanted.
+        directory: Where it starts.
+        scratch: Directories that are in memory while the command runs, and empty before.
+    """
+
+    argv: tuple[str, ...]
+    network: bool = False
+    as_root: bool = False
+    shown: str = ""
+    report: bool = False
+    directory: str = "/home/opam"
+    scratch: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What the log says that is run."""
+        return self.shown or " ".join(self.argv)
+
+
+def unpack(directory: str) -> Step:
+    """Unpacks a `.tar.gz` from standard input, within the build root.
+
+    Not on the host: whatever a hostile archive does, it does inside.
+    """
+    script = 'mkdir -p "$1" && exec tar --extract --gzip --no-same-owner --directory "$1"'
+    return Step(
+        ("sh", "-c", script, "sh", directory),
+        shown=f"unpack into {directory}",
+    )
+
+
+def confined(
+    step: Step, mirrors: Mirrors, extra: Mapping[str, str] | None = None
+) -> sandbox.Confined:
+    """Describes a step's surroundings.
+
+    Args:
+        step: The command.
+        mirrors: Archive mirrors to show.
+        extra: Further environment variables.
+    """
+    variables = {**OPAM_ENVIRONMENT, **(extra or {})}
+    if step.as_root:
+        variables |= {"DEBIAN_FRONTEND": "noninteractive", "HOME": "/root", "USER": "root"}
+    if step.network:
+        variables |= sandbox.proxy_environment()
+    return sandbox.Confined(
+        argv=step.argv,
+        network=step.network,
+        as_root=step.as_root,
+        read_only=(
+            *mirrors.directories,
+            *(sandbox.network_files() if step.network else ()),
+        ),
+        environment=sandbox.environment(variables),
+        directory=step.directory,
+        scratch=step.scratch,
+    )

@@ -1,0 +1,198 @@
+"""Running one process tree: its output as it comes, its end as facts, its death on demand."""
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+_CHUNK = 1 << 16
+_DEATH_TIMEOUT = 5.0
+_SIGNAL_BASE = 128
+_STATUS_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        exit_code: Its exit code, None if a signal ended it.
+        signal: The signal that ended it. Within a sandbox a shell-like `128 + n` is all
+            that the sandbox reports; no command that we run exits above 128 by itself.
+        timed_out: We ended it because its time was over.
+        started: Whether the sandbox got as far as starting the command; always true
+            without a sandbox.
+        duration: Seconds of wall time.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    timed_out: bool
+    started: bool
+    duration: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command itself said that all is well."""
+        return self.started and self.exit_code == 0 and not self.timed_out
+
+
+class _Status:
+    """What bubblewrap reports on its status descriptor: the first process, the exit code.
+
+    The pidfd of the first process is taken as soon as the report arrives. When it becomes
+    readable, the kernel has ended every process of that PID namespace.
+    """
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._buffer = b""
+        self._pidfd: int | None = None
+        self.started = False
+        asyncio.get_running_loop().add_reader(self._read_end, self._on_readable)
+
+    def _on_readable(self) -> None:
+        try:
+            data = os.read(self._read_end, _STATUS_LIMIT)
+        except BlockingIOError:
+            return
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._read_end)
+            return
+        self._buffer = (self._buffer + data)[:_STATUS_LIMIT]
+        if self._pidfd is None and b"\n" in self._buffer and not self.started:
+            self.started = True
+            with contextlib.suppress(ValueError, KeyError, ProcessLookupError):
+                first = json.loads(self._buffer.split(b"\n", 1)[0])
+                self._pidfd = os.pidfd_open(int(first["child-pid"]))
+
+    def kill(self) -> None:
+        """Kills the first process of the namespace, and with it all others."""
+        if self._pidfd is not None:
+            # Not ours to signal when the sandbox runs as another user; then its death
+            # with its parent does it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def wait_dead(self) -> None:
+        """Waits until no process of the namespace is left; blocks."""
+        if self._pidfd is not None:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            if not poll.poll(_DEATH_TIMEOUT * 1000):
+                raise RuntimeError("processes of a build outlived their sandbox")
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._read_end)
+        os.close(self._read_end)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+
+async def supervise(
+    argv: Callable[[int], Sequence[str]] | Sequence[str],
+    *,
+    output: Callable[[bytes], None],
+    time_limit: float | None = None,
+    stdin: IO[bytes] | None = None,
+) -> Ended:
+    """Runs a command to its end, or to its time limit.
+
+    Args:
+        argv: The command; or, for a sandbox, a function from the number of bubblewrap's
+            status descriptor to the command.
+        output: Receives standard output and standard error, in order, as they come.
+        time_limit: Seconds after which everything is killed.
+        stdin: A file to read from; nothing by default.
+
+    Returns:
+        How it ended. No process of the command is alive any more.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled; no process of the command is
+            alive any more.
+    """
+    begin = time.monotonic()
+    status = _Status() if callable(argv) else None
+    try:
+        words = argv(status.write_end) if callable(argv) and status is not None else argv
+        assert not callable(words)  # noqa: S101 - for mypy: one of the two cases above
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *words,
+                stdin=stdin if stdin is not None else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=() if status is None else (status.write_end,),
+                # What root makes in a build root, the unprivileged user reads.
+                umask=0o022,
+                # Nothing of the worker's environment: it may hold tokens.
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            )
+        finally:
+            if status is not None:
+                os.close(status.write_end)
+        timed_out = False
+        try:
+            async with asyncio.timeout(time_limit):
+                await _follow(process, output)
+        except TimeoutError:
+            timed_out = True
+        finally:
+            await _bury(process, status)
+    finally:
+        if status is not None:
+            status.close()
+    code = process.returncode
+    assert code is not None  # noqa: S101 - for mypy: _bury() waited for it
+    ended_by = -code if code < 0 else code - _SIGNAL_BASE if code > _SIGNAL_BASE else None
+    return Ended(
+        exit_code=code if ended_by is None else None,
+        signal=ended_by,
+        timed_out=timed_out,
+        started=status is None or status.started,
+        duration=time.monotonic() - begin,
+    )
+
+
+async def _follow(process: asyncio.subprocess.Process, output: Callable[[bytes], None]) -> None:
+    assert process.stdout is not None  # noqa: S101 - for mypy: asked for above
+    # Ends when the last process that holds the pipe is gone. A process that outlives the
+    # command without the pipe is no reason to wait.
+    while data := await process.stdout.read(_CHUNK):
+        output(data)
+    await process.wait()
+
+
+async def _bury(process: asyncio.subprocess.Process, status: _Status | None) -> None:
+    """Makes sure that nothing of the process tree is left, also when cancelled again."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        if status is not None:
+            status.kill()
+    ending = asyncio.ensure_future(_wait_dead(process, status))
+    cancelled: asyncio.CancelledError | None = None
+    while not ending.done():
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    ending.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _wait_dead(process: asyncio.subprocess.Process, status: _Status | None) -> None:
+    await process.wait()
+    if status is not None:
+        await asyncio.to_thread(status.wait_dead)

@@ -1,0 +1,124 @@
+"""The log of one job: all output, phase markers, and the excerpts that the judge reads."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from opam_ci.clients.runners.base import LogSink
+from opam_ci.core.build import BuildProgress
+from opam_ci.core.job import Phase
+
+HEAD_LIMIT = 64 << 10
+TAIL_LIMIT = 256 << 10
+"""Bytes of a phase's output that go into a BuildReport, from its begin and its end."""
+
+_PROGRESS_EVERY = 1.0
+
+
+class Excerpt:
+    """The first and last bytes of a stream."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes."""
+        self._size += len(data)
+        room = HEAD_LIMIT - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:] if room > 0 else data
+        # Trimmed now and then, not at every call: trimming copies.
+        if len(self._tail) > 2 * TAIL_LIMIT:
+            del self._tail[:-TAIL_LIMIT]
+
+    @property
+    def text(self) -> str:
+        """The text, with a line in place of what is left out."""
+        tail = self._tail[-TAIL_LIMIT:]
+        left_out = self._size - len(self._head) - len(tail)
+        gap = f"\n[opam-ci: {left_out} bytes left out here]\n".encode() if left_out else b""
+        return (bytes(self._head) + gap + bytes(tail)).decode(errors="replace")
+
+
+class Transcript:
+    """Writes the log of one job.
+
+    Args:
+        log: Where it goes.
+        progress: Whom to tell how far the job is.
+    """
+
+    def __init__(self, log: LogSink, progress: Callable[[BuildProgress], None]) -> None:
+        self._log = log
+        self._progress = progress
+        self._phase = Phase.CHECKOUT
+        self._told = -_PROGRESS_EVERY
+        self._excerpt = Excerpt()
+        self._at_line_start = True
+        self.texts: dict[Phase, str] = {}
+
+    @property
+    def phase(self) -> Phase:
+        """The phase under way."""
+        return self._phase
+
+    @property
+    def last_line(self) -> str:
+        """The last line of the phase's output so far."""
+        return (self._excerpt.text.rstrip().splitlines() or [""])[-1][:400]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the log so far."""
+        return self._log.size
+
+    def begin(self, phase: Phase, title: str) -> None:
+        """Marks the begin of a phase."""
+        self._phase = phase
+        self._excerpt = Excerpt()
+        self._marker(f"phase {phase} begins {_now()}: {title}")
+        self._tell()
+
+    def output(self, data: bytes) -> None:
+        """Takes output of the phase's commands."""
+        self._write(data)
+        self._excerpt.feed(data)
+        if time.monotonic() - self._told >= _PROGRESS_EVERY:
+            self._tell()
+
+    def say(self, words: str) -> None:
+        """Adds a line of ours to the phase's output."""
+        self.output(
+            ("" if self._at_line_start else "\n").encode() + f"[opam-ci] {words}\n".encode()
+        )
+
+    def end(self, words: str) -> None:
+        """Marks the end of a phase."""
+        self.texts[self._phase] = self._excerpt.text
+        self._marker(f"phase {self._phase} ends {_now()}: {words}")
+
+    def plain(self, text: str) -> None:
+        """Writes text outside of any phase."""
+        self._write(text.encode())
+
+    def finish(self) -> None:
+        """Writes the end marker: a log without it was cut off."""
+        self._marker(f"job ends {_now()}: all phases ran")
+
+    def _marker(self, words: str) -> None:
+        self._write(f"\n==== opam-ci: {words}\n".encode())
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            self._log.write(data)
+            self._at_line_start = data.endswith(b"\n")
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        self._progress(BuildProgress(phase=self._phase, log_bytes=self._log.size))
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

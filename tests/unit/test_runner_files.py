@@ -1,0 +1,229 @@
+"""Locks, mirrors, excerpts, and reading what packages under test have written."""
+
+import asyncio
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from opam_ci.clients.runners import beneath, mirrors
+from opam_ci.clients.runners.jobroot import JobRoots
+from opam_ci.clients.runners.layer import require_sandbox
+from opam_ci.clients.runners.locks import lock, try_lock
+from opam_ci.clients.runners.sandbox import ROOT
+from opam_ci.clients.runners.settings import RootfsSettings, default_home
+from opam_ci.clients.runners.transcript import HEAD_LIMIT, TAIL_LIMIT, Excerpt, Transcript
+from opam_ci.core.build import BuildProgress
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause
+
+
+def test_a_file_beneath_a_root_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"text")
+    assert beneath.read(tmp_path, "a/b", limit=4) == b"text"
+    assert beneath.read(tmp_path, "a/b", limit=3) is None
+    assert beneath.read(tmp_path, "a/c", limit=4) is None
+    assert beneath.read(tmp_path, "a", limit=4) is None
+
+
+def test_no_link_or_pipe_is_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").symlink_to(outside / "secret")
+    (root / "directory").symlink_to(outside)
+    os.mkfifo(root / "pipe")
+    assert beneath.read(root, "file", limit=99) is None
+    assert beneath.read(root, "directory/secret", limit=99) is None
+    assert beneath.read(root, "pipe", limit=99) is None
+    assert beneath.names(root, "directory") == ()
+    for path in ("../outside/secret", "/etc/passwd", ""):
+        with pytest.raises(ValueError, match="not a path beneath"):
+            beneath.read(root, path, limit=99)
+
+
+def test_packages_are_counted_as_opam_names_them(tmp_path: Path) -> None:
+    for path in ("a/a.1", "a/a.2~rc1", "a/b.1", "c"):
+        (tmp_path / "repo/packages" / path).mkdir(parents=True)
+    (tmp_path / "repo/packages/a/a.3").write_text("a file")
+    assert beneath.packages(tmp_path, "repo") == {"a.1", "a.2~rc1"}
+    assert beneath.packages(tmp_path, "absent") == frozenset()
+
+
+async def test_a_lock_makes_the_next_one_wait(tmp_path: Path) -> None:
+    path, order = tmp_path / "lock", list[str]()
+
+    async def second() -> None:
+        async with lock(path, waiting=lambda: order.append("waits")):
+            order.append("second")
+
+    async with lock(path):
+        task = asyncio.create_task(second())
+        await asyncio.sleep(0.1)
+        order.append("first")
+    await task
+    assert order == ["waits", "first", "second"]
+
+
+async def test_shared_locks_are_held_together_and_not_with_an_exclusive_one(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "lock"
+    async with lock(path, shared=True), lock(path, shared=True):
+        assert try_lock(path) is None
+    free = try_lock(path)
+    assert free is not None
+    os.close(free)
+
+
+async def test_a_sweep_removes_the_roots_of_dead_workers_only(tmp_path: Path) -> None:
+    roots = JobRoots(tmp_path / "home" / "jobs", ROOT)
+    assert await roots.sweep() == 0
+    async with roots.open(()) as alive:
+        dead = alive.upper.parent.with_name("job-dead")
+        (dead / "upper").mkdir(parents=True)
+        assert await roots.sweep() == 1
+        assert not dead.exists()
+        assert alive.upper.is_dir()
+    assert not alive.upper.exists()
+
+
+def test_a_local_mirror_is_shown_at_a_place_of_the_build_root(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    shown = mirrors.inside((f"file://{tmp_path}", "https://cache.example.org"))
+    assert shown.directories == ((tmp_path.resolve(), "/mirrors/0"),)
+    assert shown.option == 'archive-mirrors=["file:///mirrors/0" "https://cache.example.org"]'
+
+
+def test_a_mirror_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    for url in (f"file://{tmp_path}", f"file://{tmp_path}/absent", 'https://x/"]'):
+        with pytest.raises(InfrastructureError) as caught:
+            mirrors.inside((url,))
+        assert caught.value.cause is Cause.PACKAGE_MIRROR
+
+
+@pytest.mark.parametrize(
+    ("opam", "mirrored"),
+    [
+        ('build: ["true"]\n', True),
+        ('homepage: "http://x"\ndev-repo: "git://x"\n', True),
+        ('url { src: "https://x/y" checksum: "md5=%s" }\n', True),
+        ('url { src: "https://x/y" checksum: ["sha256=00" "md5=%s"] }\n', True),
+        ('# url { src: "https://x/y" }\nbuild: []\n', True),
+        ('url { src: "git+https://x/y" }\n', False),
+        (
+            'url {\n src: "https://x/y"\n checksum: "md5=%f"\n}\n',
+            False,
+        ),
+        (
+            """url { src: "https://x/y" checksum: "md5=%s" }
+            extra-source "z" { src: "https://x/z" checksum: "md5=%f" }""",
+            False,
+        ),
+    ],
+)
+def test_a_package_is_mirrored_if_all_its_sources_are(
+    tmp_path: Path, opam: str, *, mirrored: bool
+) -> None:
+    digest = "ab" + "0" * 30
+    (tmp_path / "md5/ab").mkdir(parents=True)
+    (tmp_path / "md5/ab" / digest).write_text("")
+    text = opam.replace("%s", digest).replace("%f", "f" * 32).encode()
+    assert mirrors.is_mirrored(text, (tmp_path,)) is mirrored
+
+
+def test_a_repository_is_reduced_to_what_mirrors_have(tmp_path: Path) -> None:
+    source = 'url { src: "https://x/y" checksum: "md5=%s" }\n' % ("f" * 32)
+    files = {
+        "repo": 'opam-version: "2.0"\n',
+        "packages/a/a.1/opam": "build: []\n",
+        "packages/a/a.1/files/patch": "x",
+        "packages/b/b.1/opam": source,
+        "packages/b/b.1/files/patch": "x",
+        "packages/b/b.2/opam": "",
+    }
+    with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    assert mirrors.reduce(tmp_path / "all.tar.gz", tmp_path / "some.tar.gz", (tmp_path,)) == 1
+    with tarfile.open(tmp_path / "some.tar.gz") as tar:
+        assert tar.getnames() == [name for name in files if "b.1" not in name]
+
+
+def test_the_sandbox_of_opam_must_be_on(tmp_path: Path) -> None:
+    config = tmp_path / "home/opam/.opam/config"
+    config.parent.mkdir(parents=True)
+    config.write_text('wrap-build-commands: ["%{hooks}%/sandbox.sh" "build"]\n')
+    require_sandbox(tmp_path)
+    config.write_text('opam-version: "2.0"\n')
+    (tmp_path / "empty").mkdir()
+    for upper in (tmp_path, tmp_path / "empty"):
+        with pytest.raises(InfrastructureError) as caught:
+            require_sandbox(upper)
+        assert caught.value.cause is Cause.SANDBOX
+
+
+def test_an_excerpt_keeps_both_ends() -> None:
+    excerpt = Excerpt()
+    whole = b"".join(b"%08d\n" % number for number in range(100_000))
+    for begin in range(0, len(whole), 1000):
+        excerpt.feed(whole[begin : begin + 1000])
+    left_out = len(whole) - HEAD_LIMIT - TAIL_LIMIT
+    head, tail = whole[:HEAD_LIMIT].decode(), whole[-TAIL_LIMIT:].decode()
+    assert excerpt.text == f"{head}\n[opam-ci: {left_out} bytes left out here]\n{tail}"
+
+
+@pytest.mark.parametrize("size", [0, 1, HEAD_LIMIT, HEAD_LIMIT + 1, HEAD_LIMIT + TAIL_LIMIT])
+def test_an_excerpt_of_little_is_all_of_it(size: int) -> None:
+    excerpt = Excerpt()
+    excerpt.feed(b"x" * size)
+    assert excerpt.text == "x" * size
+
+
+class _Log:
+    def __init__(self) -> None:
+        self.data = b""
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+
+def test_progress_is_told_at_each_begin_and_then_rarely() -> None:
+    log, seen = _Log(), list[BuildProgress]()
+    transcript = Transcript(log, seen.append)
+    transcript.begin(Phase.SETUP, "x")
+    for _ in range(1000):
+        transcript.output(b"line\n")
+    transcript.end("exit 0")
+    transcript.begin(Phase.SOLVE, "y")
+    assert [progress.phase for progress in seen] == [Phase.SETUP, Phase.SOLVE]
+    assert transcript.texts[Phase.SETUP] == "line\n" * 1000
+    assert b"\n==== opam-ci: phase setup begins " in log.data
+
+
+def test_a_home_that_no_mount_option_can_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="no comma"):
+        RootfsSettings(home=tmp_path / "a,b")
+
+
+def test_the_default_home_is_the_cache_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_home() == tmp_path / "opam-ci"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_home() == Path.home() / ".cache/opam-ci"

@@ -1,0 +1,159 @@
+"""The command lines of a job, and their supervision."""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from opam_ci.clients.runners import phases, sandbox, steps
+from opam_ci.clients.runners.image import installed_packages, recipe_digest
+from opam_ci.clients.runners.mirrors import Mirrors
+from opam_ci.clients.runners.supervise import supervise
+from opam_ci.core.build import BuildSpec, RepositoryRef
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.platforms import EMBEDDED
+
+
+def spec(kind: JobKind = JobKind.BUILD) -> BuildSpec:
+    return BuildSpec(
+        job=Job(platform=EMBEDDED.name, package="cppo.1.8.0", kind=kind),
+        platform=EMBEDDED,
+        repository=RepositoryRef(
+            base_commit="0" * 40,
+            base_archive="base",
+            overlay_archive="overlay",
+            overlay_packages=1,
+            package_count=10,
+        ),
+    )
+
+
+ROOT = sandbox.Overlay(
+    home=Path("/home"),
+    lowers=(Path("/home/layers/a"), Path("/home/images/b")),
+    upper=Path("/home/jobs/c/upper"),
+    work=Path("/home/jobs/c/work"),
+    merged=Path("/home/jobs/c/merged"),
+)
+
+
+def command_line(step: steps.Step) -> list[str]:
+    return list(sandbox.confine(ROOT, steps.confined(step, Mirrors()), sandbox.ROOT)(7))
+
+
+def test_only_apt_and_downloads_have_network() -> None:
+    test = spec(JobKind.TEST)
+    apart = [
+        phases.solve(test, reinstall=False),
+        phases.is_known(test),
+        *phases.freeze(("a.1",), ("b.1",)),
+        *(
+            phases.install(phase, test, reinstall=False)
+            for phase in (Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST)
+        ),
+        *phases.submission_repository(Mirrors()),
+        phases.list_depexts(("a.1",)),
+    ]
+    assert all("--unshare-net" in command_line(step) for step in apart)
+    assert not any(step.as_root for step in apart)
+    assert "--unshare-net" not in command_line(phases.fetch(test))
+
+
+def test_a_name_is_one_word_of_a_command_line() -> None:
+    # Nothing that comes from a pull request is put together with anything else.
+    words = command_line(phases.install(Phase.BUILD, spec(), reinstall=False))
+    assert words[-4:] == ["opam", "install", "--verbose", "cppo.1.8.0"]
+    script = words[words.index("-c") + 1]
+    assert "cppo" not in script
+    assert "$@" in script
+
+
+def test_a_build_has_no_capability_but_to_become_unprivileged() -> None:
+    words = command_line(phases.install(Phase.BUILD, spec(), reinstall=False))
+    granted = [words[index + 1] for index, word in enumerate(words) if word == "--cap-add"]
+    assert granted == ["CAP_SETUID", "CAP_SETGID"]
+    assert words[words.index("--cap-drop") + 1] == "ALL"
+    assert "--reuid=1000" in words
+    assert {"--clearenv", "--die-with-parent", "--unshare-pid", "--new-session"} <= set(words)
+
+
+def test_tests_are_solved_for_and_fetched_with_the_package() -> None:
+    test = spec(JobKind.TEST)
+    for step in (
+        phases.solve(test, reinstall=False),
+        phases.fetch(test),
+        phases.install(Phase.DEPENDENCIES, test, reinstall=False),
+    ):
+        assert "--with-test" in step.argv
+    assert "--with-test" not in phases.install(Phase.BUILD, test, reinstall=False).argv
+    assert "--with-test" not in phases.solve(spec(), reinstall=False).argv
+
+
+def test_words_that_are_no_debian_packages_never_reach_apt() -> None:
+    listing = "libgmp-dev\nlibstdc++6 g++\n-oDPkg::Pre-Invoke::=id\nbash-\nUPPER\n$(id)\n../x\n"
+    assert phases.debian_packages(listing) == ("g++", "libgmp-dev", "libstdc++6")
+
+
+def test_the_log_says_how_to_reproduce_a_job() -> None:
+    text = phases.reproduction(spec(JobKind.TEST), debian="13")
+    assert "opam reinstall --with-test --verbose cppo.1.8.0" in text
+    assert "reinstall" not in phases.reproduction(spec(), debian="13")
+
+
+def test_an_image_is_made_anew_for_another_archive() -> None:
+    one = recipe_digest("trixie", ("deb http://a trixie main",))
+    assert one == recipe_digest("trixie", ("deb http://a trixie main",))
+    assert one != recipe_digest("trixie", ("deb http://b trixie main",))
+
+
+def test_installed_debian_packages_are_read() -> None:
+    status = (
+        "Package: opam\nStatus: install ok installed\nVersion: 2.3.0-1\nDescription: x\n y\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n"
+    )
+    assert installed_packages(status) == {"opam": "2.3.0-1"}
+
+
+async def test_a_command_ends_with_its_exit_code_and_output() -> None:
+    said = bytearray()
+    ended = await supervise(
+        [sys.executable, "-c", "import sys; print('out', flush=True); sys.exit('err')"],
+        output=said.extend,
+    )
+    assert (ended.exit_code, ended.signal, ended.ok) == (1, None, False)
+    assert said == b"out\nerr\n"
+
+
+async def test_a_command_is_killed_at_its_time_limit() -> None:
+    begin = time.monotonic()
+    ended = await supervise(["sleep", "60"], output=lambda _: None, time_limit=0.2)
+    assert time.monotonic() - begin < 5
+    assert (ended.timed_out, ended.signal, ended.exit_code) == (True, 9, None)
+
+
+async def test_a_cancelled_command_is_dead_when_the_caller_hears_of_it() -> None:
+    said, spoke = bytearray(), asyncio.Event()
+
+    def output(data: bytes) -> None:
+        said.extend(data)
+        spoke.set()
+
+    task = asyncio.create_task(supervise(["sh", "-c", "echo $$; exec sleep 60"], output=output))
+    await spoke.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(said), 0)
+
+
+async def test_a_command_has_nothing_of_the_workers_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    said = bytearray()
+    await supervise(["env"], output=said.extend)
+    assert b"GITHUB_TOKEN" not in said
