@@ -65,6 +65,8 @@ class BuildSpec(Frozen):
         timeouts: Limits by phase.
         archive_mirrors: URLs for opam's `archive-mirrors`; a `file://` mirror is bound
             read-only into the build.
+        only_mirrored: Hide every package of the base whose sources no `file://` mirror has,
+            for machines without internet: the solver would choose what cannot be fetched.
         accepts_failure: Whether `x-ci-accept-failures` of the package names the platform.
     """
 
@@ -73,6 +75,7 @@ class BuildSpec(Frozen):
     repository: RepositoryRef
     timeouts: PhaseTimeouts = PhaseTimeouts()
     archive_mirrors: tuple[str, ...] = ()
+    only_mirrored: bool = False
     accepts_failure: bool = False
 
 

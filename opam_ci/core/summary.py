@@ -38,6 +38,7 @@ class Fault(Frozen):
         evidence: On what that rests.
         worker: Identity of the worker that ran it, if known.
         at: When it was noticed.
+        started_at: When the attempt began, if known.
         log: Key of the attempt's log in the store, if it got that far.
     """
 
@@ -46,6 +47,7 @@ class Fault(Frozen):
     evidence: Evidence
     worker: str | None
     at: datetime
+    started_at: datetime | None = None
     log: str | None = None
 
 
@@ -55,10 +57,11 @@ class JobStatus(Frozen):
     Attributes:
         job: Which.
         state: How far.
-        attempt: Number of the current or last attempt, 0 before the first.
+        round: 1 for the job's first run at this head, one more for each restart.
+        attempt: Number of the current or last attempt of the round, 0 before the first.
         phase: The phase under way, when it is known.
         outcome: What it came to, once decided.
-        faults: Attempts lost to the CI itself, oldest first.
+        faults: Attempts of this round lost to the CI itself, oldest first.
         started_at: When its current round began.
         decided_at: When it was decided.
         next_attempt_at: When the automatic retry comes, for `RETRYING`.
@@ -67,6 +70,7 @@ class JobStatus(Frozen):
 
     job: Job
     state: JobState = JobState.QUEUED
+    round: int = 1
     attempt: int = 0
     phase: Phase | None = None
     outcome: Outcome | None = None
@@ -112,6 +116,7 @@ class Summary(Frozen):
         pull_request: Such as `ocaml/opam-repository#30203`, or a local branch's name.
         head: Commit under test.
         base: Commit it is merged into.
+        request: Which request this answers, see `Revision.request`.
         planned: Whether the list of jobs is complete: before that, nothing is green.
         packages: What the analysis found.
         jobs: The job matrix, repository jobs first.
@@ -122,6 +127,7 @@ class Summary(Frozen):
     pull_request: str
     head: str
     base: str
+    request: str = ""
     planned: bool = False
     packages: tuple[ChangedPackage, ...] = ()
     jobs: tuple[JobStatus, ...] = ()

@@ -1,0 +1,157 @@
+"""What a job of ours costs beside a bare Temporal activity, on one server in one run.
+
+    python bench/overhead.py [--jobs 300] [--rounds 5]
+
+A build that does nothing goes through everything that a real one does: PullRequestWorkflow,
+PlatformWorkflow, `run_job`, its log in the store, the judge, the index. Beside it, a workflow
+runs as many activities that return at once. Both use the same server, worker process,
+concurrency and window, and take turns, so that a noisy machine hurts both alike.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from temporalio import activity, workflow
+from temporalio.worker import Worker
+
+from opam_ci.activities.build import BuildActivities
+from opam_ci.activities.record import RecordActivities
+from opam_ci.cli import services
+from opam_ci.clients.index import Index
+from opam_ci.clients.runners.base import LogSink
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.connection import connect
+from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
+from opam_ci.core.facts import BuildFacts, PhaseRun
+from opam_ci.core.job import Phase
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.summary import Counts
+from opam_ci.settings import Settings
+from opam_ci.worker import WORKFLOW_RUNNER
+from opam_ci.workflows import options
+from opam_ci.workflows.platform import PlatformWorkflow
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.world import Script, World
+
+QUEUE = options.build_queue("linux-amd64")
+SLOTS = 50
+
+
+class IdleRunner:
+    """A runner whose builds do nothing and succeed."""
+
+    async def run(
+        self, spec: BuildSpec, log: LogSink, progress: Callable[[BuildProgress], None]
+    ) -> BuildReport:
+        progress(BuildProgress(phase=Phase.BUILD, log_bytes=log.size))
+        log.write(b"nothing to do\n")
+        phase = PhaseRun(phase=Phase.BUILD, exit_code=0, duration=0, log_start=0, log_end=log.size)
+        facts = BuildFacts(job=spec.job, phases=(phase,), installed=True, finished=True)
+        return BuildReport(facts=facts, logs={Phase.BUILD: "nothing to do\n"})
+
+    async def preflight(self) -> None:
+        return
+
+
+@activity.defn
+async def bare(number: int) -> int:
+    return number
+
+
+@workflow.defn
+class BareWorkflow:
+    """Runs activities that do nothing, in the same window as a PlatformWorkflow."""
+
+    @workflow.run
+    async def run(self, jobs: int) -> None:
+        window = asyncio.Semaphore(options.JOBS_IN_FLIGHT)
+
+        async def one(number: int) -> None:
+            async with window:
+                await workflow.execute_activity(
+                    bare, number, task_queue=QUEUE, start_to_close_timeout=timedelta(minutes=1)
+                )
+
+        await asyncio.gather(*(one(number) for number in range(jobs)))
+
+
+async def measure(jobs: int, rounds: int, home: Path) -> None:
+    embedded = await asyncio.to_thread(services.start_temporal, home, port=17233)
+    script = Script()
+    script.analysis = Analysis(
+        packages=tuple(
+            ChangedPackage(package=f"p{n}.1", kind=ChangeKind.NEW_RELEASE, has_tests=False)
+            for n in range(jobs)
+        )
+    )
+    store = ArtifactStore.open((home / "store").as_uri())
+    index = await asyncio.to_thread(Index.open, f"sqlite:///{home / 'index.sqlite'}")
+    client = await connect(Settings(home=home, temporal=embedded.address))
+    world = World.__new__(World)
+    world.client, world.script = client, script
+    ours, theirs = [], []
+    async with (
+        Worker(
+            client,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            workflows=[PullRequestWorkflow, PlatformWorkflow, BareWorkflow],
+            workflow_runner=WORKFLOW_RUNNER,
+            activities=[script.analyse, script.lint, RecordActivities(index).record],
+        ),
+        Worker(
+            client,
+            task_queue=QUEUE,
+            activities=[BuildActivities(IdleRunner(), store).run_job, bare],
+            max_concurrent_activities=SLOTS,
+        ),
+    ):
+        for number in range(rounds + 1):
+            begun = time.perf_counter()
+            await client.execute_workflow(
+                BareWorkflow.run,
+                jobs,
+                id=f"bare-{number}",
+                task_queue=options.ORCHESTRATION_QUEUE,
+            )
+            bare_time = time.perf_counter() - begun
+            ref = PullRequestRef(owner="bench", repo="overhead", number=number + 1)
+            begun = time.perf_counter()
+            handle = await world.open(ref, world.revision(keep_open=False))
+            counts = Counts.model_validate(await handle.result())
+            our_time = time.perf_counter() - begun
+            assert counts.passed == 2 * jobs + 1, counts
+            if number:  # the first round warms up
+                theirs.append(bare_time)
+                ours.append(our_time)
+                print(
+                    f"{jobs} jobs: bare {bare_time:.2f} s, ours {our_time:.2f} s, "
+                    f"ratio {our_time / bare_time:.2f}"
+                )
+    ratio = statistics.median(o / t for o, t in zip(ours, theirs, strict=True))
+    each = statistics.median(ours) / jobs * 1000
+    print(f"median ratio {ratio:.2f} (must be < 1.5); {each:.1f} ms a job of ours")
+    index.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        try:
+            asyncio.run(measure(given.jobs, given.rounds, home))
+        finally:
+            services.stop(home)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""One attempt of a job: announced, heartbeated, judged, and told to the workflow at once."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+from temporalio.service import RPCError
+
+from opam_ci.activities.boundary import error_for, outcome_of, retry_delay
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job import Phase
+from opam_ci.core.messages import (
+    AttemptFaulted,
+    AttemptStarted,
+    JobContext,
+    JobHeartbeat,
+    JobReport,
+)
+from opam_ci.core.outcome import Cause, Errored, Evidence, Outcome
+from opam_ci.core.summary import Fault
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_INTERVAL = timedelta(seconds=1)
+"""How often an attempt says that it is supervised; cancellation arrives with the answers, so
+this also bounds how long a cancelled build goes on."""
+
+
+class Attempt:
+    """The attempt that is running in this activity.
+
+    Attributes:
+        number: From 1.
+        worker: Identity of this worker.
+        log: Key of the attempt's log; set by the activity once it has one.
+    """
+
+    def __init__(self, context: JobContext, job: str) -> None:
+        info = activity.info()
+        self.context = context
+        self.job = job
+        self.number = info.attempt
+        self.worker = _identity()
+        self.started_at = datetime.now(UTC)
+        self.log: str | None = None
+        self._phase: Phase | None = None
+        self._log_bytes = 0
+
+    def progress(self, phase: Phase | None, log_bytes: int) -> None:
+        """Notes how far the attempt is; the next heartbeat carries it."""
+        self._phase = phase
+        self._log_bytes = log_bytes
+
+    def heartbeat(self, fault: Fault | None = None) -> JobHeartbeat:
+        """Sends a heartbeat now and returns what it carries."""
+        beat = JobHeartbeat(
+            attempt=self.number,
+            worker=self.worker,
+            started_at=self.started_at,
+            phase=self._phase,
+            log=self.log,
+            log_bytes=self._log_bytes,
+            fault=fault,
+        )
+        activity.heartbeat(beat)
+        return beat
+
+    async def announce(self) -> None:
+        """Tells the workflow that an attempt after a fault has begun."""
+        if self.number == 1 or not self.context.notify:
+            return
+        details = activity.info().heartbeat_details
+        previous = JobHeartbeat.model_validate(details[0]) if details else None
+        await _tell(
+            "attempt_started",
+            AttemptStarted(
+                job=self.job,
+                round=self.context.round,
+                attempt=self.number,
+                worker=self.worker,
+                at=self.started_at,
+                previous=previous,
+            ),
+        )
+
+    async def tell_fault(self, report: JobReport, delay: timedelta | None) -> None:
+        """Tells the workflow that this attempt met an infrastructure fault."""
+        if not isinstance(report.outcome, Errored):
+            return
+        fault = Fault(
+            attempt=self.number,
+            cause=report.outcome.cause,
+            evidence=report.outcome.evidence,
+            worker=self.worker,
+            at=report.ended_at,
+            started_at=self.started_at,
+            log=self.log,
+        )
+        # Should the signal not get through, the next attempt finds the fault here.
+        self.heartbeat(fault)
+        if self.context.notify:
+            await _tell(
+                "attempt_faulted",
+                AttemptFaulted(
+                    job=self.job,
+                    round=self.context.round,
+                    fault=fault,
+                    next_attempt_at=report.ended_at + delay if delay is not None else None,
+                ),
+            )
+
+
+def _identity() -> str:
+    return activity.client().service_client.config.identity
+
+
+async def _tell(signal: str, message: AttemptFaulted | AttemptStarted) -> None:
+    workflow_id = activity.info().workflow_id
+    if workflow_id is None:
+        return
+    handle = activity.client().get_workflow_handle(workflow_id)
+    try:
+        await handle.signal(signal, message)
+    except RPCError as error:
+        # The workflow may be gone or Temporal away; neither may change the job's verdict,
+        # and the next attempt's announcement makes up for it.
+        _log.warning("could not signal %s to %s: %s", signal, workflow_id, error)
+
+
+async def _beat(attempt: Attempt) -> None:
+    # A job that is over within the first interval costs no heartbeat at all.
+    while True:
+        await asyncio.sleep(HEARTBEAT_INTERVAL.total_seconds())
+        attempt.heartbeat()
+
+
+def _shut_down(attempt: Attempt) -> Errored:
+    return Errored(
+        cause=Cause.WORKER_LOST,
+        evidence=Evidence(
+            rule="worker-shutdown",
+            worker=attempt.worker,
+            attempt=attempt.number,
+            detail=f"worker {attempt.worker} was shut down in the middle of the job",
+        ),
+    )
+
+
+async def run_attempt(
+    context: JobContext, job: str, work: Callable[[Attempt], Awaitable[Outcome]]
+) -> JobReport:
+    """Runs one attempt of a job and turns whatever happens into a report or an error.
+
+    Args:
+        context: To whom the job belongs.
+        job: Its id, as the workflow knows it.
+        work: Does the job. May return any outcome, or raise.
+
+    Returns:
+        The report of a job that passed or was skipped.
+
+    Raises:
+        ApplicationError: `PackageFailure` (final), `InfrastructureFault` (retried), or
+            `InternalError` (a bug of ours, final), each with the report in its details.
+        asyncio.CancelledError: Cancellation was asked for.
+    """
+    attempt = Attempt(context, job)
+    await attempt.announce()
+    retry_after: timedelta | None = None
+    beating = asyncio.create_task(_beat(attempt))
+    try:
+        outcome = await work(attempt)
+    except asyncio.CancelledError:
+        if not activity.is_worker_shutdown():
+            raise
+        outcome = _shut_down(attempt)
+    except InfrastructureError as error:
+        retry_after = error.retry_after
+        outcome = outcome_of(error)
+    except Exception as error:  # noqa: BLE001  the boundary: every bug becomes an error
+        outcome = outcome_of(error)
+        _log.warning("job %s attempt %d", job, attempt.number, exc_info=error)
+    finally:
+        beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beating
+    report = JobReport(
+        outcome=outcome,
+        attempt=attempt.number,
+        worker=attempt.worker,
+        started_at=attempt.started_at,
+        ended_at=datetime.now(UTC),
+        log=attempt.log,
+    )
+    delay = retry_delay(context.retry, report, retry_after)
+    await attempt.tell_fault(report, delay)
+    if (error_to_raise := error_for(report, delay)) is not None:
+        raise error_to_raise
+    return report

@@ -1,0 +1,136 @@
+"""The one place where exceptions and outcomes become Temporal errors, and back."""
+
+import random
+from datetime import timedelta
+
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ApplicationErrorCategory,
+    CancelledError,
+    TimeoutError,  # noqa: A004  the field's own name
+    TimeoutType,
+)
+
+from opam_ci.core.errors import InfrastructureError, SubmissionError
+from opam_ci.core.messages import JobReport
+from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, Outcome
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.text import reason_line
+
+PACKAGE_FAILURE = "PackageFailure"
+"""Type of the error of a package failure: final, and no cause for alarm."""
+
+INFRASTRUCTURE_FAULT = "InfrastructureFault"
+"""Type of the error of an infrastructure fault: retried with backoff."""
+
+INTERNAL_ERROR = "InternalError"
+"""Type of the error of a bug of ours: the same again would fail the same way."""
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """Returns what an exception means for the job in which it was raised.
+
+    Anything that we did not raise on purpose is a bug of ours, so an error and never the
+    author's failure.
+    """
+    match error:
+        case SubmissionError():
+            return Failed(reason=error.reason, evidence=error.evidence)
+        case InfrastructureError():
+            return Errored(cause=error.cause, evidence=error.evidence)
+        case _:
+            return Errored(
+                cause=Cause.UNKNOWN,
+                evidence=Evidence(
+                    rule="internal-error",
+                    detail=f"{type(error).__name__}: {error}"[:400],
+                ),
+            )
+
+
+def is_bug(report: JobReport) -> bool:
+    """Whether an attempt ended in an exception that nobody raised on purpose."""
+    outcome = report.outcome
+    return isinstance(outcome, Errored) and outcome.evidence.rule == "internal-error"
+
+
+def retry_delay(
+    retry: RetrySettings, report: JobReport, retry_after: timedelta | None = None
+) -> timedelta | None:
+    """Returns the wait before the next attempt, None if there is none."""
+    if is_bug(report) or retry.is_last(report.attempt):
+        return None
+    # Jitter needs no secrecy.
+    chance = random.random()  # noqa: S311
+    return retry.delay(report.attempt, chance=chance, retry_after=retry_after)
+
+
+def error_for(report: JobReport, delay: timedelta | None) -> ApplicationError | None:
+    """Returns the Temporal error for an attempt's report, None if it is no error.
+
+    Args:
+        report: How the attempt ended; travels in the error's details.
+        delay: When the next attempt comes, for a fault.
+    """
+    match report.outcome:
+        case Failed() as failed:
+            return ApplicationError(
+                f"{failed.reason}: {reason_line(failed)}",
+                report,
+                type=PACKAGE_FAILURE,
+                non_retryable=True,
+                category=ApplicationErrorCategory.BENIGN,
+            )
+        case Errored() as errored:
+            return ApplicationError(
+                f"{errored.cause}: {reason_line(errored)}",
+                report,
+                type=INTERNAL_ERROR if is_bug(report) else INFRASTRUCTURE_FAULT,
+                non_retryable=is_bug(report),
+                next_retry_delay=delay,
+            )
+        case _:
+            return None
+
+
+def report_of(error: ActivityError) -> JobReport | None:
+    """Returns the report that a failed activity carries, None if it carries none."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError) and cause.type in {
+        PACKAGE_FAILURE,
+        INFRASTRUCTURE_FAULT,
+        INTERNAL_ERROR,
+    }:
+        for detail in cause.details:
+            return JobReport.model_validate(detail)
+    return None
+
+
+def is_lost(error: ActivityError) -> bool:
+    """Whether an activity ended because its worker went silent."""
+    cause = error.cause
+    return isinstance(cause, TimeoutError) and cause.type is TimeoutType.HEARTBEAT
+
+
+def is_cancelled(error: ActivityError) -> bool:
+    """Whether an activity ended because its cancellation was asked for."""
+    return isinstance(error.cause, CancelledError)
+
+
+def outcome_without_report(error: ActivityError) -> Errored:
+    """Returns the outcome of an activity that ended without a word of its own."""
+    cause = error.cause
+    if isinstance(cause, TimeoutError):
+        kind = cause.type.name.lower() if cause.type is not None else "unknown"
+        return Errored(
+            cause=Cause.UNKNOWN,
+            evidence=Evidence(
+                rule=f"activity-timeout-{kind}",
+                detail=f"the job's activity ran into its {kind} time limit",
+            ),
+        )
+    return Errored(
+        cause=Cause.UNKNOWN,
+        evidence=Evidence(rule="activity-error", detail=str(cause or error)[:400]),
+    )

@@ -1,0 +1,51 @@
+"""The build activity: a job's spec in, a judged report out."""
+
+from temporalio import activity
+
+from opam_ci.activities.attempt import Attempt, run_attempt
+from opam_ci.clients.logs import LogWriter
+from opam_ci.clients.runners.base import Runner
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.build import BuildProgress
+from opam_ci.core.classify import judge
+from opam_ci.core.messages import JobReport, RunJob
+from opam_ci.core.outcome import Outcome
+from opam_ci.core.records import log_key
+from opam_ci.core.text import verdict_line
+
+
+class BuildActivities:
+    """What a build worker offers. It needs a runner and the store, nothing else."""
+
+    def __init__(self, runner: Runner, store: ArtifactStore) -> None:
+        self._runner = runner
+        self._store = store
+
+    @activity.defn
+    async def run_job(self, task: RunJob) -> JobReport:
+        """Runs one job in isolation and judges what happened.
+
+        Raises:
+            ApplicationError: See `run_attempt`.
+        """
+
+        async def work(attempt: Attempt) -> Outcome:
+            attempt.log = log_key(
+                task.context.revision,
+                task.spec.job,
+                round_=task.context.round,
+                attempt=attempt.number,
+            )
+
+            def progress(now: BuildProgress) -> None:
+                attempt.progress(now.phase, now.log_bytes)
+
+            async with LogWriter(self._store, attempt.log) as log:
+                report = await self._runner.run(task.spec, log, progress)
+                outcome = judge(
+                    report.facts, report.logs, worker=attempt.worker, attempt=attempt.number
+                )
+                log.write(verdict_line(outcome).encode())
+            return outcome
+
+        return await run_attempt(task.context, task.spec.job.id, work)

@@ -1,0 +1,141 @@
+"""Activities on the repository itself: analysis and lint."""
+
+import asyncio
+from pathlib import Path
+
+from temporalio import activity
+
+from opam_ci.activities.attempt import Attempt, run_attempt
+from opam_ci.clients.export import Exporter
+from opam_ci.clients.git import Repository
+from opam_ci.clients.git_analysis import analyse
+from opam_ci.clients.git_tree import GitTree
+from opam_ci.clients.lint_run import lint_packages
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.analysis import CONFLICT
+from opam_ci.core.analysis_result import Analysis, ChangeKind
+from opam_ci.core.build import RepositoryRef
+from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
+from opam_ci.core.job import Phase
+from opam_ci.core.lint.finding import LintRequest
+from opam_ci.core.lint_outcome import outcome_of
+from opam_ci.core.messages import AnalysisReport, LintReport, LintVerdict, RepositoryTask
+from opam_ci.core.outcome import Cause, Evidence, FailureReason, Outcome, Passed
+from opam_ci.core.plan import BUILT_KINDS
+
+
+class RepositoryActivities:
+    """What needs a clone of the repository."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._exporter = Exporter(store)
+        self._clones: dict[str, Repository] = {}
+
+    @activity.defn
+    async def analyse(self, task: RepositoryTask) -> AnalysisReport:
+        """Merges head into base, analyses the change, and exports what builds need.
+
+        Raises:
+            ApplicationError: See `run_attempt`.
+        """
+        found: tuple[Analysis, RepositoryRef | None] = (Analysis(), None)
+
+        async def work(attempt: Attempt) -> Outcome:
+            nonlocal found
+            attempt.progress(Phase.CHECKOUT, 0)
+            found = await self._analyse(task)
+            return Passed(
+                evidence=Evidence(
+                    rule="analysed",
+                    worker=attempt.worker,
+                    attempt=attempt.number,
+                    detail=f"{len(found[0].packages)} packages changed",
+                )
+            )
+
+        report = await run_attempt(task.context, "analysis", work)
+        return AnalysisReport(analysis=found[0], repository=found[1], report=report)
+
+    @activity.defn
+    async def lint(self, task: RepositoryTask) -> LintReport:
+        """Lints the changed packages of the merged tree.
+
+        Raises:
+            ApplicationError: See `run_attempt`.
+        """
+        verdicts: list[LintVerdict] = []
+
+        async def work(attempt: Attempt) -> Outcome:
+            verdicts.clear()
+            verdicts.extend(await self._lint(task))
+            return Passed(
+                evidence=Evidence(rule="linted", worker=attempt.worker, attempt=attempt.number)
+            )
+
+        report = await run_attempt(task.context, "lint", work)
+        return LintReport(verdicts=tuple(verdicts), report=report)
+
+    async def _analyse(self, task: RepositoryTask) -> tuple[Analysis, RepositoryRef | None]:
+        revision = task.revision
+        clone = await self._clone(revision.repository)
+        analysis = await asyncio.to_thread(analyse, clone, revision.base, revision.head)
+        if analysis.failure is not None:
+            raise _refusal(analysis.failure)
+        if analysis.merge_tree is None:
+            raise InfrastructureError("the analysis made no merged tree", cause=Cause.GIT)
+        builds = any(changed.kind in BUILT_KINDS for changed in analysis.packages)
+        if revision.options.lint_only or not builds:
+            return analysis, None
+        repository = await self._exporter.export(clone, revision.base, analysis.merge_tree)
+        return analysis, repository
+
+    async def _lint(self, task: RepositoryTask) -> list[LintVerdict]:
+        revision = task.revision
+        clone = await self._clone(revision.repository)
+        # The merged tree lives in this process's scratch objects; another worker's does not.
+        merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
+        if merged.tree is None or merged.tree != task.merge_tree:
+            raise InfrastructureError(
+                f"merging again gives {merged.tree} instead of {task.merge_tree}", cause=Cause.GIT
+            )
+        linted = await lint_packages(
+            GitTree(clone, merged.tree),
+            [
+                LintRequest(package=changed.package, new=changed.kind is ChangeKind.NEW_PACKAGE)
+                for changed in task.packages
+            ],
+        )
+        return [
+            LintVerdict(package=changed.package, outcome=outcome_of(changed.package, linted))
+            for changed in task.packages
+        ]
+
+    async def _clone(self, path: str) -> Repository:
+        clone = self._clones.get(path)
+        if clone is None:
+            try:
+                clone = await asyncio.to_thread(Repository.open, Path(path))
+            except UsageError as error:
+                # The path was checked when the job was asked for: it is the worker that
+                # does not have it now.
+                raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error
+            self._clones[path] = clone
+        return clone
+
+    def close(self) -> None:
+        """Ends the git processes of all clones."""
+        while self._clones:
+            self._clones.popitem()[1].close()
+
+
+def _refusal(failure: str) -> SubmissionError:
+    conflict = failure == CONFLICT
+    return SubmissionError(
+        failure,
+        reason=FailureReason.MERGE_CONFLICT if conflict else FailureReason.ANALYSIS,
+        evidence=Evidence(
+            rule="merge-conflict" if conflict else "change-refused",
+            phase=Phase.CHECKOUT,
+            detail=failure,
+        ),
+    )

@@ -1,0 +1,108 @@
+"""The merged repository of a head, put into the store for the build workers.
+
+A warmed opam root costs a worker some 20 s, so heads share one: a head is exported as a base
+that was exported before, plus an overlay with the packages in which the merge differs from
+it. Only when every known base is too far away does the head's own base become a new one.
+"""
+
+import asyncio
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from opam_ci.clients.git import Repository
+from opam_ci.clients.git_export import archive_tree, overlay
+from opam_ci.clients.store import ArtifactStore, MissingKeyError
+from opam_ci.core.build import RepositoryRef
+from opam_ci.core.errors import UsageError
+
+_KNOWN_BASES: Final = "repositories/bases.json"
+_BASES_KEPT: Final = 4
+"""As many as a worker keeps base layers."""
+
+MAXIMUM_OVERLAY = 300
+"""Packages in an overlay, beside those of the pull request itself, before a new base is made.
+opam reads an overlay anew for each job, at 2 ms a package; opam-repository changes by some 40
+packages a day, so a base serves for a week."""
+
+
+class Exporter:
+    """Puts repositories into the store."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+        # Two heads at once must not both make the same base: it takes seconds.
+        self._lock = asyncio.Lock()
+
+    async def export(self, clone: Repository, base: str, merged_tree: str) -> RepositoryRef:
+        """Exports a merged tree.
+
+        Args:
+            clone: Has both.
+            base: Commit into which the head was merged.
+            merged_tree: The merged tree.
+
+        Raises:
+            InfrastructureError: Git or the store fails.
+        """
+        async with self._lock:
+            chosen = await self._choose(clone, base, merged_tree)
+            archive = f"repositories/bases/{chosen}.tar.gz"
+            with tempfile.TemporaryDirectory(prefix="opam-ci-export-") as directory:
+                if not await self._store.exists(archive):
+                    path = Path(directory) / "base.tar.gz"
+                    await asyncio.to_thread(archive_tree, clone, chosen, path)
+                    await self._store.put(archive, path)
+                await self._remember(chosen)
+                path = Path(directory) / "overlay.tar.gz"
+                made = await asyncio.to_thread(
+                    overlay, clone, clone.tree_of(chosen), merged_tree, path
+                )
+                digest = hashlib.sha256(await asyncio.to_thread(path.read_bytes)).hexdigest()
+                key = f"repositories/overlays/{digest}.tar.gz"
+                if not await self._store.exists(key):
+                    await self._store.put(key, path)
+        return RepositoryRef(
+            base_commit=chosen,
+            base_archive=archive,
+            overlay_archive=key,
+            overlay_packages=len(made.packages) + len(made.deleted),
+            package_count=made.total,
+        )
+
+    async def _choose(self, clone: Repository, base: str, merged_tree: str) -> str:
+        """Returns the known base that is nearest to the merged tree, or the head's own."""
+        own = await asyncio.to_thread(_distance, clone, base, merged_tree)
+        best, nearest = base, None
+        for candidate in await self._bases():
+            distance = await asyncio.to_thread(_distance, clone, candidate, merged_tree)
+            if distance is None or own is None or distance - own > MAXIMUM_OVERLAY:
+                continue
+            if nearest is None or distance < nearest:
+                best, nearest = candidate, distance
+        return best
+
+    async def _bases(self) -> list[str]:
+        try:
+            found = json.loads(await self._store.get(_KNOWN_BASES))
+        except (MissingKeyError, ValueError):
+            # A list that was never written, or not whole, only costs a new base.
+            return []
+        return [base for base in found if isinstance(base, str)] if isinstance(found, list) else []
+
+    async def _remember(self, base: str) -> None:
+        bases = await self._bases()
+        if bases[:1] != [base]:
+            kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
+            await self._store.put(_KNOWN_BASES, json.dumps(kept).encode())
+
+
+def _distance(clone: Repository, base: str, merged_tree: str) -> int | None:
+    """Returns in how many files a base differs, None for a commit that the clone lacks."""
+    try:
+        tree = clone.tree_of(clone.resolve(base))
+    except UsageError:
+        return None
+    return len(clone.changes(tree, merged_tree))

@@ -1,0 +1,109 @@
+"""The connection to Temporal: converter, identity, search attributes."""
+
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.runtime import Runtime
+from temporalio.service import RPCError, RPCStatusCode
+
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.outcome import Cause
+from opam_ci.settings import Settings
+from opam_ci.workflows import options
+
+_KINDS = {
+    "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "KeywordList": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+}
+
+
+def identity() -> str:
+    """Returns how this process names itself to Temporal and in evidence."""
+    return f"{os.getpid()}@{socket.gethostname()}"
+
+
+async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Client:
+    """Connects to Temporal and makes sure that its search attributes exist.
+
+    Raises:
+        UsageError: Nothing answers at the address.
+    """
+    try:
+        client = await Client.connect(
+            settings.temporal,
+            namespace=settings.namespace,
+            data_converter=pydantic_data_converter,
+            identity=identity(),
+            runtime=runtime,
+        )
+    except (RuntimeError, RPCError) as error:
+        raise UsageError(
+            f"no Temporal server answers at {settings.temporal} ({_short(error)}); "
+            "start one with `opam-ci up`, or name another with --temporal ADDRESS"
+        ) from error
+    await ensure_search_attributes(client)
+    return client
+
+
+async def ensure_search_attributes(client: Client) -> None:
+    """Adds our search attributes to the server, unless they are there."""
+    request = AddSearchAttributesRequest(
+        namespace=client.namespace,
+        search_attributes={
+            key.name: _KINDS["KeywordList" if "LIST" in key.indexed_value_type.name else "Keyword"]
+            for key in options.SEARCH_ATTRIBUTES
+        },
+    )
+    try:
+        await client.operator_service.add_search_attributes(request)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.ALREADY_EXISTS:
+            raise UsageError(
+                f"the Temporal server refuses our search attributes ({error.message}); an "
+                "operator must add them: see docs/operations.md"
+            ) from error
+
+
+_POLL_TIMEOUT = timedelta(seconds=75)
+"""A poll is renewed after a minute; the server remembers pollers for five."""
+
+
+async def polled(client: Client, queue: str) -> bool:
+    """Returns whether any worker polls a task queue at the moment.
+
+    Raises:
+        InfrastructureError: The server does not say.
+    """
+    try:
+        answer = await client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=client.namespace,
+                task_queue=TaskQueue(name=queue),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+            )
+        )
+    except RPCError as error:
+        raise InfrastructureError(
+            f"Temporal does not describe the task queue {queue}: {error.message}",
+            cause=Cause.UNKNOWN,
+        ) from error
+    now = datetime.now(UTC)
+    return any(
+        now - poller.last_access_time.ToDatetime(tzinfo=UTC) < _POLL_TIMEOUT
+        for poller in answer.pollers
+    )
+
+
+def _short(error: BaseException) -> str:
+    """Returns what of the library's nested error text helps a person."""
+    text = str(error)
+    if "refused" in text:
+        return "connection refused"
+    return text.splitlines()[0][:100] if text else type(error).__name__

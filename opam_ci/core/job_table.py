@@ -1,0 +1,162 @@
+"""The job matrix of a workflow: every change of a row, and nothing else."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from opam_ci.core.job import Job
+from opam_ci.core.messages import AttemptFaulted, AttemptStarted, JobReport, lost
+from opam_ci.core.outcome import Cancelled, Cause, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.summary import Fault, JobState, JobStatus
+
+KILLS_WORKER_AFTER = 2
+"""Distinct workers lost under one job before the job itself is blamed (design, §2.5)."""
+
+
+class JobTable:
+    """Rows by job id, in the order in which they were added, with a set of changed ones."""
+
+    def __init__(self, rows: Iterable[JobStatus] = ()) -> None:
+        self._rows = {row.job.id: row for row in rows}
+        self._changed: dict[str, None] = {}
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._rows
+
+    def __getitem__(self, job_id: str) -> JobStatus:
+        return self._rows[job_id]
+
+    @property
+    def rows(self) -> tuple[JobStatus, ...]:
+        """All rows."""
+        return tuple(self._rows.values())
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether rows changed since they were last taken."""
+        return bool(self._changed)
+
+    def take_changed(self, limit: int) -> tuple[JobStatus, ...]:
+        """Returns at most `limit` changed rows, oldest change first, and forgets the change."""
+        ids = list(self._changed)[:limit]
+        for job_id in ids:
+            del self._changed[job_id]
+        return tuple(self._rows[job_id] for job_id in ids)
+
+    def put(self, row: JobStatus) -> None:
+        """Adds or replaces a row."""
+        if self._rows.get(row.job.id) != row:
+            self._rows[row.job.id] = row
+            self._changed[row.job.id] = None
+
+    def queue(self, job: Job) -> None:
+        """Puts a job at the start of its next round, or of its first.
+
+        What an earlier round met stays in the index; the row starts clean.
+        """
+        before = self._rows.get(job.id)
+        self.put(JobStatus(job=job, round=before.round + 1 if before is not None else 1))
+
+    def merge(self, row: JobStatus) -> None:
+        """Takes over a row as another workflow reports it, unless it is of an older round."""
+        known = self._rows.get(row.job.id)
+        if known is not None and known.round <= row.round:
+            self.put(row)
+
+    def touch_all(self) -> None:
+        """Marks every row as changed, so that it is told again."""
+        self._changed = dict.fromkeys(self._rows)
+
+    def start(self, job_id: str, at: datetime) -> None:
+        """Marks a job as running its first attempt."""
+        row = self._rows[job_id]
+        self._update(row, state=JobState.RUNNING, attempt=1, started_at=row.started_at or at)
+
+    def fault(self, job_id: str, said: AttemptFaulted) -> None:
+        """Notes a faulted attempt, once, however often it is said."""
+        row = self._rows.get(job_id)
+        if row is None or row.outcome is not None or row.round != said.round:
+            return
+        known = {fault.attempt for fault in row.faults}
+        if said.fault.attempt in known:
+            return
+        retrying = said.next_attempt_at is not None
+        self._update(
+            row,
+            faults=_sorted([*row.faults, said.fault]),
+            state=JobState.RETRYING if retrying else row.state,
+            attempt=max(row.attempt, said.fault.attempt),
+            next_attempt_at=said.next_attempt_at,
+            log=said.fault.log or row.log,
+        )
+
+    def started(self, job_id: str, said: AttemptStarted) -> None:
+        """Notes that an attempt began, and the loss of the one before if nobody told of it."""
+        row = self._rows.get(job_id)
+        if row is None or row.outcome is not None or row.round != said.round:
+            return
+        known = {fault.attempt for fault in row.faults}
+        missing = [n for n in range(1, said.attempt) if n not in known]
+        told = said.previous.fault if said.previous is not None else None
+        found = [
+            told if told is not None and told.attempt == n else lost(said.previous, n, said.at)
+            for n in missing
+        ]
+        self._update(
+            row,
+            faults=_sorted([*row.faults, *found]),
+            state=JobState.RUNNING,
+            attempt=max(row.attempt, said.attempt),
+            next_attempt_at=None,
+        )
+
+    def decide(self, job_id: str, report: JobReport) -> None:
+        """Gives a job its outcome."""
+        row = self._rows[job_id]
+        self._update(
+            row,
+            state=JobState.DECIDED,
+            outcome=report.outcome,
+            attempt=max(row.attempt, report.attempt),
+            started_at=row.started_at or report.started_at,
+            decided_at=report.ended_at,
+            next_attempt_at=None,
+            phase=None,
+            log=report.log or row.log,
+        )
+
+    def settle(self, job_id: str, outcome: Outcome, at: datetime) -> None:
+        """Gives a job an outcome that no attempt of its own reported."""
+        row = self._rows[job_id]
+        self._update(
+            row, state=JobState.DECIDED, outcome=outcome, decided_at=at, next_attempt_at=None
+        )
+
+    def cancel_undecided(self, outcome: Cancelled, at: datetime) -> None:
+        """Settles every job that has no outcome yet."""
+        for row in self.rows:
+            if row.outcome is None:
+                self.settle(row.job.id, outcome, at)
+
+    def killer(self, job_id: str) -> Failed | None:
+        """Returns the verdict on a job that took two different workers down, else None."""
+        losses = [f for f in self._rows[job_id].faults if f.cause is Cause.WORKER_LOST]
+        workers = sorted({fault.worker for fault in losses if fault.worker})
+        if len(workers) < KILLS_WORKER_AFTER:
+            return None
+        return Failed(
+            reason=FailureReason.KILLS_WORKER,
+            evidence=Evidence(
+                rule="kills-worker",
+                phase=losses[-1].evidence.phase,
+                attempt=losses[-1].attempt,
+                worker=losses[-1].worker,
+                detail=f"the job took down {len(workers)} workers: {', '.join(workers)}",
+            ),
+        )
+
+    def _update(self, row: JobStatus, **changes: object) -> None:
+        self.put(row.model_copy(update=changes))
+
+
+def _sorted(faults: list[Fault]) -> tuple[Fault, ...]:
+    return tuple(sorted(faults, key=lambda fault: fault.attempt))

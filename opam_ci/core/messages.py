@@ -1,0 +1,299 @@
+"""What workflows and activities say to each other. Small: logs and lists travel as references."""
+
+from datetime import datetime
+
+from pydantic import AwareDatetime
+
+from opam_ci.core.analysis_result import Analysis, ChangedPackage
+from opam_ci.core.build import BuildSpec, RepositoryRef
+from opam_ci.core.job import Phase
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Cause, Evidence, Outcome
+from opam_ci.core.platforms import Platform
+from opam_ci.core.records import RevisionKey
+from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import Fault, JobStatus
+
+
+class JobContext(Frozen):
+    """To whom a job belongs; every job's activity gets one.
+
+    Attributes:
+        pull_request: Which pull request.
+        head: Commit under test.
+        opened_at: When the testing of this head began: the same head can be tested again.
+        round: 1 for the job's first run at this head, one more for each restart.
+        retry: Backoff, so that the activity can say when the next attempt comes.
+        notify: Whether the workflow that runs the job wants to be told of faulted
+            attempts at once; workflows of ours always do.
+    """
+
+    pull_request: PullRequestRef
+    head: str
+    opened_at: AwareDatetime
+    round: int
+    retry: RetrySettings
+    notify: bool = True
+
+    @property
+    def revision(self) -> RevisionKey:
+        """The testing under which logs and records are kept."""
+        return revision_key(self.pull_request, self.head, self.opened_at)
+
+
+class RunJob(Frozen):
+    """Input of the `run_job` activity."""
+
+    context: JobContext
+    spec: BuildSpec
+
+
+class RepositoryTask(Frozen):
+    """Input of the activities that work on the repository itself.
+
+    Attributes:
+        context: To whom it belongs.
+        revision: Head, base, and where they are.
+        packages: For lint: what to lint; for the others empty.
+        merge_tree: The merged tree, once the analysis has made it.
+    """
+
+    context: JobContext
+    revision: Revision
+    packages: tuple[ChangedPackage, ...] = ()
+    merge_tree: str | None = None
+
+
+class LintVerdict(Frozen):
+    """What lint says of one package."""
+
+    package: str
+    outcome: Outcome
+
+
+class LintReport(Frozen):
+    """What lint says of all packages of a head."""
+
+    verdicts: tuple[LintVerdict, ...]
+    report: "JobReport"
+
+
+class AnalysisReport(Frozen):
+    """What the analysis activity answers.
+
+    Attributes:
+        analysis: What the change is.
+        repository: The merged repository in the store, None where nothing is to be built.
+        report: How the attempt ended.
+    """
+
+    analysis: Analysis
+    repository: RepositoryRef | None
+    report: "JobReport"
+
+
+class JobReport(Frozen):
+    """How one attempt of a job ended: returned, or carried by the error's details.
+
+    Attributes:
+        outcome: What it came to.
+        attempt: Its number.
+        worker: Identity of the worker that ran it.
+        started_at: When the attempt began.
+        ended_at: When it ended.
+        log: Key of its log, None where it wrote none.
+    """
+
+    outcome: Outcome
+    attempt: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime
+    log: str | None = None
+
+
+class JobHeartbeat(Frozen):
+    """What a running attempt's heartbeats carry: enough to explain its loss.
+
+    Attributes:
+        attempt: Number of the attempt.
+        worker: Who runs it.
+        started_at: When it began.
+        phase: The phase under way, None before the first.
+        log: Key of its log.
+        log_bytes: Size of the log so far.
+        fault: How it ended, if it ended by an infrastructure fault: then it was not lost.
+    """
+
+    attempt: int
+    worker: str
+    started_at: datetime
+    phase: Phase | None = None
+    log: str | None = None
+    log_bytes: int = 0
+    fault: Fault | None = None
+
+
+class AttemptFaulted(Frozen):
+    """Signal: an attempt met an infrastructure fault.
+
+    Attributes:
+        job: Id of the job; for repository jobs its kind, since one attempt of lint
+            stands for all packages.
+        round: Of which round.
+        fault: What happened.
+        next_attempt_at: When the next attempt comes, None if this was the last.
+    """
+
+    job: str
+    round: int
+    fault: Fault
+    next_attempt_at: datetime | None = None
+
+
+class AttemptStarted(Frozen):
+    """Signal: an attempt after the first has begun.
+
+    Attributes:
+        job: As in `AttemptFaulted`.
+        round: Of which round.
+        attempt: Its number.
+        worker: Who runs it.
+        at: When.
+        previous: Last heartbeat of the attempts before. Where no fault is known for the
+            attempt before this one, its worker was lost.
+    """
+
+    job: str
+    round: int
+    attempt: int
+    worker: str
+    at: datetime
+    previous: JobHeartbeat | None = None
+
+
+class PlatformInput(Frozen):
+    """Input of PlatformWorkflow.
+
+    Attributes:
+        pull_request: To whom the jobs belong.
+        head: Commit under test.
+        opened_at: When the testing of this head began.
+        parent: Workflow that is told of progress; None for a benchmark.
+        platform: Where to build.
+        repository: With which packages.
+        options: How.
+        jobs: What to run, as queued rows; a job whose dependency is not among them starts
+            at once.
+    """
+
+    pull_request: PullRequestRef
+    head: str
+    opened_at: AwareDatetime
+    parent: str | None
+    platform: Platform
+    repository: RepositoryRef
+    options: CheckOptions
+    jobs: tuple[JobStatus, ...]
+
+
+class PlatformProgress(Frozen):
+    """Signal from a PlatformWorkflow to its parent: rows that changed.
+
+    Attributes:
+        head: Of which head: late words about a superseded one are ignored.
+        workflow_id: Who says it.
+        jobs: The rows.
+        done: Whether the child has nothing more to say.
+    """
+
+    head: str
+    workflow_id: str
+    jobs: tuple[JobStatus, ...]
+    done: bool = False
+
+
+class RestartWaiting(Frozen):
+    """Signal to a PlatformWorkflow: start these jobs at once instead of after their backoff."""
+
+    jobs: tuple[str, ...]
+
+
+class RunningChild(Frozen):
+    """A PlatformWorkflow under way, and the ids of the jobs it runs."""
+
+    workflow_id: str
+    jobs: tuple[str, ...]
+
+
+class PullRequestInput(Frozen):
+    """Input of PullRequestWorkflow, and what it carries over when it continues as new.
+
+    Attributes:
+        pull_request: Which.
+        revision: The head it works on, None until the first `head_changed`.
+        opened_at: When the testing of this head began.
+        sequence: Number of the last record written to the index.
+        jobs: Job rows so far, when it continues as new within one head.
+        packages: What the analysis found.
+        merge_tree: The merged tree.
+        repository: The merged repository in the store.
+        planned: Whether the job list is complete.
+        batch: How many batches of PlatformWorkflows were started for this head.
+        running: PlatformWorkflows under way.
+        notices: Things to know that are no verdict.
+    """
+
+    pull_request: PullRequestRef
+    revision: Revision | None = None
+    opened_at: AwareDatetime | None = None
+    sequence: int = 0
+    jobs: tuple[JobStatus, ...] = ()
+    packages: tuple[ChangedPackage, ...] = ()
+    merge_tree: str | None = None
+    repository: RepositoryRef | None = None
+    planned: bool = False
+    batch: int = 0
+    running: tuple[RunningChild, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def revision_key(pull_request: PullRequestRef, head: str, opened_at: datetime) -> RevisionKey:
+    """Returns the index key of one testing of one head."""
+    return RevisionKey(
+        repository=f"{pull_request.owner}/{pull_request.repo}",
+        number=pull_request.number,
+        branch=pull_request.branch,
+        head=head,
+        opened_at=opened_at,
+    )
+
+
+def lost(previous: JobHeartbeat | None, attempt: int, at: datetime) -> Fault:
+    """Returns the fault of an attempt whose worker went silent.
+
+    Args:
+        previous: The last heartbeat that arrived, if it was of that attempt.
+        attempt: The attempt that was lost.
+        at: When the loss was noticed.
+    """
+    known = previous if previous is not None and previous.attempt == attempt else None
+    where = f" in phase {known.phase}" if known and known.phase else ""
+    who = f"worker {known.worker}" if known else "the worker"
+    detail = f"{who} went silent{where}: killed, crashed, or cut off"
+    return Fault(
+        attempt=attempt,
+        cause=Cause.WORKER_LOST,
+        evidence=Evidence(
+            rule="heartbeat-lost",
+            phase=known.phase if known else None,
+            worker=known.worker if known else None,
+            attempt=attempt,
+            detail=detail,
+        ),
+        worker=known.worker if known else None,
+        at=at,
+        started_at=known.started_at if known else None,
+        log=known.log if known else None,
+    )

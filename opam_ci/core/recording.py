@@ -1,0 +1,111 @@
+"""From the job matrix to the rows of the index."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from opam_ci.core.outcome import Errored, Evidence, Outcome
+from opam_ci.core.records import (
+    AttemptRecord,
+    JobRecord,
+    RecordBatch,
+    RevisionKey,
+    RevisionRecord,
+)
+from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
+
+
+def batch_of(
+    revision: RevisionKey,
+    summary: Summary,
+    changed: Iterable[JobStatus],
+    *,
+    sequence: int,
+    merge_tree: str | None = None,
+) -> RecordBatch:
+    """Returns what is to be written after rows have changed.
+
+    Args:
+        revision: The testing.
+        summary: Its state.
+        changed: The rows that changed since the last batch.
+        sequence: Number of this batch, higher than any before.
+        merge_tree: The merged tree, if there is one.
+    """
+    now = summary.updated_at
+    if now is None:
+        raise ValueError("a summary that is written down says when it was true")
+    rows = tuple(changed)
+    return RecordBatch(
+        revisions=(
+            RevisionRecord(
+                key=revision,
+                base=summary.base,
+                merge_tree=merge_tree,
+                state=summary.state,
+                planned=summary.planned,
+                updated_at=now,
+                sequence=sequence,
+            ),
+        ),
+        jobs=tuple(
+            JobRecord(
+                revision=revision,
+                status=row,
+                round=row.round,
+                sequence=sequence,
+                updated_at=now,
+            )
+            for row in rows
+        ),
+        attempts=tuple(
+            record for row in rows for record in _attempts(revision, row, sequence, now)
+        ),
+    )
+
+
+def _attempts(
+    revision: RevisionKey, row: JobStatus, sequence: int, now: datetime
+) -> list[AttemptRecord]:
+    records = [_lost_attempt(revision, row, fault, sequence) for fault in row.faults]
+    known = {fault.attempt for fault in row.faults}
+    if row.attempt < 1 or row.attempt in known or row.state is JobState.RETRYING:
+        return records
+    evidence = _evidence(row.outcome)
+    records.append(
+        AttemptRecord(
+            revision=revision,
+            job=row.job,
+            round=row.round,
+            number=row.attempt,
+            sequence=sequence,
+            worker=evidence.worker if evidence else None,
+            started_at=row.started_at or row.decided_at or now,
+            ended_at=(row.decided_at or now) if row.outcome is not None else None,
+            outcome=row.outcome,
+            phase=evidence.phase if evidence else row.phase,
+            log_key=row.log,
+        )
+    )
+    return records
+
+
+def _lost_attempt(
+    revision: RevisionKey, row: JobStatus, fault: Fault, sequence: int
+) -> AttemptRecord:
+    return AttemptRecord(
+        revision=revision,
+        job=row.job,
+        round=row.round,
+        number=fault.attempt,
+        sequence=sequence,
+        worker=fault.worker,
+        started_at=fault.started_at or row.started_at or fault.at,
+        ended_at=fault.at,
+        outcome=Errored(cause=fault.cause, evidence=fault.evidence),
+        phase=fault.evidence.phase,
+        log_key=fault.log,
+    )
+
+
+def _evidence(outcome: Outcome | None) -> Evidence | None:
+    return outcome.evidence if outcome is not None and outcome.kind != "cancelled" else None

@@ -1,0 +1,52 @@
+"""How infrastructure faults are retried: pure arithmetic, no clock."""
+
+from datetime import timedelta
+
+from pydantic import Field
+
+from opam_ci.core.model import Frozen
+
+
+class RetrySettings(Frozen):
+    """Backoff of a job that met an infrastructure fault.
+
+    The defaults give waits of 1, 3, 9 and 27 minutes: short enough for a restarted
+    host, long enough in sum for an operator to repair one, and then it is `errored`.
+
+    Attributes:
+        initial_interval: Wait after the first fault.
+        backoff_coefficient: Factor for each further one.
+        maximum_interval: Cap of one wait.
+        maximum_attempts: How many attempts a round has.
+        jitter: Share of a wait by which it varies at random, so that jobs that one
+            fault hit together do not come back together.
+    """
+
+    initial_interval: timedelta = timedelta(seconds=60)
+    backoff_coefficient: float = Field(default=3.0, ge=1.0)
+    maximum_interval: timedelta = timedelta(minutes=30)
+    maximum_attempts: int = Field(default=5, ge=1)
+    jitter: float = Field(default=0.2, ge=0.0, lt=1.0)
+
+    def delay(
+        self, attempt: int, *, chance: float = 0.5, retry_after: timedelta | None = None
+    ) -> timedelta:
+        """Returns the wait after a faulted attempt.
+
+        Args:
+            attempt: The attempt that faulted, from 1.
+            chance: A random number in [0, 1) from the caller; 0.5 means no jitter.
+            retry_after: When the other side said to come back: never earlier.
+        """
+        # The exponent is bounded so that a huge attempt number cannot overflow a float.
+        factor = self.backoff_coefficient ** min(attempt - 1, 64)
+        seconds = min(
+            self.initial_interval.total_seconds() * factor,
+            self.maximum_interval.total_seconds(),
+        )
+        wait = timedelta(seconds=seconds * (1 + self.jitter * (2 * chance - 1)))
+        return max(wait, retry_after) if retry_after else wait
+
+    def is_last(self, attempt: int) -> bool:
+        """Whether no attempt follows this one."""
+        return attempt >= self.maximum_attempts

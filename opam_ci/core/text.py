@@ -1,0 +1,245 @@
+"""Every text of ours that a user reads in a status, a table or the Temporal Web UI."""
+
+from collections import Counter
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from opam_ci.core.job import JobKind
+from opam_ci.core.outcome import Cause, Failed, Outcome, label
+from opam_ci.core.summary import Counts, JobState, JobStatus, State, Summary
+
+STATUS_LIMIT = 140
+"""Characters that GitHub accepts in a status description; one more is a 422."""
+
+_MARKS = {
+    "passed": "✅",
+    "failed": "❌",
+    "skipped": "⏭",
+    "errored": "🔧",
+    "cancelled": "🛑",
+    "queued": "·",
+    "running": "▶",
+    "retrying": "↻",
+}
+
+CAUSE_WORDS = {
+    Cause.NETWORK: "network trouble",
+    Cause.DNS: "names do not resolve",
+    Cause.GIT: "git trouble",
+    Cause.SOURCE_HOST: "a source host is down",
+    Cause.PACKAGE_MIRROR: "a system package mirror is down",
+    Cause.DISK_FULL: "disk full",
+    Cause.OUT_OF_MEMORY: "out of memory",
+    Cause.WORKER_LOST: "a build worker was lost",
+    Cause.SANDBOX: "the sandbox does not start",
+    Cause.IMAGE: "the build image is broken",
+    Cause.OPAM_INTERNAL: "opam itself broke",
+    Cause.SOLVER_TIMEOUT: "the solver took too long",
+    Cause.REPOSITORY_STATE: "the CI's copy of the repository is broken",
+    Cause.GITHUB: "GitHub trouble",
+    Cause.STORAGE: "the CI's storage is down",
+    Cause.UNKNOWN: "cause unknown",
+}
+
+
+def _clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _tally(counts: Counts) -> str:
+    parts = [
+        f"{number} {word}"
+        for number, word in (
+            (counts.failed, "failed"),
+            (counts.errored, "errored"),
+            (counts.cancelled, "cancelled"),
+            (counts.skipped, "skipped"),
+            (counts.passed, "passed"),
+        )
+        if number
+    ]
+    return ", ".join(parts) or "no jobs"
+
+
+def main_cause(summary: Summary) -> Cause:
+    """Returns the cause of most errored or retrying jobs."""
+    causes = Counter(
+        job.outcome.cause
+        for job in summary.jobs
+        if job.outcome is not None and job.outcome.kind == "errored"
+    )
+    causes.update(
+        job.faults[-1].cause
+        for job in summary.jobs
+        if job.state is JobState.RETRYING and job.faults
+    )
+    return min(causes, key=lambda cause: (-causes[cause], cause)) if causes else Cause.UNKNOWN
+
+
+def _next_retry(summary: Summary) -> tuple[datetime, JobStatus] | None:
+    waiting = [
+        (job.next_attempt_at, job)
+        for job in summary.jobs
+        if job.state is JobState.RETRYING and job.next_attempt_at is not None
+    ]
+    return min(waiting, key=lambda pair: pair[0]) if waiting else None
+
+
+def status_description(summary: Summary, *, maximum_attempts: int) -> str:
+    """Returns the status text of a head, at most 140 characters.
+
+    Args:
+        summary: Its state.
+        maximum_attempts: How many attempts a job has, for "attempt k of n".
+    """
+    counts = summary.counts
+    match summary.state:
+        case State.PENDING if not summary.planned:
+            text = "Analysing the change"
+        case State.PENDING:
+            text = f"{counts.decided}/{counts.total} done"
+            if counts.failed:
+                text += f", {counts.failed} failed"
+            if retry := _next_retry(summary):
+                at, job = retry
+                text += (
+                    f"; {counts.retrying} retry, CI fault: {CAUSE_WORDS[main_cause(summary)]}"
+                    f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
+                )
+        case State.ERROR:
+            text = (
+                f"Internal CI error, not your package: {CAUSE_WORDS[main_cause(summary)]}"
+                f" ({_tally(counts)}); it is restarted once repaired"
+            )
+        case State.FAILURE | State.SUCCESS:
+            text = _tally(counts)
+    return _clip(text, STATUS_LIMIT)
+
+
+def _cell(text: str) -> str:
+    """Returns text that cannot break out of a markdown table cell."""
+    flat = " ".join(text.split())
+    for char in "\\`*_{}[]<>|~":
+        flat = flat.replace(char, f"\\{char}")
+    return flat
+
+
+def verdict(status: JobStatus) -> str:
+    """Returns the word for where a job stands, such as `failed(test)` or `retrying(dns)`."""
+    if status.outcome is not None:
+        return label(status.outcome)
+    if status.state is JobState.RETRYING and status.faults:
+        return f"retrying({status.faults[-1].cause})"
+    return status.state.value
+
+
+def mark(status: JobStatus) -> str:
+    """Returns the one-character mark of where a job stands."""
+    return _MARKS[status.outcome.kind if status.outcome is not None else status.state.value]
+
+
+def reason_line(outcome: Outcome) -> str:
+    """Returns the one line that says why: the log's own words before ours."""
+    if outcome.kind == "cancelled":
+        return {
+            "superseded": "a newer head replaced this one",
+            "closed": "the pull request was closed",
+            "request": "cancelled on request",
+        }[outcome.by]
+    evidence = outcome.evidence
+    blame = f"{outcome.blame}: " if isinstance(outcome, Failed) and outcome.blame else ""
+    if evidence.lines:
+        return blame + evidence.lines[0].text.strip()
+    return blame + (evidence.detail or evidence.rule)
+
+
+def why(status: JobStatus) -> str:
+    """Returns the one line that explains a job's state, empty while nothing is to say."""
+    if status.outcome is not None and status.outcome.kind != "passed":
+        return reason_line(status.outcome)
+    if status.faults:
+        fault = status.faults[-1]
+        words = fault.evidence.detail or (
+            fault.evidence.lines[0].text if fault.evidence.lines else CAUSE_WORDS[fault.cause]
+        )
+        if status.outcome is not None:
+            return f"recovered by itself from {fault.cause} (attempt {fault.attempt}): {words}"
+        return f"attempt {fault.attempt}: {words}"
+    return ""
+
+
+def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
+    """Returns the job matrix as markdown for the Temporal Web UI.
+
+    Args:
+        summary: The state to show.
+        rows: How many jobs are listed, the interesting ones first: a payload is small.
+    """
+    order = ["failed", "errored", "retrying", "running", "queued", "cancelled"]
+    order += ["skipped", "passed"]
+
+    def rank(status: JobStatus) -> int:
+        return order.index(status.outcome.kind if status.outcome else status.state.value)
+
+    lines = [
+        f"**{summary.state.value}** — {_tally(summary.counts)}"
+        + (f", {summary.counts.undecided} to go" if summary.counts.undecided else ""),
+        "",
+        "| | job | platform | attempt | result | why |",
+        "|---|---|---|---|---|---|",
+    ]
+    chosen = sorted(summary.jobs, key=rank)
+    lines += [
+        f"| {mark(job)} | {_cell(job.job.title)} | {_cell(job.job.platform or 'repository')} "
+        f"| {job.attempt} | {_cell(verdict(job))} | {_cell(_clip(why(job), 160))} |"
+        for job in chosen[:rows]
+    ]
+    if len(chosen) > rows:
+        lines.append(f"\n… and {len(chosen) - rows} more")
+    lines += [f"\n> {_cell(notice)}" for notice in summary.notices[-5:]]
+    return "\n".join(lines)
+
+
+def activity_summary(kind: JobKind, title: str) -> str:
+    """Returns the one-line summary that the Temporal Web UI shows for a job's activity."""
+    return _clip(f"{kind.value}: {title}" if kind is JobKind.ANALYSIS else title, 200)
+
+
+def verdict_line(outcome: Outcome) -> str:
+    """Returns the last line of an attempt's log: the verdict and why."""
+    if outcome.kind == "passed":
+        return "\n==== opam-ci: verdict: passed\n"
+    rule = "" if outcome.kind == "cancelled" else f" [{outcome.evidence.rule}]"
+    return f"\n==== opam-ci: verdict: {label(outcome)}{rule}: {reason_line(outcome)}\n"
+
+
+def problems(error: ValidationError) -> str:
+    """Returns in one line what is wrong with a value that did not validate."""
+    found = [
+        f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}"
+        for item in error.errors(include_url=False)[:3]
+    ]
+    return _clip("; ".join(found), 300)
+
+
+def headline(summary: Summary) -> str:
+    """Returns the result of a check in one line, for the end of a table."""
+    counts = summary.counts
+    match summary.state:
+        case State.SUCCESS:
+            words = f"passed: {_tally(counts)}"
+        case State.FAILURE:
+            words = f"package failure: {_tally(counts)}"
+        case State.ERROR:
+            cause = CAUSE_WORDS[main_cause(summary)]
+            words = f"internal CI error, not the package's fault: {cause} ({_tally(counts)})"
+        case State.PENDING if not summary.planned:
+            words = "analysing the change"
+        case State.PENDING if counts.undecided:
+            words = f"{counts.decided}/{counts.total} done: {_tally(counts)}"
+            if counts.retrying:
+                words += f"; {counts.retrying} wait for a retry: {CAUSE_WORDS[main_cause(summary)]}"
+        case State.PENDING:
+            words = f"undecided: {_tally(counts)}"
+    return f"{summary.pull_request} at {summary.head[:12]}: {words}"

@@ -1,0 +1,70 @@
+"""Configuration: environment variables `OPAM_CI_…`, all with sane defaults."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_home() -> Path:
+    """Returns where everything of an embedded installation is kept.
+
+    `$OPAM_CI_HOME`, else `$XDG_STATE_HOME/opam-ci`, else `~/.local/state/opam-ci`.
+    """
+    if home := os.environ.get("OPAM_CI_HOME"):
+        return Path(home).absolute()
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "opam-ci"
+
+
+def default_cache() -> Path:
+    """Returns where what can be made again is kept, such as root file systems.
+
+    `$XDG_CACHE_HOME/opam-ci`, else `~/.cache/opam-ci`.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "opam-ci"
+
+
+class Settings(BaseSettings):
+    """Settings of every process of ours.
+
+    Attributes:
+        home: Where an embedded installation keeps everything.
+        cache: Where root file systems and warmed opam roots are kept.
+        temporal: Address of the Temporal server.
+        namespace: Temporal namespace.
+        store: URL of the object store for logs and artifacts.
+        index: SQLAlchemy URL of the job index.
+        pools: Pools whose jobs this worker builds; empty for none.
+        orchestrate: Whether this worker runs workflows and repository activities.
+        builds: How many jobs this worker builds at once.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="OPAM_CI_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=default_home)
+    cache: Path = Field(default_factory=default_cache)
+    temporal: str = "127.0.0.1:7233"
+    namespace: str = "default"
+    store: str = ""
+    index: str = ""
+    pools: tuple[str, ...] = ("linux-amd64",)
+    orchestrate: bool = True
+    builds: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
+
+    @property
+    def given_temporal(self) -> str | None:
+        """The server's address if the environment names one, else None."""
+        return self.temporal if "temporal" in self.model_fields_set else None
+
+    @property
+    def store_url(self) -> str:
+        """The object store's URL; by default a directory below `home`."""
+        return self.store or (self.home / "store").as_uri()
+
+    @property
+    def index_url(self) -> str:
+        """The index's URL; by default an SQLite file below `home`."""
+        return self.index or f"sqlite:///{self.home / 'index.sqlite'}"

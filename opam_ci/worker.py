@@ -1,0 +1,132 @@
+"""The composition root: from settings to running Temporal workers."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from opam_ci.activities.build import BuildActivities
+from opam_ci.activities.record import RecordActivities
+from opam_ci.activities.repository import RepositoryActivities
+from opam_ci.clients.index import Index
+from opam_ci.clients.runners.base import Runner
+from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.connection import connect, identity
+from opam_ci.settings import Settings
+from opam_ci.workflows import options
+from opam_ci.workflows.platform import PlatformWorkflow
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+
+_log = logging.getLogger(__name__)
+
+GRACEFUL_SHUTDOWN_TIMEOUT = timedelta(seconds=10)
+"""How long a stopping worker waits for activities before it cancels them: a build takes
+minutes, so it is handed to another worker instead of waited for."""
+
+WORKFLOW_RUNNER = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules("opam_ci")
+)
+"""Our own modules are imported once and not again for each workflow, which took 0.2 s a
+workflow: they keep no state, and the import contracts keep I/O out of what workflows call."""
+
+HEARTBEAT_THROTTLE = timedelta(seconds=1)
+"""Heartbeats carry cancellations back, so they go out every second and not, as by default,
+at 80 % of the heartbeat timeout: a cancelled build must be gone within 5 seconds."""
+
+
+def make_runner(settings: Settings, store: ArtifactStore) -> RootfsRunner:
+    """Returns the runner of this machine."""
+    return RootfsRunner(RootfsSettings(home=settings.cache), store)
+
+
+def orchestration_worker(client: Client, store: ArtifactStore, index: Index) -> Worker:
+    """Returns the worker of workflows, repository and index."""
+    repository = RepositoryActivities(store)
+    record = RecordActivities(index)
+    return Worker(
+        client,
+        task_queue=options.ORCHESTRATION_QUEUE,
+        workflows=[PullRequestWorkflow, PlatformWorkflow],
+        workflow_runner=WORKFLOW_RUNNER,
+        activities=[repository.analyse, repository.lint, record.record],
+        max_concurrent_activities=8,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
+    )
+
+
+def build_worker(
+    client: Client, pool: str, runner: Runner, store: ArtifactStore, builds: int
+) -> Worker:
+    """Returns the worker that builds for a pool."""
+    return Worker(
+        client,
+        task_queue=options.build_queue(pool),
+        activities=[BuildActivities(runner, store).run_job],
+        max_concurrent_activities=builds,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, client: Client) -> AsyncIterator[Sequence[Worker]]:
+    """Runs this process's workers for the time of a block.
+
+    Raises:
+        InfrastructureError: This machine cannot build (preflight), or a store is away.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    store = ArtifactStore.open(settings.store_url)
+    async with contextlib.AsyncExitStack() as stack:
+        workers: list[Worker] = []
+        if settings.orchestrate:
+            index = await asyncio.to_thread(Index.open, settings.index_url)
+            stack.callback(index.close)
+            workers.append(orchestration_worker(client, store, index))
+        if settings.pools:
+            runner = make_runner(settings, store)
+            if swept := await runner.sweep():
+                _log.info("removed %d job roots that a killed worker left", swept)
+            await runner.prepare(lambda words: _log.info("root file system: %s", words))
+            await runner.preflight()
+            workers += [
+                build_worker(client, pool, runner, store, settings.builds)
+                for pool in settings.pools
+            ]
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        yield workers
+
+
+async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) -> None:
+    """Runs workers until the process is told to stop by SIGTERM or SIGINT.
+
+    Args:
+        settings: Of this process.
+        ready: Called once all workers poll.
+
+    Raises:
+        UsageError: Temporal does not answer.
+        InfrastructureError: This machine cannot build.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    client = await connect(settings)
+    async with running(settings, client):
+        ready()
+        _log.info("worker %s polls %s", identity(), settings.temporal)
+        await stop.wait()
+        _log.info("stopping: running builds go back to the queue")

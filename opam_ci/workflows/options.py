@@ -1,0 +1,112 @@
+"""Every timeout, retry policy, priority and queue name of the workflows, in one place."""
+
+from datetime import timedelta
+
+from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
+
+from opam_ci.activities.boundary import INTERNAL_ERROR, PACKAGE_FAILURE
+from opam_ci.core.build import PhaseTimeouts
+from opam_ci.core.job import JobKind
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.retry import RetrySettings
+
+ORCHESTRATION_QUEUE = "opam-ci"
+"""Task queue of workflows and of the activities on repository, index and GitHub."""
+
+CI_REPO = SearchAttributeKey.for_keyword("CiRepo")
+CI_PULL_REQUEST = SearchAttributeKey.for_keyword("CiPullRequest")
+CI_STATE = SearchAttributeKey.for_keyword("CiState")
+CI_CAUSES = SearchAttributeKey.for_keyword_list("CiCauses")
+CI_HEAD = SearchAttributeKey.for_keyword("CiHead")
+SEARCH_ATTRIBUTES = (CI_REPO, CI_PULL_REQUEST, CI_STATE, CI_CAUSES, CI_HEAD)
+"""By these, operators find and restart pull requests with the stock tools."""
+
+REPOSITORY_TIMEOUT = timedelta(minutes=15)
+"""Longest run of an analysis, lint or export: seconds in practice, but the largest pull
+request on a cold clone must not be cut off."""
+
+RECORD_TIMEOUT = timedelta(seconds=30)
+"""Longest write of one batch to the index."""
+
+RECORD_RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2,
+    maximum_interval=timedelta(minutes=2),
+)
+"""The index may be down for hours: nothing is lost, so there is no last attempt."""
+
+JOBS_IN_FLIGHT = 200
+"""Activities that one PlatformWorkflow has pending at once; the server allows 2,000 a workflow."""
+
+PROGRESS_ROWS = 100
+"""Job rows in one signal or one index write: some 100 kB, far below the 2 MB of a payload."""
+
+ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
+"""How often a continued PullRequestWorkflow asks the children it did not start itself."""
+
+PARKED_TIMEOUT = timedelta(days=7)
+"""How long a one-off check waits for a restart of its errored jobs before it ends."""
+
+
+def build_queue(pool: str) -> str:
+    """Returns the task queue of a pool's build workers."""
+    return f"build-{pool}"
+
+
+def job_retry(settings: RetrySettings) -> RetryPolicy:
+    """Returns the policy for infrastructure faults.
+
+    An activity that fails in an orderly way says itself when to come back (with jitter);
+    this policy counts for the attempts that could not say so, such as a lost worker's.
+    """
+    return RetryPolicy(
+        initial_interval=settings.initial_interval,
+        backoff_coefficient=settings.backoff_coefficient,
+        maximum_interval=settings.maximum_interval,
+        maximum_attempts=settings.maximum_attempts,
+        non_retryable_error_types=[PACKAGE_FAILURE, INTERNAL_ERROR],
+    )
+
+
+def job_timeout(timeouts: PhaseTimeouts) -> timedelta:
+    """Returns the longest run of one attempt: all phases, plus making a base layer once."""
+    phases = (
+        timeouts.setup,
+        timeouts.solve,
+        timeouts.depexts,
+        timeouts.fetch,
+        timeouts.dependencies,
+        timeouts.build,
+        timeouts.test,
+        timeouts.verify,
+    )
+    return sum(phases, timedelta(minutes=30))
+
+
+def report_interval(history_length: int) -> timedelta:
+    """Returns how long changes are collected before they are told on.
+
+    Quick while a pull request is small, so that people see progress; slower as the
+    history grows, so that it stays far from the server's limit of 51,200 events.
+    """
+    return timedelta(seconds=min(60.0, 0.5 + history_length / 200))
+
+
+_PRIORITIES = {
+    JobKind.ANALYSIS: 1,
+    JobKind.LINT: 1,
+    JobKind.BUILD: 2,
+    JobKind.TEST: 3,
+    JobKind.LOWER_BOUNDS: 4,
+    JobKind.LIST_REVDEPS: 4,
+    JobKind.REVDEP: 5,
+}
+
+
+def job_priority(kind: JobKind, pull_request: PullRequestRef) -> Priority:
+    """Returns a job's place in its queue: by kind, and fair between pull requests.
+
+    The fairness key is cut to the server's limit of 64 bytes; two keys that collide by
+    that share one turn, which is harmless.
+    """
+    return Priority(priority_key=_PRIORITIES[kind], fairness_key=pull_request.workflow_id[-64:])

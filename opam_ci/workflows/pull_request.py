@@ -1,0 +1,319 @@
+"""PullRequestWorkflow: one pull request, from its first head until it is closed."""
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from opam_ci.activities.record import RecordActivities
+    from opam_ci.core.messages import (
+        AttemptFaulted,
+        AttemptStarted,
+        PlatformProgress,
+        PullRequestInput,
+        revision_key,
+    )
+    from opam_ci.core.outcome import Cancelled
+    from opam_ci.core.recording import batch_of
+    from opam_ci.core.records import RecordBatch
+    from opam_ci.core.requests import RestartSelector, Revision
+    from opam_ci.core.summary import Counts, State, Summary
+    from opam_ci.core.text import markdown_matrix, problems
+    from opam_ci.workflows import options
+    from opam_ci.workflows.testing import Testing
+
+_NOTICES_KEPT = 20
+
+
+@workflow.defn
+class PullRequestWorkflow:
+    """Tests every head of one pull request; a new head supersedes the one before.
+
+    Signals: `head_changed`, `restart`, `cancel`, `closed`. Query: `summary`.
+    """
+
+    @workflow.init
+    def __init__(self, given: PullRequestInput) -> None:
+        self._given = given
+        self._testing = Testing.resume(given)
+        self._sequence = given.sequence
+        self._notices = deque(given.notices, maxlen=_NOTICES_KEPT)
+        self._next: Revision | None = None
+        self._restarts: deque[RestartSelector] = deque()
+        self._cancel_asked = False
+        self._closed = False
+        self._backlog: deque[RecordBatch] = deque()
+        self._stale = True
+        self._finished = False
+
+    @workflow.run
+    async def run(self, given: PullRequestInput) -> Counts:
+        """Runs until the pull request is closed, or, for a one-off check, decided.
+
+        Args:
+            given: Which pull request, and what an earlier run carried over.
+
+        Returns:
+            The counts of the last head.
+        """
+        if self._testing is not None and not given.jobs:
+            self._testing.begin()
+        reporter = asyncio.create_task(self._report_changes())
+        try:
+            await self._serve()
+        except asyncio.CancelledError:
+            # `temporal workflow cancel`: stop the builds, write that down, and end.
+            await asyncio.shield(self._stop("request"))
+            raise
+        finally:
+            self._finished = True
+            await asyncio.shield(reporter)
+        return self.summary().counts
+
+    @workflow.signal
+    def head_changed(self, revision: Any) -> None:
+        """A new head is to be tested; the same head again only if it says so.
+
+        Args:
+            revision: A Revision as JSON.
+        """
+        try:
+            self._next = Revision.model_validate(revision)
+        except ValidationError as error:
+            self._note(f"head_changed refused: {problems(error)}")
+
+    @workflow.signal
+    def restart(self, selector: Any = None) -> None:
+        """Starts decided jobs again: those the CI itself lost, unless told otherwise.
+
+        Args:
+            selector: A RestartSelector as JSON, such as `{"which": "failed"}`; nothing
+                selects all errored jobs. Taken as it comes, since it is typed by hand.
+        """
+        try:
+            self._restarts.append(RestartSelector.model_validate(selector or {}))
+        except ValidationError as error:
+            self._note(f"restart refused: {problems(error)}")
+
+    @workflow.signal
+    def cancel(self) -> None:
+        """Stops all jobs under way; the pull request stays open and can be restarted."""
+        self._cancel_asked = True
+
+    @workflow.signal
+    def closed(self) -> None:
+        """The pull request was closed or merged: stop, and end."""
+        self._closed = True
+
+    @workflow.signal
+    def platform_progress(self, said: PlatformProgress) -> None:
+        """A PlatformWorkflow tells of its jobs."""
+        if self._testing is not None:
+            self._testing.progress(said)
+
+    @workflow.signal
+    def attempt_faulted(self, said: AttemptFaulted) -> None:
+        """An attempt of analysis or lint met an infrastructure fault."""
+        if self._testing is not None:
+            self._testing.attempt_faulted(said)
+
+    @workflow.signal
+    def attempt_started(self, said: AttemptStarted) -> None:
+        """A further attempt of analysis or lint has begun."""
+        if self._testing is not None:
+            self._testing.attempt_started(said)
+
+    @workflow.query
+    def summary(self) -> Summary:
+        """Returns the state of the current head."""
+        testing = self._testing
+        return Summary(
+            pull_request=self._given.pull_request.title,
+            head=testing.revision.head if testing else "",
+            base=testing.revision.base if testing else "",
+            request=testing.revision.request if testing else "",
+            planned=testing.planned if testing else False,
+            packages=testing.packages if testing else (),
+            jobs=testing.table.rows if testing else (),
+            notices=tuple(self._notices),
+            updated_at=workflow.now(),
+        )
+
+    async def _serve(self) -> None:
+        while not self._closed:
+            if not await self._something_to_do():
+                return
+            if self._testing is not None and self._testing.crash is not None:
+                raise self._testing.crash
+            if self._cancel_asked:
+                self._cancel_asked = False
+                await self._stop("request")
+            if self._next is not None:
+                await self._take_next()
+            while self._restarts and self._next is None and self._testing is not None:
+                self._restart(self._testing, self._restarts.popleft())
+            if self._may_continue_as_new():
+                await self._continue_as_new()
+        await self._stop("closed")
+
+    async def _something_to_do(self) -> bool:
+        """Waits; returns False when a one-off check has nothing left to wait for."""
+        testing = self._testing
+        watch = options.ORPHAN_CHECK_INTERVAL if testing and testing.has_adopted else None
+        limit = options.PARKED_TIMEOUT if self._is_parked() else watch
+        try:
+            await workflow.wait_condition(
+                lambda: self._is_called() or self._is_over() or self._may_continue_as_new(),
+                timeout=limit,
+            )
+        except TimeoutError:
+            if limit is options.PARKED_TIMEOUT:
+                return False
+            if self._testing is not None:
+                await self._testing.look_for_adopted()
+        return self._is_called() or not self._is_over()
+
+    def _is_called(self) -> bool:
+        crashed = self._testing is not None and self._testing.crash is not None
+        restarts = bool(self._restarts) and self._testing is not None
+        return bool(
+            crashed or self._closed or self._cancel_asked or self._next is not None or restarts
+        )
+
+    def _is_decided_once(self) -> bool:
+        testing = self._testing
+        return (
+            testing is not None
+            and not testing.revision.options.keep_open
+            and testing.planned
+            and testing.is_idle
+        )
+
+    def _is_over(self) -> bool:
+        """Whether a one-off check is decided and has nothing that a restart could mend."""
+        return self._is_decided_once() and not self.summary().counts.errored
+
+    def _is_parked(self) -> bool:
+        return self._is_decided_once() and not self._is_over()
+
+    async def _take_next(self) -> None:
+        revision, self._next = self._next, None
+        if revision is None:
+            return
+        testing = self._testing
+        if testing is not None and not revision.again and revision.head == testing.revision.head:
+            # A redelivered webhook, or a poll that sees what it saw before.
+            return
+        if testing is not None:
+            await self._stop("superseded")
+        self._restarts.clear()
+        self._notices.clear()
+        self._testing = Testing(self._given.pull_request, revision, workflow.now())
+        if testing is not None and workflow.info().is_continue_as_new_suggested():
+            await self._continue_as_new()
+        self._testing.begin()
+        self._stale = True
+
+    def _restart(self, testing: Testing, selector: RestartSelector) -> None:
+        number = testing.restart(selector)
+        if not number:
+            self._note(
+                f"restart: no decided job matches {selector.model_dump_json(exclude_none=True)}"
+            )
+
+    async def _stop(self, by: Literal["superseded", "closed", "request"]) -> None:
+        if self._testing is not None:
+            await self._testing.stop(Cancelled(by=by))
+            self._collect()
+
+    def _note(self, text: str) -> None:
+        self._notices.append(text)
+        self._stale = True
+
+    def _may_continue_as_new(self) -> bool:
+        return (
+            workflow.info().is_continue_as_new_suggested()
+            and self._testing is not None
+            and self._testing.only_children_run
+            and not self._is_called()
+        )
+
+    async def _continue_as_new(self) -> None:
+        """Goes on in a new run with a short history, once everything is written down."""
+        self._collect()
+        await workflow.wait_condition(
+            lambda: not self._backlog and workflow.all_handlers_finished()
+        )
+        carried = PullRequestInput(
+            pull_request=self._given.pull_request,
+            sequence=self._sequence,
+            notices=tuple(self._notices),
+        )
+        if self._testing is not None:
+            carried = self._testing.carry_over(carried)
+        workflow.continue_as_new(carried)
+
+    def _collect(self) -> None:
+        """Puts changed rows on the backlog of what is to be written."""
+        testing = self._testing
+        if testing is None or not (testing.table.is_dirty or self._stale):
+            return
+        self._stale = False
+        summary = self.summary()
+        key = revision_key(self._given.pull_request, testing.revision.head, testing.opened_at)
+        while True:
+            self._sequence += 1
+            self._backlog.append(
+                batch_of(
+                    key,
+                    summary,
+                    testing.table.take_changed(options.PROGRESS_ROWS),
+                    sequence=self._sequence,
+                    merge_tree=testing.merge_tree,
+                )
+            )
+            if not testing.table.is_dirty:
+                return
+
+    def _is_changed(self) -> bool:
+        dirty = self._testing is not None and self._testing.table.is_dirty
+        return dirty or (self._stale and self._testing is not None) or bool(self._backlog)
+
+    async def _report_changes(self) -> None:
+        """Shows and writes down what changed, collected over a while, until the end."""
+        while not self._finished or self._is_changed():
+            await workflow.wait_condition(lambda: self._finished or self._is_changed())
+            pause = options.report_interval(workflow.info().get_current_history_length())
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(lambda: self._finished, timeout=pause)
+            self._collect()
+            self._show(self.summary())
+            while self._backlog:
+                await workflow.execute_activity_method(
+                    RecordActivities.record,
+                    self._backlog[0],
+                    task_queue=options.ORCHESTRATION_QUEUE,
+                    start_to_close_timeout=options.RECORD_TIMEOUT,
+                    retry_policy=options.RECORD_RETRY,
+                    summary="write to the index",
+                )
+                self._backlog.popleft()
+
+    def _show(self, summary: Summary) -> None:
+        """Makes the state visible in the Web UI, and findable by search attributes."""
+        workflow.set_current_details(markdown_matrix(summary))
+        ref = self._given.pull_request
+        retrying = summary.counts.retrying and summary.state is State.PENDING
+        workflow.upsert_search_attributes(
+            [
+                options.CI_REPO.value_set(f"{ref.owner}/{ref.repo}"),
+                options.CI_PULL_REQUEST.value_set(ref.slug),
+                options.CI_STATE.value_set("retrying" if retrying else summary.state.value),
+                options.CI_CAUSES.value_set([cause.value for cause in summary.causes]),
+                options.CI_HEAD.value_set(summary.head),
+            ]
+        )

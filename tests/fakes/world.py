@@ -1,0 +1,166 @@
+"""A world in which workflows run: a real (time-skipping) server and scripted activities."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+
+from opam_ci.activities.attempt import Attempt, run_attempt
+from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.core.build import RepositoryRef
+from opam_ci.core.errors import OpamCiError
+from opam_ci.core.messages import (
+    AnalysisReport,
+    JobReport,
+    LintReport,
+    LintVerdict,
+    PullRequestInput,
+    RepositoryTask,
+    RunJob,
+)
+from opam_ci.core.outcome import Evidence, Outcome, Passed
+from opam_ci.core.records import RecordBatch
+from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import JobStatus, Summary
+from opam_ci.workflows import options
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+
+PASSED = Passed(evidence=Evidence(rule="test"))
+REF = PullRequestRef(owner="local", repo="opam-repository", number=7)
+HEAD_1 = "1" * 40
+HEAD_2 = "2" * 40
+BASE = "b" * 40
+
+Step = Outcome | OpamCiError | Callable[[Attempt], Awaitable[Outcome]]
+"""What an attempt does: come to an outcome, raise, or run a function."""
+
+
+class Script:
+    """What the activities do, by job id and attempt, and what they were asked."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[Step]] = defaultdict(list)
+        self.analysis = Analysis(
+            packages=(ChangedPackage(package="a.1", kind=ChangeKind.NEW_RELEASE, has_tests=True),),
+            merge_tree="e" * 40,
+        )
+        self.started: list[tuple[str, int, int]] = []
+        self.cancelled: list[str] = []
+        self.batches: list[RecordBatch] = []
+        self.index_down = False
+
+    async def _play(self, job: str, attempt: Attempt) -> Outcome:
+        self.started.append((job, attempt.context.round, attempt.number))
+        steps = self.steps[job]
+        step = steps.pop(0) if steps else PASSED
+        if isinstance(step, OpamCiError):
+            raise step
+        if not callable(step):
+            return step
+        try:
+            return await step(attempt)
+        except asyncio.CancelledError:
+            self.cancelled.append(job)
+            raise
+
+    @activity.defn
+    async def run_job(self, task: RunJob) -> JobReport:
+        job = task.spec.job.id
+        return await run_attempt(task.context, job, lambda attempt: self._play(job, attempt))
+
+    @activity.defn
+    async def analyse(self, task: RepositoryTask) -> AnalysisReport:
+        report = await run_attempt(
+            task.context, "analysis", lambda attempt: self._play("analysis", attempt)
+        )
+        repository = RepositoryRef(
+            base_commit=BASE,
+            base_archive="base",
+            overlay_archive="overlay",
+            overlay_packages=1,
+            package_count=1,
+        )
+        return AnalysisReport(analysis=self.analysis, repository=repository, report=report)
+
+    @activity.defn
+    async def lint(self, task: RepositoryTask) -> LintReport:
+        report = await run_attempt(
+            task.context, "lint", lambda attempt: self._play("lint", attempt)
+        )
+        return LintReport(
+            verdicts=tuple(
+                LintVerdict(package=changed.package, outcome=report.outcome)
+                for changed in task.packages
+            ),
+            report=report,
+        )
+
+    @activity.defn
+    async def record(self, batch: RecordBatch) -> None:
+        if self.index_down:
+            raise ConnectionError("the index is down")
+        self.batches.append(batch)
+
+
+class World:
+    """A server, a worker with a script, and ways to ask."""
+
+    def __init__(self, env: WorkflowEnvironment, script: Script) -> None:
+        self.env = env
+        self.client: Client = env.client
+        self.script = script
+
+    def revision(self, head: str = HEAD_1, **changes: object) -> Revision:
+        given: dict[str, object] = {
+            "retry": RetrySettings(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+            "heartbeat_timeout": timedelta(seconds=5),
+        }
+        return Revision(
+            head=head,
+            base=BASE,
+            repository="/nowhere",
+            options=CheckOptions.model_validate(given | changes),
+        )
+
+    async def open(
+        self, ref: PullRequestRef, revision: Revision
+    ) -> WorkflowHandle[PullRequestWorkflow, object]:
+        return await self.client.start_workflow(
+            PullRequestWorkflow.run,
+            PullRequestInput(pull_request=ref),
+            id=ref.workflow_id,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            start_signal="head_changed",
+            start_signal_args=[revision],
+        )
+
+    async def summary(self, handle: WorkflowHandle[PullRequestWorkflow, object]) -> Summary:
+        return await handle.query(PullRequestWorkflow.summary)
+
+    async def until(
+        self,
+        handle: WorkflowHandle[PullRequestWorkflow, object],
+        wanted: Callable[[Summary], bool],
+        *,
+        skip: timedelta = timedelta(seconds=1),
+    ) -> Summary:
+        """Lets time pass until the summary is as wanted."""
+        for _ in range(200):
+            summary = await self.summary(handle)
+            if wanted(summary):
+                return summary
+            await self.env.sleep(skip)
+        pytest.fail(f"never came to be: {summary.model_dump_json(indent=1)}")
+
+    def row(self, summary: Summary, job_id: str) -> JobStatus:
+        return next(row for row in summary.jobs if row.job.id == job_id)
+
+
+def is_decided(summary: Summary) -> bool:
+    return summary.planned and not summary.counts.undecided

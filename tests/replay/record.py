@@ -1,0 +1,153 @@
+"""Records histories of today's workflows: `python tests/replay/record.py`.
+
+Each story of `STORIES` is played on the time-skipping server with scripted activities; the
+histories of its PullRequestWorkflow and of every PlatformWorkflow are written to `histories/`.
+Record anew only what a deliberate change made impossible to replay.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+
+from temporalio.client import WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from opam_ci.activities.attempt import Attempt
+from opam_ci.connection import ensure_search_attributes
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.worker import WORKFLOW_RUNNER
+from opam_ci.workflows import options
+from opam_ci.workflows.platform import PlatformWorkflow
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.world import HEAD_2, PASSED, Script, World, is_decided
+
+HISTORIES = Path(__file__).parent / "histories"
+BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
+Handle = WorkflowHandle[PullRequestWorkflow, object]
+
+
+def dns() -> InfrastructureError:
+    return InfrastructureError("no such host", cause=Cause.DNS)
+
+
+async def for_ever(attempt: Attempt) -> Outcome:
+    del attempt
+    await asyncio.sleep(3600)
+    return PASSED
+
+
+async def passes(world: World, ref: PullRequestRef) -> Handle:
+    handle = await world.open(ref, world.revision(keep_open=False))
+    await handle.result()
+    return handle
+
+
+async def recovers(world: World, ref: PullRequestRef) -> Handle:
+    world.script.steps[BUILD] = [dns(), PASSED]
+    return await passes(world, ref)
+
+
+async def restarted(world: World, ref: PullRequestRef) -> Handle:
+    failed = Failed(reason=FailureReason.TEST, evidence=Evidence(rule="x"))
+    world.script.steps[BUILD] = [dns(), dns(), dns(), failed]
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, is_decided)
+    await handle.signal("restart")
+    await world.until(handle, lambda now: is_decided(now) and bool(now.counts.failed))
+    await handle.signal("restart", {"which": "failed"})
+    await world.until(handle, lambda now: is_decided(now) and not now.counts.failed)
+    await handle.signal("closed")
+    await handle.result()
+    return handle
+
+
+async def superseded(world: World, ref: PullRequestRef) -> Handle:
+    world.script.steps[BUILD] = [for_ever]
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, lambda _: (BUILD, 1, 1) in world.script.started)
+    await handle.signal("head_changed", world.revision(HEAD_2))
+    await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
+    await handle.signal("closed")
+    await handle.result()
+    return handle
+
+
+async def cancelled(world: World, ref: PullRequestRef) -> Handle:
+    world.script.steps[BUILD] = [for_ever]
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, lambda _: (BUILD, 1, 1) in world.script.started)
+    await handle.signal("cancel")
+    await world.until(handle, is_decided)
+    await handle.signal("closed")
+    await handle.result()
+    return handle
+
+
+STORIES: tuple[Callable[[World, PullRequestRef], Awaitable[Handle]], ...] = (
+    passes,
+    recovers,
+    restarted,
+    superseded,
+    cancelled,
+)
+
+
+async def record() -> None:
+    HISTORIES.mkdir(exist_ok=True)
+    server = Path(sys.executable).with_name("temporal-test-server")
+    env = await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=str(server), data_converter=pydantic_data_converter
+    )
+    async with env:
+        await ensure_search_attributes(env.client)
+        for story in STORIES:
+            await play(env, story.__name__, story)
+
+
+async def play(
+    env: WorkflowEnvironment,
+    name: str,
+    story: Callable[[World, PullRequestRef], Awaitable[Handle]],
+) -> None:
+    script = Script()
+    second = timedelta(seconds=1)
+    async with (
+        Worker(
+            env.client,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            workflows=[PullRequestWorkflow, PlatformWorkflow],
+            workflow_runner=WORKFLOW_RUNNER,
+            activities=[script.analyse, script.lint, script.record],
+            max_heartbeat_throttle_interval=second,
+        ),
+        Worker(
+            env.client,
+            task_queue=options.build_queue("linux-amd64"),
+            activities=[script.run_job],
+            max_heartbeat_throttle_interval=second,
+        ),
+    ):
+        handle = await story(World(env, script), PullRequestRef(owner="o", repo="r", branch=name))
+        children = []
+        async for event in handle.fetch_history_events():
+            if event.HasField("child_workflow_execution_started_event_attributes"):
+                started = event.child_workflow_execution_started_event_attributes
+                children.append(started.workflow_execution.workflow_id)
+        for number, workflow_id in enumerate([handle.id, *children]):
+            history = await env.client.get_workflow_handle(workflow_id).fetch_history()
+            kind = "pull-request" if number == 0 else f"platform-{number}"
+            path = HISTORIES / f"{name}.{kind}.json"
+            path.write_text(history.to_json() + "\n")
+            print(f"{path.name}: {len(history.events)} events")  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(record())

@@ -1,0 +1,43 @@
+"""Histories of yesterday must replay on today's workflows: open pull requests live for weeks."""
+
+from pathlib import Path
+
+import pytest
+from temporalio.client import WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer
+from temporalio.workflow import NondeterminismError
+
+from opam_ci.workflows.platform import PlatformWorkflow
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+
+HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+
+
+def replayer() -> Replayer:
+    return Replayer(
+        workflows=[PullRequestWorkflow, PlatformWorkflow], data_converter=pydantic_data_converter
+    )
+
+
+def read(path: Path) -> WorkflowHistory:
+    return WorkflowHistory.from_json("replayed", path.read_text())
+
+
+def test_every_workflow_has_histories() -> None:
+    assert {path.name.split(".")[1].split("-")[0] for path in HISTORIES} == {"pull", "platform"}
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+async def test_history_replays(path: Path) -> None:
+    await replayer().replay_workflow(read(path))
+
+
+async def test_a_history_of_other_decisions_is_noticed(tmp_path: Path) -> None:
+    """Shows that the test above can fail."""
+    broken = tmp_path / "broken.json"
+    text = next(path for path in HISTORIES if path.name.startswith("passes.pull")).read_text()
+    broken.write_text(text.replace('"name": "lint"', '"name": "other"'))
+    assert broken.read_text() != text
+    with pytest.raises(NondeterminismError):
+        await replayer().replay_workflow(read(broken))

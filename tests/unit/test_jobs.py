@@ -1,0 +1,271 @@
+"""Rows of the job matrix, plans, restarts, retries."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.core.build import PhaseTimeouts
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.job_table import JobTable
+from opam_ci.core.messages import (
+    AttemptFaulted,
+    AttemptStarted,
+    JobHeartbeat,
+    JobReport,
+    revision_key,
+)
+from opam_ci.core.outcome import (
+    Cancelled,
+    Cause,
+    Errored,
+    Evidence,
+    Failed,
+    FailureReason,
+    Passed,
+    Skipped,
+    label,
+)
+from opam_ci.core.plan import (
+    depends_on,
+    lint_jobs,
+    outcome_after,
+    platform_jobs,
+    with_dependents,
+)
+from opam_ci.core.platforms import EMBEDDED
+from opam_ci.core.recording import batch_of
+from opam_ci.core.requests import PullRequestRef, RestartSelector, RestartWhich
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
+
+AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+BUILD = Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD)
+TEST = Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.TEST)
+PASSED = Passed(evidence=Evidence(rule="r"))
+FAILED = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="r"))
+ERRORED = Errored(cause=Cause.DNS, evidence=Evidence(rule="r"))
+
+
+def fault(attempt: int, cause: Cause = Cause.DNS, worker: str = "w") -> Fault:
+    return Fault(attempt=attempt, cause=cause, evidence=Evidence(rule="r"), worker=worker, at=AT)
+
+
+def faulted(attempt: int, round_: int = 1, *, again: bool = True) -> AttemptFaulted:
+    return AttemptFaulted(
+        job=BUILD.id, round=round_, fault=fault(attempt), next_attempt_at=AT if again else None
+    )
+
+
+def started(attempt: int, previous: JobHeartbeat | None = None) -> AttemptStarted:
+    return AttemptStarted(
+        job=BUILD.id, round=1, attempt=attempt, worker="w2", at=AT, previous=previous
+    )
+
+
+def report(outcome: Passed | Failed | Errored, attempt: int = 1) -> JobReport:
+    return JobReport(outcome=outcome, attempt=attempt, worker="w", started_at=AT, ended_at=AT)
+
+
+def table() -> JobTable:
+    result = JobTable()
+    result.queue(BUILD)
+    result.start(BUILD.id, AT)
+    return result
+
+
+def test_fault_said_twice_is_noted_once() -> None:
+    rows = table()
+    rows.fault(BUILD.id, faulted(1))
+    rows.take_changed(10)
+    rows.fault(BUILD.id, faulted(1))
+    assert not rows.is_dirty
+    assert rows[BUILD.id].state is JobState.RETRYING
+    assert len(rows[BUILD.id].faults) == 1
+
+
+def test_words_about_another_round_are_ignored() -> None:
+    rows = table()
+    rows.decide(BUILD.id, report(FAILED))
+    rows.queue(BUILD)
+    assert rows[BUILD.id].round == 2
+    rows.fault(BUILD.id, faulted(1, round_=1))
+    assert rows[BUILD.id].faults == ()
+
+
+def test_started_attempt_reveals_the_loss_of_the_one_before() -> None:
+    rows = table()
+    beat = JobHeartbeat(attempt=1, worker="w1", started_at=AT, phase=Phase.BUILD, log="logs/x")
+    rows.started(BUILD.id, started(2, beat))
+    (loss,) = rows[BUILD.id].faults
+    assert (loss.cause, loss.worker, loss.log) == (Cause.WORKER_LOST, "w1", "logs/x")
+    assert "in phase build" in (loss.evidence.detail or "")
+
+
+def test_started_attempt_believes_a_fault_that_only_the_heartbeat_tells() -> None:
+    rows = table()
+    beat = JobHeartbeat(attempt=1, worker="w1", started_at=AT, fault=fault(1, Cause.DISK_FULL))
+    rows.started(BUILD.id, started(2, beat))
+    assert [f.cause for f in rows[BUILD.id].faults] == [Cause.DISK_FULL]
+
+
+def test_killer_needs_two_different_workers() -> None:
+    rows = table()
+    for attempt, worker in ((1, "w1"), (2, "w1")):
+        said = AttemptFaulted(
+            job=BUILD.id, round=1, fault=fault(attempt, Cause.WORKER_LOST, worker)
+        )
+        rows.fault(BUILD.id, said)
+    assert rows.killer(BUILD.id) is None
+    said = AttemptFaulted(job=BUILD.id, round=1, fault=fault(3, Cause.WORKER_LOST, "w2"))
+    rows.fault(BUILD.id, said)
+    verdict = rows.killer(BUILD.id)
+    assert verdict is not None
+    assert verdict.reason is FailureReason.KILLS_WORKER
+
+
+def test_cancel_leaves_what_is_decided() -> None:
+    rows = table()
+    rows.queue(TEST)
+    rows.decide(BUILD.id, report(PASSED))
+    rows.cancel_undecided(Cancelled(by="closed"), AT)
+    assert [label(row.outcome) for row in rows.rows if row.outcome] == [
+        "passed",
+        "cancelled(closed)",
+    ]
+
+
+def test_merge_takes_no_older_round() -> None:
+    rows = table()
+    old = rows[BUILD.id].model_copy(update={"attempt": 9})
+    rows.queue(BUILD)
+    rows.merge(old)
+    assert rows[BUILD.id].attempt == 0
+
+
+def test_plan_builds_what_changed_and_tests_what_has_tests() -> None:
+    packages = tuple(
+        ChangedPackage(package=f"{kind}.1", kind=kind, has_tests=kind is ChangeKind.NEW_RELEASE)
+        for kind in ChangeKind
+    )
+    jobs = platform_jobs(packages, EMBEDDED)
+    assert [(job.kind.value, job.package) for job in jobs] == [
+        ("build", "new_package.1"),
+        ("build", "new_release.1"),
+        ("build", "significantly_changed.1"),
+        ("test", "new_release.1"),
+    ]
+    linted = {job.package for job in lint_jobs(Analysis(packages=packages))}
+    assert linted == {f"{kind}.1" for kind in ChangeKind} - {"deleted.1"}
+
+
+def test_test_waits_for_its_build_and_follows_it() -> None:
+    assert depends_on(TEST) == BUILD
+    assert depends_on(BUILD) is None
+    assert outcome_after(PASSED, BUILD) is None
+    followed = outcome_after(FAILED, BUILD)
+    assert isinstance(followed, Skipped)
+    error = outcome_after(ERRORED, BUILD)
+    assert error is not None
+    assert label(error) == "errored(dns)"
+
+
+def test_restart_of_a_failed_build_takes_its_skipped_test_along() -> None:
+    followed = outcome_after(FAILED, BUILD)
+    build = JobStatus(job=BUILD, outcome=FAILED, state=JobState.DECIDED)
+    test = JobStatus(job=TEST, outcome=followed, state=JobState.DECIDED)
+    assert with_dependents([build], [build, test]) == (build, test)
+    passed = JobStatus(job=TEST, outcome=PASSED, state=JobState.DECIDED)
+    assert with_dependents([build], [build, passed]) == (build,)
+
+
+@pytest.mark.parametrize(
+    ("selector", "taken"),
+    [
+        ({}, ["errored", "cancelled"]),
+        ({"which": "failed"}, ["failed"]),
+        ({"which": "all"}, ["passed", "failed", "errored", "cancelled"]),
+        ({"cause": "dns"}, ["errored"]),
+        ({"cause": "disk_full"}, []),
+        ({"package": "a"}, ["errored", "cancelled"]),
+        ({"package": "a.1"}, ["errored", "cancelled"]),
+        ({"package": "b"}, []),
+        ({"platform": "other/amd64"}, []),
+        ({"job": BUILD.id, "which": "failed"}, ["failed"]),
+    ],
+)
+def test_selector(selector: dict[str, str], taken: list[str]) -> None:
+    chosen = RestartSelector.model_validate(selector)
+    outcomes = (PASSED, FAILED, ERRORED, Cancelled(by="request"))
+    assert [o.kind for o in outcomes if chosen.takes(BUILD, o)] == taken
+
+
+def test_waiting_retry_is_hurried_unless_only_failures_are_meant() -> None:
+    assert RestartSelector().takes_waiting(BUILD, Cause.DNS)
+    assert not RestartSelector(which=RestartWhich.FAILED).takes_waiting(BUILD, Cause.DNS)
+    assert not RestartSelector(cause=Cause.GIT).takes_waiting(BUILD, Cause.DNS)
+
+
+@given(st.text(min_size=1, max_size=250))
+def test_branch_names_make_safe_and_distinct_ids(branch: str) -> None:
+    ref = PullRequestRef(owner="local", repo="r", branch=branch)
+    assert ref.workflow_id.startswith("pr/local/r/branch-")
+    assert all(char.isascii() and (char.isalnum() or char in "_.-/") for char in ref.workflow_id)
+    other = PullRequestRef(owner="local", repo="r", branch=f"{branch}\N{SNOWMAN}"[:250])
+    assert (other.branch == branch) == (other.workflow_id == ref.workflow_id)
+
+
+def test_pull_request_has_a_number_or_a_branch() -> None:
+    for values in ({}, {"number": 1, "branch": "x"}, {"number": 0}):
+        with pytest.raises(ValidationError):
+            PullRequestRef.model_validate({"owner": "o", "repo": "r"} | values)
+
+
+def test_revdep_is_named_by_revdep_jobs_alone() -> None:
+    with pytest.raises(ValidationError):
+        Job(platform="p", package="a.1", kind=JobKind.BUILD, revdep="b.1")
+    with pytest.raises(ValidationError):
+        Job(platform="p", package="a.1", kind=JobKind.REVDEP)
+    job = Job(platform="p", package="a.1", kind=JobKind.REVDEP, revdep="b.1")
+    assert (job.id, job.title) == ("revdep p a.1 b.1", "b.1 with a.1")
+
+
+def test_backoff_grows_is_capped_and_honours_the_other_side() -> None:
+    retry = RetrySettings(maximum_interval=timedelta(minutes=5))
+    waits = [retry.delay(attempt) for attempt in range(1, 5)]
+    assert waits == [timedelta(minutes=m) for m in (1, 3, 5, 5)]
+    assert retry.delay(1, retry_after=timedelta(hours=1)) == timedelta(hours=1)
+    assert retry.delay(10**9) == timedelta(minutes=5)
+    assert not retry.is_last(4)
+    assert retry.is_last(5)
+
+
+@given(st.integers(1, 50), st.floats(0, 1, exclude_max=True))
+def test_jitter_stays_within_its_share(attempt: int, chance: float) -> None:
+    retry = RetrySettings()
+    plain = retry.delay(attempt).total_seconds()
+    assert abs(retry.delay(attempt, chance=chance).total_seconds() - plain) <= 0.2 * plain + 1e-6
+
+
+def test_every_phase_has_a_limit() -> None:
+    assert all(PhaseTimeouts().of(phase) > timedelta() for phase in Phase)
+
+
+def test_batch_has_a_record_for_every_attempt() -> None:
+    rows = table()
+    rows.fault(BUILD.id, faulted(1))
+    rows.started(BUILD.id, started(2))
+    rows.decide(BUILD.id, report(PASSED, attempt=2))
+    ref = PullRequestRef(owner="o", repo="r", number=1)
+    summary = Summary(
+        pull_request=ref.title, head="a" * 40, base="b" * 40, jobs=rows.rows, updated_at=AT
+    )
+    batch = batch_of(revision_key(ref, "a" * 40, AT), summary, rows.rows, sequence=1)
+    assert [(a.number, a.outcome and label(a.outcome)) for a in batch.attempts] == [
+        (1, "errored(dns)"),
+        (2, "passed"),
+    ]
+    assert batch.jobs[0].status.attempt == 2

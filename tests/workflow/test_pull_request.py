@@ -1,0 +1,303 @@
+"""Stories of one pull request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from temporalio.client import WorkflowHandle
+
+from opam_ci.activities.attempt import Attempt
+from opam_ci.core.errors import InfrastructureError, SubmissionError
+from opam_ci.core.job import Phase
+from opam_ci.core.messages import JobHeartbeat
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.summary import State, Summary
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.world import HEAD_1, HEAD_2, PASSED, World, is_decided
+
+BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
+TEST = "test debian-13-ocaml-5.3/amd64 a.1"
+
+
+def dns(times: int) -> list[InfrastructureError]:
+    return [InfrastructureError("no such host", cause=Cause.DNS) for _ in range(times)]
+
+
+def broken(reason: FailureReason = FailureReason.BUILD) -> Failed:
+    return Failed(reason=reason, evidence=Evidence(rule="compile-error", detail="type error"))
+
+
+async def for_ever(attempt: Attempt) -> Outcome:
+    del attempt
+    await asyncio.sleep(3600)
+    return PASSED
+
+
+async def test_all_passes_and_the_one_off_check_ends(world: World, ref: PullRequestRef) -> None:
+    handle = await world.open(ref, world.revision(keep_open=False))
+    await handle.result()
+    summary = await world.summary(handle)
+    assert summary.state is State.SUCCESS
+    assert [label(row.outcome) for row in summary.jobs if row.outcome] == ["passed"] * 4
+    assert {row.job.kind for row in summary.jobs} == {"analysis", "lint", "build", "test"}
+    written = {record.job.id for batch in world.script.batches for record in batch.attempts}
+    assert written == {row.job.id for row in summary.jobs}
+
+
+async def test_fault_is_retried_and_recovers(world: World, ref: PullRequestRef) -> None:
+    world.script.steps[BUILD] = [*dns(1), PASSED]
+    handle = await world.open(ref, world.revision(keep_open=False))
+    await handle.result()
+    summary = await world.summary(handle)
+    row = world.row(summary, BUILD)
+    assert summary.state is State.SUCCESS
+    assert row.attempt == 2
+    assert [fault.cause for fault in row.faults] == [Cause.DNS]
+    attempts = {
+        (record.number, record.outcome.kind)
+        for batch in world.script.batches
+        for record in batch.attempts
+        if record.job.id == BUILD and record.outcome is not None
+    }
+    assert attempts == {(1, "errored"), (2, "passed")}
+
+
+async def test_exhausted_retries_are_an_error_and_a_signal_restarts(
+    world: World, ref: PullRequestRef
+) -> None:
+    world.script.steps[BUILD] = list(dns(3))
+    handle = await world.open(ref, world.revision())
+    summary = await world.until(handle, is_decided)
+    assert summary.state is State.ERROR
+    assert summary.causes == (Cause.DNS,)
+    assert world.row(summary, BUILD).attempt == 3
+    assert label(world.row(summary, TEST).outcome or PASSED) == "errored(dns)"
+    await handle.signal("restart")
+    summary = await world.until(handle, lambda now: is_decided(now) and now.state != State.ERROR)
+    assert summary.state is State.SUCCESS
+    assert [row.round for row in summary.jobs] == [1, 1, 2, 2]
+    assert (BUILD, 2, 1) in world.script.started
+
+
+async def test_package_failure_is_final(world: World, ref: PullRequestRef) -> None:
+    world.script.steps[BUILD] = [broken()]
+    handle = await world.open(ref, world.revision())
+    summary = await world.until(handle, is_decided)
+    assert summary.state is State.FAILURE
+    assert label(world.row(summary, BUILD).outcome or PASSED) == "failed(build)"
+    assert label(world.row(summary, TEST).outcome or PASSED) == "skipped(not_built)"
+    assert world.script.started.count((BUILD, 1, 1)) == 1
+    # A restart of what the CI lost must not touch it.
+    await handle.signal("restart")
+    summary = await world.until(handle, lambda now: bool(now.notices))
+    assert "no decided job matches" in summary.notices[-1]
+    assert summary.state is State.FAILURE
+    # Asked for by name it runs again, with the test that only followed from it.
+    await handle.signal("restart", {"which": "failed"})
+    summary = await world.until(handle, lambda now: is_decided(now) and now.state != State.FAILURE)
+    assert summary.state is State.SUCCESS
+
+
+async def test_refused_change_is_the_submissions_failure(world: World, ref: PullRequestRef) -> None:
+    world.script.steps["analysis"] = [
+        SubmissionError(
+            "Cannot merge",
+            reason=FailureReason.MERGE_CONFLICT,
+            evidence=Evidence(rule="merge", detail="Cannot merge to master - please rebase!"),
+        )
+    ]
+    handle = await world.open(ref, world.revision(keep_open=False))
+    await handle.result()
+    summary = await world.summary(handle)
+    assert summary.state is State.FAILURE
+    assert [label(row.outcome) for row in summary.jobs if row.outcome] == ["failed(merge_conflict)"]
+
+
+async def test_a_bug_of_ours_is_an_error_and_is_not_retried(
+    world: World, ref: PullRequestRef
+) -> None:
+    async def bug(attempt: Attempt) -> Outcome:
+        raise ZeroDivisionError(attempt.number)
+
+    world.script.steps["lint"] = [bug]
+    handle = await world.open(ref, world.revision())
+    summary = await world.until(handle, is_decided)
+    assert summary.state is State.ERROR
+    assert world.script.started.count(("lint", 1, 1)) == 1
+    assert ("lint", 1, 2) not in world.script.started
+
+
+async def test_new_head_supersedes_and_old_builds_stop(world: World, ref: PullRequestRef) -> None:
+    world.script.steps[BUILD] = [for_ever]
+    handle = await world.open(ref, world.revision(HEAD_1))
+    await world.until(handle, lambda now: bool(world.script.started[2:]) and now.planned)
+    with world.env.auto_time_skipping_disabled():
+        await asyncio.sleep(1.5)
+    await handle.signal("head_changed", world.revision(HEAD_2))
+    summary = await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
+    assert summary.state is State.SUCCESS
+    assert world.script.cancelled == [BUILD]
+    ended = [
+        label(record.status.outcome)
+        for batch in world.script.batches
+        for record in batch.jobs
+        if record.revision.head == HEAD_1
+        and record.status.job.id == BUILD
+        and record.status.outcome is not None
+    ]
+    assert ended == ["cancelled(superseded)"]
+
+
+async def test_same_head_again_changes_nothing(world: World, ref: PullRequestRef) -> None:
+    handle = await world.open(ref, world.revision(HEAD_1))
+    await world.until(handle, is_decided)
+    started = list(world.script.started)
+    await handle.signal("head_changed", world.revision(HEAD_1))
+    await handle.signal("closed")
+    await handle.result()
+    assert world.script.started == started
+
+
+async def test_cancel_stops_and_restart_brings_back(world: World, ref: PullRequestRef) -> None:
+    world.script.steps[BUILD] = [for_ever]
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, lambda _: (BUILD, 1, 1) in world.script.started)
+    with world.env.auto_time_skipping_disabled():
+        await asyncio.sleep(1.5)
+    await handle.signal("cancel")
+    summary = await world.until(handle, is_decided)
+    assert label(world.row(summary, BUILD).outcome or PASSED) == "cancelled(request)"
+    assert world.script.cancelled == [BUILD]
+    await handle.signal("restart")
+    summary = await world.until(handle, lambda now: now.state is State.SUCCESS)
+    assert world.row(summary, BUILD).round == 2
+
+
+async def test_closed_stops_and_ends(world: World, ref: PullRequestRef) -> None:
+    world.script.steps[BUILD] = [for_ever]
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, lambda _: (BUILD, 1, 1) in world.script.started)
+    await handle.signal("closed")
+    await handle.result()
+    summary = await world.summary(handle)
+    assert label(world.row(summary, BUILD).outcome or PASSED) == "cancelled(closed)"
+
+
+async def test_hostile_signals_are_refused_with_a_reason(world: World, ref: PullRequestRef) -> None:
+    handle = await world.open(ref, world.revision())
+    await handle.signal("restart", {"which": "everything", "colour": "red"})
+    await handle.signal("head_changed", {"head": "; rm -rf /"})
+    summary = await world.until(handle, lambda now: is_decided(now) and len(now.notices) == 2)
+    assert summary.state is State.SUCCESS
+    assert summary.notices[0].startswith("restart refused: which:")
+    assert summary.notices[1].startswith("head_changed refused: head:")
+
+
+async def test_retry_that_waits_is_hurried_by_restart(world: World, ref: PullRequestRef) -> None:
+    world.script.steps[BUILD] = [*dns(1), PASSED]
+    slow = {"initial_interval": "PT50M", "maximum_interval": "PT50M", "maximum_attempts": 3}
+    handle = await world.open(ref, world.revision(retry=slow))
+    with world.env.auto_time_skipping_disabled():
+        for _ in range(100):
+            summary = await world.summary(handle)
+            if summary.counts.retrying:
+                break
+            await asyncio.sleep(0.1)
+        assert summary.causes == (Cause.DNS,)
+        assert summary.state is State.PENDING
+        await handle.signal("restart")
+        for _ in range(100):
+            summary = await world.summary(handle)
+            if is_decided(summary):
+                break
+            await asyncio.sleep(0.1)
+    assert summary.state is State.SUCCESS
+    assert world.row(summary, BUILD).round == 2
+
+
+async def test_index_outage_holds_nothing_up(world: World, ref: PullRequestRef) -> None:
+    world.script.index_down = True
+    handle = await world.open(ref, world.revision())
+    summary = await world.until(handle, is_decided)
+    assert summary.state is State.SUCCESS
+    assert not world.script.batches
+    world.script.index_down = False
+    await handle.signal("closed")
+    await handle.result()
+    assert world.script.batches
+
+
+def dies(worker: str) -> Callable[[Attempt], Awaitable[Outcome]]:
+    """Returns a step in which the worker of that name goes silent in mid-build."""
+
+    async def silent(attempt: Attempt) -> Outcome:
+        attempt.worker = worker
+        attempt.progress(Phase.BUILD, 100)
+        attempt.heartbeat()
+        attempt.heartbeat = lambda fault=None: JobHeartbeat(  # type: ignore[method-assign]
+            attempt=1, worker=worker, started_at=attempt.started_at, fault=fault
+        )
+        return await for_ever(attempt)
+
+    return silent
+
+
+async def settled(world: World, handle: WorkflowHandle[PullRequestWorkflow, object]) -> Summary:
+    """Waits in real time, since heartbeat time-outs are not skipped over."""
+    with world.env.auto_time_skipping_disabled():
+        for _ in range(200):
+            summary = await world.summary(handle)
+            if is_decided(summary):
+                return summary
+            await asyncio.sleep(0.1)
+    raise AssertionError(summary.model_dump_json(indent=1))
+
+
+async def test_lost_worker_is_recorded_and_the_job_retried(
+    world: World, ref: PullRequestRef
+) -> None:
+    world.script.steps[BUILD] = [dies("w1"), PASSED]
+    handle = await world.open(ref, world.revision(heartbeat_timeout=timedelta(seconds=1)))
+    summary = await settled(world, handle)
+    assert summary.state is State.SUCCESS
+    row = world.row(summary, BUILD)
+    assert [(f.attempt, f.cause, f.worker) for f in row.faults] == [(1, Cause.WORKER_LOST, "w1")]
+    assert row.faults[0].evidence.phase is Phase.BUILD
+    assert row.attempt == 2
+    # The rest of the pull request is untouched.
+    assert [job.attempt for job in summary.jobs if job.job.id != BUILD] == [1, 1, 1]
+    await handle.signal("closed")
+    await handle.result()
+    lost = [
+        record
+        for batch in world.script.batches
+        for record in batch.attempts
+        if record.number == 1 and record.job.id == BUILD and record.outcome is not None
+    ]
+    assert {label(record.outcome) for record in lost if record.outcome} == {"errored(worker_lost)"}
+
+
+async def test_job_that_takes_down_two_workers_is_the_jobs_failure(
+    world: World, ref: PullRequestRef
+) -> None:
+    world.script.steps[BUILD] = [dies("w1"), dies("w2"), for_ever]
+    handle = await world.open(ref, world.revision(heartbeat_timeout=timedelta(seconds=1)))
+    summary = await settled(world, handle)
+    assert summary.state is State.FAILURE
+    outcome = world.row(summary, BUILD).outcome
+    assert outcome is not None
+    assert label(outcome) == "failed(kills_worker)"
+    assert outcome.kind == "failed"
+    assert outcome.evidence.detail == "the job took down 2 workers: w1, w2"
+
+
+async def test_losing_one_worker_again_and_again_is_an_error(
+    world: World, ref: PullRequestRef
+) -> None:
+    world.script.steps[BUILD] = [dies("w1"), dies("w1"), dies("w1")]
+    handle = await world.open(ref, world.revision(heartbeat_timeout=timedelta(seconds=1)))
+    summary = await settled(world, handle)
+    assert summary.state is State.ERROR
+    assert summary.causes == (Cause.WORKER_LOST,)
+    assert len(world.row(summary, BUILD).faults) == 3
