@@ -1,0 +1,214 @@
+"""`opam-ci check`: one pull request of a local clone, end to end."""
+
+import asyncio
+import re
+import sys
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
+
+from opam_ci.cli.render import View, make_view
+from opam_ci.cli.session import working
+from opam_ci.cli.watch import watch
+from opam_ci.clients.git import Repository
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.messages import PullRequestInput
+from opam_ci.core.outcome import Cause
+from opam_ci.core.platforms import EMBEDDED, Platform
+from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import State, Summary
+from opam_ci.settings import Settings
+from opam_ci.workflows import options
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+
+PLATFORMS = {EMBEDDED.name: EMBEDDED}
+"""Platforms that can be asked for."""
+
+EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
+"""What a check exits with: 1 is the package's, 3 is the CI's. 2 is a usage error."""
+
+
+def tell(words: str) -> None:
+    """Says on stderr what is being done; stdout is the result's."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def find_platforms(names: list[str]) -> tuple[Platform, ...]:
+    """Returns the platforms of these names, all for none.
+
+    Raises:
+        UsageError: There is no such platform.
+    """
+    unknown = [name for name in names if name not in PLATFORMS]
+    if unknown:
+        raise UsageError(f"no platform {unknown[0]!r}; there is: {', '.join(PLATFORMS)}")
+    return tuple(PLATFORMS[name] for name in names) or tuple(PLATFORMS.values())
+
+
+def find_revision(
+    repo: Path, *, number: int | None, branch: str | None, base: str, checks: CheckOptions
+) -> tuple[PullRequestRef, Revision]:
+    """Finds head and base of a pull request in a local clone.
+
+    Args:
+        repo: The clone.
+        number: Number of a pull request, open (fetched) or merged.
+        branch: Or a branch, tag or commit.
+        base: Branch into which it goes.
+        checks: How to check it.
+
+    Raises:
+        UsageError: There is no such thing; the text says where it was looked for.
+    """
+    if (number is None) == (branch is None):
+        raise UsageError("name what to check: either --pr NUMBER or --branch NAME")
+    with Repository.open(repo) as repository:
+        if number is not None:
+            found = repository.find_pull_request(number, base)
+            head, onto = found.head, found.base
+        else:
+            onto, head = repository.resolve(base), repository.resolve(branch or "")
+        repository.require_packages(onto)
+    directory = repo.resolve()
+    directory = directory.parent if directory.name == ".git" else directory
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", directory.name.removesuffix(".git"))[:100]
+    ref = PullRequestRef(owner="local", repo=name or "repository", number=number, branch=branch)
+    revision = Revision(
+        head=head,
+        base=onto,
+        repository=str(repo.resolve()),
+        options=checks,
+        again=True,
+        request=uuid.uuid4().hex,
+    )
+    return ref, revision
+
+
+async def start(client: Client, ref: PullRequestRef, revision: Revision) -> None:
+    """Starts a pull request's workflow, or tells the running one of a head to test.
+
+    Raises:
+        InfrastructureError: The server refuses.
+    """
+    try:
+        await client.start_workflow(
+            PullRequestWorkflow.run,
+            PullRequestInput(pull_request=ref),
+            id=ref.workflow_id,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="head_changed",
+            start_signal_args=[revision],
+            static_summary=f"{ref.title}: analysis, lint, builds",
+        )
+    except RPCError as error:
+        raise InfrastructureError(
+            f"Temporal does not start the workflow {ref.workflow_id}: {error.message}",
+            cause=Cause.UNKNOWN,
+        ) from error
+
+
+async def run_check(client: Client, ref: PullRequestRef, revision: Revision, view: View) -> Summary:
+    """Checks a head and shows how it goes, until every job is decided.
+
+    When the caller is interrupted, the check is cancelled too, and its builds with it.
+
+    Returns:
+        The last state.
+    """
+    await start(client, ref, revision)
+    summary: Summary | None = None
+
+    def decided(now: Summary) -> bool:
+        return now.request == revision.request and now.planned and not now.counts.undecided
+
+    try:
+        async for summary in watch(client, ref.workflow_id, decided):
+            if summary.request == revision.request:
+                view.show(summary)
+    except asyncio.CancelledError:
+        tell("interrupted: cancelling the check and its builds")
+        await client.get_workflow_handle(ref.workflow_id).signal(PullRequestWorkflow.cancel)
+        raise
+    if summary is None:
+        raise InfrastructureError("the workflow said nothing", cause=Cause.UNKNOWN)
+    view.close(summary)
+    return summary
+
+
+def check(
+    repo: Annotated[Path, typer.Option(help="A local clone of opam-repository.")] = Path(),
+    pr: Annotated[
+        int | None, typer.Option(help="Number of a pull request in it: fetched, or merged.", min=1)
+    ] = None,
+    branch: Annotated[str | None, typer.Option(help="Or a branch, tag or commit.")] = None,
+    base: Annotated[str, typer.Option(help="The branch it goes into.")] = "master",
+    platform: Annotated[
+        list[str] | None, typer.Option(help="Build on this platform only; may be repeated.")
+    ] = None,
+    lint_only: Annotated[bool, typer.Option(help="Stop after analysis and lint.")] = False,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(help="URL of an opam archive mirror for sources; may be repeated."),
+    ] = None,
+    only_mirrored: Annotated[
+        bool,
+        typer.Option(help="Build with no package whose sources are missing in the mirror."),
+    ] = False,
+    attempts: Annotated[
+        int, typer.Option(help="Attempts of a job that meets a CI fault.", min=1, max=20)
+    ] = 5,
+    retry_after: Annotated[
+        float, typer.Option(help="Seconds before the first retry; tripled each time.", min=0.1)
+    ] = 60,
+    heartbeat_timeout: Annotated[
+        float,
+        typer.Option(help="Seconds of silence after which a worker counts as lost.", min=2),
+    ] = 60,
+    temporal: Annotated[
+        str | None, typer.Option(help="Address of a Temporal server; default: an embedded one.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port for the embedded server.", min=1, max=65535)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
+) -> None:
+    """Checks a pull request of a local clone: analysis, lint, real builds and tests.
+
+    Exits 0 if all passed, 1 for a package failure, 2 for a usage error, and 3 for an
+    internal CI error, which says nothing about the package.
+
+        opam-ci check --repo ~/opam-repository --branch my-release
+        opam-ci check --repo ~/opam-repository --pr 30203 --lint-only
+    """
+    checks = CheckOptions(
+        platforms=find_platforms(platform or []),
+        lint_only=lint_only,
+        archive_mirrors=tuple(mirror or ()),
+        only_mirrored=only_mirrored,
+        retry=RetrySettings(
+            initial_interval=timedelta(seconds=retry_after), maximum_attempts=attempts
+        ),
+        heartbeat_timeout=timedelta(seconds=heartbeat_timeout),
+        keep_open=False,
+    )
+    ref, revision = find_revision(repo, number=pr, branch=branch, base=base, checks=checks)
+    summary = asyncio.run(_check(ref, revision, temporal, port, make_view(as_json=json)))
+    raise typer.Exit(EXIT_CODES[summary.state])
+
+
+async def _check(
+    ref: PullRequestRef, revision: Revision, temporal: str | None, port: int | None, view: View
+) -> Summary:
+    pools = frozenset(platform.pool for platform in revision.options.platforms)
+    if revision.options.lint_only:
+        pools = frozenset()
+    async with working(Settings(), temporal=temporal, pools=pools, port=port, tell=tell) as client:
+        return await run_check(client, ref, revision, view)

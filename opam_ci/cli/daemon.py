@@ -1,0 +1,136 @@
+"""Daemons: programs that go on when the command that started them ends.
+
+A daemon's state file names its pid together with the time when it started, so that a
+recycled pid is never taken for it, and never killed.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from opam_ci.cli import launcher
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Cause
+
+LOG_LIMIT = 10_000_000
+"""A log of more bytes than this is set aside at the next start; one old log is kept."""
+
+
+class Daemon(Frozen):
+    """A running daemon.
+
+    Attributes:
+        pid: Its process, which leads a session and a process group of its own.
+        boot: Id of the machine's boot in which it runs.
+        started: When it started, in clock ticks since that boot.
+        notes: What its starter wanted to remember about it.
+    """
+
+    pid: int
+    boot: str
+    started: int
+    notes: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        return launcher.identity(self.pid) == {"boot": self.boot, "started": self.started}
+
+
+def find(state_file: Path) -> Daemon | None:
+    """Returns the daemon of a state file if it runs.
+
+    A state file that a full disk or a crash left unreadable says nothing: None.
+    """
+    try:
+        daemon = Daemon.model_validate_json(state_file.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    return daemon if daemon.alive else None
+
+
+def start(
+    state_file: Path,
+    log_file: Path,
+    command: Sequence[str],
+    *,
+    notes: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Daemon:
+    """Starts a daemon; its output is appended to its log.
+
+    Args:
+        state_file: Where its identity is kept; its folder exists.
+        log_file: Where its output goes.
+        command: Absolute path of the program, and its arguments.
+        notes: To be found again in `Daemon.notes`.
+        environment: Variables in addition to the caller's.
+
+    Raises:
+        InfrastructureError: The program could not be started.
+    """
+    if log_file.exists() and log_file.stat().st_size > LOG_LIMIT:
+        log_file.replace(log_file.with_suffix(".old.log"))
+    words = [str(state_file), str(log_file), json.dumps(dict(notes or {})), *command]
+    answer = subprocess.run(  # noqa: S603 - our own program, no shell
+        [sys.executable, "-I", "-S", launcher.__file__, *words],
+        cwd=state_file.parent,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode != 0:
+        raise InfrastructureError(
+            f"could not start {command[0]}: {answer.stderr.strip()}", cause=Cause.UNKNOWN
+        )
+    # Read without asking whether it still runs: one that ended at once is the caller's to see.
+    return Daemon.model_validate_json(state_file.read_bytes())
+
+
+def stop(daemon: Daemon, *, patience: timedelta) -> bool:
+    """Ends a daemon, by SIGTERM and, when it takes too long, its whole group by SIGKILL.
+
+    Args:
+        daemon: Which; if it is gone, and even if its pid is someone else's by now, nothing
+            happens.
+        patience: How long it may take to end by itself.
+
+    Returns:
+        Whether it ended by itself.
+    """
+    try:
+        # From here on the pid cannot become another process's unnoticed.
+        handle = os.pidfd_open(daemon.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if not daemon.alive:
+            return True
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if select.select([handle], [], [], patience.total_seconds())[0]:
+            return True
+        os.killpg(daemon.pid, signal.SIGKILL)
+        select.select([handle], [], [])
+        return False
+    finally:
+        os.close(handle)
+
+
+def last_lines(log_file: Path, count: int = 5) -> str:
+    """Returns the end of a log, for messages."""
+    try:
+        lines = log_file.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(lines[-count:])

@@ -1,0 +1,17 @@
+"""`opam-ci down`: stops the embedded services."""
+
+from opam_ci.cli import services
+from opam_ci.settings import Settings
+
+
+def down() -> None:
+    """Stops the embedded worker and Temporal server; all state is kept.
+
+    A build that runs is stopped, and starts again after the next `opam-ci up`.
+    """
+    home = Settings().home
+    stopped = services.stop(home)
+    if stopped:
+        print(f"stopped: {', '.join(stopped)}; the state is kept in {home}")
+    else:
+        print("nothing of ours runs")

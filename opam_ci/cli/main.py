@@ -1,0 +1,98 @@
+"""The command's entry point: one line and the right exit code for every error of ours."""
+
+import logging
+import os
+import sys
+
+import typer
+from pydantic import ValidationError
+
+from opam_ci import __version__
+from opam_ci.cli.analyse import analyse
+from opam_ci.cli.check import check
+from opam_ci.cli.classify import classify
+from opam_ci.cli.down import down
+from opam_ci.cli.lint import lint
+from opam_ci.cli.operate import cancel, log, restart, status
+from opam_ci.cli.up import up
+from opam_ci.cli.work import worker
+from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
+from opam_ci.core.text import problems
+
+app = typer.Typer(
+    name="opam-ci",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The CI of opam-repository: it tells a broken package from a broken CI.",
+    epilog="Start with `opam-ci up`. Exit codes: 0 passed, 1 package failure, 2 usage, "
+    "3 internal CI error.",
+)
+for command in (
+    up,
+    down,
+    check,
+    analyse,
+    lint,
+    classify,
+    status,
+    log,
+    restart,
+    cancel,
+    worker,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line; ends the process with the documented exit code.
+
+    The interpreter is not torn down: the native threads of Temporal's library may still be
+    about to enter it, and then end the process by a signal instead (seen in 1 of 20 runs).
+    """
+    code = run(sys.argv[1:])
+    logging.shutdown()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as with `| head`.
+        code = code or 0
+    os._exit(code)
+
+
+def run(arguments: list[str]) -> int:  # noqa: PLR0911  one return for each way to end
+    """Runs a command line and returns its exit code."""
+    logging.getLogger("temporalio").setLevel(logging.ERROR)
+    if arguments in (["--version"], ["-V"]):
+        print(f"opam-ci {__version__}")
+        return 0
+    try:
+        code = app(arguments or ["--help"], prog_name="opam-ci", standalone_mode=False)
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except typer.TyperException as error:
+        return _say(f"{error.format_message()}; see `opam-ci --help`", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("opam-ci: interrupted", file=sys.stderr)
+        return 130
+    except UsageError as error:
+        return _say(error, 2)
+    except ValidationError as error:
+        # Settings from the environment; everything else is validated where it comes in.
+        return _say(f"settings: {problems(error)}", 2)
+    except SubmissionError as error:
+        return _say(error, 1)
+    except InfrastructureError as error:
+        return _say(f"internal CI error ({error.cause}): {error}", 3)
+    return code if isinstance(code, int) else 0
+
+
+def _say(error: object, code: int) -> int:
+    print(f"opam-ci: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The job matrix on a terminal, in plain lines, and as JSON lines."""
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import IO, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from opam_ci.core.summary import JobState, JobStatus, Summary
+from opam_ci.core.text import headline, verdict, why
+
+_STYLES = {
+    "passed": "green",
+    "failed": "bold red",
+    "errored": "bold magenta",
+    "skipped": "dim",
+    "cancelled": "dim",
+    "retrying": "yellow",
+    "running": "cyan",
+    "queued": "dim",
+}
+
+
+def elapsed(status: JobStatus, now: datetime) -> str:
+    """Returns how long a job has run, or ran, such as `1:05`; empty before it starts."""
+    if status.started_at is None or status.state is JobState.QUEUED:
+        return ""
+    end = status.decided_at or now
+    seconds = max(0, int((end - status.started_at).total_seconds()))
+    return f"{seconds // 60}:{seconds % 60:02d}"
+
+
+def table(summary: Summary, now: datetime, *, rows: int | None = None) -> Table:
+    """Returns the matrix as a table that fits 80 columns; reasons stand below their jobs.
+
+    Args:
+        summary: What to show.
+        now: For the elapsed time of running jobs.
+        rows: How many rows fit; undecided and red ones come first when not all do.
+    """
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("job", "phase", "outcome"):
+        result.add_column(name, no_wrap=True)
+    for name in ("try", "time"):
+        result.add_column(name, no_wrap=True, justify="right")
+    platforms = {status.job.platform for status in summary.jobs if status.job.platform}
+    if len(platforms) > 1:
+        result.add_column("platform", no_wrap=True)
+    shown: Iterable[JobStatus] = summary.jobs
+    if rows is not None and len(summary.jobs) > rows:
+        shown = sorted(summary.jobs, key=_interest)[:rows]
+    for status in shown:
+        style = _STYLES[status.outcome.kind if status.outcome else status.state.value]
+        result.add_row(
+            escape(status.job.title),
+            status.phase.value if status.phase and status.outcome is None else "",
+            f"[{style}]{escape(verdict(status))}[/]",
+            str(status.attempt or ""),
+            elapsed(status, now),
+            *([escape(status.job.platform)] if len(platforms) > 1 else []),
+        )
+    return result
+
+
+def reasons(summary: Summary) -> list[str]:
+    """Returns a line for each job of which there is more to say than its outcome."""
+    return [
+        f"{escape(status.job.title)}: {escape(_printable(why(status)))}"
+        for status in summary.jobs
+        if why(status)
+    ]
+
+
+def _interest(status: JobStatus) -> int:
+    order = ["failed", "errored", "retrying", "running", "queued"]
+    key = status.outcome.kind if status.outcome else status.state.value
+    return order.index(key) if key in order else len(order)
+
+
+def _printable(text: str) -> str:
+    """Returns text without control characters: log lines are hostile to terminals."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+class View(Protocol):
+    """Shows one state after another."""
+
+    def show(self, summary: Summary) -> None:
+        """Shows the state as it is now."""
+
+    def close(self, summary: Summary) -> None:
+        """Shows the last state for good."""
+
+
+class LiveView:
+    """A table that is redrawn in place, for a person at a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def show(self, summary: Summary) -> None:
+        """Redraws the table."""
+        rows = max(5, self._console.height - 6)
+        now = datetime.now(UTC)
+        self._live.update(Group(table(summary, now, rows=rows), "", escape(headline(summary))))
+
+    def close(self, summary: Summary) -> None:
+        """Leaves the whole table on the screen."""
+        self._live.stop()
+        print_summary(self._console, summary)
+
+
+class LineView:
+    """One line for each change, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: dict[str, str] = {}
+
+    def show(self, summary: Summary) -> None:
+        """Prints a line for every job that changed since the last time."""
+        for status in summary.jobs:
+            phase = f" ({status.phase})" if status.phase and status.outcome is None else ""
+            line = f"{status.job.id}: {verdict(status)}{phase}"
+            if status.outcome is not None or status.state is JobState.RETRYING:
+                line += f": {_printable(why(status))}" if why(status) else ""
+            if self._said.get(status.job.id) != line:
+                self._said[status.job.id] = line
+                self._console.out(f"{datetime.now(UTC):%H:%M:%S} {line}", highlight=False)
+
+    def close(self, summary: Summary) -> None:
+        """Prints the table."""
+        self.show(summary)
+        self._console.out("")
+        print_summary(self._console, summary)
+
+
+class JsonView:
+    """JSON lines: `{"event": "job", …}` for each change, `{"event": "summary", …}` at the end."""
+
+    def __init__(self, stream: IO[str] = sys.stdout) -> None:
+        self._stream = stream
+        self._said: dict[str, str] = {}
+
+    def show(self, summary: Summary) -> None:
+        """Prints a line for every job that changed since the last time."""
+        for status in summary.jobs:
+            text = status.model_dump_json()
+            if self._said.get(status.job.id) != text:
+                self._said[status.job.id] = text
+                self._print({"event": "job", "id": status.job.id} | json.loads(text))
+
+    def close(self, summary: Summary) -> None:
+        """Prints the whole state."""
+        self.show(summary)
+        self._print(
+            {"event": "summary", "state": summary.state.value}
+            | {"counts": summary.counts.model_dump()}
+            | json.loads(summary.model_dump_json())
+        )
+
+    def _print(self, value: object) -> None:
+        print(json.dumps(value, ensure_ascii=False), file=self._stream, flush=True)
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Prints the whole matrix and its one-line result."""
+    console.print(table(summary, datetime.now(UTC)))
+    for line in ["", *reasons(summary)]:
+        console.print(line, soft_wrap=True)
+    console.print(escape(headline(summary)))
+    for notice in summary.notices:
+        console.print(f"note: {escape(_printable(notice))}")
+
+
+def make_view(*, as_json: bool) -> View:
+    """Returns the view that fits where the output goes."""
+    if as_json:
+        return JsonView()
+    console = Console()
+    if console.is_terminal:
+        return LiveView(console)
+    # A pipe has no width; rich would cut at 80 columns what nobody has to fit.
+    return LineView(Console(width=160, no_color=True))

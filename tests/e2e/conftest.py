@@ -1,0 +1,168 @@
+"""A real Temporal server and real worker processes for the end-to-end tests."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from opam_ci.cli import debian, services
+from opam_ci.settings import default_cache
+
+TEMPORAL = Path(sys.executable).with_name("temporal")
+
+
+def free_port() -> int:
+    """Returns a port that is free now, and whose Web UI port is too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class System:
+    """A Temporal server, workers as processes of their own, and the command line."""
+
+    def __init__(self, home: Path, address: str) -> None:
+        self.home = home
+        self.address = address
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.checks: list[subprocess.Popen[str]] = []
+        self.environment = os.environ | {
+            "OPAM_CI_HOME": str(home),
+            "OPAM_CI_CACHE": str(default_cache()),
+            "OPAM_CI_TEMPORAL": address,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        }
+
+    def start_worker(self, *words: str) -> subprocess.Popen[bytes]:
+        """Starts a worker and waits until it takes work."""
+        ready = self.home / f"ready-{len(self.workers)}"
+        log = self.home / f"worker-{len(self.workers)}.log"
+        with log.open("wb") as output:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "opam_ci.cli.main", "worker", *words],
+                env=self.environment | {services.READY_FILE: str(ready)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.workers.append(worker)
+        wait_for(lambda: ready.exists() or worker.poll() is not None, 120)
+        if worker.poll() is not None:
+            pytest.fail(log.read_text())
+        return worker
+
+    def stop_workers(self) -> None:
+        """Ends all checks and workers that still run."""
+        for check in self.checks:
+            check.kill()
+            check.wait()
+            for pipe in (check.stdout, check.stderr):
+                if pipe is not None:
+                    pipe.close()
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            try:
+                worker.wait(30)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+    def run(self, *words: str, check: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs an `opam-ci` command to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "opam_ci.cli.main", *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if check is not None:
+            assert done.returncode == check, (
+                f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def start_check(self, *words: str) -> subprocess.Popen[str]:
+        """Starts `opam-ci check --json` and leaves it running."""
+        check = subprocess.Popen(
+            [*(sys.executable, "-m", "opam_ci.cli.main", "check", "--json"), *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.checks.append(check)
+        return check
+
+    def temporal(self, *words: str) -> str:
+        """Runs the stock Temporal command line."""
+        done = subprocess.run(
+            [TEMPORAL, *words, "--address", self.address],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    async def client(self) -> Client:
+        return await Client.connect(self.address, data_converter=pydantic_data_converter)
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    """Waits until something is so, or fails the test."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not so after {seconds} s: {condition}")
+        time.sleep(0.1)
+
+
+def result(check: subprocess.Popen[str] | subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Returns the summary that `check --json` ends with."""
+    text = (
+        check.communicate(timeout=600)[0] if isinstance(check, subprocess.Popen) else check.stdout
+    )
+    last: dict[str, Any] = json.loads(text.splitlines()[-1])
+    assert last["event"] == "summary"
+    return last
+
+
+def rows(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the job rows by job kind and package."""
+    return {f"{row['job']['kind']} {row['job']['package']}".strip(): row for row in summary["jobs"]}
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Embedded]:
+    """One Temporal server for all end-to-end tests of a process."""
+    if missing := debian.missing():
+        pytest.skip(f"not installed: {', '.join(missing)}; `./opam-ci test` installs them")
+    home = tmp_path_factory.mktemp("server")
+    yield services.start_temporal(home, port=free_port(), ui_port=free_port())
+    services.stop(home)
+
+
+@pytest.fixture
+def system(server: services.Embedded, tmp_path: Path) -> Iterator[System]:
+    """A system of the test's own on the shared server: it starts what workers it needs."""
+    home = tmp_path / "home"
+    home.mkdir()
+    found = System(home, server.address)
+    yield found
+    found.stop_workers()
+    shutil.rmtree(home, ignore_errors=True)

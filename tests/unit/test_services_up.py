@@ -1,0 +1,179 @@
+"""`up`, with the real server and example, and stand-ins for what builds."""
+
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from opam_ci.cli import example, ports, services, up
+from opam_ci.cli.render import View
+from opam_ci.cli.services import Embedded
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import (
+    Cause,
+    Evidence,
+    Failed,
+    FailureReason,
+    Outcome,
+    Passed,
+    Skipped,
+    SkipReason,
+)
+from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
+from opam_ci.settings import Settings
+
+EVIDENCE = Evidence(rule="test")
+
+
+class Recorder:
+    """A view that keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[Summary] = []
+        self.closed: list[Summary] = []
+
+    def show(self, summary: Summary) -> None:
+        self.shown.append(summary)
+
+    def close(self, summary: Summary) -> None:
+        self.closed.append(summary)
+
+
+def summary_of(outcomes: dict[str, Outcome | None], faults: tuple[Fault, ...]) -> Summary:
+    rows = tuple(
+        JobStatus(
+            job=Job(platform="p", package=package, kind=JobKind.BUILD),
+            state=JobState.DECIDED if outcome else JobState.RETRYING,
+            outcome=outcome,
+            faults=faults if package == example.RECOVERS else (),
+        )
+        for package, outcome in outcomes.items()
+    )
+    return Summary(pull_request="example", head="h", base="b", planned=True, jobs=rows)
+
+
+def check_like_a_worker(_: Embedded, made: example.Example, view: View) -> Summary:
+    """Goes through the example as a worker would: asks, notes a fault, asks again."""
+    opam = opam_file(made, example.RECOVERS)
+    url = next(line.split('"')[1] for line in opam.splitlines() if "src:" in line)
+    assert httpx.get(url, trust_env=False).status_code == 503
+    at = datetime(2024, 1, 1, tzinfo=UTC)
+    fault = Fault(attempt=1, cause=Cause.SOURCE_HOST, evidence=EVIDENCE, worker=None, at=at)
+    outcomes: dict[str, Outcome | None] = {
+        example.PASSES: Passed(evidence=EVIDENCE),
+        example.FAILS: Failed(reason=FailureReason.BUILD, evidence=EVIDENCE),
+        example.SKIPPED: Skipped(reason=SkipReason.UNAVAILABLE, evidence=EVIDENCE),
+        example.RECOVERS: None,
+    }
+    view.show(summary_of(outcomes, (fault,)))
+    assert httpx.get(url, trust_env=False).status_code == 200
+    last = summary_of(outcomes | {example.RECOVERS: Passed(evidence=EVIDENCE)}, (fault,))
+    view.close(last)
+    return last
+
+
+def opam_file(made: example.Example, package: str) -> str:
+    path = f"packages/{package.partition('.')[0]}/{package}/opam"
+    return subprocess.run(
+        ["git", f"--git-dir={made.repo}", "show", f"{made.branch}:{path}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    yield Settings(home=tmp_path / "home", cache=tmp_path / "cache")
+    services.stop(tmp_path / "home")
+
+
+@pytest.fixture
+def done() -> list[str]:
+    """The steps in the order in which they were done."""
+    return []
+
+
+def parts(settings: Settings, done: list[str], check: Callable[..., Summary]) -> up.Parts:
+    def start_temporal() -> Embedded:
+        done.append("temporal")
+        return services.start_temporal(settings.home, port=free_port(), ui_port=free_port())
+
+    def start_worker(embedded: Embedded) -> Embedded:
+        done.append("worker")
+        return embedded
+
+    return up.Parts(
+        install_packages=lambda _: done.append("packages"),
+        start_temporal=start_temporal,
+        make_root=lambda _: done.append("root"),
+        start_worker=start_worker,
+        check=check,
+    )
+
+
+def free_port() -> int:
+    with socket.create_server((ports.LOOPBACK, 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def test_it_brings_all_up_and_the_example_recovers(
+    settings: Settings, done: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = Recorder()
+    ready = parts(settings, done, check_like_a_worker)
+    embedded, summary = up.bring_up(settings, ready, lambda: view)
+    assert [summary] == view.closed
+    assert done == ["packages", "temporal", "root", "worker"]
+    assert len(view.shown) == len(view.closed) == 1
+    assert services.status(settings.home) == embedded
+    said = capsys.readouterr().err
+    assert "[2/5] Temporal server: done in " in said
+    assert "[5/5] example pull request with real builds: done in " in said
+    text = up._how_to_look_further(embedded, with_example=True)
+    assert embedded.ui_url in text
+    assert "./opam-ci down" in text
+    assert summary is not None
+    up._keep(settings, summary)
+    assert up._last_shown(settings) == summary
+    (settings.home / "example.json").write_text("{")
+    assert up._last_shown(settings) is None
+
+
+def test_an_example_that_ends_otherwise_is_an_error_of_ours(
+    settings: Settings, done: list[str]
+) -> None:
+    def check(*_: object) -> Summary:
+        return summary_of({example.PASSES: Passed(evidence=EVIDENCE)}, ())
+
+    with pytest.raises(InfrastructureError, match=r"example-type-error.*no build job"):
+        up.bring_up(settings, parts(settings, done, check), Recorder)
+
+
+def test_what_the_machine_lacks_is_said_before_anything_starts(
+    settings: Settings, done: list[str]
+) -> None:
+    def refuse(_: up.Tell) -> None:
+        raise UsageError("install opam first")
+
+    refusing = parts(settings, done, check_like_a_worker)
+    refusing = up.Parts(**{**vars(refusing), "install_packages": refuse})
+    with pytest.raises(UsageError, match="install opam first"):
+        up.bring_up(settings, refusing, None)
+    assert done == []
+    assert not settings.home.exists()
+
+
+def test_without_the_example_there_is_no_check(settings: Settings, done: list[str]) -> None:
+    def check(*_: object) -> Summary:
+        raise AssertionError
+
+    up.bring_up(settings, parts(settings, done, check), None)
+    assert done[-1] == "worker"
+    assert not (settings.home / "example").exists()

@@ -1,0 +1,152 @@
+# ruff: noqa: INP001 - a folder of scripts, no package
+"""Makes `.venv`: a virtual environment with exactly the packages of the lock files.
+
+One process at a time makes it, under a file lock. While it does, the lock file says
+`building`; whoever finds those words and no holder knows that the last one was killed, and
+starts again from nothing.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from opam_ci.cli import debian
+from tools import environment
+from tools.environment import PYTHON, ROOT, STAMP, VENV
+
+LOCK = VENV / ".opam-ci.lock"
+INSTALLING_COMMANDS = ("up", "test")
+"""Only these install Debian packages; all others say which ones are missing."""
+
+EXIT_USAGE = 2
+EXIT_INTERNAL = 3
+EXIT_INTERRUPTED = 130
+
+FOREIGN_SETTINGS = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
+"""Variables that would make pip install anywhere but into `.venv`."""
+
+
+def say(text: str) -> None:
+    """Prints a line about the set-up, where it does not mix with a command's own output."""
+    sys.stderr.write(f"opam-ci: {text}\n")
+    sys.stderr.flush()
+
+
+def give_up(text: str, code: int) -> NoReturn:
+    """Prints a last line and ends."""
+    say(text)
+    sys.exit(code)
+
+
+def set_up(command: str) -> None:
+    """Makes or renews the environment for a command; a second caller waits for the first."""
+    started = time.monotonic()
+    VENV.mkdir(exist_ok=True)
+    try:
+        with LOCK.open("a+") as lock:
+            _take(lock)
+            if not environment.is_ready(command):
+                _build(command, lock)
+                say(f"the Python packages are ready ({time.monotonic() - started:.0f} s)")
+    except KeyboardInterrupt:
+        give_up("interrupted; the next run starts over", EXIT_INTERRUPTED)
+
+
+def _take(lock: TextIO) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another opam-ci that sets up .venv")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _build(command: str, lock: TextIO) -> None:
+    lock.seek(0)
+    interrupted = bool(lock.read())
+    unusable = interrupted or not _is_usable()
+    lock.write("building\n")
+    lock.flush()
+    os.fsync(lock.fileno())
+    STAMP.unlink(missing_ok=True)
+    if unusable:
+        _make_empty(command)
+    _install(command)
+    new_stamp = STAMP.with_suffix(".new")
+    new_stamp.write_text("\n".join(sorted(environment.facts(command))) + "\n")
+    new_stamp.replace(STAMP)
+    lock.truncate(0)
+
+
+def _is_usable() -> bool:
+    """Tells whether packages can be added to the environment there is."""
+    if stamped := environment.stamped():
+        return environment.place() <= stamped
+    # No stamp and no trace of a killed set-up: an environment that a developer made by hand.
+    return (VENV / "pyvenv.cfg").exists() and os.access(PYTHON, os.X_OK)
+
+
+def _make_empty(command: str) -> None:
+    # Where an active environment is `.venv` itself, its own python is about to be removed.
+    python = getattr(sys, "_base_executable", sys.executable)
+    _require_venv_module(python, command)
+    say(f"making a virtual environment in {VENV}")
+    for entry in VENV.iterdir():
+        if entry == LOCK:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    _run([python, "-m", "venv", str(VENV)], "could not make a virtual environment")
+
+
+def _install(command: str) -> None:
+    # The last lock file holds all packages of those before it.
+    packages = environment.lock_files(command)[-1]
+    say(f"installing the Python packages of {packages.relative_to(ROOT)}")
+    _run(
+        [
+            *(str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+            # The lock is complete and hashed: nothing is resolved, and no package's code runs.
+            *("--no-input", "--no-deps", "--require-hashes", "--only-binary", ":all:"),
+            *("--requirement", str(packages)),
+        ],
+        "could not install the Python packages; is the package index reachable?",
+    )
+    # The clone itself is not installed but put on the path: an edit counts at once.
+    for site_packages in (VENV / "lib").glob("python3.*/site-packages"):
+        (site_packages / "opam-ci.pth").write_text(f"{ROOT}\n")
+
+
+def _run(words: list[str], complaint: str) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN_SETTINGS}
+    code = subprocess.run(  # noqa: S603 - fixed words, no shell
+        words, cwd=ROOT, env=inherited, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+    ).returncode
+    if code != 0:
+        give_up(f"{complaint} ({Path(words[0]).name} ended with {code})", EXIT_INTERNAL)
+
+
+def _require_venv_module(python: str, command: str) -> None:
+    """Sees to it that `python -m venv` works; Debian keeps a part of it in its own package."""
+    probe = [python, "-I", "-c", "import ensurepip, venv"]
+    if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0:  # noqa: S603 - fixed words
+        return
+    if not debian.has_apt():
+        give_up(f"{python} lacks the modules venv and ensurepip; install them first", EXIT_USAGE)
+    # All that is missing at once: whoever has to do it by hand does it once.
+    missing = [f"python3.{sys.version_info.minor}-venv", *debian.missing()]
+    if command not in INSTALLING_COMMANDS or not debian.may_install():
+        give_up(
+            f"Debian packages are missing ({', '.join(missing)}); run this first: "
+            f"{debian.command_for_people(missing)}",
+            EXIT_USAGE,
+        )
+    say(f"installing the Debian packages {' '.join(missing)}")
+    for words in debian.commands(missing):
+        _run(words, "could not install Debian packages")

@@ -1,0 +1,121 @@
+# ruff: noqa: INP001 - a folder of scripts, no package
+"""All gates of the project: `./opam-ci test`, or `./opam-ci test PYTEST-ARGUMENTS…`.
+
+Every gate runs even when an earlier one failed. Without arguments the whole suite runs and
+its coverage counts; with arguments, pytest gets these and coverage is left out. What pytest
+said at its end is the last line of the output.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from opam_ci.cli import system
+from opam_ci.core.errors import InfrastructureError, UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = Path(sys.executable).parent
+
+STATIC_GATES = {
+    "format": ("ruff", "format", "--check", ".", "opam-ci"),
+    "lint": ("ruff", "check", "."),
+    "types": ("mypy",),
+    "imports": ("lint-imports",),
+}
+"""Name and command of each gate that runs no test."""
+
+WHOLE_SUITE = ("-n", "2", "--dist", "loadgroup", "--cov", "--cov-report=term")
+
+NO_TESTS_RAN = 5
+"""pytest's exit code for a run without a single test."""
+
+EXIT_USAGE = 2
+EXIT_INTERNAL = 3
+
+_CLOSING_LINE = re.compile(r"^=* ?\d+ \w+.* in [\d.]+s.*$")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs all gates and returns 0 if every one passed, else 1."""
+    try:
+        system.install(_say)
+    except UsageError as error:
+        _say(f"opam-ci: {error}")
+        return EXIT_USAGE
+    except InfrastructureError as error:
+        _say(f"opam-ci: {error}")
+        return EXIT_INTERNAL
+    results = {name: _run_static(name, words) for name, words in STATIC_GATES.items()}
+    started = time.monotonic()
+    code, closing_line = _run_pytest(arguments)
+    results["tests"] = code, time.monotonic() - started
+    _say("")
+    for name, (result, seconds) in results.items():
+        _say(f"{'passed' if result == 0 else 'FAILED':<7} {name:<8} {seconds:6.1f} s")
+    if code == NO_TESTS_RAN:
+        _say("no test ran: the arguments select none")
+    _say(closing_line)
+    return int(any(result for result, _ in results.values()))
+
+
+def _run_static(name: str, words: tuple[str, ...]) -> tuple[int, float]:
+    started = time.monotonic()
+    done = subprocess.run(  # noqa: S603 - the fixed words above
+        [str(PROGRAMS / words[0]), *words[1:]],
+        cwd=ROOT,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    seconds = time.monotonic() - started
+    _say(f"{name}: {'passed' if done.returncode == 0 else 'FAILED'} ({' '.join(words)})")
+    if done.returncode != 0:
+        _say(done.stdout)
+    return done.returncode, seconds
+
+
+def _run_pytest(arguments: list[str]) -> tuple[int, str]:
+    """Runs pytest, shows its output as it comes, and returns its exit and closing line."""
+    words = [str(PROGRAMS / "python"), "-m", "pytest", *(arguments or WHOLE_SUITE)]
+    if not arguments:
+        # Files that a killed run left would be added to this one's coverage.
+        for left in ROOT.glob(".coverage*"):
+            left.unlink()
+    _say(f"tests: {' '.join(words[2:])}")
+    kept = bytearray()
+    with subprocess.Popen(  # noqa: S603 - our own Python, no shell
+        words,
+        cwd=ROOT,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as pytest:
+        assert pytest.stdout is not None  # noqa: S101 - for mypy: it is a pipe
+        while chunk := os.read(pytest.stdout.fileno(), 65536):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            kept += chunk
+    lines = kept.decode(errors="replace").splitlines()
+    closing = [line for line in lines if _CLOSING_LINE.match(line)]
+    return pytest.returncode, closing[-1] if closing else "pytest did not come to its end"
+
+
+def _environment() -> dict[str, str]:
+    # Tests find the programs of this environment, such as `temporal`, before any other.
+    return {**os.environ, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
