@@ -1,0 +1,69 @@
+"""The rules of the house that no linter knows: see ARCHITECTURE.md."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = ROOT / "opam_ci"
+MODULES = sorted(PRODUCT.rglob("*.py"))
+TEMPORAL_ERRORS = {"ApplicationError", "ActivityError", "ChildWorkflowError"}
+
+
+def names_used(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.ImportFrom(names=names):
+                yield from (alias.name for alias in names)
+            case ast.Call(func=ast.Name(id=name)):
+                yield name
+            case ast.Call(func=ast.Attribute(attr=name)):
+                yield name
+
+
+def test_there_are_modules_to_check() -> None:
+    assert len(MODULES) > 50
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short_and_well_named(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 420
+    assert path.stem not in {"utils", "util", "helpers", "misc", "common"}
+
+
+def test_boundary_alone_makes_temporal_errors() -> None:
+    makers = {
+        path.relative_to(PRODUCT).as_posix()
+        for path in MODULES
+        if "ApplicationError" in names_used(path)
+    }
+    assert makers == {"activities/boundary.py"}
+
+
+def test_options_alone_holds_timeouts_policies_and_priorities() -> None:
+    for path in (PRODUCT / "workflows").glob("*.py"):
+        if path.name != "options.py":
+            used = set(names_used(path)) & {"timedelta", "RetryPolicy", "Priority"}
+            assert not used, f"{path.name} uses {used}"
+
+
+def test_no_subprocess_goes_through_a_shell() -> None:
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            shell = [word for word in call.keywords if word.arg == "shell"]
+            assert not shell, f"{path.name}:{call.lineno} uses shell="
+        assert "create_subprocess_shell" not in names_used(path), path.name
+        assert "system" not in set(names_used(path)) & {"system", "popen"}, path.name
+
+
+def test_documents_name_existing_tests() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = {
+        word.strip("`,.;)(|") for word in text.split() if word.strip("`,.;)(|").startswith("tests/")
+    }
+    assert named
+    missing = [name for name in named if not (ROOT / name.split("::")[0]).exists()]
+    assert not missing
