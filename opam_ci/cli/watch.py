@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.messages import JobHeartbeat
 from opam_ci.core.outcome import Cause
-from opam_ci.core.summary import JobState, JobStatus, Summary
+from opam_ci.core.summary import JobState, JobStatus, Summary, activity_id
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 
 POLL_INTERVAL = timedelta(milliseconds=500)
@@ -73,7 +73,7 @@ async def with_phases(client: Client, workflow_id: str, summary: Summary) -> Sum
         for pending in answer.raw_description.pending_activities:
             running[pending.activity_id] = _facts(client, pending)
     return summary.model_copy(
-        update={"jobs": tuple(_merge(row, running.get(row.job.id)) for row in summary.jobs)}
+        update={"jobs": tuple(_merge(row, running.get(activity_id(row))) for row in summary.jobs)}
     )
 
 

@@ -81,6 +81,15 @@ class JobStatus(Frozen):
     log: str | None = None
 
 
+ROUND_MARK = " round "
+"""Separates a job's id from the number of its round in the ids of activities."""
+
+
+def activity_id(row: JobStatus) -> str:
+    """Returns the id of the job's activity: findable in the Web UI, unique in a workflow."""
+    return row.job.id if row.round == 1 else f"{row.job.id}{ROUND_MARK}{row.round}"
+
+
 class Counts(Frozen):
     """How many jobs are where. Failed and errored are never one number."""
 

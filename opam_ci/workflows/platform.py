@@ -1,7 +1,6 @@
 """PlatformWorkflow: the jobs of one head on one platform."""
 
 import asyncio
-import contextlib
 from datetime import datetime
 
 from temporalio import workflow
@@ -27,9 +26,17 @@ with workflow.unsafe.imports_passed_through():
     )
     from opam_ci.core.outcome import Cancelled, Errored, Failed, Outcome
     from opam_ci.core.plan import depends_on, outcome_after
-    from opam_ci.core.summary import Counts, JobState, JobStatus, Summary, count
+    from opam_ci.core.summary import (
+        Counts,
+        JobState,
+        JobStatus,
+        Summary,
+        activity_id,
+        count,
+    )
     from opam_ci.core.text import activity_summary, markdown_matrix
     from opam_ci.workflows import options
+    from opam_ci.workflows.pause import pause
 
 
 @workflow.defn
@@ -163,8 +170,7 @@ class PlatformWorkflow:
                     only_mirrored=given.options.only_mirrored,
                 ),
             ),
-            # The job's own name makes it findable in the Web UI, and by whoever watches.
-            activity_id=job.id,
+            activity_id=activity_id(self._table[job.id]),
             task_queue=options.build_queue(given.platform.pool),
             start_to_close_timeout=options.job_timeout(given.options.timeouts),
             heartbeat_timeout=given.options.heartbeat_timeout,
@@ -208,9 +214,8 @@ class PlatformWorkflow:
         told_all = False
         while not told_all:
             await workflow.wait_condition(lambda: self._table.is_dirty or self._done)
-            pause = options.report_interval(workflow.info().get_current_history_length())
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(lambda: self._done, timeout=pause)
+            length = options.report_interval(workflow.info().get_current_history_length())
+            await pause(length, until=lambda: self._done)
             workflow.set_current_details(markdown_matrix(self.summary()))
             told_all = await self._tell_changes()
 

@@ -1,7 +1,6 @@
 """PullRequestWorkflow: one pull request, from its first head until it is closed."""
 
 import asyncio
-import contextlib
 from collections import deque
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.summary import Counts, State, Summary
     from opam_ci.core.text import markdown_matrix, problems
     from opam_ci.workflows import options
+    from opam_ci.workflows.pause import pause
     from opam_ci.workflows.testing import Testing
 
 _NOTICES_KEPT = 20
@@ -287,9 +287,8 @@ class PullRequestWorkflow:
         """Shows and writes down what changed, collected over a while, until the end."""
         while not self._finished or self._is_changed():
             await workflow.wait_condition(lambda: self._finished or self._is_changed())
-            pause = options.report_interval(workflow.info().get_current_history_length())
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(lambda: self._finished, timeout=pause)
+            length = options.report_interval(workflow.info().get_current_history_length())
+            await pause(length, until=lambda: self._finished)
             self._collect()
             self._show(self.summary())
             while self._backlog:

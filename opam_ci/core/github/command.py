@@ -1,0 +1,100 @@
+"""Commands in comments: `/opam-ci restart errors|failed|all [PLATFORM]` and `cancel`."""
+
+import re
+from typing import Literal
+
+from pydantic import ValidationError
+
+from opam_ci.core.model import Frozen
+from opam_ci.core.requests import RestartSelector, RestartWhich
+
+_COMMAND = re.compile(r" {0,3}/opam-ci(?:[ \t]+(?P<words>.*))?[ \t]*")
+_FENCE = re.compile(r" {0,3}(?P<mark>```|~~~)")
+_PLATFORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,99}")
+_WHICH = {
+    "errors": RestartWhich.ERRORED,
+    "errored": RestartWhich.ERRORED,
+    "failed": RestartWhich.FAILED,
+    "all": RestartWhich.ALL,
+}
+
+USAGE = (
+    "I know these commands, one in a comment, at the start of a line:\n\n"
+    "- `/opam-ci restart errors` — what the CI itself lost\n"
+    "- `/opam-ci restart failed` — what failed\n"
+    "- `/opam-ci restart all` — everything that is decided\n"
+    "- each of them with a platform at its end, such as `debian-13-ocaml-5.3/amd64`\n"
+    "- `/opam-ci cancel` — stop what runs\n"
+)
+"""What is answered to a command that is none."""
+
+
+class RestartCommand(Frozen):
+    """`/opam-ci restart`; without a word it takes what the CI itself lost."""
+
+    kind: Literal["restart"] = "restart"
+    selector: RestartSelector
+
+
+class CancelCommand(Frozen):
+    """`/opam-ci cancel`."""
+
+    kind: Literal["cancel"] = "cancel"
+
+
+class NoSuchCommand(Frozen):
+    """Meant for us, and not understood."""
+
+    kind: Literal["no_such_command"] = "no_such_command"
+
+
+Command = RestartCommand | CancelCommand | NoSuchCommand
+
+
+def parse_command(comment: str) -> Command | None:
+    """Returns the first command of a comment, None if it has none.
+
+    A command stands at the start of a line. Quoted lines and fenced code are not read, so
+    that an answer that quotes a command, or explains one, does not repeat it.
+    """
+    fence: str | None = None
+    # Not splitlines(): it also splits where GitHub's markdown does not, as at form feeds.
+    for line in comment.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        if mark := _FENCE.match(line):
+            if fence is None:
+                fence = mark["mark"]
+            elif fence == mark["mark"]:
+                fence = None
+        elif fence is None and (found := _COMMAND.fullmatch(line)):
+            return _command((found["words"] or "").split())
+    return None
+
+
+def _command(words: list[str]) -> Command:
+    match words:
+        case ["cancel"]:
+            return CancelCommand()
+        case ["restart"]:
+            return RestartCommand(selector=RestartSelector())
+        case ["restart", which] if which in _WHICH:
+            return RestartCommand(selector=RestartSelector(which=_WHICH[which]))
+        case ["restart", which, platform] if which in _WHICH and _PLATFORM.fullmatch(platform):
+            try:
+                selector = RestartSelector(which=_WHICH[which], platform=platform)
+            except ValidationError:
+                return NoSuchCommand()
+            return RestartCommand(selector=selector)
+        case _:
+            return NoSuchCommand()
+
+
+def is_permitted(permission: str, role: str) -> bool:
+    """Whether an account may command the CI: whoever may triage or more.
+
+    The author of a pull request may anyway (see `decide`): a push would do the same.
+
+    Args:
+        permission: `permission` of GitHub's answer: `admin`, `write`, `read`, `none`.
+        role: `role_name` of it, which also knows `maintain` and `triage`.
+    """
+    return permission in {"admin", "write"} or role in {"admin", "maintain", "write", "triage"}

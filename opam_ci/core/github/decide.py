@@ -1,0 +1,156 @@
+"""From a delivery to what it asks for: a pure function over the bytes that arrived."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from opam_ci.core.errors import OpamCiError
+from opam_ci.core.github.action import (
+    Action,
+    Closed,
+    HeadChanged,
+    Ignore,
+    Reconcile,
+    RefreshBase,
+    Tracked,
+    foreign,
+)
+from opam_ci.core.github.model import Tolerant
+from opam_ci.core.github.payload import (
+    CheckRunPayload,
+    CheckSuitePayload,
+    InstallationPayload,
+    IssueCommentPayload,
+    PullRequestPayload,
+    PushPayload,
+)
+from opam_ci.core.github.people import decide_check_run, decide_check_suite, decide_comment
+from opam_ci.core.text import problems
+
+_HEADS = {
+    "opened": "opened",
+    "reopened": "reopened",
+    "synchronize": "pushed",
+    "ready_for_review": "ready",
+    "converted_to_draft": "drafted",
+}
+"""Actions of `pull_request` after which a head is to be tested, and what we call them."""
+
+_Payload = TypeVar("_Payload", bound=Tolerant)
+
+
+class UnreadablePayloadError(OpamCiError):
+    """A delivery of an event that we know is not shaped as GitHub describes it."""
+
+
+def decide(event: str, body: bytes, tracked: Tracked) -> Action:
+    """Returns what a delivery asks for.
+
+    Args:
+        event: `X-GitHub-Event`.
+        body: The payload, JSON; its signature is checked.
+        tracked: What this CI is responsible for.
+
+    Raises:
+        UnreadablePayloadError: The payload lacks what every such payload has.
+    """
+    if event == "ping":
+        return Ignore(reason="ping: the webhook works")
+    reader = _READERS.get(event)
+    if reader is None:
+        return Ignore(reason="an event that this CI has no use for")
+    return reader(event, body, tracked)
+
+
+def _read(shape: type[_Payload], event: str, body: bytes) -> _Payload:
+    try:
+        return shape.model_validate_json(body)
+    except ValidationError as error:
+        raise UnreadablePayloadError(f"no {event} payload: {problems(error)}") from error
+
+
+def _pull_request(payload: PullRequestPayload, tracked: Tracked) -> Action:
+    pull, action = payload.pull_request, payload.action
+    if other := foreign(payload.repository.full_name, tracked):
+        return other
+    if action == "edited":
+        return _edited(payload, tracked)
+    if pull.base.ref != tracked.branch:
+        return _other_base(payload, tracked)
+    if action == "closed":
+        return Closed(
+            pull_request=tracked.ref(pull.number), why="merged" if pull.merged else "closed"
+        )
+    if action in _HEADS and pull.state == "open":
+        return _head(payload, tracked, _HEADS[action])
+    return Ignore(reason=f"{action!r} of a pull request that is {pull.state!r} changes no head")
+
+
+def _other_base(payload: PullRequestPayload, tracked: Tracked) -> Ignore:
+    base = payload.pull_request.base.ref
+    return Ignore(reason=f"base is {base[:100]!r}, not the tracked {tracked.branch!r}")
+
+
+def _head(payload: PullRequestPayload, tracked: Tracked, why: str) -> HeadChanged:
+    pull = payload.pull_request
+    return HeadChanged.model_validate(
+        {
+            "pull_request": tracked.ref(pull.number),
+            "head": pull.head.sha,
+            "base": pull.base.sha,
+            "draft": bool(pull.draft),
+            "why": why,
+        }
+    )
+
+
+def _edited(payload: PullRequestPayload, tracked: Tracked) -> Action:
+    pull = payload.pull_request
+    moved = payload.changes is not None and payload.changes.base is not None
+    if not moved:
+        return Ignore(reason="an edit of words")
+    if pull.state != "open":
+        return Ignore(reason="another base for a pull request that is not open")
+    if pull.base.ref == tracked.branch:
+        return _head(payload, tracked, "rebased")
+    before = payload.changes.base.ref if payload.changes and payload.changes.base else None
+    if before is not None and before.before == tracked.branch:
+        return Closed(pull_request=tracked.ref(pull.number), why="moved")
+    return _other_base(payload, tracked)
+
+
+def _push(payload: PushPayload, tracked: Tracked) -> Action:
+    if other := foreign(payload.repository.full_name, tracked):
+        return other
+    if payload.ref != f"refs/heads/{tracked.branch}":
+        return Ignore(reason=f"{payload.ref[:100]!r} is not the tracked branch")
+    if payload.deleted or not payload.after.strip("0"):
+        return Ignore(reason="the tracked branch was deleted")
+    return RefreshBase(head=payload.after)
+
+
+def _installation(payload: InstallationPayload, _tracked: Tracked) -> Action:
+    if payload.action in {"created", "unsuspend", "new_permissions_accepted", "added"}:
+        return Reconcile(why=f"the App's installation: {payload.action}")
+    return Ignore(reason=f"the App's installation: {payload.action[:40]!r}")
+
+
+def _reader(
+    shape: type[_Payload], handle: Callable[[_Payload, Tracked], Action]
+) -> Callable[[str, bytes, Tracked], Action]:
+    def read(event: str, body: bytes, tracked: Tracked) -> Action:
+        return handle(_read(shape, event, body), tracked)
+
+    return read
+
+
+_READERS = {
+    "pull_request": _reader(PullRequestPayload, _pull_request),
+    "check_run": _reader(CheckRunPayload, decide_check_run),
+    "check_suite": _reader(CheckSuitePayload, decide_check_suite),
+    "issue_comment": _reader(IssueCommentPayload, decide_comment),
+    "push": _reader(PushPayload, _push),
+    "installation": _reader(InstallationPayload, _installation),
+    "installation_repositories": _reader(InstallationPayload, _installation),
+}

@@ -1,0 +1,146 @@
+"""Commit statuses: what a summary says in each context."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from opam_ci.core.github.model import Sha
+from opam_ci.core.job import JobKind
+from opam_ci.core.model import Frozen
+from opam_ci.core.summary import REPOSITORY_JOBS, JobStatus, State, Summary
+from opam_ci.core.text import STATUS_LIMIT, status_description
+
+_REVDEP_JOBS = (JobKind.LIST_REVDEPS, JobKind.REVDEP)
+
+
+class About(StrEnum):
+    """Which jobs a context speaks of."""
+
+    OVERALL = "overall"
+    """All jobs but those of advisory contexts."""
+    LINTER = "linter"
+    """The repository jobs: analysis and lint."""
+    REVDEPS = "revdeps"
+    """Reverse dependencies, and what lists them."""
+
+
+class Context(Frozen):
+    """One status under a head on GitHub.
+
+    Attributes:
+        about: Which jobs it speaks of.
+        name: What GitHub shows and branch protection names.
+        advisory: Whether its jobs are left out of the overall context, so that a branch
+            protection that requires the overall one does not require them. Nothing can
+            leave out analysis and lint, without which nothing else is known.
+    """
+
+    about: About
+    name: str = Field(min_length=1, max_length=100)
+    advisory: bool = False
+
+
+DEFAULT_CONTEXTS = (
+    Context(about=About.OVERALL, name="opam-ci"),
+    Context(about=About.LINTER, name="opam-ci / lint"),
+    Context(about=About.REVDEPS, name="opam-ci / revdeps"),
+)
+"""What is posted unless configured otherwise."""
+
+
+class Status(Frozen):
+    """One commit status as it is sent.
+
+    Attributes:
+        context: Name of its context.
+        sha: Commit it is about: always a head, never a merge.
+        state: GitHub's state.
+        description: At most 140 characters.
+        target_url: Where to read more, None for nowhere.
+    """
+
+    context: str
+    sha: Sha
+    state: State
+    description: str = Field(max_length=STATUS_LIMIT)
+    target_url: str | None = None
+
+
+def statuses(
+    summary: Summary,
+    *,
+    contexts: tuple[Context, ...] = DEFAULT_CONTEXTS,
+    maximum_attempts: int,
+    target_url: str | None = None,
+) -> tuple[Status, ...]:
+    """Returns the statuses of a head, one for each context, in their order.
+
+    Args:
+        summary: Its state; one without a head has no statuses.
+        contexts: Which to make.
+        maximum_attempts: How many attempts a job has.
+        target_url: Page of the pull request.
+    """
+    if not summary.head:
+        return ()
+    return tuple(
+        Status(
+            context=context.name,
+            sha=summary.head,
+            state=part.state,
+            description=_description(part, context, maximum_attempts),
+            target_url=target_url,
+        )
+        for context in contexts
+        for part in [part_of(summary, context, contexts)]
+    )
+
+
+def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -> Summary:
+    """Returns the summary of the jobs that a context speaks of.
+
+    Args:
+        summary: Of all jobs.
+        context: Which one.
+        contexts: All of them, for which are advisory.
+    """
+    match context.about:
+        case About.OVERALL:
+            left_out = {other.about for other in contexts if other.advisory}
+            jobs = [job for job in summary.jobs if not _is_left_out(job, left_out)]
+            planned = summary.planned
+        case About.LINTER:
+            jobs = [job for job in summary.jobs if job.job.kind in REPOSITORY_JOBS]
+            # Lint jobs are queued in the moment in which the analysis is decided; builds
+            # and reverse dependencies may still be unknown then.
+            planned = summary.planned or _is_analysed(summary)
+        case About.REVDEPS:
+            jobs = [job for job in summary.jobs if _concerns_revdeps(job)]
+            planned = summary.planned
+    return summary.model_copy(update={"jobs": tuple(jobs), "planned": planned})
+
+
+def _is_left_out(job: JobStatus, left_out: set[About]) -> bool:
+    return About.REVDEPS in left_out and job.job.kind in _REVDEP_JOBS
+
+
+def _is_analysed(summary: Summary) -> bool:
+    found = [job for job in summary.jobs if job.job.kind is JobKind.ANALYSIS]
+    return bool(found) and all(job.outcome is not None for job in found)
+
+
+def _concerns_revdeps(job: JobStatus) -> bool:
+    if job.job.kind in _REVDEP_JOBS:
+        return True
+    # Without an analysis nobody knows whether there are reverse dependencies: a context
+    # without any job would be green.
+    passed = job.outcome is not None and job.outcome.kind == "passed"
+    return job.job.kind is JobKind.ANALYSIS and not passed
+
+
+def _description(part: Summary, context: Context, maximum_attempts: int) -> str:
+    text = status_description(part, maximum_attempts=maximum_attempts)
+    if not context.advisory:
+        return text
+    text = f"Advisory: {text}"
+    return text if len(text) <= STATUS_LIMIT else text[: STATUS_LIMIT - 1] + "…"

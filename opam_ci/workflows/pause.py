@@ -1,0 +1,21 @@
+"""Waiting a while, or until something makes further waiting pointless."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+from temporalio import workflow
+
+
+async def pause(length: timedelta, *, until: Callable[[], bool]) -> None:
+    """Waits for a length of time, or less if a condition comes true.
+
+    The timer is left to run out instead of being cancelled: that saves a command, and a
+    race between a timer's firing and its cancellation that not every server survives.
+
+    Args:
+        length: How long at most.
+        until: Ends the wait early.
+    """
+    timer = asyncio.create_task(asyncio.sleep(length.total_seconds()))
+    await workflow.wait_condition(lambda: timer.done() or until())
