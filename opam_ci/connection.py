@@ -43,7 +43,7 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
             identity=identity(),
             runtime=runtime,
         )
-    except (RuntimeError, RPCError) as error:
+    except (RuntimeError, ValueError, RPCError) as error:
         raise UsageError(
             f"no Temporal server answers at {settings.temporal} ({_short(error)}); "
             "start one with `opam-ci up`, or name another with --temporal ADDRESS"

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -41,6 +41,11 @@ class Settings(BaseSettings):
         orchestrate: Whether this worker runs workflows and repository activities.
         builds: How many jobs this worker builds at once.
     """
+
+    @field_validator("home", "cache")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
 
     model_config = SettingsConfigDict(env_prefix="OPAM_CI_", extra="forbid", frozen=True)
 

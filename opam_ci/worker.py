@@ -47,9 +47,8 @@ def make_runner(settings: Settings, store: ArtifactStore) -> RootfsRunner:
     return RootfsRunner(RootfsSettings(home=settings.cache), store)
 
 
-def orchestration_worker(client: Client, store: ArtifactStore, index: Index) -> Worker:
+def orchestration_worker(client: Client, repository: RepositoryActivities, index: Index) -> Worker:
     """Returns the worker of workflows, repository and index."""
-    repository = RepositoryActivities(store)
     record = RecordActivities(index)
     return Worker(
         client,
@@ -93,7 +92,9 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[Sequence[
         if settings.orchestrate:
             index = await asyncio.to_thread(Index.open, settings.index_url)
             stack.callback(index.close)
-            workers.append(orchestration_worker(client, store, index))
+            repository = RepositoryActivities(store)
+            stack.callback(repository.close)
+            workers.append(orchestration_worker(client, repository, index))
         if settings.pools:
             runner = make_runner(settings, store)
             if swept := await runner.sweep():

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from temporalio import activity
 from temporalio.service import RPCError
 
-from opam_ci.activities.boundary import error_for, outcome_of, retry_delay
+from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, retry_delay
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Phase
 from opam_ci.core.messages import (
@@ -72,8 +72,7 @@ class Attempt:
         """Tells the workflow that an attempt after a fault has begun."""
         if self.number == 1 or not self.context.notify:
             return
-        details = activity.info().heartbeat_details
-        previous = JobHeartbeat.model_validate(details[0]) if details else None
+        previous = heartbeat_of(activity.info().heartbeat_details)
         await _tell(
             "attempt_started",
             AttemptStarted(

@@ -1,8 +1,11 @@
 """The one place where exceptions and outcomes become Temporal errors, and back."""
 
 import random
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
+from pydantic import ValidationError
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -13,7 +16,7 @@ from temporalio.exceptions import (
 )
 
 from opam_ci.core.errors import InfrastructureError, SubmissionError
-from opam_ci.core.messages import JobReport
+from opam_ci.core.messages import JobHeartbeat, JobReport
 from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, Outcome
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.text import reason_line
@@ -111,6 +114,22 @@ def is_lost(error: ActivityError) -> bool:
     """Whether an activity ended because its worker went silent."""
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.HEARTBEAT
+
+
+def last_heartbeat(error: ActivityError) -> JobHeartbeat | None:
+    """Returns the last heartbeat of an activity whose worker went silent, if one arrived."""
+    cause = error.cause
+    if not isinstance(cause, TimeoutError) or not cause.last_heartbeat_details:
+        return None
+    return heartbeat_of(cause.last_heartbeat_details)
+
+
+def heartbeat_of(details: Sequence[Any]) -> JobHeartbeat | None:
+    """Returns what heartbeat details say; a worker of another version may say it otherwise."""
+    try:
+        return JobHeartbeat.model_validate(details[0]) if details else None
+    except ValidationError:
+        return None
 
 
 def is_cancelled(error: ActivityError) -> bool:

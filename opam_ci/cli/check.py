@@ -130,17 +130,31 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
         return now.request == revision.request and now.planned and not now.counts.undecided
 
     try:
-        async for summary in watch(client, ref.workflow_id, decided):
-            if summary.request == revision.request:
-                view.show(summary)
+        async for now in watch(client, ref.workflow_id, decided):
+            if now.request == revision.request:
+                summary = now
+                view.show(now)
+            elif summary is not None:
+                raise UsageError(f"another check of {ref.title} has taken this one's place")
+            elif now.notices and now.notices[-1].startswith("head_changed refused"):
+                raise UsageError(now.notices[-1])
     except asyncio.CancelledError:
         tell("interrupted: cancelling the check and its builds")
-        await client.get_workflow_handle(ref.workflow_id).signal(PullRequestWorkflow.cancel)
+        await _cancel(client, ref)
         raise
+    finally:
+        view.stop()
     if summary is None:
         raise InfrastructureError("the workflow said nothing", cause=Cause.UNKNOWN)
     view.close(summary)
     return summary
+
+
+async def _cancel(client: Client, ref: PullRequestRef) -> None:
+    try:
+        await client.get_workflow_handle(ref.workflow_id).signal(PullRequestWorkflow.cancel)
+    except RPCError as error:
+        tell(f"could not cancel {ref.workflow_id}: {error.message}; try `opam-ci cancel`")
 
 
 def check(
@@ -166,11 +180,14 @@ def check(
         int, typer.Option(help="Attempts of a job that meets a CI fault.", min=1, max=20)
     ] = 5,
     retry_after: Annotated[
-        float, typer.Option(help="Seconds before the first retry; tripled each time.", min=0.1)
+        float,
+        typer.Option(help="Seconds before the first retry; tripled each time.", min=0.1, max=86400),
     ] = 60,
     heartbeat_timeout: Annotated[
         float,
-        typer.Option(help="Seconds of silence after which a worker counts as lost.", min=2),
+        typer.Option(
+            help="Seconds of silence after which a worker counts as lost.", min=2, max=86400
+        ),
     ] = 60,
     temporal: Annotated[
         str | None, typer.Option(help="Address of a Temporal server; default: an embedded one.")

@@ -6,6 +6,7 @@ import sys
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from opam_ci import __version__
 from opam_ci.cli.analyse import analyse
@@ -62,7 +63,7 @@ def main() -> None:
     os._exit(code)
 
 
-def run(arguments: list[str]) -> int:  # noqa: PLR0911  one return for each way to end
+def run(arguments: list[str]) -> int:  # noqa: C901, PLR0911  one return for each way to end
     """Runs a command line and returns its exit code."""
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     if arguments in (["--version"], ["-V"]):
@@ -79,6 +80,8 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911  one return for each way 
         return 130
     except UsageError as error:
         return _say(error, 2)
+    except SettingsError as error:
+        return _say(f"settings: {error}", 2)
     except ValidationError as error:
         # Settings from the environment; everything else is validated where it comes in.
         return _say(f"settings: {problems(error)}", 2)
@@ -86,6 +89,11 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911  one return for each way 
         return _say(error, 1)
     except InfrastructureError as error:
         return _say(f"internal CI error ({error.cause}): {error}", 3)
+    except Exception as error:  # the boundary: a bug of ours is no package failure
+        if os.environ.get("OPAM_CI_TRACEBACK"):
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return _say(f"internal error, a bug of ours: {what} (OPAM_CI_TRACEBACK=1 shows where)", 3)
     return code if isinstance(code, int) else 0
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import RestartSelector, RestartWhich
-from opam_ci.core.summary import Summary
+from opam_ci.core.summary import JobStatus, Summary
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -142,23 +143,42 @@ async def _log(
     settings = Settings()
     async with connected(settings, temporal=temporal) as client:
         summary = await _summary(client, _workflow_id(pull_request))
-    words = job.split()
-    rows = [row for row in summary.jobs if all(word in row.job.id for word in words)]
-    if len(rows) != 1:
-        some = ", ".join(row.job.id for row in (rows or summary.jobs)[:8])
-        raise UsageError(f"{job!r} matches {len(rows)} jobs; there are: {some}")
-    key = rows[0].log
-    if attempt is not None and attempt != rows[0].attempt:
-        key = next((f.log for f in rows[0].faults if f.attempt == attempt), None)
+    row = _find(summary, job)
+    key = row.log
+    if attempt is not None and attempt != row.attempt:
+        key = next((f.log for f in row.faults if f.attempt == attempt), None)
     if key is None:
-        raise UsageError(f"{rows[0].job.id} has no log for that attempt (yet)")
+        raise UsageError(f"{row.job.id} has no log for that attempt (yet)")
     reader = LogReader(ArtifactStore.open(settings.store_url))
     if follow:
         async for chunk in reader.follow(key):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+            _write(chunk)
         return
-    sys.stdout.buffer.write(await reader.read(key))
+    _write(await reader.read(key))
+
+
+def _find(summary: Summary, job: str) -> JobStatus:
+    """Returns the one job that words name: its id, whole words of it, or parts of it."""
+    words = job.split()
+    ways: tuple[Callable[[str], bool], ...] = (
+        lambda name: name == " ".join(words),
+        lambda name: all(word in name.split() for word in words),
+        lambda name: all(word in name for word in words),
+    )
+    for way in ways:
+        rows = [row for row in summary.jobs if way(row.job.id)]
+        if len(rows) == 1:
+            return rows[0]
+    some = ", ".join(row.job.id for row in (rows or summary.jobs)[:8])
+    raise UsageError(f"{job!r} matches {len(rows)} jobs; there are: {some}")
+
+
+def _write(log: bytes) -> None:
+    """Writes a log to stdout; a terminal gets no escape codes, since a build wrote them."""
+    if sys.stdout.isatty():
+        log = re.sub(rb"[\x00-\x08\x0b-\x1f\x7f]", b"", log)
+    sys.stdout.buffer.write(log)
+    sys.stdout.buffer.flush()
 
 
 def restart(

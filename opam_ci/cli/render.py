@@ -93,6 +93,9 @@ class View(Protocol):
     def show(self, summary: Summary) -> None:
         """Shows the state as it is now."""
 
+    def stop(self) -> None:
+        """Gives the terminal back; may be called at any time and again."""
+
     def close(self, summary: Summary) -> None:
         """Shows the last state for good."""
 
@@ -103,17 +106,23 @@ class LiveView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._live.start()
 
     def show(self, summary: Summary) -> None:
         """Redraws the table."""
+        if not self._live.is_started:
+            self._live.start()
         rows = max(5, self._console.height - 6)
         now = datetime.now(UTC)
         self._live.update(Group(table(summary, now, rows=rows), "", escape(headline(summary))))
 
+    def stop(self) -> None:
+        """Shows the cursor again."""
+        if self._live.is_started:
+            self._live.stop()
+
     def close(self, summary: Summary) -> None:
         """Leaves the whole table on the screen."""
-        self._live.stop()
+        self.stop()
         print_summary(self._console, summary)
 
 
@@ -134,6 +143,9 @@ class LineView:
             if self._said.get(status.job.id) != line:
                 self._said[status.job.id] = line
                 self._console.out(f"{datetime.now(UTC):%H:%M:%S} {line}", highlight=False)
+
+    def stop(self) -> None:
+        """Has nothing to give back."""
 
     def close(self, summary: Summary) -> None:
         """Prints the table."""
@@ -156,6 +168,9 @@ class JsonView:
             if self._said.get(status.job.id) != text:
                 self._said[status.job.id] = text
                 self._print({"event": "job", "id": status.job.id} | json.loads(text))
+
+    def stop(self) -> None:
+        """Has nothing to give back."""
 
     def close(self, summary: Summary) -> None:
         """Prints the whole state."""

@@ -1,9 +1,11 @@
 """What a command needs of the running system: Temporal, and workers that take its jobs."""
 
+import asyncio
 import contextlib
 import sys
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 
 from temporalio.client import Client
 
@@ -12,6 +14,8 @@ from opam_ci.connection import connect, polled
 from opam_ci.settings import Settings
 from opam_ci.worker import running
 from opam_ci.workflows import options
+
+_LOOK_AGAIN = timedelta(seconds=5)
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +76,22 @@ async def working(
     else:
         here = settings.model_copy(update={"temporal": temporal})
     client = await connect(here)
-    here = here.model_copy(
+    missing = await _missing(client, here, pools)
+    if missing.pools:
+        system.require()
+    async with contextlib.AsyncExitStack() as stack:
+        if missing.orchestrate or missing.pools:
+            tell(f"no worker polls {here.temporal} for this; one runs in this process meanwhile")
+            await stack.enter_async_context(running(missing, client))
+        else:
+            stand_in = asyncio.create_task(_stand_in(client, here, pools, tell))
+            stack.push_async_callback(_end, stand_in)
+        yield client
+
+
+async def _missing(client: Client, settings: Settings, pools: frozenset[str]) -> Settings:
+    """Returns the settings of a worker for everything that nobody polls for."""
+    return settings.model_copy(
         update={
             "orchestrate": not await polled(client, options.ORCHESTRATION_QUEUE),
             "pools": tuple(
@@ -80,12 +99,30 @@ async def working(
             ),
         }
     )
-    if here.pools:
-        system.require()
-    if here.orchestrate or here.pools:
-        tell(f"no worker polls {here.temporal} for this; one runs in this process meanwhile")
-    async with running(here, client):
-        yield client
+
+
+async def _stand_in(
+    client: Client, settings: Settings, pools: frozenset[str], tell: Callable[[str], None]
+) -> None:
+    """Starts a worker when the others turn out to be gone.
+
+    A server remembers a poller for a while after it has ended, such as the one in the
+    process of the command before this one.
+    """
+    while True:
+        await asyncio.sleep(_LOOK_AGAIN.total_seconds())
+        missing = await _missing(client, settings, pools)
+        if missing.orchestrate or missing.pools:
+            tell(f"the workers of {settings.temporal} are gone; one runs in this process now")
+            async with running(missing, client):
+                await asyncio.Event().wait()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Ends a task; what it failed of is raised."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def start_worker(settings: Settings) -> services.Embedded:

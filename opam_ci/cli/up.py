@@ -89,6 +89,9 @@ class _RepairingView:
         self._repair(summary)
         self._inner.show(summary)
 
+    def stop(self) -> None:
+        self._inner.stop()
+
     def close(self, summary: Summary) -> None:
         self._inner.close(summary)
 

@@ -7,7 +7,12 @@ from typing import Any
 
 from pydantic import ValidationError
 from temporalio.api.enums.v1 import PendingActivityState
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
 from temporalio.service import RPCError, RPCStatusCode
 
 from opam_ci.core.errors import InfrastructureError
@@ -40,7 +45,10 @@ async def watch(
             away_since = None
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                raise
+                raise InfrastructureError(
+                    f"the server does not know the workflow {workflow_id} (any more)",
+                    cause=Cause.UNKNOWN,
+                ) from error
             now = datetime.now(UTC)
             away_since = away_since or now
             if now - away_since > _GIVE_UP_AFTER:
@@ -49,10 +57,28 @@ async def watch(
                     "the check itself goes on there, see `opam-ci status`",
                     cause=Cause.UNKNOWN,
                 ) from error
+        except WorkflowQueryFailedError as error:
+            raise InfrastructureError(
+                f"the workflow {workflow_id} does not answer: {error}", cause=Cause.UNKNOWN
+            ) from error
         else:
             if wanted(summary):
                 return
+            if not await _runs(handle):
+                # What it said last may have been said before it ended.
+                summary = await handle.query(PullRequestWorkflow.summary)
+                yield summary
+                if wanted(summary):
+                    return
+                raise InfrastructureError(
+                    f"the workflow {workflow_id} ended before it was done; see the Web UI",
+                    cause=Cause.UNKNOWN,
+                )
         await asyncio.sleep(POLL_INTERVAL.total_seconds())
+
+
+async def _runs(handle: WorkflowHandle[Any, Any]) -> bool:
+    return (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
 async def with_phases(client: Client, workflow_id: str, summary: Summary) -> Summary:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from opam_ci.core.job import Job
-from opam_ci.core.messages import AttemptFaulted, AttemptStarted, JobReport, lost
-from opam_ci.core.outcome import Cancelled, Cause, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.messages import LOST, AttemptFaulted, AttemptStarted, JobReport, lost
+from opam_ci.core.outcome import Cancelled, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.summary import Fault, JobState, JobStatus
 
 KILLS_WORKER_AFTER = 2
@@ -105,6 +105,8 @@ class JobTable:
             row,
             faults=_sorted([*row.faults, *found]),
             state=JobState.RUNNING,
+            attempt_started_at=said.at,
+            worker=said.worker,
             attempt=max(row.attempt, said.attempt),
             next_attempt_at=None,
         )
@@ -118,6 +120,8 @@ class JobTable:
             outcome=report.outcome,
             attempt=max(row.attempt, report.attempt),
             started_at=row.started_at or report.started_at,
+            attempt_started_at=report.started_at,
+            worker=report.worker or row.worker,
             decided_at=report.ended_at,
             next_attempt_at=None,
             phase=None,
@@ -139,7 +143,8 @@ class JobTable:
 
     def killer(self, job_id: str) -> Failed | None:
         """Returns the verdict on a job that took two different workers down, else None."""
-        losses = [f for f in self._rows[job_id].faults if f.cause is Cause.WORKER_LOST]
+        # A worker that was shut down in good order was not killed by its job.
+        losses = [f for f in self._rows[job_id].faults if f.evidence.rule == LOST]
         workers = sorted({fault.worker for fault in losses if fault.worker})
         if len(workers) < KILLS_WORKER_AFTER:
             return None

@@ -12,7 +12,7 @@ from opam_ci.core.outcome import (
     Passed,
 )
 
-_LINES = 20
+_LINES = 8
 """Findings that a verdict shows; the command line shows all of them."""
 
 
@@ -30,7 +30,7 @@ def outcome_of(package: str, report: LintReport) -> Outcome:
         )
     findings = [finding for finding in report.findings if finding.package == package]
     lines = tuple(
-        LogLine(offset=0, text=f"{finding.location}: {finding.message}"[:400])
+        LogLine(offset=0, text=f"{finding.location}: {finding.message}"[:240])
         for finding in findings[:_LINES]
     )
     if not findings:

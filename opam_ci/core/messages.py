@@ -270,6 +270,10 @@ def revision_key(pull_request: PullRequestRef, head: str, opened_at: datetime) -
     )
 
 
+LOST = "heartbeat-lost"
+"""Rule of the fault of an attempt whose worker went silent."""
+
+
 def lost(previous: JobHeartbeat | None, attempt: int, at: datetime) -> Fault:
     """Returns the fault of an attempt whose worker went silent.
 
@@ -286,7 +290,7 @@ def lost(previous: JobHeartbeat | None, attempt: int, at: datetime) -> Fault:
         attempt=attempt,
         cause=Cause.WORKER_LOST,
         evidence=Evidence(
-            rule="heartbeat-lost",
+            rule=LOST,
             phase=known.phase if known else None,
             worker=known.worker if known else None,
             attempt=attempt,

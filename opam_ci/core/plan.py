@@ -28,10 +28,15 @@ ANALYSIS = Job(platform="", package="", kind=JobKind.ANALYSIS)
 """The one analysis job of a head."""
 
 
+def lint_job(package: str) -> Job:
+    """Returns the lint job of a package."""
+    return Job(platform="", package=package, kind=JobKind.LINT)
+
+
 def lint_jobs(analysis: Analysis) -> tuple[Job, ...]:
     """Returns a lint job for every package that still exists after the merge."""
     return tuple(
-        Job(platform="", package=changed.package, kind=JobKind.LINT)
+        lint_job(changed.package)
         for changed in analysis.packages
         if changed.kind is not ChangeKind.DELETED
     )

@@ -14,13 +14,14 @@ from opam_ci.core.records import (
 from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
 
 
-def batch_of(
+def batch_of(  # noqa: PLR0913  each is a fact of its own
     revision: RevisionKey,
     summary: Summary,
     changed: Iterable[JobStatus],
     *,
     sequence: int,
     merge_tree: str | None = None,
+    is_open: bool = True,
 ) -> RecordBatch:
     """Returns what is to be written after rows have changed.
 
@@ -30,6 +31,7 @@ def batch_of(
         changed: The rows that changed since the last batch.
         sequence: Number of this batch, higher than any before.
         merge_tree: The merged tree, if there is one.
+        is_open: Whether the pull request is still open.
     """
     now = summary.updated_at
     if now is None:
@@ -41,6 +43,7 @@ def batch_of(
                 key=revision,
                 base=summary.base,
                 merge_tree=merge_tree,
+                is_open=is_open,
                 state=summary.state,
                 planned=summary.planned,
                 updated_at=now,
@@ -78,8 +81,8 @@ def _attempts(
             round=row.round,
             number=row.attempt,
             sequence=sequence,
-            worker=evidence.worker if evidence else None,
-            started_at=row.started_at or row.decided_at or now,
+            worker=row.worker or (evidence.worker if evidence else None),
+            started_at=row.attempt_started_at or row.started_at or row.decided_at or now,
             ended_at=(row.decided_at or now) if row.outcome is not None else None,
             outcome=row.outcome,
             phase=evidence.phase if evidence else row.phase,

@@ -129,10 +129,10 @@ class RestartSelector(Frozen):
     """
 
     which: RestartWhich = RestartWhich.ERRORED
-    platform: str | None = None
-    package: str | None = None
+    platform: str | None = Field(default=None, max_length=100)
+    package: str | None = Field(default=None, max_length=200)
     cause: Cause | None = None
-    job: str | None = None
+    job: str | None = Field(default=None, max_length=500)
 
     def takes(self, job: Job, outcome: Outcome) -> bool:
         """Whether a decided job is selected.

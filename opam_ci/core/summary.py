@@ -63,6 +63,8 @@ class JobStatus(Frozen):
         outcome: What it came to, once decided.
         faults: Attempts of this round lost to the CI itself, oldest first.
         started_at: When its current round began.
+        attempt_started_at: When its current or last attempt began.
+        worker: Who runs, or ran, that attempt, if known.
         decided_at: When it was decided.
         next_attempt_at: When the automatic retry comes, for `RETRYING`.
         log: Key of the last attempt's log.
@@ -76,6 +78,8 @@ class JobStatus(Frozen):
     outcome: Outcome | None = None
     faults: tuple[Fault, ...] = ()
     started_at: datetime | None = None
+    attempt_started_at: datetime | None = None
+    worker: str | None = None
     decided_at: datetime | None = None
     next_attempt_at: datetime | None = None
     log: str | None = None

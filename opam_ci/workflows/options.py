@@ -1,13 +1,14 @@
 """Every timeout, retry policy, priority and queue name of the workflows, in one place."""
 
 from datetime import timedelta
+from typing import TypedDict
 
 from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
 
 from opam_ci.activities.boundary import INTERNAL_ERROR, PACKAGE_FAILURE
 from opam_ci.core.build import PhaseTimeouts
 from opam_ci.core.job import JobKind
-from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.requests import CheckOptions, PullRequestRef
 from opam_ci.core.retry import RetrySettings
 
 ORCHESTRATION_QUEUE = "opam-ci"
@@ -38,6 +39,9 @@ RECORD_RETRY = RetryPolicy(
 JOBS_IN_FLIGHT = 200
 """Activities that one PlatformWorkflow has pending at once; the server allows 2,000 a workflow."""
 
+LINT_PACKAGES = 100
+"""Packages that one lint activity answers for: 2 kB each at most, far below 2 MB."""
+
 PROGRESS_ROWS = 100
 """Job rows in one signal or one index write: some 100 kB, far below the 2 MB of a payload."""
 
@@ -65,6 +69,29 @@ def job_retry(settings: RetrySettings) -> RetryPolicy:
         maximum_interval=settings.maximum_interval,
         maximum_attempts=settings.maximum_attempts,
         non_retryable_error_types=[PACKAGE_FAILURE, INTERNAL_ERROR],
+    )
+
+
+class RepositoryActivity(TypedDict):
+    """Options of analysis and lint."""
+
+    task_queue: str
+    start_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+    priority: Priority
+
+
+def repository_activity(
+    kind: JobKind, pull_request: PullRequestRef, checks: CheckOptions
+) -> RepositoryActivity:
+    """Returns how analysis and lint are run: on the orchestration queue, before all builds."""
+    return RepositoryActivity(
+        task_queue=ORCHESTRATION_QUEUE,
+        start_to_close_timeout=REPOSITORY_TIMEOUT,
+        heartbeat_timeout=checks.heartbeat_timeout,
+        retry_policy=job_retry(checks.retry),
+        priority=job_priority(kind, pull_request),
     )
 
 

@@ -1,7 +1,6 @@
 """PlatformWorkflow: the jobs of one head on one platform."""
 
 import asyncio
-from datetime import datetime
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, FailureError
@@ -24,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
         RunJob,
         lost,
     )
-    from opam_ci.core.outcome import Cancelled, Errored, Failed, Outcome
+    from opam_ci.core.outcome import Cancelled, Errored, Failed
     from opam_ci.core.plan import depends_on, outcome_after
     from opam_ci.core.summary import (
         Counts,
@@ -37,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.text import activity_summary, markdown_matrix
     from opam_ci.workflows import options
     from opam_ci.workflows.pause import pause
+    from opam_ci.workflows.reports import report_after, report_for
 
 
 @workflow.defn
@@ -66,26 +66,30 @@ class PlatformWorkflow:
         """
         reporter = asyncio.create_task(self._report_changes())
         self._running = asyncio.gather(*(self._run(row.job) for row in given.jobs))
+        cancelled: asyncio.CancelledError | None = None
         try:
             await self._running
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             self._table.cancel_undecided(Cancelled(by="request"), workflow.now())
-            raise
-        finally:
-            self._done = True
-            # The last report must get out even when the workflow itself is cancelled.
-            await asyncio.shield(reporter)
+            cancelled = error
+        # Not in a `finally`: after a bug of ours nothing more may happen in this task. And
+        # the last report must get out even when the workflow itself is cancelled.
+        self._done = True
+        await asyncio.shield(reporter)
+        if cancelled is not None:
+            raise cancelled
         return count(self._table.rows)
 
     @workflow.signal
-    def attempt_faulted(self, said: AttemptFaulted) -> None:
+    def attempt_faulted(self, said: AttemptFaulted | None = None) -> None:
         """An attempt met an infrastructure fault."""
-        self._table.fault(said.job, said)
+        if said is not None:
+            self._table.fault(said.job, said)
 
     @workflow.signal
-    def attempt_started(self, said: AttemptStarted) -> None:
+    def attempt_started(self, said: AttemptStarted | None = None) -> None:
         """An attempt after the first has begun; the one before may have lost its worker."""
-        if said.job not in self._table:
+        if said is None or said.job not in self._table:
             return
         self._table.started(said.job, said)
         verdict = self._table.killer(said.job)
@@ -95,9 +99,9 @@ class PlatformWorkflow:
             handle.cancel()
 
     @workflow.signal
-    def restart_waiting(self, said: RestartWaiting) -> None:
+    def restart_waiting(self, said: RestartWaiting | None = None) -> None:
         """Jobs that wait for their automatic retry are to start at once."""
-        for job_id in said.jobs:
+        for job_id in said.jobs if said is not None else ():
             handle = self._handles.get(job_id)
             if handle is not None and self._table[job_id].state is JobState.RETRYING:
                 self._again.add(job_id)
@@ -181,33 +185,16 @@ class PlatformWorkflow:
         )
 
     def _came_to(self, job: Job, error: ActivityError) -> JobReport:
-        if (report := boundary.report_of(error)) is not None:
-            return report
         now = workflow.now()
-        if job.id in self._verdicts:
-            return self._report(job, self._verdicts[job.id], now)
-        if boundary.is_cancelled(error):
-            return self._report(job, Cancelled(by="request"), now)
-        if boundary.is_lost(error):
-            row = self._table[job.id]
-            fault = lost(None, max(row.attempt, 1), now)
-            self._table.fault(job.id, AttemptFaulted(job=job.id, round=row.round, fault=fault))
-            outcome = self._table.killer(job.id) or Errored(
-                cause=fault.cause, evidence=fault.evidence
-            )
-            return self._report(job, outcome, now)
-        return self._report(job, boundary.outcome_without_report(error), now)
-
-    def _report(self, job: Job, outcome: Outcome, now: datetime) -> JobReport:
         row = self._table[job.id]
-        return JobReport(
-            outcome=outcome,
-            attempt=max(row.attempt, 1),
-            worker="",
-            started_at=row.started_at or now,
-            ended_at=now,
-            log=row.log,
-        )
+        if job.id in self._verdicts and boundary.report_of(error) is None:
+            return report_for(row, self._verdicts[job.id], now)
+        if not boundary.is_lost(error):
+            return report_after(error, row, now)
+        fault = lost(boundary.last_heartbeat(error), max(row.attempt, 1), now)
+        self._table.fault(job.id, AttemptFaulted(job=job.id, round=row.round, fault=fault))
+        errored = Errored(cause=fault.cause, evidence=fault.evidence)
+        return report_for(row, self._table.killer(job.id) or errored, now)
 
     async def _report_changes(self) -> None:
         """Tells the parent of changed rows, collected over a while, until all is told."""

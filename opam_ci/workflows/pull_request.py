@@ -63,19 +63,24 @@ class PullRequestWorkflow:
         if self._testing is not None and not given.jobs:
             self._testing.begin()
         reporter = asyncio.create_task(self._report_changes())
+        writer = asyncio.create_task(self._write_records())
+        cancelled: asyncio.CancelledError | None = None
         try:
             await self._serve()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             # `temporal workflow cancel`: stop the builds, write that down, and end.
             await asyncio.shield(self._stop("request"))
-            raise
-        finally:
-            self._finished = True
-            await asyncio.shield(reporter)
+            cancelled = error
+        # Not in a `finally`: after a bug of ours nothing more may happen in this task.
+        self._finished = True
+        await asyncio.shield(reporter)
+        await asyncio.shield(writer)
+        if cancelled is not None:
+            raise cancelled
         return self.summary().counts
 
     @workflow.signal
-    def head_changed(self, revision: Any) -> None:
+    def head_changed(self, revision: Any = None) -> None:
         """A new head is to be tested; the same head again only if it says so.
 
         Args:
@@ -83,6 +88,8 @@ class PullRequestWorkflow:
         """
         try:
             self._next = Revision.model_validate(revision)
+            # What was asked about the head before is overtaken; so is a close by a reopen.
+            self._cancel_asked = self._closed = False
         except ValidationError as error:
             self._note(f"head_changed refused: {problems(error)}")
 
@@ -108,23 +115,24 @@ class PullRequestWorkflow:
     def closed(self) -> None:
         """The pull request was closed or merged: stop, and end."""
         self._closed = True
+        self._next = None
 
     @workflow.signal
-    def platform_progress(self, said: PlatformProgress) -> None:
+    def platform_progress(self, said: PlatformProgress | None = None) -> None:
         """A PlatformWorkflow tells of its jobs."""
-        if self._testing is not None:
+        if self._testing is not None and said is not None:
             self._testing.progress(said)
 
     @workflow.signal
-    def attempt_faulted(self, said: AttemptFaulted) -> None:
+    def attempt_faulted(self, said: AttemptFaulted | None = None) -> None:
         """An attempt of analysis or lint met an infrastructure fault."""
-        if self._testing is not None:
+        if self._testing is not None and said is not None:
             self._testing.attempt_faulted(said)
 
     @workflow.signal
-    def attempt_started(self, said: AttemptStarted) -> None:
+    def attempt_started(self, said: AttemptStarted | None = None) -> None:
         """A further attempt of analysis or lint has begun."""
-        if self._testing is not None:
+        if self._testing is not None and said is not None:
             self._testing.attempt_started(said)
 
     @workflow.query
@@ -144,34 +152,43 @@ class PullRequestWorkflow:
         )
 
     async def _serve(self) -> None:
-        while not self._closed:
-            if not await self._something_to_do():
-                return
+        while await self._something_to_do():
             if self._testing is not None and self._testing.crash is not None:
-                raise self._testing.crash
+                # No failure of the workflow's: its task fails, and goes on with mended code.
+                raise RuntimeError("a task of the testing crashed") from self._testing.crash
+            if self._next is not None:
+                await self._take_next()
             if self._cancel_asked:
                 self._cancel_asked = False
                 await self._stop("request")
-            if self._next is not None:
-                await self._take_next()
             while self._restarts and self._next is None and self._testing is not None:
-                self._restart(self._testing, self._restarts.popleft())
+                await self._restart(self._testing, self._restarts.popleft())
+            if self._closed:
+                await self._stop("closed")
+                await workflow.wait_condition(lambda: not self._is_changed() or not self._closed)
+                if self._closed:
+                    return
             if self._may_continue_as_new():
                 await self._continue_as_new()
-        await self._stop("closed")
 
     async def _something_to_do(self) -> bool:
         """Waits; returns False when a one-off check has nothing left to wait for."""
         testing = self._testing
+        parked = self._is_parked()
         watch = options.ORPHAN_CHECK_INTERVAL if testing and testing.has_adopted else None
-        limit = options.PARKED_TIMEOUT if self._is_parked() else watch
+        limit = options.PARKED_TIMEOUT if parked else watch
         try:
             await workflow.wait_condition(
-                lambda: self._is_called() or self._is_over() or self._may_continue_as_new(),
+                lambda: (
+                    self._is_called()
+                    or self._is_over()
+                    or self._may_continue_as_new()
+                    or self._is_parked() != parked
+                ),
                 timeout=limit,
             )
         except TimeoutError:
-            if limit is options.PARKED_TIMEOUT:
+            if parked:
                 return False
             if self._testing is not None:
                 await self._testing.look_for_adopted()
@@ -194,11 +211,15 @@ class PullRequestWorkflow:
         )
 
     def _is_over(self) -> bool:
-        """Whether a one-off check is decided and has nothing that a restart could mend."""
-        return self._is_decided_once() and not self.summary().counts.errored
+        """Whether a one-off check is decided, written down, and a restart could mend nothing."""
+        return self._is_decided_once() and not self._is_restartable() and not self._is_changed()
 
     def _is_parked(self) -> bool:
-        return self._is_decided_once() and not self._is_over()
+        return self._is_decided_once() and self._is_restartable()
+
+    def _is_restartable(self) -> bool:
+        counts = self.summary().counts
+        return bool(counts.errored or counts.cancelled)
 
     async def _take_next(self) -> None:
         revision, self._next = self._next, None
@@ -211,15 +232,16 @@ class PullRequestWorkflow:
         if testing is not None:
             await self._stop("superseded")
         self._restarts.clear()
-        self._notices.clear()
+        if testing is not None:
+            self._notices.clear()
         self._testing = Testing(self._given.pull_request, revision, workflow.now())
         if testing is not None and workflow.info().is_continue_as_new_suggested():
             await self._continue_as_new()
         self._testing.begin()
         self._stale = True
 
-    def _restart(self, testing: Testing, selector: RestartSelector) -> None:
-        number = testing.restart(selector)
+    async def _restart(self, testing: Testing, selector: RestartSelector) -> None:
+        number = await testing.restart(selector)
         if not number:
             self._note(
                 f"restart: no decided job matches {selector.model_dump_json(exclude_none=True)}"
@@ -245,9 +267,10 @@ class PullRequestWorkflow:
     async def _continue_as_new(self) -> None:
         """Goes on in a new run with a short history, once everything is written down."""
         self._collect()
-        await workflow.wait_condition(
-            lambda: not self._backlog and workflow.all_handlers_finished()
-        )
+        await workflow.wait_condition(lambda: self._is_called() or not self._is_changed())
+        if self._is_called():
+            # What was just asked would be lost; the next quiet moment will do as well.
+            return
         carried = PullRequestInput(
             pull_request=self._given.pull_request,
             sequence=self._sequence,
@@ -274,33 +297,48 @@ class PullRequestWorkflow:
                     testing.table.take_changed(options.PROGRESS_ROWS),
                     sequence=self._sequence,
                     merge_tree=testing.merge_tree,
+                    is_open=not self._closed,
                 )
             )
             if not testing.table.is_dirty:
                 return
 
+    def _is_stale(self) -> bool:
+        return self._testing is not None and (self._stale or self._testing.table.is_dirty)
+
     def _is_changed(self) -> bool:
-        dirty = self._testing is not None and self._testing.table.is_dirty
-        return dirty or (self._stale and self._testing is not None) or bool(self._backlog)
+        """Whether something is not written down yet."""
+        return self._is_stale() or bool(self._backlog)
+
+    def _is_hurried(self) -> bool:
+        return self._finished or self._closed or self._is_decided_once()
 
     async def _report_changes(self) -> None:
-        """Shows and writes down what changed, collected over a while, until the end."""
-        while not self._finished or self._is_changed():
-            await workflow.wait_condition(lambda: self._finished or self._is_changed())
+        """Shows what changed and puts it on the backlog, collected over a while."""
+        while not self._finished or self._is_stale():
+            await workflow.wait_condition(lambda: self._finished or self._is_stale())
             length = options.report_interval(workflow.info().get_current_history_length())
-            await pause(length, until=lambda: self._finished)
+            await pause(length, until=self._is_hurried)
             self._collect()
             self._show(self.summary())
-            while self._backlog:
-                await workflow.execute_activity_method(
-                    RecordActivities.record,
-                    self._backlog[0],
-                    task_queue=options.ORCHESTRATION_QUEUE,
-                    start_to_close_timeout=options.RECORD_TIMEOUT,
-                    retry_policy=options.RECORD_RETRY,
-                    summary="write to the index",
-                )
-                self._backlog.popleft()
+
+    async def _write_records(self) -> None:
+        """Writes the backlog to the index; an index that is down holds nothing else up."""
+        while True:
+            await workflow.wait_condition(
+                lambda: bool(self._backlog) or (self._finished and not self._is_stale())
+            )
+            if not self._backlog:
+                return
+            await workflow.execute_activity_method(
+                RecordActivities.record,
+                self._backlog[0],
+                task_queue=options.ORCHESTRATION_QUEUE,
+                start_to_close_timeout=options.RECORD_TIMEOUT,
+                retry_policy=options.RECORD_RETRY,
+                summary="write to the index",
+            )
+            self._backlog.popleft()
 
     def _show(self, summary: Summary) -> None:
         """Makes the state visible in the Web UI, and findable by search attributes."""

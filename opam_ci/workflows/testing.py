@@ -7,7 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ChildWorkflowError, FailureError
+from temporalio.exceptions import (
+    ActivityError,
+    ChildWorkflowError,
+    FailureError,
+    WorkflowAlreadyStartedError,
+)
 from temporalio.workflow import (
     ActivityCancellationType,
     ChildWorkflowCancellationType,
@@ -15,7 +20,6 @@ from temporalio.workflow import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from opam_ci.activities import boundary
     from opam_ci.activities.repository import RepositoryActivities
     from opam_ci.core.analysis_result import Analysis, ChangedPackage
     from opam_ci.core.build import RepositoryRef
@@ -26,7 +30,6 @@ with workflow.unsafe.imports_passed_through():
         AttemptFaulted,
         AttemptStarted,
         JobContext,
-        JobReport,
         LintReport,
         PlatformInput,
         PlatformProgress,
@@ -36,12 +39,13 @@ with workflow.unsafe.imports_passed_through():
         RunningChild,
     )
     from opam_ci.core.outcome import Cancelled, Cause, Errored, Evidence, Outcome
-    from opam_ci.core.plan import ANALYSIS, lint_jobs, platform_jobs, with_dependents
+    from opam_ci.core.plan import ANALYSIS, lint_job, lint_jobs, platform_jobs, with_dependents
     from opam_ci.core.requests import PullRequestRef, RestartSelector, Revision
     from opam_ci.core.summary import JobState, JobStatus
     from opam_ci.core.text import activity_summary
     from opam_ci.workflows import options
     from opam_ci.workflows.platform import PlatformWorkflow
+    from opam_ci.workflows.reports import report_after
 
 
 class Testing:
@@ -126,6 +130,9 @@ class Testing:
 
     def begin(self) -> None:
         """Starts the testing from its beginning."""
+        # At once, so that a cancel that comes before the first step finds a row to settle.
+        self.table.queue(ANALYSIS)
+        self.planned = False
         self._spawn("check", self._check())
 
     async def stop(self, cancelled: Cancelled) -> None:
@@ -135,12 +142,25 @@ class Testing:
             task.cancel()
         for child in sorted(self._adopted):
             await self._cancel_adopted(child)
-        await workflow.wait_condition(lambda: self.is_idle)
+        while not self.is_idle:
+            try:
+                await workflow.wait_condition(
+                    lambda: self.is_idle, timeout=options.ORPHAN_CHECK_INTERVAL
+                )
+            except TimeoutError:
+                # An adopted child that an operator terminated never says that it is done.
+                await self.look_for_adopted()
         self.table.cancel_undecided(cancelled, workflow.now())
+        self.planned = True
         self._stopping = None
 
-    def restart(self, selector: RestartSelector) -> int:
-        """Starts the selected jobs again and returns how many there are."""
+    async def restart(self, selector: RestartSelector) -> int:
+        """Starts the selected jobs again and returns how many there are.
+
+        While the analysis runs, everything is about to be started anyway.
+        """
+        if ANALYSIS.id in self.table and self.table[ANALYSIS.id].outcome is None:
+            return 0
         chosen = with_dependents(
             [
                 row
@@ -157,7 +177,8 @@ class Testing:
             and selector.takes_waiting(row.job, row.faults[-1].cause)
         ]
         if any(job.kind is JobKind.ANALYSIS for job in jobs):
-            self.planned = False
+            if not self.is_idle:
+                await self.stop(Cancelled(by="request"))
             self.begin()
         else:
             self._run_again(jobs)
@@ -176,7 +197,7 @@ class Testing:
             else:
                 self.table.merge(row)
         if said.done and said.workflow_id in self._adopted:
-            self._forget(said.workflow_id)
+            self._give_up(said.workflow_id, "the platform's workflow ended without a verdict")
 
     def attempt_faulted(self, said: AttemptFaulted) -> None:
         """Notes a faulted attempt of analysis or lint."""
@@ -200,9 +221,9 @@ class Testing:
     # What follows runs in tasks of its own.
 
     async def _check(self) -> None:
-        self.table.queue(ANALYSIS)
         analysis = await self._analyse()
-        if analysis is None:
+        if analysis is None or self._stopping is not None:
+            # A short analysis can end before it hears that it was cancelled.
             self.planned = True
             return
         lint = lint_jobs(analysis)
@@ -228,16 +249,18 @@ class Testing:
         )
 
     def _start(self, lint: Iterable[Job], builds: Iterable[Job]) -> None:
-        if names := [job.package for job in lint]:
-            self._spawn("lint", self._lint(names))
+        names = [job.package for job in lint]
+        for start in range(0, len(names), options.LINT_PACKAGES):
+            self._spawn("lint", self._lint(names[start : start + options.LINT_PACKAGES]))
         by_platform: dict[str, list[Job]] = defaultdict(list)
         for job in builds:
             by_platform[job.platform].append(job)
         if by_platform:
             self._batch += 1
         for platform, jobs in by_platform.items():
+            # With the time: an operator may have ended a parent whose children go on.
             child = f"{self._pull_request.workflow_id}/{self.revision.head[:12]}"
-            child += f"/{platform.replace('/', '-')}/{self._batch}"
+            child += f"@{self.opened_at:%Y%m%dT%H%M%S}/{platform.replace('/', '-')}/{self._batch}"
             self._children[child] = {job.id for job in jobs}
             self._spawn(f"child {child}", self._build(child, platform, jobs))
 
@@ -248,7 +271,7 @@ class Testing:
                 RepositoryActivities.analyse, ANALYSIS, ()
             )
         except ActivityError as error:
-            self.table.decide(ANALYSIS.id, self._report(ANALYSIS.id, error))
+            self._decide(ANALYSIS.id, error)
             return None
         self.merge_tree = answer.analysis.merge_tree
         self.packages = answer.analysis.packages
@@ -257,7 +280,7 @@ class Testing:
         return answer.analysis
 
     async def _lint(self, names: list[str]) -> None:
-        job_ids = {name: Job(platform="", package=name, kind=JobKind.LINT).id for name in names}
+        job_ids = {name: lint_job(name).id for name in names}
         for job_id in job_ids.values():
             self.table.start(job_id, workflow.now())
         packages = tuple(changed for changed in self.packages if changed.package in job_ids)
@@ -269,7 +292,7 @@ class Testing:
             )
         except ActivityError as error:
             for job_id in job_ids.values():
-                self.table.decide(job_id, self._report(job_id, error))
+                self._decide(job_id, error)
             return
         verdicts = {verdict.package: verdict.outcome for verdict in answer.verdicts}
         for name, job_id in job_ids.items():
@@ -282,28 +305,25 @@ class Testing:
         job: Job,
         packages: tuple[ChangedPackage, ...],
     ) -> Any:
-        retry = self.revision.options.retry
+        revision = self.revision
+        context = JobContext(
+            pull_request=self._pull_request,
+            head=revision.head,
+            opened_at=self.opened_at,
+            round=max((row.round for row in self._rows_of(job.id)), default=1),
+            retry=revision.options.retry,
+        )
         return await workflow.execute_activity_method(
             method,
             RepositoryTask(
-                context=JobContext(
-                    pull_request=self._pull_request,
-                    head=self.revision.head,
-                    opened_at=self.opened_at,
-                    round=max((row.round for row in self._rows_of(job.id)), default=1),
-                    retry=retry,
-                ),
-                revision=self.revision,
+                context=context,
+                revision=revision,
                 packages=packages,
                 merge_tree=self.merge_tree,
             ),
-            task_queue=options.ORCHESTRATION_QUEUE,
-            start_to_close_timeout=options.REPOSITORY_TIMEOUT,
-            heartbeat_timeout=self.revision.options.heartbeat_timeout,
-            retry_policy=options.job_retry(retry),
-            priority=options.job_priority(job.kind, self._pull_request),
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=activity_summary(job.kind, job.title),
+            **options.repository_activity(job.kind, self._pull_request, revision.options),
         )
 
     async def _build(self, child: str, platform_name: str, jobs: list[Job]) -> None:
@@ -332,9 +352,11 @@ class Testing:
                 cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
                 static_summary=f"{platform_name}: {len(jobs)} jobs of {self._pull_request.title}",
             )
-        except ChildWorkflowError as error:
+        except (ChildWorkflowError, WorkflowAlreadyStartedError) as error:
             if self._stopping is None:
-                self._give_up(child, f"the platform's workflow ended: {error.cause or error}")
+                self._give_up(child, f"the platform's workflow ended: {error.__cause__ or error}")
+        else:
+            self._give_up(child, "the platform's workflow ended without a verdict")
         finally:
             self._forget(child)
 
@@ -372,6 +394,9 @@ class Testing:
         self._settle(jobs, _lost_verdict(detail))
         self._forget(child)
 
+    def _decide(self, job_id: str, error: ActivityError) -> None:
+        self.table.decide(job_id, report_after(error, self.table[job_id], workflow.now()))
+
     def _settle(self, jobs: Iterable[Job], outcome: Outcome) -> None:
         for job in jobs:
             if self.table[job.id].outcome is None:
@@ -382,25 +407,6 @@ class Testing:
         if job_id == JobKind.LINT.value:
             return [row for row in self.table.rows if row.job.kind is JobKind.LINT]
         return [self.table[job_id]] if job_id in self.table else []
-
-    def _report(self, job_id: str, error: ActivityError) -> JobReport:
-        if (report := boundary.report_of(error)) is not None:
-            return report
-        row = self.table[job_id]
-        now = workflow.now()
-        outcome: Outcome = (
-            Cancelled(by="request")
-            if boundary.is_cancelled(error)
-            else boundary.outcome_without_report(error)
-        )
-        return JobReport(
-            outcome=outcome,
-            attempt=max(row.attempt, 1),
-            worker="",
-            started_at=row.started_at or now,
-            ended_at=now,
-            log=row.log,
-        )
 
 
 def _lost_verdict(detail: str) -> Errored:

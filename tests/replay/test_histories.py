@@ -8,6 +8,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
+from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 
@@ -16,7 +17,9 @@ HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 
 def replayer() -> Replayer:
     return Replayer(
-        workflows=[PullRequestWorkflow, PlatformWorkflow], data_converter=pydantic_data_converter
+        workflows=[PullRequestWorkflow, PlatformWorkflow],
+        workflow_runner=WORKFLOW_RUNNER,
+        data_converter=pydantic_data_converter,
     )
 
 

@@ -16,6 +16,7 @@ from opam_ci.core.messages import (
     AttemptStarted,
     JobHeartbeat,
     JobReport,
+    lost,
     revision_key,
 )
 from opam_ci.core.outcome import (
@@ -112,19 +113,28 @@ def test_started_attempt_believes_a_fault_that_only_the_heartbeat_tells() -> Non
     assert [f.cause for f in rows[BUILD.id].faults] == [Cause.DISK_FULL]
 
 
+def silent(attempt: int, worker: str) -> AttemptFaulted:
+    beat = JobHeartbeat(attempt=attempt, worker=worker, started_at=AT)
+    return AttemptFaulted(job=BUILD.id, round=1, fault=lost(beat, attempt, AT))
+
+
 def test_killer_needs_two_different_workers() -> None:
     rows = table()
-    for attempt, worker in ((1, "w1"), (2, "w1")):
-        said = AttemptFaulted(
-            job=BUILD.id, round=1, fault=fault(attempt, Cause.WORKER_LOST, worker)
-        )
-        rows.fault(BUILD.id, said)
+    rows.fault(BUILD.id, silent(1, "w1"))
+    rows.fault(BUILD.id, silent(2, "w1"))
     assert rows.killer(BUILD.id) is None
-    said = AttemptFaulted(job=BUILD.id, round=1, fault=fault(3, Cause.WORKER_LOST, "w2"))
-    rows.fault(BUILD.id, said)
+    rows.fault(BUILD.id, silent(3, "w2"))
     verdict = rows.killer(BUILD.id)
     assert verdict is not None
     assert verdict.reason is FailureReason.KILLS_WORKER
+
+
+def test_workers_that_were_shut_down_in_good_order_were_not_killed() -> None:
+    rows = table()
+    for attempt, worker in ((1, "w1"), (2, "w2"), (3, "w3")):
+        found = fault(attempt, Cause.WORKER_LOST, worker)
+        rows.fault(BUILD.id, AttemptFaulted(job=BUILD.id, round=1, fault=found))
+    assert rows.killer(BUILD.id) is None
 
 
 def test_cancel_leaves_what_is_decided() -> None:

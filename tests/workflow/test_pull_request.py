@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+import pytest
 from temporalio.client import WorkflowHandle
 
 from opam_ci.activities.attempt import Attempt
@@ -154,9 +155,92 @@ async def test_same_head_again_changes_nothing(world: World, ref: PullRequestRef
     await world.until(handle, is_decided)
     started = list(world.script.started)
     await handle.signal("head_changed", world.revision(HEAD_1))
-    await handle.signal("closed")
-    await handle.result()
+    await world.env.sleep(timedelta(seconds=5))
+    await world.until(handle, is_decided)
     assert world.script.started == started
+    # Asked for by name, the same head is tested anew.
+    await handle.signal("head_changed", world.revision(HEAD_1).model_copy(update={"again": True}))
+    await world.until(handle, lambda now: is_decided(now) and world.script.started != started)
+
+
+async def test_cancel_overtakes_nothing_and_is_not_overtaken(
+    world: World, ref: PullRequestRef
+) -> None:
+    async def short(attempt: Attempt) -> Outcome:
+        del attempt
+        await asyncio.sleep(0.7)
+        return PASSED
+
+    world.script.steps["analysis"] = [short]
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, lambda _: bool(world.script.started), skip=timedelta(0))
+    await handle.signal("cancel")
+    summary = await settled(world, handle)
+    with world.env.auto_time_skipping_disabled():
+        await asyncio.sleep(1)
+    assert summary.counts.cancelled or summary.counts.passed == 1
+    assert {job for job, _, _ in world.script.started} == {"analysis"}
+
+
+async def test_signals_without_input_do_no_harm(world: World, ref: PullRequestRef) -> None:
+    handle = await world.open(ref, world.revision())
+    for signal in ("head_changed", "platform_progress", "attempt_faulted", "attempt_started"):
+        await handle.signal(signal)
+    summary = await world.until(handle, is_decided)
+    assert summary.state is State.SUCCESS
+    assert summary.notices[0].startswith("head_changed refused")
+
+
+async def test_restart_of_everything_twice_runs_everything_once(
+    world: World, ref: PullRequestRef
+) -> None:
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, is_decided)
+    for _ in range(2):
+        await handle.signal("restart", {"which": "all"})
+    await world.until(
+        handle, lambda now: is_decided(now) and all(row.round == 2 for row in now.jobs)
+    )
+    assert sorted(world.script.started) == sorted(
+        (job, round_, 1) for job in ("analysis", "lint", BUILD, TEST) for round_ in (1, 2)
+    )
+
+
+async def test_continues_as_new_and_loses_nothing(
+    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run continues as new while a build runs: it goes on, and so do signals."""
+    suggested = {"run": ""}
+    monkeypatch.setattr(
+        "temporalio.workflow.Info.is_continue_as_new_suggested",
+        lambda info: info.run_id == suggested["run"],
+    )
+    released = asyncio.Event()
+
+    async def waits(attempt: Attempt) -> Outcome:
+        del attempt
+        await released.wait()
+        return PASSED
+
+    world.script.steps[BUILD] = [waits]
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, lambda _: (BUILD, 1, 1) in world.script.started)
+    first = (await handle.describe()).run_id
+    suggested["run"] = first or ""
+    await handle.signal("restart", {"which": "failed"})
+    with world.env.auto_time_skipping_disabled():
+        for _ in range(100):
+            if (await handle.describe()).run_id != first:
+                break
+            await asyncio.sleep(0.1)
+    assert (await handle.describe()).run_id != first
+    released.set()
+    summary = await settled(world, handle)
+    assert summary.state is State.SUCCESS
+    assert [job for job, _, _ in world.script.started].count("analysis") == 1
+    await handle.signal("head_changed", world.revision(HEAD_2))
+    summary = await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
+    assert summary.state is State.SUCCESS
 
 
 async def test_cancel_stops_and_restart_brings_back(world: World, ref: PullRequestRef) -> None:
