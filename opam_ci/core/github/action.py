@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from opam_ci.core.github.model import Login, RefName, RepositoryName, Sha
 from opam_ci.core.model import Frozen
@@ -38,6 +38,8 @@ class HeadChanged(Frozen):
         draft: Whether its author still works on it.
         why: What happened; `rebased` means another base under the same head, which needs
             a new test of the same head.
+        as_of: When the pull request was like this, by GitHub's clock, to the second. Of
+            two heads the one with the later time counts, whatever arrives first.
     """
 
     kind: Literal["head_changed"] = "head_changed"
@@ -46,6 +48,7 @@ class HeadChanged(Frozen):
     base: Sha
     draft: bool
     why: Literal["opened", "reopened", "pushed", "ready", "drafted", "rebased", "missed"]
+    as_of: AwareDatetime
 
     @property
     def again(self) -> bool:
@@ -59,11 +62,13 @@ class Closed(Frozen):
     Attributes:
         pull_request: Which.
         why: What happened; `moved` means onto a base that is not tracked.
+        as_of: As for `HeadChanged`.
     """
 
     kind: Literal["closed"] = "closed"
     pull_request: PullRequestRef
     why: Literal["merged", "closed", "moved"]
+    as_of: AwareDatetime
 
 
 class Restart(Frozen):

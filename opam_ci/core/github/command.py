@@ -3,8 +3,6 @@
 import re
 from typing import Literal
 
-from pydantic import ValidationError
-
 from opam_ci.core.model import Frozen
 from opam_ci.core.requests import RestartSelector, RestartWhich
 
@@ -79,10 +77,7 @@ def _command(words: list[str]) -> Command:
         case ["restart", which] if which in _WHICH:
             return RestartCommand(selector=RestartSelector(which=_WHICH[which]))
         case ["restart", which, platform] if which in _WHICH and _PLATFORM.fullmatch(platform):
-            try:
-                selector = RestartSelector(which=_WHICH[which], platform=platform)
-            except ValidationError:
-                return NoSuchCommand()
+            selector = RestartSelector(which=_WHICH[which], platform=platform)
             return RestartCommand(selector=selector)
         case _:
             return NoSuchCommand()

@@ -80,7 +80,9 @@ def _pull_request(payload: PullRequestPayload, tracked: Tracked) -> Action:
         return _other_base(payload, tracked)
     if action == "closed":
         return Closed(
-            pull_request=tracked.ref(pull.number), why="merged" if pull.merged else "closed"
+            pull_request=tracked.ref(pull.number),
+            why="merged" if pull.merged else "closed",
+            as_of=pull.updated_at,
         )
     if action in _HEADS and pull.state == "open":
         return _head(payload, tracked, _HEADS[action])
@@ -101,6 +103,7 @@ def _head(payload: PullRequestPayload, tracked: Tracked, why: str) -> HeadChange
             "base": pull.base.sha,
             "draft": bool(pull.draft),
             "why": why,
+            "as_of": pull.updated_at,
         }
     )
 
@@ -116,7 +119,7 @@ def _edited(payload: PullRequestPayload, tracked: Tracked) -> Action:
         return _head(payload, tracked, "rebased")
     before = payload.changes.base.ref if payload.changes and payload.changes.base else None
     if before is not None and before.before == tracked.branch:
-        return Closed(pull_request=tracked.ref(pull.number), why="moved")
+        return Closed(pull_request=tracked.ref(pull.number), why="moved", as_of=pull.updated_at)
     return _other_base(payload, tracked)
 
 

@@ -7,7 +7,7 @@ characters or a deleted fork (whose `repo` is null) cannot matter.
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from opam_ci.core.github.model import (
     Login,
@@ -57,6 +57,7 @@ class PullRequest(Tolerant):
 
     number: Number
     state: Word
+    updated_at: AwareDatetime
     head: HeadBranch
     base: BaseBranch
     draft: bool | None = None

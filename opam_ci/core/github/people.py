@@ -45,7 +45,7 @@ _BUTTONS: dict[str, tuple[RestartSelector, ...]] = {
     RESTART_FAILED: (_FAILED,),
 }
 
-_EXTERNAL_ID = re.compile(r"pr/[^/\s]{1,100}/[^/\s]{1,100}/([1-9][0-9]{0,11})")
+_NUMBER = re.compile(r"pr/.*/([1-9][0-9]{0,11})")
 
 
 def _not_ours(app: App | None, tracked: Tracked) -> Ignore | None:
@@ -56,15 +56,20 @@ def _not_ours(app: App | None, tracked: Tracked) -> Ignore | None:
     return None
 
 
-def _numbers(
-    found: tuple[CheckedPullRequest, ...], repository: Repository, external_id: str | None
-) -> tuple[int, ...]:
-    """Returns the pull requests of a check: those named, and the one we wrote into it."""
-    numbers = {pull.number for pull in found if pull.base.repo.id == repository.id}
-    if external_id is not None and (ours := _EXTERNAL_ID.fullmatch(external_id)):
-        # Two pull requests can share a head; the button belongs to one of them.
-        numbers = {int(ours[1])}
-    return tuple(sorted(numbers))
+def _numbers(found: tuple[CheckedPullRequest, ...], repository: Repository) -> tuple[int, ...]:
+    """Returns those named pull requests that are onto the repository itself."""
+    return tuple(sorted({pull.number for pull in found if pull.base.repo.id == repository.id}))
+
+
+def _written_in(external_id: str | None, tracked: Tracked) -> tuple[int, ...]:
+    """Returns the pull request that we wrote into a check run when we made it.
+
+    Two pull requests can share a head; a button belongs to one of them.
+    """
+    number = _NUMBER.fullmatch(external_id or "")
+    if number is None or tracked.ref(int(number[1])).workflow_id != external_id:
+        return ()
+    return (int(number[1]),)
 
 
 def decide_check_run(payload: CheckRunPayload, tracked: Tracked) -> Action:
@@ -84,7 +89,8 @@ def decide_check_run(payload: CheckRunPayload, tracked: Tracked) -> Action:
         case action:
             return Ignore(reason=f"{action!r} asks for nothing")
     return Restart(
-        numbers=_numbers(run.pull_requests, payload.repository, run.external_id),
+        numbers=_written_in(run.external_id, tracked)
+        or _numbers(run.pull_requests, payload.repository),
         head=run.head_sha,
         selectors=selectors,
         by=payload.sender.login,
@@ -100,7 +106,7 @@ def decide_check_suite(payload: CheckSuitePayload, tracked: Tracked) -> Action:
     if payload.action != "rerequested":
         return Ignore(reason=f"{payload.action!r}: pull_request events say which heads to test")
     return Restart(
-        numbers=_numbers(suite.pull_requests, payload.repository, None),
+        numbers=_numbers(suite.pull_requests, payload.repository),
         head=suite.head_sha,
         selectors=(_ALL,),
         by=payload.sender.login,

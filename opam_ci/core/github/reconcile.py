@@ -77,6 +77,7 @@ def compare(
                 base=pull.base.sha,
                 draft=bool(pull.draft),
                 why="missed",
+                as_of=pull.updated_at,
             )
             for number, pull in sorted(ours.items())
             if running.get(number) != pull.head.sha

@@ -84,15 +84,33 @@ def statuses(
     if not summary.head:
         return ()
     return tuple(
-        Status(
-            context=context.name,
-            sha=summary.head,
-            state=part.state,
-            description=_description(part, context, maximum_attempts),
+        status_of(
+            part_of(summary, context, contexts),
+            context,
+            maximum_attempts=maximum_attempts,
             target_url=target_url,
         )
         for context in contexts
-        for part in [part_of(summary, context, contexts)]
+    )
+
+
+def status_of(
+    part: Summary, context: Context, *, maximum_attempts: int, target_url: str | None = None
+) -> Status:
+    """Returns the status of one context.
+
+    Args:
+        part: Of the jobs that it speaks of, see `part_of`.
+        context: Which.
+        maximum_attempts: How many attempts a job has.
+        target_url: Page of the pull request.
+    """
+    return Status(
+        context=context.name,
+        sha=part.head,
+        state=part.state,
+        description=_description(part, context, maximum_attempts),
+        target_url=target_url,
     )
 
 

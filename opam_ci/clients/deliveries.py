@@ -1,0 +1,86 @@
+"""Accepted deliveries of webhooks in the index's database, for receivers that restart."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from sqlalchemy import Column, Engine, MetaData, Table, Text, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateTable
+
+from opam_ci.clients.index.engine import create, reading, writing
+from opam_ci.clients.index.schema import Instant
+
+KEPT = timedelta(days=14)
+"""How long a delivery is remembered; GitHub redelivers for three days."""
+
+_PRUNED_EVERY = 1000
+
+_TABLE = Table(
+    "webhook_deliveries",
+    MetaData(),
+    Column("delivery", Text, primary_key=True),
+    Column("accepted_at", Instant, nullable=False),
+)
+
+
+class StoredDeliveries:
+    """Remembers deliveries in a table of its own, made when it is opened.
+
+    Trouble with the database is an InfrastructureError: the delivery then counts as not
+    accepted and comes again.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._accepted = 0
+
+    @classmethod
+    def open(cls, url: str, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Self:
+        """Opens a database, and makes the table if it is not there. Blocks.
+
+        Args:
+            url: As for the index. It may be the index's own database, once that has
+                been opened: an index does not move in with strangers.
+            clock: For tests.
+
+        Raises:
+            UsageError: The URL names no database.
+            InfrastructureError: The database is not reachable.
+        """
+        engine = create(url)
+        with writing(engine) as connection:
+            connection.execute(CreateTable(_TABLE, if_not_exists=True))
+        return cls(engine, clock)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
+
+    async def is_accepted(self, delivery: str) -> bool:
+        """Whether it was accepted before."""
+        return await asyncio.to_thread(self._is_known, delivery)
+
+    async def accept(self, delivery: str) -> None:
+        """Notes that what it asked for is durable."""
+        await asyncio.to_thread(self._note, delivery)
+
+    def _is_known(self, delivery: str) -> bool:
+        with reading(self._engine) as connection:
+            found = select(_TABLE.c.delivery).where(_TABLE.c.delivery == delivery)
+            return connection.execute(found).first() is not None
+
+    def _note(self, delivery: str) -> None:
+        row = {"delivery": delivery, "accepted_at": self._clock()}
+        with writing(self._engine) as connection:
+            # Another receiver may have accepted the same delivery in this moment.
+            if connection.dialect.name == "postgresql":
+                connection.execute(postgresql.insert(_TABLE).values(row).on_conflict_do_nothing())
+            else:
+                connection.execute(sqlite.insert(_TABLE).values(row).on_conflict_do_nothing())
+            if self._accepted % _PRUNED_EVERY == 0:
+                old = _TABLE.c.accepted_at < self._clock() - KEPT
+                connection.execute(delete(_TABLE).where(old))
+            self._accepted += 1

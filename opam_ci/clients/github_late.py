@@ -1,0 +1,36 @@
+"""Asking GitHub whether a late delivery is still right."""
+
+from datetime import datetime
+from typing import Protocol
+
+from opam_ci.clients.github_errors import GitHubRefusedError
+from opam_ci.core.github.action import Action, Closed, HeadChanged, Ignore, Tracked
+from opam_ci.core.github.late import current, is_late
+from opam_ci.core.github.payload import PullRequest
+
+
+class KnowsPullRequests(Protocol):
+    """The one call of a client that is needed here."""
+
+    async def pull_request(self, number: int) -> PullRequest:
+        """Gets one pull request."""
+
+
+async def confirmed(
+    action: Action, github: KnowsPullRequests, tracked: Tracked, now: datetime
+) -> Action:
+    """Returns an action as it is right now: itself unless it came late.
+
+    Raises:
+        InfrastructureError: GitHub is not there, or it is too early.
+    """
+    if not (isinstance(action, HeadChanged | Closed) and is_late(action, now)):
+        return action
+    number = action.pull_request.number
+    if number is None:
+        return action
+    try:
+        pull = await github.pull_request(number)
+    except GitHubRefusedError as error:
+        return Ignore(reason=f"a late delivery of a pull request that is gone: {error}")
+    return current(action, pull, tracked)

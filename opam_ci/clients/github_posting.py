@@ -1,0 +1,83 @@
+"""Posting the statuses that are due, whatever GitHub is up to."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from pydantic import AwareDatetime
+
+from opam_ci.clients.github_errors import GitHubRefusedError
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.github.pace import Pace, Posted, after, due
+from opam_ci.core.github.status import Status
+from opam_ci.core.model import Frozen
+
+_TROUBLE_WAIT = timedelta(seconds=30)
+"""Before GitHub is asked again when it does not say when."""
+
+
+class TakesStatuses(Protocol):
+    """The one call of a client that is needed here."""
+
+    async def create_status(self, status: Status) -> None:
+        """Posts a commit status."""
+
+
+class Posting(Frozen):
+    """What is known after statuses were posted.
+
+    Attributes:
+        posted: By context, for the next time.
+        next_at: When to come back even if nothing changes, None for never.
+        trouble: Why not all went out, if GitHub was not there or said "later": what is
+            wanted then is posted the next time, and not what was wanted now.
+        refused: What GitHub refused for good, for the record: each is here once only.
+    """
+
+    posted: dict[str, Posted]
+    next_at: AwareDatetime | None = None
+    trouble: str | None = None
+    refused: tuple[str, ...] = ()
+
+
+async def post_due(
+    github: TakesStatuses,
+    wanted: tuple[Status, ...],
+    posted: Mapping[str, Posted],
+    *,
+    clock: Callable[[], datetime],
+    pace: Pace,
+) -> Posting:
+    """Posts what is due, one after the other, and says when to come back.
+
+    GitHub in trouble is an answer and no error, so that nobody waits for it: builds go
+    on, and the states that a retry would have posted late are never posted.
+
+    Args:
+        github: Where to.
+        wanted: The statuses as they should be.
+        posted: What was posted before.
+        clock: Tells the time.
+        pace: How often.
+    """
+    known = dict(posted)
+    refused: list[str] = []
+    for status in due(wanted, known, clock(), pace).post:
+        try:
+            await github.create_status(status)
+        except GitHubRefusedError as error:
+            known = after(known, status, clock(), refused=str(error))
+            refused.append(f"{status.context}: {error}")
+        except InfrastructureError as error:
+            return Posting(
+                posted=known,
+                next_at=clock() + (error.retry_after or _TROUBLE_WAIT),
+                trouble=str(error),
+                refused=tuple(refused),
+            )
+        else:
+            known = after(known, status, clock())
+    later = due(wanted, known, clock(), pace)
+    # What became due in this very moment is for the next time, which then is now.
+    next_at = clock() if later.post else later.next_at
+    return Posting(posted=known, next_at=next_at, refused=tuple(refused))

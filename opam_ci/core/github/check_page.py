@@ -1,0 +1,180 @@
+"""From a summary to a check run: its verdict, its page, its annotations, its buttons."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from opam_ci.core.github.checks import (
+    BUTTON_ERRORS,
+    BUTTON_FAILED,
+    Annotation,
+    Button,
+    CheckOutput,
+    CheckRun,
+    Conclusion,
+)
+from opam_ci.core.github.status import About, Context, part_of, status_of
+from opam_ci.core.job import JobKind
+from opam_ci.core.lint.finding import LintFinding, Severity
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.summary import JobState, JobStatus, State, Summary
+from opam_ci.core.text import CAUSE_WORDS, mark, verdict, why
+
+_CONCLUSIONS: dict[State, Conclusion] = {
+    State.SUCCESS: "success",
+    State.FAILURE: "failure",
+    # Checks know no error. GitHub counts neutral as passed, so that would be green
+    # without evidence; this one blocks a merge and says that somebody has to act.
+    State.ERROR: "action_required",
+}
+
+_GROUP_ROWS = 40
+_LINE = 100
+_PLATFORMS = 100
+
+_PAGE = 60_000
+"""Bytes after which no further group is shown; GitHub accepts 65,535 characters, and the
+largest table and the last line need the rest."""
+
+
+def check_run(  # noqa: PLR0913 - as many as a check run is made from
+    summary: Summary,
+    context: Context,
+    contexts: tuple[Context, ...],
+    *,
+    pull_request: PullRequestRef,
+    maximum_attempts: int,
+    target_url: str | None = None,
+    findings: Iterable[LintFinding] = (),
+) -> CheckRun:
+    """Returns the check run of one context.
+
+    Args:
+        summary: Of all jobs of a head.
+        context: Which context.
+        contexts: All of them, for which are advisory.
+        pull_request: Whose head it is.
+        maximum_attempts: How many attempts a job has.
+        target_url: Page of the pull request.
+        findings: Of lint, for annotations in the linter's context. GitHub adds them to
+            those that a check run has: give them once.
+    """
+    part = part_of(summary, context, contexts)
+    status = status_of(part, context, maximum_attempts=maximum_attempts)
+    conclusion = _CONCLUSIONS.get(status.state)
+    begun = [job.started_at for job in part.jobs if job.started_at is not None]
+    decided = [job.decided_at for job in part.jobs if job.decided_at is not None]
+    return CheckRun(
+        name=context.name,
+        head_sha=summary.head,
+        external_id=pull_request.workflow_id,
+        status=None if conclusion else "in_progress" if begun else "queued",
+        conclusion=conclusion,
+        details_url=target_url,
+        started_at=min(begun, default=None),
+        completed_at=max(decided, default=None) if conclusion else None,
+        output=CheckOutput(
+            title=status.description,
+            summary=page(part),
+            annotations=tuple(
+                annotation(finding) for finding in findings if context.about is About.LINTER
+            ),
+        ),
+        actions=_buttons(part),
+    )
+
+
+def annotation(finding: LintFinding) -> Annotation:
+    """Returns a finding as an annotation, on line 1 where no one line is at fault."""
+    line = finding.line or 1
+    return Annotation(
+        path=finding.file,
+        start_line=line,
+        end_line=line,
+        annotation_level="failure" if finding.severity is Severity.ERROR else "warning",
+        message=f"{finding.message}\n\n{finding.explanation}".strip()[:16_000],
+        title=f"{finding.package}: {finding.check}"[:255],
+    )
+
+
+def page(part: Summary) -> str:
+    """Returns what a check's page shows: a table, then all trouble, grouped, in markdown."""
+    sections = [_table(part.jobs)]
+    groups: dict[str, list[JobStatus]] = defaultdict(list)
+    for job in part.jobs:
+        if (title := _group(job)) is not None:
+            groups[title].append(job)
+    # The largest first; names decide between equals, so that a page does not jump.
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    size = len(sections[0].encode())
+    for shown, (title, jobs) in enumerate(ordered):
+        section = _section(title, jobs)
+        size += len(section.encode()) + 2
+        if size > _PAGE:
+            sections.append(f"… and {len(ordered) - shown} more kinds of trouble")
+            break
+        sections.append(section)
+    return "\n\n".join(sections)
+
+
+def _buttons(part: Summary) -> tuple[Button, ...]:
+    counts = part.counts
+    return ((BUTTON_ERRORS,) if counts.errored or counts.cancelled else ()) + (
+        (BUTTON_FAILED,) if counts.failed else ()
+    )
+
+
+def _table(jobs: tuple[JobStatus, ...]) -> str:
+    if not jobs:
+        return "No jobs."
+    kinds = [kind for kind in JobKind if any(job.job.kind is kind for job in jobs)]
+    cells: dict[tuple[str, JobKind], Counter[str]] = defaultdict(Counter)
+    for job in jobs:
+        cells[job.job.platform, job.job.kind][mark(job)] += 1
+    platforms = dict.fromkeys(job.job.platform for job in jobs)
+    lines = [
+        "| | " + " | ".join(kinds) + " |",
+        "|---" * (len(kinds) + 1) + "|",
+    ]
+    for platform in list(platforms)[:_PLATFORMS]:
+        row = [
+            " ".join(f"{number} {sign}" for sign, number in sorted(cells[platform, kind].items()))
+            for kind in kinds
+        ]
+        lines.append(f"| {platform or 'repository'} | " + " | ".join(row) + " |")
+    if len(platforms) > _PLATFORMS:
+        lines.append(f"\n… and {len(platforms) - _PLATFORMS} more platforms")
+    return "\n".join(lines)
+
+
+def _group(job: JobStatus) -> str | None:
+    """Returns the heading under which a job is listed, None if there is no trouble."""
+    if job.state is JobState.RETRYING and job.faults:
+        return f"Retried by itself: {CAUSE_WORDS[job.faults[-1].cause]}"
+    if job.outcome is None:
+        return None
+    match job.outcome.kind:
+        case "failed":
+            return verdict(job)
+        case "errored":
+            return f"CI error, not the package's fault: {CAUSE_WORDS[job.outcome.cause]}"
+        case _:
+            return None
+
+
+def _section(title: str, jobs: list[JobStatus]) -> str:
+    lines = [f"### {title} ({len(jobs)})"]
+    for job in jobs[:_GROUP_ROWS]:
+        where = f" on {job.job.platform}" if job.job.platform else ""
+        lines.append(f"- {_code(job.job.title)}{where}: {_code(why(job))}")
+    if len(jobs) > _GROUP_ROWS:
+        lines.append(f"- … and {len(jobs) - _GROUP_ROWS} more")
+    return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """Returns text as code: a log's words must neither format the page nor call people."""
+    flat = "".join(char if char.isprintable() else " " for char in text)
+    flat = " ".join(flat.replace("`", "'").split())
+    if len(flat) > _LINE:
+        flat = flat[: _LINE - 1] + "…"
+    return f"`{flat or '—'}`"

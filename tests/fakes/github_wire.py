@@ -1,0 +1,115 @@
+"""The line to the fake GitHub: faults on demand, and a reader of GitHub's own description."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openapi_core import OpenAPI
+from openapi_core.testing import MockRequest, MockResponse
+
+from opam_ci.clients.github import GitHub
+from opam_ci.clients.github_auth import AppCredentials
+from opam_ci.web.webhook import Webhook, application
+from tests.fakes.github import FakeGitHub, Listener, Trouble, private_pem
+from tests.fakes.github_api import api
+
+
+class Description:
+    """Judges requests and answers by GitHub's OpenAPI description."""
+
+    def __init__(self, file: Path) -> None:
+        text = json.loads(file.read_text(), object_hook=_with_null)
+        self._description = OpenAPI.from_dict(text)
+
+    def violations(self, request: httpx.Request, answer: httpx.Response) -> Iterator[str]:
+        """Yields what is wrong with a request and with its answer."""
+        kind = request.headers.get("content-type", "application/json")
+        asked = MockRequest(
+            f"{request.url.scheme}://{request.url.host}",
+            request.method,
+            request.url.path,
+            args=dict(request.url.params),
+            data=request.content,
+            content_type=kind,
+        )
+        what = f"{request.method} {request.url.path}"
+        if answer.status_code < 400:
+            # What GitHub refuses may be wrong on purpose.
+            for error in self._description.iter_request_errors(asked):
+                yield f"request {what}: {_words(error)}"
+        said = MockResponse(answer.content, status_code=answer.status_code)
+        for error in self._description.iter_response_errors(asked, said):
+            yield f"answer {answer.status_code} to {what}: {_words(error)}"
+
+
+def _with_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Says of an enumeration that may be null that it lists null.
+
+    GitHub's description means so (its own example of a check run under way has a null
+    conclusion); read to the letter, OpenAPI 3.0 does not.
+    """
+    if schema.get("nullable") is True and None not in schema.get("enum", [None]):
+        return {**schema, "enum": [*schema["enum"], None]}
+    return schema
+
+
+def _words(error: Exception) -> str:
+    causes = getattr(error.__cause__, "schema_errors", ())
+    details = [f"{'.'.join(map(str, found.absolute_path))}: {found.message}" for found in causes]
+    return "; ".join([type(error).__name__, str(error)[:200], *[text[:300] for text in details]])
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """Carries requests to the fake in this process, or breaks on demand."""
+
+    def __init__(self, fake: FakeGitHub, description: Description | None = None) -> None:
+        self._fake = fake
+        self._inner = httpx.ASGITransport(app=api(fake))
+        self._description = description
+        self.violations: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        trouble = self._trouble(request)
+        if trouble is None or trouble.done:
+            answer = await self._inner.handle_async_request(request)
+            await answer.aread()
+            self._note(request, answer.status_code)
+            if self._description is not None:
+                self.violations += self._description.violations(request, answer)
+            if trouble is None:
+                return answer
+        else:
+            self._note(request, trouble.status)
+        if not trouble.status:
+            raise httpx.ReadError("the connection broke", request=request)
+        return httpx.Response(trouble.status, headers=trouble.headers, content=trouble.body)
+
+    def _note(self, request: httpx.Request, code: int) -> None:
+        self._fake.requests.append((request.method, request.url.path, code))
+
+    def _trouble(self, request: httpx.Request) -> Trouble | None:
+        for trouble in self._fake.troubles:
+            if trouble.times and trouble.path in request.url.path:
+                trouble.times -= 1
+                return trouble
+        return None
+
+
+def connect(fake: FakeGitHub, wire: Wire | None = None) -> GitHub:
+    """Returns our client at the other end of the line, as the fake's App."""
+    credentials = AppCredentials(fake.app_id, private_pem())
+    return GitHub(fake.full_name, credentials, transport=wire or Wire(fake), clock=fake.clock)
+
+
+def listener(webhook: Webhook) -> Listener:
+    """Returns our receiver as the fake calls it."""
+    http = httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=application(webhook)), base_url="http://receiver"
+    )
+
+    async def deliver(headers: dict[str, str], body: bytes) -> int:
+        return (await http.post("/webhook", headers=headers, content=body)).status_code
+
+    return deliver

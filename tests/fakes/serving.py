@@ -1,0 +1,56 @@
+"""Applications on a real port, for parties in other processes."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from tests.fakes.github import FakeGitHub
+from tests.fakes.github_api import api
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serves an application on a thread of its own; yields its URL."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def github_with_troubles(fake: FakeGitHub) -> Any:
+    """Returns the fake's API with its faults, as `Wire` has them in one process.
+
+    A connection that is to break gets a 502, since a server cannot hang up in the middle.
+    """
+    inner = api(fake)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for trouble in fake.troubles:
+            if trouble.times and trouble.path in scope["path"]:
+                trouble.times -= 1
+                if trouble.done:
+                    await inner(scope, receive, _swallow)
+                pairs = [(k.encode(), v.encode()) for k, v in trouble.headers.items()]
+                start = {"status": trouble.status or 502, "headers": pairs}
+                await send({"type": "http.response.start", **start})
+                await send({"type": "http.response.body", "body": trouble.body})
+                return
+        await inner(scope, receive, send)
+
+    return app
+
+
+async def _swallow(_message: Any) -> None:
+    """Takes an answer that gets lost."""
