@@ -1,5 +1,6 @@
 """Hostile deliveries by the ten thousand: no answer is a 5xx, and nothing is started."""
 
+import copy
 import json
 import logging
 import random
@@ -74,7 +75,8 @@ def mutate_value(payload: Any, chance: random.Random) -> None:
         if chance.random() < 0.3:
             del payload[key]
         else:
-            payload[key] = chance.choice(HOSTILE)
+            # A copy: a later change of it must not reach the list, or make a circle.
+            payload[key] = copy.deepcopy(chance.choice(HOSTILE))
         return
 
 
