@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import IO
 
 from opam_ci.clients.runners import beneath, layer, mirrors, phases, report, sandbox, steps
+from opam_ci.clients.runners.accepted import accepts_failure
 from opam_ci.clients.runners.image import Image
 from opam_ci.clients.runners.phasebook import PhaseBook
 from opam_ci.clients.runners.supervise import Ended, supervise
-from opam_ci.core.build import BuildSpec
+from opam_ci.core.build import BuildSpec, RepositoryRef
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause
@@ -19,8 +20,41 @@ keeps a superseded version for about that long."""
 _UNKNOWN = 5
 """opam's exit code for a package that is unknown or unavailable."""
 
+_PACKAGE_FAILED = 31
+"""opam's exit code for a package whose commands failed."""
+
 _OPAM_FILE_LIMIT = 1 << 20
 _REPOSITORY_FILES = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
+
+
+def check_repository(
+    base: layer.LayerManifest, submitted: frozenset[str], expected: RepositoryRef
+) -> None:
+    """Counts packages: a repository that lost some answers 'no such package' to all.
+
+    Args:
+        base: The base layer.
+        submitted: The packages of the overlay, as opam has them.
+        expected: What was exported.
+
+    Raises:
+        InfrastructureError: Cause `repository_state`: there are too few or too many.
+    """
+    count = len(base.packages | submitted) + base.hidden
+    # Packages that the merge deletes are in the overlay, as unavailable, and not in the
+    # merge; hidden packages that the submission has too are counted twice. One package can
+    # be both.
+    surplus = count - expected.package_count
+    counted_twice = min(base.hidden, len(submitted - base.packages))
+    if len(submitted) != expected.overlay_packages or not (
+        0 <= surplus <= expected.overlay_packages + counted_twice
+    ):
+        raise InfrastructureError(
+            f"the build sees {count} packages, {len(submitted)} of them submitted; the "
+            f"merge has {expected.package_count}, {expected.overlay_packages} submitted",
+            cause=Cause.REPOSITORY_STATE,
+            phase=Phase.SETUP,
+        )
 
 
 class JobRun:
@@ -96,23 +130,8 @@ class JobRun:
         return True
 
     def _check_repository(self) -> None:
-        """Counts packages: a repository that lost some answers 'no such package' to all."""
         submitted = beneath.packages(self._root.upper, _REPOSITORY_FILES)
-        base = self._base.manifest
-        count = len(base.packages | submitted) + base.hidden
-        expected = self._spec.repository
-        # Hidden packages that the submission has too are counted twice; packages that the
-        # merge deletes are in the overlay, as unavailable, and not in the merge.
-        surplus = count - expected.package_count
-        if len(submitted) != expected.overlay_packages or not (
-            0 <= surplus <= expected.overlay_packages
-        ):
-            raise InfrastructureError(
-                f"the build sees {count} packages, {len(submitted)} of them submitted; the "
-                f"merge has {expected.package_count}, {expected.overlay_packages} submitted",
-                cause=Cause.REPOSITORY_STATE,
-                phase=Phase.SETUP,
-            )
+        check_repository(self._base.manifest, submitted, self._spec.repository)
 
     async def _solve(self) -> bool:
         step = phases.solve(self._spec, reinstall=self._reinstall)
@@ -145,23 +164,32 @@ class JobRun:
                 )
 
     def _needs_depexts(self) -> bool:
-        path = "{root}/repo/{repository}/packages/{name}/{package}/opam"
         return any(
-            b"depexts"
-            in (
-                beneath.read(
-                    self._root.upper,
-                    path.format(
-                        root=phases.OPAM_ROOT,
-                        repository=phases.SOLUTION,
-                        name=package.split(".", 1)[0],
-                        package=package,
-                    ),
-                    limit=_OPAM_FILE_LIMIT,
-                )
-                or b"depexts"
-            )
-            for package in self._solution
+            b"depexts" in (self._solution_file(package) or b"depexts") for package in self._solution
+        )
+
+    def _solution_file(self, package: str) -> bytes | None:
+        """Reads the opam file of a package of the solution."""
+        repository = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}"
+        name = package.split(".", 1)[0]
+        return beneath.read(
+            self._root.upper,
+            f"{repository}/packages/{name}/{package}/opam",
+            limit=_OPAM_FILE_LIMIT,
+        )
+
+    @property
+    def accepts_failure(self) -> bool:
+        """Whether a package that failed in the last phase accepts that on this platform.
+
+        As in opam-repo-ci, the word of a failing dependency counts too, and only for
+        failures of package commands.
+        """
+        last = self._book.runs[-1]
+        return last.exit_code == _PACKAGE_FAILED and any(
+            accepts_failure(self._solution_file(action.package), self._spec.platform.distribution)
+            for action in last.actions
+            if action.result == "failed"
         )
 
     async def _depexts(self) -> bool:
