@@ -58,7 +58,12 @@ class Exporter:
                 await self._remember(chosen)
                 path = Path(directory) / "overlay.tar.gz"
                 made = await asyncio.to_thread(
-                    overlay, clone, clone.tree_of(chosen), merged_tree, path
+                    overlay,
+                    clone,
+                    clone.tree_of(chosen),
+                    merged_tree,
+                    path,
+                    own_base=clone.tree_of(base),
                 )
                 digest = hashlib.sha256(await asyncio.to_thread(path.read_bytes)).hexdigest()
                 key = f"repositories/overlays/{digest}.tar.gz"

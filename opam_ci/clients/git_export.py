@@ -65,7 +65,14 @@ def archive_tree(repository: Repository, tree: str, target: Path) -> int:
     return sum(_is_opam(entry.path) for entry in entries)
 
 
-def overlay(repository: Repository, base_tree: str, merged_tree: str, target: Path) -> Overlay:
+def overlay(
+    repository: Repository,
+    base_tree: str,
+    merged_tree: str,
+    target: Path,
+    *,
+    own_base: str | None = None,
+) -> Overlay:
     """Write the packages that differ between two trees as a small opam repository.
 
     Added to the base's repository with a higher priority it makes the merged one.
@@ -75,8 +82,14 @@ def overlay(repository: Repository, base_tree: str, merged_tree: str, target: Pa
         base_tree: Id of the tree that the builder's repository has.
         merged_tree: Id of the tree to be tested.
         target: The file to write.
+        own_base: Id of the tree into which the head was merged, if the builder has another
+            one. What the head changes is then in the overlay even if the builder's tree has
+            it too: the builder may hide it there for want of a mirrored source.
     """
-    touched = _package_folders(repository.changes(base_tree, merged_tree))
+    changes = repository.changes(base_tree, merged_tree)
+    if own_base is not None and own_base != base_tree:
+        changes = [*changes, *repository.changes(own_base, merged_tree)]
+    touched = _package_folders(changes)
     entries = repository.list_tree(merged_tree, touched) if touched else []
     present = {_folder(entry.path) for entry in entries if _is_opam(entry.path)}
     deleted = [folder for folder in touched if folder not in present]
