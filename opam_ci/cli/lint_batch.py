@@ -4,26 +4,23 @@
 says nothing package by package, so such a line has empty `errors` and a `parse_error`.
 """
 
-import gzip
 import json
 import sys
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedIOBase
 from itertools import islice
-from pathlib import Path
-from typing import IO, Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from opam_ci.cli.json_lines import read_lines
 from opam_ci.clients.lint_run import PackageFiles, PackageTree, judge_all, lint_each
 from opam_ci.clients.opam_lint import OpamLint
-from opam_ci.core.errors import UsageError
 from opam_ci.core.lint.finding import CheckId, CheckKind, LintFinding, LintRequest
 from opam_ci.core.lint.judge import PackageFacts
 from opam_ci.core.lint.subject import DirectoryEntry, PackageNames, package_name
 from opam_ci.core.opam.package import Package
+from opam_ci.core.text import problems
 
 _CHUNK: Final = 500
 
@@ -193,43 +190,14 @@ def _answer(
 
 
 def _read(file: str, model: type[Question]) -> Iterator[BatchLine[Question]]:
-    shown = "<stdin>" if file == "-" else file
-    try:
-        with _open(file) as stream:
-            for number, raw in enumerate(stream, start=1):
-                if raw.strip():
-                    yield _understand(raw, f"{shown}:{number}", model)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UsageError(f"{shown} cannot be read: {reason}") from error
-
-
-def _open(file: str) -> BufferedIOBase | IO[bytes]:
-    if file == "-":
-        return sys.stdin.buffer
-    path = Path(file)
-    with path.open("rb") as start:
-        zipped = start.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else path.open("rb")
-
-
-def _understand(raw: bytes, place: str, model: type[Question]) -> BatchLine[Question]:
-    try:
-        record = json.loads(raw)
-    except ValueError as error:
-        return BatchLine(place, {}, None, f"{place}: no JSON: {error}")
-    except RecursionError:
-        return BatchLine(place, {}, None, f"{place}: JSON nested too deep")
-    if not isinstance(record, dict):
-        return BatchLine(place, {}, None, f"{place}: no JSON object")
-    try:
-        return BatchLine(place, record, model.model_validate(record))
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
-            for fault in error.errors(include_input=False, include_url=False)
-        )
-        return BatchLine(place, record, None, f"{place}: {faults}")
+    for line in read_lines(file):
+        if line.fault is not None:
+            yield BatchLine(line.place, {}, None, line.fault)
+            continue
+        try:
+            yield BatchLine(line.place, line.record, model.model_validate(line.record))
+        except ValidationError as error:
+            yield BatchLine(line.place, line.record, None, f"{line.place}: {problems(error)}")
 
 
 def _chunks(lines: Iterator[BatchLine[Question]]) -> Iterator[list[BatchLine[Question]]]:

@@ -94,7 +94,7 @@ def test_a_batch_from_a_compressed_file(clone: Clone, tmp_path: Path) -> None:
     assert code == 0
     assert json.loads(out)["packages"] == [CHANGED]
     file.write_bytes(b"no gzip")
-    with pytest.raises(UsageError, match="cannot read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         run(clone, "--batch", str(file))
 
 
