@@ -26,7 +26,7 @@ from opam_ci.cli import services
 from opam_ci.clients.index import Index
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.connection import connect
+from opam_ci.connection import connect, ensure_search_attributes
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.facts import BuildFacts, PhaseRun
@@ -94,6 +94,7 @@ async def measure(jobs: int, rounds: int, home: Path) -> None:
     store = ArtifactStore.open((home / "store").as_uri())
     index = await asyncio.to_thread(Index.open, f"sqlite:///{home / 'index.sqlite'}")
     client = await connect(Settings(home=home, temporal=embedded.address))
+    await ensure_search_attributes(client)
     world = World.__new__(World)
     world.client, world.script = client, script
     ours, theirs = [], []

@@ -18,11 +18,6 @@ from opam_ci.core.outcome import Cause
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 
-_KINDS = {
-    "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
-    "KeywordList": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
-}
-
 
 def identity() -> str:
     """Returns how this process names itself to Temporal and in evidence."""
@@ -30,13 +25,13 @@ def identity() -> str:
 
 
 async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Client:
-    """Connects to Temporal and makes sure that its search attributes exist.
+    """Connects to Temporal.
 
     Raises:
         UsageError: Nothing answers at the address.
     """
     try:
-        client = await Client.connect(
+        return await Client.connect(
             settings.temporal,
             namespace=settings.namespace,
             data_converter=pydantic_data_converter,
@@ -48,8 +43,6 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
             f"no Temporal server answers at {settings.temporal} ({_short(error)}); "
             "start one with `opam-ci up`, or name another with --temporal ADDRESS"
         ) from error
-    await ensure_search_attributes(client)
-    return client
 
 
 async def ensure_search_attributes(client: Client) -> None:
@@ -57,7 +50,7 @@ async def ensure_search_attributes(client: Client) -> None:
     request = AddSearchAttributesRequest(
         namespace=client.namespace,
         search_attributes={
-            key.name: _KINDS["KeywordList" if "LIST" in key.indexed_value_type.name else "Keyword"]
+            key.name: IndexedValueType.ValueType(key.indexed_value_type)
             for key in options.SEARCH_ATTRIBUTES
         },
     )

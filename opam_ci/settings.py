@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from opam_ci.clients.runners.settings import default_home as default_cache
+
 
 def default_home() -> Path:
     """Returns where everything of an embedded installation is kept.
@@ -16,15 +18,6 @@ def default_home() -> Path:
         return Path(home).absolute()
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "opam-ci"
-
-
-def default_cache() -> Path:
-    """Returns where what can be made again is kept, such as root file systems.
-
-    `$XDG_CACHE_HOME/opam-ci`, else `~/.cache/opam-ci`.
-    """
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "opam-ci"
 
 
 class Settings(BaseSettings):

@@ -19,7 +19,7 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.connection import connect, identity
+from opam_ci.connection import connect, ensure_search_attributes, identity
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.platform import PlatformWorkflow
@@ -90,6 +90,8 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[Sequence[
     async with contextlib.AsyncExitStack() as stack:
         workers: list[Worker] = []
         if settings.orchestrate:
+            # Workflows set them, so whoever runs workflows sees to it that they exist.
+            await ensure_search_attributes(client)
             index = await asyncio.to_thread(Index.open, settings.index_url)
             stack.callback(index.close)
             repository = RepositoryActivities(store)

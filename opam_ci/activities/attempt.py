@@ -54,19 +54,23 @@ class Attempt:
         self._phase = phase
         self._log_bytes = log_bytes
 
-    def heartbeat(self, fault: Fault | None = None) -> JobHeartbeat:
-        """Sends a heartbeat now and returns what it carries."""
-        beat = JobHeartbeat(
-            attempt=self.number,
-            worker=self.worker,
-            started_at=self.started_at,
-            phase=self._phase,
-            log=self.log,
-            log_bytes=self._log_bytes,
-            fault=fault,
+    def heartbeat(self, fault: Fault | None = None) -> None:
+        """Sends a heartbeat now.
+
+        Args:
+            fault: How the attempt ended, when it ended by an infrastructure fault.
+        """
+        activity.heartbeat(
+            JobHeartbeat(
+                attempt=self.number,
+                worker=self.worker,
+                started_at=self.started_at,
+                phase=self._phase,
+                log=self.log,
+                log_bytes=self._log_bytes,
+                fault=fault,
+            )
         )
-        activity.heartbeat(beat)
-        return beat
 
     async def announce(self) -> None:
         """Tells the workflow that an attempt after a fault has begun."""

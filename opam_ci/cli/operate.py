@@ -57,21 +57,22 @@ def status(
 
 
 async def _status(pull_request: str | None, temporal: str | None, *, as_json: bool) -> None:
-    async with connected(Settings(), temporal=temporal) as client:
-        if pull_request is None:
-            await _list(client, as_json=as_json)
-            return
-        summary = await _summary(client, _workflow_id(pull_request))
-        if as_json:
-            typer.echo(summary.model_dump_json())
-        else:
-            print_summary(Console(), summary)
+    client = await connected(Settings(), temporal=temporal)
+    if pull_request is None:
+        await _list(client, as_json=as_json)
+        return
+    summary = await _summary(client, _workflow_id(pull_request))
+    if as_json:
+        typer.echo(summary.model_dump_json())
+    else:
+        print_summary(Console(), summary)
 
 
 async def _summary(client: Client, workflow_id: str) -> Summary:
     try:
         summary = await client.get_workflow_handle(workflow_id).query(PullRequestWorkflow.summary)
-        return await with_phases(client, workflow_id, summary)
+        described = await client.get_workflow_handle(workflow_id).describe()
+        return await with_phases(client, described, summary)
     except RPCError as error:
         raise _explained(error, workflow_id) from error
 
@@ -141,8 +142,8 @@ async def _log(
     pull_request: str, job: str, attempt: int | None, temporal: str | None, *, follow: bool
 ) -> None:
     settings = Settings()
-    async with connected(settings, temporal=temporal) as client:
-        summary = await _summary(client, _workflow_id(pull_request))
+    client = await connected(settings, temporal=temporal)
+    summary = await _summary(client, _workflow_id(pull_request))
     row = _find(summary, job)
     key = row.log
     if attempt is not None and attempt != row.attempt:
@@ -219,10 +220,10 @@ async def _signal(
     pull_request: str, temporal: str | None, signal: str, argument: RestartSelector | None
 ) -> None:
     workflow_id = _workflow_id(pull_request)
-    async with connected(Settings(), temporal=temporal) as client:
-        handle = client.get_workflow_handle(workflow_id)
-        try:
-            await handle.signal(signal, args=[] if argument is None else [argument])
-        except RPCError as error:
-            raise _explained(error, workflow_id) from error
+    client = await connected(Settings(), temporal=temporal)
+    handle = client.get_workflow_handle(workflow_id)
+    try:
+        await handle.signal(signal, args=[] if argument is None else [argument])
+    except RPCError as error:
+        raise _explained(error, workflow_id) from error
     typer.echo(f"{signal} sent to {workflow_id}")

@@ -18,8 +18,7 @@ from opam_ci.workflows import options
 _LOOK_AGAIN = timedelta(seconds=5)
 
 
-@contextlib.asynccontextmanager
-async def connected(settings: Settings, *, temporal: str | None) -> AsyncIterator[Client]:
+async def connected(settings: Settings, *, temporal: str | None) -> Client:
     """Connects to the named server, or to the embedded one if it runs.
 
     Args:
@@ -33,7 +32,7 @@ async def connected(settings: Settings, *, temporal: str | None) -> AsyncIterato
     if address is None and (embedded := services.status(settings.home)) is not None:
         address = embedded.address
     chosen = settings if address is None else settings.model_copy(update={"temporal": address})
-    yield await connect(chosen)
+    return await connect(chosen)
 
 
 @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import (
     Client,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowQueryFailedError,
@@ -41,8 +42,21 @@ async def watch(
     while True:
         try:
             summary = await handle.query(PullRequestWorkflow.summary)
-            yield await with_phases(client, workflow_id, summary)
+            described = await handle.describe()
+            yield await with_phases(client, described, summary)
             away_since = None
+            if wanted(summary):
+                return
+            if described.status is not WorkflowExecutionStatus.RUNNING:
+                # What it said last may have been said before it ended.
+                summary = await handle.query(PullRequestWorkflow.summary)
+                yield summary
+                if wanted(summary):
+                    return
+                raise InfrastructureError(
+                    f"the workflow {workflow_id} ended before it was done; see the Web UI",
+                    cause=Cause.UNKNOWN,
+                )
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise InfrastructureError(
@@ -61,31 +75,21 @@ async def watch(
             raise InfrastructureError(
                 f"the workflow {workflow_id} does not answer: {error}", cause=Cause.UNKNOWN
             ) from error
-        else:
-            if wanted(summary):
-                return
-            if not await _runs(handle):
-                # What it said last may have been said before it ended.
-                summary = await handle.query(PullRequestWorkflow.summary)
-                yield summary
-                if wanted(summary):
-                    return
-                raise InfrastructureError(
-                    f"the workflow {workflow_id} ended before it was done; see the Web UI",
-                    cause=Cause.UNKNOWN,
-                )
         await asyncio.sleep(POLL_INTERVAL.total_seconds())
 
 
-async def _runs(handle: WorkflowHandle[Any, Any]) -> bool:
-    return (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
+async def with_phases(
+    client: Client, described: WorkflowExecutionDescription, summary: Summary
+) -> Summary:
+    """Returns the summary with what the running attempts' heartbeats add to it.
 
-
-async def with_phases(client: Client, workflow_id: str, summary: Summary) -> Summary:
-    """Returns the summary with what the running attempts' heartbeats add to it."""
+    Args:
+        client: Of the server.
+        described: The pull request's workflow, as the server describes it.
+        summary: What the workflow says itself.
+    """
     if not summary.counts.undecided:
         return summary
-    described = await client.get_workflow_handle(workflow_id).describe()
     ids = [child.workflow_id for child in described.raw_description.pending_children]
     children = await asyncio.gather(
         *(client.get_workflow_handle(child).describe() for child in ids), return_exceptions=True

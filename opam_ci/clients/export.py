@@ -23,9 +23,9 @@ _BASES_KEPT: Final = 4
 """As many as a worker keeps base layers."""
 
 MAXIMUM_OVERLAY = 300
-"""Packages in an overlay, beside those of the pull request itself, before a new base is made.
+"""Files in an overlay, beside those of the pull request itself, before a new base is made.
 opam reads an overlay anew for each job, at 2 ms a package; opam-repository changes by some 40
-packages a day, so a base serves for a week."""
+packages a day, most of them one file, so a base serves for a week."""
 
 
 class Exporter:
@@ -48,14 +48,15 @@ class Exporter:
             InfrastructureError: Git or the store fails.
         """
         async with self._lock:
-            chosen = await self._choose(clone, base, merged_tree)
+            bases = await self._bases()
+            chosen = await asyncio.to_thread(_nearest, clone, bases, base, merged_tree)
             archive = f"repositories/bases/{chosen}.tar.gz"
             with tempfile.TemporaryDirectory(prefix="opam-ci-export-") as directory:
                 if not await self._store.exists(archive):
                     path = Path(directory) / "base.tar.gz"
                     await asyncio.to_thread(archive_tree, clone, chosen, path)
                     await self._store.put(archive, path)
-                await self._remember(chosen)
+                await self._remember(chosen, bases)
                 path = Path(directory) / "overlay.tar.gz"
                 made = await asyncio.to_thread(
                     overlay,
@@ -77,18 +78,6 @@ class Exporter:
             package_count=made.total,
         )
 
-    async def _choose(self, clone: Repository, base: str, merged_tree: str) -> str:
-        """Returns the known base that is nearest to the merged tree, or the head's own."""
-        own = await asyncio.to_thread(_distance, clone, base, merged_tree)
-        best, nearest = base, None
-        for candidate in await self._bases():
-            distance = await asyncio.to_thread(_distance, clone, candidate, merged_tree)
-            if distance is None or own is None or distance - own > MAXIMUM_OVERLAY:
-                continue
-            if nearest is None or distance < nearest:
-                best, nearest = candidate, distance
-        return best
-
     async def _bases(self) -> list[str]:
         try:
             found = json.loads(await self._store.get(_KNOWN_BASES))
@@ -97,11 +86,25 @@ class Exporter:
             return []
         return [base for base in found if isinstance(base, str)] if isinstance(found, list) else []
 
-    async def _remember(self, base: str) -> None:
-        bases = await self._bases()
+    async def _remember(self, base: str, bases: list[str]) -> None:
         if bases[:1] != [base]:
             kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
             await self._store.put(_KNOWN_BASES, json.dumps(kept).encode())
+
+
+def _nearest(clone: Repository, bases: list[str], base: str, merged_tree: str) -> str:
+    """Returns the known base that is nearest to the merged tree, or the head's own."""
+    known = {
+        candidate: distance
+        for candidate in bases
+        if (distance := _distance(clone, candidate, merged_tree)) is not None
+    }
+    if not known:
+        return base
+    own = _distance(clone, base, merged_tree)
+    # Of two that are equally near, the one that was used last.
+    best = min(known, key=known.__getitem__)
+    return base if own is None or known[best] - own > MAXIMUM_OVERLAY else best
 
 
 def _distance(clone: Repository, base: str, merged_tree: str) -> int | None:

@@ -62,12 +62,7 @@ class GitTree:
     def _names(self) -> list[str]:
         if self._all is not None:
             return list(self._all)
-        # One level of the tree takes 10 ms, all of it 150.
-        git = self._repository._git  # noqa: SLF001  `Repository` lists whole trees only
-        listed = git.run("ls-tree", "-z", "-d", "--name-only", f"{self._tree}:packages")
-        return [
-            name for name in listed.stdout.decode("utf-8", "surrogateescape").split("\0") if name
-        ]
+        return self._repository.folders(self._tree, "packages")
 
     def _versions(self, names: Collection[str]) -> dict[str, Collection[str]]:
         listing = self._listing([f"packages/{name}/" for name in names])

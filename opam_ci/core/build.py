@@ -67,7 +67,6 @@ class BuildSpec(Frozen):
             read-only into the build.
         only_mirrored: Hide every package of the base whose sources no `file://` mirror has,
             for machines without internet: the solver would choose what cannot be fetched.
-        accepts_failure: Whether `x-ci-accept-failures` of the package names the platform.
     """
 
     job: Job
@@ -76,7 +75,6 @@ class BuildSpec(Frozen):
     timeouts: PhaseTimeouts = PhaseTimeouts()
     archive_mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
-    accepts_failure: bool = False
 
 
 class BuildReport(Frozen):

@@ -218,8 +218,8 @@ class PullRequestWorkflow:
         return self._is_decided_once() and self._is_restartable()
 
     def _is_restartable(self) -> bool:
-        counts = self.summary().counts
-        return bool(counts.errored or counts.cancelled)
+        rows = self._testing.table.rows if self._testing is not None else ()
+        return any(row.outcome and row.outcome.kind in {"errored", "cancelled"} for row in rows)
 
     async def _take_next(self) -> None:
         revision, self._next = self._next, None

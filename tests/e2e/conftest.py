@@ -17,7 +17,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from opam_ci.cli import debian, services
-from opam_ci.settings import default_cache
+from opam_ci.clients.runners.settings import default_home as default_cache
 
 TEMPORAL = Path(sys.executable).with_name("temporal")
 

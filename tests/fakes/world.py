@@ -1,14 +1,16 @@
 """A world in which workflows run: a real (time-skipping) server and scripted activities."""
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 import pytest
 from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
 
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
@@ -28,7 +30,9 @@ from opam_ci.core.records import RecordBatch
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import JobStatus, Summary
+from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
+from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 
 PASSED = Passed(evidence=Evidence(rule="test"))
@@ -106,6 +110,36 @@ class Script:
         if self.index_down:
             raise ConnectionError("the index is down")
         self.batches.append(batch)
+
+
+@contextlib.asynccontextmanager
+async def workers(client: Client, script: Script) -> AsyncIterator[None]:
+    """Runs workers for workflows and scripted activities."""
+    throttle = timedelta(seconds=1)
+    async with (
+        Worker(
+            client,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            workflows=[PullRequestWorkflow, PlatformWorkflow],
+            workflow_runner=WORKFLOW_RUNNER,
+            activities=[script.analyse, script.lint, script.record],
+            max_heartbeat_throttle_interval=throttle,
+        ),
+        Worker(
+            client,
+            task_queue=options.build_queue("linux-amd64"),
+            activities=[script.run_job],
+            max_heartbeat_throttle_interval=throttle,
+        ),
+    ):
+        yield
+
+
+async def for_ever(attempt: Attempt) -> Outcome:
+    """Returns long after any test."""
+    del attempt
+    await asyncio.sleep(3600)
+    return PASSED
 
 
 class World:

@@ -8,26 +8,28 @@ Record anew only what a deliberate change made impossible to replay.
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from pathlib import Path
 
 from temporalio.client import WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from opam_ci.activities.attempt import Attempt
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
 from opam_ci.core.requests import PullRequestRef
-from opam_ci.worker import WORKFLOW_RUNNER
-from opam_ci.workflows import options
-from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_2, PASSED, Script, World, is_decided
+from tests.fakes.world import (
+    HEAD_2,
+    PASSED,
+    Script,
+    World,
+    for_ever,
+    is_decided,
+    workers,
+)
 
 HISTORIES = Path(__file__).parent / "histories"
 BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
@@ -36,12 +38,6 @@ Handle = WorkflowHandle[PullRequestWorkflow, object]
 
 def dns() -> InfrastructureError:
     return InfrastructureError("no such host", cause=Cause.DNS)
-
-
-async def for_ever(attempt: Attempt) -> Outcome:
-    del attempt
-    await asyncio.sleep(3600)
-    return PASSED
 
 
 async def passes(world: World, ref: PullRequestRef) -> Handle:
@@ -118,23 +114,7 @@ async def play(
     story: Callable[[World, PullRequestRef], Awaitable[Handle]],
 ) -> None:
     script = Script()
-    second = timedelta(seconds=1)
-    async with (
-        Worker(
-            env.client,
-            task_queue=options.ORCHESTRATION_QUEUE,
-            workflows=[PullRequestWorkflow, PlatformWorkflow],
-            workflow_runner=WORKFLOW_RUNNER,
-            activities=[script.analyse, script.lint, script.record],
-            max_heartbeat_throttle_interval=second,
-        ),
-        Worker(
-            env.client,
-            task_queue=options.build_queue("linux-amd64"),
-            activities=[script.run_job],
-            max_heartbeat_throttle_interval=second,
-        ),
-    ):
+    async with workers(env.client, script):
         handle = await story(World(env, script), PullRequestRef(owner="o", repo="r", branch=name))
         children = []
         async for event in handle.fetch_history_events():

@@ -2,21 +2,15 @@
 
 import sys
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker
 
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.requests import PullRequestRef
-from opam_ci.worker import WORKFLOW_RUNNER
-from opam_ci.workflows import options
-from opam_ci.workflows.platform import PlatformWorkflow
-from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import Script, World
+from tests.fakes.world import Script, World, workers
 
 TEST_SERVER = Path(sys.executable).with_name("temporal-test-server")
 
@@ -34,22 +28,7 @@ async def environment() -> AsyncIterator[WorkflowEnvironment]:
 @pytest.fixture
 async def world(environment: WorkflowEnvironment) -> AsyncIterator[World]:
     script = Script()
-    async with (
-        Worker(
-            environment.client,
-            task_queue=options.ORCHESTRATION_QUEUE,
-            workflows=[PullRequestWorkflow, PlatformWorkflow],
-            workflow_runner=WORKFLOW_RUNNER,
-            activities=[script.analyse, script.lint, script.record],
-            max_heartbeat_throttle_interval=timedelta(seconds=1),
-        ),
-        Worker(
-            environment.client,
-            task_queue=options.build_queue("linux-amd64"),
-            activities=[script.run_job],
-            max_heartbeat_throttle_interval=timedelta(seconds=1),
-        ),
-    ):
+    async with workers(environment.client, script):
         yield World(environment, script)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from opam_ci.core.classify.lines import Line, clean
 from opam_ci.core.classify.text import TextVerdict, first_match
 from opam_ci.core.facts import BuildFacts, PhaseRun
-from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.job import Phase
 from opam_ci.core.outcome import (
     Cause,
     Errored,
@@ -34,11 +34,6 @@ class Case:
     def own(self) -> str:
         """The package that the job is about: the revdep, for revdep jobs."""
         return self.facts.job.revdep or self.facts.job.package
-
-    @property
-    def is_test(self) -> bool:
-        """Whether running tests is what the job is for."""
-        return self.facts.job.kind is JobKind.TEST
 
     def run_of(self, phase: Phase) -> PhaseRun | None:
         """Returns the run of a phase, None if the job did not get there."""
