@@ -5,15 +5,20 @@
 A build that does nothing goes through everything that a real one does: PullRequestWorkflow,
 PlatformWorkflow, `run_job`, its log in the store, the judge, the index. Beside it, a workflow
 runs as many activities that return at once. Both use the same server, worker process,
-concurrency and window, and take turns, so that a noisy machine hurts both alike.
+concurrency and window, and take turns, so that a noisy machine hurts both alike. Beside the
+wall time it shows the processor time of server and worker, which other work on the machine
+hardly changes.
 """
 
 import argparse
 import asyncio
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,6 +87,27 @@ class BareWorkflow:
         await asyncio.gather(*(one(number) for number in range(jobs)))
 
 
+def processor_time(server: int) -> float:
+    """Returns the seconds that the server (a process id) and this process have computed."""
+    stat = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
+    return time.process_time() + sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that something took."""
+
+    wall: float
+    processor: float
+
+
+@contextmanager
+def costing(server: int, costs: list[Cost]) -> Iterator[None]:
+    wall, processor = time.perf_counter(), processor_time(server)
+    yield
+    costs.append(Cost(time.perf_counter() - wall, processor_time(server) - processor))
+
+
 async def measure(jobs: int, rounds: int, home: Path) -> None:
     embedded = await asyncio.to_thread(services.start_temporal, home, port=17233)
     script = Script()
@@ -97,7 +123,7 @@ async def measure(jobs: int, rounds: int, home: Path) -> None:
     await ensure_search_attributes(client)
     world = World.__new__(World)
     world.client, world.script = client, script
-    ours, theirs = [], []
+    ours, theirs = list[Cost](), list[Cost]()
     async with (
         Worker(
             client,
@@ -114,31 +140,35 @@ async def measure(jobs: int, rounds: int, home: Path) -> None:
         ),
     ):
         for number in range(rounds + 1):
-            begun = time.perf_counter()
-            await client.execute_workflow(
-                BareWorkflow.run,
-                jobs,
-                id=f"bare-{number}",
-                task_queue=options.ORCHESTRATION_QUEUE,
-            )
-            bare_time = time.perf_counter() - begun
-            ref = PullRequestRef(owner="bench", repo="overhead", number=number + 1)
-            begun = time.perf_counter()
-            handle = await world.open(ref, world.revision(keep_open=False))
-            counts = Counts.model_validate(await handle.result())
-            our_time = time.perf_counter() - begun
-            assert counts.passed == 2 * jobs + 1, counts
-            if number:  # the first round warms up
-                theirs.append(bare_time)
-                ours.append(our_time)
-                print(
-                    f"{jobs} jobs: bare {bare_time:.2f} s, ours {our_time:.2f} s, "
-                    f"ratio {our_time / bare_time:.2f}"
+            with costing(embedded.temporal_pid, theirs):
+                await client.execute_workflow(
+                    BareWorkflow.run,
+                    jobs,
+                    id=f"bare-{number}",
+                    task_queue=options.ORCHESTRATION_QUEUE,
                 )
-    ratio = statistics.median(o / t for o, t in zip(ours, theirs, strict=True))
-    each = statistics.median(ours) / jobs * 1000
-    print(f"median ratio {ratio:.2f} (must be < 1.5); {each:.1f} ms a job of ours")
+            ref = PullRequestRef(owner="bench", repo="overhead", number=number + 1)
+            with costing(embedded.temporal_pid, ours):
+                handle = await world.open(ref, world.revision(keep_open=False))
+                counts = Counts.model_validate(await handle.result())
+            assert counts.passed == 2 * jobs + 1, counts
+            if number:
+                print(f"{jobs} jobs: {compared(ours[-1:], theirs[-1:])}")
+    # The first round warms up.
+    print(f"median {compared(ours[1:], theirs[1:])} (must be < 1.5)")
+    each = statistics.median(cost.wall for cost in ours[1:]) / jobs * 1000
+    print(f"{each:.1f} ms a job of ours")
     index.close()
+
+
+def compared(ours: list[Cost], theirs: list[Cost]) -> str:
+    def median(of: Callable[[Cost], float]) -> str:
+        ratio = statistics.median(of(o) / of(t) for o, t in zip(ours, theirs, strict=True))
+        bare, mine = (statistics.median(map(of, costs)) for costs in (theirs, ours))
+        return f"{mine:.2f} s, bare {bare:.2f} s, ratio {ratio:.2f}"
+
+    wall, processor = median(lambda cost: cost.wall), median(lambda cost: cost.processor)
+    return f"wall {wall}; processor {processor}"
 
 
 def main() -> None:

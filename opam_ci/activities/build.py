@@ -33,6 +33,7 @@ class BuildActivities:
             attempt.log = log_key(
                 task.context.revision,
                 task.spec.job,
+                run=activity.info().workflow_run_id or "",
                 round_=task.context.round,
                 attempt=attempt.number,
             )

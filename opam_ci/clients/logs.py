@@ -80,10 +80,10 @@ DEFAULT_LIMITS = LogLimits()
 class LogWriter:
     """Writes one log: the LogSink of a running job. Use it as `async with`.
 
-    What was stored under the key before is removed at the start. Output is uploaded in
-    the background. When an upload fails, the next `write`, or else the end of the `async
-    with` block, raises that InfrastructureError; when the block ends with an exception,
-    that one stays and gets a note. Waiting output is bounded by the cap.
+    A key is written once: whoever chooses it sees to that (`records.log_key`). Output is
+    uploaded in the background. When an upload fails, the next `write`, or else the end of
+    the `async with` block, raises that InfrastructureError; when the block ends with an
+    exception, that one stays and gets a note. Waiting output is bounded by the cap.
 
     Not thread-safe: use it on the thread of its event loop.
     """
@@ -131,8 +131,6 @@ class LogWriter:
             self._due.set()
 
     async def __aenter__(self) -> Self:
-        for stale in reversed(await self._store.list(self.key)):  # end.json comes first
-            await self._store.delete(stale.key)
         self._is_open = True
         self._pump = asyncio.create_task(self._upload_in_background())
         return self

@@ -185,7 +185,7 @@ class RecordBatch(Frozen):
     attempts: tuple[AttemptRecord, ...] = ()
 
 
-def log_key(revision: RevisionKey, job: Job, *, round_: int, attempt: int) -> str:
+def log_key(revision: RevisionKey, job: Job, *, run: str, round_: int, attempt: int) -> str:
     """Returns where the log of an attempt is kept; different attempts have different keys.
 
     Names are hostile: whatever is not a plain name is replaced and marked with a hash of
@@ -194,6 +194,9 @@ def log_key(revision: RevisionKey, job: Job, *, round_: int, attempt: int) -> st
     Args:
         revision: Which testing of which head.
         job: Which job.
+        run: Run id of the workflow that asked for it: an operator's `temporal workflow
+            reset` repeats rounds and attempts in a new run, and must not mix their logs.
+            Its end tells runs apart; its beginning is a time.
         round_: The job's round, from 1.
         attempt: Number of the attempt within the round, from 1.
     """
@@ -206,7 +209,7 @@ def log_key(revision: RevisionKey, job: Job, *, round_: int, attempt: int) -> st
         _slug(target),
         f"{_slug(revision.head[:12])}@{_instant(revision.opened_at)}",
         _job_slug(job),
-        f"{round_}-{attempt}",
+        f"{round_}-{attempt}-{_slug(run[-12:])}",
     )
     return "/".join(parts)
 

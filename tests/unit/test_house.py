@@ -49,6 +49,26 @@ def test_options_alone_holds_timeouts_policies_and_priorities() -> None:
             assert not used, f"{path.name} uses {used}"
 
 
+def test_workflow_code_replays_the_same() -> None:
+    """What Temporal's sandbox would refuse; see WORKFLOW_RUNNER."""
+    modules = {"os", "pathlib", "random", "secrets", "threading", "time", "uuid", "concurrent"}
+    calls = {"datetime.now", "datetime.utcnow", "datetime.today", "open", "print", "input"}
+    # Temporal has its own of these: asyncio's come back in the order of a set.
+    calls |= {"asyncio.wait", "asyncio.as_completed"}
+    for path in (PRODUCT / "workflows").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    used = {alias.name.partition(".")[0] for alias in names} & modules
+                case ast.ImportFrom(module=str(module)):
+                    used = {module.partition(".")[0]} & modules
+                case ast.Call(func=func):
+                    used = {ast.unparse(func)} & calls
+                case _:
+                    continue
+            assert not used, f"{path.name}:{node.lineno} uses {used}"
+
+
 def test_no_subprocess_goes_through_a_shell() -> None:
     for path in MODULES:
         tree = ast.parse(path.read_text())

@@ -278,13 +278,6 @@ async def test_output_after_the_end_is_refused(store: ArtifactStore) -> None:
         log.write(b"x")
 
 
-async def test_a_new_log_replaces_what_was_there(store: ArtifactStore) -> None:
-    for text in (numbered(3_000), b"short\n"):
-        async with LogWriter(store, KEY, limits=LogLimits(segment_max=1_000, inline_max=0)) as log:
-            log.write(text)
-    assert await LogReader(store).read(KEY) == b"short\n"
-
-
 @pytest.mark.parametrize("name", ["end.json", "000000000000.gz"])
 async def test_a_damaged_log_is_the_stores_fault(name: str, store: ArtifactStore) -> None:
     async with LogWriter(store, KEY, limits=LogLimits(inline_max=0)) as log:

@@ -13,6 +13,7 @@ from opam_ci.core.summary import JobStatus
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 JOB = Job(platform="debian-13-ocaml-5.3/amd64", package="cppo.1.8.0", kind=JobKind.BUILD)
+RUN = "0198a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
 KEY = RevisionKey(repository="ocaml/opam-repository", number=30203, head="a1" * 20, opened_at=NOON)
 
 
@@ -21,15 +22,17 @@ def branch(name: str) -> RevisionKey:
 
 
 def test_a_plain_key_can_be_read_by_people() -> None:
-    assert log_key(KEY, JOB, round_=1, attempt=2) == (
+    assert log_key(KEY, JOB, run=RUN, round_=1, attempt=2) == (
         "logs/ocaml/opam-repository/pr-30203/a1a1a1a1a1a1@20260504T120000.000000/"
-        "build,debian-13-ocaml-5.3@amd64,cppo.1.8.0/1-2"
+        "build,debian-13-ocaml-5.3@amd64,cppo.1.8.0/1-2-0c1d2e3f4a5b"
     )
 
 
 def test_a_key_does_not_depend_on_the_zone_in_which_an_instant_is_written() -> None:
     elsewhere = KEY.model_copy(update={"opened_at": NOON.astimezone(timezone(timedelta(hours=9)))})
-    assert log_key(elsewhere, JOB, round_=1, attempt=1) == log_key(KEY, JOB, round_=1, attempt=1)
+    assert log_key(elsewhere, JOB, run=RUN, round_=1, attempt=1) == log_key(
+        KEY, JOB, run=RUN, round_=1, attempt=1
+    )
 
 
 HOSTILE = ["../../etc/passwd", ".git", "a b", "a-b", "a/b", "a\n", "-rf", "", "é", "e", "x" * 400]
@@ -42,7 +45,7 @@ def test_any_names_make_a_well_formed_key(
 ) -> None:
     key = RevisionKey(repository=name or "r", branch=name, head=head, opened_at=NOON)
     job = Job(platform=platform, package=package, kind=JobKind.REVDEP, revdep=package or "r")
-    made = log_key(key, job, round_=1, attempt=1)
+    made = log_key(key, job, run=RUN, round_=1, attempt=1)
     assert OBJECT_KEY.fullmatch(made)
     assert made.count("/") == 6
     assert max(len(part) for part in made.split("/")) <= 200
@@ -62,9 +65,10 @@ def test_different_attempts_have_different_keys() -> None:
         for kind in (JobKind.BUILD, JobKind.TEST)
     ]
     keys = [
-        log_key(revision, job, round_=round_, attempt=attempt)
+        log_key(revision, job, run=run, round_=round_, attempt=attempt)
         for revision in revisions
         for job in jobs
+        for run in (RUN, f"{RUN[:-1]}c")
         for round_, attempt in ((1, 1), (1, 11), (11, 1))
     ]
     assert len(set(keys)) == len(keys)
@@ -72,15 +76,15 @@ def test_different_attempts_have_different_keys() -> None:
 
 @given(one=names, other=names)
 def test_different_names_never_share_a_key(one: str, other: str) -> None:
-    keys = [log_key(branch(name), JOB, round_=1, attempt=1) for name in (one, other)]
+    keys = [log_key(branch(name), JOB, run=RUN, round_=1, attempt=1) for name in (one, other)]
     assert (keys[0] == keys[1]) == (one == other)
 
 
 def test_a_name_cannot_take_the_form_of_another_ones_hash() -> None:
-    hashed = log_key(branch("a b"), JOB, round_=1, attempt=1).split("/")[3]
+    hashed = log_key(branch("a b"), JOB, run=RUN, round_=1, attempt=1).split("/")[3]
     assert hashed.startswith("branch-a-b=")
     imitation = hashed.removeprefix("branch-")
-    assert log_key(branch(imitation), JOB, round_=1, attempt=1).split("/")[3] != hashed
+    assert log_key(branch(imitation), JOB, run=RUN, round_=1, attempt=1).split("/")[3] != hashed
 
 
 def test_a_revision_is_of_either_a_pull_request_or_a_branch() -> None:
