@@ -59,7 +59,7 @@ class BuildSpec(Frozen):
     """One build job, complete: a worker needs nothing else but the store.
 
     Attributes:
-        job: What to run (`build` or `test` for now).
+        job: What to run: any kind but the repository jobs.
         platform: On what.
         repository: With which packages.
         timeouts: Limits by phase.
@@ -67,6 +67,8 @@ class BuildSpec(Frozen):
             read-only into the build.
         only_mirrored: Hide every package of the base whose sources no `file://` mirror has,
             for machines without internet: the solver would choose what cannot be fetched.
+        submitted: Packages that the pull request itself builds: a `list-revdeps` job leaves
+            them out, for they have jobs of their own.
     """
 
     job: Job
@@ -75,6 +77,21 @@ class BuildSpec(Frozen):
     timeouts: PhaseTimeouts = PhaseTimeouts()
     archive_mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
+    submitted: tuple[str, ...] = ()
+
+
+class Revdep(Frozen):
+    """A reverse dependency that can be installed together with the job's package.
+
+    Attributes:
+        package: Its full name, such as `calendar.3.0.0`.
+        has_tests: Whether its tests are to run too: it is in the answer of
+            `opam list --depends-on P --with-test --depopts`, so that it needs the package
+            directly, or optionally, or for its tests.
+    """
+
+    package: str
+    has_tests: bool
 
 
 class BuildReport(Frozen):
@@ -84,10 +101,13 @@ class BuildReport(Frozen):
         facts: What it observed.
         logs: Text of each phase that ran, decoded with replacement: at most the first
             64 KiB and the last 256 KiB of each; offsets come from `facts`.
+        revdeps: The answer of a `list-revdeps` job, sorted, each package once; None if the
+            job has none, for it failed or is of another kind.
     """
 
     facts: BuildFacts
     logs: dict[Phase, str]
+    revdeps: tuple[Revdep, ...] | None = None
 
 
 class BuildProgress(Frozen):

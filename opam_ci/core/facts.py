@@ -76,8 +76,8 @@ class BuildFacts(Frozen):
     Attributes:
         job: What was run.
         phases: In the order in which they ran; the last one is where the run stopped.
-        installed: Whether opam's switch state lists the job's package (the revdep, for
-            revdep jobs) at exactly its version at the end; None if it was never looked at.
+        installed: Whether opam's switch state lists the job's package (for revdep jobs the
+            revdep as well) at exactly its version at the end; None if it was never looked at.
         finished: Whether all phases of the job ran to their end.
         host: Facts of the host after the run.
         probes: Results of probes, by name (`mirror`, `dns`), True for reachable.

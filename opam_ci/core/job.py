@@ -18,6 +18,11 @@ class JobKind(StrEnum):
     LOWER_BOUNDS = "lower-bounds"
     LIST_REVDEPS = "list-revdeps"
     REVDEP = "revdep"
+    REVDEP_TEST = "revdep-test"
+
+
+REVDEP_KINDS = frozenset({JobKind.REVDEP, JobKind.REVDEP_TEST})
+"""Kinds of jobs that build a reverse dependency against the job's package."""
 
 
 class Phase(StrEnum):
@@ -47,7 +52,8 @@ class Job(Frozen):
             repository jobs (analysis, lint) that belong to no platform.
         package: Full package name such as `cppo.1.8.0`; empty for analysis.
         kind: What to do.
-        revdep: The reverse dependency to build against `package`, for `revdep` jobs only.
+        revdep: The reverse dependency to build against `package`, both at exactly their
+            versions; for the kinds of `REVDEP_KINDS` only.
     """
 
     platform: str
@@ -57,7 +63,7 @@ class Job(Frozen):
 
     @model_validator(mode="after")
     def _revdep_only_for_revdeps(self) -> Self:
-        if (self.revdep is not None) != (self.kind is JobKind.REVDEP):
+        if (self.revdep is not None) != (self.kind in REVDEP_KINDS):
             raise ValueError("a revdep job, and no other, names a reverse dependency")
         return self
 
@@ -75,5 +81,7 @@ class Job(Frozen):
                 return "analysis"
             case JobKind.REVDEP:
                 return f"{self.revdep} with {self.package}"
+            case JobKind.REVDEP_TEST:
+                return f"{self.revdep} with {self.package} test"
             case _:
                 return f"{self.package} {self.kind.value}".strip()

@@ -127,6 +127,7 @@ _PRIORITIES = {
     JobKind.LOWER_BOUNDS: 4,
     JobKind.LIST_REVDEPS: 4,
     JobKind.REVDEP: 5,
+    JobKind.REVDEP_TEST: 5,
 }
 
 

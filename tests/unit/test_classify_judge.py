@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from opam_ci.core.classify import judge
 from opam_ci.core.facts import BuildFacts, HostFacts, OpamAction, PhaseRun
-from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.outcome import label
 
 AMPLE = HostFacts(free_bytes=50 << 30, free_inodes=10**6)
@@ -14,7 +14,7 @@ INSTALLED = OpamAction(action="install", package="foo.1", result="ok")
 
 
 def job(kind: JobKind = JobKind.BUILD) -> Job:
-    revdep = "user.3" if kind is JobKind.REVDEP else None
+    revdep = "user.3" if kind in REVDEP_KINDS else None
     return Job(platform="debian-13-ocaml-5.3/amd64", package="foo.1", kind=kind, revdep=revdep)
 
 
@@ -75,9 +75,18 @@ def test_a_kill_that_the_kernel_counted_does_not_spoil_a_success() -> None:
     assert verdict(*ALL, installed=True, finished=True, host=host) == "passed"
 
 
-@pytest.mark.parametrize("phase", [Phase.BUILD, Phase.TEST])
-def test_a_revdep_fails_by_itself_and_the_package_is_its_dependency(phase: Phase) -> None:
-    kind = JobKind.REVDEP
+@pytest.mark.parametrize(
+    ("kind", "phase"),
+    [
+        (JobKind.REVDEP, Phase.BUILD),
+        (JobKind.REVDEP_TEST, Phase.BUILD),
+        (JobKind.REVDEP_TEST, Phase.TEST),
+    ],
+)
+def test_a_revdep_fails_by_itself_and_the_package_is_its_dependency(
+    kind: JobKind, phase: Phase
+) -> None:
+    assert verdict(*ALL, kind=kind, installed=False, finished=True) == "errored(opam_internal)"
     reason = "test" if phase is Phase.TEST else "build"
     assert verdict(run(phase, 31, failed("user.3")), kind=kind) == f"failed({reason})"
     assert verdict(run(phase, 31, failed("foo.1")), kind=kind) == "failed(dependency)"

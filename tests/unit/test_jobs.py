@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.build import PhaseTimeouts
-from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.job_table import JobTable
 from opam_ci.core.messages import (
     AttemptFaulted,
@@ -42,6 +42,7 @@ from opam_ci.core.recording import batch_of
 from opam_ci.core.requests import PullRequestRef, RestartSelector, RestartWhich
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
+from opam_ci.workflows.options import job_priority
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 BUILD = Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD)
@@ -241,6 +242,14 @@ def test_revdep_is_named_by_revdep_jobs_alone() -> None:
         Job(platform="p", package="a.1", kind=JobKind.REVDEP)
     job = Job(platform="p", package="a.1", kind=JobKind.REVDEP, revdep="b.1")
     assert (job.id, job.title) == ("revdep p a.1 b.1", "b.1 with a.1")
+    test = Job(platform="p", package="a.1", kind=JobKind.REVDEP_TEST, revdep="b.1")
+    assert (test.id, test.title) == ("revdep-test p a.1 b.1", "b.1 with a.1 test")
+
+
+def test_every_kind_of_job_has_a_priority() -> None:
+    ref = PullRequestRef(owner="o", repo="r", number=1)
+    levels = {kind: job_priority(kind, ref).priority_key or 0 for kind in JobKind}
+    assert max(levels, key=lambda kind: levels[kind]) in REVDEP_KINDS
 
 
 def test_backoff_grows_is_capped_and_honours_the_other_side() -> None:

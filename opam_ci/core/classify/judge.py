@@ -19,7 +19,7 @@ from opam_ci.core.classify.rule import PACKAGE_PHASES
 from opam_ci.core.classify.sources import judge_fetch
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import BuildFacts, PhaseRun
-from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.job import REVDEP_KINDS, JobKind, Phase
 from opam_ci.core.outcome import (
     Cause,
     Failed,
@@ -30,9 +30,7 @@ from opam_ci.core.outcome import (
     SkipReason,
 )
 
-INSTALLING_KINDS = frozenset(
-    {JobKind.BUILD, JobKind.TEST, JobKind.LOWER_BOUNDS, JobKind.REVDEP},
-)
+INSTALLING_KINDS = REVDEP_KINDS | {JobKind.BUILD, JobKind.TEST, JobKind.LOWER_BOUNDS}
 """Kinds of jobs whose success means that a package is installed."""
 
 

@@ -5,12 +5,12 @@ from enum import StrEnum
 from pydantic import Field
 
 from opam_ci.core.github.model import Sha
-from opam_ci.core.job import JobKind
+from opam_ci.core.job import REVDEP_KINDS, JobKind
 from opam_ci.core.model import Frozen
 from opam_ci.core.summary import REPOSITORY_JOBS, JobStatus, State, Summary
 from opam_ci.core.text import STATUS_LIMIT, status_description
 
-_REVDEP_JOBS = (JobKind.LIST_REVDEPS, JobKind.REVDEP)
+_REVDEP_JOBS = REVDEP_KINDS | {JobKind.LIST_REVDEPS}
 
 
 class About(StrEnum):
