@@ -79,7 +79,7 @@ def revision(number: int, chance: random.Random) -> RecordBatch:
     for place, package in enumerate(names):
         job = Job(platform=chance.choice(PLATFORMS), package=package, kind=JobKind.BUILD)
         came_to, ended = outcome(chance), begun + timedelta(seconds=place)
-        log = log_key(key, job, round_=1, attempt=1)
+        log = log_key(key, job, run="bench", round_=1, attempt=1)
         status = JobStatus(
             job=job, state=JobState.DECIDED, attempt=1, outcome=came_to, started_at=begun,
             decided_at=ended, log=log,

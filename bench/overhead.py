@@ -39,10 +39,8 @@ from opam_ci.core.job import Phase
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.summary import Counts
 from opam_ci.settings import Settings
-from opam_ci.worker import WORKFLOW_RUNNER
+from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
-from opam_ci.workflows.platform import PlatformWorkflow
-from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.world import Script, World
 
 QUEUE = options.build_queue("linux-amd64")
@@ -128,7 +126,7 @@ async def measure(jobs: int, rounds: int, home: Path) -> None:
         Worker(
             client,
             task_queue=options.ORCHESTRATION_QUEUE,
-            workflows=[PullRequestWorkflow, PlatformWorkflow, BareWorkflow],
+            workflows=[*WORKFLOWS, BareWorkflow],
             workflow_runner=WORKFLOW_RUNNER,
             activities=[script.analyse, script.lint, RecordActivities(index).record],
         ),

@@ -14,6 +14,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
+from opam_ci.activities.revdeps import RevdepsActivities
 from opam_ci.clients.index import Index
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
@@ -23,6 +24,7 @@ from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.revdeps import RevdepsWorkflow
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,9 @@ nothing in modules that are passed through, as ours must be. What it is for, wor
 that replays the same, is held by import contracts, by a test that reads the code
 (tests/unit/test_house.py) and by the replay of recorded histories."""
 
+WORKFLOWS = [PullRequestWorkflow, PlatformWorkflow, RevdepsWorkflow]
+"""All workflows of ours."""
+
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 """Heartbeats carry cancellations back, so they go out every second and not, as by default,
 at 80 % of the heartbeat timeout: a cancelled build must be gone within 5 seconds."""
@@ -46,15 +51,24 @@ def make_runner(settings: Settings, store: ArtifactStore) -> RootfsRunner:
     return RootfsRunner(RootfsSettings(home=settings.cache), store)
 
 
-def orchestration_worker(client: Client, repository: RepositoryActivities, index: Index) -> Worker:
+def orchestration_worker(
+    client: Client, repository: RepositoryActivities, index: Index, store: ArtifactStore
+) -> Worker:
     """Returns the worker of workflows, repository and index."""
     record = RecordActivities(index)
+    revdeps = RevdepsActivities(store, index)
     return Worker(
         client,
         task_queue=options.ORCHESTRATION_QUEUE,
-        workflows=[PullRequestWorkflow, PlatformWorkflow],
+        workflows=WORKFLOWS,
         workflow_runner=WORKFLOW_RUNNER,
-        activities=[repository.analyse, repository.lint, record.record],
+        activities=[
+            repository.analyse,
+            repository.lint,
+            record.record,
+            revdeps.list_part,
+            revdeps.find_jobs,
+        ],
         max_concurrent_activities=8,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
@@ -95,7 +109,7 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[Sequence[
             stack.callback(index.close)
             repository = RepositoryActivities(store)
             stack.callback(repository.close)
-            workers.append(orchestration_worker(client, repository, index))
+            workers.append(orchestration_worker(client, repository, index, store))
         if settings.pools:
             runner = make_runner(settings, store)
             if swept := await runner.sweep():

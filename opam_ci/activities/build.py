@@ -6,11 +6,12 @@ from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.clients.logs import LogWriter
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.build import BuildProgress
+from opam_ci.core.build import BuildProgress, Revdep
 from opam_ci.core.classify import judge
-from opam_ci.core.messages import JobReport, RunJob
+from opam_ci.core.messages import JobReport, Listing, RunJob
 from opam_ci.core.outcome import Outcome
 from opam_ci.core.records import log_key
+from opam_ci.core.revdeps import RevdepList
 from opam_ci.core.text import verdict_line
 
 
@@ -28,8 +29,10 @@ class BuildActivities:
         Raises:
             ApplicationError: See `run_attempt`.
         """
+        listing: Listing | None = None
 
         async def work(attempt: Attempt) -> Outcome:
+            nonlocal listing
             attempt.log = log_key(
                 task.context.revision,
                 task.spec.job,
@@ -47,6 +50,14 @@ class BuildActivities:
                     report.facts, report.logs, worker=attempt.worker, attempt=attempt.number
                 )
                 log.write(verdict_line(outcome).encode())
+            if report.revdeps is not None:
+                listing = await self._keep(report.revdeps, f"{attempt.log}/revdeps.json")
             return outcome
 
-        return await run_attempt(task.context, task.spec.job.id, work)
+        done = await run_attempt(task.context, task.spec.job.id, work)
+        return done.model_copy(update={"listing": listing}) if listing is not None else done
+
+    async def _keep(self, revdeps: tuple[Revdep, ...], key: str) -> Listing:
+        await self._store.put(key, RevdepList(revdeps=revdeps).model_dump_json().encode())
+        tested = sum(revdep.has_tests for revdep in revdeps)
+        return Listing(key=key, revdeps=len(revdeps), tested=tested)

@@ -56,6 +56,11 @@ class JobTable:
         before = self._rows.get(job.id)
         self.put(JobStatus(job=job, round=before.round + 1 if before is not None else 1))
 
+    def drop(self, job_id: str) -> None:
+        """Forgets a job."""
+        self._rows.pop(job_id, None)
+        self._changed.pop(job_id, None)
+
     def merge(self, row: JobStatus) -> None:
         """Takes over a row as another workflow reports it, unless it is of an older round."""
         known = self._rows.get(row.job.id)

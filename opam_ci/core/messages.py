@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from opam_ci.core.analysis_result import Analysis, ChangedPackage
 from opam_ci.core.build import BuildSpec, RepositoryRef
@@ -11,9 +11,9 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Evidence, Outcome
 from opam_ci.core.platforms import Platform
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.requests import CheckOptions, PullRequestRef, RestartSelector, Revision
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import Fault, JobStatus
+from opam_ci.core.summary import Fault, JobGroup, JobStatus
 
 
 class JobContext(Frozen):
@@ -93,6 +93,20 @@ class AnalysisReport(Frozen):
     report: "JobReport"
 
 
+class Listing(Frozen):
+    """The reverse dependencies that a `list-revdeps` job found, as an artifact.
+
+    Attributes:
+        key: Artifact key of the list: `core.revdeps.RevdepList` as JSON.
+        revdeps: How many there are: each is built.
+        tested: How many of them have tests that are to run.
+    """
+
+    key: str
+    revdeps: int
+    tested: int
+
+
 class JobReport(Frozen):
     """How one attempt of a job ended: returned, or carried by the error's details.
 
@@ -103,6 +117,7 @@ class JobReport(Frozen):
         started_at: When the attempt began.
         ended_at: When it ended.
         log: Key of its log, None where it wrote none.
+        listing: What a `list-revdeps` job found, None for the others.
     """
 
     outcome: Outcome
@@ -111,6 +126,7 @@ class JobReport(Frozen):
     started_at: datetime
     ended_at: datetime
     log: str | None = None
+    listing: Listing | None = None
 
 
 class JobHeartbeat(Frozen):
@@ -173,6 +189,18 @@ class AttemptStarted(Frozen):
     previous: JobHeartbeat | None = None
 
 
+class RevdepsRestart(Frozen):
+    """Jobs of a group that are to run again.
+
+    Attributes:
+        group: How the group stands.
+        selector: Which of its jobs.
+    """
+
+    group: JobGroup
+    selector: RestartSelector
+
+
 class PlatformInput(Frozen):
     """Input of PlatformWorkflow.
 
@@ -186,6 +214,10 @@ class PlatformInput(Frozen):
         options: How.
         jobs: What to run, as queued rows; a job whose dependency is not among them starts
             at once.
+        submitted: Packages that the pull request itself builds.
+        rounds: Of each package whose reverse dependencies were listed before, the highest
+            round of their jobs.
+        revdeps: Jobs on reverse dependencies to run again.
     """
 
     pull_request: PullRequestRef
@@ -196,6 +228,9 @@ class PlatformInput(Frozen):
     repository: RepositoryRef
     options: CheckOptions
     jobs: tuple[JobStatus, ...]
+    submitted: tuple[str, ...] = ()
+    rounds: dict[str, int] = Field(default_factory=dict)
+    revdeps: tuple[RevdepsRestart, ...] = ()
 
 
 class PlatformProgress(Frozen):
@@ -205,12 +240,31 @@ class PlatformProgress(Frozen):
         head: Of which head: late words about a superseded one are ignored.
         workflow_id: Who says it.
         jobs: The rows.
+        groups: Groups of jobs that came to be, told of together with the listing's row: a
+            moment at which the listing is decided and its jobs unknown would look green.
         done: Whether the child has nothing more to say.
     """
 
     head: str
     workflow_id: str
     jobs: tuple[JobStatus, ...]
+    groups: tuple[JobGroup, ...] = ()
+    done: bool = False
+
+
+class RevdepsProgress(Frozen):
+    """Signal from a RevdepsWorkflow to the PullRequestWorkflow: how its group stands.
+
+    Attributes:
+        head: Of which head.
+        workflow_id: Who says it.
+        group: The group.
+        done: Whether the workflow has nothing more to say.
+    """
+
+    head: str
+    workflow_id: str
+    group: JobGroup
     done: bool = False
 
 
@@ -242,6 +296,7 @@ class PullRequestInput(Frozen):
         planned: Whether the job list is complete.
         batch: How many batches of PlatformWorkflows were started for this head.
         running: PlatformWorkflows under way.
+        groups: Jobs on reverse dependencies, as numbers.
         notices: Things to know that are no verdict.
     """
 
@@ -256,6 +311,7 @@ class PullRequestInput(Frozen):
     planned: bool = False
     batch: int = 0
     running: tuple[RunningChild, ...] = ()
+    groups: tuple[JobGroup, ...] = ()
     notices: tuple[str, ...] = ()
 
 

@@ -43,20 +43,28 @@ def lint_jobs(analysis: Analysis) -> tuple[Job, ...]:
 
 
 def platform_jobs(packages: Iterable[ChangedPackage], platform: Platform) -> tuple[Job, ...]:
-    """Returns the build and test jobs of one platform: builds first, then tests."""
+    """Returns the jobs of one platform: builds first, then tests, lower bounds, listings.
+
+    What the reverse dependencies are is known only once they are listed; their jobs follow.
+    """
     built = [changed for changed in packages if changed.kind in BUILT_KINDS]
+    chosen = {
+        JobKind.BUILD: built,
+        JobKind.TEST: [changed for changed in built if changed.has_tests],
+        JobKind.LOWER_BOUNDS: built if platform.lower_bounds else [],
+        JobKind.LIST_REVDEPS: built if platform.revdeps else [],
+    }
     return tuple(
-        Job(platform=platform.name, package=changed.package, kind=JobKind.BUILD)
-        for changed in built
-    ) + tuple(
-        Job(platform=platform.name, package=changed.package, kind=JobKind.TEST)
-        for changed in built
-        if changed.has_tests
+        Job(platform=platform.name, package=changed.package, kind=kind)
+        for kind, of_kind in chosen.items()
+        for changed in of_kind
     )
 
 
 def depends_on(job: Job) -> Job | None:
-    """Returns the job that must pass first: tests and bounds wait for the plain build."""
+    """Returns the job that must pass first: whatever repeats a build waits for the plain one."""
+    if job.kind is JobKind.REVDEP_TEST:
+        return job.model_copy(update={"kind": JobKind.REVDEP})
     if job.kind in {JobKind.TEST, JobKind.LOWER_BOUNDS, JobKind.LIST_REVDEPS}:
         return job.model_copy(update={"kind": JobKind.BUILD})
     return None

@@ -36,32 +36,50 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
     now = summary.updated_at
     if now is None:
         raise ValueError("a summary that is written down says when it was true")
+    rows = records_of(revision, changed, sequence=sequence, updated_at=now)
+    return rows.model_copy(
+        update={
+            "revisions": (
+                RevisionRecord(
+                    key=revision,
+                    base=summary.base,
+                    merge_tree=merge_tree,
+                    is_open=is_open,
+                    state=summary.state,
+                    planned=summary.planned,
+                    updated_at=now,
+                    sequence=sequence,
+                ),
+            )
+        }
+    )
+
+
+def records_of(
+    revision: RevisionKey, changed: Iterable[JobStatus], *, sequence: int, updated_at: datetime
+) -> RecordBatch:
+    """Returns what is to be written of changed rows alone.
+
+    Args:
+        revision: The testing.
+        changed: The rows.
+        sequence: Number of this batch, higher than any before with the same rows.
+        updated_at: When they were so.
+    """
     rows = tuple(changed)
     return RecordBatch(
-        revisions=(
-            RevisionRecord(
-                key=revision,
-                base=summary.base,
-                merge_tree=merge_tree,
-                is_open=is_open,
-                state=summary.state,
-                planned=summary.planned,
-                updated_at=now,
-                sequence=sequence,
-            ),
-        ),
         jobs=tuple(
             JobRecord(
                 revision=revision,
                 status=row,
                 round=row.round,
                 sequence=sequence,
-                updated_at=now,
+                updated_at=updated_at,
             )
             for row in rows
         ),
         attempts=tuple(
-            record for row in rows for record in _attempts(revision, row, sequence, now)
+            record for row in rows for record in _attempts(revision, row, sequence, updated_at)
         ),
     )
 

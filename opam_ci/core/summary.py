@@ -4,6 +4,8 @@ from collections import Counter
 from datetime import datetime
 from enum import StrEnum
 
+from pydantic import Field
+
 from opam_ci.core.analysis_result import ChangedPackage
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.model import Frozen
@@ -106,6 +108,12 @@ class Counts(Frozen):
     errored: int = 0
     cancelled: int = 0
 
+    def __add__(self, other: "Counts") -> "Counts":
+        """Adds number by number."""
+        return Counts(
+            **{name: getattr(self, name) + getattr(other, name) for name in Counts.model_fields}
+        )
+
     @property
     def total(self) -> int:
         """All jobs."""
@@ -120,6 +128,48 @@ class Counts(Frozen):
     def decided(self) -> int:
         """Jobs with one."""
         return self.passed + self.failed + self.skipped + self.errored + self.cancelled
+
+
+class JobGroup(Frozen):
+    """The jobs on the reverse dependencies of one package on one platform, as numbers.
+
+    A package such as dune has ten thousand of them: more rows than a payload may hold. Each
+    row is in the index; here are their numbers and those that people look for first.
+
+    Attributes:
+        platform: On which platform.
+        package: Whose reverse dependencies.
+        round: Highest round of any of its jobs.
+        version: Grows with each change; of two with the same round the higher one is newer.
+        listing: Key of the list in the store.
+        listed: How many reverse dependencies the list has.
+        taken: How many of them, from its start, have become jobs.
+        untaken: How many jobs the others make.
+        counts: How many jobs are where; those not yet taken from the list are queued.
+        causes: How many are errored or wait for a retry, by cause.
+        shown: At most `GROUP_ROWS` rows, the most interesting ones.
+    """
+
+    platform: str
+    package: str
+    round: int = 1
+    version: int = 0
+    listing: str
+    listed: int
+    taken: int = 0
+    untaken: int = 0
+    counts: Counts = Counts()
+    causes: dict[Cause, int] = Field(default_factory=dict)
+    shown: tuple[JobStatus, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it apart within a head."""
+        return self.platform, self.package
+
+
+GROUP_ROWS = 50
+"""Rows that a group shows: some 50 kB of a payload's 2 MB, with several groups in one."""
 
 
 class Summary(Frozen):
@@ -144,13 +194,14 @@ class Summary(Frozen):
     planned: bool = False
     packages: tuple[ChangedPackage, ...] = ()
     jobs: tuple[JobStatus, ...] = ()
+    groups: tuple[JobGroup, ...] = ()
     notices: tuple[str, ...] = ()
     updated_at: datetime | None = None
 
     @property
     def counts(self) -> Counts:
         """How many jobs are where."""
-        return count(self.jobs)
+        return sum((group.counts for group in self.groups), count(self.jobs))
 
     @property
     def state(self) -> State:
@@ -160,7 +211,20 @@ class Summary(Frozen):
     @property
     def causes(self) -> tuple[Cause, ...]:
         """Causes of all jobs that are errored or wait for a retry, sorted."""
-        return causes_of(self.jobs)
+        return tuple(sorted(self.cause_counts))
+
+    @property
+    def cause_counts(self) -> Counter[Cause]:
+        """How many jobs are errored or wait for a retry, by cause."""
+        causes = Counter(cause for job in self.jobs if (cause := cause_of(job)) is not None)
+        for group in self.groups:
+            causes.update(group.causes)
+        return causes
+
+    @property
+    def shown(self) -> tuple[JobStatus, ...]:
+        """Every row that there is to show: all jobs, and those that the groups show."""
+        return self.jobs + tuple(row for group in self.groups for row in group.shown)
 
 
 def count(jobs: tuple[JobStatus, ...]) -> Counts:
@@ -190,14 +254,11 @@ def state_of(counts: Counts, *, planned: bool) -> State:
     return State.SUCCESS
 
 
-def causes_of(jobs: tuple[JobStatus, ...]) -> tuple[Cause, ...]:
-    """Returns the causes of all jobs that are errored or wait for a retry, sorted."""
-    found = {
-        job.outcome.cause
-        for job in jobs
-        if job.outcome is not None and job.outcome.kind == "errored"
-    } | {job.faults[-1].cause for job in jobs if job.state is JobState.RETRYING and job.faults}
-    return tuple(sorted(found))
+def cause_of(job: JobStatus) -> Cause | None:
+    """Returns why a job is errored or waits for a retry, None if it does neither."""
+    if job.outcome is not None:
+        return job.outcome.cause if job.outcome.kind == "errored" else None
+    return job.faults[-1].cause if job.state is JobState.RETRYING and job.faults else None
 
 
 REPOSITORY_JOBS = (JobKind.ANALYSIS, JobKind.LINT)

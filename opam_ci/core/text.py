@@ -1,13 +1,12 @@
 """Every text of ours that a user reads in a status, a table or the Temporal Web UI."""
 
-from collections import Counter
 from datetime import datetime
 
 from pydantic import ValidationError
 
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Failed, Outcome, label
-from opam_ci.core.summary import Counts, JobState, JobStatus, State, Summary
+from opam_ci.core.summary import Counts, JobGroup, JobState, JobStatus, State, Summary
 
 STATUS_LIMIT = 140
 """Characters that GitHub accepts in a status description; one more is a 422."""
@@ -64,23 +63,14 @@ def _tally(counts: Counts) -> str:
 
 def main_cause(summary: Summary) -> Cause:
     """Returns the cause of most errored or retrying jobs."""
-    causes = Counter(
-        job.outcome.cause
-        for job in summary.jobs
-        if job.outcome is not None and job.outcome.kind == "errored"
-    )
-    causes.update(
-        job.faults[-1].cause
-        for job in summary.jobs
-        if job.state is JobState.RETRYING and job.faults
-    )
+    causes = summary.cause_counts
     return min(causes, key=lambda cause: (-causes[cause], cause)) if causes else Cause.UNKNOWN
 
 
 def _next_retry(summary: Summary) -> tuple[datetime, JobStatus] | None:
     waiting = [
         (job.next_attempt_at, job)
-        for job in summary.jobs
+        for job in summary.shown
         if job.state is JobState.RETRYING and job.next_attempt_at is not None
     ]
     return min(waiting, key=lambda pair: pair[0]) if waiting else None
@@ -189,16 +179,30 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
         "| | job | platform | attempt | result | why |",
         "|---|---|---|---|---|---|",
     ]
-    chosen = sorted(summary.jobs, key=rank)
+    chosen = sorted(summary.shown, key=rank)
     lines += [
         f"| {mark(job)} | {_cell(job.job.title)} | {_cell(job.job.platform or 'repository')} "
         f"| {job.attempt} | {_cell(verdict(job))} | {_cell(_clip(why(job), 160))} |"
         for job in chosen[:rows]
     ]
-    if len(chosen) > rows:
-        lines.append(f"\n… and {len(chosen) - rows} more")
+    if (more := summary.counts.total - min(len(chosen), rows)) > 0:
+        lines.append(f"\n… and {more} more")
     lines += [f"\n> {_cell(notice)}" for notice in summary.notices[-5:]]
     return "\n".join(lines)
+
+
+def group_details(group: JobGroup) -> str:
+    """Returns how a group of jobs stands, as markdown for the Temporal Web UI."""
+    counts = group.counts
+    return markdown_matrix(
+        Summary(
+            pull_request=f"reverse dependencies of {group.package}",
+            head="",
+            base="",
+            planned=not counts.undecided,
+            groups=(group,),
+        )
+    )
 
 
 def activity_summary(kind: JobKind, title: str) -> str:

@@ -39,6 +39,16 @@ RECORD_RETRY = RetryPolicy(
 JOBS_IN_FLIGHT = 200
 """Activities that one PlatformWorkflow has pending at once; the server allows 2,000 a workflow."""
 
+REVDEPS_IN_FLIGHT = 200
+"""Activities that one RevdepsWorkflow has pending at once."""
+
+REVDEPS_QUEUED = 400
+"""Jobs that one RevdepsWorkflow has taken and not decided: more than are in flight, so that
+a job always waits for a free slot, and few enough for all their rows to fit in memory."""
+
+REVDEPS_AT_ONCE = 100
+"""Reverse dependencies that one activity reads from a listing: some 6 kB."""
+
 LINT_PACKAGES = 100
 """Packages that one lint activity answers for: 2 kB each at most, far below 2 MB."""
 
@@ -50,6 +60,35 @@ ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
 
 PARKED_TIMEOUT = timedelta(days=7)
 """How long a one-off check waits for a restart of its errored jobs before it ends."""
+
+
+class PlainActivity(TypedDict):
+    """Options of activities that read and write what is stored."""
+
+    task_queue: str
+    start_to_close_timeout: timedelta
+    retry_policy: RetryPolicy
+    summary: str
+
+
+def record_activity() -> PlainActivity:
+    """Returns how records are written."""
+    return PlainActivity(
+        task_queue=ORCHESTRATION_QUEUE,
+        start_to_close_timeout=RECORD_TIMEOUT,
+        retry_policy=RECORD_RETRY,
+        summary="write to the index",
+    )
+
+
+def revdeps_activity() -> PlainActivity:
+    """Returns how lists of reverse dependencies are read; no less patient than a write."""
+    return PlainActivity(
+        task_queue=ORCHESTRATION_QUEUE,
+        start_to_close_timeout=RECORD_TIMEOUT,
+        retry_policy=RECORD_RETRY,
+        summary="which jobs are next",
+    )
 
 
 def build_queue(pool: str) -> str:

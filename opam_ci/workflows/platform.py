@@ -3,54 +3,56 @@
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, FailureError
-from temporalio.workflow import ActivityCancellationType, ActivityHandle
+from temporalio.exceptions import FailureError
+from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from opam_ci.activities import boundary
-    from opam_ci.activities.build import BuildActivities
-    from opam_ci.core.build import BuildSpec
     from opam_ci.core.job import Job
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.messages import (
         AttemptFaulted,
         AttemptStarted,
-        JobContext,
-        JobReport,
         PlatformInput,
         PlatformProgress,
         RestartWaiting,
-        RunJob,
-        lost,
+        RevdepsRestart,
     )
-    from opam_ci.core.outcome import Cancelled, Errored, Failed
+    from opam_ci.core.outcome import Cancelled
     from opam_ci.core.plan import depends_on, outcome_after
-    from opam_ci.core.summary import (
-        Counts,
-        JobState,
-        JobStatus,
-        Summary,
-        activity_id,
-        count,
-    )
-    from opam_ci.core.text import activity_summary, markdown_matrix
+    from opam_ci.core.requests import RestartSelector
+    from opam_ci.core.revdeps import RevdepsInput, new_group
+    from opam_ci.core.summary import Counts, JobGroup, JobStatus, Summary, count
+    from opam_ci.core.text import markdown_matrix
     from opam_ci.workflows import options
+    from opam_ci.workflows.groups import revdeps_workflow
+    from opam_ci.workflows.jobs import Jobs, JobSetting
     from opam_ci.workflows.pause import pause
-    from opam_ci.workflows.reports import report_after, report_for
+    from opam_ci.workflows.revdeps import RevdepsWorkflow
 
 
 @workflow.defn
 class PlatformWorkflow:
-    """Runs build jobs in a bounded window, each after the job that it waits for."""
+    """Runs build jobs in a bounded window, each after the job that it waits for.
+
+    The jobs on reverse dependencies, which can be many thousands, run in children.
+    """
 
     @workflow.init
     def __init__(self, given: PlatformInput) -> None:
         self._given = given
         self._table = JobTable(given.jobs)
-        self._handles: dict[str, ActivityHandle[JobReport]] = {}
-        self._again: set[str] = set()
-        self._verdicts: dict[str, Failed] = {}
-        self._window = asyncio.Semaphore(options.JOBS_IN_FLIGHT)
+        setting = JobSetting(
+            pull_request=given.pull_request,
+            head=given.head,
+            opened_at=given.opened_at,
+            platform=given.platform,
+            repository=given.repository,
+            options=given.options,
+            submitted=given.submitted,
+            notify=given.parent is not None,
+        )
+        self._jobs = Jobs(setting, self._table, in_flight=options.JOBS_IN_FLIGHT)
+        self._new_groups: list[JobGroup] = []
         self._running: asyncio.Future[list[None]] | None = None
         self._done = False
 
@@ -62,10 +64,13 @@ class PlatformWorkflow:
             given: The jobs, and how to run them.
 
         Returns:
-            How many jobs came to what.
+            How many jobs came to what, without those on reverse dependencies.
         """
         reporter = asyncio.create_task(self._report_changes())
-        self._running = asyncio.gather(*(self._run(row.job) for row in given.jobs))
+        self._running = asyncio.gather(
+            *(self._run(row.job) for row in given.jobs),
+            *(self._run_again(restart) for restart in given.revdeps),
+        )
         cancelled: asyncio.CancelledError | None = None
         try:
             await self._running
@@ -84,28 +89,19 @@ class PlatformWorkflow:
     def attempt_faulted(self, said: AttemptFaulted | None = None) -> None:
         """An attempt met an infrastructure fault."""
         if said is not None:
-            self._table.fault(said.job, said)
+            self._jobs.attempt_faulted(said)
 
     @workflow.signal
     def attempt_started(self, said: AttemptStarted | None = None) -> None:
         """An attempt after the first has begun; the one before may have lost its worker."""
-        if said is None or said.job not in self._table:
-            return
-        self._table.started(said.job, said)
-        verdict = self._table.killer(said.job)
-        handle = self._handles.get(said.job)
-        if verdict is not None and handle is not None:
-            self._verdicts[said.job] = verdict
-            handle.cancel()
+        if said is not None:
+            self._jobs.attempt_started(said)
 
     @workflow.signal
     def restart_waiting(self, said: RestartWaiting | None = None) -> None:
         """Jobs that wait for their automatic retry are to start at once."""
-        for job_id in said.jobs if said is not None else ():
-            handle = self._handles.get(job_id)
-            if handle is not None and self._table[job_id].state is JobState.RETRYING:
-                self._again.add(job_id)
-                handle.cancel()
+        if said is not None:
+            self._jobs.restart_waiting(said)
 
     @workflow.signal
     def report(self) -> None:
@@ -114,7 +110,7 @@ class PlatformWorkflow:
 
     @workflow.query
     def summary(self) -> Summary:
-        """Returns the rows of this platform."""
+        """Returns the rows of this platform, without those on reverse dependencies."""
         return Summary(
             pull_request=self._given.pull_request.title,
             head=self._given.head,
@@ -132,69 +128,41 @@ class PlatformWorkflow:
             if verdict is not None:
                 self._table.settle(job.id, verdict, workflow.now())
                 return
-        async with self._window:
-            self._table.decide(job.id, await self._attempts(job))
+        report = await self._jobs.run(job)
+        self._table.decide(job.id, report)
+        if report.listing is not None and report.listing.revdeps:
+            before = self._given.rounds.get(job.package, 0)
+            group = new_group(job.platform, job.package, report.listing, round_=before + 1)
+            self._new_groups.append(group)
+            await self._run_revdeps(group)
 
-    async def _attempts(self, job: Job) -> JobReport:
-        """Runs a job's activity, again from the start whenever a restart asks for it."""
-        while True:
-            self._table.start(job.id, workflow.now())
-            handle = self._start(job)
-            self._handles[job.id] = handle
-            try:
-                return await handle
-            except ActivityError as error:
-                if job.id in self._again and boundary.is_cancelled(error):
-                    self._table.queue(job)
-                    continue
-                return self._came_to(job, error)
-            finally:
-                self._again.discard(job.id)
-                del self._handles[job.id]
+    async def _run_again(self, restart: RevdepsRestart) -> None:
+        await self._run_revdeps(restart.group, restart.selector)
 
-    def _start(self, job: Job) -> ActivityHandle[JobReport]:
+    async def _run_revdeps(self, group: JobGroup, *restarts: RestartSelector) -> None:
         given = self._given
-        return workflow.start_activity_method(
-            BuildActivities.run_job,
-            RunJob(
-                context=JobContext(
+        try:
+            await workflow.execute_child_workflow(
+                RevdepsWorkflow.run,
+                RevdepsInput(
                     pull_request=given.pull_request,
                     head=given.head,
                     opened_at=given.opened_at,
-                    round=self._table[job.id].round,
-                    retry=given.options.retry,
-                    notify=given.parent is not None,
-                ),
-                spec=BuildSpec(
-                    job=job,
+                    parent=given.parent,
                     platform=given.platform,
                     repository=given.repository,
-                    timeouts=given.options.timeouts,
-                    archive_mirrors=given.options.archive_mirrors,
-                    only_mirrored=given.options.only_mirrored,
+                    options=given.options,
+                    group=group,
+                    restarts=restarts,
                 ),
-            ),
-            activity_id=activity_id(self._table[job.id]),
-            task_queue=options.build_queue(given.platform.pool),
-            start_to_close_timeout=options.job_timeout(given.options.timeouts),
-            heartbeat_timeout=given.options.heartbeat_timeout,
-            retry_policy=options.job_retry(given.options.retry),
-            priority=options.job_priority(job.kind, given.pull_request),
-            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary=activity_summary(job.kind, job.title),
-        )
-
-    def _came_to(self, job: Job, error: ActivityError) -> JobReport:
-        now = workflow.now()
-        row = self._table[job.id]
-        if job.id in self._verdicts and boundary.report_of(error) is None:
-            return report_for(row, self._verdicts[job.id], now)
-        if not boundary.is_lost(error):
-            return report_after(error, row, now)
-        fault = lost(boundary.last_heartbeat(error), max(row.attempt, 1), now)
-        self._table.fault(job.id, AttemptFaulted(job=job.id, round=row.round, fault=fault))
-        errored = Errored(cause=fault.cause, evidence=fault.evidence)
-        return report_for(row, self._table.killer(job.id) or errored, now)
+                id=revdeps_workflow(workflow.info().workflow_id, group.package),
+                parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+                cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                static_summary=f"{group.listed} reverse dependencies of {group.package}",
+            )
+        except FailureError as error:
+            # The parent settles what is left undecided once this workflow is over.
+            workflow.logger.warning("reverse dependencies of %s: %s", group.package, error)
 
     async def _report_changes(self) -> None:
         """Tells the parent of changed rows, collected over a while, until all is told."""
@@ -217,6 +185,7 @@ class PlatformWorkflow:
                 return last
 
     async def _tell(self, rows: tuple[JobStatus, ...], *, done: bool) -> None:
+        groups, self._new_groups = tuple(self._new_groups), []
         if self._given.parent is None:
             return
         parent = workflow.get_external_workflow_handle(self._given.parent)
@@ -224,6 +193,7 @@ class PlatformWorkflow:
             head=self._given.head,
             workflow_id=workflow.info().workflow_id,
             jobs=rows,
+            groups=groups,
             done=done,
         )
         try:

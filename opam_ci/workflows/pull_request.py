@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
         AttemptStarted,
         PlatformProgress,
         PullRequestInput,
+        RevdepsProgress,
         revision_key,
     )
     from opam_ci.core.outcome import Cancelled
@@ -124,16 +125,22 @@ class PullRequestWorkflow:
             self._testing.progress(said)
 
     @workflow.signal
+    def revdeps_progress(self, said: RevdepsProgress | None = None) -> None:
+        """A RevdepsWorkflow tells how its jobs stand."""
+        if self._testing is not None and said is not None:
+            self._testing.revdeps_progress(said)
+
+    @workflow.signal
     def attempt_faulted(self, said: AttemptFaulted | None = None) -> None:
         """An attempt of analysis or lint met an infrastructure fault."""
         if self._testing is not None and said is not None:
-            self._testing.attempt_faulted(said)
+            self._testing.on_repository.attempt_faulted(said)
 
     @workflow.signal
     def attempt_started(self, said: AttemptStarted | None = None) -> None:
         """A further attempt of analysis or lint has begun."""
         if self._testing is not None and said is not None:
-            self._testing.attempt_started(said)
+            self._testing.on_repository.attempt_started(said)
 
     @workflow.query
     def summary(self) -> Summary:
@@ -145,8 +152,9 @@ class PullRequestWorkflow:
             base=testing.revision.base if testing else "",
             request=testing.revision.request if testing else "",
             planned=testing.planned if testing else False,
-            packages=testing.packages if testing else (),
+            packages=testing.on_repository.packages if testing else (),
             jobs=testing.table.rows if testing else (),
+            groups=testing.groups.all if testing else (),
             notices=tuple(self._notices),
             updated_at=workflow.now(),
         )
@@ -218,8 +226,12 @@ class PullRequestWorkflow:
         return self._is_decided_once() and self._is_restartable()
 
     def _is_restartable(self) -> bool:
-        rows = self._testing.table.rows if self._testing is not None else ()
-        return any(row.outcome and row.outcome.kind in {"errored", "cancelled"} for row in rows)
+        if self._testing is None:
+            return False
+        lost = {"errored", "cancelled"}
+        rows = self._testing.table.rows
+        lost_rows = any(row.outcome and row.outcome.kind in lost for row in rows)
+        return lost_rows or self._testing.groups.is_restartable
 
     async def _take_next(self) -> None:
         revision, self._next = self._next, None
@@ -283,9 +295,9 @@ class PullRequestWorkflow:
     def _collect(self) -> None:
         """Puts changed rows on the backlog of what is to be written."""
         testing = self._testing
-        if testing is None or not (testing.table.is_dirty or self._stale):
+        if testing is None or not (testing.is_dirty or self._stale):
             return
-        self._stale = False
+        self._stale = testing.groups.is_changed = False
         summary = self.summary()
         key = revision_key(self._given.pull_request, testing.revision.head, testing.opened_at)
         while True:
@@ -296,7 +308,7 @@ class PullRequestWorkflow:
                     summary,
                     testing.table.take_changed(options.PROGRESS_ROWS),
                     sequence=self._sequence,
-                    merge_tree=testing.merge_tree,
+                    merge_tree=testing.on_repository.merge_tree,
                     is_open=not self._closed,
                 )
             )
@@ -304,7 +316,7 @@ class PullRequestWorkflow:
                 return
 
     def _is_stale(self) -> bool:
-        return self._testing is not None and (self._stale or self._testing.table.is_dirty)
+        return self._testing is not None and (self._stale or self._testing.is_dirty)
 
     def _is_changed(self) -> bool:
         """Whether something is not written down yet."""

@@ -8,7 +8,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.core.messages import JobReport
-    from opam_ci.core.outcome import Cancelled, Outcome
+    from opam_ci.core.outcome import Cancelled, Cause, Errored, Evidence, Outcome
     from opam_ci.core.summary import JobStatus
 
 
@@ -31,3 +31,8 @@ def report_after(error: ActivityError, row: JobStatus, now: datetime) -> JobRepo
     if boundary.is_cancelled(error):
         return report_for(row, Cancelled(by="request"), now)
     return report_for(row, boundary.outcome_without_report(error), now)
+
+
+def lost_verdict(detail: str) -> Errored:
+    """Returns the outcome of a job of which nobody says any more what it came to."""
+    return Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule="no-verdict", detail=detail))

@@ -2,50 +2,49 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import (
-    ActivityError,
     ChildWorkflowError,
     FailureError,
     WorkflowAlreadyStartedError,
 )
 from temporalio.workflow import (
-    ActivityCancellationType,
     ChildWorkflowCancellationType,
     ParentClosePolicy,
 )
 
 with workflow.unsafe.imports_passed_through():
-    from opam_ci.activities.repository import RepositoryActivities
-    from opam_ci.core.analysis_result import Analysis, ChangedPackage
-    from opam_ci.core.build import RepositoryRef
+    from opam_ci.core.analysis_result import Analysis
     from opam_ci.core.job import Job, JobKind
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.messages import (
-        AnalysisReport,
-        AttemptFaulted,
-        AttemptStarted,
-        JobContext,
-        LintReport,
         PlatformInput,
         PlatformProgress,
         PullRequestInput,
-        RepositoryTask,
         RestartWaiting,
+        RevdepsProgress,
+        RevdepsRestart,
         RunningChild,
     )
-    from opam_ci.core.outcome import Cancelled, Cause, Errored, Evidence, Outcome
-    from opam_ci.core.plan import ANALYSIS, lint_job, lint_jobs, platform_jobs, with_dependents
+    from opam_ci.core.outcome import Cancelled, Outcome
+    from opam_ci.core.plan import (
+        ANALYSIS,
+        BUILT_KINDS,
+        lint_jobs,
+        platform_jobs,
+        with_dependents,
+    )
     from opam_ci.core.requests import PullRequestRef, RestartSelector, Revision
-    from opam_ci.core.summary import JobState, JobStatus
-    from opam_ci.core.text import activity_summary
+    from opam_ci.core.summary import JobState
     from opam_ci.workflows import options
+    from opam_ci.workflows.groups import Groups
     from opam_ci.workflows.platform import PlatformWorkflow
-    from opam_ci.workflows.reports import report_after
+    from opam_ci.workflows.reports import lost_verdict
+    from opam_ci.workflows.repository_jobs import RepositoryJobs
 
 
 class Testing:
@@ -54,28 +53,31 @@ class Testing:
     Attributes:
         table: The job matrix.
         planned: Whether the list of jobs is complete.
-        packages: What the analysis found.
-        merge_tree: The merged tree.
+        on_repository: Analysis and lint, and what the analysis found.
         crash: A bug that ended one of its tasks: the workflow task must fail of it.
+        groups: The jobs on reverse dependencies.
     """
 
     def __init__(
-        self, pull_request: PullRequestRef, revision: Revision, opened_at: datetime
+        self,
+        pull_request: PullRequestRef,
+        revision: Revision,
+        opened_at: datetime,
+        table: JobTable | None = None,
     ) -> None:
         self.revision = revision
         self.opened_at = opened_at
-        self.table = JobTable()
+        self.table = JobTable() if table is None else table
         self.planned = False
-        self.packages: tuple[ChangedPackage, ...] = ()
-        self.merge_tree: str | None = None
+        self.on_repository = RepositoryJobs(pull_request, revision, opened_at, self.table)
         self._pull_request = pull_request
-        self._repository: RepositoryRef | None = None
         self._batch = 0
         # A dict, since the order of a set of tasks differs from replay to replay.
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._children: dict[str, set[str]] = {}
         self._adopted: set[str] = set()
         self._stopping: Cancelled | None = None
+        self.groups = Groups()
         self.crash: BaseException | None = None
 
     @classmethod
@@ -83,14 +85,14 @@ class Testing:
         """Returns the testing that the run before this one carried over, if there was one."""
         if given.revision is None or given.opened_at is None:
             return None
-        testing = cls(given.pull_request, given.revision, given.opened_at)
-        testing.table = JobTable(given.jobs)
+        testing = cls(given.pull_request, given.revision, given.opened_at, JobTable(given.jobs))
         testing.planned = given.planned
-        testing.packages = given.packages
-        testing.merge_tree = given.merge_tree
-        testing._repository = given.repository
+        testing.on_repository.packages = given.packages
+        testing.on_repository.merge_tree = given.merge_tree
+        testing.on_repository.repository = given.repository
         testing._batch = given.batch
         testing._adopted = {child.workflow_id for child in given.running}
+        testing.groups = Groups(given.groups)
         testing._children = {child.workflow_id: set(child.jobs) for child in given.running}
         return testing
 
@@ -101,17 +103,23 @@ class Testing:
                 "revision": self.revision,
                 "opened_at": self.opened_at,
                 "jobs": self.table.rows,
-                "packages": self.packages,
-                "merge_tree": self.merge_tree,
-                "repository": self._repository,
+                "packages": self.on_repository.packages,
+                "merge_tree": self.on_repository.merge_tree,
+                "repository": self.on_repository.repository,
                 "planned": self.planned,
                 "batch": self._batch,
+                "groups": self.groups.all,
                 "running": tuple(
                     RunningChild(workflow_id=child, jobs=tuple(sorted(jobs)))
                     for child, jobs in sorted(self._children.items())
                 ),
             }
         )
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether there is something new to tell of."""
+        return self.table.is_dirty or self.groups.is_changed
 
     @property
     def is_idle(self) -> bool:
@@ -132,6 +140,7 @@ class Testing:
         """Starts the testing from its beginning."""
         # At once, so that a cancel that comes before the first step finds a row to settle.
         self.table.queue(ANALYSIS)
+        self.groups.blank()
         self.planned = False
         self._spawn("check", self._check())
 
@@ -151,6 +160,7 @@ class Testing:
                 # An adopted child that an operator terminated never says that it is done.
                 await self.look_for_adopted()
         self.table.cancel_undecided(cancelled, workflow.now())
+        self.groups.settle(cancelled)
         self.planned = True
         self._stopping = None
 
@@ -180,11 +190,12 @@ class Testing:
             if not self.is_idle:
                 await self.stop(Cancelled(by="request"))
             self.begin()
-        else:
-            self._run_again(jobs)
+            return len(jobs) + len(waiting)
+        grouped, again = await self.groups.restart(selector, jobs)
+        self._run_again(jobs, again)
         if waiting:
             self._spawn("restart waiting", self._hurry(waiting))
-        return len(jobs) + len(waiting)
+        return len(jobs) + len(waiting) + grouped
 
     def progress(self, said: PlatformProgress) -> None:
         """Takes over what a PlatformWorkflow reports."""
@@ -196,18 +207,22 @@ class Testing:
                 self.table.merge(row.model_copy(update={"outcome": self._stopping}))
             else:
                 self.table.merge(row)
+        for group in said.groups:
+            self.groups.begin(group, said.workflow_id, self._stopping)
         if said.done and said.workflow_id in self._adopted:
             self._give_up(said.workflow_id, "the platform's workflow ended without a verdict")
 
-    def attempt_faulted(self, said: AttemptFaulted) -> None:
-        """Notes a faulted attempt of analysis or lint."""
-        for row in self._rows_of(said.job):
-            self.table.fault(row.job.id, said.model_copy(update={"round": row.round}))
+    def revdeps_progress(self, said: RevdepsProgress) -> None:
+        """Takes over what a RevdepsWorkflow reports of its group."""
+        if said.head != self.revision.head or self._child_of(said.workflow_id) is None:
+            return
+        self.groups.progress(said, self._stopping)
 
-    def attempt_started(self, said: AttemptStarted) -> None:
-        """Notes a further attempt of analysis or lint."""
-        for row in self._rows_of(said.job):
-            self.table.started(row.job.id, said.model_copy(update={"round": row.round}))
+    def _child_of(self, workflow_id: str) -> str | None:
+        """Returns the PlatformWorkflow under way to which a RevdepsWorkflow belongs."""
+        return next(
+            (child for child in self._children if workflow_id.startswith(f"{child}/")), None
+        )
 
     async def look_for_adopted(self) -> None:
         """Asks the children of earlier runs for a sign of life; settles the jobs of lost ones."""
@@ -221,7 +236,7 @@ class Testing:
     # What follows runs in tasks of its own.
 
     async def _check(self) -> None:
-        analysis = await self._analyse()
+        analysis = await self.on_repository.analyse()
         if analysis is None or self._stopping is not None:
             # A short analysis can end before it hears that it was cancelled.
             self.planned = True
@@ -240,98 +255,48 @@ class Testing:
             for job in platform_jobs(analysis.packages, platform)
         ]
 
-    def _run_again(self, jobs: list[Job]) -> None:
+    def _run_again(self, jobs: list[Job], groups: list[RevdepsRestart]) -> None:
         for job in jobs:
             self.table.queue(job)
         self._start(
             [job for job in jobs if job.kind is JobKind.LINT],
             [job for job in jobs if job.kind is not JobKind.LINT],
+            groups,
         )
 
-    def _start(self, lint: Iterable[Job], builds: Iterable[Job]) -> None:
+    def _start(
+        self, lint: Iterable[Job], builds: Iterable[Job], groups: Iterable[RevdepsRestart] = ()
+    ) -> None:
         names = [job.package for job in lint]
         for start in range(0, len(names), options.LINT_PACKAGES):
-            self._spawn("lint", self._lint(names[start : start + options.LINT_PACKAGES]))
-        by_platform: dict[str, list[Job]] = defaultdict(list)
+            self._spawn(
+                "lint", self.on_repository.lint(names[start : start + options.LINT_PACKAGES])
+            )
+        by_platform: dict[str, tuple[list[Job], list[RevdepsRestart]]]
+        by_platform = defaultdict(lambda: ([], []))
         for job in builds:
-            by_platform[job.platform].append(job)
+            by_platform[job.platform][0].append(job)
+        for restart in groups:
+            by_platform[restart.group.platform][1].append(restart)
         if by_platform:
             self._batch += 1
-        for platform, jobs in by_platform.items():
+        for platform, (jobs, restarts) in by_platform.items():
             # With the time: an operator may have ended a parent whose children go on.
             child = f"{self._pull_request.workflow_id}/{self.revision.head[:12]}"
             child += f"@{self.opened_at:%Y%m%dT%H%M%S}/{platform.replace('/', '-')}/{self._batch}"
             self._children[child] = {job.id for job in jobs}
-            self._spawn(f"child {child}", self._build(child, platform, jobs))
+            for restart in restarts:
+                self.groups.run_by(restart.group, child)
+            self._spawn(f"child {child}", self._build(child, platform, jobs, restarts))
 
-    async def _analyse(self) -> Analysis | None:
-        self.table.start(ANALYSIS.id, workflow.now())
-        try:
-            answer: AnalysisReport = await self._repository_activity(
-                RepositoryActivities.analyse, ANALYSIS, ()
-            )
-        except ActivityError as error:
-            self._decide(ANALYSIS.id, error)
-            return None
-        self.merge_tree = answer.analysis.merge_tree
-        self.packages = answer.analysis.packages
-        self._repository = answer.repository
-        self.table.decide(ANALYSIS.id, answer.report)
-        return answer.analysis
-
-    async def _lint(self, names: list[str]) -> None:
-        job_ids = {name: lint_job(name).id for name in names}
-        for job_id in job_ids.values():
-            self.table.start(job_id, workflow.now())
-        packages = tuple(changed for changed in self.packages if changed.package in job_ids)
-        try:
-            answer: LintReport = await self._repository_activity(
-                RepositoryActivities.lint,
-                Job(platform="", package="", kind=JobKind.LINT),
-                packages,
-            )
-        except ActivityError as error:
-            for job_id in job_ids.values():
-                self._decide(job_id, error)
-            return
-        verdicts = {verdict.package: verdict.outcome for verdict in answer.verdicts}
-        for name, job_id in job_ids.items():
-            outcome = verdicts.get(name) or _lost_verdict("lint said nothing about the package")
-            self.table.decide(job_id, answer.report.model_copy(update={"outcome": outcome}))
-
-    async def _repository_activity(
-        self,
-        method: Callable[[Any, RepositoryTask], Coroutine[Any, Any, Any]],
-        job: Job,
-        packages: tuple[ChangedPackage, ...],
-    ) -> Any:
-        revision = self.revision
-        context = JobContext(
-            pull_request=self._pull_request,
-            head=revision.head,
-            opened_at=self.opened_at,
-            round=max((row.round for row in self._rows_of(job.id)), default=1),
-            retry=revision.options.retry,
-        )
-        return await workflow.execute_activity_method(
-            method,
-            RepositoryTask(
-                context=context,
-                revision=revision,
-                packages=packages,
-                merge_tree=self.merge_tree,
-            ),
-            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary=activity_summary(job.kind, job.title),
-            **options.repository_activity(job.kind, self._pull_request, revision.options),
-        )
-
-    async def _build(self, child: str, platform_name: str, jobs: list[Job]) -> None:
+    async def _build(
+        self, child: str, platform_name: str, jobs: list[Job], restarts: list[RevdepsRestart]
+    ) -> None:
         platform = next(
             known for known in self.revision.options.platforms if known.name == platform_name
         )
-        if self._repository is None:
-            self._settle(jobs, _lost_verdict("the analysis exported no repository to build from"))
+        if self.on_repository.repository is None:
+            self._settle(jobs, lost_verdict("the analysis exported no repository to build from"))
             self._forget(child)
             return
         try:
@@ -343,9 +308,20 @@ class Testing:
                     opened_at=self.opened_at,
                     parent=workflow.info().workflow_id,
                     platform=platform,
-                    repository=self._repository,
+                    repository=self.on_repository.repository,
                     options=self.revision.options,
                     jobs=tuple(self.table[job.id] for job in jobs),
+                    submitted=tuple(
+                        changed.package
+                        for changed in self.on_repository.packages
+                        if changed.kind in BUILT_KINDS
+                    ),
+                    rounds={
+                        group.package: group.round
+                        for group in self.groups.all
+                        if group.platform == platform_name
+                    },
+                    revdeps=tuple(restarts),
                 ),
                 id=child,
                 parent_close_policy=ParentClosePolicy.ABANDON,
@@ -388,26 +364,15 @@ class Testing:
     def _forget(self, child: str) -> None:
         self._children.pop(child, None)
         self._adopted.discard(child)
+        self.groups.forget(child)
+        self.groups.settle(self._stopping or lost_verdict("the workflow that ran it is gone"))
 
     def _give_up(self, child: str, detail: str) -> None:
         jobs = [self.table[job_id].job for job_id in sorted(self._children.get(child, ()))]
-        self._settle(jobs, _lost_verdict(detail))
+        self._settle(jobs, lost_verdict(detail))
         self._forget(child)
-
-    def _decide(self, job_id: str, error: ActivityError) -> None:
-        self.table.decide(job_id, report_after(error, self.table[job_id], workflow.now()))
 
     def _settle(self, jobs: Iterable[Job], outcome: Outcome) -> None:
         for job in jobs:
             if self.table[job.id].outcome is None:
                 self.table.settle(job.id, outcome, workflow.now())
-
-    def _rows_of(self, job_id: str) -> list[JobStatus]:
-        """Returns the rows for which an activity stands: one attempt of lint is all of lint."""
-        if job_id == JobKind.LINT.value:
-            return [row for row in self.table.rows if row.job.kind is JobKind.LINT]
-        return [self.table[job_id]] if job_id in self.table else []
-
-
-def _lost_verdict(detail: str) -> Errored:
-    return Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule="no-verdict", detail=detail))

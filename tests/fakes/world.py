@@ -14,25 +14,35 @@ from temporalio.worker import Worker
 
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
-from opam_ci.core.build import RepositoryRef
+from opam_ci.core.build import RepositoryRef, Revdep
 from opam_ci.core.errors import OpamCiError
+from opam_ci.core.job import JobKind
 from opam_ci.core.messages import (
     AnalysisReport,
     JobReport,
     LintReport,
     LintVerdict,
+    Listing,
     PullRequestInput,
     RepositoryTask,
     RunJob,
 )
 from opam_ci.core.outcome import Evidence, Outcome, Passed
-from opam_ci.core.records import RecordBatch
+from opam_ci.core.records import JobRecord, RecordBatch
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import JobStatus, Summary
-from opam_ci.worker import WORKFLOW_RUNNER
+from opam_ci.core.revdeps import (
+    REVDEP_KINDS,
+    FindJobs,
+    FoundJob,
+    FoundJobs,
+    ListPart,
+    RevdepList,
+    is_taken,
+)
+from opam_ci.core.summary import JobStatus, Summary, cause_of
+from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
-from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 
 PASSED = Passed(evidence=Evidence(rule="test"))
@@ -58,6 +68,8 @@ class Script:
         self.cancelled: list[str] = []
         self.batches: list[RecordBatch] = []
         self.index_down = False
+        self.revdeps: tuple[Revdep, ...] = ()
+        self.parts: list[ListPart] = []
 
     async def _play(self, job: str, attempt: Attempt) -> Outcome:
         self.started.append((job, attempt.context.round, attempt.number))
@@ -75,8 +87,42 @@ class Script:
 
     @activity.defn
     async def run_job(self, task: RunJob) -> JobReport:
-        job = task.spec.job.id
-        return await run_attempt(task.context, job, lambda attempt: self._play(job, attempt))
+        job = task.spec.job
+        report = await run_attempt(
+            task.context, job.id, lambda attempt: self._play(job.id, attempt)
+        )
+        if job.kind is not JobKind.LIST_REVDEPS:
+            return report
+        tested = sum(revdep.has_tests for revdep in self.revdeps)
+        listing = Listing(key=job.id, revdeps=len(self.revdeps), tested=tested)
+        return report.model_copy(update={"listing": listing})
+
+    @activity.defn
+    async def list_part(self, part: ListPart) -> RevdepList:
+        self.parts.append(part)
+        return RevdepList(revdeps=self.revdeps[part.start : part.start + part.limit])
+
+    @activity.defn
+    async def find_jobs(self, wanted: FindJobs) -> FoundJobs:
+        newest: dict[str, JobRecord] = {}
+        for record in (record for batch in self.batches for record in batch.jobs):
+            job = record.status.job
+            if job.kind in REVDEP_KINDS and (job.platform, job.package) == (
+                wanted.platform,
+                wanted.package,
+            ):
+                newest[job.id] = record
+        return FoundJobs(
+            jobs=tuple(
+                FoundJob(
+                    job=record.status.job,
+                    standing=record.standing,
+                    cause=cause_of(record.status),
+                )
+                for record in newest.values()
+                if is_taken(wanted.selector, record.status.job, record.status.outcome)
+            )
+        )
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
@@ -120,9 +166,15 @@ async def workers(client: Client, script: Script) -> AsyncIterator[None]:
         Worker(
             client,
             task_queue=options.ORCHESTRATION_QUEUE,
-            workflows=[PullRequestWorkflow, PlatformWorkflow],
+            workflows=WORKFLOWS,
             workflow_runner=WORKFLOW_RUNNER,
-            activities=[script.analyse, script.lint, script.record],
+            activities=[
+                script.analyse,
+                script.lint,
+                script.record,
+                script.list_part,
+                script.find_jobs,
+            ],
             max_heartbeat_throttle_interval=throttle,
         ),
         Worker(

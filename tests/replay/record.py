@@ -1,24 +1,28 @@
 """Records histories of today's workflows: `python tests/replay/record.py`.
 
 Each story of `STORIES` is played on the time-skipping server with scripted activities; the
-histories of its PullRequestWorkflow and of every PlatformWorkflow are written to `histories/`.
+histories of its PullRequestWorkflow and of every child are written to `histories/`.
 Record anew only what a deliberate change made impossible to replay.
 """
 
 import asyncio
+import json
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from opam_ci.connection import ensure_search_attributes
+from opam_ci.core.build import Revdep
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
+from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.world import (
@@ -87,12 +91,28 @@ async def cancelled(world: World, ref: PullRequestRef) -> Handle:
     return handle
 
 
+async def revdeps(world: World, ref: PullRequestRef) -> Handle:
+    platform = EMBEDDED.model_copy(update={"revdeps": True, "lower_bounds": True})
+    world.script.revdeps = tuple(
+        Revdep(package=f"r{number}.1", has_tests=number == 0) for number in range(3)
+    )
+    world.script.steps[f"revdep {platform.name} a.1 r1.1"] = [dns(), dns(), dns()]
+    handle = await world.open(ref, world.revision(platforms=(platform,)))
+    await world.until(handle, is_decided)
+    await handle.signal("restart")
+    await world.until(handle, lambda now: is_decided(now) and not now.counts.errored)
+    await handle.signal("closed")
+    await handle.result()
+    return handle
+
+
 STORIES: tuple[Callable[[World, PullRequestRef], Awaitable[Handle]], ...] = (
     passes,
     recovers,
     restarted,
     superseded,
     cancelled,
+    revdeps,
 )
 
 
@@ -116,17 +136,31 @@ async def play(
     script = Script()
     async with workers(env.client, script):
         handle = await story(World(env, script), PullRequestRef(owner="o", repo="r", branch=name))
-        children = []
-        async for event in handle.fetch_history_events():
-            if event.HasField("child_workflow_execution_started_event_attributes"):
-                started = event.child_workflow_execution_started_event_attributes
-                children.append(started.workflow_execution.workflow_id)
-        for number, workflow_id in enumerate([handle.id, *children]):
+        wanted = {PullRequestWorkflow.__name__: "pull-request", "PlatformWorkflow": "platform"}
+        wanted["RevdepsWorkflow"] = "revdeps"
+        numbers: Counter[str] = Counter()
+        workflow_ids = [handle.id]
+        while workflow_ids:
+            workflow_id = workflow_ids.pop(0)
             history = await env.client.get_workflow_handle(workflow_id).fetch_history()
-            kind = "pull-request" if number == 0 else f"platform-{number}"
+            workflow_ids += children_of(history)
+            begun = history.events[0].workflow_execution_started_event_attributes
+            kind = wanted[begun.workflow_type.name]
+            numbers[kind] += 1
+            if kind != "pull-request":
+                kind = f"{kind}-{numbers[kind]}"
             path = HISTORIES / f"{name}.{kind}.json"
-            path.write_text(history.to_json() + "\n")
+            recorded = {"workflowId": workflow_id, **history.to_json_dict()}
+            path.write_text(json.dumps(recorded, indent=2) + "\n")
             print(f"{path.name}: {len(history.events)} events")  # noqa: T201
+
+
+def children_of(history: WorkflowHistory) -> list[str]:
+    return [
+        event.child_workflow_execution_started_event_attributes.workflow_execution.workflow_id
+        for event in history.events
+        if event.HasField("child_workflow_execution_started_event_attributes")
+    ]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""Runs build jobs within a workflow: attempts, retries that are hurried, lost workers."""
+
+import asyncio
+from datetime import datetime
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+from temporalio.workflow import ActivityCancellationType, ActivityHandle
+
+with workflow.unsafe.imports_passed_through():
+    from opam_ci.activities import boundary
+    from opam_ci.activities.build import BuildActivities
+    from opam_ci.core.build import BuildSpec, RepositoryRef
+    from opam_ci.core.job import Job
+    from opam_ci.core.job_table import JobTable
+    from opam_ci.core.messages import (
+        AttemptFaulted,
+        AttemptStarted,
+        JobContext,
+        JobReport,
+        RestartWaiting,
+        RunJob,
+        lost,
+    )
+    from opam_ci.core.model import Frozen
+    from opam_ci.core.outcome import Errored, Failed
+    from opam_ci.core.platforms import Platform
+    from opam_ci.core.requests import CheckOptions, PullRequestRef
+    from opam_ci.core.summary import JobState, activity_id
+    from opam_ci.core.text import activity_summary
+    from opam_ci.workflows import options
+    from opam_ci.workflows.reports import report_after, report_for
+
+
+class JobSetting(Frozen):
+    """What all jobs of one workflow have in common.
+
+    Attributes:
+        pull_request: To whom they belong.
+        head: Commit under test.
+        opened_at: When the testing of this head began.
+        platform: Where to build.
+        repository: With which packages.
+        options: How.
+        submitted: Packages that the pull request itself builds.
+        notify: Whether the workflow is told of attempts by signals.
+    """
+
+    pull_request: PullRequestRef
+    head: str
+    opened_at: datetime
+    platform: Platform
+    repository: RepositoryRef
+    options: CheckOptions
+    submitted: tuple[str, ...] = ()
+    notify: bool = True
+
+
+class Jobs:
+    """Runs jobs of a table, a bounded number at once."""
+
+    def __init__(self, setting: JobSetting, table: JobTable, *, in_flight: int) -> None:
+        self._setting = setting
+        self._table = table
+        self._handles: dict[str, ActivityHandle[JobReport]] = {}
+        self._again: set[str] = set()
+        self._verdicts: dict[str, Failed] = {}
+        self._window = asyncio.Semaphore(in_flight)
+
+    def attempt_faulted(self, said: AttemptFaulted) -> None:
+        """Notes that an attempt met an infrastructure fault."""
+        self._table.fault(said.job, said)
+
+    def attempt_started(self, said: AttemptStarted) -> None:
+        """Notes an attempt after the first; the one before may have lost its worker."""
+        if said.job not in self._table:
+            return
+        self._table.started(said.job, said)
+        verdict = self._table.killer(said.job)
+        handle = self._handles.get(said.job)
+        if verdict is not None and handle is not None:
+            self._verdicts[said.job] = verdict
+            handle.cancel()
+
+    def restart_waiting(self, said: RestartWaiting) -> None:
+        """Starts jobs that wait for their automatic retry at once."""
+        for job_id in said.jobs:
+            handle = self._handles.get(job_id)
+            if handle is not None and self._table[job_id].state is JobState.RETRYING:
+                self._again.add(job_id)
+                handle.cancel()
+
+    async def run(self, job: Job) -> JobReport:
+        """Runs a queued job and returns the report of its last attempt.
+
+        Raises:
+            asyncio.CancelledError: The workflow is cancelled; the job's processes are gone.
+        """
+        async with self._window:
+            return await self._attempts(job)
+
+    async def _attempts(self, job: Job) -> JobReport:
+        """Runs a job's activity, again from the start whenever a restart asks for it."""
+        while True:
+            self._table.start(job.id, workflow.now())
+            handle = self._start(job)
+            self._handles[job.id] = handle
+            try:
+                return await handle
+            except ActivityError as error:
+                if job.id in self._again and boundary.is_cancelled(error):
+                    self._table.queue(job)
+                    continue
+                return self._came_to(job, error)
+            finally:
+                self._again.discard(job.id)
+                del self._handles[job.id]
+
+    def _start(self, job: Job) -> ActivityHandle[JobReport]:
+        common = self._setting
+        checks = common.options
+        return workflow.start_activity_method(
+            BuildActivities.run_job,
+            RunJob(
+                context=JobContext(
+                    pull_request=common.pull_request,
+                    head=common.head,
+                    opened_at=common.opened_at,
+                    round=self._table[job.id].round,
+                    retry=checks.retry,
+                    notify=common.notify,
+                ),
+                spec=BuildSpec(
+                    job=job,
+                    platform=common.platform,
+                    repository=common.repository,
+                    timeouts=checks.timeouts,
+                    archive_mirrors=checks.archive_mirrors,
+                    only_mirrored=checks.only_mirrored,
+                    submitted=common.submitted,
+                ),
+            ),
+            activity_id=activity_id(self._table[job.id]),
+            task_queue=options.build_queue(common.platform.pool),
+            start_to_close_timeout=options.job_timeout(checks.timeouts),
+            heartbeat_timeout=checks.heartbeat_timeout,
+            retry_policy=options.job_retry(checks.retry),
+            priority=options.job_priority(job.kind, common.pull_request),
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=activity_summary(job.kind, job.title),
+        )
+
+    def _came_to(self, job: Job, error: ActivityError) -> JobReport:
+        now = workflow.now()
+        row = self._table[job.id]
+        if job.id in self._verdicts and boundary.report_of(error) is None:
+            return report_for(row, self._verdicts[job.id], now)
+        if not boundary.is_lost(error):
+            return report_after(error, row, now)
+        fault = lost(boundary.last_heartbeat(error), max(row.attempt, 1), now)
+        self._table.fault(job.id, AttemptFaulted(job=job.id, round=row.round, fault=fault))
+        errored = Errored(cause=fault.cause, evidence=fault.evidence)
+        return report_for(row, self._table.killer(job.id) or errored, now)

@@ -1,0 +1,224 @@
+"""Stories of reverse dependencies: listed, run in a window, counted, restarted, stopped."""
+
+from datetime import timedelta
+
+import pytest
+from temporalio import workflow
+
+from opam_ci.core.build import Revdep
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.outcome import (
+    Cause,
+    Evidence,
+    Failed,
+    FailureReason,
+    Skipped,
+    SkipReason,
+)
+from opam_ci.core.platforms import EMBEDDED
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.summary import Counts, JobGroup, State, Summary
+from opam_ci.workflows import options
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.world import HEAD_2, Script, World, for_ever, is_decided
+
+PLATFORM = EMBEDDED.model_copy(update={"lower_bounds": True, "revdeps": True})
+BROKEN = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="test"))
+HISTORY = 60
+"""Events after which a history counts as long in these tests."""
+
+FULL = InfrastructureError("no space left", cause=Cause.DISK_FULL)
+
+
+def revdep(number: int) -> str:
+    return f"r{number:04}.1"
+
+
+def job(number: int, kind: str = "revdep") -> str:
+    return f"{kind} {PLATFORM.name} a.1 {revdep(number)}"
+
+
+def listing(script: Script, total: int, *, tested: int = 0) -> None:
+    script.revdeps = tuple(
+        Revdep(package=revdep(number), has_tests=number < tested) for number in range(total)
+    )
+
+
+def group(summary: Summary) -> JobGroup:
+    (found,) = summary.groups
+    return found
+
+
+async def test_every_kind_runs_after_the_build(world: World, ref: PullRequestRef) -> None:
+    listing(world.script, 3, tested=1)
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    summary = await world.until(handle, is_decided)
+    assert summary.state is State.SUCCESS
+    assert {row.job.kind.value for row in summary.jobs} == {
+        *("analysis", "lint", "build", "test", "lower-bounds", "list-revdeps")
+    }
+    assert group(summary).counts == Counts(passed=4)
+    assert summary.counts.passed == 6 + 4
+    assert [name for name, _, _ in world.script.started if name.startswith("revdep")]
+    assert world.script.started.index((job(0), 1, 1)) < world.script.started.index(
+        (job(0, "revdep-test"), 1, 1)
+    )
+    written = {record.status.job.id for batch in world.script.batches for record in batch.jobs}
+    assert {job(0), job(1), job(2), job(0, "revdep-test")} <= written
+
+
+async def test_nothing_is_listed_of_a_package_that_does_not_build(
+    world: World, ref: PullRequestRef
+) -> None:
+    listing(world.script, 3)
+    world.script.steps[f"build {PLATFORM.name} a.1"] = [BROKEN]
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    summary = await world.until(handle, is_decided)
+    row = world.row(summary, f"list-revdeps {PLATFORM.name} a.1")
+    assert isinstance(row.outcome, Skipped)
+    assert row.outcome.reason is SkipReason.NOT_BUILT
+    assert not summary.groups
+
+
+async def test_failures_and_errors_are_counted_apart_and_shown(
+    world: World, ref: PullRequestRef
+) -> None:
+    listing(world.script, 5, tested=5)
+    world.script.steps[job(1)] = [BROKEN]
+    world.script.steps[job(2)] = [FULL, FULL, FULL]
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    summary = await world.until(handle, is_decided)
+    assert group(summary).counts == Counts(passed=6, failed=1, errored=2, skipped=1)
+    assert group(summary).causes == {Cause.DISK_FULL: 2}
+    assert summary.state is State.FAILURE
+    assert summary.causes == (Cause.DISK_FULL,)
+    assert group(summary).shown[0].job.id == job(1)
+    assert {row.job.id for row in summary.shown} >= {job(1), job(2), job(2, "revdep-test")}
+
+
+async def test_a_listing_alone_is_never_green(world: World, ref: PullRequestRef) -> None:
+    listing(world.script, 2)
+    world.script.steps[job(0)] = [for_ever]
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    seen = await world.until(
+        handle, lambda now: bool(now.groups) and now.groups[0].counts.passed == 1
+    )
+    assert seen.state is State.PENDING
+    assert seen.counts.undecided == 1
+    await handle.signal(PullRequestWorkflow.cancel)
+    stopped = await world.until(handle, is_decided)
+    assert group(stopped).counts == Counts(passed=1, cancelled=1)
+    assert world.script.cancelled == [job(0)]
+
+
+async def test_only_errored_ones_restart_and_rounds_grow(world: World, ref: PullRequestRef) -> None:
+    listing(world.script, 4, tested=4)
+    world.script.steps[job(1)] = [BROKEN]
+    world.script.steps[job(2)] = [FULL, FULL, FULL]
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    await world.until(handle, is_decided)
+    before = len(world.script.started)
+    await handle.signal(PullRequestWorkflow.restart)
+    summary = await world.until(handle, lambda now: is_decided(now) and not now.counts.errored)
+    again = {(name, round_) for name, round_, _ in world.script.started[before:]}
+    assert again == {(job(2), 2), (job(2, "revdep-test"), 2)}
+    assert group(summary).counts == Counts(passed=6, failed=1, skipped=1)
+    assert group(summary).causes == {}
+    # Then the failed one, and the tests that it kept from running.
+    await handle.signal(PullRequestWorkflow.restart, {"which": "failed"})
+    summary = await world.until(handle, lambda now: is_decided(now) and not now.counts.failed)
+    assert group(summary).counts == Counts(passed=8)
+    assert (job(1), 3, 1) in world.script.started
+    assert (job(1, "revdep-test"), 3, 1) in world.script.started
+
+
+async def test_a_restart_that_matches_nothing_says_so(world: World, ref: PullRequestRef) -> None:
+    listing(world.script, 2)
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    await world.until(handle, is_decided)
+    await handle.signal(PullRequestWorkflow.restart, {"cause": "dns"})
+    summary = await world.until(handle, lambda now: bool(now.notices))
+    assert "no decided job matches" in summary.notices[0]
+    assert group(summary).counts == Counts(passed=2)
+
+
+async def test_a_waiting_retry_starts_at_once_on_restart(world: World, ref: PullRequestRef) -> None:
+    listing(world.script, 1)
+    world.script.steps[job(0)] = [FULL]
+    retry = {"initial_interval": timedelta(days=3), "maximum_interval": timedelta(days=3)}
+    revision = world.revision(platforms=(PLATFORM,), retry=retry)
+    handle = await world.open(ref, revision)
+    waiting = await world.until(handle, lambda now: now.counts.retrying == 1)
+    assert group(waiting).causes == {Cause.DISK_FULL: 1}
+    await handle.signal(PullRequestWorkflow.restart)
+    summary = await world.until(handle, is_decided)
+    assert group(summary).counts == Counts(passed=1)
+
+
+async def test_a_cancelled_listing_goes_on_where_it_stopped(
+    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "REVDEPS_AT_ONCE", 2)
+    monkeypatch.setattr(options, "REVDEPS_QUEUED", 2)
+    listing(world.script, 6)
+    world.script.steps[job(0)] = [for_ever]
+    world.script.steps[job(1)] = [for_ever]
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    await world.until(handle, lambda now: bool(now.groups) and now.groups[0].counts.running == 2)
+    await handle.signal(PullRequestWorkflow.cancel)
+    stopped = await world.until(handle, is_decided)
+    assert group(stopped).counts == Counts(cancelled=6)
+    await handle.signal(PullRequestWorkflow.restart)
+    summary = await world.until(handle, lambda now: now.counts.cancelled == 0 and is_decided(now))
+    assert group(summary).counts == Counts(passed=6)
+    ran = [name for name, _, _ in world.script.started if name.startswith("revdep ")]
+    assert sorted(ran) == sorted([job(0), job(1), *(job(n) for n in range(6))])
+
+
+async def test_a_new_head_stops_them(world: World, ref: PullRequestRef) -> None:
+    listing(world.script, 2)
+    world.script.steps[job(0)] = [for_ever]
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    await world.until(handle, lambda now: bool(now.groups) and now.groups[0].counts.running > 0)
+    await handle.signal(
+        PullRequestWorkflow.head_changed, world.revision(HEAD_2, platforms=(PLATFORM,))
+    )
+    summary = await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
+    assert group(summary).counts == Counts(passed=2)
+    assert job(0) in world.script.cancelled
+
+
+async def test_an_index_that_is_down_holds_no_job_up(world: World, ref: PullRequestRef) -> None:
+    listing(world.script, 3)
+    world.script.index_down = True
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    await world.until(
+        handle, lambda now: bool(now.groups) and now.groups[0].counts == Counts(passed=3)
+    )
+    world.script.index_down = False
+    await handle.signal("closed")
+    await handle.result()
+    written = {record.status.job.id for batch in world.script.batches for record in batch.jobs}
+    assert {job(0), job(1), job(2)} <= written
+
+
+async def test_a_long_history_continues_as_new(
+    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "REVDEPS_AT_ONCE", 5)
+    monkeypatch.setattr(options, "REVDEPS_QUEUED", 5)
+    monkeypatch.setattr(
+        "temporalio.workflow.Info.is_continue_as_new_suggested",
+        lambda info: (
+            info.workflow_type == "RevdepsWorkflow"
+            and workflow.info().get_current_history_length() > HISTORY
+        ),
+    )
+    listing(world.script, 40, tested=3)
+    world.script.steps[job(30)] = [BROKEN]
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    summary = await world.until(handle, is_decided)
+    assert group(summary).counts == Counts(passed=42, failed=1)
+    assert {part.start for part in world.script.parts} == set(range(0, 40, 5))
+    runs = {name for name, _, _ in world.script.started if name.startswith("revdep")}
+    assert len(runs) == 43
