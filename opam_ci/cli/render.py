@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from opam_ci.core.summary import JobState, JobStatus, Summary
-from opam_ci.core.text import headline, verdict, why
+from opam_ci.core.text import group_lines, headline, verdict, why
 
 _STYLES = {
     "passed": "green",
@@ -48,12 +48,12 @@ def table(summary: Summary, now: datetime, *, rows: int | None = None) -> Table:
         result.add_column(name, no_wrap=True)
     for name in ("try", "time"):
         result.add_column(name, no_wrap=True, justify="right")
-    platforms = {status.job.platform for status in summary.jobs if status.job.platform}
+    platforms = {status.job.platform for status in summary.shown if status.job.platform}
     if len(platforms) > 1:
         result.add_column("platform", no_wrap=True)
-    shown: Iterable[JobStatus] = summary.jobs
-    if rows is not None and len(summary.jobs) > rows:
-        shown = sorted(summary.jobs, key=_interest)[:rows]
+    shown: Iterable[JobStatus] = summary.shown
+    if rows is not None and len(summary.shown) > rows:
+        shown = sorted(summary.shown, key=_interest)[:rows]
     for status in shown:
         style = _STYLES[status.outcome.kind if status.outcome else status.state.value]
         result.add_row(
@@ -71,7 +71,7 @@ def reasons(summary: Summary) -> list[str]:
     """Returns a line for each job of which there is more to say than its outcome."""
     return [
         f"{escape(status.job.title)}: {escape(_printable(why(status)))}"
-        for status in summary.jobs
+        for status in summary.shown
         if why(status)
     ]
 
@@ -135,7 +135,7 @@ class LineView:
 
     def show(self, summary: Summary) -> None:
         """Prints a line for every job that changed since the last time."""
-        for status in summary.jobs:
+        for status in summary.shown:
             phase = f" ({status.phase})" if status.phase and status.outcome is None else ""
             line = f"{status.job.id}: {verdict(status)}{phase}"
             if status.outcome is not None or status.state is JobState.RETRYING:
@@ -163,7 +163,7 @@ class JsonView:
 
     def show(self, summary: Summary) -> None:
         """Prints a line for every job that changed since the last time."""
-        for status in summary.jobs:
+        for status in summary.shown:
             text = status.model_dump_json()
             if self._said.get(status.job.id) != text:
                 self._said[status.job.id] = text
@@ -188,7 +188,7 @@ class JsonView:
 def print_summary(console: Console, summary: Summary) -> None:
     """Prints the whole matrix and its one-line result."""
     console.print(table(summary, datetime.now(UTC)))
-    for line in ["", *reasons(summary)]:
+    for line in [*map(escape, group_lines(summary)), "", *reasons(summary)]:
         console.print(line, soft_wrap=True)
     console.print(escape(headline(summary)))
     for notice in summary.notices:

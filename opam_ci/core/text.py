@@ -191,6 +191,18 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
     return "\n".join(lines)
 
 
+def group_lines(summary: Summary) -> list[str]:
+    """Returns a line for each group of which not every row is shown."""
+    return [
+        f"{group.package} on {group.platform}: {group.listed} reverse dependencies, "
+        f"{_tally(group.counts)}"
+        + (f", {group.counts.undecided} to go" if group.counts.undecided else "")
+        + f"; {len(group.shown)} of {group.counts.total} jobs are shown"
+        for group in summary.groups
+        if group.counts.total > len(group.shown)
+    ]
+
+
 def group_details(group: JobGroup) -> str:
     """Returns how a group of jobs stands, as markdown for the Temporal Web UI."""
     counts = group.counts

@@ -61,8 +61,8 @@ def check_run(  # noqa: PLR0913 - as many as a check run is made from
     part = part_of(summary, context, contexts)
     status = status_of(part, context, maximum_attempts=maximum_attempts)
     conclusion = _CONCLUSIONS.get(status.state)
-    begun = [job.started_at for job in part.jobs if job.started_at is not None]
-    decided = [job.decided_at for job in part.jobs if job.decided_at is not None]
+    begun = [job.started_at for job in part.shown if job.started_at is not None]
+    decided = [job.decided_at for job in part.shown if job.decided_at is not None]
     return CheckRun(
         name=context.name,
         head_sha=summary.head,
@@ -98,9 +98,9 @@ def annotation(finding: LintFinding) -> Annotation:
 
 def page(part: Summary) -> str:
     """Returns what a check's page shows: a table, then all trouble, grouped, in markdown."""
-    sections = [_table(part.jobs)]
+    sections = [_table(part.shown)]
     groups: dict[str, list[JobStatus]] = defaultdict(list)
-    for job in part.jobs:
+    for job in part.shown:
         if (title := _group(job)) is not None:
             groups[title].append(job)
     # The largest first; names decide between equals, so that a page does not jump.

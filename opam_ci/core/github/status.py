@@ -126,16 +126,19 @@ def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -
         case About.OVERALL:
             left_out = {other.about for other in contexts if other.advisory}
             jobs = [job for job in summary.jobs if not _is_left_out(job, left_out)]
+            groups = () if About.REVDEPS in left_out else summary.groups
             planned = summary.planned
         case About.LINTER:
             jobs = [job for job in summary.jobs if job.job.kind in REPOSITORY_JOBS]
+            groups = ()
             # Lint jobs are queued in the moment in which the analysis is decided; builds
             # and reverse dependencies may still be unknown then.
             planned = summary.planned or _is_analysed(summary)
         case About.REVDEPS:
             jobs = [job for job in summary.jobs if _concerns_revdeps(job)]
+            groups = summary.groups
             planned = summary.planned
-    return summary.model_copy(update={"jobs": tuple(jobs), "planned": planned})
+    return summary.model_copy(update={"jobs": tuple(jobs), "groups": groups, "planned": planned})
 
 
 def _is_left_out(job: JobStatus, left_out: set[About]) -> bool:
