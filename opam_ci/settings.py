@@ -33,12 +33,13 @@ class Settings(BaseSettings):
         pools: Pools whose jobs this worker builds; empty for none.
         orchestrate: Whether this worker runs workflows and repository activities.
         builds: How many jobs this worker builds at once.
+        platforms: File of platforms and pools; None for the one of the package.
     """
 
-    @field_validator("home", "cache")
+    @field_validator("home", "cache", "platforms")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
 
     model_config = SettingsConfigDict(env_prefix="OPAM_CI_", extra="forbid", frozen=True)
 
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     pools: tuple[str, ...] = ("linux-amd64",)
     orchestrate: bool = True
     builds: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
+    platforms: Path | None = None
 
     @property
     def given_temporal(self) -> str | None:

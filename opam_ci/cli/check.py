@@ -13,13 +13,16 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
+from opam_ci.cli.platforms import FileOption, chosen_table
 from opam_ci.cli.render import View, make_view
 from opam_ci.cli.session import working
 from opam_ci.cli.watch import watch
 from opam_ci.clients.git import Repository
+from opam_ci.connection import polled
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.messages import PullRequestInput
 from opam_ci.core.outcome import Cause
+from opam_ci.core.platform_select import embedded, named
 from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
@@ -27,9 +30,6 @@ from opam_ci.core.summary import State, Summary
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-
-PLATFORMS = {EMBEDDED.name: EMBEDDED}
-"""Platforms that can be asked for."""
 
 EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
 """What a check exits with: 1 is the package's, 3 is the CI's. 2 is a usage error."""
@@ -40,16 +40,18 @@ def tell(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
-def find_platforms(names: list[str]) -> tuple[Platform, ...]:
-    """Returns the platforms of these names, all for none.
+def find_platforms(file: Path | None, patterns: list[str]) -> tuple[Platform, ...]:
+    """Returns the platforms of these names or globs; for none, what this machine offers.
+
+    Args:
+        file: File of platforms; None for that of the settings.
+        patterns: Names or globs.
 
     Raises:
-        UsageError: There is no such platform.
+        UsageError: There is no such platform, or the file cannot be used.
     """
-    unknown = [name for name in names if name not in PLATFORMS]
-    if unknown:
-        raise UsageError(f"no platform {unknown[0]!r}; there is: {', '.join(PLATFORMS)}")
-    return tuple(PLATFORMS[name] for name in names) or tuple(PLATFORMS.values())
+    table = chosen_table(file)
+    return named(table.platforms, patterns) if patterns else embedded(table)
 
 
 def find_revision(
@@ -165,8 +167,10 @@ def check(
     branch: Annotated[str | None, typer.Option(help="Or a branch, tag or commit.")] = None,
     base: Annotated[str, typer.Option(help="The branch it goes into.")] = "master",
     platform: Annotated[
-        list[str] | None, typer.Option(help="Build on this platform only; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Build on this platform only: name or glob; may be repeated."),
     ] = None,
+    platforms: FileOption = None,
     lint_only: Annotated[bool, typer.Option(help="Stop after analysis and lint.")] = False,
     mirror: Annotated[
         list[str] | None,
@@ -206,7 +210,10 @@ def check(
         opam-ci check --repo ~/opam-repository --pr 30203 --lint-only
     """
     checks = CheckOptions(
-        platforms=find_platforms(platform or []),
+        # A lint needs no platform, so it needs no file that has one for this machine either.
+        platforms=find_platforms(platforms, platform or [])
+        if platform or not lint_only
+        else (EMBEDDED,),
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
         only_mirrored=only_mirrored,
@@ -224,8 +231,25 @@ def check(
 async def _check(
     ref: PullRequestRef, revision: Revision, temporal: str | None, port: int | None, view: View
 ) -> Summary:
+    settings = Settings()
     pools = frozenset(platform.pool for platform in revision.options.platforms)
     if revision.options.lint_only:
         pools = frozenset()
-    async with working(Settings(), temporal=temporal, pools=pools, port=port, tell=tell) as client:
+    own = pools & frozenset(settings.pools)
+    async with working(settings, temporal=temporal, pools=own, port=port, tell=tell) as client:
+        await require_workers(client, pools - own)
         return await run_check(client, ref, revision, view)
+
+
+async def require_workers(client: Client, pools: frozenset[str]) -> None:
+    """Sees to it that jobs of pools that this machine does not serve would not wait for ever.
+
+    Raises:
+        UsageError: Nobody builds for one of the pools.
+    """
+    for pool in sorted(pools):
+        if not await polled(client, options.build_queue(pool)):
+            raise UsageError(
+                f"nobody builds for the pool {pool}: run `opam-ci worker --no-orchestrate --pool "
+                f"{pool} --temporal ADDRESS` on a machine of it"
+            )

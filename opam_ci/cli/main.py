@@ -15,6 +15,7 @@ from opam_ci.cli.classify import classify
 from opam_ci.cli.down import down
 from opam_ci.cli.lint import lint
 from opam_ci.cli.operate import cancel, log, restart, status
+from opam_ci.cli.platforms import platforms
 from opam_ci.cli.up import up
 from opam_ci.cli.work import worker
 from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
@@ -37,6 +38,7 @@ for command in (
     analyse,
     lint,
     classify,
+    platforms,
     status,
     log,
     restart,

@@ -1,9 +1,11 @@
 """What a build worker is told, and what it answers."""
 
 from datetime import timedelta
+from typing import Self
 
 from opam_ci.core.facts import BuildFacts
 from opam_ci.core.job import Job, Phase
+from opam_ci.core.limits import PhaseLimits
 from opam_ci.core.model import Frozen
 from opam_ci.core.platforms import Platform
 
@@ -53,6 +55,10 @@ class PhaseTimeouts(Frozen):
         """Returns the limit of a phase; the checkout's is the set-up's."""
         limit: timedelta = getattr(self, (Phase.SETUP if phase is Phase.CHECKOUT else phase).value)
         return limit
+
+    def with_limits(self, limits: PhaseLimits) -> Self:
+        """Returns these limits with a platform's own in their place."""
+        return self.model_copy(update=limits.given)
 
 
 class BuildSpec(Frozen):

@@ -1,8 +1,63 @@
-"""Platforms: what a package is built on."""
+"""Platforms: what a package is built on, and the pools of workers that can build there."""
 
-from pydantic import Field
+from enum import StrEnum
+from typing import Final, Literal, NamedTuple, Self
 
+from pydantic import Field, model_validator
+
+from opam_ci.core.limits import PhaseLimits
 from opam_ci.core.model import Frozen
+
+DISTRIBUTION: Final = r"^[a-z0-9][a-z0-9.-]{0,63}$"
+OCAML: Final = r"^[0-9]{1,2}\.[0-9]{1,2}(~(alpha|beta|rc)[0-9]{1,2})?$"
+VARIANT: Final = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+OPAM: Final = r"^(system|dev|[0-9]{1,2}\.[0-9]{1,2})$"
+POOL: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+COMPILER: Final = r"^[A-Za-z0-9_.+~-]{0,100}$"
+IMAGE: Final = (
+    r"^[a-z0-9][a-z0-9.-]*(:[0-9]{1,5}/[a-z0-9][a-z0-9._-]*)?(/[a-z0-9][a-z0-9._-]*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$"
+)
+"""`[HOST[:PORT]/]PATH[:TAG][@DIGEST]`, so that none is taken for an option or a file."""
+
+
+class Runner(StrEnum):
+    """How a platform's jobs are isolated on a worker.
+
+    `ROOTFS` is the root file system that a worker makes from Debian's packages;
+    `CONTAINER` runs an image with podman or docker; `NATIVE` stands for systems that have
+    neither (macOS, FreeBSD): this version has no such runner, so nobody serves them yet.
+    """
+
+    ROOTFS = "rootfs"
+    CONTAINER = "container"
+    NATIVE = "native"
+
+
+class Architecture(NamedTuple):
+    """A processor architecture.
+
+    Attributes:
+        bits: Of its addresses; 32 means that a 64-bit machine builds for it under `linux32`.
+        oci: What the manifest of a container image calls it.
+        variant: The OCI variant, where the name alone is not enough.
+    """
+
+    bits: Literal[32, 64]
+    oci: str
+    variant: str = ""
+
+
+ARCHITECTURES: Final = {
+    "amd64": Architecture(64, "amd64"),
+    "arm64": Architecture(64, "arm64"),
+    "arm32v7": Architecture(32, "arm", "v7"),
+    "i386": Architecture(32, "386"),
+    "ppc64le": Architecture(64, "ppc64le"),
+    "riscv64": Architecture(64, "riscv64"),
+    "s390x": Architecture(64, "s390x"),
+}
+"""By the names that opam-repo-ci shows (source: `string_of_arch` of ocaml-version)."""
 
 
 class Platform(Frozen):
@@ -10,28 +65,85 @@ class Platform(Frozen):
 
     Attributes:
         distribution: Distribution and release as opam-repo-ci names it, such as `debian-13`.
-        ocaml: OCaml release, `MAJOR.MINOR`.
-        arch: opam's name of the architecture.
+        ocaml: OCaml release, `MAJOR.MINOR`, or that with `~beta1` and the like.
+        variant: How that OCaml is configured, such as `flambda`; None for the plain one.
+        arch: Architecture, one of `ARCHITECTURES`.
+        opam: Version of opam: `2.4`, `dev` for its main branch, `system` for the
+            distribution's own.
         pool: Name of the pool whose workers can build for it; its task queue is
             `build-{pool}`.
-        compiler: Package that provides OCaml in a fresh switch.
+        runner: How its jobs are isolated.
+        image: Container image, by tag, or by digest once it is pinned for a run.
+        compiler: Package that provides OCaml in a fresh switch; empty where the image
+            brings a switch with its compiler.
+        personality: Program under which every command runs: `linux32` makes a 64-bit
+            kernel look like a 32-bit one to a build.
+        timeouts: Time limits that differ from those of the check.
         lower_bounds: Whether lower-bounds jobs run here.
         revdeps: Whether reverse dependencies are built here.
     """
 
-    distribution: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    ocaml: str = Field(pattern=r"^\d+\.\d+$")
+    distribution: str = Field(pattern=DISTRIBUTION)
+    ocaml: str = Field(pattern=OCAML)
+    variant: str | None = Field(default=None, pattern=VARIANT, max_length=64)
     arch: str = Field(pattern=r"^[a-z0-9_]+$")
-    pool: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    compiler: str = "ocaml-system"
+    opam: str = Field(default="system", pattern=OPAM)
+    pool: str = Field(pattern=POOL)
+    runner: Runner = Runner.ROOTFS
+    image: str | None = Field(default=None, pattern=IMAGE, max_length=400)
+    compiler: str = Field(default="ocaml-system", pattern=COMPILER)
+    personality: Literal["linux32"] | None = None
+    timeouts: PhaseLimits = PhaseLimits()
     lower_bounds: bool = False
     revdeps: bool = False
 
+    @model_validator(mode="after")
+    def _image_only_for_containers(self) -> Self:
+        if (self.image is not None) != (self.runner is Runner.CONTAINER):
+            raise ValueError("the container runner, and no other, has an image")
+        return self
+
+    @property
+    def release(self) -> str:
+        """OCaml and variant as tags of images have them, such as `5.4-flambda`, `5.5-beta1`."""
+        words = self.ocaml if self.variant is None else f"{self.ocaml}-{self.variant}"
+        return words.replace("~", "-")
+
     @property
     def name(self) -> str:
-        """Such as `debian-13-ocaml-5.3/amd64`."""
-        return f"{self.distribution}-ocaml-{self.ocaml}/{self.arch}"
+        """Such as `debian-13-ocaml-5.3/amd64`, `debian-13-ocaml-5.4-opam-2.1/amd64`."""
+        opam = "" if self.opam in {"system", "dev"} else f"-opam-{self.opam}"
+        return f"{self.distribution}-ocaml-{self.release}{opam}/{self.arch}"
 
 
-EMBEDDED = Platform(distribution="debian-13", ocaml="5.3", arch="amd64", pool="linux-amd64")
+class Pool(Frozen):
+    """Workers that are alike: each can build for every platform of the pool.
+
+    Attributes:
+        name: Its task queue is `build-{name}`.
+        os: `linux`, `macos` or `freebsd`.
+        arch: Architectures that its machines build for.
+        description: What its machines are, for people.
+    """
+
+    name: str = Field(pattern=POOL)
+    os: Literal["linux", "macos", "freebsd"] = "linux"
+    arch: tuple[str, ...]
+    description: str = ""
+
+
+class PlatformTable(Frozen):
+    """All platforms, in the order in which they are planned, and their pools."""
+
+    pools: tuple[Pool, ...]
+    platforms: tuple[Platform, ...]
+
+
+EMBEDDED = Platform(
+    distribution="debian-13",
+    ocaml="5.3",
+    arch="amd64",
+    pool="linux-amd64",
+    lower_bounds=True,
+)
 """What the root-file-system runner offers without any set-up: Debian 13's own OCaml."""

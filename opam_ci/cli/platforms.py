@@ -1,0 +1,117 @@
+"""`opam-ci platforms`: on what packages are built."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from opam_ci.clients.platform_files import load_platforms
+from opam_ci.core.errors import UsageError
+from opam_ci.core.platform_file import InvalidPlatformFile
+from opam_ci.core.platform_page import extras, page, plain_line
+from opam_ci.core.platform_select import filtered, named
+from opam_ci.core.platforms import Platform, PlatformTable
+from opam_ci.settings import Settings
+
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--platforms",
+        metavar="FILE",
+        help="TOML file of platforms and pools [env: OPAM_CI_PLATFORMS].",
+    ),
+]
+
+
+def chosen_table(file: Path | None) -> PlatformTable:
+    """Returns the platforms of the given file, else of the settings', else the default ones.
+
+    Raises:
+        UsageError: The file cannot be used.
+    """
+    return load_platforms(file if file is not None else Settings().platforms)
+
+
+def platforms(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Only these: names or globs.")
+    ] = None,
+    file: FileOption = None,
+    pool: Annotated[
+        list[str] | None, typer.Option(help="Only of this pool, or glob; may be repeated.")
+    ] = None,
+    arch: Annotated[
+        list[str] | None, typer.Option(help="Only this architecture, or glob; may be repeated.")
+    ] = None,
+    distribution: Annotated[
+        list[str] | None, typer.Option(help="Only this distribution, or glob; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON line for each.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The page docs/platforms.md, about the whole file.")
+    ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Say what is wrong with a file, a line for each thing."),
+    ] = None,
+) -> None:
+    """Lists the platforms that packages are built on.
+
+        opam-ci platforms 'debian-13-*' --arch arm64
+        opam-ci platforms --check my-platforms.toml
+
+    Exits 2 if nothing matches, or if the file has an error.
+    """
+    narrowed = bool(names or pool or arch or distribution)
+    if (markdown or check is not None) and (narrowed or as_json or (markdown and check)):
+        raise UsageError("--markdown and --check are about a whole file and go with nothing else")
+    if check is not None:
+        _check(check)
+        return
+    table = chosen_table(file)
+    if markdown:
+        sys.stdout.write(page(table))
+        return
+    found = named(table.platforms, names) if names else table.platforms
+    found = filtered(found, pools=pool or (), arches=arch or (), distributions=distribution or ())
+    if not found:
+        raise UsageError("no platform matches; `opam-ci platforms` lists all")
+    _show(found, as_json=as_json)
+
+
+def _check(path: Path) -> None:
+    try:
+        table = load_platforms(path)
+    except InvalidPlatformFile as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(f"{path}: nothing is wrong; platforms: {len(table.platforms)}, pools: {len(table.pools)}")
+
+
+def _show(found: Sequence[Platform], *, as_json: bool) -> None:
+    if as_json:
+        for one in found:
+            print(json.dumps({"name": one.name, **one.model_dump(mode="json")}))
+    elif sys.stdout.isatty():
+        Console().print(_rich(found))
+    else:
+        for one in found:
+            print(plain_line(one))
+
+
+def _rich(found: Sequence[Platform]) -> Table:
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("platform", "opam", "pool", "runner", "besides"):
+        # A name is for copying: it is never cut.
+        result.add_column(name, no_wrap=name == "platform", overflow="fold")
+    for one in found:
+        cells = (one.name, one.opam, one.pool, one.runner.value, ", ".join(extras(one)))
+        result.add_row(*map(escape, cells))
+    return result

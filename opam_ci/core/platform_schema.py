@@ -1,0 +1,187 @@
+"""The keys of a file of platforms: their types, their meaning, and words for what is wrong."""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError
+
+from opam_ci.core import platforms as known
+from opam_ci.core.limits import PhaseLimits
+from opam_ci.core.model import Frozen
+from opam_ci.core.platforms import ARCHITECTURES, Runner
+
+_SPAN: Final = re.compile(r"([0-9]{1,6}) ?(s|min|h)")
+_UNITS: Final = {"s": 1, "min": 60, "h": 3600}
+
+
+def _span(value: object) -> timedelta:
+    """Reads a span of time such as `90 s`, `15 min` or `2 h`."""
+    found = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f'{value!r} is no span of time; write "90 s", "15 min" or "2 h"')
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+
+
+def _limits(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {phase: _span(span) for phase, span in value.items()}
+    return value
+
+
+def _like(pattern: str, what: str) -> AfterValidator:
+    """A check of a whole text that says in words what it should be."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(f"{value!r} is no {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _one_of(names: Iterable[str], what: str) -> AfterValidator:
+    allowed = list(names)
+
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"{value!r} is no {what}; there is: {', '.join(allowed)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _one_or_more(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(  # noqa: TRY004  pydantic takes ValueError alone for a wrong value
+            f'write versions in quotes, as "5.4", and not as the number {value}'
+        )
+    if value == []:
+        raise ValueError("the list is empty")
+    return [value] if isinstance(value, str) else value
+
+
+_Distribution = Annotated[
+    str, _like(known.DISTRIBUTION, "distribution; write it as the tags of images do: debian-13")
+]
+_Ocaml = Annotated[
+    str, _like(known.OCAML, "OCaml version; write MAJOR.MINOR as in 5.4, or 5.5~beta1")
+]
+_Variant = Annotated[str, _like(known.VARIANT, "variant of OCaml; write it as in flambda-fp")]
+_Opam = Annotated[str, _like(known.OPAM, "opam version; write MAJOR.MINOR, dev or system")]
+_Arch = Annotated[str, _one_of(ARCHITECTURES, "architecture")]
+_Runner = Annotated[str, _one_of((runner.value for runner in Runner), "runner")]
+_Os = Annotated[str, _one_of(("linux", "macos", "freebsd"), "operating system")]
+_Compiler = Annotated[str, _like(known.COMPILER, "package, nor empty for the image's own switch")]
+_PoolName = Annotated[str, _like(known.POOL, "name of a pool; use lower case, digits, - and _")]
+_Limits = Annotated[PhaseLimits, BeforeValidator(_limits)]
+_List = BeforeValidator(_one_or_more)
+
+
+class PlatformDefaults(Frozen):
+    """Keys of `[defaults]`: what an entry of `platforms` has unless it says otherwise."""
+
+    opam: _Opam = Field("system", description="version of opam: `2.4`, `dev` or `system`")
+    runner: _Runner = Field("rootfs", description="`rootfs`, `container` or `native`")
+    image: str | None = Field(
+        None,
+        description="image of containers; `{distribution}` and `{ocaml}` stand for the platform's",
+    )
+    compiler: _Compiler | None = Field(
+        None,
+        description="package that provides OCaml in a fresh switch, or empty for the image's own "
+        "switch; `ocaml-system` for `rootfs`, else empty",
+    )
+    timeouts: _Limits = Field(PhaseLimits(), description="time limits by phase")
+
+
+class ArchitectureEntry(Frozen):
+    """Keys of `[architectures.NAME]`."""
+
+    timeouts: _Limits = Field(PhaseLimits(), description="time limits by phase")
+
+
+class PoolEntry(Frozen):
+    """Keys of `[pools.NAME]`."""
+
+    os: _Os = Field("linux", description="`linux`, `macos` or `freebsd`")
+    arch: Annotated[tuple[_Arch, ...], _List] = Field(
+        description="what its machines build for, one or a list"
+    )
+    runner: _Runner | None = Field(None, description="runner of its platforms")
+    description: str = Field("", max_length=200, description="what its machines are")
+
+
+class PlatformEntry(Frozen):
+    """Keys of a `[[platforms]]`; each list gives a platform for each of its words."""
+
+    distribution: Annotated[tuple[_Distribution, ...], _List] = Field(
+        description="distribution and release, one or a list"
+    )
+    ocaml: Annotated[tuple[_Ocaml, ...], _List] = Field(
+        description="OCaml release in quotes, one or a list"
+    )
+    variant: Annotated[tuple[_Variant, ...], _List] | None = Field(
+        None, description="how OCaml is configured, one or a list; without it: the plain one"
+    )
+    os: _Os = Field("linux", description="`linux`, `macos` or `freebsd`")
+    arch: Annotated[tuple[_Arch, ...], _List] = Field(
+        ("amd64",), description="architecture, one or a list; `amd64` if not given"
+    )
+    opam: Annotated[tuple[_Opam, ...], _List] | None = Field(
+        None, description="version of opam, one or a list"
+    )
+    pool: str | None = Field(
+        None, description="its pool; without it: the one pool for its `os` and `arch`"
+    )
+    runner: _Runner | None = Field(None, description="as in `defaults`")
+    image: str | None = Field(None, description="as in `defaults`")
+    compiler: _Compiler | None = Field(None, description="as in `defaults`")
+    timeouts: _Limits = Field(PhaseLimits(), description="time limits by phase")
+    lower_bounds: StrictBool = Field(
+        default=False, description="also build with the oldest dependencies"
+    )
+    revdeps: StrictBool = Field(default=False, description="also build reverse dependencies")
+
+
+def told(where: str, model: type[Frozen], error: ValidationError) -> Iterable[str]:
+    """Yields a line for each thing that is wrong with a part of the file."""
+    for item in error.errors(include_url=False):
+        at = [str(part) for part in item["loc"] if isinstance(part, str)]
+        match item["type"]:
+            case "extra_forbidden":
+                keys = PhaseLimits.model_fields if len(at) > 1 else model.model_fields
+                words = f"unknown key {'.'.join(at)!r}" + instead(at[-1], keys)
+            case "missing":
+                words = f"{'.'.join(at)!r} is missing"
+            case _:
+                message = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
+                words = ": ".join([".".join(at), message] if at else [message])
+        yield one_line(f"{where}: {words}" if where else words)
+
+
+_WORDS: Final[Mapping[str, str]] = {
+    "string_type": "write a text in quotes",
+    "tuple_type": "write a text in quotes, or a list of such",
+    "bool_type": "write true or false",
+    "model_type": "this must be a table",
+    "greater_than": "a time limit is longer than nothing",
+    "less_than_equal": "a time limit is at most 24 h",
+    "string_too_long": "this text is too long",
+}
+
+
+def instead(word: str, known_words: Iterable[str]) -> str:
+    """Returns what may have been meant, or what there is."""
+    names = list(known_words)
+    if close := get_close_matches(word, names, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is: {', '.join(names) or 'none'}"
+
+
+def one_line(text: str) -> str:
+    """Returns a text that a terminal shows on one line."""
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return shown if len(shown) <= 300 else shown[:299] + "…"  # noqa: PLR2004  a few lines at most
