@@ -82,6 +82,9 @@ On Linux, platforms of 32-bit architectures are built under `linux32`, in a pool
 can run them. In `image`, `{distribution}` and `{ocaml}` stand for what the platform has; OCaml
 with its variant, and `~` as `-`. An image is given by tag. When a head is tested, each tag is
 looked up once, and all jobs and attempts of that head use the image with the digest found then.
+Registries are asked without credentials. An image whose name starts with `localhost/` is looked
+up in the podman of the machine that asks. A registry that is away is a fault of the CI's (cause
+`image`), and retried; a tag that its registry does not have holds up its own platform only.
 """
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -209,6 +209,7 @@ SCRAPS = (
 KEYS = ["distribution", "ocaml", "variant", "arch", "opam", "pool", "runner", "image", "timeouts"]
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
@@ -238,6 +239,7 @@ def test_any_tables_are_read_or_refused_in_words(data: dict[str, Any]) -> None:
     assert all(len(line) <= 300 and line.isprintable() for line in said)
 
 
+@settings(deadline=None)
 @given(st.text() | st.text(alphabet='[]{}="\\\n#.p 15'))
 def test_any_text_is_read_or_refused_in_words(text: str) -> None:
     with pytest.raises(InvalidPlatformFile):
@@ -252,6 +254,7 @@ VERSIONS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(
     distributions=st.lists(
         st.sampled_from(["debian-13", "debian-testing", "opensuse-15.6", "macos-homebrew", "a"]),
