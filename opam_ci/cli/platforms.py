@@ -64,7 +64,6 @@ def platforms(
     """Lists the platforms that packages are built on.
 
         opam-ci platforms 'debian-13-*' --arch arm64
-        opam-ci platforms --check my-platforms.toml
 
     Exits 2 if nothing matches, or if the file has an error.
     """
@@ -100,18 +99,25 @@ def _show(found: Sequence[Platform], *, as_json: bool) -> None:
         for one in found:
             print(json.dumps({"name": one.name, **one.model_dump(mode="json")}))
     elif sys.stdout.isatty():
-        Console().print(_rich(found))
+        console = Console()
+        console.print(_rich(found, with_runner=console.width >= _WIDE))
     else:
         for one in found:
             print(plain_line(one))
 
 
-def _rich(found: Sequence[Platform]) -> Table:
+_WIDE = 100
+"""Columns of a terminal that has room for the runner as well."""
+
+
+def _rich(found: Sequence[Platform], *, with_runner: bool) -> Table:
     result = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("platform", "opam", "pool", "runner", "besides"):
+    for name in ("platform", "opam", "pool", *(["runner"] if with_runner else [])):
         # A name is for copying: it is never cut.
-        result.add_column(name, no_wrap=name == "platform", overflow="fold")
+        result.add_column(name, no_wrap=True)
+    result.add_column("besides")
     for one in found:
-        cells = (one.name, one.opam, one.pool, one.runner.value, ", ".join(extras(one)))
+        runner = [one.runner.value] if with_runner else []
+        cells = (one.name, one.opam, one.pool, *runner, ", ".join(extras(one)))
         result.add_row(*map(escape, cells))
     return result
