@@ -10,12 +10,14 @@ from opam_ci.clients.export import Exporter
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse
 from opam_ci.clients.git_tree import GitTree
+from opam_ci.clients.images import ImageResolver
 from opam_ci.clients.lint_run import lint_packages
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.analysis import CONFLICT
 from opam_ci.core.analysis_result import Analysis, ChangeKind
 from opam_ci.core.build import RepositoryRef
 from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
+from opam_ci.core.images import PinnedImages
 from opam_ci.core.job import Phase
 from opam_ci.core.lint.finding import LintRequest
 from opam_ci.core.lint_outcome import outcome_of
@@ -30,6 +32,7 @@ class RepositoryActivities:
     def __init__(self, store: ArtifactStore) -> None:
         self._exporter = Exporter(store)
         self._clones: dict[str, Repository] = {}
+        self._images = ImageResolver()
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
@@ -39,11 +42,14 @@ class RepositoryActivities:
             ApplicationError: See `run_attempt`.
         """
         found: tuple[Analysis, RepositoryRef | None] = (Analysis(), None)
+        pinned = PinnedImages(platforms=task.revision.options.platforms)
 
         async def work(attempt: Attempt) -> Outcome:
-            nonlocal found
+            nonlocal found, pinned
             attempt.progress(Phase.CHECKOUT, 0)
             found = await self._analyse(task)
+            if found[1] is not None:
+                pinned = await self._images.pin(task.revision.options.platforms)
             return Passed(
                 evidence=Evidence(
                     rule="analysed",
@@ -54,7 +60,13 @@ class RepositoryActivities:
             )
 
         report = await run_attempt(task.context, "analysis", work)
-        return AnalysisReport(analysis=found[0], repository=found[1], report=report)
+        return AnalysisReport(
+            analysis=found[0],
+            repository=found[1],
+            platforms=pinned.platforms,
+            notices=tuple(f"image {image}: {why}" for image, why in pinned.unpinned.items())[:20],
+            report=report,
+        )
 
     @activity.defn
     async def lint(self, task: RepositoryTask) -> LintReport:

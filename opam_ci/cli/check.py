@@ -40,18 +40,32 @@ def tell(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
-def find_platforms(file: Path | None, patterns: list[str]) -> tuple[Platform, ...]:
+def find_platforms(
+    file: Path | None,
+    patterns: list[str],
+    *,
+    lower_bounds: bool | None = None,
+    revdeps: bool | None = None,
+) -> tuple[Platform, ...]:
     """Returns the platforms of these names or globs; for none, what this machine offers.
 
     Args:
         file: File of platforms; None for that of the settings.
         patterns: Names or globs.
+        lower_bounds: Whether lower bounds are checked; None for what the file says of a
+            platform that was named, and no otherwise: a person waits for the answer.
+        revdeps: The same for reverse dependencies.
 
     Raises:
         UsageError: There is no such platform, or the file cannot be used.
     """
     table = chosen_table(file)
-    return named(table.platforms, patterns) if patterns else embedded(table)
+    chosen = named(table.platforms, patterns) if patterns else embedded(table)
+    wished = {"lower_bounds": lower_bounds, "revdeps": revdeps}
+    changes = {
+        name: bool(wish) for name, wish in wished.items() if wish is not None or not patterns
+    }
+    return tuple(platform.model_copy(update=changes) for platform in chosen)
 
 
 def find_revision(
@@ -193,6 +207,22 @@ def check(
             help="Seconds of silence after which a worker counts as lost.", min=2, max=86400
         ),
     ] = 60,
+    lower_bounds: Annotated[
+        bool | None,
+        typer.Option(
+            "--lower-bounds/--no-lower-bounds",
+            help="Build with the lowest versions too; default: as a named platform says.",
+            show_default=False,
+        ),
+    ] = None,
+    revdeps: Annotated[
+        bool | None,
+        typer.Option(
+            "--revdeps/--no-revdeps",
+            help="Build what depends on the packages too; default: as a named platform says.",
+            show_default=False,
+        ),
+    ] = None,
     temporal: Annotated[
         str | None, typer.Option(help="Address of a Temporal server; default: an embedded one.")
     ] = None,
@@ -211,7 +241,9 @@ def check(
     """
     checks = CheckOptions(
         # A lint needs no platform, so it needs no file that has one for this machine either.
-        platforms=find_platforms(platforms, platform or [])
+        platforms=find_platforms(
+            platforms, platform or [], lower_bounds=lower_bounds, revdeps=revdeps
+        )
         if platform or not lint_only
         else (EMBEDDED,),
         lint_only=lint_only,

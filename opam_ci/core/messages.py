@@ -85,11 +85,16 @@ class AnalysisReport(Frozen):
     Attributes:
         analysis: What the change is.
         repository: The merged repository in the store, None where nothing is to be built.
+        platforms: Those to build on, with their images by digest: all jobs and attempts of
+            the head see the same ones.
+        notices: What people should know of the platforms.
         report: How the attempt ended.
     """
 
     analysis: Analysis
     repository: RepositoryRef | None
+    platforms: tuple[Platform, ...] = ()
+    notices: tuple[str, ...] = ()
     report: "JobReport"
 
 
@@ -293,6 +298,7 @@ class PullRequestInput(Frozen):
         packages: What the analysis found.
         merge_tree: The merged tree.
         repository: The merged repository in the store.
+        platforms: Those to build on, with their images by digest.
         planned: Whether the job list is complete.
         batch: How many batches of PlatformWorkflows were started for this head.
         running: PlatformWorkflows under way.
@@ -308,6 +314,7 @@ class PullRequestInput(Frozen):
     packages: tuple[ChangedPackage, ...] = ()
     merge_tree: str | None = None
     repository: RepositoryRef | None = None
+    platforms: tuple[Platform, ...] = ()
     planned: bool = False
     batch: int = 0
     running: tuple[RunningChild, ...] = ()

@@ -119,6 +119,7 @@ class Jobs:
     def _start(self, job: Job) -> ActivityHandle[JobReport]:
         common = self._setting
         checks = common.options
+        timeouts = checks.timeouts.with_limits(common.platform.timeouts)
         return workflow.start_activity_method(
             BuildActivities.run_job,
             RunJob(
@@ -134,7 +135,7 @@ class Jobs:
                     job=job,
                     platform=common.platform,
                     repository=common.repository,
-                    timeouts=checks.timeouts,
+                    timeouts=timeouts,
                     archive_mirrors=checks.archive_mirrors,
                     only_mirrored=checks.only_mirrored,
                     submitted=common.submitted,
@@ -142,7 +143,7 @@ class Jobs:
             ),
             activity_id=activity_id(self._table[job.id]),
             task_queue=options.build_queue(common.platform.pool),
-            start_to_close_timeout=options.job_timeout(checks.timeouts),
+            start_to_close_timeout=options.job_timeout(timeouts),
             heartbeat_timeout=checks.heartbeat_timeout,
             retry_policy=options.job_retry(checks.retry),
             priority=options.job_priority(job.kind, common.pull_request),

@@ -155,7 +155,7 @@ class PullRequestWorkflow:
             packages=testing.on_repository.packages if testing else (),
             jobs=testing.table.rows if testing else (),
             groups=testing.groups.all if testing else (),
-            notices=tuple(self._notices),
+            notices=(*(testing.on_repository.notices if testing else ()), *self._notices),
             updated_at=workflow.now(),
         )
 

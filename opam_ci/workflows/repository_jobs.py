@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         RepositoryTask,
     )
     from opam_ci.core.plan import ANALYSIS, lint_job
+    from opam_ci.core.platforms import Platform
     from opam_ci.core.requests import PullRequestRef, Revision
     from opam_ci.core.summary import JobStatus
     from opam_ci.core.text import activity_summary
@@ -37,6 +38,8 @@ class RepositoryJobs:
         packages: What the head changes.
         merge_tree: The merged tree.
         repository: The merged repository in the store.
+        platforms: Those to build on, with their images by digest.
+        notices: What people should know of them.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class RepositoryJobs:
         self.packages: tuple[ChangedPackage, ...] = ()
         self.merge_tree: str | None = None
         self.repository: RepositoryRef | None = None
+        self.platforms: tuple[Platform, ...] = revision.options.platforms
+        self.notices: tuple[str, ...] = ()
 
     def attempt_faulted(self, said: AttemptFaulted) -> None:
         """Notes a faulted attempt of analysis or lint."""
@@ -77,6 +82,8 @@ class RepositoryJobs:
         self.merge_tree = answer.analysis.merge_tree
         self.packages = answer.analysis.packages
         self.repository = answer.repository
+        self.platforms = answer.platforms or self._revision.options.platforms
+        self.notices = answer.notices
         self._table.decide(ANALYSIS.id, answer.report)
         return answer.analysis
 

@@ -90,6 +90,7 @@ class Testing:
         testing.on_repository.packages = given.packages
         testing.on_repository.merge_tree = given.merge_tree
         testing.on_repository.repository = given.repository
+        testing.on_repository.platforms = given.platforms or given.revision.options.platforms
         testing._batch = given.batch
         testing._adopted = {child.workflow_id for child in given.running}
         testing.groups = Groups(given.groups)
@@ -106,6 +107,7 @@ class Testing:
                 "packages": self.on_repository.packages,
                 "merge_tree": self.on_repository.merge_tree,
                 "repository": self.on_repository.repository,
+                "platforms": self.on_repository.platforms,
                 "planned": self.planned,
                 "batch": self._batch,
                 "groups": self.groups.all,
@@ -251,7 +253,7 @@ class Testing:
     def _build_jobs(self, analysis: Analysis) -> list[Job]:
         return [
             job
-            for platform in self.revision.options.platforms
+            for platform in self.on_repository.platforms
             for job in platform_jobs(analysis.packages, platform)
         ]
 
@@ -293,7 +295,7 @@ class Testing:
         self, child: str, platform_name: str, jobs: list[Job], restarts: list[RevdepsRestart]
     ) -> None:
         platform = next(
-            known for known in self.revision.options.platforms if known.name == platform_name
+            known for known in self.on_repository.platforms if known.name == platform_name
         )
         if self.on_repository.repository is None:
             self._settle(jobs, lost_verdict("the analysis exported no repository to build from"))
