@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from opam_ci.clients.runners import beneath, mirrors
-from opam_ci.clients.runners.jobroot import JobRoots
+from opam_ci.clients.runners.jobroot import JobRoots, overlay
 from opam_ci.clients.runners.layer import require_sandbox
 from opam_ci.clients.runners.locks import lock, try_lock
+from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.clients.runners.transcript import HEAD_LIMIT, TAIL_LIMIT, Excerpt, Transcript
@@ -160,17 +161,21 @@ def test_a_repository_is_reduced_to_what_mirrors_have(tmp_path: Path) -> None:
         assert tar.getnames() == [name for name in files if "b.1" not in name]
 
 
-def test_the_sandbox_of_opam_must_be_on(tmp_path: Path) -> None:
-    config = tmp_path / "home/opam/.opam/config"
+async def test_the_sandbox_of_opam_must_be_on(tmp_path: Path) -> None:
+    lower = tmp_path / "layer"
+    config = lower / "home/opam/.opam/config"
     config.parent.mkdir(parents=True)
     config.write_text('wrap-build-commands: ["%{hooks}%/sandbox.sh" "build"]\n')
-    require_sandbox(tmp_path)
+    (tmp_path / "job").mkdir()
+    executor = RootfsExecutor(overlay(tmp_path / "job", (lower,)), mirrors.Mirrors(), ROOT)
+    await require_sandbox(executor)
     config.write_text('opam-version: "2.0"\n')
-    (tmp_path / "empty").mkdir()
-    for upper in (tmp_path, tmp_path / "empty"):
-        with pytest.raises(InfrastructureError) as caught:
-            require_sandbox(upper)
-        assert caught.value.cause is Cause.SANDBOX
+    with pytest.raises(InfrastructureError) as off:
+        await require_sandbox(executor)
+    config.unlink()
+    with pytest.raises(InfrastructureError) as absent:
+        await require_sandbox(executor)
+    assert off.value.cause is absent.value.cause is Cause.SANDBOX
 
 
 def test_an_excerpt_keeps_both_ends() -> None:

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import IO
 
-from opam_ci.clients.runners import beneath, layer, mirrors, phases, report, sandbox, steps
+from opam_ci.clients.runners import layer, mirrors, phases, report, steps
 from opam_ci.clients.runners.accepted import accepts_failure
-from opam_ci.clients.runners.image import Image
+from opam_ci.clients.runners.executor import Executor, read_one
+from opam_ci.clients.runners.image import ImageManifest
 from opam_ci.clients.runners.phasebook import PhaseBook
-from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec, RepositoryRef
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Phase
@@ -67,26 +68,24 @@ class JobRun:
     def __init__(  # noqa: PLR0913 - what a job consists of
         self,
         spec: BuildSpec,
-        root: sandbox.Overlay,
-        base: layer.Layer,
-        image: Image,
+        executor: Executor,
+        base: layer.LayerManifest,
+        image: ImageManifest,
         book: PhaseBook,
         *,
         apt_options: tuple[tuple[str, str], ...],
-        rights: sandbox.Rights,
         environment: dict[str, str],
     ) -> None:
         self._spec = spec
-        self._root = root
+        self._executor = executor
         self._base = base
         self._image = image
         self._book = book
         self._apt_options = apt_options
-        self._rights = rights
         self._environment = environment
         self._mirrors = mirrors.inside(spec.archive_mirrors)
         # What the base layer has installed already can only be installed again.
-        self._reinstall = phases.target(spec) in base.manifest.installed
+        self._reinstall = phases.target(spec) in base.installed
         self._solution: tuple[str, ...] = ()
         self._steps = 0
         self.probes: dict[str, bool] = {}
@@ -106,7 +105,7 @@ class JobRun:
         """
         if not await self._setup() or not await self._solve():
             return False
-        if self._needs_depexts() and not await self._depexts():
+        if await self._needs_depexts() and not await self._depexts():
             return False
         reinstall = self._reinstall
         sources = phases.fetch_again(self._solution) if reinstall else (phases.fetch(self._spec),)
@@ -119,25 +118,25 @@ class JobRun:
             step = phases.install(phase, self._spec, reinstall=reinstall)
             if not await self._phase(phase, step):
                 return False
-        self._verify()
+        await self._verify()
         return True
 
     async def _setup(self) -> bool:
-        layer.require_sandbox(self._base.upper)
+        await layer.require_sandbox(self._executor)
         if not await self._phase(Phase.SETUP, *phases.submission_repository(self._mirrors)):
             return False
-        self._check_repository()
+        await self._check_repository()
         return True
 
-    def _check_repository(self) -> None:
-        submitted = beneath.packages(self._root.upper, _REPOSITORY_FILES)
-        check_repository(self._base.manifest, submitted, self._spec.repository)
+    async def _check_repository(self) -> None:
+        submitted = await self._executor.packages(_REPOSITORY_FILES)
+        check_repository(self._base, submitted, self._spec.repository)
 
     async def _solve(self) -> bool:
         step = phases.solve(self._spec, reinstall=self._reinstall)
         begun = self._book.begin(Phase.SOLVE, step.title)
         ended = await self._step(step)
-        found = self._read_report(step)
+        found = await self._read_report(step)
         if ended.exit_code == _UNKNOWN:
             known = await self._step(phases.is_known(self._spec))
             self.probes["package_known"] = known.ok
@@ -147,10 +146,10 @@ class JobRun:
         return self._book.end(begun, ended, found)
 
     async def _freeze(self) -> None:
-        submitted = beneath.packages(self._root.upper, _REPOSITORY_FILES)
-        wanted = sorted({*self._solution, *self._base.manifest.installed})
+        submitted = await self._executor.packages(_REPOSITORY_FILES)
+        wanted = sorted({*self._solution, *self._base.installed})
         freeze = phases.freeze(
-            tuple(p for p in wanted if p not in submitted and p in self._base.manifest.packages),
+            tuple(p for p in wanted if p not in submitted and p in self._base.packages),
             tuple(p for p in wanted if p in submitted),
         )
         for step in freeze:
@@ -163,33 +162,33 @@ class JobRun:
                     phase=Phase.SOLVE,
                 )
 
-    def _needs_depexts(self) -> bool:
-        return any(
-            b"depexts" in (self._solution_file(package) or b"depexts") for package in self._solution
-        )
+    async def _needs_depexts(self) -> bool:
+        files = await self._solution_files(*self._solution)
+        return any(b"depexts" in files.get(package, b"depexts") for package in self._solution)
 
-    def _solution_file(self, package: str) -> bytes | None:
-        """Reads the opam file of a package of the solution."""
-        repository = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}"
-        name = package.split(".", 1)[0]
-        return beneath.read(
-            self._root.upper,
-            f"{repository}/packages/{name}/{package}/opam",
-            limit=_OPAM_FILE_LIMIT,
-        )
+    async def _solution_files(self, *packages: str) -> dict[str, bytes]:
+        """Reads the opam files of packages of the solution, as far as they are there."""
+        home = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/packages"
+        paths = {
+            package: f"{home}/{package.split('.', 1)[0]}/{package}/opam" for package in packages
+        }
+        found = await self._executor.read(*paths.values(), limit=_OPAM_FILE_LIMIT)
+        return {package: found[path] for package, path in paths.items() if path in found}
 
-    @property
-    def accepts_failure(self) -> bool:
-        """Whether a package that failed in the last phase accepts that on this platform.
+    async def accepts_failure(self) -> bool:
+        """Says whether a package that failed in the last phase accepts that on this platform.
 
         As in opam-repo-ci, the word of a failing dependency counts too, and only for
         failures of package commands.
         """
         last = self._book.runs[-1]
-        return last.exit_code == _PACKAGE_FAILED and any(
-            accepts_failure(self._solution_file(action.package), self._spec.platform.distribution)
-            for action in last.actions
-            if action.result == "failed"
+        if last.exit_code != _PACKAGE_FAILED:
+            return False
+        failed = [action.package for action in last.actions if action.result == "failed"]
+        files = await self._solution_files(*failed)
+        return any(
+            accepts_failure(files.get(package), self._spec.platform.distribution)
+            for package in failed
         )
 
     async def _depexts(self) -> bool:
@@ -197,10 +196,10 @@ class JobRun:
         listing = bytearray()
         ended = await self._step(phases.list_depexts(self._solution), keep=listing)
         packages = phases.debian_packages(listing.decode(errors="replace"))
-        present = self._image.manifest.packages
+        present = self._image.packages
         todo: list[steps.Step] = []
         if any(package.partition(":")[0] not in present for package in packages):
-            stale = datetime.now(UTC) - self._image.manifest.made_at > _LISTS_FRESH
+            stale = datetime.now(UTC) - self._image.made_at > _LISTS_FRESH
             todo += [phases.update_lists(self._apt_options)] if stale else []
             todo += phases.install_depexts(packages, self._apt_options)
         for step in todo:
@@ -214,15 +213,15 @@ class JobRun:
         found = None
         for step in commands:
             ended = await self._step(step)
-            found = self._read_report(step)
+            found = await self._read_report(step)
             if not ended.ok:
                 break
         return self._book.end(begun, ended, found)
 
-    def _verify(self) -> None:
+    async def _verify(self) -> None:
         package = phases.target(self._spec)
         begun = self._book.begin(Phase.VERIFY, f"is {package} installed?")
-        found = layer.read_installed(self._root.upper, self._base.upper)
+        found = await layer.read_installed(self._executor)
         if found is None:
             raise InfrastructureError(
                 "opam's switch state cannot be read after the build",
@@ -239,11 +238,11 @@ class JobRun:
     def _report_path(self) -> str:
         return f"{phases.REPORTS}-{self._steps}.json"
 
-    def _read_report(self, step: steps.Step) -> report.OpamReport | None:
+    async def _read_report(self, step: steps.Step) -> report.OpamReport | None:
         """Reads the report of the step that ran last; a killed opam leaves none."""
         if not step.report:
             return None
-        data = beneath.read(self._root.upper, self._report_path(), limit=report.REPORT_LIMIT)
+        data = await read_one(self._executor, self._report_path(), limit=report.REPORT_LIMIT)
         return report.parse_report(data) if data is not None else None
 
     async def _step(
@@ -261,9 +260,11 @@ class JobRun:
         extra = {**self._environment}
         if step.report:
             extra["OPAMJSON"] = f"/{self._report_path()}"
-        ended = await supervise(
-            sandbox.confine(self._root, steps.confined(step, self._mirrors, extra), self._rights),
+        ended = await self._executor.run(
+            step,
             output=output,
+            phase=self._book.transcript.phase,
+            environment=extra,
             time_limit=self._book.time_left,
             stdin=stdin,
         )

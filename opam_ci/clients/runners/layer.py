@@ -13,11 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from opam_ci.clients.runners import beneath, mirrors, phases, report, sandbox, steps
+from opam_ci.clients.runners import mirrors, phases, report, sandbox, steps
+from opam_ci.clients.runners.executor import Executor, read_one
 from opam_ci.clients.runners.image import HALF_MADE, Image, remove_tree, remove_unlocked
 from opam_ci.clients.runners.jobroot import overlay
 from opam_ci.clients.runners.locks import lock, locked_directory, try_lock
-from opam_ci.clients.runners.supervise import supervise
+from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.core.build import BuildSpec
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Phase
@@ -187,7 +188,8 @@ class LayerStore:
     ) -> None:
         half_made, mine = locked_directory(self._home, HALF_MADE)
         try:
-            making = _Making(half_made, image, shown, self._rights, output)
+            root = overlay(half_made, (image.root,))
+            making = LayerMaking(RootfsExecutor(root, shown, self._rights), shown, output)
             archive = half_made / "base.tar.gz"
             await self._artifacts.fetch(spec.repository.base_archive, archive)
             manifest = await making.run(spec, archive)
@@ -208,29 +210,34 @@ def _complete(half_made: Path, manifest: LayerManifest, target: Path) -> None:
     half_made.rename(target)
 
 
-class _Making:
-    """One layer in the making."""
+class LayerMaking:
+    """One layer in the making, in whatever place.
+
+    Args:
+        executor: A build root over the image alone.
+        shown: Archive mirrors.
+        output: Receives what a person watches.
+    """
 
     def __init__(
-        self,
-        directory: Path,
-        image: Image,
-        shown: mirrors.Mirrors,
-        rights: sandbox.Rights,
-        output: Callable[[bytes], None],
+        self, executor: Executor, shown: mirrors.Mirrors, output: Callable[[bytes], None]
     ) -> None:
-        self._root = overlay(directory, (image.root,))
+        self._executor = executor
         self._mirrors = shown
-        self._rights = rights
         self._output = output
 
     async def run(self, spec: BuildSpec, archive: Path) -> LayerManifest:
+        """Makes it from the archive of the base, which may be changed on the way.
+
+        Raises:
+            InfrastructureError: It cannot be made.
+        """
         compiler = spec.platform.compiler
         hidden = await self._hide(archive) if spec.only_mirrored else 0
         with archive.open("rb") as stream:
             await self._do(_INITIALISE, stdin=stream)
-        base = beneath.packages(self._root.upper, f"{phases.OPAM_ROOT}/repo/default")
-        require_sandbox(self._root.upper)
+        base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
+        await require_sandbox(self._executor)
         option = ("opam", "option", "--global")
         await self._do(steps.Step((*option, "solver=builtin-0install")))
         if self._mirrors.urls:
@@ -254,7 +261,7 @@ class _Making:
         opam = f"/{phases.OPAM_ROOT}"
         rubbish = (f"{opam}/log", f"{opam}/download-cache")
         await self._do(steps.Step(("rm", "-rf", *rubbish)))
-        installed = read_installed(self._root.upper)
+        installed = await read_installed(self._executor)
         if not installed:
             raise InfrastructureError(
                 f"the switch with {compiler} is empty", cause=Cause.OPAM_INTERNAL
@@ -286,15 +293,8 @@ class _Making:
             if not quiet:
                 self._output(data)
 
-        ended = await supervise(
-            sandbox.confine(
-                self._root,
-                steps.confined(step, self._mirrors),
-                self._rights,
-            ),
-            output=output,
-            time_limit=_STEP_TIMEOUT,
-            stdin=stdin,
+        ended = await self._executor.run(
+            step, output=output, phase=Phase.CHECKOUT, time_limit=_STEP_TIMEOUT, stdin=stdin
         )
         if not ended.ok:
             raise InfrastructureError(
@@ -315,24 +315,18 @@ def _cause(exit_code: int | None, *, started: bool) -> Cause:
     return Cause.REPOSITORY_STATE if exit_code in (5, 20) else Cause.OPAM_INTERNAL
 
 
-def require_sandbox(*uppers: Path) -> None:
+async def require_sandbox(executor: Executor) -> None:
     """Checks that opam will run commands in its own sandbox.
 
     `opam init` turns it off without a word when its own check of bubblewrap fails.
 
-    Args:
-        uppers: Layers in which opam's configuration may lie, topmost first.
-
     Raises:
         InfrastructureError: Cause `sandbox`.
     """
-    for upper in uppers:
-        config = beneath.read(upper, f"{phases.OPAM_ROOT}/config", limit=report.STATE_LIMIT)
-        if config is None:
-            continue
-        if b"wrap-build-commands:" in config and b"/sandbox.sh" in config:
-            return
-        break
+    path = f"{phases.OPAM_ROOT}/config"
+    config = await read_one(executor, path, limit=report.STATE_LIMIT) or b""
+    if b"wrap-build-commands:" in config and b"/sandbox.sh" in config:
+        return
     raise InfrastructureError(
         "opam's own sandbox is off in the build root: bubblewrap does not work nested on this "
         "machine (user namespaces must be allowed: sysctl user.max_user_namespaces)",
@@ -340,11 +334,8 @@ def require_sandbox(*uppers: Path) -> None:
     )
 
 
-def read_installed(*uppers: Path) -> frozenset[str] | None:
+async def read_installed(executor: Executor) -> frozenset[str] | None:
     """Reads which packages are installed; None if there is no readable switch state."""
     path = f"{phases.OPAM_ROOT}/{phases.SWITCH}/.opam-switch/switch-state"
-    for upper in uppers:
-        state = beneath.read(upper, path, limit=report.STATE_LIMIT)
-        if state is not None:
-            return report.installed(state)
-    return None
+    state = await read_one(executor, path, limit=report.STATE_LIMIT)
+    return report.installed(state) if state is not None else None

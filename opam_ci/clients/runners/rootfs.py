@@ -5,23 +5,22 @@ docs/builds.md tells how a job runs, docs/adr/0002-root-file-system-runner.md wh
 
 import os
 import platform
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
-from opam_ci.clients.runners import aptsources, layer, phases, sandbox
+from opam_ci.clients.runners import aptsources, layer, mirrors, phases, sandbox
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.image import Image, ImageStore
-from opam_ci.clients.runners.jobroot import JobRoots, host_facts
+from opam_ci.clients.runners.jobroot import JobRoots
 from opam_ci.clients.runners.jobrun import JobRun
 from opam_ci.clients.runners.layer import ArtifactSource
-from opam_ci.clients.runners.phasebook import Begun, PhaseBook
+from opam_ci.clients.runners.perform import perform
+from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.facts import BuildFacts
 from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.outcome import Cause
 
@@ -130,43 +129,17 @@ class RootfsRunner:
             environment = {}
             if self._settings.opam_jobs is not None:
                 environment["OPAMJOBS"] = str(self._settings.opam_jobs)
+            executor = RootfsExecutor(root, mirrors.inside(spec.archive_mirrors), self._rights)
             job = JobRun(
                 spec,
-                root,
-                base,
-                image,
+                executor,
+                base.manifest,
+                image.manifest,
                 book,
                 apt_options=self._archives.options,
-                rights=self._rights,
                 environment=environment,
             )
-            await self._check_out(spec, job, book, begun)
-            finished = await job.run()
-            if finished:
-                transcript.finish()
-            facts = BuildFacts(
-                job=spec.job,
-                phases=tuple(book.runs),
-                installed=job.installed,
-                finished=finished,
-                host=host_facts(root),
-                probes=job.probes,
-                accepts_failure=job.accepts_failure,
-            )
-        return BuildReport(facts=facts, logs=transcript.texts)
-
-    async def _check_out(self, spec: BuildSpec, job: JobRun, book: PhaseBook, begun: Begun) -> None:
-        with tempfile.TemporaryDirectory(prefix="opam-ci-") as directory:
-            archive = Path(directory) / "submission.tar.gz"
-            await self._artifacts.fetch(spec.repository.overlay_archive, archive)
-            with archive.open("rb") as stream:
-                ended = await job.unpack_submission(stream)
-        if not book.end(begun, ended):
-            raise InfrastructureError(
-                f"the submission's archive {spec.repository.overlay_archive} cannot be unpacked",
-                cause=Cause.STORAGE,
-                phase=Phase.CHECKOUT,
-            )
+            return await perform(spec, executor, job, book, begun, self._artifacts)
 
     async def _image_for(self, spec: BuildSpec) -> Image:
         if spec.job.kind not in _KINDS:

@@ -1,0 +1,65 @@
+"""The build root of the root-file-system runner: an overlay, entered through bubblewrap."""
+
+from collections.abc import Mapping
+from typing import IO
+
+from opam_ci.clients.runners import beneath, sandbox, steps
+from opam_ci.clients.runners.executor import Output
+from opam_ci.clients.runners.jobroot import host_facts
+from opam_ci.clients.runners.mirrors import Mirrors
+from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.core.facts import HostFacts
+from opam_ci.core.job import Phase
+
+
+class RootfsExecutor:
+    """Implements `executor.Executor` over an overlay of directories.
+
+    Args:
+        root: The overlay.
+        mirrors: Archive mirrors to show inside.
+        rights: How to get the rights that mounts need.
+    """
+
+    def __init__(self, root: sandbox.Overlay, mirrors: Mirrors, rights: sandbox.Rights) -> None:
+        self._root = root
+        self._mirrors = mirrors
+        self._rights = rights
+
+    async def run(  # noqa: PLR0913 - as the interface has it
+        self,
+        step: steps.Step,
+        *,
+        output: Output,
+        phase: Phase,  # noqa: ARG002 - as the interface has it
+        environment: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+        stdin: IO[bytes] | None = None,
+    ) -> Ended:
+        """Runs one command; see `executor.Executor.run`."""
+        confined = steps.confined(step, self._mirrors, environment)
+        return await supervise(
+            sandbox.confine(self._root, confined, self._rights),
+            output=output,
+            time_limit=time_limit,
+            stdin=stdin,
+        )
+
+    async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
+        """Reads regular files: what the job wrote, else what the layers have."""
+        found = {}
+        for path in paths:
+            for layer in (self._root.upper, *self._root.lowers):
+                data = beneath.read(layer, path, limit=limit)
+                if data is not None:
+                    found[path] = data
+                    break
+        return found
+
+    async def packages(self, repository: str) -> frozenset[str]:
+        """Lists the packages of a repository that the job itself made."""
+        return beneath.packages(self._root.upper, repository)
+
+    async def host(self) -> HostFacts:
+        """Reads how much room is left where the build root writes."""
+        return host_facts(self._root)
