@@ -54,6 +54,33 @@ class PhaseRun(Frozen):
     conflicts: tuple[str, ...] = ()
 
 
+class DiskOveruse(Frozen):
+    """What a job had written when it was ended for it.
+
+    Attributes:
+        limit_bytes: Its budget of room.
+        limit_inodes: Its budget of files.
+        written_bytes: What it had written, in all phases.
+        written_inodes: How many files it had made.
+        phase_bytes: How much of it in the phase at which it was ended.
+        phase_inodes: The same for files.
+    """
+
+    limit_bytes: int
+    limit_inodes: int
+    written_bytes: int
+    written_inodes: int
+    phase_bytes: int
+    phase_inodes: int
+
+    @property
+    def by_last_phase(self) -> bool:
+        """Whether the last phase alone wrote more than half of a budget that is used up."""
+        return (
+            self.written_bytes > self.limit_bytes and 2 * self.phase_bytes > self.limit_bytes
+        ) or (self.written_inodes > self.limit_inodes and 2 * self.phase_inodes > self.limit_inodes)
+
+
 class HostFacts(Frozen):
     """The build root's host, read right after the last phase.
 
@@ -62,12 +89,14 @@ class HostFacts(Frozen):
         free_inodes: Inodes free there.
         oom_kills: How many processes of the job the kernel killed for its memory limit.
         pids_limit_hits: How often a fork was refused for the process limit.
+        disk_overuse: Set if the runner ended the job because it wrote more than it may.
     """
 
     free_bytes: int | None = None
     free_inodes: int | None = None
     oom_kills: int = 0
     pids_limit_hits: int = 0
+    disk_overuse: DiskOveruse | None = None
 
 
 class BuildFacts(Frozen):

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings, default_home
+from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.build import (
     BuildProgress,
     BuildReport,
@@ -109,7 +110,9 @@ class Log:
 class World:
     """A runner over its own layers and job roots, and the machine's shared image."""
 
-    def __init__(self, directory: Path, *, keep_layers: int = 4) -> None:
+    def __init__(
+        self, directory: Path, *, keep_layers: int = 4, limits: JobLimits | None = None
+    ) -> None:
         self.home = directory / "home"
         self.home.mkdir()
         images = default_home() / "images"
@@ -118,7 +121,8 @@ class World:
         (directory / "artifacts").mkdir()
         self.artifacts = Artifacts(directory / "artifacts")
         self.runner = RootfsRunner(
-            RootfsSettings(home=self.home, keep_layers=keep_layers), self.artifacts
+            RootfsSettings(home=self.home, keep_layers=keep_layers, limits=limits or JobLimits()),
+            self.artifacts,
         )
 
     def spec(

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opam_ci.core.classify import judge
-from opam_ci.core.facts import BuildFacts, HostFacts, OpamAction, PhaseRun
+from opam_ci.core.facts import BuildFacts, DiskOveruse, HostFacts, OpamAction, PhaseRun
 from opam_ci.core.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.outcome import label
 
@@ -101,6 +101,32 @@ def test_a_conf_package_that_fails_after_its_system_packages_came_is_a_dependenc
     conf = run(Phase.DEPENDENCIES, 31, failed("conf-x.1"))
     assert verdict(run(Phase.DEPEXTS), conf) == "failed(dependency)"
     assert verdict(conf) == "errored(image)"
+
+
+@pytest.mark.parametrize(
+    ("phase", "by_phase", "expected"),
+    [
+        (Phase.BUILD, 80, "failed(build)"),
+        (Phase.TEST, 80, "failed(test)"),
+        # Most of it was there before, or many packages wrote it together.
+        (Phase.TEST, 20, "errored(disk_full)"),
+        (Phase.DEPENDENCIES, 100, "errored(disk_full)"),
+    ],
+)
+def test_a_used_up_disk_budget_is_whose_commands_wrote_most(
+    phase: Phase, by_phase: int, expected: str
+) -> None:
+    over = DiskOveruse(
+        limit_bytes=100,
+        limit_inodes=100,
+        written_bytes=110,
+        written_inodes=3,
+        phase_bytes=by_phase,
+        phase_inodes=1,
+    )
+    killed = PhaseRun(phase=phase, exit_code=None, signal=9, duration=1.0, log_start=0, log_end=10)
+    facts = BuildFacts(job=job(), phases=(killed,), host=HostFacts(disk_overuse=over))
+    assert label(judge(facts, {phase: ""})) == expected
 
 
 def test_a_test_that_speaks_of_a_full_disk_on_an_empty_one_is_a_test() -> None:

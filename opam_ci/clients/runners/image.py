@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -291,8 +291,24 @@ async def remove_tree(path: Path, rights: Rights) -> None:
         )
 
 
-async def remove_unlocked(parent: Path, prefix: str, rights: Rights) -> int:
+async def _nothing(_: Path) -> None:
+    pass
+
+
+async def remove_unlocked(
+    parent: Path,
+    prefix: str,
+    rights: Rights,
+    *,
+    first: Callable[[Path], Awaitable[None]] = _nothing,
+) -> int:
     """Removes directories of a prefix whose owners are gone.
+
+    Args:
+        parent: Where they are.
+        prefix: How their names begin.
+        rights: How to get at files of other users.
+        first: Called with each before it is removed.
 
     Returns:
         How many there were.
@@ -305,6 +321,7 @@ async def remove_unlocked(parent: Path, prefix: str, rights: Rights) -> int:
             continue  # its owner has just removed it
         if mine is not None:
             try:
+                await first(directory)
                 await remove_tree(directory, rights)
             finally:
                 os.close(mine)

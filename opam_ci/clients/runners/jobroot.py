@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from opam_ci.clients.runners.cgroups import remove_recorded
 from opam_ci.clients.runners.image import remove_tree, remove_unlocked
 from opam_ci.clients.runners.locks import locked_directory
 from opam_ci.clients.runners.sandbox import Overlay, Rights
@@ -53,12 +54,12 @@ class JobRoots:
                 os.close(mine)
 
     async def sweep(self) -> int:
-        """Removes the job roots of workers that are gone.
+        """Removes the job roots of workers that are gone, and their control groups.
 
         Returns:
             How many there were.
         """
-        return await remove_unlocked(self._home, "job-", self._rights)
+        return await remove_unlocked(self._home, "job-", self._rights, first=remove_recorded)
 
 
 _FULL = (28, 122)

@@ -77,6 +77,8 @@ class PhaseBook:
         how = (
             "time limit"
             if ended.timed_out
+            else "disk budget"
+            if ended.stopped
             else f"exit {ended.exit_code}"
             if ended.signal is None
             else f"signal {ended.signal}"

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import IO
 
 from opam_ci.clients.runners import beneath, sandbox, steps
+from opam_ci.clients.runners.cgroups import JobGroups
+from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.executor import Output
 from opam_ci.clients.runners.jobroot import host_facts
 from opam_ci.clients.runners.mirrors import Mirrors
@@ -19,30 +21,46 @@ class RootfsExecutor:
         root: The overlay.
         mirrors: Archive mirrors to show inside.
         rights: How to get the rights that mounts need.
+        groups: Control groups in which every process runs.
+        disk: Watches over what is written.
     """
 
-    def __init__(self, root: sandbox.Overlay, mirrors: Mirrors, rights: sandbox.Rights) -> None:
+    def __init__(
+        self,
+        root: sandbox.Overlay,
+        mirrors: Mirrors,
+        rights: sandbox.Rights,
+        *,
+        groups: JobGroups | None = None,
+        disk: DiskWatch | None = None,
+    ) -> None:
         self._root = root
         self._mirrors = mirrors
         self._rights = rights
+        self._groups = groups or JobGroups()
+        self._disk = disk
 
     async def run(  # noqa: PLR0913 - as the interface has it
         self,
         step: steps.Step,
         *,
         output: Output,
-        phase: Phase,  # noqa: ARG002 - as the interface has it
+        phase: Phase,
         environment: Mapping[str, str] | None = None,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
     ) -> Ended:
         """Runs one command; see `executor.Executor.run`."""
         confined = steps.confined(step, self._mirrors, environment)
+        command = sandbox.confine(self._root, confined, self._rights)
+        if self._disk is not None:
+            await self._disk.begin(phase)
         return await supervise(
-            sandbox.confine(self._root, confined, self._rights),
+            lambda status: self._groups.entered(command(status)),
             output=output,
             time_limit=time_limit,
             stdin=stdin,
+            guard=self._disk.exceeded if self._disk is not None else None,
         )
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
@@ -61,5 +79,12 @@ class RootfsExecutor:
         return beneath.packages(self._root.upper, repository)
 
     async def host(self) -> HostFacts:
-        """Reads how much room is left where the build root writes."""
-        return host_facts(self._root)
+        """Reads how much room is left where the build root writes, and what limits did."""
+        counted = self._groups.counted()
+        return host_facts(self._root).model_copy(
+            update={
+                "oom_kills": counted.oom_kills,
+                "pids_limit_hits": counted.pids_limit_hits,
+                "disk_overuse": self._disk.overuse if self._disk is not None else None,
+            }
+        )

@@ -6,15 +6,26 @@ docs/builds.md tells how a job runs, docs/adr/0002-root-file-system-runner.md wh
 import os
 import platform
 from collections.abc import Callable
+from functools import cached_property
 
-from opam_ci.clients.runners import aptsources, layer, mirrors, phases, sandbox
+from opam_ci.clients.runners import aptsources, layer, mirrors, phases, sandbox, steps
 from opam_ci.clients.runners.base import LogSink
+from opam_ci.clients.runners.cgroups import Cgroups
+from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.image import Image, ImageStore
 from opam_ci.clients.runners.jobroot import JobRoots
 from opam_ci.clients.runners.jobrun import JobRun
 from opam_ci.clients.runners.layer import ArtifactSource
 from opam_ci.clients.runners.perform import perform
 from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.preflight import (
+    check_clock,
+    check_limits,
+    check_lists,
+    check_room,
+    limits_line,
+    utc_now,
+)
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.clients.runners.supervise import Ended, supervise
@@ -58,6 +69,11 @@ class RootfsRunner:
         if settings.mirror is not None:
             archives = archives.model_copy(update={"main": settings.mirror, "security": None})
         self._archives = archives
+        self._limits = settings.limits.on_this_machine(settings.slots)
+
+    @cached_property
+    def _cgroups(self) -> Cgroups:
+        return Cgroups.here(self._limits)
 
     async def prepare(self, tell: Callable[[str], None]) -> Image:
         """Makes the root file system if it is not there yet (40 s), else returns at once.
@@ -90,28 +106,29 @@ class RootfsRunner:
         """
         sandbox.require_tools()
         self._settings.home.mkdir(parents=True, exist_ok=True)
-        self._check_room()
+        check_room(
+            self._settings.home,
+            min_free_bytes=self._settings.min_free_bytes,
+            min_free_inodes=self._settings.min_free_inodes,
+        )
+        check_limits(self._cgroups, self._limits)
         image = await self.prepare(lambda _: None)
-        async with self._jobs.open((image.root,)) as root:
+        check_clock(utc_now(), not_before=image.manifest.made_at)
+        check_lists(image.root)
+        async with (
+            self._jobs.open((image.root,)) as root,
+            self._cgroups.open(root.upper.parent) as groups,
+        ):
+            executor = RootfsExecutor(root, mirrors.Mirrors(), self._rights, groups=groups)
             said = bytearray()
-            # The shape of a build: an overlay, the outer sandbox, opam's own one in it.
-            nested = ("bwrap", "--ro-bind", "/", "/", "--unshare-net", "--proc", "/proc")
-            ended = await supervise(
-                sandbox.confine(
-                    root,
-                    sandbox.Confined(
-                        argv=(*nested, "--dev", "/dev", "opam", "--version"),
-                        environment=sandbox.environment(),
-                    ),
-                    self._rights,
-                ),
-                output=said.extend,
-                time_limit=_PREFLIGHT_TIMEOUT,
+            ended = await executor.run(
+                steps.CANARY, output=said.extend, phase=Phase.SETUP, time_limit=_PREFLIGHT_TIMEOUT
             )
-        if not ended.ok:
-            raise InfrastructureError(
-                _advice(said.decode(errors="replace"), ended), cause=Cause.SANDBOX
-            )
+            if not ended.ok:
+                raise InfrastructureError(
+                    _advice(said.decode(errors="replace"), ended), cause=Cause.SANDBOX
+                )
+            await layer.require_sandbox(executor)
 
     async def run(
         self, spec: BuildSpec, log: LogSink, progress: Callable[[BuildProgress], None]
@@ -125,11 +142,19 @@ class RootfsRunner:
         async with (
             self._layers.use(image, spec, transcript.output) as base,
             self._jobs.open((base.upper, image.root)) as root,
+            self._cgroups.open(root.upper.parent) as groups,
         ):
             environment = {}
             if self._settings.opam_jobs is not None:
                 environment["OPAMJOBS"] = str(self._settings.opam_jobs)
-            executor = RootfsExecutor(root, mirrors.inside(spec.archive_mirrors), self._rights)
+            executor = RootfsExecutor(
+                root,
+                mirrors.inside(spec.archive_mirrors),
+                self._rights,
+                groups=groups,
+                disk=DiskWatch(root.upper, self._limits, self._rights),
+            )
+            transcript.say(limits_line(self._cgroups, self._limits))
             job = JobRun(
                 spec,
                 executor,
@@ -171,20 +196,6 @@ class RootfsRunner:
         if not ended.ok:
             raise InfrastructureError(
                 _advice(said.decode(errors="replace"), ended), cause=Cause.SANDBOX
-            )
-
-    def _check_room(self) -> None:
-        status = os.statvfs(self._settings.home)
-        free, inodes = status.f_bavail * status.f_frsize, status.f_favail
-        # A file system without a fixed number of inodes reports none at all.
-        if free < self._settings.min_free_bytes or (
-            status.f_files > 0 and inodes < self._settings.min_free_inodes
-        ):
-            raise InfrastructureError(
-                f"{self._settings.home} has {free >> 20} MiB and {inodes} inodes free, and "
-                f"builds want {self._settings.min_free_bytes >> 20} MiB and "
-                f"{self._settings.min_free_inodes}: make room, or set another home",
-                cause=Cause.DISK_FULL,
             )
 
 

@@ -1,4 +1,4 @@
-"""Settings of the root-file-system runner."""
+"""Settings of the runners."""
 
 import os
 import re
@@ -9,12 +9,48 @@ from pydantic import Field, field_validator
 from opam_ci.core.model import Frozen
 
 _GIB = 1 << 30
+_SMALLEST_SHARE = 2 * _GIB
+"""The compilers of large packages take more than 1 GiB."""
 
 
 def default_home() -> Path:
     """Returns the per-user cache directory: `$XDG_CACHE_HOME/opam-ci` or `~/.cache/opam-ci`."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "opam-ci"
+
+
+class JobLimits(Frozen):
+    """What one job may use of its machine.
+
+    Attributes:
+        memory_bytes: Memory and page cache together; by default the machine's memory, less a
+            tenth, divided by the jobs that run at once.
+        pids: Processes and threads. A `make -j` of a large package takes some hundred.
+        cpus: CPUs' worth of time, such as 1.5; by default no limit: the kernel shares them
+            out among the jobs.
+        disk_bytes: Room that a job may fill.
+        disk_inodes: Files that it may make.
+        required: Whether a machine that cannot limit memory and processes must not build.
+    """
+
+    memory_bytes: int | None = Field(default=None, ge=32 << 20)
+    pids: int | None = Field(default=4096, ge=16)
+    cpus: float | None = Field(default=None, ge=0.01)
+    disk_bytes: int = Field(default=16 * _GIB, ge=1 << 20)
+    disk_inodes: int = Field(default=1_000_000, ge=1000)
+    required: bool = False
+
+    def on_this_machine(self, slots: int) -> "JobLimits":
+        """Returns the limits with the default of memory filled in.
+
+        Args:
+            slots: How many jobs run at once.
+        """
+        if self.memory_bytes is not None:
+            return self
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        share = max(_SMALLEST_SHARE, int(memory * 0.9) // slots)
+        return self.model_copy(update={"memory_bytes": share})
 
 
 class RootfsSettings(Frozen):
@@ -29,6 +65,8 @@ class RootfsSettings(Frozen):
         min_free_bytes: Free space in `home` below which a preflight fails.
         min_free_inodes: The same for inodes; a layer of the whole repository takes 30,000.
         opam_jobs: Parallel package builds within one job; by default opam's own choice.
+        limits: What one job may use.
+        slots: How many jobs run at once.
     """
 
     home: Path = Field(default_factory=default_home)
@@ -38,6 +76,8 @@ class RootfsSettings(Frozen):
     min_free_bytes: int = Field(default=4 * _GIB, ge=0)
     min_free_inodes: int = Field(default=100_000, ge=0)
     opam_jobs: int | None = Field(default=None, ge=1)
+    limits: JobLimits = JobLimits()
+    slots: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
 
     @field_validator("home")
     @classmethod

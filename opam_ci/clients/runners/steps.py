@@ -54,6 +54,16 @@ class Step:
         return self.shown or " ".join(self.argv)
 
 
+_CANARY_SCRIPT = (
+    # The shape of a build: opam's own sandbox in the outer one.
+    "bwrap --ro-bind / / --unshare-net --proc /proc --dev /dev opam --version && "
+    "mkdir -p empty/packages && echo 'opam-version: \"2.0\"' > empty/repo && "
+    "exec opam init --bare --no-setup --kind=local default ./empty"
+)
+CANARY = Step(("sh", "-c", _CANARY_SCRIPT), shown="canary", directory="/home/opam")
+"""What a preflight runs: afterwards opam's configuration says whether its sandbox is on."""
+
+
 def unpack(directory: str) -> Step:
     """Unpacks a `.tar.gz` from standard input, within the build root.
 

@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -30,6 +30,7 @@ class Ended:
         started: Whether the sandbox got as far as starting the command; always true
             without a sandbox.
         duration: Seconds of wall time.
+        stopped: We ended it because its guard said so.
     """
 
     exit_code: int | None
@@ -37,11 +38,12 @@ class Ended:
     timed_out: bool
     started: bool
     duration: float
+    stopped: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether the command itself said that all is well."""
-        return self.started and self.exit_code == 0 and not self.timed_out
+        return self.started and self.exit_code == 0 and not self.timed_out and not self.stopped
 
 
 class _Status:
@@ -103,6 +105,7 @@ async def supervise(
     output: Callable[[bytes], None],
     time_limit: float | None = None,
     stdin: IO[bytes] | None = None,
+    guard: Callable[[], Awaitable[None]] | None = None,
 ) -> Ended:
     """Runs a command to its end, or to its time limit.
 
@@ -112,6 +115,7 @@ async def supervise(
         output: Receives standard output and standard error, in order, as they come.
         time_limit: Seconds after which everything is killed.
         stdin: A file to read from; nothing by default.
+        guard: Watches over the command; when it returns, everything is killed.
 
     Returns:
         How it ended. No process of the command is alive any more.
@@ -141,10 +145,10 @@ async def supervise(
         finally:
             if status is not None:
                 os.close(status.write_end)
-        timed_out = False
+        timed_out = stopped = False
         try:
             async with asyncio.timeout(time_limit):
-                await _follow(process, output)
+                stopped = await _follow_guarded(process, output, guard)
         except TimeoutError:
             timed_out = True
         finally:
@@ -161,7 +165,32 @@ async def supervise(
         timed_out=timed_out,
         started=status is None or status.started,
         duration=time.monotonic() - begin,
+        stopped=stopped,
     )
+
+
+async def _follow_guarded(
+    process: asyncio.subprocess.Process,
+    output: Callable[[bytes], None],
+    guard: Callable[[], Awaitable[None]] | None,
+) -> bool:
+    """Follows a command to its end, or until its guard returns; says if it was the guard."""
+    if guard is None:
+        await _follow(process, output)
+        return False
+    following = asyncio.ensure_future(_follow(process, output))
+    guarding = asyncio.ensure_future(guard())
+    try:
+        await asyncio.wait({following, guarding}, return_when=asyncio.FIRST_COMPLETED)
+        if following.done():
+            following.result()
+            return False
+        guarding.result()
+        return True
+    finally:
+        following.cancel()
+        guarding.cancel()
+        await asyncio.gather(following, guarding, return_exceptions=True)
 
 
 async def _follow(process: asyncio.subprocess.Process, output: Callable[[bytes], None]) -> None:

@@ -36,10 +36,15 @@ _TIMEOUT_CAUSES = {
 }
 
 
+_OWN_REASONS = {Phase.BUILD: FailureReason.BUILD, Phase.TEST: FailureReason.TEST}
+"""Phases in which only the package's own commands run, with the reason of a failure there."""
+
+
 def judge_machine(case: Case, run: PhaseRun) -> Outcome | None:
     """Returns the outcome if the machine's own facts explain why a phase failed."""
     return (
-        _judge_disk(case, run)
+        _judge_disk_budget(case, run)
+        or _judge_disk(case, run)
         or _judge_limits(case, run)
         or _judge_time(case, run)
         or _judge_signal(case, run)
@@ -53,6 +58,25 @@ def space_is_ample(host: HostFacts) -> bool:
         and host.free_bytes >= DISK_FLOOR_BYTES
         and host.free_inodes != 0
     )
+
+
+def _judge_disk_budget(case: Case, run: PhaseRun) -> Outcome | None:
+    """Judges a job that was ended because it wrote too much.
+
+    It is the package's own doing only where its own commands wrote most of it: a budget that
+    many dependencies use up together is too small.
+    """
+    over = case.facts.host.disk_overuse
+    if over is None:
+        return None
+    detail = (
+        f"the job wrote {over.written_bytes >> 20} MiB in {over.written_inodes} files, "
+        f"{over.phase_bytes >> 20} MiB in {over.phase_inodes} of them in phase {run.phase}; "
+        f"it may write {over.limit_bytes >> 20} MiB in {over.limit_inodes}"
+    )
+    if run.phase in _OWN_REASONS and over.by_last_phase:
+        return case.failed(_OWN_REASONS[run.phase], "disk-budget", run, detail=detail)
+    return case.errored(Cause.DISK_FULL, "disk-budget", run, detail=detail)
 
 
 def _judge_disk(case: Case, run: PhaseRun) -> Outcome | None:

@@ -1,0 +1,262 @@
+"""Control groups of jobs: limits on memory, processes and CPU, and what the kernel counted.
+
+Version 1, version 2 and both at once (hybrid: the controllers on version 1) are made by hand:
+that takes 2 ms, needs no service manager, and is the same everywhere. A job's group lies in
+the worker's own one where that is possible, so that what limits the worker limits its jobs,
+and so that a service manager that ends the worker ends its jobs.
+"""
+
+import asyncio
+import errno
+import os
+import signal
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from opam_ci.clients.runners.hierarchies import CONTROLLERS, Hierarchy, find_hierarchies
+from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.outcome import Cause
+
+PREFIX = "opam-ci-"
+"""How names of job groups begin."""
+
+RECORD = "cgroups"
+"""File of a job root that lists the job's groups, for the sweep after a killed worker."""
+
+_CPU_PERIOD = 100_000
+_REMOVE_ATTEMPTS = 100
+_REMOVE_INTERVAL = 0.02
+
+_JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
+"""A constant script that enters groups and becomes the command: no process of a job ever
+runs outside of them."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the kernel counted in a job's groups.
+
+    Attributes:
+        oom_kills: Processes that it killed for the memory limit.
+        pids_limit_hits: Forks that it refused for the process limit.
+    """
+
+    oom_kills: int = 0
+    pids_limit_hits: int = 0
+
+
+@dataclass(frozen=True)
+class JobGroups:
+    """The groups of one job, one in each hierarchy; none where the machine grants none."""
+
+    directories: tuple[Path, ...] = ()
+
+    def entered(self, argv: Sequence[str]) -> list[str]:
+        """Returns the command that enters the groups first."""
+        if not self.directories:
+            return list(argv)
+        files = [str(path / "cgroup.procs") for path in self.directories]
+        return ["sh", "-c", _JOIN, "sh", *files, "--", *argv]
+
+    def counted(self) -> Counted:
+        """Reads the counters; what cannot be read counts as nothing."""
+        return counted(self.directories)
+
+
+class Cgroups:
+    """Makes the groups of jobs.
+
+    Args:
+        hierarchies: Where groups can be made.
+        limits: Of every job; `memory_bytes` must be a number already, or None for no limit.
+    """
+
+    def __init__(self, hierarchies: tuple[Hierarchy, ...], limits: JobLimits) -> None:
+        self._hierarchies = hierarchies
+        self._limits = limits
+
+    @classmethod
+    def here(cls, limits: JobLimits, *, root: Path = Path("/")) -> "Cgroups":
+        """Finds out what this machine grants.
+
+        Args:
+            limits: Of every job.
+            root: What stands for `/`, so that tests can show other machines.
+        """
+        found = find_hierarchies(root)
+        usable = tuple(each for each in found if _works(each, limits))
+        return cls(usable, limits)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Controllers that should limit jobs and are not there."""
+        have = {name for each in self._hierarchies for name in each.controllers}
+        return tuple(name for name in _wanted(self._limits) if name not in have)
+
+    @property
+    def summary(self) -> str:
+        """The limits in words, for the log of a job."""
+        limits, missing = self._limits, set(self.missing)
+        words = []
+        if limits.memory_bytes is not None and "memory" not in missing:
+            words.append(f"{limits.memory_bytes >> 20} MiB of memory")
+        if limits.pids is not None and "pids" not in missing:
+            words.append(f"{limits.pids} processes")
+        if limits.cpus is not None and "cpu" not in missing:
+            words.append(f"{limits.cpus:g} CPUs")
+        return ", ".join(words) or "none of memory, processes and CPU"
+
+    @asynccontextmanager
+    async def open(self, directory: Path) -> AsyncIterator[JobGroups]:
+        """Makes the groups of a job, and ends and removes them at the end.
+
+        Args:
+            directory: The job root: its name names the groups, and it keeps the record of
+                them, which a sweep reads if this worker is killed.
+
+        Raises:
+            InfrastructureError: Cause `sandbox`: the kernel refuses.
+        """
+        made = JobGroups(
+            tuple(each.parent / f"{PREFIX}{directory.name}" for each in self._hierarchies)
+        )
+        if not made.directories:
+            yield made
+            return
+        try:
+            self._make(directory, made)
+            yield made
+        finally:
+            await remove(made.directories)
+
+    def _make(self, directory: Path, wanted: JobGroups) -> None:
+        try:
+            record = "".join(f"{path}\n" for path in wanted.directories)
+            (directory / RECORD).write_text(record)
+            for hierarchy, path in zip(self._hierarchies, wanted.directories, strict=True):
+                path.mkdir()
+                _apply(hierarchy, path, self._limits)
+        except OSError as error:
+            raise InfrastructureError(
+                f"no control group can be made for a job: {error}", cause=Cause.SANDBOX
+            ) from error
+
+
+async def remove_recorded(directory: Path) -> None:
+    """Ends and removes the groups of a job whose worker was killed.
+
+    Args:
+        directory: Its job root.
+    """
+    with suppress(FileNotFoundError):
+        listed = (directory / RECORD).read_text().splitlines()
+        # The name is checked: whatever is in the file, no other group is ever touched.
+        await remove(
+            [path for path in map(Path, listed) if path.name == f"{PREFIX}{directory.name}"]
+        )
+
+
+async def remove(directories: Iterable[Path]) -> None:
+    """Ends every process of some groups and removes them.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`: processes do not end.
+    """
+    for directory in directories:
+        for _ in range(_REMOVE_ATTEMPTS):
+            try:
+                directory.rmdir()
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                _kill(directory)
+                await asyncio.sleep(_REMOVE_INTERVAL)
+            else:
+                break
+        else:
+            raise InfrastructureError(f"processes in {directory} do not end", cause=Cause.SANDBOX)
+
+
+def counted(directories: Iterable[Path]) -> Counted:
+    """Adds up the counters of some groups, of either version."""
+    kills = hits = 0
+    for path in directories:
+        # Version 2 has the first file, version 1 the second.
+        kills += _counter(path / "memory.events", "oom_kill")
+        kills += _counter(path / "memory.oom_control", "oom_kill")
+        hits += _counter(path / "pids.events", "max")
+    return Counted(oom_kills=kills, pids_limit_hits=hits)
+
+
+def _counter(path: Path, name: str) -> int:
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+    return 0
+
+
+def _wanted(limits: JobLimits) -> tuple[str, ...]:
+    values = {"memory": limits.memory_bytes, "pids": limits.pids, "cpu": limits.cpus}
+    return tuple(name for name in CONTROLLERS if values[name] is not None)
+
+
+def _works(hierarchy: Hierarchy, limits: JobLimits) -> bool:
+    """Makes a group with all limits and removes it: nothing else is proof."""
+    probe = hierarchy.parent / f"{PREFIX}probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        try:
+            _apply(hierarchy, probe, limits)
+        finally:
+            probe.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _apply(hierarchy: Hierarchy, path: Path, limits: JobLimits) -> None:
+    old = hierarchy.version == 1
+    if "memory" in hierarchy.controllers and limits.memory_bytes is not None:
+        amount = str(limits.memory_bytes)
+        _write(path / ("memory.limit_in_bytes" if old else "memory.max"), amount)
+        # Swap is no way around the limit; kernels without swap accounting lack the file.
+        with suppress(FileNotFoundError, PermissionError):
+            if old:
+                _write(path / "memory.memsw.limit_in_bytes", amount)
+            else:
+                _write(path / "memory.swap.max", "0")
+    if "pids" in hierarchy.controllers and limits.pids is not None:
+        _write(path / "pids.max", str(limits.pids))
+    if "cpu" in hierarchy.controllers and limits.cpus is not None:
+        quota = int(limits.cpus * _CPU_PERIOD)
+        if old:
+            _write(path / "cpu.cfs_period_us", str(_CPU_PERIOD))
+            _write(path / "cpu.cfs_quota_us", str(quota))
+        else:
+            _write(path / "cpu.max", f"{quota} {_CPU_PERIOD}")
+
+
+def _write(path: Path, text: str) -> None:
+    # Opened as it is, never created: a misspelt name must not pass for a limit.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _kill(directory: Path) -> None:
+    with suppress(OSError):
+        _write(directory / "cgroup.kill", "1")
+        return
+    with suppress(OSError):
+        for word in (directory / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(word), signal.SIGKILL)

@@ -1,0 +1,120 @@
+"""The disk budget of a job: watching what it writes.
+
+Weighed: project quotas need a mount option that hardly any machine has; a file system of a
+job's own in a file costs 0.1 s and a loop device, and its "No space left on device" could
+not be told from a full disk of the machine. Watching needs nothing and ends in a fact.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+from opam_ci.clients.runners.sandbox import Rights
+from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.clients.runners.supervise import supervise
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.facts import DiskOveruse
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause
+
+_INTERVAL = 0.5
+_COUNT_AT_LEAST_EVERY = 30.0
+_SMALL_GROWTH = 16 << 20
+_FEW_INODES = 2_000
+
+_OWN = frozenset({Phase.BUILD, Phase.TEST})
+"""Phases of which it matters how much they themselves wrote."""
+
+
+class DiskWatch:
+    """Watches one directory tree.
+
+    Counting a tree costs some 10 ms for 10,000 files, so it is counted only when the whole
+    file system has grown enough that the job might be over its budget.
+
+    Args:
+        directory: What the job writes to, and nobody else.
+        limits: Of which `disk_bytes` and `disk_inodes` count.
+        rights: How to get at files of other users.
+
+    Attributes:
+        overuse: Set when the job was over its budget.
+    """
+
+    def __init__(self, directory: Path, limits: JobLimits, rights: Rights) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._rights = rights
+        self._before = (0, 0)
+        self.overuse: DiskOveruse | None = None
+
+    async def begin(self, phase: Phase) -> None:
+        """Notes what there is at the begin of a command.
+
+        Raises:
+            InfrastructureError: Cause `storage`: the tree cannot be counted.
+        """
+        self._before = await self._count() if phase in _OWN else (0, 0)
+
+    async def exceeded(self) -> None:
+        """Returns when the job is over its budget; until then it waits.
+
+        Raises:
+            InfrastructureError: Cause `storage`: the tree cannot be counted.
+        """
+        written = self._before
+        counted_at, used = _now(), self._used()
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            growth = tuple(now - then for now, then in zip(self._used(), used, strict=True))
+            # A quarter of what is left: the others on the machine may free as much meanwhile.
+            if (
+                growth[0] < max(_SMALL_GROWTH, (self._limits.disk_bytes - written[0]) // 4)
+                and growth[1] < max(_FEW_INODES, (self._limits.disk_inodes - written[1]) // 4)
+                and _now() - counted_at < _COUNT_AT_LEAST_EVERY
+            ):
+                continue
+            counted_at, used = _now(), self._used()
+            written = await self._count()
+            if written[0] > self._limits.disk_bytes or written[1] > self._limits.disk_inodes:
+                self.overuse = DiskOveruse(
+                    limit_bytes=self._limits.disk_bytes,
+                    limit_inodes=self._limits.disk_inodes,
+                    written_bytes=written[0],
+                    written_inodes=written[1],
+                    phase_bytes=max(0, written[0] - self._before[0]),
+                    phase_inodes=max(0, written[1] - self._before[1]),
+                )
+                return
+
+    def _used(self) -> tuple[int, int]:
+        status = os.statvfs(self._directory)
+        return (
+            (status.f_blocks - status.f_bfree) * status.f_frsize,
+            status.f_files - status.f_ffree,
+        )
+
+    async def _count(self) -> tuple[int, int]:
+        size, inodes = await asyncio.gather(
+            self._du("--block-size=1"),
+            self._du("--inodes"),
+        )
+        return size, inodes
+
+    async def _du(self, what: str) -> int:
+        said = bytearray()
+        # Not os.walk: a package under test may nest thousands of directories. Files that
+        # vanish meanwhile make du's exit code 1; its sum stands all the same.
+        command = ("du", "--summarize", "--one-file-system", what, "--", str(self._directory))
+        await supervise([*self._rights.prefix, *command], output=said.extend)
+        for line in reversed(said.decode(errors="replace").splitlines()):
+            number, _, path = line.partition("\t")
+            if path == str(self._directory) and number.isdigit():
+                return int(number)
+        raise InfrastructureError(
+            f"what a job wrote to {self._directory} cannot be counted", cause=Cause.STORAGE
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,161 @@
+"""Where on this machine control groups of jobs can be made.
+
+Rules of the kernel: Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst. In version 2 a
+group whose children have controllers holds no processes itself, but for the real root.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+CONTROLLERS = ("memory", "pids", "cpu")
+"""The controllers that limit jobs."""
+
+WORKER_GROUP = "opam-ci-worker"
+"""The group into which a worker moves, out of the way of its jobs' groups (version 2)."""
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A place for job groups.
+
+    Attributes:
+        version: 1 or 2.
+        parent: The group below which they are made.
+        controllers: Which controllers they have there, of those that limit jobs.
+    """
+
+    version: int
+    parent: Path
+    controllers: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Mount:
+    version: int
+    at: Path
+    shows: str
+    controllers: frozenset[str]
+
+
+def find_hierarchies(root: Path) -> tuple[Hierarchy, ...]:
+    """Finds a place for each controller: the version-1 hierarchy that has it, or version 2.
+
+    Where version 2 needs it, this process moves itself into a group of its own below the
+    one that it was started in, provided that it and its children are alone there.
+
+    Args:
+        root: What stands for `/`.
+    """
+    try:
+        mounts = _mounts(root)
+        own = _own_groups(root)
+    except OSError:
+        return ()
+    found = []
+    taken: set[str] = set()
+    for mount in mounts:
+        if mount.version == 1 and (new := mount.controllers - taken):
+            group = next((path for names, path in own if names & mount.controllers), "/")
+            parent = _below(mount, group)
+            if parent is not None:
+                found.append(Hierarchy(1, parent, frozenset(new)))
+                taken |= new
+    for mount in mounts:
+        wanted = frozenset(CONTROLLERS) - taken
+        if mount.version == 2 and wanted:  # noqa: PLR2004 - the version's number
+            group = next((path for names, path in own if not names), "/")
+            place = _place(root, mount, group, wanted)
+            if place is not None:
+                found.append(place)
+                taken |= place.controllers
+    return tuple(found)
+
+
+def _mounts(root: Path) -> list[_Mount]:
+    found = []
+    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (kind, _, options) = before.split(), after.split()[:3]
+        at = root / fields[4].lstrip("/")
+        if kind == "cgroup":
+            names = frozenset(options.split(",")) & frozenset(CONTROLLERS)
+            found.append(_Mount(1, at, fields[3], names))
+        elif kind == "cgroup2":
+            found.append(_Mount(2, at, fields[3], frozenset()))
+    return found
+
+
+def _own_groups(root: Path) -> list[tuple[frozenset[str], str]]:
+    """Reads in which group of each hierarchy this process is; version 2 has no names."""
+    found = []
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        found.append((frozenset(filter(None, names.split(","))), path))
+    return found
+
+
+def _below(mount: _Mount, group: str) -> Path | None:
+    """Returns the directory of a group; None if the mount does not show it."""
+    if ".." in group.split("/"):
+        return None
+    if mount.shows != "/":
+        # A container's mount shows a part of the tree, under its full name.
+        if group != mount.shows and not group.startswith(f"{mount.shows}/"):
+            return mount.at
+        group = group[len(mount.shows) :]
+    return mount.at / group.lstrip("/")
+
+
+def _place(root: Path, mount: _Mount, group: str, wanted: frozenset[str]) -> Hierarchy | None:
+    own = _below(mount, group)
+    if own is not None and own.name == WORKER_GROUP:
+        own = own.parent
+    # In its own group, if that is delegated to the worker; else at the top, as container
+    # engines do it, which only root may.
+    for parent in dict.fromkeys(path for path in (own, mount.at) if path is not None):
+        with suppress(OSError):
+            available = frozenset((parent / "cgroup.controllers").read_text().split()) & wanted
+            if available and _enable(root, parent, available):
+                return Hierarchy(2, parent, available)
+    return None
+
+
+def _enable(root: Path, parent: Path, controllers: frozenset[str]) -> bool:
+    switch = parent / "cgroup.subtree_control"
+    missing = controllers - frozenset(switch.read_text().split())
+    if not missing:
+        return True
+    # The real root alone may hold processes besides groups with controllers, and it alone
+    # has no such file.
+    if (parent / "cgroup.events").exists() and not _step_aside(root, parent):
+        return False
+    switch.write_text(" ".join(f"+{name}" for name in sorted(missing)))
+    return True
+
+
+def _step_aside(root: Path, parent: Path) -> bool:
+    """Moves this process and its children into a group of their own; says if that is all."""
+    inside = {int(word) for word in (parent / "cgroup.procs").read_text().split()}
+    if not all(_is_ours(root, pid) for pid in inside):
+        return False
+    if inside:
+        leaf = parent / WORKER_GROUP
+        leaf.mkdir(exist_ok=True)
+        for pid in sorted(inside):
+            with suppress(ProcessLookupError), (leaf / "cgroup.procs").open("w") as file:
+                file.write(str(pid))
+    return True
+
+
+def _is_ours(root: Path, pid: int) -> bool:
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        try:
+            status = (root / f"proc/{pid}/stat").read_text()
+        except OSError:
+            return True  # it is gone
+        pid = int(status.rpartition(")")[2].split()[1])
+    return False

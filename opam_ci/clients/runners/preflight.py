@@ -1,0 +1,109 @@
+"""What a machine must have before it takes work; the same for every runner."""
+
+import logging
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from opam_ci.clients.runners.cgroups import Cgroups
+from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.outcome import Cause
+
+_log = logging.getLogger(__name__)
+
+_CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far a clock may be off: GitHub and TLS certificates bear as much."""
+
+_ESSENTIAL = frozenset({"memory", "pids"})
+"""Limits without which one job can take the machine down."""
+
+
+def check_room(home: Path, *, min_free_bytes: int, min_free_inodes: int) -> None:
+    """Checks that there is room for builds.
+
+    Raises:
+        InfrastructureError: Cause `disk_full`.
+    """
+    status = os.statvfs(home)
+    free, inodes = status.f_bavail * status.f_frsize, status.f_favail
+    # A file system without a fixed number of inodes reports none at all.
+    if free < min_free_bytes or (status.f_files > 0 and inodes < min_free_inodes):
+        raise InfrastructureError(
+            f"{home} has {free >> 20} MiB and {inodes} inodes free, and builds want "
+            f"{min_free_bytes >> 20} MiB and {min_free_inodes}: make room, or set another home",
+            cause=Cause.DISK_FULL,
+        )
+
+
+def check_limits(cgroups: Cgroups, limits: JobLimits) -> None:
+    """Checks that jobs can be limited, or says in the worker's log that they are not.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`: they cannot, and the settings require it.
+    """
+    missing = _ESSENTIAL & frozenset(cgroups.missing)
+    if not missing:
+        return
+    words = (
+        f"this machine grants no control group for {' and '.join(sorted(missing))}: one job can "
+        "take all of it. Run the worker as root, or as a systemd service with Delegate=yes"
+    )
+    if limits.required:
+        raise InfrastructureError(words, cause=Cause.SANDBOX)
+    _log.warning("%s; jobs run without that limit", words)
+
+
+def check_clock(
+    now: datetime, *, not_before: datetime, server_time: datetime | None = None
+) -> None:
+    """Checks that the machine's clock is sane: TLS, time limits and records rest on it.
+
+    Args:
+        now: What the machine's clock says.
+        not_before: When something happened that is over, such as the making of the image.
+        server_time: What another machine's clock says now, if known.
+
+    Raises:
+        InfrastructureError: Cause `unknown`: it is not.
+    """
+    if now < not_before - _CLOCK_TOLERANCE:
+        raise InfrastructureError(
+            f"the clock says {now:%Y-%m-%d %H:%M} UTC, and the root file system was made at "
+            f"{not_before:%Y-%m-%d %H:%M} UTC: set the clock, e.g. with timedatectl set-ntp true",
+            cause=Cause.UNKNOWN,
+        )
+    if server_time is not None and abs(now - server_time) > _CLOCK_TOLERANCE:
+        raise InfrastructureError(
+            f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, and the server's says "
+            f"{server_time:%Y-%m-%d %H:%M:%S} UTC: set the clock, e.g. with timedatectl "
+            "set-ntp true",
+            cause=Cause.UNKNOWN,
+        )
+
+
+def check_lists(root: Path) -> None:
+    """Checks that a root file system knows packages: else opam calls all unavailable.
+
+    Raises:
+        InfrastructureError: Cause `image`.
+    """
+    lists = root / "var/lib/apt/lists"
+    if not any(path.stat().st_size > 0 for path in lists.glob("*Packages*")):
+        raise InfrastructureError(
+            f"{lists} has no package lists: remove {root.parent}, and the image is made anew",
+            cause=Cause.IMAGE,
+        )
+
+
+def utc_now() -> datetime:
+    """Returns what the machine's clock says."""
+    return datetime.now(UTC)
+
+
+def limits_line(cgroups: Cgroups, limits: JobLimits) -> str:
+    """Says in a job's log what it may use."""
+    return (
+        f"limits: {cgroups.summary}, {limits.disk_bytes >> 20} MiB in {limits.disk_inodes} "
+        "files on disk"
+    )
