@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,6 +35,18 @@ class Settings(BaseSettings):
         orchestrate: Whether this worker runs workflows and repository activities.
         builds: How many jobs this worker builds at once.
         platforms: File of platforms and pools; None for the one of the package.
+        runner: How this worker isolates jobs: in a root file system that it makes, or in
+            containers.
+        container_command: `podman` or `docker`, or the path of either.
+        container_runtime: The engine's low-level runtime; by default what works here.
+        container_image: Image of platforms that name none.
+        container_network: The engine's word for the network of the phases that have one.
+        job_memory: Bytes of memory that a job may use; by default a share of the machine's.
+        job_pids: Processes and threads that a job may have.
+        job_cpus: CPUs' worth of time that a job may use; by default no limit.
+        job_disk: Bytes that a job may write.
+        job_files: Files that a job may make.
+        require_limits: Whether a machine that cannot limit jobs must not build.
     """
 
     @field_validator("home", "cache", "platforms")
@@ -53,6 +66,17 @@ class Settings(BaseSettings):
     orchestrate: bool = True
     builds: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
     platforms: Path | None = None
+    runner: Literal["rootfs", "container"] = "rootfs"
+    container_command: str = "podman"
+    container_runtime: str | None = None
+    container_image: str | None = None
+    container_network: str = "host"
+    job_memory: int | None = Field(default=None, ge=32 << 20)
+    job_pids: int = Field(default=4096, ge=16)
+    job_cpus: float | None = Field(default=None, ge=0.01)
+    job_disk: int = Field(default=16 << 30, ge=1 << 20)
+    job_files: int = Field(default=1_000_000, ge=1000)
+    require_limits: bool = False
 
     @property
     def given_temporal(self) -> str | None:

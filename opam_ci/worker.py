@@ -16,8 +16,10 @@ from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.revdeps import RevdepsActivities
 from opam_ci.clients.index import Index
-from opam_ci.clients.runners.base import Runner
-from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
+from opam_ci.clients.runners.base import MachineRunner, Runner
+from opam_ci.clients.runners.container import ContainerRunner
+from opam_ci.clients.runners.rootfs import RootfsRunner
+from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import connect, ensure_search_attributes, identity
 from opam_ci.settings import Settings
@@ -46,9 +48,32 @@ HEARTBEAT_THROTTLE = timedelta(seconds=1)
 at 80 % of the heartbeat timeout: a cancelled build must be gone within 5 seconds."""
 
 
-def make_runner(settings: Settings, store: ArtifactStore) -> RootfsRunner:
+def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
     """Returns the runner of this machine."""
-    return RootfsRunner(RootfsSettings(home=settings.cache), store)
+    limits = JobLimits(
+        memory_bytes=settings.job_memory,
+        pids=settings.job_pids,
+        cpus=settings.job_cpus,
+        disk_bytes=settings.job_disk,
+        disk_inodes=settings.job_files,
+        required=settings.require_limits,
+    )
+    if settings.runner == "container":
+        return ContainerRunner(
+            ContainerSettings(
+                home=settings.cache,
+                command=settings.container_command,
+                runtime=settings.container_runtime,
+                image=settings.container_image,
+                network=settings.container_network,
+                limits=limits,
+                slots=settings.builds,
+            ),
+            store,
+        )
+    return RootfsRunner(
+        RootfsSettings(home=settings.cache, limits=limits, slots=settings.builds), store
+    )
 
 
 def orchestration_worker(

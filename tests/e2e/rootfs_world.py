@@ -12,6 +12,7 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings, default_home
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.build import (
@@ -120,7 +121,7 @@ class World:
         (self.home / "images").symlink_to(images)
         (directory / "artifacts").mkdir()
         self.artifacts = Artifacts(directory / "artifacts")
-        self.runner = RootfsRunner(
+        self.runner: MachineRunner = RootfsRunner(
             RootfsSettings(home=self.home, keep_layers=keep_layers, limits=limits or JobLimits()),
             self.artifacts,
         )

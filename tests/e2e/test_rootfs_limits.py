@@ -106,9 +106,10 @@ async def test_the_groups_of_a_killed_worker_are_swept(tmp_path: Path) -> None:
     opened = cgroups.open(root)
     groups = await opened.__aenter__()
     assert all(path.is_dir() for path in groups.directories)
+    words = ["sh", "-c", "echo in; exec sleep 86400"]
     # As when the worker is killed: nobody leaves the block, and a process lives on.
     left = await asyncio.create_subprocess_exec(
-        *groups.entered(["sh", "-c", "echo in; exec sleep 86400"]), stdout=asyncio.subprocess.PIPE
+        *groups.entered(words), stdout=asyncio.subprocess.PIPE
     )
     try:
         async with asyncio.timeout(5):

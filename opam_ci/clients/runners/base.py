@@ -47,3 +47,20 @@ class Runner(Protocol):
         Raises:
             InfrastructureError: With the cause and what to do about it.
         """
+
+
+class MachineRunner(Runner, Protocol):
+    """A runner with what a worker does about its machine at its start."""
+
+    async def prepare(self, tell: Callable[[str], None]) -> object:
+        """Makes what takes long to make, if it is not there yet.
+
+        Args:
+            tell: Receives words that a person watches.
+
+        Raises:
+            InfrastructureError: With the cause and what to do about it.
+        """
+
+    async def sweep(self) -> int:
+        """Removes what killed workers left; returns how many jobs they had."""

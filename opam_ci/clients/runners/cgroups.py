@@ -96,19 +96,6 @@ class Cgroups:
         have = {name for each in self._hierarchies for name in each.controllers}
         return tuple(name for name in _wanted(self._limits) if name not in have)
 
-    @property
-    def summary(self) -> str:
-        """The limits in words, for the log of a job."""
-        limits, missing = self._limits, set(self.missing)
-        words = []
-        if limits.memory_bytes is not None and "memory" not in missing:
-            words.append(f"{limits.memory_bytes >> 20} MiB of memory")
-        if limits.pids is not None and "pids" not in missing:
-            words.append(f"{limits.pids} processes")
-        if limits.cpus is not None and "cpu" not in missing:
-            words.append(f"{limits.cpus:g} CPUs")
-        return ", ".join(words) or "none of memory, processes and CPU"
-
     @asynccontextmanager
     async def open(self, directory: Path) -> AsyncIterator[JobGroups]:
         """Makes the groups of a job, and ends and removes them at the end.

@@ -87,10 +87,10 @@ def _mounts(root: Path) -> list[_Mount]:
     return found
 
 
-def _own_groups(root: Path) -> list[tuple[frozenset[str], str]]:
-    """Reads in which group of each hierarchy this process is; version 2 has no names."""
+def _own_groups(root: Path, *, pid: str = "self") -> list[tuple[frozenset[str], str]]:
+    """Reads in which group of each hierarchy a process is; version 2 has no names."""
     found = []
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
+    for line in (root / f"proc/{pid}/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         found.append((frozenset(filter(None, names.split(","))), path))
     return found
@@ -159,3 +159,21 @@ def _is_ours(root: Path, pid: int) -> bool:
             return True  # it is gone
         pid = int(status.rpartition(")")[2].split()[1])
     return False
+
+
+def groups_of(pid: int) -> tuple[Path, ...]:
+    """Returns the directories of a process's groups that limit it; none if they are not here."""
+    root = Path("/")
+    try:
+        mounts = _mounts(root)
+        own = _own_groups(root, pid=str(pid))
+    except OSError:
+        return ()
+    found = []
+    for mount in mounts:
+        for names, group in own:
+            matches = names & mount.controllers if mount.version == 1 else not names
+            directory = _below(mount, group) if matches else None
+            if directory is not None and directory.is_dir():
+                found.append(directory)
+    return tuple(found)

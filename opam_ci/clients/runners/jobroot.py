@@ -8,7 +8,7 @@ from pathlib import Path
 from opam_ci.clients.runners.cgroups import remove_recorded
 from opam_ci.clients.runners.image import remove_tree, remove_unlocked
 from opam_ci.clients.runners.locks import locked_directory
-from opam_ci.clients.runners.sandbox import Overlay, Rights
+from opam_ci.clients.runners.sandbox import ROOT, Overlay, Rights
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import HostFacts
 from opam_ci.core.outcome import Cause
@@ -36,22 +36,12 @@ class JobRoots:
         Raises:
             InfrastructureError: Cause `disk_full` or `storage`: it cannot be made or removed.
         """
-        try:
-            self._home.mkdir(parents=True, exist_ok=True)
-            directory, mine = locked_directory(self._home, "job-")
-            root = overlay(directory, lowers)
-        except OSError as error:
-            raise InfrastructureError(
-                f"no job root can be made in {self._home}: {error}",
-                cause=Cause.DISK_FULL if error.errno in _FULL else Cause.STORAGE,
-            ) from error
-        try:
-            yield root
-        finally:
+        async with held_directory(self._home, "job-", self._rights) as directory:
             try:
-                await remove_tree(directory, self._rights)
-            finally:
-                os.close(mine)
+                root = overlay(directory, lowers)
+            except OSError as error:
+                raise _not_made(directory, error) from error
+            yield root
 
     async def sweep(self) -> int:
         """Removes the job roots of workers that are gone, and their control groups.
@@ -62,8 +52,40 @@ class JobRoots:
         return await remove_unlocked(self._home, "job-", self._rights, first=remove_recorded)
 
 
+@asynccontextmanager
+async def held_directory(home: Path, prefix: str, rights: Rights = ROOT) -> AsyncIterator[Path]:
+    """Makes a directory that belongs to this process, and removes it at the end.
+
+    Raises:
+        InfrastructureError: Cause `disk_full` or `storage`: it cannot be made or removed.
+    """
+    try:
+        directory, mine = _new_directory(home, prefix)
+    except OSError as error:
+        raise _not_made(home, error) from error
+    try:
+        yield directory
+    finally:
+        try:
+            await remove_tree(directory, rights)
+        finally:
+            os.close(mine)
+
+
+def _new_directory(home: Path, prefix: str) -> tuple[Path, int]:
+    home.mkdir(parents=True, exist_ok=True)
+    return locked_directory(home, prefix)
+
+
 _FULL = (28, 122)
 """ENOSPC and EDQUOT."""
+
+
+def _not_made(where: Path, error: OSError) -> InfrastructureError:
+    return InfrastructureError(
+        f"no job root can be made in {where}: {error}",
+        cause=Cause.DISK_FULL if error.errno in _FULL else Cause.STORAGE,
+    )
 
 
 def overlay(directory: Path, lowers: tuple[Path, ...]) -> Overlay:

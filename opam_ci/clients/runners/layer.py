@@ -52,6 +52,21 @@ _INITIALISE = steps.Step(
 )
 
 
+# For an image that comes with a switch and its compiler, as ocaml/opam's do. Their sandbox is
+# off; their switch is known to us under our own name for it.
+_TAKE_OVER_SCRIPT = (
+    'tar --extract --gzip --no-same-owner --directory "$1" && '
+    'opam repository set-url --kind=local default "$1" && '
+    "opam init --reinit --bare --no-setup && "
+    'ln -sfn "$(opam switch show)" "$HOME/.opam/$2"'
+)
+_TAKE_OVER = steps.Step(
+    ("sh", "-c", _TAKE_OVER_SCRIPT, "sh", _BASE, phases.SWITCH),
+    shown="opam repository set-url default",
+    scratch=(_BASE,),
+)
+
+
 class ArtifactSource(Protocol):
     """Where the archives of a repository come from."""
 
@@ -233,17 +248,19 @@ class LayerMaking:
             InfrastructureError: It cannot be made.
         """
         compiler = spec.platform.compiler
+        existing = not compiler
         hidden = await self._hide(archive) if spec.only_mirrored else 0
         with archive.open("rb") as stream:
-            await self._do(_INITIALISE, stdin=stream)
+            await self._do(_TAKE_OVER if existing else _INITIALISE, stdin=stream)
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
         await require_sandbox(self._executor)
         option = ("opam", "option", "--global")
         await self._do(steps.Step((*option, "solver=builtin-0install")))
         if self._mirrors.urls:
             await self._do(steps.Step((*option, self._mirrors.option)))
-        create = ("opam", "switch", "create", phases.SWITCH, compiler)
-        await self._do(steps.Step(create, network=True))
+        if not existing:
+            create = ("opam", "switch", "create", phases.SWITCH, compiler)
+            await self._do(steps.Step(create, network=True))
         if self._mirrors.urls:
             # Each job sets its own.
             await self._do(steps.Step((*option, "archive-mirrors=[]")))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -101,9 +102,20 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def limits_line(cgroups: Cgroups, limits: JobLimits) -> str:
-    """Says in a job's log what it may use."""
-    return (
-        f"limits: {cgroups.summary}, {limits.disk_bytes >> 20} MiB in {limits.disk_inodes} "
-        "files on disk"
-    )
+def limits_line(limits: JobLimits, missing: Collection[str] = ()) -> str:
+    """Says in a job's log what it may use.
+
+    Args:
+        limits: Its limits.
+        missing: Controllers that the machine does not grant.
+    """
+    words = []
+    if limits.memory_bytes is not None and "memory" not in missing:
+        words.append(f"{limits.memory_bytes >> 20} MiB of memory")
+    if limits.pids is not None and "pids" not in missing:
+        words.append(f"{limits.pids} processes")
+    if limits.cpus is not None and "cpu" not in missing:
+        words.append(f"{limits.cpus:g} CPUs")
+    words.append(f"{limits.disk_bytes >> 20} MiB in {limits.disk_inodes} files on disk")
+    without = f"; no limit of {', '.join(missing)} on this machine" if missing else ""
+    return f"limits: {', '.join(words)}{without}"

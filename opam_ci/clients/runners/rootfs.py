@@ -154,7 +154,7 @@ class RootfsRunner:
                 groups=groups,
                 disk=DiskWatch(root.upper, self._limits, self._rights),
             )
-            transcript.say(limits_line(self._cgroups, self._limits))
+            transcript.say(limits_line(self._limits, self._cgroups.missing))
             job = JobRun(
                 spec,
                 executor,

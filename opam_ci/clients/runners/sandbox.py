@@ -25,7 +25,7 @@ _MOUNT = 'cd "$1" && mount -t overlay overlay -o "$2" "$3" && shift 3 && exec "$
 _BUILD_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
 """Just enough for `setpriv` to become the unprivileged user."""
 
-_APT_CAPABILITIES = (
+APT_CAPABILITIES = (
     *_BUILD_CAPABILITIES,
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -136,7 +136,7 @@ def confine(root: Overlay, what: Confined, rights: Rights) -> Callable[[int], Se
             *rights.overlay_options,
         ]
     )
-    capabilities = _APT_CAPABILITIES if what.as_root else _BUILD_CAPABILITIES
+    capabilities = APT_CAPABILITIES if what.as_root else _BUILD_CAPABILITIES
     box = [
         *("bwrap", "--bind", str(root.merged), "/"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/run"),

@@ -87,3 +87,34 @@ class RootfsSettings(Frozen):
         if re.search(r"[,:\\\"'\s]", str(home)):
             raise ValueError(f"{home}: no comma, colon, quote, backslash or space, please")
         return home
+
+
+class ContainerSettings(Frozen):
+    """How a machine builds in containers.
+
+    Attributes:
+        home: Directory of locks and of what is known about layers.
+        command: `podman` or `docker`, or the path of either.
+        runtime: The engine's low-level runtime; by default its own choice, and runc for
+            podman where the machine mounts version 1 of cgroups.
+        image: Image of platforms that name none.
+        network: The engine's word for the network of the phases that have one.
+        keep_layers: How many base layers (images) are kept besides those in use.
+        min_free_bytes: Free space in `home` below which a preflight fails.
+        min_free_inodes: The same for inodes.
+        opam_jobs: Parallel package builds within one job; by default opam's own choice.
+        limits: What one job may use.
+        slots: How many jobs run at once.
+    """
+
+    home: Path = Field(default_factory=default_home)
+    command: str = "podman"
+    runtime: str | None = None
+    image: str | None = None
+    network: str = Field(default="host", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")
+    keep_layers: int = Field(default=4, ge=1)
+    min_free_bytes: int = Field(default=4 * _GIB, ge=0)
+    min_free_inodes: int = Field(default=100_000, ge=0)
+    opam_jobs: int | None = Field(default=None, ge=1)
+    limits: JobLimits = JobLimits()
+    slots: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)

@@ -1,0 +1,211 @@
+"""The build root of the container runner: commands are executed in one container.
+
+The container has a network; commands that may not have it run in a network namespace of
+their own, made by the bubblewrap that opam's own sandbox needs anyway. So one container
+serves all phases, on podman and on docker alike, and nothing is copied between phases.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Mapping
+from typing import IO
+
+from opam_ci.clients.runners import sandbox, steps
+from opam_ci.clients.runners.containerbox import Box
+from opam_ci.clients.runners.disk import DiskWatch
+from opam_ci.clients.runners.executor import Output
+from opam_ci.clients.runners.mirrors import Mirrors
+from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.facts import HostFacts
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause
+
+_MARK = b"\0opam-ci starts\n"
+_START = 'printf "\\0opam-ci starts\\n"; exec "$@"'
+"""Tells a command that ended from one that the engine or the sandbox never started."""
+
+_MARK_WITHIN = 8 << 10
+
+_READ = (
+    'size="$1"; shift; find "$@" -maxdepth 0 -type f -size "-${size}c" -print0 2>/dev/null | '
+    "tar --create --no-recursion --null --files-from=- --file=-"
+)
+_LIST = 'test ! -d "$1" || find "$1" -mindepth 2 -maxdepth 2 -type d -printf "%P\\n"'
+
+_END_ALL = "kill -KILL -1"
+_END_ALL_OF_ROOT = (
+    'for path in /proc/[0-9]*; do id="${path#/proc/}"; '
+    'if [ "$id" -ne 1 ] && [ "$id" -ne $$ ] && [ "$(cat $path/comm 2>/dev/null)" != cat ]; '
+    'then kill -KILL "$id" 2>/dev/null; fi; done; true'
+)
+_END_ATTEMPTS = 5
+
+_PACKAGE_PHASES = frozenset({Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST})
+
+
+class _Marked:
+    """Passes output on without the mark, and knows whether it came."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._waiting: bytearray | None = bytearray()
+        self.seen = False
+
+    def __call__(self, data: bytes) -> None:
+        if self._waiting is None:
+            self._output(data)
+            return
+        self._waiting += data
+        before, mark, after = bytes(self._waiting).partition(_MARK)
+        if mark:
+            self.seen = True
+            self._waiting = None
+            self._output(before + after)
+        elif len(self._waiting) > _MARK_WITHIN:
+            self.end()
+
+    def end(self) -> None:
+        if self._waiting is not None:
+            self._output(bytes(self._waiting))
+            self._waiting = None
+
+
+class ContainerExecutor:
+    """Implements `executor.Executor` in a container.
+
+    Args:
+        box: The container.
+        mirrors: Archive mirrors that it shows.
+        disk: Watches over what is written, where that can be seen.
+    """
+
+    def __init__(self, box: Box, mirrors: Mirrors, *, disk: DiskWatch | None = None) -> None:
+        self._box = box
+        self._mirrors = mirrors
+        self._disk = disk
+
+    async def run(  # noqa: PLR0913 - as the interface has it
+        self,
+        step: steps.Step,
+        *,
+        output: Output,
+        phase: Phase,
+        environment: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+        stdin: IO[bytes] | None = None,
+    ) -> Ended:
+        """Runs one command; see `executor.Executor.run`."""
+        if self._box.is_over:
+            raise InfrastructureError("the container is gone", cause=Cause.SANDBOX, phase=phase)
+        confined = steps.confined(step, self._mirrors, environment)
+        if self._disk is not None:
+            await self._disk.begin(phase)
+        marked = _Marked(output)
+        finished = False
+        try:
+            ended = await supervise(
+                self._box.engine.words(*self._words(confined, interactive=stdin is not None)),
+                output=marked,
+                time_limit=time_limit,
+                stdin=stdin,
+                guard=self._disk.exceeded if self._disk is not None else None,
+            )
+            finished = not ended.timed_out and not ended.stopped
+        finally:
+            # What was killed is only the engine's client.
+            if not finished:
+                await self._box.end()
+        marked.end()
+        if finished:
+            await self._end_leftovers(phase, as_root=confined.as_root)
+        return Ended(
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            timed_out=ended.timed_out,
+            started=marked.seen,
+            duration=ended.duration,
+            stopped=ended.stopped,
+        )
+
+    def _words(self, what: sandbox.Confined, *, interactive: bool) -> list[str]:
+        words = ["exec", *(("--interactive",) if interactive else ())]
+        begin = ("sh", "-c", _START, "sh")
+        if what.as_root:
+            variables = [f"{name}={value}" for name, value in what.environment]
+            words += ["--user", "0:0", "--workdir", what.directory, self._box.name, "env", "-i"]
+            return [*words, *variables, *begin, *what.argv]
+        user = f"{sandbox.USER}:{sandbox.USER}"
+        return [
+            *words,
+            *("--user", user, self._box.name),
+            # Not --die-with-parent: the parent of an executed command is the runtime, which
+            # leaves at once.
+            *("bwrap", "--dev-bind", "/", "/", "--unshare-ipc", "--cap-drop", "ALL"),
+            *(() if what.network else ("--unshare-net", "--tmpfs", "/sys")),
+            *(word for path in what.scratch for word in ("--perms", "1777", "--tmpfs", path)),
+            "--clearenv",
+            *(word for name, value in what.environment for word in ("--setenv", name, value)),
+            *("--chdir", what.directory, "--", *begin, *what.argv),
+        ]
+
+    async def _end_leftovers(self, phase: Phase, *, as_root: bool) -> None:
+        """Ends what a command left running: none of it outlives its phase."""
+        for _ in range(_END_ATTEMPTS):
+            others = self._box.others
+            if others == 0 or (others is None and phase not in _PACKAGE_PHASES):
+                return
+            user, script = ("0:0", _END_ALL_OF_ROOT) if as_root else (str(sandbox.USER), _END_ALL)
+            code, _, _ = await self._box.engine.try_call(
+                "exec", "--user", user, self._box.name, "sh", "-c", script
+            )
+            if others is None and code == 0:
+                return
+        if self._box.others != 0:
+            # A job at its process limit leaves no room for the command that would end it.
+            await self._box.end()
+
+    async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
+        """Reads regular files by a `tar` in the container: links lead nowhere outside."""
+        if not paths or self._box.is_over:
+            return {}
+        code, output, _ = await self._exec("sh", "-c", _READ, "sh", str(limit), *paths)
+        if code != 0:
+            return {}
+        found = {}
+        with tarfile.open(fileobj=io.BytesIO(output)) as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is not None:
+                    found[member.name] = file.read(limit)
+        return found
+
+    async def packages(self, repository: str) -> frozenset[str]:
+        """Lists the packages of a repository."""
+        _, output, _ = await self._exec("sh", "-c", _LIST, "sh", f"{repository}/packages")
+        pairs = (line.split("/", 1) for line in output.decode(errors="replace").splitlines())
+        return frozenset(pair[1] for pair in pairs if pair[-1].startswith(f"{pair[0]}."))
+
+    async def _exec(self, *argv: str) -> tuple[int | None, bytes, str]:
+        user = ("--user", f"{sandbox.USER}:{sandbox.USER}", "--workdir", "/")
+        return await self._box.engine.try_call("exec", *user, self._box.name, *argv)
+
+    async def host(self) -> HostFacts:
+        """Reads what limits did, and how much room is left, where that can be seen."""
+        counted = await self._box.count()
+        facts = HostFacts(
+            oom_kills=counted.oom_kills,
+            pids_limit_hits=counted.pids_limit_hits,
+            disk_overuse=self._disk.overuse if self._disk is not None else None,
+        )
+        upper = self._box.upper
+        if upper is None or not (upper if upper.exists() else upper.parents[1]).exists():
+            return facts
+        status = os.statvfs(upper if upper.exists() else upper.parents[1])
+        return facts.model_copy(
+            update={
+                "free_bytes": status.f_bavail * status.f_frsize,
+                "free_inodes": status.f_favail,
+            }
+        )

@@ -1,0 +1,233 @@
+"""The container runner with real podman and real opam."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.core.classify import judge
+from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.outcome import Failed, Passed, label
+from tests.e2e.container_world import IMAGE, ContainerWorld, Storage
+from tests.e2e.rootfs_world import Log, Server, archive, last, phase_names, processes_with
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="the image is made with files of many users"),
+]
+
+LIMITS = JobLimits(memory_bytes=512 << 20, pids=150, disk_bytes=300 << 20)
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+_WORKER = """
+import asyncio, sys
+from pathlib import Path
+from opam_ci.core.build import BuildSpec
+from opam_ci.clients.runners.container import ContainerRunner
+from opam_ci.clients.runners.settings import ContainerSettings
+from tests.e2e.rootfs_world import Artifacts, Log
+
+home, artifacts, spec = map(Path, sys.argv[1:4])
+runner = ContainerRunner(ContainerSettings(home=home, image=sys.argv[4]), Artifacts(artifacts))
+asyncio.run(runner.run(BuildSpec.model_validate_json(spec.read_text()), Log(), lambda _: None))
+"""
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    # Short: podman puts sockets below it.
+    found = Storage(tmp_path_factory.mktemp("podman"))
+    try:
+        found.import_image()
+        yield found
+    finally:
+        found.remove()
+
+
+@pytest.fixture(scope="module")
+def world(storage: Storage) -> ContainerWorld:
+    return ContainerWorld(storage.directory / "world", limits=LIMITS)
+
+
+def containers(storage: Storage) -> list[str]:
+    return storage.podman("ps", "--all", "--format", "{{.Names}}").split()
+
+
+async def until(condition: object, seconds: float) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.05)
+
+
+async def test_the_preflight_passes_here(world: ContainerWorld, storage: Storage) -> None:
+    await world.runner.preflight()
+    assert world.job_roots() == []
+    assert containers(storage) == []
+
+
+async def test_a_package_and_its_tests_pass_through_the_same_phases(
+    world: ContainerWorld, storage: Storage
+) -> None:
+    packages = {
+        "below.1": 'install: ["touch" "%{lib}%/below"]\n',
+        "good.1": (
+            'depends: "below"\nbuild: ["test" "-e" "%{lib}%/below"]\n'
+            'run-test: ["sh" "-c" "echo tested"]\n'
+        ),
+    }
+    report, log = await world.build(packages, "good.1", kind=JobKind.TEST)
+    assert phase_names(report) == [
+        *(Phase.CHECKOUT, Phase.SETUP, Phase.SOLVE, Phase.FETCH),
+        *(Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST, Phase.VERIFY),
+    ]
+    assert isinstance(judge(report.facts, report.logs), Passed)
+    assert report.facts.installed is True
+    assert "tested" in report.logs[Phase.TEST]
+    assert "opam-ci starts" not in log.text
+    assert IMAGE in log.text
+    assert report.facts.host.free_bytes
+    assert world.job_roots() == []
+    assert containers(storage) == []
+
+
+async def test_a_build_sees_nothing_of_the_worker_and_has_no_network(
+    world: ContainerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "secret-of-the-worker")
+    monkeypatch.setenv("http_proxy", "http://secret-of-the-worker@127.0.0.1:9")
+    server = Server({"/": b"reached"})
+    word = f"86400.{os.getpid()}1"
+    neighbour = await asyncio.create_subprocess_exec("sleep", word)
+    look = (
+        "env; cat /proc/*/environ | tr '\\\\0' '\\\\n'; cat /proc/mounts; ls / /run; "
+        "cat /proc/[0-9]*/cmdline | tr '\\\\0' ' '; cat /proc/net/dev; id; ls /sys; "
+        f"ls -d {_CHECKOUT} 2>&1; touch /etc/written /usr/written /mirrors/written 2>&1; "
+        f"echo sockets: $(find / -xdev -type s | wc -l); grep CapEff /proc/self/status; "
+        f"curl --silent --show-error --max-time 5 {server.url}/ 2>&1; exit 1"
+    )
+    try:
+        with server.running():
+            report, _ = await world.build({"looks.1": f'build: ["sh" "-c" "{look}"]\n'}, "looks.1")
+    finally:
+        neighbour.kill()
+        await neighbour.wait()
+    assert last(report).exit_code == 31
+    seen = report.logs[Phase.BUILD].split("### output ###", 1)[1]
+    assert "CI=true" in seen
+    assert "secret-of-the-worker" not in seen
+    assert "uid=1000" in seen
+    assert "CapEff:\t0000000000000000" in seen
+    assert f"cannot access '{_CHECKOUT}'" in seen
+    assert seen.count("touch: cannot touch") == 3
+    assert "Couldn't connect" in seen or "Failed to connect" in seen
+    assert server.asked == []
+    assert word not in seen
+    assert "eth0" not in seen
+    assert "sockets: 0" in seen
+
+
+async def test_sources_are_fetched_and_a_failing_test_is_a_failure(world: ContainerWorld) -> None:
+    server = Server({"/source.tar.gz": archive({"has/readme": "source of a package"})})
+    with server.running():
+        packages = {
+            "has.1": (
+                server.source("/source.tar.gz")
+                + 'build: ["grep" "source" "readme"]\nrun-test: ["false"]\n'
+            )
+        }
+        report, _ = await world.build(packages, "has.1", kind=JobKind.TEST)
+    assert server.asked == ["/source.tar.gz"]
+    outcome = judge(report.facts, report.logs)
+    assert isinstance(outcome, Failed), report.logs
+    assert label(outcome) == "failed(test)"
+
+
+async def test_a_hog_is_killed_and_a_fork_bomb_stopped(world: ContainerWorld) -> None:
+    hog = "perl -e 'my $x = q(x) x (900 << 20); print length $x'"
+    report, _ = await world.build({"hog.1": f'build: ["sh" "-c" "{hog}"]\n'}, "hog.1")
+    assert report.facts.host.oom_kills >= 1
+    assert label(judge(report.facts, report.logs)) == "errored(out_of_memory)"
+
+    bomb = "perl -e 'for (1..500) { my $p = fork // die qq(fork: $!); $p or sleep 60 }'"
+    report, _ = await world.build({"bomb.1": f'build: ["sh" "-c" "{bomb}"]\n'}, "bomb.1")
+    assert report.facts.host.pids_limit_hits >= 1
+
+
+async def test_a_job_that_fills_the_disk_is_ended(world: ContainerWorld, storage: Storage) -> None:
+    fill = (
+        "for i in 1 2 3 4 5 6 7 8; do "
+        "dd if=/dev/zero of=big$i bs=1M count=100 status=none; sleep 0.3; done"
+    )
+    report, _ = await world.build({"fills.1": f'build: ["sh" "-c" "{fill}"]\n'}, "fills.1")
+    outcome = judge(report.facts, report.logs)
+    assert label(outcome) == "failed(build)"
+    assert isinstance(outcome, Failed)
+    assert outcome.evidence.rule == "disk-budget"
+    assert world.job_roots() == []
+    assert containers(storage) == []
+
+
+async def test_a_cancelled_job_is_gone_within_5_seconds(
+    world: ContainerWorld, storage: Storage
+) -> None:
+    word = f"86400.{os.getpid()}2"
+    script = f"sleep {word} & setsid sleep {word} & sleep {word}"
+    spec = world.spec({"endless.1": f'build: ["sh" "-c" "{script}"]\n'}, "endless.1")
+    running = asyncio.create_task(world.runner.run(spec, Log(), lambda _: None))
+    await until(lambda: len(processes_with(word)) == 3 or running.done(), 60)
+    begin = time.monotonic()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert processes_with(word) == []
+    assert time.monotonic() - begin < 5
+    assert world.job_roots() == []
+    assert containers(storage) == []
+
+
+async def test_what_a_build_leaves_running_ends_with_its_phase(world: ContainerWorld) -> None:
+    word = f"86400.{os.getpid()}4"
+    # It is built in two phases: the second finds nothing of the first.
+    script = f"! pgrep -x sleep && {{ setsid sleep {word} > /dev/null 2>&1 < /dev/null & }}"
+    packages = {"leaves.1": f'build: ["sh" "-c" "{script}"]\nrun-test: ["true"]\n'}
+    report, log = await world.build(packages, "leaves.1", kind=JobKind.TEST)
+    assert label(judge(report.facts, report.logs)) == "passed", log.text
+    assert processes_with(word) == []
+
+
+async def test_nothing_outlives_a_killed_worker_and_the_rest_is_swept(
+    world: ContainerWorld, storage: Storage, tmp_path: Path
+) -> None:
+    word = f"86400.{os.getpid()}3"
+    spec = tmp_path / "spec.json"
+    packages = {"endless.1": f'build: ["sh" "-c" "setsid sleep {word} & sleep {word}"]\n'}
+    spec.write_text(world.spec(packages, "endless.1").model_dump_json())
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _WORKER, world.home, world.artifacts.directory, spec, IMAGE),
+        cwd=_CHECKOUT,
+    )
+    try:
+        await until(lambda: len(processes_with(word)) == 2 or worker.returncode is not None, 60)
+        assert await world.runner.sweep() == 0
+        worker.send_signal(signal.SIGKILL)
+        await until(lambda: processes_with(word) == [], 5)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            worker.kill()
+        await worker.wait()
+    assert await world.runner.sweep() == 1
+    assert world.job_roots() == []
+    assert containers(storage) == []
