@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from opam_ci.clients.logs import LogLimits, LogReader, LogWriter
 from opam_ci.clients.runners.cgroups import Cgroups, remove_recorded
 from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.classify import judge
 from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason
+from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason, label
 from tests.e2e.rootfs_world import World, last
 
 LIMITS = JobLimits(memory_bytes=512 << 20, pids=150, disk_bytes=300 << 20, disk_inodes=20_000)
@@ -96,6 +98,21 @@ async def test_many_small_files_are_counted_too(world: World) -> None:
     overuse = report.facts.host.disk_overuse
     assert overuse is not None
     assert overuse.written_inodes > 20_000
+
+
+async def test_endless_output_is_capped_and_its_end_kept(world: World, tmp_path: Path) -> None:
+    script = "yes this line is printed again and again | head -c 30000000; echo the-very-end"
+    spec = world.spec({"loud.1": f'build: ["sh" "-c" "{script}; exit 1"]\n'}, "loud.1")
+    store = ArtifactStore.open(tmp_path.as_uri())
+    async with LogWriter(store, "log", limits=LogLimits(cap=2 << 20, head=1 << 20)) as log:
+        report = await world.runner.run(spec, log, lambda _: None)
+    text = await LogReader(store).read("log")
+    assert len(text) < 3 << 20
+    assert b"bytes of output cut here" in text
+    assert text.count(b"the-very-end\n") >= 1
+    assert text.rstrip().rpartition(b"\n")[2].startswith(b"==== opam-ci: phase build ends")
+    assert "bytes left out here" in report.logs[Phase.BUILD]
+    assert label(judge(report.facts, report.logs)) == "failed(build)"
 
 
 @needs_groups

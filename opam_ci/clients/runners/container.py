@@ -1,6 +1,6 @@
 """The container runner: the same jobs in containers of podman or docker.
 
-docs/builds.md tells how a job runs, docs/adr/0005-container-runner.md why so.
+docs/builds.md tells how a job runs, docs/adr/0006-container-runner.md why so.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ from opam_ci.clients.runners.jobrun import JobRun
 from opam_ci.clients.runners.layer import ArtifactSource
 from opam_ci.clients.runners.perform import perform
 from opam_ci.clients.runners.phasebook import PhaseBook
-from opam_ci.clients.runners.preflight import check_room, limits_line
+from opam_ci.clients.runners.preflight import check_clock, check_room, limits_line, utc_now
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import ContainerSettings
 from opam_ci.clients.runners.transcript import Transcript
@@ -96,6 +96,8 @@ class ContainerRunner:
         if self._settings.image is None:
             return  # Each platform names its own: the first job of each shows what it is.
         image = await self._layers.image(self._settings.image, lambda _: None)
+        if (made_at := await self._layers.made_at(image)) is not None:
+            check_clock(utc_now(), not_before=made_at)
         async with self._box(image, mirrors.Mirrors()) as (executor, _):
             said = bytearray()
             ended = await executor.run(

@@ -74,7 +74,7 @@ class Box:
         if self._counted is not None:
             return self._counted
         if self._groups:
-            return counted(self._groups)
+            return counted(_limited(self._groups))
         # Not on this machine: the container itself sees its own counters.
         _, output, _ = await self.engine.try_call(
             *("exec", self.name, "grep", "-H", "-s", ""),
@@ -110,7 +110,7 @@ class Box:
 
     async def _end(self) -> None:
         if self._counted is None:
-            self._counted = counted(self._groups)
+            self._counted = counted(_limited(self._groups))
         await remove(self.engine, self.name)
         try:
             async with asyncio.timeout(_END_TIMEOUT):
@@ -124,6 +124,14 @@ class Box:
         finally:
             if self._process.stdin is not None:
                 self._process.stdin.close()
+
+
+def _limited(groups: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Returns the groups that bear the limits.
+
+    Where systemd manages podman's groups, processes are in a group `container` one below.
+    """
+    return tuple(path.parent if path.name == "container" else path for path in groups)
 
 
 @asynccontextmanager

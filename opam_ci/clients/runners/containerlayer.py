@@ -93,6 +93,10 @@ class ContainerLayers:
             raise InfrastructureError(f"image {name} is not there", cause=Cause.IMAGE)
         return str(found["Id"]).removeprefix("sha256:")
 
+    async def made_at(self, image: str) -> datetime | None:
+        """Returns when an image was made, if it says so."""
+        return _made_at(await self._engine.inspect("image", image))
+
     @asynccontextmanager
     async def use(
         self, image: str, spec: BuildSpec, output: Callable[[bytes], None]
@@ -210,17 +214,24 @@ def _check_compiler(spec: BuildSpec, manifest: LayerManifest) -> None:
         )
 
 
+def _made_at(described: dict[str, Any] | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str((described or {}).get("Created", "")))
+    except ValueError:
+        return None
+
+
 async def _system(
     executor: ContainerExecutor, image: str, described: dict[str, Any] | None
 ) -> ImageManifest:
     """Describes what the distribution of an image has installed."""
     status = await read_one(executor, _STATUS, limit=_STATUS_LIMIT) or b""
     lists = await executor.run(_LISTS, output=lambda _: None, phase=Phase.CHECKOUT)
-    created = str((described or {}).get("Created", ""))
+    created = _made_at(described)
     return ImageManifest(
         digest=image,
         suite="",
         packages=installed_packages(status.decode(errors="replace")),
         # Without lists apt knows no package: they are fetched in the first job that asks.
-        made_at=datetime.fromisoformat(created) if created and lists.ok else _NEVER,
+        made_at=created if created is not None and lists.ok else _NEVER,
     )

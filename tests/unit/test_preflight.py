@@ -1,0 +1,101 @@
+"""What a machine must have before it takes work."""
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from opam_ci.clients.runners.cgroups import Cgroups
+from opam_ci.clients.runners.engine import Engine
+from opam_ci.clients.runners.preflight import (
+    check_clock,
+    check_limits,
+    check_lists,
+    check_room,
+    limits_line,
+)
+from opam_ci.clients.runners.settings import ContainerSettings, JobLimits
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.outcome import Cause
+from opam_ci.settings import Settings
+from opam_ci.worker import make_runner
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def test_a_clock_before_the_image_was_made_is_wrong() -> None:
+    check_clock(NOW, not_before=NOW + timedelta(minutes=1))
+    with pytest.raises(InfrastructureError, match="timedatectl"):
+        check_clock(NOW, not_before=NOW + timedelta(hours=1))
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_clock_that_differs_from_the_servers_is_wrong(off: timedelta) -> None:
+    before = NOW - timedelta(days=30)
+    check_clock(NOW, not_before=before, server_time=NOW + off / 60)
+    with pytest.raises(InfrastructureError, match="the server's says"):
+        check_clock(NOW, not_before=before, server_time=NOW + off)
+
+
+def test_empty_package_lists_are_no_image(tmp_path: Path) -> None:
+    lists = tmp_path / "var/lib/apt/lists"
+    lists.mkdir(parents=True)
+    (lists / "archive_dists_trixie_main_binary-amd64_Packages").touch()
+    with pytest.raises(InfrastructureError) as caught:
+        check_lists(tmp_path)
+    assert caught.value.cause is Cause.IMAGE
+    (lists / "archive_dists_trixie_main_binary-amd64_Packages").write_text("Package: a\n")
+    check_lists(tmp_path)
+
+
+def test_too_little_room_is_a_full_disk(tmp_path: Path) -> None:
+    check_room(tmp_path, min_free_bytes=0, min_free_inodes=0)
+    for wanted in ((1 << 60, 0), (0, 1 << 60)):
+        with pytest.raises(InfrastructureError) as caught:
+            check_room(tmp_path, min_free_bytes=wanted[0], min_free_inodes=wanted[1])
+        assert caught.value.cause is Cause.DISK_FULL
+
+
+def test_a_machine_without_limits_is_said_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+    limits = JobLimits(memory_bytes=1 << 30)
+    none = Cgroups((), limits)
+    with caplog.at_level(logging.WARNING):
+        check_limits(none, limits)
+    assert "Delegate=yes" in caplog.text
+    required = limits.model_copy(update={"required": True})
+    with pytest.raises(InfrastructureError, match="no control group for memory and pids"):
+        check_limits(none, required)
+
+
+def test_the_log_of_a_job_names_its_limits() -> None:
+    limits = JobLimits(memory_bytes=1 << 30, pids=100, disk_bytes=1 << 30, disk_inodes=1000)
+    assert limits_line(limits) == (
+        "limits: 1024 MiB of memory, 100 processes, 1024 MiB in 1000 files on disk"
+    )
+    assert limits_line(limits, ("memory",)) == (
+        "limits: 100 processes, 1024 MiB in 1000 files on disk; no limit of memory on this machine"
+    )
+
+
+async def test_the_runner_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPAM_CI_RUNNER", "container")
+    monkeypatch.setenv("OPAM_CI_CONTAINER_COMMAND", "no-such-engine")
+    monkeypatch.setenv("OPAM_CI_CACHE", str(tmp_path))
+
+    runner = make_runner(Settings(), ArtifactStore.open(tmp_path.as_uri()))
+    with pytest.raises(InfrastructureError, match="no no-such-engine"):
+        await runner.preflight()
+
+
+def test_the_engines_differ_in_a_few_words() -> None:
+    podman = Engine(ContainerSettings(command="podman", runtime="runc"))
+    docker = Engine(ContainerSettings(command="docker", runtime="runsc"))
+    assert podman.words("ps")[-4:] == ["podman", "--runtime", "runc", "ps"]
+    assert docker.words("ps")[-2:] == ["docker", "ps"]
+    assert podman.removal("x") == ("rm", "--force", "--time", "0", "x")
+    assert docker.removal("x") == ("rm", "--force", "x")
+    assert podman.run_options == ("--http-proxy=false",)
+    assert docker.run_options[:2] == ("--runtime", "runsc")
+    assert "seccomp=unconfined" in docker.run_options
