@@ -129,6 +129,25 @@ def test_a_used_up_disk_budget_is_whose_commands_wrote_most(
     assert label(judge(facts, {phase: ""})) == expected
 
 
+@pytest.mark.parametrize(
+    ("phase", "printed", "expected"),
+    [
+        (Phase.BUILD, 300 << 20, "failed(build)"),
+        (Phase.TEST, 300 << 20, "failed(test)"),
+        (Phase.BUILD, 100 << 20, "errored(out_of_memory)"),
+        (Phase.DEPENDENCIES, 300 << 20, "errored(out_of_memory)"),
+    ],
+)
+def test_opam_that_chokes_on_a_packages_output_is_the_packages_doing(
+    phase: Phase, printed: int, expected: str
+) -> None:
+    killed = PhaseRun(
+        phase=phase, exit_code=None, signal=9, duration=1.0, log_start=0, log_end=printed
+    )
+    facts = BuildFacts(job=job(), phases=(killed,), host=HostFacts(oom_kills=1))
+    assert label(judge(facts, {phase: ""})) == expected
+
+
 def test_a_test_that_speaks_of_a_full_disk_on_an_empty_one_is_a_test() -> None:
     words = "# cp: error writing 'x': No space left on device"
     test = run(Phase.TEST, 31, failed("foo.1"))

@@ -20,6 +20,13 @@ opam and compilers remove their temporary files when they fail, so that a full d
 some free space a moment later; a healthy worker takes no work below gigabytes.
 """
 
+FLOOD_BYTES = 256 * 1024 * 1024
+"""Output of one package above which opam itself may run out of memory.
+
+opam keeps the whole output of a failed command in memory: it took more than 10 GiB for 1 GiB
+of short lines (measured, opam 2.3.0). A retry would end the same way.
+"""
+
 _LOCKED = (BY_ID["opam-locked"],)
 """opam waits for ever for a lock on its root: that is no endless build."""
 
@@ -92,6 +99,15 @@ def _judge_disk(case: Case, run: PhaseRun) -> Outcome | None:
 
 def _judge_limits(case: Case, run: PhaseRun) -> Outcome | None:
     host = case.facts.host
+    printed = run.log_end - run.log_start
+    if (
+        host.oom_kills
+        and run.phase in _OWN_REASONS
+        and printed > FLOOD_BYTES
+        and not run.has_report
+    ):
+        detail = f"opam ran out of memory over the {printed >> 20} MiB that the package printed"
+        return case.failed(_OWN_REASONS[run.phase], "output-flood", run, detail=detail)
     if host.oom_kills:
         detail = f"the kernel killed {host.oom_kills} process(es) for the job's memory limit"
         return case.errored(Cause.OUT_OF_MEMORY, "host-oom", run, detail=detail)
