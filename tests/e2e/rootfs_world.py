@@ -6,15 +6,21 @@ import io
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from opam_ci.clients.runners import sandbox, steps
 from opam_ci.clients.runners.base import MachineRunner
+from opam_ci.clients.runners.image import Image
+from opam_ci.clients.runners.jobroot import JobRoots
+from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings, default_home
 from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.clients.runners.supervise import supervise
 from opam_ci.core.build import (
     BuildProgress,
     BuildReport,
@@ -126,18 +132,19 @@ class World:
             self.artifacts,
         )
 
-    def spec(
+    def spec(  # noqa: PLR0913 - what a job consists of, most of it named
         self,
         packages: Mapping[str, str],
         job: str,
         *,
         kind: JobKind = JobKind.BUILD,
+        revdep: str | None = None,
         timeouts: PhaseTimeouts = FAST,
         mirrors: tuple[str, ...] = (),
     ) -> BuildSpec:
         base = self.artifacts.put(repository(COMPILER))
         return BuildSpec(
-            job=Job(platform=EMBEDDED.name, package=job, kind=kind),
+            job=Job(platform=EMBEDDED.name, package=job, kind=kind, revdep=revdep),
             platform=EMBEDDED,
             repository=RepositoryRef(
                 base_commit=hashlib.sha1(base.encode(), usedforsecurity=False).hexdigest(),
@@ -150,18 +157,53 @@ class World:
             archive_mirrors=mirrors,
         )
 
-    async def build(
+    async def build(  # noqa: PLR0913 - what a job consists of, most of it named
         self,
         packages: Mapping[str, str],
         job: str,
         *,
         kind: JobKind = JobKind.BUILD,
+        revdep: str | None = None,
         timeouts: PhaseTimeouts = FAST,
         mirrors: tuple[str, ...] = (),
     ) -> tuple[BuildReport, Log]:
         log = Log()
-        spec = self.spec(packages, job, kind=kind, timeouts=timeouts, mirrors=mirrors)
+        spec = self.spec(
+            packages, job, kind=kind, revdep=revdep, timeouts=timeouts, mirrors=mirrors
+        )
         return await self.runner.run(spec, log, lambda _: None), log
+
+    async def shell(self, packages: Mapping[str, str], commands: Sequence[str]) -> str:
+        """Runs commands in the clean root file system, as a person in a clone would.
+
+        Returns:
+            What the last one said.
+        """
+        image = await self.runner.prepare(lambda _: None)
+        assert isinstance(image, Image)
+        roots = JobRoots(self.home / "jobs", sandbox.rights())
+        said = bytearray()
+        merged = self.artifacts.directory / self.artifacts.put(repository({**COMPILER, **packages}))
+        *before, wanted = commands
+        script = "\n".join(["set -e", *before, "echo @@@", wanted])
+        async with roots.open((image.root,)) as root:
+            for step in (
+                steps.unpack("/home/opam/clone"),
+                steps.Step(("bash", "-c", script), directory="/home/opam/clone"),
+            ):
+                # Not the runner's environment: the commands must suffice.
+                surroundings = replace(
+                    steps.confined(step, Mirrors()), environment=sandbox.environment()
+                )
+                with merged.open("rb") as stream:
+                    ended = await supervise(
+                        sandbox.confine(root, surroundings, sandbox.rights()),
+                        output=said.extend,
+                        time_limit=120,
+                        stdin=stream,
+                    )
+                assert ended.ok, said.decode()
+        return said.decode().rpartition("@@@\n")[2]
 
     def job_roots(self) -> list[Path]:
         return list((self.home / "jobs").glob("job-*"))
@@ -212,17 +254,22 @@ def mounts_below(directory: Path) -> list[str]:
 
 
 class Server:
-    """An HTTP server on the loopback interface that counts what it is asked."""
+    """An HTTP server on the loopback interface that counts what it is asked.
+
+    Attributes:
+        once: What it answers the first time, in place of the file.
+    """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = dict(files)
+        self.once: dict[str, bytes] = {}
         self.asked: list[str] = []
         world = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 world.asked.append(self.path)
-                data = world.files.get(self.path)
+                data = world.once.pop(self.path, world.files.get(self.path))
                 self.send_response(404 if data is None else 200)
                 self.send_header("Content-Length", str(len(data or b"")))
                 self.end_headers()

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from opam_ci.core.build import PhaseTimeouts
+from opam_ci.core.classify import judge
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import OpamAction
 from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.outcome import Cause
+from opam_ci.core.outcome import Cause, label
 from tests.e2e.rootfs_world import (
     FAST,
     Log,
@@ -182,6 +183,16 @@ async def test_a_wrong_checksum_fails_the_fetch(world: World, server: Server) ->
     assert last(report).actions[0].package == "wrong.1"
     assert last(report).actions[0].result == "failed"
     assert "Bad checksum" in report.logs[Phase.FETCH]
+    assert report.facts.probes["checksum_repeats"] is True
+    assert label(judge(report.facts, report.logs)) == "failed(checksum)"
+
+
+async def test_a_wrong_checksum_that_does_not_come_again_is_the_hosts(world: World) -> None:
+    with Server({"/flaky.tar.gz": SOURCE}).running() as flaky:
+        flaky.once["/flaky.tar.gz"] = b"<html>come back later</html>"
+        report, _ = await world.build({"flaky.1": flaky.source("/flaky.tar.gz")}, "flaky.1")
+    assert report.facts.probes["checksum_repeats"] is False
+    assert label(judge(report.facts, report.logs)) == "errored(source_host)"
 
 
 async def test_a_missing_source_fails_the_fetch(world: World, server: Server) -> None:

@@ -11,15 +11,21 @@ import pytest
 from opam_ci.clients.runners import phases, sandbox, steps
 from opam_ci.clients.runners.image import installed_packages, recipe_digest
 from opam_ci.clients.runners.mirrors import Mirrors
+from opam_ci.clients.runners.reproduction import reproduction
 from opam_ci.clients.runners.supervise import supervise
 from opam_ci.core.build import BuildSpec, RepositoryRef
-from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.platforms import EMBEDDED
 
 
 def spec(kind: JobKind = JobKind.BUILD) -> BuildSpec:
     return BuildSpec(
-        job=Job(platform=EMBEDDED.name, package="cppo.1.8.0", kind=kind),
+        job=Job(
+            platform=EMBEDDED.name,
+            package="cppo.1.8.0",
+            kind=kind,
+            revdep="user.3" if kind in REVDEP_KINDS else None,
+        ),
         platform=EMBEDDED,
         repository=RepositoryRef(
             base_commit="0" * 40,
@@ -51,20 +57,22 @@ def test_only_apt_and_downloads_have_network() -> None:
         phases.is_known(test),
         *phases.freeze(("a.1",), ("b.1",)),
         *(
-            phases.install(phase, test, reinstall=False)
+            step
             for phase in (Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST)
+            for step in phases.install(phase, test, reinstall=False)
         ),
         *phases.submission_repository(Mirrors()),
         phases.list_depexts(("a.1",)),
     ]
     assert all("--unshare-net" in command_line(step) for step in apart)
     assert not any(step.as_root for step in apart)
-    assert "--unshare-net" not in command_line(phases.fetch(test))
+    for kind in (JobKind.TEST, JobKind.REVDEP_TEST):
+        assert not any("--unshare-net" in command_line(s) for s in phases.fetch(spec(kind)))
 
 
 def test_a_name_is_one_word_of_a_command_line() -> None:
     # Nothing that comes from a pull request is put together with anything else.
-    words = command_line(phases.install(Phase.BUILD, spec(), reinstall=False))
+    words = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))
     assert words[-4:] == ["opam", "install", "--verbose", "cppo.1.8.0"]
     script = words[words.index("-c") + 1]
     assert "cppo" not in script
@@ -72,7 +80,7 @@ def test_a_name_is_one_word_of_a_command_line() -> None:
 
 
 def test_a_build_has_no_capability_but_to_become_unprivileged() -> None:
-    words = command_line(phases.install(Phase.BUILD, spec(), reinstall=False))
+    words = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))
     granted = [words[index + 1] for index, word in enumerate(words) if word == "--cap-add"]
     assert granted == ["CAP_SETUID", "CAP_SETGID"]
     assert words[words.index("--cap-drop") + 1] == "ALL"
@@ -84,11 +92,12 @@ def test_tests_are_solved_for_and_fetched_with_the_package() -> None:
     test = spec(JobKind.TEST)
     for step in (
         phases.solve(test, reinstall=False),
-        phases.fetch(test),
-        phases.install(Phase.DEPENDENCIES, test, reinstall=False),
+        *phases.fetch(test),
+        *phases.install(Phase.DEPENDENCIES, test, reinstall=False),
     ):
         assert "--with-test" in step.argv
-    assert "--with-test" not in phases.install(Phase.BUILD, test, reinstall=False).argv
+    (build,) = phases.install(Phase.BUILD, test, reinstall=False)
+    assert "--with-test" not in build.argv
     assert "--with-test" not in phases.solve(spec(), reinstall=False).argv
 
 
@@ -98,9 +107,41 @@ def test_words_that_are_no_debian_packages_never_reach_apt() -> None:
 
 
 def test_the_log_says_how_to_reproduce_a_job() -> None:
-    text = phases.reproduction(spec(JobKind.TEST), debian="13")
+    text = reproduction(spec(JobKind.TEST), debian="13")
     assert "opam reinstall --with-test --verbose cppo.1.8.0" in text
-    assert "reinstall" not in phases.reproduction(spec(), debian="13")
+    assert "reinstall" not in reproduction(spec(), debian="13")
+
+
+def test_a_package_is_no_option_of_its_revdeps_tests() -> None:
+    # `--with-test` counts for every name of a command line.
+    test = spec(JobKind.REVDEP_TEST)
+    solve = phases.solve(test, reinstall=False)
+    assert solve.argv[3:] == ("--with-test", "user.3", '--formula="cppo" {= "1.8.0"}')
+    for step in (*phases.fetch(test), *phases.install(Phase.DEPENDENCIES, test, reinstall=False)):
+        assert ("user.3" in step.argv) == ("--with-test" in step.argv)
+        assert ("cppo.1.8.0" in step.argv) != ("user.3" in step.argv)
+
+
+def test_the_oldest_versions_are_the_solvers_affair() -> None:
+    lowest = dict(phases.solve(spec(JobKind.LOWER_BOUNDS), reinstall=False).environment)
+    assert lowest["OPAMCRITERIA"] == "+removed,+count[version-lag,solution]"
+    assert phases.solve(spec(), reinstall=False).environment == ()
+
+
+@pytest.mark.parametrize(
+    ("package", "replaces"),
+    [("ocaml-base-compiler.5.4.0", True), ("ocaml.5.3.0", False), ("cppo.1.8.0", False)],
+)
+def test_a_compiler_may_replace_that_of_the_switch(package: str, *, replaces: bool) -> None:
+    job = Job(platform=EMBEDDED.name, package=package, kind=JobKind.BUILD)
+    compiler = spec().model_copy(update={"job": job})
+    everywhere = (
+        phases.solve(compiler, reinstall=False),
+        *phases.fetch(compiler),
+        *phases.install(Phase.DEPENDENCIES, compiler, reinstall=False),
+        *phases.install(Phase.BUILD, compiler, reinstall=False),
+    )
+    assert {"--update-invariant" in step.argv for step in everywhere} == {replaces}
 
 
 def test_an_image_is_made_anew_for_another_archive() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from opam_ci.clients.runners import aptsources, layer, mirrors, phases, steps
+from opam_ci.clients.runners import aptsources, layer, mirrors, steps
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.containerbox import open_box, remove
 from opam_ci.clients.runners.containerexec import ContainerExecutor
@@ -21,6 +21,7 @@ from opam_ci.clients.runners.layer import ArtifactSource
 from opam_ci.clients.runners.perform import perform
 from opam_ci.clients.runners.phasebook import PhaseBook
 from opam_ci.clients.runners.preflight import check_clock, check_room, limits_line, utc_now
+from opam_ci.clients.runners.reproduction import reproduction
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import ContainerSettings
 from opam_ci.clients.runners.transcript import Transcript
@@ -29,7 +30,7 @@ from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.outcome import Cause
 
-_KINDS = (JobKind.BUILD, JobKind.TEST)
+_KINDS = frozenset(JobKind) - {JobKind.ANALYSIS, JobKind.LINT}
 _PREFLIGHT_TIMEOUT = 60.0
 
 
@@ -124,7 +125,7 @@ class ContainerRunner:
         image = await self._layers.image(name, lambda words: transcript.plain(f"{words}\n"))
         transcript.plain(f"Image: {name} ({image})\n")
         distribution = spec.platform.distribution.removeprefix("debian-")
-        transcript.plain(phases.reproduction(spec, debian=distribution))
+        transcript.plain(reproduction(spec, debian=distribution))
         book = PhaseBook(transcript, spec.timeouts)
         begun = book.begin(Phase.CHECKOUT, f"base {spec.repository.base_commit} and submission")
         shown = mirrors.inside(spec.archive_mirrors)

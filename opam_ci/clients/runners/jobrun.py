@@ -3,15 +3,26 @@
 from datetime import UTC, datetime, timedelta
 from typing import IO
 
-from opam_ci.clients.runners import layer, mirrors, phases, report, steps
+from opam_ci.clients.runners import (
+    checksums,
+    kinds,
+    layer,
+    listing,
+    mirrors,
+    phases,
+    report,
+    steps,
+)
 from opam_ci.clients.runners.accepted import accepts_failure
 from opam_ci.clients.runners.executor import Executor, read_one
 from opam_ci.clients.runners.image import ImageManifest
 from opam_ci.clients.runners.phasebook import PhaseBook
 from opam_ci.clients.runners.supervise import Ended
-from opam_ci.core.build import BuildSpec, RepositoryRef
+from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.job import Phase
+from opam_ci.core.facts import OpamAction
+from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.outcome import Cause
 
 _LISTS_FRESH = timedelta(days=1)
@@ -21,8 +32,8 @@ keeps a superseded version for about that long."""
 _UNKNOWN = 5
 """opam's exit code for a package that is unknown or unavailable."""
 
-_PACKAGE_FAILED = 31
-"""opam's exit code for a package whose commands failed."""
+_FETCH_FAILED = 40
+"""opam's exit code for a source that could not be had."""
 
 _OPAM_FILE_LIMIT = 1 << 20
 _REPOSITORY_FILES = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
@@ -62,7 +73,9 @@ class JobRun:
     """The state of one running job.
 
     Attributes:
-        probes: Facts by name: `package_known` after the solver said 5.
+        probes: Facts by name: `package_known` after the solver said 5; `checksum_repeats`
+            after opam refused a source for its checksum.
+        revdeps: The answer of a `list-revdeps` job.
     """
 
     def __init__(  # noqa: PLR0913 - what a job consists of
@@ -85,11 +98,12 @@ class JobRun:
         self._environment = environment
         self._mirrors = mirrors.inside(spec.archive_mirrors)
         # What the base layer has installed already can only be installed again.
-        self._reinstall = phases.target(spec) in base.installed
+        self._reinstall = kinds.target(spec) in base.installed
         self._solution: tuple[str, ...] = ()
         self._steps = 0
         self.probes: dict[str, bool] = {}
         self.installed: bool | None = None
+        self.revdeps: tuple[Revdep, ...] | None = None
 
     async def unpack_submission(self, archive: IO[bytes]) -> Ended:
         """Unpacks the overlay repository within the build root."""
@@ -103,20 +117,23 @@ class JobRun:
         Returns:
             Whether all of them succeeded.
         """
+        if self._spec.job.kind is JobKind.LIST_REVDEPS:
+            return await self._setup() and await self._list_revdeps()
         if not await self._setup() or not await self._solve():
             return False
         if await self._needs_depexts() and not await self._depexts():
             return False
         reinstall = self._reinstall
-        sources = phases.fetch_again(self._solution) if reinstall else (phases.fetch(self._spec),)
-        if not await self._phase(Phase.FETCH, *sources):
+        sources = phases.fetch_again(self._solution) if reinstall else phases.fetch(self._spec)
+        if not await self._fetch(sources):
             return False
         wanted = [Phase.DEPENDENCIES, Phase.BUILD]
-        if phases.with_tests(self._spec):
+        if kinds.runs_tests(self._spec):
             wanted.append(Phase.TEST)
         for phase in wanted:
-            step = phases.install(phase, self._spec, reinstall=reinstall)
-            if not await self._phase(phase, step):
+            if not await self._phase(
+                phase, *phases.install(phase, self._spec, reinstall=reinstall)
+            ):
                 return False
         await self._verify()
         return True
@@ -145,6 +162,21 @@ class JobRun:
             await self._freeze()
         return self._book.end(begun, ended, found)
 
+    async def _list_revdeps(self) -> bool:
+        begun = self._book.begin(Phase.SOLVE, f"what depends on {self._spec.job.package}?")
+        known = await self._step(phases.is_known(self._spec))
+        if not known.ok:
+            # opam lists what depends on a package that it does not know: nothing.
+            self.probes["package_known"] = False
+            return self._book.end(begun, known)
+        ended, self.revdeps = await listing.run(
+            self._spec, lambda step, said: self._step(step, keep=said)
+        )
+        if self.revdeps is not None:
+            tested = sum(revdep.has_tests for revdep in self.revdeps)
+            self._book.transcript.say(f"{len(self.revdeps)} revdeps, {tested} of them with tests")
+        return self._book.end(begun, ended)
+
     async def _freeze(self) -> None:
         submitted = await self._executor.packages(_REPOSITORY_FILES)
         wanted = sorted({*self._solution, *self._base.installed})
@@ -168,9 +200,16 @@ class JobRun:
 
     async def _solution_files(self, *packages: str) -> dict[str, bytes]:
         """Reads the opam files of packages of the solution, as far as they are there."""
-        home = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/packages"
+        return await self._opam_files(f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}", packages)
+
+    async def _submitted_files(self, *packages: str) -> dict[str, bytes]:
+        """Reads the opam files of submitted packages, as far as they are there."""
+        return await self._opam_files(_REPOSITORY_FILES, packages)
+
+    async def _opam_files(self, repository: str, packages: tuple[str, ...]) -> dict[str, bytes]:
         paths = {
-            package: f"{home}/{package.split('.', 1)[0]}/{package}/opam" for package in packages
+            package: f"{repository}/packages/{package.split('.', 1)[0]}/{package}/opam"
+            for package in packages
         }
         found = await self._executor.read(*paths.values(), limit=_OPAM_FILE_LIMIT)
         return {package: found[path] for package, path in paths.items() if path in found}
@@ -178,17 +217,17 @@ class JobRun:
     async def accepts_failure(self) -> bool:
         """Says whether a package that failed in the last phase accepts that on this platform.
 
-        As in opam-repo-ci, the word of a failing dependency counts too, and only for
-        failures of package commands.
+        As in opam-repo-ci, the word of a failing dependency counts too. Unlike there it
+        counts for every exit code: whether a failure is a package's at all is the judge's
+        affair, and one that is not is never accepted.
         """
         last = self._book.runs[-1]
-        if last.exit_code != _PACKAGE_FAILED:
-            return False
         failed = [action.package for action in last.actions if action.result == "failed"]
-        files = await self._solution_files(*failed)
+        wanted = failed or [kinds.target(self._spec)]
+        files = await self._solution_files(*wanted) or await self._submitted_files(*wanted)
         return any(
             accepts_failure(files.get(package), self._spec.platform.distribution)
-            for package in failed
+            for package in wanted
         )
 
     async def _depexts(self) -> bool:
@@ -208,18 +247,39 @@ class JobRun:
             ended = await self._step(step)
         return self._book.end(begun, ended)
 
-    async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:
-        begun = self._book.begin(phase, " && ".join(step.title for step in commands))
-        found = None
-        for step in commands:
-            ended = await self._step(step)
-            found = await self._read_report(step)
-            if not ended.ok:
-                break
+    async def _fetch(self, sources: tuple[steps.Step, ...]) -> bool:
+        begun = self._book.begin(Phase.FETCH, " && ".join(step.title for step in sources))
+        ended, found = await self._series(sources)
+        if ended.exit_code == _FETCH_FAILED and found is not None:
+            again = await checksums.repeats(
+                found.actions, sources, lambda step, said: self._step(step, keep=said)
+            )
+            if again is not None:
+                self.probes[CHECKSUM_REPEATS] = again
         return self._book.end(begun, ended, found)
 
+    async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:
+        begun = self._book.begin(phase, " && ".join(step.title for step in commands))
+        return self._book.end(begun, *await self._series(commands))
+
+    async def _series(
+        self, commands: tuple[steps.Step, ...]
+    ) -> tuple[Ended, report.OpamReport | None]:
+        """Runs commands until one fails; returns its end, and what opam did in all of them."""
+        found = None
+        done: tuple[OpamAction, ...] = ()
+        for step in commands:
+            ended = await self._step(step)
+            if (found := await self._read_report(step)) is not None:
+                done += found.actions
+                found = found.model_copy(update={"actions": done})
+            if not ended.ok:
+                break
+        return ended, found
+
     async def _verify(self) -> None:
-        package = phases.target(self._spec)
+        expected = kinds.expected(self._spec)
+        package = ", ".join(sorted(expected))
         begun = self._book.begin(Phase.VERIFY, f"is {package} installed?")
         found = await layer.read_installed(self._executor)
         if found is None:
@@ -228,7 +288,7 @@ class JobRun:
                 cause=Cause.OPAM_INTERNAL,
                 phase=Phase.VERIFY,
             )
-        self.installed = package in found
+        self.installed = expected <= found
         self._book.transcript.say(
             f"{package} is {'installed' if self.installed else 'not installed'}; installed: "
             + ", ".join(sorted(found))

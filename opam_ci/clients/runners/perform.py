@@ -49,7 +49,7 @@ async def perform(  # noqa: PLR0913, PLR0917 - what a job consists of
         probes=job.probes,
         accepts_failure=await job.accepts_failure(),
     )
-    return BuildReport(facts=facts, logs=transcript.texts)
+    return BuildReport(facts=facts, logs=transcript.texts, revdeps=job.revdeps)
 
 
 async def _check_out(

@@ -1,11 +1,13 @@
 """What each phase of a job runs: plain command lines, decided from the job alone."""
 
 import re
+from dataclasses import replace
 
+from opam_ci.clients.runners import kinds
 from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.steps import Step
 from opam_ci.core.build import BuildSpec
-from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.job import Phase
 
 SWITCH = "ci"
 OPAM_ROOT = "home/opam/.opam"
@@ -30,16 +32,6 @@ _DPKG = (
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?<!-)(?::[a-z0-9]+)?")
 
 
-def target(spec: BuildSpec) -> str:
-    """Returns the package that the job installs."""
-    return spec.job.revdep or spec.job.package
-
-
-def with_tests(spec: BuildSpec) -> bool:
-    """Says whether the job runs the package's tests."""
-    return spec.job.kind is JobKind.TEST
-
-
 def submission_repository(mirrors: Mirrors) -> tuple[Step, ...]:
     """Puts the submission's packages before those of the base."""
     add = ("opam", "repository", "add", SUBMISSION, SUBMISSION_FILES)
@@ -51,14 +43,17 @@ def submission_repository(mirrors: Mirrors) -> tuple[Step, ...]:
 
 def solve(spec: BuildSpec, *, reinstall: bool) -> Step:
     """Asks the solver for the whole solution of the job, tests included."""
+    command = ("opam", _verb(reinstall), "--show-actions", *kinds.tests(spec))
     return Step(
-        ("opam", _verb(reinstall), "--show-actions", *_tests(spec), target(spec)), report=True
+        (*command, *kinds.invariant(spec), *kinds.wanted(spec)),
+        report=True,
+        environment=kinds.criteria(spec),
     )
 
 
 def is_known(spec: BuildSpec) -> Step:
     """Asks whether opam knows the package at all: exit code 5 has both answers."""
-    return Step(("opam", "show", "--field=version", target(spec)))
+    return Step(("opam", "show", "--field=version", kinds.target(spec)))
 
 
 def freeze(base: tuple[str, ...], submitted: tuple[str, ...]) -> tuple[Step, ...]:
@@ -139,10 +134,14 @@ def install_depexts(
     )
 
 
-def fetch(spec: BuildSpec) -> Step:
-    """Downloads every source of the solution; the only opam run with network."""
-    command = ("opam", "install", "--download-only", *_tests(spec), target(spec))
-    return Step(command, network=True, report=True)
+def fetch(spec: BuildSpec) -> tuple[Step, ...]:
+    """Downloads every source of the solution; the only opam runs with network."""
+    download = ("opam", "install", "--download-only")
+    options = (*kinds.tests(spec), *kinds.invariant(spec))
+    return (
+        *(replace(step, network=True) for step in kinds.beforehand(spec, "--download-only")),
+        Step((*download, *options, kinds.target(spec)), network=True, report=True),
+    )
 
 
 def fetch_again(solution: tuple[str, ...]) -> tuple[Step, ...]:
@@ -153,44 +152,24 @@ def fetch_again(solution: tuple[str, ...]) -> tuple[Step, ...]:
     )
 
 
-def install(phase: Phase, spec: BuildSpec, *, reinstall: bool) -> Step:
-    """Returns the command of a phase that runs package code."""
-    package = target(spec)
+def install(phase: Phase, spec: BuildSpec, *, reinstall: bool) -> tuple[Step, ...]:
+    """Returns the commands of a phase that runs package code."""
+    package = kinds.target(spec)
+    invariant = kinds.invariant(spec)
     match phase:
         case Phase.DEPENDENCIES:
-            return Step(("opam", "install", "--deps-only", *_tests(spec), package), report=True)
+            command = ("opam", "install", "--deps-only", *kinds.tests(spec), *invariant, package)
+            return (*kinds.beforehand(spec), Step(command, report=True))
         case Phase.BUILD:
             # Verbose, so that a log which is followed shows what the package does, and the
             # log of a lost or endless build shows where it was.
-            return Step(("opam", _verb(reinstall), "--verbose", package), report=True)
+            command = ("opam", _verb(reinstall), "--verbose", *invariant, package)
+            return (Step(command, report=True),)
         case Phase.TEST:
-            return Step(("opam", "reinstall", "--with-test", "--verbose", package), report=True)
+            command = ("opam", "reinstall", "--with-test", "--verbose", *invariant, package)
+            return (Step(command, report=True),)
         case _:
             raise ValueError(f"no package code runs in phase {phase}")
-
-
-def reproduction(spec: BuildSpec, *, debian: str) -> str:
-    """Returns the commands with which a person repeats the job by hand."""
-    package = target(spec)
-    tests = " --with-test" if with_tests(spec) else ""
-    lines = [
-        f"To reproduce locally, on Debian {debian} with the packages opam and ocaml-nox, in a",
-        "clone of the opam repository where the pull request is merged into its base:",
-        "",
-        "    export OPAMROOT=$(mktemp -d) OPAMYES=1 OPAMERRLOGLEN=0 OPAMPRECISETRACKING=1",
-        "    opam init --bare --no-setup --kind=local default .",
-        f"    opam switch create {SWITCH} {spec.platform.compiler}",
-        f"    opam install --depext-only{tests} {package}",
-        f"    opam install --deps-only{tests} {package}",
-        f"    opam install {package}",
-    ]
-    if tests:
-        lines.append(f"    opam reinstall --with-test --verbose {package}")
-    return "\n".join(lines) + "\n"
-
-
-def _tests(spec: BuildSpec) -> tuple[str, ...]:
-    return ("--with-test",) if with_tests(spec) else ()
 
 
 def _verb(reinstall: bool) -> str:  # noqa: FBT001 - the name of the argument is its meaning

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable
 from functools import cached_property
 
-from opam_ci.clients.runners import aptsources, layer, mirrors, phases, sandbox, steps
+from opam_ci.clients.runners import aptsources, layer, mirrors, sandbox, steps
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.cgroups import Cgroups
 from opam_ci.clients.runners.disk import DiskWatch
@@ -26,6 +26,7 @@ from opam_ci.clients.runners.preflight import (
     limits_line,
     utc_now,
 )
+from opam_ci.clients.runners.reproduction import reproduction
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.clients.runners.supervise import Ended, supervise
@@ -37,7 +38,7 @@ from opam_ci.core.outcome import Cause
 
 __all__ = ["ArtifactSource", "RootfsRunner", "RootfsSettings", "default_home"]
 
-_KINDS = (JobKind.BUILD, JobKind.TEST)
+_KINDS = frozenset(JobKind) - {JobKind.ANALYSIS, JobKind.LINT}
 _DEBIAN = {"trixie": "13"}
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 _PREFLIGHT_TIMEOUT = 30.0
@@ -136,7 +137,7 @@ class RootfsRunner:
         """Runs all phases of a job; see `base.Runner.run`."""
         transcript = Transcript(log, progress)
         image = await self._image_for(spec)
-        transcript.plain(phases.reproduction(spec, debian=_DEBIAN[image.manifest.suite]))
+        transcript.plain(reproduction(spec, debian=_DEBIAN[image.manifest.suite]))
         book = PhaseBook(transcript, spec.timeouts)
         begun = book.begin(Phase.CHECKOUT, f"base {spec.repository.base_commit} and submission")
         async with (

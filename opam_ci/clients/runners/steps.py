@@ -38,6 +38,7 @@ class Step:
         report: Whether it is an opam run whose JSON report is wanted.
         directory: Where it starts.
         scratch: Directories that are in memory while the command runs, and empty before.
+        environment: Further environment variables.
     """
 
     argv: tuple[str, ...]
@@ -47,6 +48,7 @@ class Step:
     report: bool = False
     directory: str = "/home/opam"
     scratch: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def title(self) -> str:
@@ -86,7 +88,7 @@ def confined(
         mirrors: Archive mirrors to show.
         extra: Further environment variables.
     """
-    variables = {**OPAM_ENVIRONMENT, **(extra or {})}
+    variables = {**OPAM_ENVIRONMENT, **(extra or {}), **dict(step.environment)}
     if step.as_root:
         variables |= {"DEBIAN_FRONTEND": "noninteractive", "HOME": "/root", "USER": "root"}
     if step.network:
