@@ -49,6 +49,12 @@ def verdict(report: BuildReport) -> str:
     return label(outcome) + (f" of {blame}" if blame else "")
 
 
+def commands_of(log: Log) -> list[str]:
+    """The commands at the head of a log."""
+    head = log.text.split("==== opam-ci", 1)[0]
+    return [line[4:] for line in head.splitlines() if line.startswith("    ")]
+
+
 @pytest.mark.parametrize(
     ("package", "revdep", "kind", "came_to"),
     [
@@ -99,6 +105,10 @@ async def test_revdeps_are_listed_as_opam_repo_ci_lists_them(world: World) -> No
         ("tests.1", True),
         ("untestable.1", False),
     ]
+    # And the head of the log asks the same.
+    *before, direct, recursive, testing = commands_of(log)
+    said = await world.shell(packages, [*before, f"{direct}; {recursive}; {testing}"])
+    assert set(said.split()) - set(spec.submitted) == {r.package for r in report.revdeps or ()}
 
 
 async def test_a_package_that_opam_does_not_know_has_no_revdeps_to_list(world: World) -> None:
@@ -151,8 +161,6 @@ async def test_the_head_of_a_log_repeats_the_job(
 ) -> None:
     report, log = await world.build(PACKAGES, package, kind=kind, revdep=revdep)
     assert verdict(report) == "passed", log.text
-    head = log.text.split("==== opam-ci", 1)[0]
-    commands = [line[4:] for line in head.splitlines() if line.startswith("    ")]
-    said = await world.shell(PACKAGES, [*commands, "opam list --short --columns=package"])
+    said = await world.shell(PACKAGES, [*commands_of(log), "opam list --short --columns=package"])
     installed = report.logs[Phase.VERIFY].split("installed: ", 1)[1].split("\n", 1)[0]
     assert set(said.split()) == set(installed.split(", ")), said
