@@ -63,7 +63,6 @@ def commands_of(log: Log) -> list[str]:
         ("lib.2", "optional.1", JobKind.REVDEP, "passed"),
         ("lib.2", "old.1", JobKind.REVDEP, "skipped(no_solution)"),
         ("lib.2", "broken.1", JobKind.REVDEP, "failed(build)"),
-        ("lib.2", "untested.1", JobKind.REVDEP, "passed"),
         ("lib.2", "untested.1", JobKind.REVDEP_TEST, "failed(test)"),
         ("lib.2", "above.1", JobKind.REVDEP, "failed(dependency) of bad.1"),
         ("lib-bad.1", "user-of-bad.1", JobKind.REVDEP, "failed(dependency) of lib-bad.1"),
@@ -147,7 +146,6 @@ async def test_a_missing_source_is_accepted_like_any_failure(world: World) -> No
 @pytest.mark.parametrize(
     ("package", "revdep", "kind"),
     [
-        ("lib.1", None, JobKind.BUILD),
         ("user.1", None, JobKind.TEST),
         ("user.1", None, JobKind.LOWER_BOUNDS),
         ("lib.2", "optional.1", JobKind.REVDEP),
