@@ -1,0 +1,178 @@
+"""What the build of a dependency is a function of: keys for a cache of compiled packages.
+
+A key covers all that a package is built from when it is built in a root that has just its
+own dependencies: its directory in the repository with the checksums of its sources, the keys
+of its dependencies, and the surroundings that all of them share. Two packages with the same
+key are the same build.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Final
+
+from opam_ci.core.model import Frozen
+from opam_ci.core.opam.errors import OpamSyntaxError
+from opam_ci.core.opam.file import parse
+from opam_ci.core.opam.formula import (
+    And,
+    Atom,
+    Block,
+    Dependency,
+    Empty,
+    FAnd,
+    FBool,
+    FIdent,
+    FNot,
+    FOr,
+    Formula,
+    Or,
+    atoms,
+)
+from opam_ci.core.opam.metadata import Opam, read
+
+KEY_VERSION: Final = 1
+"""Raised whenever the way of building for the cache, or what an entry holds, changes."""
+
+_UNSET: Final = frozenset({"with-test", "with-doc", "with-dev-setup", "dev", "post"})
+"""Variables that are false for a dependency. `post` is one that is needed only later."""
+
+_UNFIXED: Final = frozenset({"git", "hg", "darcs"})
+"""Kinds of URLs that opam does not check against a checksum."""
+
+PackageFiles = Mapping[str, bytes]
+"""A package's directory in the repository: `opam`, and `files/…`."""
+
+
+class CachedBuild(Frozen):
+    """A dependency whose build can be cached.
+
+    Attributes:
+        package: Full name.
+        key: Of its build, 64 hex digits.
+        needs: All packages of the solution that it needs, through others too, in an order
+            in which they can be installed.
+    """
+
+    package: str
+    key: str
+    needs: tuple[str, ...]
+
+
+def cached_builds(
+    solution: Mapping[str, PackageFiles], surroundings: str
+) -> tuple[CachedBuild, ...]:
+    """Finds the packages of a solution whose builds can be cached, and their keys.
+
+    Left out are packages whose sources are not fixed by a checksum, those whose files cannot
+    be read, those that need one another, and all that need one of these.
+
+    Args:
+        solution: The files of each package that the solution installs.
+        surroundings: Everything else that a build depends on, as one text.
+
+    Returns:
+        In an order in which they can be installed.
+    """
+    names = {package.partition(".")[0]: package for package in solution}
+    metadata = {package: _metadata(files) for package, files in solution.items()}
+    direct = {
+        package: sorted(
+            names[name] for name in _needed(opam) if name in names and names[name] != package
+        )
+        if opam is not None
+        else []
+        for package, opam in metadata.items()
+    }
+    done: dict[str, CachedBuild] = {}
+    for package in _in_order(direct):
+        opam = metadata[package]
+        needs = direct[package]
+        if opam is None or not _is_fixed(opam) or any(need not in done for need in needs):
+            continue
+        # Through others first, so that each comes after what it needs.
+        closure = dict.fromkeys(one for need in needs for one in (*done[need].needs, need))
+        words = [
+            KEY_VERSION,
+            surroundings,
+            package,
+            {path: _digest(data) for path, data in solution[package].items()},
+            [done[need].key for need in needs],
+        ]
+        key = _digest(json.dumps(words, sort_keys=True).encode())
+        done[package] = CachedBuild(package=package, key=key, needs=tuple(closure))
+    return tuple(done.values())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _metadata(files: PackageFiles) -> Opam | None:
+    try:
+        opam = read(parse(files["opam"]))
+    except (KeyError, OpamSyntaxError):
+        return None
+    # What opam drops for an error could have named a dependency.
+    return None if opam.errors else opam
+
+
+def _is_fixed(opam: Opam) -> bool:
+    sources = [source for _, source in opam.values.get("extra-sources") or ()]
+    if opam.values.get("url") is not None:
+        sources.append(opam.values["url"])
+    return all(source.checksums and source.url.backend not in _UNFIXED for source in sources)
+
+
+def _needed(opam: Opam) -> set[str]:
+    """Names in `depends` and `depopts` whose filter is not false for a dependency.
+
+    Whichever of these the solution has, is there when the package is built: opam does it
+    so, and it makes no difference to a package that its filter rules out for another reason.
+    """
+    return {
+        leaf.name
+        for field in ("depends", "depopts")
+        for leaf in _leaves(opam.values.get(field))
+        if not _is_false(leaf.condition)
+    }
+
+
+def _leaves(formula: Formula | None) -> Iterator[Dependency]:
+    return atoms(formula) if formula is not None else iter(())
+
+
+def _is_false(condition: Any) -> bool:  # noqa: PLR0911 - one case a kind of condition
+    """Whether a condition is false whatever versions and the platform are."""
+    match condition:
+        case Atom(value=inner) | Block(formula=inner):
+            return _is_false(inner)
+        case And(operands=operands) | FAnd(operands=operands):
+            return any(map(_is_false, operands))
+        case Or(operands=operands) | FOr(operands=operands):
+            return bool(operands) and all(map(_is_false, operands))
+        case FNot(operand=operand):
+            return operand == FBool(value=True)
+        case FBool(value=value):
+            return not value
+        case FIdent(packages=(), variable=variable, converter=None):
+            return variable in _UNSET
+        case Empty():
+            return False
+    return False
+
+
+def _in_order(direct: Mapping[str, list[str]]) -> list[str]:
+    """Sorts so that each package comes after what it needs; without those in a cycle."""
+    remaining = {package: set(needs) for package, needs in direct.items()}
+    while True:
+        # The same solution in the same order, whoever asks.
+        sorter = TopologicalSorter({one: sorted(remaining[one]) for one in sorted(remaining)})
+        try:
+            return list(sorter.static_order())
+        except CycleError as error:
+            for package in set(error.args[1]):
+                remaining.pop(package, None)
+            for needs in remaining.values():
+                needs.intersection_update(remaining)
