@@ -75,6 +75,7 @@ class BuildSpec(Frozen):
             for machines without internet: the solver would choose what cannot be fetched.
         submitted: Packages that the pull request itself builds: a `list-revdeps` job leaves
             them out, for they have jobs of their own.
+        build_cache: Whether compiled dependencies may come from the worker's cache.
     """
 
     job: Job
@@ -84,6 +85,7 @@ class BuildSpec(Frozen):
     archive_mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
     submitted: tuple[str, ...] = ()
+    build_cache: bool = True
 
 
 class Revdep(Frozen):

@@ -72,6 +72,7 @@ class CheckOptions(Frozen):
         lint_only: Stop after analysis and lint.
         archive_mirrors: URLs for opam's `archive-mirrors`.
         only_mirrored: Whether builds see only packages whose sources a `file://` mirror has.
+        build_cache: Whether compiled dependencies may come from a worker's cache.
         retry: Backoff of infrastructure faults.
         timeouts: Limits by phase.
         heartbeat_timeout: Silence after which a worker counts as lost.
@@ -83,6 +84,7 @@ class CheckOptions(Frozen):
     lint_only: bool = False
     archive_mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
+    build_cache: bool = True
     retry: RetrySettings = RetrySettings()
     timeouts: PhaseTimeouts = PhaseTimeouts()
     heartbeat_timeout: timedelta = timedelta(seconds=60)

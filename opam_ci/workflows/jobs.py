@@ -139,6 +139,7 @@ class Jobs:
                     archive_mirrors=checks.archive_mirrors,
                     only_mirrored=checks.only_mirrored,
                     submitted=common.submitted,
+                    build_cache=checks.build_cache,
                 ),
             ),
             activity_id=activity_id(self._table[job.id]),

@@ -56,6 +56,50 @@ def read(root: Path, path: str, *, limit: int) -> bytes | None:
         os.close(descriptor)
 
 
+def is_directory(root: Path, path: str) -> bool:
+    """Says whether there is a directory at a path beneath a root, with no link on the way."""
+    descriptor = _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    if descriptor is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def files(root: Path, path: str, *, limit: int) -> dict[str, bytes] | None:
+    """Reads all files of a small directory tree beneath a root, by path within it.
+
+    Args:
+        root: Directory that is trusted.
+        path: Relative path within it.
+        limit: Size in bytes above which a file is not read.
+
+    Returns:
+        None if there is anything but directories and regular files of at most that size.
+    """
+    found: dict[str, bytes] = {}
+    waiting = [path]
+    while waiting:
+        directory = waiting.pop()
+        descriptor = _open(root, directory, os.O_RDONLY | os.O_DIRECTORY)
+        if descriptor is None:
+            return None
+        try:
+            with os.scandir(descriptor) as entries:
+                listed = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+        finally:
+            os.close(descriptor)
+        for name, is_dir in listed:
+            inside = f"{directory}/{name}"
+            if is_dir:
+                waiting.append(inside)
+                continue
+            data = read(root, inside, limit=limit)
+            if data is None:
+                return None
+            found[inside.removeprefix(f"{path}/")] = data
+    return found
+
+
 def names(root: Path, path: str) -> tuple[str, ...]:
     """Lists the directories within a directory beneath a root, sorted; empty if absent."""
     descriptor = _open(root, path, os.O_RDONLY | os.O_DIRECTORY)

@@ -48,6 +48,10 @@ class DiskWatch:
         self._before = (0, 0)
         self.overuse: DiskOveruse | None = None
 
+    def elsewhere(self, directory: Path) -> "DiskWatch":
+        """Returns a watch over another directory, with the same limits."""
+        return DiskWatch(directory, self._limits, self._rights)
+
     async def begin(self, phase: Phase) -> None:
         """Notes what there is at the begin of a command.
 

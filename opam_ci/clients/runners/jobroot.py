@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from opam_ci.clients.runners.cgroups import remove_recorded
@@ -90,18 +91,33 @@ def _not_made(where: Path, error: OSError) -> InfrastructureError:
 
 def overlay(directory: Path, lowers: tuple[Path, ...]) -> Overlay:
     """Makes the directories of an overlay within a directory two levels below `home`."""
-    root = Overlay(
+    return Overlay(
         home=directory.parent.parent,
         lowers=lowers,
-        upper=directory / "upper",
-        work=directory / "work",
-        merged=directory / "merged",
+        upper=_directory(directory / "upper"),
+        work=_directory(directory / "work"),
+        merged=_directory(directory / "merged"),
     )
-    for path in (root.upper, root.work, root.merged):
-        path.mkdir()
-        # The mode of `upper` is that of the build's own "/", whatever the worker's umask.
-        path.chmod(0o755)
-    return root
+
+
+def sealed(root: Overlay) -> Overlay:
+    """Makes what an overlay wrote its topmost read-only layer, and its upper directory new."""
+    lower = root.upper.rename(root.upper.with_name("sealed"))
+    # The kernel's scratch directory belongs to the upper directory that it has served.
+    root.work.rename(root.work.with_name("sealed-work"))
+    return replace(
+        root,
+        lowers=(lower, *root.lowers),
+        upper=_directory(root.upper),
+        work=_directory(root.work),
+    )
+
+
+def _directory(path: Path) -> Path:
+    path.mkdir()
+    # The mode of `upper` is that of the build's own "/", whatever the worker's umask.
+    path.chmod(0o755)
+    return path
 
 
 def host_facts(root: Overlay) -> HostFacts:

@@ -14,6 +14,7 @@ from opam_ci.clients.runners import (
     steps,
 )
 from opam_ci.clients.runners.accepted import accepts_failure
+from opam_ci.clients.runners.dependency_cache import DependencyCache
 from opam_ci.clients.runners.executor import Executor, read_one
 from opam_ci.clients.runners.image import ImageManifest
 from opam_ci.clients.runners.phasebook import PhaseBook
@@ -88,6 +89,7 @@ class JobRun:
         *,
         apt_options: tuple[tuple[str, str], ...],
         environment: dict[str, str],
+        cache: DependencyCache | None = None,
     ) -> None:
         self._spec = spec
         self._executor = executor
@@ -96,6 +98,7 @@ class JobRun:
         self._book = book
         self._apt_options = apt_options
         self._environment = environment
+        self._cache = cache
         self._mirrors = mirrors.inside(spec.archive_mirrors)
         # What the base layer has installed already can only be installed again.
         self._reinstall = kinds.target(spec) in base.installed
@@ -124,6 +127,9 @@ class JobRun:
         if await self._needs_depexts() and not await self._depexts():
             return False
         reinstall = self._reinstall
+        if self._cache is not None and not reinstall:
+            self._book.restart_limit(Phase.SETUP)
+            await self._cache.attach(self._solution, kinds.target(self._spec), self._for_cache)
         sources = phases.fetch_again(self._solution) if reinstall else phases.fetch(self._spec)
         if not await self._fetch(sources):
             return False
@@ -136,6 +142,8 @@ class JobRun:
             ):
                 return False
         await self._verify()
+        if self._cache is not None and self._spec.job.kind is JobKind.BUILD:
+            await self._cache.keep_target()
         return True
 
     async def _setup(self) -> bool:
@@ -260,6 +268,10 @@ class JobRun:
 
     async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:
         begun = self._book.begin(phase, " && ".join(step.title for step in commands))
+        if phase is Phase.DEPENDENCIES and self._cache is not None:
+            too_late = await self._cache.fill(self._for_cache)
+            if too_late is not None:
+                return self._book.end(begun, too_late)
         return self._book.end(begun, *await self._series(commands))
 
     async def _series(
@@ -295,24 +307,48 @@ class JobRun:
         )
         self._book.end(begun, Ended(0, None, timed_out=False, started=True, duration=0.0))
 
+    async def _for_cache(
+        self,
+        step: steps.Step,
+        *,
+        executor: Executor | None = None,
+        stdin: IO[bytes] | None = None,
+        quiet: bool = False,
+    ) -> tuple[Ended, report.OpamReport | None]:
+        """Runs a step as `dependency_cache.Run` has it."""
+        executor = executor or self._executor
+        ended = await self._step(step, stdin=stdin, executor=executor, quiet=quiet)
+        return ended, await self._read_report(step, executor)
+
     def _report_path(self) -> str:
         return f"{phases.REPORTS}-{self._steps}.json"
 
-    async def _read_report(self, step: steps.Step) -> report.OpamReport | None:
+    async def _read_report(
+        self, step: steps.Step, executor: Executor | None = None
+    ) -> report.OpamReport | None:
         """Reads the report of the step that ran last; a killed opam leaves none."""
         if not step.report:
             return None
-        data = await read_one(self._executor, self._report_path(), limit=report.REPORT_LIMIT)
+        data = await read_one(
+            executor or self._executor, self._report_path(), limit=report.REPORT_LIMIT
+        )
         return report.parse_report(data) if data is not None else None
 
     async def _step(
-        self, step: steps.Step, *, stdin: IO[bytes] | None = None, keep: bytearray | None = None
+        self,
+        step: steps.Step,
+        *,
+        stdin: IO[bytes] | None = None,
+        keep: bytearray | None = None,
+        executor: Executor | None = None,
+        quiet: bool = False,
     ) -> Ended:
         if step.shown:
             self._book.transcript.say(step.shown)
 
         def output(data: bytes) -> None:
-            self._book.transcript.output(data)
+            if not quiet:
+                self._book.transcript.output(data)
             if keep is not None:
                 keep.extend(data)
 
@@ -320,7 +356,7 @@ class JobRun:
         extra = {**self._environment}
         if step.report:
             extra["OPAMJSON"] = f"/{self._report_path()}"
-        ended = await self._executor.run(
+        ended = await (executor or self._executor).run(
             step,
             output=output,
             phase=self._book.transcript.phase,

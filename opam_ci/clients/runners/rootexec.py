@@ -1,13 +1,15 @@
 """The build root of the root-file-system runner: an overlay, entered through bubblewrap."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import IO
 
 from opam_ci.clients.runners import beneath, sandbox, steps
 from opam_ci.clients.runners.cgroups import JobGroups
 from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.executor import Output
-from opam_ci.clients.runners.jobroot import host_facts
+from opam_ci.clients.runners.jobroot import host_facts, sealed
 from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core.facts import HostFacts
@@ -35,10 +37,44 @@ class RootfsExecutor:
         disk: DiskWatch | None = None,
     ) -> None:
         self._root = root
+        self._bottom = root.lowers
         self._mirrors = mirrors
         self._rights = rights
         self._groups = groups or JobGroups()
         self._disk = disk
+
+    @property
+    def root(self) -> sandbox.Overlay:
+        """The overlay as it is now."""
+        return self._root
+
+    def over(self, root: sandbox.Overlay) -> "RootfsExecutor":
+        """Returns the executor of another overlay, with the same surroundings and limits."""
+        return RootfsExecutor(
+            root,
+            self._mirrors,
+            self._rights,
+            groups=self._groups,
+            disk=self._disk.elsewhere(root.upper) if self._disk is not None else None,
+        )
+
+    def seal(self) -> tuple[Path, ...]:
+        """Makes what was written so far read-only; from now on, writes go to a new directory.
+
+        Returns:
+            The layers, topmost first: what was written so far, and what it lies over.
+        """
+        self._root = sealed(self._root)
+        self._bottom = self._root.lowers
+        return self._bottom
+
+    def put_between(self, layers: tuple[Path, ...]) -> None:
+        """Puts read-only layers under what is written from now on, in place of earlier ones.
+
+        Args:
+            layers: Topmost first.
+        """
+        self._root = replace(self._root, lowers=(*layers, *self._bottom))
 
     async def run(  # noqa: PLR0913 - as the interface has it
         self,

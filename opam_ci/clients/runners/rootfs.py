@@ -6,11 +6,17 @@ docs/builds.md tells how a job runs, docs/adr/0002-root-file-system-runner.md wh
 import os
 import platform
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import cached_property
 
 from opam_ci.clients.runners import aptsources, layer, mirrors, sandbox, steps
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.cgroups import Cgroups
+from opam_ci.clients.runners.dependency_cache import (
+    DependencyCache,
+    cache_store,
+    surroundings_of,
+)
 from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.image import Image, ImageStore
 from opam_ci.clients.runners.jobroot import JobRoots
@@ -66,6 +72,7 @@ class RootfsRunner:
             self._rights,
         )
         self._jobs = JobRoots(settings.home / "jobs", self._rights)
+        self.cache = cache_store(settings.home, settings.build_cache_bytes)
         archives = aptsources.read_host()
         if settings.mirror is not None:
             archives = archives.model_copy(update={"main": settings.mirror, "security": None})
@@ -97,6 +104,7 @@ class RootfsRunner:
         """
         await self._images.sweep()
         await self._layers.sweep()
+        await self.cache.sweep()
         return await self._jobs.sweep()
 
     async def preflight(self) -> None:
@@ -144,6 +152,7 @@ class RootfsRunner:
             self._layers.use(image, spec, transcript.output) as base,
             self._jobs.open((base.upper, image.root)) as root,
             self._cgroups.open(root.upper.parent) as groups,
+            AsyncExitStack() as stack,
         ):
             environment = {}
             if self._settings.opam_jobs is not None:
@@ -156,6 +165,12 @@ class RootfsRunner:
                 disk=DiskWatch(root.upper, self._limits, self._rights),
             )
             transcript.say(limits_line(self._limits, self._cgroups.missing))
+            cache = None
+            if self._settings.build_cache and spec.build_cache:
+                surroundings = surroundings_of(spec, image.manifest.digest, base)
+                cache = await stack.enter_async_context(
+                    DependencyCache(self.cache, executor, base, surroundings, book)
+                )
             job = JobRun(
                 spec,
                 executor,
@@ -164,6 +179,7 @@ class RootfsRunner:
                 book,
                 apt_options=self._archives.options,
                 environment=environment,
+                cache=cache,
             )
             return await perform(spec, executor, job, book, begun, self._artifacts)
 

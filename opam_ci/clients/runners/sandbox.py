@@ -20,7 +20,12 @@ USER = 1000
 
 HOME = "/home/opam"
 
-_MOUNT = 'cd "$1" && mount -t overlay overlay -o "$2" "$3" && shift 3 && exec "$@"'
+# By fsconfig(2), which newer versions of mount prefer, an option has no more than 255 bytes; by
+# mount(2) all options together have a page.
+_MOUNT = (
+    'cd "$1" && LIBMOUNT_FORCE_MOUNT2=always mount -t overlay overlay -o "$2" "$3" '
+    '&& shift 3 && exec "$@"'
+)
 
 _BUILD_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
 """Just enough for `setpriv` to become the unprivileged user."""

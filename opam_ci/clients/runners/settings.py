@@ -4,13 +4,17 @@ import os
 import re
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 
 from opam_ci.core.model import Frozen
 
 _GIB = 1 << 30
 _SMALLEST_SHARE = 2 * _GIB
 """The compilers of large packages take more than 1 GiB."""
+
+BUILD_CACHE_BYTES = ByteSize(10 * _GIB)
+"""Room for compiled dependencies unless settings say otherwise: some hundred packages at 5 to
+50 MB each, several times over."""
 
 
 def default_home() -> Path:
@@ -67,6 +71,8 @@ class RootfsSettings(Frozen):
         opam_jobs: Parallel package builds within one job; by default opam's own choice.
         limits: What one job may use.
         slots: How many jobs run at once.
+        build_cache: Whether compiled dependencies are kept and used again.
+        build_cache_bytes: Room for them; those used longest ago are removed for others.
     """
 
     home: Path = Field(default_factory=default_home)
@@ -78,6 +84,8 @@ class RootfsSettings(Frozen):
     opam_jobs: int | None = Field(default=None, ge=1)
     limits: JobLimits = JobLimits()
     slots: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
+    build_cache: bool = True
+    build_cache_bytes: int = Field(default=BUILD_CACHE_BYTES, ge=0)
 
     @field_validator("home")
     @classmethod

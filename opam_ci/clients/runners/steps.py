@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from opam_ci.clients.runners import sandbox
 from opam_ci.clients.runners.mirrors import Mirrors
@@ -39,6 +40,7 @@ class Step:
         directory: Where it starts.
         scratch: Directories that are in memory while the command runs, and empty before.
         environment: Further environment variables.
+        read_only: Host directories shown to it, as (host path, inside path).
     """
 
     argv: tuple[str, ...]
@@ -49,6 +51,7 @@ class Step:
     directory: str = "/home/opam"
     scratch: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    read_only: tuple[tuple[Path, str], ...] = ()
 
     @property
     def title(self) -> str:
@@ -99,6 +102,7 @@ def confined(
         as_root=step.as_root,
         read_only=(
             *mirrors.directories,
+            *step.read_only,
             *(sandbox.network_files() if step.network else ()),
         ),
         environment=sandbox.environment(variables),

@@ -1,0 +1,379 @@
+"""The dependencies of one job, taken from the cache or built for it.
+
+docs/adr/0005-build-cache.md tells why it is done this way. In short: each dependency is built
+once, alone over its own dependencies, before anything but its own closure has run in that
+root; and it becomes a read-only layer under the writes of every job that has the same one.
+Whatever cannot be had so is left to the job's plain `opam install --deps-only`, which runs in
+any case and has the last word.
+"""
+
+import asyncio
+import hashlib
+import json
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Collection, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Protocol, Self
+
+from opam_ci.clients.runners import beneath, phases, report, sandbox
+from opam_ci.clients.runners.cache_store import CacheEntry, CacheStore
+from opam_ci.clients.runners.executor import Executor, read_one
+from opam_ci.clients.runners.jobroot import overlay
+from opam_ci.clients.runners.layer import Layer
+from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.rootexec import RootfsExecutor
+from opam_ci.clients.runners.steps import OPAM_ENVIRONMENT, Step
+from opam_ci.clients.runners.supervise import Ended
+from opam_ci.core.build import BuildSpec
+from opam_ci.core.build_keys import CachedBuild, cached_builds
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause
+
+_SWITCH_FILES: Final = f"{phases.OPAM_ROOT}/{phases.SWITCH}"
+
+_RECORDS: Final = f"{_SWITCH_FILES}/.opam-switch"
+_STATE: Final = f"{_RECORDS}/switch-state"
+_INSTALLED_CACHE: Final = f"{_RECORDS}/packages/cache"
+_DOWNLOADS: Final = f"{phases.OPAM_ROOT}/download-cache"
+_DPKG_STATUS: Final = "var/lib/dpkg/status"
+_FILE_LIMIT: Final = 32 << 20
+_PATIENCE: Final = 20 * 60.0
+"""Seconds to wait for another job that builds the same dependency, before this one does."""
+
+_LAYERS: Final = 100
+"""The kernel takes the paths of an overlay's layers as one page of text, 4096 bytes."""
+
+_INSTALLED: Final = re.compile(r"^installed: (?:\[[^\]]*\]|\"[^\"]*\")", re.MULTILINE)
+
+# opam's list of what is installed comes from standard input, and its cache of it is stale.
+_WITH_STATE: Final = 'cat > "$1" && rm -f "$2" && shift 2 && exec "$@"'
+
+
+class Run(Protocol):
+    """Runs a step of the job."""
+
+    async def __call__(
+        self,
+        step: Step,
+        /,
+        *,
+        executor: Executor | None = None,
+        stdin: IO[bytes] | None = None,
+        quiet: bool = False,
+    ) -> tuple[Ended, report.OpamReport | None]:
+        """Runs it in the job's own root, or in another."""
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """How the build of a dependency for the cache ended."""
+
+    kept: bool
+    ended: Ended
+    why: str = ""
+
+
+class DependencyCache:
+    """What one job takes from the cache and puts into it.
+
+    Args:
+        store: The cache.
+        executor: The job's build root.
+        base: Its base layer.
+        surroundings: All that every build of the job depends on; see `surroundings_of`.
+        book: The job's log and time limits.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        executor: RootfsExecutor,
+        base: Layer,
+        surroundings: str,
+        book: PhaseBook,
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._base = base
+        self._surroundings = surroundings
+        self._say = book.transcript.say
+        self._book = book
+        self._bottom: tuple[Path, ...] = ()
+        self._solution: frozenset[str] = frozenset()
+        self._wanted: dict[str, CachedBuild] = {}
+        self._target: CachedBuild | None = None
+        self._have: dict[str, CacheEntry] = {}
+
+    async def __aenter__(self) -> Self:
+        """Takes nothing yet."""
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Gives all entries back."""
+        for entry in self._have.values():
+            entry.close()
+
+    async def attach(self, solution: Collection[str], target: str, run: Run) -> None:
+        """Puts under the job's root what the cache has of its dependencies.
+
+        After the solver and apt, before anything of a package is fetched or run: what the
+        job wrote so far is what every build for the cache will lie over.
+
+        Args:
+            solution: What the job installs.
+            target: The package under test, which is always built by the job itself.
+            run: Runs a step.
+        """
+        compiler = {package.partition(".")[0] for package in self._base.manifest.installed}
+        if any(package.partition(".")[0] in compiler for package in solution):
+            self._say("the solution changes the compiler: without the cache")
+            return
+        files = {}
+        upper = self._executor.root.upper
+        for package in solution:
+            name = package.partition(".")[0]
+            path = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/packages/{name}/{package}"
+            files[package] = beneath.files(upper, path, limit=_FILE_LIMIT) or {}
+        system = await read_one(self._executor, _DPKG_STATUS, limit=_FILE_LIMIT)
+        words = [self._surroundings, hashlib.sha256(system or b"").hexdigest()]
+        self._bottom = self._executor.seal()
+        found = await asyncio.to_thread(cached_builds, files, json.dumps(words))
+        self._solution = frozenset(files)
+        self._wanted = {build.package: build for build in found if build.package != target}
+        self._target = next((build for build in found if build.package == target), None)
+        for build in found:
+            if self._can_take(build):
+                try:
+                    self._take(build, await asyncio.to_thread(self._store.find, build.key))
+                except OSError as error:
+                    self._say(f"the cache's entry of {build.package} cannot be read: {error}")
+        if self._have:
+            self._say(f"from the cache: {', '.join(self._have)}")
+            await self._put(run)
+
+    async def fill(self, run: Run) -> Ended | None:
+        """Builds the dependencies that the cache lacks, each alone, and keeps them.
+
+        Args:
+            run: Runs a step.
+
+        Returns:
+            How the phase ended if its time is over, None otherwise.
+        """
+        before = len(self._have)
+        for build in self._wanted.values():
+            if build.package in self._have or not self._can_take(build):
+                continue
+            try:
+                alone = await self._get(build, run)
+            except OSError as error:
+                self._say(f"{build.package} is left to opam: {error}")
+                continue
+            if alone.ended.timed_out:
+                return alone.ended
+            if not alone.kept:
+                self._say(f"{build.package} is left to opam: {alone.why}")
+        if len(self._have) > before:
+            await self._put(run)
+        return None
+
+    async def keep_target(self) -> None:
+        """Keeps the package under test too, for the jobs of what needs it.
+
+        At the very end of a job that built the package and ran nothing else: what the job
+        wrote is taken apart. Only if all that was ever in the job's root is what the package
+        needs, for then it was as good as built alone.
+        """
+        target, root = self._target, self._executor.root
+        if target is None or self._solution != {target.package, *target.needs}:
+            return
+        if any(need not in self._have for need in target.needs):
+            return
+        state = beneath.read(root.upper, _STATE, limit=report.STATE_LIMIT)
+        expected = frozenset({*self._base.manifest.installed, *self._solution})
+        if state is None or report.installed(state) != expected:
+            return
+        seconds = sum(run.duration for run in self._book.runs if run.phase is Phase.BUILD)
+        try:
+            if (entry := await asyncio.to_thread(self._store.find, target.key)) is not None:
+                entry.close()
+                return
+            await self._store.keep(
+                root.upper.parent, target.key, target.package, seconds, root.lowers
+            )
+        except (OSError, InfrastructureError) as error:
+            self._say(f"{target.package} cannot be kept in the cache: {error}")
+
+    def _can_take(self, build: CachedBuild) -> bool:
+        return (
+            build.package in self._wanted
+            and len(self._have) < _LAYERS
+            and all(need in self._have for need in build.needs)
+        )
+
+    def _take(self, build: CachedBuild, entry: CacheEntry | None) -> bool:
+        """Takes an entry, unless it has files of another package that it does not lie over."""
+        if entry is None:
+            return False
+        strangers = (have for name, have in self._have.items() if name not in build.needs)
+        if any(entry.manifest.files.keys() & have.manifest.files.keys() for have in strangers):
+            entry.close()
+            return False
+        self._have[build.package] = entry
+        return True
+
+    async def _put(self, run: Run) -> None:
+        """Lays the job's root over all entries, and tells opam that they are installed."""
+        self._executor.put_between(self._layers(self._have))
+        state = await self._state(self._have)
+        ended, _ = await self._with_state(state, ("true",), run, None)
+        if not ended.ok:
+            # Neither with these layers nor without is the switch now what opam believes.
+            raise InfrastructureError(
+                f"opam's list of installed packages could not be written: {ended}",
+                cause=Cause.STORAGE,
+            )
+
+    def _layers(self, packages: Iterable[str]) -> tuple[Path, ...]:
+        """Layers of packages, topmost first: each over what it needs."""
+        chosen = set(packages)
+        return tuple(self._have[name].upper for name in reversed(self._wanted) if name in chosen)
+
+    async def _state(self, packages: Iterable[str]) -> bytes:
+        text = beneath.read(self._base.upper, _STATE, limit=report.STATE_LIMIT)
+        names = sorted({*self._base.manifest.installed, *packages})
+        listed = "\n".join(f'  "{name}"' for name in names)
+        state, count = _INSTALLED.subn(f"installed: [\n{listed}\n]", (text or b"").decode())
+        if count != 1:
+            raise InfrastructureError(
+                "the base layer's list of installed packages cannot be read",
+                cause=Cause.OPAM_INTERNAL,
+            )
+        return state.encode()
+
+    async def _with_state(
+        self,
+        state: bytes,
+        argv: tuple[str, ...],
+        run: Run,
+        executor: Executor | None,
+        read_only: tuple[tuple[Path, str], ...] = (),
+    ) -> tuple[Ended, report.OpamReport | None]:
+        command = ("sh", "-c", _WITH_STATE, "sh", f"/{_STATE}", f"/{_INSTALLED_CACHE}", *argv)
+        step = Step(command, report=executor is not None, read_only=read_only)
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(state)
+            stdin.seek(0)
+            return await run(step, executor=executor, stdin=stdin, quiet=True)
+
+    async def _get(self, build: CachedBuild, run: Run) -> _Alone:
+        """Builds a dependency, or waits for another job that does."""
+        nothing = Ended(0, None, timed_out=False, started=True, duration=0)
+
+        waited = False
+
+        def waiting() -> None:
+            nonlocal waited
+            waited = True
+            self._say(f"waiting for another job that builds {build.package}")
+
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await stack.enter_async_context(self._store.making(build.key, waiting))
+            except TimeoutError:
+                return _Alone(kept=False, ended=nothing, why="another job takes too long over it")
+            finally:
+                if waited:
+                    # The limit is for what the packages of this job do.
+                    self._book.restart_limit(Phase.DEPENDENCIES)
+            if self._take(build, await asyncio.to_thread(self._store.find, build.key)):
+                self._say(f"from the cache, by now: {build.package}")
+                return _Alone(kept=True, ended=nothing)
+            return await self._build(build, run)
+
+    async def _build(self, build: CachedBuild, run: Run) -> _Alone:
+        begin = time.monotonic()
+        async with self._store.directory() as directory:
+            lowers = (*self._layers(build.needs), *self._bottom)
+            alone = self._executor.over(overlay(directory, lowers))
+            job = self._executor.root.upper
+            downloads: tuple[tuple[Path, str], ...] = ()
+            if beneath.is_directory(job, _DOWNLOADS):
+                downloads = ((job / _DOWNLOADS, f"/{_DOWNLOADS}"),)
+            ended, found = await self._with_state(
+                await self._state(build.needs),
+                ("opam", "install", build.package),
+                run,
+                alone,
+                downloads,
+            )
+            if not ended.ok:
+                why = f"built alone, it ends with {ended.exit_code or ended.signal}"
+                return _Alone(kept=False, ended=ended, why=why)
+            state = beneath.read(directory / "upper", _STATE, limit=report.STATE_LIMIT)
+            expected = frozenset({*self._base.manifest.installed, *build.needs, build.package})
+            if (
+                found is None
+                or found.solution != (build.package,)
+                or state is None
+                or report.installed(state) != expected
+            ):
+                why = "built alone, it brings other packages with it"
+                return _Alone(kept=False, ended=ended, why=why)
+            seconds = time.monotonic() - begin
+            try:
+                kept = await self._store.keep(directory, build.key, build.package, seconds, lowers)
+            except (OSError, InfrastructureError) as error:
+                # It costs the job the work that was done, and nothing else.
+                return _Alone(kept=False, ended=ended, why=f"it cannot be kept: {error}")
+        if kept and self._take(build, await asyncio.to_thread(self._store.find, build.key)):
+            self._say(f"built for the cache: {build.package} in {seconds:.1f} s")
+            return _Alone(kept=True, ended=ended)
+        why = "its files cannot stand beside those of others"
+        return _Alone(kept=False, ended=ended, why=why)
+
+
+def cache_store(home: Path, limit: int) -> CacheStore:
+    """Returns the cache of a machine.
+
+    Args:
+        home: Of its images, layers and job roots.
+        limit: Bytes that the cache may take.
+    """
+    return CacheStore(home / "cache", _SWITCH_FILES, limit, sandbox.rights())
+
+
+def surroundings_of(spec: BuildSpec, image_digest: str, base: Layer) -> str:
+    """Returns all that every build of a job depends on besides packages, as one text.
+
+    Args:
+        spec: The job.
+        image_digest: Of the root file system.
+        base: The base layer: of it counts the compiler, not the commit.
+    """
+    compiler = hashlib.sha256()
+    for path in (f"{_RECORDS}/packages", f"{_RECORDS}/config"):
+        files = beneath.files(base.upper, path, limit=_FILE_LIMIT) or {}
+        # opam's own cache of these files has no fixed form.
+        described = {name: data.hex() for name, data in files.items() if name != "cache"}
+        compiler.update(json.dumps(described, sort_keys=True).encode())
+    settings = beneath.read(base.upper, f"{phases.OPAM_ROOT}/config", limit=_FILE_LIMIT)
+    return json.dumps(
+        [
+            image_digest,
+            platform.machine(),
+            spec.platform.model_dump(mode="json", exclude={"pool", "lower_bounds", "revdeps"}),
+            sorted(base.manifest.installed),
+            compiler.hexdigest(),
+            hashlib.sha256(settings or b"").hexdigest(),
+            OPAM_ENVIRONMENT,
+        ],
+        sort_keys=True,
+    )
