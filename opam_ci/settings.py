@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
 from opam_ci.clients.runners.settings import default_home as default_cache
 
 
@@ -47,6 +48,8 @@ class Settings(BaseSettings):
         job_disk: Bytes that a job may write.
         job_files: Files that a job may make.
         require_limits: Whether a machine that cannot limit jobs must not build.
+        build_cache: Whether builds use compiled dependencies of earlier ones again.
+        build_cache_bytes: Room for these, in bytes, or with a unit such as `20GiB`.
     """
 
     @field_validator("home", "cache", "platforms")
@@ -77,6 +80,8 @@ class Settings(BaseSettings):
     job_disk: int = Field(default=16 << 30, ge=1 << 20)
     job_files: int = Field(default=1_000_000, ge=1000)
     require_limits: bool = False
+    build_cache: bool = True
+    build_cache_bytes: ByteSize = BUILD_CACHE_BYTES
 
     @property
     def given_temporal(self) -> str | None:

@@ -72,7 +72,14 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
             store,
         )
     return RootfsRunner(
-        RootfsSettings(home=settings.cache, limits=limits, slots=settings.builds), store
+        RootfsSettings(
+            home=settings.cache,
+            limits=limits,
+            slots=settings.builds,
+            build_cache=settings.build_cache,
+            build_cache_bytes=settings.build_cache_bytes,
+        ),
+        store,
     )
 
 

@@ -194,6 +194,12 @@ def check(
         bool,
         typer.Option(help="Build with no package whose sources are missing in the mirror."),
     ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache", help="Use compiled dependencies of earlier builds again."
+        ),
+    ] = True,
     attempts: Annotated[
         int, typer.Option(help="Attempts of a job that meets a CI fault.", min=1, max=20)
     ] = 5,
@@ -249,6 +255,7 @@ def check(
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
         only_mirrored=only_mirrored,
+        build_cache=cache,
         retry=RetrySettings(
             initial_interval=timedelta(seconds=retry_after), maximum_attempts=attempts
         ),

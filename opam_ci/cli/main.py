@@ -10,6 +10,7 @@ from pydantic_settings import SettingsError
 
 from opam_ci import __version__
 from opam_ci.cli.analyse import analyse
+from opam_ci.cli.cache import cache
 from opam_ci.cli.check import check
 from opam_ci.cli.classify import classify
 from opam_ci.cli.down import down
@@ -44,6 +45,7 @@ for command in (
     restart,
     cancel,
     worker,
+    cache,
 ):
     app.command()(command)
 
