@@ -300,6 +300,8 @@ class DependencyCache:
 
     async def _build(self, build: CachedBuild, run: Run) -> _Alone:
         begin = time.monotonic()
+        # Its output is left out: what fails alone is judged by the plain run.
+        self._say(f"building for the cache: {build.package}")
         async with self._store.directory() as directory:
             lowers = (*self._layers(build.needs), *self._bottom)
             alone = self._executor.over(overlay(directory, lowers))
