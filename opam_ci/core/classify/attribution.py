@@ -18,12 +18,20 @@ _FAILED = (
     ),
     re.compile(r"\[ERROR\] The (?:compilation|installation) of (?P<names>\S+) failed"),
     re.compile(r"\[ERROR\] Failed to get sources of (?P<names>[^\s:(]+(?:, [^\s:(]+)*)"),
+    # The report's header: opam builds each package in a directory of its name and version.
+    re.compile(r"path +\S*[/\\]build[/\\](?P<names>[^\s/\\]+)$"),
+    re.compile(r"(?:env|stdout|stderr)-file +\S*/build/(?P<names>[^\s/]+)/"),
+    re.compile(r"(?:env|output)-file +\S*[/\\](?P<names>[\w+~-]+)-\d+-[0-9a-f]{6}\.\w+$"),
     re.compile(r"Could not (?:get the source for|download archives of) (?P<names>[^\s:]+?)\.?:?$"),
 )
+_DIRECTORY = re.compile(r"(?:Entering|Leaving) directory .{0,200}/build/(?P<names>[^\s/'`\"]+)")
+"""Where make worked last in opam's report: which package failed, if nothing else names one."""
+
 _DETECTED = re.compile(r"opam-repo-ci detected dependencies failing:\s+(?P<names>\S.*)")
-_FAILED_SECTION = re.compile(r"[Tt]he following actions failed")
+_FAILED_SECTION = re.compile(r"[Tt]he following (?:actions )?failed")
 _ABORTED_SECTION = re.compile(
     r"[Tt]he following actions (?:were aborted|will NOT proceed)|no longer be (?:run|processed)"
+    r"|[Tt]he following have been cancelled"
 )
 _SECTION_END = re.compile(
     r"[Tt]he following|[Nn]o changes|\[|'opam |=|<|The former|Run |The command|#|Due to"
@@ -35,6 +43,7 @@ _ACTION = re.compile(
 _ASKED = re.compile(
     r"'opam (?:install|reinstall|upgrade|test) (?P<args>[^']{1,400})' failed"
     r"|^\"?/usr/bin/env\"? .{0,40}\"opam (?:install|reinstall) (?P<script>[^;\"]{1,200});"
+    r"|^(?:[$+%\u276f\u279c]+ )?(?:sudo )?opam (?:re)?install (?P<typed>[\w .+~=-]{1,200})$"
 )
 _NUMBER = re.compile(r"\d+$")
 
@@ -65,7 +74,10 @@ class Attribution:
         return others[0] if waiting else None
 
     def _is_asked(self, name: str) -> bool:
-        return any(name == asked or name.startswith(f"{asked}.") for asked in self.asked)
+        return any(
+            name == asked or name.startswith(f"{asked}.") or asked.startswith(f"{name}.")
+            for asked in self.asked
+        )
 
 
 def attribute(lines: Sequence[Line]) -> Attribution:
@@ -73,15 +85,18 @@ def attribute(lines: Sequence[Line]) -> Attribution:
     asked: list[str] = []
     failed: list[str] = []
     aborted: list[str] = []
+    worked_in: list[str] = []
     section: list[str] | None = None
     for line in lines:
         if found := _ASKED.search(line.text):
-            asked.extend(_packages(found.group("args") or found.group("script")))
+            asked.extend(_packages(next(filter(None, found.groups()))))
         if line.quoted:
             continue
         if detected := _DETECTED.match(line.text):
             return Attribution((), tuple(detected.group("names").split()), ("the package",))
         failed.extend(_failed_in(line.text))
+        if line.shown.lstrip().startswith("#") and (found := _DIRECTORY.search(line.text)):
+            worked_in[:] = [found.group("names")]
         if _FAILED_SECTION.search(line.text):
             section = failed
         elif _ABORTED_SECTION.search(line.text):
@@ -90,7 +105,8 @@ def attribute(lines: Sequence[Line]) -> Attribution:
             section.append(f"{action.group('name')}.{action.group('version')}")
         elif _SECTION_END.match(line.text):
             section = None
-    return Attribution(*(tuple(dict.fromkeys(names)) for names in (asked, failed, aborted)))
+    parts = (asked, failed or worked_in, aborted)
+    return Attribution(*(tuple(dict.fromkeys(names)) for names in parts))
 
 
 def _failed_in(text: str) -> Iterator[str]:
@@ -102,5 +118,5 @@ def _failed_in(text: str) -> Iterator[str]:
 def _packages(arguments: str) -> Iterator[str]:
     """Yields the packages among the arguments of an opam command."""
     for word in arguments.split():
-        if not word.startswith("-") and not _NUMBER.match(word):
-            yield word
+        if not word.startswith(("-", ".", "/", "~")) and not _NUMBER.match(word):
+            yield word.replace("=", ".")

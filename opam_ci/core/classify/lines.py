@@ -1,9 +1,10 @@
 """Cleans a log for matching, and marks lines that quote something instead of saying it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opam_ci.core.classify.cut import Offsets, byte_length
+from opam_ci.core.classify.frames import Frames
 from opam_ci.core.outcome import LogLine
 
 LINE_CAP = 1200
@@ -21,9 +22,10 @@ _PIECE = re.compile(r"[^\r\n]+")
 
 _STAMPS = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.]\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?:? ?"  # ISO-like
+    r"|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d "  # Go's
     r"|\[\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.]\d\d(?:[.,]\d+)?Z?\] ?"  # the same, in brackets
     r"|\[\d\d:\d\d:\d\d(?:\.\d+)?\]:? ?|\d\d:\d\d:\d\d(?:\.\d+)? "
-    r"|\[ *\d+\.\d{3,6}\] "  # kernel
+    r"|\[ *\d+(?:\.\d{3,6}\]|s\]) "  # kernel; the Open Build Service
     r"|#\d+ (?:\d+\.\d+ )?"  # BuildKit
     r"|##\[(?:error|warning|debug|command)\](?! )"  # GitHub Actions
     r"|::(?:error|warning)(?: [^:]*)?::"
@@ -33,7 +35,7 @@ _STAMPS = re.compile(
 )
 # Marks of citation in front of a line: opam's report (`# `), its --verbose output (`- `), a
 # mail or markdown citation, the frames of opam's summary, comment marks of a commit message.
-_QUOTE = re.compile(r"[#>|;\-] |[#>|;](?=[#=\w\[])|\+- |#$")
+_QUOTE = re.compile(r"\\?[#>|;\-] |\\?[#>|;](?=[#=\w\[])|\+- |\\?#$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Line:
         shown: As evidence shows it: without escape codes.
         lower: `text` in lower case, for cheap look-ups.
         quoted: It quotes something (see `_Quotes`).
+        of_package: It is the output of a package's own command (see `frames.py`).
     """
 
     number: int
@@ -55,6 +58,7 @@ class Line:
     shown: str
     lower: str
     quoted: bool
+    of_package: bool = False
 
     def as_evidence(self) -> LogLine:
         """Returns the line as a verdict cites it."""
@@ -70,7 +74,7 @@ def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[
         log_end: Byte offset of its end, where the middle of it may be missing.
     """
     offsets = Offsets(text, log_start=log_start, log_end=log_end)
-    quotes = _Quotes()
+    quotes, frames = _Quotes(), Frames()
     lines: list[Line] = []
     number, position, seen = 1, 0, 0
     for match in _PIECE.finditer(text):
@@ -81,15 +85,54 @@ def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[
         capped = _cap(plain).rstrip()
         body = _strip_marks(capped)
         quoted = quotes.next(piece, capped, body)
+        inside = frames.next(_strip_stamps(capped), body)
         offset = offsets.at(start, seen)
-        lines.append(Line(number, offset, body, capped, body.lower(), quoted))
+        lines.append(Line(number, offset, body, capped, body.lower(), quoted, inside))
         position = match.end()
         seen += byte_length(piece)
+    return _unwrapped(lines)
+
+
+_WRAPPING = re.compile(r"(?:\[(?:ERROR|WARNING)\]|- \[[^\]\s]+\]) ")
+_MOST_JOINED = 4
+
+
+def _unwrapped(lines: list[Line]) -> list[Line]:
+    """Gives the first line of a message that opam wrapped the whole message.
+
+    opam breaks its messages at the width of the terminal and indents what follows; patterns
+    are for one line. The lines that follow stay as they are besides.
+    """
+    for at, line in enumerate(lines):
+        bare = _STAMPS.sub("", line.shown, count=1) if _STAMPS.match(line.shown) else line.shown
+        start = _WRAPPING.search(bare)
+        if start is None:
+            continue
+        text = line.text
+        for after in lines[at + 1 : at + 1 + _MOST_JOINED]:
+            whole = after.shown
+            bare = _STAMPS.sub("", whole, count=1) if _STAMPS.match(whole) else whole
+            margin, rest = bare[: start.start()], bare[start.start() :]
+            if margin.strip("#> ") or rest[:2] != "  " or rest.lstrip()[:2] in {"- ", "* "}:
+                break
+            text = f"{text} {rest.lstrip()}"
+        if text is not line.text:
+            lines[at] = replace(line, text=_cap(text), lower=_cap(text).lower())
     return lines
 
 
 def _cap(text: str) -> str:
     return text if len(text) <= LINE_CAP else f"{text[:900]} … {text[-300:]}"
+
+
+def _strip_stamps(text: str) -> str:
+    """Removes time stamps and indentation, and leaves citation marks."""
+    text = text.lstrip()
+    while stamp := _STAMPS.match(text):
+        if not stamp.end():
+            break
+        text = text[stamp.end() :].lstrip()
+    return text
 
 
 def _strip_marks(text: str) -> str:
@@ -115,7 +158,7 @@ def _strip_marks(text: str) -> str:
 _DIFF_START = re.compile(r"(?P<frame>[\s#>|;]*)(?:diff --git |@@ -\d|--- \S+[^-]*$)")
 _DIFF_LINE = re.compile(r"[ +\-@\\]|index |diff |new file|deleted file|similarity|rename ")
 _SCRIPT = re.compile(
-    r"\\n|.*\\$|.*\\n\\|"  # continued or escaped script lines
+    r"\\n|(?!\").*\\$|.*\\n\\|"  # continued or escaped script lines
     r"(?:if|elif|while|for|case) .*(?:; *(?:then|do)\b|\bin$)|(?:fi|done|esac|else|then)\b"
     r"|echo\b|printf\b|(?:test|export) |res=|[A-Za-z_]+=\$\(|(?:\+\+* )?(?:set -|exit \d)"
     r"|\"?/usr/bin/env\"? \"?(?:bash|sh)\"? |(?:/usr)?/bin/(?:ba)?sh -\w*c\b"

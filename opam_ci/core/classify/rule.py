@@ -68,6 +68,7 @@ class Rule(Frozen):
         yields_to: Ids of rules that, matching in the same text, take its place.
         quoted: Whether lines that only quote something (an echoed script, a diff, a
             source line shown by a compiler) count.
+        inside: Whether only output of a package's sandboxed command counts (`frames.py`).
         rationale: Why a matching line proves what the rule says.
         example: A text that it decides.
         counter_examples: Texts that it must leave alone.
@@ -86,6 +87,7 @@ class Rule(Frozen):
     phases: frozenset[Phase] = frozenset()
     yields_to: tuple[str, ...] = ()
     quoted: bool = False
+    inside: bool = False
     rationale: str
     example: str
     counter_examples: tuple[CounterExample, ...] = ()

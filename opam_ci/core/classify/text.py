@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from opam_ci.core.classify.attribution import attribute
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.lines import Line, clean
-from opam_ci.core.classify.rule import AFTER_LINES, Rule, Verdict
+from opam_ci.core.classify.rule import AFTER_LINES, PACKAGE_PHASES, Rule, Verdict
 from opam_ci.core.classify.rules import RULES
 from opam_ci.core.job import Phase
 from opam_ci.core.model import Frozen
@@ -71,8 +71,9 @@ class Matches:
         if not words:
             return ()
         allowed = self._allowed(rule)
+        outside = bool(rule.phases) and not rule.phases & PACKAGE_PHASES
         for at, line in enumerate(self._lines):
-            if line.quoted and not rule.quoted:
+            if (line.quoted and not rule.quoted) or (outside if line.of_package else rule.inside):
                 continue
             if (
                 any(word in line.lower for word in words)

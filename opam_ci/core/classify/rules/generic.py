@@ -56,12 +56,24 @@ GENERIC: tuple[Rule, ...] = (
         _BUILD,
         r"^\[ERROR\] The (?:compilation|installation|build) of (?P<package>\S+?) failed",
         r"^=+ ERROR \[?while (?:compiling|installing|removing|testing|building) (?P<named>\S+)",
-        words="error|failed",
+        # A report whose head is cut off: its fields and titles are only there after a failure.
+        r"^(?:output|stdout|stderr) ###$",
+        r"^exit-code +(?!0$)\d+$",
+        words="error|failed|###|exit-code",
         why=(
             "opam reports that the package's own command failed, and nothing in the log "
             "speaks against the machine."
         ),
         example='[ERROR] The compilation of a.1 failed at "make".',
+    ),
+    rule(
+        "failed-actions",
+        _BUILD,
+        r"^(?:[^\w\s]{1,2} )?(?:build|install|upgrade|test) +(?P<package>[\w+~-]+)[. ]",
+        words="build|install|upgrade|test",
+        after=r"[Tt]he following (?:actions )?failed\b",
+        why="opam lists the actions that failed, none of them a download.",
+        example="The following actions failed\n  - build a 1.0",
     ),
     rule(
         "make-failed",
@@ -77,7 +89,10 @@ GENERIC: tuple[Rule, ...] = (
         r"^error: build failed",
         r"^(?:ERROR|Error): .*(?:build|compil\w+|install\w*) failed",
         r"^FAILED: \S",
-        r"^(?:\S+: )?(?:error|ERROR|Error): .*\bexit(?:ed)? (?:code|status|with) [1-9]",
+        (
+            r"^(?:\S+: )?(?:error|ERROR|Error): (?!Process completed with)"
+            r"\S.*\bexit(?:ed)? (?:code|status|with) [1-9]"
+        ),
         words="make|ninja|exited|failure(|terminated|failed|error",
         yields_to=("permission-unclear",),
         why="A build tool stopped on an error of one of its commands.",

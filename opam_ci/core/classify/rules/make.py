@@ -19,6 +19,7 @@ def rule(  # noqa: PLR0913 - a rule has as many parts, and every one is named wh
     phases: Iterable[Phase] = (),
     yields_to: Iterable[str] = (),
     quoted: bool = False,
+    inside: bool = False,
     not_when: Iterable[tuple[Verdict, str]] = (),
 ) -> Rule:
     """Makes a rule; what it decides follows from the type of `what` (None: undecided).
@@ -35,6 +36,7 @@ def rule(  # noqa: PLR0913 - a rule has as many parts, and every one is named wh
         phases: As `Rule.phases`.
         yields_to: As `Rule.yields_to`.
         quoted: As `Rule.quoted`.
+        inside: As `Rule.inside`.
         not_when: Counter-examples: what they come to instead, and their text.
     """
     verdict: Verdict = "unknown"
@@ -59,6 +61,7 @@ def rule(  # noqa: PLR0913 - a rule has as many parts, and every one is named wh
         phases=frozenset(phases),
         yields_to=tuple(yields_to),
         quoted=quoted,
+        inside=inside,
         rationale=why,
         example=example,
         counter_examples=tuple(

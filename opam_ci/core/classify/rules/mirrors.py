@@ -10,11 +10,15 @@ MIRRORS: tuple[Rule, ...] = (
         "mirror-apt",
         Cause.PACKAGE_MIRROR,
         (
-            r"^(?:E|W): (?:Failed to fetch|Unable to fetch|Some index files failed|The"
-            r" repository '|Release file |GPG error|Hash Sum|Could not (?:get lock|open lock"
-            r"|connect)|Unable to (?:acquire|lock)|dpkg was interrupted|Sub-process |Unable to"
-            r" correct problems|The package lists|Problem with MergeList|Internal error|Invalid"
-            r" |Encountered a section|Method |Unmet)"
+            r"^(?:E|W): (?:Failed to |Unable to (?!locate)|Some (?:index|packages)|The"
+            r" (?:repository"
+            r"|package (?:lists|cache)|list of sources|method|HTTP)|Release file|GPG error|Hash Sum"
+            r"|Could not |Couldn't (?!find any package|find (?:task|program))|dpkg was|Sub-process"
+            r"|Problem |Internal error|Invalid|Encountered|Method |Unmet|Error, pkgProblem|Broken"
+            r"|Read error|Write error|Archives? director|List directory|Clearsigned|At least one"
+            r"|Opening|There (?:are|were) |Packages were|Essential packages|Repository '|Type '"
+            r"|Malformed|Splitting up|Can't |Conflicting|Waited for|Aborting install|An error"
+            r"|Prior errors|Trivial Only|You must put some|flAbsPath|Download(?:ing)? )"
         ),
         r"^(?:Err|Ign):\d+ ",
         r"Hash Sum mismatch",
@@ -24,8 +28,10 @@ MIRRORS: tuple[Rule, ...] = (
         r"NO_PUBKEY",
         r"EXPKEYSIG",
         r"is not valid yet",
+        r"(?:is not|but it is not going to be) (?:installable|installed)$",
         r"Undetermined Error",
-        r"^dpkg(?:-deb)?: (?:error|warning: files list)",
+        r"^dpkg(?:-deb|-split)?: (?:error|warning: files list|.{0,80}(?:unrecoverable|corrupt))",
+        r"^debconf: DbDriver .{0,80}(?:locked|could not)",
         r"dpkg: unrecoverable",
         r"\d{3} +\w[\w ]+ \[IP: ",
         r"has unmet dependencies",
@@ -34,7 +40,8 @@ MIRRORS: tuple[Rule, ...] = (
         r"^The following packages have unmet dependencies",
         r"[Ss]ignature (?:couldn't be|verification)",
         words=(
-            "e: |w: |err:|ign:|hash sum|mirror sync|unexpected size|release file|no_pubkey"
+            "installable|to be installed|e: |w: |err:|ign:|hash sum|mirror sync|unexpected"
+            " size|release file|no_pubkey"
             "|expkeysig|not valid yet|undetermined|dpkg|[ip: |unmet|held broken|:http"
             "|signature"
         ),
@@ -64,8 +71,14 @@ MIRRORS: tuple[Rule, ...] = (
         r"BAD (?:signature|archive)",
         r"UNTRUSTED signature",
         r"IO ERROR\b",
+        r"package integrity",
+        r"^WARNING: (?:fetching|updating and opening) \S+: ",
+        r"unable to (?:fetch|read) (?:index|APKINDEX)",
         r"\d+ errors; \d+ (?:MiB|distinct)",
-        words="temporary error|warning: |mentioned in|error: |bad |untrusted|io error| errors;",
+        words=(
+            "integrity|unable to|temporary error|warning: |mentioned in|error: |bad |untrusted"
+            "|io error| errors;"
+        ),
         phases=NETWORK_PHASES,
         yields_to=PROOF_IDS,
         why=(
@@ -115,6 +128,11 @@ MIRRORS: tuple[Rule, ...] = (
         r"Problem retrieving files",
         r"Could not refresh",
         r"Error code: (?:Connection|Curl)",
+        r"[Ll]ibrepo error",
+        r"[Ff]ailed to (?:synchronize|load metadata|retrieve|refresh|prepare internal)",
+        r"does not contain the desired medium",
+        r"No URLs in mirrorlist",
+        r"Failed to open: /var/cache",
         r"[Cc]url error \(\d+\)",
         r"Public key for \S+ is not installed",
         r"package \S+ .{0,160}conflicts with",
@@ -123,7 +141,7 @@ MIRRORS: tuple[Rule, ...] = (
         words=(
             "download|configured|mirror|baseurl|metadata|gpg check|repomd|rpmdb|transaction|problem"
             "|status code|medium|invalid|skipping|management|refresh|error code|curl error"
-            "|public key|conflicts|signed|cpio"
+            "|public key|conflicts|signed|cpio|librepo|failed to|desired medium|urls in"
         ),
         phases=NETWORK_PHASES,
         yields_to=("depext-unknown-rpm", *PROOF_IDS),
@@ -146,7 +164,8 @@ MIRRORS: tuple[Rule, ...] = (
         (
             r"^error: (?:failed (?:retrieving file|to (?:synchronize|commit transaction|prepare"
             r"|update|init))|\S+: signature from|required key missing|unable to lock database"
-            r"|could not open file|GPGME|invalid or corrupted)"
+            r"|could not (?:open file|satisfy|register|lock|find database)|GPGME"
+            r"|invalid or corrupted|database file for|keyring is)"
         ),
         r"invalid or corrupted package",
         r"^pkg: (?!No packages available)",
@@ -156,6 +175,14 @@ MIRRORS: tuple[Rule, ...] = (
         r"Failed to (?:synchronize|download resource|fetch (?:file|https?:))",
         r"process has already been running",
         r"Another active Homebrew",
+        r"[Tt]he `?brew link`? step did not",
+        r"Your Command Line Tools are too (?:old|outdated)",
+        r"Xcode alone is not sufficient",
+        r"^Error: (?:An unsatisfied requirement|The following formula|.{1,80} already installed$)",
+        r"^Error: (?:.{1,80}: )?(?:Bottle |bottle |undefined method|uninitialized constant)",
+        r"[Cc]an't (?:get|fetch) list of download sites",
+        r"connection error: \d+ fetching",
+        r"setup(?:-x86(?:_64)?)?\.(?:ini|exe).{0,80}(?:failed|unable|error|corrupt)",
         r"brew link\b.*(?:did not|failed)",
         r"cannot be installed from bottle",
         r"failure while executing; `(?:git|curl|/usr)",
@@ -173,7 +200,8 @@ MIRRORS: tuple[Rule, ...] = (
         r"mirror (?:is )?(?:out of sync|down|unreachable)",
         r"bad mirror",
         words=(
-            "error: |pkg: |unable to|wrong |newer freebsd|failed to|already been|homebrew"
+            "error: |xcode|command line tools|download sites|setup|pkg: |unable to|wrong "
+            "|newer freebsd|failed to|already been|homebrew"
             "|brew|bottle|failure while|repository|nix|fetching|mirror|corrupted"
         ),
         phases=NETWORK_PHASES,

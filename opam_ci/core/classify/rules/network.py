@@ -21,7 +21,7 @@ NETWORK: tuple[Rule, ...] = (
         r"[Nn]etwork is unreachable",
         r"failed to download from `",
         words=("resolve host|name resolution|name or service|network is unreachable|download from"),
-        after=r"command +\S*sandbox\.sh ",
+        inside=True,
         yields_to=PROOF_IDS,
         why=(
             "opam's sandbox has no network: a build command that wants one is the package's fault."
@@ -58,7 +58,7 @@ NETWORK: tuple[Rule, ...] = (
         r"UnknownHostException",
         r"curl: \(6\)",
         r"[Hh]ost(?:name)? (?:not found|lookup fail)",
-        r"exited with code 6\b",
+        r"(?:[Cc]url|[Dd]ownload).{0,1200}exited with code 6\b",
         r"[Uu]nknown host\b",
         r"DNS: transient",
         r"Curl error \(6\)",
@@ -99,7 +99,8 @@ NETWORK: tuple[Rule, ...] = (
         r"transfer closed with",
         r"curl: \(92\)",
         r"HTTP/2 stream .{0,60}not closed cleanly",
-        r"exited with code (?:18|47|52|92)\b",
+        r"(?:[Cc]url|[Dd]ownload).{0,1200}exited with code (?:18|47|52|92)\b",
+        r"error parsing HTTP (?:429|5\d\d) response",
         r"server-side error",
         r"curl empty response",
         r"Curl error \((?:18|52|92)\)",
@@ -120,9 +121,25 @@ NETWORK: tuple[Rule, ...] = (
     rule(
         "connection",
         Cause.NETWORK,
-        r"curl: \((?:5|7|16|28|35|55|56|97)\)",
-        r"Curl error \((?:7|28|35|56)\)",
-        r"exited with code (?:5|7|28|35|55|56)\b",
+        r"curl: \((?:5|7|16|28|35|5[15689]|60|77|80|8[35]|9[0167])\)",
+        r"Curl error \((?:5|7|16|28|35|5[568]|60|77)\)",
+        (
+            r"(?:[Cc]url|[Dd]ownload).{0,1200}exited with code"
+            r" (?:5|7|16|28|35|5[15689]|60|77|80|8[35]|9[0167])\b"
+        ),
+        # wget's codes for network failures and for certificates.
+        r"\bwget\b.{0,1200}exited with code [45]\b",
+        r"[Uu]nable to establish SSL connection",
+        r"ERROR: cannot verify \S+ certificate",
+        r"[Cc]onnection(?:Reset|Refused|Aborted|)Error\b",
+        r"NewConnectionError",
+        r"\bEPIPE\b.{0,80}(?:socket|request)",
+        r"socket hang up",
+        r"(?:[Nn]etwork|HTTP|fetch) (?:error|failure)[:!]",
+        r"certificate (?:problem|signed by unknown)",
+        r"SSL certificate problem",
+        r"server certificate (?:not trusted|verification)",
+        r"error setting certificate",
         r"curl (?:7|28|35|55|56|92) ",
         r"\b[Cc]ould(?: not|n't) connect to",
         r"[Ff]ailed to connect to",
@@ -173,7 +190,8 @@ NETWORK: tuple[Rule, ...] = (
         r"dial tcp\b",
         r"<urlopen error",
         words=(
-            "curl|exited with|connect|conduit|network|route to|too slow|timed out|tls|ssl"
+            "curl|exited with|wget|ssl connection|cannot verify|epipe|socket|failure|http error"
+            "|fetch error|connect|conduit|network|route to|too slow|timed out|tls|ssl"
             "|schannel|timeout|econn|etimed|ehost|enet|retries|handshake|slow |canceled"
             "|broken pipe|unexpected e|certificate|dial tcp|urlopen"
         ),
@@ -197,6 +215,13 @@ NETWORK: tuple[Rule, ...] = (
         Cause.GIT,
         r"RPC failed",
         r"^git-\w+ failed with exit-code",
+        # opam's report of its own git commands, whatever git says about it.
+        r"[\"/]git(?:\.exe)? [^\"]{0,400}\" (?:exited with code|failed)",
+        r"^command +git (?:fetch|clone|pull|ls-remote|remote|reset|diff)\b",
+        r"^ERROR: Cannot fetch git repository",
+        r"^(?:error|fatal): (?:could not fetch|Failed to clone|clone of '|git upload-pack)",
+        r"^Failed to clone '",
+        r"^fatal: .{0,200}(?:early EOF|No such device or address|timed out)",
         r"bytes of body are still expected",
         r"[Ff]atal: early EOF",
         r"remote end hung up",
@@ -207,8 +232,12 @@ NETWORK: tuple[Rule, ...] = (
         r"disconnect while reading sideband",
         (
             r"^fatal: (?:unable to (?:access|connect|look ?up|create|write)|[Cc]ould not read"
-            r" (?:from remote|Username|Password)|protocol error|read error|remote error|the"
-            r" remote end|loose object|bad object|pack has|cannot (?:exec|pread|lock)|detected"
+            r" (?:from remote|Username|Password)|protocol error|read error|remote error"
+            r"|[Cc]ould not"
+            r" parse object|the remote end|remote did not send|unable to (?:read|find)|write"
+            r" error|index file"
+            r"|failed to (?:read|write|store|unpack)|object \S+ (?:is|cannot)|loose object"
+            r"|bad object|pack has|cannot (?:exec|pread|lock)|detected"
             r" dubious|shallow file|error in object|reference is not a tree|expected )"
         ),
         r"^ssh: ",
@@ -258,7 +287,13 @@ NETWORK: tuple[Rule, ...] = (
         r"[Bb]ad credentials",
         r"Cache service responded with [45]",
         r"403 rate limit",
-        words="github|credentials|cache service|rate limit",
+        (
+            r"(?:[Uu]nable to|[Ff]ailed to) (?:download|upload|finalize|restore|save"
+            r"|create)\s?[Aa]rtifact"
+        ),
+        r"[Aa]rtifact not found for name",
+        r"(?:[Ff]ailed to|[Uu]nable to) (?:restore|save|reserve)(?: the)? cache",
+        words="github|credentials|cache|rate limit|artifact",
         phases=NETWORK_PHASES,
         yields_to=_YIELDS,
         why="GitHub's API refused the CI.",

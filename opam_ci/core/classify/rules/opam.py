@@ -34,7 +34,9 @@ OPAM: tuple[Rule, ...] = (
         r"solver-error-\d+",
         r"[Ss]olver (?:crashed|failed with|could not be (?:run|found))",
         r"(?:aspcud|mccs|packup)\S*: (?:not found|error|fatal)",
-        words="solver|aspcud|mccs|packup",
+        r"(?:aspcud|mccs|packup|clasp|gringo)\b.{0,400}(?:failed with|exited with)",
+        r"^Fatal error in module .{0,200}(?:dose|cudf)",
+        words="solver|aspcud|mccs|packup|clasp|gringo|fatal error in",
         yields_to=PROOF_IDS,
         why="The solver program is missing or broken in the image.",
         example="[ERROR] External solver failure, please fix your installation",
@@ -45,7 +47,7 @@ OPAM: tuple[Rule, ...] = (
     rule(
         "opam-repository-update",
         Cause.REPOSITORY_STATE,
-        r"Initial repository fetch failed",
+        r"Initial (?:repository fetch|download of repository) failed",
         r"Could not (?:update|fetch|read|initialise) repo(?:sitory)?\b",
         r"Failed to regenerate",
         r"Initiali[sz]ation of repository failed",
@@ -83,7 +85,7 @@ OPAM: tuple[Rule, ...] = (
             r"^\[ERROR\] (?:No package named (?P<package>\S+?) found|Package \S+ has no version"
             r" |\S+: (?:unknown package|no package named)|\S+ is not a (?:valid|known) package)"
         ),
-        r"^\[ERROR\] (?:No package matching|Unknown package)",
+        r"^\[ERROR\] (?:No packages? match(?:ing|es)|Unknown package)",
         r"unknown package$",
         r"the package no longer exists",
         words="package",
@@ -111,6 +113,7 @@ OPAM: tuple[Rule, ...] = (
         r"[Aa]nother process has locked \S+",
         r"Could not (?:acquire|get) .{0,40}lock",
         r"waiting for .{0,40}lock",
+        r"^cannot (?:un)?lock \S+",
         words="lock",
         yields_to=PROOF_IDS,
         why="Two runs share an opam root, which must never be.",
@@ -125,8 +128,15 @@ OPAM: tuple[Rule, ...] = (
         r"is not (?:a valid|an) opam root",
         r"[Oo]pam has not been initiali[sz]ed",
         r"Switch broken\?",
+        # opam's own backtraces.
+        r"(?:Called from|Raised (?:at|by)|Re-raised at|exception)\b.{0,80}\bfile \"src/\S*opam",
+        r"(?i:exception file) \"src/\S*opam",
+        r"is an unknown compiler switch",
+        r"[Cc]ompiler switch \S+ is not installed",
         r"[Ss]witch .{0,60}is (?:corrupt|broken|not installed|incomplete)",
-        r'^opam: "\w+" failed on ',
+        r'^(?:\S*[/\\])?opam(?:\.exe)?: "\w+" failed on ',
+        r"Fetch_fail\(\"(?:OpamSystem|Sys_error|Unix|Failure|End_of_file|Not_found)",
+        r"OpamSystem\.(?:File_not_found|Locked|Internal_error)",
         (
             r"^Fatal error:\s*(?:Sys_error|Unix|Not_found|Failure|OpamSystem|OpamFormat|OpamPp"
             r"|End_of_file|Stack_overflow|Invalid_argument|$)"
@@ -142,7 +152,8 @@ OPAM: tuple[Rule, ...] = (
             r"|opam is not)"
         ),
         words=(
-            "opam|switch|fatal error|actions cancelled|confirm-level|format upgrade|error|please"
+            "opam|fetch_fail|switch|exception|fatal error|actions cancelled|confirm-level"
+            "|format upgrade|error|please"
         ),
         yields_to=("opam-rejects-package", *PROOF_IDS),
         phases=(*_BEFORE, Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST, Phase.VERIFY),

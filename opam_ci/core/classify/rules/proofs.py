@@ -17,15 +17,22 @@ TESTS: tuple[Rule, ...] = (
         "test-frameworks",
         _TEST,
         r"^.?\[FAIL\]",
-        r"^\W{0,3}\d+ (?:failures?|errors?)! in ",
+        r"^\W{0,3}\d+ (?:failures?|errors?)! (?:in |\d+ tests? run)",
         r"^FAILED: Cases",
         r"\(\d+ tests? failed",
-        r"^Test .* failed \(\d+ shrink",
+        r"^Test .* (?:failed|errored on) \(\d+ shrink",
+        r"\btest [`'\"].{1,200}['`\"] (?:failed on|raised exception|errored)",
+        r"^\[✗\] ",
+        r"^-{3,} Failure -{3,}",
+        r"^(?:Error|Failure): \S.{0,200}:\d+:\S",
+        r"^OUnit: ",
+        r"^File \"[^\"]+\", line \d+, characters [\d-]+: .{0,200}(?:is false\.|threw )",
+        r"^# Ran \d+ tests?, .*[1-9]\d* failed",
         r"^failure \(\d+ tests failed",
         r"^FAILED \d+ / \d+ tests",
         r"Tests had a [\d.]+% failure rate",
         r'^E: Failure\("Tests had',
-        words="fail",
+        words="fail|test |[✗]|ounit|is false|threw|error: ",
         why=(
             "Test frameworks of OCaml (alcotest, OUnit, QCheck, inline tests) report failed "
             "tests in these words, whatever else the tests printed."
@@ -66,7 +73,9 @@ TESTS: tuple[Rule, ...] = (
         _TEST,
         r"^(?:---|\+\+\+) (?:[ab]/)?_build/\S+",
         r"^(?:---|\+\+\+) \S+\.(?:expected|corrected|actual)\b",
-        words="---|+++",
+        r"^(?:\$ )?\(cd _build/\S+ && \S*\b(?:diff|cmp|patdiff)\b",
+        r"^Running\[\d+\]: \(cd _build/\S+ && \S*\b(?:diff|cmp|patdiff)\b",
+        words="---|+++|cd _build",
         quoted=True,
         why=(
             "Two versions of a file in dune's build directory differ: only its tests compare such."
@@ -140,7 +149,12 @@ COMPILE: tuple[Rule, ...] = (
             r" required)|Don't know how to build|Version \S+ of the dune|Tactic failure|Cannot"
             r" find a physical|The reference|Unable to unify|In environment|Files? .* (?:both"
             r" define|make inconsis)|Could not find the \.cm|Corrupted compiled interface"
-            r"|Dynlink error|Unix error: E)"
+            r"|Dynlink error|Unix error: E|Modules? (?:do not match|type)|No ppx driver"
+            r"|Package \S+ does not"
+            r" exist|Dependency cycle|Conflict between|Ambiguous|Invalid (?:package|version|field"
+            r"|library|module|character)|Too (?:many|few) arg|Illegal|Universe inconsistency"
+            r"|Cannot find library|I don't know about|This project uses|Rule failed|Missing field"
+            r"|Could not find (?:library|module|package)|(?:Type|Module|Value|Field|Unexpected)\b)"
         ),
         words="error",
         why=(

@@ -88,6 +88,16 @@ SANDBOX: tuple[Rule, ...] = (
         r"unauthorized: authentication required",
         r"layer does not exist",
         r"image .{0,120}(?:not found|does not exist)",
+        (
+            r"failed to (?:prepare|mount|walk|copy|commit|push) (?:sha256|snapshot|layer|image"
+            r"|overlay|/)"
+        ),
+        r"failed to (?:get (?:layer|stream)|create LLB)",
+        r"open /\S+/(?:overlay2|docker|containers?|buildkit)/\S+: no such file",
+        r"(?:error|Error)(?: response)?:? (?:from registry|pulling|pushing)",
+        r"denied: requested access to the resource",
+        # The title that BuildKit gives a failed step of its own.
+        r"^\[internal\] .{1,200}:$",
         r"No such (?:image|container):",
         (
             r"Error: (?:initializing source|writing blob|copying system image|reading blob"
@@ -98,13 +108,15 @@ SANDBOX: tuple[Rule, ...] = (
             r"|mount (?:overlay|/))"
         ),
         r"unknown blob",
+        r"^HTTP code: [45]\d\d$",
         r"ImagePull",
         r"unable to (?:pull|prepare context)",
         r"invalid reference format",
         words=(
             "daemon|docker|rpc error|no such job|error during connect|failed to|error pulling"
             "|error creating|httpreadseeker|toomanyrequests|rate limit|manifest|access denied"
-            "|repository does|unauthorized|layer does|image|container:|error: |unknown blob"
+            "|repository does|denied: |[internal]|overlay2|buildkit|containers|unauthorized"
+            "|layer does|image|container:|error: |unknown blob|http code"
             "|unable to|invalid reference"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
@@ -157,6 +169,16 @@ SANDBOX: tuple[Rule, ...] = (
             r" (?:snapshot )?'?\S+'?: "
         ),
         r"creating zfs mount",
+        # obuilder quotes each word of the host's command that failed.
+        (
+            r"\\?\"(?:/\S*/)?(?:zfs|zpool|btrfs|rsync|ctr|chown|rm|cp|mv|umount|mount|docker|runc"
+            r"|tar|qemu-img|qemu-system\S*|ssh|jail|pkill|useradd|userdel|diskutil|xfs\S*"
+            r"|sync)\\?\" "
+            r".{0,900}\bfailed with exit (?:status|code) \d"
+        ),
+        r"^Uncaught exception: \(?Failure\b.{0,1000}failed with (?:exit|signal)",
+        r"^Archive fetcher encountered a system error",
+        r"[Ff]ailed to (?:create|delete) HCN namespace",
         r"dataset (?:is busy|already exists|does not exist)",
         (
             r"^ERROR: (?:[Cc]annot|[Cc]ould not|not a) (?:snapshot|subvolume|btrfs|statfs"
@@ -176,7 +198,8 @@ SANDBOX: tuple[Rule, ...] = (
         r"Sqlite3: .*(?:BUSY|locked|malformed|full)",
         r"database (?:is locked|disk image is malformed)",
         words=(
-            "umount|mount|losetup|zfs|zpool|btrfs|mkfs|lvcreate|dmsetup|hdiutil|cannot "
+            "failed with|archive fetcher|hcn namespace|umount|mount|losetup|zfs|zpool|btrfs"
+            "|mkfs|lvcreate|dmsetup|hdiutil|cannot "
             "|dataset|subvolume|snapshot|chain id|busy|mapping for|build result|layerinfo"
             "|rsync|statfs|suspended|sqlite|database"
         ),
@@ -221,6 +244,17 @@ SANDBOX: tuple[Rule, ...] = (
         r"VBoxManage: error",
         r"The virtual machine or container exited unexpectedly",
         r"[Tt]imeout running healthcheck",
+        # The CI's own programs are missing from its image.
+        (
+            r"\b(?:opam|bwrap|sudo)(?:-[\d.]+|-dev)?'?: (?:(?:command )?not found|No such file or"
+            r" directory)$"
+        ),
+        r"exec: \"?(?:opam|bash|sh|sudo)\"?: (?:executable file )?not found",
+        r"xcrun: error: ",
+        r"xcode-select: error: ",
+        r"died waiting for dll loading",
+        r"\*\*\* fatal error - (?:unable to remap|cygheap|couldn't|add_item)",
+        r"unable to remap \S+ to same address",
         r"healthcheck failed",
         r"provisioning resources",
         r"Failed to (?:pull|import|create) (?:image|base image|VM|virtual machine)",
@@ -234,7 +268,8 @@ SANDBOX: tuple[Rule, ...] = (
         r"requested labels? .* not found",
         r"The process cannot access the file because it is being used",
         words=(
-            "qemu|kvm|vboxmanage|virtual machine|healthcheck|provisioning|failed to"
+            "not found|no such file|xcrun|xcode-select|dll loading|fatal error - |to remap"
+            "|qemu|kvm|vboxmanage|virtual machine|healthcheck|provisioning|failed to"
             "|base image|sudo|unable to resolve action|hosted|labels|being used"
         ),
         phases=OUTSIDE_PACKAGE_CODE,

@@ -21,7 +21,12 @@ WEAK_PROOFS: tuple[Rule, ...] = (
         r"^camlp[45]\S*: .*error",
         r"^Syntax error:? ",
         r"^Camlp4: Uncaught",
-        words=("inconsistent|parse error|not a compiled|preprocess|camlp|syntax error|camlp4"),
+        r"exception Sys_error\(\"[^\"]+\.(?:ml[ily]?|cm\w+|eliom|re|in): No such file",
+        r"^make: don't know how to make ",
+        words=(
+            "sys_error|know how to|inconsistent|parse error|not a compiled|preprocess|camlp"
+            "|syntax error|camlp4"
+        ),
         why="Messages of the OCaml tools about the code that they were given.",
         example="Parse error: [fun_binding] expected after [ipatt]",
         not_when=[
@@ -90,7 +95,8 @@ WEAK_PROOFS: tuple[Rule, ...] = (
     rule(
         "patch-failed",
         _BUILD,
-        r"These patches didn't apply at",
+        r"These patches didn't apply\b",
+        r"[Aa]pplication of \S+\.(?:patch|diff) failed",
         r"^Hunk #\d+ FAILED",
         r"^\d+ out of \d+ hunks? (?:FAILED|failed)",
         r"^patch: \*{4} (?:malformed|Only garbage|Can't find file)",
@@ -98,7 +104,10 @@ WEAK_PROOFS: tuple[Rule, ...] = (
         r": Missing extra-file for",
         r"^Some files in .* couldn't be installed",
         r"String expansion failed for these files",
-        words="patches didn|hunk|patch:|extra-file|couldn't be installed|string expansion",
+        words=(
+            "patches didn|application of|hunk|patch:|extra-file|couldn't be installed|string"
+            " expansion"
+        ),
         why=(
             "opam applies the package's patches and checks its extra files and .install "
             "file: these are parts of the package."
