@@ -1,0 +1,128 @@
+"""Fault drills: sources that cannot be had, the job's own and a dependency's."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from opam_ci.core.job import Phase
+from tests.e2e.drills import (
+    Drill,
+    Faulty,
+    Result,
+    check,
+    closed_port,
+    own_and_dependency,
+    run_all,
+    source,
+    within,
+)
+from tests.e2e.rootfs_world import World
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
+]
+
+HANGS = within(fetch=6)
+
+
+def faults(url: str) -> Iterator[Drill]:
+    """Yields faults for which it does not matter whose source it is: they are ours."""
+    refused = f"http://127.0.0.1:{closed_port()}/x.tgz"
+    table = [
+        ("name not resolved", "http://no-such-host.invalid/x.tgz", "dns", "dns", "code 6"),
+        ("connection refused", refused, "network", "connection", "code 7"),
+        ("429", f"{url}/status/429/x.tgz", "source_host", "http-limited", "code 429"),
+        ("500", f"{url}/status/500/x.tgz", "source_host", "http-limited", "code 500"),
+        ("503", f"{url}/status/503/x.tgz", "source_host", "http-limited", "code 503"),
+        ("truncated", f"{url}/truncated/x.tgz", "source_host", "http-limited", "code 18"),
+    ]
+    for name, place, cause, rule, shown in table:
+
+        def make(
+            title: str,
+            packages: Mapping[str, str],
+            *,
+            cause: str = cause,
+            rule: str = rule,
+            shown: str = shown,
+        ) -> Drill:
+            return Drill(title, packages, f"errored({cause})", rule, Phase.FETCH, shown)
+
+        yield from own_and_dependency(name, source(place), make)
+
+    def hangs(title: str, packages: Mapping[str, str]) -> Drill:
+        rule, shown = "timeout-fetch", "ended by the supervisor after"
+        fault = "errored(source_host)"
+        return Drill(title, packages, fault, rule, Phase.FETCH, shown, timeouts=HANGS)
+
+    yield from own_and_dependency("hang", source(f"{url}/hang/x.tgz"), hangs)
+
+
+def failures(url: str) -> Iterator[Drill]:
+    """Yields faults of the source itself: the package's, or the dependency's."""
+    table = [
+        ("404", source(f"{url}/status/404/x.tgz"), "source", "source-not-found", "code 404"),
+        ("410", source(f"{url}/status/410/x.tgz"), "source", "source-not-found", "code 410"),
+        (
+            "wrong checksum",
+            source(f"{url}/ok/x.tgz", "0" * 64),
+            "checksum",
+            "source-checksum",
+            "Bad checksum, expected sha256=000",
+        ),
+        (
+            "dead git source",
+            f'url {{ src: "git+{url}/status/404/x.git" }}\n',
+            "source",
+            "repository-gone",
+            "not found",
+        ),
+    ]
+    for name, section, reason, rule, shown in table:
+        yield Drill(
+            f"{name}, own",
+            {"asked.1": section},
+            f"failed({reason})",
+            rule,
+            Phase.FETCH,
+            shown,
+        )
+        yield Drill(
+            f"{name}, of a dependency",
+            {"asked.1": 'depends: ["dep"]\n', "dep.1": section},
+            "failed(dependency)",
+            rule,
+            Phase.FETCH,
+            shown,
+            blame="dep.1",
+        )
+    refused = f"git+http://127.0.0.1:{closed_port()}/x.git"
+    yield Drill(
+        "git host refuses",
+        {"asked.1": f'url {{ src: "{refused}" }}\n'},
+        "errored(network)",
+        "connection",
+        Phase.FETCH,
+        "unable to access",
+    )
+
+
+NAMES = [drill.name for drill in [*faults("http://x.example"), *failures("http://x.example")]]
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, tuple[Drill, Result]]]:
+    with Faulty().running() as server:
+        drills = [*faults(server.url), *failures(server.url)]
+        found = run_all(World(tmp_path_factory.mktemp("drills")), drills)
+        yield {drill.name: (drill, found[drill.name]) for drill in drills}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drill(results: dict[str, tuple[Drill, Result]], name: str) -> None:
+    check(*results[name])
