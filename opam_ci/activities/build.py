@@ -3,6 +3,7 @@
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
+from opam_ci.clients import judged
 from opam_ci.clients.logs import LogWriter
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.store import ArtifactStore
@@ -11,6 +12,7 @@ from opam_ci.core.classify import judge
 from opam_ci.core.messages import JobReport, Listing, RunJob
 from opam_ci.core.outcome import Outcome
 from opam_ci.core.records import log_key
+from opam_ci.core.replay import Judged
 from opam_ci.core.revdeps import RevdepList
 from opam_ci.core.text import verdict_line
 
@@ -50,6 +52,8 @@ class BuildActivities:
                     report.facts, report.logs, worker=attempt.worker, attempt=attempt.number
                 )
                 log.write(verdict_line(outcome).encode())
+                kept = Judged(facts=report.facts, outcome=outcome)
+                await judged.keep(self._store, attempt.log, kept)
             if report.revdeps is not None:
                 listing = await self._keep(report.revdeps, f"{attempt.log}/revdeps.json")
             return outcome

@@ -8,10 +8,13 @@ from typing import IO, Annotated
 import typer
 
 from opam_ci.cli.classify_batch import classify_lines
+from opam_ci.cli.classify_replay import attempt_filter, replay_attempts
 from opam_ci.core.classify import RULES, TextVerdict, classify_text, cut
 from opam_ci.core.classify.table import rules_markdown
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause
+from opam_ci.core.records import Standing
 
 _LOG_HEAD = 1 << 20
 _LOG_TAIL = 3 << 20
@@ -40,13 +43,41 @@ def classify(
         ),
     ] = None,
     rules: Annotated[bool, typer.Option("--rules", help="List the rules.")] = False,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Judge stored attempts anew and list verdicts that flip."),
+    ] = False,
+    platform: Annotated[str | None, typer.Option(help="With --replay: only this one.")] = None,
+    outcome: Annotated[
+        Standing | None, typer.Option(help="With --replay: only what came to this.")
+    ] = None,
+    cause: Annotated[
+        Cause | None, typer.Option(help="With --replay: only faults with this cause.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="With --replay: only attempts begun since then (ISO 8601, or 7d, 12h)."),
+    ] = None,
+    fail_on_flip: Annotated[
+        bool, typer.Option(help="With --replay: exit code 1 if a verdict flips.")
+    ] = False,
 ) -> None:
     """Say whether a log shows a broken package or a broken CI, by which rule and which lines.
 
-    A log alone never proves success. Exit codes: 0 done, 2 usage or unreadable input.
+    A log alone never proves success. Exit codes: 0 done, 1 a verdict flips (--fail-on-flip),
+    2 usage or unreadable input, 3 the store or the index cannot be read.
     """
-    if sum((log is not None, batch is not None, rules)) != 1:
-        raise UsageError("give one of: a LOG file (- for standard input), --batch FILE, --rules")
+    if sum((log is not None, batch is not None, rules, replay)) != 1:
+        raise UsageError(
+            "give one of: a LOG file (- for standard input), --batch FILE, --rules, --replay"
+        )
+    if replay:
+        wanted = attempt_filter(platform=platform, outcome=outcome, cause=cause, since=since)
+        if replay_attempts(wanted, as_json=as_json) and fail_on_flip:
+            raise typer.Exit(1)
+        return
+    if fail_on_flip or (platform, outcome, cause, since) != (None, None, None, None):
+        raise UsageError("--platform, --outcome, --cause, --since, --fail-on-flip want --replay")
     if (batch is not None or rules) and (exit_code is not None or phase is not None):
         raise UsageError("--exit-code and --phase go with a LOG; --batch has them in its lines")
     if rules:

@@ -138,7 +138,7 @@ class Faulty:
                     faulty.released.wait()
                     return
                 status = int(rest.split("/")[0]) if kind == "status" else 200
-                body = SOURCE if status == 200 else b"no\n"  # noqa: PLR2004 - HTTP's own
+                body = SOURCE if status == 200 else b"no\n"
                 self.send_response(status)
                 promised = len(body) + (1000 if kind == "truncated" else 0)
                 self.send_header("Content-Length", str(promised))

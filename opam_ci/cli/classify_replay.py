@@ -1,0 +1,154 @@
+"""`opam-ci classify --replay`: what changed rules would have made of stored attempts."""
+
+import asyncio
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from opam_ci.clients import judged
+from opam_ci.clients.index.filters import AttemptFilter
+from opam_ci.clients.index.index import Index
+from opam_ci.clients.index.paging import Place
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.errors import UsageError
+from opam_ci.core.outcome import Cause, Errored, Failed, Passed, Skipped, label
+from opam_ci.core.records import AttemptRecord, Standing
+from opam_ci.core.replay import Replay, replay, rule_of
+from opam_ci.settings import Settings
+
+_PAGE = 500
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+def attempt_filter(
+    *, platform: str | None, outcome: Standing | None, cause: Cause | None, since: str | None
+) -> AttemptFilter:
+    """Makes a filter of the command's options.
+
+    Raises:
+        UsageError: `since` is no time.
+    """
+    return AttemptFilter(
+        platform=platform,
+        standing=outcome,
+        cause=cause,
+        since=None if since is None else _moment(since),
+    )
+
+
+def _moment(words: str) -> datetime:
+    if span := re.fullmatch(r"(\d{1,5})([dhm])", words):
+        return datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})
+    try:
+        moment = datetime.fromisoformat(words)
+    except ValueError as error:
+        raise UsageError(
+            f"--since {words!r} is no time: write 7d, 12h, or 2026-11-24T10:00"
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def replay_attempts(wanted: AttemptFilter, *, as_json: bool) -> int:
+    """Judges stored attempts anew and prints those whose verdict flips, then counts.
+
+    Attempts without facts (the worker was lost, or they are older than the keeping of facts)
+    and those whose log is gone are counted and left alone.
+
+    Returns:
+        How many verdicts flip.
+
+    Raises:
+        InfrastructureError: The index or the store cannot be read.
+    """
+    settings = Settings()
+    store = ArtifactStore.open(settings.store_url)
+    index = Index.open(settings.index_url)
+    try:
+        counts = asyncio.run(_replay_all(store, _attempts(index, wanted), as_json=as_json))
+    finally:
+        index.close()
+    _print_counts(counts, as_json=as_json)
+    return counts["flips"]
+
+
+def _attempts(index: Index, wanted: AttemptFilter) -> Iterator[AttemptRecord]:
+    """Yields attempts that have ended, newest first."""
+    after: str | None = None
+    while True:
+        items, after = index.attempts(wanted, place=Place(limit=_PAGE, after=after))
+        yield from (each for each in items if each.outcome is not None)
+        if after is None:
+            return
+
+
+async def _replay_all(
+    store: ArtifactStore, attempts: Iterator[AttemptRecord], *, as_json: bool
+) -> Counter[str]:
+    counts: Counter[str] = Counter(flips=0)
+    for attempt in attempts:
+        counts["attempts"] += 1
+        kept = await judged.load(store, attempt.log_key) if attempt.log_key else None
+        if kept is None or attempt.log_key is None:
+            counts["without_facts"] += 1
+            continue
+        texts = await judged.phase_texts(store, attempt.log_key, kept.facts)
+        if kept.facts.phases and not any(texts.values()):
+            counts["without_log"] += 1
+            continue
+        counts["judged"] += 1
+        found = replay(kept, texts)
+        counts["other_rule"] += found.rules_differ and not found.flips
+        if found.flips:
+            counts["flips"] += 1
+            counts[f"{label(found.before)} -> {label(found.now)}"] += 1
+            _print_flip(attempt, found, as_json=as_json)
+    return counts
+
+
+def _print_flip(attempt: AttemptRecord, found: Replay, *, as_json: bool) -> None:
+    now = found.now
+    lines = now.evidence.lines if isinstance(now, Passed | Failed | Skipped | Errored) else ()
+    if as_json:
+        flip: dict[str, Any] = {
+            "event": "flip",
+            "repository": attempt.revision.repository,
+            "target": attempt.revision.target,
+            "head": attempt.revision.head,
+            "job": attempt.job.id,
+            "round": attempt.round,
+            "attempt": attempt.number,
+            "log": attempt.log_key,
+            "before": found.before.model_dump(mode="json"),
+            "now": now.model_dump(mode="json"),
+        }
+        sys.stdout.write(f"{json.dumps(flip)}\n")
+        return
+    sys.stdout.write(
+        f"{attempt.revision.repository} {attempt.revision.target} {attempt.job.id} "
+        f"{attempt.round}-{attempt.number}: {label(found.before)} by {rule_of(found.before)} "
+        f"-> {label(now)} by {rule_of(now)}\n"
+    )
+    for line in lines[:3]:
+        sys.stdout.write(f"    {line.text}\n")
+
+
+def _print_counts(counts: Counter[str], *, as_json: bool) -> None:
+    kinds = {name: count for name, count in counts.items() if " -> " in name}
+    numbers = {
+        name: counts[name]
+        for name in ("attempts", "judged", "flips", "other_rule", "without_facts", "without_log")
+    }
+    if as_json:
+        sys.stdout.write(f"{json.dumps({'event': 'summary', **numbers, 'kinds': kinds})}\n")
+        return
+    for name, count in sorted(kinds.items()):
+        sys.stdout.write(f"{count} x {name}\n")
+    sys.stdout.write(
+        f"{numbers['attempts']} attempts, {numbers['judged']} judged anew: {numbers['flips']} "
+        f"verdicts flip, {numbers['other_rule']} stay by another rule; "
+        f"{numbers['without_facts']} without facts, {numbers['without_log']} without a log\n"
+    )

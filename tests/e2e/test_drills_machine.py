@@ -1,0 +1,291 @@
+"""Fault drills: the machine under a build breaks, or opam's own root does."""
+
+import asyncio
+import fcntl
+import os
+import resource
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from opam_ci.clients.logs import LogLimits, LogReader, LogWriter
+from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
+from opam_ci.clients.runners.supervise import supervise
+from opam_ci.clients.runners.transcript import Transcript
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.classify import judge
+from opam_ci.core.facts import BuildFacts, PhaseRun
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.outcome import Errored, Failed, Outcome, label
+from opam_ci.core.platforms import EMBEDDED
+from tests.e2e.drills import Drill, Result, check, closed_port, run
+from tests.e2e.rootfs_world import World, repository
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
+]
+
+Excerpts = tuple[PhaseRun, dict[Phase, str]]
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and device nodes need root")
+FILLS = 'build: ["sh" "-c" "cat /dev/zero > fill"]\n'
+MANY = 'build: ["sh" "-c" "i=0; while : > f$i; do i=$((i+1)); done"]\n'
+NOTHING = {"nothing.1": ""}
+
+
+@contextmanager
+def small_disk(directory: Path, *options: str) -> Iterator[Path]:
+    """Mounts a small file system in memory."""
+    directory.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", directory], check=True
+    )
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("drills"))
+
+
+def drill(world: World, fault: Drill) -> Result:
+    return asyncio.run(run(world, fault))
+
+
+def layer_of(world: World) -> Path:
+    """Makes the base layer by a job that passes, and returns its upper directory."""
+    report, _ = asyncio.run(world.build(NOTHING, "nothing.1"))
+    assert report.facts.installed
+    (layer,) = (world.home / "layers").glob("*/upper")
+    return layer
+
+
+@AS_ROOT
+def test_a_full_disk(tmp_path: Path) -> None:
+    fault = Drill(
+        "disk full",
+        {"asked.1": FILLS},
+        "errored(disk_full)",
+        "host-disk",
+        Phase.BUILD,
+        "bytes free in the build root",
+    )
+    with small_disk(tmp_path / "small", "size=256m", "mode=755") as disk:
+        check(fault, drill(World(disk), fault))
+
+
+@AS_ROOT
+def test_no_inode_left(tmp_path: Path) -> None:
+    fault = Drill(
+        "inodes gone",
+        {"asked.1": MANY},
+        "errored(disk_full)",
+        "host-inodes",
+        Phase.BUILD,
+        "no inode free",
+    )
+    with small_disk(tmp_path / "small", "size=512m", "nr_inodes=4000", "mode=755") as disk:
+        check(fault, drill(World(disk), fault))
+
+
+@pytest.mark.skipif(
+    "limits" not in RootfsSettings.model_fields, reason="the runner sets no memory limit yet"
+)
+def test_the_kernel_kills_for_memory(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    limits = RootfsSettings.model_fields["limits"].get_default()
+    limits = limits.model_copy(update={"memory_bytes": 256 << 20})
+    settings = RootfsSettings(home=world.home).model_copy(update={"limits": limits})
+    world.runner = RootfsRunner(settings, world.artifacts)
+    fault = Drill(
+        "out of memory",
+        {"asked.1": 'build: ["sh" "-c" "tail -c 1000000000 /dev/zero"]\n'},
+        "errored(out_of_memory)",
+        "host-oom",
+        Phase.BUILD,
+        "killed 1 process",
+    )
+    check(fault, drill(world, fault))
+
+
+def test_a_corrupt_switch(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    state = layer_of(world) / "home/opam/.opam/ci/.opam-switch/switch-state"
+    state.write_text("installed: [ )) nonsense")
+    fault = Drill(
+        "corrupt root",
+        NOTHING,
+        "errored(opam_internal)",
+        "opam-root",
+        Phase.SOLVE,
+        "Fatal error:",
+        job="nothing.1",
+    )
+    check(fault, drill(world, fault))
+
+
+@AS_ROOT
+def test_opams_sandbox_cannot_run(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    tool = layer_of(world) / "usr/bin/bwrap"
+    tool.parent.mkdir(parents=True, exist_ok=True)
+    # How an overlay says that a file of a lower layer is gone.
+    os.mknod(tool, stat.S_IFCHR | 0o600, os.makedev(0, 0))
+    fault = Drill(
+        "no sandbox",
+        {"asked.1": 'build: ["true"]\n'},
+        "errored(sandbox)",
+        "sandbox-bwrap",
+        Phase.BUILD,
+        "bwrap",
+    )
+    check(fault, drill(world, fault))
+
+
+def test_the_mirror_of_system_packages_is_down(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = f"http://127.0.0.1:{closed_port()}"
+    options = (
+        ("Acquire::http::Proxy", dead),
+        ("Acquire::https::Proxy", dead),
+        ("Acquire::Retries", "0"),
+    )
+    # No setting: the options come from the machine's own apt.
+    archives = world.runner._archives.model_copy(update={"options": options})
+    monkeypatch.setattr(world.runner, "_archives", archives)
+    fault = Drill(
+        "mirror down",
+        {"asked.1": 'depexts: ["libdumbnet-dev"]\n'},
+        "errored(network)",
+        "connection",
+        Phase.DEPEXTS,
+        "Could not connect to 127.0.0.1",
+    )
+    check(fault, drill(world, fault))
+
+
+@pytest.mark.skipif(shutil.which("opam") is None, reason="opam is not installed")
+def test_a_locked_root(tmp_path: Path) -> None:
+    # Build roots share nothing, so that a lock is provoked with opam by itself.
+    source, root = tmp_path / "repository", tmp_path / "root"
+    source.mkdir()
+    archive = tmp_path / "repository.tar.gz"
+    archive.write_bytes(repository(NOTHING))
+    shutil.unpack_archive(archive, source)
+    opam = ["env", f"OPAMROOT={root}", "OPAMYES=1", f"HOME={tmp_path}", "opam"]
+    init = ["init", "--bare", "--no-setup", "--disable-sandboxing", "--kind=local", "default"]
+    subprocess.run([*opam, *init, source], check=True, capture_output=True)
+    subprocess.run([*opam, "switch", "create", "ci", "--empty"], check=True, capture_output=True)
+    said = bytearray()
+    with (root / "ci/.opam-switch/lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        ended = asyncio.run(
+            supervise([*opam, "install", "nothing"], output=said.extend, time_limit=4)
+        )
+    assert ended.timed_out
+    phase = PhaseRun(
+        phase=Phase.DEPENDENCIES,
+        exit_code=ended.exit_code,
+        signal=ended.signal,
+        timed_out=ended.timed_out,
+        duration=ended.duration,
+        log_start=0,
+        log_end=len(said),
+    )
+    job = Job(platform=EMBEDDED.name, package="nothing.1", kind=JobKind.BUILD)
+    outcome = judge(BuildFacts(job=job, phases=(phase,)), {phase.phase: said.decode()})
+
+    assert isinstance(outcome, Errored)
+    assert (label(outcome), outcome.evidence.rule) == ("errored(opam_internal)", "opam-locked")
+    assert "locked" in outcome.evidence.lines[0].text
+
+
+def test_a_log_without_its_end(world: World) -> None:
+    report, log = asyncio.run(world.build(NOTHING, "nothing.1"))
+    assert "job ends" in log.text.splitlines()[-1]
+    # The same facts, had the worker died before it wrote that line.
+    cut = report.facts.model_copy(update={"finished": False})
+
+    outcome = judge(cut, report.logs)
+
+    assert isinstance(outcome, Errored)
+    assert (label(outcome), outcome.evidence.rule) == ("errored(unknown)", "no-end-marker")
+
+
+def test_a_flood_of_output(world: World, tmp_path: Path) -> None:
+    store = ArtifactStore.open(f"file://{tmp_path}/store")
+    # More than opam's report may hold: then its words must do. Each byte is in the log twice,
+    # as it comes and in opam's report of the failure.
+    chatter = "yes $(printf %0999d 7) | head -c 40000000"
+    failing = f'build: ["sh" "-c" "{chatter}; echo; echo Error: Unbound module X; exit 3"]\n'
+    spec = world.spec({"asked.1": failing}, "asked.1")
+    limits = LogLimits(cap=1 << 20, head=1 << 18)
+
+    async def job() -> tuple[Outcome, int, bytes]:
+        async with LogWriter(store, "log", limits=limits) as log:
+            report = await world.runner.run(spec, log, lambda _: None)
+            size = log.size
+        outcome = judge(report.facts, report.logs)
+        return outcome, size, await LogReader(store).read("log")
+
+    outcome, size, kept = asyncio.run(job())
+
+    assert isinstance(outcome, Failed), outcome
+    assert (label(outcome), outcome.evidence.rule) == ("failed(build)", "ocaml-error-words")
+    assert size > 80_000_000
+    assert len(kept) < 2 << 20
+    assert b"bytes of output cut here" in kept
+    assert b"Error: Unbound module X" in kept[-10_000:]
+
+
+def test_a_gigabyte_of_output(tmp_path: Path) -> None:
+    # Without opam, which handles 10 MB/s: what follows it is what must hold.
+    store = ArtifactStore.open(f"file://{tmp_path}/store")
+    script = "yes $(printf %04000d 7) | head -c 1000000000; echo; echo not ok 3 - ends; exit 31"
+
+    async def flood() -> tuple[Excerpts, int, int]:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        async with LogWriter(store, "log") as log:
+            transcript = Transcript(log, lambda _: None)
+            transcript.begin(Phase.TEST, "flood")
+            start = log.size
+            ended = await supervise(["sh", "-c", script], output=transcript.output)
+            end = log.size
+            transcript.end("over")
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        phase = PhaseRun(
+            phase=Phase.TEST,
+            exit_code=ended.exit_code,
+            duration=ended.duration,
+            log_start=start,
+            log_end=end,
+        )
+        return (phase, transcript.texts), log.size, grown
+
+    (phase, texts), size, grown_kib = asyncio.run(flood())
+    job = Job(platform=EMBEDDED.name, package="asked.1", kind=JobKind.TEST)
+    outcome = judge(BuildFacts(job=job, phases=(phase,)), texts)
+    kept = asyncio.run(LogReader(store).read("log"))
+
+    assert isinstance(outcome, Failed), outcome
+    assert (label(outcome), outcome.evidence.rule) == ("failed(test)", "test-generic")
+    (line,) = outcome.evidence.lines
+    assert line.text == "not ok 3 - ends"
+    # The evidence is found at its offset, behind all that was cut.
+    found = asyncio.run(LogReader(store).read("log", line.offset, line.offset + 15))
+    assert found == b"not ok 3 - ends"
+    assert size > 1_000_000_000
+    assert len(kept) < 70 << 20
+    assert b"bytes of output cut here" in kept
+    assert grown_kib < 400 << 10
