@@ -67,6 +67,11 @@ def test_example_comes_to_all_four_outcomes(system: System) -> None:
     log = system.run("log", "local/example/branch-example", f"build {example.FAILS}", check=0)
     assert "Error: " in log.stdout
     assert "verdict: failed(build)" in log.stdout
+    # Each attempt kept what it was judged by, and today's rules still say the same.
+    replayed = system.run("classify", "--replay", "--json", "--fail-on-flip", check=0)
+    counts = json.loads(replayed.stdout)
+    assert counts["judged"] >= 6  # two passed, failed, skipped, faulted and recovered
+    assert (counts["flips"], counts["without_log"]) == (0, 0)
 
 
 def test_new_head_stops_the_builds_of_the_old_one(system: System) -> None:
