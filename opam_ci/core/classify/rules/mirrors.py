@@ -10,15 +10,21 @@ MIRRORS: tuple[Rule, ...] = (
         "mirror-apt",
         Cause.PACKAGE_MIRROR,
         (
-            r"^(?:E|W): (?:Failed to |Unable to (?!locate)|Some (?:index|packages)|The"
-            r" (?:repository"
-            r"|package (?:lists|cache)|list of sources|method|HTTP)|Release file|GPG error|Hash Sum"
-            r"|Could not |Couldn't (?!find any package|find (?:task|program))|dpkg was|Sub-process"
-            r"|Problem |Internal error|Invalid|Encountered|Method |Unmet|Error, pkgProblem|Broken"
-            r"|Read error|Write error|Archives? director|List directory|Clearsigned|At least one"
-            r"|Opening|There (?:are|were) |Packages were|Essential packages|Repository '|Type '"
-            r"|Malformed|Splitting up|Can't |Conflicting|Waited for|Aborting install|An error"
-            r"|Prior errors|Trivial Only|You must put some|flAbsPath|Download(?:ing)? )"
+            # OASIS, too, begins its messages with `E: ` and `W: `.
+            r"^(?:E|W): (?:Failed to (?:fetch|download|stat|write|create|exec|get|open|parse|lock)"
+            r"|Unable to (?:fetch|acquire|lock|correct|write|mkstemp|determine|parse|connect|stat"
+            r"|find expected)|Some (?:index|packages)|The (?:repository '|package (?:lists|cache)"
+            r"|list of sources|method |HTTP)|Release file|GPG error|Hash Sum|Could not (?:get|open"
+            r"|connect|resolve|exec|read|write|perform|configure|load|create|lock|handle)|Couldn't"
+            r" (?:create|make|download|rebuild|retrieve|stat|configure|access)|dpkg was|Sub-process"
+            r"|Problem (?:opening|with|parsing|renaming|executing|unlinking|closing|syncing)"
+            r"|Internal error|Invalid (?:operation|record|URI|archive|signature)|Encountered a"
+            r"|Method |Unmet|Error, pkgProblem|Broken|Read error|Write error|Archives? director"
+            r"|List directory|Clearsigned|At least one invalid|Opening /|There (?:are problems|were"
+            r" unauth)|Packages were|Essential packages|Repository '|Type '|Malformed|Splitting up"
+            r"|Can't (?:mkstemp|drop|write|find a source)|Conflicting distribution|Waited for|An"
+            r" error occurred during|Prior errors|Trivial Only|You must put some|flAbsPath"
+            r"|Download(?:ing)? (?:failed|is performed))"
         ),
         r"^(?:Err|Ign):\d+ ",
         r"Hash Sum mismatch",

@@ -246,8 +246,8 @@ SANDBOX: tuple[Rule, ...] = (
         r"[Tt]imeout running healthcheck",
         # The CI's own programs are missing from its image.
         (
-            r"\b(?:opam|bwrap|sudo)(?:-[\d.]+|-dev)?'?: (?:(?:command )?not found|No such file or"
-            r" directory)$"
+            r"(?:/bin/opam(?:-[\d.]+|-dev)?|\bopam-(?:[\d.]+|dev)|\bbwrap)'?:"
+            r" (?:(?:command )?not found|No such file or directory)$"
         ),
         r"exec: \"?(?:opam|bash|sh|sudo)\"?: (?:executable file )?not found",
         r"xcrun: error: ",
