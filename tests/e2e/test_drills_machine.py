@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from opam_ci.clients.logs import LogLimits, LogReader, LogWriter
-from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
+from opam_ci.clients.runners.rootfs import RootfsRunner
+from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.clients.runners.supervise import supervise
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.clients.store import ArtifactStore
@@ -98,15 +99,8 @@ def test_no_inode_left(tmp_path: Path) -> None:
         check(fault, drill(World(disk), fault))
 
 
-@pytest.mark.skipif(
-    "limits" not in RootfsSettings.model_fields, reason="the runner sets no memory limit yet"
-)
 def test_the_kernel_kills_for_memory(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    limits = RootfsSettings.model_fields["limits"].get_default()
-    limits = limits.model_copy(update={"memory_bytes": 256 << 20})
-    settings = RootfsSettings(home=world.home).model_copy(update={"limits": limits})
-    world.runner = RootfsRunner(settings, world.artifacts)
+    world = World(tmp_path, limits=JobLimits(memory_bytes=256 << 20))
     fault = Drill(
         "out of memory",
         {"asked.1": 'build: ["sh" "-c" "tail -c 1000000000 /dev/zero"]\n'},
@@ -162,6 +156,7 @@ def test_the_mirror_of_system_packages_is_down(
         ("Acquire::Retries", "0"),
     )
     # No setting: the options come from the machine's own apt.
+    assert isinstance(world.runner, RootfsRunner)
     archives = world.runner._archives.model_copy(update={"options": options})
     monkeypatch.setattr(world.runner, "_archives", archives)
     fault = Drill(
