@@ -50,6 +50,9 @@ class Settings(BaseSettings):
         require_limits: Whether a machine that cannot limit jobs must not build.
         build_cache: Whether builds use compiled dependencies of earlier ones again.
         build_cache_bytes: Room for these, in bytes, or with a unit such as `20GiB`.
+        metrics: Address on which a worker shows metrics and its health; empty for nowhere.
+        canary: Whether a build worker builds a canary before it takes jobs and after faults,
+            and has one go through its pools' queues now and then.
     """
 
     @field_validator("home", "cache", "platforms")
@@ -82,6 +85,8 @@ class Settings(BaseSettings):
     require_limits: bool = False
     build_cache: bool = True
     build_cache_bytes: ByteSize = BUILD_CACHE_BYTES
+    metrics: str = ""
+    canary: bool = True
 
     @property
     def given_temporal(self) -> str | None:

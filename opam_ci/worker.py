@@ -9,21 +9,28 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRunner, Worker
 
 from opam_ci.activities.build import BuildActivities
+from opam_ci.activities.canary import CanaryActivities
+from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingInterceptor
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.revdeps import RevdepsActivities
 from opam_ci.clients.index import Index
-from opam_ci.clients.runners.base import MachineRunner, Runner
+from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import connect, ensure_search_attributes, identity
+from opam_ci.health.slots import BuildSlots, tuner
+from opam_ci.instruments import Instruments, canary_platform
+from opam_ci.metrics.telemetry import runtime_with_metrics
+from opam_ci.schedules import ensure_canary
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
+from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from opam_ci.workflows.revdeps import RevdepsWorkflow
@@ -40,7 +47,7 @@ nothing in modules that are passed through, as ours must be. What it is for, wor
 that replays the same, is held by import contracts, by a test that reads the code
 (tests/unit/test_house.py) and by the replay of recorded histories."""
 
-WORKFLOWS = [PullRequestWorkflow, PlatformWorkflow, RevdepsWorkflow]
+WORKFLOWS = [PullRequestWorkflow, PlatformWorkflow, RevdepsWorkflow, CanaryWorkflow]
 """All workflows of ours."""
 
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
@@ -84,11 +91,15 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
 
 
 def orchestration_worker(
-    client: Client, repository: RepositoryActivities, index: Index, store: ArtifactStore
+    client: Client,
+    repository: RepositoryActivities,
+    revdeps: RevdepsActivities,
+    index: Index,
+    canary: CanaryActivities,
+    observers: Sequence[Observer],
 ) -> Worker:
     """Returns the worker of workflows, repository and index."""
     record = RecordActivities(index)
-    revdeps = RevdepsActivities(store, index)
     return Worker(
         client,
         task_queue=options.ORCHESTRATION_QUEUE,
@@ -100,7 +111,10 @@ def orchestration_worker(
             record.record,
             revdeps.list_part,
             revdeps.find_jobs,
+            canary.export_canary,
+            canary.report_canary,
         ],
+        interceptors=[ObservingInterceptor(ORCHESTRATION_POOL, observers)],
         max_concurrent_activities=8,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
@@ -109,14 +123,22 @@ def orchestration_worker(
 
 
 def build_worker(
-    client: Client, pool: str, runner: Runner, store: ArtifactStore, builds: int
+    client: Client,
+    pool: str,
+    jobs: BuildActivities,
+    slots: BuildSlots,
+    observers: Sequence[Observer],
 ) -> Worker:
     """Returns the worker that builds for a pool."""
     return Worker(
         client,
         task_queue=options.build_queue(pool),
-        activities=[BuildActivities(runner, store).run_job],
-        max_concurrent_activities=builds,
+        activities=[jobs.run_job],
+        interceptors=[ObservingInterceptor(pool, observers)],
+        tuner=tuner(slots),
+        # A poll under way cannot be called back when the worker must step back, so there is
+        # one: it fetches a job in milliseconds.
+        activity_task_poller_behavior=PollerBehaviorSimpleMaximum(1),
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
@@ -124,16 +146,35 @@ def build_worker(
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, client: Client) -> AsyncIterator[Sequence[Worker]]:
+async def running(
+    settings: Settings, client: Client, instruments: Instruments | None = None
+) -> AsyncIterator[Sequence[Worker]]:
     """Runs this process's workers for the time of a block.
+
+    Args:
+        settings: Of this process.
+        client: Connected.
+        instruments: What measures them; without, the process measures for itself alone and
+            builds no canary: a one-off check must not wait for one.
 
     Raises:
         InfrastructureError: This machine cannot build (preflight), or a store is away.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     store = ArtifactStore.open(settings.store_url)
+    if instruments is None:
+        instruments = Instruments(settings.model_copy(update={"canary": False}))
     async with contextlib.AsyncExitStack() as stack:
         workers: list[Worker] = []
+        runner = slots = None
+        if settings.pools:
+            runner = make_runner(settings, store)
+            if swept := await runner.sweep():
+                _log.info("removed %d job roots that a killed worker left", swept)
+            await runner.prepare(lambda words: _log.info("root file system: %s", words))
+            await runner.preflight()
+            health = instruments.watch_builds(runner, store, runner.needs)
+            slots = [BuildSlots(health, settings.builds) for _ in settings.pools]
         if settings.orchestrate:
             # Workflows set them, so whoever runs workflows sees to it that they exist.
             await ensure_search_attributes(client)
@@ -141,17 +182,20 @@ async def running(settings: Settings, client: Client) -> AsyncIterator[Sequence[
             stack.callback(index.close)
             repository = RepositoryActivities(store)
             stack.callback(repository.close)
-            workers.append(orchestration_worker(client, repository, index, store))
-        if settings.pools:
-            runner = make_runner(settings, store)
-            if swept := await runner.sweep():
-                _log.info("removed %d job roots that a killed worker left", swept)
-            await runner.prepare(lambda words: _log.info("root file system: %s", words))
-            await runner.preflight()
+            revdeps = RevdepsActivities(store, index)
+            canary = CanaryActivities(store, instruments.canary_ended)
+            workers.append(
+                orchestration_worker(
+                    client, repository, revdeps, index, canary, instruments.observers
+                )
+            )
+        if runner is not None and slots is not None:
+            jobs = BuildActivities(runner, store)
             workers += [
-                build_worker(client, pool, runner, store, settings.builds)
-                for pool in settings.pools
+                build_worker(client, pool, jobs, mine, instruments.observers)
+                for pool, mine in zip(settings.pools, slots, strict=True)
             ]
+        await stack.enter_async_context(instruments.watching())
         for worker in workers:
             await stack.enter_async_context(worker)
         yield workers
@@ -172,8 +216,13 @@ async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    client = await connect(settings)
-    async with running(settings, client):
+    runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
+    client = await connect(settings, runtime=runtime)
+    instruments = Instruments(settings)
+    async with running(settings, client, instruments), instruments.shown(client, sdk_url):
+        if settings.canary:
+            for pool in settings.pools:
+                await ensure_canary(client, canary_platform(pool))
         ready()
         _log.info("worker %s polls %s", identity(), settings.temporal)
         await stop.wait()

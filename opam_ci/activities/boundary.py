@@ -153,3 +153,9 @@ def outcome_without_report(error: ActivityError) -> Errored:
         cause=Cause.UNKNOWN,
         evidence=Evidence(rule="activity-error", detail=str(cause or error)[:400]),
     )
+
+
+def report_in(error: BaseException) -> JobReport | None:
+    """Returns the report in the details of an error that this process is about to raise."""
+    details = error.details if isinstance(error, ApplicationError) else ()
+    return next((detail for detail in details if isinstance(detail, JobReport)), None)

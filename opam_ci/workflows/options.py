@@ -61,6 +61,24 @@ ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
 PARKED_TIMEOUT = timedelta(days=7)
 """How long a one-off check waits for a restart of its errored jobs before it ends."""
 
+CANARY_INTERVAL = timedelta(minutes=15)
+"""How often each pool builds its canary: a broken pool is known before an hour's work is lost."""
+
+CANARY_TIMEOUT = timedelta(minutes=10)
+"""Longest wait for a canary's verdict: it takes seconds, and goes before all other jobs."""
+
+CANARY_HEARTBEAT_TIMEOUT = timedelta(seconds=60)
+"""As for other jobs."""
+
+CANARY_RETRY = RetrySettings(maximum_attempts=1)
+"""A canary that needs a second attempt has said what it is there to say."""
+
+CANARY_EXPORT_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3)
+"""A store that is away for seconds is no reason for alarm; one that stays away is."""
+
+CANARY_PRIORITY = Priority(priority_key=1)
+"""With analysis and lint: a canary tests the pool, not the length of its queue."""
+
 
 class PlainActivity(TypedDict):
     """Options of activities that read and write what is stored."""

@@ -15,16 +15,24 @@ from pathlib import Path
 from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from opam_ci.activities.build import BuildActivities
+from opam_ci.activities.canary import CanaryActivities
+from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.build import Revdep
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import PullRequestRef
+from opam_ci.worker import WORKFLOW_RUNNER
+from opam_ci.workflows import options
+from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.runners import FakeRunner
 from tests.fakes.world import (
     HEAD_2,
     PASSED,
@@ -126,6 +134,8 @@ async def record() -> None:
         await ensure_search_attributes(env.client)
         for story in STORIES:
             await play(env, story.__name__, story)
+        for name, cause in (("good", None), ("broken", Cause.SANDBOX)):
+            await play_canary(env, name, cause)
 
 
 async def play(
@@ -161,6 +171,36 @@ def children_of(history: WorkflowHistory) -> list[str]:
         for event in history.events
         if event.HasField("child_workflow_execution_started_event_attributes")
     ]
+
+
+async def play_canary(env: WorkflowEnvironment, name: str, cause: Cause | None) -> None:
+    runner = FakeRunner(duration=0)
+    runner.broken = cause
+    store = ArtifactStore.open("memory:")
+    activities = CanaryActivities(store, lambda _: None)
+    async with (
+        Worker(
+            env.client,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            workflows=[CanaryWorkflow],
+            workflow_runner=WORKFLOW_RUNNER,
+            activities=[activities.export_canary, activities.report_canary],
+        ),
+        Worker(
+            env.client,
+            task_queue=options.build_queue(EMBEDDED.pool),
+            activities=[BuildActivities(runner, store).run_job],
+        ),
+    ):
+        handle = await env.client.start_workflow(
+            CanaryWorkflow.run,
+            EMBEDDED,
+            id=f"canary/{name}",
+            task_queue=options.ORCHESTRATION_QUEUE,
+        )
+        await handle.result()
+        history = await handle.fetch_history()
+        (HISTORIES / f"{name}.canary.json").write_text(history.to_json() + "\n")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def test_every_workflow_has_histories() -> None:
         "pull",
         "platform",
         "revdeps",
+        "canary",
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from opam_ci.clients.host import HostNeeds
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
 
 
@@ -51,6 +52,10 @@ class Runner(Protocol):
 
 class MachineRunner(Runner, Protocol):
     """A runner with what a worker does about its machine at its start."""
+
+    @property
+    def needs(self) -> HostNeeds:
+        """What this machine must have left before it takes jobs."""
 
     async def prepare(self, tell: Callable[[str], None]) -> object:
         """Makes what takes long to make, if it is not there yet.

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners import aptsources, layer, mirrors, steps
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.containerbox import open_box, remove
@@ -57,6 +58,15 @@ class ContainerRunner:
             settings.network,
         )
         self._limits = settings.limits.on_this_machine(settings.slots)
+
+    @property
+    def needs(self) -> HostNeeds:
+        """What this machine must have left before it takes jobs."""
+        return HostNeeds(
+            home=self._settings.home,
+            free_bytes=self._settings.min_free_bytes,
+            free_inodes=self._settings.min_free_inodes,
+        )
 
     async def prepare(self, tell: Callable[[str], None]) -> None:
         """Checks that the engine answers, and pulls the default image if there is one.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import cached_property
 
+from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners import aptsources, layer, mirrors, sandbox, steps
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.cgroups import Cgroups
@@ -82,6 +83,15 @@ class RootfsRunner:
     @cached_property
     def _cgroups(self) -> Cgroups:
         return Cgroups.here(self._limits)
+
+    @property
+    def needs(self) -> HostNeeds:
+        """What this machine must have left before it takes jobs."""
+        return HostNeeds(
+            home=self._settings.home,
+            free_bytes=self._settings.min_free_bytes,
+            free_inodes=self._settings.min_free_inodes,
+        )
 
     async def prepare(self, tell: Callable[[str], None]) -> Image:
         """Makes the root file system if it is not there yet (40 s), else returns at once.

@@ -1,0 +1,198 @@
+"""Watching attempts from outside: whoever wants to know of them hears of each one's end.
+
+An interceptor, so that no activity has to think of it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from pydantic import AwareDatetime
+from temporalio import activity
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from opam_ci.activities.boundary import heartbeat_of, is_bug, outcome_of, report_in
+from opam_ci.core.canary import is_canary
+from opam_ci.core.job import JobKind
+from opam_ci.core.messages import (
+    AnalysisReport,
+    JobContext,
+    JobReport,
+    LintReport,
+    RepositoryTask,
+    RunJob,
+)
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Errored, Outcome
+from opam_ci.core.records import RecordBatch
+
+ORCHESTRATION_POOL = "orchestration"
+"""Stands for a pool where jobs run that no build pool runs: analysis and lint."""
+
+
+class AttemptBegan(Frozen):
+    """An attempt has begun.
+
+    Attributes:
+        pool: Of the worker.
+        kind: What the job does.
+        is_canary: Whether it is a canary's job and no submission's.
+        due_at: When Temporal put it into the queue.
+        began_at: When Temporal gave it to this worker, by Temporal's clock.
+        seen_at: The same by this machine's clock.
+        lost_before: Whether the attempt before ended without a word: its worker was lost.
+    """
+
+    pool: str
+    kind: JobKind
+    is_canary: bool
+    due_at: AwareDatetime
+    began_at: AwareDatetime
+    seen_at: AwareDatetime
+    lost_before: bool
+
+
+class AttemptEnded(Frozen):
+    """An attempt has ended.
+
+    Attributes:
+        pool: Of the worker.
+        kind: What the job does.
+        is_canary: Whether it is a canary's job and no submission's.
+        outcome: What it came to, None if it was cancelled.
+        is_last: Whether it decided the job: no retry follows.
+        began_at: When it began, by this machine's clock.
+        ended_at: When it ended.
+    """
+
+    pool: str
+    kind: JobKind
+    is_canary: bool
+    outcome: Outcome | None
+    is_last: bool
+    began_at: AwareDatetime
+    ended_at: AwareDatetime
+
+
+class Observer(Protocol):
+    """Hears of attempts, on the worker's event loop; must neither block nor raise."""
+
+    def attempt_began(self, began: AttemptBegan) -> None:
+        """An attempt has begun."""
+
+    def attempt_ended(self, ended: AttemptEnded) -> None:
+        """An attempt has ended, however it did."""
+
+    def recorded(self, batch: RecordBatch) -> None:
+        """A batch of records was written to the index."""
+
+
+class ObservingInterceptor(Interceptor):
+    """Tells observers of every attempt of a worker.
+
+    Args:
+        pool: Pool of the worker.
+        observers: Whom to tell.
+    """
+
+    def __init__(self, pool: str, observers: Sequence[Observer]) -> None:
+        self._pool = pool
+        self._observers = tuple(observers)
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the base's name
+        """Puts the observation around an activity."""
+        return _Observing(next, self._pool, self._observers)
+
+
+class _Observing(ActivityInboundInterceptor):
+    def __init__(
+        self, following: ActivityInboundInterceptor, pool: str, observers: tuple[Observer, ...]
+    ) -> None:
+        super().__init__(following)
+        self._pool = pool
+        self._observers = observers
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the base's name
+        task = input.args[0] if input.args else None
+        match task:
+            case RunJob():
+                return await self._attempt(input, task.spec.job.kind, task.context)
+            case RepositoryTask():
+                kind = JobKind.LINT if task.packages else JobKind.ANALYSIS
+                return await self._attempt(input, kind, task.context)
+            case RecordBatch():
+                done = await super().execute_activity(input)
+                for observer in self._observers:
+                    observer.recorded(task)
+                return done
+            case _:
+                return await super().execute_activity(input)
+
+    async def _attempt(
+        self, given: ExecuteActivityInput, kind: JobKind, context: JobContext
+    ) -> Any:
+        info = activity.info()
+        seen_at = datetime.now(UTC)
+        began = AttemptBegan(
+            pool=self._pool,
+            kind=kind,
+            is_canary=is_canary(context.pull_request),
+            due_at=info.current_attempt_scheduled_time,
+            began_at=info.started_time,
+            seen_at=seen_at,
+            lost_before=_was_lost(info),
+        )
+        for observer in self._observers:
+            observer.attempt_began(began)
+        try:
+            answer = await super().execute_activity(given)
+        except asyncio.CancelledError:
+            self._tell_end(began, None, is_last=True)
+            raise
+        except Exception as error:
+            report = report_in(error)
+            outcome = report.outcome if report is not None else outcome_of(error)
+            bug = report is None or is_bug(report)
+            retried = (
+                isinstance(outcome, Errored) and not bug and not context.retry.is_last(info.attempt)
+            )
+            self._tell_end(began, outcome, is_last=not retried)
+            raise
+        report = _report(answer)
+        self._tell_end(began, report.outcome if report is not None else None, is_last=True)
+        return answer
+
+    def _tell_end(self, began: AttemptBegan, outcome: Outcome | None, *, is_last: bool) -> None:
+        ended = AttemptEnded(
+            pool=began.pool,
+            kind=began.kind,
+            is_canary=began.is_canary,
+            outcome=outcome,
+            is_last=is_last,
+            began_at=began.seen_at,
+            ended_at=datetime.now(UTC),
+        )
+        for observer in self._observers:
+            observer.attempt_ended(ended)
+
+
+def _report(answer: Any) -> JobReport | None:
+    match answer:
+        case JobReport():
+            return answer
+        case AnalysisReport() | LintReport():
+            return answer.report
+        case _:
+            return None
+
+
+def _was_lost(info: activity.Info) -> bool:
+    """Whether the attempt before left no word of how it ended.
+
+    Every attempt that ends by a fault says so in its last heartbeat.
+    """
+    if info.attempt == 1:
+        return False
+    previous = heartbeat_of(info.heartbeat_details)
+    return previous is None or previous.attempt < info.attempt - 1 or previous.fault is None

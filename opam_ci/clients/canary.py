@@ -1,0 +1,93 @@
+"""Building the canary on this very worker, and putting its repository into the store."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping
+
+from opam_ci.clients.runners.base import Runner
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core import canary
+from opam_ci.core.build import BuildSpec, PhaseTimeouts, RepositoryRef
+from opam_ci.core.classify import judge
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.health import Finding
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.platforms import Platform
+
+
+async def export(store: ArtifactStore, platform: Platform) -> RepositoryRef:
+    """Puts the canary's repository into the store, unless it is there.
+
+    Raises:
+        InfrastructureError: The store does not take it.
+    """
+    base = await _put(store, canary.base_files(platform))
+    return RepositoryRef(
+        # No commit of any clone: a digest of the content, of the same length.
+        base_commit=hashlib.sha256(base.encode()).hexdigest()[:40],
+        base_archive=base,
+        overlay_archive=await _put(store, canary.submission_files(platform)),
+        overlay_packages=2,
+        package_count=3,
+    )
+
+
+def spec(package: str, platform: Platform, repository: RepositoryRef) -> BuildSpec:
+    """Returns the job that builds one of the canary's packages."""
+    return BuildSpec(
+        job=Job(platform=platform.name, package=package, kind=JobKind.BUILD),
+        platform=platform,
+        repository=repository,
+        timeouts=PhaseTimeouts(),
+    )
+
+
+class _Discarded:
+    """A log that nobody reads: what matters of it is in the report."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
+
+
+async def build_good(runner: Runner, store: ArtifactStore, platform: Platform) -> Finding | None:
+    """Builds the good package here and now, past all queues.
+
+    Returns:
+        What is wrong with this worker, None if the package was built and installed.
+    """
+    try:
+        repository = await export(store, platform)
+        report = await runner.run(
+            spec(canary.GOOD, platform, repository), _Discarded(), lambda _: None
+        )
+    except InfrastructureError as error:
+        return Finding(cause=error.cause, detail=f"canary build: {error}"[:300])
+    outcome = judge(report.facts, report.logs, worker="", attempt=1)
+    return canary.finding(canary.GOOD, outcome)
+
+
+async def _put(store: ArtifactStore, files: Mapping[str, str]) -> str:
+    data = _archive(files)
+    key = f"repositories/canary/{hashlib.sha256(data).hexdigest()}.tar.gz"
+    if not await store.exists(key):
+        await store.put(key, data)
+    return key
+
+
+def _archive(files: Mapping[str, str]) -> bytes:
+    """Makes a `.tar.gz`; the same files make the same bytes."""
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w") as archive,
+    ):
+        for path, text in sorted(files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return packed.getvalue()

@@ -1,0 +1,86 @@
+"""What a machine has left to build with: disk, inodes, memory."""
+
+import os
+from pathlib import Path
+
+from opam_ci.core.health import Finding
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Cause
+
+_MIB = 1 << 20
+
+
+class HostNeeds(Frozen):
+    """What a machine must have left before it takes jobs.
+
+    Attributes:
+        home: Directory where builds write.
+        free_bytes: Bytes free there.
+        free_inodes: Inodes free there.
+        memory_bytes: Memory that the kernel can still give to builds.
+    """
+
+    home: Path
+    free_bytes: int
+    free_inodes: int
+    memory_bytes: int = 256 * _MIB
+
+
+class HostReading(Frozen):
+    """What a machine has left.
+
+    Attributes:
+        free_bytes: Bytes free where builds write.
+        free_inodes: Inodes free there, None on a file system without a fixed number of them.
+        memory_bytes: Memory that the kernel can give without swapping, None if it does not say.
+    """
+
+    free_bytes: int
+    free_inodes: int | None
+    memory_bytes: int | None
+
+
+def read_host(home: Path) -> HostReading:
+    """Reads what a machine has left: two system calls, no process.
+
+    Raises:
+        OSError: The directory is gone or its file system does not answer.
+    """
+    status = os.statvfs(home)
+    return HostReading(
+        free_bytes=status.f_bavail * status.f_frsize,
+        free_inodes=status.f_favail if status.f_files else None,
+        memory_bytes=_available_memory(Path("/proc/meminfo").read_text(encoding="ascii")),
+    )
+
+
+def check_host(reading: HostReading, needs: HostNeeds) -> Finding | None:
+    """Returns what a machine lacks, None if it has enough of everything."""
+    if reading.free_bytes < needs.free_bytes:
+        return Finding(
+            cause=Cause.DISK_FULL,
+            detail=f"{needs.home} has {reading.free_bytes // _MIB} MiB free and needs "
+            f"{needs.free_bytes // _MIB}",
+        )
+    if reading.free_inodes is not None and reading.free_inodes < needs.free_inodes:
+        return Finding(
+            cause=Cause.DISK_FULL,
+            detail=f"{needs.home} has {reading.free_inodes} inodes free and needs "
+            f"{needs.free_inodes}",
+        )
+    if reading.memory_bytes is not None and reading.memory_bytes < needs.memory_bytes:
+        return Finding(
+            cause=Cause.OUT_OF_MEMORY,
+            detail=f"{reading.memory_bytes // _MIB} MiB of memory are available, and builds "
+            f"need {needs.memory_bytes // _MIB}",
+        )
+    return None
+
+
+def _available_memory(meminfo: str) -> int | None:
+    """Reads `MemAvailable` of proc(5), in bytes."""
+    for line in meminfo.splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    return None

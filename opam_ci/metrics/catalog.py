@@ -1,0 +1,230 @@
+"""Every metric of ours: its name, its meaning, its labels.
+
+Names and units follow https://prometheus.io/docs/practices/naming/. Labels take values from
+short lists only: kinds, outcomes, causes, pools, states; never packages, pull requests or
+commits. Failures (the submission's) and faults (the CI's) are never one series: they are
+metrics of different names, and `errored` is never counted with `failed`.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from opam_ci import __version__
+
+_MINUTE = 60
+_HOUR = 60 * _MINUTE
+
+JOB_BUCKETS = (1, 2, 5, 10, 20, 40, *(60 * n for n in (1.5, 3, 5, 10, 20, 40, 90, 180)))
+"""From a lint of a second to the longest build that the time limits allow."""
+
+WAIT_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, *(60 * n for n in (5, 15, 30, 60, 180, 720)))
+"""From an idle pool to a queue that an operator must look at."""
+
+VERDICT_BUCKETS = (10, 30, *(60 * n for n in (1, 2, 5, 10, 20, 40, 60, 120, 240, 480, 1440)))
+"""From a one-line change to a compiler release with all its reverse dependencies."""
+
+CANARY_BUCKETS = (1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The metrics of one process, in a registry of its own.
+
+    What a process does not do (a build worker has no index) shows as an absent series.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._of_attempts()
+        self._of_workers()
+        self._of_pull_requests()
+        self._of_queues()
+        self._of_github()
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(name, meaning, labels, buckets=buckets, registry=self.registry)
+
+    def _of_attempts(self) -> None:
+        self.attempts = self._counter(
+            "opam_ci_attempts_total",
+            "Attempts of jobs that ended, by outcome; a fault that is retried is errored.",
+            *("pool", "kind", "outcome"),
+        )
+        self.jobs = self._counter(
+            "opam_ci_jobs_total",
+            "Jobs that an attempt decided, by outcome: errored only after the last attempt.",
+            *("pool", "kind", "outcome"),
+        )
+        self.failures = self._counter(
+            "opam_ci_package_failures_total",
+            "Jobs that found a submission at fault, by what about it.",
+            *("pool", "kind", "reason"),
+        )
+        self.faults = self._counter(
+            "opam_ci_infrastructure_faults_total",
+            "Attempts lost to the CI itself, by cause, also where a retry mends it.",
+            *("pool", "cause"),
+        )
+        self.attempt_duration = self._histogram(
+            "opam_ci_attempt_duration_seconds",
+            "How long attempts ran.",
+            JOB_BUCKETS,
+            *("pool", "kind", "outcome"),
+        )
+        self.wait = self._histogram(
+            "opam_ci_job_wait_seconds",
+            "How long attempts waited for a worker after they were due.",
+            WAIT_BUCKETS,
+            *("pool", "kind"),
+        )
+        self.running = self._gauge(
+            "opam_ci_jobs_running", "Attempts under way on this worker.", *("pool", "kind")
+        )
+
+    def _of_workers(self) -> None:
+        self.worker_info = self._gauge(
+            "opam_ci_worker_info",
+            "1, with the name by which evidence and logs know this process.",
+            *("worker", "version"),
+        )
+        self.worker_state = self._gauge(
+            "opam_ci_worker_state",
+            "1 for the state that this build worker is in: healthy, probation, quarantined.",
+            *("pool", "state"),
+        )
+        self.worker_trouble = self._gauge(
+            "opam_ci_worker_trouble",
+            "1 while this build worker takes no jobs because of the cause.",
+            *("pool", "cause"),
+        )
+        self.quarantines = self._counter(
+            "opam_ci_worker_quarantines_total",
+            "How often this build worker stepped back from its queue.",
+            *("pool", "cause"),
+        )
+        self.disk_free = self._gauge(
+            "opam_ci_worker_disk_free_bytes", "Bytes free where builds write."
+        )
+        self.disk_needed = self._gauge(
+            "opam_ci_worker_disk_needed_bytes", "Bytes that must be free before jobs are taken."
+        )
+        self.inodes_free = self._gauge(
+            "opam_ci_worker_disk_free_inodes", "Inodes free where builds write."
+        )
+        self.inodes_needed = self._gauge(
+            "opam_ci_worker_disk_needed_inodes", "Inodes that must be free before jobs are taken."
+        )
+        self.memory_available = self._gauge(
+            "opam_ci_worker_memory_available_bytes", "Memory that the kernel could give to builds."
+        )
+        self.clock_offset = self._gauge(
+            "opam_ci_worker_clock_offset_seconds",
+            "How far this machine's clock is ahead of the Temporal server's.",
+        )
+        self.canaries = self._counter(
+            "opam_ci_canary_runs_total",
+            "Canary builds that went through a pool's queue: good, or bad with the cause.",
+            *("pool", "result"),
+        )
+        self.canary_good_at = self._gauge(
+            "opam_ci_canary_last_success_timestamp_seconds",
+            "When a canary of the pool last came out as it should.",
+            "pool",
+        )
+        self.canary_duration = self._histogram(
+            "opam_ci_canary_duration_seconds",
+            "From a canary's start to both its verdicts.",
+            CANARY_BUCKETS,
+            "pool",
+        )
+
+    def _of_pull_requests(self) -> None:
+        self.verdict_latency = self._histogram(
+            "opam_ci_verdict_latency_seconds",
+            "From the start of a head's testing to its first verdict: success, failure, error.",
+            VERDICT_BUCKETS,
+            "state",
+        )
+        self.pull_requests = self._gauge(
+            "opam_ci_pull_requests",
+            "Open pull requests by the state of their newest head.",
+            "state",
+        )
+        self.green_unbuilt = self._gauge(
+            "opam_ci_pull_requests_green_unbuilt",
+            "Open pull requests that are green although no build or test of theirs passed.",
+        )
+        self.undecided = self._gauge(
+            "opam_ci_jobs_undecided", "Jobs without an outcome, by how they stand.", "standing"
+        )
+        self.retries_pending = self._gauge(
+            "opam_ci_retries_pending",
+            "Jobs that wait for an automatic retry, by the cause of their last fault.",
+            "cause",
+        )
+        self.errored = self._gauge(
+            "opam_ci_jobs_errored",
+            "Jobs of open pull requests that wait for a restart, by cause.",
+            "cause",
+        )
+
+        self.incidents = self._gauge(
+            "opam_ci_incidents_open",
+            "Incidents that are not resolved, by cause and pool.",
+            *("cause", "pool"),
+        )
+
+    def _of_queues(self) -> None:
+        self.queue_age = self._gauge(
+            "opam_ci_queue_age_seconds", "Age of the oldest job that waits in a queue.", "pool"
+        )
+        self.queue_jobs = self._gauge(
+            "opam_ci_queue_jobs", "Jobs that wait in a queue (Temporal's estimate).", "pool"
+        )
+        self.queue_workers = self._gauge(
+            "opam_ci_queue_workers", "Workers that have asked a queue for jobs lately.", "pool"
+        )
+        self.collections = self._counter(
+            "opam_ci_collections_total",
+            "Reads of the index and of Temporal for these metrics, by result: ok or failed.",
+            *("source", "result"),
+        )
+        self.collected_at = self._gauge(
+            "opam_ci_collection_last_success_timestamp_seconds",
+            "When a source was last read; its metrics are absent while it cannot be.",
+            "source",
+        )
+
+    def _of_github(self) -> None:
+        self.github_requests = self._counter(
+            "opam_ci_github_requests_total",
+            "Requests to GitHub: read or write; ok, refused, limited, or error.",
+            *("operation", "result"),
+        )
+        self.github_remaining = self._gauge(
+            "opam_ci_github_rate_limit_remaining",
+            "Requests that GitHub still grants in this window.",
+            "resource",
+        )
+        self.github_limit = self._gauge(
+            "opam_ci_github_rate_limit", "Requests that GitHub grants in a window.", "resource"
+        )
+        self.github_reset_at = self._gauge(
+            "opam_ci_github_rate_limit_reset_timestamp_seconds",
+            "When GitHub's window ends.",
+            "resource",
+        )
+        self.github_written_at = self._gauge(
+            "opam_ci_github_last_write_timestamp_seconds", "When GitHub last took a write."
+        )
+
+    def name_worker(self, identity: str) -> None:
+        """Says which worker this process is."""
+        self.worker_info.labels(worker=identity, version=__version__).set(1)

@@ -1,0 +1,136 @@
+"""What holds for the whole system, read from the index and from Temporal every few seconds."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+
+from prometheus_client import Gauge
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from opam_ci.activities.observe import ORCHESTRATION_POOL
+from opam_ci.clients.index.gauges import EVERY_POOL, IndexState
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.outcome import Cause
+from opam_ci.core.records import Standing
+from opam_ci.core.summary import State
+from opam_ci.metrics.catalog import Metrics
+from opam_ci.workflows import options
+
+_log = logging.getLogger(__name__)
+
+COLLECT_INTERVAL = timedelta(seconds=10)
+"""Less than a usual scrape interval of 15 s, so that each scrape sees something new."""
+
+_UNDECIDED = (Standing.QUEUED, Standing.RUNNING, Standing.RETRYING)
+
+Pools = Callable[[], Awaitable[frozenset[str]]]
+
+
+class Collector:
+    """Keeps the gauges of the whole system up to date.
+
+    Where a source cannot be read, its series are dropped until it can: a number from
+    yesterday would look like one of today.
+
+    Args:
+        metrics: What to set.
+        read_index: Reads the index; blocks.
+        client: To ask Temporal.
+        pools: Tells which pools there are.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        read_index: Callable[[], IndexState],
+        client: Client,
+        pools: Pools,
+    ) -> None:
+        self._metrics = metrics
+        self._read_index = read_index
+        self._client = client
+        self._pools = pools
+
+    async def run(self) -> None:
+        """Collects until cancelled."""
+        while True:
+            await self.collect()
+            await asyncio.sleep(COLLECT_INTERVAL.total_seconds())
+
+    async def collect(self) -> None:
+        """Collects once; what cannot be read is counted and said in the log."""
+        await self._from("index", self._index)
+        await self._from("temporal", self._queues)
+
+    async def _from(self, source: str, read: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await read()
+        except (InfrastructureError, RPCError) as error:
+            self._drop(source)
+            self._metrics.collections.labels(source, "failed").inc()
+            _log.warning("no metrics from %s: %s", source, error)
+        else:
+            self._metrics.collections.labels(source, "ok").inc()
+            self._metrics.collected_at.labels(source).set(time.time())
+
+    def _drop(self, source: str) -> None:
+        metrics = self._metrics
+        dropped: dict[str, tuple[Gauge, ...]] = {
+            "index": (
+                metrics.pull_requests,
+                metrics.undecided,
+                metrics.retries_pending,
+                metrics.errored,
+                metrics.incidents,
+            ),
+            "temporal": (metrics.queue_age, metrics.queue_jobs, metrics.queue_workers),
+        }
+        for gauge in dropped[source]:
+            gauge.clear()
+
+    async def _index(self) -> None:
+        state = await asyncio.to_thread(self._read_index)
+        metrics = self._metrics
+        _set(metrics.pull_requests, {each.value: 0 for each in State} | state.pull_requests)
+        _set(metrics.undecided, {each.value: 0 for each in _UNDECIDED} | state.undecided)
+        _set(metrics.retries_pending, {each.value: 0 for each in Cause} | state.retrying)
+        _set(metrics.errored, {each.value: 0 for each in Cause} | state.errored)
+        metrics.green_unbuilt.set(state.green_unbuilt)
+        # The pools of resolved incidents must go, so this one is made anew.
+        metrics.incidents.clear()
+        if state.incidents is not None:
+            for cause in Cause:
+                pools = state.incidents.get(cause.value) or {EVERY_POOL: 0}
+                for pool, number in pools.items():
+                    metrics.incidents.labels(cause.value, pool).set(number)
+
+    async def _queues(self) -> None:
+        queues = {pool: options.build_queue(pool) for pool in await self._pools()}
+        queues[ORCHESTRATION_POOL] = options.ORCHESTRATION_QUEUE
+        for pool, queue in queues.items():
+            answer = await self._client.workflow_service.describe_task_queue(
+                DescribeTaskQueueRequest(
+                    namespace=self._client.namespace,
+                    task_queue=TaskQueue(name=queue),
+                    task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+                    report_stats=True,
+                )
+            )
+            stats = answer.stats
+            age = stats.approximate_backlog_age.ToTimedelta().total_seconds()
+            self._metrics.queue_age.labels(pool).set(age)
+            self._metrics.queue_jobs.labels(pool).set(stats.approximate_backlog_count)
+            self._metrics.queue_workers.labels(pool).set(
+                len({poller.identity for poller in answer.pollers})
+            )
+
+
+def _set(gauge: Gauge, values: Mapping[str, float]) -> None:
+    for value, number in values.items():
+        gauge.labels(value).set(number)

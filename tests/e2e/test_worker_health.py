@@ -1,0 +1,193 @@
+"""A worker on a broken machine steps back, and its jobs are done by others."""
+
+import asyncio
+import contextlib
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
+
+from opam_ci.activities.build import BuildActivities
+from opam_ci.cli import services
+from opam_ci.clients.host import HostNeeds
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.build import RepositoryRef
+from opam_ci.core.health import Health, HealthPolicy, WorkerState
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.messages import PlatformInput
+from opam_ci.core.outcome import Cause
+from opam_ci.core.platforms import EMBEDDED
+from opam_ci.core.requests import CheckOptions, PullRequestRef
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import Counts, JobStatus
+from opam_ci.health.slots import BuildSlots
+from opam_ci.instruments import Instruments
+from opam_ci.settings import Settings
+from opam_ci.worker import WORKFLOW_RUNNER, build_worker
+from opam_ci.workflows import options
+from opam_ci.workflows.platform import PlatformWorkflow
+from tests.fakes.runners import FakeRunner
+
+pytestmark = pytest.mark.e2e
+
+JOBS = 40
+POLICY = HealthPolicy(first_quarantine=timedelta(seconds=1))
+
+
+class BuildMachine:
+    """A build worker of its own identity, with a runner that can be broken."""
+
+    def __init__(self, name: str, pool: str, home: Path) -> None:
+        self.name = name
+        self.pool = pool
+        self.runner = FakeRunner()
+        settings = Settings(home=home, pools=(pool,), orchestrate=False, canary=True)
+        self.instruments = Instruments(settings)
+        self.store = ArtifactStore.open(settings.store_url)
+        self.health = self.instruments.watch_builds(
+            self.runner,
+            self.store,
+            HostNeeds(home=home, free_bytes=0, free_inodes=0, memory_bytes=0),
+            policy=POLICY,
+        )
+
+    @contextlib.asynccontextmanager
+    async def working(self, address: str, builds: int) -> AsyncIterator[None]:
+        client = await Client.connect(
+            address, data_converter=pydantic_data_converter, identity=self.name
+        )
+        worker = build_worker(
+            client,
+            self.pool,
+            BuildActivities(self.runner, self.store),
+            BuildSlots(self.health, builds),
+            self.instruments.observers,
+        )
+        async with self.instruments.watching(), worker:
+            yield
+
+    def metrics(self) -> str:
+        return generate_latest(self.instruments.metrics.registry).decode()
+
+
+async def build_all(client: Client, pool: str, jobs: int) -> Counts:
+    """Has jobs built as a pull request's PlatformWorkflow does."""
+    platform = EMBEDDED.model_copy(update={"pool": pool})
+    rows = tuple(
+        JobStatus(job=Job(platform=platform.name, package=f"p{n}.1", kind=JobKind.BUILD))
+        for n in range(jobs)
+    )
+    retry = RetrySettings(initial_interval=timedelta(seconds=1), maximum_attempts=5)
+    ref = PullRequestRef(owner="o", repo="r", number=1)
+    return await client.execute_workflow(
+        PlatformWorkflow.run,
+        PlatformInput(
+            pull_request=ref,
+            head="1" * 40,
+            opened_at=datetime.now(UTC),
+            parent=None,
+            platform=platform,
+            repository=RepositoryRef(
+                base_commit="b" * 40,
+                base_archive="base",
+                overlay_archive="overlay",
+                overlay_packages=1,
+                package_count=1,
+            ),
+            options=CheckOptions(platforms=(platform,), retry=retry),
+            jobs=rows,
+        ),
+        id=f"health-{uuid.uuid4()}",
+        task_queue=options.ORCHESTRATION_QUEUE + pool,
+    )
+
+
+@contextlib.asynccontextmanager
+async def fleet(
+    server: services.Embedded, home: Path, *, builds: int
+) -> AsyncIterator[tuple[Client, list[BuildMachine]]]:
+    """Three build workers on a pool of the test's own, and a worker for the workflow."""
+    pool = f"fleet-{uuid.uuid4().hex[:8]}"
+    client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+    machines = [BuildMachine(f"{n}@machine", pool, home / str(n)) for n in range(3)]
+    for machine in machines:
+        (home / machine.name[0]).mkdir(exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            Worker(
+                client,
+                task_queue=options.ORCHESTRATION_QUEUE + pool,
+                workflows=[PlatformWorkflow],
+                workflow_runner=WORKFLOW_RUNNER,
+            )
+        )
+        for machine in machines:
+            await stack.enter_async_context(machine.working(server.address, builds))
+        yield client, machines
+
+
+@pytest.mark.parametrize("builds", [2, 8])
+async def test_fast_failing_worker_takes_a_handful_of_jobs_and_others_do_them(
+    server: services.Embedded, tmp_path: Path, builds: int
+) -> None:
+    async with fleet(server, tmp_path, builds=builds) as (client, machines):
+        bad, *good = machines
+        await until(lambda: all(m.health.now.state is WorkerState.HEALTHY for m in machines))
+        bad.runner.broken = Cause.SANDBOX
+        counts = await build_all(client, machines[0].pool, JOBS)
+        assert counts == Counts(passed=JOBS)
+        # It had the chance to take far more: it answers a job within milliseconds.
+        assert 1 <= len(bad.runner.ran) <= 5
+        assert bad.health.now.state is WorkerState.QUARANTINED
+        assert bad.instruments.status().cause is Cause.SANDBOX
+        assert sum(len(machine.runner.ran) for machine in good) == JOBS
+        assert all(machine.health.now.state is WorkerState.HEALTHY for machine in good)
+        shown = bad.metrics()
+        faults = f'opam_ci_infrastructure_faults_total{{cause="sandbox",pool="{bad.pool}"}}'
+        assert f"{faults} {len(bad.runner.ran)}.0" in shown
+        assert f'opam_ci_worker_trouble{{cause="sandbox",pool="{bad.pool}"}} 1.0' in shown
+        assert not re.search(r"^opam_ci_package_failures_total\{.* [1-9]", shown, re.MULTILINE)
+        # Repaired, it comes back by itself: first its canary, then one job, then all of them.
+        bad.runner.broken = None
+        await until(lambda: bad.health.now.state is WorkerState.PROBATION)
+        before = len(bad.runner.ran)
+        await build_all(client, machines[0].pool, JOBS)
+        assert len(bad.runner.ran) > before
+        assert bad.health.now == Health()
+
+
+async def test_worker_that_fails_its_first_canary_takes_no_job_at_all(
+    server: services.Embedded, tmp_path: Path
+) -> None:
+    pool = f"fleet-{uuid.uuid4().hex[:8]}"
+    machine = BuildMachine("0@machine", pool, tmp_path)
+    machine.runner.broken = Cause.IMAGE
+    client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+    workflows = Worker(
+        client,
+        task_queue=options.ORCHESTRATION_QUEUE + pool,
+        workflows=[PlatformWorkflow],
+        workflow_runner=WORKFLOW_RUNNER,
+    )
+    async with workflows, machine.working(server.address, 2):
+        building = asyncio.create_task(build_all(client, pool, 3))
+        await until(lambda: machine.runner.canaries >= 2)
+        assert not machine.runner.ran
+        assert machine.instruments.status().state is WorkerState.QUARANTINED
+        machine.runner.broken = None
+        assert await building == Counts(passed=3)
+        assert len(machine.runner.ran) == 3
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Waits until something is so, or fails the test."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  several objects change, none has an event
+            await asyncio.sleep(0.05)
