@@ -91,29 +91,15 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
 
 
 def orchestration_worker(
-    client: Client,
-    repository: RepositoryActivities,
-    revdeps: RevdepsActivities,
-    index: Index,
-    canary: CanaryActivities,
-    observers: Sequence[Observer],
+    client: Client, activities: Sequence[Callable[..., Any]], observers: Sequence[Observer]
 ) -> Worker:
-    """Returns the worker of workflows, repository and index."""
-    record = RecordActivities(index)
+    """Returns the worker of workflows, and of activities on repository, index and GitHub."""
     return Worker(
         client,
         task_queue=options.ORCHESTRATION_QUEUE,
         workflows=WORKFLOWS,
         workflow_runner=WORKFLOW_RUNNER,
-        activities=[
-            repository.analyse,
-            repository.lint,
-            record.record,
-            revdeps.list_part,
-            revdeps.find_jobs,
-            canary.export_canary,
-            canary.report_canary,
-        ],
+        activities=activities,
         interceptors=[ObservingInterceptor(ORCHESTRATION_POOL, observers)],
         max_concurrent_activities=8,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
@@ -184,11 +170,16 @@ async def running(
             stack.callback(repository.close)
             revdeps = RevdepsActivities(store, index)
             canary = CanaryActivities(store, instruments.canary_ended)
-            workers.append(
-                orchestration_worker(
-                    client, repository, revdeps, index, canary, instruments.observers
-                )
-            )
+            activities = [
+                repository.analyse,
+                repository.lint,
+                RecordActivities(index).record,
+                revdeps.list_part,
+                revdeps.find_jobs,
+                canary.export_canary,
+                canary.report_canary,
+            ]
+            workers.append(orchestration_worker(client, activities, instruments.observers))
         if runner is not None and slots is not None:
             jobs = BuildActivities(runner, store)
             workers += [
