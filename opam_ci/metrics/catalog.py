@@ -24,11 +24,14 @@ VERDICT_BUCKETS = (10, 30, *(60 * n for n in (1, 2, 5, 10, 20, 40, 60, 120, 240,
 
 CANARY_BUCKETS = (1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
 
+UNKNOWN = float("nan")
+"""Value of a gauge that nobody has measured: no comparison with it is true."""
+
 
 class Metrics:
     """The metrics of one process, in a registry of its own.
 
-    What a process does not do (a build worker has no index) shows as an absent series.
+    What a process does not measure (a build worker has no index) is an absent series, or NaN.
     """
 
     def __init__(self) -> None:
@@ -44,7 +47,11 @@ class Metrics:
         return Counter(name, meaning, labels, registry=self.registry)
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(name, meaning, labels, registry=self.registry)
+        gauge = Gauge(name, meaning, labels, registry=self.registry)
+        if not labels:
+            # Without labels it is there from the start: not known yet is not 0.
+            gauge.set(UNKNOWN)
+        return gauge
 
     def _histogram(
         self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str

@@ -19,7 +19,7 @@ from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.records import Standing
 from opam_ci.core.summary import State
-from opam_ci.metrics.catalog import Metrics
+from opam_ci.metrics.catalog import UNKNOWN, Metrics
 from opam_ci.workflows import options
 
 _log = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ class Collector:
         }
         for gauge in dropped[source]:
             gauge.clear()
+        if source == "index":
+            metrics.green_unbuilt.set(UNKNOWN)
 
     async def _index(self) -> None:
         state = await asyncio.to_thread(self._read_index)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 import shutil
 import socket
@@ -261,6 +262,9 @@ async def test_a_source_that_is_away_takes_its_series_along() -> None:
     assert value(metrics, "opam_ci_incidents_open", cause="dns", pool="any") == 0
     await collector.collect()
     assert value(metrics, "opam_ci_jobs_errored", cause="disk_full") is None
+    green_unbuilt = value(metrics, "opam_ci_pull_requests_green_unbuilt")
+    assert green_unbuilt is not None
+    assert math.isnan(green_unbuilt)
     counted = {"source": "index"}
     assert value(metrics, "opam_ci_collections_total", result="ok", **counted) == 1
     assert value(metrics, "opam_ci_collections_total", result="failed", **counted) == 1
@@ -307,7 +311,9 @@ async def test_github_writes_by_result(status: int, headers: dict[str, str], res
     assert value(metrics, name, operation="read", result="ok") == 0
     assert value(metrics, "opam_ci_github_rate_limit_remaining", resource="core") == 41
     assert value(metrics, "opam_ci_github_rate_limit", resource="core") == 5000
-    assert bool(value(metrics, "opam_ci_github_last_write_timestamp_seconds")) == (result == "ok")
+    written_at = value(metrics, "opam_ci_github_last_write_timestamp_seconds")
+    assert written_at is not None
+    assert math.isnan(written_at) == (result != "ok")
 
 
 async def test_github_out_of_reach_is_an_error_and_stays_one() -> None:

@@ -1,0 +1,112 @@
+"""What an observer hears of attempts: each one's end, and the silence of lost ones."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from opam_ci.activities.attempt import Attempt
+from opam_ci.activities.observe import ORCHESTRATION_POOL, ObservingInterceptor
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job import JobKind
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
+from opam_ci.core.records import RecordBatch
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.worker import WORKFLOW_RUNNER
+from opam_ci.workflows import options
+from opam_ci.workflows.platform import PlatformWorkflow
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.world import PASSED, Script, World
+from tests.workflow.test_canary import Heard
+from tests.workflow.test_pull_request import BUILD, TEST, dies, dns, settled
+
+
+class Listening(Heard):
+    """Keeps records too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[RecordBatch] = []
+
+    def recorded(self, batch: RecordBatch) -> None:
+        self.batches.append(batch)
+
+    def ends(self, kind: JobKind) -> list[tuple[str, bool]]:
+        return [
+            (label(ended.outcome) if ended.outcome else "cancelled", ended.is_last)
+            for ended in self.ended
+            if ended.kind is kind
+        ]
+
+
+@pytest.fixture
+def heard() -> Listening:
+    return Listening()
+
+
+@pytest.fixture
+async def watched(environment: WorkflowEnvironment, heard: Listening) -> AsyncIterator[World]:
+    script = Script()
+    async with (
+        Worker(
+            environment.client,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            workflows=[PullRequestWorkflow, PlatformWorkflow],
+            workflow_runner=WORKFLOW_RUNNER,
+            activities=[script.analyse, script.lint, script.record],
+            interceptors=[ObservingInterceptor(ORCHESTRATION_POOL, [heard])],
+        ),
+        Worker(
+            environment.client,
+            task_queue=options.build_queue("linux-amd64"),
+            activities=[script.run_job],
+            interceptors=[ObservingInterceptor("linux-amd64", [heard])],
+            max_heartbeat_throttle_interval=timedelta(seconds=1),
+        ),
+    ):
+        yield World(environment, script)
+
+
+async def test_every_attempt_is_heard_of_with_what_it_came_to(
+    watched: World, ref: PullRequestRef, heard: Listening
+) -> None:
+    failed = Failed(reason=FailureReason.TEST, evidence=Evidence(rule="x"))
+    watched.script.steps[BUILD] = [*dns(1), PASSED]
+    watched.script.steps[TEST] = [failed]
+    handle = await watched.open(ref, watched.revision(keep_open=False))
+    await handle.result()
+    assert heard.ends(JobKind.BUILD) == [("errored(dns)", False), ("passed", True)]
+    assert heard.ends(JobKind.TEST) == [("failed(test)", True)]
+    assert heard.ends(JobKind.ANALYSIS) == [("passed", True)]
+    assert heard.ends(JobKind.LINT) == [("passed", True)]
+    assert {ended.pool for ended in heard.ended} == {"linux-amd64", ORCHESTRATION_POOL}
+    assert not any(began.lost_before or began.is_canary for began in heard.began)
+    assert len(heard.began) == len(heard.ended)
+    assert heard.batches == watched.script.batches
+
+
+async def test_last_fault_and_a_bug_end_the_job(
+    watched: World, ref: PullRequestRef, heard: Listening
+) -> None:
+    async def bug(_attempt: Attempt) -> Outcome:
+        raise ZeroDivisionError
+
+    watched.script.steps[BUILD] = [*(InfrastructureError("x", cause=Cause.GIT) for _ in range(3))]
+    watched.script.steps["lint"] = [bug]
+    handle = await watched.open(ref, watched.revision())
+    await watched.until(handle, lambda now: now.planned and not now.counts.undecided)
+    git = "errored(git)"
+    assert heard.ends(JobKind.BUILD) == [(git, False), (git, False), (git, True)]
+    assert heard.ends(JobKind.LINT) == [("errored(unknown)", True)]
+
+
+async def test_attempt_after_a_lost_one_says_so(
+    watched: World, ref: PullRequestRef, heard: Listening
+) -> None:
+    watched.script.steps[BUILD] = [dies("w1"), PASSED]
+    handle = await watched.open(ref, watched.revision(heartbeat_timeout=timedelta(seconds=1)))
+    await settled(watched, handle)
+    builds = [began.lost_before for began in heard.began if began.kind is JobKind.BUILD]
+    assert builds == [False, True]
