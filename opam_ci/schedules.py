@@ -12,7 +12,9 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
+from temporalio.service import RPCError
 
+from opam_ci.core.errors import UsageError
 from opam_ci.core.platforms import Platform
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
@@ -26,8 +28,18 @@ async def ensure_canary(client: Client, platform: Platform) -> None:
     Any number of workers may do so at once. A schedule that an operator paused stays paused.
 
     Raises:
-        RPCError: Temporal refuses it.
+        UsageError: Temporal refuses it.
     """
+    try:
+        await _ensure(client, platform)
+    except RPCError as error:
+        raise UsageError(
+            f"the Temporal server refuses the schedule canary/{platform.pool} ({error.message}); "
+            "allow it, or leave canaries out with OPAM_CI_CANARY=false"
+        ) from error
+
+
+async def _ensure(client: Client, platform: Platform) -> None:
     schedule = Schedule(
         action=ScheduleActionStartWorkflow(
             CanaryWorkflow.run,
