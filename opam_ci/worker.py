@@ -170,7 +170,7 @@ async def running(
             stack.callback(repository.close)
             revdeps = RevdepsActivities(store, index)
             canary = CanaryActivities(store, instruments.canary_ended)
-            activities = [
+            activities: list[Callable[..., Any]] = [
                 repository.analyse,
                 repository.lint,
                 RecordActivities(index).record,
