@@ -13,6 +13,7 @@ from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRu
 
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.canary import CanaryActivities
+from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingInterceptor
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
@@ -31,6 +32,7 @@ from opam_ci.schedules import ensure_canary
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
+from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from opam_ci.workflows.revdeps import RevdepsWorkflow
@@ -47,7 +49,13 @@ nothing in modules that are passed through, as ours must be. What it is for, wor
 that replays the same, is held by import contracts, by a test that reads the code
 (tests/unit/test_house.py) and by the replay of recorded histories."""
 
-WORKFLOWS = [PullRequestWorkflow, PlatformWorkflow, RevdepsWorkflow, CanaryWorkflow]
+WORKFLOWS = [
+    PullRequestWorkflow,
+    PlatformWorkflow,
+    RevdepsWorkflow,
+    IncidentWorkflow,
+    CanaryWorkflow,
+]
 """All workflows of ours."""
 
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
@@ -169,6 +177,7 @@ async def running(
             repository = RepositoryActivities(store)
             stack.callback(repository.close)
             revdeps = RevdepsActivities(store, index)
+            incidents = IncidentActivities(index)
             canary = CanaryActivities(store, instruments.canary_ended)
             activities: list[Callable[..., Any]] = [
                 repository.analyse,
@@ -176,6 +185,8 @@ async def running(
                 RecordActivities(index).record,
                 revdeps.list_part,
                 revdeps.find_jobs,
+                incidents.look_at_incident,
+                incidents.resolve_incident,
                 canary.export_canary,
                 canary.report_canary,
             ]

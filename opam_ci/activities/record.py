@@ -4,6 +4,7 @@ import asyncio
 
 from temporalio import activity
 
+from opam_ci.activities.incidents import look_after
 from opam_ci.clients.index import Index
 from opam_ci.core.records import RecordBatch
 
@@ -18,7 +19,11 @@ class RecordActivities:
     async def record(self, batch: RecordBatch) -> None:
         """Writes a batch of records; the same batch twice changes nothing.
 
+        Faults in it have an incident then, and each open incident a workflow. If that
+        cannot be started, all of this is done again, which changes nothing either.
+
         Raises:
             InfrastructureError: The index cannot be written; retried until it can.
         """
-        await asyncio.to_thread(self._index.record, batch)
+        incidents = await asyncio.to_thread(self._index.record, batch)
+        await look_after(activity.client(), incidents, activity.info().task_queue)

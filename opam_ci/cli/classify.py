@@ -72,8 +72,8 @@ def classify(
             "give one of: a LOG file (- for standard input), --batch FILE, --rules, --replay"
         )
     if replay:
-        wanted = attempt_filter(platform=platform, outcome=outcome, cause=cause, since=since)
-        if replay_attempts(wanted, as_json=as_json) and fail_on_flip:
+        wanted = attempt_filter(outcome=outcome, cause=cause, since=since)
+        if replay_attempts(wanted, platform=platform, as_json=as_json) and fail_on_flip:
             raise typer.Exit(1)
         return
     if fail_on_flip or (platform, outcome, cause, since) != (None, None, None, None):

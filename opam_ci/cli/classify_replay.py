@@ -25,7 +25,7 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 def attempt_filter(
-    *, platform: str | None, outcome: Standing | None, cause: Cause | None, since: str | None
+    *, outcome: Standing | None, cause: Cause | None, since: str | None
 ) -> AttemptFilter:
     """Makes a filter of the command's options.
 
@@ -33,7 +33,6 @@ def attempt_filter(
         UsageError: `since` is no time.
     """
     return AttemptFilter(
-        platform=platform,
         standing=outcome,
         cause=cause,
         since=None if since is None else _moment(since),
@@ -52,7 +51,7 @@ def _moment(words: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def replay_attempts(wanted: AttemptFilter, *, as_json: bool) -> int:
+def replay_attempts(wanted: AttemptFilter, *, platform: str | None, as_json: bool) -> int:
     """Judges stored attempts anew and prints those whose verdict flips, then counts.
 
     Attempts without facts (the worker was lost, or they are older than the keeping of facts)
@@ -68,19 +67,26 @@ def replay_attempts(wanted: AttemptFilter, *, as_json: bool) -> int:
     store = ArtifactStore.open(settings.store_url)
     index = Index.open(settings.index_url)
     try:
-        counts = asyncio.run(_replay_all(store, _attempts(index, wanted), as_json=as_json))
+        counts = asyncio.run(
+            _replay_all(store, _attempts(index, wanted, platform), as_json=as_json)
+        )
     finally:
         index.close()
     _print_counts(counts, as_json=as_json)
     return counts["flips"]
 
 
-def _attempts(index: Index, wanted: AttemptFilter) -> Iterator[AttemptRecord]:
+def _attempts(index: Index, wanted: AttemptFilter, platform: str | None) -> Iterator[AttemptRecord]:
     """Yields attempts that have ended, newest first."""
     after: str | None = None
     while True:
         items, after = index.attempts(wanted, place=Place(limit=_PAGE, after=after))
-        yield from (each for each in items if each.outcome is not None)
+        # By platform here: the index has no quick way, and every log is read anyway.
+        yield from (
+            each
+            for each in items
+            if each.outcome is not None and platform in {None, each.job.platform}
+        )
         if after is None:
             return
 

@@ -1,6 +1,6 @@
 """From the job matrix to the rows of the index."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from opam_ci.core.outcome import Errored, Evidence, Outcome
@@ -22,6 +22,7 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
     sequence: int,
     merge_tree: str | None = None,
     is_open: bool = True,
+    pools: Mapping[str, str] | None = None,
 ) -> RecordBatch:
     """Returns what is to be written after rows have changed.
 
@@ -32,11 +33,12 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
         sequence: Number of this batch, higher than any before.
         merge_tree: The merged tree, if there is one.
         is_open: Whether the pull request is still open.
+        pools: The pool of each platform.
     """
     now = summary.updated_at
     if now is None:
         raise ValueError("a summary that is written down says when it was true")
-    rows = records_of(revision, changed, sequence=sequence, updated_at=now)
+    rows = records_of(revision, changed, sequence=sequence, updated_at=now, pools=pools)
     return rows.model_copy(
         update={
             "revisions": (
@@ -56,7 +58,12 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
 
 
 def records_of(
-    revision: RevisionKey, changed: Iterable[JobStatus], *, sequence: int, updated_at: datetime
+    revision: RevisionKey,
+    changed: Iterable[JobStatus],
+    *,
+    sequence: int,
+    updated_at: datetime,
+    pools: Mapping[str, str] | None = None,
 ) -> RecordBatch:
     """Returns what is to be written of changed rows alone.
 
@@ -65,8 +72,10 @@ def records_of(
         changed: The rows.
         sequence: Number of this batch, higher than any before with the same rows.
         updated_at: When they were so.
+        pools: The pool of each platform.
     """
     rows = tuple(changed)
+    pool_of = pools or {}
     return RecordBatch(
         jobs=tuple(
             JobRecord(
@@ -79,7 +88,9 @@ def records_of(
             for row in rows
         ),
         attempts=tuple(
-            record for row in rows for record in _attempts(revision, row, sequence, updated_at)
+            record.model_copy(update={"pool": pool_of.get(row.job.platform)})
+            for row in rows
+            for record in _attempts(revision, row, sequence, updated_at)
         ),
     )
 

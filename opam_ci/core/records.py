@@ -145,6 +145,7 @@ class AttemptRecord(Frozen):
         number: Number of the attempt within its round, from 1.
         sequence: Grows with each record of the same attempt.
         worker: Identity of the worker that ran it, if known.
+        pool: For what that worker builds; None for repository jobs.
         started_at: When it began.
         ended_at: When it ended, None while it runs.
         outcome: What it came to; an infrastructure fault is `errored`, also when the job
@@ -159,6 +160,7 @@ class AttemptRecord(Frozen):
     number: int = Field(ge=1)
     sequence: int = Field(default=0, ge=0)
     worker: str | None = None
+    pool: str | None = None
     started_at: AwareDatetime
     ended_at: AwareDatetime | None = None
     outcome: Outcome | None = None

@@ -128,6 +128,8 @@ class RestartSelector(Frozen):
         package: Only this package, with or without its version.
         cause: Only jobs errored for this cause.
         job: Only the job with this id.
+        jobs: Only the jobs with these ids; none narrows nothing.
+        head: Only while this commit is under test: a later head's jobs are others.
     """
 
     which: RestartWhich = RestartWhich.ERRORED
@@ -135,6 +137,8 @@ class RestartSelector(Frozen):
     package: str | None = Field(default=None, max_length=200)
     cause: Cause | None = None
     job: str | None = Field(default=None, max_length=500)
+    jobs: tuple[str, ...] = ()
+    head: str | None = Field(default=None, max_length=100)
 
     def takes(self, job: Job, outcome: Outcome) -> bool:
         """Whether a decided job is selected.
@@ -162,10 +166,11 @@ class RestartSelector(Frozen):
         )
 
     def narrows_to(self, job: Job) -> bool:
-        """Whether platform, package and job id match."""
+        """Whether platform, package and job id match; whoever asks compares the head."""
         name = job.package.split(".", 1)[0]
         return (
             self.platform in {None, job.platform}
             and self.package in {None, job.package, name}
             and self.job in {None, job.id}
+            and (not self.jobs or job.id in self.jobs)
         )

@@ -1,9 +1,11 @@
 """Every text of ours that a user reads in a status, a table or the Temporal Web UI."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
 
+from opam_ci.core.incidents.model import Incident, Scope
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Failed, Outcome, label
 from opam_ci.core.summary import Counts, JobGroup, JobState, JobStatus, State, Summary
@@ -259,3 +261,39 @@ def headline(summary: Summary) -> str:
         case State.PENDING:
             words = f"undecided: {_tally(counts)}"
     return f"{summary.pull_request} at {summary.head[:12]}: {words}"
+
+
+def incident_title(incident: Incident) -> str:
+    """Returns an incident in one line: what, where, whom it hit."""
+    place = incident.place
+    where = f"worker {place.worker}" if place.worker else f"pool {place.pool}"
+    if place.scope is Scope.ALL:
+        where = "several pools"
+    hit = f"{incident.jobs} jobs of {incident.pull_requests} pull requests"
+    return f"{CAUSE_WORDS[incident.cause]} ({incident.cause}) on {where}: {hit}"
+
+
+def incident_details(incident: Incident, hit: int, undecided: int, notes: Sequence[str]) -> str:
+    """Returns an incident as markdown for the Temporal Web UI.
+
+    Args:
+        incident: Which.
+        hit: How many of its jobs stand errored.
+        undecided: How many of them are under way again.
+        notes: What else there is to say.
+    """
+    state = "open"
+    if incident.resolved_at is not None:
+        state = f"resolved at {incident.resolved_at:%Y-%m-%d %H:%M} UTC by {incident.resolved_by}"
+    evidence = incident.evidence
+    words = evidence.lines[0].text if evidence.lines else evidence.detail or evidence.rule
+    seen = f"{incident.first_seen_at:%Y-%m-%d %H:%M} UTC, last {incident.last_seen_at:%H:%M} UTC"
+    lines = [
+        f"**{_cell(incident_title(incident))}** — {_cell(state)}",
+        "",
+        f"First seen {seen}, {incident.faults} faults; {hit} jobs errored, {undecided} under way.",
+        "",
+        f"> {_cell(_clip(words, 300))}",
+    ]
+    lines += [f"\n- {_cell(note)}" for note in notes]
+    return "\n".join(lines)

@@ -58,6 +58,29 @@ PROGRESS_ROWS = 100
 ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
 """How often a continued PullRequestWorkflow asks the children it did not start itself."""
 
+INCIDENT_PROBE_FIRST = timedelta(minutes=1)
+"""How long after its fault an incident is looked at first; the double each time after."""
+
+INCIDENT_PROBE_MAXIMUM = timedelta(minutes=15)
+"""Longest time between two looks at an open incident."""
+
+INCIDENT_QUIET = timedelta(minutes=10)
+"""An incident of which no job is left over is over when it has been quiet for so long."""
+
+CANARY_PATIENCE = timedelta(seconds=10)
+"""How long the canary runs before the others follow: somebody said that it is repaired, so a
+canary that does not fail at once is enough."""
+
+CANARY_LOOK_INTERVAL = timedelta(seconds=2)
+"""How often the canary is looked at."""
+
+RESTART_WINDOW_PAUSE = timedelta(seconds=2)
+"""Between two windows of restarted jobs: 500 jobs in five windows are queued in 8 s."""
+
+STRAGGLER_PAUSE = timedelta(seconds=75)
+"""When jobs are looked for that the index did not know to be lost yet: pull requests tell of
+their rows at least once a minute."""
+
 PARKED_TIMEOUT = timedelta(days=7)
 """How long a one-off check waits for a restart of its errored jobs before it ends."""
 

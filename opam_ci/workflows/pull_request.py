@@ -253,10 +253,13 @@ class PullRequestWorkflow:
         self._stale = True
 
     async def _restart(self, testing: Testing, selector: RestartSelector) -> None:
+        if selector.head not in {None, testing.revision.head}:
+            self._note(f"restart: head {selector.head} is superseded; nothing was restarted")
+            return
         number = await testing.restart(selector)
         if not number:
             self._note(
-                f"restart: no decided job matches {selector.model_dump_json(exclude_none=True)}"
+                f"restart: no decided job matches {selector.model_dump_json(exclude_defaults=True)}"
             )
 
     async def _stop(self, by: Literal["superseded", "closed", "request"]) -> None:
@@ -310,6 +313,7 @@ class PullRequestWorkflow:
                     sequence=self._sequence,
                     merge_tree=testing.on_repository.merge_tree,
                     is_open=not self._closed,
+                    pools={each.name: each.pool for each in testing.revision.options.platforms},
                 )
             )
             if not testing.table.is_dirty:

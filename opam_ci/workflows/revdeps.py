@@ -302,8 +302,15 @@ class RevdepsWorkflow:
                 self._tally.forget(row.job.id)
                 self._table.drop(row.job.id)
         self._sequence += 1
+        platform = self._given.platform
         self._backlog.append(
-            records_of(self._key, rows, sequence=self._sequence, updated_at=workflow.now())
+            records_of(
+                self._key,
+                rows,
+                sequence=self._sequence,
+                updated_at=workflow.now(),
+                pools={platform.name: platform.pool},
+            )
         )
 
     def _snapshot(self) -> None:

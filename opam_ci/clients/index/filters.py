@@ -3,7 +3,7 @@
 from typing import Any
 
 from pydantic import AwareDatetime
-from sqlalchemy import ColumnElement, and_
+from sqlalchemy import ColumnElement, Connection, and_, select, true
 from sqlalchemy.sql.schema import Table
 
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
@@ -39,6 +39,10 @@ class RevisionFilter(Frozen):
     until: AwareDatetime | None = None
 
 
+CURRENT = RevisionFilter(newest=True, is_open=True)
+"""What operators look at: the newest testings of open pull requests."""
+
+
 class JobFilter(Frozen):
     """Which jobs; what is not given matches all.
 
@@ -50,7 +54,7 @@ class JobFilter(Frozen):
         skip_reason: Why there was nothing to do.
         kind: What it does.
         platform: Name of its platform.
-        package: Full name of its package, such as `cppo.1.8.0`.
+        package: Full name of its package, such as `cppo.1.8.0`, or without a version.
         revdep: Full name of its reverse dependency.
         worker: Identity of the worker that ran its last attempt.
         since: Changed at this time or later.
@@ -82,8 +86,7 @@ class AttemptFilter(Frozen):
         failure_reason: What about the package is at fault.
         phase: The phase under way, or the one at which it stopped.
         worker: Identity of the worker that ran it.
-        platform: Name of the job's platform.
-        package: Full name of the job's package.
+        package: Full name of the job's package, or without a version.
         since: Began at this time or later.
         until: Began before this time.
     """
@@ -95,7 +98,6 @@ class AttemptFilter(Frozen):
     failure_reason: FailureReason | None = None
     phase: Phase | None = None
     worker: str | None = None
-    platform: str | None = None
     package: str | None = None
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
@@ -120,15 +122,38 @@ def revision_condition(wanted: RevisionFilter) -> ColumnElement[bool]:
     return and_(True, *conditions)  # noqa: FBT003 - SQL's neutral element
 
 
+_FEW = 1000
+"""Heads up to which jobs are looked up head by head, and not by walking through all."""
+
+
+def of_revisions(connection: Connection, wanted: RevisionFilter) -> ColumnElement[bool]:
+    """Makes the condition on pull requests and revisions for a query of jobs.
+
+    The heads are looked up first. Where they are few, the database is told exactly which:
+    its planner cannot know that a pull request's jobs lie a million rows back.
+    """
+    if wanted == RevisionFilter():
+        return true()
+    condition = revision_condition(wanted)
+    found = select(REVISIONS.c.id).select_from(REVISIONS.join(PULL_REQUESTS)).where(condition)
+    ids = connection.scalars(found.limit(_FEW + 1)).all()
+    many = len(ids) > _FEW
+    return JOBS.c.revision_id.in_(found.correlate(None) if many else ids)
+
+
 def job_condition(wanted: JobFilter) -> ColumnElement[bool]:
     """Makes the condition on jobs alone; that of `wanted.of` is apart."""
     columns = ("standing", "cause", "failure_reason", "skip_reason", "kind")
-    names = ("platform", "package", "revdep", "worker")
+    names = ("platform", "revdep", "worker")
     conditions = [
         *_equal(JOBS, wanted, *columns, *names),
+        *_of_package(wanted.package),
         *_between(JOBS, "updated_at", wanted.since, wanted.until),
     ]
     # A reason implies a standing; saying so lets the database search by the standing.
+    if wanted.cause is not None:
+        errors = (Standing.ERRORED.value, Standing.RETRYING.value)
+        conditions.append(JOBS.c.standing.in_(errors))
     if wanted.failure_reason is not None:
         conditions.append(JOBS.c.standing == Standing.FAILED.value)
     if wanted.skip_reason is not None:
@@ -140,12 +165,21 @@ def attempt_condition(wanted: AttemptFilter) -> ColumnElement[bool]:
     """Makes the condition on attempts and their jobs; that of `wanted.of` is apart."""
     conditions = [
         *_equal(ATTEMPTS, wanted, "standing", "cause", "failure_reason", "phase", "worker"),
-        *_equal(JOBS, wanted, "platform", "package"),
+        *_of_package(wanted.package),
         *_between(ATTEMPTS, "started_at", wanted.since, wanted.until),
     ]
     if wanted.job is not None:
         conditions.append(JOBS.c.name == wanted.job.id)
     return and_(True, *conditions)  # noqa: FBT003 - SQL's neutral element
+
+
+def _of_package(package: str | None) -> list[ColumnElement[bool]]:
+    if package is None:
+        return []
+    if "." in package:
+        return [JOBS.c.package == package]
+    # "/" follows "." in the order of characters, and no name has one.
+    return [JOBS.c.package >= f"{package}.", JOBS.c.package < f"{package}/"]
 
 
 def _equal(table: Table, wanted: Frozen, *names: str) -> list[ColumnElement[bool]]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, or_
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, or_, select
 
 from opam_ci.core.errors import UsageError
 from opam_ci.core.model import Frozen
@@ -37,12 +37,14 @@ class Page(NamedTuple, Generic[T]):
     following: str | None
 
 
-def page(
+def page(  # noqa: PLR0913  what to read, and which part of it
     connection: Connection,
     query: Select[Any],
     order: tuple[ColumnElement[Any], ColumnElement[Any]],
     place: Place,
     read: Callable[[RowMapping], T],
+    *,
+    chosen: ColumnElement[bool] | None = None,
 ) -> Page[T]:
     """Reads one part of a query's rows.
 
@@ -55,15 +57,23 @@ def page(
         order: A time and an id, both selected by the query: the newest come first.
         place: Which part.
         read: Makes an entry from a row.
+        chosen: Which rows, of the order's own table alone: then these are found and
+            sorted first, in an index at best, and the query reads only those of the page.
     """
     moment, identity = order
+    keys = query if chosen is None else select(identity).where(chosen)
     if place.after is not None:
         last_moment, last_id = _parsed(place.after)
-        query = query.where(
+        keys = keys.where(
             moment <= last_moment,
             or_(moment < last_moment, and_(moment == last_moment, identity < last_id)),
         )
-    query = query.order_by(moment.desc(), identity.desc()).limit(place.limit + 1)
+    keys = keys.order_by(moment.desc(), identity.desc()).limit(place.limit + 1)
+    if chosen is None:
+        query = keys
+    else:
+        wanted = connection.scalars(keys).all()
+        query = query.where(identity.in_(wanted)).order_by(moment.desc(), identity.desc())
     found = connection.execute(query).mappings().all()
     items = tuple(read(row) for row in found[: place.limit])
     following = None

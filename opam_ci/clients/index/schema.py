@@ -2,9 +2,14 @@
 
 Failed and errored are apart in every column: `standing` says which, `failure_reason` is
 set for package failures only, `cause` for infrastructure faults only.
+
+`job_counts` and `attempt_counts` are kept by triggers of the database, whoever writes: each
+change of a row adds a row with +1 or -1, so that writers never wait for each other, and
+`counters.py` folds these into one row a day and group from time to time.
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -20,10 +25,11 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """Id of the newest migration."""
 
 VERSION_TABLE = "opam_ci_schema"
@@ -55,6 +61,23 @@ class Instant(TypeDecorator[datetime]):
 def _json() -> JSON:
     return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
+
+def _where(column: str) -> dict[str, Any]:
+    """Leaves rows without a value out of an index."""
+    condition = text(f"{column} IS NOT NULL")
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
+
+def _where_unfolded() -> dict[str, Any]:
+    return {"sqlite_where": text("NOT folded"), "postgresql_where": text("NOT folded")}
+
+
+def _plain_order() -> Text:
+    """Text in the order of its characters, so that a prefix is a range in an index."""
+    return Text().with_variant(Text(collation="C"), "postgresql")
+
+
+_OF_REVISION = ("revision_id", "standing", "updated_at", "id", "platform", "kind", "worker")
 
 METADATA = MetaData()
 
@@ -101,7 +124,7 @@ JOBS = Table(
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("platform", Text, nullable=False),
-    Column("package", Text, nullable=False),
+    Column("package", _plain_order(), nullable=False),
     Column("revdep", Text),
     Column("standing", Text, nullable=False),
     Column("failure_reason", Text),
@@ -120,15 +143,18 @@ JOBS = Table(
     Column("outcome", _json()),
     Column("faults", _json(), nullable=False),
     UniqueConstraint("revision_id", "name", name="jobs_key"),
-    Index("jobs_by_time", "updated_at", "id"),
+    # The one of time also answers counts of a part of a day without the rows.
+    Index("jobs_by_time", "updated_at", "id", "standing", "platform", "kind", "cause"),
     Index("jobs_by_standing", "standing", "updated_at", "id"),
-    Index("jobs_by_cause", "cause", "updated_at", "id", "standing"),
-    Index("jobs_by_platform", "platform", "updated_at", "id", "standing"),
+    Index("jobs_by_cause", "cause", "updated_at", "id", "standing", **_where("cause")),
+    Index("jobs_by_reason", "failure_reason", "updated_at", "id", **_where("failure_reason")),
+    Index("jobs_by_skip", "skip_reason", "updated_at", "id", **_where("skip_reason")),
+    Index("jobs_by_kind", "kind", "updated_at", "id", "standing"),
+    Index("jobs_by_platform", "platform", "updated_at", "id", "standing", "kind"),
     Index("jobs_by_package", "package", "updated_at", "id", "standing"),
-    Index("jobs_by_worker", "worker", "updated_at", "id", "standing"),
-    # Counts by several columns are answered from this one alone, without the rows, and
-    # those of one package or worker from the ones above, which is why they end that way.
-    Index("jobs_counted", "standing", "platform", "kind", "cause", "failure_reason"),
+    Index("jobs_by_revdep", "revdep", "updated_at", "id", "standing", **_where("revdep")),
+    Index("jobs_by_worker", "worker", "updated_at", "id", "standing", "platform"),
+    Index("jobs_of_revision", *_OF_REVISION),
 )
 
 ATTEMPTS = Table(
@@ -145,13 +171,70 @@ ATTEMPTS = Table(
     Column("cause", Text),
     Column("phase", Text),
     Column("worker", Text),
+    Column("pool", Text),
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant),
     Column("log_key", Text),
     Column("outcome", _json()),
+    Column("incident_id", ForeignKey("incidents.id")),
     UniqueConstraint("job_id", "round", "number", name="attempts_key"),
     Index("attempts_by_time", "started_at", "id"),
     Index("attempts_by_standing", "standing", "started_at", "id"),
-    Index("attempts_by_cause", "cause", "started_at", "id"),
+    Index("attempts_by_cause", "cause", "started_at", "id", **_where("cause")),
     Index("attempts_by_worker", "worker", "started_at", "id"),
+    Index("attempts_by_incident", "incident_id", "job_id", **_where("incident_id")),
+)
+
+INCIDENTS = Table(
+    "incidents",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("cause", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("pool", Text),
+    Column("worker", Text),
+    Column("first_seen_at", Instant, nullable=False),
+    Column("last_seen_at", Instant, nullable=False),
+    Column("resolved_at", Instant),
+    Column("resolved_by", Text),
+    # Of its faults; kept so that a listing need not count them.
+    Column("faults", Integer, nullable=False),
+    Column("jobs", Integer, nullable=False),
+    Column("pull_requests", Integer, nullable=False),
+    Column("evidence", _json(), nullable=False),
+    Index("incidents_by_time", "last_seen_at", "id"),
+    Index("incidents_by_cause", "cause", "first_seen_at"),
+)
+
+JOB_COUNTS = Table(
+    "job_counts",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    # In UTC, such as 2026-05-04: of the job's last change.
+    Column("day", Text, nullable=False),
+    Column("standing", Text, nullable=False),
+    Column("platform", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    # The reason or cause; the standing says which of them it is. Empty for none.
+    Column("why", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("folded", Boolean, nullable=False),
+    Index("job_counts_by_day", "day"),
+    Index("job_counts_unfolded", "day", **_where_unfolded()),
+)
+
+ATTEMPT_COUNTS = Table(
+    "attempt_counts",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    # In UTC: of the attempt's beginning.
+    Column("day", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("standing", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("folded", Boolean, nullable=False),
+    Index("attempt_counts_by_day", "day"),
+    Index("attempt_counts_unfolded", "day", **_where_unfolded()),
 )

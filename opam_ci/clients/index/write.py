@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select, tupl
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from opam_ci.clients.index.incidents import attach
 from opam_ci.clients.index.rows import Row, attempt_row, job_row, stub_row
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
 from opam_ci.core.records import (
@@ -16,6 +17,7 @@ from opam_ci.core.records import (
     RecordBatch,
     RevisionKey,
     RevisionRecord,
+    Standing,
 )
 
 Columns = ReadOnlyColumnCollection[str, Any]
@@ -24,8 +26,8 @@ _NAMES_AT_ONCE = 500
 """Below every database's limit of parameters in a statement."""
 
 
-def write(connection: Connection, batch: RecordBatch) -> None:
-    """Writes a batch in the connection's transaction.
+def write(connection: Connection, batch: RecordBatch) -> tuple[int, ...]:
+    """Writes a batch in the connection's transaction; returns the open incidents of its faults.
 
     Parents that no record has named yet are made as stubs, so that it does not matter in
     which order activities arrive. Rows are written in one order, lest two writers wait
@@ -43,10 +45,12 @@ def write(connection: Connection, batch: RecordBatch) -> None:
     for record in batch.revisions:
         _write_revision(connection, ids[record.key], record)
     _write_jobs(connection, ids, batch.jobs)
+    faulted: list[int] = []
     for key, revision_id in ids.items():
         of_key = [each for each in batch.attempts if each.revision == key]
         if of_key:
-            _write_attempts(connection, revision_id, of_key)
+            faulted += _write_attempts(connection, revision_id, of_key)
+    return attach(connection, sorted(set(faulted))) if faulted else ()
 
 
 def _revision_id(connection: Connection, key: RevisionKey, seen_at: datetime) -> int:
@@ -139,7 +143,8 @@ def _write_jobs(
 
 def _write_attempts(
     connection: Connection, revision_id: int, records: Sequence[AttemptRecord]
-) -> None:
+) -> list[int]:
+    """Writes attempts of one testing; returns the ids of the jobs of which one is a fault."""
     jobs = {record.job.id: record for record in records}
     stubs = [
         {"revision_id": revision_id, **stub_row(jobs[name].job, seen_at=jobs[name].started_at)}
@@ -157,6 +162,7 @@ def _write_attempts(
         # An attempt that ended does not run again, whoever says so.
         version=lambda row: (row.ended_at.is_not(None), row.sequence),
     )
+    return [ids[record.job.id] for record in records if record.standing is Standing.ERRORED]
 
 
 def _job_ids(connection: Connection, revision_id: int, names: Sequence[str]) -> dict[str, int]:

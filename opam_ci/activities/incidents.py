@@ -1,0 +1,73 @@
+"""The activities about incidents: look, resolve, and who looks after them."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy
+
+from opam_ci.clients.index import Index
+from opam_ci.core.incidents.messages import (
+    HIT_JOBS_AT_ONCE,
+    INCIDENT_WORKFLOW,
+    IncidentInput,
+    IncidentLook,
+    ResolveIncident,
+    workflow_id,
+)
+
+
+class IncidentActivities:
+    """What the workflow of an incident needs of the job index."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    @activity.defn
+    async def look_at_incident(self, given: IncidentInput) -> IncidentLook:
+        """Tells how an incident stands.
+
+        Raises:
+            InfrastructureError: The index cannot be read; retried until it can.
+        """
+        return await asyncio.to_thread(self._look, given.incident)
+
+    @activity.defn
+    async def resolve_incident(self, given: ResolveIncident) -> bool:
+        """Resolves an incident; False if it went on meanwhile, or was resolved before.
+
+        Raises:
+            InfrastructureError: The index cannot be written; retried until it can.
+        """
+        now = datetime.now(UTC)
+        return await asyncio.to_thread(self._index.resolve, given.incident, at=now, by=given.by)
+
+    def _look(self, number: int) -> IncidentLook:
+        incident = self._index.incident(number)
+        if incident is None:
+            return IncidentLook(incident=None)
+        return IncidentLook(
+            incident=incident,
+            hit=self._index.hit_jobs(number)[:HIT_JOBS_AT_ONCE],
+            undecided=self._index.undecided_jobs(number),
+            recovered=self._index.recovered_since(incident),
+        )
+
+
+async def look_after(client: Client, incidents: Iterable[int], task_queue: str) -> None:
+    """Sees to it that each of these incidents has a workflow, and starts none twice.
+
+    Raises:
+        RPCError: Temporal does not take it; whoever records the faults tries again.
+    """
+    for number in incidents:
+        await client.start_workflow(
+            INCIDENT_WORKFLOW,
+            IncidentInput(incident=number),
+            id=workflow_id(number),
+            task_queue=task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"incident {number}",
+        )

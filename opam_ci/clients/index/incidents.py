@@ -1,0 +1,310 @@
+"""Incidents in the index: written together with the faults that they are made of."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import AwareDatetime
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    and_,
+    delete,
+    distinct,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
+
+from opam_ci.clients.index.filters import CURRENT, revision_condition
+from opam_ci.clients.index.paging import Page, page
+from opam_ci.clients.index.paging import Place as ListPlace
+from opam_ci.clients.index.rows import revision_of
+from opam_ci.clients.index.schema import ATTEMPTS, INCIDENTS, JOBS, PULL_REQUESTS, REVISIONS
+from opam_ci.core.incidents.grouping import GAP, Span, joined, place_of
+from opam_ci.core.incidents.model import HitJob, Incident, Place
+from opam_ci.core.job import Job
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import OUTCOME, Cause, Errored
+from opam_ci.core.records import Standing
+
+_ADVISORY_LOCK = 7_263_519_005
+"""Any number: who makes incidents on PostgreSQL does so alone, lest one be made twice."""
+
+_IDS_AT_ONCE = 500
+
+
+class IncidentFilter(Frozen):
+    """Which incidents; what is not given matches all.
+
+    Attributes:
+        is_open: Whether it is not resolved.
+        cause: Why its faults happened.
+        pool: Only of this pool.
+        worker: Only of this worker.
+        least_faults: With so many faults at least; one alone is hardly an incident.
+        since: Last seen at this time or later.
+    """
+
+    is_open: bool | None = None
+    cause: Cause | None = None
+    pool: str | None = None
+    worker: str | None = None
+    least_faults: int = 1
+    since: AwareDatetime | None = None
+
+
+def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
+    """Gives every fault of some jobs that has no incident yet its incident.
+
+    Returns:
+        The open incidents of all faults of these jobs, also of those known before: whoever
+        is told twice of a fault may say so twice.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
+    loose: dict[str, list[Any]] = defaultdict(list)
+    for some in _portions(job_ids):
+        query = (
+            select(ATTEMPTS.c.id, ATTEMPTS.c.cause, ATTEMPTS.c.ended_at)
+            .where(
+                ATTEMPTS.c.job_id.in_(some),
+                ATTEMPTS.c.standing == Standing.ERRORED.value,
+                ATTEMPTS.c.cause.is_not(None),
+                ATTEMPTS.c.incident_id.is_(None),
+            )
+            .order_by(ATTEMPTS.c.ended_at)
+        )
+        for row in connection.execute(query):
+            loose[row.cause].append(row)
+    for cause, faults in sorted(loose.items()):
+        _attach_cause(connection, cause, faults)
+    found: set[int] = set()
+    for some in _portions(job_ids):
+        open_ones = (
+            select(INCIDENTS.c.id)
+            .join(ATTEMPTS, ATTEMPTS.c.incident_id == INCIDENTS.c.id)
+            .where(ATTEMPTS.c.job_id.in_(some), INCIDENTS.c.resolved_at.is_(None))
+        )
+        found.update(connection.scalars(open_ones))
+    return tuple(sorted(found))
+
+
+def _attach_cause(connection: Connection, cause: str, faults: Sequence[Any]) -> None:
+    """Adds faults of one cause; an incident may grow, begin, or unite two."""
+    first, last = min(row.ended_at for row in faults), max(row.ended_at for row in faults)
+    columns = (INCIDENTS.c.id, INCIDENTS.c.first_seen_at, INCIDENTS.c.last_seen_at)
+    query = select(*columns, INCIDENTS.c.resolved_at).where(
+        INCIDENTS.c.cause == cause,
+        INCIDENTS.c.first_seen_at <= last + GAP,
+        INCIDENTS.c.last_seen_at >= first - GAP,
+    )
+    spans = {row.id: Span(*row) for row in connection.execute(query)}
+    members: dict[int, list[int]] = defaultdict(list)
+    for fault in faults:
+        at = fault.ended_at
+        ids = joined(at, list(spans.values()))
+        home = ids[0] if ids else _begin(connection, cause, at)
+        spans.setdefault(home, Span(home, at, at, None))
+        for other in ids[1:]:
+            gone = spans.pop(other)
+            home_span = spans[home]
+            spans[home] = home_span._replace(
+                first=min(home_span.first, gone.first), last=max(home_span.last, gone.last)
+            )
+            members[home] += members.pop(other, [])
+            moved = update(ATTEMPTS).where(ATTEMPTS.c.incident_id == other)
+            connection.execute(moved.values(incident_id=home))
+            connection.execute(delete(INCIDENTS).where(INCIDENTS.c.id == other))
+        span = spans[home]
+        spans[home] = span._replace(first=min(span.first, at), last=max(span.last, at))
+        members[home].append(fault.id)
+    for home, attempt_ids in members.items():
+        for some in _portions(attempt_ids):
+            joining = update(ATTEMPTS).where(ATTEMPTS.c.id.in_(some))
+            connection.execute(joining.values(incident_id=home))
+        _summarise(connection, home)
+
+
+def _begin(connection: Connection, cause: str, at: datetime) -> int:
+    made = insert(INCIDENTS).values(
+        cause=cause, scope="all", first_seen_at=at, last_seen_at=at,
+        faults=1, jobs=1, pull_requests=1, evidence={"rule": ""},
+    )  # fmt: skip
+    found: int = connection.scalars(made.returning(INCIDENTS.c.id)).one()
+    return found
+
+
+def _summarise(connection: Connection, incident: int) -> None:
+    """Writes down what an incident's faults come to."""
+    of_it = ATTEMPTS.c.incident_id == incident
+    whole = ATTEMPTS.join(JOBS).join(REVISIONS).join(PULL_REQUESTS)
+    counted = select(
+        func.count().label("faults"),
+        func.count(distinct(ATTEMPTS.c.job_id)).label("jobs"),
+        func.count(distinct(REVISIONS.c.pull_request_id)).label("pull_requests"),
+        func.min(ATTEMPTS.c.ended_at).label("first_seen_at"),
+        func.max(ATTEMPTS.c.ended_at).label("last_seen_at"),
+    )
+    totals = connection.execute(counted.select_from(whole).where(of_it)).mappings().one()
+    pairs = select(ATTEMPTS.c.pool, ATTEMPTS.c.worker).where(of_it).distinct()
+    place = place_of((row.pool, row.worker) for row in connection.execute(pairs))
+    first = (
+        select(ATTEMPTS.c.outcome)
+        .select_from(whole)
+        .where(of_it, ATTEMPTS.c.ended_at == totals["first_seen_at"])
+        .order_by(
+            PULL_REQUESTS.c.repository, PULL_REQUESTS.c.target, REVISIONS.c.head,
+            REVISIONS.c.opened_at, JOBS.c.name, ATTEMPTS.c.round, ATTEMPTS.c.number,
+        )
+        .limit(1)
+    )  # fmt: skip
+    outcome = OUTCOME.validate_python(connection.scalars(first).one())
+    evidence = outcome.evidence.model_dump(mode="json") if isinstance(outcome, Errored) else {}
+    connection.execute(
+        update(INCIDENTS)
+        .where(INCIDENTS.c.id == incident)
+        .values(
+            **totals, scope=place.scope.value, pool=place.pool, worker=place.worker,
+            evidence=evidence,
+        )
+    )  # fmt: skip
+
+
+def incidents(connection: Connection, wanted: IncidentFilter, place: ListPlace) -> Page[Incident]:
+    """Lists incidents, last seen first."""
+    conditions = [INCIDENTS.c.faults >= wanted.least_faults]
+    if wanted.is_open is not None:
+        resolved = INCIDENTS.c.resolved_at
+        conditions.append(resolved.is_(None) if wanted.is_open else resolved.is_not(None))
+    named = [(name, getattr(wanted, name)) for name in ("cause", "pool", "worker")]
+    conditions += [INCIDENTS.c[name] == value for name, value in named if value is not None]
+    if wanted.since is not None:
+        conditions.append(INCIDENTS.c.last_seen_at >= wanted.since)
+    query = select(INCIDENTS).where(and_(true(), *conditions))
+    order = (INCIDENTS.c.last_seen_at, INCIDENTS.c.id)
+    return page(connection, query, order, place, _incident)
+
+
+def incident(connection: Connection, number: int) -> Incident | None:
+    """Reads one incident; None if there is none, or it was united with another one."""
+    found = connection.execute(select(INCIDENTS).where(INCIDENTS.c.id == number))
+    row = found.mappings().one_or_none()
+    return None if row is None else _incident(row)
+
+
+def resolve(connection: Connection, number: int, at: datetime, by: str) -> bool:
+    """Resolves an open incident; False if it is resolved already, or unknown.
+
+    It is never resolved before its last fault.
+    """
+    changed = connection.execute(
+        update(INCIDENTS)
+        .where(
+            INCIDENTS.c.id == number,
+            INCIDENTS.c.resolved_at.is_(None),
+            INCIDENTS.c.last_seen_at <= at,
+        )
+        .values(resolved_at=at, resolved_by=by)
+    )
+    return changed.rowcount == 1
+
+
+def hit_jobs(
+    connection: Connection, number: int, standing: Standing = Standing.ERRORED
+) -> tuple[HitJob, ...]:
+    """Lists the jobs that an incident hit and that still stand so for its cause.
+
+    Only of the newest testings of open pull requests: what is superseded stays as it is.
+    """
+    key = (
+        PULL_REQUESTS.c.repository, PULL_REQUESTS.c.number, PULL_REQUESTS.c.branch,
+        REVISIONS.c.head, REVISIONS.c.opened_at,
+    )  # fmt: skip
+    own = (JOBS.c.platform, JOBS.c.package, JOBS.c.kind, JOBS.c.revdep, JOBS.c.round)
+    query = (
+        select(*key, *own)
+        .select_from(
+            INCIDENTS.join(ATTEMPTS, ATTEMPTS.c.incident_id == INCIDENTS.c.id)
+            .join(JOBS, ATTEMPTS.c.job_id == JOBS.c.id)
+            .join(REVISIONS, JOBS.c.revision_id == REVISIONS.c.id)
+            .join(PULL_REQUESTS, REVISIONS.c.pull_request_id == PULL_REQUESTS.c.id)
+        )
+        .where(
+            INCIDENTS.c.id == number,
+            JOBS.c.standing == standing.value,
+            JOBS.c.cause == INCIDENTS.c.cause,
+            # What a later round was lost to is a later incident's.
+            or_(ATTEMPTS.c.round == JOBS.c.round, JOBS.c.round == 0),
+            revision_condition(CURRENT),
+        )
+        .distinct()
+    )
+    return tuple(_hit(row) for row in connection.execute(query).mappings())
+
+
+def undecided_jobs(connection: Connection, number: int) -> int:
+    """Counts jobs that an incident hit and that are queued, run, or wait for a retry."""
+    standings = (Standing.QUEUED.value, Standing.RUNNING.value, Standing.RETRYING.value)
+    query = (
+        select(func.count(distinct(JOBS.c.id)))
+        .select_from(ATTEMPTS.join(JOBS).join(REVISIONS).join(PULL_REQUESTS))
+        .where(
+            ATTEMPTS.c.incident_id == number,
+            JOBS.c.standing.in_(standings),
+            revision_condition(CURRENT),
+        )
+    )
+    return connection.scalar(query) or 0
+
+
+def recovered_since(connection: Connection, found: Incident) -> bool:
+    """Whether a job that the incident hit has since got through an attempt, at the same place.
+
+    A package failure counts: the CI did its part.
+    """
+    of_hit = select(ATTEMPTS.c.job_id).where(ATTEMPTS.c.incident_id == found.id)
+    well = (Standing.PASSED.value, Standing.FAILED.value, Standing.SKIPPED.value)
+    conditions = [
+        ATTEMPTS.c.job_id.in_(of_hit),
+        ATTEMPTS.c.started_at >= found.last_seen_at,
+        ATTEMPTS.c.standing.in_(well),
+    ]
+    if found.place.worker is not None:
+        conditions.append(ATTEMPTS.c.worker == found.place.worker)
+    elif found.place.pool is not None:
+        conditions.append(ATTEMPTS.c.pool == found.place.pool)
+    return connection.execute(select(ATTEMPTS.c.id).where(*conditions).limit(1)).first() is not None
+
+
+def _incident(row: RowMapping) -> Incident:
+    return Incident(
+        id=row["id"],
+        cause=row["cause"],
+        place=Place(scope=row["scope"], pool=row["pool"], worker=row["worker"]),
+        first_seen_at=row["first_seen_at"],
+        last_seen_at=row["last_seen_at"],
+        resolved_at=row["resolved_at"],
+        resolved_by=row["resolved_by"],
+        faults=row["faults"],
+        jobs=row["jobs"],
+        pull_requests=row["pull_requests"],
+        evidence=row["evidence"],
+    )
+
+
+def _hit(row: RowMapping) -> HitJob:
+    job = Job(
+        platform=row["platform"], package=row["package"], kind=row["kind"], revdep=row["revdep"]
+    )
+    return HitJob(revision=revision_of(row), job=job, round=max(row["round"], 1))
+
+
+def _portions(ids: Iterable[int]) -> list[list[int]]:
+    every = list(ids)
+    return [every[first : first + _IDS_AT_ONCE] for first in range(0, len(every), _IDS_AT_ONCE)]

@@ -1,0 +1,55 @@
+"""Retention: rows of the index and their logs in the store, batch by batch."""
+
+import asyncio
+from datetime import datetime
+
+from opam_ci.clients.index import Index
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.model import Frozen
+
+_HEADS_AT_ONCE = 20
+"""Heads in one transaction: some thousand jobs, a fraction of a second."""
+
+_LOGS_AT_ONCE = 16
+"""Logs deleted at the same time."""
+
+
+class Pruned(Frozen):
+    """What was forgotten."""
+
+    revisions: int = 0
+    pull_requests: int = 0
+    incidents: int = 0
+    logs: int = 0
+
+
+async def prune(
+    index: Index, store: ArtifactStore, before: datetime, *, heads_at_once: int = _HEADS_AT_ONCE
+) -> Pruned:
+    """Forgets testings that have not changed since, but nothing of an open pull request.
+
+    Logs go first: when it is stopped in between, the rows still name what is to be deleted.
+
+    Raises:
+        InfrastructureError: The index or the store does not work; what is done is done.
+    """
+    done = Pruned()
+    while True:
+        logs = await asyncio.to_thread(index.logs_to_retire, before, limit=heads_at_once)
+        for first in range(0, len(logs), _LOGS_AT_ONCE):
+            some = logs[first : first + _LOGS_AT_ONCE]
+            await asyncio.gather(*(_delete(store, key) for key in some))
+        retired = await asyncio.to_thread(index.retire, before, limit=heads_at_once)
+        done = Pruned(
+            revisions=done.revisions + retired.revisions,
+            pull_requests=done.pull_requests + retired.pull_requests,
+            incidents=done.incidents + retired.incidents,
+            logs=done.logs + len(logs),
+        )
+        if not retired.revisions:
+            return done
+
+
+async def _delete(store: ArtifactStore, log: str) -> None:
+    for part in await store.list(log):
+        await store.delete(part.key)

@@ -1,0 +1,1 @@
+"""Incidents: faults that belong together, what they hit, and how that is undone."""

@@ -1,0 +1,54 @@
+"""What the workflow of an incident and its activities say to each other."""
+
+from opam_ci.core.incidents.model import HitJob, Incident
+from opam_ci.core.model import Frozen
+
+HIT_JOBS_AT_ONCE = 2000
+"""Jobs in one answer: some 700 kB, below the 2 MB of a payload. More take another look."""
+
+
+class IncidentInput(Frozen):
+    """Input of IncidentWorkflow.
+
+    Attributes:
+        incident: Its number in the index.
+    """
+
+    incident: int
+
+
+class IncidentLook(Frozen):
+    """How an incident stands.
+
+    Attributes:
+        incident: The incident; None if there is none, or it was united with another one.
+        hit: Jobs that it hit and that stand errored, `HIT_JOBS_AT_ONCE` at most.
+        undecided: Jobs that it hit and that are queued, run, or wait for a retry.
+        recovered: Whether one of them has got through since its last fault, at its place.
+    """
+
+    incident: Incident | None
+    hit: tuple[HitJob, ...] = ()
+    undecided: int = 0
+    recovered: bool = False
+
+
+class ResolveIncident(Frozen):
+    """Input of the activity that resolves an incident.
+
+    Attributes:
+        incident: Its number.
+        by: Who or what found that it is repaired.
+    """
+
+    incident: int
+    by: str
+
+
+def workflow_id(incident: int) -> str:
+    """Returns the id of the workflow that looks after an incident."""
+    return f"incident/{incident}"
+
+
+INCIDENT_WORKFLOW = "IncidentWorkflow"
+"""Its type; by name, since the activity that starts it lies below the workflows."""

@@ -1,0 +1,164 @@
+"""IncidentWorkflow: looks after one incident until what it hit has been restarted."""
+
+import asyncio
+from datetime import datetime
+
+from temporalio import workflow
+from temporalio.exceptions import FailureError
+
+with workflow.unsafe.imports_passed_through():
+    from opam_ci.activities.incidents import IncidentActivities
+    from opam_ci.core.incidents.messages import IncidentInput, IncidentLook, ResolveIncident
+    from opam_ci.core.incidents.restarts import RestartOrder, restart_plan
+    from opam_ci.core.text import incident_details
+    from opam_ci.workflows import options
+
+_STRAGGLER_ROUNDS = 3
+
+
+@workflow.defn
+class IncidentWorkflow:
+    """Probes an incident, resolves it, and restarts exactly the jobs that it hit.
+
+    What probes is a job that it hit: while some wait for their automatic retry these do,
+    and after that one is restarted from time to time as a canary. Signal: `repaired`.
+    """
+
+    def __init__(self) -> None:
+        self._said_by: str | None = None
+        self._restarted = 0
+        self._probes = 0
+        self._notes: list[str] = []
+        self._number = 0
+
+    @workflow.signal
+    def repaired(self, by: str | None = None) -> None:
+        """Somebody says that it is repaired: one canary, then all the others.
+
+        Args:
+            by: Who says so.
+        """
+        self._said_by = by or "an operator"
+
+    @workflow.run
+    async def run(self, given: IncidentInput) -> int:
+        """Runs until the incident is resolved and its jobs are restarted.
+
+        Returns:
+            How many jobs it restarted, canaries among them.
+        """
+        self._number = given.incident
+        pause = options.INCIDENT_PROBE_FIRST
+        while True:
+            look = await self._look()
+            if look.incident is None:
+                return self._restarted
+            resolved = not look.incident.is_open
+            if not resolved:
+                resolved = await self._is_repaired(look)
+            if resolved:
+                await self._restart_all()
+                return self._restarted
+            if self._said_by is not None:
+                continue
+            try:
+                await workflow.wait_condition(lambda: self._said_by is not None, timeout=pause)
+            except TimeoutError:
+                pause = min(2 * pause, options.INCIDENT_PROBE_MAXIMUM)
+
+    async def _is_repaired(self, look: IncidentLook) -> bool:
+        """Resolves the incident if there is evidence; else sends a canary if none runs."""
+        incident = look.incident
+        if incident is None:
+            return False
+        if look.recovered:
+            return await self._resolve("a job that got through")
+        if self._said_by is not None:
+            said_by, self._said_by = self._said_by, None
+            if await self._canary_lives(look, incident.last_seen_at):
+                return await self._resolve(said_by)
+            self._note(f"{said_by} said that it is repaired, and the canary met the fault again")
+            return False
+        if look.hit:
+            if not look.undecided:
+                await self._send_canary(look)
+            return False
+        quiet = workflow.now() - incident.last_seen_at >= options.INCIDENT_QUIET
+        return quiet and not look.undecided and await self._resolve("all jobs recovered")
+
+    async def _send_canary(self, look: IncidentLook) -> bool:
+        canary = restart_plan(look.hit).canary
+        if canary is None:
+            return False
+        self._probes += 1
+        await self._send(canary)
+        return True
+
+    async def _canary_lives(self, look: IncidentLook, last_seen_at: datetime) -> bool:
+        """Restarts one job and watches whether it meets the fault again at once."""
+        if not await self._send_canary(look):
+            return True
+        rounds = int(options.CANARY_PATIENCE / options.CANARY_LOOK_INTERVAL)
+        for _ in range(rounds):
+            await workflow.sleep(options.CANARY_LOOK_INTERVAL)
+            now = await self._look()
+            if now.incident is None or now.incident.last_seen_at > last_seen_at:
+                return False
+            if now.recovered:
+                return True
+        return True
+
+    async def _restart_all(self) -> None:
+        """Restarts what is left, some at a time; looks again for what was told late."""
+        for _ in range(_STRAGGLER_ROUNDS):
+            look = await self._look()
+            plan = restart_plan(look.hit)
+            windows = plan.windows
+            if plan.canary is not None:
+                windows = ((plan.canary,), *windows)
+            for window in windows:
+                await asyncio.gather(*(self._send(order) for order in window))
+                await workflow.sleep(options.RESTART_WINDOW_PAUSE)
+            if plan.spent:
+                self._note(f"{len(plan.spent)} jobs have had their automatic restarts")
+            await workflow.sleep(options.STRAGGLER_PAUSE)
+            if not restart_plan((await self._look()).hit).jobs:
+                return
+
+    async def _send(self, order: RestartOrder) -> None:
+        handle = workflow.get_external_workflow_handle(order.workflow_id)
+        try:
+            await handle.signal("restart", order.selector())
+        except FailureError:
+            self._note(f"{order.workflow_id} is gone; it needs no restart")
+            return
+        self._restarted += len(order.jobs)
+
+    async def _look(self) -> IncidentLook:
+        look = await workflow.execute_activity_method(
+            IncidentActivities.look_at_incident,
+            IncidentInput(incident=self._number),
+            task_queue=options.ORCHESTRATION_QUEUE,
+            start_to_close_timeout=options.RECORD_TIMEOUT,
+            retry_policy=options.RECORD_RETRY,
+            summary="look at the incident",
+        )
+        if look.incident is not None:
+            workflow.set_current_details(
+                incident_details(look.incident, len(look.hit), look.undecided, self._notes)
+            )
+        return look
+
+    async def _resolve(self, by: str) -> bool:
+        return await workflow.execute_activity_method(
+            IncidentActivities.resolve_incident,
+            ResolveIncident(incident=self._number, by=by),
+            task_queue=options.ORCHESTRATION_QUEUE,
+            start_to_close_timeout=options.RECORD_TIMEOUT,
+            retry_policy=options.RECORD_RETRY,
+            summary=f"resolve: {by}",
+        )
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        del self._notes[:-20]

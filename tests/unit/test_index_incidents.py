@@ -1,0 +1,261 @@
+"""Incidents in the index: what comes of faults in whatever order they are written."""
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
+
+from opam_ci.clients.index import IncidentFilter, Index
+from opam_ci.clients.index.schema import INCIDENTS, PULL_REQUESTS
+from opam_ci.core.incidents.grouping import GAP, group
+from opam_ci.core.incidents.model import FaultSeen, Place, Scope
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import Cause, Errored, Evidence, Outcome, Passed
+from opam_ci.core.records import (
+    AttemptRecord,
+    JobRecord,
+    RecordBatch,
+    RevisionKey,
+    RevisionRecord,
+    Standing,
+)
+from opam_ci.core.summary import JobState, JobStatus
+
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+DEBIAN = "debian-13-ocaml-5.3/amd64"
+
+
+def revision(number: int, opened: datetime = NOON) -> RevisionKey:
+    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=opened)
+
+
+def job(package: str = "cppo.1.8.0") -> Job:
+    return Job(platform=DEBIAN, package=package, kind=JobKind.BUILD)
+
+
+def errored(cause: Cause, worker: str | None, minutes: float) -> Errored:
+    return Errored(cause=cause, evidence=Evidence(rule=f"{cause}-{minutes}", worker=worker))
+
+
+def attempt(  # noqa: PLR0913  each is a fact of its own
+    number: int,
+    outcome: Outcome,
+    *,
+    minutes: float = 0,
+    worker: str | None = "w1",
+    what: Job | None = None,
+    try_: int = 1,
+) -> AttemptRecord:
+    ended = NOON + timedelta(minutes=minutes)
+    return AttemptRecord(
+        revision=revision(number), job=what or job(), number=try_, worker=worker,
+        pool="linux-amd64", started_at=ended, ended_at=ended, outcome=outcome,
+    )  # fmt: skip
+
+
+def fault(
+    number: int = 1, *, minutes: float = 0, worker: str | None = "w1", try_: int = 1
+) -> AttemptRecord:
+    outcome = errored(Cause.DISK_FULL, worker, minutes)
+    return attempt(number, outcome, minutes=minutes, worker=worker, try_=try_)
+
+
+def lost(number: int, *, minutes: float = 0, round_: int = 1) -> JobRecord:
+    outcome = errored(Cause.DISK_FULL, "w1", minutes)
+    return JobRecord(
+        revision=revision(number),
+        status=JobStatus(
+            job=job(), state=JobState.DECIDED, attempt=1, outcome=outcome, round=round_
+        ),
+        round=round_,
+        updated_at=NOON + timedelta(minutes=minutes),
+    )
+
+
+def all_incidents(index: Index) -> list[tuple[object, ...]]:
+    """What the index says of incidents, but for their numbers."""
+    return sorted(
+        (each.cause, each.first_seen_at, each.last_seen_at, each.place.model_dump_json(),
+         each.faults, each.jobs, each.pull_requests, each.evidence.rule)
+        for each in index.incidents().items
+    )  # fmt: skip
+
+
+def expected(records: Sequence[AttemptRecord]) -> list[tuple[object, ...]]:
+    """What the pure rule says of the same faults."""
+    faults = [
+        FaultSeen(
+            revision=each.revision, job=each.job, attempt=each.number, cause=each.outcome.cause,
+            at=each.ended_at or NOON, worker=each.worker, pool=each.pool,
+            evidence=each.outcome.evidence,
+        )
+        for each in records
+        if isinstance(each.outcome, Errored)
+    ]  # fmt: skip
+    return sorted(
+        (one.cause, one.faults[0].at, one.faults[-1].at, one.place.model_dump_json(),
+         len(one.faults), len({(each.revision, each.job) for each in one.faults}),
+         len({each.revision.number for each in one.faults}), one.faults[0].evidence.rule)
+        for one in group(faults)
+    )  # fmt: skip
+
+
+_runs = count()
+
+records = st.lists(
+    st.builds(
+        lambda number, minutes, cause, worker, try_: attempt(
+            number, errored(cause, worker, minutes), minutes=minutes, worker=worker, try_=try_
+        ),
+        st.integers(1, 3),
+        st.integers(0, 200),
+        st.sampled_from([Cause.DISK_FULL, Cause.DNS]),
+        st.sampled_from(["w1", "w2", None]),
+        st.integers(1, 4),
+    ),
+    max_size=10,
+    unique_by=lambda each: (each.revision, each.number),
+)
+
+
+@settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(found=records, data=st.data())
+def test_incidents_are_those_of_the_pure_rule_in_whatever_order_faults_come(
+    index: Index, found: list[AttemptRecord], data: st.DataObject
+) -> None:
+    with index._engine.begin() as connection:
+        connection.execute(delete(PULL_REQUESTS))
+        connection.execute(delete(INCIDENTS))
+    shuffled = data.draw(st.permutations(found))
+    size = data.draw(st.integers(1, 4))
+    for first in range(0, len(shuffled), size):
+        batch = RecordBatch(attempts=tuple(shuffled[first : first + size]))
+        index.record(batch)
+        if data.draw(st.booleans()):
+            index.record(batch)
+    assert all_incidents(index) == expected(found)
+
+
+def test_the_same_batch_twice_changes_nothing_and_names_the_same_incident(index: Index) -> None:
+    batch = RecordBatch(attempts=(fault(1), fault(2, minutes=1, worker="w2")))
+    first = index.record(batch)
+    before = index.incidents()
+    assert index.record(batch) == first
+    assert index.incidents() == before
+    [found] = before.items
+    assert first == (found.id,)
+    assert (found.faults, found.jobs, found.pull_requests) == (2, 2, 2)
+    assert found.place == Place(scope=Scope.POOL, pool="linux-amd64")
+
+
+def test_what_is_no_fault_belongs_to_no_incident(index: Index) -> None:
+    passed = Passed(evidence=Evidence(rule="installed"))
+    assert index.record(RecordBatch(attempts=(attempt(1, passed),))) == ()
+    assert index.incidents().items == ()
+
+
+def test_a_fault_in_between_unites_two_incidents(index: Index) -> None:
+    apart = 1.5 * GAP.total_seconds() / 60
+    index.record(RecordBatch(attempts=(fault(1), fault(2, minutes=apart))))
+    assert len(index.incidents().items) == 2
+    index.record(RecordBatch(attempts=(fault(3, minutes=apart / 2),)))
+    [found] = index.incidents().items
+    assert found.faults == 3
+    assert index.incident(found.id) == found
+
+
+def test_after_a_repair_the_same_fault_is_a_new_incident(index: Index) -> None:
+    [number] = index.record(RecordBatch(attempts=(fault(1),)))
+    repaired = NOON + timedelta(minutes=5)
+    assert index.resolve(number, at=repaired, by="ann")
+    assert not index.resolve(number, at=repaired, by="bob")
+    [again] = index.record(RecordBatch(attempts=(fault(2, minutes=6),)))
+    assert again != number
+    # It happened before the repair, and was only written later.
+    assert index.record(RecordBatch(attempts=(fault(3, minutes=4),))) == ()
+    found = index.incident(number)
+    assert found is not None
+    assert (found.faults, found.resolved_by) == (2, "ann")
+    assert [each.id for each in index.incidents(IncidentFilter(is_open=True)).items] == [again]
+
+
+def test_an_incident_that_goes_on_is_not_resolved_in_the_past(index: Index) -> None:
+    [number] = index.record(RecordBatch(attempts=(fault(1), fault(2, minutes=10))))
+    assert not index.resolve(number, at=NOON + timedelta(minutes=5), by="probe")
+    assert not index.resolve(number + 1000, at=NOON + timedelta(minutes=50), by="probe")
+
+
+def test_what_is_restarted_is_what_it_hit_and_still_stands(index: Index) -> None:
+    closed = RevisionRecord(key=revision(3), base="b", is_open=False, updated_at=NOON, sequence=1)
+    newer = RevisionRecord(key=revision(4, NOON + GAP), base="b", updated_at=NOON, sequence=1)
+    passed = JobRecord(
+        revision=revision(2),
+        status=JobStatus(
+            job=job(),
+            state=JobState.DECIDED,
+            attempt=2,
+            outcome=Passed(evidence=Evidence(rule="installed")),
+        ),
+        updated_at=NOON,
+    )
+    # 1 is lost, 2 recovered by itself, 3 is closed, 4 is superseded, 5 was restarted and lost.
+    [number] = index.record(
+        RecordBatch(
+            revisions=(closed, newer),
+            jobs=(lost(1), passed, lost(3), lost(4), lost(5, round_=2)),
+            attempts=tuple(fault(each) for each in range(1, 6)),
+        )
+    )
+    assert [each.revision.number for each in index.hit_jobs(number)] == [1]
+    assert index.hit_jobs(number, Standing.RETRYING) == ()
+
+
+def test_a_job_that_gets_through_at_the_same_place_is_evidence_of_the_repair(
+    index: Index,
+) -> None:
+    passed = Passed(evidence=Evidence(rule="installed"))
+    [number] = index.record(RecordBatch(attempts=(fault(1),)))
+    found = index.incident(number)
+    assert found is not None
+    elsewhere = attempt(1, passed, minutes=1, worker="w2", try_=2)
+    index.record(RecordBatch(attempts=(elsewhere,)))
+    assert not index.recovered_since(found)
+    index.record(RecordBatch(attempts=(attempt(1, passed, minutes=2, try_=3),)))
+    assert index.recovered_since(found)
+
+
+def test_incidents_are_found_by_each_filter(index: Index) -> None:
+    [disk] = index.record(RecordBatch(attempts=(fault(1), fault(2, minutes=1))))
+    names = attempt(1, errored(Cause.DNS, "w2", 3), minutes=3, worker="w2", try_=2)
+    dns = next(each for each in index.record(RecordBatch(attempts=(names,))) if each != disk)
+    for wanted, ids in (
+        (IncidentFilter(), [dns, disk]),
+        (IncidentFilter(cause=Cause.DNS), [dns]),
+        (IncidentFilter(worker="w1"), [disk]),
+        (IncidentFilter(pool="linux-amd64"), [dns, disk]),
+        (IncidentFilter(pool="none"), []),
+        (IncidentFilter(least_faults=2), [disk]),
+        (IncidentFilter(since=NOON + timedelta(minutes=2)), [dns]),
+        (IncidentFilter(is_open=False), []),
+    ):
+        assert [each.id for each in index.incidents(wanted).items] == ids, wanted
+
+
+def test_writers_at_once_make_one_incident(index: Index) -> None:
+    def write(number: int) -> None:
+        for try_ in range(1, 4):
+            index.record(RecordBatch(attempts=(fault(number, minutes=try_, try_=try_),)))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [found] = index.incidents().items
+    assert (found.faults, found.jobs, found.pull_requests) == (12, 4, 4)

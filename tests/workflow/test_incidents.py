@@ -1,0 +1,196 @@
+"""An incident from its first fault until all that it hit is restarted, with a real index."""
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.record import RecordActivities
+from opam_ci.clients.index import Index, JobFilter
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.incidents.messages import workflow_id
+from opam_ci.core.job import JobKind
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
+from opam_ci.core.records import Standing
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.summary import State, Summary
+from opam_ci.worker import WORKFLOW_RUNNER
+from opam_ci.workflows import options
+from opam_ci.workflows.incidents import IncidentWorkflow
+from opam_ci.workflows.platform import PlatformWorkflow
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.world import HEAD_1, Script, World, is_decided
+
+BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
+TEST = "test debian-13-ocaml-5.3/amd64 a.1"
+
+
+def full(times: int) -> list[InfrastructureError]:
+    return [InfrastructureError("no space left", cause=Cause.DISK_FULL) for _ in range(times)]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = Index.open(f"sqlite:///{tmp_path}/index.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def recorded(environment: WorkflowEnvironment, index: Index) -> AsyncIterator[World]:
+    """A world whose records reach a real index, and whose incidents are looked after."""
+    script = Script()
+    incidents = IncidentActivities(index)
+    throttle = timedelta(seconds=1)
+    async with (
+        Worker(
+            environment.client,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            workflows=[PullRequestWorkflow, PlatformWorkflow, IncidentWorkflow],
+            workflow_runner=WORKFLOW_RUNNER,
+            activities=[
+                script.analyse,
+                script.lint,
+                RecordActivities(index).record,
+                incidents.look_at_incident,
+                incidents.resolve_incident,
+            ],
+            max_heartbeat_throttle_interval=throttle,
+        ),
+        Worker(
+            environment.client,
+            task_queue=options.build_queue("linux-amd64"),
+            activities=[script.run_job],
+            max_heartbeat_throttle_interval=throttle,
+        ),
+    ):
+        yield World(environment, script)
+
+
+def numbered(name: str, count: int) -> list[PullRequestRef]:
+    return [PullRequestRef(owner="local", repo=name, number=n) for n in range(1, count + 1)]
+
+
+async def broken(
+    world: World, index: Index, refs: list[PullRequestRef]
+) -> list[WorkflowHandle[PullRequestWorkflow, object]]:
+    """Opens pull requests whose build meets a full disk in every attempt."""
+    world.script.steps[BUILD] = list(full(3 * len(refs)))
+    handles = [await world.open(ref, world.revision()) for ref in refs]
+    for handle in handles:
+        summary = await world.until(handle, is_decided)
+        assert summary.state is State.ERROR
+    for _ in range(100):
+        # Pull requests tell the index a little later.
+        errored = index.counts(JobFilter(standing=Standing.ERRORED, kind=JobKind.BUILD)).errored
+        if errored == len(refs):
+            return handles
+        await world.env.sleep(timedelta(seconds=1))
+    pytest.fail("the index never heard of the errors")
+
+
+async def ended(world: World, incident: int) -> None:
+    """Lets time pass until nobody looks after an incident any more."""
+    handle = world.client.get_workflow_handle(workflow_id(incident))
+    for _ in range(200):
+        if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
+            return
+        await world.env.sleep(timedelta(seconds=10))
+    pytest.fail("the incident's workflow never ended")
+
+
+def green(summary: Summary) -> bool:
+    return is_decided(summary) and summary.state is State.SUCCESS
+
+
+async def test_a_repair_restarts_what_the_incident_hit_and_nothing_else(
+    recorded: World, index: Index
+) -> None:
+    world = recorded
+    [failing] = numbered("theirs", 1)
+    world.script.steps[BUILD] = [
+        Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="compile-error"))
+    ]
+    theirs = await world.open(failing, world.revision())
+    await world.until(theirs, is_decided)
+    handles = await broken(world, index, numbered("ours", 3))
+    [incident] = index.incidents().items
+    assert (incident.cause, incident.faults, incident.jobs) == (Cause.DISK_FULL, 9, 3)
+    assert incident.place.pool == "linux-amd64"
+    world.script.steps[BUILD].clear()
+    looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
+    await looked_after.signal("repaired", "ann")
+    for handle in handles:
+        summary = await world.until(handle, green)
+        assert world.row(summary, BUILD).round == 2
+    resolved = index.incident(incident.id)
+    assert resolved is not None
+    assert resolved.resolved_by in {"ann", "a job that got through"}
+    # Nobody restarted what was the package's own fault.
+    assert world.row(await world.summary(theirs), BUILD).round == 1
+    await ended(world, incident.id)
+    # Each build ran three times in vain and once for real, whoever asked how often.
+    assert len([run for run in world.script.started if run[0] == BUILD]) == 1 + 3 * 4
+
+
+async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
+    recorded: World, index: Index
+) -> None:
+    world = recorded
+    handles = await broken(world, index, numbered("held", 2))
+    [incident] = index.incidents().items
+    world.script.steps[BUILD] = list(full(3))
+    looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
+    await looked_after.signal("repaired", "bob")
+
+    def canary_lost(summary: Summary) -> bool:
+        return is_decided(summary) and world.row(summary, BUILD).round == 2
+
+    first = await world.until(handles[0], canary_lost)
+    assert first.state is State.ERROR
+    # It is still open: the repair did not hold. Then it does, and nobody has to say so.
+    found = index.incident(incident.id)
+    assert found is not None
+    assert found.is_open
+    for handle in handles:
+        await world.until(handle, green, skip=timedelta(seconds=30))
+    await ended(world, incident.id)
+    found = index.incident(incident.id)
+    assert found is not None
+    assert found.resolved_by == "a job that got through"
+
+
+async def test_an_incident_whose_jobs_recover_by_themselves_ends_by_itself(
+    recorded: World, index: Index
+) -> None:
+    world = recorded
+    world.script.steps[BUILD] = list(full(1))
+    [ref] = numbered("sporadic", 1)
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, green)
+    [incident] = index.incidents().items
+    await ended(world, incident.id)
+    assert index.incidents().items[0].resolved_by is not None
+
+
+async def test_a_restart_for_a_superseded_head_restarts_nothing(
+    recorded: World, index: Index
+) -> None:
+    world = recorded
+    [handle] = await broken(world, index, numbered("stale", 1))
+    await handle.signal("restart", {"head": "9" * 40, "jobs": [BUILD]})
+    summary = await world.until(handle, lambda now: bool(now.notices))
+    assert "superseded" in summary.notices[-1]
+    assert world.row(summary, BUILD).round == 1
+    # Only the named job, and what depends on it; twice at once is once.
+    world.script.steps[BUILD].clear()
+    for _ in range(2):
+        await handle.signal("restart", {"head": HEAD_1, "jobs": [BUILD]})
+    summary = await world.until(handle, green)
+    assert [row.round for row in summary.jobs] == [1, 1, 2, 2]
+    assert index.incidents().items
