@@ -68,8 +68,10 @@ _POLL_TIMEOUT = timedelta(seconds=75)
 """A poll is renewed after a minute; the server remembers pollers for five."""
 
 
-async def polled(client: Client, queue: str) -> bool:
-    """Returns whether any worker polls a task queue at the moment.
+async def pollers(client: Client, queue: str) -> dict[str, datetime]:
+    """Returns who polls a task queue for activities, and when each was heard of last.
+
+    The server remembers a poller for five minutes.
 
     Raises:
         InfrastructureError: The server does not say.
@@ -87,11 +89,24 @@ async def polled(client: Client, queue: str) -> bool:
             f"Temporal does not describe the task queue {queue}: {error.message}",
             cause=Cause.UNKNOWN,
         ) from error
+    return {
+        poller.identity: poller.last_access_time.ToDatetime(tzinfo=UTC) for poller in answer.pollers
+    }
+
+
+async def polled(client: Client, queue: str) -> bool:
+    """Returns whether any worker polls a task queue at the moment.
+
+    Raises:
+        InfrastructureError: The server does not say.
+    """
     now = datetime.now(UTC)
-    return any(
-        now - poller.last_access_time.ToDatetime(tzinfo=UTC) < _POLL_TIMEOUT
-        for poller in answer.pollers
-    )
+    return any(is_live(seen, now) for seen in (await pollers(client, queue)).values())
+
+
+def is_live(seen_at: datetime, now: datetime) -> bool:
+    """Whether a worker that polled then is still there."""
+    return now - seen_at < _POLL_TIMEOUT
 
 
 def _short(error: BaseException) -> str:

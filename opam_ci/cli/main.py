@@ -14,9 +14,14 @@ from opam_ci.cli.cache import cache
 from opam_ci.cli.check import check
 from opam_ci.cli.classify import classify
 from opam_ci.cli.down import down
+from opam_ci.cli.incidents import app as incidents
 from opam_ci.cli.lint import lint
-from opam_ci.cli.operate import cancel, log, restart, status
+from opam_ci.cli.log import log
+from opam_ci.cli.overview import errors, jobs, workers
 from opam_ci.cli.platforms import platforms
+from opam_ci.cli.prune import prune
+from opam_ci.cli.restart import cancel, restart
+from opam_ci.cli.status import status
 from opam_ci.cli.up import up
 from opam_ci.cli.work import worker
 from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
@@ -41,13 +46,18 @@ for command in (
     classify,
     platforms,
     status,
+    errors,
+    jobs,
     log,
     restart,
     cancel,
+    workers,
     worker,
     cache,
+    prune,
 ):
     app.command()(command)
+app.add_typer(incidents)
 
 
 def main() -> None:

@@ -1,0 +1,190 @@
+"""`opam-ci incidents`: what broke, where, whom it hit; and saying that it is repaired."""
+
+import asyncio
+import getpass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
+
+from opam_ci.cli.operate import (
+    JsonOption,
+    TemporalOption,
+    ago,
+    cause_of,
+    explained,
+    opened_index,
+    print_json,
+)
+from opam_ci.cli.session import connected
+from opam_ci.clients.index import IncidentFilter, Index, Place
+from opam_ci.core.errors import UsageError
+from opam_ci.core.incidents.messages import INCIDENT_WORKFLOW, IncidentInput, workflow_id
+from opam_ci.core.incidents.model import Incident, Scope
+from opam_ci.core.incidents.restarts import orders_of, restart_plan
+from opam_ci.core.text import incident_title
+from opam_ci.settings import Settings
+from opam_ci.workflows import options
+
+app = typer.Typer(
+    name="incidents",
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    help="Lists incidents; `show` and `resolve` are about one.",
+)
+NumberArgument = Annotated[int, typer.Argument(help="Number of the incident.", min=1)]
+
+
+@app.callback()
+def listing(
+    context: typer.Context,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Resolved ones and single faults too.")
+    ] = False,
+    cause: Annotated[str | None, typer.Option(help="Only of this cause.")] = None,
+    limit: Annotated[int, typer.Option(help="How many to list.", min=1, max=10_000)] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Lists open incidents of two faults or more, last seen first."""
+    if context.invoked_subcommand is not None:
+        return
+    # One fault that its retry undoes is hardly an incident.
+    wanted = IncidentFilter(
+        is_open=None if everything else True,
+        least_faults=1 if everything else 2,
+        cause=cause_of(cause),
+    )
+    with opened_index(Settings()) as index:
+        found = index.incidents(wanted, place=Place(limit=limit)).items
+    if as_json:
+        for each in found:
+            print_json(each)
+        return
+    now = datetime.now(UTC)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("#", "cause", "where", "first", "last", "faults", "jobs", "prs", "state"):
+        table.add_column(column)
+    for each in found:
+        state = "open"
+        if each.resolved_at is not None:
+            state = f"resolved {ago(each.resolved_at, now)} ago by {each.resolved_by}"
+        table.add_row(
+            str(each.id), each.cause.value, escape(_where(each)),
+            f"{ago(each.first_seen_at, now)} ago", f"{ago(each.last_seen_at, now)} ago",
+            str(each.faults), str(each.jobs), str(each.pull_requests), escape(state),
+        )  # fmt: skip
+    Console().print(table if found else "no open incidents; --all lists the others")
+
+
+@app.command()
+def show(number: NumberArgument, as_json: JsonOption = False) -> None:
+    """Shows one incident: its evidence, and the jobs that still stand errored for it."""
+    with opened_index(Settings()) as index:
+        incident = known(index, number)
+        hit = index.hit_jobs(number)
+        undecided = index.undecided_jobs(number)
+    orders = orders_of(hit)
+    if as_json:
+        print_json(
+            {
+                "incident": incident.model_dump(mode="json"),
+                "errored": [order.model_dump(mode="json") for order in orders],
+                "undecided": undecided,
+            }
+        )
+        return
+    evidence = incident.evidence
+    typer.echo(f"incident {number}: {incident_title(incident)}")
+    typer.echo(
+        f"first seen {incident.first_seen_at:%Y-%m-%d %H:%M:%S} UTC, last "
+        f"{incident.last_seen_at:%Y-%m-%d %H:%M:%S} UTC, {incident.faults} faults"
+    )
+    if incident.resolved_at is not None:
+        typer.echo(
+            f"resolved {incident.resolved_at:%Y-%m-%d %H:%M:%S} UTC by {incident.resolved_by}"
+        )
+    typer.echo(f"evidence [{evidence.rule}]: {evidence.detail or ''}")
+    for line in evidence.lines:
+        typer.echo(f"  {line.text}")
+    typer.echo(f"{len(hit)} jobs stand errored for it, {undecided} are under way")
+    for order in orders:
+        typer.echo(f"  {order.workflow_id}: {', '.join(order.jobs)}")
+
+
+@app.command()
+def resolve(
+    number: NumberArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
+    temporal: TemporalOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Says that an incident is repaired: one job is restarted, and if it lives all others."""
+    asyncio.run(_resolve(number, temporal, dry_run=dry_run, as_json=as_json))
+
+
+async def _resolve(number: int, temporal: str | None, *, dry_run: bool, as_json: bool) -> None:
+    settings = Settings()
+    with opened_index(settings) as index:
+        incident = known(index, number)
+        plan = restart_plan(index.hit_jobs(number))
+    if not incident.is_open:
+        raise UsageError(
+            f"incident {number} was resolved at {incident.resolved_at:%Y-%m-%d %H:%M} UTC by "
+            f"{incident.resolved_by}; `opam-ci restart --incident {number}` restarts what is left"
+        )
+    if not dry_run:
+        client = await connected(settings, temporal=temporal)
+        try:
+            await client.start_workflow(
+                INCIDENT_WORKFLOW,
+                IncidentInput(incident=number),
+                id=workflow_id(number),
+                task_queue=options.ORCHESTRATION_QUEUE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_signal="repaired",
+                start_signal_args=[getpass.getuser()],
+            )
+        except RPCError as error:
+            raise explained(error, workflow_id(number)) from error
+    if as_json:
+        print_json(
+            {"incident": number, "jobs": plan.jobs, "spent": len(plan.spent), "sent": not dry_run}
+        )
+        return
+    canary = plan.canary.jobs[0] if plan.canary is not None else "none"
+    will = "would restart" if dry_run else "restarts"
+    typer.echo(
+        f"incident {number} {will} {plan.jobs} jobs in {len(plan.windows)} windows after the "
+        f"canary ({canary})"
+    )
+    if plan.spent:
+        typer.echo(
+            f"{len(plan.spent)} jobs have had their automatic restarts: "
+            f"`opam-ci restart --incident {number}` restarts these too"
+        )
+
+
+def known(index: Index, number: int) -> Incident:
+    """Reads an incident.
+
+    Raises:
+        UsageError: There is none of that number.
+    """
+    incident = index.incident(number)
+    if incident is None:
+        raise UsageError(
+            f"there is no incident {number} (any more); `opam-ci incidents --all` lists them"
+        )
+    return incident
+
+
+def _where(incident: Incident) -> str:
+    place = incident.place
+    if place.scope is Scope.ALL:
+        return "several pools"
+    return place.worker or f"pool {place.pool}"

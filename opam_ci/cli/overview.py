@@ -1,0 +1,228 @@
+"""`opam-ci errors`, `workers` and `jobs`: the whole CI, as the job index knows it."""
+
+import asyncio
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from temporalio.client import Client
+
+from opam_ci.cli.operate import (
+    JsonOption,
+    TemporalOption,
+    ago,
+    cause_of,
+    head_target,
+    moment,
+    opened_index,
+    print_json,
+)
+from opam_ci.cli.session import connected
+from opam_ci.clients.index import CURRENT, JobFilter, Place, RevisionFilter
+from opam_ci.connection import is_live, pollers
+from opam_ci.core.errors import UsageError
+from opam_ci.core.overview import WorkerRow
+from opam_ci.core.text import CAUSE_WORDS, problems, verdict, why
+from opam_ci.settings import Settings
+from opam_ci.workflows import options
+
+_SHOWN = 5
+"""Pull requests named for each cause; `--json` has them all."""
+
+SinceOption = Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d, or a date (UTC).")]
+
+
+def errors(as_json: JsonOption = False) -> None:
+    """Shows what the CI itself lost at the current heads, by cause, with whom it hits."""
+    with opened_index(Settings()) as index:
+        groups = index.errors()
+    now = datetime.now(UTC)
+    if as_json:
+        for group in groups:
+            print_json(group)
+        return
+    if not groups:
+        typer.echo("no errors: nothing is errored or waits for a retry")
+        return
+    table = _table("cause", "errored", "retrying", "since", "last", "hits")
+    for group in groups:
+        hit = [
+            f"{head_target(each.repository, each.target)} ({each.jobs})"
+            for each in group.pull_requests
+        ]
+        more = f" and {len(hit) - _SHOWN} more" if len(hit) > _SHOWN else ""
+        table.add_row(
+            f"{group.cause.value}: {CAUSE_WORDS[group.cause]}",
+            str(group.errored),
+            str(group.retrying),
+            f"{group.since:%Y-%m-%d %H:%M}",
+            f"{ago(group.last_at, now)} ago",
+            escape(", ".join(hit[:_SHOWN]) + more),
+        )
+    Console().print(table)
+
+
+def workers(
+    since: SinceOption = "24h", temporal: TemporalOption = None, as_json: JsonOption = False
+) -> None:
+    """Lists workers: who polls, and what each did (of whole days in UTC)."""
+    asyncio.run(_workers(since, temporal, as_json=as_json))
+
+
+class _Worker(BaseModel):
+    """A worker, as Temporal and the index know it."""
+
+    worker: str
+    queues: tuple[str, ...]
+    polls: bool
+    polled_at: datetime | None
+    record: WorkerRow | None
+
+
+async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
+    settings, now = Settings(), datetime.now(UTC)
+    begun = moment(since, now)
+    client = await connected(settings, temporal=temporal)
+    with opened_index(settings) as index:
+        rows = index.workers(begun)
+    pools = {*settings.pools, *(row.pool for row in rows if row.pool)}
+    queues = [options.ORCHESTRATION_QUEUE, *map(options.build_queue, sorted(pools))]
+    found = await _polling(client, queues)
+    known = {row.worker: row for row in rows}
+    listed = [
+        _Worker(
+            worker=name,
+            queues=tuple(sorted(found.get(name, {}))),
+            polls=any(is_live(at, now) for at in found.get(name, {}).values()),
+            polled_at=max(found.get(name, {}).values(), default=None),
+            record=known.get(name),
+        )
+        for name in sorted({*found, *known})
+    ]
+    listed.sort(key=lambda each: not each.polls)
+    if as_json:
+        for each in listed:
+            print_json(each)
+        return
+    if not listed:
+        typer.echo(f"no worker polls {client.service_client.config.target_host}")
+        return
+    table = _table("worker", "polls", "queues", "attempts", "running", "faults", "last attempt")
+    for each in listed:
+        row = each.record
+        causes = ", ".join(f"{cause.value} {n}" for cause, n in row.causes.items()) if row else ""
+        table.add_row(
+            escape(each.worker),
+            "yes" if each.polls else "no",
+            ", ".join(each.queues) or (row.pool if row else ""),
+            str(row.attempts if row else 0),
+            str(row.running if row else 0),
+            (f"{row.faults} ({causes})" if causes else "0") if row else "0",
+            f"{ago(row.last_seen_at, now)} ago" if row and row.last_seen_at else "never",
+        )
+    Console().print(table)
+
+
+async def _polling(client: Client, queues: list[str]) -> dict[str, dict[str, datetime]]:
+    """Returns by worker when it last polled each queue."""
+    found: dict[str, dict[str, datetime]] = defaultdict(dict)
+    for queue in queues:
+        for worker, seen_at in (await pollers(client, queue)).items():
+            found[worker][queue] = seen_at
+    return found
+
+
+def jobs(
+    pull_request: Annotated[
+        str | None, typer.Argument(help="OWNER/REPO/NUMBER; none for all.")
+    ] = None,
+    standing: Annotated[
+        str | None, typer.Option("--is", help="How it stands, such as errored, failed, passed.")
+    ] = None,
+    cause: Annotated[str | None, typer.Option(help="Errored or retrying for this cause.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Failed for this reason.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Such as build, test, revdep.")] = None,
+    platform: Annotated[str | None, typer.Option(help="On this platform.")] = None,
+    package: Annotated[str | None, typer.Option(help="With or without its version.")] = None,
+    revdep: Annotated[str | None, typer.Option(help="Of this reverse dependency.")] = None,
+    worker: Annotated[str | None, typer.Option(help="Whose last attempt it ran.")] = None,
+    since: Annotated[str | None, typer.Option(help="Changed since: 90m, 24h, 7d, a date.")] = None,
+    until: Annotated[str | None, typer.Option(help="Changed before.")] = None,
+    all_heads: Annotated[
+        bool, typer.Option("--all-heads", help="Not only current heads of open pull requests.")
+    ] = False,
+    count: Annotated[bool, typer.Option("--count", help="Count them instead.")] = False,
+    limit: Annotated[int, typer.Option(help="How many to list.", min=1, max=10_000)] = 50,
+    after: Annotated[str | None, typer.Option(help="The next page of a listing.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lists or counts jobs by outcome, cause, platform, package, worker and time."""
+    now = datetime.now(UTC)
+    of = RevisionFilter() if all_heads else CURRENT
+    if pull_request is not None:
+        of = of.model_copy(update=_pull_request(pull_request))
+    try:
+        wanted = JobFilter.model_validate({
+            "of": of, "standing": standing, "cause": cause_of(cause), "failure_reason": reason,
+            "kind": kind, "platform": platform, "package": package, "revdep": revdep,
+            "worker": worker, "since": moment(since, now) if since else None,
+            "until": moment(until, now) if until else None,
+        })  # fmt: skip
+    except ValidationError as error:
+        raise UsageError(problems(error)) from error
+    with opened_index(Settings()) as index:
+        if count:
+            counts = index.counts(wanted)
+            found = {name: number for name, number in counts.model_dump().items() if number}
+            if as_json:
+                print_json(counts)
+            else:
+                typer.echo(", ".join(f"{n} {name}" for name, n in found.items()) or "no jobs")
+            return
+        part = index.jobs(wanted, place=Place(limit=limit, after=after))
+    if as_json:
+        for record in part.items:
+            print_json(record)
+        return
+    table = _table("pull request", "job", "platform", "outcome", "changed", "why")
+    for record in part.items:
+        status = record.status
+        table.add_row(
+            escape(head_target(record.revision.repository, record.revision.target)),
+            escape(status.job.title),
+            escape(status.job.platform or "repository"),
+            escape(verdict(status)),
+            f"{ago(record.updated_at, now)} ago",
+            escape(why(status)),
+        )
+    Console().print(table if part.items else "no jobs match")
+    if part.following is not None:
+        typer.echo(f"more: --after {part.following}")
+
+
+def _pull_request(words: str) -> dict[str, object]:
+    """Reads OWNER/REPO/NUMBER, or OWNER/REPO/heads/BRANCH of a clone.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    owner, _, rest = words.removeprefix("pr/").replace("#", "/").partition("/")
+    repository, _, target = rest.partition("/")
+    if not (owner and repository and target):
+        raise UsageError(f"{words!r} names no pull request; write OWNER/REPO/NUMBER")
+    named: dict[str, object] = {"repository": f"{owner}/{repository}"}
+    if target.isdecimal():
+        return named | {"number": int(target)}
+    return named | {"branch": target.removeprefix("heads/")}
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
