@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from temporalio import activity
@@ -47,12 +47,12 @@ FULL = Errored(
 
 
 class Disk(Script):
-    """Builds that fail until the disk is repaired; notes when each job was asked for again."""
+    """Builds that fail until the disk is repaired; notes when each job was queued again."""
 
     def __init__(self, packages: int) -> None:
         super().__init__()
         self.is_full = True
-        self.again: dict[tuple[str, str], float] = {}
+        self.again: dict[tuple[str, str], datetime] = {}
         self.analysis = Analysis(
             packages=tuple(
                 ChangedPackage(package=f"p{n}.1", kind=ChangeKind.NEW_RELEASE, has_tests=False)
@@ -69,7 +69,7 @@ class Disk(Script):
         self.steps[job] = [PASSED]
         if task.context.round > 1:
             key = (task.context.pull_request.workflow_id, job)
-            self.again.setdefault(key, time.monotonic())
+            self.again.setdefault(key, activity.info().scheduled_time)
 
 
 def free_port() -> int:
@@ -151,15 +151,15 @@ async def measure(address: str, home: Path, pull_requests: int, packages: int) -
         [incident] = index.incidents().items
         print(f"one incident: {incident.faults} faults, {incident.pull_requests} pull requests")
         disk.is_full = False
-        repaired = time.monotonic()
+        repaired = datetime.now(UTC)
         handle = client.get_workflow_handle(workflow_id(incident.id))
         await handle.signal("repaired", "bench")
         while len(disk.again) < total:
             await asyncio.sleep(0.2)
-            if time.monotonic() - repaired > 10 * LIMIT:
+            if (datetime.now(UTC) - repaired).total_seconds() > 10 * LIMIT:
                 break
         print(f"{len(disk.again)} of {total} started again, each once")
-        return max(disk.again.values()) - repaired
+        return (max(disk.again.values()) - repaired).total_seconds()
 
 
 def main() -> int:
@@ -171,7 +171,7 @@ def main() -> int:
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as home:
         took = serve(Path(home), given.pull_requests, given.packages)
-    print(f"from the repair to the last restarted job: {took:.1f} s (limit {LIMIT:g} s)")
+    print(f"from the repair to the last restarted job queued: {took:.1f} s (limit {LIMIT:g} s)")
     return 0 if took < LIMIT else 1
 
 

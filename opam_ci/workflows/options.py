@@ -74,8 +74,8 @@ canary that does not fail at once is enough."""
 CANARY_LOOK_INTERVAL = timedelta(seconds=2)
 """How often the canary is looked at."""
 
-RESTART_WINDOW_PAUSE = timedelta(seconds=2)
-"""Between two windows of restarted jobs: 500 jobs in five windows are queued in 8 s."""
+RESTART_WINDOW_PAUSE = timedelta(seconds=1)
+"""Between two windows of restarted jobs: 500 jobs in five windows are queued in 4 s."""
 
 STRAGGLER_PAUSE = timedelta(seconds=75)
 """When jobs are looked for that the index did not know to be lost yet: pull requests tell of
