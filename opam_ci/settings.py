@@ -102,3 +102,8 @@ class Settings(BaseSettings):
     def index_url(self) -> str:
         """The index's URL; by default an SQLite file below `home`."""
         return self.index or f"sqlite:///{self.home / 'index.sqlite'}"
+
+    @property
+    def clones(self) -> Path:
+        """Where this machine keeps its clones of repositories on GitHub."""
+        return self.home / "clones"

@@ -32,6 +32,7 @@ from opam_ci.schedules import ensure_canary
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
+from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -55,6 +56,8 @@ WORKFLOWS = [
     RevdepsWorkflow,
     IncidentWorkflow,
     CanaryWorkflow,
+    DeliveryWorkflow,
+    ReconcileWorkflow,
 ]
 """All workflows of ours."""
 
@@ -174,7 +177,7 @@ async def running(
             await ensure_search_attributes(client)
             index = await asyncio.to_thread(Index.open, settings.index_url)
             stack.callback(index.close)
-            repository = RepositoryActivities(store)
+            repository = RepositoryActivities(store, settings.clones)
             stack.callback(repository.close)
             revdeps = RevdepsActivities(store, index)
             incidents = IncidentActivities(index)

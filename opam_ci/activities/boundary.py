@@ -1,7 +1,8 @@
 """The one place where exceptions and outcomes become Temporal errors, and back."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from temporalio.exceptions import (
     TimeoutType,
 )
 
+from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.messages import JobHeartbeat, JobReport
 from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, Outcome
@@ -29,6 +31,28 @@ INFRASTRUCTURE_FAULT = "InfrastructureFault"
 
 INTERNAL_ERROR = "InternalError"
 """Type of the error of a bug of ours: the same again would fail the same way."""
+
+
+GITHUB_REFUSED = "GitHubRefused"
+"""Type of the error of what GitHub will refuse again: final, recorded once."""
+
+
+@contextmanager
+def github_errors() -> Iterator[None]:
+    """Turns the errors of calls to GitHub into Temporal's.
+
+    Raises:
+        ApplicationError: `GitHubRefused` (final), or `InfrastructureFault` (retried, at the
+            time that GitHub gave if it gave one).
+    """
+    try:
+        yield
+    except GitHubRefusedError as error:
+        raise ApplicationError(str(error), type=GITHUB_REFUSED, non_retryable=True) from error
+    except InfrastructureError as error:
+        raise ApplicationError(
+            str(error), type=INFRASTRUCTURE_FAULT, next_retry_delay=error.retry_after
+        ) from error
 
 
 def outcome_of(error: Exception) -> Outcome:

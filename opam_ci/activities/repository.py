@@ -10,13 +10,16 @@ from opam_ci.clients.export import Exporter
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse
 from opam_ci.clients.git_tree import GitTree
+from opam_ci.clients.git_upstream import Fetched, Upstream, upstream_in
 from opam_ci.clients.images import ImageResolver
+from opam_ci.clients.lint_findings import store_findings
 from opam_ci.clients.lint_run import lint_packages
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.analysis import CONFLICT
 from opam_ci.core.analysis_result import Analysis, ChangeKind
 from opam_ci.core.build import RepositoryRef
 from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
+from opam_ci.core.github.origin import Origin
 from opam_ci.core.images import PinnedImages
 from opam_ci.core.job import Phase
 from opam_ci.core.lint.finding import LintRequest
@@ -29,8 +32,17 @@ from opam_ci.core.plan import BUILT_KINDS
 class RepositoryActivities:
     """What needs a clone of the repository."""
 
-    def __init__(self, store: ArtifactStore) -> None:
+    def __init__(self, store: ArtifactStore, clones: Path | None = None) -> None:
+        """Opens nothing yet.
+
+        Args:
+            store: Where exports and findings go.
+            clones: Where this worker keeps clones of what is on GitHub; None for a worker
+                that has no use of GitHub.
+        """
+        self._store = store
         self._exporter = Exporter(store)
+        self._upstreams = clones
         self._clones: dict[str, Repository] = {}
         self._images = ImageResolver()
 
@@ -43,11 +55,16 @@ class RepositoryActivities:
         """
         found: tuple[Analysis, RepositoryRef | None] = (Analysis(), None)
         pinned = PinnedImages(platforms=task.revision.options.platforms)
+        base = task.revision.base
 
         async def work(attempt: Attempt) -> Outcome:
-            nonlocal found, pinned
+            nonlocal found, pinned, base
             attempt.progress(Phase.CHECKOUT, 0)
-            found = await self._analyse(task)
+            if task.revision.origin is not None:
+                fetched = await self._fetch(task, task.revision.origin)
+                base = fetched.base
+            revision = task.revision.model_copy(update={"base": base})
+            found = await self._analyse(task.model_copy(update={"revision": revision}))
             if found[1] is not None:
                 pinned = await self._images.pin(task.revision.options.platforms)
             return Passed(
@@ -66,6 +83,7 @@ class RepositoryActivities:
             platforms=pinned.platforms,
             notices=tuple(f"image {image}: {why}" for image, why in pinned.unpinned.items())[:20],
             report=report,
+            base=None if task.revision.origin is None else base,
         )
 
     @activity.defn
@@ -89,7 +107,7 @@ class RepositoryActivities:
 
     async def _analyse(self, task: RepositoryTask) -> tuple[Analysis, RepositoryRef | None]:
         revision = task.revision
-        clone = await self._clone(revision.repository)
+        clone = await self._clone(self._path(task))
         analysis = await asyncio.to_thread(analyse, clone, revision.base, revision.head)
         if analysis.failure is not None:
             raise _refusal(analysis.failure)
@@ -103,7 +121,12 @@ class RepositoryActivities:
 
     async def _lint(self, task: RepositoryTask) -> list[LintVerdict]:
         revision = task.revision
-        clone = await self._clone(revision.repository)
+        if revision.origin is not None:
+            upstream = self._upstream(task, revision.origin)
+            if not await asyncio.to_thread(upstream.has, revision.base, revision.head):
+                # Another worker made the analysis, in a clone of its own.
+                await self._fetch(task, revision.origin)
+        clone = await self._clone(self._path(task))
         # The merged tree lives in this process's scratch objects; another worker's does not.
         merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
         if merged.tree is None or merged.tree != task.merge_tree:
@@ -117,10 +140,37 @@ class RepositoryActivities:
                 for changed in task.packages
             ],
         )
+        await store_findings(
+            self._store,
+            task.context.revision,
+            [changed.package for changed in task.packages],
+            linted.findings,
+        )
         return [
             LintVerdict(package=changed.package, outcome=outcome_of(changed.package, linted))
             for changed in task.packages
         ]
+
+    def _path(self, task: RepositoryTask) -> str:
+        origin = task.revision.origin
+        if origin is None:
+            return task.revision.repository
+        return str(self._upstream(task, origin).directory)
+
+    def _upstream(self, task: RepositoryTask, origin: Origin) -> Upstream:
+        if self._upstreams is None:
+            raise InfrastructureError(
+                "this worker keeps no clones of GitHub", cause=Cause.REPOSITORY_STATE
+            )
+        ref = task.context.pull_request
+        return upstream_in(self._upstreams, ref.owner, ref.repo, origin.clone_url)
+
+    async def _fetch(self, task: RepositoryTask, origin: Origin) -> Fetched:
+        number = task.context.pull_request.number
+        if number is None:
+            raise UsageError("only a pull request with a number can be fetched from GitHub")
+        upstream = self._upstream(task, origin)
+        return await asyncio.to_thread(upstream.fetch, origin.branch, number, task.revision.head)
 
     async def _clone(self, path: str) -> Repository:
         clone = self._clones.get(path)

@@ -14,6 +14,7 @@ from opam_ci.cli.cache import cache
 from opam_ci.cli.check import check
 from opam_ci.cli.classify import classify
 from opam_ci.cli.down import down
+from opam_ci.cli.github import app as github_app
 from opam_ci.cli.incidents import app as incidents
 from opam_ci.cli.lint import lint
 from opam_ci.cli.log import log
@@ -21,6 +22,7 @@ from opam_ci.cli.overview import errors, jobs, workers
 from opam_ci.cli.platforms import platforms
 from opam_ci.cli.prune import prune
 from opam_ci.cli.restart import cancel, restart
+from opam_ci.cli.serve import serve
 from opam_ci.cli.status import status
 from opam_ci.cli.up import up
 from opam_ci.cli.work import worker
@@ -53,11 +55,13 @@ for command in (
     cancel,
     workers,
     worker,
+    serve,
     cache,
     prune,
 ):
     app.command()(command)
 app.add_typer(incidents)
+app.add_typer(github_app)
 
 
 def main() -> None:

@@ -27,9 +27,15 @@ class _Made(Tolerant):
     id: int
 
 
+class _FoundOutput(Tolerant):
+    annotations_count: int = 0
+
+
 class _FoundRun(Tolerant):
     id: int
     external_id: str | None = None
+    status: Word = ""
+    output: _FoundOutput = _FoundOutput()
 
 
 class _FoundRuns(Tolerant):
@@ -135,12 +141,32 @@ class GitHub:
             name: Its name.
             external_id: What it was made with.
         """
+        found = await self._newest_run(sha, name, external_id)
+        return found.id if found is not None else None
+
+    async def put_check_run(self, run: CheckRun) -> None:
+        """Makes a check run what it should be, whether it was there before or not.
+
+        Annotations are given once, in their order: those that an earlier call did not come
+        to are added. A concluded run is not opened again; a new one takes its place.
+        """
+        found = await self._newest_run(run.head_sha, run.name, run.external_id)
+        if found is None or (found.status == "completed" and run.conclusion is None):
+            await self.create_check_run(run)
+            return
+        if run.output is not None:
+            rest = run.output.annotations[found.output.annotations_count :]
+            output = run.output.model_copy(update={"annotations": rest})
+            run = run.model_copy(update={"output": output})
+        await self.update_check_run(found.id, run)
+
+    async def _newest_run(self, sha: Sha, name: str, external_id: str) -> _FoundRun | None:
         query = httpx.QueryParams({"check_name": name, "filter": "latest", "per_page": "100"})
         found = await self._requests.get(
             _FoundRuns, f"{self._repo}/commits/{sha}/check-runs?{query}"
         )
-        ids = [run.id for run in found.check_runs if run.external_id == external_id]
-        return max(ids, default=None)
+        runs = [run for run in found.check_runs if run.external_id == external_id]
+        return max(runs, key=lambda run: run.id, default=None)
 
     async def update_check_run(self, check_run: int, run: CheckRun) -> None:
         """Overwrites a check run. Its annotations are added to those it has.

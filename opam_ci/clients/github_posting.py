@@ -1,6 +1,6 @@
 """Posting the statuses that are due, whatever GitHub is up to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -8,6 +8,7 @@ from pydantic import AwareDatetime
 
 from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.github.checks import Annotation, CheckRun
 from opam_ci.core.github.pace import Pace, Posted, after, due
 from opam_ci.core.github.status import Status
 from opam_ci.core.model import Frozen
@@ -21,6 +22,50 @@ class TakesStatuses(Protocol):
 
     async def create_status(self, status: Status) -> None:
         """Posts a commit status."""
+
+
+class WritesChecks(TakesStatuses, Protocol):
+    """The calls of a client that are needed here."""
+
+    async def put_check_run(self, run: CheckRun) -> None:
+        """Creates or overwrites a check run."""
+
+
+class Writer:
+    """Sends each status as what it stands for: a commit status, or a check run."""
+
+    def __init__(
+        self,
+        github: WritesChecks,
+        check_runs: Mapping[str, CheckRun],
+        *,
+        annotated: str | None,
+        annotations: Callable[[], Awaitable[tuple[Annotation, ...]]],
+    ) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            github: Where to.
+            check_runs: By context of the status that stands for it.
+            annotated: Which of them gets annotations, once it is concluded.
+            annotations: Finds them.
+        """
+        self._github = github
+        self._check_runs = check_runs
+        self._annotated = annotated
+        self._annotations = annotations
+
+    async def create_status(self, status: Status) -> None:
+        """Posts a status, or the check run that it stands for."""
+        run = self._check_runs.get(status.context)
+        if run is None:
+            await self._github.create_status(status)
+            return
+        output = run.output
+        if status.context == self._annotated and run.conclusion is not None and output is not None:
+            found = output.model_copy(update={"annotations": await self._annotations()})
+            run = run.model_copy(update={"output": found})
+        await self._github.put_check_run(run)
 
 
 class Posting(Frozen):
@@ -40,13 +85,14 @@ class Posting(Frozen):
     refused: tuple[str, ...] = ()
 
 
-async def post_due(
+async def post_due(  # noqa: PLR0913 - each is a fact of its own
     github: TakesStatuses,
     wanted: tuple[Status, ...],
     posted: Mapping[str, Posted],
     *,
     clock: Callable[[], datetime],
     pace: Pace,
+    tell: Callable[[Mapping[str, Posted]], None] = lambda _posted: None,
 ) -> Posting:
     """Posts what is due, one after the other, and says when to come back.
 
@@ -59,6 +105,7 @@ async def post_due(
         posted: What was posted before.
         clock: Tells the time.
         pace: How often.
+        tell: Is told what is known after each status.
     """
     known = dict(posted)
     refused: list[str] = []
@@ -77,6 +124,7 @@ async def post_due(
             )
         else:
             known = after(known, status, clock())
+        tell(known)
     later = due(wanted, known, clock(), pace)
     # What became due in this very moment is for the next time, which then is now.
     next_at = clock() if later.post else later.next_at

@@ -6,6 +6,8 @@ from pydantic import AwareDatetime, Field
 
 from opam_ci.core.analysis_result import Analysis, ChangedPackage
 from opam_ci.core.build import BuildSpec, RepositoryRef
+from opam_ci.core.github.origin import Known
+from opam_ci.core.github.pace import Posted
 from opam_ci.core.job import Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Evidence, Outcome
@@ -89,6 +91,8 @@ class AnalysisReport(Frozen):
             the head see the same ones.
         notices: What people should know of the platforms.
         report: How the attempt ended.
+        base: Commit into which the head was merged, where the activity chose it itself:
+            the newest one of the base branch on GitHub.
     """
 
     analysis: Analysis
@@ -96,6 +100,7 @@ class AnalysisReport(Frozen):
     platforms: tuple[Platform, ...] = ()
     notices: tuple[str, ...] = ()
     report: "JobReport"
+    base: str | None = None
 
 
 class Listing(Frozen):
@@ -304,6 +309,8 @@ class PullRequestInput(Frozen):
         running: PlatformWorkflows under way.
         groups: Jobs on reverse dependencies, as numbers.
         notices: Things to know that are no verdict.
+        known: The newest that GitHub said of the pull request.
+        posted: By context, what GitHub was told last.
     """
 
     pull_request: PullRequestRef
@@ -320,6 +327,8 @@ class PullRequestInput(Frozen):
     running: tuple[RunningChild, ...] = ()
     groups: tuple[JobGroup, ...] = ()
     notices: tuple[str, ...] = ()
+    known: Known | None = None
+    posted: dict[str, Posted] = Field(default_factory=dict)
 
 
 def revision_key(pull_request: PullRequestRef, head: str, opened_at: datetime) -> RevisionKey:

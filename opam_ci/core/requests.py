@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from opam_ci.core.build import PhaseTimeouts
+from opam_ci.core.github.origin import Origin
 from opam_ci.core.job import Job
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Errored, Failed, Outcome
@@ -97,10 +98,12 @@ class Revision(Frozen):
     Attributes:
         head: Commit under test.
         base: Commit it is merged into.
-        repository: Path of the clone on the orchestration worker's machine that has both.
+        repository: Path of the clone on the orchestration worker's machine that has both;
+            empty for a head of GitHub's, for which each worker keeps a clone of its own.
         options: How to check it.
         again: Test it anew even if this head is already tested.
         request: Chosen by whoever asks, to recognise the answer to this very request.
+        origin: For a head of GitHub's; nothing is fetched and nobody is told without it.
     """
 
     head: str = Field(pattern=_SHA)
@@ -109,6 +112,16 @@ class Revision(Frozen):
     options: CheckOptions = CheckOptions()
     again: bool = False
     request: str = Field(default="", max_length=64)
+    origin: Origin | None = None
+
+    def is_more_than(self, tested: "Revision") -> bool:
+        """Whether this asks for a test that the one of `tested` does not answer.
+
+        A draft that has become ready for review is tested as a whole.
+        """
+        was_draft = tested.origin is not None and tested.origin.draft
+        is_draft = self.origin is not None and self.origin.draft
+        return self.again or self.head != tested.head or (was_draft and not is_draft)
 
 
 class RestartWhich(StrEnum):

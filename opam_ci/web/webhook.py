@@ -35,9 +35,9 @@ _DELIVERY = re.compile(r"[A-Za-z0-9-]{1,100}")
 _SIGNATURE = re.compile(r"sha256=[0-9a-f]{64}")
 _EVENT = re.compile(r"[a-z_]{1,100}")
 
-Accept = Callable[[Action], Awaitable[None]]
-"""Makes an action durable, as by signal-with-start; returns only then. May be called twice
-with the same action."""
+Accept = Callable[[Action, str], Awaitable[None]]
+"""Makes the action of a delivery durable, as by signal-with-start; returns only then. May be
+called twice with the same delivery."""
 
 
 class _RefusedError(Exception):
@@ -121,7 +121,7 @@ class Webhook:
             async with asyncio.timeout(self.accept_timeout.total_seconds()):
                 if await self.deliveries.is_accepted(delivery):
                     return _answer(200, "accepted before", action=action.kind)
-                await self.accept(action)
+                await self.accept(action, delivery)
                 await self.deliveries.accept(delivery)
         except Exception:  # noqa: BLE001 - whatever it is, GitHub must know that it was not accepted
             _LOG.exception("delivery %s is not accepted: %s", delivery, action.kind)

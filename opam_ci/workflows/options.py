@@ -5,8 +5,9 @@ from typing import TypedDict
 
 from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
 
-from opam_ci.activities.boundary import INTERNAL_ERROR, PACKAGE_FAILURE
+from opam_ci.activities.boundary import GITHUB_REFUSED, INTERNAL_ERROR, PACKAGE_FAILURE
 from opam_ci.core.build import PhaseTimeouts
+from opam_ci.core.github.origin import LONGEST_REQUEST
 from opam_ci.core.job import JobKind
 from opam_ci.core.requests import CheckOptions, PullRequestRef
 from opam_ci.core.retry import RetrySettings
@@ -19,6 +20,9 @@ CI_PULL_REQUEST = SearchAttributeKey.for_keyword("CiPullRequest")
 CI_STATE = SearchAttributeKey.for_keyword("CiState")
 CI_CAUSES = SearchAttributeKey.for_keyword_list("CiCauses")
 CI_HEAD = SearchAttributeKey.for_keyword("CiHead")
+GITHUB_QUEUE = "opam-ci-github"
+"""Task queue of the activities that talk to GitHub: only workers that can do so poll it."""
+
 SEARCH_ATTRIBUTES = (CI_REPO, CI_PULL_REQUEST, CI_STATE, CI_CAUSES, CI_HEAD)
 """By these, operators find and restart pull requests with the stock tools."""
 
@@ -35,6 +39,28 @@ RECORD_RETRY = RetryPolicy(
     maximum_interval=timedelta(minutes=2),
 )
 """The index may be down for hours: nothing is lost, so there is no last attempt."""
+
+GITHUB_TIMEOUT = timedelta(minutes=10)
+"""Longest run of one attempt to tell GitHub something: some requests of a minute each, and a
+check run with a thousand annotations."""
+
+GITHUB_RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=5),
+    backoff_coefficient=2,
+    maximum_interval=timedelta(minutes=5),
+    non_retryable_error_types=[GITHUB_REFUSED],
+)
+"""GitHub may be down for hours: nothing is lost, so there is no last attempt. Where GitHub
+says when to come back, the error says so."""
+
+GITHUB_HEARTBEAT_TIMEOUT = LONGEST_REQUEST
+"""See there."""
+
+RECONCILE_TIMEOUT = timedelta(minutes=30)
+"""Longest comparison of all open pull requests with the workflows."""
+
+POSTING_PATIENCE = timedelta(days=1)
+"""How long the workflow of a closed pull request waits for GitHub to take its last words."""
 
 JOBS_IN_FLIGHT = 200
 """Activities that one PlatformWorkflow has pending at once; the server allows 2,000 a workflow."""
@@ -172,6 +198,44 @@ def repository_activity(
         heartbeat_timeout=checks.heartbeat_timeout,
         retry_policy=job_retry(checks.retry),
         priority=job_priority(kind, pull_request),
+    )
+
+
+class GitHubActivity(TypedDict):
+    """Options of activities that talk to GitHub."""
+
+    task_queue: str
+    start_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+    priority: Priority
+
+
+def github_activity(
+    heartbeat_timeout: timedelta = GITHUB_HEARTBEAT_TIMEOUT,
+) -> GitHubActivity:
+    """Returns how GitHub is told or asked something.
+
+    Args:
+        heartbeat_timeout: Silence after which the worker counts as lost.
+    """
+    return GitHubActivity(
+        task_queue=GITHUB_QUEUE,
+        start_to_close_timeout=GITHUB_TIMEOUT,
+        heartbeat_timeout=heartbeat_timeout,
+        retry_policy=GITHUB_RETRY,
+        priority=Priority(priority_key=1),
+    )
+
+
+def reconcile_activity() -> GitHubActivity:
+    """Returns how all pull requests are compared: behind everything about a single one."""
+    return GitHubActivity(
+        task_queue=GITHUB_QUEUE,
+        start_to_close_timeout=RECONCILE_TIMEOUT,
+        heartbeat_timeout=GITHUB_HEARTBEAT_TIMEOUT,
+        retry_policy=GITHUB_RETRY,
+        priority=Priority(priority_key=3),
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -9,6 +10,8 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.record import RecordActivities
+    from opam_ci.core.github.messages import ToPost
+    from opam_ci.core.github.origin import ClosedAs
     from opam_ci.core.messages import (
         AttemptFaulted,
         AttemptStarted,
@@ -24,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.summary import Counts, State, Summary
     from opam_ci.core.text import markdown_matrix, problems
     from opam_ci.workflows import options
+    from opam_ci.workflows.github import GitHubSide
     from opam_ci.workflows.pause import pause
     from opam_ci.workflows.testing import Testing
 
@@ -34,13 +38,15 @@ _NOTICES_KEPT = 20
 class PullRequestWorkflow:
     """Tests every head of one pull request; a new head supersedes the one before.
 
-    Signals: `head_changed`, `restart`, `cancel`, `closed`. Query: `summary`.
+    Signals: `head_changed`, `restart`, `cancel`, `closed`. Query: `summary`; `to_post` for
+    the activity that tells GitHub.
     """
 
     @workflow.init
     def __init__(self, given: PullRequestInput) -> None:
         self._given = given
         self._testing = Testing.resume(given)
+        self._github = GitHubSide(given, self._note)
         self._sequence = given.sequence
         self._notices = deque(given.notices, maxlen=_NOTICES_KEPT)
         self._next: Revision | None = None
@@ -65,6 +71,7 @@ class PullRequestWorkflow:
             self._testing.begin()
         reporter = asyncio.create_task(self._report_changes())
         writer = asyncio.create_task(self._write_records())
+        github = asyncio.create_task(self._github.run())
         cancelled: asyncio.CancelledError | None = None
         try:
             await self._serve()
@@ -76,6 +83,9 @@ class PullRequestWorkflow:
         self._finished = True
         await asyncio.shield(reporter)
         await asyncio.shield(writer)
+        await asyncio.shield(self._say_last_words())
+        self._github.end()
+        await asyncio.shield(github)
         if cancelled is not None:
             raise cancelled
         return self.summary().counts
@@ -88,11 +98,16 @@ class PullRequestWorkflow:
             revision: A Revision as JSON.
         """
         try:
-            self._next = Revision.model_validate(revision)
-            # What was asked about the head before is overtaken; so is a close by a reopen.
-            self._cancel_asked = self._closed = False
+            said = Revision.model_validate(revision)
         except ValidationError as error:
             self._note(f"head_changed refused: {problems(error)}")
+            return
+        origin = said.origin
+        if origin and not self._github.is_news(origin.as_of, said.head, sure=origin.sure):
+            return
+        self._next = said
+        # What was asked about the head before is overtaken; so is a close by a reopen.
+        self._cancel_asked = self._closed = False
 
     @workflow.signal
     def restart(self, selector: Any = None) -> None:
@@ -113,8 +128,19 @@ class PullRequestWorkflow:
         self._cancel_asked = True
 
     @workflow.signal
-    def closed(self) -> None:
-        """The pull request was closed or merged: stop, and end."""
+    def closed(self, said: Any = None) -> None:
+        """The pull request was closed or merged: stop, and end.
+
+        Args:
+            said: A ClosedAs as JSON; nothing for a close that nothing can have overtaken.
+        """
+        try:
+            as_of = ClosedAs.model_validate(said) if said is not None else None
+        except ValidationError as error:
+            self._note(f"closed refused: {problems(error)}")
+            return
+        if as_of and not self._github.is_news(as_of.as_of, None, sure=as_of.sure):
+            return
         self._closed = True
         self._next = None
 
@@ -135,6 +161,7 @@ class PullRequestWorkflow:
         """An attempt of analysis or lint met an infrastructure fault."""
         if self._testing is not None and said is not None:
             self._testing.on_repository.attempt_faulted(said)
+            self._github.met(said)
 
     @workflow.signal
     def attempt_started(self, said: AttemptStarted | None = None) -> None:
@@ -159,6 +186,14 @@ class PullRequestWorkflow:
             updated_at=workflow.now(),
         )
 
+    @workflow.query
+    def to_post(self) -> ToPost:
+        """Returns what GitHub is to be told at this moment."""
+        testing = self._testing
+        if testing is None:
+            return ToPost()
+        return self._github.to_post(self.summary(), testing.revision, testing.opened_at)
+
     async def _serve(self) -> None:
         while await self._something_to_do():
             if self._testing is not None and self._testing.crash is not None:
@@ -174,10 +209,19 @@ class PullRequestWorkflow:
             if self._closed:
                 await self._stop("closed")
                 await workflow.wait_condition(lambda: not self._is_changed() or not self._closed)
+                await self._say_last_words(lambda: not self._closed)
                 if self._closed:
                     return
             if self._may_continue_as_new():
                 await self._continue_as_new()
+
+    async def _say_last_words(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Waits until GitHub knows how things ended, as long as that is worth it."""
+        self._github.hurry()
+        if self._github.is_behind:
+            await pause(
+                options.POSTING_PATIENCE, until=lambda: until() or not self._github.is_behind
+            )
 
     async def _something_to_do(self) -> bool:
         """Waits; returns False when a one-off check has nothing left to wait for."""
@@ -220,25 +264,18 @@ class PullRequestWorkflow:
 
     def _is_over(self) -> bool:
         """Whether a one-off check is decided, written down, and a restart could mend nothing."""
-        return self._is_decided_once() and not self._is_restartable() and not self._is_changed()
+        return self._is_decided_once() and not self._is_parked() and not self._is_changed()
 
     def _is_parked(self) -> bool:
-        return self._is_decided_once() and self._is_restartable()
-
-    def _is_restartable(self) -> bool:
-        if self._testing is None:
-            return False
-        lost = {"errored", "cancelled"}
-        rows = self._testing.table.rows
-        lost_rows = any(row.outcome and row.outcome.kind in lost for row in rows)
-        return lost_rows or self._testing.groups.is_restartable
+        testing = self._testing
+        return self._is_decided_once() and testing is not None and testing.is_restartable
 
     async def _take_next(self) -> None:
         revision, self._next = self._next, None
         if revision is None:
             return
         testing = self._testing
-        if testing is not None and not revision.again and revision.head == testing.revision.head:
+        if testing is not None and not revision.is_more_than(testing.revision):
             # A redelivered webhook, or a poll that sees what it saw before.
             return
         if testing is not None:
@@ -282,8 +319,12 @@ class PullRequestWorkflow:
     async def _continue_as_new(self) -> None:
         """Goes on in a new run with a short history, once everything is written down."""
         self._collect()
-        await workflow.wait_condition(lambda: self._is_called() or not self._is_changed())
+        self._github.halt()
+        await workflow.wait_condition(
+            lambda: self._is_called() or (self._github.is_idle and not self._is_changed())
+        )
         if self._is_called():
+            self._github.go_on()
             # What was just asked would be lost; the next quiet moment will do as well.
             return
         carried = PullRequestInput(
@@ -293,6 +334,7 @@ class PullRequestWorkflow:
         )
         if self._testing is not None:
             carried = self._testing.carry_over(carried)
+        carried = self._github.carry_over(carried)
         workflow.continue_as_new(carried)
 
     def _collect(self) -> None:
@@ -302,6 +344,7 @@ class PullRequestWorkflow:
             return
         self._stale = testing.groups.is_changed = False
         summary = self.summary()
+        self._github.look(summary, testing.revision, hurried=self._closed)
         key = revision_key(self._given.pull_request, testing.revision.head, testing.opened_at)
         while True:
             self._sequence += 1

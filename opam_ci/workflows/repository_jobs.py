@@ -35,6 +35,7 @@ class RepositoryJobs:
     """Runs analysis and lint, and keeps what the analysis found.
 
     Attributes:
+        revision: The head, with the base that the analysis found where it looks for one.
         packages: What the head changes.
         merge_tree: The merged tree.
         repository: The merged repository in the store.
@@ -50,7 +51,7 @@ class RepositoryJobs:
         table: JobTable,
     ) -> None:
         self._pull_request = pull_request
-        self._revision = revision
+        self.revision = revision
         self._opened_at = opened_at
         self._table = table
         self.packages: tuple[ChangedPackage, ...] = ()
@@ -79,10 +80,12 @@ class RepositoryJobs:
         except ActivityError as error:
             self._decide(ANALYSIS.id, error)
             return None
+        if answer.base is not None:
+            self.revision = self.revision.model_copy(update={"base": answer.base})
         self.merge_tree = answer.analysis.merge_tree
         self.packages = answer.analysis.packages
         self.repository = answer.repository
-        self.platforms = answer.platforms or self._revision.options.platforms
+        self.platforms = answer.platforms or self.revision.options.platforms
         self.notices = answer.notices
         self._table.decide(ANALYSIS.id, answer.report)
         return answer.analysis
@@ -114,7 +117,7 @@ class RepositoryJobs:
         job: Job,
         packages: tuple[ChangedPackage, ...],
     ) -> Any:
-        revision = self._revision
+        revision = self.revision
         context = JobContext(
             pull_request=self._pull_request,
             head=revision.head,

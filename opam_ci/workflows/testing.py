@@ -65,7 +65,6 @@ class Testing:
         opened_at: datetime,
         table: JobTable | None = None,
     ) -> None:
-        self.revision = revision
         self.opened_at = opened_at
         self.table = JobTable() if table is None else table
         self.planned = False
@@ -119,9 +118,21 @@ class Testing:
         )
 
     @property
+    def revision(self) -> Revision:
+        """The head under test."""
+        return self.on_repository.revision
+
+    @property
     def is_dirty(self) -> bool:
         """Whether there is something new to tell of."""
         return self.table.is_dirty or self.groups.is_changed
+
+    @property
+    def is_restartable(self) -> bool:
+        """Whether a restart could mend something."""
+        lost = {"errored", "cancelled"}
+        lost_rows = any(row.outcome and row.outcome.kind in lost for row in self.table.rows)
+        return lost_rows or self.groups.is_restartable
 
     @property
     def is_idle(self) -> bool:

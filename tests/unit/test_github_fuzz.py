@@ -115,7 +115,7 @@ async def send(app: Any, body: bytes, headers: dict[str, str]) -> int:
 
 
 def receiver(accepted: list[Action]) -> Any:
-    async def accept(action: Action) -> None:
+    async def accept(action: Action, _delivery: str) -> None:
         accepted.append(action)
 
     return application(

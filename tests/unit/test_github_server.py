@@ -32,7 +32,7 @@ async def accepted() -> list[Action]:
 
 @pytest.fixture
 async def http(accepted: list[Action]) -> AsyncIterator[httpx.AsyncClient]:
-    async def accept(action: Action) -> None:
+    async def accept(action: Action, _delivery: str) -> None:
         accepted.append(action)
 
     webhook = Webhook(

@@ -53,7 +53,7 @@ class Ci:
         )
         fake.listener = self.listener
 
-    async def _accept(self, action: Action) -> None:
+    async def _accept(self, action: Action, _delivery: str) -> None:
         if self.broken:
             raise ConnectionError("no Temporal")
         self.asked.append(action)

@@ -38,7 +38,7 @@ class World:
             transport=httpx.ASGITransport(app=application(self.webhook)), base_url="http://ci"
         )
 
-    async def _accept(self, action: Action) -> None:
+    async def _accept(self, action: Action, _delivery: str) -> None:
         await asyncio.sleep(self.slow)
         if self.down:
             raise ConnectionError("no Temporal")

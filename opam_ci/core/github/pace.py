@@ -42,6 +42,10 @@ class Pace(Frozen):
         return min(self.interval * factor, self.longest_interval)
 
 
+HURRIED = Pace(interval=timedelta(0))
+"""For the last words about a pull request, which wait for nothing."""
+
+
 class Posted(Frozen):
     """What became of one context's last status.
 

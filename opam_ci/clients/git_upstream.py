@@ -1,0 +1,260 @@
+"""The CI's own bare clone of the repository on GitHub, and how it is kept up to date.
+
+The one place that writes to a clone, and only to clones of our own: what an author's clone
+holds is never touched (`git.py`).
+"""
+
+import fcntl
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from opam_ci.clients.git_names import is_object_id
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.github.origin import HEAD_GONE
+from opam_ci.core.job import Phase
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import Cause, Evidence
+
+#: Seconds for one fetch. A first fetch of opam-repository is some hundred MB; a later one
+#: takes a second or two.
+FETCH_TIMEOUT: Final = 600.0
+
+_SETTINGS: Final = {
+    "fetch.fsckObjects": "true",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    # A server that says little for half a minute is down; the attempt comes again.
+    "http.lowSpeedLimit": "1000",
+    "http.lowSpeedTime": "30",
+}
+_MISSING_REF: Final = re.compile(rb"couldn't find remote ref|not our ref|unadvertised object")
+_URL: Final = re.compile(r"(?:https?|file|git|ssh)://[^\s\0]{1,900}\Z")
+
+
+class Fetched(Frozen):
+    """What a fetch brought.
+
+    Attributes:
+        base: The newest commit of the base branch.
+    """
+
+    base: str
+
+
+class Upstream:
+    """A bare clone in a directory of ours.
+
+    Methods block, and may be called by several processes at once: one fetches, the others
+    wait for it.
+    """
+
+    def __init__(self, directory: Path, url: str) -> None:
+        """Nothing is done yet.
+
+        Args:
+            directory: Where the clone is, or will be.
+            url: Where it is fetched from.
+
+        Raises:
+            UsageError: The URL is none that git fetches from without a shell.
+        """
+        if not _URL.match(url):
+            raise UsageError(f"{url[:100]!r} is no https, ssh, git or file URL of a repository")
+        self.directory = directory
+        self.url = url
+
+    def refresh(self, branch: str) -> str:
+        """Fetches a branch and returns its newest commit.
+
+        Raises:
+            InfrastructureError: The other side is away, or has no such branch.
+        """
+        with self._alone():
+            self._fetch([_branch_spec(branch)], f"branch {branch!r}")
+            return self._commit(f"refs/heads/{branch}")
+
+    def fetch(self, branch: str, number: int, head: str) -> Fetched:
+        """Fetches the base branch and a pull request's head.
+
+        Args:
+            branch: The base branch.
+            number: Of the pull request.
+            head: The commit that is to be there afterwards.
+
+        Raises:
+            InfrastructureError: The other side is away; or, by the rule `HEAD_GONE`, it no
+                longer has the head.
+        """
+        if not is_object_id(head):
+            raise UsageError(f"{head[:80]!r} is no commit id")
+        pull = f"refs/pull/{number}/head"
+        with self._alone():
+            base = self._base(branch)
+            if not self._has(head):
+                self._fetch([f"+{pull}:{pull}"], f"pull request {number}")
+            if not self._has(head):
+                # Pushed over meanwhile; hosts keep such commits for a while.
+                try:
+                    self._fetch([head], f"commit {head[:12]}")
+                except InfrastructureError as error:
+                    if error.evidence.rule == HEAD_GONE:
+                        raise self._gone(number, head, pull) from error
+                    raise
+            if not self._has(head):
+                raise self._gone(number, head, pull)
+            return Fetched(base=base)
+
+    def has(self, *commits: str) -> bool:
+        """Whether the clone holds all of these commits."""
+        return (self.directory / "HEAD").exists() and all(map(self._has, commits))
+
+    def _base(self, branch: str) -> str:
+        self._fetch([_branch_spec(branch)], f"branch {branch!r}")
+        return self._commit(f"refs/heads/{branch}")
+
+    def _gone(self, number: int, head: str, pull: str) -> InfrastructureError:
+        now = self._run("rev-parse", "--verify", "--quiet", f"{pull}^{{commit}}", accept=(0, 1))
+        at = now.stdout.decode().strip()
+        words = f"its branch is now at {at[:12]}" if at else "its branch is gone"
+        return InfrastructureError(
+            f"GitHub no longer has commit {head[:12]} of pull request {number}: {words}",
+            cause=Cause.GITHUB,
+            phase=Phase.CHECKOUT,
+            evidence=Evidence(
+                rule=HEAD_GONE,
+                phase=Phase.CHECKOUT,
+                detail=f"GitHub no longer has commit {head[:12]}: {words}",
+            ),
+        )
+
+    def _has(self, commit: str) -> bool:
+        # Complete with its history: a fetch that broke off leaves no ref to it, and so no
+        # pack either; git moves a pack into place only when it is whole.
+        return (
+            self._run("cat-file", "-e", f"{commit}^{{commit}}", accept=(0, 1, 128)).returncode == 0
+        )
+
+    def _commit(self, ref: str) -> str:
+        return self._run("rev-parse", "--verify", f"{ref}^{{commit}}").stdout.decode().strip()
+
+    def _fetch(self, specs: Sequence[str], what: str) -> None:
+        words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--end-of-options")
+        done = self._run(*words, self.url, *specs, accept=None)
+        if not done.returncode:
+            return
+        said = _last_line(done.stderr)
+        gone = _MISSING_REF.search(done.stderr) is not None
+        evidence = Evidence(rule=HEAD_GONE, phase=Phase.CHECKOUT, detail=said) if gone else None
+        raise InfrastructureError(
+            f"cannot fetch {what} from {self.url}: {said}",
+            cause=Cause.GITHUB if gone else _cause(said),
+            phase=Phase.CHECKOUT,
+            evidence=evidence,
+        )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the clone's lock, and makes the clone if it is not there."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = (self.directory / "opam-ci.lock").open("w")
+        except OSError as error:
+            raise InfrastructureError(
+                f"cannot write to {self.directory}: {error.strerror}", cause=Cause.REPOSITORY_STATE
+            ) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (self.directory / "HEAD").exists():
+                self._run("init", "--quiet", "--bare")
+            yield
+
+    def _run(
+        self, *words: str, accept: Sequence[int] | None = (0,)
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = ["git", f"--git-dir={self.directory}", *words]
+        try:
+            done = subprocess.run(  # noqa: S603 -- a list of words, never a shell
+                command,
+                cwd=self.directory,
+                env=git_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=FETCH_TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise InfrastructureError(
+                f"git {words[0]} took over {FETCH_TIMEOUT:.0f} s", cause=Cause.NETWORK
+            ) from error
+        except OSError as error:
+            raise InfrastructureError(f"git cannot be started: {error}", cause=Cause.GIT) from error
+        if accept is not None and done.returncode not in accept:
+            raise InfrastructureError(
+                f"git {words[0]} exited with code {done.returncode}: {_last_line(done.stderr)}",
+                cause=_cause(_last_line(done.stderr)),
+            )
+        return done
+
+
+def upstream_in(clones: Path, owner: str, repo: str, url: str) -> Upstream:
+    """Returns the clone of a repository on GitHub among those that a worker keeps."""
+    return Upstream(clones / owner.lower() / f"{repo.lower()}.git", url)
+
+
+def _branch_spec(branch: str) -> str:
+    ref = f"refs/heads/{branch}"
+    # `+` and `:` are syntax; all else is git's to refuse.
+    if ":" in ref or "*" in ref or not ref.isprintable():
+        raise UsageError(f"{branch[:80]!r} is no name of a branch")
+    return f"+{ref}:{ref}"
+
+
+def git_environment() -> dict[str, str]:
+    """Returns the environment in which git fetches: it asks nobody for a password."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "LC_"))
+    }
+    settings = {
+        variable: value
+        for number, (key, setting) in enumerate(_SETTINGS.items())
+        for variable, value in (
+            (f"GIT_CONFIG_KEY_{number}", key),
+            (f"GIT_CONFIG_VALUE_{number}", setting),
+        )
+    }
+    return {
+        **kept,
+        **settings,
+        "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "https:http:ssh:git:file",
+        "LC_ALL": "C",
+    }
+
+
+_CAUSES: Final = (
+    (re.compile(r"No space left|Disk quota"), Cause.DISK_FULL),
+    (re.compile(r"Could not resolve host|Name or service not known"), Cause.DNS),
+    (
+        re.compile(
+            r"Failed to connect|Connection (refused|reset|timed out)|unable to connect|"
+            r"early EOF|hung up|Operation too slow|error: 5\d\d"
+        ),
+        Cause.NETWORK,
+    ),
+)
+
+
+def _cause(said: str) -> Cause:
+    return next((cause for words, cause in _CAUSES if words.search(said)), Cause.GIT)
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode(errors="replace").strip().splitlines()
+    flat = lines[-1] if lines else "(no message)"
+    return "".join(char if char.isprintable() else " " for char in flat)[:300]

@@ -1,0 +1,57 @@
+"""Lint's findings in the store: verdicts carry a few lines of them, annotations need all."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from pydantic import TypeAdapter
+
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.lint.finding import LintFinding
+from opam_ci.core.records import RevisionKey, log_key
+
+_FINDINGS: TypeAdapter[tuple[LintFinding, ...]] = TypeAdapter(tuple[LintFinding, ...])
+
+
+def _place(revision: RevisionKey, package: str) -> tuple[str, str]:
+    """Returns the folder of a testing's findings, and the key of a package's.
+
+    They lie as the logs do, below a root of their own.
+    """
+    job = Job(platform="", package=package, kind=JobKind.LINT)
+    parts = log_key(revision, job, run="any", round_=1, attempt=1).split("/")[1:-1]
+    return "/".join(["findings", *parts[:-1]]), "/".join(["findings", *parts])
+
+
+async def store_findings(
+    store: ArtifactStore,
+    revision: RevisionKey,
+    packages: Sequence[str],
+    findings: Iterable[LintFinding],
+) -> None:
+    """Stores what lint found about packages, in place of what it found before.
+
+    Raises:
+        InfrastructureError: The store does not take it.
+    """
+    by_package: dict[str, list[LintFinding]] = {package: [] for package in packages}
+    for finding in findings:
+        by_package.setdefault(finding.package, []).append(finding)
+    await asyncio.gather(
+        *(
+            store.put(_place(revision, package)[1], _FINDINGS.dump_json(tuple(found)))
+            for package, found in by_package.items()
+        )
+    )
+
+
+async def load_findings(store: ArtifactStore, revision: RevisionKey) -> tuple[LintFinding, ...]:
+    """Returns all findings about a head, in the order of its packages' names.
+
+    Raises:
+        InfrastructureError: The store cannot be read.
+    """
+    folder, _ = _place(revision, "")
+    objects = await store.list(folder)
+    contents = await asyncio.gather(*(store.get(each.key) for each in objects))
+    return tuple(finding for content in contents for finding in _FINDINGS.validate_json(content))

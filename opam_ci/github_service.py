@@ -1,0 +1,191 @@
+"""The GitHub side of a process: client, worker, memory of deliveries, schedule."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from opam_ci.activities.github import GitHubActivities
+from opam_ci.clients.deliveries import StoredDeliveries
+from opam_ci.clients.github import GitHub
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.github.messages import ReconcileTask
+from opam_ci.core.github.revision import Policy
+from opam_ci.core.outcome import Cause
+from opam_ci.core.requests import CheckOptions
+from opam_ci.gateway import PullRequests
+from opam_ci.settings import Settings
+from opam_ci.settings_github import GitHubSettings
+from opam_ci.workflows import options
+from opam_ci.workflows.delivery import ReconcileWorkflow
+
+_log = logging.getLogger(__name__)
+
+SCHEDULED_SINCE = timedelta(hours=6)
+"""How far back a scheduled comparison looks for failed deliveries; the one at the start looks
+back for all three days for which GitHub keeps them."""
+
+GRACEFUL_SHUTDOWN_TIMEOUT = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class GitHubService:
+    """What a receiver of webhooks needs.
+
+    Attributes:
+        pull_requests: The workflows.
+        policy: How heads are tested.
+        deliveries: Which deliveries were accepted.
+        secret: The webhook's.
+    """
+
+    pull_requests: PullRequests
+    policy: Policy
+    deliveries: StoredDeliveries
+    secret: bytes
+
+
+@contextlib.asynccontextmanager
+async def github_service(
+    settings: Settings, github: GitHubSettings, client: Client, checks: CheckOptions
+) -> AsyncIterator[GitHubService]:
+    """Runs the GitHub side for the time of a block. The index has been opened before.
+
+    Args:
+        settings: Of this process.
+        github: Of the GitHub side.
+        client: To Temporal.
+        checks: How heads are checked.
+
+    Raises:
+        UsageError: A setting is missing; the text says which.
+        InfrastructureError: The database or Temporal is away.
+    """
+    tracked, policy = github.tracked, github.policy(checks, namespace=settings.namespace)
+    secret, credentials = github.webhook_secret(), github.credentials()
+    async with contextlib.AsyncExitStack() as stack:
+        api = await stack.enter_async_context(
+            GitHub(tracked.repository, credentials, base_url=github.api_url)
+        )
+        deliveries = await asyncio.to_thread(StoredDeliveries.open, settings.index_url)
+        stack.callback(deliveries.close)
+        pull_requests = PullRequests(client)
+        activities = GitHubActivities(
+            api,
+            pull_requests,
+            ArtifactStore.open(settings.store_url),
+            tracked=tracked,
+            policy=policy,
+            clones=settings.clones,
+        )
+        cloning = asyncio.create_task(_clone(activities, policy))
+        stack.push_async_callback(_end, cloning)
+        await ensure_schedule(client, tracked.repository, github.reconcile_interval)
+        await stack.enter_async_context(github_worker(client, activities))
+        yield GitHubService(pull_requests, policy, deliveries, secret)
+
+
+def github_worker(client: Client, activities: GitHubActivities) -> Worker:
+    """Returns the worker of the activities that talk to GitHub."""
+    return Worker(
+        client,
+        task_queue=options.GITHUB_QUEUE,
+        activities=[
+            activities.post,
+            activities.look,
+            activities.carry_out,
+            activities.reconcile,
+        ],
+        max_concurrent_activities=16,
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
+    )
+
+
+async def ensure_schedule(client: Client, repository: str, every: timedelta) -> None:
+    """Creates the schedule of comparisons, or changes it to what is configured.
+
+    Raises:
+        InfrastructureError: Temporal refuses.
+    """
+    wanted = Schedule(
+        action=ScheduleActionStartWorkflow(
+            ReconcileWorkflow.run,
+            ReconcileTask(since=SCHEDULED_SINCE),
+            id=f"reconcile/{repository}",
+            task_queue=options.ORCHESTRATION_QUEUE,
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    )
+
+    def update(_found: ScheduleUpdateInput) -> ScheduleUpdate:
+        return ScheduleUpdate(schedule=wanted)
+
+    schedule_id = f"reconcile/{repository}"
+    try:
+        try:
+            await client.create_schedule(schedule_id, wanted)
+        except ScheduleAlreadyRunningError:
+            await client.get_schedule_handle(schedule_id).update(update)
+    except RPCError as error:
+        raise InfrastructureError(
+            f"Temporal does not take the schedule {schedule_id}: {error.message}",
+            cause=Cause.UNKNOWN,
+        ) from error
+
+
+async def catch_up(client: Client, repository: str) -> None:
+    """Starts a comparison of GitHub with the workflows, unless one runs.
+
+    To be called once webhooks are received: failed deliveries are asked for again.
+
+    Raises:
+        InfrastructureError: Temporal refuses.
+    """
+    try:
+        await client.start_workflow(
+            ReconcileWorkflow.run,
+            ReconcileTask(),
+            id=f"reconcile/{repository}/at-start",
+            task_queue=options.ORCHESTRATION_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
+    except RPCError as error:
+        raise InfrastructureError(
+            f"Temporal does not start the comparison: {error.message}", cause=Cause.UNKNOWN
+        ) from error
+
+
+async def _clone(activities: GitHubActivities, policy: Policy) -> None:
+    """Makes the clone ahead of the first head. Failing costs time and nothing else."""
+    try:
+        await activities.prepare()
+    except (InfrastructureError, UsageError) as error:
+        _log.warning("no clone of %s yet: %s", policy.clone_url, error)
+    else:
+        _log.info("the clone of %s is up to date", policy.clone_url)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
