@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -122,6 +123,7 @@ class GitHubActivities:
         wanted: ToPost = await handle.query(
             "to_post", result_type=ToPost, rpc_timeout=_QUERY_TIMEOUT
         )
+        clock = _clock()
         progress = _Progress({**wanted.posted, **_before(info.heartbeat_details)})
 
         async def annotations() -> tuple[Annotation, ...]:
@@ -142,14 +144,15 @@ class GitHubActivities:
                     writer,
                     wanted.statuses,
                     progress.posted,
-                    clock=_now,
+                    clock=clock,
                     pace=wanted.pace,
                     tell=progress.note,
                 )
             if done.trouble is not None:
                 progress.beat()
-                wait = done.next_at - _now() if done.next_at is not None else None
-                raise InfrastructureError(done.trouble, cause=Cause.GITHUB, retry_after=wait)
+                raise InfrastructureError(
+                    done.trouble, cause=Cause.GITHUB, retry_after=done.retry_after
+                )
         del task
         return done
 
@@ -162,7 +165,7 @@ class GitHubActivities:
         """
         with github_errors():
             async with _beating():
-                return await self._look(task.pull_request)
+                return await self._look(task.pull_request, _clock()())
 
     @activity.defn(name="github_carry_out")
     async def carry_out(self, given: Delivered) -> Carried:
@@ -173,9 +176,9 @@ class GitHubActivities:
         """
         with github_errors():
             async with _beating():
-                action = await confirmed(given.action, self._github, self._tracked, _now())
-                sure = is_late(given.action, _now())
-                return await self._carry_out(action, sure=sure)
+                now = _clock()()
+                action = await confirmed(given.action, self._github, self._tracked, now)
+                return await self._carry_out(action, now, sure=is_late(given.action, now))
 
     @activity.defn(name="github_reconcile")
     async def reconcile(self, task: ReconcileTask) -> Reconciled:
@@ -186,7 +189,7 @@ class GitHubActivities:
         """
         with github_errors():
             async with _beating():
-                return await self._reconcile(task.since)
+                return await self._reconcile(task.since, _clock()())
 
     async def prepare(self) -> None:
         """Makes or refreshes the clone, so that the first head finds it there.
@@ -196,7 +199,7 @@ class GitHubActivities:
         """
         await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
 
-    async def _carry_out(self, action: Action, *, sure: bool) -> Carried:
+    async def _carry_out(self, action: Action, now: datetime, *, sure: bool) -> Carried:
         match action:
             case HeadChanged():
                 revision = self._policy.revision(action, sure=sure)
@@ -208,7 +211,7 @@ class GitHubActivities:
                 tip = await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
                 words = f"clone at {tip[:12]}"
             case Reconcile():
-                found = await self._reconcile(timedelta(days=3))
+                found = await self._reconcile(timedelta(days=3), now)
                 words = f"{len(found.missed)} missed"
             case Ignore():
                 words = action.reason
@@ -259,11 +262,10 @@ class GitHubActivities:
             # Nobody that GitHub knows in this repository.
             return False
 
-    async def _look(self, ref: PullRequestRef) -> str:
+    async def _look(self, ref: PullRequestRef, now: datetime) -> str:
         if ref.number is None:
             raise RuntimeError(f"{ref.title} is not on GitHub")
-        began = _now()
-        closed = Closed(pull_request=ref, why="closed", as_of=began)
+        closed = Closed(pull_request=ref, why="closed", as_of=now)
         action: Action
         try:
             pull = await self._github.pull_request(ref.number)
@@ -272,28 +274,27 @@ class GitHubActivities:
             action = closed
         else:
             action = current(closed, pull, self._tracked)
-        return (await self._carry_out(action, sure=True)).words
+        return (await self._carry_out(action, now, sure=True)).words
 
-    async def _reconcile(self, since: timedelta) -> Reconciled:
+    async def _reconcile(self, since: timedelta, now: datetime) -> Reconciled:
         # First the workflows: what starts meanwhile is listed by GitHub.
         running = await self._steers.running(self._owner, self._repo)
         listed = await self._github.open_pull_requests(self._policy.branch)
         found = compare(listed, running, self._tracked)
         for missed in found.missed:
-            await self._carry_out(missed, sure=False)
+            await self._carry_out(missed, now, sure=False)
         for number in found.suspects:
-            await self._look(self._tracked.ref(number))
+            await self._look(self._tracked.ref(number), now)
         return Reconciled(
             open_pull_requests=len(listed),
             missed=tuple(missed.pull_request.number or 0 for missed in found.missed),
             looked_at=found.suspects,
-            redelivered=await self._redeliver(since),
+            redelivered=await self._redeliver(since, now),
         )
 
-    async def _redeliver(self, since: timedelta) -> int:
+    async def _redeliver(self, since: timedelta, now: datetime) -> int:
         if self._tracked.app_id is None:
             return 0
-        now = _now()
         failed = to_redeliver(await self._github.deliveries(now - since), now)
         asked = 0
         for delivery in failed:
@@ -349,5 +350,7 @@ async def _beating(progress: _Progress | None = None) -> AsyncIterator[None]:
             await task
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _clock() -> Callable[[], datetime]:
+    """Returns Temporal's clock: a worker's own may be wrong, and that one orders all."""
+    started_at, begun = activity.info().started_time, time.monotonic()
+    return lambda: started_at + timedelta(seconds=time.monotonic() - begun)

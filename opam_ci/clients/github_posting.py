@@ -77,12 +77,14 @@ class Posting(Frozen):
         trouble: Why not all went out, if GitHub was not there or said "later": what is
             wanted then is posted the next time, and not what was wanted now.
         refused: What GitHub refused for good, for the record: each is here once only.
+        retry_after: With trouble, when GitHub said to come back, None if it did not.
     """
 
     posted: dict[str, Posted]
     next_at: AwareDatetime | None = None
     trouble: str | None = None
     refused: tuple[str, ...] = ()
+    retry_after: timedelta | None = None
 
 
 async def post_due(  # noqa: PLR0913 - each is a fact of its own
@@ -121,6 +123,7 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
                 next_at=clock() + (error.retry_after or _TROUBLE_WAIT),
                 trouble=str(error),
                 refused=tuple(refused),
+                retry_after=error.retry_after,
             )
         else:
             known = after(known, status, clock())

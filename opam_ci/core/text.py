@@ -78,6 +78,30 @@ def _next_retry(summary: Summary) -> tuple[datetime, JobStatus] | None:
     return min(waiting, key=lambda pair: pair[0]) if waiting else None
 
 
+def _retry_words(summary: Summary, maximum_attempts: int) -> str:
+    """Returns what is said of the next automatic retry, nothing if none is waited for."""
+    retry = _next_retry(summary)
+    if retry is None:
+        return ""
+    at, job = retry
+    return (
+        f"; {summary.counts.retrying} retry, CI fault: {CAUSE_WORDS[main_cause(summary)]}"
+        f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
+    )
+
+
+def _stopped(summary: Summary) -> str:
+    """Returns who stopped what was under way."""
+    by = {
+        job.outcome.by
+        for job in summary.jobs
+        if job.outcome is not None and job.outcome.kind == "cancelled"
+    }
+    if "closed" in by:
+        return "Stopped: the pull request was closed"
+    return "Stopped on request" if "request" in by else "Stopped: a newer head is tested"
+
+
 def status_description(summary: Summary, *, maximum_attempts: int) -> str:
     """Returns the status text of a head, at most 140 characters.
 
@@ -88,17 +112,14 @@ def status_description(summary: Summary, *, maximum_attempts: int) -> str:
     counts = summary.counts
     match summary.state:
         case State.PENDING if not summary.planned:
-            text = "Analysing the change"
+            text = "Analysing the change" + _retry_words(summary, maximum_attempts)
+        case State.PENDING if not counts.undecided:
+            text = f"{_stopped(summary)} ({_tally(counts)})"
         case State.PENDING:
             text = f"{counts.decided}/{counts.total} done"
             if counts.failed:
                 text += f", {counts.failed} failed"
-            if retry := _next_retry(summary):
-                at, job = retry
-                text += (
-                    f"; {counts.retrying} retry, CI fault: {CAUSE_WORDS[main_cause(summary)]}"
-                    f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
-                )
+            text += _retry_words(summary, maximum_attempts)
         case State.ERROR:
             text = (
                 f"Internal CI error, not your package: {CAUSE_WORDS[main_cause(summary)]}"

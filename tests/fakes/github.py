@@ -144,6 +144,11 @@ class FakeGitHub:
         self.commits.add(head)
         await self._say(pull, "synchronize", before=before, after=head)
 
+    async def ready(self, number: int, *, ready: bool = True) -> None:
+        pull = self.pulls[number]
+        pull.draft = not ready
+        await self._say(pull, "ready_for_review" if ready else "converted_to_draft")
+
     async def retarget(self, number: int, base_ref: str) -> None:
         pull = self.pulls[number]
         changes = {"base": {"ref": {"from": pull.base_ref}, "sha": {"from": pull.base}}}

@@ -159,8 +159,20 @@ def _concerns_revdeps(job: JobStatus) -> bool:
     return job.job.kind is JobKind.ANALYSIS and not passed
 
 
+def _nothing(part: Summary, context: Context) -> str | None:
+    """Returns what is said where nothing ran: that it is so, and why, and no bare green."""
+    if part.state is not State.SUCCESS:
+        return None
+    kinds = {job.job.kind for job in part.jobs}
+    if context.about is About.REVDEPS:
+        return None if kinds else "No reverse dependencies were to be built"
+    if kinds == {JobKind.ANALYSIS} and not part.packages:
+        return "Changes no package: nothing to build or to lint"
+    return None
+
+
 def _description(part: Summary, context: Context, maximum_attempts: int) -> str:
-    text = status_description(part, maximum_attempts=maximum_attempts)
+    text = _nothing(part, context) or status_description(part, maximum_attempts=maximum_attempts)
     if not context.advisory:
         return text
     text = f"Advisory: {text}"

@@ -1,0 +1,149 @@
+"""Webhook to accepted workflow: latency at a fixed rate, through uvicorn and Temporal.
+
+    .venv/bin/python bench/webhook.py [--rate 50] [--seconds 20]
+
+Starts a Temporal development server with a database file and, in a process of its own, the
+receiver as `opam-ci serve` builds it: uvicorn, signature, decision, StoredDeliveries (SQLite),
+one request to Temporal. Every delivery is another pull request's head, so each starts a
+workflow. Then counts the workflows on the server: none may be missing.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from opam_ci.cli import services
+from opam_ci.clients.deliveries import StoredDeliveries
+from opam_ci.connection import connect
+from opam_ci.core.github.action import Tracked
+from opam_ci.core.github.revision import Policy
+from opam_ci.core.github.signature import sign
+from opam_ci.gateway import PullRequests
+from opam_ci.settings import Settings
+from opam_ci.web.acceptance import Acceptance
+from opam_ci.web.webhook import Webhook, application
+from tests.e2e.conftest import free_port
+from tests.fakes.github_bodies import Pull, pull_request_whole, repository, user
+
+NAME = "ocaml/opam-repository"
+SECRET = b"a secret"
+
+
+def receive(temporal: str, home: Path, port: int) -> None:
+    """The receiver, alone in its process."""
+
+    async def run() -> None:
+        client = await connect(Settings(temporal=temporal))
+        policy = Policy(clone_url="https://example.org/r.git", branch="master")
+        webhook = Webhook(
+            secret=SECRET,
+            tracked=Tracked(repository=NAME),
+            accept=Acceptance(PullRequests(client), policy).accept,
+            deliveries=StoredDeliveries.open(f"sqlite:///{home / 'deliveries.sqlite'}"),
+        )
+        config = uvicorn.Config(
+            application(webhook), port=port, log_level="warning", lifespan="off"
+        )
+        await uvicorn.Server(config).serve()
+
+    asyncio.run(run())
+
+
+def payload(number: int) -> bytes:
+    pull = Pull(number=number, head=f"{number:040x}", base="b" * 40)
+    body = pull_request_whole(NAME, pull, datetime.now(UTC))
+    whole = {"action": "opened", "number": number, "pull_request": body}
+    return json.dumps({**whole, "repository": repository(NAME), "sender": user("alice")}).encode()
+
+
+async def deliver(port: int, rate: float, seconds: float) -> tuple[list[float], int]:
+    times: list[float] = []
+    refused = 0
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15) as http:
+
+        async def one(number: int) -> None:
+            nonlocal refused
+            body = payload(number)
+            headers = {
+                "content-type": "application/json",
+                "x-github-event": "pull_request",
+                "x-github-delivery": f"guid-{number}",
+                "x-hub-signature-256": sign(SECRET, body),
+            }
+            begun = time.perf_counter()
+            answer = await http.post("/webhook", content=body, headers=headers)
+            times.append(time.perf_counter() - begun)
+            refused += answer.status_code != 202
+
+        tasks = []
+        begun = time.perf_counter()
+        for number in range(1, int(rate * seconds) + 1):
+            await asyncio.sleep(max(0, begun + number / rate - time.perf_counter()))
+            tasks.append(asyncio.create_task(one(number)))
+        await asyncio.gather(*tasks)
+    return times, refused
+
+
+async def count(temporal: str) -> int:
+    client = await connect(Settings(temporal=temporal))
+    found = await client.count_workflows("WorkflowType='PullRequestWorkflow'")
+    return found.count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float, default=50)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--receive", nargs=3, metavar=("TEMPORAL", "HOME", "PORT"))
+    given = parser.parse_args()
+    if given.receive:
+        receive(given.receive[0], Path(given.receive[1]), int(given.receive[2]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        server = services.start_temporal(home, port=free_port(), ui_port=free_port())
+        port = free_port()
+        words = [sys.executable, __file__, "--receive", server.address, str(home), str(port)]
+        receiver = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+        try:
+            measure(server.address, port, given.rate, given.seconds)
+        finally:
+            receiver.terminate()
+            receiver.wait()
+            services.stop(home)
+
+
+def measure(temporal: str, port: int, rate: float, seconds: float) -> None:
+    for _ in range(200):
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/healthz")
+            break
+        except httpx.TransportError:
+            time.sleep(0.1)
+    times, refused = asyncio.run(deliver(port, rate, seconds))
+    end = time.monotonic() + 30
+    while (started := asyncio.run(count(temporal))) < len(times) and time.monotonic() < end:
+        time.sleep(0.5)
+    cuts = statistics.quantiles(times, n=1000)
+    print(
+        f"{len(times)} deliveries at {rate:g}/s: p50 {statistics.median(times) * 1000:.0f} ms, "
+        f"p99 {cuts[989] * 1000:.0f} ms, max {max(times) * 1000:.0f} ms; "
+        f"{refused} not accepted, {started} workflows; load {os.getloadavg()[0]:.1f}"
+    )
+    if refused or started != len(times):
+        raise SystemExit("deliveries were lost")
+
+
+if __name__ == "__main__":
+    main()

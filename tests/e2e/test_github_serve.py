@@ -1,0 +1,163 @@
+"""`opam-ci serve` for a fake GitHub, with real git, a real Temporal server, and kill -9."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.github_world import GitHubWorld, github_world, opam
+
+pytestmark = pytest.mark.e2e
+
+SUCCESS = "success: "
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[GitHubWorld]:
+    if shutil.which("opam") is None:
+        pytest.skip("opam is not installed: lint needs it")
+    with github_world(tmp_path) as made:
+        yield made
+
+
+def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> None:
+    world.start()
+    good = world.commit(1, {"packages/b/b.1/opam": opam()})
+    world.do(world.fake.open(1, good))
+    world.wait_said(good, SUCCESS)
+    assert world.said(good, "opam-ci / lint").startswith(SUCCESS)
+    bad = world.commit(2, {"packages/c/c.1/opam": opam('version: "2"\ntags: ["org:x" "x" "x"]')})
+    world.do(world.fake.open(2, bad))
+    world.wait_said(bad, "failure: 1 failed, 1 passed")
+    linter = "opam-ci / lint"
+    world.wait(lambda: any(run.annotations for run in world.fake.runs.values()))
+    run = next(run for run in world.fake.runs.values() if run.annotations)
+    assert (run.wanted["name"], run.wanted["head_sha"]) == (linter, bad)
+    lines = opam('version: "2"').decode().splitlines()
+    found = {(each["path"], each["start_line"]) for each in run.annotations}
+    assert ("packages/c/c.1/opam", lines.index('version: "2"') + 1) in found
+    url = world.fake.statuses[bad, "opam-ci"][-1]["target_url"]
+    assert url.endswith("/namespaces/default/workflows/pr%2Focaml%2Fopam-repository%2F2")
+    world.do(world.fake.close(1, merged=True))
+    log = (world.home / "serve.log").read_text()
+    assert world.fake.secret.decode() not in log
+    assert "ghs_" not in log
+
+
+def test_bad_pull_requests_come_to_clear_ends(world: GitHubWorld) -> None:
+    fake = world.fake
+    world.start()
+    nothing = world.commit(1, {"README.md": b"hello"})
+    world.do(fake.open(1, nothing, title="a\x00\x1b[31m\u202e title\n" * 50))
+    many = world.commit(2, {f"packages/m/m.{number}/opam": opam() for number in range(3000)})
+    world.do(fake.open(2, many, changed_files=3000))
+    deleted = world.commit(3, {"packages/d/d.1/opam": opam()})
+    world.do(fake.open(3, deleted, fork_deleted=True))
+    other = world.commit(4, {"packages/e/e.1/opam": opam()})
+    world.do(fake.open(4, other, base_ref="2.0"))
+    gone = "f" * 40
+    world.commit(5, {"packages/g/g.1/opam": opam()})
+    world.do(fake.open(5, gone))
+    world.wait_said(nothing, "success: Changes no package: nothing to build or to lint")
+    world.wait_said(deleted, SUCCESS)
+    # A head that GitHub no longer has: the CI's trouble, said as such, and retried.
+    world.wait_said(gone, "CI fault: GitHub trouble")
+    world.wait_said(many, "3001 passed")
+    assert world.said(other) == "nothing"
+
+
+def test_other_commands_of_the_set_up(world: GitHubWorld) -> None:
+    words = [sys.executable, "-m", "opam_ci.cli.main", "github", "check"]
+
+    def check(**changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words,
+            env={**world.environment, **changes},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+
+    done = check()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "permissions and events are complete" in done.stdout
+    done = check(OPAM_CI_GITHUB_CLONE_URL="file:///nowhere", OPAM_CI_TEMPORAL="127.0.0.1:1")
+    assert done.returncode == 2
+    assert "MISSING  clone: file:///nowhere has no branch master" in done.stdout
+    assert "MISSING  temporal: no Temporal server answers" in done.stdout
+    assert "2 things to do" in done.stdout
+    world.fake.installed = False
+    done = check()
+    assert "MISSING  access: the GitHub App has no use of ocaml/opam-repository" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random_github_ends_in_the_same_state(world: GitHubWorld, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - no secrets
+    fake = world.fake
+    world.start()
+    over = threading.Event()
+
+    def wreck() -> None:
+        while not over.wait(chance.uniform(1, 4)):
+            what = chance.choice(["ci", "temporal", "both"])
+            if what != "temporal":
+                world.kill()
+            if what != "ci":
+                world.kill_temporal()
+                world.start_temporal()
+            if what != "temporal":
+                world.start()
+            if world.kills >= 4:
+                return
+
+    wrecker = threading.Thread(target=wreck)
+    wrecker.start()
+    ends: dict[str, str] = {}
+    for number in range(1, 7):
+        good = {f"packages/p{number}/p{number}.1/opam": opam()}
+        head = world.commit(number, good)
+        world.do(fake.open(number, head))
+        time.sleep(chance.uniform(0, 1))
+        if number % 2:
+            head = world.commit(number, {**good, "packages/x/x.1/opam": opam('version: "9"')})
+            world.do(fake.push(number, head))
+            ends[head] = "failure: 1 failed, 2 passed"
+        else:
+            ends[head] = "success: 2 passed"
+        time.sleep(chance.uniform(0, 1))
+    over.set()
+    wrecker.join()
+    assert world.kills >= 1
+    # Deliveries got lost; the comparison with GitHub finds all that they would have said.
+    for head, words in ends.items():
+        world.wait(lambda head=head, words=words: world.said(head) == words, 150)  # type: ignore[misc]  # bound now
+    world.do(fake.close(6, merged=True))
+    world.wait(lambda: running(world) == {1, 2, 3, 4, 5}, 60)
+    assert {head: world.said(head) for head in ends} == ends
+
+
+def running(world: GitHubWorld) -> set[int]:
+    program = Path(sys.executable).with_name("temporal")
+    query = "WorkflowType='PullRequestWorkflow' AND ExecutionStatus='Running'"
+    done = subprocess.run(
+        [
+            *(program, "workflow", "list", "--query", query, "--output", "json"),
+            *("--address", f"127.0.0.1:{world.temporal_port}"),
+        ],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    return {
+        int(each["execution"]["workflowId"].rsplit("/", 1)[1]) for each in json.loads(done.stdout)
+    }

@@ -1,0 +1,148 @@
+"""A stage for stories: the fake GitHub, the receiver, and workers on a Temporal server."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+
+from temporalio.client import Client, WorkflowHandle
+
+from opam_ci.activities.github import GitHubActivities
+from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.github.action import Tracked
+from opam_ci.core.github.origin import Report
+from opam_ci.core.github.pace import Pace
+from opam_ci.core.github.revision import Policy, lighter
+from opam_ci.core.requests import CheckOptions
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import Summary
+from opam_ci.gateway import PullRequests
+from opam_ci.github_service import github_worker
+from opam_ci.web.acceptance import Acceptance
+from opam_ci.web.deliveries import RememberedDeliveries
+from opam_ci.web.webhook import Webhook
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.github import FakeGitHub
+from tests.fakes.github_wire import Wire, connect, listener
+from tests.fakes.world import Script, workers
+
+CHECKS = CheckOptions(
+    retry=RetrySettings(
+        initial_interval=timedelta(seconds=2), backoff_coefficient=1, maximum_attempts=3
+    ),
+    heartbeat_timeout=timedelta(seconds=5),
+)
+
+
+def policy_for(  # noqa: PLR0913 - each is a setting that a story may need
+    *,
+    checks: CheckOptions = CHECKS,
+    check_runs: bool = True,
+    pace: Pace | None = None,
+    clone_url: str = "file:///nowhere",
+    heartbeat_timeout: timedelta = timedelta(seconds=5),
+    target: str | None = "https://ci.example.org/{owner}/{repo}/{number}",
+) -> Policy:
+    return Policy(
+        clone_url=clone_url,
+        branch="master",
+        report=Report(
+            check_runs=check_runs,
+            pace=pace or Pace(interval=timedelta(seconds=2)),
+            heartbeat_timeout=heartbeat_timeout,
+        ),
+        target=target,
+        checks=checks,
+        draft_checks=lighter(checks),
+    )
+
+
+class Stage:
+    """What a story acts on, and ways to look."""
+
+    def __init__(  # noqa: PLR0913 - each is a part of the stage
+        self,
+        client: Client,
+        fake: FakeGitHub,
+        script: Script,
+        *,
+        policy: Policy,
+        clones: Path,
+        sleep: Callable[[float], Awaitable[object]],
+    ) -> None:
+        self.client = client
+        self.fake = fake
+        self.script = script
+        self.wire = Wire(fake)
+        self.tracked = Tracked(repository=fake.full_name, app_id=fake.app_id)
+        self.policy = policy
+        self.store = ArtifactStore.open("memory:")
+        self.github = connect(fake, self.wire)
+        self.pull_requests = PullRequests(client)
+        self.activities = GitHubActivities(
+            self.github,
+            self.pull_requests,
+            self.store,
+            tracked=self.tracked,
+            policy=policy,
+            clones=clones,
+        )
+        self.deliveries = RememberedDeliveries()
+        self.webhook = Webhook(
+            secret=fake.secret,
+            tracked=self.tracked,
+            accept=Acceptance(self.pull_requests, policy, clock=fake.clock).accept,
+            deliveries=self.deliveries,
+        )
+        fake.listener = listener(self.webhook)
+        self._sleep = sleep
+
+    def handle(self, number: int) -> WorkflowHandle[PullRequestWorkflow, object]:
+        return self.client.get_workflow_handle(self.tracked.ref(number).workflow_id)
+
+    async def summary(self, number: int) -> Summary:
+        found: Summary = await self.handle(number).query(PullRequestWorkflow.summary)
+        return found
+
+    def words(self, head: str, context: str = "opam-ci") -> list[str]:
+        """Returns all that was said about a head, oldest first."""
+        return [
+            f"{status['state']}: {status['description']}"
+            for status in self.fake.statuses.get((head, context), [])
+        ]
+
+    def last(self, head: str, context: str = "opam-ci") -> str:
+        return (self.words(head, context) or ["nothing"])[-1]
+
+    async def until(self, so: Callable[[], bool], *, times: int = 300, step: float = 1) -> None:
+        """Lets time pass until something is so."""
+        for _ in range(times):
+            if so():
+                return
+            await self._sleep(step)
+        heads = {
+            key: [f"{s['state']}: {s['description']}" for s in all_]
+            for key, all_ in self.fake.statuses.items()
+        }
+        raise AssertionError(f"never came to be; GitHub has {heads}")
+
+    async def until_said(self, head: str, words: str, context: str = "opam-ci") -> None:
+        """Lets time pass until GitHub says these words of a head."""
+        await self.until(lambda: words in self.last(head, context))
+
+
+@contextlib.asynccontextmanager
+async def staged(  # noqa: PLR0913 - each is a part of the stage
+    client: Client,
+    fake: FakeGitHub,
+    script: Script,
+    *,
+    clones: Path,
+    sleep: Callable[[float], Awaitable[object]],
+    policy: Policy | None = None,
+) -> AsyncIterator[Stage]:
+    """Runs workers for a story."""
+    stage = Stage(client, fake, script, policy=policy or policy_for(), clones=clones, sleep=sleep)
+    async with workers(client, script), github_worker(client, stage.activities):
+        yield stage
+    await stage.github.close()
