@@ -1,4 +1,4 @@
-"""Records histories of today's workflows: `python tests/replay/record.py`.
+"""Records histories of today's workflows: `python tests/replay/record.py [STORY…]`.
 
 Each story of `STORIES` is played on the time-skipping server with scripted activities; the
 histories of its PullRequestWorkflow and of every child are written to `histories/`.
@@ -28,10 +28,13 @@ from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import PullRequestRef
+from opam_ci.github_service import github_worker
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.github import FakeGitHub
+from tests.fakes.github_stage import Stage, policy_for
 from tests.fakes.runners import FakeRunner
 from tests.fakes.world import (
     HEAD_2,
@@ -114,6 +117,39 @@ async def revdeps(world: World, ref: PullRequestRef) -> Handle:
     return handle
 
 
+async def posted(world: World, ref: PullRequestRef) -> Handle:
+    """On GitHub: heads in the wrong order, a fault, a restart by a command, a merge."""
+    fake = FakeGitHub(full_name=f"{ref.owner}/{ref.repo}")
+
+    async def sleep(seconds: float) -> None:
+        await world.env.sleep(seconds)
+        fake.now = await world.env.get_current_time()
+
+    await sleep(1)
+    world.script.steps[BUILD] = [for_ever, dns(), dns(), dns()]
+    stage = Stage(
+        world.client, fake, world.script, policy=policy_for(), clones=HISTORIES, sleep=sleep
+    )
+    async with github_worker(world.client, stage.activities):
+        await fake.open(1, "1" * 40)
+        await stage.until_said("1" * 40, "2/4 done")
+        fake.advance(seconds=1)
+        listener, fake.listener = fake.listener, None
+        await fake.push(1, "2" * 40)
+        await fake.push(1, "3" * 40)
+        fake.listener = listener
+        for delivery in fake.deliveries[:0:-1][:2]:
+            await fake.redeliver(delivery["id"])
+        await stage.until_said("3" * 40, "error: Internal CI error")
+        await fake.write(1, "/opam-ci restart errors", by="alice")
+        await stage.until_said("3" * 40, "success: 4 passed")
+        fake.advance(seconds=1)
+        await fake.close(1, merged=True)
+        await stage.handle(1).result()
+    await stage.github.close()
+    return stage.handle(1)
+
+
 STORIES: tuple[Callable[[World, PullRequestRef], Awaitable[Handle]], ...] = (
     passes,
     recovers,
@@ -121,6 +157,7 @@ STORIES: tuple[Callable[[World, PullRequestRef], Awaitable[Handle]], ...] = (
     superseded,
     cancelled,
     revdeps,
+    posted,
 )
 
 
@@ -132,9 +169,13 @@ async def record() -> None:
     )
     async with env:
         await ensure_search_attributes(env.client)
+        chosen = sys.argv[1:]
         for story in STORIES:
+            if chosen and story.__name__ not in chosen:
+                continue
             await play(env, story.__name__, story)
-        for name, cause in (("good", None), ("broken", Cause.SANDBOX)):
+        canaries = (("good", None), ("broken", Cause.SANDBOX))
+        for name, cause in () if chosen else canaries:
             await play_canary(env, name, cause)
 
 

@@ -16,7 +16,7 @@ class Policy(Frozen):
     Attributes:
         clone_url: Where commits are fetched from.
         branch: The base branch that is tracked.
-        report: What GitHub is told; the target URL is made from `target`.
+        report: What GitHub is told, None for nothing; its target URL is made from `target`.
         target: Where statuses link to: a URL in which `{owner}`, `{repo}`, `{number}` and
             `{workflow}` (the workflow's id, quoted) are filled in; None for nowhere.
         checks: How a head is checked.
@@ -25,7 +25,7 @@ class Policy(Frozen):
 
     clone_url: str = Field(min_length=1)
     branch: str
-    report: Report = Report()
+    report: Report | None = Report()
     target: str | None = None
     checks: CheckOptions = CheckOptions()
     draft_checks: CheckOptions = CheckOptions()
@@ -37,6 +37,10 @@ class Policy(Frozen):
             action: What was decided.
             sure: Whether GitHub itself was asked.
         """
+        report = self.report
+        if report is not None:
+            target_url = self._target_url(action.pull_request)
+            report = report.model_copy(update={"target_url": target_url})
         return Revision(
             head=action.head,
             base=action.base,
@@ -49,9 +53,7 @@ class Policy(Frozen):
                 draft=action.draft,
                 as_of=action.as_of,
                 sure=sure,
-                report=self.report.model_copy(
-                    update={"target_url": self._target_url(action.pull_request)}
-                ),
+                report=report,
             ),
         )
 
