@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class LiveGitHub(FakeGitHub):
     """The fake with a clock that goes."""
 
-    @property  # type: ignore[override]  # a clock that goes instead of one that is set
+    @property
     def now(self) -> datetime:
         return datetime.now(UTC)
 

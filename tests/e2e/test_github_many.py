@@ -71,6 +71,7 @@ async def live(fake: LiveGitHub, chance: random.Random) -> None:
             await fake.retarget(number, "2.0")
 
 
+@pytest.mark.timeout(600)  # a minute where nothing else runs
 async def test_a_thousand_deliveries_in_any_order(stage: Stage) -> None:
     chance = random.Random(7)  # noqa: S311 - no secrets
     fake = stage.fake
@@ -106,7 +107,7 @@ async def settled(stage: Stage) -> None:
         if pull.state == "open" and pull.base_ref == "master"
     }
     found: dict[int, str] = {}
-    for _ in range(60):
+    for _ in range(250):
         await asyncio.sleep(2)
         found = await stage.pull_requests.running("ocaml", "opam-repository")
         if found == wanted:

@@ -119,7 +119,8 @@ def test_half_made_clone_is_made_whole(remote: Clone, upstream: Upstream) -> Non
     upstream.directory.mkdir(parents=True)
     (upstream.directory / "objects").mkdir()
     pushed = head(remote, 1)
-    assert upstream.fetch("master", 1, pushed)
+    upstream.fetch("master", 1, pushed)
+    assert upstream.has(pushed)
     done = subprocess.run(
         ["git", f"--git-dir={upstream.directory}", "fsck"], capture_output=True, check=False
     )

@@ -44,7 +44,7 @@ def test_what_is_missing_is_said_with_the_variable(tmp_path: Path) -> None:
         (bare.webhook_secret, "OPAM_CI_GITHUB_WEBHOOK_SECRET_FILE"),
     ):
         with pytest.raises(UsageError, match=variable):
-            call()  # type: ignore[no-untyped-call]  # one of three
+            call()
     with pytest.raises(UsageError, match="OPAM_CI_GITHUB_PRIVATE_KEY_FILE"):
         GitHubSettings(app_id=1).credentials()
     with pytest.raises(UsageError, match="cannot read /nowhere"):

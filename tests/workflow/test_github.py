@@ -90,7 +90,7 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     await stage.until_said(HEADS[3], "success: 4 passed")
 
     fake.advance(seconds=1)
-    script.steps[BUILD] = full_disk(3)
+    script.steps[BUILD] = [*full_disk(3)]
     await fake.push(1, HEADS[4])
     await stage.until_said(HEADS[4], "error: Internal CI error, not your package: disk full")
     await stage.until(lambda: any(run.wanted.get("conclusion") for run in fake.runs.values()))
@@ -160,7 +160,7 @@ async def test_rate_limit_is_waited_for_as_long_as_it_says(quick_stage: Stage) -
 
 async def test_status_that_cannot_be_written_is_recorded_once(quick_stage: Stage) -> None:
     fake = quick_stage.fake
-    quick_stage.script.steps[BUILD] = full_disk(2)
+    quick_stage.script.steps[BUILD] = [*full_disk(2)]
     await fake.open(1, HEADS[1], fork_deleted=True)
     fake.commits.clear()
     await quick_stage.until(lambda: (TEST, 1, 1) in quick_stage.script.started)
