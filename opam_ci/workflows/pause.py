@@ -19,3 +19,22 @@ async def pause(length: timedelta, *, until: Callable[[], bool]) -> None:
     """
     timer = asyncio.create_task(asyncio.sleep(length.total_seconds()))
     await workflow.wait_condition(lambda: timer.done() or until())
+
+
+async def see_through(*tasks: asyncio.Task[None]) -> asyncio.CancelledError | None:
+    """Waits until tasks are over, also when the workflow is cancelled meanwhile.
+
+    What is to be told and written down at the end must get out even then.
+
+    Returns:
+        The cancellation, for the caller to raise; None if there was none.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    for task in tasks:
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        task.result()
+    return cancelled

@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows import options
     from opam_ci.workflows.groups import revdeps_workflow
     from opam_ci.workflows.jobs import Jobs, JobSetting
-    from opam_ci.workflows.pause import pause
+    from opam_ci.workflows.pause import pause, see_through
     from opam_ci.workflows.revdeps import RevdepsWorkflow
 
 
@@ -80,7 +80,7 @@ class PlatformWorkflow:
         # Not in a `finally`: after a bug of ours nothing more may happen in this task. And
         # the last report must get out even when the workflow itself is cancelled.
         self._done = True
-        await asyncio.shield(reporter)
+        cancelled = await see_through(reporter) or cancelled
         if cancelled is not None:
             raise cancelled
         return count(self._table.rows)

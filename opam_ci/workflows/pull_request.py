@@ -28,7 +28,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.text import markdown_matrix, problems
     from opam_ci.workflows import options
     from opam_ci.workflows.github import GitHubSide
-    from opam_ci.workflows.pause import pause
+    from opam_ci.workflows.pause import pause, see_through
     from opam_ci.workflows.testing import Testing
 
 _NOTICES_KEPT = 20
@@ -81,11 +81,11 @@ class PullRequestWorkflow:
             cancelled = error
         # Not in a `finally`: after a bug of ours nothing more may happen in this task.
         self._finished = True
-        await asyncio.shield(reporter)
-        await asyncio.shield(writer)
-        await asyncio.shield(self._say_last_words())
+        cancelled = await see_through(reporter, writer) or cancelled
+        last_words = asyncio.create_task(self._say_last_words())
+        cancelled = await see_through(last_words) or cancelled
         self._github.end()
-        await asyncio.shield(github)
+        cancelled = await see_through(github) or cancelled
         if cancelled is not None:
             raise cancelled
         return self.summary().counts

@@ -40,7 +40,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.text import group_details, problems
     from opam_ci.workflows import options
     from opam_ci.workflows.jobs import Jobs, JobSetting
-    from opam_ci.workflows.pause import pause
+    from opam_ci.workflows.pause import pause, see_through
 
 _UNDECIDED = frozenset({Standing.QUEUED, Standing.RUNNING, Standing.RETRYING})
 
@@ -103,8 +103,7 @@ class RevdepsWorkflow:
             await asyncio.shield(self._stop())
             cancelled = error
         self._finished = True
-        await asyncio.shield(reporter)
-        await asyncio.shield(writer)
+        cancelled = await see_through(reporter, writer) or cancelled
         if cancelled is not None:
             self._tally.give_up(Cancelled(by="request"))
             await asyncio.shield(self._tell(done=True))

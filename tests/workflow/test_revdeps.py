@@ -195,8 +195,10 @@ async def test_an_index_that_is_down_holds_no_job_up(world: World, ref: PullRequ
     await world.until(
         handle, lambda now: bool(now.groups) and now.groups[0].counts == Counts(passed=3)
     )
-    world.script.index_down = False
+    # Stopped while it has nothing left to do but to write: that is not lost either.
     await handle.signal("closed")
+    await world.env.sleep(timedelta(seconds=30))
+    world.script.index_down = False
     await handle.result()
     written = {record.status.job.id for batch in world.script.batches for record in batch.jobs}
     assert {job(0), job(1), job(2)} <= written
