@@ -90,21 +90,35 @@ async def with_phases(
     """
     if not summary.counts.undecided:
         return summary
-    ids = [child.workflow_id for child in described.raw_description.pending_children]
-    children = await asyncio.gather(
-        *(client.get_workflow_handle(child).describe() for child in ids), return_exceptions=True
-    )
     running: dict[str, dict[str, object]] = {}
-    for answer in children:
-        if isinstance(answer, RPCError):
-            continue
-        if isinstance(answer, BaseException):
-            raise answer
-        for pending in answer.raw_description.pending_activities:
-            running[pending.activity_id] = _facts(client, pending)
-    return summary.model_copy(
-        update={"jobs": tuple(_merge(row, running.get(activity_id(row))) for row in summary.jobs)}
+    parents = [described]
+    while parents:
+        ids = [
+            child.workflow_id
+            for parent in parents
+            for child in parent.raw_description.pending_children
+        ]
+        answers = await asyncio.gather(
+            *(client.get_workflow_handle(child).describe() for child in ids),
+            return_exceptions=True,
+        )
+        parents = []
+        for answer in answers:
+            if isinstance(answer, RPCError):
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            parents.append(answer)
+            for pending in answer.raw_description.pending_activities:
+                running[pending.activity_id] = _facts(client, pending)
+
+    def merged(rows: tuple[JobStatus, ...]) -> tuple[JobStatus, ...]:
+        return tuple(_merge(row, running.get(activity_id(row))) for row in rows)
+
+    groups = tuple(
+        group.model_copy(update={"shown": merged(group.shown)}) for group in summary.groups
     )
+    return summary.model_copy(update={"jobs": merged(summary.jobs), "groups": groups})
 
 
 def _facts(client: Client, pending: Any) -> dict[str, object]:

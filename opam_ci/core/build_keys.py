@@ -32,7 +32,7 @@ from opam_ci.core.opam.formula import (
 )
 from opam_ci.core.opam.metadata import Opam, read
 
-KEY_VERSION: Final = 1
+KEY_VERSION: Final = 2
 """Raised whenever the way of building for the cache, or what an entry holds, changes."""
 
 _UNSET: Final = frozenset({"with-test", "with-doc", "with-dev-setup", "dev", "post"})
@@ -53,15 +53,19 @@ class CachedBuild(Frozen):
         key: Of its build, 64 hex digits.
         needs: All packages of the solution that it needs, through others too, in an order
             in which they can be installed.
+        plain: Whether neither it nor any of these names system packages: it is then built
+            without those that apt installed for others of the solution, so that jobs with
+            different ones share it.
     """
 
     package: str
     key: str
     needs: tuple[str, ...]
+    plain: bool
 
 
 def cached_builds(
-    solution: Mapping[str, PackageFiles], surroundings: str
+    solution: Mapping[str, PackageFiles], surroundings: str, system: str = ""
 ) -> tuple[CachedBuild, ...]:
     """Finds the packages of a solution whose builds can be cached, and their keys.
 
@@ -70,7 +74,8 @@ def cached_builds(
 
     Args:
         solution: The files of each package that the solution installs.
-        surroundings: Everything else that a build depends on, as one text.
+        surroundings: Everything else that every build depends on, as one text.
+        system: The system packages that are there for packages that are not plain.
 
     Returns:
         In an order in which they can be installed.
@@ -93,15 +98,19 @@ def cached_builds(
             continue
         # Through others first, so that each comes after what it needs.
         closure = dict.fromkeys(one for need in needs for one in (*done[need].needs, need))
+        plain = b"depexts" not in solution[package]["opam"] and all(
+            done[need].plain for need in closure
+        )
         words = [
             KEY_VERSION,
             surroundings,
+            None if plain else system,
             package,
             {path: _digest(data) for path, data in solution[package].items()},
             [done[need].key for need in needs],
         ]
         key = _digest(json.dumps(words, sort_keys=True).encode())
-        done[package] = CachedBuild(package=package, key=key, needs=tuple(closure))
+        done[package] = CachedBuild(package=package, key=key, needs=tuple(closure), plain=plain)
     return tuple(done.values())
 
 

@@ -121,3 +121,21 @@ def test_the_order_in_which_a_solution_is_told_does_not_matter(order: list[str])
     assert cached_builds({name: chain()[name] for name in order}, "here") == cached_builds(
         chain(), "here"
     )
+
+
+def test_what_needs_no_system_packages_is_the_same_whichever_there_are() -> None:
+    with_depexts = b'opam-version: "2.0"\ndepexts: [["libfoo-dev"] {os-family = "debian"}]\n'
+    over = b'opam-version: "2.0"\ndepends: ["conf-foo" "plain"]\n'
+    solution = {
+        "plain.1": {"opam": b'opam-version: "2.0"\n'},
+        "conf-foo.1": {"opam": with_depexts},
+        "over.1": {"opam": over},
+    }
+    one, other = (
+        {build.package: build for build in cached_builds(solution, "here", system)}
+        for system in ("libfoo", "libfoo, libbar")
+    )
+    assert {name for name, build in one.items() if build.plain} == {"plain.1"}
+    assert one["plain.1"].key == other["plain.1"].key
+    assert one["conf-foo.1"].key != other["conf-foo.1"].key
+    assert one["over.1"].key != other["over.1"].key

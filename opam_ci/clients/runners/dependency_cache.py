@@ -104,6 +104,8 @@ class DependencyCache:
         self._surroundings = surroundings
         self._say = book.transcript.say
         self._book = book
+        self._files: dict[str, dict[str, bytes]] = {}
+        self._plain_bottom: tuple[Path, ...] = ()
         self._bottom: tuple[Path, ...] = ()
         self._solution: frozenset[str] = frozenset()
         self._wanted: dict[str, CachedBuild] = {}
@@ -119,31 +121,48 @@ class DependencyCache:
         for entry in self._have.values():
             entry.close()
 
-    async def attach(self, solution: Collection[str], target: str, run: Run) -> None:
-        """Puts under the job's root what the cache has of its dependencies.
+    def seal_plain(self, solution: Collection[str]) -> None:
+        """Keeps what the job's root is before apt installs system packages for it.
 
-        After the solver and apt, before anything of a package is fetched or run: what the
-        job wrote so far is what every build for the cache will lie over.
+        What needs none of these is built over that: whichever ones this job has are no
+        matter of it, and jobs that have others can use it.
 
         Args:
             solution: What the job installs.
-            target: The package under test, which is always built by the job itself.
-            run: Runs a step.
         """
         compiler = {package.partition(".")[0] for package in self._base.manifest.installed}
         if any(package.partition(".")[0] in compiler for package in solution):
             self._say("the solution changes the compiler: without the cache")
             return
-        files = {}
         upper = self._executor.root.upper
         for package in solution:
             name = package.partition(".")[0]
             path = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/packages/{name}/{package}"
-            files[package] = beneath.files(upper, path, limit=_FILE_LIMIT) or {}
+            self._files[package] = beneath.files(upper, path, limit=_FILE_LIMIT) or {}
+        self._plain_bottom = self._executor.seal()
+
+    async def attach(self, target: str, run: Run) -> None:
+        """Puts under the job's root what the cache has of its dependencies.
+
+        After apt, before anything of a package is fetched or run: what the job wrote so far
+        is what every build for the cache will lie over, or, of plain packages, what it wrote
+        before apt.
+
+        Args:
+            target: The package under test, which is always built by the job itself.
+            run: Runs a step.
+        """
+        files = self._files
+        if not files:
+            return
         system = await read_one(self._executor, _DPKG_STATUS, limit=_FILE_LIMIT)
-        words = [self._surroundings, hashlib.sha256(system or b"").hexdigest()]
         self._bottom = self._executor.seal()
-        found = await asyncio.to_thread(cached_builds, files, json.dumps(words))
+        found = await asyncio.to_thread(
+            cached_builds,
+            files,
+            self._surroundings,
+            hashlib.sha256(system or b"").hexdigest(),
+        )
         self._solution = frozenset(files)
         self._wanted = {build.package: build for build in found if build.package != target}
         self._target = next((build for build in found if build.package == target), None)
@@ -303,7 +322,8 @@ class DependencyCache:
         # Its output is left out: what fails alone is judged by the plain run.
         self._say(f"building for the cache: {build.package}")
         async with self._store.directory() as directory:
-            lowers = (*self._layers(build.needs), *self._bottom)
+            bottom = self._plain_bottom if build.plain else self._bottom
+            lowers = (*self._layers(build.needs), *bottom)
             alone = self._executor.over(overlay(directory, lowers))
             job = self._executor.root.upper
             downloads: tuple[tuple[Path, str], ...] = ()

@@ -102,9 +102,10 @@ def overlay(directory: Path, lowers: tuple[Path, ...]) -> Overlay:
 
 def sealed(root: Overlay) -> Overlay:
     """Makes what an overlay wrote its topmost read-only layer, and its upper directory new."""
-    lower = root.upper.rename(root.upper.with_name("sealed"))
+    number = len(list(root.upper.parent.glob("sealed-upper-*")))
+    lower = root.upper.rename(root.upper.with_name(f"sealed-upper-{number}"))
     # The kernel's scratch directory belongs to the upper directory that it has served.
-    root.work.rename(root.work.with_name("sealed-work"))
+    root.work.rename(root.work.with_name(f"sealed-work-{number}"))
     return replace(
         root,
         lowers=(lower, *root.lowers),

@@ -124,12 +124,9 @@ class JobRun:
             return await self._setup() and await self._list_revdeps()
         if not await self._setup() or not await self._solve():
             return False
-        if await self._needs_depexts() and not await self._depexts():
-            return False
         reinstall = self._reinstall
-        if self._cache is not None and not reinstall:
-            self._book.restart_limit(Phase.SETUP)
-            await self._cache.attach(self._solution, kinds.target(self._spec), self._for_cache)
+        if not await self._prepare_system(None if reinstall else self._cache):
+            return False
         sources = phases.fetch_again(self._solution) if reinstall else phases.fetch(self._spec)
         if not await self._fetch(sources):
             return False
@@ -144,6 +141,18 @@ class JobRun:
         await self._verify()
         if self._cache is not None and self._spec.job.kind is JobKind.BUILD:
             await self._cache.keep_target()
+        return True
+
+    async def _prepare_system(self, cache: DependencyCache | None) -> bool:
+        """Installs system packages, and lays what the cache has of the others over them."""
+        needs_depexts = await self._needs_depexts()
+        if cache is not None:
+            cache.seal_plain(self._solution)
+        if needs_depexts and not await self._depexts():
+            return False
+        if cache is not None:
+            self._book.restart_limit(Phase.SETUP)
+            await cache.attach(kinds.target(self._spec), self._for_cache)
         return True
 
     async def _setup(self) -> bool:

@@ -64,7 +64,8 @@ class RootfsExecutor:
         Returns:
             The layers, topmost first: what was written so far, and what it lies over.
         """
-        self._root = sealed(self._root)
+        if any(self._root.upper.iterdir()):
+            self._root = sealed(self._root)
         self._bottom = self._root.lowers
         return self._bottom
 
