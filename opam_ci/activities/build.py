@@ -52,8 +52,7 @@ class BuildActivities:
                     report.facts, report.logs, worker=attempt.worker, attempt=attempt.number
                 )
                 log.write(verdict_line(outcome).encode())
-                kept = Judged(facts=report.facts, outcome=outcome)
-                await judged.keep(self._store, attempt.log, kept)
+                judged.keep(log, Judged(facts=report.facts, outcome=outcome))
             if report.revdeps is not None:
                 listing = await self._keep(report.revdeps, f"{attempt.log}/revdeps.json")
             return outcome

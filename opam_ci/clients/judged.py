@@ -1,13 +1,9 @@
-"""What was judged, kept beside the log of each attempt: small, and gone with the log.
-
-The object's key begins with the log's, so that whatever removes a log by its prefix removes
-this too.
-"""
+"""What was judged, kept with the end of each attempt's log: small, and gone with the log."""
 
 from pydantic import ValidationError
 
-from opam_ci.clients.logs import LogReader
-from opam_ci.clients.store import ArtifactStore, MissingKeyError
+from opam_ci.clients.logs import LogReader, LogWriter
+from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.classify import cut
 from opam_ci.core.classify.cut import HEAD_BYTES, TAIL_BYTES
 from opam_ci.core.errors import InfrastructureError
@@ -17,18 +13,9 @@ from opam_ci.core.outcome import Cause
 from opam_ci.core.replay import Judged
 
 
-def judged_key(log: str) -> str:
-    """Names the object beside a log."""
-    return f"{log}/judged.json"
-
-
-async def keep(store: ArtifactStore, log: str, judged: Judged) -> None:
-    """Keeps what was judged beside its log.
-
-    Raises:
-        InfrastructureError: The store does not take it.
-    """
-    await store.put(judged_key(log), judged.model_dump_json().encode())
+def keep(log: LogWriter, judged: Judged) -> None:
+    """Keeps what was judged with the end of its log."""
+    log.note = judged.model_dump_json()
 
 
 async def load(store: ArtifactStore, log: str) -> Judged | None:
@@ -37,15 +24,15 @@ async def load(store: ArtifactStore, log: str) -> Judged | None:
     Raises:
         InfrastructureError: The store cannot be read, or holds something else.
     """
-    try:
-        text = await store.get(judged_key(log))
-    except MissingKeyError:
+    end = await LogReader(store).end(log)
+    if end is None or not end.note:
         return None
     try:
-        return Judged.model_validate_json(text)
+        return Judged.model_validate_json(end.note)
     except ValidationError as error:
         raise InfrastructureError(
-            f"{judged_key(log)} is damaged: {str(error).splitlines()[0]}", cause=Cause.STORAGE
+            f"what was judged of {log} is damaged: {str(error).splitlines()[0]}",
+            cause=Cause.STORAGE,
         ) from error
 
 

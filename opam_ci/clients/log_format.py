@@ -36,6 +36,7 @@ class LogEnd(Frozen):
         closed_at: When.
         last_offset: Offset of the piece that is held here.
         last_gzip: That piece, compressed, in base 64; empty if there is none.
+        note: What the writer had to say besides, such as facts as JSON; empty for nothing.
     """
 
     size: int
@@ -43,6 +44,7 @@ class LogEnd(Frozen):
     closed_at: AwareDatetime
     last_offset: int
     last_gzip: str
+    note: str = ""
 
 
 class Segment(NamedTuple):

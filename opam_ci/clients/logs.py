@@ -86,12 +86,17 @@ class LogWriter:
     exception, that one stays and gets a note. Waiting output is bounded by the cap.
 
     Not thread-safe: use it on the thread of its event loop.
+
+    Attributes:
+        key: Where it is stored.
+        note: A short text that is kept with the end of the log.
     """
 
     def __init__(
         self, store: ArtifactStore, key: str, *, limits: LogLimits = DEFAULT_LIMITS
     ) -> None:
         self.key = key
+        self.note = ""
         self._store = store
         self._limits = limits
         self._size = 0
@@ -186,6 +191,7 @@ class LogWriter:
             closed_at=datetime.now(UTC),
             last_offset=self._size - len(last),
             last_gzip=base64.b64encode(await compressed(last)).decode() if last else "",
+            note=self.note,
         )
         await self._store.put(end_key(self.key), end.model_dump_json().encode())
 
@@ -197,13 +203,22 @@ class LogWriter:
             offset = end - len(buffer)
             if offset >= until:
                 return
-            data = bytes(buffer[: self._limits.segment_max])
+            data = bytes(buffer[: self._piece(offset)])
             del buffer[: len(data)]
             if offset >= self._limits.head:
                 self._stored.append((offset, len(data)))
                 self._stored_bytes += len(data)
             await self._store.put(segment_key(self.key, offset), await compressed(data))
             await self._trim()
+
+    def _piece(self, offset: int) -> int:
+        """Returns how long a segment at an offset may be.
+
+        The tail goes segment by segment: one that were all of it would leave nothing.
+        """
+        if offset < self._limits.head:
+            return self._limits.segment_max
+        return min(self._limits.segment_max, max(self._limits.tail // 8, 1))
 
     async def _trim(self) -> None:
         """Removes the oldest segments of the tail that no longer fit below the cap."""

@@ -106,11 +106,10 @@ class Collector:
         metrics.green_unbuilt.set(state.green_unbuilt)
         # The pools of resolved incidents must go, so this one is made anew.
         metrics.incidents.clear()
-        if state.incidents is not None:
-            for cause in Cause:
-                pools = state.incidents.get(cause.value) or {EVERY_POOL: 0}
-                for pool, number in pools.items():
-                    metrics.incidents.labels(cause.value, pool).set(number)
+        for cause in Cause:
+            pools = state.incidents.get(cause.value) or {EVERY_POOL: 0}
+            for pool, number in pools.items():
+                metrics.incidents.labels(cause.value, pool).set(number)
 
     async def _queues(self) -> None:
         queues = {pool: options.build_queue(pool) for pool in await self._pools()}

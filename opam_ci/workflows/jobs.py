@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.activities.build import BuildActivities
     from opam_ci.core.build import BuildSpec, RepositoryRef
-    from opam_ci.core.job import Job
+    from opam_ci.core.job import Job, JobKind
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.messages import (
         AttemptFaulted,
@@ -138,7 +138,8 @@ class Jobs:
                     timeouts=timeouts,
                     archive_mirrors=checks.archive_mirrors,
                     only_mirrored=checks.only_mirrored,
-                    submitted=common.submitted,
+                    # A list in every job of a large pull request would be most of its history.
+                    submitted=common.submitted if job.kind is JobKind.LIST_REVDEPS else (),
                     build_cache=checks.build_cache,
                 ),
             ),

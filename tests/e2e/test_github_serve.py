@@ -100,6 +100,7 @@ def test_other_commands_of_the_set_up(world: GitHubWorld) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_github_ends_in_the_same_state(world: GitHubWorld, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - no secrets

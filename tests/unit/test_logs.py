@@ -210,6 +210,21 @@ async def test_a_cancellation_while_the_log_is_closed_is_not_lost() -> None:
     assert await LogReader(store).is_complete(KEY)
 
 
+async def test_the_last_words_do_not_drive_the_tail_out(store: ArtifactStore) -> None:
+    limits = LogLimits(
+        cap=20_000, head=10_000, segment=1, inline_max=0, flush_interval=timedelta(0)
+    )
+    async with LogWriter(store, KEY, limits=limits) as log:
+        log.write(numbered(30_000))
+        async with asyncio.timeout(10):
+            while await LogReader(store).size(KEY) < 30_000:  # noqa: ASYNC110  no event tells
+                await asyncio.sleep(0.01)
+        log.write(b"the end")
+    text = await LogReader(store).read(KEY)
+    assert text.endswith(b"000029990\nthe end")
+    assert len(text) > 18_000
+
+
 async def raising_job(store: ArtifactStore) -> None:
     async with LogWriter(store, KEY) as log:
         log.write(b"before\n")

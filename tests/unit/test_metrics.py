@@ -208,6 +208,7 @@ def test_gauges_of_a_real_index(tmp_path: Path) -> None:
         undecided={"queued": 1},
         retrying={},
         errored={"disk_full": 1},
+        incidents={},
         green_unbuilt=1,
     )
     gauges.close()
@@ -218,13 +219,13 @@ def test_open_incidents_of_a_real_index(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'index.sqlite'}"
     Index.open(url).close()
     with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as database, database:
-        database.execute("DROP TABLE IF EXISTS incidents")
+        database.executemany(
+            "INSERT INTO incidents (cause, scope, pool, first_seen_at, last_seen_at, resolved_at,"
+            " faults, jobs, pull_requests, evidence)"
+            " VALUES (?, 'pool', ?, '2026-01-01', '2026-01-01', ?, 1, 1, 1, '[]')",
+            [("dns", None, None), ("disk_full", "p", None), ("disk_full", "p", "2026-01-01")],
+        )
     gauges = IndexGauges(url)
-    assert gauges.read().incidents is None
-    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as database, database:
-        database.execute("CREATE TABLE incidents (cause TEXT, pool TEXT, resolved_at TEXT)")
-        rows = [("dns", None, None), ("disk_full", "p", None), ("disk_full", "p", "2026-01-01")]
-        database.executemany("INSERT INTO incidents VALUES (?, ?, ?)", rows)
     assert gauges.read().incidents == {"dns": {"any": 1}, "disk_full": {"p": 1}}
     gauges.close()
 

@@ -1,19 +1,10 @@
 """What the index says about this moment, in a few cheap queries, for metrics."""
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    and_,
-    column,
-    exists,
-    func,
-    inspect,
-    select,
-    table,
-)
+from pydantic import Field
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, select
 
 from opam_ci.clients.index.engine import create, reading
-from opam_ci.clients.index.schema import JOBS, PULL_REQUESTS, REVISIONS
+from opam_ci.clients.index.schema import INCIDENTS, JOBS, PULL_REQUESTS, REVISIONS
 from opam_ci.core.job import JobKind
 from opam_ci.core.model import Frozen
 from opam_ci.core.records import Standing
@@ -28,9 +19,6 @@ _CHECKS = (JobKind.ANALYSIS.value, JobKind.LINT.value)
 EVERY_POOL = "any"
 """Stands for the pool of an incident that is not of one pool."""
 
-_INCIDENTS = table("incidents", column("cause"), column("pool"), column("resolved_at"))
-"""What is read of incidents; an index of an older schema has none."""
-
 
 class IndexState(Frozen):
     """Counts of this moment.
@@ -41,7 +29,7 @@ class IndexState(Frozen):
         retrying: Jobs that wait for a retry, by cause.
         errored: Jobs of the newest heads of open pull requests that wait for a restart,
             by cause.
-        incidents: Open ones by cause and pool, None where the index knows no incidents.
+        incidents: Open ones by cause and pool.
         green_unbuilt: Open pull requests that are green although they had jobs beyond
             analysis and lint, none of which passed.
     """
@@ -50,7 +38,7 @@ class IndexState(Frozen):
     undecided: dict[str, int]
     retrying: dict[str, int]
     errored: dict[str, int]
-    incidents: dict[str, dict[str, int]] | None = None
+    incidents: dict[str, dict[str, int]] = Field(default_factory=dict)
     green_unbuilt: int
 
 
@@ -119,13 +107,11 @@ def _jobs_by(
     return {row.value: row.number for row in connection.execute(query)}
 
 
-def _incidents(connection: Connection) -> dict[str, dict[str, int]] | None:
-    if not inspect(connection).has_table(_INCIDENTS.name):
-        return None
+def _incidents(connection: Connection) -> dict[str, dict[str, int]]:
     query = (
-        select(_INCIDENTS.c.cause, _INCIDENTS.c.pool, func.count().label("number"))
-        .where(_INCIDENTS.c.resolved_at.is_(None))
-        .group_by(_INCIDENTS.c.cause, _INCIDENTS.c.pool)
+        select(INCIDENTS.c.cause, INCIDENTS.c.pool, func.count().label("number"))
+        .where(INCIDENTS.c.resolved_at.is_(None))
+        .group_by(INCIDENTS.c.cause, INCIDENTS.c.pool)
     )
     found: dict[str, dict[str, int]] = {}
     for row in connection.execute(query):
