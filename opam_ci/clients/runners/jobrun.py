@@ -5,9 +5,9 @@ from typing import IO
 
 from opam_ci.clients.runners import (
     checksums,
+    coinstall,
     kinds,
     layer,
-    listing,
     mirrors,
     phases,
     report,
@@ -186,8 +186,15 @@ class JobRun:
             # opam lists what depends on a package that it does not know: nothing.
             self.probes["package_known"] = False
             return self._book.end(begun, known)
-        ended, self.revdeps = await listing.run(
-            self._spec, lambda step, said: self._step(step, keep=said)
+        ended, self.revdeps = await coinstall.run(
+            self._spec,
+            coinstall.Surroundings(
+                run_step=lambda step, said: self._step(step, keep=said),
+                read=self._executor.read,
+                say=self._book.transcript.say,
+                output=self._book.transcript.output,
+                time_left=lambda: self._book.time_left,
+            ),
         )
         if self.revdeps is not None:
             tested = sum(revdep.has_tests for revdep in self.revdeps)

@@ -1,0 +1,163 @@
+"""Time of listing reverse dependencies: opam's three queries, and our one description.
+
+usage: python bench/list_revdeps.py --repository REPOSITORY.git --mirror DIR [PACKAGE …]
+
+Both run in one build root over the whole real repository, one after the other, for each
+package: opam-repo-ci's three `opam list` calls, and what a LIST_REVDEPS job runs. CPU time is
+user and system time of all processes. The answers are compared, query by query.
+"""
+
+import argparse
+import asyncio
+import ctypes
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bench.build_cache import PR_SET_CHILD_SUBREAPER, Log, cpu
+from opam_ci.clients.runners import coinstall, listing, sandbox, steps
+from opam_ci.clients.runners.mirrors import Mirrors
+from opam_ci.clients.runners.rootexec import RootfsExecutor
+from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
+from opam_ci.clients.runners.settings import default_home
+from opam_ci.clients.runners.supervise import Ended
+from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.platforms import EMBEDDED
+from tests.e2e.rootfs_world import Artifacts, repository
+
+MOST = 1 / 3
+"""The part of opam's time that ours may take."""
+
+PACKAGES = (
+    "dune.3.17.2",
+    "csexp.1.5.2",
+    "re.1.10.4",
+    "lwt.5.9.1",
+    "ppxlib.0.35.0",
+    "cmdliner.1.3.0",
+)
+
+
+async def git(repository: Path, *words: str) -> bytes:
+    process = await asyncio.create_subprocess_exec(
+        "git", "-C", str(repository), *words, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, words
+    return output
+
+
+async def reference(bare: Path, artifacts: Artifacts) -> RepositoryRef:
+    commit = (await git(bare, "rev-parse", "HEAD")).decode().strip()
+    files = (await git(bare, "ls-tree", "-r", "--name-only", commit, "packages")).decode()
+    return RepositoryRef(
+        base_commit=commit,
+        base_archive=artifacts.put(
+            await git(bare, "archive", "--format=tar.gz", commit, "repo", "packages")
+        ),
+        overlay_archive=artifacts.put(repository({})),
+        overlay_packages=0,
+        package_count=sum(line.endswith("/opam") for line in files.splitlines()),
+    )
+
+
+class Bench:
+    def __init__(self, executor: RootfsExecutor) -> None:
+        self._executor = executor
+        self.log = Log()
+
+    async def run_step(self, step: steps.Step, said: bytearray) -> Ended:
+        def output(data: bytes) -> None:
+            said.extend(data)
+
+        return await self._executor.run(step, output=output, phase=Phase.SOLVE)
+
+    async def theirs(self, spec: BuildSpec) -> tuple[Revdep, ...]:
+        answers = {}
+        for query in listing.Query:
+            said = bytearray()
+            ended = await self.run_step(listing.ask(spec, query, coinstallable=True), said)
+            assert ended.ok, said
+            answers[query] = listing.packages(said)
+        return listing.revdeps(spec, answers)
+
+    async def ours(self, spec: BuildSpec) -> tuple[Revdep, ...]:
+        def opam_is_asked(line: str) -> None:
+            raise AssertionError(line)
+
+        _, found = await coinstall.run(
+            spec,
+            coinstall.Surroundings(
+                run_step=self.run_step,
+                read=self._executor.read,
+                say=opam_is_asked,
+                output=self.log.write,
+                time_left=lambda: 600.0,
+            ),
+        )
+        assert found is not None
+        return found
+
+
+async def measured(
+    listing_of: Callable[[BuildSpec], Awaitable[tuple[Revdep, ...]]], spec: BuildSpec
+) -> tuple[tuple[Revdep, ...], float, float]:
+    wall, used = time.monotonic(), cpu()
+    found = await listing_of(spec)
+    return found, time.monotonic() - wall, cpu() - used
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repository", type=Path, required=True)
+    parser.add_argument("--mirror", type=Path, required=True, help="has the base packages' sources")
+    parser.add_argument("--home", type=Path, help="keeps the base layer for the next run")
+    parser.add_argument("packages", nargs="*", default=PACKAGES)
+    options = parser.parse_args()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    good = True
+    with tempfile.TemporaryDirectory() as name:
+        home = options.home or Path(name) / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        if not (home / "images").exists():
+            (home / "images").symlink_to(default_home() / "images")
+        artifacts = Artifacts(Path(name))
+        ref = await reference(options.repository, artifacts)
+        runner = RootfsRunner(RootfsSettings(home=home), artifacts)
+        image = await runner.prepare(print)
+        specs = [
+            BuildSpec(
+                job=Job(platform=EMBEDDED.name, package=package, kind=JobKind.LIST_REVDEPS),
+                platform=EMBEDDED,
+                repository=ref,
+                archive_mirrors=(options.mirror.as_uri(),),
+            )
+            for package in options.packages
+        ]
+        async with (
+            runner._layers.use(image, specs[0], lambda _data: None) as base,  # noqa: SLF001 - below the runner's interface
+            runner._jobs.open((base.upper, image.root)) as root,  # noqa: SLF001 - the same
+        ):
+            bench = Bench(RootfsExecutor(root, Mirrors(), sandbox.rights()))
+            print(
+                "package         revdeps  tested  same   opam CPU  wall"
+                "   ours CPU  wall  ratio CPU  wall"
+            )
+            for spec in specs:
+                theirs, wall, used = await measured(bench.theirs, spec)
+                ours, our_wall, our_used = await measured(bench.ours, spec)
+                good = good and theirs == ours and our_used < used * MOST
+                print(
+                    f"{spec.job.package:16}{len(theirs):7}{sum(r.has_tests for r in theirs):8}"
+                    f"  {'yes' if theirs == ours else 'NO ':5}{used:9.1f}{wall:6.1f}"
+                    f"{our_used:11.1f}{our_wall:6.1f}{our_used / used:11.2f}{our_wall / wall:6.2f}",
+                    flush=True,
+                )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,193 @@
+"""All packages as opam sees them in a switch: its dump `opam config pef-universe`, read.
+
+The dump has a paragraph a package, with variables replaced and formulas in conjunctive normal
+form (`OpamSwitchState.dump_pef_state` of opam 2.3). Dependencies marked `{post}` are not in it.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from opam_ci.core.opam import version
+
+_ATOM = re.compile(r"(\S+)(?: \((=|!=|<=?|>=?) (\S+)\))?")
+_PACKAGES_LIMIT = 200_000
+_WORK_LIMIT = 20_000_000
+"""Packages named by all alternatives together; the real repository has some 300,000."""
+
+Alternative = tuple[str, frozenset[int]]
+"""A package name, and those of its versions that satisfy the constraint."""
+
+Clause = tuple[Alternative, ...]
+"""Alternatives, one of which must hold."""
+
+Clauses = tuple[Clause, ...]
+"""Clauses, all of which must hold."""
+
+
+class DumpError(ValueError):
+    """What opam printed is not what it prints for a universe, or is beyond all measure."""
+
+
+@dataclass(frozen=True)
+class Universe:
+    """All packages, each known by its place.
+
+    Attributes:
+        packages: Name and version of each.
+        index: The place of `name.version`.
+        versions: The places of a name's versions, the oldest first.
+        available: Those that opam may choose.
+        installed: Those that are installed.
+        depends: What each depends on, without `{post}`.
+        depopts: What each can make use of.
+        conflicts: What each cannot be together with: each atom of each clause.
+    """
+
+    packages: Sequence[tuple[str, str]]
+    index: Mapping[str, int]
+    versions: Mapping[str, Sequence[int]]
+    available: frozenset[int]
+    installed: frozenset[int]
+    depends: Sequence[Clauses]
+    depopts: Sequence[Clauses]
+    conflicts: Sequence[Clauses]
+
+    def name(self, package: int) -> str:
+        """Returns `name.version`."""
+        return ".".join(self.packages[package])
+
+
+@dataclass
+class Atoms:
+    """Reads constraints on packages; equal ones are read once."""
+
+    packages: Sequence[tuple[str, str]]
+    versions: Mapping[str, Sequence[int]]
+    _known: dict[str, Alternative] = field(default_factory=dict)
+    _clauses: dict[str, Clauses] = field(default_factory=dict)
+    _keys: dict[str, Any] = field(default_factory=dict)
+    _work: int = 0
+
+    def clauses(self, text: str) -> Clauses:
+        """Reads a formula as the dump has it.
+
+        Raises:
+            DumpError: It is none.
+        """
+        if not text:
+            return ()
+        found = self._clauses.get(text)
+        if found is None:
+            found = self._clauses[text] = tuple(
+                tuple(self._atom(atom) for atom in clause.split(" | "))
+                for clause in text.split(" , ")
+            )
+        return found
+
+    def alternative(self, name: str, op: str | None = None, bound: str = "") -> Alternative:
+        """Finds the versions of a package that satisfy a constraint."""
+        places = self.versions.get(name, ())
+        if op is None:
+            chosen = places
+        else:
+            key = self._key(bound)
+            low = bisect_left(places, key, key=self._key_of)
+            high = bisect_right(places, key, lo=low, key=self._key_of)
+            parts = {
+                "<": (places[:low],),
+                "<=": (places[:high],),
+                "=": (places[low:high],),
+                ">=": (places[low:],),
+                ">": (places[high:],),
+                "!=": (places[:low], places[high:]),
+            }[op]
+            chosen = [place for part in parts for place in part]
+        self._work += len(chosen)
+        if self._work > _WORK_LIMIT:
+            raise DumpError("the dump's constraints name too many packages")
+        return name, frozenset(chosen)
+
+    def _atom(self, text: str) -> Alternative:
+        found = self._known.get(text)
+        if found is None:
+            match = _ATOM.fullmatch(text)
+            if match is None:
+                raise DumpError(f"no constraint on a package: {text[:80]!r}")
+            found = self._known[text] = self.alternative(match[1], match[2], match[3] or "")
+        return found
+
+    def _key_of(self, package: int) -> Any:
+        return self._key(self.packages[package][1])
+
+    def _key(self, text: str) -> Any:
+        found = self._keys.get(text)
+        if found is None:
+            found = self._keys[text] = version.key(text)
+        return found
+
+
+def _paragraphs(dump: str) -> list[dict[str, str]]:
+    read = []
+    for paragraph in dump.split("\n\n"):
+        if not paragraph.strip():
+            continue
+        fields = {}
+        for line in paragraph.strip("\n").split("\n"):
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise DumpError(f"no field: {line[:80]!r}")
+            fields[name] = value.strip()
+        if not fields.get("package") or not fields.get("version"):
+            raise DumpError(f"a paragraph about no package: {paragraph[:80]!r}")
+        read.append(fields)
+        if len(read) > _PACKAGES_LIMIT:
+            raise DumpError(f"more than {_PACKAGES_LIMIT} packages")
+    return read
+
+
+def parse(dump: str) -> tuple[Universe, Atoms]:
+    """Reads a dump.
+
+    Returns:
+        The universe, and the reader of constraints on its packages.
+
+    Raises:
+        DumpError: It is none, or is too big.
+    """
+    fields = _paragraphs(dump)
+    if not fields:
+        raise DumpError("the dump is empty")
+    packages = [(field["package"], field["version"]) for field in fields]
+    index = {".".join(package): place for place, package in enumerate(packages)}
+    if len(index) != len(packages):
+        raise DumpError("a package is in the dump twice")
+    versions: dict[str, list[int]] = {}
+    for place, (name, _) in enumerate(packages):
+        versions.setdefault(name, []).append(place)
+    for places in versions.values():
+        # The dump's own order is opam's; the search relies on it, so make sure.
+        places.sort(key=lambda place: version.key(packages[place][1]))
+    atoms = Atoms(packages, versions)
+    if any(field.get("pinned") == "true" for field in fields):
+        raise DumpError("a package is pinned")
+
+    def read(name: str) -> list[Clauses]:
+        return [atoms.clauses(field.get(name, "")) for field in fields]
+
+    def those(name: str) -> frozenset[int]:
+        return frozenset(i for i, field in enumerate(fields) if field.get(name) == "true")
+
+    universe = Universe(
+        packages=packages,
+        index=index,
+        versions=versions,
+        available=those("available"),
+        installed=those("installed"),
+        depends=read("depends"),
+        depopts=read("recommends"),
+        conflicts=read("conflicts"),
+    )
+    return universe, atoms

@@ -1,0 +1,143 @@
+"""A listing's way: opam describes, a process computes, and opam is asked where that fails."""
+
+from collections.abc import Callable
+
+import pytest
+
+from opam_ci.clients.runners import coinstall
+from opam_ci.clients.runners.coinstall_process import ExitCode
+from opam_ci.clients.runners.steps import Step
+from opam_ci.clients.runners.supervise import Ended
+from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import Cause
+from opam_ci.core.platforms import EMBEDDED
+
+SPEC = BuildSpec(
+    job=Job(platform=EMBEDDED.name, package="lib.1", kind=JobKind.LIST_REVDEPS),
+    platform=EMBEDDED,
+    repository=RepositoryRef(
+        base_commit="0" * 40,
+        base_archive="base",
+        overlay_archive="overlay",
+        overlay_packages=1,
+        package_count=10,
+    ),
+    submitted=("lib.1", "new.1"),
+)
+UNIVERSE = b"""package: lib
+version: 1
+available: true
+
+package: new
+version: 1
+available: true
+depends: lib
+
+package: user
+version: 1
+available: true
+depends: lib (>= 1)
+"""
+SAID = {
+    "universe": UNIVERSE,
+    "universe_with_tests": UNIVERSE,
+    "post": b"# Package|||# Depends\n",
+    "invariant": b"[]\n",
+    "variables": b"arch x86_64 # Inferred from system\n",
+}
+
+
+def ended(exit_code: int = 0, *, timed_out: bool = False) -> Ended:
+    return Ended(exit_code, None, timed_out=timed_out, started=True, duration=0)
+
+
+class Job_:  # noqa: N801 - not the job of a plan
+    def __init__(self, files: dict[str, bytes], described: Ended | None = None) -> None:
+        self.files = files
+        self.described = described or ended()
+        self.asked: list[str] = []
+        self.lines: list[str] = []
+        self.printed = bytearray()
+
+    def surroundings(self) -> coinstall.Surroundings:
+        return coinstall.Surroundings(
+            run_step=self.run_step,
+            read=self.read,
+            say=self.lines.append,
+            output=self.printed.extend,
+            time_left=lambda: 60.0,
+        )
+
+    async def run_step(self, step: Step, said: bytearray) -> Ended:
+        if step is coinstall.DESCRIBE:
+            return self.described
+        self.asked.append(step.title)
+        said += b"asked.1\n"
+        return ended()
+
+    async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
+        assert limit > 50 << 20
+        there = {f"{coinstall.SAID}/{name}": data for name, data in self.files.items()}
+        return {path: there[path] for path in paths if path in there}
+
+
+async def test_one_description_is_enough() -> None:
+    job = Job_(SAID)
+    _, found = await coinstall.run(SPEC, job.surroundings())
+    assert found == (Revdep(package="user.1", has_tests=True),)
+    assert (job.asked, job.lines) == ([], [])
+    assert b"[opam-ci] 1 worlds: 2 proved, 0 refuted" in job.printed
+
+
+@pytest.mark.parametrize(
+    ("files", "described"),
+    [
+        ({**SAID, "universe": b"[ERROR] no\n"}, ended()),
+        ({**SAID, "post": b"user.1 |||nonsense [\n"}, ended()),
+        ({name: data for name, data in SAID.items() if name != "invariant"}, ended()),
+        (SAID, ended(2)),
+    ],
+    ids=["nonsense", "unproven", "missing", "failed"],
+)
+async def test_opam_is_asked_where_we_cannot_tell(
+    files: dict[str, bytes], described: Ended
+) -> None:
+    job = Job_(files, described)
+    _, found = await coinstall.run(SPEC, job.surroundings())
+    assert found == (Revdep(package="asked.1", has_tests=True),)
+    assert job.lines == ["opam is asked itself"]
+    assert sum("--coinstallable-with" in title for title in job.asked) == 3
+
+
+async def test_no_time_is_left_to_ask_again() -> None:
+    job = Job_(SAID, ended(0, timed_out=True))
+    end, found = await coinstall.run(SPEC, job.surroundings())
+    assert (end.timed_out, found, job.asked) == (True, None, [])
+
+
+@pytest.mark.parametrize(
+    ("end", "cause"),
+    [
+        (ended(0, timed_out=True), Cause.SOLVER_TIMEOUT),
+        (ended(ExitCode.OUT_OF_MEMORY), Cause.OUT_OF_MEMORY),
+        (ended(1), Cause.OPAM_INTERNAL),
+    ],
+)
+async def test_a_computation_that_does_not_end_well_is_a_fault(end: Ended, cause: Cause) -> None:
+    async def start(
+        argv: list[str], *, output: Callable[[bytes], None], time_limit: float
+    ) -> Ended:
+        output(b"so far")
+        assert (argv[-2], time_limit) == ("lib.1", 5.0)
+        return end
+
+    with pytest.raises(InfrastructureError) as caught:
+        await coinstall.decide("lib.1", SAID, output=lambda _data: None, time_limit=5.0, start=start)
+    assert caught.value.cause is cause
+
+
+async def test_a_computation_is_killed_when_its_time_is_over() -> None:
+    with pytest.raises(InfrastructureError, match="within 0 s"):
+        await coinstall.decide("lib.1", SAID, output=lambda _data: None, time_limit=0.01)
