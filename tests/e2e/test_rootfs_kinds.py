@@ -91,13 +91,17 @@ async def test_revdeps_are_listed_as_opam_repo_ci_lists_them(world: World) -> No
         "enemy.1": 'conflicts: ["lib"]\n',
         "unavailable.1": 'depends: ["lib"]\navailable: os = "win32"\n',
         "untestable.1": 'depends: ["lib" "nowhere" {with-test}]\n',
+        "afterwards.1": 'depends: ["lib" "enemy" {post}]\n',
+        "afterwards-elsewhere.1": 'depends: ["lib" "enemy" {post & os = "win32"}]\n',
     }
     spec = world.spec(packages, "lib.1", kind=JobKind.LIST_REVDEPS)
     spec = spec.model_copy(update={"submitted": ("lib.1", "submitted.1")})
     log = Log()
     report = await world.runner.run(spec, log, lambda _: None)
     assert verdict(report) == "passed", log.text
+    assert "opam is asked itself" not in log.text
     assert [(revdep.package, revdep.has_tests) for revdep in report.revdeps or ()] == [
+        ("afterwards-elsewhere.1", True),
         ("direct.1", True),
         ("indirect.1", False),
         ("optional.1", True),

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,3 +129,13 @@ async def test_cppo_of_pull_request_30143_passes_its_tests(
     report, log = await build(spec_of, 30143, "cppo.1.8.0", JobKind.TEST)
     assert report.facts.installed is True, log.text
     assert (last(report).phase, report.facts.phases[-2].phase) == (Phase.VERIFY, Phase.TEST)
+
+
+def test_revdeps_are_opams_in_under_a_third_of_its_time(repository: Path, mirror: str) -> None:
+    bench = Path(__file__).parents[2] / "bench" / "list_revdeps.py"
+    command = [sys.executable, bench, "--repository", repository]
+    command += ["--mirror", mirror.removeprefix("file://"), "re.1.10.4"]
+    environment = {**os.environ, "PYTHONPATH": str(bench.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "re.1.10.4" in done.stdout

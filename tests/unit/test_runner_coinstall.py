@@ -134,7 +134,9 @@ async def test_a_computation_that_does_not_end_well_is_a_fault(end: Ended, cause
         return end
 
     with pytest.raises(InfrastructureError) as caught:
-        await coinstall.decide("lib.1", SAID, output=lambda _data: None, time_limit=5.0, start=start)
+        await coinstall.decide(
+            "lib.1", SAID, output=lambda _data: None, time_limit=5.0, start=start
+        )
     assert caught.value.cause is cause
 
 
