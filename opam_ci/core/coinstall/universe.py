@@ -5,7 +5,7 @@ form (`OpamSwitchState.dump_pef_state` of opam 2.3). Dependencies marked `{post}
 """
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +69,7 @@ class Atoms:
     _known: dict[str, Alternative] = field(default_factory=dict)
     _clauses: dict[str, Clauses] = field(default_factory=dict)
     _keys: dict[str, Any] = field(default_factory=dict)
+    _ranges: dict[str, dict[object, tuple[int, int]]] = field(default_factory=dict)
     _work: int = 0
 
     def clauses(self, text: str) -> Clauses:
@@ -93,9 +94,7 @@ class Atoms:
         if op is None:
             chosen = places
         else:
-            key = self._key(bound)
-            low = bisect_left(places, key, key=self._key_of)
-            high = bisect_right(places, key, lo=low, key=self._key_of)
+            low, high = self._range(name, places, bound)
             parts = {
                 "<": (places[:low],),
                 "<=": (places[:high],),
@@ -109,6 +108,21 @@ class Atoms:
         if self._work > _WORK_LIMIT:
             raise DumpError("the dump's constraints name too many packages")
         return name, frozenset(chosen)
+
+    def _range(self, name: str, places: Sequence[int], bound: str) -> tuple[int, int]:
+        """Finds the versions that are equal to a bound, or where it would stand."""
+        ranges = self._ranges.get(name)
+        if ranges is None:
+            # Most bounds are versions that exist: no search, no comparisons.
+            ranges = self._ranges[name] = {}
+            for n, place in enumerate(places):
+                same = version.canonical(self.packages[place][1])
+                ranges[same] = (ranges.get(same, (n, n))[0], n + 1)
+        found = ranges.get(version.canonical(bound))
+        if found is None:
+            low = bisect_left(places, self._key(bound), key=self._key_of)
+            found = (low, low)
+        return found
 
     def _atom(self, text: str) -> Alternative:
         found = self._known.get(text)

@@ -174,8 +174,8 @@ class _Decision:
             named = [each for clause in universe.conflicts[place] for each in clause]
             for name, places in named:
                 if name != own:
-                    for other in places & self._variable.keys():
-                        self._exclude(variable, self._variable[other])
+                    for other in self._variables(places):
+                        self._exclude(variable, other)
         for versions in universe.versions.values():
             mine = [self._variable[place] for place in versions if place in self._variable]
             for one, other in combinations(mine, 2):
@@ -192,7 +192,7 @@ class _Decision:
         for _, places in clause:
             found = self._choices.get(id(places))
             if found is None:
-                mine = sorted(self._variable[p] for p in places if p in self._variable)
+                mine = sorted(self._variables(places))
                 found = mine
                 if len(mine) > 1:
                     choice = self._new_variable()
@@ -204,18 +204,17 @@ class _Decision:
 
     def _union(self, clause: tuple[tuple[str, frozenset[int]], ...], own: str) -> frozenset[int]:
         """Collects what satisfies a clause, other versions of the same package left out."""
-        key = id(clause)
-        found = self._sets.get(key)
-        if found is None:
-            found = frozenset(
-                self._variable[place]
-                for _, places in clause
-                for place in places
-                if place in self._variable
-            )
-            self._sets[key] = found
+        parts = [self._variables(places) for _, places in clause]
+        found = parts[0] if len(parts) == 1 else frozenset().union(*parts)
         if any(name == own for name, _ in clause):
             found = frozenset(v for v in found if self._names[v] != own)
+        return found
+
+    def _variables(self, places: frozenset[int]) -> frozenset[int]:
+        found = self._sets.get(id(places))
+        if found is None:
+            found = frozenset(self._variable[p] for p in places if p in self._variable)
+            self._sets[id(places)] = found
         return found
 
     def _new_variable(self) -> int:
