@@ -133,7 +133,7 @@ async def test_cppo_of_pull_request_30143_passes_its_tests(
 
 def test_revdeps_are_opams_in_under_a_third_of_its_time(repository: Path, mirror: str) -> None:
     bench = Path(__file__).parents[2] / "bench" / "list_revdeps.py"
-    command = [sys.executable, bench, "--repository", repository]
+    command = [sys.executable, str(bench), "--repository", str(repository)]
     command += ["--mirror", mirror.removeprefix("file://"), "re.1.10.4"]
     environment = {**os.environ, "PYTHONPATH": str(bench.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
