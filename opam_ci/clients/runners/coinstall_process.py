@@ -18,7 +18,7 @@ from opam_ci.core.coinstall.worlds import UnprovenError
 
 ANSWER = "answer"
 MEMORY_LIMIT = 4 << 30
-"""Bytes of address space; the real repository takes some 700 MB."""
+"""Bytes of address space; the real repository takes some 350 MB."""
 
 
 class ExitCode(IntEnum):

@@ -16,7 +16,7 @@ from opam_ci.core.coinstall.universe import Clauses, Universe
 
 _REPORT_EVERY = 200
 _TOGETHER = 40
-"""Candidates that are tried for one world: a fifth of the time of one, less than 120."""
+"""Candidates that are tried for one world. For csexp.1.5.2 40 took 6 s, 1 took 17 s, 120 10 s."""
 
 
 class UnprovenError(Exception):
