@@ -7,6 +7,7 @@ Record anew only what a deliberate change made impossible to replay.
 
 import asyncio
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -202,8 +203,13 @@ async def play(
                 kind = f"{kind}-{numbers[kind]}"
             path = HISTORIES / f"{name}.{kind}.json"
             recorded = {"workflowId": workflow_id, **history.to_json_dict()}
-            path.write_text(json.dumps(recorded, indent=2) + "\n")
+            path.write_text(without_places(json.dumps(recorded, indent=2)) + "\n")
             print(f"{path.name}: {len(history.events)} events")  # noqa: T201
+
+
+def without_places(text: str) -> str:
+    """Removes from stack traces where this machine keeps its files."""
+    return re.sub(r'(?<=File \\")/[^"\\]*/(?=[^/"\\]+\\")', "", text)
 
 
 def children_of(history: WorkflowHistory) -> list[str]:
@@ -241,7 +247,7 @@ async def play_canary(env: WorkflowEnvironment, name: str, cause: Cause | None) 
         )
         await handle.result()
         history = await handle.fetch_history()
-        (HISTORIES / f"{name}.canary.json").write_text(history.to_json() + "\n")
+        (HISTORIES / f"{name}.canary.json").write_text(without_places(history.to_json()) + "\n")
 
 
 if __name__ == "__main__":
