@@ -114,6 +114,10 @@ class Stage:
     def last(self, head: str, context: str = "opam-ci") -> str:
         return (self.words(head, context) or ["nothing"])[-1]
 
+    async def pass_time(self, seconds: float = 1) -> None:
+        """Lets time pass."""
+        await self._sleep(seconds)
+
     async def until(self, so: Callable[[], bool], *, times: int = 300, step: float = 1) -> None:
         """Lets time pass until something is so."""
         for _ in range(times):

