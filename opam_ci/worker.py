@@ -206,6 +206,15 @@ async def running(
         yield workers
 
 
+def told_to_stop() -> asyncio.Event:
+    """Returns an event that is set when the process gets SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
 async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) -> None:
     """Runs workers until the process is told to stop by SIGTERM or SIGINT.
 
@@ -217,10 +226,7 @@ async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) 
         UsageError: Temporal does not answer.
         InfrastructureError: This machine cannot build.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = told_to_stop()
     runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
     client = await connect(settings, runtime=runtime)
     instruments = Instruments(settings)

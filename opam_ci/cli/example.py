@@ -119,8 +119,7 @@ _WANTED = {
 
 
 def _verdict(row: JobStatus) -> str:
-    kind = row.outcome.kind if row.outcome is not None else row.state.value
-    return f"{kind} after a fault" if row.faults else kind
+    return f"{row.standing} after a fault" if row.faults else row.standing
 
 
 def _archives() -> dict[str, bytes]:

@@ -55,7 +55,7 @@ def table(summary: Summary, now: datetime, *, rows: int | None = None) -> Table:
     if rows is not None and len(summary.shown) > rows:
         shown = sorted(summary.shown, key=_interest)[:rows]
     for status in shown:
-        style = _STYLES[status.outcome.kind if status.outcome else status.state.value]
+        style = _STYLES[status.standing]
         result.add_row(
             escape(status.job.title),
             status.phase.value if status.phase and status.outcome is None else "",
@@ -78,7 +78,7 @@ def reasons(summary: Summary) -> list[str]:
 
 def _interest(status: JobStatus) -> int:
     order = ["failed", "errored", "retrying", "running", "queued"]
-    key = status.outcome.kind if status.outcome else status.state.value
+    key = status.standing
     return order.index(key) if key in order else len(order)
 
 

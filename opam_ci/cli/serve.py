@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from opam_ci.settings import Settings
 from opam_ci.settings_github import GitHubSettings
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.webhook import Webhook, application
-from opam_ci.worker import running
+from opam_ci.worker import running, told_to_stop
 
 _log = logging.getLogger(__name__)
 
@@ -137,10 +136,7 @@ async def serve_github(
     github.policy(checks)
     github.webhook_secret()
     github.credentials()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = told_to_stop()
     with _listening(*listen) as listener:
         client = await connect(settings)
         async with (

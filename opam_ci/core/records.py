@@ -128,8 +128,7 @@ class JobRecord(Frozen):
     @property
     def standing(self) -> Standing:
         """The outcome's kind once it is decided, and before that the state."""
-        outcome, state = self.status.outcome, self.status.state
-        return Standing(state.value if outcome is None else outcome.kind)
+        return Standing(self.status.standing)
 
 
 class AttemptRecord(Frozen):

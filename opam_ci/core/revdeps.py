@@ -157,10 +157,6 @@ def is_taken(selector: RestartSelector, job: Job, outcome: Outcome | None) -> bo
 _INTEREST = ("failed", "errored", "retrying", "running", "cancelled", "skipped", "passed", "queued")
 
 
-def _standing(row: JobStatus) -> str:
-    return row.outcome.kind if row.outcome is not None else row.state.value
-
-
 class Tally:
     """Keeps a group's numbers while its jobs move; forgets the rows that nobody looks for."""
 
@@ -189,7 +185,7 @@ class Tally:
     def move(self, row: JobStatus) -> None:
         """Counts a job anew: as its row stands now, and no longer as it was counted."""
         before, cause_before = self._counted[row.job.id]
-        standing, cause = _standing(row), cause_of(row)
+        standing, cause = row.standing, cause_of(row)
         self._numbers[before] -= 1
         self._numbers[standing] += 1
         if cause_before is not None:
@@ -228,7 +224,7 @@ class Tally:
         return self._group
 
     def _most_interesting(self) -> list[JobStatus]:
-        ranked = sorted(self._shown.values(), key=lambda row: _INTEREST.index(_standing(row)))
+        ranked = sorted(self._shown.values(), key=lambda row: _INTEREST.index(row.standing))
         return ranked[:GROUP_ROWS]
 
 

@@ -86,6 +86,11 @@ class JobStatus(Frozen):
     next_attempt_at: datetime | None = None
     log: str | None = None
 
+    @property
+    def standing(self) -> str:
+        """Where it stands, by the names of `Counts`: the outcome's kind, before it the state."""
+        return self.outcome.kind if self.outcome is not None else self.state.value
+
 
 ROUND_MARK = " round "
 """Separates a job's id from the number of its round in the ids of activities."""
@@ -229,10 +234,7 @@ class Summary(Frozen):
 
 def count(jobs: tuple[JobStatus, ...]) -> Counts:
     """Counts jobs by state and outcome."""
-    tally = Counter(
-        job.outcome.kind if job.outcome is not None else job.state.value for job in jobs
-    )
-    return Counts(**tally)
+    return Counts(**Counter(job.standing for job in jobs))
 
 
 def state_of(counts: Counts, *, planned: bool) -> State:

@@ -149,7 +149,7 @@ def verdict(status: JobStatus) -> str:
 
 def mark(status: JobStatus) -> str:
     """Returns the one-character mark of where a job stands."""
-    return _MARKS[status.outcome.kind if status.outcome is not None else status.state.value]
+    return _MARKS[status.standing]
 
 
 def reason_line(outcome: Outcome) -> str:
@@ -193,7 +193,7 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
     order += ["skipped", "passed"]
 
     def rank(status: JobStatus) -> int:
-        return order.index(status.outcome.kind if status.outcome else status.state.value)
+        return order.index(status.standing)
 
     lines = [
         f"**{summary.state.value}** — {_tally(summary.counts)}"

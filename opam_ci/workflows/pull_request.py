@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from opam_ci.activities.record import RecordActivities
     from opam_ci.core.github.messages import ToPost
     from opam_ci.core.github.origin import ClosedAs
     from opam_ci.core.messages import (
@@ -30,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows.github import GitHubSide
     from opam_ci.workflows.pause import pause, see_through
     from opam_ci.workflows.testing import Testing
+    from opam_ci.workflows.writing import write_records
 
 _NOTICES_KEPT = 20
 
@@ -70,7 +70,9 @@ class PullRequestWorkflow:
         if self._testing is not None and not given.jobs:
             self._testing.begin()
         reporter = asyncio.create_task(self._report_changes())
-        writer = asyncio.create_task(self._write_records())
+        writer = asyncio.create_task(
+            write_records(self._backlog, is_over=lambda: self._finished and not self._is_stale())
+        )
         github = asyncio.create_task(self._github.run())
         cancelled: asyncio.CancelledError | None = None
         try:
@@ -380,24 +382,6 @@ class PullRequestWorkflow:
             await pause(length, until=self._is_hurried)
             self._collect()
             self._show(self.summary())
-
-    async def _write_records(self) -> None:
-        """Writes the backlog to the index; an index that is down holds nothing else up."""
-        while True:
-            await workflow.wait_condition(
-                lambda: bool(self._backlog) or (self._finished and not self._is_stale())
-            )
-            if not self._backlog:
-                return
-            await workflow.execute_activity_method(
-                RecordActivities.record,
-                self._backlog[0],
-                task_queue=options.ORCHESTRATION_QUEUE,
-                start_to_close_timeout=options.RECORD_TIMEOUT,
-                retry_policy=options.RECORD_RETRY,
-                summary="write to the index",
-            )
-            self._backlog.popleft()
 
     def _show(self, summary: Summary) -> None:
         """Makes the state visible in the Web UI, and findable by search attributes."""

@@ -10,7 +10,6 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from opam_ci.activities.record import RecordActivities
     from opam_ci.activities.revdeps import RevdepsActivities
     from opam_ci.core.job import Job
     from opam_ci.core.job_table import JobTable
@@ -41,6 +40,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows import options
     from opam_ci.workflows.jobs import Jobs, JobSetting
     from opam_ci.workflows.pause import pause, see_through
+    from opam_ci.workflows.writing import write_records
 
 _UNDECIDED = frozenset({Standing.QUEUED, Standing.RUNNING, Standing.RETRYING})
 
@@ -95,7 +95,11 @@ class RevdepsWorkflow:
         """
         self._tally.resume()
         reporter = asyncio.create_task(self._report_changes())
-        writer = asyncio.create_task(self._write_records())
+        writer = asyncio.create_task(
+            write_records(
+                self._backlog, is_over=lambda: self._finished and not self._table.is_dirty
+            )
+        )
         cancelled: asyncio.CancelledError | None = None
         try:
             await self._serve()
@@ -332,19 +336,6 @@ class RevdepsWorkflow:
         except FailureError:
             # The PlatformWorkflow hears the same, and cancels this one.
             workflow.logger.warning("parent %s is gone", self._given.parent)
-
-    async def _write_records(self) -> None:
-        """Writes the backlog to the index; an index that is down holds nothing else up."""
-        while True:
-            await workflow.wait_condition(
-                lambda: bool(self._backlog) or (self._finished and not self._table.is_dirty)
-            )
-            if not self._backlog:
-                return
-            await workflow.execute_activity_method(
-                RecordActivities.record, self._backlog[0], **options.record_activity()
-            )
-            self._backlog.popleft()
 
     @property
     def _key(self) -> RevisionKey:

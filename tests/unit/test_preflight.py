@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners.cgroups import Cgroups
 from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.preflight import (
@@ -51,10 +52,10 @@ def test_empty_package_lists_are_no_image(tmp_path: Path) -> None:
 
 
 def test_too_little_room_is_a_full_disk(tmp_path: Path) -> None:
-    check_room(tmp_path, min_free_bytes=0, min_free_inodes=0)
+    check_room(HostNeeds(home=tmp_path, free_bytes=0, free_inodes=0))
     for wanted in ((1 << 60, 0), (0, 1 << 60)):
         with pytest.raises(InfrastructureError) as caught:
-            check_room(tmp_path, min_free_bytes=wanted[0], min_free_inodes=wanted[1])
+            check_room(HostNeeds(home=tmp_path, free_bytes=wanted[0], free_inodes=wanted[1]))
         assert caught.value.cause is Cause.DISK_FULL
 
 

@@ -177,7 +177,8 @@ async def test_an_incident_whose_jobs_recover_by_themselves_ends_by_itself(
     world.script.steps[BUILD] = list(full(1))
     [ref] = numbered("sporadic", 1)
     handle = await world.open(ref, world.revision())
-    await world.until(handle, green)
+    # Green is seen before it is written down.
+    await world.until(handle, lambda now: green(now) and bool(index.incidents().items))
     [incident] = index.incidents().items
     await ended(world, incident.id)
     assert index.incidents().items[0].resolved_by is not None

@@ -99,11 +99,7 @@ class ContainerRunner:
         """
         await self.prepare(lambda _: None)
         self._settings.home.mkdir(parents=True, exist_ok=True)
-        check_room(
-            self._settings.home,
-            min_free_bytes=self._settings.min_free_bytes,
-            min_free_inodes=self._settings.min_free_inodes,
-        )
+        check_room(self.needs)
         if self._settings.image is None:
             return  # Each platform names its own: the first job of each shows what it is.
         image = await self._layers.image(self._settings.image, lambda _: None)

@@ -1,11 +1,11 @@
 """What a machine must have before it takes work; the same for every runner."""
 
 import logging
-import os
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from opam_ci.clients.host import HostNeeds, read_host
 from opam_ci.clients.runners.cgroups import Cgroups
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.errors import InfrastructureError
@@ -20,19 +20,19 @@ _ESSENTIAL = frozenset({"memory", "pids"})
 """Limits without which one job can take the machine down."""
 
 
-def check_room(home: Path, *, min_free_bytes: int, min_free_inodes: int) -> None:
+def check_room(needs: HostNeeds) -> None:
     """Checks that there is room for builds.
 
     Raises:
         InfrastructureError: Cause `disk_full`.
     """
-    status = os.statvfs(home)
-    free, inodes = status.f_bavail * status.f_frsize, status.f_favail
-    # A file system without a fixed number of inodes reports none at all.
-    if free < min_free_bytes or (status.f_files > 0 and inodes < min_free_inodes):
+    left = read_host(needs.home)
+    inodes = left.free_inodes
+    if left.free_bytes < needs.free_bytes or (inodes is not None and inodes < needs.free_inodes):
         raise InfrastructureError(
-            f"{home} has {free >> 20} MiB and {inodes} inodes free, and builds want "
-            f"{min_free_bytes >> 20} MiB and {min_free_inodes}: make room, or set another home",
+            f"{needs.home} has {left.free_bytes >> 20} MiB and {inodes or 0} inodes free, and "
+            f"builds want {needs.free_bytes >> 20} MiB and {needs.free_inodes}: make room, or "
+            "set another home",
             cause=Cause.DISK_FULL,
         )
 

@@ -125,11 +125,7 @@ class RootfsRunner:
         """
         sandbox.require_tools()
         self._settings.home.mkdir(parents=True, exist_ok=True)
-        check_room(
-            self._settings.home,
-            min_free_bytes=self._settings.min_free_bytes,
-            min_free_inodes=self._settings.min_free_inodes,
-        )
+        check_room(self.needs)
         check_limits(self._cgroups, self._limits)
         image = await self.prepare(lambda _: None)
         check_clock(utc_now(), not_before=image.manifest.made_at)
