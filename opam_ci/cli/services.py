@@ -45,6 +45,13 @@ SEARCH_ATTRIBUTES = {
 DYNAMIC_CONFIG = {"matching.useNewMatcher": "true", "matching.enableFairness": "true"}
 """Fairness between pull requests needs both; priorities work without."""
 
+SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL")
+"""How the server keeps its database: appended to, and synced at checkpoints only. Starting
+workflows is two to three times as fast as with SQLite's default, which syncs twice for each
+transaction. A killed server loses nothing; a machine that loses its power may lose the last
+seconds, but the database stays whole (https://sqlite.org/wal.html), and comparing with GitHub
+starts again what is missing."""
+
 START_TIMEOUT = timedelta(seconds=60)
 """How long the server may take to answer. It needs 0.3 s on an idle machine."""
 
@@ -211,6 +218,8 @@ def _start_new_temporal(home: Path, port: int, ui_port: int | None) -> Embedded:
     ]
     for name, kind in SEARCH_ATTRIBUTES.items():
         words += ["--search-attribute", f"{name}={kind}"]
+    for pragma in SQLITE_PRAGMAS:
+        words += ["--sqlite-pragma", pragma]
     for key, value in DYNAMIC_CONFIG.items():
         words += ["--dynamic-config-value", f"{key}={value}"]
     log = _log(home, "temporal")
