@@ -32,7 +32,7 @@ def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> 
     good = world.commit(1, {"packages/b/b.1/opam": opam()})
     world.do(world.fake.open(1, good))
     world.wait_said(good, SUCCESS)
-    assert world.said(good, "opam-ci / lint").startswith(SUCCESS)
+    world.wait_said(good, SUCCESS, "opam-ci / lint")
     bad = world.commit(2, {"packages/c/c.1/opam": opam('version: "2"\ntags: ["org:x" "x" "x"]')})
     world.do(world.fake.open(2, bad))
     world.wait_said(bad, "failure: 1 failed, 1 passed")

@@ -33,13 +33,14 @@ needs_groups = pytest.mark.skipif(
 
 HOG = "perl -e 'my $x = q(x) x (900 << 20); print length $x'"
 BOMB = "perl -e 'for (1..500) { my $p = fork // die qq(fork: $!); $p or sleep 60 }'"
+# What is written stays for a while: how often a busy machine looks is not the question here.
 FILL = (
-    "for i in 1 2 3 4 5 6 7 8; do "
-    "dd if=/dev/zero of=big$i bs=1M count=100 status=none; sleep 0.3; done"
+    "for i in 1 2 3 4; do dd if=/dev/zero of=big$i bs=1M count=100 status=none; sleep 0.3; done; "
+    "sleep 60"
 )
 LITTER = (
     "for i in 1 2 3 4 5 6 7 8 9; do for j in 1 2 3 4 5; do mkdir d$i$j; "
-    "(cd d$i$j; seq 1000 | xargs touch); done; sleep 0.3; done"
+    "(cd d$i$j; seq 1000 | xargs touch); done; sleep 0.3; done; sleep 60"
 )
 
 

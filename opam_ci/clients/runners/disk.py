@@ -18,7 +18,7 @@ from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause
 
 _INTERVAL = 0.5
-_COUNT_AT_LEAST_EVERY = 30.0
+_COUNT_AT_LEAST_EVERY = 5.0
 _SMALL_GROWTH = 16 << 20
 _FEW_INODES = 2_000
 
@@ -70,7 +70,10 @@ class DiskWatch:
         counted_at, used = _now(), self._used()
         while True:
             await asyncio.sleep(_INTERVAL)
-            growth = tuple(now - then for now, then in zip(self._used(), used, strict=True))
+            now = self._used()
+            # What others free must not hide what this job writes after it.
+            used = (min(used[0], now[0]), min(used[1], now[1]))
+            growth = (now[0] - used[0], now[1] - used[1])
             # A quarter of what is left: the others on the machine may free as much meanwhile.
             if (
                 growth[0] < max(_SMALL_GROWTH, (self._limits.disk_bytes - written[0]) // 4)
