@@ -242,9 +242,10 @@ def check(
     Exits 0 if all passed, 1 for a package failure, 2 for a usage error, and 3 for an
     internal CI error, which says nothing about the package.
 
+    \b
         opam-ci check --repo ~/opam-repository --branch my-release
         opam-ci check --repo ~/opam-repository --pr 30203 --lint-only
-    """
+    """  # noqa: D301 - \b, the character, makes click keep the lines as they are
     checks = CheckOptions(
         # A lint needs no platform, so it needs no file that has one for this machine either.
         platforms=find_platforms(
