@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
@@ -133,11 +133,23 @@ async def _tell(signal: str, message: AttemptFaulted | AttemptStarted) -> None:
         _log.warning("could not signal %s to %s: %s", signal, workflow_id, error)
 
 
-async def _beat(attempt: Attempt) -> None:
-    # A job that is over within the first interval costs no heartbeat at all.
-    while True:
-        await asyncio.sleep(HEARTBEAT_INTERVAL.total_seconds())
+@contextlib.contextmanager
+def _beating(attempt: Attempt) -> Iterator[None]:
+    """Sends heartbeats meanwhile; a job that is over before the first one costs none."""
+    loop = asyncio.get_running_loop()
+    interval = HEARTBEAT_INTERVAL.total_seconds()
+    timer: asyncio.TimerHandle
+
+    def beat() -> None:
+        nonlocal timer
+        timer = loop.call_later(interval, beat)
         attempt.heartbeat()
+
+    timer = loop.call_later(interval, beat)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _shut_down(attempt: Attempt) -> Errored:
@@ -173,9 +185,9 @@ async def run_attempt(
     attempt = Attempt(context, job)
     await attempt.announce()
     retry_after: timedelta | None = None
-    beating = asyncio.create_task(_beat(attempt))
     try:
-        outcome = await work(attempt)
+        with _beating(attempt):
+            outcome = await work(attempt)
     except asyncio.CancelledError:
         if not activity.is_worker_shutdown():
             raise
@@ -186,10 +198,6 @@ async def run_attempt(
     except Exception as error:  # noqa: BLE001  the boundary: every bug becomes an error
         outcome = outcome_of(error)
         _log.warning("job %s attempt %d", job, attempt.number, exc_info=error)
-    finally:
-        beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beating
     report = JobReport(
         outcome=outcome,
         attempt=attempt.number,

@@ -8,7 +8,6 @@ import asyncio
 import base64
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from types import TracebackType
@@ -106,9 +105,8 @@ class LogWriter:
         self._stored_bytes = 0
         self._error: InfrastructureError | None = None
         self._is_open = False
-        self._written = asyncio.Event()
-        self._due = asyncio.Event()
-        self._pump: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._upload_task: asyncio.Task[None] | None = None
 
     @property
     def size(self) -> int:
@@ -131,13 +129,10 @@ class LogWriter:
         self._size += len(data)
         if (excess := len(self._tail) - self._limits.tail) > 0:
             del self._tail[:excess]
-        self._written.set()
-        if len(self._head) + len(self._tail) >= self._limits.segment:
-            self._due.set()
+        self._plan_upload()
 
     async def __aenter__(self) -> Self:
         self._is_open = True
-        self._pump = asyncio.create_task(self._upload_in_background())
         return self
 
     async def __aexit__(
@@ -147,8 +142,7 @@ class LogWriter:
         trace: TracebackType | None,
     ) -> None:
         self._is_open = False
-        self._due.set()
-        self._written.set()
+        self._unplan_upload()
         try:
             await _finish(self._close(), self._limits.close_timeout)
         except InfrastructureError as trouble:
@@ -157,28 +151,44 @@ class LogWriter:
             if error is not trouble:
                 error.add_note(f"the log is incomplete: {trouble}")
 
-    async def _upload_in_background(self) -> None:
-        interval = self._limits.flush_interval.total_seconds()
-        while True:
-            await self._written.wait()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(interval):
-                    await self._due.wait()
-            if not self._is_open:
-                return  # what is left belongs to the end
-            self._written.clear()
-            self._due.clear()
-            try:
-                await self._upload(leave=0, until=self._size)
-            except InfrastructureError as error:
-                self._error = error
-                self._head.clear()
-                self._tail.clear()
-                return
+    def _plan_upload(self) -> None:
+        """Sees to it that waiting output is uploaded: soon, or now if there is much of it.
+
+        A job that is over before that costs neither a task nor an upload of its own.
+        """
+        waiting = len(self._head) + len(self._tail)
+        if not self._is_open or not waiting or self._upload_task is not None:
+            return
+        if waiting >= self._limits.segment:
+            self._upload_in_background()
+        elif self._timer is None:
+            interval = self._limits.flush_interval.total_seconds()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(interval, self._upload_in_background)
+
+    def _unplan_upload(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _upload_in_background(self) -> None:
+        self._unplan_upload()
+        self._upload_task = asyncio.create_task(self._upload_waiting())
+
+    async def _upload_waiting(self) -> None:
+        try:
+            await self._upload(leave=0, until=self._size)
+        except InfrastructureError as error:
+            self._error = error
+            self._head.clear()
+            self._tail.clear()
+        # Not in a `finally`: a bug stays in the task, and the end of the log raises it.
+        self._upload_task = None
+        self._plan_upload()
 
     async def _close(self) -> None:
-        if self._pump is not None:
-            await self._pump
+        if self._upload_task is not None:
+            await self._upload_task
         if self._error is not None:
             raise self._error
         await self._upload(leave=self._limits.inline_max, until=self._size)

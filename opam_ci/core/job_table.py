@@ -11,6 +11,9 @@ from opam_ci.core.summary import Fault, JobState, JobStatus
 KILLS_WORKER_AFTER = 2
 """Distinct workers lost under one job before the job itself is blamed (design, §2.5)."""
 
+FAULT_WEIGHT = 4
+"""How many rows one fault of a row counts as when rows are taken in portions of bounded size."""
+
 
 class JobTable:
     """Rows by job id, in the order in which they were added, with a set of changed ones."""
@@ -36,11 +39,23 @@ class JobTable:
         return bool(self._changed)
 
     def take_changed(self, limit: int) -> tuple[JobStatus, ...]:
-        """Returns at most `limit` changed rows, oldest change first, and forgets the change."""
-        ids = list(self._changed)[:limit]
-        for job_id in ids:
-            del self._changed[job_id]
-        return tuple(self._rows[job_id] for job_id in ids)
+        """Returns changed rows, oldest change first, and forgets the change.
+
+        Args:
+            limit: How many at most, each fault of a row counting as `FAULT_WEIGHT` more, since
+                each carries evidence of its own. One row is always taken.
+        """
+        taken = list[JobStatus]()
+        weight = 0
+        for job_id in self._changed:
+            row = self._rows[job_id]
+            weight += 1 + FAULT_WEIGHT * len(row.faults)
+            if taken and weight > limit:
+                break
+            taken.append(row)
+        for row in taken:
+            del self._changed[row.job.id]
+        return tuple(taken)
 
     def put(self, row: JobStatus) -> None:
         """Adds or replaces a row."""

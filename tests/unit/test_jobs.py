@@ -89,6 +89,21 @@ def test_fault_said_twice_is_noted_once() -> None:
     assert len(rows[BUILD.id].faults) == 1
 
 
+def test_rows_are_taken_in_portions_that_faults_make_smaller() -> None:
+    rows = JobTable()
+    jobs = [BUILD.model_copy(update={"package": f"p{number}.1"}) for number in range(10)]
+    for job in jobs:
+        rows.queue(job)
+        rows.start(job.id, AT)
+    many = tuple(faulted(number).fault for number in range(1, 6))
+    rows.put(rows[jobs[3].id].model_copy(update={"faults": many}))
+    rows.put(rows[jobs[5].id].model_copy(update={"faults": many[:1]}))
+    taken = []
+    while rows.is_dirty:
+        taken.append([jobs.index(row.job) for row in rows.take_changed(6)])
+    assert taken == [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9]]
+
+
 def test_words_about_another_round_are_ignored() -> None:
     rows = table()
     rows.decide(BUILD.id, report(FAILED))

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Insert, Table, and_, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
@@ -137,7 +138,7 @@ def _write_jobs(
         JOBS,
         rows,
         ("revision_id", "name"),
-        version=lambda row: (row.round, row.attempt, row.sequence),
+        version=_job_version,
     )
 
 
@@ -159,8 +160,7 @@ def _write_attempts(
         ATTEMPTS,
         rows,
         ("job_id", "round", "number"),
-        # An attempt that ended does not run again, whoever says so.
-        version=lambda row: (row.ended_at.is_not(None), row.sequence),
+        version=_attempt_version,
     )
     return [ids[record.job.id] for record in records if record.standing is Standing.ERRORED]
 
@@ -187,13 +187,31 @@ def _insert(
     """Inserts rows; of one that exists, the higher version stays, or itself without one."""
     if not rows:
         return
-    on_postgres = connection.dialect.name == "postgresql"
-    insert = postgresql.insert(table) if on_postgres else sqlite.insert(table)
+    statement = _insertion(connection.dialect.name, table, tuple(rows[0]), key, version)
+    connection.execute(statement, rows)
+
+
+def _job_version(row: Columns) -> tuple[ColumnElement[Any], ...]:
+    return row.round, row.attempt, row.sequence
+
+
+def _attempt_version(row: Columns) -> tuple[ColumnElement[Any], ...]:
+    # An attempt that ended does not run again, whoever says so.
+    return row.ended_at.is_not(None), row.sequence
+
+
+@cache
+def _insertion(
+    dialect: str,
+    table: Table,
+    columns: tuple[str, ...],
+    key: tuple[str, ...],
+    version: Callable[[Columns], tuple[ColumnElement[Any], ...]] | None,
+) -> Insert:
+    """Returns the statement of an insert: made once, since that takes longer than to run it."""
+    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     if version is None:
-        connection.execute(insert.on_conflict_do_nothing(index_elements=key), rows)
-        return
-    written = {name: insert.excluded[name] for name in rows[0] if name not in key}
+        return insert.on_conflict_do_nothing(index_elements=key)
+    written = {name: insert.excluded[name] for name in columns if name not in key}
     newer = tuple_(*version(insert.excluded)) > tuple_(*version(table.c))
-    connection.execute(
-        insert.on_conflict_do_update(index_elements=key, set_=written, where=newer), rows
-    )
+    return insert.on_conflict_do_update(index_elements=key, set_=written, where=newer)
