@@ -45,6 +45,12 @@ _ASKED = re.compile(
     r"|^\"?/usr/bin/env\"? .{0,40}\"opam (?:install|reinstall) (?P<script>[^;\"]{1,200});"
     r"|^(?:[$+%\u276f\u279c]+ )?(?:sudo )?opam (?:re)?install (?P<typed>[\w .+~=-]{1,200})$"
 )
+_PLANNED = re.compile(
+    r"(?:[^\w\s'\"]{1,2} )?(?:install|upgrade|downgrade|recompile|reinstall)\s+(?P<name>[\w:+~-]+)"
+    r"(?:\.|\s+)(?P<version>\S+)(?: to \S+)?\s+\[required by "
+)
+"""opam's plan says of each package that nobody asked for which other one requires it."""
+
 _NUMBER = re.compile(r"\d+$")
 
 
@@ -56,11 +62,13 @@ class Attribution:
         asked: What opam was asked for, as written.
         failed: What failed, first to last.
         aborted: What was not started because something else failed.
+        required: What opam's plan has only because another package requires it.
     """
 
     asked: tuple[str, ...]
     failed: tuple[str, ...]
     aborted: tuple[str, ...]
+    required: tuple[str, ...] = ()
 
     @property
     def blame(self) -> str | None:
@@ -68,7 +76,7 @@ class Attribution:
         others = [name for name in self.failed if not self._is_asked(name)]
         if not others or len(others) < len(self.failed):
             return None
-        if self.asked:
+        if self.asked or set(others) <= set(self.required):
             return others[0]
         waiting = [name for name in self.aborted if name not in self.failed]
         return others[0] if waiting else None
@@ -86,6 +94,7 @@ def attribute(lines: Sequence[Line]) -> Attribution:
     failed: list[str] = []
     aborted: list[str] = []
     worked_in: list[str] = []
+    required: list[str] = []
     section: list[str] | None = None
     for line in lines:
         if found := _ASKED.search(line.text):
@@ -95,17 +104,18 @@ def attribute(lines: Sequence[Line]) -> Attribution:
         if detected := _DETECTED.match(line.text):
             return Attribution((), tuple(detected.group("names").split()), ("the package",))
         failed.extend(_failed_in(line.text))
+        required.extend(_action_in(_PLANNED, line))
         if line.shown.lstrip().startswith("#") and (found := _DIRECTORY.search(line.text)):
             worked_in[:] = [found.group("names")]
         if _FAILED_SECTION.search(line.text):
             section = failed
         elif _ABORTED_SECTION.search(line.text):
             section = aborted
-        elif section is not None and (action := _ACTION.match(line.text)):
-            section.append(f"{action.group('name')}.{action.group('version')}")
+        elif section is not None and (action := _action_in(_ACTION, line)):
+            section.extend(action)
         elif _SECTION_END.match(line.text):
             section = None
-    parts = (asked, failed or worked_in, aborted)
+    parts = (asked, failed or worked_in, aborted, required)
     return Attribution(*(tuple(dict.fromkeys(names)) for names in parts))
 
 
@@ -113,6 +123,12 @@ def _failed_in(text: str) -> Iterator[str]:
     for pattern in _FAILED:
         if found := pattern.search(text):
             yield from (name.rstrip(".,:") for name in found.group("names").split(", "))
+
+
+def _action_in(pattern: re.Pattern[str], line: Line) -> list[str]:
+    """Returns the package of an action in opam's lists, as one or no name with version."""
+    action = pattern.match(line.text)
+    return [f"{action.group('name')}.{action.group('version')}"] if action else []
 
 
 def _packages(arguments: str) -> Iterator[str]:

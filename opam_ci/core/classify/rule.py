@@ -66,6 +66,8 @@ class Rule(Frozen):
         at_least: How many lines must match.
         phases: Phases in which it holds, all if empty.
         yields_to: Ids of rules that, matching in the same text, take its place.
+        overtaken_by: Ids of rules that take its place where they match further down: what
+            they say could not have happened if this had been the end.
         quoted: Whether lines that only quote something (an echoed script, a diff, a
             source line shown by a compiler) count.
         inside: Whether only output of a package's sandboxed command counts (`frames.py`).
@@ -86,6 +88,7 @@ class Rule(Frozen):
     at_least: int = 1
     phases: frozenset[Phase] = frozenset()
     yields_to: tuple[str, ...] = ()
+    overtaken_by: tuple[str, ...] = ()
     quoted: bool = False
     inside: bool = False
     rationale: str

@@ -11,11 +11,11 @@ Written by `opam-ci classify --rules`; the rules are in `opam_ci/core/classify/r
 A log is judged by its words only where facts leave something open: exit codes, signals, the
 kernel's counters, free space, time limits, opam's own report and the phase come first (see
 `opam_ci/core/classify/judge.py`). The first rule of this list that matches a line, and
-does not yield, decides. A rule yields when one of the rules that it names matches as well;
-its counter-examples show what happens then. Lines that only quote something (an echoed
-script, a difference between expected and actual output, a source line in a compiler's
-message) say nothing. A text that no rule knows is `unknown`, which in a job becomes
-`errored(unknown)`: never a failure, never green.
+does not yield, decides. A rule yields when one of the rules that it names matches as well,
+or, where it can be overtaken, matches further down; its counter-examples show what happens
+then. Lines that only quote something (an echoed script, a difference between expected and
+actual output, a source line in a compiler's message) say nothing. A text that no rule knows
+is `unknown`, which in a job becomes `errored(unknown)`: never a failure, never green.
 
 """
 
@@ -35,6 +35,9 @@ def _section(number: int, rule: Rule) -> str:
         parts.append(f"At least {rule.at_least} lines must match.\n")
     if rule.yields_to:
         parts.append(f"Yields to: {', '.join(f'`{name}`' for name in rule.yields_to)}.\n")
+    if rule.overtaken_by:
+        names = ", ".join(f"`{name}`" for name in rule.overtaken_by)
+        parts.append(f"Overtaken by what follows: {names}.\n")
     parts.append(f"Example:\n\n{_quote(rule.example)}")
     parts += [
         f"Not when ({counter.verdict}):\n\n{_quote(counter.text)}"

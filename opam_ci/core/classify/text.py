@@ -22,6 +22,11 @@ _OF_SOMEBODY = {
 }
 """Reasons that may be a dependency's as well as the package's own."""
 
+_PLACED = frozenset(
+    name for rule in RULES if rule.overtaken_by for name in (rule.id, *rule.overtaken_by)
+)
+"""Rules of which it matters where they match last."""
+
 NO_RULE = "no-rule"
 """The rule id of a verdict that no rule gave."""
 
@@ -58,6 +63,7 @@ class Matches:
         self._by_id = {rule.id: rule for rule in rules}
         self._text = "\n".join(line.lower for line in lines)
         self._found: dict[str, tuple[Line, ...]] = {}
+        self._last: dict[str, int] = {}
 
     def of(self, rule: Rule) -> tuple[Line, ...]:
         """Returns the first lines that a rule matches, at most `MOST_LINES`."""
@@ -80,8 +86,10 @@ class Matches:
                 and rule.compiled.search(line.text)
                 and (allowed is None or allowed[at])
             ):
-                found.append(line)
-                if len(found) >= max(MOST_LINES, rule.at_least):
+                self._last[rule.id] = line.number
+                if len(found) < max(MOST_LINES, rule.at_least):
+                    found.append(line)
+                elif rule.id not in _PLACED:
                     break
         return tuple(found) if len(found) >= rule.at_least else ()
 
@@ -98,9 +106,21 @@ class Matches:
 
     def yields(self, rule: Rule, phase: Phase | None) -> bool:
         """Returns whether a rule that takes this one's place matches too."""
-        return any(
-            (other := self._by_id[name]).holds_in(phase) and self.of(other)
+        return self._overtaken(rule, phase) or any(
+            (other := self._by_id[name]).holds_in(phase)
+            and self.of(other)
+            and not self._overtaken(other, phase)
             for name in rule.yields_to
+        )
+
+    def _overtaken(self, rule: Rule, phase: Phase | None) -> bool:
+        """Returns whether something further down shows that this was not the end."""
+        return any(
+            (other := self._by_id[name]).holds_in(phase)
+            and self.of(other)
+            and self._last[name] > self._last[rule.id]
+            and not self.yields(other, phase)
+            for name in rule.overtaken_by
         )
 
 
@@ -142,7 +162,9 @@ def classify_text(text: str, *, exit_code: int | None, phase: Phase | None) -> T
         The verdict. Words alone cannot prove success, and unknown words prove nothing.
     """
     lines = clean(text)
-    verdict = first_match(lines, phase) or _of_exit(exit_code)
+    verdict = first_match(lines, phase)
+    if verdict is None or (verdict.outcome == "unknown" and exit_code in _EXITS):
+        verdict = _of_exit(exit_code)
     return blamed(verdict, lines)
 
 

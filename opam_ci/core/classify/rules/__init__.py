@@ -22,7 +22,7 @@ from opam_ci.core.classify.rules.sources import SOURCES
 from opam_ci.core.classify.rules.weak_proofs import WEAK_PROOFS
 from opam_ci.core.classify.rules.worker import WORKER
 
-_VAGUE = {"source-unclear", "many-sources", "download-command"}
+_VAGUE = {"source-unclear", "many-sources", "many-sources-listed", "download-command"}
 _DETAILED_SOURCES = tuple(rule for rule in SOURCES if rule.id not in _VAGUE)
 _VAGUE_SOURCES = tuple(rule for rule in SOURCES if rule not in _DETAILED_SOURCES)
 

@@ -128,6 +128,7 @@ MEMORY: tuple[Rule, ...] = (
         Cause.OUT_OF_MEMORY,
         r"^(?:.{0,200}[\s:)])?Killed(?: \(program \S+\)|: 9)?$",
         r"\*\*\* .{0,300}\] Killed(?: *$|: )",
+        r"\bmake(?:\[\d+\])?: \S{3,8} .{0,300}\] Error 137$",
         r"Killed signal terminated program",
         r"got signal KILL\b",
         r"\(signal: 9, SIGKILL",
@@ -138,7 +139,7 @@ MEMORY: tuple[Rule, ...] = (
         r"^exit-code +(?:137|-7)\b",
         r"signal: killed",
         (
-            r"(?:exit (?:code|status):?|exited with(?: code| status| exit code)?|non-zero code:"
+            r"(?:[Ee]xit (?:code|status):?|exited with(?: code| status| exit code)?|non-zero code:"
             r"|error code|returned a non-zero code:) (?:137|-7)\b"
         ),
         r"\bfailed with signal -7",

@@ -6,6 +6,12 @@ from opam_ci.core.outcome import FailureReason
 
 _BUILD = FailureReason.BUILD
 
+PACKAGE_REPORT = "package-report"
+"""Id of the rule by opam's report of a package's failed command."""
+
+WENT_ON = "went-on"
+"""Id of the rule by opam's words for an installed package."""
+
 GENERIC: tuple[Rule, ...] = (
     rule(
         "dependency-detected",
@@ -52,6 +58,37 @@ GENERIC: tuple[Rule, ...] = (
         example="patch: **** can't create '/var/folders/s_/T/pX': Permission denied",
     ),
     rule(
+        PACKAGE_REPORT,
+        _BUILD,
+        r"^exit-code +(?!0$|130$|137$|143$)\d+$",
+        words="exit-code",
+        after=r"ERROR \[?while (?:compiling|installing|building|testing) (?!conf-)",
+        yields_to=("library-missing", "command-missing"),
+        why=(
+            "opam ran the package's command, and it failed by itself: whatever hosts, git and "
+            "snapshots said before, opam got past it. Where the command misses a program or a "
+            "library, that may be what a mirror failed to deliver."
+        ),
+        example=(
+            "#=== ERROR while compiling a.1 ===#\n"
+            "# command     ~/.opam/opam-init/hooks/sandbox.sh build make\n"
+            "# exit-code   2"
+        ),
+        not_when=[
+            (
+                "errored",
+                (
+                    "W: Failed to fetch http://deb.example/InRelease  Temporary failure"
+                    " resolving 'deb.example'\n"
+                    "#=== ERROR while compiling a.1 ===#\n"
+                    "# command     ~/.opam/opam-init/hooks/sandbox.sh build make\n"
+                    "# exit-code   2\n"
+                    "# make: emacs: Command not found"
+                ),
+            ),
+        ],
+    ),
+    rule(
         "opam-command-failed",
         _BUILD,
         r"^\[ERROR\] The (?:compilation|installation|build) of (?P<package>\S+?) failed",
@@ -86,11 +123,12 @@ GENERIC: tuple[Rule, ...] = (
         r'^E: Failure\("Command ',
         r"terminated with error code \d+",
         r"^Done: exited with code 1",
+        r"^(?:Error: |\[ERROR\] )?The process '\S*opam\S*' failed with exit code 31$",
         r"^error: build failed",
         r"^(?:ERROR|Error): .*(?:build|compil\w+|install\w*) failed",
         r"^FAILED: \S",
         (
-            r"^(?:\S+: )?(?:error|ERROR|Error): (?!Process completed with)"
+            r"^(?:\S+: )?(?:error|ERROR|Error): (?!Process completed with|The process ')"
             r"\S.*\bexit(?:ed)? (?:code|status|with) [1-9]"
         ),
         words="make|ninja|exited|failure(|terminated|failed|error",
@@ -117,6 +155,14 @@ GENERIC: tuple[Rule, ...] = (
         after=r'^(?:File "|\S+\.(?:c|h|ml|mli|v|cpp|rs):\d)|ERROR while compiling',
         why="An error after a place in a source file, in words that no stronger rule knows.",
         example=('File "x.mlpack", line 1:\nerror: cannot do this'),
+    ),
+    rule(
+        WENT_ON,
+        None,
+        r"^-> installed \S+\.\d",
+        words="installed",
+        why="opam went on to install packages: what looked like a failure before was none yet.",
+        example="-> installed mirage.2.9.1",
     ),
 )
 """Weak words."""

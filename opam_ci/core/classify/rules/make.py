@@ -18,6 +18,7 @@ def rule(  # noqa: PLR0913 - a rule has as many parts, and every one is named wh
     at_least: int = 1,
     phases: Iterable[Phase] = (),
     yields_to: Iterable[str] = (),
+    overtaken_by: Iterable[str] = (),
     quoted: bool = False,
     inside: bool = False,
     not_when: Iterable[tuple[Verdict, str]] = (),
@@ -35,6 +36,7 @@ def rule(  # noqa: PLR0913 - a rule has as many parts, and every one is named wh
         at_least: As `Rule.at_least`.
         phases: As `Rule.phases`.
         yields_to: As `Rule.yields_to`.
+        overtaken_by: As `Rule.overtaken_by`.
         quoted: As `Rule.quoted`.
         inside: As `Rule.inside`.
         not_when: Counter-examples: what they come to instead, and their text.
@@ -60,6 +62,7 @@ def rule(  # noqa: PLR0913 - a rule has as many parts, and every one is named wh
         at_least=at_least,
         phases=frozenset(phases),
         yields_to=tuple(yields_to),
+        overtaken_by=tuple(overtaken_by),
         quoted=quoted,
         inside=inside,
         rationale=why,

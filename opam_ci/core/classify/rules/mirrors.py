@@ -140,14 +140,15 @@ MIRRORS: tuple[Rule, ...] = (
         r"No URLs in mirrorlist",
         r"Failed to open: /var/cache",
         r"[Cc]url error \(\d+\)",
-        r"Public key for \S+ is not installed",
+        r"GPG key retrieval failed",
+        r"GPG keys listed for .{0,200} are already installed but they are not correct",
         r"package \S+ .{0,160}conflicts with",
         r"Package \S+ is not signed",
         r"cpio: (?:read|Bad)",
         words=(
             "download|configured|mirror|baseurl|metadata|gpg check|repomd|rpmdb|transaction|problem"
             "|status code|medium|invalid|skipping|management|refresh|error code|curl error"
-            "|public key|conflicts|signed|cpio|librepo|failed to|desired medium|urls in"
+            "|gpg key|conflicts|signed|cpio|librepo|failed to|desired medium|urls in"
         ),
         phases=NETWORK_PHASES,
         yields_to=("depext-unknown-rpm", *PROOF_IDS),

@@ -5,6 +5,7 @@ build without network, or a test, says about connections is its own affair.
 """
 
 from opam_ci.core.classify.rule import NETWORK_PHASES, Rule
+from opam_ci.core.classify.rules.generic import PACKAGE_REPORT
 from opam_ci.core.classify.rules.make import rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.outcome import Cause, FailureReason
@@ -70,6 +71,7 @@ NETWORK: tuple[Rule, ...] = (
         ),
         phases=NETWORK_PHASES,
         yields_to=_YIELDS,
+        overtaken_by=(PACKAGE_REPORT,),
         why="A host name did not resolve on the worker.",
         example="curl: (6) Could not resolve host: github.com",
         not_when=[
@@ -112,6 +114,7 @@ NETWORK: tuple[Rule, ...] = (
         ),
         phases=NETWORK_PHASES,
         yields_to=_YIELDS,
+        overtaken_by=(PACKAGE_REPORT,),
         why=("The other side answered that it is overloaded or broken, or broke off its answer."),
         example="curl: code 503 while downloading https://example.org/x.tar.gz",
         not_when=[
@@ -142,7 +145,8 @@ NETWORK: tuple[Rule, ...] = (
         r"error setting certificate",
         r"curl (?:7|28|35|55|56|92) ",
         r"\b[Cc]ould(?: not|n't) connect to",
-        r"[Ff]ailed to connect to",
+        # systemd's "bus" is no host: packages' scripts ask for it in every container.
+        r"[Ff]ailed to connect to (?!(?:the )?(?:system )?bus\b)",
         r"[Cc]annot connect to",
         r"[Uu]nable to connect to",
         (
@@ -197,10 +201,22 @@ NETWORK: tuple[Rule, ...] = (
         ),
         phases=NETWORK_PHASES,
         yields_to=_YIELDS,
+        overtaken_by=(PACKAGE_REPORT,),
         why="A connection could not be made, broke, or timed out.",
         example="curl: (7) Failed to connect to example.org port 443: Connection refused",
         not_when=[
             ("failed", ("client: Connection refused\nFAILED: Cases: 3 Tried: 3 Errors: 1")),
+            (
+                "failed",
+                (
+                    "curl: (28) Operation timed out after 300000 milliseconds. Retrying\n"
+                    "#=== ERROR while compiling a.1 ===#\n"
+                    "# command     ~/.opam/opam-init/hooks/sandbox.sh build ./build.sh\n"
+                    "# exit-code   2\n"
+                    "### output ###\n"
+                    "# the answer is not 42"
+                ),
+            ),
             (
                 "failed",
                 (
@@ -221,6 +237,8 @@ NETWORK: tuple[Rule, ...] = (
         r"^ERROR: Cannot fetch git repository",
         r"^(?:error|fatal): (?:could not fetch|Failed to clone|clone of '|git upload-pack)",
         r"^Failed to clone '",
+        r"^! \[(?:new (?:tag|branch|ref)|rejected)\].{0,300}\(unable to update local ref\)",
+        r"some local refs could not be updated",
         r"^fatal: .{0,200}(?:early EOF|No such device or address|timed out)",
         r"bytes of body are still expected",
         r"[Ff]atal: early EOF",
@@ -258,12 +276,13 @@ NETWORK: tuple[Rule, ...] = (
         r"remote: (?:Internal|error|Compressing .*error)",
         r"git: .*signal ",
         words=(
-            "rpc failed|fatal: |early eof|hung up|fetch-pack|index-pack|expected|sideband"
+            "rpc failed|fatal: |local ref|early eof|hung up|fetch-pack|index-pack|expected|sideband"
             "|ssh: |kex_exchange|host key|publickey|object file|bad line|pull/|.lock'|git"
             "|error: |packet|remote: "
         ),
         phases=NETWORK_PHASES,
         yields_to=("ref-missing", "repository-gone", *_YIELDS),
+        overtaken_by=(PACKAGE_REPORT,),
         why="git could not talk to the other side, or its local copy is damaged.",
         example="fatal: the remote end hung up unexpectedly",
         not_when=[
@@ -296,6 +315,7 @@ NETWORK: tuple[Rule, ...] = (
         words="github|credentials|cache|rate limit|artifact",
         phases=NETWORK_PHASES,
         yields_to=_YIELDS,
+        overtaken_by=(PACKAGE_REPORT,),
         why="GitHub's API refused the CI.",
         example="GitHub API error: 403 rate limit exceeded",
         not_when=[

@@ -17,13 +17,56 @@ OPAM: tuple[Rule, ...] = (
         r"[Tt]ime-?out (?:of|in|from|while running) (?:the |external )?solver",
         r"OpamCudf\.Solver_(?:failure|error)",
         r"--solver-timeout=",
-        r"OPAMSOLVERTIMEOUT",
+        # Not every word about it: the CI sets the variable, and logs echo that.
+        r"(?:by setting|use|increase) OPAMSOLVERTIMEOUT",
         words="timed out|time-out|timeout|timed-out|opamcudf|solvertimeout",
         yields_to=PROOF_IDS,
         why="opam's solver gave up for time before it knew; that proves no conflict.",
         example="[ERROR] Sorry, resolution of the request timed out.",
         not_when=[
             ("failed", ("Solver timed out\n[FAIL]  solver  1  is fast.")),
+            ("failed", 'ENV OPAMSOLVERTIMEOUT="500"\nmake: *** [Makefile:3: all] Error 2'),
+            ("failed", "+ env OPAMSOLVERTIMEOUT=500 opam reinstall a.1\nmake: *** [all] Error 2"),
+        ],
+    ),
+    rule(
+        "opam-exit-status",
+        Cause.OPAM_INTERNAL,
+        (
+            r"(?:^|\\?\" |\bopam\b.{0,200})(?:failed|exited) with (?:exit )?(?:status|code)"
+            r" (?:15|50|99)$"
+        ),
+        r"^(?:Error: |\[ERROR\] )?The process '\S*opam(?:\.exe)?' failed with exit code (?:2|15|50|99)$",
+        words="failed with|exited with",
+        quoted=True,
+        yields_to=PROOF_IDS,
+        why=(
+            "The CI's shell passes opam's exit code on, and these mean one thing: a locked "
+            "root, a wrong configuration, a bug of opam."
+        ),
+        example='        exit 1" failed with exit status 99',
+        not_when=[
+            (
+                "failed",
+                'File "a.ml", line 1:\nError: x\n        exit 1" failed with exit status 99',
+            ),
+        ],
+    ),
+    rule(
+        "opam-exit-solver",
+        Cause.SOLVER_TIMEOUT,
+        r"(?:^|\\?\" |\bopam\b.{0,200})(?:failed|exited) with (?:exit )?(?:status|code) 60$",
+        r"^(?:Error: |\[ERROR\] )?The process '\S*opam(?:\.exe)?' failed with exit code 60$",
+        words="failed with|exited with",
+        quoted=True,
+        yields_to=PROOF_IDS,
+        why="opam's exit code 60: the solver failed, mostly for time.",
+        example='        exit 1" failed with exit status 60',
+        not_when=[
+            (
+                "failed",
+                'File "a.ml", line 1:\nError: x\n        exit 1" failed with exit status 60',
+            ),
         ],
     ),
     rule(
@@ -83,7 +126,8 @@ OPAM: tuple[Rule, ...] = (
         Cause.REPOSITORY_STATE,
         (
             r"^\[ERROR\] (?:No package named (?P<package>\S+?) found|Package \S+ has no version"
-            r" |\S+: (?:unknown package|no package named)|\S+ is not a (?:valid|known) package)"
+            r" |\S+: (?:unknown package|no package named)"
+            r"|\S+ is not a (?:valid|known)(?: versioned)? package)"
         ),
         r"^\[ERROR\] (?:No packages? match(?:ing|es)|Unknown package)",
         r"unknown package$",
@@ -146,6 +190,9 @@ OPAM: tuple[Rule, ...] = (
         r"opam(?: init)?: unknown (?:option|command)",
         r"opam requires .{0,60}(?:upgrade|newer)",
         r"opam: (?:unknown|unrecognized) ",
+        # cmdliner's, about the command line that the CI wrote.
+        r"^(?:\S*/)?opam: (?:[A-Z]+(?:…|\.\.\.)? arguments?|option |invalid |required |too many)",
+        r"^Usage: opam [a-z-]+ ",
         (
             r"^\[ERROR\] (?:No switch is currently set|No switch named|The selected switch"
             r"|Initiali[sz]ation failed|State (?:file|cache)|Internal (?:error|inconsistency)"

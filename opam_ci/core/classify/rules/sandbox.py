@@ -1,6 +1,7 @@
 """Sandboxes, containers, images and file systems that the CI sets up around a build."""
 
 from opam_ci.core.classify.rule import OUTSIDE_PACKAGE_CODE, Rule
+from opam_ci.core.classify.rules.generic import PACKAGE_REPORT
 from opam_ci.core.classify.rules.make import rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.outcome import Cause
@@ -112,15 +113,17 @@ SANDBOX: tuple[Rule, ...] = (
         r"ImagePull",
         r"unable to (?:pull|prepare context)",
         r"invalid reference format",
+        r"[Ee]rror parsing reference: ",
         words=(
             "daemon|docker|rpc error|no such job|error during connect|failed to|error pulling"
             "|error creating|httpreadseeker|toomanyrequests|rate limit|manifest|access denied"
             "|repository does|denied: |[internal]|overlay2|buildkit|containers|unauthorized"
             "|layer does|image|container:|error: |unknown blob|http code"
-            "|unable to|invalid reference"
+            "|unable to|invalid reference|parsing reference"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
+        overtaken_by=(PACKAGE_REPORT,),
         why=(
             "The container engine or its registry failed: pulling, storing or building an "
             "image is no work of the package."
@@ -205,10 +208,23 @@ SANDBOX: tuple[Rule, ...] = (
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
+        overtaken_by=(PACKAGE_REPORT,),
         why="The file system under the builds (ZFS, Btrfs, loop devices, snapshots) refused.",
         example="umount: /var/cache/obuilder/result: target is busy.",
         not_when=[
             ("failed", ("mount: x: failed as expected\nnot ok 5 - mounts an image")),
+            (
+                "failed",
+                (
+                    "[WARNING] Rsync partially failed:\n"
+                    "          rsync error: some files/attrs were not transferred (code 23)\n"
+                    "#=== ERROR while installing a.1 ===#\n"
+                    "# command              ocaml setup.ml -configure\n"
+                    "# exit-code            2\n"
+                    "### stderr ###\n"
+                    "# Cannot find file ./setup.ml."
+                ),
+            ),
         ],
     ),
     rule(

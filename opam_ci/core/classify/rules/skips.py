@@ -74,7 +74,8 @@ SKIPS: tuple[Rule, ...] = (
         r"^\S+ is in conflict with \S+",
         r"your system doesn't comply",
         r"^The actions to process have cyclic dependencies",
-        r"unmet availability conditions:",
+        r"unmet availability conditions[:,]",
+        r"^no matching version$",
         r"^\(?No valid solution",
         r"^Can't find all required versions",
         r"^No compatible version",
@@ -82,8 +83,9 @@ SKIPS: tuple[Rule, ...] = (
         r"^\[SKIP\] Package not available",
         words=(
             "conflict|no solution|could not determine|your request|following dependencies"
-            "|no agreement|incompatible|missing dependency|not available because|comply"
-            "|cyclic|unmet|no valid|required versions|no compatible|rejected|[skip]"
+            "|no agreement|no matching version|incompatible|missing dependency"
+            "|not available because|comply|cyclic|unmet|no valid|required versions"
+            "|no compatible|rejected|[skip]"
         ),
         yields_to=("solver-timeout", "opam-file-unreadable", *PROOF_IDS),
         why=(

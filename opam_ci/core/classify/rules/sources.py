@@ -197,6 +197,40 @@ SOURCES: tuple[Rule, ...] = (
         ],
     ),
     rule(
+        "many-sources-listed",
+        Cause.NETWORK,
+        r"^[a-z][\w+-]*\.(?:v?\d|dev|base|transition)[\w.+~-]*$",
+        words=".",
+        after=r"^\[ERROR\] The sources of the following couldn't be obtained",
+        at_least=4,
+        yields_to=("source-not-found", "source-checksum", *PROOF_IDS),
+        why=(
+            "opam 2.0 lists the packages whose sources it could not get, mostly without a reason: "
+            "so many at once are the network's doing."
+        ),
+        example=(
+            "[ERROR] The sources of the following couldn't be obtained, aborting:\n"
+            "          - a.1\n          - b.2\n          - c.3\n          - d.v0.4"
+        ),
+        not_when=[
+            (
+                "failed",
+                (
+                    "curl: code 404 while downloading https://x.org/a.tgz\n"
+                    "[ERROR] The sources of the following couldn't be obtained, aborting:\n"
+                    "          - a.1\n          - b.2\n          - c.3\n          - d.4"
+                ),
+            ),
+            (
+                "unknown",
+                (
+                    "[ERROR] The sources of the following couldn't be obtained, aborting:\n"
+                    "          - a.1\n          - b.2"
+                ),
+            ),
+        ],
+    ),
+    rule(
         "source-unclear",
         None,
         r"^\[ERROR\] \S+ is not available$",

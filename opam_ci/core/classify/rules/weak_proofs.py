@@ -5,6 +5,7 @@ downloaded; so these rules come after all that could be to blame instead.
 """
 
 from opam_ci.core.classify.rule import Rule
+from opam_ci.core.classify.rules.generic import WENT_ON
 from opam_ci.core.classify.rules.make import rule
 from opam_ci.core.outcome import FailureReason
 
@@ -45,7 +46,7 @@ WEAK_PROOFS: tuple[Rule, ...] = (
         r"^E: Cannot find (?:findlib package|external tool)",
         r"^Fatal error: Required .* not found",
         r"^ocamlfind: \[?(?:ERROR|Error)",
-        r"^findlib: ",
+        r"^findlib: (?!\[WARNING\])",
         r"^ocamlfind: \S+: No such file",
         r"^configure: error: ",
         (
@@ -60,7 +61,12 @@ WEAK_PROOFS: tuple[Rule, ...] = (
             "dependencies, or its configure script gives up."
         ),
         example="ocamlfind: Package `lablgtk2.glade' not found",
+        overtaken_by=(WENT_ON,),
         not_when=[
+            (
+                "unknown",
+                "- ocamlfind: Package `lablgtk2' not found\n-> installed ocamlgraph.1.8.7",
+            ),
             ("skipped", ("ERROR: unable to select packages:\n  foo-dev (no such package):")),
         ],
     ),

@@ -151,9 +151,14 @@ WORKER: tuple[Rule, ...] = (
         Cause.WORKER_LOST,
         r"Job failed: (?:Failed: )?(?:Internal error|Uncaught|Cancelled|Exception)",
         r"\bFailed: Internal error\)*$",
+        # ocluster's worker, of its own exceptions; programs of Jane Street's break the line.
+        (
+            r"^Uncaught exception: \(?(?:Invalid_argument|Failure|Not_found|Sys_error|End_of_file"
+            r"|Unix\.Unix_error|Sqlite|Lwt_io|Stack_overflow|Assert_failure|Match_failure)"
+        ),
         r"Build ended without setting a log",
         r"^(?:fatal )?[Ii]nternal (?:CI )?error: (?:worker|agent|runner|builder)",
-        words="job failed|failed: internal|without setting a log|internal",
+        words="uncaught exception|job failed|failed: internal|without setting a log|internal",
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
         why="The worker's own program failed, not a command of the job.",

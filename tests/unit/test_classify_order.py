@@ -1,0 +1,120 @@
+"""What stands further down: a report after trouble, an installed package after a probe."""
+
+import pytest
+
+from opam_ci.core.classify import TextVerdict, classify_text
+from opam_ci.core.classify.attribution import attribute
+from opam_ci.core.classify.lines import clean
+
+REPORT = (
+    "#=== ERROR while compiling {package} ====================#\n"
+    "# path        ~/.opam/5.3/.opam-switch/build/{package}\n"
+    "# command     ~/.opam/opam-init/hooks/sandbox.sh build make\n"
+    "# exit-code   {code}\n"
+    "### output ###\n"
+    "# {output}\n"
+)
+TROUBLE = [
+    "curl: (28) Operation timed out after 300000 milliseconds with 0 bytes received",
+    "warning: spurious network error (3 tries remaining)",
+    "fatal: unable to access 'https://example.org/': Could not resolve host: example.org",
+    "error: RPC failed; curl 92 HTTP/2 stream 7 was not closed cleanly: CANCEL (err 8)",
+    "rsync error: some files/attrs were not transferred (code 23) at main.c(1179)",
+    "Error response from daemon: no such container",
+]
+
+
+def verdict_of(text: str, exit_code: int | None = None) -> TextVerdict:
+    return classify_text(text, exit_code=exit_code, phase=None)
+
+
+def report(*, package: str = "a.1", code: int = 2, output: str = "no") -> str:
+    return REPORT.format(package=package, code=code, output=output)
+
+
+@pytest.mark.parametrize("words", TROUBLE)
+def test_trouble_that_opam_got_past_is_no_cause(words: str) -> None:
+    assert verdict_of(words).outcome == "errored"
+    assert verdict_of(f"{words}\n{report()}").outcome == "failed"
+
+
+@pytest.mark.parametrize("words", TROUBLE)
+def test_trouble_after_the_report_is_still_ours(words: str) -> None:
+    assert verdict_of(f"{words}\n{report()}\n{words}").outcome == "errored"
+
+
+@pytest.mark.parametrize("code", [137, 143, 130])
+def test_a_killed_command_is_no_report_of_a_failure(code: int) -> None:
+    assert verdict_of(f"{TROUBLE[0]}\n{report(code=code)}").outcome == "errored"
+
+
+@pytest.mark.parametrize(
+    ("package", "output"),
+    [
+        ("conf-gmp.4", "test.c:1:10: no gmp here"),
+        ("tuareg.2", "make: emacs: Command not found"),
+        ("a.1", "Package foo was not found in the pkg-config search path."),
+    ],
+)
+def test_a_missing_system_package_follows_from_the_trouble(package: str, output: str) -> None:
+    text = f"Temporary failure resolving 'deb.example'\n{report(package=package, output=output)}"
+
+    assert verdict_of(text).cause == "dns"
+
+
+def test_a_library_that_a_configure_script_only_looked_for_is_not_missing() -> None:
+    probe = "- ocamlfind: Package `lablgtk2' not found\n"
+
+    assert verdict_of(probe).outcome == "failed"
+    assert verdict_of(f"{probe}-> installed ocamlgraph.1.8.7\n").outcome == "unknown"
+    assert verdict_of(f"-> installed ocamlgraph.1.8.7\n{probe}").outcome == "failed"
+
+
+def test_an_installed_package_hides_no_exit_code() -> None:
+    assert verdict_of("-> installed a.1", exit_code=60).cause == "solver_timeout"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        " - install   a.1                 [required by b]",
+        "  \u2217 install  a  1              [required by b, c]",
+        "  - upgrade  a  0.9 to 1         [required by b]",
+        "  - install a 1.0 [required by b]",
+    ],
+)
+def test_the_plan_says_who_was_not_asked_for(plan: str) -> None:
+    version = "1.0" if "1.0" in plan else "0.9" if "0.9" in plan else "1"
+    text = f"The following actions will be performed:\n{plan}\n{report(package=f'a.{version}')}"
+
+    assert attribute(clean(text)).required == (f"a.{version}",)
+    assert verdict_of(text).reason == "dependency"
+
+
+def test_a_package_without_such_a_mark_failed_by_itself() -> None:
+    plan = "  - install a 1 [required by b]\n  - install b 2\n"
+
+    assert verdict_of(f"{plan}{report(package='b.2')}").reason == "build"
+    assert verdict_of(f"{plan}{report(package='c.2')}").reason == "build"
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ('        exit 1" failed with exit status 60', "solver_timeout"),
+        ("Error: The process '/opt/tools/opam' failed with exit code 60", "solver_timeout"),
+        ("Error: The process '/opt/tools/opam' failed with exit code 2", "opam_internal"),
+        ("'opam install a' exited with code 99", "opam_internal"),
+    ],
+)
+def test_an_exit_code_of_opam_in_the_words_of_what_ran_it(words: str, cause: str) -> None:
+    assert verdict_of(words).cause == cause
+
+
+@pytest.mark.parametrize("code", [1, 10, 40, 100, 128])
+def test_an_exit_code_that_means_several_things_proves_nothing(code: int) -> None:
+    for words in (
+        f'        exit 1" failed with exit status {code}',
+        f"Error: The process '/usr/bin/sudo' failed with exit code {code}",
+    ):
+        assert verdict_of(words).outcome == "unknown"
