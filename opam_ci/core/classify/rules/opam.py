@@ -36,7 +36,10 @@ OPAM: tuple[Rule, ...] = (
             r"(?:^|\\?\" |\bopam\b.{0,200})(?:failed|exited) with (?:exit )?(?:status|code)"
             r" (?:15|50|99)$"
         ),
-        r"^(?:Error: |\[ERROR\] )?The process '\S*opam(?:\.exe)?' failed with exit code (?:2|15|50|99)$",
+        (
+            r"^(?:Error: |\[ERROR\] )?The process '\S*opam(?:\.exe)?' failed with exit code"
+            r" (?:2|15|50|99)$"
+        ),
         words="failed with|exited with",
         quoted=True,
         yields_to=PROOF_IDS,
