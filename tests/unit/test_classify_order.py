@@ -118,3 +118,30 @@ def test_an_exit_code_that_means_several_things_proves_nothing(code: int) -> Non
         f"Error: The process '/usr/bin/sudo' failed with exit code {code}",
     ):
         assert verdict_of(words).outcome == "unknown"
+
+
+ABORTED = "The following actions were aborted\n"
+
+
+def test_a_list_of_what_waited_tells_even_where_it_is_cut_off() -> None:
+    failed = report(package="conf-ncurses.1", code=1)
+
+    assert verdict_of(failed).reason == "build"
+    assert verdict_of(f"{failed}\n{ABORTED}").reason == "dependency"
+    assert verdict_of(f"{failed}\n{ABORTED}No changes have been performed").reason == "build"
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("$ opam install . --deps-only --with-test", "dependency"),
+        ("$ opam install --deps-only a", "dependency"),
+        ("$ opam install --deps-only a.1\n$ opam install a.1", "checksum"),
+        ("$ opam install . --with-test", "checksum"),
+    ],
+)
+def test_who_asks_for_dependencies_only_gets_only_their_failures(command: str, reason: str) -> None:
+    name = "b.v0.14" if reason == "dependency" else "a.1"
+    listed = "[ERROR] The sources of the following couldn't be obtained, aborting:\n"
+
+    assert verdict_of(f"{command}\n{listed}          - {name}: Bad checksum").reason == reason

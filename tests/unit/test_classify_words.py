@@ -90,6 +90,13 @@ Error: Failed to download resource "openssl@3"
 Error: Another active Homebrew update process is already in progress.
 curl: (22) The requested URL returned error: 502 Bad Gateway
 Error: Failure while executing; `/usr/bin/curl --disable -fL` exited with 56.
+ERROR: BuildKit is enabled but the buildx component is missing or broken.
+docker: 'buildx' is not a docker command.
+opam-depext: internal error, uncaught exception:
+! [new tag]         v2.7.1     -> cibranch  (unable to update local ref)
+Error: error building at STEP "RUN zypper install -y x": error while running runtime: exit status 106
+The command '/bin/sh -c apt-get update && apt-get install -y libfoo-dev' returned a non-zero code: 100
+Uncaught exception: (Invalid_argument "option is None")
 docker: Error response from daemon: Get https://registry.example/v2/: net/http: TLS handshake timeout.
 Error response from daemon: toomanyrequests: You have reached your pull rate limit.
 ERROR: failed to solve: ocaml/opam:debian-12: failed to resolve source metadata for docker.example: not found
@@ -234,6 +241,8 @@ foo.1: Bad hash for extra-file
 #=== ERROR while compiling foo.1.2 ====#
 Test Successful in 0.1s. 3 tests run.\n[FAIL]  a  0  b.\n1 failure! in 0.001s. 5 tests run.
 FAILED 3 / 20 tests
+Command [216] exited with code 125:
+Error: The process '/opt/tools/opam' failed with exit code 31
 Ran: 268 tests in: 158.86 seconds.\nFAILED: Cases: 268 Tried: 268 Errors: 0 Failures: 4 Skip:  3 Todo: 0 Timeouts: 0.
 Fatal error: exception Assert_failure("test/test.ml", 12, 2)
 opam-repo-ci detected dependencies failing:  bar.1
@@ -262,6 +271,13 @@ error: alcotest test failed\nnot ok 3 - x
 """.strip().split("\n")
 
 UNKNOWN = r"""
+The command '/bin/sh -c apt-get update && opam install -y a.1' returned a non-zero code: 100
+Error: The process '/usr/bin/sudo' failed with exit code 100
+Error: error building at STEP "RUN make": error while running runtime: exit status 2
+  Cleanup     : dnf-1.1.9-2.fc24.noarch   98/182Failed to connect to bus: No such file or directory
+findlib: [WARNING] Interface topdirs.cmi occurs in several directories: a, b
+Public key for kernel-headers-3.18.34-20.el7.x86_64.rpm is not installed
+ENV OPAMSOLVERTIMEOUT="500"
 Done.
 sudo: unable to resolve host ci-worker: Name or service not known
 Format upgrade done.

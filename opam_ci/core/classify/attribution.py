@@ -22,6 +22,10 @@ _FAILED = (
     re.compile(r"path +\S*[/\\]build[/\\](?P<names>[^\s/\\]+)$"),
     re.compile(r"(?:env|stdout|stderr)-file +\S*/build/(?P<names>[^\s/]+)/"),
     re.compile(r"(?:env|output)-file +\S*[/\\](?P<names>[\w+~-]+)-\d+-[0-9a-f]{6}\.\w+$"),
+    # opam 2.0's list of sources, where it knows a reason.
+    re.compile(
+        r"^(?P<names>[A-Za-z][\w+-]*\.v?\d[\w.+~-]*): (?:Bad checksum|[Cc]url |[Dd]ownload )"
+    ),
     re.compile(r"Could not (?:get the source for|download archives of) (?P<names>[^\s:]+?)\.?:?$"),
 )
 _DIRECTORY = re.compile(r"(?:Entering|Leaving) directory .{0,200}/build/(?P<names>[^\s/'`\"]+)")
@@ -51,6 +55,10 @@ _PLANNED = re.compile(
 )
 """opam's plan says of each package that nobody asked for which other one requires it."""
 
+_ONLY_DEPENDENCIES = re.compile(r" --deps-only\b")
+_OTHERS = "(others)"
+"""Stands for the packages that a report, cut short, does not name."""
+
 _NUMBER = re.compile(r"\d+$")
 
 
@@ -63,12 +71,14 @@ class Attribution:
         failed: What failed, first to last.
         aborted: What was not started because something else failed.
         required: What opam's plan has only because another package requires it.
+        only_dependencies: Whether opam was asked to install dependencies and nothing else.
     """
 
     asked: tuple[str, ...]
     failed: tuple[str, ...]
     aborted: tuple[str, ...]
     required: tuple[str, ...] = ()
+    only_dependencies: bool = False
 
     @property
     def blame(self) -> str | None:
@@ -76,7 +86,7 @@ class Attribution:
         others = [name for name in self.failed if not self._is_asked(name)]
         if not others or len(others) < len(self.failed):
             return None
-        if self.asked or set(others) <= set(self.required):
+        if self.asked or self.only_dependencies or set(others) <= set(self.required):
             return others[0]
         waiting = [name for name in self.aborted if name not in self.failed]
         return others[0] if waiting else None
@@ -90,33 +100,59 @@ class Attribution:
 
 def attribute(lines: Sequence[Line]) -> Attribution:
     """Reads from a log which packages failed, were aborted, and were asked for."""
-    asked: list[str] = []
-    failed: list[str] = []
-    aborted: list[str] = []
-    worked_in: list[str] = []
-    required: list[str] = []
-    section: list[str] | None = None
+    reader = _Reader()
     for line in lines:
-        if found := _ASKED.search(line.text):
-            asked.extend(_packages(next(filter(None, found.groups()))))
+        reader.read_command(line)
         if line.quoted:
             continue
         if detected := _DETECTED.match(line.text):
             return Attribution((), tuple(detected.group("names").split()), ("the package",))
-        failed.extend(_failed_in(line.text))
-        required.extend(_action_in(_PLANNED, line))
+        reader.read_report(line)
+    return reader.result()
+
+
+class _Reader:
+    """What was read so far; opam's lists reach over several lines."""
+
+    def __init__(self) -> None:
+        self._asked: list[str] = []
+        self._only_dependencies = False
+        self._failed: list[str] = []
+        self._aborted: list[str] = []
+        self._required: list[str] = []
+        self._worked_in: list[str] = []
+        self._section: list[str] | None = None
+
+    def read_command(self, line: Line) -> None:
+        """Reads a command line, if it is one, even where the log only quotes it."""
+        if found := _ASKED.search(line.text):
+            arguments = next(filter(None, found.groups()))
+            self._asked.extend(_packages(arguments))
+            self._only_dependencies = bool(_ONLY_DEPENDENCIES.search(f" {arguments}"))
+
+    def read_report(self, line: Line) -> None:
+        """Reads a line of opam's plan, reports and summaries, if it is one."""
+        self._failed.extend(_failed_in(line.text))
+        self._required.extend(_action_in(_PLANNED, line))
         if line.shown.lstrip().startswith("#") and (found := _DIRECTORY.search(line.text)):
-            worked_in[:] = [found.group("names")]
+            self._worked_in[:] = [found.group("names")]
         if _FAILED_SECTION.search(line.text):
-            section = failed
+            self._section = self._failed
         elif _ABORTED_SECTION.search(line.text):
-            section = aborted
-        elif section is not None and (action := _action_in(_ACTION, line)):
-            section.extend(action)
+            self._section = self._aborted
+        elif self._section is not None and (action := _action_in(_ACTION, line)):
+            self._section.extend(action)
         elif _SECTION_END.match(line.text):
-            section = None
-    parts = (asked, failed or worked_in, aborted, required)
-    return Attribution(*(tuple(dict.fromkeys(names)) for names in parts))
+            self._section = None
+
+    def result(self) -> Attribution:
+        """Returns all that was read."""
+        if self._section is self._aborted and not self._aborted:
+            self._aborted.append(_OTHERS)
+        parts = (self._asked, self._failed or self._worked_in, self._aborted, self._required)
+        return Attribution(
+            *(tuple(dict.fromkeys(names)) for names in parts), self._only_dependencies
+        )
 
 
 def _failed_in(text: str) -> Iterator[str]:

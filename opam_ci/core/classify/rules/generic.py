@@ -119,7 +119,7 @@ GENERIC: tuple[Rule, ...] = (
             r"^(?:g?make(?:\[\d+\])?|ninja|bmake|nmake): (?:\*\*\* .{0,600}(?:Error \d+"
             r"|\bStop\.)|.*stopped)"
         ),
-        r"^Command exited with code [1-9]",
+        r"^Command (?:\[\d+\] )?exited with code [1-9]",
         r'^E: Failure\("Command ',
         r"terminated with error code \d+",
         r"^Done: exited with code 1",
@@ -128,7 +128,8 @@ GENERIC: tuple[Rule, ...] = (
         r"^(?:ERROR|Error): .*(?:build|compil\w+|install\w*) failed",
         r"^FAILED: \S",
         (
-            r"^(?:\S+: )?(?:error|ERROR|Error): (?!Process completed with|The process ')"
+            r"^(?:\S+: )?(?:error|ERROR|Error): "
+            r"(?!Process completed with|The process '|error building at STEP)"
             r"\S.*\bexit(?:ed)? (?:code|status|with) [1-9]"
         ),
         words="make|ninja|exited|failure(|terminated|failed|error",

@@ -230,7 +230,14 @@ MIRRORS: tuple[Rule, ...] = (
         r"^\[ERROR\] .*depexts? .*fail",
         r"depext command failed",
         r"Command failed: .*(?:apt-get|apk|dnf|yum|pacman|zypper|brew|pkg) ",
-        words="package|depext|command failed",
+        # An image's own step: docker, BuildKit and podman name it in these words.
+        (
+            r"(?:error building at STEP \"RUN|process \"/bin/sh -c|The command '/bin/sh -c"
+            r"|executor failed running \[/bin/sh -c)"
+            r" (?:sudo )?(?:apt(?:-get)?|apk|dnf|yum|zypper|pacman|pkg)\b"
+            r"(?!.{0,1000}\b(?:opam|dune|make|configure)\b)"
+        ),
+        words="package|depext|command failed|/bin/sh -c|at step",
         yields_to=(
             "depext-unknown-apt",
             "depext-unknown-apk",

@@ -193,6 +193,7 @@ OPAM: tuple[Rule, ...] = (
         r"opam(?: init)?: unknown (?:option|command)",
         r"opam requires .{0,60}(?:upgrade|newer)",
         r"opam: (?:unknown|unrecognized) ",
+        r"^(?:\S*/)?opam(?:-\w+)?: internal error, uncaught exception",
         # cmdliner's, about the command line that the CI wrote.
         r"^(?:\S*/)?opam: (?:[A-Z]+(?:…|\.\.\.)? arguments?|option |invalid |required |too many)",
         r"^Usage: opam [a-z-]+ ",

@@ -71,7 +71,7 @@ SANDBOX: tuple[Rule, ...] = (
         r"failed to receive status: rpc error",
         (
             r"rpc error: code = (?:Unavailable|NotFound|Unknown|Internal|DeadlineExceeded"
-            r"|Canceled|ResourceExhausted)"
+            r"|Canceled|ResourceExhausted)(?!.{0,400}(?:did not complete|executor failed))"
         ),
         r"no such job \w",
         r"failed to (?:register|extract|pull|export|commit|unpack) (?:layer|image|blob)",
@@ -114,12 +114,14 @@ SANDBOX: tuple[Rule, ...] = (
         r"unable to (?:pull|prepare context)",
         r"invalid reference format",
         r"[Ee]rror parsing reference: ",
+        r"buildx component is missing",
+        r"^docker: '.{1,40}' is not a docker command",
         words=(
             "daemon|docker|rpc error|no such job|error during connect|failed to|error pulling"
             "|error creating|httpreadseeker|toomanyrequests|rate limit|manifest|access denied"
             "|repository does|denied: |[internal]|overlay2|buildkit|containers|unauthorized"
             "|layer does|image|container:|error: |unknown blob|http code"
-            "|unable to|invalid reference|parsing reference"
+            "|unable to|invalid reference|parsing reference|buildx|docker command"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
@@ -132,6 +134,13 @@ SANDBOX: tuple[Rule, ...] = (
         not_when=[
             ("failed", ("Error response from daemon: stub\n[FAIL]  docker  1  talks to dockerd.")),
             ("unknown", 'failed to solve: process "/bin/sh -c make" did not complete successfully'),
+            (
+                "unknown",
+                (
+                    "failed to solve: rpc error: code = Unknown desc = executor failed running"
+                    " [/bin/sh -c make]: exit code: 2"
+                ),
+            ),
         ],
     ),
     rule(

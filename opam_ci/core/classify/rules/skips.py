@@ -63,7 +63,8 @@ SKIPS: tuple[Rule, ...] = (
         ),
         r"^No solution found",
         (
-            r"^(?:Your request can't be satisfied|The following dependencies couldn't be met"
+            r"^(?:Your request can(?:'t| ?not) be satisfied"
+            r"|The following dependencies couldn't be met"
             r"|Sorry, no solution found|No solution for \S+)"
         ),
         r"^\*? ?No agreement on the version of ",
