@@ -145,3 +145,19 @@ def test_who_asks_for_dependencies_only_gets_only_their_failures(command: str, r
     listed = "[ERROR] The sources of the following couldn't be obtained, aborting:\n"
 
     assert verdict_of(f"{command}\n{listed}          - {name}: Bad checksum").reason == reason
+
+
+def test_a_list_without_its_title_before_a_report_is_what_waits() -> None:
+    waiting = " - install c.1\n - install d.2\n\n"
+
+    assert attribute(clean(f"{waiting}{report()}")).aborted == ("c.1", "d.2")
+    assert attribute(clean(f"{waiting}=== 2 to install ===\n{report()}")).aborted == ()
+    assert verdict_of(f"{waiting}{report()}").reason == "dependency"
+
+
+def test_a_commit_of_a_submodule_that_is_gone_is_the_sources_fault() -> None:
+    said = "fatal: remote error: upload-pack: not our ref 5de5a4409794"
+    path = "Fetched in submodule path 'x', but it did not contain 5de5a4409794."
+
+    assert verdict_of(said).cause == "git"
+    assert verdict_of(f"{said}\n{path}").reason == "source"

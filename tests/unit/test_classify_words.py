@@ -92,6 +92,15 @@ curl: (22) The requested URL returned error: 502 Bad Gateway
 Error: Failure while executing; `/usr/bin/curl --disable -fL` exited with 56.
 ERROR: BuildKit is enabled but the buildx component is missing or broken.
 docker: 'buildx' is not a docker command.
+ctr: plugin type="nat" name="nat" failed (add): required env variables [CNI_NETNS] missing
+FATAL: max depth exceeded
+docker.io/x/staging@sha256:5926da014501 is a manifest list
+Fatal glibc error: CPU lacks ISA 3.00 support (POWER9 or later required)
+E:Failed to fetch http://deb.example/Packages  404  Not Found
+The command "brew install opam gnu-time" failed and exited with 1 during .
+[ERROR] Individual package and option '--packages' can not be specified at the same time.
+[ERROR] File does not exist: /home/opam/.opamrc
+OpamSolution.Fetch_fail("SWH fallback: curl is required for Software Heritage fallback")
 opam-depext: internal error, uncaught exception:
 ! [new tag]         v2.7.1     -> cibranch  (unable to update local ref)
 Error: error building at STEP "RUN zypper install -y x": error while running runtime: exit status 106
@@ -242,6 +251,10 @@ foo.1: Bad hash for extra-file
 Test Successful in 0.1s. 3 tests run.\n[FAIL]  a  0  b.\n1 failure! in 0.001s. 5 tests run.
 FAILED 3 / 20 tests
 Command [216] exited with code 125:
+Fetched in submodule path 'x/y', but it did not contain 5de5a4409794. Direct fetching of that commit failed.
+[ERROR] Undefined filter variable with-nope in dependencies of with-nope.dev
+[ERROR] Invalid opam file in x source from file:///src:
+Error: Annotation check for zero_alloc failed.
 Error: The process '/opt/tools/opam' failed with exit code 31
 Ran: 268 tests in: 158.86 seconds.\nFAILED: Cases: 268 Tried: 268 Errors: 0 Failures: 4 Skip:  3 Todo: 0 Timeouts: 0.
 Fatal error: exception Assert_failure("test/test.ml", 12, 2)
@@ -271,6 +284,7 @@ error: alcotest test failed\nnot ok 3 - x
 """.strip().split("\n")
 
 UNKNOWN = r"""
+powerpc64le-linux-gnu-gcc: internal compiler error: Segmentation fault signal terminated program cc1
 The command '/bin/sh -c apt-get update && opam install -y a.1' returned a non-zero code: 100
 Error: The process '/usr/bin/sudo' failed with exit code 100
 Error: error building at STEP "RUN make": error while running runtime: exit status 2

@@ -59,6 +59,8 @@ _ONLY_DEPENDENCIES = re.compile(r" --deps-only\b")
 _OTHERS = "(others)"
 """Stands for the packages that a report, cut short, does not name."""
 
+_REPORT = re.compile(r"=+ ERROR ")
+
 _NUMBER = re.compile(r"\d+$")
 
 
@@ -122,6 +124,7 @@ class _Reader:
         self._required: list[str] = []
         self._worked_in: list[str] = []
         self._section: list[str] | None = None
+        self._headless: list[str] | None = []
 
     def read_command(self, line: Line) -> None:
         """Reads a command line, if it is one, even where the log only quotes it."""
@@ -132,6 +135,7 @@ class _Reader:
 
     def read_report(self, line: Line) -> None:
         """Reads a line of opam's plan, reports and summaries, if it is one."""
+        self._read_headless(line)
         self._failed.extend(_failed_in(line.text))
         self._required.extend(_action_in(_PLANNED, line))
         if line.shown.lstrip().startswith("#") and (found := _DIRECTORY.search(line.text)):
@@ -144,6 +148,17 @@ class _Reader:
             self._section.extend(action)
         elif _SECTION_END.match(line.text):
             self._section = None
+
+    def _read_headless(self, line: Line) -> None:
+        """Reads a list whose title is cut off: opam 1.1 puts what waits before its reports."""
+        if self._headless is None or not line.text:
+            return
+        if (action := _action_in(_ACTION, line)) and not _PLANNED.match(line.text):
+            self._headless.extend(action)
+            return
+        if _REPORT.match(line.text):
+            self._aborted.extend(self._headless)
+        self._headless = None
 
     def result(self) -> Attribution:
         """Returns all that was read."""

@@ -202,12 +202,13 @@ MEMORY: tuple[Rule, ...] = (
         "illegal-instruction",
         Cause.IMAGE,
         r"[Ii]llegal instruction\b",
+        r"^Fatal glibc error: .{0,80}\bCPU\b",
         r"\bsignal(?:led|:)? ?-5\b",
         r"SIGILL\b",
         r"got signal ILL\b",
         r"^exit-code +132\b",
         r"exit (?:code|status):? 132\b",
-        words="illegal instruction|signal|sigill|132",
+        words="illegal instruction|glibc error|signal|sigill|132",
         yields_to=TEST_IDS,
         why=(
             "A binary of the image or of the build cache was made for another processor than "

@@ -27,6 +27,7 @@ MIRRORS: tuple[Rule, ...] = (
             r"|Download(?:ing)? (?:failed|is performed))"
         ),
         r"^(?:Err|Ign):\d+ ",
+        r"^[EW]:(?:Failed to fetch|Unable to fetch|Some index|The repository)",
         r"Hash Sum mismatch",
         r"Mirror sync in progress",
         r"unexpected size \(\d",
@@ -46,7 +47,8 @@ MIRRORS: tuple[Rule, ...] = (
         r"^The following packages have unmet dependencies",
         r"[Ss]ignature (?:couldn't be|verification)",
         words=(
-            "installable|to be installed|e: |w: |err:|ign:|hash sum|mirror sync|unexpected"
+            "installable|to fetch|the repository|some index|to be installed|e: |w: |err:|ign:"
+            "|hash sum|mirror sync|unexpected"
             " size|release file|no_pubkey"
             "|expkeysig|not valid yet|undetermined|dpkg|[ip: |unmet|held broken|:http"
             "|signature"
@@ -233,11 +235,11 @@ MIRRORS: tuple[Rule, ...] = (
         # An image's own step: docker, BuildKit and podman name it in these words.
         (
             r"(?:error building at STEP \"RUN|process \"/bin/sh -c|The command '/bin/sh -c"
-            r"|executor failed running \[/bin/sh -c)"
-            r" (?:sudo )?(?:apt(?:-get)?|apk|dnf|yum|zypper|pacman|pkg)\b"
-            r"(?!.{0,1000}\b(?:opam|dune|make|configure)\b)"
+            r"|executor failed running \[/bin/sh -c|^The command \")"
+            r" ?(?:sudo )?(?:apt(?:-get)?|apk|dnf|yum|zypper|pacman|pkg|brew)\b"
+            r"(?!.{0,1000}(?:&&|;)[\s\\]*(?:sudo )?(?:opam|dune|make|\./configure)\b)"
         ),
-        words="package|depext|command failed|/bin/sh -c|at step",
+        words="package|depext|command failed|/bin/sh -c|at step|the command",
         yields_to=(
             "depext-unknown-apt",
             "depext-unknown-apk",

@@ -195,8 +195,13 @@ OPAM: tuple[Rule, ...] = (
         r"opam: (?:unknown|unrecognized) ",
         r"^(?:\S*/)?opam(?:-\w+)?: internal error, uncaught exception",
         # cmdliner's, about the command line that the CI wrote.
-        r"^(?:\S*/)?opam: (?:[A-Z]+(?:…|\.\.\.)? arguments?|option |invalid |required |too many)",
-        r"^Usage: opam [a-z-]+ ",
+        (
+            r"^(?:\S*/)?opam: (?:opam\S*: )?(?:[A-Z]+(?:…|\.\.\.)? arguments?|option |invalid "
+            r"|required |[Tt]oo many)"
+        ),
+        r"^Usage: opam\S* [a-z-]+ ",
+        r"^\[ERROR\] .{1,120} can ?not be specified at the same time",
+        r"^\[ERROR\] (?:File does not exist: |Directory \S+ already exists\. Please remove it)",
         (
             r"^\[ERROR\] (?:No switch is currently set|No switch named|The selected switch"
             r"|Initiali[sz]ation failed|State (?:file|cache)|Internal (?:error|inconsistency)"
@@ -238,7 +243,10 @@ OPAM: tuple[Rule, ...] = (
         r"Could not read file \S*packages/\S+/opam",
         r"Strict mode: aborting",
         r"Parse error in \S*packages/",
-        words="packages/|strict mode",
+        r"^\[ERROR\] Invalid opam file in ",
+        r"^error +\d+: File format error",
+        r"^\[ERROR\] Undefined filter variable \S+ in dependencies of ",
+        words="packages/|strict mode|invalid opam file|file format error|undefined filter",
         why=(
             "opam cannot parse an opam file of the repository: the submission's, since the "
             "base was readable."

@@ -151,7 +151,8 @@ COMPILE: tuple[Rule, ...] = (
             r" define|make inconsis)|Could not find the \.cm|Corrupted compiled interface"
             r"|Dynlink error|Unix error: E|Modules? (?:do not match|type)|No ppx driver"
             r"|Package \S+ does not"
-            r" exist|Dependency cycle|Conflict between|Ambiguous|Invalid (?:package|version|field"
+            r" exist|Dependency cycle|Conflict between|Annotation check|Ambiguous"
+            r"|Invalid (?:package|version|field"
             r"|library|module|character)|Too (?:many|few) arg|Illegal|Universe inconsistency"
             r"|Cannot find library|I don't know about|This project uses|Rule failed|Missing field"
             r"|Could not find (?:library|module|package)|(?:Type|Module|Value|Field|Unexpected)\b)"
@@ -176,7 +177,7 @@ COMPILE: tuple[Rule, ...] = (
         ),
         r"^error(?:\[E\d+\])?: (?:could not compile|aborting due)",
         r"^error\[E\d+\]: ",
-        r": internal compiler error: (?!Killed)",
+        r": internal compiler error: (?!Killed|Segmentation|Bus|Illegal)",
         words="error",
         why="A C, C++ or Rust compiler refuses a source file.",
         example="sdlkey_stub.c:31:28: error: 'BIGARRAY_UINT8' undeclared",

@@ -34,6 +34,7 @@ SANDBOX: tuple[Rule, ...] = (
         r"runc(?: run failed|:|\b.*container_linux)",
         r"container_linux\.go:\d+",
         r"^crun: ",
+        r"^ctr: ",
         r"starting container process caused",
         r"unable to start container process",
         r"cgroups? in hybrid",
@@ -48,7 +49,7 @@ SANDBOX: tuple[Rule, ...] = (
         r"failed to (?:create|setup|set up) (?:network|endpoint|veth|bridge)",
         r"could not find an available.{0,30}IPv4 address pool",
         words=(
-            "oci runtime|runc|container|crun|cgroup|shim|nsenter|namespace|conmon|netavark"
+            "oci runtime|runc|container|crun|ctr: |cgroup|shim|nsenter|namespace|conmon|netavark"
             "|cni|network|endpoint|veth|bridge|address pool"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
@@ -115,13 +116,15 @@ SANDBOX: tuple[Rule, ...] = (
         r"invalid reference format",
         r"[Ee]rror parsing reference: ",
         r"buildx component is missing",
+        r"max depth exceeded",
+        r" is a manifest list$",
         r"^docker: '.{1,40}' is not a docker command",
         words=(
             "daemon|docker|rpc error|no such job|error during connect|failed to|error pulling"
             "|error creating|httpreadseeker|toomanyrequests|rate limit|manifest|access denied"
             "|repository does|denied: |[internal]|overlay2|buildkit|containers|unauthorized"
             "|layer does|image|container:|error: |unknown blob|http code"
-            "|unable to|invalid reference|parsing reference|buildx|docker command"
+            "|unable to|invalid reference|parsing reference|buildx|docker command|max depth"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,

@@ -39,7 +39,13 @@ SOURCES: tuple[Rule, ...] = (
         r"(?:^|\(|\] )(?:Branch|Commit|Tag) \S+ not found",
         r"Could not find (?:branch|commit|tag|reference) ",
         r"unknown revision",
-        words="remote ref|remote branch|pathspec|not found|could not find|unknown revision",
+        # The server has the repository of a submodule, and not the commit that is named.
+        r"^Fetched in submodule path '[^']+', but it did not contain",
+        r"^Unable to checkout '\w+' in submodule path",
+        words=(
+            "submodule path|remote ref|remote branch|pathspec|not found|could not find"
+            "|unknown revision"
+        ),
         phases=_FETCHING,
         yields_to=PROOF_IDS,
         why="The branch, tag or commit that the opam file names does not exist.",
@@ -133,8 +139,8 @@ SOURCES: tuple[Rule, ...] = (
         Cause.IMAGE,
         r"\(download failed\)",
         r"[Nn]o download tool",
-        r"curl or wget (?:is|are) required",
-        words="download|curl or wget",
+        r"curl (?:or wget )?(?:is|are) required",
+        words="download|curl ",
         phases=(Phase.FETCH, Phase.SETUP),
         yields_to=PROOF_IDS,
         why="opam found no program to download with: the image lacks curl.",
