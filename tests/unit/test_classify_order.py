@@ -91,6 +91,14 @@ def test_the_plan_says_who_was_not_asked_for(plan: str) -> None:
     assert verdict_of(text).reason == "dependency"
 
 
+def test_opam_2_0_names_what_failed_without_its_version() -> None:
+    plan = "  \u2217 install a 1 [required by b]\n  \u2217 install b 1\n"
+    text = f'{plan}[ERROR] The compilation of a failed at "make".\n{report(package="a.1")}'
+
+    assert verdict_of(text).reason == "dependency"
+    assert verdict_of(text.replace("[required by b]", "")).reason == "build"
+
+
 def test_a_package_without_such_a_mark_failed_by_itself() -> None:
     plan = "  - install a 1 [required by b]\n  - install b 2\n"
 

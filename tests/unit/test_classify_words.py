@@ -251,6 +251,7 @@ foo.1: Bad hash for extra-file
 Test Successful in 0.1s. 3 tests run.\n[FAIL]  a  0  b.\n1 failure! in 0.001s. 5 tests run.
 FAILED 3 / 20 tests
 Command [216] exited with code 125:
+Makefile:172: recipe for target 'test' failed
 Fetched in submodule path 'x/y', but it did not contain 5de5a4409794. Direct fetching of that commit failed.
 [ERROR] Undefined filter variable with-nope in dependencies of with-nope.dev
 [ERROR] Invalid opam file in x source from file:///src:

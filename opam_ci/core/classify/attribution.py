@@ -88,7 +88,8 @@ class Attribution:
         others = [name for name in self.failed if not self._is_asked(name)]
         if not others or len(others) < len(self.failed):
             return None
-        if self.asked or self.only_dependencies or set(others) <= set(self.required):
+        required = {_name_of(name) for name in self.required}
+        if self.asked or self.only_dependencies or required.issuperset(map(_name_of, others)):
             return others[0]
         waiting = [name for name in self.aborted if name not in self.failed]
         return others[0] if waiting else None
@@ -168,6 +169,11 @@ class _Reader:
         return Attribution(
             *(tuple(dict.fromkeys(names)) for names in parts), self._only_dependencies
         )
+
+
+def _name_of(package: str) -> str:
+    """Returns a package's name without its version, which opam leaves out here and there."""
+    return package.partition(".")[0]
 
 
 def _failed_in(text: str) -> Iterator[str]:

@@ -122,6 +122,7 @@ GENERIC: tuple[Rule, ...] = (
         r"^Command (?:\[\d+\] )?exited with code [1-9]",
         r'^E: Failure\("Command ',
         r"terminated with error code \d+",
+        r"^\S+:\d+: recipe for target '[^']{1,200}' failed",
         r"^Done: exited with code 1",
         r"^(?:Error: |\[ERROR\] )?The process '\S*opam\S*' failed with exit code 31$",
         r"^error: build failed",
