@@ -7,7 +7,7 @@ from typing import IO, Annotated
 
 import typer
 
-from opam_ci.cli.classify_batch import classify_lines
+from opam_ci.cli.classify_batch import LOG_HEAD, LOG_TAIL, classify_lines
 from opam_ci.cli.classify_replay import attempt_filter, replay_attempts
 from opam_ci.core.classify import RULES, TextVerdict, classify_text, cut
 from opam_ci.core.classify.table import rules_markdown
@@ -15,10 +15,6 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause
 from opam_ci.core.records import Standing
-
-_LOG_HEAD = 1 << 20
-_LOG_TAIL = 3 << 20
-"""Bytes of a log that are read, from its start and its end; what lies between is skipped."""
 
 _USAGE_EXIT = 2
 
@@ -99,16 +95,16 @@ def _print_rules(*, as_json: bool) -> None:
 
 def _explain(log: str, *, exit_code: int | None, phase: Phase | None, as_json: bool) -> None:
     data, size = _read(log)
-    text = cut(data, size=size, head=_LOG_HEAD, tail=_LOG_TAIL)
+    text = cut(data, size=size, head=LOG_HEAD, tail=LOG_TAIL)
     verdict = classify_text(text, exit_code=exit_code, phase=phase)
     if as_json:
         sys.stdout.write(f"{json.dumps(_as_json(verdict))}\n")
         return
     sys.stdout.write("\n".join(_in_words(verdict)) + "\n")
-    if size > _LOG_HEAD + _LOG_TAIL:
-        kept = (_LOG_HEAD + _LOG_TAIL) >> 20
+    if size > LOG_HEAD + LOG_TAIL:
+        kept = (LOG_HEAD + LOG_TAIL) >> 20
         sys.stdout.write(
-            f"Only the first {_LOG_HEAD >> 20} and last {_LOG_TAIL >> 20} MiB of "
+            f"Only the first {LOG_HEAD >> 20} and last {LOG_TAIL >> 20} MiB of "
             f"{size} bytes were read; line numbers count within these {kept} MiB.\n"
         )
 
@@ -153,12 +149,12 @@ def _read(log: str) -> tuple[bytes, int]:
 
 
 def _ends(stream: IO[bytes]) -> tuple[bytes, int]:
-    head = stream.read(_LOG_HEAD)
+    head = stream.read(LOG_HEAD)
     tail = bytearray()
     size = len(head)
     while chunk := stream.read(1 << 20):
         size += len(chunk)
         tail += chunk
-        if len(tail) > 2 * _LOG_TAIL:
-            del tail[:-_LOG_TAIL]
-    return head + bytes(tail[-_LOG_TAIL:]), size
+        if len(tail) > 2 * LOG_TAIL:
+            del tail[:-LOG_TAIL]
+    return head + bytes(tail[-LOG_TAIL:]), size

@@ -8,8 +8,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from opam_ci.cli.json_lines import JsonLine, read_lines
 from opam_ci.core.classify import TextVerdict, classify_text
+from opam_ci.core.classify.cut import cut
 from opam_ci.core.job import Phase
 from opam_ci.core.text import problems
+
+LOG_HEAD = 1 << 20
+LOG_TAIL = 3 << 20
+"""Bytes of a log that are read, from its start and its end; what lies between is skipped."""
 
 _ANSWERS = ("outcome", "reason", "cause", "rule", "evidence", "error")
 
@@ -54,7 +59,10 @@ def _answer(line: JsonLine) -> dict[str, Any]:
         question = _Question.model_validate(line.record, strict=False)
     except ValidationError as error:
         return {**passed, "error": f"{line.place}: {problems(error)}"}
-    verdict = classify_text(question.text, exit_code=question.exit_code, phase=question.phase)
+    text = question.text
+    if len(text) > LOG_HEAD + LOG_TAIL:
+        text = cut(text.encode("utf-8", "surrogatepass"), head=LOG_HEAD, tail=LOG_TAIL)
+    verdict = classify_text(text, exit_code=question.exit_code, phase=question.phase)
     return {**passed, **_verdict(verdict)}
 
 

@@ -93,6 +93,24 @@ def test_batch_passes_through_what_it_does_not_know(
     assert answers[2] == {**rows[2], "outcome": "unknown", "rule": "no-rule", "evidence": []}
 
 
+def test_batch_reads_a_huge_text_at_its_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filler = f"{'x' * 1023}\n" * (5 << 10)
+    texts = {"start": FULL + filler, "middle": filler + FULL + filler, "end": filler + FULL}
+    lines = [json.dumps({"id": name, "text": text}) for name, text in texts.items()]
+    (tmp_path / "batch").write_text("\n".join(lines))
+
+    classify_file(batch=str(tmp_path / "batch"))
+
+    shown = capsys.readouterr().out.split("\n")
+    assert [line.split(" ")[1] for line in shown[:3]] == [
+        "errored(disk_full)",
+        "unknown",
+        "errored(disk_full)",
+    ]
+
+
 def test_bad_lines_are_named_and_the_others_judged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

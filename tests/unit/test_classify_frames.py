@@ -1,5 +1,6 @@
 """What a log says in its structure: whose output a line is, what was wrapped, who failed."""
 
+import html
 from collections.abc import Callable
 
 import pytest
@@ -152,6 +153,26 @@ DRESSES: dict[str, Callable[[str], str]] = {
     "BuildKit": lambda text: "\n".join(f"#12 34.56 {line}" for line in text.split("\n")),
     "Open Build Service": lambda text: "\n".join(f"[   74s] {line}" for line in text.split("\n")),
     "citation": lambda text: "\n".join(f"> {line}" for line in text.split("\n")),
+    "citation twice": lambda text: "\n".join(f">> {line}" for line in text.split("\n")),
+    "docker compose": lambda text: "\n".join(f"worker-1  | {line}" for line in text.split("\n")),
+    "gh run view": lambda text: "\n".join(
+        f"build\tRun opam\t2024-05-08T11:11:04.1234567Z {line}" for line in text.split("\n")
+    ),
+    "Kubernetes": lambda text: "\n".join(
+        f"2024-05-08T11:11:04.123456789Z stdout F {line}" for line in text.split("\n")
+    ),
+    "GitLab": lambda text: "\n".join(
+        f"2024-05-08T11:11:04.123456Z 01O {line}" for line in text.split("\n")
+    ),
+    "HTML": html.escape,
+    "typographic quotes": lambda text: text.translate(
+        str.maketrans("'`", "\N{RIGHT SINGLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}")
+    ),
+    "a Latin code page": lambda text: (
+        text.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
+        .encode("cp1252", "ignore")
+        .decode("utf-8", "replace")
+    ),
     "obuilder": lambda text: (
         '/: (run (network host)\n        (shell "opam reinstall foo.1.0;\\\n'
         f'        \\n        res=$?"))\n{text}\n'

@@ -99,6 +99,20 @@ def test_opam_2_0_names_what_failed_without_its_version() -> None:
     assert verdict_of(text.replace("[required by b]", "")).reason == "build"
 
 
+def test_a_hint_for_one_package_tells_whose_failure_it_was() -> None:
+    hint = "=-=- conf-ncurses.1 troobleshooting -=-=-=-=\n"
+
+    assert verdict_of(f"{hint}'opam install -j 2 -vy mirage' failed.").reason == "dependency"
+    assert verdict_of(f"{hint}'opam install conf-ncurses' failed.").reason == "build"
+
+
+@pytest.mark.parametrize("prefix", ["#12 34.5 ", "worker-1  | ", "2024-05-08T11:11:04.12Z 01O "])
+def test_an_empty_line_stays_one_behind_its_prefix(prefix: str) -> None:
+    lines = f" - install c.1\n\n{report()}".split("\n")
+
+    assert attribute(clean("\n".join(f"{prefix}{line}" for line in lines))).aborted == ("c.1",)
+
+
 def test_a_package_without_such_a_mark_failed_by_itself() -> None:
     plan = "  - install a 1 [required by b]\n  - install b 2\n"
 

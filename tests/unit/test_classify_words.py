@@ -92,6 +92,10 @@ curl: (22) The requested URL returned error: 502 Bad Gateway
 Error: Failure while executing; `/usr/bin/curl --disable -fL` exited with 56.
 ERROR: BuildKit is enabled but the buildx component is missing or broken.
 docker: 'buildx' is not a docker command.
+**E: Sub-process /usr/bin/dpkg returned an error code (1)**
+Error: Unable to satisfy dependencies. Reached two conflicting assignments:
+Warning: Failed to fetch http://deb.example/InRelease  Temporary failure
++++ Timeout!! (2 hours) +++
 ctr: plugin type="nat" name="nat" failed (add): required env variables [CNI_NETNS] missing
 FATAL: max depth exceeded
 docker.io/x/staging@sha256:5926da014501 is a manifest list
@@ -196,6 +200,9 @@ GitHub API error: 403 rate limit exceeded
 """.strip().split("\n")
 
 SKIPPED = r"""
+E: Package libfoo-codecs has no installation candidate
+Error: Package 'i965-va-driver-shaders' has no installation candidate
+Error: Unable to locate package libfoo-dev
 E: Unable to locate package libfoo-dev
 E: Package 'libfoo-dev' has no installation candidate
 Error: Unable to find a match: foo-devel
@@ -251,6 +258,8 @@ foo.1: Bad hash for extra-file
 Test Successful in 0.1s. 3 tests run.\n[FAIL]  a  0  b.\n1 failure! in 0.001s. 5 tests run.
 FAILED 3 / 20 tests
 Command [216] exited with code 125:
+=-=- conf-ncurses.1 troobleshooting -=-=-=-=-=-=-=-=-=-=-=-=
+<><> conf-ncurses.1 troubleshooting <><><><><><><><><><><><>
 Makefile:172: recipe for target 'test' failed
 Fetched in submodule path 'x/y', but it did not contain 5de5a4409794. Direct fetching of that commit failed.
 [ERROR] Undefined filter variable with-nope in dependencies of with-nope.dev

@@ -22,6 +22,7 @@ _FAILED = (
     re.compile(r"path +\S*[/\\]build[/\\](?P<names>[^\s/\\]+)$"),
     re.compile(r"(?:env|stdout|stderr)-file +\S*/build/(?P<names>[^\s/]+)/"),
     re.compile(r"(?:env|output)-file +\S*[/\\](?P<names>[\w+~-]+)-\d+-[0-9a-f]{6}\.\w+$"),
+    re.compile(r"^[=<>-]{4} (?P<names>\S+) tro[ou]bleshooting "),
     # opam 2.0's list of sources, where it knows a reason.
     re.compile(
         r"^(?P<names>[A-Za-z][\w+-]*\.v?\d[\w.+~-]*): (?:Bad checksum|[Cc]url |[Dd]ownload )"

@@ -1,5 +1,6 @@
 """Cleans a log for matching, and marks lines that quote something instead of saying it."""
 
+import html
 import re
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ _PIECE = re.compile(r"[^\r\n]+")
 
 _STAMPS = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.]\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?:? ?"  # ISO-like
+    r"(?:\d\d[OE][+ ](?=\S| |$)|std(?:out|err) [FP] )?"  # GitLab's, Kubernetes' mark of the stream
     r"|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d "  # Go's
     r"|\[\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.]\d\d(?:[.,]\d+)?Z?\] ?"  # the same, in brackets
     r"|\[\d\d:\d\d:\d\d(?:\.\d+)?\]:? ?|\d\d:\d\d:\d\d(?:\.\d+)? "
@@ -31,11 +33,18 @@ _STAMPS = re.compile(
     r"|::(?:error|warning)(?: [^:]*)?::"
     r"|Step #\d+(?: - \"[^\"]{1,80}\")?: "
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \S+\[\d+\]: "
+    r"|[A-Za-z][\w.-]{0,80}[-_]\d+ +\| "  # docker compose
+    r"|[^\t]{1,120}\t[^\t]{1,120}\t(?=\ufeff?\d{4}-\d\d-\d\dT)"  # gh run view --log
     r"|travis_(?:time|fold):[a-z0-9:_,=.]*"
 )
 # Marks of citation in front of a line: opam's report (`# `), its --verbose output (`- `), a
 # mail or markdown citation, the frames of opam's summary, comment marks of a commit message.
-_QUOTE = re.compile(r"\\?[#>|;\-] |\\?[#>|;](?=[#=\w\[])|\+- |\\?#$")
+_QUOTE = re.compile(r"\\?[#>|;\-] |\\?[#>|;](?=[#=\w\[>])|\+- |\\?#$|\*\*(?=[EW]: |\[E)")
+
+
+_ENTITY = re.compile(r"&(?:gt|lt|amp|quot|apos|#\d{2,4}|#x[0-9a-f]{2,4});")
+# GNU's tools quote with these in a UTF-8 locale; in Latin code pages they are broken bytes.
+_QUOTATION_MARKS = str.maketrans("\u2018\u2019\u201c\u201d\ufffd", "''\"\"'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +91,13 @@ def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[
         number += text.count("\n", position, start)
         seen += start - position  # line ends: one byte each
         plain = piece if piece.isprintable() else _CONTROL.sub("", piece)
+        if "&" in plain and _ENTITY.search(plain):
+            plain = html.unescape(plain)
         capped = _cap(plain).rstrip()
-        body = _strip_marks(capped)
+        # An empty line behind a stamp or a mark is one only with the blank that follows these.
+        body = _strip_marks(f"{capped} ").rstrip()
+        if not body.isascii():
+            body = body.translate(_QUOTATION_MARKS)
         quoted = quotes.next(piece, capped, body)
         inside = frames.next(_strip_stamps(capped), body)
         offset = offsets.at(start, seen)
@@ -104,14 +118,13 @@ def _unwrapped(lines: list[Line]) -> list[Line]:
     are for one line. The lines that follow stay as they are besides.
     """
     for at, line in enumerate(lines):
-        bare = _STAMPS.sub("", line.shown, count=1) if _STAMPS.match(line.shown) else line.shown
+        bare = _unstamped(line.shown)
         start = _WRAPPING.search(bare)
         if start is None:
             continue
         text = line.text
         for after in lines[at + 1 : at + 1 + _MOST_JOINED]:
-            whole = after.shown
-            bare = _STAMPS.sub("", whole, count=1) if _STAMPS.match(whole) else whole
+            bare = _unstamped(after.shown)
             margin, rest = bare[: start.start()], bare[start.start() :]
             if margin.strip("#> ") or rest[:2] != "  " or rest.lstrip()[:2] in {"- ", "* "}:
                 break
@@ -123,6 +136,13 @@ def _unwrapped(lines: list[Line]) -> list[Line]:
 
 def _cap(text: str) -> str:
     return text if len(text) <= LINE_CAP else f"{text[:900]} … {text[-300:]}"
+
+
+def _unstamped(text: str) -> str:
+    """Removes time stamps, and leaves indentation and citation marks."""
+    while (stamp := _STAMPS.match(text)) and stamp.end():
+        text = text[stamp.end() :]
+    return text
 
 
 def _strip_stamps(text: str) -> str:

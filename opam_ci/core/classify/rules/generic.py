@@ -93,10 +93,12 @@ GENERIC: tuple[Rule, ...] = (
         _BUILD,
         r"^\[ERROR\] The (?:compilation|installation|build) of (?P<package>\S+?) failed",
         r"^=+ ERROR \[?while (?:compiling|installing|removing|testing|building) (?P<named>\S+)",
+        # opam 1 misspells it.
+        r"^[=<>-]{4} (?P<troubled>\S+) tro[ou]bleshooting ",
         # A report whose head is cut off: its fields and titles are only there after a failure.
         r"^(?:output|stdout|stderr) ###$",
         r"^exit-code +(?!0$)\d+$",
-        words="error|failed|###|exit-code",
+        words="error|failed|###|exit-code|bleshooting",
         why=(
             "opam reports that the package's own command failed, and nothing in the log "
             "speaks against the machine."

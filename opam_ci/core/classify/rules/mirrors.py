@@ -27,7 +27,13 @@ MIRRORS: tuple[Rule, ...] = (
             r"|Download(?:ing)? (?:failed|is performed))"
         ),
         r"^(?:Err|Ign):\d+ ",
-        r"^[EW]:(?:Failed to fetch|Unable to fetch|Some index|The repository)",
+        # apt 3 writes its marks out.
+        (
+            r"^(?:Error|Warning|[EW]): ?(?:Failed to fetch |Unable to (?:fetch some archives"
+            r"|acquire the dpkg|correct problems|satisfy dependencies)|Some index files failed"
+            r"|The (?:repository '|package lists or|list of sources)|Sub-process |Release file for "
+            r"|GPG error: |Could not (?:get lock|open lock|handshake)|dpkg was interrupted)"
+        ),
         r"Hash Sum mismatch",
         r"Mirror sync in progress",
         r"unexpected size \(\d",
@@ -47,7 +53,9 @@ MIRRORS: tuple[Rule, ...] = (
         r"^The following packages have unmet dependencies",
         r"[Ss]ignature (?:couldn't be|verification)",
         words=(
-            "installable|to fetch|the repository|some index|to be installed|e: |w: |err:|ign:"
+            "installable|to fetch|unable to|some index|the repository|the package lists"
+            "|the list of|sub-process|release file|gpg error|could not|interrupted"
+            "|to be installed|e: |w: |err:|ign:"
             "|hash sum|mirror sync|unexpected"
             " size|release file|no_pubkey"
             "|expkeysig|not valid yet|undetermined|dpkg|[ip: |unmet|held broken|:http"

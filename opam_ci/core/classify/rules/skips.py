@@ -121,10 +121,10 @@ DEPEXTS: tuple[Rule, ...] = (
         "depext-unknown-apt",
         _DEPEXT,
         (
-            r"^E: (?:Unable to locate package|Couldn't find any package|Package '.*' has no"
-            r" installation candidate|Version '.*' for '.*' was not found)"
+            r"^(?:E|Error): (?:Unable to locate package|Couldn't find any package"
+            r"|Package '?\S+ has no installation candidate|Version '.*' for '.*' was not found)"
         ),
-        words="e: ",
+        words="e: |unable to locate|find any package|no installation candidate|was not found",
         yields_to=PROOF_IDS,
         why="apt knows no package of that name.",
         example="E: Unable to locate package libfoo-dev",

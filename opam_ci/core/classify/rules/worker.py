@@ -126,6 +126,7 @@ WORKER: tuple[Rule, ...] = (
         r"^(?:Job|Build|Step) (?:has )?timed? ?out\b",
         r"Timed out!$",
         r"^Timeout (?:has been )?exceeded",
+        r"^\+\+\+ Timeout!! ",
         r"Build timed out \(after",
         r"[Jj]ob's maximum time",
         r"has timed out after \d+ min",
