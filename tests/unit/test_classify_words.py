@@ -7,6 +7,10 @@ import pytest
 from opam_ci.core.classify import classify_text
 
 ERRORED = r"""
+[ERROR] No option named 'x' found. Use 'opam option [--global]' to list them
+[ERROR] Version control url not supported for "git+file:///ci/config"
+2024-01-01 10:00.00  worker [WARNING] Build failed: Unix.Unix_error(Unix.EMFILE, "pipe", "")
+2024-01-01 10:00.00  capnp-rpc [WARNING] Uncaught exception: Unix.Unix_error(Unix.EPIPE, "write", "")
 Uncaught exception: (Failure "Build ended without setting a log!")
 2021-06-15 22:14.54: Job failed: Failed: Internal error
 Job failed: Failed: Internal error
@@ -200,6 +204,7 @@ GitHub API error: 403 rate limit exceeded
 """.strip().split("\n")
 
 SKIPPED = r"""
+No solution has been found:\n - Missing foo
 E: Package libfoo-codecs has no installation candidate
 Error: Package 'i965-va-driver-shaders' has no installation candidate
 Error: Unable to locate package libfoo-dev
@@ -226,6 +231,10 @@ A package failed and has been disabled for CI using the 'x-ci-accept-failures' f
 """.strip().split("\n")
 
 FAILED = r"""
+pkg.opam: Errors.\n             error 36: Missing field 'bug-reports'
+             error 71: Field 'url.checksum' contains duplicated checksums
+Solver failed:\n  Ocamlbuild knows of no rules that apply to a target named a.mli.
+Backtrace:\n  - Failed to build the target a.cma
 File "a.ml", line 1, characters 0-3:\nError: Unbound value x
 File "dune", line 3, characters 12-20:\nError: Library "foo" not found.
 Error: Library "lwt.unix" not found.
@@ -294,6 +303,8 @@ error: alcotest test failed\nnot ok 3 - x
 """.strip().split("\n")
 
 UNKNOWN = r"""
+pkg.opam: Warnings.\n           warning 25: Missing field 'authors'
+2024-01-01 10:00.00  worker [WARNING] Build failed: Failure("exited with 1")
 powerpc64le-linux-gnu-gcc: internal compiler error: Segmentation fault signal terminated program cc1
 The command '/bin/sh -c apt-get update && opam install -y a.1' returned a non-zero code: 100
 Error: The process '/usr/bin/sudo' failed with exit code 100

@@ -122,6 +122,8 @@ GENERIC: tuple[Rule, ...] = (
             r"|\bStop\.)|.*stopped)"
         ),
         r"^Command (?:\[\d+\] )?exited with code [1-9]",
+        r"^(?:- )?Failed to build the target ",
+        r"^Ocamlbuild knows of no rules that apply to a target named ",
         r'^E: Failure\("Command ',
         r"terminated with error code \d+",
         r"^\S+:\d+: recipe for target '[^']{1,200}' failed",
@@ -135,7 +137,7 @@ GENERIC: tuple[Rule, ...] = (
             r"(?!Process completed with|The process '|error building at STEP)"
             r"\S.*\bexit(?:ed)? (?:code|status|with) [1-9]"
         ),
-        words="make|ninja|exited|failure(|terminated|failed|error",
+        words="make|ninja|exited|failure(|terminated|failed|error|knows of no",
         yields_to=("permission-unclear",),
         why="A build tool stopped on an error of one of its commands.",
         example="make: *** [Makefile:53: all] Error 2",

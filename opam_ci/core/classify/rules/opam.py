@@ -204,6 +204,7 @@ OPAM: tuple[Rule, ...] = (
         r"^\[ERROR\] (?:File does not exist: |Directory \S+ already exists\. Please remove it)",
         (
             r"^\[ERROR\] (?:No switch is currently set|No switch named|The selected switch"
+            r"|No option named|No configured repositories|Version control url not supported"
             r"|Initiali[sz]ation failed|State (?:file|cache)|Internal (?:error|inconsistency)"
             r"|opam is not)"
         ),
@@ -256,6 +257,22 @@ OPAM: tuple[Rule, ...] = (
             "At /ci/repo/packages/a/a.1/opam:3:0-3:1::\n"
             "Parse error"
         ),
+    ),
+    rule(
+        "opam-lint",
+        FailureReason.LINT,
+        r"^\S+: Errors\.$",
+        (
+            r"^error +\d{1,2}: (?:Missing field|Fields? |Invalid |Unexpected|Unrecogni[sz]ed"
+            r"|Undefined|Unknown|Package |Synopsis|Inconsistent|Deprecated|Cannot|Strange)"
+        ),
+        words="errors.|error ",
+        yields_to=PROOF_IDS,
+        why="What opam lint calls an error is in the submitted opam file.",
+        example="pkg.opam: Errors.\n             error 23: Missing field 'maintainer'",
+        not_when=[
+            ("unknown", "pkg.opam: Warnings.\n           warning 25: Missing field 'authors'"),
+        ],
     ),
     rule(
         "merge-conflict",

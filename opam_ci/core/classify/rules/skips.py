@@ -61,7 +61,7 @@ SKIPS: tuple[Rule, ...] = (
             r"|Your request can't|The following dependencies couldn't|No agreement"
             r"|Conflicting version)"
         ),
-        r"^No solution found",
+        r"^No solution (?:has been )?found",
         (
             r"^(?:Your request can(?:'t| ?not) be satisfied"
             r"|The following dependencies couldn't be met"

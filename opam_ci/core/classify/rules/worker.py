@@ -154,12 +154,20 @@ WORKER: tuple[Rule, ...] = (
         r"\bFailed: Internal error\)*$",
         # ocluster's worker, of its own exceptions; programs of Jane Street's break the line.
         (
-            r"^Uncaught exception: \(?(?:Invalid_argument|Failure|Not_found|Sys_error|End_of_file"
-            r"|Unix\.Unix_error|Sqlite|Lwt_io|Stack_overflow|Assert_failure|Match_failure)"
+            r"(?:^|\[WARNING\] )Uncaught exception: \(?(?:Invalid_argument|Failure|Not_found"
+            r"|Sys_error|End_of_file|Unix\.Unix_error|Sqlite|Lwt_io|Stack_overflow"
+            r"|Assert_failure|Match_failure)"
+        ),
+        (
+            r"worker +\[(?:WARNING|ERROR)\] Build failed: (?:Unix\.Unix_error|Sys_error|End_of_file"
+            r"|Not_found|Invalid_argument)"
         ),
         r"Build ended without setting a log",
         r"^(?:fatal )?[Ii]nternal (?:CI )?error: (?:worker|agent|runner|builder)",
-        words="uncaught exception|job failed|failed: internal|without setting a log|internal",
+        words=(
+            "uncaught exception|job failed|build failed|failed: internal|without setting a log"
+            "|internal"
+        ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
         why="The worker's own program failed, not a command of the job.",
