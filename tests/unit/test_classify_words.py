@@ -7,6 +7,10 @@ import pytest
 from opam_ci.core.classify import classify_text
 
 ERRORED = r"""
+ERROR: unsatisfiable constraints:\n  musl-1.2.0-r1:\n    breaks: musl-dev-1.2.1-r0[musl=1.2.1-r0]
+ERROR: unsatisfiable constraints:\n  .deps-0:\n    masked in: cache\n    satisfies: world[.deps]
+# exit-code   1\n# output-file x\n### output ###\n# Creating new namespace failed: Invalid argument
+[ERROR] curl: code 404 while downloading\n        https://opam.ocaml.org/1.2.2/archives/a.1+opam.tar.gz\n[ERROR] The sources of the following couldn't be obtained, aborting:\n          - a.1
 [ERROR] No option named 'x' found. Use 'opam option [--global]' to list them
 [ERROR] Version control url not supported for "git+file:///ci/config"
 2024-01-01 10:00.00  worker [WARNING] Build failed: Unix.Unix_error(Unix.EMFILE, "pipe", "")
@@ -231,6 +235,7 @@ A package failed and has been disabled for CI using the 'x-ci-accept-failures' f
 """.strip().split("\n")
 
 FAILED = r"""
+[ERROR] curl: code 404 while downloading https://example.org/archives/a-1.tar.gz
 pkg.opam: Errors.\n             error 36: Missing field 'bug-reports'
              error 71: Field 'url.checksum' contains duplicated checksums
 Solver failed:\n  Ocamlbuild knows of no rules that apply to a target named a.mli.

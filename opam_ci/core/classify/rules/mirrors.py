@@ -91,15 +91,19 @@ MIRRORS: tuple[Rule, ...] = (
         r"^WARNING: (?:fetching|updating and opening) \S+: ",
         r"unable to (?:fetch|read) (?:index|APKINDEX)",
         r"\d+ errors; \d+ (?:MiB|distinct)",
+        # The solver's, of packages that exist: what the image has and what the mirror has differ.
+        r"^breaks: \S+\[",
+        r"^masked in: (?:cache|@|http)",
+        r"^\S+ \(virtual\):$",
         words=(
-            "integrity|unable to|temporary error|warning: |mentioned in|error: |bad |untrusted"
-            "|io error| errors;"
+            "breaks: |masked in|(virtual)|integrity|unable to|temporary error|warning: "
+            "|mentioned in|error: |bad |untrusted|io error| errors;"
         ),
         phases=NETWORK_PHASES,
         yields_to=PROOF_IDS,
         why=(
             "apk could not read its index or a package from the mirror; every package then "
-            "looks as if it did not exist."
+            "looks as if it did not exist. Or the mirror's packages do not fit the image's."
         ),
         example=(
             "WARNING: Ignoring http://apk.example/APKINDEX.tar.gz: temporary error (try "

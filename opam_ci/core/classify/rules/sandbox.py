@@ -21,9 +21,12 @@ SANDBOX: tuple[Rule, ...] = (
         r"clone\(CLONE_NEW",
         r"[Uu]ser namespaces? .*(?:not enabled|disabled|not available)",
         r"^sandbox\.sh: .*(?:denied|not found)",
+        # bubblewrap of before 0.2 does not say its name.
         r"^Failed to make / slave",
+        r"^(?:Creating new namespace failed|No permissions to creat(?:e|ing) (?:a )?new namespace)",
+        r"^setting up [ug]id map: ",
         r"newuidmap: ",
-        words="bwrap|sandbox|unshare|clone(|user namespace|newuidmap|/ slave",
+        words="bwrap|sandbox|unshare|clone(|user namespace|newuidmap|/ slave|new namespace|id map",
         why="The sandbox around the build does not start; the package's command never ran.",
         example="bwrap: No permissions to create a new namespace",
     ),

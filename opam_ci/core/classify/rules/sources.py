@@ -71,9 +71,65 @@ SOURCES: tuple[Rule, ...] = (
         ],
     ),
     rule(
+        "repository-archive-gone",
+        Cause.REPOSITORY_STATE,
+        (
+            r"(?:code|error) (?:40[0134]|410|451) .{0,40}"
+            r"\bhttps?://\S+/archives/[^\s/]{1,80}\+opam\.tar\.gz"
+        ),
+        words="opam.tar.gz",
+        phases=_FETCHING,
+        yields_to=("source-not-found", "source-checksum", *PROOF_IDS),
+        why=(
+            "opam 1 asks the repository's server first, for an archive that the server made; a "
+            "repository that is too old names archives that are gone."
+        ),
+        example=(
+            "[ERROR] curl: code 404 while downloading "
+            "https://opam.ocaml.org/archives/a.1+opam.tar.gz"
+        ),
+        not_when=[
+            (
+                "failed",
+                (
+                    "[ERROR] curl: code 404 while downloading "
+                    "https://opam.ocaml.org/archives/a.1+opam.tar.gz\n"
+                    "[ERROR] curl: code 404 while downloading https://x.org/a.1.tar.gz"
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "repository-archive-refused",
+        Cause.REPOSITORY_STATE,
+        r"^curl: 40\d is not a valid return code",
+        words="valid return code",
+        after=r"^(?:\S+ +)?Downloading \S+/archives/\S+\+opam\.tar\.gz",
+        phases=_FETCHING,
+        yields_to=("source-not-found", "source-checksum", *PROOF_IDS),
+        why="The same, as opam 1.0 says it.",
+        example=(
+            "Downloading http://opam.ocaml.org/archives/a.1+opam.tar.gz.\n"
+            "curl: 404 is not a valid return code."
+        ),
+        not_when=[
+            (
+                "failed",
+                (
+                    "Downloading http://opam.ocaml.org/archives/a.1+opam.tar.gz.\n"
+                    "curl: 404 is not a valid return code.\n"
+                    "[ERROR] curl: code 404 while downloading https://x.org/a.1.tar.gz"
+                ),
+            ),
+        ],
+    ),
+    rule(
         "source-not-found",
         FailureReason.SOURCE,
-        r"code (?:40[0134]|410|451) while downloading",
+        (
+            r"code (?:40[0134]|410|451) while downloading"
+            r"(?! \S+/archives/[^\s/]{1,80}\+opam\.tar\.gz)"
+        ),
         r"\bcurl error code (?:40[0134]|410|451)\b",
         r"HTTP (?:error )?(?:code )?(?:40[0134]|410|451)",
         r"returned error: (?:40[0134]|410|451)",
