@@ -79,6 +79,7 @@ def test_an_installed_package_hides_no_exit_code() -> None:
     [
         " - install   a.1                 [required by b]",
         "  \u2217 install  a  1              [required by b, c]",
+        "  \u2217  install  a  1              [required by b]",
         "  - upgrade  a  0.9 to 1         [required by b]",
         "  - install a 1.0 [required by b]",
     ],

@@ -235,6 +235,7 @@ A package failed and has been disabled for CI using the 'x-ci-accept-failures' f
 """.strip().split("\n")
 
 FAILED = r"""
+test_net: unexpected failure: "Unix.Unix_error(Unix.ENETUNREACH, \"send\", \"\")"\nTest 'join' in suite 'net' produced 'false'
 [ERROR] curl: code 404 while downloading https://example.org/archives/a-1.tar.gz
 pkg.opam: Errors.\n             error 36: Missing field 'bug-reports'
              error 71: Field 'url.checksum' contains duplicated checksums
@@ -308,6 +309,7 @@ error: alcotest test failed\nnot ok 3 - x
 """.strip().split("\n")
 
 UNKNOWN = r"""
+    Blocking waiting for file lock on build directory
 pkg.opam: Warnings.\n           warning 25: Missing field 'authors'
 2024-01-01 10:00.00  worker [WARNING] Build failed: Failure("exited with 1")
 powerpc64le-linux-gnu-gcc: internal compiler error: Segmentation fault signal terminated program cc1

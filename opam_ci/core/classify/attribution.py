@@ -42,7 +42,7 @@ _SECTION_END = re.compile(
     r"[Tt]he following|[Nn]o changes|\[|'opam |=|<|The former|Run |The command|#|Due to"
 )
 _ACTION = re.compile(
-    r"(?:[^\w\s'\"]{1,2} )?(?P<action>build|install|fetch|upgrade|downgrade|test)\s+"
+    r"(?:[^\w\s'\"]{1,2} {1,2})?(?P<action>build|install|fetch|upgrade|downgrade|test)\s+"
     r"(?P<name>[\w:+~-]+)(?:\.|\s+)(?P<version>\S+)"
 )
 _ASKED = re.compile(
@@ -51,7 +51,8 @@ _ASKED = re.compile(
     r"|^(?:[$+%\u276f\u279c]+ )?(?:sudo )?opam (?:re)?install (?P<typed>[\w .+~=-]{1,200})$"
 )
 _PLANNED = re.compile(
-    r"(?:[^\w\s'\"]{1,2} )?(?:install|upgrade|downgrade|recompile|reinstall)\s+(?P<name>[\w:+~-]+)"
+    r"(?:[^\w\s'\"]{1,2} {1,2})?(?:install|upgrade|downgrade|recompile|reinstall)\s+"
+    r"(?P<name>[\w:+~-]+)"
     r"(?:\.|\s+)(?P<version>\S+)(?: to \S+)?\s+\[required by "
 )
 """opam's plan says of each package that nobody asked for which other one requires it."""

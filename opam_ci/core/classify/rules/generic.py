@@ -108,7 +108,7 @@ GENERIC: tuple[Rule, ...] = (
     rule(
         "failed-actions",
         _BUILD,
-        r"^(?:[^\w\s]{1,2} )?(?:build|install|upgrade|test) +(?P<package>[\w+~-]+)[. ]",
+        r"^(?:[^\w\s]{1,2} {1,2})?(?:build|install|upgrade|test) +(?P<package>[\w+~-]+)[. ]",
         words="build|install|upgrade|test",
         after=r"[Tt]he following (?:actions )?failed\b",
         why="opam lists the actions that failed, none of them a download.",

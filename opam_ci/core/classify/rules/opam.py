@@ -159,7 +159,8 @@ OPAM: tuple[Rule, ...] = (
         Cause.OPAM_INTERNAL,
         r"[Aa]nother process has locked \S+",
         r"Could not (?:acquire|get) .{0,40}lock",
-        r"waiting for .{0,40}lock",
+        # cargo blocks on a lock of its own jobs.
+        r"(?<!Blocking )waiting for .{0,40}lock",
         r"^cannot (?:un)?lock \S+",
         words="lock",
         yields_to=PROOF_IDS,

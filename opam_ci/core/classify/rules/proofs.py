@@ -99,11 +99,13 @@ TESTS: tuple[Rule, ...] = (
         r"^(?:\S+: )?Test\b.{0,80}\b(?:FAILED|failed)[.!]?$",
         r": FAILED$",
         r"\.\.\. FAILED$",
+        # Lwt's own driver.
+        r"^Test '[^']{1,80}' in suite '[^']{1,80}' (?:produced 'false'|raised )",
         (
             r"^Fatal error: exception (?:\S+\.)?(?:Assert_failure|Test_error|Check_error"
             r"|Alcotest)"
         ),
-        words="fail|not ok|assert_failure|test_error|check_error|alcotest",
+        words="fail|not ok|assert_failure|test_error|check_error|alcotest|in suite",
         why=("Test drivers (automake, TAP, cram, hand-written ones) name a failed test like this."),
         example="not ok 3 - connects to the server",
     ),
