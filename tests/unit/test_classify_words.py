@@ -7,6 +7,8 @@ import pytest
 from opam_ci.core.classify import classify_text
 
 ERRORED = r"""
+./run.sh: line 8:    51 Killed                  make all
+Jan 01 10:00:00 h systemd[1]: docker.service: Main process exited, code=killed, status=9/KILL
 ERROR: unsatisfiable constraints:\n  musl-1.2.0-r1:\n    breaks: musl-dev-1.2.1-r0[musl=1.2.1-r0]
 ERROR: unsatisfiable constraints:\n  .deps-0:\n    masked in: cache\n    satisfies: world[.deps]
 # exit-code   1\n# output-file x\n### output ###\n# Creating new namespace failed: Invalid argument
@@ -235,6 +237,7 @@ A package failed and has been disabled for CI using the 'x-ci-accept-failures' f
 """.strip().split("\n")
 
 FAILED = r"""
+  - [a.1]\n    https://example.org/a.tbz (Bad\n    checksum, expected\n    sha512=00)
 test_net: unexpected failure: "Unix.Unix_error(Unix.ENETUNREACH, \"send\", \"\")"\nTest 'join' in suite 'net' produced 'false'
 [ERROR] curl: code 404 while downloading https://example.org/archives/a-1.tar.gz
 pkg.opam: Errors.\n             error 36: Missing field 'bug-reports'

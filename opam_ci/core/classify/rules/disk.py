@@ -128,6 +128,9 @@ MEMORY: tuple[Rule, ...] = (
         Cause.OUT_OF_MEMORY,
         r"^(?:.{0,200}[\s:)])?Killed(?: \(program \S+\)|: 9)?$",
         r"\*\*\* .{0,300}\] Killed(?: *$|: )",
+        # A shell names its script and line, the job's number and its command.
+        r": line \d+: +\d+ Killed\b",
+        r"Main process exited, code=killed, status=9/KILL",
         r"\bmake(?:\[\d+\])?: \S{3,8} .{0,300}\] Error 137$",
         r"Killed signal terminated program",
         r"got signal KILL\b",

@@ -14,6 +14,7 @@ SOURCES: tuple[Rule, ...] = (
         FailureReason.CHECKSUM,
         r"^\[ERROR\] Wrong checksum for",
         r"[Bb]ad checksum",
+        r"^checksum, expected$",
         r"[Cc]hecksum mismatch(?! for bottle)",
         r": Wrong checksum",
         r"^- \S{32,} \[(?:expected|actual) result\]",
