@@ -5,7 +5,7 @@ never started because of that, and which one was asked for.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from opam_ci.core.classify.lines import Line
@@ -167,10 +167,17 @@ class _Reader:
         """Returns all that was read."""
         if self._section is self._aborted and not self._aborted:
             self._aborted.append(_OTHERS)
-        parts = (self._asked, self._failed or self._worked_in, self._aborted, self._required)
         return Attribution(
-            *(tuple(dict.fromkeys(names)) for names in parts), self._only_dependencies
+            asked=_distinct(self._asked),
+            failed=_distinct(self._failed or self._worked_in),
+            aborted=_distinct(self._aborted),
+            required=_distinct(self._required),
+            only_dependencies=self._only_dependencies,
         )
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
 
 
 def _name_of(package: str) -> str:
