@@ -7,11 +7,12 @@ from opam_ci.core.classify.preparation import judge_no_solution, judge_opam_exit
 from opam_ci.core.classify.rule import Rule
 from opam_ci.core.classify.rules import RULES
 from opam_ci.core.classify.sources import judge_fetch
-from opam_ci.core.classify.text import TextVerdict, first_match
+from opam_ci.core.classify.telling import WEAK_IDS, last_words
+from opam_ci.core.classify.text import MOST_LINES, TextVerdict, first_match
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import OpamAction, PhaseRun
 from opam_ci.core.job import Phase
-from opam_ci.core.outcome import Cause, FailureReason, Outcome
+from opam_ci.core.outcome import Cause, FailureReason, LogLine, Outcome
 
 SIGILL = 4
 _PHYSICAL = {
@@ -103,7 +104,7 @@ def _judge_action(case: Case, run: PhaseRun, action: OpamAction) -> Outcome:
     if number == SIGILL:
         detail = f"{detail}; it met an instruction that this worker's processor lacks"
         return case.errored(Cause.IMAGE, "illegal-instruction", run, detail=detail)
-    lines, rule = (words.lines, words.rule) if words else (None, "action-failed")
+    lines, rule = (_telling(case, run, words), words.rule if words else "action-failed")
     if action.package != case.own:
         return _judge_dependency(case, run, action, detail)
     reason = FailureReason.TEST if run.phase is Phase.TEST else FailureReason.BUILD
@@ -112,9 +113,20 @@ def _judge_action(case: Case, run: PhaseRun, action: OpamAction) -> Outcome:
     return case.failed(reason, rule, run, lines=lines, detail=detail)
 
 
+def _telling(case: Case, run: PhaseRun, words: TextVerdict | None) -> tuple[LogLine, ...] | None:
+    """Returns a rule's lines, and where these say little, the last words of the package."""
+    lines = words.lines if words else ()
+    if words is not None and words.rule not in WEAK_IDS:
+        return lines
+    last = last_words(case.lines(run.phase))
+    if last is None or last.as_evidence() in lines:
+        return lines or None
+    return (*lines[: MOST_LINES - 1], last.as_evidence())
+
+
 def _judge_dependency(case: Case, run: PhaseRun, action: OpamAction, detail: str) -> Outcome:
     words = first_match(case.lines(run.phase), run.phase, _THEIRS)
-    lines = words.lines if words else None
+    lines = _telling(case, run, words)
     if action.package.startswith("conf-") and case.run_of(Phase.DEPEXTS) is None:
         # A conf- package only looks for a system package; nobody here installed any.
         detail = f"{detail}; no phase installed system packages"

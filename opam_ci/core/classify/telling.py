@@ -1,0 +1,35 @@
+"""Which lines of a failure tell how it failed, and which only that it did."""
+
+import re
+from collections.abc import Sequence
+
+from opam_ci.core.classify.lines import Line
+from opam_ci.core.classify.rules import BY_ID
+from opam_ci.core.classify.rules.proofs import TEST_IDS
+
+WEAK_IDS = ("make-failed", "opam-command-failed", "failed-actions")
+"""Rules whose words say that something failed, and not how."""
+
+_OPAM_SAYS = re.compile(
+    r"^\W*(?:no changes have been performed|the following (?:actions|have been)|'opam "
+    r"|the former state can be restored|run-time error|(?:re)?install |build |the packages )",
+    re.IGNORECASE,
+)
+"""The end of opam's every report: what is shown where no rule found a line."""
+
+
+_FIELD = re.compile(r"^(?:context|path|command|exit-code|(?:env|output|stdout|stderr)-file) ")
+"""The header of opam's report."""
+
+
+def says_little(text: str) -> bool:
+    """Whether a line is what opam, make or a test framework says of any failure."""
+    if not text or _OPAM_SAYS.match(text) or _FIELD.match(text):
+        return True
+    return any(BY_ID[rule].compiled.search(text) for rule in (*WEAK_IDS, *TEST_IDS))
+
+
+def last_words(lines: Sequence[Line]) -> Line | None:
+    """Returns the last line by which a package's own command says how it failed, if one does."""
+    spoken = (line for line in reversed(lines) if line.of_package)
+    return next((line for line in spoken if not says_little(line.text)), None)

@@ -1,0 +1,94 @@
+"""What a failure is known by, where no rule knows its words."""
+
+import pytest
+
+from opam_ci.core.build import BuildSpec, RepositoryRef
+from opam_ci.core.classify import judge
+from opam_ci.core.classify.lines import clean
+from opam_ci.core.classify.telling import last_words, says_little
+from opam_ci.core.incidents.signature import signature
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.outcome import label
+from opam_ci.core.platforms import EMBEDDED
+from tests.fakes.runners import facts
+
+REPORT = """#=== ERROR while compiling {package} ==================================#
+# context     2.3.0 | linux/x86_64 | ocaml.5.3.0 | pinned
+# path        ~/.opam/5.3/.opam-switch/build/{package}
+# command     ~/.opam/opam-init/hooks/sandbox.sh build make install
+# exit-code   2
+# env-file    ~/.opam/log/{package}-77-ab12cd.env
+# output-file ~/.opam/log/{package}-77-ab12cd.out
+### output ###
+# copying {package}
+# {words}
+# make: *** [Makefile:{number}: install] Error 1
+
+
+<><> Error report <><><><><><><><><><><><><><><><><><><><><><><><><><>
++- The following actions failed
+| - build {package}
++-
+- No changes have been performed
+"""
+WORDS = "install: the frobnicator is exhausted"
+
+
+def job(package: str) -> Job:
+    return Job(platform=EMBEDDED.name, package=package, kind=JobKind.BUILD)
+
+
+def log(package: str, words: str = WORDS) -> str:
+    return REPORT.format(package=package, words=words, number=len(package))
+
+
+def spec(package: str) -> BuildSpec:
+    repository = RepositoryRef(
+        base_commit="b" * 40, base_archive="b", overlay_archive="o", overlay_packages=1,
+        package_count=1,
+    )  # fmt: skip
+    return BuildSpec(job=job(package), platform=EMBEDDED, repository=repository)
+
+
+def test_words_that_no_rule_knows_are_evidence_and_a_signature() -> None:
+    signatures = set()
+    for package in ("asked.1", "another.2.0"):
+        outcome = judge(facts(spec(package), fails=True), {Phase.BUILD: log(package)})
+        assert label(outcome) == "failed(build)"
+        assert outcome.kind == "failed"
+        assert outcome.evidence.rule == "opam-command-failed"
+        # The reason that people read stays opam's.
+        assert "ERROR while compiling" in outcome.evidence.lines[0].text
+        assert WORDS in outcome.evidence.lines[-1].text
+        signatures.add(signature(outcome, job(package)))
+    [found] = signatures
+    assert found is not None
+    assert found.line == WORDS.lower()
+
+
+def test_words_about_the_package_are_no_signature() -> None:
+    text = log("asked.1", words="asked is broken in a way of its own")
+    outcome = judge(facts(spec("asked.1"), fails=True), {Phase.BUILD: text})
+    assert outcome.kind == "failed"
+    assert "way of its own" in outcome.evidence.lines[-1].text
+    assert signature(outcome, job("asked.1")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (log("a.1"), WORDS),
+        (log("a.1", words="make: *** [Makefile:9: x] Error 7"), "copying a.1"),
+        ("no report at all\n", None),
+        (log("a.1").partition("# copying")[0], None),
+    ],
+)
+def test_the_last_words_are_the_packages(text: str, words: str | None) -> None:
+    found = last_words(clean(text))
+    assert (found.text if found is not None else None) == words
+
+
+def test_what_says_little() -> None:
+    assert says_little("")
+    assert says_little("- No changes have been performed")
+    assert not says_little(WORDS)
