@@ -20,6 +20,7 @@ from typing import get_args
 from sqlalchemy import text
 
 from bench.index_fill import PACKAGES, PLATFORMS, REPOSITORY, WORKERS, fill, heads, opened
+from bench.index_rejudge import rejudging
 from opam_ci.clients.index import (
     CURRENT,
     AttemptFilter,
@@ -126,6 +127,7 @@ def queries(index: Index, count: int) -> Iterator[tuple[str, Callable[[], object
     }
     for name, wanted_attempts in attempts.items():
         yield f"list attempts: {name}", partial(index.attempts, wanted_attempts)
+    yield from rejudging(index, begun)
 
 
 def cpu_clock(index: Index) -> Callable[[], float]:

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, Table, text
 
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
-from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.outcome import Cause, FailureReason, SkipReason
+from opam_ci.core.incidents.signature import KINDS as KINDS_WITH_SIGNATURE
+from opam_ci.core.incidents.signature import signature
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, LogLine, SkipReason
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 REPOSITORY = "ocaml/opam-repository"
@@ -30,6 +32,15 @@ PLATFORMS = [
 PACKAGES = [f"package-{number}.1.{number % 7}.0" for number in range(3000)]
 WORKERS = [f"builder-{number:02}" for number in range(40)]
 KINDS = [JobKind.BUILD] * 10 + [JobKind.TEST] * 5 + [JobKind.REVDEP] * 4 + [JobKind.LOWER_BOUNDS]
+
+LINE = LogLine(offset=123456, text="Error: something is wrong " * 5)
+FAILED = Failed(
+    reason=FailureReason.BUILD,
+    evidence=Evidence(rule="build", phase=Phase.BUILD, lines=(LINE,)),
+)
+_ALIKE = signature(FAILED, Job(platform=PLATFORMS[0], package=PACKAGES[0], kind=JobKind.BUILD))
+SIGNATURE = _ALIKE.digest if _ALIKE is not None else None
+"""All failures have the same one: the worst that can be."""
 
 Row = tuple[Any, ...]
 
@@ -58,7 +69,7 @@ def opened(number: int) -> datetime:
 
 def _verdicts(chance: random.Random) -> list[Verdict]:
     """Returns some hundreds of outcomes to draw from, in the right proportions."""
-    line = {"offset": 123456, "text": "Error: something is wrong " * 5}
+    line = LINE.model_dump()
 
     def made(standing: str, phase: Phase, rule: str, **own: str) -> Verdict:
         worker = chance.choice(WORKERS)
@@ -193,6 +204,7 @@ def rows(jobs: int) -> Iterator[tuple[Table, Sequence[str], list[Row]]]:
         "started_at",
         "ended_at",
         "log_key",
+        "signature",
     ]
     identity = itertools.count(1)
     job_rows: list[Row] = []
@@ -214,7 +226,11 @@ def rows(jobs: int) -> Iterator[tuple[Table, Sequence[str], list[Row]]]:
                     1, 1, 1, begun, ended, ended, log, "[]",
                 )
             )  # fmt: skip
-            attempt_rows.append((next(attempt_ids), key, *verdict, 1, 1, 1, begun, ended, log))
+            is_alike = verdict.standing == "failed" and kind in KINDS_WITH_SIGNATURE
+            digest = SIGNATURE if is_alike else None
+            attempt_rows.append(
+                (next(attempt_ids), key, *verdict, 1, 1, 1, begun, ended, log, digest)
+            )
         if len(job_rows) > 50_000:
             yield JOBS, job_columns, job_rows
             yield ATTEMPTS, attempt_columns, attempt_rows

@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from datetime import datetime
 
+from opam_ci.core.incidents.messages import RejudgedJob
+from opam_ci.core.incidents.rejudge import is_rejudged, rejudged
 from opam_ci.core.job import Job
 from opam_ci.core.messages import LOST, AttemptFaulted, AttemptStarted, JobReport, lost
 from opam_ci.core.outcome import Cancelled, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.plan import FOLLOWED, depends_on, outcome_after
 from opam_ci.core.summary import Fault, JobState, JobStatus
 
 KILLS_WORKER_AFTER = 2
@@ -77,9 +80,15 @@ class JobTable:
         self._changed.pop(job_id, None)
 
     def merge(self, row: JobStatus) -> None:
-        """Takes over a row as another workflow reports it, unless it is of an older round."""
+        """Takes over a row as another workflow reports it, unless it is of an older round.
+
+        A verdict that was judged again stands for its round: who ran the job may still tell
+        of the one before.
+        """
         known = self._rows.get(row.job.id)
-        if known is not None and known.round <= row.round:
+        if known is None or known.round > row.round:
+            return
+        if not (is_rejudged(known.outcome) and known.round == row.round):
             self.put(row)
 
     def touch_all(self) -> None:
@@ -154,6 +163,29 @@ class JobTable:
         self._update(
             row, state=JobState.DECIDED, outcome=outcome, decided_at=at, next_attempt_at=None
         )
+
+    def rejudge(self, said: RejudgedJob, at: datetime) -> bool:
+        """Gives a decided job another verdict, and what followed from it; once a round.
+
+        Returns:
+            Whether it did: the job may have gone on since.
+        """
+        row = self._rows.get(said.job.id)
+        if row is None or row.outcome is None or (verdict := rejudged(row, said)) is None:
+            return False
+        self.settle(row.job.id, verdict, at)
+        for other in self.rows:
+            needed = depends_on(other.job)
+            if needed is None or needed.id != row.job.id or other.outcome is None:
+                continue
+            follows = outcome_after(verdict, needed)
+            if (
+                follows is not None
+                and other.outcome.kind != "cancelled"
+                and other.outcome.evidence.rule in FOLLOWED
+            ):
+                self.settle(other.job.id, follows, at)
+        return True
 
     def cancel_undecided(self, outcome: Cancelled, at: datetime) -> None:
         """Settles every job that has no outcome yet."""

@@ -59,6 +59,8 @@ class FailureReason(StrEnum):
     """The package's own commands ran longer than its platform allows."""
     KILLS_WORKER = "kills_worker"
     """The job took down two different workers: the fault follows the job around."""
+    OWN_FAULT = "own_fault"
+    """Three workers met the same fault with this job, and none of them with another one."""
     NOT_INSTALLED = "not_installed"
     """Every command succeeded and yet the package is not installed."""
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from opam_ci.core.incidents.model import Incident, Scope
+from opam_ci.core.incidents.rejudge import is_rejudged
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Failed, Outcome, label
 from opam_ci.core.summary import Counts, JobGroup, JobState, JobStatus, State, Summary
@@ -153,7 +154,11 @@ def mark(status: JobStatus) -> str:
 
 
 def reason_line(outcome: Outcome) -> str:
-    """Returns the one line that says why: the log's own words before ours."""
+    """Returns the one line that says why: the log's own words before ours.
+
+    Where other jobs decided, what they say comes first: the log alone speaks for another
+    verdict.
+    """
     if outcome.kind == "cancelled":
         return {
             "superseded": "a newer head replaced this one",
@@ -162,6 +167,9 @@ def reason_line(outcome: Outcome) -> str:
         }[outcome.by]
     evidence = outcome.evidence
     blame = f"{outcome.blame}: " if isinstance(outcome, Failed) and outcome.blame else ""
+    if is_rejudged(outcome):
+        line = f": {evidence.lines[0].text.strip()}" if evidence.lines else ""
+        return f"{evidence.detail}{line}"
     if evidence.lines:
         return blame + evidence.lines[0].text.strip()
     return blame + (evidence.detail or evidence.rule)

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from opam_ci.core.incidents.grouping import GAP, Span, group, joined, place_of
 from opam_ci.core.incidents.model import FaultSeen, HitJob, Place, Scope
 from opam_ci.core.incidents.restarts import AUTOMATIC_ROUNDS, restart_plan
-from opam_ci.core.incidents.verdicts import (
-    FailedVerdict,
-    doubts,
-    own_faults,
-    signature,
-)
-from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.outcome import Cause, Evidence, LogLine
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import Cause, Evidence
 from opam_ci.core.records import RevisionKey
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -46,17 +40,6 @@ def fault(  # noqa: PLR0913  each is a fact of its own
         at=NOON + timedelta(minutes=minutes), worker=worker, pool=pool,
         evidence=Evidence(rule="enospc", worker=worker),
     )  # fmt: skip
-
-
-def verdict(
-    number: int, line: str, *, minutes: float = 0, package: str | None = None
-) -> FailedVerdict:
-    return FailedVerdict(
-        revision=revision(number),
-        job=job(package or f"p{number}.1"),
-        at=NOON + timedelta(minutes=minutes),
-        evidence=Evidence(rule="exit-31", phase=Phase.BUILD, lines=(LogLine(offset=0, text=line),)),
-    )
 
 
 faults = st.builds(
@@ -127,57 +110,6 @@ def test_repair_draws_a_line_between_incidents() -> None:
 def test_two_incidents_become_one_when_a_fault_lies_between() -> None:
     spans = [Span(4, NOON, NOON, None), Span(2, NOON + 2 * GAP, NOON + 2 * GAP, None)]
     assert joined(NOON + GAP, spans) == (2, 4)
-
-
-def test_the_same_failure_of_unrelated_pull_requests_is_in_doubt() -> None:
-    line = "cp: cannot create regular file '/build/{}': Structure needs cleaning"
-    alike = [verdict(n, line.format(n), minutes=n) for n in range(3)]
-    other = verdict(9, 'File "x.ml", line 3: Error: Unbound module Foo')
-    [doubt] = doubts([*reversed(alike), other])
-    assert doubt.verdicts == tuple(alike)
-    assert "structure needs cleaning" in doubt.signature.line
-
-
-@pytest.mark.parametrize(
-    "verdicts",
-    [
-        [verdict(n, "Structure needs cleaning") for n in range(2)],
-        [verdict(1, "Structure needs cleaning", package=f"p{n}.1") for n in range(5)],
-        [verdict(n, "Structure needs cleaning", package=f"p.{n}") for n in range(5)],
-        [verdict(n, "Structure needs cleaning", minutes=11 * n) for n in range(5)],
-        [verdict(n, "make: *** Error 2") for n in range(5)],
-        [verdict(n, f"Error: the library p{n} is not available") for n in range(5)],
-        # It has failed so before: that is how packages fail.
-        [
-            verdict(50, "Error: Unbound module Stdlib", minutes=-600),
-            *(verdict(n, "Error: Unbound module Stdlib") for n in range(5)),
-        ],
-    ],
-    ids=["two", "one pull request", "one package", "slow", "says little", "names it", "usual"],
-)
-def test_what_says_nothing_about_the_ci_is_in_no_doubt(verdicts: list[FailedVerdict]) -> None:
-    assert doubts(verdicts) == ()
-
-
-def test_a_signature_leaves_out_what_differs() -> None:
-    def of(line: str) -> object:
-        return signature(verdict(1, line).evidence, job("foo-bar.1"))
-
-    one = "Cannot map 0xdeadbeef01 for /tmp/a/b.ml at line 17"
-    assert of(one) == of("cannot map  deadbeef02 for /tmp/c/d.ml at line 4")
-    assert of("module Foo_bar cannot be found anywhere") is None
-    assert of("module Foo_barn cannot be found anywhere") is not None
-
-
-def test_a_fault_that_follows_one_job_alone_is_the_jobs() -> None:
-    alone = [fault(1, worker=f"w{n}", attempt=n) for n in (1, 2, 3)]
-    [found] = own_faults(alone)
-    assert found.job == job()
-    assert found.workers == ("w1", "w2", "w3")
-    # Another job met the same on one of these workers: it is broken, not the job.
-    assert own_faults([*alone, fault(2, worker="w2", package="other.1")]) == ()
-    assert own_faults([*alone, fault(2, worker="w2", cause=Cause.DNS)]) != ()
-    assert own_faults(alone[:2]) == ()
 
 
 def hit(number: int, package: str, kind: JobKind = JobKind.BUILD, round_: int = 1) -> HitJob:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import AwareDatetime
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     RowMapping,
     and_,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     distinct,
     func,
     insert,
+    not_,
     or_,
     select,
     text,
@@ -28,6 +30,7 @@ from opam_ci.clients.index.rows import revision_of
 from opam_ci.clients.index.schema import ATTEMPTS, INCIDENTS, JOBS, PULL_REQUESTS, REVISIONS
 from opam_ci.core.incidents.grouping import GAP, Span, joined, place_of
 from opam_ci.core.incidents.model import HitJob, Incident, Place
+from opam_ci.core.incidents.verdicts import REFUTED_BY
 from opam_ci.core.job import Job
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import OUTCOME, Cause, Errored
@@ -266,20 +269,31 @@ def undecided_jobs(connection: Connection, number: int) -> int:
 def recovered_since(connection: Connection, found: Incident) -> bool:
     """Whether a job that the incident hit has since got through an attempt, at the same place.
 
-    A package failure counts: the CI did its part.
+    A package failure counts: the CI did its part. One for which the incident is in doubt of
+    the CI does not, until so many jobs fail that way again, anywhere, that it is refuted.
     """
+    hit = ATTEMPTS.alias("hit")
+    doubted = select(hit.c.signature).where(
+        hit.c.incident_id == found.id, hit.c.signature.is_not(None)
+    )
+    same_way = and_(ATTEMPTS.c.signature.is_not(None), ATTEMPTS.c.signature.in_(doubted))
     of_hit = select(ATTEMPTS.c.job_id).where(ATTEMPTS.c.incident_id == found.id)
     well = (Standing.PASSED.value, Standing.FAILED.value, Standing.SKIPPED.value)
-    conditions = [
+    since = and_(
         ATTEMPTS.c.job_id.in_(of_hit),
         ATTEMPTS.c.started_at >= found.last_seen_at,
         ATTEMPTS.c.standing.in_(well),
-    ]
+    )
+    there: ColumnElement[bool] = true()
     if found.place.worker is not None:
-        conditions.append(ATTEMPTS.c.worker == found.place.worker)
+        there = ATTEMPTS.c.worker == found.place.worker
     elif found.place.pool is not None:
-        conditions.append(ATTEMPTS.c.pool == found.place.pool)
-    return connection.execute(select(ATTEMPTS.c.id).where(*conditions).limit(1)).first() is not None
+        there = ATTEMPTS.c.pool == found.place.pool
+    through = select(ATTEMPTS.c.id).where(since, there, not_(same_way)).limit(1)
+    if connection.execute(through).first() is not None:
+        return True
+    again = select(func.count(distinct(ATTEMPTS.c.job_id))).where(since, same_way)
+    return (connection.scalar(again) or 0) >= REFUTED_BY
 
 
 def _incident(row: RowMapping) -> Incident:

@@ -30,10 +30,12 @@ from opam_ci.clients.index.incidents import IncidentFilter
 from opam_ci.clients.index.migrate import migrate
 from opam_ci.clients.index.overview import errors, workers
 from opam_ci.clients.index.paging import Page, Place, page
+from opam_ci.clients.index.rejudging import rejudge
 from opam_ci.clients.index.retention import Retired, logs_to_retire, retire
 from opam_ci.clients.index.rows import attempt_record, job_record, revision_record
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
 from opam_ci.clients.index.write import write
+from opam_ci.core.incidents.messages import Rejudge
 from opam_ci.core.incidents.model import HitJob, Incident
 from opam_ci.core.overview import ErrorGroup, WorkerRow
 from opam_ci.core.records import AttemptRecord, JobRecord, RecordBatch, RevisionRecord, Standing
@@ -124,6 +126,19 @@ class Index:
         if next(self._batches) % FOLD_EVERY == 0:
             self.fold()
         return found
+
+    def rejudge(self, batch: RecordBatch) -> tuple[Rejudge, ...]:
+        """Finds jobs whose verdict a batch that was written throws another light on.
+
+        Args:
+            batch: As it was given to `record`; asking twice yields the same, as long as
+                nobody has heard of it.
+
+        Raises:
+            InfrastructureError: The index cannot be read; try again.
+        """
+        with reading(self._engine) as connection:
+            return rejudge(connection, batch)
 
     def fold(self) -> None:
         """Folds the counters; `record` does it now and then.

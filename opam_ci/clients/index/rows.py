@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import RowMapping
 
+from opam_ci.core.incidents.signature import signature
 from opam_ci.core.job import Job
 from opam_ci.core.outcome import OUTCOME, Errored, Failed, Outcome, Skipped
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
@@ -56,8 +57,10 @@ def job_row(record: JobRecord) -> Row:
 def attempt_row(record: AttemptRecord) -> Row:
     """Makes the row of an attempt, but for its job's id."""
     outcome = _outcome_row(record.outcome)
+    found = signature(record.outcome, record.job)
     return {
         **outcome,
+        "signature": found.digest if found is not None else None,
         "round": record.round,
         "number": record.number,
         "sequence": record.sequence,
@@ -102,7 +105,7 @@ def job_record(row: RowMapping) -> JobRecord:
     outcome = row["outcome"]
     standing = row["standing"]
     status = JobStatus(
-        job=_job(row),
+        job=job_of(row),
         state=JobState(standing) if outcome is None else JobState.DECIDED,
         round=max(row["round"], 1),
         attempt=row["attempt"],
@@ -128,7 +131,7 @@ def attempt_record(row: RowMapping) -> AttemptRecord:
     outcome = row["outcome"]
     return AttemptRecord(
         revision=revision_of(row),
-        job=_job(row),
+        job=job_of(row),
         round=row["round"],
         number=row["attempt_number"],
         sequence=row["sequence"],
@@ -142,7 +145,8 @@ def attempt_record(row: RowMapping) -> AttemptRecord:
     )
 
 
-def _job(row: RowMapping) -> Job:
+def job_of(row: RowMapping) -> Job:
+    """Reads which job a row is about."""
     return Job(
         platform=row["platform"], package=row["package"], kind=row["kind"], revdep=row["revdep"]
     )

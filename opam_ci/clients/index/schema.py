@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """Id of the newest migration."""
 
 VERSION_TABLE = "opam_ci_schema"
@@ -177,12 +177,16 @@ ATTEMPTS = Table(
     Column("log_key", Text),
     Column("outcome", _json()),
     Column("incident_id", ForeignKey("incidents.id")),
+    # How it failed, hashed: see `core/incidents/signature.py`.
+    Column("signature", Text),
     UniqueConstraint("job_id", "round", "number", name="attempts_key"),
     Index("attempts_by_time", "started_at", "id"),
     Index("attempts_by_standing", "standing", "started_at", "id"),
     Index("attempts_by_cause", "cause", "started_at", "id", **_where("cause")),
     Index("attempts_by_worker", "worker", "started_at", "id"),
     Index("attempts_by_incident", "incident_id", "job_id", **_where("incident_id")),
+    Index("attempts_by_signature", "signature", "ended_at", **_where("signature")),
+    Index("attempts_by_fault", "worker", "cause", "ended_at", **_where("cause")),
 )
 
 INCIDENTS = Table(

@@ -1,7 +1,11 @@
 """What the workflow of an incident and its activities say to each other."""
 
+from pydantic import Field
+
 from opam_ci.core.incidents.model import HitJob, Incident
+from opam_ci.core.job import Job
 from opam_ci.core.model import Frozen
+from opam_ci.core.records import RevisionKey
 
 HIT_JOBS_AT_ONCE = 2000
 """Jobs in one answer: some 700 kB, below the 2 MB of a payload. More take another look."""
@@ -43,6 +47,34 @@ class ResolveIncident(Frozen):
 
     incident: int
     by: str
+
+
+class RejudgedJob(Frozen):
+    """A job whose verdict others throw another light on.
+
+    Attributes:
+        job: Which.
+        round: In which round it came to that verdict; a later one is no longer meant.
+        rule: Why: `same-failure-elsewhere` or `own-fault`.
+        detail: The evidence in words.
+    """
+
+    job: Job
+    round: int = Field(ge=1)
+    rule: str
+    detail: str
+
+
+class Rejudge(Frozen):
+    """Signal: jobs of a testing are to be judged again.
+
+    Attributes:
+        revision: Which testing; a later one's jobs are others.
+        jobs: Which of its jobs.
+    """
+
+    revision: RevisionKey
+    jobs: tuple[RejudgedJob, ...]
 
 
 def workflow_id(incident: int) -> str:

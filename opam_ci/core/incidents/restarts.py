@@ -32,13 +32,18 @@ class RestartOrder(Frozen):
     @property
     def workflow_id(self) -> str:
         """The workflow of the pull request, which restarts them."""
-        owner, _, repo = self.revision.repository.partition("/")
-        number, branch = self.revision.number, self.revision.branch
-        return PullRequestRef(owner=owner, repo=repo, number=number, branch=branch).workflow_id
+        return workflow_of(self.revision)
 
     def selector(self, which: RestartWhich = RestartWhich.ERRORED) -> RestartSelector:
         """Returns what is asked of that workflow."""
         return RestartSelector(which=which, jobs=self.jobs, head=self.revision.head)
+
+
+def workflow_of(revision: RevisionKey) -> str:
+    """Returns the id of the workflow of the pull request that a testing belongs to."""
+    owner, _, repo = revision.repository.partition("/")
+    ref = PullRequestRef(owner=owner, repo=repo, number=revision.number, branch=revision.branch)
+    return ref.workflow_id
 
 
 class RestartPlan(NamedTuple):

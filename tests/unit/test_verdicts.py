@@ -1,0 +1,406 @@
+"""Verdicts that others throw another light on: the pure rules."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opam_ci.core.incidents.grouping import GAP
+from opam_ci.core.incidents.messages import RejudgedJob
+from opam_ci.core.incidents.model import FaultSeen
+from opam_ci.core.incidents.rejudge import OWN_FAULT, doubted_jobs, own_job
+from opam_ci.core.incidents.signature import SAME_FAILURE, signature
+from opam_ci.core.incidents.verdicts import (
+    BURST,
+    MEMORY,
+    OWN_CAUSES,
+    Doubt,
+    FailedVerdict,
+    GotThrough,
+    can_be_own,
+    doubts,
+    own_fault,
+)
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.job_table import JobTable
+from opam_ci.core.messages import AttemptFaulted
+from opam_ci.core.outcome import (
+    Cause,
+    Errored,
+    Evidence,
+    Failed,
+    FailureReason,
+    LogLine,
+    Outcome,
+    Passed,
+    Skipped,
+    SkipReason,
+    label,
+)
+from opam_ci.core.records import RevisionKey
+from opam_ci.core.summary import Fault, JobState, JobStatus
+from opam_ci.core.text import why
+
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+DEBIAN = "debian-13-ocaml-5.3/amd64"
+ALPINE = "alpine-3.22-ocaml-5.3/amd64"
+BROKEN = "cp: cannot create regular file: Structure needs cleaning"
+
+
+def revision(number: int) -> RevisionKey:
+    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=NOON)
+
+
+def job(package: str = "cppo.1.8.0", kind: JobKind = JobKind.BUILD, platform: str = DEBIAN) -> Job:
+    return Job(platform=platform, package=package, kind=kind)
+
+
+def failed(
+    line: str = BROKEN,
+    reason: FailureReason = FailureReason.BUILD,
+    *,
+    rule: str = "ocaml-error",
+    blame: str | None = None,
+) -> Failed:
+    lines = (LogLine(offset=0, text=line),)
+    evidence = Evidence(rule=rule, phase=Phase.BUILD, lines=lines, detail="exit code 2")
+    return Failed(reason=reason, evidence=evidence, blame=blame)
+
+
+def verdict(
+    number: int, *, minutes: float = 0, package: str | None = None, **changes: object
+) -> FailedVerdict:
+    given = FailedVerdict(
+        revision=revision(number),
+        job=job(package or f"p{number}.1"),
+        at=NOON + timedelta(minutes=minutes),
+    )
+    return given.model_copy(update=changes)
+
+
+def numbers(found: tuple[Doubt, ...]) -> list[list[int | None]]:
+    return [[each.revision.number for each in doubt.verdicts] for doubt in found]
+
+
+def test_the_same_failure_of_unrelated_pull_requests_is_in_doubt() -> None:
+    alike = [verdict(n, minutes=2 * n) for n in range(3)]
+    for order in permutations(alike):
+        [doubt] = doubts([*order, order[0]])
+        assert doubt.verdicts == tuple(alike)
+        assert (doubt.pull_requests, doubt.span) == (3, timedelta(minutes=4))
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [
+        [verdict(n) for n in range(2)],
+        [verdict(1, package=f"p{n}.1") for n in range(5)],
+        [verdict(n, package=f"p.{n}") for n in range(5)],
+        [verdict(n, minutes=11 * n) for n in range(5)],
+        [verdict(n, blame="base.1") for n in range(5)],
+        [*(verdict(n, blame="base.1") for n in range(2)), verdict(7, package="base.2")],
+        [verdict(n, is_over=True) for n in range(5)],
+        [verdict(n, again=True) for n in range(5)],
+        [verdict(50, minutes=-600), *(verdict(n) for n in range(5))],
+    ],
+    ids=[
+        "two", "one pull request", "one package", "slow", "one dependency is to blame",
+        "the package itself and those that need it", "over", "again", "usual",
+    ],
+)  # fmt: skip
+def test_what_says_nothing_about_the_ci_is_in_no_doubt(alike: list[FailedVerdict]) -> None:
+    assert doubts(alike) == ()
+
+
+def test_what_is_usual_is_forgotten_after_a_day() -> None:
+    burst = [verdict(n) for n in range(3)]
+    assert doubts(burst, before=NOON - MEMORY) == ()
+    assert doubts(burst, before=NOON - MEMORY - timedelta(seconds=1)) != ()
+    assert numbers(doubts([*burst, *(verdict(6 + n, minutes=24 * 60 + 1) for n in range(3))])) == [
+        [0, 1, 2],
+        [6, 7, 8],
+    ]
+
+
+def test_a_verdict_taken_back_is_evidence_for_others_and_makes_nothing_usual() -> None:
+    taken_back = [verdict(n, minutes=n, doubted=True) for n in range(3)]
+    late = verdict(8, minutes=5)
+    assert numbers(doubts([*taken_back, late])) == [[8]]
+    # The trouble goes on: those at the end of the first burst and two new ones.
+    going_on = [verdict(n, minutes=11) for n in (8, 9)]
+    assert numbers(doubts([*taken_back, *going_on])) == [[8, 9]]
+    # One that stands, having failed the same way again, makes it usual.
+    stands = verdict(0, minutes=4, again=True)
+    assert doubts([*taken_back, stands, *(verdict(n, minutes=14) for n in (8, 9, 10))]) == ()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.builds(
+            verdict,
+            st.integers(1, 6),
+            minutes=st.integers(0, 40).map(lambda n: n / 2),
+            doubted=st.booleans(),
+            again=st.booleans(),
+            is_over=st.booleans(),
+        ),
+        max_size=14,
+    ),
+    st.randoms(),
+)
+def test_doubts_know_no_order_and_no_repetition(alike: list[FailedVerdict], chance: object) -> None:
+    shuffled = [*alike, *alike]
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis's own Random
+    found = doubts(shuffled)
+    assert found == doubts(alike)
+    told = [each for doubt in found for each in doubt.verdicts]
+    assert len(told) == len(set(told))
+    assert all(each.is_open for each in told)
+    assert all(doubt.span <= BURST and doubt.pull_requests >= 3 for doubt in found)
+
+
+def of(line: str, **how: object) -> object:
+    return signature(failed(line, **how), job("foo-bar.1"))  # type: ignore[arg-type]  # as given
+
+
+def test_a_signature_leaves_out_what_differs() -> None:
+    one = "Cannot map 0xdeadbeef01 for /tmp/a/b.ml at line 17"
+    assert of(one) == of("# cannot map  deadbeef02 for /tmp/c/d.ml at line 4")
+    assert of(one) != of("Cannot map it")
+    assert of("module Foo_bar cannot be found anywhere") is None
+    assert of("module Foo_barn cannot be found anywhere") is not None
+    assert of("module Base cannot be found anywhere", blame="base.2") is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make: *** [Makefile:53: all] Error 2",
+        "Command exited with code 2.",
+        '[ERROR] The compilation of other.1 failed at "make".',
+        "* No changes have been performed",
+        "'opam reinstall -y other' failed.",
+        "Test suite failed",
+        "[FAIL]        lookup          0   resolves a name.",
+        "exit-code 2",
+    ],
+)
+def test_words_that_every_failure_has_are_no_signature(line: str) -> None:
+    assert of(line) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "what"),
+    [
+        (failed(reason=FailureReason.OPAM_FILE), job()),
+        (failed(reason=FailureReason.OWN_FAULT), job()),
+        (failed(reason=FailureReason.KILLS_WORKER), job()),
+        (failed(rule="test-generic"), job()),
+        (failed(), job(kind=JobKind.LINT)),
+        (failed(), Job(platform=DEBIAN, package="a.1", kind=JobKind.REVDEP, revdep="b.1")),
+        (Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="x")), job()),
+        (Errored(cause=Cause.UNKNOWN, evidence=failed().evidence), job()),
+        (Passed(evidence=failed().evidence), job()),
+        (None, job()),
+    ],
+)
+def test_what_has_no_signature(outcome: Outcome | None, what: Job) -> None:
+    assert signature(outcome, what) is None
+
+
+# Own faults.
+
+
+def fault(
+    worker: str,
+    *,
+    number: int = 1,
+    package: str = "cppo.1.8.0",
+    minutes: float = 0,
+    attempt: int = 1,
+    **changes: object,
+) -> FaultSeen:
+    given = FaultSeen(
+        revision=revision(number), job=job(package), attempt=attempt, cause=Cause.OUT_OF_MEMORY,
+        at=NOON + timedelta(minutes=minutes), worker=worker, pool="linux-amd64",
+        evidence=Evidence(rule="host-oom", worker=worker),
+    )  # fmt: skip
+    return given.model_copy(update=changes)
+
+
+def through(
+    worker: str, *, number: int = 2, minutes: float = 0, what: Job | None = None
+) -> GotThrough:
+    return GotThrough(
+        revision(number), what or job("other.1"), worker, NOON + timedelta(minutes=minutes)
+    )
+
+
+ALONE = [fault(f"w{n}", attempt=n, minutes=n) for n in (3, 1, 2)]
+FINE = [through(f"w{n}") for n in (1, 2, 3)]
+
+
+def test_a_fault_that_follows_one_job_alone_is_the_jobs() -> None:
+    own = own_fault(ALONE, [], FINE)
+    assert own is not None
+    assert own.workers == ("w1", "w2", "w3")
+    assert own.last.attempt == 3
+    # Its other jobs on the same package are no others, whatever their platform.
+    sister = fault("w2").model_copy(update={"job": job(kind=JobKind.TEST, platform=ALPINE)})
+    assert own_fault(ALONE, [sister], FINE) is not None
+
+
+@pytest.mark.parametrize(
+    ("faults", "others", "got_through"),
+    [
+        (ALONE[:2], [], FINE),
+        ([*ALONE[:2], fault("w3"), fault("w3", attempt=4)], [], FINE),
+        (ALONE, [fault("w2", number=2, package="other.1")], FINE),
+        (ALONE, [fault("w2", number=2)], FINE),
+        (ALONE, [fault("w2", package="other.1")], FINE),
+        (ALONE, [], FINE[:2]),
+        (ALONE, [], [*FINE[:2], through("w3", number=1, what=job(kind=JobKind.TEST))]),
+        (ALONE, [], [*FINE[:2], through("w3", what=job("other.1", platform=ALPINE))]),
+        (ALONE, [], [*FINE[:2], through("w3", minutes=GAP.total_seconds() / 60 + 4)]),
+        ([f.model_copy(update={"cause": Cause.DNS}) for f in ALONE], [], FINE),
+    ],
+    ids=[
+        "two workers", "one worker twice", "another job there", "another pull request's there",
+        "another package of it there", "a worker that did nothing else", "only its own sister",
+        "only another platform", "long after", "a host that is down",
+    ],
+)  # fmt: skip
+def test_a_fault_that_may_be_the_workers_is_not_the_jobs(
+    faults: list[FaultSeen], others: list[FaultSeen], got_through: list[GotThrough]
+) -> None:
+    if len(faults) == 4:
+        faults = [faults[0], faults[2], faults[3]]
+    assert own_fault(faults, others, got_through) is None
+
+
+def test_what_others_met_at_another_time_does_not_count() -> None:
+    long_ago = fault("w2", number=2, package="other.1", minutes=-GAP.total_seconds() / 60)
+    assert own_fault(ALONE, [long_ago], FINE) is not None
+
+
+def test_only_faults_whose_place_is_a_worker_can_be_a_jobs_own() -> None:
+    assert {cause for cause in Cause if can_be_own(fault("w1", cause=cause))} == OWN_CAUSES
+    assert OWN_CAUSES.isdisjoint(
+        {
+            Cause.NETWORK, Cause.DNS, Cause.GIT, Cause.SOURCE_HOST, Cause.PACKAGE_MIRROR,
+            Cause.GITHUB, Cause.STORAGE, Cause.WORKER_LOST, Cause.REPOSITORY_STATE,
+        }
+    )  # fmt: skip
+    bug = fault("w1", cause=Cause.UNKNOWN, evidence=Evidence(rule="internal-error"))
+    assert not can_be_own(bug)
+    assert not can_be_own(fault("w1", job=job("", JobKind.ANALYSIS)))
+    assert not can_be_own(fault("w1").model_copy(update={"worker": None}))
+
+
+# What becomes of a verdict.
+
+BUILD, TEST = job(), job(kind=JobKind.TEST)
+DOUBTED = RejudgedJob(job=BUILD, round=1, rule=SAME_FAILURE, detail="3 unrelated")
+OWN = RejudgedJob(job=BUILD, round=1, rule=OWN_FAULT, detail="3 workers")
+
+
+def row(outcome: Outcome | None, what: Job = BUILD, **changes: object) -> JobStatus:
+    state = JobState.RETRYING if outcome is None else JobState.DECIDED
+    return JobStatus(job=what, state=state, outcome=outcome).model_copy(update=changes)
+
+
+def not_built() -> Skipped:
+    return Skipped(reason=SkipReason.NOT_BUILT, evidence=Evidence(rule="build-not-passed"))
+
+
+def test_a_doubted_failure_becomes_an_error_with_its_evidence() -> None:
+    table = JobTable([row(failed(blame="base.1")), row(not_built(), TEST)])
+    assert table.rejudge(DOUBTED, NOON)
+    outcome = table[BUILD.id].outcome
+    assert outcome is not None
+    assert label(outcome) == "errored(unknown)"
+    assert outcome.kind == "errored"
+    assert outcome.evidence.rule == SAME_FAILURE
+    assert outcome.evidence.lines == failed().evidence.lines
+    assert outcome.evidence.detail == "3 unrelated; base.1: exit code 2"
+    assert why(table[BUILD.id]).startswith("3 unrelated")
+    assert BROKEN in why(table[BUILD.id])
+    # Its signature is that of the failure: it stays evidence for later ones.
+    assert signature(outcome, BUILD) == signature(failed(), BUILD)
+    # What waited for it comes back with it.
+    follows = table[TEST.id].outcome
+    assert follows is not None
+    assert (label(follows), follows.kind) == ("errored(unknown)", "errored")
+    # Once is enough, and the one who ran it may tell of the failure again.
+    assert not table.rejudge(DOUBTED, NOON)
+    table.merge(row(failed()))
+    assert table[BUILD.id].outcome == outcome
+    table.merge(row(failed(), round=2))
+    assert table[BUILD.id].outcome == failed()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        row(Passed(evidence=Evidence(rule="installed"))),
+        row(failed(), round=2),
+        row(failed(reason=FailureReason.KILLS_WORKER)),
+        row(None),
+    ],
+    ids=["passed", "another round", "on the word of workers", "undecided"],
+)
+def test_a_doubt_that_comes_too_late_changes_nothing(found: JobStatus) -> None:
+    table = JobTable([found])
+    assert not table.rejudge(DOUBTED, NOON)
+    assert table[BUILD.id] == found
+    assert not JobTable().rejudge(DOUBTED, NOON)
+
+
+def test_an_own_fault_becomes_the_jobs_failure() -> None:
+    oom = Evidence(rule="host-oom", worker="w3", detail="the kernel killed it")
+    table = JobTable([row(Errored(cause=Cause.OUT_OF_MEMORY, evidence=oom))])
+    assert table.rejudge(OWN, NOON)
+    outcome = table[BUILD.id].outcome
+    assert outcome is not None
+    assert label(outcome) == "failed(own_fault)"
+    assert why(table[BUILD.id]) == "3 workers; the kernel killed it"
+    assert signature(outcome, BUILD) is None
+    # While it is tried again, whoever runs it ends that; a failure is no fault.
+    fault_ = Fault(attempt=1, cause=Cause.OUT_OF_MEMORY, evidence=oom, worker="w3", at=NOON)
+    for found in (row(None, faults=(fault_,)), row(failed())):
+        assert not JobTable([found]).rejudge(OWN, NOON)
+    followed = Errored(cause=Cause.OUT_OF_MEMORY, evidence=Evidence(rule="build-errored"))
+    assert not JobTable([row(followed)]).rejudge(OWN, NOON)
+
+
+def test_the_evidence_is_told_in_words() -> None:
+    [doubt] = doubts([verdict(n, minutes=n) for n in (1, 2, 4)])
+    told = doubted_jobs(doubt)
+    assert {each.rule for each in told} == {SAME_FAILURE}
+    assert told[0].detail == "3 unrelated pull requests failed the same way within 3 minutes"
+    [at_once] = doubts([verdict(n) for n in (1, 2, 4)])
+    assert doubted_jobs(at_once)[0].detail.endswith("within a minute")
+    own = own_fault(ALONE, [], FINE)
+    assert own is not None
+    assert own_job(own).detail == (
+        "3 workers met out_of_memory with this job and got other jobs through: w1, w2, w3"
+    )
+
+
+def test_a_fault_of_an_earlier_round_is_not_the_newest() -> None:
+    faults = [fault("w1", round=2, attempt=1, minutes=5), *ALONE]
+    own = own_fault(faults, [], FINE)
+    assert own is not None
+    assert own_job(own).round == 2
+
+
+def test_a_faulted_attempt_said_late_does_not_change_a_verdict() -> None:
+    table = JobTable([row(failed())])
+    table.rejudge(DOUBTED, NOON)
+    before = table[BUILD.id]
+    oom = Fault(attempt=1, cause=Cause.DNS, evidence=Evidence(rule="x"), worker="w", at=NOON)
+    table.fault(BUILD.id, AttemptFaulted(job=BUILD.id, round=1, fault=oom))
+    assert table[BUILD.id] == before
