@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.core.job import Job, JobKind
@@ -12,6 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.requests import RestartSelector
     from opam_ci.core.revdeps import cancelled_as, concerns, given_up, number_taken
     from opam_ci.core.summary import JobGroup
+    from opam_ci.workflows.signalling import told
 
 
 def revdeps_workflow(child: str, package: str) -> str:
@@ -58,6 +58,10 @@ class Groups:
             self._workflows[said.group.key] = said.workflow_id
         self._take_over(said.group, stopping)
 
+    def running(self, job: Job) -> str | None:
+        """Returns the workflow that runs a group's jobs, None if none does."""
+        return self._workflows.get((job.platform, job.package))
+
     def forget(self, child: str) -> None:
         """Notes that a PlatformWorkflow is over, and with it those that it started."""
         for key, workflow_id in list(self._workflows.items()):
@@ -102,7 +106,7 @@ class Groups:
                 continue
             taken = number_taken(selector, group)
             running = self._workflows.get(group.key)
-            if running is not None and await _signal(running, selector):
+            if running is not None and await told(running, "restart", selector):
                 # What waits for its retry, which the numbers do not tell, starts too.
                 number += max(taken, 1)
             elif taken:
@@ -115,12 +119,3 @@ class Groups:
         if known is None or (known.round, known.version) < (group.round, group.version):
             self._groups[group.key] = cancelled_as(group, stopping) if stopping else group
             self.is_changed = True
-
-
-async def _signal(workflow_id: str, selector: RestartSelector) -> bool:
-    try:
-        await workflow.get_external_workflow_handle(workflow_id).signal("restart", selector)
-    except FailureError:
-        # It has just ended.
-        return False
-    return True

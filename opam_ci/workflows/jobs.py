@@ -11,6 +11,8 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.activities.build import BuildActivities
     from opam_ci.core.build import BuildSpec, RepositoryRef
+    from opam_ci.core.incidents.messages import Rejudge
+    from opam_ci.core.incidents.rejudge import rejudged
     from opam_ci.core.job import Job, JobKind
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.messages import (
@@ -82,6 +84,18 @@ class Jobs:
             self._verdicts[said.job] = verdict
             handle.cancel()
 
+    def rejudge(self, said: Rejudge) -> None:
+        """Ends jobs whose fault is their own: the attempt under way, or the wait for it."""
+        for each in said.jobs:
+            job_id = each.job.id
+            handle = self._handles.get(job_id)
+            if handle is None or self._table[job_id].outcome is not None:
+                continue
+            verdict = rejudged(self._table[job_id], each)
+            if isinstance(verdict, Failed):
+                self._verdicts[job_id] = verdict
+                handle.cancel()
+
     def restart_waiting(self, said: RestartWaiting) -> None:
         """Starts jobs that wait for their automatic retry at once."""
         for job_id in said.jobs:
@@ -103,6 +117,8 @@ class Jobs:
         """Runs a job's activity, again from the start whenever a restart asks for it."""
         while True:
             self._table.start(job.id, workflow.now())
+            # What was found of an earlier round is over with it.
+            self._verdicts.pop(job.id, None)
             handle = self._start(job)
             self._handles[job.id] = handle
             try:
@@ -156,8 +172,10 @@ class Jobs:
     def _came_to(self, job: Job, error: ActivityError) -> JobReport:
         now = workflow.now()
         row = self._table[job.id]
-        if job.id in self._verdicts and boundary.report_of(error) is None:
-            return report_for(row, self._verdicts[job.id], now)
+        verdict, report = self._verdicts.get(job.id), boundary.report_of(error)
+        # One more fault changes nothing; an attempt that got through has the last word.
+        if verdict is not None and (report is None or report.outcome.kind == "errored"):
+            return report_for(row, verdict, now)
         if not boundary.is_lost(error):
             return report_after(error, row, now)
         fault = lost(boundary.last_heartbeat(error), max(row.attempt, 1), now)

@@ -7,6 +7,7 @@ from temporalio.exceptions import FailureError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
+    from opam_ci.core.incidents.messages import Rejudge
     from opam_ci.core.job import Job
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.messages import (
@@ -102,6 +103,12 @@ class PlatformWorkflow:
         """Jobs that wait for their automatic retry are to start at once."""
         if said is not None:
             self._jobs.restart_waiting(said)
+
+    @workflow.signal
+    def rejudge(self, said: Rejudge | None = None) -> None:
+        """The fault of jobs that are tried again and again is their own."""
+        if said is not None:
+            self._jobs.rejudge(said)
 
     @workflow.signal
     def report(self) -> None:

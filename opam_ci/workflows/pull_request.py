@@ -11,23 +11,24 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from opam_ci.core.github.messages import ToPost
     from opam_ci.core.github.origin import ClosedAs
+    from opam_ci.core.incidents.messages import Rejudge
     from opam_ci.core.messages import (
         AttemptFaulted,
         AttemptStarted,
         PlatformProgress,
         PullRequestInput,
         RevdepsProgress,
-        revision_key,
     )
     from opam_ci.core.outcome import Cancelled
     from opam_ci.core.recording import batch_of
     from opam_ci.core.records import RecordBatch
     from opam_ci.core.requests import RestartSelector, Revision
-    from opam_ci.core.summary import Counts, State, Summary
-    from opam_ci.core.text import markdown_matrix, problems
+    from opam_ci.core.summary import Counts, Summary
+    from opam_ci.core.text import problems
     from opam_ci.workflows import options
     from opam_ci.workflows.github import GitHubSide
     from opam_ci.workflows.pause import pause, see_through
+    from opam_ci.workflows.showing import show
     from opam_ci.workflows.testing import Testing
     from opam_ci.workflows.writing import write_records
 
@@ -38,8 +39,8 @@ _NOTICES_KEPT = 20
 class PullRequestWorkflow:
     """Tests every head of one pull request; a new head supersedes the one before.
 
-    Signals: `head_changed`, `restart`, `cancel`, `closed`. Query: `summary`; `to_post` for
-    the activity that tells GitHub.
+    Signals: `head_changed`, `restart`, `cancel`, `closed`; `rejudge` from whoever writes to
+    the index. Query: `summary`; `to_post` for the activity that tells GitHub.
     """
 
     @workflow.init
@@ -157,6 +158,14 @@ class PullRequestWorkflow:
         """A RevdepsWorkflow tells how its jobs stand."""
         if self._testing is not None and said is not None:
             self._testing.revdeps_progress(said)
+
+    @workflow.signal
+    def rejudge(self, said: Rejudge | None = None) -> None:
+        """Other jobs throw another light on verdicts of this head's."""
+        if self._testing is not None and said is not None:
+            number = self._testing.rejudge(said)
+            if number:
+                self._note(f"verdicts judged again: {number}, since {said.jobs[0].detail}")
 
     @workflow.signal
     def attempt_faulted(self, said: AttemptFaulted | None = None) -> None:
@@ -347,12 +356,11 @@ class PullRequestWorkflow:
         self._stale = testing.groups.is_changed = False
         summary = self.summary()
         self._github.look(summary, testing.revision, hurried=self._closed)
-        key = revision_key(self._given.pull_request, testing.revision.head, testing.opened_at)
         while True:
             self._sequence += 1
             self._backlog.append(
                 batch_of(
-                    key,
+                    testing.key,
                     summary,
                     testing.table.take_changed(options.PROGRESS_ROWS),
                     sequence=self._sequence,
@@ -381,19 +389,4 @@ class PullRequestWorkflow:
             length = options.report_interval(workflow.info().get_current_history_length())
             await pause(length, until=self._is_hurried)
             self._collect()
-            self._show(self.summary())
-
-    def _show(self, summary: Summary) -> None:
-        """Makes the state visible in the Web UI, and findable by search attributes."""
-        workflow.set_current_details(markdown_matrix(summary))
-        ref = self._given.pull_request
-        retrying = summary.counts.retrying and summary.state is State.PENDING
-        workflow.upsert_search_attributes(
-            [
-                options.CI_REPO.value_set(f"{ref.owner}/{ref.repo}"),
-                options.CI_PULL_REQUEST.value_set(ref.slug),
-                options.CI_STATE.value_set("retrying" if retrying else summary.state.value),
-                options.CI_CAUSES.value_set([cause.value for cause in summary.causes]),
-                options.CI_HEAD.value_set(summary.head),
-            ]
-        )
+            show(self._given.pull_request, self.summary())

@@ -11,6 +11,7 @@ from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.revdeps import RevdepsActivities
+    from opam_ci.core.incidents.messages import Rejudge
     from opam_ci.core.job import Job
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.messages import (
@@ -159,6 +160,12 @@ class RevdepsWorkflow:
         """An attempt after the first has begun; the one before may have lost its worker."""
         if said is not None:
             self._jobs.attempt_started(said)
+
+    @workflow.signal
+    def rejudge(self, said: Rejudge | None = None) -> None:
+        """The fault of jobs that are tried again and again is their own."""
+        if said is not None:
+            self._jobs.rejudge(said)
 
     @workflow.query
     def group(self) -> JobGroup:

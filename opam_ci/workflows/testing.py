@@ -19,16 +19,17 @@ from temporalio.workflow import (
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.core.analysis_result import Analysis
+    from opam_ci.core.incidents.messages import Rejudge
     from opam_ci.core.job import Job, JobKind
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.messages import (
         PlatformInput,
         PlatformProgress,
         PullRequestInput,
-        RestartWaiting,
         RevdepsProgress,
         RevdepsRestart,
         RunningChild,
+        revision_key,
     )
     from opam_ci.core.outcome import Cancelled, Outcome
     from opam_ci.core.plan import (
@@ -38,13 +39,16 @@ with workflow.unsafe.imports_passed_through():
         platform_jobs,
         with_dependents,
     )
+    from opam_ci.core.records import RevisionKey
     from opam_ci.core.requests import PullRequestRef, RestartSelector, Revision
     from opam_ci.core.summary import JobState
     from opam_ci.workflows import options
     from opam_ci.workflows.groups import Groups
     from opam_ci.workflows.platform import PlatformWorkflow
+    from opam_ci.workflows.rejudging import judge_again, tell_running
     from opam_ci.workflows.reports import lost_verdict
     from opam_ci.workflows.repository_jobs import RepositoryJobs
+    from opam_ci.workflows.signalling import hurry
 
 
 class Testing:
@@ -121,6 +125,11 @@ class Testing:
     def revision(self) -> Revision:
         """The head under test."""
         return self.on_repository.revision
+
+    @property
+    def key(self) -> RevisionKey:
+        """The testing's name in the index."""
+        return revision_key(self._pull_request, self.revision.head, self.opened_at)
 
     @property
     def is_dirty(self) -> bool:
@@ -207,8 +216,17 @@ class Testing:
         grouped, again = await self.groups.restart(selector, jobs)
         self._run_again(jobs, again)
         if waiting:
-            self._spawn("restart waiting", self._hurry(waiting))
+            self._spawn("restart waiting", hurry(waiting, self._children))
         return len(jobs) + len(waiting) + grouped
+
+    def rejudge(self, said: Rejudge) -> int:
+        """Judges jobs again on the word of others; returns how many verdicts were taken back."""
+        if self._stopping is not None or said.revision != self.key:
+            return 0
+        number, running = judge_again(said, self.table, self._children, self.groups)
+        if running:
+            self._spawn("rejudge", tell_running(running))
+        return number
 
     def progress(self, said: PlatformProgress) -> None:
         """Takes over what a PlatformWorkflow reports."""
@@ -348,15 +366,6 @@ class Testing:
             self._give_up(child, "the platform's workflow ended without a verdict")
         finally:
             self._forget(child)
-
-    async def _hurry(self, waiting: list[str]) -> None:
-        for child, jobs in sorted(self._children.items()):
-            if mine := tuple(job for job in waiting if job in jobs):
-                handle = workflow.get_external_workflow_handle(child)
-                try:
-                    await handle.signal("restart_waiting", RestartWaiting(jobs=mine))
-                except FailureError:
-                    workflow.logger.warning("platform workflow %s has just ended", child)
 
     async def _cancel_adopted(self, child: str) -> None:
         try:

@@ -64,6 +64,7 @@ class Script:
             packages=(ChangedPackage(package="a.1", kind=ChangeKind.NEW_RELEASE, has_tests=True),),
             merge_tree="e" * 40,
         )
+        self.analyses: dict[str, Analysis] = {}
         self.started: list[tuple[str, int, int]] = []
         self.cancelled: list[str] = []
         self.batches: list[RecordBatch] = []
@@ -136,7 +137,8 @@ class Script:
             overlay_packages=1,
             package_count=1,
         )
-        return AnalysisReport(analysis=self.analysis, repository=repository, report=report)
+        analysis = self.analyses.get(task.revision.head, self.analysis)
+        return AnalysisReport(analysis=analysis, repository=repository, report=report)
 
     @activity.defn
     async def lint(self, task: RepositoryTask) -> LintReport:

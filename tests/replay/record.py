@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 from temporalio.client import WorkflowHandle, WorkflowHistory
@@ -26,9 +27,15 @@ from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.build import Revdep
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
+from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
+from opam_ci.core.incidents.rejudge import OWN_FAULT
+from opam_ci.core.incidents.signature import SAME_FAILURE
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, LogLine
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import State
 from opam_ci.github_service import github_worker
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
@@ -118,6 +125,31 @@ async def revdeps(world: World, ref: PullRequestRef) -> Handle:
     return handle
 
 
+async def rejudged(world: World, ref: PullRequestRef) -> Handle:
+    """A failure that is taken back and restarted, and a fault that is the job's own."""
+    words = LogLine(offset=0, text="cp: Structure needs cleaning")
+    evidence = Evidence(rule="x", phase=Phase.BUILD, lines=(words,))
+    failed = Failed(reason=FailureReason.BUILD, evidence=evidence)
+    full = InfrastructureError("no space", cause=Cause.DISK_FULL)
+    world.script.steps[BUILD] = [failed, full]
+    retry = RetrySettings(initial_interval=timedelta(minutes=29))
+    handle = await world.open(ref, world.revision(retry=retry))
+    await world.until(handle, lambda now: is_decided(now) and bool(world.script.batches))
+    key = world.script.batches[0].revisions[0].key
+    job = Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD)
+    doubted = RejudgedJob(job=job, round=1, rule=SAME_FAILURE, detail="3 unrelated")
+    await handle.signal("rejudge", Rejudge(revision=key, jobs=(doubted,)))
+    await world.until(handle, lambda now: now.state is State.ERROR)
+    await handle.signal("restart")
+    await world.until(handle, lambda now: bool(now.counts.retrying))
+    own = RejudgedJob(job=job, round=2, rule=OWN_FAULT, detail="3 workers")
+    await handle.signal("rejudge", Rejudge(revision=key, jobs=(own,)))
+    await world.until(handle, lambda now: now.state is State.FAILURE)
+    await handle.signal("closed")
+    await handle.result()
+    return handle
+
+
 async def posted(world: World, ref: PullRequestRef) -> Handle:
     """On GitHub: heads in the wrong order, a fault, a restart by a command, a merge."""
     fake = FakeGitHub(full_name=f"{ref.owner}/{ref.repo}")
@@ -158,6 +190,7 @@ STORIES: tuple[Callable[[World, PullRequestRef], Awaitable[Handle]], ...] = (
     superseded,
     cancelled,
     revdeps,
+    rejudged,
     posted,
 )
 

@@ -8,6 +8,9 @@ from temporalio import workflow
 
 from opam_ci.core.build import Revdep
 from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
+from opam_ci.core.incidents.rejudge import OWN_FAULT
+from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
     Cause,
     Evidence,
@@ -15,9 +18,11 @@ from opam_ci.core.outcome import (
     FailureReason,
     Skipped,
     SkipReason,
+    label,
 )
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import Counts, JobGroup, State, Summary
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -95,6 +100,26 @@ async def test_failures_and_errors_are_counted_apart_and_shown(
     assert summary.causes == (Cause.DISK_FULL,)
     assert group(summary).shown[0].job.id == job(1)
     assert {row.job.id for row in summary.shown} >= {job(1), job(2), job(2, "revdep-test")}
+
+
+async def test_a_fault_that_is_a_reverse_dependencys_own_ends_its_retries(
+    world: World, ref: PullRequestRef
+) -> None:
+    listing(world.script, 2, tested=2)
+    world.script.steps[job(1)] = [FULL]
+    retry = RetrySettings(initial_interval=timedelta(minutes=29))
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,), retry=retry))
+    await world.until(handle, lambda now: now.counts.retrying == 1)
+    own = Job(platform=PLATFORM.name, package="a.1", kind=JobKind.REVDEP, revdep=revdep(1))
+    said = RejudgedJob(job=own, round=1, rule=OWN_FAULT, detail="3 workers met it")
+    key = world.script.batches[0].revisions[0].key
+    await handle.signal("rejudge", Rejudge(revision=key, jobs=(said,)))
+    summary = await world.until(handle, is_decided)
+    assert group(summary).counts == Counts(passed=2, failed=1, skipped=1)
+    shown = next(row for row in group(summary).shown if row.job == own)
+    assert shown.outcome is not None
+    assert label(shown.outcome) == "failed(own_fault)"
+    assert len([run for run in world.script.started if run[0] == job(1)]) == 1
 
 
 async def test_a_listing_alone_is_never_green(world: World, ref: PullRequestRef) -> None:

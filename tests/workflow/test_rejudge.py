@@ -1,0 +1,273 @@
+"""Verdicts that are judged again on the word of other jobs, with a real index."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from opam_ci.activities.attempt import Attempt
+from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.record import RecordActivities
+from opam_ci.cli import services
+from opam_ci.clients.index import Index, JobFilter
+from opam_ci.connection import ensure_search_attributes
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
+from opam_ci.core.incidents.rejudge import OWN_FAULT
+from opam_ci.core.incidents.signature import SAME_FAILURE
+from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.messages import revision_key
+from opam_ci.core.outcome import (
+    Cause,
+    Evidence,
+    Failed,
+    FailureReason,
+    LogLine,
+    Outcome,
+    Passed,
+    label,
+)
+from opam_ci.core.recording import records_of
+from opam_ci.core.records import RevisionKey, Standing
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import Counts, JobState, JobStatus, State, Summary
+from opam_ci.worker import WORKFLOW_RUNNER
+from opam_ci.workflows import options
+from opam_ci.workflows.incidents import IncidentWorkflow
+from opam_ci.workflows.platform import PlatformWorkflow
+from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.revdeps import RevdepsWorkflow
+from tests.e2e.conftest import free_port
+from tests.fakes.world import HEAD_1, PASSED, Script, World, is_decided
+
+DEBIAN = "debian-13-ocaml-5.3/amd64"
+BUILD = f"build {DEBIAN} a.1"
+TEST = f"test {DEBIAN} a.1"
+WORDS = "cp: cannot create regular file: Structure needs cleaning"
+
+
+def failure(words: str = WORDS) -> Failed:
+    lines = (LogLine(offset=0, text=words),)
+    evidence = Evidence(rule="command-missing", phase=Phase.BUILD, lines=lines)
+    return Failed(reason=FailureReason.BUILD, evidence=evidence)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = Index.open(f"sqlite:///{tmp_path}/index.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[services.Embedded]:
+    """A real server: the time-skipping one hangs now and then in stories about incidents.
+
+    One for each test, since each has an index of its own, with incidents of the same numbers.
+    """
+    yield services.start_temporal(tmp_path, port=free_port(), ui_port=free_port())
+    services.stop(tmp_path)
+
+
+@pytest.fixture
+async def recorded(server: services.Embedded, index: Index) -> AsyncIterator[World]:
+    """A world whose records reach a real index, and whose incidents are looked after."""
+    client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+    await ensure_search_attributes(client)
+    script = Script()
+    incidents = IncidentActivities(index)
+    throttle = timedelta(seconds=1)
+    async with (
+        Worker(
+            client,
+            task_queue=options.ORCHESTRATION_QUEUE,
+            workflows=[PullRequestWorkflow, PlatformWorkflow, RevdepsWorkflow, IncidentWorkflow],
+            workflow_runner=WORKFLOW_RUNNER,
+            activities=[
+                script.analyse,
+                script.lint,
+                RecordActivities(index).record,
+                incidents.look_at_incident,
+                incidents.resolve_incident,
+            ],
+            max_heartbeat_throttle_interval=throttle,
+        ),
+        Worker(
+            client,
+            task_queue=options.build_queue("linux-amd64"),
+            activities=[script.run_job],
+            max_heartbeat_throttle_interval=throttle,
+        ),
+    ):
+        yield World(WorkflowEnvironment.from_client(client), script)
+
+
+def others(index: Index, outcome: Outcome, *workers: str) -> None:
+    """Writes what came of jobs of other pull requests, one on each worker, a moment ago.
+
+    Their workflows have ended: nobody is there to hear that a verdict is in doubt.
+    """
+    now = datetime.now(UTC)
+    for number, worker in enumerate(workers, 900):
+        ref = PullRequestRef(owner="local", repo="others", number=number)
+        row = JobStatus(
+            job=Job(platform=DEBIAN, package=f"p{number}.1", kind=JobKind.BUILD),
+            state=JobState.DECIDED,
+            attempt=1,
+            outcome=outcome,
+            worker=worker,
+            attempt_started_at=now,
+            decided_at=now,
+        )
+        key = revision_key(ref, HEAD_1, now)
+        pools = {DEBIAN: "linux-amd64"}
+        index.record(records_of(key, [row], sequence=1, updated_at=now, pools=pools))
+
+
+def again(summary: Summary) -> bool:
+    """Whether the build was tried again and everything is decided."""
+    return is_decided(summary) and summary.jobs[-2].round == 2
+
+
+async def test_a_failure_that_others_share_is_taken_back_and_tried_again(
+    recorded: World, index: Index, ref: PullRequestRef
+) -> None:
+    world = recorded
+    others(index, failure(), "w1", "w2")
+    world.script.steps[BUILD] = [failure(), PASSED]
+    handle = await world.open(ref, world.revision())
+    green = await world.until(handle, lambda now: again(now) and now.state is State.SUCCESS)
+    assert [row.round for row in green.jobs] == [1, 1, 2, 2]
+    assert "3 unrelated pull requests failed the same way" in green.notices[-1]
+    # The index says so too: an error that belonged to an incident, and then a pass.
+    [incident] = index.incidents().items
+    assert (incident.cause, incident.evidence.rule) == (Cause.UNKNOWN, SAME_FAILURE)
+    assert incident.evidence.lines == failure().evidence.lines
+    for _ in range(100):
+        if index.counts(JobFilter(kind=JobKind.TEST)).passed:
+            break
+        await world.env.sleep(timedelta(seconds=1))
+    standings = {each.standing for each in index.attempts().items if each.job.package == "a.1"}
+    assert standings == {Standing.ERRORED, Standing.PASSED}
+
+
+async def test_a_package_that_fails_the_same_way_again_has_failed(
+    recorded: World, index: Index, ref: PullRequestRef
+) -> None:
+    world = recorded
+    others(index, failure(), "w1", "w2")
+    world.script.steps[BUILD] = [failure(), failure()]
+    # It ends once all is written down, unless something is left to be restarted.
+    handle = await world.open(ref, world.revision(keep_open=False))
+    await world.until(handle, again)
+    counts = await handle.result()
+    assert counts == Counts(passed=2, failed=1, skipped=1)
+    summary = await world.summary(handle)
+    assert [row.round for row in summary.jobs] == [1, 1, 2, 2]
+    assert world.row(summary, BUILD).outcome == failure()
+    assert len([run for run in world.script.started if run[0] == BUILD]) == 2
+
+
+async def test_a_failure_of_its_own_is_left_alone(
+    recorded: World, index: Index, ref: PullRequestRef
+) -> None:
+    world = recorded
+    others(index, failure("Error: Library nowhere.to.be.found"), "w1", "w2")
+    world.script.steps[BUILD] = [failure()]
+    handle = await world.open(ref, world.revision(keep_open=False))
+    assert (await handle.result()) == Counts(passed=2, failed=1, skipped=1)
+    assert (await world.summary(handle)).notices == ()
+    assert index.counts().failed == 3
+
+
+def told(key: RevisionKey, *, round_: int = 1) -> Rejudge:
+    job = Job(platform=DEBIAN, package="a.1", kind=JobKind.BUILD)
+    each = RejudgedJob(job=job, round=round_, rule=SAME_FAILURE, detail="3 unrelated")
+    return Rejudge(revision=key, jobs=(each,))
+
+
+async def test_a_doubt_about_another_testing_or_round_changes_nothing(
+    recorded: World, index: Index, ref: PullRequestRef
+) -> None:
+    world = recorded
+    world.script.steps[BUILD] = [failure()]
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, lambda now: is_decided(now) and index.counts().failed == 1)
+    key = index.revisions().items[0].key
+    stale = key.model_copy(update={"opened_at": key.opened_at - timedelta(seconds=1)})
+    await handle.signal("rejudge", told(stale))
+    await handle.signal("rejudge", told(key, round_=2))
+    await handle.signal("restart", {"package": "no-such"})
+    summary = await world.until(handle, lambda now: bool(now.notices))
+    assert summary.state is State.FAILURE
+    await handle.signal("rejudge", told(key))
+    summary = await world.until(handle, lambda now: len(now.notices) == 2)
+    assert summary.notices[-1] == "verdicts judged again: 1, since 3 unrelated"
+
+
+def on(worker: str) -> Callable[[Attempt], Awaitable[Outcome]]:
+    """An attempt that meets the end of a worker's memory."""
+
+    async def step(attempt: Attempt) -> Outcome:
+        attempt.worker = worker
+        raise InfrastructureError("killed for memory", cause=Cause.OUT_OF_MEMORY)
+
+    return step
+
+
+WORKERS = ("w1", "w2", "w3")
+FINE = Passed(evidence=Evidence(rule="installed"))
+
+
+@pytest.mark.parametrize("attempts", [3, 5], ids=["decided", "waits for its retry"])
+async def test_a_fault_that_follows_one_job_is_its_own(
+    recorded: World, index: Index, ref: PullRequestRef, attempts: int
+) -> None:
+    world = recorded
+    others(index, FINE, *WORKERS)
+    world.script.steps[BUILD] = [on(worker) for worker in WORKERS]
+    # After the third fault it waits for ten minutes, if it waits at all.
+    retry = RetrySettings(
+        initial_interval=timedelta(milliseconds=10),
+        backoff_coefficient=245,
+        maximum_interval=timedelta(days=1),
+        maximum_attempts=attempts,
+        jitter=0,
+    )
+    handle = await world.open(ref, world.revision(retry=retry))
+
+    def settled(summary: Summary) -> bool:
+        return is_decided(summary) and summary.state is State.FAILURE
+
+    summary = await world.until(handle, settled)
+    row = world.row(summary, BUILD)
+    assert row.outcome is not None
+    assert label(row.outcome) == "failed(own_fault)"
+    assert row.outcome.kind == "failed"
+    assert row.outcome.evidence.rule == OWN_FAULT
+    assert "3 workers met out_of_memory" in (row.outcome.evidence.detail or "")
+    assert [fault.worker for fault in row.faults] == list(WORKERS)
+    assert len([run for run in world.script.started if run[0] == BUILD]) == 3
+    assert label(world.row(summary, TEST).outcome or FINE) == "skipped(not_built)"
+
+
+async def test_a_fault_on_workers_that_did_nothing_else_is_ours(
+    recorded: World, index: Index, ref: PullRequestRef
+) -> None:
+    world = recorded
+    others(index, FINE, "w1", "w2", "w4")
+    world.script.steps[BUILD] = [on(worker) for worker in WORKERS]
+    handle = await world.open(ref, world.revision())
+
+    def written(summary: Summary) -> bool:
+        wanted = JobFilter(standing=Standing.ERRORED, kind=JobKind.BUILD)
+        return is_decided(summary) and index.counts(wanted).errored == 1
+
+    summary = await world.until(handle, written)
+    assert summary.state is State.ERROR
