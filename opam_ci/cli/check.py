@@ -258,7 +258,9 @@ def check(
         only_mirrored=only_mirrored,
         build_cache=cache,
         retry=RetrySettings(
-            initial_interval=timedelta(seconds=retry_after), maximum_attempts=attempts
+            initial_interval=(first := timedelta(seconds=retry_after)),
+            maximum_interval=max(first, RetrySettings().maximum_interval),
+            maximum_attempts=attempts,
         ),
         heartbeat_timeout=timedelta(seconds=heartbeat_timeout),
         keep_open=False,

@@ -1,8 +1,9 @@
 """How infrastructure faults are retried: pure arithmetic, no clock."""
 
 from datetime import timedelta
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from opam_ci.core.model import Frozen
 
@@ -16,7 +17,7 @@ class RetrySettings(Frozen):
     Attributes:
         initial_interval: Wait after the first fault.
         backoff_coefficient: Factor for each further one.
-        maximum_interval: Cap of one wait.
+        maximum_interval: Cap of one wait, no less than the first.
         maximum_attempts: How many attempts a round has.
         jitter: Share of a wait by which it varies at random, so that jobs that one
             fault hit together do not come back together.
@@ -27,6 +28,13 @@ class RetrySettings(Frozen):
     maximum_interval: timedelta = timedelta(minutes=30)
     maximum_attempts: int = Field(default=5, ge=1)
     jitter: float = Field(default=0.2, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _cap_above_first_wait(self) -> Self:
+        # Temporal refuses such a policy, and the workflow that gives it would hang.
+        if self.maximum_interval < self.initial_interval:
+            raise ValueError("the longest wait before a retry is shorter than the first one")
+        return self
 
     def delay(
         self, attempt: int, *, chance: float = 0.5, retry_after: timedelta | None = None

@@ -267,6 +267,11 @@ def test_every_kind_of_job_has_a_priority() -> None:
     assert max(levels, key=lambda kind: levels[kind]) in REVDEP_KINDS
 
 
+def test_a_cap_below_the_first_wait_is_refused() -> None:
+    with pytest.raises(ValidationError, match="shorter than the first"):
+        RetrySettings(initial_interval=timedelta(hours=1))
+
+
 def test_backoff_grows_is_capped_and_honours_the_other_side() -> None:
     retry = RetrySettings(maximum_interval=timedelta(minutes=5))
     waits = [retry.delay(attempt) for attempt in range(1, 5)]
