@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -24,14 +24,29 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class LiveGitHub(FakeGitHub):
-    """The fake with a clock that goes."""
+    """The fake with a clock that goes, can be put forward, and can be held."""
+
+    _ahead = timedelta(0)
+    _held: datetime | None = None
 
     @property
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        return self._held or datetime.now(UTC) + self._ahead
 
     @now.setter
     def now(self, _at: datetime) -> None: ...
+
+    def advance(self, **how: float) -> None:
+        self._ahead += timedelta(**how)
+
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Lets everything in a block happen at the same time."""
+        self._held = self.now
+        try:
+            yield
+        finally:
+            self._held = None
 
 
 class GitHubWorld:

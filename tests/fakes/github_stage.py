@@ -1,11 +1,13 @@
 """A stage for stories: the fake GitHub, the receiver, and workers on a Temporal server."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
 from opam_ci.activities.github import GitHubActivities
 from opam_ci.clients.store import ArtifactStore
@@ -23,8 +25,11 @@ from opam_ci.web.deliveries import RememberedDeliveries
 from opam_ci.web.webhook import Webhook
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.github import FakeGitHub
-from tests.fakes.github_wire import Wire, connect, listener
+from tests.fakes.github_wire import Description, Wire, connect, listener
 from tests.fakes.world import Script, workers
+
+_LOOK_INTERVAL = 0.05
+"""Seconds between two looks at what is waited for."""
 
 CHECKS = CheckOptions(
     retry=RetrySettings(
@@ -68,12 +73,13 @@ class Stage:
         *,
         policy: Policy,
         clones: Path,
-        sleep: Callable[[float], Awaitable[object]],
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        description: Description | None = None,
     ) -> None:
         self.client = client
         self.fake = fake
         self.script = script
-        self.wire = Wire(fake)
+        self.wire = Wire(fake, description)
         self.tracked = Tracked(repository=fake.full_name, app_id=fake.app_id)
         self.policy = policy
         self.store = ArtifactStore.open("memory:")
@@ -114,24 +120,36 @@ class Stage:
     def last(self, head: str, context: str = "opam-ci") -> str:
         return (self.words(head, context) or ["nothing"])[-1]
 
-    async def pass_time(self, seconds: float = 1) -> None:
-        """Lets time pass."""
-        await self._sleep(seconds)
-
-    async def until(self, so: Callable[[], bool], *, times: int = 300, step: float = 1) -> None:
-        """Lets time pass until something is so."""
-        for _ in range(times):
+    async def until(self, so: Callable[[], bool], *, seconds: float = 60) -> None:
+        """Waits until something is so; the limit is for a machine that is busy."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             if so():
                 return
-            await self._sleep(step)
+            await self._sleep(_LOOK_INTERVAL)
         heads = {
             key: [f"{s['state']}: {s['description']}" for s in all_]
             for key, all_ in self.fake.statuses.items()
         }
         raise AssertionError(f"never came to be; GitHub has {heads}")
 
+    async def ended(self, number: int) -> None:
+        """Waits until a pull request's workflow is over, and with it all that it had to say."""
+        handle = self.handle(number)
+        await handle.result()
+        assert (await handle.describe()).status is WorkflowExecutionStatus.COMPLETED
+
+    @contextlib.contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Nobody hears of what happens in a block; `fake.redeliver` tells it later."""
+        listener, self.fake.listener = self.fake.listener, None
+        try:
+            yield
+        finally:
+            self.fake.listener = listener
+
     async def until_said(self, head: str, words: str, context: str = "opam-ci") -> None:
-        """Lets time pass until GitHub says these words of a head."""
+        """Waits until GitHub says these words of a head."""
         await self.until(lambda: words in self.last(head, context))
 
 
@@ -142,11 +160,18 @@ async def staged(  # noqa: PLR0913 - each is a part of the stage
     script: Script,
     *,
     clones: Path,
-    sleep: Callable[[float], Awaitable[object]],
     policy: Policy | None = None,
+    description: Description | None = None,
 ) -> AsyncIterator[Stage]:
     """Runs workers for a story."""
-    stage = Stage(client, fake, script, policy=policy or policy_for(), clones=clones, sleep=sleep)
+    stage = Stage(
+        client,
+        fake,
+        script,
+        policy=policy or policy_for(),
+        clones=clones,
+        description=description,
+    )
     async with workers(client, script), github_worker(client, stage.activities):
         yield stage
     await stage.github.close()

@@ -154,8 +154,9 @@ async def posted(world: World, ref: PullRequestRef) -> Handle:
     """On GitHub: heads in the wrong order, a fault, a restart by a command, a merge."""
     fake = FakeGitHub(full_name=f"{ref.owner}/{ref.repo}")
 
-    async def sleep(seconds: float) -> None:
-        await world.env.sleep(seconds)
+    async def sleep(_seconds: float) -> None:
+        # Whole seconds, which are skipped over.
+        await world.env.sleep(1)
         fake.now = await world.env.get_current_time()
 
     await sleep(1)
