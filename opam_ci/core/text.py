@@ -1,5 +1,6 @@
 """Every text of ours that a user reads in a status, a table or the Temporal Web UI."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -85,8 +86,15 @@ def _retry_words(summary: Summary, maximum_attempts: int) -> str:
     if retry is None:
         return ""
     at, job = retry
+    # Of those that wait: what is errored for good may be so for another cause.
+    causes = Counter(
+        waiting.faults[-1].cause
+        for waiting in summary.shown
+        if waiting.state is JobState.RETRYING and waiting.faults
+    )
+    cause = min(causes, key=lambda each: (-causes[each], each)) if causes else Cause.UNKNOWN
     return (
-        f"; {summary.counts.retrying} retry, CI fault: {CAUSE_WORDS[main_cause(summary)]}"
+        f"; {summary.counts.retrying} retry, CI fault: {CAUSE_WORDS[cause]}"
         f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
     )
 

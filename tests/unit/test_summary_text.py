@@ -94,6 +94,14 @@ def test_green_needs_every_job_decided_and_none_red(counts: Counts) -> None:
     assert counts.total == sum(counts.model_dump().values())
 
 
+def test_status_says_the_cause_of_what_waits_and_not_of_what_is_lost() -> None:
+    lost = [row(number, ERRORED) for number in range(5)]
+    text = status_description(summary(*lost, retrying(9)), maximum_attempts=5)
+    assert text == (
+        "5/6 done; 1 retry, CI fault: names do not resolve (attempt 2 of 5 at 03:07 UTC)"
+    )
+
+
 def test_status_says_what_failed_and_when_the_retry_comes() -> None:
     text = status_description(
         summary(row(1, FAILED), row(2, PASSED), retrying(3)), maximum_attempts=5
