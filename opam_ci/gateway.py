@@ -87,7 +87,9 @@ class PullRequests:
         """
         if head is not None and await self._head(ref) != head:
             return False
-        told = [await self._signal(ref, "restart", selector) for selector in selectors]
+        # The workflow looks at the head too: a push may come in between.
+        only = [selector.model_copy(update={"head": head}) for selector in selectors]
+        told = [await self._signal(ref, "restart", selector) for selector in only]
         return all(told)
 
     async def cancel(self, ref: PullRequestRef) -> bool:
