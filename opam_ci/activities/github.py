@@ -280,8 +280,8 @@ class GitHubActivities:
         # First the workflows: what starts meanwhile is listed by GitHub.
         running = await self._steers.running(self._owner, self._repo)
         listed = await self._github.open_pull_requests(self._policy.branch)
-        found = compare(listed, running, self._tracked)
-        for missed in found.missed:
+        found = compare(listed, running, self._tracked, lately=now - since)
+        for missed in (*found.missed, *found.renewed):
             await self._carry_out(missed, now, sure=False)
         for number in found.suspects:
             await self._look(self._tracked.ref(number), now)

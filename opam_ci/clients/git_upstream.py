@@ -15,7 +15,7 @@ from typing import Final
 
 from opam_ci.clients.git_names import is_object_id
 from opam_ci.core.errors import InfrastructureError, UsageError
-from opam_ci.core.github.origin import HEAD_GONE
+from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.job import Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Evidence

@@ -13,7 +13,8 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.github import GitHubActivities
     from opam_ci.core.github.check_page import check_run
     from opam_ci.core.github.messages import CHECK_RUN, Look, PostTask, ToPost
-    from opam_ci.core.github.origin import HEAD_GONE, Known, Report, order
+    from opam_ci.core.github.model import HEAD_GONE
+    from opam_ci.core.github.origin import Known, Report, order
     from opam_ci.core.github.pace import HURRIED, Due, Pace, Posted, due
     from opam_ci.core.github.status import About, Status, statuses
     from opam_ci.core.messages import AttemptFaulted, PullRequestInput, revision_key

@@ -186,6 +186,7 @@ class FakeGitHub:
         )
 
     async def _say(self, pull: Pull, action: str, **more: Any) -> None:
+        pull.updated_at = self.now
         body = pull_request_whole(self.full_name, pull, self.now)
         payload = {"action": action, "number": pull.number, "pull_request": body, **more}
         await self.emit("pull_request", payload, pull.author)

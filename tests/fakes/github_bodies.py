@@ -26,6 +26,7 @@ class Pull:
     merged: bool = False
     fork_deleted: bool = False
     changed_files: int = 1
+    updated_at: datetime | None = None
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_upstream import Upstream, upstream_in
 from opam_ci.core.errors import InfrastructureError, UsageError
-from opam_ci.core.github.origin import HEAD_GONE
+from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.outcome import Cause
 from tests.fakes.clone import Clone, opam
 

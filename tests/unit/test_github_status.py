@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opam_ci.core.github.action import Tracked
+from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.github.pace import STATUSES_LIMIT, Pace, Posted, after, due
 from opam_ci.core.github.payload import BaseBranch, HeadBranch, PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
@@ -92,6 +93,15 @@ def test_analysis_and_lint_are_never_left_out() -> None:
         Context(about=About.LINTER, name="lint", advisory=True),
     )
     assert states(summary(analysis=PASSED, lint=FAILED), contexts) == ["failure", "failure"]
+
+
+def test_head_that_is_gone_is_said_so_and_is_an_error() -> None:
+    gone = Errored(cause=Cause.GITHUB, evidence=Evidence(rule=HEAD_GONE))
+    for one in statuses(summary(analysis=gone), maximum_attempts=5):
+        assert one.state is State.ERROR
+        assert one.description.startswith("GitHub no longer has this commit: push again")
+    waiting = summary(planned=False, analysis=None)
+    assert "Analysing" in statuses(waiting, maximum_attempts=5)[0].description
 
 
 def test_nothing_is_said_of_no_head() -> None:
@@ -189,12 +199,27 @@ def test_missed_heads_are_found_and_missing_pull_requests_suspected() -> None:
         pull(3, "3" * 40),
         pull(5, "5" * 40, "other"),
     ]
-    found = compare(listed, {1: "1" * 40, 2: "0" * 40, 4: "4" * 40, 5: "5" * 40}, TRACKED)
+    found = compare(
+        listed, {1: "1" * 40, 2: "0" * 40, 4: "4" * 40, 5: "5" * 40}, TRACKED, lately=NOW
+    )
     assert [(one.pull_request.number, one.head, one.why) for one in found.missed] == [
         (2, "2" * 40, "missed"),
         (3, "3" * 40, "missed"),
     ]
     assert found.suspects == (4, 5)
+    assert found.renewed == ()
+
+
+def test_what_changed_lately_is_said_again_unless_it_is_a_draft() -> None:
+    draft = pull(2, "2" * 40).model_copy(update={"draft": True})
+    old = pull(3, "3" * 40).model_copy(update={"updated_at": NOW - timedelta(hours=2)})
+    running = {number: f"{number}" * 40 for number in (1, 2, 3)}
+    listed = [pull(1, "1" * 40), draft, old]
+    found = compare(listed, running, TRACKED, lately=NOW - timedelta(hours=1))
+    assert found.missed == found.suspects == ()
+    assert [(one.pull_request.number, one.head, one.again) for one in found.renewed] == [
+        (1, "1" * 40, False)
+    ]
 
 
 TRACKED = Tracked(repository="ocaml/opam-repository")

@@ -161,7 +161,9 @@ async def test_ci_that_was_down_for_a_day_catches_up(ci: Ci) -> None:
 
     ci.broken = False
     ci.asked.clear()
-    found = compare(await ci.github.open_pull_requests("master"), running, ci.tracked)
+    found = compare(
+        await ci.github.open_pull_requests("master"), running, ci.tracked, lately=fake.now
+    )
     assert [(one.pull_request.number, one.head) for one in found.missed] == [
         (1, HEADS[3]),
         (4, HEADS[4]),

@@ -27,6 +27,9 @@ RepositoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-
 RefName = Annotated[str, Field(min_length=1, max_length=400)]
 """Name of a branch, with or without `refs/heads/`: compared, shown, never executed."""
 
+HEAD_GONE = "head-gone"
+"""Rule of the fault of a head that GitHub no longer has."""
+
 Number = Annotated[int, Field(strict=True, ge=1, le=2**53)]
 """Number of a pull request or of any object of GitHub's."""
 

@@ -13,9 +13,6 @@ LONGEST_REQUEST = timedelta(seconds=65)
 """Longer than the longest request to GitHub. A worker that was silent for so long has none
 under way any more: what the next one writes stays the last word."""
 
-HEAD_GONE = "head-gone"
-"""Rule of the fault of a head that GitHub no longer has."""
-
 
 class Report(Frozen):
     """What GitHub is told of a head.

@@ -45,16 +45,23 @@ class Catching(Frozen):
 
     Attributes:
         missed: Heads that no workflow knows, in the order of the pull requests.
+        renewed: Known heads of pull requests that changed lately and are no drafts: the
+            workflow may still know them as drafts, and takes no notice if it does not.
         suspects: Workflows whose pull request was not listed. A list that changes while
             it is read can leave one out: ask GitHub for each before it is ended.
     """
 
     missed: tuple[HeadChanged, ...]
+    renewed: tuple[HeadChanged, ...]
     suspects: tuple[int, ...]
 
 
 def compare(
-    listed: Iterable[PullRequest], running: Mapping[int, str], tracked: Tracked
+    listed: Iterable[PullRequest],
+    running: Mapping[int, str],
+    tracked: Tracked,
+    *,
+    lately: datetime,
 ) -> Catching:
     """Compares open pull requests with the workflows that run.
 
@@ -63,26 +70,33 @@ def compare(
         running: By number, the head that the pull request's workflow works on; empty if
             it has none yet.
         tracked: What this CI is responsible for.
+        lately: What changed before this time was compared since.
     """
     ours = {
         pull.number: pull
         for pull in listed
         if pull.base.ref == tracked.branch and pull.state == "open"
     }
+    heads = [(pull, _missed(pull, tracked)) for _, pull in sorted(ours.items())]
     return Catching(
-        missed=tuple(
-            HeadChanged(
-                pull_request=tracked.ref(number),
-                head=pull.head.sha,
-                base=pull.base.sha,
-                draft=bool(pull.draft),
-                why="missed",
-                as_of=pull.updated_at,
-            )
-            for number, pull in sorted(ours.items())
-            if running.get(number) != pull.head.sha
+        missed=tuple(head for pull, head in heads if running.get(pull.number) != head.head),
+        renewed=tuple(
+            head
+            for pull, head in heads
+            if running.get(pull.number) == head.head and not head.draft and pull.updated_at > lately
         ),
         suspects=tuple(sorted(set(running) - set(ours))),
+    )
+
+
+def _missed(pull: PullRequest, tracked: Tracked) -> HeadChanged:
+    return HeadChanged(
+        pull_request=tracked.ref(pull.number),
+        head=pull.head.sha,
+        base=pull.base.sha,
+        draft=bool(pull.draft),
+        why="missed",
+        as_of=pull.updated_at,
     )
 
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from opam_ci.core.github.model import Sha
+from opam_ci.core.github.model import HEAD_GONE, Sha
 from opam_ci.core.job import REVDEP_KINDS, JobKind
 from opam_ci.core.model import Frozen
 from opam_ci.core.summary import REPOSITORY_JOBS, JobStatus, State, Summary
@@ -171,8 +171,25 @@ def _nothing(part: Summary, context: Context) -> str | None:
     return None
 
 
+def _gone(part: Summary) -> str | None:
+    """Returns what is said of a head that GitHub no longer has, once that is certain."""
+    gone = any(
+        job.outcome is not None
+        and job.outcome.kind == "errored"
+        and job.outcome.evidence.rule == HEAD_GONE
+        for job in part.jobs
+    )
+    if part.state is not State.ERROR or not gone:
+        return None
+    return "GitHub no longer has this commit: push again, or comment /opam-ci restart errors"
+
+
 def _description(part: Summary, context: Context, maximum_attempts: int) -> str:
-    text = _nothing(part, context) or status_description(part, maximum_attempts=maximum_attempts)
+    text = (
+        _nothing(part, context)
+        or _gone(part)
+        or status_description(part, maximum_attempts=maximum_attempts)
+    )
     if not context.advisory:
         return text
     text = f"Advisory: {text}"
