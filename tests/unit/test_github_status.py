@@ -216,7 +216,7 @@ def test_what_changed_lately_is_said_again_unless_it_is_a_draft() -> None:
     running = {number: f"{number}" * 40 for number in (1, 2, 3)}
     listed = [pull(1, "1" * 40), draft, old]
     found = compare(listed, running, TRACKED, lately=NOW - timedelta(hours=1))
-    assert found.missed == found.suspects == ()
+    assert (found.missed, found.suspects) == ((), ())
     assert [(one.pull_request.number, one.head, one.again) for one in found.renewed] == [
         (1, "1" * 40, False)
     ]

@@ -11,6 +11,7 @@ from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github import late
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
 from opam_ci.workflows import options
+from tests.e2e.github_world import LiveGitHub
 from tests.fakes.github import Trouble
 from tests.fakes.github_stage import Stage
 from tests.fakes.world import PASSED, for_ever
@@ -211,6 +212,7 @@ async def test_older_deliveries_never_override_newer_ones(
 
 async def test_two_pushes_within_a_second_are_sorted_out_by_asking(stage: Stage) -> None:
     fake = stage.fake
+    assert isinstance(fake, LiveGitHub)
     await fake.open(1, HEADS[1])
     await stage.until_said(HEADS[1], "success")
     fake.advance(seconds=1)

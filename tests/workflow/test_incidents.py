@@ -35,6 +35,7 @@ from tests.fakes.world import HEAD_1, PASSED, Script, Step, World, is_decided
 BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
 TEST = "test debian-13-ocaml-5.3/amd64 a.1"
 
+RETRY = RetrySettings(initial_interval=timedelta(seconds=1), maximum_attempts=3)
 QUICK = {
     "INCIDENT_PROBE_FIRST": 3,
     "INCIDENT_PROBE_MAXIMUM": 3,
@@ -115,11 +116,11 @@ async def broken(
     index: Index,
     refs: list[PullRequestRef],
     steps: list[Step] | None = None,
-    **changes: object,
+    retry: RetrySettings = RETRY,
 ) -> list[WorkflowHandle[PullRequestWorkflow, object]]:
     """Opens pull requests whose build meets a full disk in every attempt."""
     world.script.steps[BUILD] = steps or list(full(3 * len(refs)))
-    handles = [await world.open(ref, world.revision(**changes)) for ref in refs]
+    handles = [await world.open(ref, world.revision(retry=retry)) for ref in refs]
     for handle in handles:
         summary = await world.until(handle, is_decided)
         assert summary.state is State.ERROR
