@@ -1,6 +1,7 @@
 """The receiver of GitHub's webhooks."""
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,10 @@ ACCEPT_TIMEOUT = timedelta(seconds=8)
 
 _LARGE = 256 * 1024
 """Bytes that take about a millisecond to parse."""
+
+_LARGE_AT_ONCE = 8
+"""Larger bodies that are in memory at the same time: nobody without the secret can make this
+process hold more than 200 MiB. Others wait for their turn; usual ones never do."""
 
 _DELIVERY = re.compile(r"[A-Za-z0-9-]{1,100}")
 _SIGNATURE = re.compile(r"sha256=[0-9a-f]{64}")
@@ -71,11 +76,18 @@ class Webhook:
     deliveries: Deliveries
     accept_timeout: timedelta = ACCEPT_TIMEOUT
     _under_way: dict[str, asyncio.Task[Response]] = field(default_factory=dict, repr=False)
+    _room: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE), repr=False
+    )
 
     async def receive(self, request: Request) -> Response:
         """Answers `POST /webhook`."""
+        async with contextlib.AsyncExitStack() as held:
+            return await self._receive(request, held)
+
+    async def _receive(self, request: Request, held: contextlib.AsyncExitStack) -> Response:
         try:
-            body = await self._signed_body(request)
+            body = await self._signed_body(request, held)
             event, delivery = _identity(request)
         except _RefusedError as refused:
             answer = _answer(refused.status, refused.reason)
@@ -91,14 +103,37 @@ class Webhook:
         # A client that hangs up must not take a half-accepted delivery with it.
         return await asyncio.shield(task)
 
-    async def _signed_body(self, request: Request) -> bytes:
+    async def _signed_body(self, request: Request, held: contextlib.AsyncExitStack) -> bytes:
         signature = request.headers.get("x-hub-signature-256", "")
         # Without the look of a signature nothing is read, let alone kept.
         if _SIGNATURE.fullmatch(signature):
-            body = await _read(request)
+            body = await self._read(request, held)
             if is_signed(self.secret, body, signature):
                 return body
         raise _RefusedError(401, "the signature is missing or wrong: check the secret")
+
+    async def _read(self, request: Request, held: contextlib.AsyncExitStack) -> bytes:
+        """Returns the body, which is never more than the limit in memory."""
+        declared = request.headers.get("content-length", "0")
+        # A length that is no number is the server's to refuse; what arrives is counted anyway.
+        if declared.isdecimal() and int(declared[:20]) > BODY_LIMIT:
+            raise _RefusedError(413, "larger than 25 MiB")
+        body = bytearray()
+        is_large = False
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT.total_seconds()):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > BODY_LIMIT:
+                        raise _RefusedError(413, "larger than 25 MiB")
+                    if len(body) > _LARGE and not is_large:
+                        is_large = True
+                        await held.enter_async_context(self._room)
+        except TimeoutError as error:
+            raise _RefusedError(408, "the body did not arrive in time") from error
+        except ClientDisconnect as error:
+            raise _RefusedError(400, "the body broke off") from error
+        return bytes(body)
 
     async def _handle(self, event: str, delivery: str, body: bytes) -> Response:
         try:
@@ -149,26 +184,6 @@ async def _healthz(_request: Request) -> Response:
 
 def _answer(status: int, reason: str, **more: str) -> Response:
     return JSONResponse({"reason": reason, **more}, status_code=status)
-
-
-async def _read(request: Request) -> bytes:
-    """Returns the body, which is never more than the limit in memory."""
-    declared = request.headers.get("content-length", "0")
-    # A length that is no number is the server's to refuse; what arrives is counted anyway.
-    if declared.isdecimal() and int(declared[:20]) > BODY_LIMIT:
-        raise _RefusedError(413, "larger than 25 MiB")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT.total_seconds()):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > BODY_LIMIT:
-                    raise _RefusedError(413, "larger than 25 MiB")
-    except TimeoutError as error:
-        raise _RefusedError(408, "the body did not arrive in time") from error
-    except ClientDisconnect as error:
-        raise _RefusedError(400, "the body broke off") from error
-    return bytes(body)
 
 
 def _identity(request: Request) -> tuple[str, str]:
