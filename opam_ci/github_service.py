@@ -44,6 +44,9 @@ SCHEDULED_SINCE = timedelta(hours=6)
 """How far back a scheduled comparison looks for failed deliveries; the one at the start looks
 back for all three days for which GitHub keeps them."""
 
+HEARTBEAT_THROTTLE = timedelta(seconds=2)
+"""How often heartbeats reach the server at most, and with them what was posted so far."""
+
 GRACEFUL_SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 
 
@@ -84,7 +87,12 @@ async def github_service(
     secret, credentials = github.webhook_secret(), github.credentials()
     async with contextlib.AsyncExitStack() as stack:
         api = await stack.enter_async_context(
-            GitHub(tracked.repository, credentials, base_url=github.api_url)
+            GitHub(
+                tracked.repository,
+                credentials,
+                base_url=github.api_url,
+                total_timeout=github.request_timeout,
+            )
         )
         deliveries = await asyncio.to_thread(StoredDeliveries.open, settings.index_url)
         stack.callback(deliveries.close)
@@ -116,6 +124,8 @@ def github_worker(client: Client, activities: GitHubActivities) -> Worker:
             activities.reconcile,
         ],
         max_concurrent_activities=16,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
     )
 

@@ -9,11 +9,11 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from opam_ci.clients.github_auth import AppCredentials, Credentials, TokenCredentials
-from opam_ci.clients.github_http import PUBLIC_API
+from opam_ci.clients.github_http import PUBLIC_API, TOTAL_TIMEOUT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import Tracked
 from opam_ci.core.github.model import RefName, RepositoryName
-from opam_ci.core.github.origin import Report
+from opam_ci.core.github.origin import SILENCE_AFTER_REQUEST, Report
 from opam_ci.core.github.revision import Policy, lighter
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, About, Context
 from opam_ci.core.requests import CheckOptions
@@ -38,6 +38,8 @@ class GitHubSettings(BaseSettings):
         page_url: Where statuses link to: a URL with `{owner}`, `{repo}`, `{number}`.
         temporal_ui: Address of Temporal's Web UI, to which statuses link without a page.
         drafts: How drafts are tested: `light`ly, or like all others (`full`).
+        request_timeout: Longest request to GitHub. A worker that tells GitHub something and is
+            silent for five seconds more counts as lost.
         reconcile_interval: How often open pull requests are compared with the workflows.
     """
 
@@ -58,6 +60,9 @@ class GitHubSettings(BaseSettings):
     page_url: str = ""
     temporal_ui: str = ""
     drafts: Literal["light", "full"] = "light"
+    request_timeout: timedelta = Field(
+        default=TOTAL_TIMEOUT, ge=timedelta(seconds=1), le=TOTAL_TIMEOUT
+    )
     reconcile_interval: timedelta = Field(default=timedelta(minutes=15), ge=timedelta(seconds=10))
 
     @field_validator("api_url", "page_url", "temporal_ui")
@@ -155,6 +160,7 @@ class GitHubSettings(BaseSettings):
                     for context in self.contexts
                 ),
                 check_runs=self.checks,
+                heartbeat_timeout=self.request_timeout + SILENCE_AFTER_REQUEST,
             ),
             target=target,
             checks=checks,

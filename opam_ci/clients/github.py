@@ -1,7 +1,7 @@
 """The calls to GitHub that this CI makes."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -9,7 +9,7 @@ import httpx
 from pydantic import Field
 
 from opam_ci.clients.github_auth import Credentials
-from opam_ci.clients.github_http import PUBLIC_API, Requests
+from opam_ci.clients.github_http import PUBLIC_API, TOTAL_TIMEOUT, Requests
 from opam_ci.core.github.checks import ANNOTATIONS_LIMIT, CheckRun
 from opam_ci.core.github.command import is_permitted
 from opam_ci.core.github.model import Login, RepositoryName, Sha, Tolerant, Word
@@ -64,7 +64,7 @@ class GitHub:
     same answer again. To be used from one event loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
         self,
         repository: RepositoryName,
         credentials: Credentials,
@@ -72,6 +72,7 @@ class GitHub:
         base_url: str = PUBLIC_API,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        total_timeout: timedelta = TOTAL_TIMEOUT,
     ) -> None:
         """Makes a client; nothing is sent yet.
 
@@ -81,11 +82,17 @@ class GitHub:
             base_url: Of the API; another one for GitHub Enterprise and for tests.
             transport: For tests.
             clock: For tests.
+            total_timeout: Longest request, waiting for its turn included.
         """
         self.repository = repository
         self._repo = f"/repos/{repository}"
         self._requests = Requests(
-            repository, credentials, base_url=base_url, transport=transport, clock=clock
+            repository,
+            credentials,
+            base_url=base_url,
+            transport=transport,
+            clock=clock,
+            total_timeout=total_timeout,
         )
 
     async def __aenter__(self) -> Self:

@@ -74,7 +74,7 @@ class Requests:
     for. To be used from one event loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
         self,
         repository: RepositoryName,
         credentials: Credentials,
@@ -82,8 +82,10 @@ class Requests:
         base_url: str = PUBLIC_API,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        total_timeout: timedelta = TOTAL_TIMEOUT,
     ) -> None:
         self._repository = repository
+        self._total_timeout = total_timeout
         self._credentials = credentials
         self._clock = clock
         self._slots = asyncio.Semaphore(_CONCURRENT)
@@ -243,7 +245,7 @@ class Requests:
     ) -> httpx.Response:
         self._refuse_while_limited()
         try:
-            async with asyncio.timeout(TOTAL_TIMEOUT.total_seconds()), self._slots:
+            async with asyncio.timeout(self._total_timeout.total_seconds()), self._slots:
                 return await self._http.request(
                     method,
                     path,

@@ -7,7 +7,6 @@ from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
 
 from opam_ci.activities.boundary import GITHUB_REFUSED, INTERNAL_ERROR, PACKAGE_FAILURE
 from opam_ci.core.build import PhaseTimeouts
-from opam_ci.core.github.origin import LONGEST_REQUEST
 from opam_ci.core.job import JobKind
 from opam_ci.core.requests import CheckOptions, PullRequestRef
 from opam_ci.core.retry import RetrySettings
@@ -53,8 +52,9 @@ GITHUB_RETRY = RetryPolicy(
 """GitHub may be down for hours: nothing is lost, so there is no last attempt. Where GitHub
 says when to come back, the error says so."""
 
-GITHUB_HEARTBEAT_TIMEOUT = LONGEST_REQUEST
-"""See there."""
+GITHUB_HEARTBEAT_TIMEOUT = timedelta(seconds=20)
+"""Silence after which a worker that asks GitHub counts as lost; all that is asked may be asked
+twice. One that writes states has more, see `Report.heartbeat_timeout`."""
 
 RECONCILE_TIMEOUT = timedelta(minutes=30)
 """Longest comparison of all open pull requests with the workflows."""

@@ -343,16 +343,16 @@ async def test_the_clock_of_the_machine_does_not_matter_for_waits(
     assert caught.value.retry_after == timedelta(seconds=60)
 
 
-async def test_request_without_end_is_ended(
-    fake: FakeGitHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_without_end_is_ended(fake: FakeGitHub) -> None:
     class Silent(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             await asyncio.sleep(60)
             raise AssertionError(request)
 
-    monkeypatch.setattr("opam_ci.clients.github_http.TOTAL_TIMEOUT", timedelta(seconds=0.05))
     token = TokenCredentials(SecretStr(fake.plain_token))
-    async with GitHub(fake.full_name, token, transport=Silent(), clock=fake.clock) as github:
+    limit = timedelta(seconds=0.05)
+    async with GitHub(
+        fake.full_name, token, transport=Silent(), clock=fake.clock, total_timeout=limit
+    ) as github:
         with pytest.raises(InfrastructureError, match="not reachable"):
             await github.create_status(STATUS)

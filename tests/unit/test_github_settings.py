@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from opam_ci.clients.github_http import TOTAL_TIMEOUT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import HeadChanged, Tracked
 from opam_ci.core.github.origin import Known, order
@@ -107,6 +108,16 @@ def test_links_contexts_and_clone_url(env: pytest.MonkeyPatch) -> None:
     assert origin is not None
     assert origin.report is not None
     assert origin.report.target_url == "https://ci.example.org/ocaml/opam-repository/7"
+
+
+def test_a_lost_worker_is_replaced_only_after_its_longest_request(env: pytest.MonkeyPatch) -> None:
+    report = GitHubSettings().policy(CheckOptions()).report
+    assert report is not None
+    assert report.heartbeat_timeout > TOTAL_TIMEOUT
+    env.setenv("OPAM_CI_GITHUB_REQUEST_TIMEOUT", "PT5S")
+    report = GitHubSettings().policy(CheckOptions()).report
+    assert report is not None
+    assert timedelta(seconds=5) < report.heartbeat_timeout < timedelta(seconds=15)
 
 
 def test_drafts_are_tested_lightly_and_ready_ones_anew(env: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,12 @@ from opam_ci.core.github.pace import Pace
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, Context
 from opam_ci.core.model import Frozen
 
-LONGEST_REQUEST = timedelta(seconds=65)
-"""Longer than the longest request to GitHub. A worker that was silent for so long has none
-under way any more: what the next one writes stays the last word."""
+SILENCE_AFTER_REQUEST = timedelta(seconds=5)
+"""So much longer than the longest request to GitHub a worker must be silent to count as lost.
+It has none under way any more then: what the next one writes stays the last word."""
+
+LONGEST_REQUEST = timedelta(seconds=60) + SILENCE_AFTER_REQUEST
+"""That silence, where nothing else is configured."""
 
 
 class Report(Frozen):
