@@ -7,14 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.github_world import GitHubWorld, github_world, opam
 
-pytestmark = pytest.mark.e2e
+# Seconds where nothing else runs.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SUCCESS = "success: "
 
@@ -100,51 +101,118 @@ def test_other_commands_of_the_set_up(world: GitHubWorld) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-@pytest.mark.timeout(300)
+Said = dict[str, tuple[str, str]]
+"""By context, the last that GitHub was told."""
+
+
+class Story:
+    """Five pull requests whose end does not depend on when anything happens."""
+
+    def __init__(self, world: GitHubWorld, first: int, pause: Callable[[], None]) -> None:
+        self.world = world
+        self.numbers = range(first, first + 5)
+        self._pause = pause
+        self._heads: dict[int, str] = {}
+
+    def play(self) -> None:
+        """Opens, pushes, makes ready, merges; waits for nothing but the verdict before that."""
+        fake = self.world.fake
+        passes, fails, mended, draft, merged = self.numbers
+        for number in self.numbers:
+            head = self._commit(number, broken=number == mended)
+            self._do(fake.open(number, head, draft=number == draft))
+        self._do(fake.push(fails, self._commit(fails, broken=True)))
+        self._do(fake.push(mended, self._commit(mended)))
+        self._do(fake.ready(draft))
+        self.world.wait(lambda: self.said(passes).get("opam-ci", ("", ""))[0] == "success", 150)
+        self.world.wait(lambda: self.said(merged).get("opam-ci", ("", ""))[0] == "success", 150)
+        self._do(fake.close(merged, merged=True))
+
+    def said(self, number: int) -> Said:
+        """Returns what the page of a head shows: statuses, and the newest check runs."""
+        fake, head = self.world.fake, self._heads[number]
+        found = {}
+        for (sha, context), all_of in list(fake.statuses.items()):
+            if sha == head and all_of:
+                found[context] = (all_of[-1]["state"], all_of[-1]["description"])
+        for run in list(fake.runs.values()):
+            if run.wanted["head_sha"] == head:
+                title = run.wanted.get("output", {}).get("title", "")
+                words = f"{title}, {len(run.annotations)} annotations"
+                verdict = run.wanted.get("conclusion") or "none"
+                found[f"check run {run.wanted['name']}"] = (verdict, words)
+        return found
+
+    def end(self) -> list[Said]:
+        return [self.said(number) for number in self.numbers]
+
+    def _commit(self, number: int, *, broken: bool = False) -> str:
+        files = {f"packages/p{number}/p{number}.1/opam": opam()}
+        if broken:
+            files[f"packages/x{number}/x{number}.1/opam"] = opam('version: "9"')
+        self._heads[number] = self.world.commit(number, files)
+        return self._heads[number]
+
+    def _do(self, act: object) -> None:
+        self.world.do(act)
+        self._pause()
+
+
+def wreck(world: GitHubWorld, chance: random.Random, over: threading.Event) -> None:
+    """Kills the CI, the Temporal server or both, four times at random, and starts them again."""
+    for _ in range(4):
+        if over.wait(chance.uniform(0.2, 3)):
+            return
+        what = chance.choice(["ci", "temporal", "both"])
+        if what != "temporal":
+            world.kill()
+        if what != "ci":
+            world.kill_temporal()
+            over.wait(chance.uniform(0, 2))
+            world.start_temporal()
+        if what != "temporal":
+            world.start()
+
+
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_github_ends_in_the_same_state(world: GitHubWorld, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - no secrets
-    fake = world.fake
     world.start()
+    calm = Story(world, 1, pause=lambda: None)
+    calm.play()
+    verdicts = ["success", "failure", "success", "success", "success"]
+    conclusions = [("opam-ci", verdict) for verdict in verdicts]
+
+    def is_settled(story: Story) -> bool:
+        # The check run of the overall context is the last that a head is told.
+        found = story.end()
+        return all(
+            said.get(name, ("", ""))[0] == said.get(f"check run {name}", ("", ""))[0] == verdict
+            for said, (name, verdict) in zip(found, conclusions, strict=True)
+        )
+
+    world.wait(lambda: is_settled(calm))
+    world.wait(lambda: running(world) == {1, 2, 3, 4}, 60)
+    wanted = calm.end()
+    assert wanted[1]["check run opam-ci / lint"][1] == "1 failed, 2 passed, 1 annotations"
+
+    wrecked = Story(world, 11, pause=lambda: time.sleep(chance.uniform(0, 1)))
     over = threading.Event()
-
-    def wreck() -> None:
-        while not over.wait(chance.uniform(1, 4)):
-            what = chance.choice(["ci", "temporal", "both"])
-            if what != "temporal":
-                world.kill()
-            if what != "ci":
-                world.kill_temporal()
-                world.start_temporal()
-            if what != "temporal":
-                world.start()
-            if world.kills >= 3:
-                return
-
-    wrecker = threading.Thread(target=wreck)
+    wrecker = threading.Thread(target=wreck, args=(world, random.Random(seed), over))  # noqa: S311 - no secrets
     wrecker.start()
-    ends: dict[str, str] = {}
-    for number in range(1, 5):
-        good = {f"packages/p{number}/p{number}.1/opam": opam()}
-        head = world.commit(number, good)
-        world.do(fake.open(number, head))
-        time.sleep(chance.uniform(0, 1))
-        if number % 2:
-            head = world.commit(number, {**good, "packages/x/x.1/opam": opam('version: "9"')})
-            world.do(fake.push(number, head))
-            ends[head] = "failure: 1 failed, 2 passed"
-        else:
-            ends[head] = "success: 2 passed"
-        time.sleep(chance.uniform(0, 1))
-    over.set()
-    wrecker.join()
-    assert world.kills >= 1
+    try:
+        wrecked.play()
+        wrecker.join(120)
+    finally:
+        over.set()
+        wrecker.join()
+    assert world.kills >= 4
     # Deliveries got lost; the comparison with GitHub finds all that they would have said.
-    for head, words in ends.items():
-        world.wait(lambda head=head, words=words: world.said(head) == words, 150)  # type: ignore[misc]  # bound now
-    world.do(fake.close(4, merged=True))
-    world.wait(lambda: running(world) == {1, 2, 3}, 60)
-    assert {head: world.said(head) for head in ends} == ends
+    world.wait(lambda: wrecked.end() == wanted, 150)
+    world.wait(lambda: running(world) == {1, 2, 3, 4, 11, 12, 13, 14}, 60)
+    assert wrecked.end() == wanted
+    assert calm.end() == wanted
 
 
 def running(world: GitHubWorld) -> set[int]:

@@ -26,7 +26,7 @@ from opam_ci.web.webhook import Webhook
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.github import FakeGitHub
 from tests.fakes.github_wire import Description, Wire, connect, listener
-from tests.fakes.world import Script, workers
+from tests.fakes.world import Script, is_decided, workers
 
 _LOOK_INTERVAL = 0.05
 """Seconds between two looks at what is waited for."""
@@ -109,6 +109,15 @@ class Stage:
     async def summary(self, number: int) -> Summary:
         found: Summary = await self.handle(number).query(PullRequestWorkflow.summary)
         return found
+
+    async def decided(self, number: int) -> Summary:
+        """Waits until every job of a pull request is decided."""
+        for _ in range(600):
+            summary = await self.summary(number)
+            if is_decided(summary):
+                return summary
+            await self._sleep(_LOOK_INTERVAL)
+        raise AssertionError(f"never decided: {summary.model_dump_json(indent=1)}")
 
     def words(self, head: str, context: str = "opam-ci") -> list[str]:
         """Returns all that was said about a head, oldest first."""
