@@ -35,6 +35,9 @@ _CONCURRENT = 10
 _PAGES_KEPT = 256
 """Pages whose ETags are remembered, the least recently used forgotten first."""
 
+_PAGE_SIZE = 100
+"""Items of a page; GitHub gives no more."""
+
 _MOST_PAGES = 500
 """Pages of one list: 50,000 items, more than GitHub gives."""
 
@@ -65,6 +68,10 @@ class _Page:
         self.etag = etag
         self.items = items
         self.following = following
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.items) >= _PAGE_SIZE
 
 
 class Requests:
@@ -155,7 +162,7 @@ class Requests:
             InfrastructureError: GitHub is not there, or it is too early.
         """
         items: list[T] = []
-        following: str | None = str(httpx.URL(path, params={**query, "per_page": "100"}))
+        following: str | None = str(httpx.URL(path, params={**query, "per_page": str(_PAGE_SIZE)}))
         for _ in range(_MOST_PAGES):
             if following is None:
                 return tuple(items)
@@ -166,9 +173,13 @@ class Requests:
 
     async def _page(self, shape: type[T], url: str, who: As) -> _Page:
         known = self._pages.get(url)
-        headers = {"If-None-Match": known.etag} if known else {}
+        # A last page that is full can be followed by a new one without changing itself.
+        settled = known is not None and (known.following is not None or not known.is_full)
+        headers = {"If-None-Match": known.etag} if known is not None and settled else {}
         answer = await self._send("GET", url, who=who, headers=headers)
         if answer.status_code == _NOT_MODIFIED and known is not None:
+            if "link" in answer.headers:
+                known.following = self._following(answer)
             self._pages.move_to_end(url)
             return known
         items: TypeAdapter[tuple[T, ...]] = TypeAdapter(tuple[shape, ...])  # type: ignore[valid-type]
@@ -281,7 +292,8 @@ class Requests:
         if is_limited(status, headers, message):
             wait = retry_after(status, headers, now)
             if wait is not None:
-                self._resume_at = now + wait
+                # Of two limits at once, as of two requests under way, the longer one counts.
+                self._resume_at = max(now + wait, self._resume_at or now)
             raise InfrastructureError(
                 f"GitHub's rate limit at {what}: {message}", cause=Cause.GITHUB, retry_after=wait
             )

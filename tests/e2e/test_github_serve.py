@@ -47,9 +47,21 @@ def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> 
     url = world.fake.statuses[bad, "opam-ci"][-1]["target_url"]
     assert url.endswith("/namespaces/default/workflows/pr%2Focaml%2Fopam-repository%2F2")
     world.do(world.fake.close(1, merged=True))
+    # The base moves on: the clone follows, although no head is to be fetched.
+    tip = world.remote.commit("master", {"packages/n/n.1/opam": opam()}, parents=(world.base,))
+    push = {"ref": "refs/heads/master", "before": world.base, "after": tip, "deleted": False}
+    world.do(world.fake.emit("push", push, "maintainer"))
+    world.wait(lambda: tip in cloned(world))
     log = (world.home / "serve.log").read_text()
     assert world.fake.secret.decode() not in log
     assert "ghs_" not in log
+
+
+def cloned(world: GitHubWorld) -> str:
+    """Returns the branches of the CI's clone with their commits."""
+    (clone,) = {each.parent for each in (world.home / "ci" / "clones").rglob("HEAD")}
+    words = ["git", f"--git-dir={clone}", "for-each-ref", "refs/heads"]
+    return subprocess.run(words, capture_output=True, check=True, text=True, timeout=60).stdout
 
 
 def test_bad_pull_requests_come_to_clear_ends(world: GitHubWorld) -> None:

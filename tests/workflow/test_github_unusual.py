@@ -107,6 +107,15 @@ async def test_a_day_without_anybody_is_caught_up_with(stage: Stage) -> None:
     assert stage.words(HEADS[4]) == []
 
 
+async def test_new_installation_is_caught_up_with(stage: Stage) -> None:
+    fake = stage.fake
+    with stage.unheard():
+        await fake.open(1, HEADS[1])
+    fake.deliveries.clear()
+    await fake.emit("installation", {"action": "created", "installation": {}}, "maintainer")
+    await stage.until_said(HEADS[1], "success: 4 passed")
+
+
 async def test_githubs_own_rerun_restarts_what_failed(stage: Stage) -> None:
     fake = stage.fake
     broken = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="x", detail="type error"))
