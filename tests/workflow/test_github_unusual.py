@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 
 from opam_ci.activities.attempt import Attempt
 from opam_ci.core.analysis_result import ChangedPackage, ChangeKind
@@ -138,19 +139,21 @@ async def test_githubs_own_rerun_restarts_what_failed(stage: Stage) -> None:
     await stage.until(lambda: runs()[-1] == "success")
 
 
+async def take(seconds: float, _attempt: Attempt) -> Outcome:
+    await asyncio.sleep(seconds)
+    return PASSED
+
+
 async def test_many_jobs_are_few_statuses_in_order(stage: Stage) -> None:
-    fake, interval = stage.fake, 1.0
-    policy = policy_for(checks=CHECKS, pace=Pace(interval=timedelta(seconds=interval)))
-    accept = Acceptance(stage.pull_requests, policy, clock=fake.clock).accept
-    stage.webhook.accept = accept
+    fake = stage.fake
+    # The pace of real life.
+    policy = policy_for(checks=CHECKS, pace=Pace())
+    stage.webhook.accept = Acceptance(stage.pull_requests, policy, clock=fake.clock).accept
     packages = [f"p{number}.1" for number in range(100)]
-
-    async def take_a_while(_attempt: Attempt) -> Outcome:
-        await asyncio.sleep(0.5)
-        return PASSED
-
-    for package in packages:
-        stage.script.steps[f"build debian-13-ocaml-5.3/amd64 {package}"] = [take_a_while]
+    for number, package in enumerate(packages):
+        # One after the other, over some seconds.
+        step = partial(take, number / 20)
+        stage.script.steps[f"build debian-13-ocaml-5.3/amd64 {package}"] = [step]
     stage.script.analysis = stage.script.analysis.model_copy(
         update={
             "packages": tuple(
@@ -163,8 +166,8 @@ async def test_many_jobs_are_few_statuses_in_order(stage: Stage) -> None:
     await stage.until_said(HEADS[1], "success: 301 passed")
     said = fake.statuses[HEADS[1], "opam-ci"]
     first, last = (datetime.fromisoformat(said[at]["created_at"]) for at in (0, -1))
-    # One a second, the first, the verdict, and what rounding to seconds makes of it.
-    assert len(said) <= (last - first).total_seconds() / interval + 3
+    # The first, the verdict, and on a machine that is slow one each half a minute.
+    assert len(said) <= 2 + (last - first) / Pace().interval
     done = [
         int(found[1])
         for each in said
