@@ -54,8 +54,8 @@ async def environment() -> AsyncIterator[WorkflowEnvironment]:
 async def real_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """A client to a real server, for what the time-skipping one does not bear.
 
-    That one stops its clock for an activity that runs, and after some cancellations for good:
-    all that then waits for a timer hangs.
+    That one stops its clock for as long as any activity runs, be it one that nobody waits for any
+    more: all that waits for a timer then hangs.
     """
     home = tmp_path_factory.mktemp("temporal")
     server = await asyncio.to_thread(
