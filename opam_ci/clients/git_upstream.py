@@ -96,11 +96,11 @@ class Upstream:
         with self._alone():
             base = self._base(branch)
             if not self._has(head):
-                self._fetch([f"+{pull}:{pull}"], f"pull request {number}")
+                self._fetch([f"+{pull}:{pull}"], f"pull request {number}", of_head=True)
             if not self._has(head):
                 # Pushed over meanwhile; hosts keep such commits for a while.
                 try:
-                    self._fetch([head], f"commit {head[:12]}")
+                    self._fetch([head], f"commit {head[:12]}", of_head=True)
                 except InfrastructureError as error:
                     if error.evidence.rule == HEAD_GONE:
                         raise self._gone(number, head, pull) from error
@@ -142,13 +142,14 @@ class Upstream:
     def _commit(self, ref: str) -> str:
         return self._run("rev-parse", "--verify", f"{ref}^{{commit}}").stdout.decode().strip()
 
-    def _fetch(self, specs: Sequence[str], what: str) -> None:
+    def _fetch(self, specs: Sequence[str], what: str, *, of_head: bool = False) -> None:
         words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--end-of-options")
         done = self._run(*words, self.url, *specs, accept=None)
         if not done.returncode:
             return
         said = _last_line(done.stderr)
-        gone = _MISSING_REF.search(done.stderr) is not None
+        # A base branch that is not there is a matter of the set-up, not of the head.
+        gone = of_head and _MISSING_REF.search(done.stderr) is not None
         evidence = Evidence(rule=HEAD_GONE, phase=Phase.CHECKOUT, detail=said) if gone else None
         raise InfrastructureError(
             f"cannot fetch {what} from {self.url}: {said}",

@@ -76,6 +76,16 @@ def test_pull_request_that_does_not_exist(upstream: Upstream) -> None:
     assert caught.value.evidence.rule == HEAD_GONE
 
 
+def test_base_that_does_not_exist_says_nothing_of_the_head(
+    remote: Clone, upstream: Upstream
+) -> None:
+    wanted = head(remote, 7)
+    with pytest.raises(InfrastructureError, match="cannot fetch branch 'no-such'") as caught:
+        upstream.fetch("no-such", 7, wanted)
+    assert caught.value.evidence.rule != HEAD_GONE
+    assert caught.value.cause is Cause.GIT
+
+
 @pytest.mark.parametrize(
     ("url", "cause"),
     [
