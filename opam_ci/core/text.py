@@ -82,21 +82,21 @@ def _next_retry(summary: Summary) -> tuple[datetime, JobStatus] | None:
 
 def _retry_words(summary: Summary, maximum_attempts: int) -> str:
     """Returns what is said of the next automatic retry, nothing if none is waited for."""
-    retry = _next_retry(summary)
-    if retry is None:
+    if not summary.counts.retrying:
         return ""
-    at, job = retry
     # Of those that wait: what is errored for good may be so for another cause.
     causes = Counter(
         waiting.faults[-1].cause
         for waiting in summary.shown
         if waiting.state is JobState.RETRYING and waiting.faults
     )
-    cause = min(causes, key=lambda each: (-causes[each], each)) if causes else Cause.UNKNOWN
-    return (
-        f"; {summary.counts.retrying} retry, CI fault: {CAUSE_WORDS[cause]}"
-        f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
-    )
+    # A group of thousands shows failures first, and may show none of those.
+    cause = min(causes, key=lambda each: (-causes[each], each)) if causes else main_cause(summary)
+    words = f"; {summary.counts.retrying} retry, CI fault: {CAUSE_WORDS[cause]}"
+    if (retry := _next_retry(summary)) is not None:
+        at, job = retry
+        words += f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
+    return words
 
 
 def _stopped(summary: Summary) -> str:

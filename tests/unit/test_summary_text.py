@@ -22,7 +22,16 @@ from opam_ci.core.outcome import (
     SkipReason,
 )
 from opam_ci.core.requests import RestartSelector
-from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, State, Summary, state_of
+from opam_ci.core.summary import (
+    Counts,
+    Fault,
+    JobGroup,
+    JobState,
+    JobStatus,
+    State,
+    Summary,
+    state_of,
+)
 from opam_ci.core.text import (
     STATUS_LIMIT,
     headline,
@@ -100,6 +109,21 @@ def test_status_says_the_cause_of_what_waits_and_not_of_what_is_lost() -> None:
     assert text == (
         "5/6 done; 1 retry, CI fault: names do not resolve (attempt 2 of 5 at 03:07 UTC)"
     )
+
+
+def test_status_counts_what_waits_although_no_row_of_it_is_shown() -> None:
+    group = JobGroup(
+        platform="p/amd64",
+        package="a.1",
+        listing="k",
+        listed=9,
+        counts=Counts(failed=2, retrying=3, passed=4),
+        causes={Cause.DNS: 3},
+        shown=(row(1, FAILED), row(2, FAILED)),
+    )
+    of = summary(row(3, PASSED)).model_copy(update={"groups": (group,)})
+    text = status_description(of, maximum_attempts=5)
+    assert text == "7/10 done, 2 failed; 3 retry, CI fault: names do not resolve"
 
 
 def test_status_says_what_failed_and_when_the_retry_comes() -> None:
