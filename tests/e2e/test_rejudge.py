@@ -115,7 +115,7 @@ def states(stage: Stage, number: int) -> list[str]:
 
 async def said(stage: Stage, number: int, words: str) -> None:
     """Waits until GitHub says these words of a head: seconds, where nothing else runs."""
-    await stage.until(lambda: words in stage.last(HEADS[number]), times=60)
+    await stage.until_said(HEADS[number], words)
 
 
 @pytest.mark.timeout(300)  # a quarter of a minute where nothing else runs
