@@ -42,6 +42,7 @@ class AttemptBegan(Frozen):
         began_at: When Temporal gave it to this worker, by Temporal's clock.
         seen_at: The same by this machine's clock.
         lost_before: Whether the attempt before ended without a word: its worker was lost.
+        jobs: How many jobs it does together: lint does those of many packages.
     """
 
     pool: str
@@ -51,6 +52,7 @@ class AttemptBegan(Frozen):
     began_at: AwareDatetime
     seen_at: AwareDatetime
     lost_before: bool
+    jobs: int = 1
 
 
 class AttemptEnded(Frozen):
@@ -61,6 +63,7 @@ class AttemptEnded(Frozen):
         kind: What the job does.
         is_canary: Whether it is a canary's job and no submission's.
         outcome: What it came to, None if it was cancelled.
+        verdicts: What each of its jobs came to, where it did several.
         is_last: Whether it decided the job: no retry follows.
         began_at: When it began, by this machine's clock.
         ended_at: When it ended.
@@ -70,6 +73,7 @@ class AttemptEnded(Frozen):
     kind: JobKind
     is_canary: bool
     outcome: Outcome | None
+    verdicts: tuple[Outcome | None, ...] = ()
     is_last: bool
     began_at: AwareDatetime
     ended_at: AwareDatetime
@@ -120,7 +124,8 @@ class _Observing(ActivityInboundInterceptor):
                 return await self._attempt(input, task.spec.job.kind, task.context)
             case RepositoryTask():
                 kind = JobKind.LINT if task.packages else JobKind.ANALYSIS
-                return await self._attempt(input, kind, task.context)
+                jobs = max(1, len(task.packages))
+                return await self._attempt(input, kind, task.context, jobs)
             case RecordBatch():
                 done = await super().execute_activity(input)
                 for observer in self._observers:
@@ -130,7 +135,7 @@ class _Observing(ActivityInboundInterceptor):
                 return await super().execute_activity(input)
 
     async def _attempt(
-        self, given: ExecuteActivityInput, kind: JobKind, context: JobContext
+        self, given: ExecuteActivityInput, kind: JobKind, context: JobContext, jobs: int = 1
     ) -> Any:
         info = activity.info()
         seen_at = datetime.now(UTC)
@@ -142,13 +147,14 @@ class _Observing(ActivityInboundInterceptor):
             began_at=info.started_time,
             seen_at=seen_at,
             lost_before=_was_lost(info),
+            jobs=jobs,
         )
         for observer in self._observers:
             observer.attempt_began(began)
         try:
             answer = await super().execute_activity(given)
         except asyncio.CancelledError:
-            self._tell_end(began, None, is_last=True)
+            self._tell_end(began, None, (None,) * jobs, is_last=True)
             raise
         except Exception as error:
             report = report_in(error)
@@ -157,18 +163,30 @@ class _Observing(ActivityInboundInterceptor):
             retried = (
                 isinstance(outcome, Errored) and not bug and not context.retry.is_last(info.attempt)
             )
-            self._tell_end(began, outcome, is_last=not retried)
+            self._tell_end(began, outcome, (outcome,) * jobs, is_last=not retried)
             raise
         report = _report(answer)
-        self._tell_end(began, report.outcome if report is not None else None, is_last=True)
+        came_to = report.outcome if report is not None else None
+        verdicts: tuple[Outcome | None, ...] = (came_to,)
+        if isinstance(answer, LintReport):
+            verdicts = tuple(verdict.outcome for verdict in answer.verdicts)
+        self._tell_end(began, came_to, verdicts, is_last=True)
         return answer
 
-    def _tell_end(self, began: AttemptBegan, outcome: Outcome | None, *, is_last: bool) -> None:
+    def _tell_end(
+        self,
+        began: AttemptBegan,
+        outcome: Outcome | None,
+        verdicts: tuple[Outcome | None, ...],
+        *,
+        is_last: bool,
+    ) -> None:
         ended = AttemptEnded(
             pool=began.pool,
             kind=began.kind,
             is_canary=began.is_canary,
             outcome=outcome,
+            verdicts=verdicts,
             is_last=is_last,
             began_at=began.seen_at,
             ended_at=datetime.now(UTC),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from opam_ci.activities.observe import AttemptBegan, AttemptEnded
 from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason
+from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason, Outcome
 from opam_ci.core.records import RecordBatch, RevisionKey
 from opam_ci.core.summary import State
 from opam_ci.metrics.catalog import Metrics
@@ -67,8 +67,8 @@ class AttemptMetrics:
         metrics.running.labels(began.pool, began.kind.value).inc()
         if began.lost_before:
             # Nobody is left to count it where it happened.
-            metrics.faults.labels(began.pool, Cause.WORKER_LOST.value).inc()
-            metrics.attempts.labels(began.pool, began.kind.value, "errored").inc()
+            metrics.faults.labels(began.pool, Cause.WORKER_LOST.value).inc(began.jobs)
+            metrics.attempts.labels(began.pool, began.kind.value, "errored").inc(began.jobs)
 
     def attempt_ended(self, ended: AttemptEnded) -> None:
         """Counts what an attempt came to."""
@@ -76,13 +76,18 @@ class AttemptMetrics:
             return
         metrics = self._metrics
         metrics.running.labels(ended.pool, ended.kind.value).dec()
-        outcome = ended.outcome
-        word = outcome.kind if outcome is not None else "cancelled"
-        labels = (ended.pool, ended.kind.value, word)
-        metrics.attempts.labels(*labels).inc()
+        labels = (ended.pool, ended.kind.value, _word(ended.outcome))
         metrics.attempt_duration.labels(*labels).observe(
             max((ended.ended_at - ended.began_at).total_seconds(), 0.0)
         )
+        # Lint does the jobs of many packages together; each counts, as it does in the index.
+        for outcome in ended.verdicts or (ended.outcome,):
+            self._count(ended, outcome)
+
+    def _count(self, ended: AttemptEnded, outcome: Outcome | None) -> None:
+        metrics = self._metrics
+        labels = (ended.pool, ended.kind.value, _word(outcome))
+        metrics.attempts.labels(*labels).inc()
         if ended.is_last:
             metrics.jobs.labels(*labels).inc()
         match outcome:
@@ -114,3 +119,7 @@ class AttemptMetrics:
         self._metrics.canary_duration.labels(pool).observe(seconds)
         if result == GOOD:
             self._metrics.canary_good_at.labels(pool).set(time.time())
+
+
+def _word(outcome: Outcome | None) -> str:
+    return outcome.kind if outcome is not None else "cancelled"

@@ -119,6 +119,28 @@ def test_each_outcome_is_counted_under_its_own_name(outcome: Outcome | None, wor
     assert value(metrics, "opam_ci_worker_clock_offset_seconds") == 2
 
 
+def test_each_verdict_of_a_lint_of_several_packages_counts() -> None:
+    metrics = Metrics()
+    attempts = AttemptMetrics(metrics)
+    lint = {"pool": "p", "kind": "lint"}
+    unfit = Failed(reason=FailureReason.LINT, evidence=EVIDENCE)
+    done = ended(PASSED).model_copy(
+        update={"kind": JobKind.LINT, "verdicts": (PASSED, unfit, unfit, PASSED, PASSED)}
+    )
+    attempts.attempt_began(began().model_copy(update={"kind": JobKind.LINT, "jobs": 5}))
+    attempts.attempt_ended(done)
+    for name in ("opam_ci_attempts_total", "opam_ci_jobs_total"):
+        assert value(metrics, name, outcome="passed", **lint) == 3
+        assert value(metrics, name, outcome="failed", **lint) == 2
+    assert value(metrics, "opam_ci_package_failures_total", reason="lint", **lint) == 2
+    assert value(metrics, "opam_ci_jobs_running", **lint) == 0
+    # A worker that is lost in the middle of it costs an attempt of each.
+    lost = began(lost_before=True).model_copy(update={"kind": JobKind.LINT, "jobs": 5})
+    attempts.attempt_began(lost)
+    faults = value(metrics, "opam_ci_infrastructure_faults_total", pool="p", cause="worker_lost")
+    assert faults == 5
+
+
 def test_every_faulted_attempt_counts_and_only_the_last_one_as_a_job() -> None:
     metrics = Metrics()
     attempts = AttemptMetrics(metrics)
