@@ -6,7 +6,9 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from urllib.request import getproxies, proxy_bypass
 
+import httpx
 from temporalio.client import (
     Client,
     Schedule,
@@ -33,6 +35,8 @@ from opam_ci.core.github.revision import Policy
 from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import CheckOptions
 from opam_ci.gateway import PullRequests
+from opam_ci.metrics.catalog import Metrics
+from opam_ci.metrics.github import MeteredTransport
 from opam_ci.settings import Settings
 from opam_ci.settings_github import GitHubSettings
 from opam_ci.workflows import options
@@ -69,7 +73,11 @@ class GitHubService:
 
 @contextlib.asynccontextmanager
 async def github_service(
-    settings: Settings, github: GitHubSettings, client: Client, checks: CheckOptions
+    settings: Settings,
+    github: GitHubSettings,
+    client: Client,
+    checks: CheckOptions,
+    metrics: Metrics,
 ) -> AsyncIterator[GitHubService]:
     """Runs the GitHub side for the time of a block. The index has been opened before.
 
@@ -78,6 +86,7 @@ async def github_service(
         github: Of the GitHub side.
         client: To Temporal.
         checks: How heads are checked.
+        metrics: Where to count what GitHub answers.
 
     Raises:
         UsageError: A setting is missing; the text says which.
@@ -91,6 +100,7 @@ async def github_service(
                 tracked.repository,
                 credentials,
                 base_url=github.api_url,
+                transport=MeteredTransport(metrics, transport_for(github.api_url)),
                 total_timeout=github.request_timeout,
             )
         )
@@ -183,6 +193,16 @@ async def catch_up(client: Client, repository: str) -> None:
         raise InfrastructureError(
             f"Temporal does not start the comparison: {error.message}", cause=Cause.UNKNOWN
         ) from error
+
+
+def transport_for(url: str) -> httpx.AsyncBaseTransport:
+    """Returns what sends requests to a server, by the proxy that the environment names for it.
+
+    httpx looks for one by itself only as long as nobody gives it a transport.
+    """
+    address = httpx.URL(url)
+    proxy = None if proxy_bypass(address.host) else getproxies().get(address.scheme)
+    return httpx.AsyncHTTPTransport(proxy=proxy)
 
 
 async def _clone(activities: GitHubActivities, policy: Policy) -> None:

@@ -1,6 +1,7 @@
 """Configuration: environment variables `OPAM_CI_…`, all with sane defaults."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
 from opam_ci.clients.runners.settings import default_home as default_cache
+from opam_ci.core.incidents.messages import IncidentPace
 
 
 def default_home() -> Path:
@@ -53,6 +55,8 @@ class Settings(BaseSettings):
         metrics: Address on which a worker shows metrics and its health; empty for nowhere.
         canary: Whether a build worker builds a canary before it takes jobs and after faults,
             and has one go through its pools' queues now and then.
+        incident_probe: How long after its fault an incident is looked at first.
+        incident_quiet: How long an incident without lost jobs must be quiet to be over.
     """
 
     @field_validator("home", "cache", "platforms")
@@ -87,6 +91,10 @@ class Settings(BaseSettings):
     build_cache_bytes: ByteSize = BUILD_CACHE_BYTES
     metrics: str = ""
     canary: bool = True
+    incident_probe: timedelta = Field(
+        default=IncidentPace().probe_first, ge=timedelta(seconds=1), le=IncidentPace().probe_maximum
+    )
+    incident_quiet: timedelta = Field(default=IncidentPace().quiet, ge=timedelta(seconds=1))
 
     @property
     def given_temporal(self) -> str | None:
@@ -102,6 +110,11 @@ class Settings(BaseSettings):
     def index_url(self) -> str:
         """The index's URL; by default an SQLite file below `home`."""
         return self.index or f"sqlite:///{self.home / 'index.sqlite'}"
+
+    @property
+    def incident_pace(self) -> IncidentPace:
+        """How often incidents are looked at."""
+        return IncidentPace(probe_first=self.incident_probe, quiet=self.incident_quiet)
 
     @property
     def clones(self) -> Path:

@@ -27,6 +27,7 @@ from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import connect, ensure_search_attributes, identity
 from opam_ci.health.slots import BuildSlots, tuner
 from opam_ci.instruments import Instruments, canary_platform
+from opam_ci.metrics.catalog import Metrics
 from opam_ci.metrics.telemetry import runtime_with_metrics
 from opam_ci.schedules import ensure_canary
 from opam_ci.settings import Settings
@@ -185,7 +186,7 @@ async def running(
             activities: list[Callable[..., Any]] = [
                 repository.analyse,
                 repository.lint,
-                RecordActivities(index).record,
+                RecordActivities(index, settings.incident_pace).record,
                 revdeps.list_part,
                 revdeps.find_jobs,
                 incidents.look_at_incident,
@@ -204,6 +205,27 @@ async def running(
         for worker in workers:
             await stack.enter_async_context(worker)
         yield workers
+
+
+@contextlib.asynccontextmanager
+async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Metrics]]:
+    """Runs this process's workers for the time of a block, with metrics and canaries.
+
+    Yields:
+        A client, and where else this process counts.
+
+    Raises:
+        UsageError: Temporal does not answer, or the address for metrics is taken.
+        InfrastructureError: This machine cannot build, or a store is away.
+    """
+    runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
+    client = await connect(settings, runtime=runtime)
+    instruments = Instruments(settings)
+    async with running(settings, client, instruments), instruments.shown(client, sdk_url):
+        if settings.canary:
+            for pool in settings.pools:
+                await ensure_canary(client, canary_platform(pool))
+        yield client, instruments.metrics
 
 
 def told_to_stop() -> asyncio.Event:
@@ -227,13 +249,7 @@ async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) 
         InfrastructureError: This machine cannot build.
     """
     stop = told_to_stop()
-    runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
-    client = await connect(settings, runtime=runtime)
-    instruments = Instruments(settings)
-    async with running(settings, client, instruments), instruments.shown(client, sdk_url):
-        if settings.canary:
-            for pool in settings.pools:
-                await ensure_canary(client, canary_platform(pool))
+    async with measured(settings):
         ready()
         _log.info("worker %s polls %s", identity(), settings.temporal)
         await stop.wait()

@@ -14,6 +14,7 @@ from opam_ci.core.incidents.messages import (
     INCIDENT_WORKFLOW,
     IncidentInput,
     IncidentLook,
+    IncidentPace,
     ResolveIncident,
     workflow_id,
 )
@@ -56,7 +57,9 @@ class IncidentActivities:
         )
 
 
-async def look_after(client: Client, incidents: Iterable[int], task_queue: str) -> None:
+async def look_after(
+    client: Client, incidents: Iterable[int], task_queue: str, pace: IncidentPace
+) -> None:
     """Sees to it that each of these incidents has a workflow, and starts none twice.
 
     Raises:
@@ -65,7 +68,7 @@ async def look_after(client: Client, incidents: Iterable[int], task_queue: str) 
     for number in incidents:
         await client.start_workflow(
             INCIDENT_WORKFLOW,
-            IncidentInput(incident=number),
+            IncidentInput(incident=number, pace=pace),
             id=workflow_id(number),
             task_queue=task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

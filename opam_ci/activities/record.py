@@ -9,7 +9,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from opam_ci.activities.incidents import look_after
 from opam_ci.clients.index import Index
-from opam_ci.core.incidents.messages import Rejudge
+from opam_ci.core.incidents.messages import IncidentPace, Rejudge
 from opam_ci.core.incidents.restarts import workflow_of
 from opam_ci.core.records import RecordBatch
 
@@ -17,10 +17,16 @@ _log = logging.getLogger(__name__)
 
 
 class RecordActivities:
-    """What needs the job index."""
+    """What needs the job index.
 
-    def __init__(self, index: Index) -> None:
+    Args:
+        index: Where to write.
+        pace: How often incidents are looked at.
+    """
+
+    def __init__(self, index: Index, pace: IncidentPace | None = None) -> None:
         self._index = index
+        self._pace = pace or IncidentPace()
 
     @activity.defn
     async def record(self, batch: RecordBatch) -> None:
@@ -39,7 +45,7 @@ class RecordActivities:
         # Before anything is restarted: a job whose fault is its own needs no restart.
         for said in await asyncio.to_thread(self._index.rejudge, batch):
             await _tell(client, said)
-        await look_after(client, incidents, activity.info().task_queue)
+        await look_after(client, incidents, activity.info().task_queue, self._pace)
 
 
 async def _tell(client: Client, said: Rejudge) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +15,17 @@ import uvicorn
 from opam_ci.cli import services
 from opam_ci.cli.check import find_platforms
 from opam_ci.cli.platforms import chosen_table
-from opam_ci.connection import connect
 from opam_ci.core.errors import UsageError
 from opam_ci.core.platform_select import embedded
 from opam_ci.core.platforms import Platform
 from opam_ci.core.requests import CheckOptions
+from opam_ci.core.retry import RetrySettings
 from opam_ci.github_service import catch_up, github_service
 from opam_ci.settings import Settings
 from opam_ci.settings_github import GitHubSettings
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.webhook import Webhook, application
-from opam_ci.worker import running, told_to_stop
+from opam_ci.worker import measured, told_to_stop
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,13 @@ def serve(
     ] = None,
     lint_only: Annotated[bool, typer.Option(help="Stop after analysis and lint.")] = False,
     build: Annotated[bool, typer.Option(help="Also build in this process.")] = False,
+    attempts: Annotated[
+        int, typer.Option(help="Attempts of a job that meets a CI fault.", min=1, max=20)
+    ] = 5,
+    retry_after: Annotated[
+        float,
+        typer.Option(help="Seconds before the first retry; tripled each time.", min=0.1, max=86400),
+    ] = 60,
 ) -> None:
     """Serves a repository on GitHub: webhooks, workflows, statuses; with --build also builds.
 
@@ -84,6 +92,9 @@ def serve(
         platforms=served_platforms(platforms, platform or []),
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
+        retry=RetrySettings(
+            initial_interval=timedelta(seconds=retry_after), maximum_attempts=attempts
+        ),
     )
     asyncio.run(
         serve_github(
@@ -138,10 +149,9 @@ async def serve_github(
     github.credentials()
     stop = told_to_stop()
     with _listening(*listen) as listener:
-        client = await connect(settings)
         async with (
-            running(settings, client),
-            github_service(settings, github, client, checks) as service,
+            measured(settings) as (client, metrics),
+            github_service(settings, github, client, checks, metrics) as service,
         ):
             webhook = Webhook(
                 secret=service.secret,

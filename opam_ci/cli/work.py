@@ -45,4 +45,6 @@ def worker(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # Each scrape asks the SDK for its metrics.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     asyncio.run(serve(settings.model_copy(update=changes), ready=services.announce_ready))

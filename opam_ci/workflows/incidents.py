@@ -8,7 +8,12 @@ from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.incidents import IncidentActivities
-    from opam_ci.core.incidents.messages import IncidentInput, IncidentLook, ResolveIncident
+    from opam_ci.core.incidents.messages import (
+        IncidentInput,
+        IncidentLook,
+        IncidentPace,
+        ResolveIncident,
+    )
     from opam_ci.core.incidents.restarts import RestartOrder, restart_plan
     from opam_ci.core.text import incident_details
     from opam_ci.workflows import options
@@ -30,6 +35,7 @@ class IncidentWorkflow:
         self._probes = 0
         self._notes: list[str] = []
         self._number = 0
+        self._quiet = IncidentPace().quiet
 
     @workflow.signal
     def repaired(self, by: str | None = None) -> None:
@@ -48,7 +54,8 @@ class IncidentWorkflow:
             How many jobs it restarted, canaries among them.
         """
         self._number = given.incident
-        pause = options.INCIDENT_PROBE_FIRST
+        self._quiet = given.pace.quiet
+        pause = given.pace.probe_first
         while True:
             look = await self._look()
             if look.incident is None:
@@ -64,7 +71,7 @@ class IncidentWorkflow:
             try:
                 await workflow.wait_condition(lambda: self._said_by is not None, timeout=pause)
             except TimeoutError:
-                pause = min(2 * pause, options.INCIDENT_PROBE_MAXIMUM)
+                pause = min(2 * pause, given.pace.probe_maximum)
 
     async def _is_repaired(self, look: IncidentLook) -> bool:
         """Resolves the incident if there is evidence; else sends a canary if none runs."""
@@ -83,7 +90,7 @@ class IncidentWorkflow:
             if not look.undecided:
                 await self._send_canary(look)
             return False
-        quiet = workflow.now() - incident.last_seen_at >= options.INCIDENT_QUIET
+        quiet = workflow.now() - incident.last_seen_at >= self._quiet
         return quiet and not look.undecided and await self._resolve("all jobs recovered")
 
     async def _send_canary(self, look: IncidentLook) -> bool:

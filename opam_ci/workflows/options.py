@@ -85,15 +85,6 @@ PROGRESS_ROWS = 200
 ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
 """How often a continued PullRequestWorkflow asks the children it did not start itself."""
 
-INCIDENT_PROBE_FIRST = timedelta(minutes=1)
-"""How long after its fault an incident is looked at first; the double each time after."""
-
-INCIDENT_PROBE_MAXIMUM = timedelta(minutes=15)
-"""Longest time between two looks at an open incident."""
-
-INCIDENT_QUIET = timedelta(minutes=10)
-"""An incident of which no job is left over is over when it has been quiet for so long."""
-
 CANARY_PATIENCE = timedelta(seconds=10)
 """How long the canary runs before the others follow: somebody said that it is repaired, so a
 canary that does not fail at once is enough."""

@@ -2,7 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -12,8 +14,10 @@ from opam_ci.core.github.action import HeadChanged, Tracked
 from opam_ci.core.github.origin import Known, order
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import CheckOptions
+from opam_ci.github_service import transport_for
 from opam_ci.settings_github import GitHubSettings
 from tests.fakes.github import private_pem
+from tests.fakes.serving import served
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -157,3 +161,22 @@ def test_order_of_what_is_said(seconds: int, said: str | None, sure: bool, how: 
     known = Known(as_of=AT, head="1" * 40)
     assert order(known, AT + timedelta(seconds=seconds), said, sure=sure) == how
     assert order(None, AT, said, sure=sure) == "newer"
+
+
+async def test_requests_go_by_the_proxy_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def proxy(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"by the proxy"})
+
+    address = "http://api.github.invalid"
+    with served(proxy) as url:
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+        async with httpx.AsyncClient(transport=transport_for(address)) as http:
+            assert (await http.get(f"{address}/app")).text == "by the proxy"
+        monkeypatch.setenv("no_proxy", "github.invalid")
+        async with httpx.AsyncClient(transport=transport_for(address)) as http:
+            with pytest.raises(httpx.ConnectError):
+                await http.get(f"{address}/app")

@@ -1,5 +1,7 @@
 """What the workflow of an incident and its activities say to each other."""
 
+from datetime import timedelta
+
 from pydantic import Field
 
 from opam_ci.core.incidents.model import HitJob, Incident
@@ -11,14 +13,31 @@ HIT_JOBS_AT_ONCE = 2000
 """Jobs in one answer: some 700 kB, below the 2 MB of a payload. More take another look."""
 
 
+class IncidentPace(Frozen):
+    """How often an open incident is looked at, and when it is over by itself.
+
+    Attributes:
+        probe_first: How long after its fault it is looked at first; the double each time after.
+        probe_maximum: Longest time between two looks.
+        quiet: An incident of which no job is left over is over when it has been quiet for so
+            long.
+    """
+
+    probe_first: timedelta = timedelta(minutes=1)
+    probe_maximum: timedelta = timedelta(minutes=15)
+    quiet: timedelta = timedelta(minutes=10)
+
+
 class IncidentInput(Frozen):
     """Input of IncidentWorkflow.
 
     Attributes:
         incident: Its number in the index.
+        pace: How often it is looked at.
     """
 
     incident: int
+    pace: IncidentPace = IncidentPace()
 
 
 class IncidentLook(Frozen):
