@@ -11,7 +11,7 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import Runtime
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.outcome import Cause
@@ -24,8 +24,20 @@ def identity() -> str:
     return f"{os.getpid()}@{socket.gethostname()}"
 
 
-async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Client:
+PATIENT = RetryConfig(max_interval_millis=2_000, max_elapsed_time_millis=60_000, max_retries=1_000)
+"""How long a worker tries to tell Temporal of an attempt: as long as Temporal by default waits
+for a sign of life of it. The SDK's own ten seconds are less than a restart may take."""
+
+
+async def connect(
+    settings: Settings, *, runtime: Runtime | None = None, retry: RetryConfig | None = None
+) -> Client:
     """Connects to Temporal.
+
+    Args:
+        settings: Of this process.
+        runtime: The SDK's, for metrics.
+        retry: How long requests are repeated; by default so that a person need not wait.
 
     Raises:
         UsageError: Nothing answers at the address.
@@ -37,6 +49,7 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
             data_converter=pydantic_data_converter,
             identity=identity(),
             runtime=runtime,
+            retry_config=retry,
         )
     except (RuntimeError, ValueError, RPCError) as error:
         raise UsageError(

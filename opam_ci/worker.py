@@ -15,6 +15,7 @@ from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.canary import CanaryActivities
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingInterceptor
+from opam_ci.activities.outlast import OutlastInterceptor
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.revdeps import RevdepsActivities
@@ -24,7 +25,7 @@ from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.connection import connect, ensure_search_attributes, identity
+from opam_ci.connection import PATIENT, connect, ensure_search_attributes, identity
 from opam_ci.health.slots import BuildSlots, tuner
 from opam_ci.instruments import Instruments, canary_platform
 from opam_ci.metrics.catalog import Metrics
@@ -112,7 +113,7 @@ def orchestration_worker(
         workflows=WORKFLOWS,
         workflow_runner=WORKFLOW_RUNNER,
         activities=activities,
-        interceptors=[ObservingInterceptor(ORCHESTRATION_POOL, observers)],
+        interceptors=[OutlastInterceptor(), ObservingInterceptor(ORCHESTRATION_POOL, observers)],
         max_concurrent_activities=8,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
@@ -132,7 +133,7 @@ def build_worker(
         client,
         task_queue=options.build_queue(pool),
         activities=[jobs.run_job],
-        interceptors=[ObservingInterceptor(pool, observers)],
+        interceptors=[OutlastInterceptor(), ObservingInterceptor(pool, observers)],
         tuner=tuner(slots),
         # A poll under way cannot be called back when the worker must step back, so there is
         # one: it fetches a job in milliseconds.
@@ -219,7 +220,7 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Metrics]]:
         InfrastructureError: This machine cannot build, or a store is away.
     """
     runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
-    client = await connect(settings, runtime=runtime)
+    client = await connect(settings, runtime=runtime, retry=PATIENT)
     instruments = Instruments(settings)
     async with running(settings, client, instruments), instruments.shown(client, sdk_url):
         if settings.canary:
