@@ -6,11 +6,10 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.fakes.postgres import running as postgresql
+from tests.fakes.postgres import server as postgresql
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +45,5 @@ def real_repository(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """URL of an empty database on a real server that lives as long as the tests."""
-    # Not below tmp_path, which only its owner may enter, and a socket's path is short.
-    with TemporaryDirectory(prefix="opam-ci-pg-") as home:
-        Path(home).chmod(0o755)
-        with postgresql(Path(home)) as url:
-            yield url
+    with postgresql() as server:
+        yield server.url

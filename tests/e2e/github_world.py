@@ -50,7 +50,13 @@ class LiveGitHub(FakeGitHub):
 
 
 class GitHubWorld:
-    """All parts, and ways to kill them. People act through `do`."""
+    """All parts, and ways to kill them. People act through `do`.
+
+    Attributes:
+        words: How `opam-ci serve` is started.
+    """
+
+    words: tuple[str, ...] = ("--lint-only",)
 
     def __init__(self, home: Path, api_url: str, fake: LiveGitHub) -> None:
         self.home = home
@@ -107,7 +113,7 @@ class GitHubWorld:
         with log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "opam_ci.cli.main", "serve", "--lint-only"),
+                    *(sys.executable, "-m", "opam_ci.cli.main", "serve", *self.words),
                     *("--port", str(self.port), *words),
                 ],
                 env=self.environment | {services.READY_FILE: str(ready)},

@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.runners.settings import default_home as default_cache
-from tests.e2e.conftest import System, free_port, result, wait_for
-from tests.e2e.machines import health, metrics, resize, small_disk, start_worker
-from tests.fakes import opam_repository
-from tests.fakes.prometheus import prometheus, require
+from opam_ci.core.incidents.model import Scope
+from opam_ci.core.outcome import Cause
+from tests.e2e.conftest import wait_for
+from tests.e2e.fleet_checks import causes, check_end
+from tests.e2e.fleet_world import fleet_world
+from tests.e2e.machines import health, metrics, resize, small_disk
 
 pytestmark = pytest.mark.e2e
 
-PULL_REQUESTS = 5
+INTERVAL = 15
+"""Seconds between two scrapes, as in most installations."""
+
+PULL_REQUESTS = range(2, 7)
 # Writes for some seconds, so that the disk can fill up under it.
 WRITES = """build: [
   "sh" "-c" "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
@@ -22,61 +26,44 @@ WRITES = """build: [
 """
 
 
-INTERVAL = 15
-"""Seconds between two scrapes, as in most installations."""
-
-
 @pytest.mark.timeout(400)
-def test_five_pull_requests_come_out_green_without_a_hand(system: System, tmp_path: Path) -> None:
-    require()
-    with small_disk(tmp_path / "disk") as disk:
-        ports = [free_port() for _ in range(3)]
-        words = ("--no-orchestrate", "--builds", "1")
-        off = {"OPAM_CI_CANARY": "false", "OPAM_CI_CACHE": str(default_cache())}
-        broken = start_worker(
-            system, ports[0], *words, OPAM_CI_CANARY="true", OPAM_CI_CACHE=str(disk)
+def test_five_pull_requests_come_out_green_without_a_hand(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, fleet_world(tmp_path, scraped=INTERVAL) as world:
+        full, *others = world.machines
+        world.start_machines(
+            "--builds", "1", special={0: {"OPAM_CI_CANARY": "true", "OPAM_CI_CACHE": str(disk)}}
         )
-        start_worker(system, ports[1], *words, **off)
-        start_worker(system, ports[2], "--builds", "1", **off)
-        wait_for(lambda: health(ports[0])[1]["state"] == "healthy", 60)
-        branches = {
-            f"topic-{n}": opam_repository.package(f"p{n}.1", WRITES) for n in range(PULL_REQUESTS)
-        }
-        repo = opam_repository.write(system.home / "drill", {}, branches)
-        targets = [f"127.0.0.1:{port}" for port in ports]
-        with prometheus(
-            tmp_path / "prometheus", free_port(), targets, interval=f"{INTERVAL}s"
-        ) as server:
-            checks = [
-                system.start_check("--repo", str(repo), "--branch", branch, "--retry-after", "1")
-                for branch in branches
-            ]
-            wait_for(lambda: list(disk.glob("jobs/job-*/upper/**/big")), 150)
-            resize(disk, spare=1_000_000)
-            wait_for(server.alerts, 2 * INTERVAL)
-            found = {each["labels"]["alertname"]: each for each in server.alerts()}
-            summary = found["OpamCiWorkerDiskFull"]["annotations"]["summary"]
-            named = rf"pool linux-amd64: worker {broken}@\S+ takes no jobs \(disk_full\)"
-            assert re.fullmatch(named, summary)
-            code, said = health(ports[0])
-            assert (code, said["state"], said["cause"]) == (503, "quarantined", "disk_full")
-            assert re.fullmatch(r".*/disk has \d+ MiB free and needs 4096", said["detail"])
-            summaries = [result(check) for check in checks]
-        assert [summary["state"] for summary in summaries] == ["success"] * PULL_REQUESTS
-        faults = [
-            fault for summary in summaries for row in summary["jobs"] for fault in row["faults"]
-        ]
+        world.open_broken(1)
+        wait_for(lambda: full.health()["state"] == "healthy", 60)
+        for number in PULL_REQUESTS:
+            world.open(number, WRITES)
+        wait_for(lambda: list(disk.glob("jobs/job-*/upper/**/big")), 150)
+        resize(disk, spare=1_000_000)
+        wait_for(world.prometheus.alerts, 2 * INTERVAL)
+        found = {each["labels"]["alertname"]: each for each in world.prometheus.alerts()}
+        summary = found["OpamCiWorkerDiskFull"]["annotations"]["summary"]
+        named = rf"pool linux-amd64: worker {full.name}\S+ takes no jobs \(disk_full\)"
+        assert re.fullmatch(named, summary)
+        code, said = health(full.port)
+        assert (code, said["state"], said["cause"]) == (503, "quarantined", "disk_full")
+        assert re.fullmatch(r".*/disk has \d+ MiB free and needs 4096", said["detail"])
+        check_end(world)
+        faults = world.faults()
         # The job that was under way, and at most the one that was just fetched.
         assert 1 <= len(faults) <= 2
-        assert {fault["cause"] for fault in faults} == {"disk_full"}
-        assert all(fault["worker"].startswith(f"{broken}@") for fault in faults)
+        assert causes(faults) == {Cause.DISK_FULL}
+        assert all((each.worker or "").startswith(full.name) for each in faults)
         counted = r'opam_ci_infrastructure_faults_total\{cause="disk_full",pool="linux-amd64"\} '
-        assert re.search(rf"{counted}{len(faults)}\.0", metrics(ports[0]))
-        for port in ports:
-            blamed = r"^opam_ci_package_failures_total\{.*\} [1-9]"
-            assert not re.search(blamed, metrics(port), re.MULTILINE)
+        assert re.search(rf"{counted}{len(faults)}\.0", metrics(full.port))
+        (incident,) = world.incidents()
+        assert (incident.cause, incident.place.scope) == (Cause.DISK_FULL, Scope.WORKER)
+        assert (incident.place.worker or "").startswith(full.name)
+        assert incident.faults == len(faults)
         resize(disk, spare=None)
         # By itself: the host check, then preflight and canary, then a job at a time.
-        wait_for(lambda: health(ports[0])[0] == 200, 60)
+        wait_for(lambda: health(full.port)[0] == 200, 60)
         trouble = r'opam_ci_worker_trouble\{cause="disk_full",pool="linux-amd64"\} 0'
-        assert re.search(trouble, metrics(ports[0]))
+        assert re.search(trouble, metrics(full.port))
+        assert all(each.health()["strikes"] == 0 for each in others)
+        world.wait(lambda: not any(each.is_open for each in world.incidents()), 60)
+        world.counted("sum(opam_ci_incidents_open)", 0)

@@ -1,0 +1,87 @@
+"""A name server on the loopback interface that can be down."""
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_HEADER = struct.Struct(">HHHHHH")
+_ANSWER, _IPV4, _INTERNET = 0x8580, 1, 1
+
+
+class NameServer:
+    """Says of every name that it is this machine.
+
+    Attributes:
+        address: Where it listens, on port 53: a resolver's configuration names no other.
+    """
+
+    def __init__(self) -> None:
+        # All of 127/8 is this machine: each process takes an address that is its own.
+        self.address = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def configuration(self, path: Path) -> Path:
+        """Writes the file that tells a machine to ask this server."""
+        path.write_text(f"nameserver {self.address}\noptions timeout:1 attempts:1\n")
+        return path
+
+    def start(self) -> None:
+        """Answers from now on."""
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            server.bind((self.address, 53))
+        except PermissionError:
+            server.close()
+            pytest.skip("only root can be a name server")
+        server.settimeout(0.1)
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._serve, args=(server,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Is down from now on: nobody listens."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _serve(self, server: socket.socket) -> None:
+        with server:
+            while not self._stopped.is_set():
+                try:
+                    question, asker = server.recvfrom(512)
+                except TimeoutError:
+                    continue
+                server.sendto(_answer(question), asker)
+
+
+def _answer(question: bytes) -> bytes:
+    number = question[:2]
+    end = question.index(b"\0", _HEADER.size) + 5
+    asked = question[_HEADER.size : end]
+    kind = struct.unpack(">H", asked[-4:-2])[0]
+    found = kind == _IPV4
+    head = number + struct.pack(">HHHHH", _ANSWER, 1, int(found), 0, 0)
+    if not found:
+        return head + asked
+    # The name is that of the question, 12 bytes from the start.
+    record = struct.pack(">HHHIH", 0xC00C, _IPV4, _INTERNET, 0, 4) + socket.inet_aton("127.0.0.1")
+    return head + asked + record
+
+
+@contextmanager
+def name_server() -> Iterator[NameServer]:
+    """Runs a name server for the time of a block."""
+    server = NameServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
