@@ -274,6 +274,8 @@ def _numbers_on_the_way(text: str, may: list[set[str]]) -> str | None:
         return "no such words for pending"
     if int(found["total"]) != len(may):
         return f"there are {len(may)} jobs"
+    if found["decided"] == found["total"]:
+        return "decided, and yet pending"
     least = sum(UNDECIDED not in words for words in may)
     if not least <= int(found["decided"]) <= sum(bool(words - {UNDECIDED}) for words in may):
         return f"decided: {may}"
