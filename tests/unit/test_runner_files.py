@@ -4,18 +4,23 @@ import asyncio
 import io
 import os
 import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from opam_ci.clients.runners import beneath, mirrors
+from opam_ci.clients.runners.image import remove_tree
 from opam_ci.clients.runners.jobroot import JobRoots, overlay
 from opam_ci.clients.runners.layer import require_sandbox
 from opam_ci.clients.runners.locks import lock, try_lock
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
+from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.clients.runners.transcript import HEAD_LIMIT, TAIL_LIMIT, Excerpt, Transcript
 from opam_ci.core.build import BuildProgress
 from opam_ci.core.errors import InfrastructureError
@@ -232,3 +237,27 @@ def test_the_default_home_is_the_cache_directory(
     assert default_home() == tmp_path / "opam-ci"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_home() == Path.home() / ".cache/opam-ci"
+
+
+async def test_a_directory_into_which_a_sweep_looks_is_removed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "job-x"
+    root.mkdir()
+    removals = 0
+
+    async def disturbed(command: Sequence[str], **how: Any) -> Ended:
+        nonlocal removals
+        removals += 1
+        ended = await supervise(command, **how)
+        if removals > 1:
+            return ended
+        # A worker has just started, looked for the lock, and made it anew.
+        root.mkdir()
+        (root / "lock").touch()
+        return replace(ended, exit_code=1)
+
+    monkeypatch.setattr("opam_ci.clients.runners.image.supervise", disturbed)
+    await remove_tree(root, ROOT)
+    assert not root.exists()
+    assert removals == 2

@@ -272,23 +272,27 @@ def _complete(half_made: Path, suite: str, target: Path) -> dict[str, str]:
     return packages
 
 
+_REMOVE_TRIES = 5
+
+
 async def remove_tree(path: Path, rights: Rights) -> None:
     """Removes a directory tree, whoever owns its files and however deep it is.
 
     Raises:
         InfrastructureError: Cause `storage`: something is left.
     """
-    said = bytearray()
     # Not shutil: it recurses, and a package under test may nest thousands of directories.
-    ended = await supervise(
-        [*rights.prefix, "rm", "--recursive", "--force", "--one-file-system", "--", str(path)],
-        output=said.extend,
+    command = [*rights.prefix, "rm", "--recursive", "--force", "--one-file-system", "--", str(path)]
+    # A worker that starts looks for the lock in it, and makes one where it is just gone: then
+    # the directory was not empty after all, and is the next time.
+    for _ in range(_REMOVE_TRIES):
+        said = bytearray()
+        ended = await supervise(command, output=said.extend)
+        if ended.ok:
+            return
+    raise InfrastructureError(
+        f"{path} cannot be removed: {said[-300:].decode(errors='replace')}", cause=Cause.STORAGE
     )
-    if not ended.ok:
-        raise InfrastructureError(
-            f"{path} cannot be removed: {said[-300:].decode(errors='replace')}",
-            cause=Cause.STORAGE,
-        )
 
 
 async def _nothing(_: Path) -> None:
