@@ -35,7 +35,9 @@ class IncidentWorkflow:
         self._probes = 0
         self._notes: list[str] = []
         self._number = 0
-        self._quiet = IncidentPace().quiet
+        self._pace = IncidentPace()
+        self._canary_pause = self._pace.probe_first
+        self._next_canary_at: datetime | None = None
 
     @workflow.signal
     def repaired(self, by: str | None = None) -> None:
@@ -54,9 +56,10 @@ class IncidentWorkflow:
             How many jobs it restarted, canaries among them.
         """
         self._number = given.incident
-        self._quiet = given.pace.quiet
-        pause = given.pace.probe_first
+        self._pace = given.pace
+        self._canary_pause = pause = given.pace.probe_first
         while True:
+            sent = self._probes
             look = await self._look()
             if look.incident is None:
                 return self._restarted
@@ -68,6 +71,9 @@ class IncidentWorkflow:
                 return self._restarted
             if self._said_by is not None:
                 continue
+            if self._probes > sent:
+                # What the canary comes to is the others' answer too: it is asked for soon.
+                pause = given.pace.probe_first
             try:
                 await workflow.wait_condition(lambda: self._said_by is not None, timeout=pause)
             except TimeoutError:
@@ -87,11 +93,17 @@ class IncidentWorkflow:
             self._note(f"{said_by} said that it is repaired, and the canary met the fault again")
             return False
         if look.hit:
-            if not look.undecided:
+            if not look.undecided and self._may_probe():
                 await self._send_canary(look)
+                self._next_canary_at = workflow.now() + self._canary_pause
+                self._canary_pause = min(2 * self._canary_pause, self._pace.probe_maximum)
             return False
-        quiet = workflow.now() - incident.last_seen_at >= self._quiet
+        quiet = workflow.now() - incident.last_seen_at >= self._pace.quiet
         return quiet and not look.undecided and await self._resolve("all jobs recovered")
+
+    def _may_probe(self) -> bool:
+        """Whether the last canary is long enough ago: each costs a job one of its restarts."""
+        return self._next_canary_at is None or workflow.now() >= self._next_canary_at
 
     async def _send_canary(self, look: IncidentLook) -> bool:
         canary = restart_plan(look.hit).canary

@@ -17,8 +17,9 @@ class IncidentPace(Frozen):
     """How often an open incident is looked at, and when it is over by itself.
 
     Attributes:
-        probe_first: How long after its fault it is looked at first; the double each time after.
-        probe_maximum: Longest time between two looks.
+        probe_first: How long after its fault, and after each canary, it is looked at first; the
+            double each time after. So it is between the first two canaries, and ever longer.
+        probe_maximum: Longest time between two looks, and between two canaries.
         quiet: An incident of which no job is left over is over when it has been quiet for so
             long.
     """
