@@ -15,9 +15,14 @@ from tests.e2e.fleet_world import GOOD, POOL, FleetWorld, fleet_world
 from tests.fakes.github import Trouble
 from tests.fakes.postgres import Postgres, server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("fleet-away"), pytest.mark.timeout(400)]
-
 FULL = os.environ.get("OPAM_CI_TEST_FULL_DRILLS") == "1"
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.xdist_group("fleet-away"),
+    pytest.mark.timeout(1500 if FULL else 400),
+]
+
 TEMPORAL_AWAY = 20.0
 """Seconds: longer than a build takes, so that results come while nobody takes them."""
 GITHUB_AWAY = 600.0 if FULL else 32.0
