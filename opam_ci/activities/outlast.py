@@ -22,7 +22,8 @@ class OutlastInterceptor(Interceptor):
 
     The SDK tries for some ten seconds to hand a result over, whatever it is configured to, and
     then throws it away: a build that ends while Temporal is restarted would count as lost with
-    its worker, and run again. Asking first whether anybody listens costs a millisecond.
+    its worker, and run again. Asking first whether anybody listens costs a millisecond. What is
+    handed over in the very moment in which Temporal goes away is still lost.
     """
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the base's name

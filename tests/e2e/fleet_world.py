@@ -186,13 +186,16 @@ class FleetWorld(GitHubWorld):
         self.open(number, BROKEN, GOOD, broken=True)
         self.wait_said(self.heads[number], self.end(number))
 
+    def jobs_of(self, number: int) -> int:
+        """Returns how many jobs a pull request has."""
+        files = self.remote.git("diff", "--name-only", self.base, self.heads[number]).splitlines()
+        # The analysis, and for each package its lint and its build.
+        return 1 + 2 * len(files)
+
     def end(self, number: int) -> str:
         """Returns what GitHub must be told of a pull request in the end."""
-        head = self.heads[number]
-        files = self.remote.git("diff", "--name-only", self.base, head).splitlines()
-        # The analysis, and for each package its lint and its build.
-        jobs = 1 + 2 * len(files)
-        broken = head in self.broken
+        jobs = self.jobs_of(number)
+        broken = self.heads[number] in self.broken
         return f"failure: 1 failed, {jobs - 1} passed" if broken else f"success: {jobs} passed"
 
     def wait_ends(self, seconds: float = 120) -> None:
