@@ -28,9 +28,7 @@ def check_end(world: FleetWorld) -> None:
 def _check_jobs(world: FleetWorld) -> None:
     """The index is written after GitHub is told, so what it must have is waited for."""
     good, broken = set(world.heads.values()) - world.broken, world.broken
-    expected = sum(world.jobs_of(number) for number in world.heads)
-    world.wait(lambda: len(world.jobs()) == expected, 150)
-    world.wait(lambda: all(each.status.outcome is not None for each in world.jobs()), 150)
+    world.wait(lambda: world.decided() == good | broken, 150)
     world.wait(lambda: all(each.ended_at is not None for each in world.attempts()))
     jobs = world.jobs()
     names = Counter((each.revision.head, each.status.job.id) for each in jobs)

@@ -225,6 +225,12 @@ class FleetWorld(GitHubWorld):
         with self.index() as index:
             return list(index.jobs(place=_EVERYTHING).items)
 
+    def decided(self) -> set[str]:
+        """Returns the heads of which the index has every job, and each with an outcome."""
+        known = [each.revision.head for each in self.jobs() if each.status.outcome is not None]
+        heads = self.heads.items()
+        return {head for number, head in heads if known.count(head) == self.jobs_of(number)}
+
     def incidents(self) -> list[Incident]:
         with self.index() as index:
             return list(index.incidents().items)
