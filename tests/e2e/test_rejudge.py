@@ -20,6 +20,7 @@ from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
+from opam_ci.core.incidents.messages import IncidentPace
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Phase
 from opam_ci.github_service import github_worker
@@ -120,10 +121,8 @@ async def said(stage: Stage, number: int, words: str) -> None:
 
 @pytest.mark.timeout(300)  # a quarter of a minute where nothing else runs
 async def test_failures_that_a_machine_causes_are_repaired_on_github(
-    stage: Stage, index: Index, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, index: Index
 ) -> None:
-    # Normally a minute.
-    monkeypatch.setattr(options, "INCIDENT_PROBE_FIRST", timedelta(seconds=2))
     runner, incidents = LosesALibrary(), IncidentActivities(index)
     orchestration = Worker(
         stage.client,
@@ -133,7 +132,7 @@ async def test_failures_that_a_machine_causes_are_repaired_on_github(
         activities=[
             stage.script.analyse,
             stage.script.lint,
-            RecordActivities(index).record,
+            RecordActivities(index, IncidentPace(probe_first=timedelta(seconds=2))).record,
             incidents.look_at_incident,
             incidents.resolve_incident,
         ],

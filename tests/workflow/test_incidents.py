@@ -18,7 +18,7 @@ from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index, JobFilter
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.incidents.messages import workflow_id
+from opam_ci.core.incidents.messages import IncidentPace, workflow_id
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.records import Standing
@@ -37,15 +37,19 @@ TEST = "test debian-13-ocaml-5.3/amd64 a.1"
 
 RETRY = RetrySettings(initial_interval=timedelta(seconds=1), maximum_attempts=3)
 QUICK = {
-    "INCIDENT_PROBE_FIRST": 3,
-    "INCIDENT_PROBE_MAXIMUM": 3,
-    "INCIDENT_QUIET": 3,
     "CANARY_LOOK_INTERVAL": 0.2,
     "CANARY_PATIENCE": 30,
     "RESTART_WINDOW_PAUSE": 0.1,
     "STRAGGLER_PAUSE": 1,
 }
 """Seconds instead of minutes."""
+
+QUICK_PACE = IncidentPace(
+    probe_first=timedelta(seconds=3),
+    probe_maximum=timedelta(seconds=3),
+    quiet=timedelta(seconds=3),
+)
+"""The same for the looks at an incident."""
 
 
 def full(times: int) -> list[InfrastructureError]:
@@ -60,7 +64,9 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 
 @contextlib.asynccontextmanager
-async def recording(environment: WorkflowEnvironment, index: Index) -> AsyncIterator[World]:
+async def recording(
+    environment: WorkflowEnvironment, index: Index, pace: IncidentPace | None = None
+) -> AsyncIterator[World]:
     """A world whose records reach a real index, and whose incidents are looked after."""
     script = Script()
     incidents = IncidentActivities(index)
@@ -74,7 +80,7 @@ async def recording(environment: WorkflowEnvironment, index: Index) -> AsyncIter
             activities=[
                 script.analyse,
                 script.lint,
-                RecordActivities(index).record,
+                RecordActivities(index, pace).record,
                 incidents.look_at_incident,
                 incidents.resolve_incident,
             ],
@@ -103,7 +109,8 @@ async def recorded_for_real(
     """The same on a real server, with short times."""
     for name, seconds in QUICK.items():
         monkeypatch.setattr(options, name, timedelta(seconds=seconds))
-    async with recording(WorkflowEnvironment.from_client(real_client), index) as world:
+    environment = WorkflowEnvironment.from_client(real_client)
+    async with recording(environment, index, QUICK_PACE) as world:
         yield world
 
 
