@@ -22,6 +22,16 @@ from opam_ci.clients.runners.settings import default_home as default_cache
 TEMPORAL = Path(sys.executable).with_name("temporal")
 
 
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a module in one process: most share a costly world, once a process."""
+    for item in items:
+        if item.path.parent == HERE and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def free_port() -> int:
     """Returns a port that is free now, and whose Web UI port is too."""
     with socket.socket() as probe:
