@@ -94,7 +94,9 @@ async def test_wrong_plain_token_is_asked_once_and_said_so(fake: FakeGitHub) -> 
     assert len(fake.requests) == 1
 
 
-@pytest.mark.parametrize("pem", [b"", b"no key", private_pem()[:200]])
+@pytest.mark.parametrize(
+    "pem", [b"", b"no key", private_pem()[:200]], ids=["none", "words", "half"]
+)
 def test_unreadable_key_is_one_clear_line(pem: bytes) -> None:
     with pytest.raises(UsageError, match=r"give the \.pem file") as caught:
         AppCredentials(1, pem)
