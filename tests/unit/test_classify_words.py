@@ -21,6 +21,16 @@ Uncaught exception: (Failure "Build ended without setting a log!")
 2021-06-15 22:14.54: Job failed: Failed: Internal error
 Job failed: Failed: Internal error
 git-fetch failed with exit-code 128
+fatal: remote error:\n  The unauthenticated git protocol on port 9418 is no longer supported.\nFetched in submodule path 'x', but it did not contain 1fa8a3f7fb20.
+remote: Invalid username or password.\nfatal: Authentication failed for 'https://github.example/x/y/'
+From 10.0.0.2 icmp_seq=1 Destination Host Unreachable
+PING: transmit failed. General failure.
+4 packets transmitted, 0 received, 100% packet loss, time 3072ms
+base_images: internal error, uncaught exception:\n             Unix.Unix_error(Unix.EINVAL, "select", "")
+ocluster-worker: internal error, uncaught exception:
+[ERROR] At /ci/opamrc:1:5-1:7::\n        Parse error\n[ERROR] Strict mode: aborting\n[ERROR] Error in configuration file, fix it, use '--no-opamrc', or check your '--config FILE' arguments:
+opam: --update-invariant was added in version 2.1 of the opam CLI, but version 2.0 has been requested, which is older.
+ERROR nodepool.NodeLauncher-1: Launch attempt 3/3 failed for node 0001616109:
 error: RPC failed; curl 92 HTTP/2 stream 7 was not closed cleanly: CANCEL (err 8)
 error: 10845 bytes of body are still expected
 error: RPC failed; HTTP 502 curl 22 The requested URL returned error: 502

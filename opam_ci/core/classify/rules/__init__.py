@@ -18,6 +18,7 @@ from opam_ci.core.classify.rules.opam import OPAM
 from opam_ci.core.classify.rules.proofs import PROOFS
 from opam_ci.core.classify.rules.sandbox import SANDBOX
 from opam_ci.core.classify.rules.skips import DEPEXTS, SKIPS
+from opam_ci.core.classify.rules.solver import SOLVER
 from opam_ci.core.classify.rules.sources import SOURCES
 from opam_ci.core.classify.rules.weak_proofs import WEAK_PROOFS
 from opam_ci.core.classify.rules.worker import WORKER
@@ -33,6 +34,7 @@ RULES: tuple[Rule, ...] = (
     *WORKER,
     *PROOFS,
     *SKIPS,
+    *SOLVER,
     *OPAM,
     *NETWORK,
     *MIRRORS,

@@ -68,12 +68,12 @@ DISK: tuple[Rule, ...] = (
         r"more space needed on the /",
         r"^error: Partition / too",
         r"[Nn]ot enough free (?:disk )?space",
-        r"[Nn]ot enough space (?:on|in|left)",
+        r"[Nn]ot enough space (?:left on|(?:on|in) (?:the )?(?:disk|device|drive|file ?system|/))",
         r"filesystem is full",
         r"needs \d+\s?\w?B? (?:more space )?on the / filesystem",
         r"[Dd]isk quota exceeded",
         r"^Disk Requirements:",
-        r"[Ii]nsufficient (?:disk )?space",
+        r"[Ii]nsufficient (?:disk space|space (?:on|in) (?:the )?(?:disk|device|/))",
         r"[Oo]ut of disk space",
         r"disk is full",
         r"not enough inodes",
@@ -81,7 +81,7 @@ DISK: tuple[Rule, ...] = (
         r"cannot write .*: ENOSPC",
         r": out of space$",
         r"[Dd]isk-space (?:low|still low)",
-        r"There is not enough (?:disk )?space",
+        r"There is not enough (?:disk space|space (?:on|in) )",
         words="space|inodes|quota exceeded|is full|too full|disk requirements",
         yields_to=TEST_IDS,
         why=(
@@ -90,6 +90,16 @@ DISK: tuple[Rule, ...] = (
         example="E: You don't have enough free space in /var/cache/apt/archives/.",
         not_when=[
             ("failed", "[FAIL]  quota  1  disk quota exceeded is reported"),
+            (
+                "failed",
+                (
+                    "#=== ERROR while compiling a.1 ===#\n"
+                    "# command     ~/.opam/opam-init/hooks/sandbox.sh build make test\n"
+                    "# exit-code   2\n"
+                    "### output ###\n"
+                    '# Fatal error: exception Failure("Not enough space in buffer")'
+                ),
+            ),
         ],
     ),
     rule(
@@ -204,10 +214,11 @@ MEMORY: tuple[Rule, ...] = (
     rule(
         "illegal-instruction",
         Cause.IMAGE,
-        r"[Ii]llegal instruction\b",
+        # A shell's, make's and gdb's words; an assembler says the same of a source line.
+        r"(?:^|[\]:\d] +)Illegal instruction(?: \(core dumped\)|: 4|\b(?! [`'\"\w]))",
         r"^Fatal glibc error: .{0,80}\bCPU\b",
         r"\bsignal(?:led|:)? ?-5\b",
-        r"SIGILL\b",
+        r"(?:by|got|received|signal|[45],?) \(?SIGILL\b",
         r"got signal ILL\b",
         r"^exit-code +132\b",
         r"exit (?:code|status):? 132\b",
@@ -220,6 +231,17 @@ MEMORY: tuple[Rule, ...] = (
         example="Illegal instruction (core dumped)",
         not_when=[
             ("failed", ("Illegal instruction\n[FAIL]  asm  1  traps.")),
+            (
+                "failed",
+                (
+                    "#=== ERROR while compiling a.1 ===#\n"
+                    "# command     ~/.opam/opam-init/hooks/sandbox.sh build make\n"
+                    "# exit-code   2\n"
+                    "### output ###\n"
+                    "# checking for SIGILL handling... yes\n"
+                    "# x.s:12: Error: illegal instruction `vmovups'"
+                ),
+            ),
         ],
     ),
 )

@@ -156,6 +156,10 @@ NETWORK: tuple[Rule, ...] = (
         r"[Nn]etwork is (?:unreachable|down)",
         r"network error",
         r"[Nn]o route to host",
+        # ping's words.
+        r"Destination (?:[Hh]ost|[Nn]et) (?:[Uu]nreachable|Prohibited)",
+        r"^PING: transmit failed",
+        r"\b100(?:\.0+)?% (?:packet )?loss\b",
         r"[Oo]peration (?:too slow|timed out)",
         r"(?:TLS|SSL) (?:handshake|connection)",
         r"SSL_(?:read|connect|ERROR)",
@@ -194,7 +198,8 @@ NETWORK: tuple[Rule, ...] = (
         r"dial tcp\b",
         r"<urlopen error",
         words=(
-            "curl|exited with|wget|ssl connection|cannot verify|epipe|socket|failure|http error"
+            "destination |transmit failed|% loss|packet loss"
+            "|curl|exited with|wget|ssl connection|cannot verify|epipe|socket|failure|http error"
             "|fetch error|connect|conduit|network|route to|too slow|timed out|tls|ssl"
             "|schannel|timeout|econn|etimed|ehost|enet|retries|handshake|slow |canceled"
             "|broken pipe|unexpected e|certificate|dial tcp|urlopen"
@@ -235,6 +240,9 @@ NETWORK: tuple[Rule, ...] = (
         r"[\"/]git(?:\.exe)? [^\"]{0,400}\" (?:exited with code|failed)",
         r"^command +git (?:fetch|clone|pull|ls-remote|remote|reset|diff)\b",
         r"^ERROR: Cannot fetch git repository",
+        # git was given a name and a password: those of the CI. Without, it asks for a name.
+        r"\bfatal: Authentication failed for '",
+        r"\bremote: Invalid username or (?:password|token)",
         r"^(?:error|fatal): (?:could not fetch|Failed to clone|clone of '|git upload-pack)",
         r"^Failed to clone '",
         r"^! \[(?:new (?:tag|branch|ref)|rejected)\].{0,300}\(unable to update local ref\)",
@@ -281,7 +289,7 @@ NETWORK: tuple[Rule, ...] = (
             "|error: |packet|remote: "
         ),
         phases=NETWORK_PHASES,
-        yields_to=("ref-missing", "repository-gone", *_YIELDS),
+        yields_to=("ref-missing", "submodule-missing", "repository-gone", *_YIELDS),
         overtaken_by=(PACKAGE_REPORT,),
         why="git could not talk to the other side, or its local copy is damaged.",
         example="fatal: the remote end hung up unexpectedly",
@@ -296,6 +304,32 @@ NETWORK: tuple[Rule, ...] = (
             ),
             ("failed", ("fatal: Couldn't find remote ref v1.0\nfatal: the remote end hung up")),
             ("unknown", "fatal: not a git repository (or any of the parent directories): .git"),
+        ],
+    ),
+    rule(
+        "git-refused",
+        Cause.GIT,
+        r"^fatal: remote error(?!: upload-pack: not our ref)",
+        words="remote error",
+        phases=NETWORK_PHASES,
+        yields_to=("ref-missing", "repository-gone", *_YIELDS),
+        overtaken_by=(PACKAGE_REPORT,),
+        why=(
+            "The other side of git refused to talk at all; what git says of a commit after "
+            "that is a guess."
+        ),
+        example=(
+            "fatal: remote error: access denied or repository not exported\n"
+            "Fetched in submodule path 'x', but it did not contain 1fa8a3f7fb20."
+        ),
+        not_when=[
+            (
+                "failed",
+                (
+                    "fatal: remote error: upload-pack: not our ref 1fa8a3f7fb20\n"
+                    "Fetched in submodule path 'x', but it did not contain 1fa8a3f7fb20."
+                ),
+            ),
         ],
     ),
     rule(

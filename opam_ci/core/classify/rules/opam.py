@@ -1,6 +1,6 @@
-"""opam's own troubles: its root, its repositories, its solver. Messages as in opam 1.2 to 2.5."""
+"""opam's own troubles: its root, its repositories. Messages as in opam 1.2 to 2.5."""
 
-from opam_ci.core.classify.rule import Rule
+from opam_ci.core.classify.rule import OUTSIDE_PACKAGE_CODE, Rule
 from opam_ci.core.classify.rules.make import rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.job import Phase
@@ -9,26 +9,6 @@ from opam_ci.core.outcome import Cause, FailureReason
 _BEFORE = (Phase.CHECKOUT, Phase.SETUP, Phase.SOLVE, Phase.DEPEXTS, Phase.FETCH)
 
 OPAM: tuple[Rule, ...] = (
-    rule(
-        "solver-timeout",
-        Cause.SOLVER_TIMEOUT,
-        r"resolution of the request timed out",
-        r"[Ss]olver (?:has )?timed? ?-?out",
-        r"[Tt]ime-?out (?:of|in|from|while running) (?:the |external )?solver",
-        r"OpamCudf\.Solver_(?:failure|error)",
-        r"--solver-timeout=",
-        # Not every word about it: the CI sets the variable, and logs echo that.
-        r"(?:by setting|use|increase) OPAMSOLVERTIMEOUT",
-        words="timed out|time-out|timeout|timed-out|opamcudf|solvertimeout",
-        yields_to=PROOF_IDS,
-        why="opam's solver gave up for time before it knew; that proves no conflict.",
-        example="[ERROR] Sorry, resolution of the request timed out.",
-        not_when=[
-            ("failed", ("Solver timed out\n[FAIL]  solver  1  is fast.")),
-            ("failed", 'ENV OPAMSOLVERTIMEOUT="500"\nmake: *** [Makefile:3: all] Error 2'),
-            ("failed", "+ env OPAMSOLVERTIMEOUT=500 opam reinstall a.1\nmake: *** [all] Error 2"),
-        ],
-    ),
     rule(
         "opam-exit-status",
         Cause.OPAM_INTERNAL,
@@ -56,41 +36,6 @@ OPAM: tuple[Rule, ...] = (
         ],
     ),
     rule(
-        "opam-exit-solver",
-        Cause.SOLVER_TIMEOUT,
-        r"(?:^|\\?\" |\bopam\b.{0,200})(?:failed|exited) with (?:exit )?(?:status|code) 60$",
-        r"^(?:Error: |\[ERROR\] )?The process '\S*opam(?:\.exe)?' failed with exit code 60$",
-        words="failed with|exited with",
-        quoted=True,
-        yields_to=PROOF_IDS,
-        why="opam's exit code 60: the solver failed, mostly for time.",
-        example='        exit 1" failed with exit status 60',
-        not_when=[
-            (
-                "failed",
-                'File "a.ml", line 1:\nError: x\n        exit 1" failed with exit status 60',
-            ),
-        ],
-    ),
-    rule(
-        "solver-broken",
-        Cause.OPAM_INTERNAL,
-        r"[Ee]xternal solver fail(?:ed|ure)",
-        r"No installed solver",
-        r"solver-error-\d+",
-        r"[Ss]olver (?:crashed|failed with|could not be (?:run|found))",
-        r"(?:aspcud|mccs|packup)\S*: (?:not found|error|fatal)",
-        r"(?:aspcud|mccs|packup|clasp|gringo)\b.{0,400}(?:failed with|exited with)",
-        r"^Fatal error in module .{0,200}(?:dose|cudf)",
-        words="solver|aspcud|mccs|packup|clasp|gringo|fatal error in",
-        yields_to=PROOF_IDS,
-        why="The solver program is missing or broken in the image.",
-        example="[ERROR] External solver failure, please fix your installation",
-        not_when=[
-            ("failed", ("solver failed with 3\n[FAIL]  sat  1  solves.")),
-        ],
-    ),
-    rule(
         "opam-repository-update",
         Cause.REPOSITORY_STATE,
         r"Initial (?:repository fetch|download of repository) failed",
@@ -109,6 +54,7 @@ OPAM: tuple[Rule, ...] = (
         r"Errors? (?:occurred )?while updating repos",
         r"^\[WARNING\] Errors while (?:updating|parsing) repos",
         words="repo|regenerate|urls.txt|index.tar.gz|sources failed|update failed",
+        phases=_BEFORE,
         yields_to=("opam-file-unreadable", *PROOF_IDS),
         why=(
             "opam could not refresh its copy of the package repository, which is the CI's affair."
@@ -120,6 +66,16 @@ OPAM: tuple[Rule, ...] = (
                 (
                     "[ERROR] Could not read file /ci/repo/packages/a/a.1/opam. skipping:\n"
                     "[ERROR] Could not update repository pr: Strict mode: aborting"
+                ),
+            ),
+            (
+                "failed",
+                (
+                    "#=== ERROR while compiling a.1 ===#\n"
+                    "# command     ~/.opam/opam-init/hooks/sandbox.sh build make\n"
+                    "# exit-code   2\n"
+                    "### output ###\n"
+                    "# Failed to regenerate parser.ml: menhir is too old"
                 ),
             ),
         ],
@@ -158,16 +114,39 @@ OPAM: tuple[Rule, ...] = (
         "opam-locked",
         Cause.OPAM_INTERNAL,
         r"[Aa]nother process has locked \S+",
+        words="has locked",
+        yields_to=PROOF_IDS,
+        why="Two runs share an opam root, which must never be.",
+        example="[ERROR] Another process has locked /home/opam/.opam/lock and non blocking mode",
+        not_when=[
+            ("failed", ("Another process has locked x\n[FAIL]  lock  1  is fair.")),
+        ],
+    ),
+    rule(
+        "lock-words",
+        Cause.OPAM_INTERNAL,
         r"Could not (?:acquire|get) .{0,40}lock",
         # cargo blocks on a lock of its own jobs.
         r"(?<!Blocking )waiting for .{0,40}lock",
         r"^cannot (?:un)?lock \S+",
         words="lock",
+        phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
-        why="Two runs share an opam root, which must never be.",
-        example="[ERROR] Another process has locked /home/opam/.opam/lock and non blocking mode",
+        why="Something of the CI waits for a lock of the CI. Package code has locks of its own.",
+        example="Could not acquire the lock of the cache",
         not_when=[
             ("failed", ("waiting for the lock\n[FAIL]  lock  1  is fair.")),
+            (
+                "failed",
+                (
+                    "#=== ERROR while compiling a.1 ===#\n"
+                    "# command     ~/.opam/opam-init/hooks/sandbox.sh build make\n"
+                    "# exit-code   2\n"
+                    "### output ###\n"
+                    "# waiting for the database lock\n"
+                    "# giving up"
+                ),
+            ),
         ],
     ),
     rule(
@@ -200,8 +179,10 @@ OPAM: tuple[Rule, ...] = (
             r"^(?:\S*/)?opam: (?:opam\S*: )?(?:[A-Z]+(?:…|\.\.\.)? arguments?|option |invalid "
             r"|required |[Tt]oo many)"
         ),
+        r"^(?:\S*/)?opam: .{1,80} was (?:added|removed) in version \S+ of the opam CLI",
         r"^Usage: opam\S* [a-z-]+ ",
         r"^\[ERROR\] .{1,120} can ?not be specified at the same time",
+        r"^\[ERROR\] Error in configuration file",
         r"^\[ERROR\] (?:File does not exist: |Directory \S+ already exists\. Please remove it)",
         (
             r"^\[ERROR\] (?:No switch is currently set|No switch named|The selected switch"
@@ -246,6 +227,8 @@ OPAM: tuple[Rule, ...] = (
         r"Strict mode: aborting",
         r"Parse error in \S*packages/",
         r"^\[ERROR\] Invalid opam file in ",
+        # A format that is too new is the fault of the opam that reads it.
+        r"^\[ERROR\] At \S*packages/\S+/(?:opam|url):[\d:-]+ (?!unsupported)",
         r"^error +\d+: File format error",
         r"^\[ERROR\] Undefined filter variable \S+ in dependencies of ",
         words="packages/|strict mode|invalid opam file|file format error|undefined filter",

@@ -295,6 +295,10 @@ SANDBOX: tuple[Rule, ...] = (
         r"Failed to download action",
         r"Unable to resolve action",
         r"runner provisioning",
+        # OpenStack's and nodepool's.
+        r"Launch (?:attempt \d+/\d+ )?failed for node ",
+        r"No valid host was found",
+        r"Quota exceeded (?:for|,) ",
         r"No hosted parallelism",
         r"requested labels? .* not found",
         r"The process cannot access the file because it is being used",
@@ -302,6 +306,7 @@ SANDBOX: tuple[Rule, ...] = (
             "not found|no such file|xcrun|xcode-select|dll loading|fatal error - |to remap"
             "|qemu|kvm|vboxmanage|virtual machine|healthcheck|provisioning|failed to"
             "|base image|sudo|unable to resolve action|hosted|labels|being used"
+            "|for node|valid host|quota exceeded"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,

@@ -40,19 +40,36 @@ SOURCES: tuple[Rule, ...] = (
         r"(?:^|\(|\] )(?:Branch|Commit|Tag) \S+ not found",
         r"Could not find (?:branch|commit|tag|reference) ",
         r"unknown revision",
-        # The server has the repository of a submodule, and not the commit that is named.
-        r"^Fetched in submodule path '[^']+', but it did not contain",
-        r"^Unable to checkout '\w+' in submodule path",
-        words=(
-            "submodule path|remote ref|remote branch|pathspec|not found|could not find"
-            "|unknown revision"
-        ),
+        words="remote ref|remote branch|pathspec|not found|could not find|unknown revision",
         phases=_FETCHING,
         yields_to=PROOF_IDS,
         why="The branch, tag or commit that the opam file names does not exist.",
         example="fatal: Couldn't find remote ref v1.0",
         not_when=[
             ("failed", ("fatal: Couldn't find remote ref x\n[FAIL]  git  1  clones.")),
+        ],
+    ),
+    rule(
+        "submodule-missing",
+        FailureReason.SOURCE,
+        r"^Fetched in submodule path '[^']+', but it did not contain",
+        r"^Unable to checkout '\w+' in submodule path",
+        words="submodule path",
+        phases=_FETCHING,
+        yields_to=("git-refused", "dns", "connection", *PROOF_IDS),
+        why=(
+            "The server has the repository of a submodule, and not the commit that is named. "
+            "Where git could not ask the server, this says nothing."
+        ),
+        example="Fetched in submodule path 'lib', but it did not contain 1fa8a3f7fb20.",
+        not_when=[
+            (
+                "errored",
+                (
+                    "fatal: remote error: access denied or repository not exported\n"
+                    "Fetched in submodule path 'lib', but it did not contain 1fa8a3f7fb20."
+                ),
+            ),
         ],
     ),
     rule(

@@ -1,6 +1,7 @@
 """Workers that were lost, stopped or ran out of the time that the CI grants."""
 
 from opam_ci.core.classify.rule import OUTSIDE_PACKAGE_CODE, Rule
+from opam_ci.core.classify.rules.generic import PACKAGE_REPORT
 from opam_ci.core.classify.rules.make import rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.outcome import Cause
@@ -136,6 +137,7 @@ WORKER: tuple[Rule, ...] = (
         r"ran (?:for )?longer than the (?:time )?limit",
         r"hit the time limit of the (?:job|build|CI)",
         words="exceeded|maximum|longer than|time limit|timeout|timed out|time out",
+        phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
         why=(
             "The CI's own time limit for the whole job was over: the queue, a slow worker "
@@ -145,6 +147,17 @@ WORKER: tuple[Rule, ...] = (
         not_when=[
             ("failed", "FAILED: Cases: 4 Tried: 4 Errors: 0 Failures: 1 Skip: 0 Timeouts: 0."),
             ("failed", ("Error: Timeout (10 s) in test 3\nTimeout (10 s)\nnot ok 3 - answers")),
+            (
+                "failed",
+                (
+                    "#=== ERROR while compiling a.1 ===#\n"
+                    "# command     ~/.opam/opam-init/hooks/sandbox.sh build make test\n"
+                    "# exit-code   2\n"
+                    "### output ###\n"
+                    "# rpc 3: context deadline exceeded\n"
+                    "# Timed out!"
+                ),
+            ),
         ],
     ),
     rule(
@@ -164,6 +177,11 @@ WORKER: tuple[Rule, ...] = (
         ),
         r"Build ended without setting a log",
         r"^(?:fatal )?[Ii]nternal (?:CI )?error: (?:worker|agent|runner|builder)",
+        # cmdliner's words, of the CI's own services.
+        (
+            r"^(?:\S*/)?(?:base[_-]images|obuilder|(?:ocaml|opam-repo|docs|mirage)-ci\S*|ocluster\S*"
+            r"|ocurrent\S*|solver-(?:worker|service)): internal error, uncaught exception"
+        ),
         words=(
             "uncaught exception|job failed|build failed|failed: internal|without setting a log"
             "|internal"
@@ -173,6 +191,40 @@ WORKER: tuple[Rule, ...] = (
         why="The worker's own program failed, not a command of the job.",
         example="2021-06-15 22:14.54: Job failed: Failed: Internal error",
         not_when=[("failed", "Job failed: Internal error\nnot ok 2 - survives a bad job")],
+    ),
+    rule(
+        "service-traceback",
+        Cause.WORKER_LOST,
+        (
+            r"^File \"/\S*/(?:site|dist)-packages/(?:zuul|nodepool|buildbot(?:_worker)?|gear"
+            r"|jenkins_jobs|diskimage_builder)/\S+\.py\", line \d+, in "
+        ),
+        r"^File \"/opt/\S*(?:/nodepool/|/zuul/)\S+\.py\", line \d+, in ",
+        words="zuul/|nodepool/|buildbot|/gear/|jenkins_jobs|diskimage_builder",
+        phases=OUTSIDE_PACKAGE_CODE,
+        yields_to=PROOF_IDS,
+        overtaken_by=(PACKAGE_REPORT,),
+        why=(
+            "The backtrace goes through the program of a CI that runs on the machine; no "
+            "build of a package calls it."
+        ),
+        example=(
+            "Traceback (most recent call last):\n"
+            '  File "/usr/lib/python3.6/site-packages/zuul/zk.py", line 213, in storeNode'
+        ),
+        not_when=[
+            (
+                "unknown",
+                'File "/src/zuul/tests/unit/test_git_driver.py", line 118, in test_refreshed',
+            ),
+            (
+                "failed",
+                (
+                    'File "/usr/lib/python3/dist-packages/zuul/zk.py", line 2, in store\n'
+                    "not ok 3 - stores a node"
+                ),
+            ),
+        ],
     ),
     rule(
         "kernel-trouble",
