@@ -118,7 +118,25 @@ def test_a_package_without_such_a_mark_failed_by_itself() -> None:
     plan = "  - install a 1 [required by b]\n  - install b 2\n"
 
     assert verdict_of(f"{plan}{report(package='b.2')}").reason == "build"
-    assert verdict_of(f"{plan}{report(package='c.2')}").reason == "build"
+
+
+def test_what_a_plan_without_its_head_no_longer_shows_is_a_dependency() -> None:
+    # opam puts what was asked for behind what it needs.
+    plan = "  - install a 1 [required by b]\n  - install b 2\n"
+    upgrade = "  - install a 1 [required by d]\n  - install b 2\n"
+
+    assert verdict_of(f"{plan}{report(package='c.2')}").reason == "dependency"
+    assert verdict_of(f"{upgrade}{report(package='c.2')}").reason == "build"
+
+
+def test_opams_signs_and_frames_hide_no_action() -> None:
+    failed = "\u250c\u2500 The following actions failed\n\u2502 \u03bb build {}  1\n\u2514\u2500\n"
+    done = "\u250c\u2500 The following changes have been performed\n\u2502 \u2217 install b 2\n"
+
+    found = attribute(clean(f"$ opam install c\n{failed.format('a')}{done}"))
+
+    assert (found.failed, found.blame) == (("a.1",), "a.1")
+    assert attribute(clean(f"$ opam install a\n{failed.format('a')}{done}")).blame is None
 
 
 @pytest.mark.parametrize(

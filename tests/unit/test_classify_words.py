@@ -30,6 +30,7 @@ base_images: internal error, uncaught exception:\n             Unix.Unix_error(U
 ocluster-worker: internal error, uncaught exception:
 [ERROR] At /ci/opamrc:1:5-1:7::\n        Parse error\n[ERROR] Strict mode: aborting\n[ERROR] Error in configuration file, fix it, use '--no-opamrc', or check your '--config FILE' arguments:
 opam: --update-invariant was added in version 2.1 of the opam CLI, but version 2.0 has been requested, which is older.
+Format upgrade done.\nUpdate done, please now retry your command.
 ERROR nodepool.NodeLauncher-1: Launch attempt 3/3 failed for node 0001616109:
 error: RPC failed; curl 92 HTTP/2 stream 7 was not closed cleanly: CANCEL (err 8)
 error: 10845 bytes of body are still expected
@@ -247,6 +248,11 @@ A package failed and has been disabled for CI using the 'x-ci-accept-failures' f
 """.strip().split("\n")
 
 FAILED = r"""
+┌─ The following actions failed\n│ λ build conf-gmp        4\n└─
+The following actions failed\n  λ build a 1
+$ ./test/test.native test Simple 0\n[ERROR]             Simple           0   no_dtd.
+<stdin>:1:10: fatal error: doesnt_exist.h: No such file or directory
+[ERROR] At ~/.opam/repo/default/packages/a/a.0.0.2/opam:9:45:\n  Not a recognised version-control URL
   - [a.1]\n    https://example.org/a.tbz (Bad\n    checksum, expected\n    sha512=00)
 test_net: unexpected failure: "Unix.Unix_error(Unix.ENETUNREACH, \"send\", \"\")"\nTest 'join' in suite 'net' produced 'false'
 [ERROR] curl: code 404 while downloading https://example.org/archives/a-1.tar.gz

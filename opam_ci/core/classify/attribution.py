@@ -39,10 +39,16 @@ _ABORTED_SECTION = re.compile(
     r"|[Tt]he following have been cancelled"
 )
 _SECTION_END = re.compile(
-    r"[Tt]he following|[Nn]o changes|\[|'opam |=|<|The former|Run |The command|#|Due to"
+    r"(?:[^\w\s]{1,2} )?[Tt]he following|[Nn]o changes|\[|'opam |=|<|The former|Run "
+    r"|The command|#|Due to"
 )
+
+_MARKS = r"(?:(?:[^\w\s'\"]{1,2}|\u03bb) {1,2}){0,2}"
+"""What opam draws before an action: the frame of a list, and a sign for its kind (a build's is a
+Greek letter)."""
+
 _ACTION = re.compile(
-    r"(?:[^\w\s'\"]{1,2} {1,2})?(?P<action>build|install|fetch|upgrade|downgrade|test)\s+"
+    rf"{_MARKS}(?P<action>build|install|fetch|upgrade|downgrade|test)\s+"
     r"(?P<name>[\w:+~-]+)(?:\.|\s+)(?P<version>\S+)"
 )
 _ASKED = re.compile(
@@ -51,9 +57,9 @@ _ASKED = re.compile(
     r"|^(?:[$+%\u276f\u279c]+ )?(?:sudo )?opam (?:re)?install (?P<typed>[\w .+~=-]{1,200})$"
 )
 _PLANNED = re.compile(
-    r"(?:[^\w\s'\"]{1,2} {1,2})?(?:install|upgrade|downgrade|recompile|reinstall)\s+"
+    rf"{_MARKS}(?:install|upgrade|downgrade|recompile|reinstall)\s+"
     r"(?P<name>[\w:+~-]+)"
-    r"(?:\.|\s+)(?P<version>\S+)(?: to \S+)?\s+\[required by "
+    r"(?:\.|\s+)(?P<version>\S+)(?: to \S+)?\s+\[required by (?P<by>[^\]]{0,400})"
 )
 """opam's plan says of each package that nobody asked for which other one requires it."""
 
@@ -125,6 +131,8 @@ class _Reader:
         self._failed: list[str] = []
         self._aborted: list[str] = []
         self._required: list[str] = []
+        self._requiring: list[str] = []
+        self._planned: list[str] = []
         self._worked_in: list[str] = []
         self._section: list[str] | None = None
         self._headless: list[str] | None = []
@@ -140,7 +148,7 @@ class _Reader:
         """Reads a line of opam's plan, reports and summaries, if it is one."""
         self._read_headless(line)
         self._failed.extend(_failed_in(line.text))
-        self._required.extend(_action_in(_PLANNED, line))
+        self._read_plan(line)
         if line.shown.lstrip().startswith("#") and (found := _DIRECTORY.search(line.text)):
             self._worked_in[:] = [found.group("names")]
         if _FAILED_SECTION.search(line.text):
@@ -151,6 +159,21 @@ class _Reader:
             self._section.extend(action)
         elif _SECTION_END.match(line.text):
             self._section = None
+
+    def _read_plan(self, line: Line) -> None:
+        """Reads a line of opam's plan: what is to be installed, and what for."""
+        if found := _PLANNED.match(line.text):
+            self._required.extend(_action_in(_PLANNED, line))
+            self._requiring.extend(name.strip() for name in found.group("by").split(","))
+        elif self._section is None:
+            self._planned.extend(_action_in(_ACTION, line))
+
+    def _asked_by_plan(self) -> list[str]:
+        """Returns what a plan has for itself, if something else is in it only for its sake."""
+        required = {_name_of(name) for name in self._required}
+        top = {name for name in self._requiring if name not in required}
+        named = [name for name in self._planned if _name_of(name) not in required]
+        return named if top & {_name_of(name) for name in named} else []
 
     def _read_headless(self, line: Line) -> None:
         """Reads a list whose title is cut off: opam 1.1 puts what waits before its reports."""
@@ -168,7 +191,7 @@ class _Reader:
         if self._section is self._aborted and not self._aborted:
             self._aborted.append(_OTHERS)
         return Attribution(
-            asked=_distinct(self._asked),
+            asked=_distinct(self._asked or self._asked_by_plan()),
             failed=_distinct(self._failed or self._worked_in),
             aborted=_distinct(self._aborted),
             required=_distinct(self._required),

@@ -108,7 +108,11 @@ GENERIC: tuple[Rule, ...] = (
     rule(
         "failed-actions",
         _BUILD,
-        r"^(?:[^\w\s]{1,2} {1,2})?(?:build|install|upgrade|test) +(?P<package>[\w+~-]+)[. ]",
+        # A frame, and the sign of the action: a build's is a Greek letter.
+        (
+            r"^(?:(?:[^\w\s]{1,2}|\u03bb) {1,2}){0,2}(?:build|install|upgrade|test)"
+            r" +(?P<package>[\w+~-]+)[. ]"
+        ),
         words="build|install|upgrade|test",
         after=r"[Tt]he following (?:actions )?failed\b",
         why="opam lists the actions that failed, none of them a download.",

@@ -181,6 +181,8 @@ OPAM: tuple[Rule, ...] = (
         ),
         r"^(?:\S*/)?opam: .{1,80} was (?:added|removed) in version \S+ of the opam CLI",
         r"^Usage: opam\S* [a-z-]+ ",
+        # opam changed its root's format, and stops.
+        r"^Update done, please now retry your command",
         r"^\[ERROR\] .{1,120} can ?not be specified at the same time",
         r"^\[ERROR\] Error in configuration file",
         r"^\[ERROR\] (?:File does not exist: |Directory \S+ already exists\. Please remove it)",

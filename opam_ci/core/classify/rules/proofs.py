@@ -23,6 +23,8 @@ TESTS: tuple[Rule, ...] = (
         r"^Test .* (?:failed|errored on) \(\d+ shrink",
         r"\btest [`'\"].{1,200}['`\"] (?:failed on|raised exception|errored)",
         r"^\[✗\] ",
+        # alcotest's older mark of a test that raised: its name, number and title in columns.
+        r"^\[ERROR\] {4,}\S.{0,80} {2,}\d+ {2,}\S",
         r"^-{3,} Failure -{3,}",
         r"^(?:Error|Failure): \S.{0,200}:\d+:\S",
         r"^OUnit: ",
@@ -32,7 +34,7 @@ TESTS: tuple[Rule, ...] = (
         r"^FAILED \d+ / \d+ tests",
         r"Tests had a [\d.]+% failure rate",
         r'^E: Failure\("Tests had',
-        words="fail|test |[✗]|ounit|is false|threw|error: ",
+        words="fail|[error]|test |[✗]|ounit|is false|threw|error: ",
         why=(
             "Test frameworks of OCaml (alcotest, OUnit, QCheck, inline tests) report failed "
             "tests in these words, whatever else the tests printed."
@@ -170,8 +172,9 @@ COMPILE: tuple[Rule, ...] = (
         "cc-error",
         _BUILD,
         (
-            r"^(?:In file included from )?[^\s:]+\.(?:c|cc|cpp|cxx|C|h|hh|hpp|m|mm|s|S|y|l|pyx"
-            r"|rs|go):\d+(?::\d+)?: (?:fatal )?error\b(?!.{0,300}No space left)"
+            r"^(?:In file included from )?(?:<stdin>|<command-line>"
+            r"|[^\s:]+\.(?:c|cc|cpp|cxx|C|h|hh|hpp|m|mm|s|S|y|l|pyx|rs|go)):\d+(?::\d+)?:"
+            r" (?:fatal )?error\b(?!.{0,300}No space left)"
         ),
         (
             r"^(?:gcc|clang|cc|g\+\+|cc1): (?:fatal )?error: (?:unrecogni[sz]ed|unknown"

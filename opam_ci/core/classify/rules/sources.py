@@ -250,7 +250,7 @@ SOURCES: tuple[Rule, ...] = (
     rule(
         "many-sources",
         Cause.NETWORK,
-        r"^(?:\W{1,2} )?fetch +[\w+~-]+ +\S+$",
+        r"^(?:\W{1,2} ){0,2}fetch +[\w+~-]+ +\S+$",
         r"^\[ERROR\] Failed to get sources of ",
         r"^Cannot download http",
         words="fetch|failed to get sources|cannot download",
