@@ -9,6 +9,9 @@ _BUILD = FailureReason.BUILD
 PACKAGE_REPORT = "package-report"
 """Id of the rule by opam's report of a package's failed command."""
 
+OPAM_COMMAND_FAILED = "opam-command-failed"
+"""Id of the rule by what is left of such a report."""
+
 WENT_ON = "went-on"
 """Id of the rule by opam's words for an installed package."""
 
@@ -89,7 +92,7 @@ GENERIC: tuple[Rule, ...] = (
         ],
     ),
     rule(
-        "opam-command-failed",
+        OPAM_COMMAND_FAILED,
         _BUILD,
         r"^\[ERROR\] The (?:compilation|installation|build) of (?P<package>\S+?) failed",
         r"^=+ ERROR \[?while (?:compiling|installing|removing|testing|building) (?P<named>\S+)",
@@ -127,6 +130,7 @@ GENERIC: tuple[Rule, ...] = (
         ),
         r"^Command (?:\[\d+\] )?exited with code [1-9]",
         r"^(?:- )?Failed to build the target ",
+        r"^Failed to build \S+\.(?:vo|glob|cm\w{1,3}|o|a|so|byte|native|exe|opt)$",
         r"^Ocamlbuild knows of no rules that apply to a target named ",
         r'^E: Failure\("Command ',
         r"terminated with error code \d+",

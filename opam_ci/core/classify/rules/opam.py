@@ -36,6 +36,28 @@ OPAM: tuple[Rule, ...] = (
         ],
     ),
     rule(
+        "opam-killed",
+        Cause.UNKNOWN,
+        (
+            r"(?:^|\\?\" |\bopam\b.{0,200})(?:failed|exited) with (?:exit )?(?:status|code)"
+            r" (?:137|143)$"
+        ),
+        words="failed with|exited with",
+        quoted=True,
+        yields_to=("job-cancelled", "opam-interrupted", *PROOF_IDS),
+        why=(
+            "opam itself was killed: the code is that of a signal, which a shell passes on. A "
+            "package's command that is killed makes opam exit with 31."
+        ),
+        example='        exit 1" failed with exit status 137',
+        not_when=[
+            (
+                "failed",
+                'File "a.ml", line 1:\nError: x\n        exit 1" failed with exit status 137',
+            ),
+        ],
+    ),
+    rule(
         "opam-repository-update",
         Cause.REPOSITORY_STATE,
         r"Initial (?:repository fetch|download of repository) failed",

@@ -54,6 +54,7 @@ WEAK_PROOFS: tuple[Rule, ...] = (
             r" )?(?:library|header|package|C library|required)"
         ),
         r"^checking for \S+\.\.\. (?:not found|no)\. *(?:abort|exit)",
+        r"^(?:One or several |Some )?required (?:tools|libraries|packages|programs) are missing",
         words="found|cannot find|ocamlfind|findlib|configure: error|missing|checking for"
         "|loading shared|not loaded",
         why=(

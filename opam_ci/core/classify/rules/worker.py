@@ -1,7 +1,7 @@
 """Workers that were lost, stopped or ran out of the time that the CI grants."""
 
 from opam_ci.core.classify.rule import OUTSIDE_PACKAGE_CODE, Rule
-from opam_ci.core.classify.rules.generic import PACKAGE_REPORT
+from opam_ci.core.classify.rules.generic import OPAM_COMMAND_FAILED, PACKAGE_REPORT
 from opam_ci.core.classify.rules.make import rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.outcome import Cause
@@ -165,12 +165,6 @@ WORKER: tuple[Rule, ...] = (
         Cause.WORKER_LOST,
         r"Job failed: (?:Failed: )?(?:Internal error|Uncaught|Cancelled|Exception)",
         r"\bFailed: Internal error\)*$",
-        # ocluster's worker, of its own exceptions; programs of Jane Street's break the line.
-        (
-            r"(?:^|\[WARNING\] )Uncaught exception: \(?(?:Invalid_argument|Failure|Not_found"
-            r"|Sys_error|End_of_file|Unix\.Unix_error|Sqlite|Lwt_io|Stack_overflow"
-            r"|Assert_failure|Match_failure)"
-        ),
         (
             r"worker +\[(?:WARNING|ERROR)\] Build failed: (?:Unix\.Unix_error|Sys_error|End_of_file"
             r"|Not_found|Invalid_argument)"
@@ -191,6 +185,36 @@ WORKER: tuple[Rule, ...] = (
         why="The worker's own program failed, not a command of the job.",
         example="2021-06-15 22:14.54: Job failed: Failed: Internal error",
         not_when=[("failed", "Job failed: Internal error\nnot ok 2 - survives a bad job")],
+    ),
+    rule(
+        "worker-exception",
+        Cause.WORKER_LOST,
+        # ocluster's worker, of its own exceptions; programs of Jane Street's break the line.
+        (
+            r"(?:^|\[WARNING\] )Uncaught exception: \(?(?:Invalid_argument|Failure|Not_found"
+            r"|Sys_error(?!\(\"[^/\"]{1,200}: No such file)|End_of_file|Unix\.Unix_error|Sqlite"
+            r"|Lwt_io|Stack_overflow|Assert_failure|Match_failure)"
+        ),
+        words="uncaught exception",
+        phases=OUTSIDE_PACKAGE_CODE,
+        yields_to=(PACKAGE_REPORT, OPAM_COMMAND_FAILED, *PROOF_IDS),
+        why=(
+            "The worker's own program died of an exception. In the report of a package's command, "
+            "which opam 1 does not mark as such, it is the package's."
+        ),
+        example='capnp-rpc [WARNING] Uncaught exception: Unix.Unix_error(Unix.EPIPE, "write", "")',
+        not_when=[
+            (
+                "failed",
+                (
+                    "# command              coq_makefile -f Make -o Makefile\n"
+                    "# exit-code            2\n"
+                    "### stderr ###\n"
+                    '# Uncaught exception: Sys_error("/src/Make: No such file or directory")'
+                ),
+            ),
+            ("unknown", 'Uncaught exception: Sys_error("Make: No such file or directory")'),
+        ],
     ),
     rule(
         "service-traceback",
