@@ -30,6 +30,8 @@ base_images: internal error, uncaught exception:\n             Unix.Unix_error(U
 ocluster-worker: internal error, uncaught exception:
 [ERROR] At /ci/opamrc:1:5-1:7::\n        Parse error\n[ERROR] Strict mode: aborting\n[ERROR] Error in configuration file, fix it, use '--no-opamrc', or check your '--config FILE' arguments:
 opam: --update-invariant was added in version 2.1 of the opam CLI, but version 2.0 has been requested, which is older.
+[ERROR] Your version of OPAM (1.1.1) is not recent enough to read x
+[ERROR] Package variables are read-only and cannot be updated using `opam var --global`
 Format upgrade done.\nUpdate done, please now retry your command.
 ERROR nodepool.NodeLauncher-1: Launch attempt 3/3 failed for node 0001616109:
 error: RPC failed; curl 92 HTTP/2 stream 7 was not closed cleanly: CANCEL (err 8)

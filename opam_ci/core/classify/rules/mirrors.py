@@ -241,7 +241,8 @@ MIRRORS: tuple[Rule, ...] = (
         r"OS package (?:update|install\w*) failed",
         r"These packages are still missing",
         r"^Package manager (?:failed|error)",
-        r"^\[ERROR\] .*depexts? .*fail",
+        # opam's plugin of that name is a package, too.
+        r"^\[ERROR\] (?!The (?:compilation|installation) )(?:.{0,200}\s)?depexts? .*fail",
         r"depext command failed",
         r"Command failed: .*(?:apt-get|apk|dnf|yum|pacman|zypper|brew|pkg) ",
         # An image's own step: docker, BuildKit and podman name it in these words.
@@ -273,6 +274,7 @@ MIRRORS: tuple[Rule, ...] = (
                 ),
             ),
             ("failed", ("These packages are still missing: none\n[FAIL]  depexts  1  lists.")),
+            ("failed", '[ERROR] The compilation of opam-depext failed at "make".'),
         ],
     ),
 )

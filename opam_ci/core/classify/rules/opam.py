@@ -194,6 +194,7 @@ OPAM: tuple[Rule, ...] = (
         r"requires? '?--confirm-level",
         r"opam(?: init)?: unknown (?:option|command)",
         r"opam requires .{0,60}(?:upgrade|newer)",
+        r"^\[ERROR\] Your version of (?:OPAM|opam) \S+ is not recent enough",
         r"opam: (?:unknown|unrecognized) ",
         r"^(?:\S*/)?opam(?:-\w+)?: internal error, uncaught exception",
         # cmdliner's, about the command line that the CI wrote.
@@ -205,7 +206,7 @@ OPAM: tuple[Rule, ...] = (
         r"^Usage: opam\S* [a-z-]+ ",
         # opam changed its root's format, and stops.
         r"^Update done, please now retry your command",
-        r"^\[ERROR\] .{1,120} can ?not be specified at the same time",
+        r"^\[ERROR\] .{1,120} can ?not be (?:specified at the same time|updated using `opam)",
         r"^\[ERROR\] Error in configuration file",
         r"^\[ERROR\] (?:File does not exist: |Directory \S+ already exists\. Please remove it)",
         (

@@ -1,6 +1,7 @@
 """Sources that are not where the opam file says, or not what it says."""
 
 from opam_ci.core.classify.rule import Rule
+from opam_ci.core.classify.rules.generic import PACKAGE_REPORT
 from opam_ci.core.classify.rules.make import rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.job import Phase
@@ -180,11 +181,12 @@ SOURCES: tuple[Rule, ...] = (
         FailureReason.SOURCE,
         r"Could not extract archive",
         r"Unknown archive type",
-        r"not in gzip format",
-        r"[Uu]nrecognized archive",
-        r"does not look like a tar archive",
-        r"[Ff]ile format not recognized",
-        r"Archive .* is empty",
+        # tar's and gzip's words, in a message of opam's.
+        (
+            r"(?:^\[ERROR\] |Fetch_fail|exited with code).{0,600}(?:not in gzip format"
+            r"|[Uu]nrecognized archive|not look like a tar archive|file format not recognized"
+            r"|Archive .{1,200} is empty)"
+        ),
         words="archive|gzip|format not",
         phases=_FETCHING,
         yields_to=PROOF_IDS,
@@ -192,6 +194,14 @@ SOURCES: tuple[Rule, ...] = (
         example='Fetch_fail("Could not extract archive: Unknown archive type: /tmp/a")',
         not_when=[
             ("failed", ("Unknown archive type\n[FAIL]  tar  1  reads.")),
+            (
+                "unknown",
+                (
+                    "+ tar -t /ci/image.tar\n"
+                    "tar: This does not look like a tar archive\n"
+                    "tar: Exiting with failure status due to previous errors"
+                ),
+            ),
         ],
     ),
     rule(
@@ -321,7 +331,7 @@ SOURCES: tuple[Rule, ...] = (
         r"couldn't be obtained",
         r"Cannot download \S+(?!, please)",
         words="not available|could not|failed to get|download failed|obtained|cannot download",
-        yields_to=PROOF_IDS,
+        yields_to=(PACKAGE_REPORT, *PROOF_IDS),
         why=(
             "A source could not be had, and the log does not say why: a dead link and a dead "
             "network look the same."
@@ -329,6 +339,17 @@ SOURCES: tuple[Rule, ...] = (
         example="[ERROR] https://x.org/a.tgz is not available",
         not_when=[
             ("failed", ("[ERROR] x is not available\n[FAIL]  x  1  y.")),
+            (
+                "failed",
+                (
+                    "===== ERROR while installing a.1 =====\n"
+                    "Could not get the source for a.1:\n"
+                    "OpamGlobals.Exit(66)\n"
+                    "===== ERROR while installing b.1 =====\n"
+                    "# command              make\n"
+                    "# exit-code            2"
+                ),
+            ),
         ],
     ),
 )
