@@ -8,6 +8,7 @@ import pytest
 from opam_ci.core.classify import RULES, classify_text
 from opam_ci.core.classify.attribution import attribute
 from opam_ci.core.classify.lines import clean
+from opam_ci.core.classify.rule import Rule
 
 REPORT = """\
 #=== ERROR while compiling {package} ====================#
@@ -39,6 +40,32 @@ def test_what_a_sandboxed_command_prints_about_hosts_is_the_packages_own(words: 
 
     assert verdict_of(words) == "errored"
     assert verdict_of(inside) == "failed"
+
+
+PHYSICAL = {
+    "disk-full-tool",
+    "disk-full-packager",
+    "disk-full-words",
+    "oom-kernel",
+    "process-killed",
+    "out-of-memory-host",
+    "out-of-memory-unclear",
+    "illegal-instruction",
+    "sandbox-bwrap",
+    "storage-broken",
+    "process-terminated",
+    "crash-unclear",
+    "permission-unclear",
+}
+"""Rules about the machine under a package's command: only these excuse what it prints."""
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_a_package_that_prints_the_words_of_the_ci_is_not_excused(rule: Rule) -> None:
+    printed = "".join(f"# {line}\n" for line in rule.example.split("\n"))
+    inside = f"{REPORT.format(package='a.1')}{printed}# the answer is not 42\n"
+
+    assert verdict_of(inside) == (rule.verdict if rule.id in PHYSICAL else "failed")
 
 
 @pytest.mark.parametrize("words", OUTSIDE_WORDS)

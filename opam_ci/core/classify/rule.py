@@ -71,6 +71,7 @@ class Rule(Frozen):
         quoted: Whether lines that only quote something (an echoed script, a diff, a
             source line shown by a compiler) count.
         inside: Whether only output of a package's sandboxed command counts (`frames.py`).
+        outside: Whether such output does not count, whatever the phases: the words are opam's.
         rationale: Why a matching line proves what the rule says.
         example: A text that it decides.
         counter_examples: Texts that it must leave alone.
@@ -91,6 +92,7 @@ class Rule(Frozen):
     overtaken_by: tuple[str, ...] = ()
     quoted: bool = False
     inside: bool = False
+    outside: bool = False
     rationale: str
     example: str
     counter_examples: tuple[CounterExample, ...] = ()

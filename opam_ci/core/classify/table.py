@@ -31,6 +31,8 @@ def _section(number: int, rule: Rule) -> str:
     parts = [f"## {number}. `{rule.id}`: {rule.what}\n", f"{rule.rationale}\n"]
     if rule.phases:
         parts.append(f"Only in: {', '.join(sorted(rule.phases))}.\n")
+    if rule.outside:
+        parts.append("Not in the output of a package's own command.\n")
     if rule.at_least > 1:
         parts.append(f"At least {rule.at_least} lines must match.\n")
     if rule.yields_to:

@@ -77,7 +77,7 @@ class Matches:
         if not words:
             return ()
         allowed = self._allowed(rule)
-        outside = bool(rule.phases) and not rule.phases & PACKAGE_PHASES
+        outside = rule.outside or (bool(rule.phases) and not rule.phases & PACKAGE_PHASES)
         for at, line in enumerate(self._lines):
             if (line.quoted and not rule.quoted) or (outside if line.of_package else rule.inside):
                 continue

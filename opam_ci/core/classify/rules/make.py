@@ -71,3 +71,14 @@ def rule(  # noqa: PLR0913 - a rule has as many parts, and every one is named wh
             CounterExample(text=text, verdict=verdict) for verdict, text in not_when
         ),
     )
+
+
+def of_opam(*rules: Rule) -> tuple[Rule, ...]:
+    """Returns rules about opam's own words, which leave a package's output alone.
+
+    A package may be a tool about packages, and print the same words in its tests.
+
+    Args:
+        rules: Rules, each of which sees everything.
+    """
+    return tuple(one.model_copy(update={"outside": True}) for one in rules)

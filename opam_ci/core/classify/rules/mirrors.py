@@ -1,7 +1,7 @@
 """Package managers of the platforms: mirrors that fail, are stale, or serve broken packages."""
 
 from opam_ci.core.classify.rule import NETWORK_PHASES, Rule
-from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.make import of_opam, rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.outcome import Cause
 
@@ -234,48 +234,50 @@ MIRRORS: tuple[Rule, ...] = (
             ("skipped", ("error: target not found: libfoo\nerror: failed to prepare transaction")),
         ],
     ),
-    rule(
-        "depexts-failed",
-        Cause.PACKAGE_MIRROR,
-        r"System package (?:install|update|upgrade) failed",
-        r"OS package (?:update|install\w*) failed",
-        r"These packages are still missing",
-        r"^Package manager (?:failed|error)",
-        # opam's plugin of that name is a package, too.
-        r"^\[ERROR\] (?!The (?:compilation|installation) )(?:.{0,200}\s)?depexts? .*fail",
-        r"depext command failed",
-        r"Command failed: .*(?:apt-get|apk|dnf|yum|pacman|zypper|brew|pkg) ",
-        # An image's own step: docker, BuildKit and podman name it in these words.
-        (
-            r"(?:error building at STEP \"RUN|process \"/bin/sh -c|The command '/bin/sh -c"
-            r"|executor failed running \[/bin/sh -c|^The command \")"
-            r" ?(?:sudo )?(?:apt(?:-get)?|apk|dnf|yum|zypper|pacman|pkg|brew)\b"
-            r"(?!.{0,1000}(?:&&|;)[\s\\]*(?:sudo )?(?:opam|dune|make|\./configure)\b)"
-        ),
-        words="package|depext|command failed|/bin/sh -c|at step|the command",
-        yields_to=(
-            "depext-unknown-apt",
-            "depext-unknown-apk",
-            "depext-unknown-rpm",
-            "depext-unknown-other",
-            *PROOF_IDS,
-        ),
-        why=(
-            "opam had found the system packages in the lists, and installing them failed all "
-            "the same: that is the mirror's or the image's doing."
-        ),
-        example="[ERROR] System package install failed with exit code 100 at command:",
-        not_when=[
+    *of_opam(
+        rule(
+            "depexts-failed",
+            Cause.PACKAGE_MIRROR,
+            r"System package (?:install|update|upgrade) failed",
+            r"OS package (?:update|install\w*) failed",
+            r"These packages are still missing",
+            r"^Package manager (?:failed|error)",
+            # opam's plugin of that name is a package, too.
+            r"^\[ERROR\] (?!The (?:compilation|installation) )(?:.{0,200}\s)?depexts? .*fail",
+            r"depext command failed",
+            r"Command failed: .*(?:apt-get|apk|dnf|yum|pacman|zypper|brew|pkg) ",
+            # An image's own step: docker, BuildKit and podman name it in these words.
             (
-                "skipped",
-                (
-                    "E: Unable to locate package libfoo-dev\n"
-                    "[ERROR] System package install failed with exit code 100 at command:"
-                ),
+                r"(?:error building at STEP \"RUN|process \"/bin/sh -c|The command '/bin/sh -c"
+                r"|executor failed running \[/bin/sh -c|^The command \")"
+                r" ?(?:sudo )?(?:apt(?:-get)?|apk|dnf|yum|zypper|pacman|pkg|brew)\b"
+                r"(?!.{0,1000}(?:&&|;)[\s\\]*(?:sudo )?(?:opam|dune|make|\./configure)\b)"
             ),
-            ("failed", ("These packages are still missing: none\n[FAIL]  depexts  1  lists.")),
-            ("failed", '[ERROR] The compilation of opam-depext failed at "make".'),
-        ],
+            words="package|depext|command failed|/bin/sh -c|at step|the command",
+            yields_to=(
+                "depext-unknown-apt",
+                "depext-unknown-apk",
+                "depext-unknown-rpm",
+                "depext-unknown-other",
+                *PROOF_IDS,
+            ),
+            why=(
+                "opam had found the system packages in the lists, and installing them failed all "
+                "the same: that is the mirror's or the image's doing."
+            ),
+            example="[ERROR] System package install failed with exit code 100 at command:",
+            not_when=[
+                (
+                    "skipped",
+                    (
+                        "E: Unable to locate package libfoo-dev\n"
+                        "[ERROR] System package install failed with exit code 100 at command:"
+                    ),
+                ),
+                ("failed", ("These packages are still missing: none\n[FAIL]  depexts  1  lists.")),
+                ("failed", '[ERROR] The compilation of opam-depext failed at "make".'),
+            ],
+        ),
     ),
 )
 """Mirrors."""

@@ -1,14 +1,14 @@
 """opam's own troubles: its root, its repositories. Messages as in opam 1.2 to 2.5."""
 
 from opam_ci.core.classify.rule import OUTSIDE_PACKAGE_CODE, Rule
-from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.make import of_opam, rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, FailureReason
 
 _BEFORE = (Phase.CHECKOUT, Phase.SETUP, Phase.SOLVE, Phase.DEPEXTS, Phase.FETCH)
 
-OPAM: tuple[Rule, ...] = (
+OPAM: tuple[Rule, ...] = of_opam(
     rule(
         "opam-exit-status",
         Cause.OPAM_INTERNAL,

@@ -1,7 +1,7 @@
 """Packages that cannot be installed here: no failure of theirs and no fault of ours."""
 
 from opam_ci.core.classify.rule import Rule
-from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.make import of_opam, rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.outcome import SkipReason
 
@@ -11,7 +11,7 @@ _NONE, _HERE, _DEPEXT = (
     SkipReason.DEPEXT_UNAVAILABLE,
 )
 
-SKIPS: tuple[Rule, ...] = (
+SKIPS: tuple[Rule, ...] = of_opam(
     rule(
         "accepted-failure",
         SkipReason.ACCEPTED_FAILURE,
@@ -102,7 +102,7 @@ SKIPS: tuple[Rule, ...] = (
 )
 """What the solver says. These come before the network: a conflict is proved without it."""
 
-DEPEXTS: tuple[Rule, ...] = (
+DEPEXTS: tuple[Rule, ...] = of_opam(
     rule(
         "depext-unavailable",
         _DEPEXT,

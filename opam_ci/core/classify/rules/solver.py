@@ -1,11 +1,11 @@
 """opam's solver: out of time, broken or missing."""
 
 from opam_ci.core.classify.rule import OUTSIDE_PACKAGE_CODE, Rule
-from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.make import of_opam, rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.outcome import Cause
 
-SOLVER: tuple[Rule, ...] = (
+SOLVER: tuple[Rule, ...] = of_opam(
     rule(
         "solver-timeout",
         Cause.SOLVER_TIMEOUT,

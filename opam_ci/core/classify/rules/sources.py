@@ -2,14 +2,14 @@
 
 from opam_ci.core.classify.rule import Rule
 from opam_ci.core.classify.rules.generic import PACKAGE_REPORT
-from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.make import of_opam, rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, FailureReason
 
 _FETCHING = (Phase.CHECKOUT, Phase.SETUP, Phase.FETCH, Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST)
 
-SOURCES: tuple[Rule, ...] = (
+SOURCES: tuple[Rule, ...] = of_opam(
     rule(
         "source-checksum",
         FailureReason.CHECKSUM,

@@ -2,7 +2,7 @@
 
 from opam_ci.core.classify.rule import OUTSIDE_PACKAGE_CODE, Rule
 from opam_ci.core.classify.rules.generic import OPAM_COMMAND_FAILED, PACKAGE_REPORT
-from opam_ci.core.classify.rules.make import rule
+from opam_ci.core.classify.rules.make import of_opam, rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.outcome import Cause
 
@@ -36,13 +36,17 @@ WORKER: tuple[Rule, ...] = (
             ("errored", ("Cancelling: Timeout (1.00 hour)\nJob cancelled")),
         ],
     ),
-    rule(
-        "opam-interrupted",
-        Cause.WORKER_LOST,
-        r"^\[ERROR\] User interruption",
-        words="user interruption",
-        why=("opam got SIGINT, which nobody but us can send; it then names a package as failed."),
-        example="[ERROR] User interruption",
+    *of_opam(
+        rule(
+            "opam-interrupted",
+            Cause.WORKER_LOST,
+            r"^\[ERROR\] User interruption",
+            words="user interruption",
+            why=(
+                "opam got SIGINT, which nobody but us can send; it then names a package as failed."
+            ),
+            example="[ERROR] User interruption",
+        ),
     ),
     rule(
         "worker-lost",
