@@ -36,7 +36,7 @@ OPAM: tuple[Rule, ...] = of_opam(
         ],
     ),
     rule(
-        "opam-killed",
+        "opam-exit-killed",
         Cause.UNKNOWN,
         (
             r"(?:^|\\?\" |\bopam\b.{0,200})(?:failed|exited) with (?:exit )?(?:status|code)"
