@@ -98,7 +98,7 @@ def build_drills(url: str) -> Iterator[Drill]:
         "silent failure",
         {"asked.1": 'build: ["false"]\n'},
         "failed(build)",
-        "opam-command-failed",
+        "package-report",
         Phase.BUILD,
         "build of asked.1 failed with exit code 1: false",
     )
