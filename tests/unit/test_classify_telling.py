@@ -56,7 +56,7 @@ def test_words_that_no_rule_knows_are_evidence_and_a_signature() -> None:
         outcome = judge(facts(spec(package), fails=True), {Phase.BUILD: log(package)})
         assert label(outcome) == "failed(build)"
         assert outcome.kind == "failed"
-        assert outcome.evidence.rule == "opam-command-failed"
+        assert outcome.evidence.rule == "package-report"
         # The reason that people read stays opam's.
         assert "ERROR while compiling" in outcome.evidence.lines[0].text
         assert WORDS in outcome.evidence.lines[-1].text

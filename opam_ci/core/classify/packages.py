@@ -5,7 +5,8 @@ from opam_ci.core.classify.exits import SENT_FROM_OUTSIDE, OpamExit, signal_name
 from opam_ci.core.classify.machine import space_is_ample
 from opam_ci.core.classify.preparation import judge_no_solution, judge_opam_exit
 from opam_ci.core.classify.rule import Rule
-from opam_ci.core.classify.rules import RULES
+from opam_ci.core.classify.rules import BY_ID, RULES
+from opam_ci.core.classify.rules.generic import OPAM_COMMAND_FAILED, PACKAGE_REPORT
 from opam_ci.core.classify.sources import judge_fetch
 from opam_ci.core.classify.telling import WEAK_IDS, last_words
 from opam_ci.core.classify.text import MOST_LINES, TextVerdict, first_match
@@ -28,6 +29,7 @@ _PHYSICAL = {
 _MEMORY_UNCLEAR = "out-of-memory-unclear"
 _KILLED = "process-killed"
 _OURS = tuple(rule for rule in RULES if rule.verdict == "errored" or rule.id == _MEMORY_UNCLEAR)
+_REPORT_HEAD = (BY_ID[OPAM_COMMAND_FAILED],)
 _THEIRS = tuple(rule for rule in RULES if rule.verdict == "failed")
 _KEPT_REASONS = {FailureReason.CHECKSUM, FailureReason.SOURCE, FailureReason.OPAM_FILE}
 
@@ -118,6 +120,10 @@ def _telling(case: Case, run: PhaseRun, words: TextVerdict | None) -> tuple[LogL
     lines = words.lines if words else ()
     if words is not None and words.rule not in WEAK_IDS:
         return lines
+    if words is not None and words.rule == PACKAGE_REPORT:
+        # What matched is the report's exit code; its head says what failed.
+        head = first_match(case.lines(run.phase), run.phase, _REPORT_HEAD)
+        lines = head.lines if head is not None else lines
     last = last_words(case.lines(run.phase))
     if last is None or last.as_evidence() in lines:
         return lines or None

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from opam_ci.core.classify.lines import Line
 from opam_ci.core.classify.rules import BY_ID
+from opam_ci.core.classify.rules.generic import OPAM_COMMAND_FAILED, PACKAGE_REPORT
 from opam_ci.core.classify.rules.proofs import TEST_IDS
 
-WEAK_IDS = ("make-failed", "opam-command-failed", "failed-actions")
+WEAK_IDS = ("make-failed", OPAM_COMMAND_FAILED, PACKAGE_REPORT, "failed-actions")
 """Rules whose words say that something failed, and not how."""
 
 _OPAM_SAYS = re.compile(
