@@ -249,10 +249,11 @@ def job_timeout(timeouts: PhaseTimeouts) -> timedelta:
 def report_interval(history_length: int) -> timedelta:
     """Returns how long changes are collected before they are told on.
 
-    Quick while a pull request is small, so that people see progress; slower as the
-    history grows, so that it stays far from the server's limit of 51,200 events.
+    A second while a pull request is small, so that people see progress, and yet a job that is
+    over within it is told of once and not twice; slower as the history grows, so that it
+    stays far from the server's limit of 51,200 events.
     """
-    return timedelta(seconds=min(60.0, 0.5 + history_length / 200))
+    return timedelta(seconds=min(60.0, 1 + history_length / 200))
 
 
 _PRIORITIES = {
