@@ -39,11 +39,12 @@ async def watch(
     """
     handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
     away_since: datetime | None = None
+    shown: dict[str, JobStatus] = {}
     while True:
         try:
             summary = await handle.query(PullRequestWorkflow.summary)
             described = await handle.describe()
-            yield await with_phases(client, described, summary)
+            yield never_back(await with_phases(client, described, summary), shown)
             away_since = None
             if wanted(summary):
                 return
@@ -119,6 +120,39 @@ async def with_phases(
         group.model_copy(update={"shown": merged(group.shown)}) for group in summary.groups
     )
     return summary.model_copy(update={"jobs": merged(summary.jobs), "groups": groups})
+
+
+def never_back(summary: Summary, shown: dict[str, JobStatus]) -> Summary:
+    """Returns the summary without jobs that seem to wait again.
+
+    An attempt that has just ended is no longer pending, and the pull request's workflow hears of
+    its outcome a moment later: meanwhile it knows the job as queued.
+
+    Args:
+        summary: As it is now.
+        shown: The rows that were shown last, by job id; brought up to date.
+    """
+
+    def steady(rows: tuple[JobStatus, ...]) -> tuple[JobStatus, ...]:
+        result = []
+        for row in rows:
+            before = shown.get(row.job.id)
+            seems_queued = row.outcome is None and row.state is JobState.QUEUED
+            if (
+                before is not None
+                and seems_queued
+                and before.state is JobState.RUNNING
+                and (row.round, row.attempt) <= (before.round, before.attempt)
+            ):
+                row = before  # noqa: PLW2901 - the row that is shown
+            shown[row.job.id] = row
+            result.append(row)
+        return tuple(result)
+
+    groups = tuple(
+        group.model_copy(update={"shown": steady(group.shown)}) for group in summary.groups
+    )
+    return summary.model_copy(update={"jobs": steady(summary.jobs), "groups": groups})
 
 
 def _facts(client: Client, pending: Any) -> dict[str, object]:

@@ -1,0 +1,47 @@
+"""What somebody sees who watches a pull request."""
+
+from opam_ci.cli.watch import never_back
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import Evidence, Passed
+from opam_ci.core.summary import JobState, JobStatus, Summary
+
+JOB = Job(kind=JobKind.BUILD, platform="debian-13-ocaml-5.3/amd64", package="a.1")
+
+
+def seen(*rows: JobStatus) -> list[tuple[JobState, int, int]]:
+    """What is shown of a job that goes through these states, one look after the other."""
+    shown: dict[str, JobStatus] = {}
+    summaries = [Summary(pull_request="p", head="h", base="b", jobs=(row,)) for row in rows]
+    looks = [never_back(summary, shown).jobs[0] for summary in summaries]
+    return [(look.state, look.round, look.attempt) for look in looks]
+
+
+def test_a_job_that_has_just_ended_does_not_seem_to_wait_again() -> None:
+    passed = Passed(evidence=Evidence(rule="test"))
+    assert seen(
+        JobStatus(job=JOB),
+        JobStatus(job=JOB, state=JobState.RUNNING, attempt=1),
+        JobStatus(job=JOB, attempt=1),
+        JobStatus(job=JOB),
+        JobStatus(job=JOB, state=JobState.DECIDED, attempt=1, outcome=passed),
+    ) == [
+        (JobState.QUEUED, 1, 0),
+        (JobState.RUNNING, 1, 1),
+        (JobState.RUNNING, 1, 1),
+        (JobState.RUNNING, 1, 1),
+        (JobState.DECIDED, 1, 1),
+    ]
+
+
+def test_a_further_attempt_and_a_restart_do_wait() -> None:
+    assert seen(
+        JobStatus(job=JOB, state=JobState.RUNNING, attempt=1),
+        JobStatus(job=JOB, attempt=2),
+        JobStatus(job=JOB, state=JobState.RUNNING, attempt=2),
+        JobStatus(job=JOB, round=2),
+    ) == [
+        (JobState.RUNNING, 1, 1),
+        (JobState.QUEUED, 1, 2),
+        (JobState.RUNNING, 1, 2),
+        (JobState.QUEUED, 2, 0),
+    ]
