@@ -40,12 +40,15 @@ class RecordActivities:
             InfrastructureError: The index cannot be written; retried until it can.
             RPCError: Temporal does not take it; retried until it does.
         """
-        incidents = await asyncio.to_thread(self._index.record, batch)
+        incidents, doubtful = await asyncio.to_thread(self._write, batch)
         client = activity.client()
         # Before anything is restarted: a job whose fault is its own needs no restart.
-        for said in await asyncio.to_thread(self._index.rejudge, batch):
+        for said in doubtful:
             await _tell(client, said)
         await look_after(client, incidents, activity.info().task_queue, self._pace)
+
+    def _write(self, batch: RecordBatch) -> tuple[tuple[int, ...], tuple[Rejudge, ...]]:
+        return self._index.record(batch), self._index.rejudge(batch)
 
 
 async def _tell(client: Client, said: Rejudge) -> None:

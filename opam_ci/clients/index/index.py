@@ -47,6 +47,9 @@ _EVERY_ATTEMPT = AttemptFilter()
 _EVERY_INCIDENT = IncidentFilter()
 _START = Place()
 
+_DOUBTFUL = frozenset({"failed", "errored"})
+"""Kinds of outcomes that can throw another light on verdicts."""
+
 _KEY = (
     PULL_REQUESTS.c.repository,
     PULL_REQUESTS.c.number,
@@ -137,6 +140,8 @@ class Index:
         Raises:
             InfrastructureError: The index cannot be read; try again.
         """
+        if not any(each.outcome and each.outcome.kind in _DOUBTFUL for each in batch.attempts):
+            return ()
         with reading(self._engine) as connection:
             return rejudge(connection, batch)
 
