@@ -37,7 +37,8 @@ ocaml = "5.3"
 """
 
 GOOD = 'build: ["true"]\n'
-BROKEN = 'build: ["sh" "-c" "echo Error: it does not compile; exit 2"]\n'
+# The words name the package: pull requests that fail alike would be judged again (ADR 0014).
+BROKEN = 'build: ["sh" "-c" "echo Error: %{name}% does not compile; exit 2"]\n'
 
 _EVERYTHING = Place(limit=10_000)
 
