@@ -257,11 +257,7 @@ def check(
         archive_mirrors=tuple(mirror or ()),
         only_mirrored=only_mirrored,
         build_cache=cache,
-        retry=RetrySettings(
-            initial_interval=(first := timedelta(seconds=retry_after)),
-            maximum_interval=max(first, RetrySettings().maximum_interval),
-            maximum_attempts=attempts,
-        ),
+        retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
         heartbeat_timeout=timedelta(seconds=heartbeat_timeout),
         keep_open=False,
     )

@@ -92,9 +92,7 @@ def serve(
         platforms=served_platforms(platforms, platform or []),
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
-        retry=RetrySettings(
-            initial_interval=timedelta(seconds=retry_after), maximum_attempts=attempts
-        ),
+        retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
     )
     asyncio.run(
         serve_github(

@@ -36,6 +36,17 @@ class RetrySettings(Frozen):
             raise ValueError("the longest wait before a retry is shorter than the first one")
         return self
 
+    @classmethod
+    def beginning_with(cls, first: timedelta, *, attempts: int) -> Self:
+        """Returns the usual backoff with another first wait; the cap rises where it must.
+
+        Args:
+            first: Wait after the first fault.
+            attempts: How many attempts a round has.
+        """
+        longest = max(first, cls().maximum_interval)
+        return cls(initial_interval=first, maximum_interval=longest, maximum_attempts=attempts)
+
     def delay(
         self, attempt: int, *, chance: float = 0.5, retry_after: timedelta | None = None
     ) -> timedelta:

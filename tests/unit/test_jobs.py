@@ -272,6 +272,14 @@ def test_a_cap_below_the_first_wait_is_refused() -> None:
         RetrySettings(initial_interval=timedelta(hours=1))
 
 
+def test_a_long_first_wait_raises_the_cap() -> None:
+    retry = RetrySettings.beginning_with(timedelta(hours=1), attempts=3)
+    assert [retry.delay(attempt) for attempt in (1, 2)] == [timedelta(hours=1)] * 2
+    assert retry.is_last(3)
+    short = RetrySettings.beginning_with(timedelta(seconds=1), attempts=3)
+    assert short.maximum_interval == RetrySettings().maximum_interval
+
+
 def test_backoff_grows_is_capped_and_honours_the_other_side() -> None:
     retry = RetrySettings(maximum_interval=timedelta(minutes=5))
     waits = [retry.delay(attempt) for attempt in range(1, 5)]
