@@ -40,6 +40,7 @@ from opam_ci.metrics.catalog import Metrics
 from opam_ci.metrics.github import MeteredTransport
 from opam_ci.settings import Settings
 from opam_ci.settings_github import GitHubSettings
+from opam_ci.stopping import polling
 from opam_ci.workflows import options
 from opam_ci.workflows.delivery import ReconcileWorkflow
 
@@ -119,7 +120,7 @@ async def github_service(
         cloning = asyncio.create_task(_clone(activities, policy))
         stack.push_async_callback(_end, cloning)
         await ensure_schedule(client, tracked.repository, github.reconcile_interval)
-        await stack.enter_async_context(github_worker(client, activities))
+        await stack.enter_async_context(polling([github_worker(client, activities)]))
         yield GitHubService(pull_requests, policy, deliveries, secret)
 
 

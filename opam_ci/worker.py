@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -32,6 +31,7 @@ from opam_ci.metrics.catalog import Metrics
 from opam_ci.metrics.telemetry import runtime_with_metrics
 from opam_ci.schedules import ensure_canary
 from opam_ci.settings import Settings
+from opam_ci.stopping import polling, told_to_stop
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
@@ -203,8 +203,7 @@ async def running(
                 for pool, mine in zip(settings.pools, slots, strict=True)
             ]
         await stack.enter_async_context(instruments.watching())
-        for worker in workers:
-            await stack.enter_async_context(worker)
+        await stack.enter_async_context(polling(workers))
         yield workers
 
 
@@ -227,15 +226,6 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Metrics]]:
             for pool in settings.pools:
                 await ensure_canary(client, canary_platform(pool))
         yield client, instruments.metrics
-
-
-def told_to_stop() -> asyncio.Event:
-    """Returns an event that is set when the process gets SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) -> None:

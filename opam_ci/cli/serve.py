@@ -23,11 +23,16 @@ from opam_ci.core.retry import RetrySettings
 from opam_ci.github_service import catch_up, github_service
 from opam_ci.settings import Settings
 from opam_ci.settings_github import GitHubSettings
+from opam_ci.stopping import told_to_stop
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.webhook import Webhook, application
-from opam_ci.worker import measured, told_to_stop
+from opam_ci.worker import measured
 
 _log = logging.getLogger(__name__)
+
+_ANSWERS_TIMEOUT = 10
+"""Seconds in which requests under way are answered when the process stops; GitHub waits no
+longer for one, and delivers again what was not accepted."""
 
 
 class _Server(uvicorn.Server):
@@ -179,7 +184,12 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 @contextlib.asynccontextmanager
 async def _receiving(webhook: Webhook, listener: socket.socket) -> AsyncIterator[None]:
-    config = uvicorn.Config(application(webhook), log_level="warning", lifespan="off")
+    config = uvicorn.Config(
+        application(webhook),
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=_ANSWERS_TIMEOUT,
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from opam_ci.cli import services
+from opam_ci.stopping import PROCESS_TIMEOUT
 from tests.e2e.conftest import free_port
 from tests.fakes.clone import Clone, Content
 from tests.fakes.github import FakeGitHub, private_pem
@@ -134,10 +135,21 @@ class GitHubWorld:
         self.kills += 1
 
     def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(60)
-        services.stop(self.home / "temporal")
+        """Stops the processes as an operator would.
+
+        Raises:
+            AssertionError: The CI did not end, or not well.
+        """
+        try:
+            if self.process is not None and self.process.poll() is None:
+                self.process.terminate()
+                try:
+                    self.process.wait(PROCESS_TIMEOUT.total_seconds() + 15)
+                finally:
+                    self.kill()
+                assert self.process.returncode == 0, (self.home / "serve.log").read_text()[-5000:]
+        finally:
+            services.stop(self.home / "temporal")
 
     # The people.
 
