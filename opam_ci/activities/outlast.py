@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +16,8 @@ _log = logging.getLogger(__name__)
 
 _ANSWER_TIMEOUT = timedelta(seconds=5)
 _PAUSE = timedelta(seconds=1)
+_FRESH = timedelta(seconds=0.1)
+"""How long an answer counts. A tenth of what an outage lasts at least that anybody notices."""
 _AWAY = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
 
 
@@ -22,44 +26,59 @@ class OutlastInterceptor(Interceptor):
 
     The SDK tries for some ten seconds to hand a result over, whatever it is configured to, and
     then throws it away: a build that ends while Temporal is restarted would count as lost with
-    its worker, and run again. Asking first whether anybody listens costs a millisecond. What is
-    handed over in the very moment in which Temporal goes away is still lost.
+    its worker, and run again. Asking first whether anybody listens costs a millisecond, and many
+    activities that end together ask once. What is handed over within `_FRESH` of the moment in
+    which Temporal goes away is still lost.
     """
+
+    def __init__(self) -> None:
+        self._ear = _Ear()
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the base's name
         """Puts the wait behind an activity."""
-        return _Outlasting(next)
+        return _Outlasting(next, self._ear)
 
 
 class _Outlasting(ActivityInboundInterceptor):
+    def __init__(self, following: ActivityInboundInterceptor, ear: "_Ear") -> None:
+        super().__init__(following)
+        self._ear = ear
+
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the base's name
         try:
             answer = await super().execute_activity(input)
         except Exception:
-            await answered(activity.client())
+            await self._ear.listened(activity.client())
             raise
-        await answered(activity.client())
+        await self._ear.listened(activity.client())
         return answer
 
 
-async def answered(client: Client) -> None:
-    """Waits until Temporal answers, whatever it says.
+class _Ear:
+    """Knows when Temporal answered last."""
 
-    There is no last attempt: what would be given up is lost, and an activity that Temporal no
-    longer waits for costs nothing but its slot. Cancellation ends it.
-    """
-    told = False
-    while True:
-        try:
-            await client.service_client.check_health(timeout=_ANSWER_TIMEOUT)
-        except RPCError as error:
-            if error.status not in _AWAY:
-                return
-            if not told:
-                _log.warning("Temporal is away (%s): results wait for it", error.message)
-                told = True
-        else:
-            if told:
-                _log.info("Temporal is back")
-            return
-        await asyncio.sleep(_PAUSE.total_seconds())
+    def __init__(self) -> None:
+        self._heard_at = -math.inf
+
+    async def listened(self, client: Client) -> None:
+        """Waits until Temporal answers, whatever it says, unless it just did.
+
+        There is no last attempt: what would be given up is lost, and an activity that Temporal
+        no longer waits for costs nothing but its slot. Cancellation ends it.
+        """
+        told = False
+        while time.monotonic() - self._heard_at > _FRESH.total_seconds():
+            asked_at = time.monotonic()
+            try:
+                await client.service_client.check_health(timeout=_ANSWER_TIMEOUT)
+            except RPCError as error:
+                if error.status not in _AWAY:
+                    return
+                if not told:
+                    _log.warning("Temporal is away (%s): results wait for it", error.message)
+                    told = True
+                await asyncio.sleep(_PAUSE.total_seconds())
+            else:
+                if told:
+                    _log.info("Temporal is back")
+                self._heard_at = asked_at
