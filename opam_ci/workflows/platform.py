@@ -182,14 +182,20 @@ class PlatformWorkflow:
             told_all = await self._tell_changes()
 
     async def _tell_changes(self) -> bool:
-        """Tells of all changed rows; returns whether these were the last words."""
-        while True:
-            rows = self._table.take_changed(options.PROGRESS_ROWS)
-            last = self._done and not self._table.is_dirty
-            if rows or last:
-                await self._tell(rows, done=last)
-            if last or not self._table.is_dirty:
-                return last
+        """Tells of the rows that are changed now; returns whether these were the last words.
+
+        What changes while it is told waits for the next time: on a busy platform that is
+        always something.
+        """
+        portions = [self._table.take_changed(options.PROGRESS_ROWS)]
+        while self._table.is_dirty:
+            portions.append(self._table.take_changed(options.PROGRESS_ROWS))
+        for rows in portions[:-1]:
+            await self._tell(rows, done=False)
+        last = self._done and not self._table.is_dirty
+        if portions[-1] or last:
+            await self._tell(portions[-1], done=last)
+        return last
 
     async def _tell(self, rows: tuple[JobStatus, ...], *, done: bool) -> None:
         groups, self._new_groups = tuple(self._new_groups), []
