@@ -17,6 +17,20 @@ _FAULTS = TypeAdapter(tuple[Fault, ...])
 Row = dict[str, Any]
 
 
+class OutcomeRows:
+    """The columns of outcomes, made once for each: a job's row and its attempt's share one."""
+
+    def __init__(self) -> None:
+        # With the outcome itself: it must live as long as its id is a key.
+        self._made: dict[int, tuple[Outcome | None, Row]] = {}
+
+    def of(self, outcome: Outcome | None) -> Row:
+        """Returns columns that nobody may change."""
+        if (made := self._made.get(id(outcome))) is None:
+            made = self._made[id(outcome)] = (outcome, _outcome_row(outcome))
+        return made[1]
+
+
 def stub_row(job: Job, *, seen_at: datetime) -> Row:
     """Makes the row of a job of which only an attempt is known: any record replaces it."""
     return {
@@ -30,13 +44,13 @@ def stub_row(job: Job, *, seen_at: datetime) -> Row:
     }
 
 
-def job_row(record: JobRecord) -> Row:
+def job_row(record: JobRecord, outcomes: OutcomeRows) -> Row:
     """Makes the row of a job."""
     status = record.status
     fault = status.faults[-1] if status.faults and status.state is JobState.RETRYING else None
-    outcome = _outcome_row(status.outcome)
+    outcome = outcomes.of(status.outcome)
     if fault is not None:
-        outcome |= {"cause": fault.cause.value, "worker": fault.worker}
+        outcome = outcome | {"cause": fault.cause.value, "worker": fault.worker}
     return {
         **_identity(status.job),
         **outcome,
@@ -50,13 +64,13 @@ def job_row(record: JobRecord) -> Row:
         "next_attempt_at": status.next_attempt_at,
         "updated_at": record.updated_at,
         "log_key": status.log,
-        "faults": _plain(_FAULTS.dump_python(status.faults, mode="json")),
+        "faults": _plain(_FAULTS.dump_python(status.faults, mode="json")) if status.faults else [],
     }
 
 
-def attempt_row(record: AttemptRecord) -> Row:
+def attempt_row(record: AttemptRecord, outcomes: OutcomeRows) -> Row:
     """Makes the row of an attempt, but for its job's id."""
-    outcome = _outcome_row(record.outcome)
+    outcome = outcomes.of(record.outcome)
     found = signature(record.outcome, record.job)
     return {
         **outcome,

@@ -1,6 +1,6 @@
 """Writing records: idempotent, and an older record never overwrites a newer one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from opam_ci.clients.index.incidents import attach
-from opam_ci.clients.index.rows import Row, attempt_row, job_row, stub_row
+from opam_ci.clients.index.rows import OutcomeRows, Row, attempt_row, job_row, stub_row
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
 from opam_ci.core.records import (
     AttemptRecord,
@@ -45,12 +45,14 @@ def write(connection: Connection, batch: RecordBatch) -> tuple[int, ...]:
     ids = {key: _revision_id(connection, key, seen_at[key]) for key in keys}
     for record in batch.revisions:
         _write_revision(connection, ids[record.key], record)
-    _write_jobs(connection, ids, batch.jobs)
+    outcomes = OutcomeRows()
+    _write_jobs(connection, ids, batch.jobs, outcomes)
     faulted: list[int] = []
     for key, revision_id in ids.items():
         of_key = [each for each in batch.attempts if each.revision == key]
         if of_key:
-            faulted += _write_attempts(connection, revision_id, of_key)
+            there = {job.status.job.id for job in batch.jobs if job.revision == key}
+            faulted += _write_attempts(connection, revision_id, of_key, there, outcomes)
     return attach(connection, sorted(set(faulted))) if faulted else ()
 
 
@@ -129,9 +131,14 @@ def _write_revision(connection: Connection, revision_id: int, record: RevisionRe
 
 
 def _write_jobs(
-    connection: Connection, ids: dict[RevisionKey, int], records: Sequence[JobRecord]
+    connection: Connection,
+    ids: dict[RevisionKey, int],
+    records: Sequence[JobRecord],
+    outcomes: OutcomeRows,
 ) -> None:
-    rows = [{"revision_id": ids[record.revision], **job_row(record)} for record in records]
+    rows = [
+        {"revision_id": ids[record.revision], **job_row(record, outcomes)} for record in records
+    ]
     rows.sort(key=lambda row: (row["revision_id"], row["name"]))
     _insert(
         connection,
@@ -143,17 +150,29 @@ def _write_jobs(
 
 
 def _write_attempts(
-    connection: Connection, revision_id: int, records: Sequence[AttemptRecord]
+    connection: Connection,
+    revision_id: int,
+    records: Sequence[AttemptRecord],
+    there: Collection[str],
+    outcomes: OutcomeRows,
 ) -> list[int]:
-    """Writes attempts of one testing; returns the ids of the jobs of which one is a fault."""
+    """Writes attempts of one testing; returns the ids of the jobs of which one is a fault.
+
+    Args:
+        connection: In a transaction.
+        revision_id: The testing's.
+        records: Of it.
+        there: Jobs that are certain to have a row; the others get a stub.
+        outcomes: Of the batch.
+    """
     jobs = {record.job.id: record for record in records}
     stubs = [
         {"revision_id": revision_id, **stub_row(jobs[name].job, seen_at=jobs[name].started_at)}
-        for name in sorted(jobs)
+        for name in sorted(jobs.keys() - there)
     ]
     _insert(connection, JOBS, stubs, ("revision_id", "name"))
     ids = _job_ids(connection, revision_id, list(jobs))
-    rows = [{"job_id": ids[record.job.id], **attempt_row(record)} for record in records]
+    rows = [{"job_id": ids[record.job.id], **attempt_row(record, outcomes)} for record in records]
     rows.sort(key=lambda row: (row["job_id"], row["round"], row["number"]))
     _insert(
         connection,
