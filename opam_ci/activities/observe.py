@@ -25,6 +25,7 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Errored, Outcome
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RecordBatch
 
 ORCHESTRATION_POOL = "orchestration"
@@ -126,10 +127,10 @@ class _Observing(ActivityInboundInterceptor):
                 kind = JobKind.LINT if task.packages else JobKind.ANALYSIS
                 jobs = max(1, len(task.packages))
                 return await self._attempt(input, kind, task.context, jobs)
-            case RecordBatch():
+            case RowBatch():
                 done = await super().execute_activity(input)
                 for observer in self._observers:
-                    observer.recorded(task)
+                    observer.recorded(task.records)
                 return done
             case _:
                 return await super().execute_activity(input)

@@ -11,7 +11,7 @@ from opam_ci.activities.incidents import look_after
 from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import IncidentPace, Rejudge
 from opam_ci.core.incidents.restarts import workflow_of
-from opam_ci.core.records import RecordBatch
+from opam_ci.core.recording import RowBatch
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class RecordActivities:
         self._pace = pace or IncidentPace()
 
     @activity.defn
-    async def record(self, batch: RecordBatch) -> None:
+    async def record(self, batch: RowBatch) -> None:
         """Writes a batch of records; the same batch twice changes nothing.
 
         Faults in it have an incident then, and each open incident a workflow; and whoever has
@@ -47,8 +47,8 @@ class RecordActivities:
             await _tell(client, said)
         await look_after(client, incidents, activity.info().task_queue, self._pace)
 
-    def _write(self, batch: RecordBatch) -> tuple[tuple[int, ...], tuple[Rejudge, ...]]:
-        return self._index.record(batch), self._index.rejudge(batch)
+    def _write(self, batch: RowBatch) -> tuple[tuple[int, ...], tuple[Rejudge, ...]]:
+        return self._index.record(batch.records), self._index.rejudge(batch.records)
 
 
 async def _tell(client: Client, said: Rejudge) -> None:

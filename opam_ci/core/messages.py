@@ -1,6 +1,7 @@
 """What workflows and activities say to each other. Small: logs and lists travel as references."""
 
 from datetime import datetime
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
@@ -11,11 +12,12 @@ from opam_ci.core.github.pace import Posted
 from opam_ci.core.job import Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Evidence, Outcome
+from opam_ci.core.packed import Packed
 from opam_ci.core.platforms import Platform
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import CheckOptions, PullRequestRef, RestartSelector, Revision
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import Fault, JobGroup, JobStatus
+from opam_ci.core.summary import Fault, JobGroup, Rows
 
 
 class JobContext(Frozen):
@@ -237,7 +239,7 @@ class PlatformInput(Frozen):
     platform: Platform
     repository: RepositoryRef
     options: CheckOptions
-    jobs: tuple[JobStatus, ...]
+    jobs: Rows
     submitted: tuple[str, ...] = ()
     rounds: dict[str, int] = Field(default_factory=dict)
     revdeps: tuple[RevdepsRestart, ...] = ()
@@ -257,7 +259,7 @@ class PlatformProgress(Frozen):
 
     head: str
     workflow_id: str
-    jobs: tuple[JobStatus, ...]
+    jobs: Rows
     groups: tuple[JobGroup, ...] = ()
     done: bool = False
 
@@ -288,7 +290,7 @@ class RunningChild(Frozen):
     """A PlatformWorkflow under way, and the ids of the jobs it runs."""
 
     workflow_id: str
-    jobs: tuple[str, ...]
+    jobs: Annotated[tuple[str, ...], Packed()]
 
 
 class PullRequestInput(Frozen):
@@ -317,7 +319,7 @@ class PullRequestInput(Frozen):
     revision: Revision | None = None
     opened_at: AwareDatetime | None = None
     sequence: int = 0
-    jobs: tuple[JobStatus, ...] = ()
+    jobs: Rows = ()
     packages: tuple[ChangedPackage, ...] = ()
     merge_tree: str | None = None
     repository: RepositoryRef | None = None

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import cached_property
 
+from pydantic import AwareDatetime, Field
+
+from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Errored, Evidence, Outcome
 from opam_ci.core.records import (
     AttemptRecord,
@@ -11,19 +15,55 @@ from opam_ci.core.records import (
     RevisionKey,
     RevisionRecord,
 )
-from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
+from opam_ci.core.summary import Fault, JobState, JobStatus, Rows, Summary
+
+
+class RowBatch(Frozen):
+    """Changed rows of one testing, on their way to the index.
+
+    A row makes two records of the index, each with all that the row has: they are made where
+    they are written.
+
+    Attributes:
+        key: The testing.
+        revision: How it stands, None where only rows are told of.
+        rows: The rows.
+        sequence: Number of this batch, higher than any before with the same rows.
+        updated_at: When they were so.
+        pools: The pool of each platform.
+    """
+
+    key: RevisionKey
+    revision: RevisionRecord | None = None
+    rows: Rows
+    sequence: int = Field(ge=0)
+    updated_at: AwareDatetime
+    pools: dict[str, str] = Field(default_factory=dict)
+
+    @cached_property
+    def records(self) -> RecordBatch:
+        """What is to be written."""
+        found = records_of(
+            self.key,
+            self.rows,
+            sequence=self.sequence,
+            updated_at=self.updated_at,
+            pools=self.pools,
+        )
+        revisions = () if self.revision is None else (self.revision,)
+        return found.model_copy(update={"revisions": revisions})
 
 
 def batch_of(  # noqa: PLR0913  each is a fact of its own
     revision: RevisionKey,
     summary: Summary,
-    changed: Iterable[JobStatus],
+    changed: tuple[JobStatus, ...],
     *,
     sequence: int,
     merge_tree: str | None = None,
     is_open: bool = True,
     pools: Mapping[str, str] | None = None,
-) -> RecordBatch:
+) -> RowBatch:
     """Returns what is to be written after rows have changed.
 
     Args:
@@ -38,22 +78,40 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
     now = summary.updated_at
     if now is None:
         raise ValueError("a summary that is written down says when it was true")
-    rows = records_of(revision, changed, sequence=sequence, updated_at=now, pools=pools)
-    return rows.model_copy(
+    return rows_of(revision, changed, sequence=sequence, updated_at=now, pools=pools).model_copy(
         update={
-            "revisions": (
-                RevisionRecord(
-                    key=revision,
-                    base=summary.base,
-                    merge_tree=merge_tree,
-                    is_open=is_open,
-                    state=summary.state,
-                    planned=summary.planned,
-                    updated_at=now,
-                    sequence=sequence,
-                ),
+            "revision": RevisionRecord(
+                key=revision,
+                base=summary.base,
+                merge_tree=merge_tree,
+                is_open=is_open,
+                state=summary.state,
+                planned=summary.planned,
+                updated_at=now,
+                sequence=sequence,
             )
         }
+    )
+
+
+def rows_of(
+    revision: RevisionKey,
+    changed: tuple[JobStatus, ...],
+    *,
+    sequence: int,
+    updated_at: datetime,
+    pools: Mapping[str, str] | None = None,
+) -> RowBatch:
+    """Returns what is to be written of changed rows alone; see `batch_of`."""
+    known = pools or {}
+    platforms = {row.job.platform for row in changed} & known.keys()
+    return RowBatch(
+        key=revision,
+        rows=changed,
+        sequence=sequence,
+        updated_at=updated_at,
+        # Sorted: workflow code must give the same in each replay.
+        pools={platform: known[platform] for platform in sorted(platforms)},
     )
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -10,6 +11,7 @@ from opam_ci.core.analysis_result import ChangedPackage
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Evidence, Outcome
+from opam_ci.core.packed import Packed
 
 
 class JobState(StrEnum):
@@ -90,6 +92,14 @@ class JobStatus(Frozen):
     def standing(self) -> str:
         """Where it stands, by the names of `Counts`: the outcome's kind, before it the state."""
         return self.outcome.kind if self.outcome is not None else self.state.value
+
+
+Rows = Annotated[tuple[JobStatus, ...], Packed()]
+"""Rows as they travel between workflows and activities."""
+
+ReadableRows = Annotated[tuple[JobStatus, ...], Packed(above=300)]
+"""Rows that people read with Temporal's own tools: as they are for as long as a payload holds
+them with certainty, each with five kilobytes of faults."""
 
 
 ROUND_MARK = " round "
@@ -198,7 +208,7 @@ class Summary(Frozen):
     request: str = ""
     planned: bool = False
     packages: tuple[ChangedPackage, ...] = ()
-    jobs: tuple[JobStatus, ...] = ()
+    jobs: ReadableRows = ()
     groups: tuple[JobGroup, ...] = ()
     notices: tuple[str, ...] = ()
     updated_at: datetime | None = None

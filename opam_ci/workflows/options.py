@@ -80,7 +80,8 @@ LINT_PACKAGES = 100
 
 PROGRESS_ROWS = 200
 """Job rows in one signal or one index write, each fault of a row counting as four more: some
-250 kB, and 1.3 MB where every line of evidence is as long as it may be. A payload has 2 MB."""
+10 kB as they travel (`core/packed.py`), and 1.3 MB where every line of evidence is as long as it
+may be and none is like another. A payload has 2 MB."""
 
 ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
 """How often a continued PullRequestWorkflow asks the children it did not start itself."""

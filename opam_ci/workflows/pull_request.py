@@ -20,8 +20,7 @@ with workflow.unsafe.imports_passed_through():
         RevdepsProgress,
     )
     from opam_ci.core.outcome import Cancelled
-    from opam_ci.core.recording import batch_of
-    from opam_ci.core.records import RecordBatch
+    from opam_ci.core.recording import RowBatch, batch_of
     from opam_ci.core.requests import RestartSelector, Revision
     from opam_ci.core.summary import Counts, Summary
     from opam_ci.core.text import problems
@@ -54,7 +53,7 @@ class PullRequestWorkflow:
         self._restarts: deque[RestartSelector] = deque()
         self._cancel_asked = False
         self._closed = False
-        self._backlog: deque[RecordBatch] = deque()
+        self._backlog: deque[RowBatch] = deque()
         self._stale = True
         self._finished = False
 

@@ -23,8 +23,8 @@ with workflow.unsafe.imports_passed_through():
     )
     from opam_ci.core.outcome import Cancelled, Cause, Outcome
     from opam_ci.core.plan import depends_on, outcome_after
-    from opam_ci.core.recording import records_of
-    from opam_ci.core.records import RecordBatch, RevisionKey, Standing
+    from opam_ci.core.recording import RowBatch, rows_of
+    from opam_ci.core.records import RevisionKey, Standing
     from opam_ci.core.requests import RestartSelector
     from opam_ci.core.revdeps import (
         FindJobs,
@@ -79,7 +79,7 @@ class RevdepsWorkflow:
         self._sequence = given.sequence
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._lost: dict[str, Outcome] = {}
-        self._backlog: deque[RecordBatch] = deque()
+        self._backlog: deque[RowBatch] = deque()
         self._group: JobGroup = given.group
         self._crash: BaseException | None = None
         self._finished = False
@@ -314,7 +314,7 @@ class RevdepsWorkflow:
         self._sequence += 1
         platform = self._given.platform
         self._backlog.append(
-            records_of(
+            rows_of(
                 self._key,
                 rows,
                 sequence=self._sequence,

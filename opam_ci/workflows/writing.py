@@ -7,11 +7,11 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.record import RecordActivities
-    from opam_ci.core.records import RecordBatch
+    from opam_ci.core.recording import RowBatch
     from opam_ci.workflows import options
 
 
-async def write_records(backlog: deque[RecordBatch], *, is_over: Callable[[], bool]) -> None:
+async def write_records(backlog: deque[RowBatch], *, is_over: Callable[[], bool]) -> None:
     """Writes batches one after the other; an index that is down holds nothing else up.
 
     Args:

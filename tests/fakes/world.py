@@ -28,6 +28,7 @@ from opam_ci.core.messages import (
     RunJob,
 )
 from opam_ci.core.outcome import Evidence, Outcome, Passed
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import JobRecord, RecordBatch
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
@@ -154,10 +155,10 @@ class Script:
         )
 
     @activity.defn
-    async def record(self, batch: RecordBatch) -> None:
+    async def record(self, batch: RowBatch) -> None:
         if self.index_down:
             raise ConnectionError("the index is down")
-        self.batches.append(batch)
+        self.batches.append(batch.records)
 
 
 @contextlib.asynccontextmanager

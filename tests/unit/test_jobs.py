@@ -310,7 +310,7 @@ def test_batch_has_a_record_for_every_attempt() -> None:
     summary = Summary(
         pull_request=ref.title, head="a" * 40, base="b" * 40, jobs=rows.rows, updated_at=AT
     )
-    batch = batch_of(revision_key(ref, "a" * 40, AT), summary, rows.rows, sequence=1)
+    batch = batch_of(revision_key(ref, "a" * 40, AT), summary, rows.rows, sequence=1).records
     assert [(a.number, a.outcome and label(a.outcome)) for a in batch.attempts] == [
         (1, "errored(dns)"),
         (2, "passed"),

@@ -5,16 +5,18 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
-from temporalio.client import WorkflowHandle
+from temporalio.client import Client, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
 
 from opam_ci.activities.attempt import Attempt
+from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
 from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.summary import State, Summary
+from opam_ci.core.summary import Counts, State, Summary
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_1, HEAD_2, PASSED, World, for_ever, is_decided
+from tests.fakes.world import HEAD_1, HEAD_2, PASSED, Script, World, for_ever, is_decided, workers
 
 BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
 TEST = "test debian-13-ocaml-5.3/amd64 a.1"
@@ -234,6 +236,40 @@ async def test_continues_as_new_and_loses_nothing(
     await handle.signal("head_changed", world.revision(HEAD_2))
     summary = await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
     assert summary.state is State.SUCCESS
+
+
+async def test_more_jobs_than_a_payload_holds_plainly(
+    real_client: Client, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows are carried over, and told to who asks: 2.7 MB of JSON, and 2 MB is the limit."""
+    suggested = {"run": ""}
+    monkeypatch.setattr(
+        "temporalio.workflow.Info.is_continue_as_new_suggested",
+        lambda info: info.run_id == suggested["run"],
+    )
+    script = Script()
+    script.analysis = Analysis(
+        packages=tuple(
+            ChangedPackage(package=f"p{number}.1", kind=ChangeKind.NEW_RELEASE, has_tests=False)
+            for number in range(4500)
+        ),
+        merge_tree="e" * 40,
+    )
+    world = World(WorkflowEnvironment.from_client(real_client), script)
+    async with workers(real_client, script):
+        handle = await world.open(ref, world.revision(lint_only=True))
+        before = await world.until(handle, is_decided)
+        first = (await handle.describe()).run_id
+        suggested["run"] = first or ""
+        await handle.signal("restart", {"which": "failed"})
+        for _ in range(300):
+            if (await handle.describe()).run_id != first:
+                break
+            await asyncio.sleep(0.1)
+        assert (await handle.describe()).run_id != first
+        after = await world.summary(handle)
+        assert after.counts == before.counts == Counts(passed=4501)
+        assert sum(len(row.model_dump_json()) for row in after.jobs) > 2 * 1024 * 1024
 
 
 async def test_cancel_stops_and_restart_brings_back(world: World, ref: PullRequestRef) -> None:

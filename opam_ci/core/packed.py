@@ -1,0 +1,78 @@
+"""Long tuples of values that travel packed: rows of a job matrix repeat themselves.
+
+A payload of Temporal's holds 2 MB (`limit.blobSize.error`), which is some 3,400 decided rows as
+JSON. Packed, a row takes a twentieth of that. Short tuples travel as they are, so that people can
+read them with Temporal's own tools; what is packed is a text that `base64 -d | zlib-flate
+-uncompress` turns into the JSON that it stands for.
+"""
+
+import base64
+import binascii
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema, core_schema
+
+MAX_BYTES = 256 * 1024 * 1024
+"""How much a packed text may hold unpacked: a signal can come from anybody."""
+
+_LEVEL = 1
+"""Of zlib: the fastest. What repeats does so within a few hundred bytes."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Marks a tuple whose JSON is packed if it is long, as in `Annotated[tuple[X, ...], Packed()]`.
+
+    Attributes:
+        above: Up to how many values it travels as it is.
+    """
+
+    above: int = 20
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Puts packing around what pydantic does with the tuple itself."""
+        inner = handler(source)
+
+        def unpack(given: Any) -> Any:
+            return _unpacked(source, given) if isinstance(given, str) else given
+
+        def pack(values: tuple[Any, ...], plain: core_schema.SerializerFunctionWrapHandler) -> Any:
+            if len(values) <= self.above:
+                return plain(values)
+            text = zlib.compress(_adapter(source).dump_json(values), _LEVEL)
+            return base64.b64encode(text).decode("ascii")
+
+        return core_schema.no_info_before_validator_function(
+            unpack,
+            inner,
+            serialization=core_schema.wrap_serializer_function_ser_schema(
+                pack, schema=inner, when_used="json"
+            ),
+        )
+
+
+@cache
+def _adapter(source: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(source)
+
+
+def _unpacked(source: Any, text: str) -> Any:
+    """Reads a packed text.
+
+    Raises:
+        ValueError: It is none, or far too long.
+    """
+    try:
+        inflater = zlib.decompressobj()
+        found = inflater.decompress(base64.b64decode(text, validate=True), MAX_BYTES)
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(f"not a packed list: {error}") from error
+    if not inflater.eof:
+        raise ValueError(f"a packed list ends early, or holds over {MAX_BYTES} bytes")
+    return _adapter(source).validate_json(found)
