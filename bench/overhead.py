@@ -1,6 +1,6 @@
 """What a job of ours costs beside a bare Temporal activity, on one server in one run.
 
-    python bench/overhead.py [--jobs 300] [--rounds 5]
+    python bench/overhead.py [--jobs 1000] [--rounds 5]
 
 A build that does nothing goes through everything that a real one does: PullRequestWorkflow,
 PlatformWorkflow, `run_job`, its log in the store, the judge, the index. Beside it, a workflow
@@ -9,7 +9,7 @@ concurrency and window, and take turns, so that a noisy machine hurts both alike
 wall time it shows the processor time of server and worker, which other work on the machine
 hardly changes.
 
-A pull request of 300 packages has as many lint jobs, which are no builds: the same pull request
+A pull request of 1,000 packages has as many lint jobs, which are no builds: the same pull request
 is checked with `lint_only` too, and what a build job costs is the difference. The whole is
 shown beside it.
 """
@@ -30,6 +30,8 @@ from temporalio import activity, workflow
 from temporalio.worker import Worker
 
 from opam_ci.activities.build import BuildActivities
+from opam_ci.activities.observe import ORCHESTRATION_POOL, ObservingInterceptor
+from opam_ci.activities.outlast import OutlastInterceptor
 from opam_ci.activities.record import RecordActivities
 from opam_ci.cli import services
 from opam_ci.clients.index import Index
@@ -42,6 +44,7 @@ from opam_ci.core.facts import BuildFacts, PhaseRun
 from opam_ci.core.job import Phase
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.summary import Counts
+from opam_ci.instruments import Instruments
 from opam_ci.settings import Settings
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
@@ -83,7 +86,7 @@ class BareWorkflow:
         async def one(number: int) -> None:
             async with window:
                 await workflow.execute_activity(
-                    bare, number, task_queue=QUEUE, start_to_close_timeout=timedelta(minutes=1)
+                    bare, number, task_queue="bare", start_to_close_timeout=timedelta(minutes=1)
                 )
 
         await asyncio.gather(*(one(number) for number in range(jobs)))
@@ -128,6 +131,7 @@ async def measure(jobs: int, rounds: int, home: Path) -> None:
     await ensure_search_attributes(client)
     world = World.__new__(World)
     world.client, world.script = client, script
+    observers = Instruments(Settings(home=home, canary=False)).observers
     ours, theirs, unbuilt = list[Cost](), list[Cost](), list[Cost]()
     async with (
         Worker(
@@ -136,13 +140,19 @@ async def measure(jobs: int, rounds: int, home: Path) -> None:
             workflows=[*WORKFLOWS, BareWorkflow],
             workflow_runner=WORKFLOW_RUNNER,
             activities=[script.analyse, script.lint, RecordActivities(index).record],
+            interceptors=[
+                OutlastInterceptor(),
+                ObservingInterceptor(ORCHESTRATION_POOL, observers),
+            ],
         ),
         Worker(
             client,
             task_queue=QUEUE,
-            activities=[BuildActivities(IdleRunner(), store).run_job, bare],
+            activities=[BuildActivities(IdleRunner(), store).run_job],
             max_concurrent_activities=SLOTS,
+            interceptors=[OutlastInterceptor(), ObservingInterceptor("linux-amd64", observers)],
         ),
+        Worker(client, task_queue="bare", activities=[bare], max_concurrent_activities=SLOTS),
     ):
         for number in range(rounds + 1):
             with costing(embedded.temporal_pid, theirs):
@@ -186,7 +196,7 @@ def compared(ours: list[Cost], theirs: list[Cost]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

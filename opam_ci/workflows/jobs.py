@@ -68,6 +68,12 @@ class Jobs:
         self._again: set[str] = set()
         self._verdicts: dict[str, Failed] = {}
         self._window = asyncio.Semaphore(in_flight)
+        checks = setting.options
+        # The same for all jobs, of which there can be thousands.
+        self._timeouts = checks.timeouts.with_limits(setting.platform.timeouts)
+        self._queue = options.build_queue(setting.platform.pool)
+        self._job_timeout = options.job_timeout(self._timeouts)
+        self._retry = options.job_retry(checks.retry)
 
     def attempt_faulted(self, said: AttemptFaulted) -> None:
         """Notes that an attempt met an infrastructure fault."""
@@ -135,7 +141,6 @@ class Jobs:
     def _start(self, job: Job) -> ActivityHandle[JobReport]:
         common = self._setting
         checks = common.options
-        timeouts = checks.timeouts.with_limits(common.platform.timeouts)
         return workflow.start_activity_method(
             BuildActivities.run_job,
             RunJob(
@@ -151,7 +156,7 @@ class Jobs:
                     job=job,
                     platform=common.platform,
                     repository=common.repository,
-                    timeouts=timeouts,
+                    timeouts=self._timeouts,
                     archive_mirrors=checks.archive_mirrors,
                     only_mirrored=checks.only_mirrored,
                     # A list in every job of a large pull request would be most of its history.
@@ -160,10 +165,10 @@ class Jobs:
                 ),
             ),
             activity_id=activity_id(self._table[job.id]),
-            task_queue=options.build_queue(common.platform.pool),
-            start_to_close_timeout=options.job_timeout(timeouts),
+            task_queue=self._queue,
+            start_to_close_timeout=self._job_timeout,
             heartbeat_timeout=checks.heartbeat_timeout,
-            retry_policy=options.job_retry(checks.retry),
+            retry_policy=self._retry,
             priority=options.job_priority(job.kind, common.pull_request),
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=activity_summary(job.kind, job.title),
