@@ -84,4 +84,9 @@ def _taken(wanted: FindJobs, page: Page[JobRecord]) -> Iterator[FoundJob]:
     for record in page.items:
         status = record.status
         if is_taken(wanted.selector, status.job, status.outcome):
-            yield FoundJob(job=status.job, standing=record.standing, cause=cause_of(status))
+            yield FoundJob(
+                job=status.job,
+                standing=record.standing,
+                cause=cause_of(status),
+                automatic=status.automatic,
+            )

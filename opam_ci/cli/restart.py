@@ -233,7 +233,10 @@ def matching(index: Index, selector: RestartSelector, incident: int | None) -> t
             for record in part.items:
                 job = record.status.job
                 hit[record.revision, job.id] = HitJob(
-                    revision=record.revision, job=job, round=record.round
+                    revision=record.revision,
+                    job=job,
+                    round=record.round,
+                    automatic=record.status.automatic,
                 )
             place = Place(limit=_PAGE, after=part.following) if part.following else None
     return tuple(hit.values())

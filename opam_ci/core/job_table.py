@@ -9,6 +9,7 @@ from opam_ci.core.job import Job
 from opam_ci.core.messages import LOST, AttemptFaulted, AttemptStarted, JobReport, lost
 from opam_ci.core.outcome import Cancelled, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.plan import FOLLOWED, depends_on, outcome_after
+from opam_ci.core.requests import RestartAsker
 from opam_ci.core.summary import Fault, JobState, JobStatus
 
 KILLS_WORKER_AFTER = 2
@@ -66,13 +67,21 @@ class JobTable:
             self._rows[row.job.id] = row
             self._changed[row.job.id] = None
 
-    def queue(self, job: Job) -> None:
+    def queue(self, job: Job, asker: RestartAsker | None = None) -> None:
         """Puts a job at the start of its next round, or of its first.
 
         What an earlier round met stays in the index; the row starts clean.
+
+        Args:
+            job: Which.
+            asker: Who asked for a restart, if that is what it is.
         """
         before = self._rows.get(job.id)
-        self.put(JobStatus(job=job, round=before.round + 1 if before is not None else 1))
+        if before is None:
+            self.put(JobStatus(job=job))
+            return
+        automatic = before.automatic if asker is None else asker.counted(before.automatic)
+        self.put(JobStatus(job=job, round=before.round + 1, automatic=automatic))
 
     def drop(self, job_id: str) -> None:
         """Forgets a job."""

@@ -307,6 +307,7 @@ class PullRequestInput(Frozen):
         repository: The merged repository in the store.
         platforms: Those to build on, with their images by digest.
         planned: Whether the job list is complete.
+        automatic: Restarts of jobs of this head that nobody asked for, since somebody last did.
         batch: How many batches of PlatformWorkflows were started for this head.
         running: PlatformWorkflows under way.
         groups: Jobs on reverse dependencies, as numbers.
@@ -325,6 +326,7 @@ class PullRequestInput(Frozen):
     repository: RepositoryRef | None = None
     platforms: tuple[Platform, ...] = ()
     planned: bool = False
+    automatic: int = 0
     batch: int = 0
     running: tuple[RunningChild, ...] = ()
     groups: tuple[JobGroup, ...] = ()

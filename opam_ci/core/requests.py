@@ -132,6 +132,33 @@ class RestartWhich(StrEnum):
     ALL = "all"
 
 
+class RestartAsker(StrEnum):
+    """Who asks for a restart: what nobody asked for has a budget."""
+
+    PERSON = "person"
+    """Somebody, by whatever way. What a job had of automatic restarts is forgotten."""
+    INCIDENT = "incident"
+    """An incident that is repaired: counts against the budgets."""
+    CANARY = "canary"
+    """An incident that wants to know whether it is repaired. The incident has a budget of
+    these of its own; the job that it takes must not pay for the others."""
+
+    def counted(self, before: int, restarts: int = 1) -> int:
+        """Returns how many automatic restarts there were since somebody last asked for one.
+
+        Args:
+            before: How many there had been.
+            restarts: How many there are now.
+        """
+        match self:
+            case RestartAsker.PERSON:
+                return 0
+            case RestartAsker.INCIDENT:
+                return before + restarts
+            case RestartAsker.CANARY:
+                return before
+
+
 class RestartSelector(Frozen):
     """Which jobs to restart; every given field narrows.
 
@@ -143,6 +170,7 @@ class RestartSelector(Frozen):
         job: Only the job with this id.
         jobs: Only the jobs with these ids; none narrows nothing.
         head: Only while this commit is under test: a later head's jobs are others.
+        asker: Who asks.
     """
 
     which: RestartWhich = RestartWhich.ERRORED
@@ -152,6 +180,7 @@ class RestartSelector(Frozen):
     job: str | None = Field(default=None, max_length=500)
     jobs: tuple[str, ...] = ()
     head: str | None = Field(default=None, max_length=100)
+    asker: RestartAsker = RestartAsker.PERSON
 
     def takes(self, job: Job, outcome: Outcome) -> bool:
         """Whether a decided job is selected.

@@ -59,11 +59,19 @@ class ListPart(Frozen):
 
 
 class FoundJob(Frozen):
-    """A job of the index that is to run again, and how it stood."""
+    """A job of the index that is to run again, and how it stood.
+
+    Attributes:
+        job: Which.
+        standing: What it came to.
+        cause: Of an errored one.
+        automatic: How many restarts it has had since somebody last asked for one.
+    """
 
     job: Job
     standing: Standing
     cause: Cause | None = None
+    automatic: int = 0
 
 
 class FindJobs(Frozen):

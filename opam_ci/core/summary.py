@@ -62,6 +62,7 @@ class JobStatus(Frozen):
         job: Which.
         state: How far.
         round: 1 for the job's first run at this head, one more for each restart.
+        automatic: How many restarts it has had since somebody last asked for one.
         attempt: Number of the current or last attempt of the round, 0 before the first.
         phase: The phase under way, when it is known.
         outcome: What it came to, once decided.
@@ -77,6 +78,7 @@ class JobStatus(Frozen):
     job: Job
     state: JobState = JobState.QUEUED
     round: int = 1
+    automatic: int = 0
     attempt: int = 0
     phase: Phase | None = None
     outcome: Outcome | None = None

@@ -1,6 +1,7 @@
 """IncidentWorkflow: looks after one incident until what it hit has been restarted."""
 
 import asyncio
+from collections import Counter
 from datetime import datetime
 
 from temporalio import workflow
@@ -14,7 +15,15 @@ with workflow.unsafe.imports_passed_through():
         IncidentPace,
         ResolveIncident,
     )
-    from opam_ci.core.incidents.restarts import RestartOrder, restart_plan
+    from opam_ci.core.incidents.restarts import (
+        HitKey,
+        RestartOrder,
+        canary_of,
+        key_of,
+        orders_of,
+        restart_plan,
+    )
+    from opam_ci.core.requests import RestartAsker, RestartWhich
     from opam_ci.core.text import incident_details
     from opam_ci.workflows import options
 
@@ -32,7 +41,7 @@ class IncidentWorkflow:
     def __init__(self) -> None:
         self._said_by: str | None = None
         self._restarted = 0
-        self._probes = 0
+        self._sent: Counter[HitKey] = Counter()
         self._notes: list[str] = []
         self._number = 0
         self._pace = IncidentPace()
@@ -59,7 +68,7 @@ class IncidentWorkflow:
         self._pace = given.pace
         self._canary_pause = pause = given.pace.probe_first
         while True:
-            sent = self._probes
+            sent = self._sent.total()
             look = await self._look()
             if look.incident is None:
                 return self._restarted
@@ -71,7 +80,7 @@ class IncidentWorkflow:
                 return self._restarted
             if self._said_by is not None:
                 continue
-            if self._probes > sent:
+            if self._sent.total() > sent:
                 # What the canary comes to is the others' answer too: it is asked for soon.
                 pause = given.pace.probe_first
             try:
@@ -102,15 +111,16 @@ class IncidentWorkflow:
         return quiet and not look.undecided and await self._resolve("all jobs recovered")
 
     def _may_probe(self) -> bool:
-        """Whether the last canary is long enough ago: each costs a job one of its restarts."""
+        """Whether the last canary is long enough ago."""
         return self._next_canary_at is None or workflow.now() >= self._next_canary_at
 
     async def _send_canary(self, look: IncidentLook) -> bool:
-        canary = restart_plan(look.hit).canary
+        canary = canary_of(look.hit, self._sent)
         if canary is None:
             return False
-        self._probes += 1
-        await self._send(canary)
+        self._sent[key_of(canary)] += 1
+        for order in orders_of((canary,)):
+            await self._send(order, RestartAsker.CANARY)
         return True
 
     async def _canary_lives(self, look: IncidentLook, last_seen_at: datetime) -> bool:
@@ -136,7 +146,9 @@ class IncidentWorkflow:
             if plan.canary is not None:
                 windows = ((plan.canary,), *windows)
             for window in windows:
-                await asyncio.gather(*(self._send(order) for order in window))
+                await asyncio.gather(
+                    *(self._send(order, RestartAsker.INCIDENT) for order in window)
+                )
                 await workflow.sleep(options.RESTART_WINDOW_PAUSE)
             if plan.spent:
                 self._note(f"{len(plan.spent)} jobs have had their automatic restarts")
@@ -144,10 +156,10 @@ class IncidentWorkflow:
             if not restart_plan((await self._look()).hit).jobs:
                 return
 
-    async def _send(self, order: RestartOrder) -> None:
+    async def _send(self, order: RestartOrder, asker: RestartAsker) -> None:
         handle = workflow.get_external_workflow_handle(order.workflow_id)
         try:
-            await handle.signal("restart", order.selector())
+            await handle.signal("restart", order.selector(RestartWhich.ERRORED, asker))
         except FailureError:
             self._note(f"{order.workflow_id} is gone; it needs no restart")
             return

@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.github.messages import ToPost
     from opam_ci.core.github.origin import ClosedAs
     from opam_ci.core.incidents.messages import Rejudge
+    from opam_ci.core.incidents.restarts import has_budget
     from opam_ci.core.messages import (
         AttemptFaulted,
         AttemptStarted,
@@ -302,6 +303,12 @@ class PullRequestWorkflow:
     async def _restart(self, testing: Testing, selector: RestartSelector) -> None:
         if selector.head not in {None, testing.revision.head}:
             self._note(f"restart: head {selector.head} is superseded; nothing was restarted")
+            return
+        if not has_budget(selector.asker, testing.automatic):
+            self._note(
+                f"restart: {testing.automatic} jobs were restarted without anybody asking; "
+                "what is errored now waits for somebody to do so"
+            )
             return
         number = await testing.restart(selector)
         if not number:

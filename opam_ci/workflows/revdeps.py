@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.plan import depends_on, outcome_after
     from opam_ci.core.recording import RowBatch, rows_of
     from opam_ci.core.records import RevisionKey, Standing
-    from opam_ci.core.requests import RestartSelector
+    from opam_ci.core.requests import RestartAsker, RestartSelector
     from opam_ci.core.revdeps import (
         FindJobs,
         FoundJob,
@@ -235,12 +235,12 @@ class RevdepsWorkflow:
             )
             for each in found.jobs:
                 await self._room()
-                self._take_again(each, round_)
+                self._take_again(each, round_, selector.asker)
             after = found.following
             if after is None:
                 return
 
-    def _take_again(self, found: FoundJob, round_: int) -> None:
+    def _take_again(self, found: FoundJob, round_: int, asker: RestartAsker) -> None:
         if found.job.id in self._table:
             return
         if found.standing in _UNDECIDED:
@@ -248,12 +248,12 @@ class RevdepsWorkflow:
             self._tally.take(found.job, Standing.ERRORED, Cause.UNKNOWN)
         else:
             self._tally.take(found.job, found.standing, found.cause)
-        self._put((found.job,), round_)
+        self._put((found.job,), round_, automatic=asker.counted(found.automatic))
 
-    def _put(self, jobs: tuple[Job, ...], round_: int) -> None:
+    def _put(self, jobs: tuple[Job, ...], round_: int, *, automatic: int = 0) -> None:
         for job in jobs:
             self._lost.pop(job.id, None)
-            self._table.put(JobStatus(job=job, round=round_))
+            self._table.put(JobStatus(job=job, round=round_, automatic=automatic))
             task = asyncio.create_task(self._run(job))
             self._tasks[task] = None
             task.add_done_callback(self._ended)

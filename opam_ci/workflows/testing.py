@@ -40,7 +40,7 @@ with workflow.unsafe.imports_passed_through():
         with_dependents,
     )
     from opam_ci.core.records import RevisionKey
-    from opam_ci.core.requests import PullRequestRef, RestartSelector, Revision
+    from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector, Revision
     from opam_ci.core.summary import JobState
     from opam_ci.workflows import options
     from opam_ci.workflows.groups import Groups
@@ -60,6 +60,7 @@ class Testing:
         on_repository: Analysis and lint, and what the analysis found.
         crash: A bug that ended one of its tasks: the workflow task must fail of it.
         groups: The jobs on reverse dependencies.
+        automatic: How many restarts of jobs there were since somebody last asked for one.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Testing:
         self._adopted: set[str] = set()
         self._stopping: Cancelled | None = None
         self.groups = Groups()
+        self.automatic = 0
         self.crash: BaseException | None = None
 
     @classmethod
@@ -90,6 +92,7 @@ class Testing:
             return None
         testing = cls(given.pull_request, given.revision, given.opened_at, JobTable(given.jobs))
         testing.planned = given.planned
+        testing.automatic = given.automatic
         testing.on_repository.packages = given.packages
         testing.on_repository.merge_tree = given.merge_tree
         testing.on_repository.repository = given.repository
@@ -112,6 +115,7 @@ class Testing:
                 "repository": self.on_repository.repository,
                 "platforms": self.on_repository.platforms,
                 "planned": self.planned,
+                "automatic": self.automatic,
                 "batch": self._batch,
                 "groups": self.groups.all,
                 "running": tuple(
@@ -158,10 +162,14 @@ class Testing:
         """Whether PlatformWorkflows are under way that an earlier run started."""
         return bool(self._adopted)
 
-    def begin(self) -> None:
-        """Starts the testing from its beginning."""
+    def begin(self, asker: RestartAsker | None = None) -> None:
+        """Starts the testing from its beginning.
+
+        Args:
+            asker: Who asked for that, if it is a restart.
+        """
         # At once, so that a cancel that comes before the first step finds a row to settle.
-        self.table.queue(ANALYSIS)
+        self.table.queue(ANALYSIS, asker)
         self.groups.blank()
         self.planned = False
         self._spawn("check", self._check())
@@ -193,6 +201,11 @@ class Testing:
         """
         if ANALYSIS.id in self.table and self.table[ANALYSIS.id].outcome is None:
             return 0
+        number = await self._restart(selector)
+        self.automatic = selector.asker.counted(self.automatic, number)
+        return number
+
+    async def _restart(self, selector: RestartSelector) -> int:
         chosen = with_dependents(
             [
                 row
@@ -211,10 +224,10 @@ class Testing:
         if any(job.kind is JobKind.ANALYSIS for job in jobs):
             if not self.is_idle:
                 await self.stop(Cancelled(by="request"))
-            self.begin()
+            self.begin(selector.asker)
             return len(jobs) + len(waiting)
         grouped, again = await self.groups.restart(selector, jobs)
-        self._run_again(jobs, again)
+        self._run_again(jobs, again, selector.asker)
         if waiting:
             self._spawn("restart waiting", hurry(waiting, self._children))
         return len(jobs) + len(waiting) + grouped
@@ -286,9 +299,11 @@ class Testing:
             for job in platform_jobs(analysis.packages, platform)
         ]
 
-    def _run_again(self, jobs: list[Job], groups: list[RevdepsRestart]) -> None:
+    def _run_again(
+        self, jobs: list[Job], groups: list[RevdepsRestart], asker: RestartAsker
+    ) -> None:
         for job in jobs:
-            self.table.queue(job)
+            self.table.queue(job, asker)
         self._start(
             [job for job in jobs if job.kind is JobKind.LINT],
             [job for job in jobs if job.kind is not JobKind.LINT],

@@ -1,5 +1,6 @@
 """Incidents: pure rules, and the index that applies them as faults come in."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,10 +9,20 @@ from hypothesis import strategies as st
 
 from opam_ci.core.incidents.grouping import GAP, Span, group, joined, place_of
 from opam_ci.core.incidents.model import FaultSeen, HitJob, Place, Scope
-from opam_ci.core.incidents.restarts import AUTOMATIC_ROUNDS, restart_plan
+from opam_ci.core.incidents.restarts import (
+    AUTOMATIC_RESTARTS,
+    CANARIES,
+    PULL_REQUEST_RESTARTS,
+    HitKey,
+    canary_of,
+    has_budget,
+    key_of,
+    restart_plan,
+)
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Cause, Evidence
 from opam_ci.core.records import RevisionKey
+from opam_ci.core.requests import RestartAsker
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
@@ -112,8 +123,8 @@ def test_two_incidents_become_one_when_a_fault_lies_between() -> None:
     assert joined(NOON + GAP, spans) == (2, 4)
 
 
-def hit(number: int, package: str, kind: JobKind = JobKind.BUILD, round_: int = 1) -> HitJob:
-    return HitJob(revision=revision(number), job=job(package, kind), round=round_)
+def hit(number: int, package: str, kind: JobKind = JobKind.BUILD, automatic: int = 0) -> HitJob:
+    return HitJob(revision=revision(number), job=job(package, kind), automatic=automatic)
 
 
 @settings(deadline=None, max_examples=40)
@@ -124,7 +135,7 @@ def hit(number: int, package: str, kind: JobKind = JobKind.BUILD, round_: int = 
             st.integers(1, 4),
             st.sampled_from([f"p{n}.1" for n in range(30)]),
             st.sampled_from([JobKind.BUILD, JobKind.TEST]),
-            st.integers(1, 5),
+            st.integers(0, 4),
         ),
         max_size=80,
         unique_by=lambda each: (each.revision, each.job),
@@ -139,10 +150,10 @@ def test_a_plan_restarts_exactly_what_was_hit_each_once(
     orders = [plan.canary] if plan.canary else []
     orders += [order for part in plan.windows for order in part]
     planned = [(order.revision, name) for order in orders for name in order.jobs]
-    wanted = {(each.revision, each.job.id) for each in jobs if each.round < AUTOMATIC_ROUNDS}
+    wanted = {(each.revision, each.job.id) for each in jobs if each.automatic < AUTOMATIC_RESTARTS}
     assert len(planned) == len(set(planned)) == plan.jobs
     assert set(planned) == wanted
-    assert {each.round >= AUTOMATIC_ROUNDS for each in plan.spent} <= {True}
+    assert {each.automatic >= AUTOMATIC_RESTARTS for each in plan.spent} <= {True}
     assert all(sum(len(order.jobs) for order in part) <= window for part in plan.windows)
     chance.shuffle(jobs)  # type: ignore[attr-defined]  # hypothesis's own Random
     assert restart_plan(jobs, window=window) == plan
@@ -155,3 +166,27 @@ def test_the_canary_is_a_build_and_small_pull_requests_come_first() -> None:
     assert plan.canary.revision.number == 2
     numbers = [[order.revision.number for order in part] for part in plan.windows]
     assert numbers == [[3, 1], [1]]
+
+
+def test_canaries_take_turns_until_each_was_asked_often_enough() -> None:
+    jobs = [hit(1, "a.1", JobKind.TEST), hit(1, "b.1"), hit(2, "c.1"), hit(3, "d.1", automatic=3)]
+    sent = Counter[HitKey]()
+    while (canary := canary_of(jobs, sent)) is not None:
+        sent[key_of(canary)] += 1
+        if sent.total() == 3:
+            assert [each.job.package for each in jobs if sent[key_of(each)]] == [
+                "a.1",
+                "b.1",
+                "c.1",
+            ]
+    # The one that has had its automatic restarts is left to people.
+    assert sorted(sent.values()) == [CANARIES] * 3
+
+
+def test_only_what_nobody_asked_for_has_a_budget() -> None:
+    assert has_budget(RestartAsker.INCIDENT, PULL_REQUEST_RESTARTS - 1)
+    assert not has_budget(RestartAsker.INCIDENT, PULL_REQUEST_RESTARTS)
+    assert not has_budget(RestartAsker.CANARY, PULL_REQUEST_RESTARTS)
+    assert has_budget(RestartAsker.PERSON, PULL_REQUEST_RESTARTS)
+    counted = [asker.counted(7, 2) for asker in RestartAsker]
+    assert counted == [0, 9, 7]

@@ -64,12 +64,17 @@ def fault(
     return attempt(number, outcome, minutes=minutes, worker=worker, try_=try_)
 
 
-def lost(number: int, *, minutes: float = 0, round_: int = 1) -> JobRecord:
+def lost(number: int, *, minutes: float = 0, round_: int = 1, automatic: int = 0) -> JobRecord:
     outcome = errored(Cause.DISK_FULL, "w1", minutes)
     return JobRecord(
         revision=revision(number),
         status=JobStatus(
-            job=job(), state=JobState.DECIDED, attempt=1, outcome=outcome, round=round_
+            job=job(),
+            state=JobState.DECIDED,
+            attempt=1,
+            outcome=outcome,
+            round=round_,
+            automatic=automatic,
         ),
         round=round_,
         updated_at=NOON + timedelta(minutes=minutes),
@@ -208,11 +213,12 @@ def test_what_is_restarted_is_what_it_hit_and_still_stands(index: Index) -> None
     [number] = index.record(
         RecordBatch(
             revisions=(closed, newer),
-            jobs=(lost(1), passed, lost(3), lost(4), lost(5, round_=2)),
+            jobs=(lost(1, automatic=2), passed, lost(3), lost(4), lost(5, round_=2)),
             attempts=tuple(fault(each) for each in range(1, 6)),
         )
     )
-    assert [each.revision.number for each in index.hit_jobs(number)] == [1]
+    hit = index.hit_jobs(number)
+    assert [(each.revision.number, each.automatic) for each in hit] == [(1, 2)]
     assert index.hit_jobs(number, Standing.RETRYING) == ()
 
 

@@ -56,6 +56,7 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     minutes: float = 0,
     outcome: Outcome | None = None,
     round_: int = 1,
+    automatic: int = 0,
     package: str | None = None,
     worker: str = "w1",
     sequence: int = 1,
@@ -65,6 +66,7 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     """What a workflow writes when a job is decided."""
     row = JobStatus(
         job=job(package or f"p{number}.1", kind), state=JobState.DECIDED, round=round_, attempt=1,
+        automatic=automatic,
         outcome=outcome or failure(), attempt_started_at=after(minutes), worker=worker,
         decided_at=after(minutes),
     )  # fmt: skip
@@ -198,7 +200,7 @@ def test_a_job_that_has_gone_on_is_evidence_and_is_left_alone(
 
 
 def test_a_package_without_automatic_restarts_left_is_left_alone(index: Index) -> None:
-    batches = [decided(1, round_=4), decided(2), decided(3)]
+    batches = [decided(1, round_=4, automatic=3), decided(2, round_=4), decided(3)]
     assert {each[0] for each in told(write(index, *batches))} == {2, 3}
 
 

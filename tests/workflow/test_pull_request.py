@@ -11,9 +11,10 @@ from temporalio.testing import WorkflowEnvironment
 from opam_ci.activities.attempt import Attempt
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.errors import InfrastructureError, SubmissionError
+from opam_ci.core.incidents import restarts
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
-from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector
 from opam_ci.core.summary import Counts, State, Summary
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.world import HEAD_1, HEAD_2, PASSED, Script, World, for_ever, is_decided, workers
@@ -74,6 +75,34 @@ async def test_exhausted_retries_are_an_error_and_a_signal_restarts(
     assert summary.state is State.SUCCESS
     assert [row.round for row in summary.jobs] == [1, 1, 2, 2]
     assert (BUILD, 2, 1) in world.script.started
+
+
+async def test_what_nobody_asks_for_has_a_budget(
+    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarts, "PULL_REQUEST_RESTARTS", 4)
+    world.script.steps[BUILD] = list(dns(100))
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, is_decided)
+    automatic = RestartSelector(asker=RestartAsker.INCIDENT)
+
+    async def after_restart(round_: int, selector: RestartSelector) -> list[int]:
+        await handle.signal("restart", selector)
+        summary = await world.until(
+            handle, lambda now: is_decided(now) and world.row(now, BUILD).round == round_
+        )
+        return [world.row(summary, job).automatic for job in (BUILD, TEST)]
+
+    # The test goes with its build each time: two jobs.
+    assert await after_restart(2, automatic) == [1, 1]
+    assert await after_restart(3, RestartSelector(asker=RestartAsker.CANARY)) == [1, 1]
+    assert await after_restart(4, automatic) == [2, 2]
+    await handle.signal("restart", automatic)
+    summary = await world.until(handle, lambda now: bool(now.notices))
+    assert "4 jobs were restarted without anybody asking" in summary.notices[0]
+    # Somebody asks, as it is typed by hand: all begins anew.
+    assert await after_restart(5, RestartSelector()) == [0, 0]
+    assert await after_restart(6, automatic) == [1, 1]
 
 
 async def test_package_failure_is_final(world: World, ref: PullRequestRef) -> None:

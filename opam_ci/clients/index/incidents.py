@@ -229,7 +229,9 @@ def hit_jobs(
         PULL_REQUESTS.c.repository, PULL_REQUESTS.c.number, PULL_REQUESTS.c.branch,
         REVISIONS.c.head, REVISIONS.c.opened_at,
     )  # fmt: skip
-    own = (JOBS.c.platform, JOBS.c.package, JOBS.c.kind, JOBS.c.revdep, JOBS.c.round)
+    own = (
+        JOBS.c.platform, JOBS.c.package, JOBS.c.kind, JOBS.c.revdep, JOBS.c.round, JOBS.c.automatic,
+    )  # fmt: skip
     query = (
         select(*key, *own)
         .select_from(
@@ -316,7 +318,9 @@ def _hit(row: RowMapping) -> HitJob:
     job = Job(
         platform=row["platform"], package=row["package"], kind=row["kind"], revdep=row["revdep"]
     )
-    return HitJob(revision=revision_of(row), job=job, round=max(row["round"], 1))
+    return HitJob(
+        revision=revision_of(row), job=job, round=max(row["round"], 1), automatic=row["automatic"]
+    )
 
 
 def _portions(ids: Iterable[int]) -> list[list[int]]:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """Id of the newest migration."""
 
 VERSION_TABLE = "opam_ci_schema"
@@ -133,6 +133,7 @@ JOBS = Table(
     Column("phase", Text),
     Column("worker", Text),
     Column("round", Integer, nullable=False),
+    Column("automatic", Integer, nullable=False, server_default="0"),
     Column("attempt", Integer, nullable=False),
     Column("sequence", Integer, nullable=False),
     Column("started_at", Instant),

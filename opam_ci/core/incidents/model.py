@@ -103,8 +103,10 @@ class HitJob(Frozen):
         revision: Of which testing.
         job: Which.
         round: The round in which it was lost.
+        automatic: How many restarts it has had since somebody last asked for one.
     """
 
     revision: RevisionKey
     job: Job
     round: int = Field(default=1, ge=1)
+    automatic: int = Field(default=0, ge=0)

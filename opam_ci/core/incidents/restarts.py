@@ -1,21 +1,33 @@
 """What is restarted once an incident is repaired, and in which order."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from opam_ci.core.incidents.model import HitJob
 from opam_ci.core.job import JobKind
 from opam_ci.core.model import Frozen
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import PullRequestRef, RestartSelector, RestartWhich
+from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector, RestartWhich
 
 WINDOW = 100
 """Jobs that are restarted at once: 500 take five windows."""
 
-AUTOMATIC_ROUNDS = 4
-"""Rounds that a job may have without anybody asking: no pull request may burn the cluster.
-A restart by hand knows no such limit."""
+AUTOMATIC_RESTARTS = 3
+"""Restarts that a job may have without anybody asking: no pull request may burn the cluster.
+A restart by hand knows no such limit, and the count begins anew with it."""
+
+PULL_REQUEST_RESTARTS = 10_000
+"""Automatic restarts of all jobs of one head together, whatever each of them has left: twice the
+jobs of the largest pull requests. Somebody who asks for a restart begins this count anew too."""
+
+CANARIES = 20
+"""How often one incident may send one job as its canary. They are fifteen minutes apart at the
+end, and so a night's outage ends by itself, however few jobs it hit."""
+
+
+HitKey = tuple[RevisionKey, str]
+"""A job of a testing."""
 
 
 class RestartOrder(Frozen):
@@ -34,9 +46,13 @@ class RestartOrder(Frozen):
         """The workflow of the pull request, which restarts them."""
         return workflow_of(self.revision)
 
-    def selector(self, which: RestartWhich = RestartWhich.ERRORED) -> RestartSelector:
+    def selector(
+        self,
+        which: RestartWhich = RestartWhich.ERRORED,
+        asker: RestartAsker = RestartAsker.PERSON,
+    ) -> RestartSelector:
         """Returns what is asked of that workflow."""
-        return RestartSelector(which=which, jobs=self.jobs, head=self.revision.head)
+        return RestartSelector(which=which, jobs=self.jobs, head=self.revision.head, asker=asker)
 
 
 def workflow_of(revision: RevisionKey) -> str:
@@ -46,13 +62,23 @@ def workflow_of(revision: RevisionKey) -> str:
     return ref.workflow_id
 
 
+def has_budget(asker: RestartAsker, automatic: int) -> bool:
+    """Whether a pull request may restart jobs.
+
+    Args:
+        asker: On whose word.
+        automatic: How many were restarted since somebody last asked.
+    """
+    return asker is RestartAsker.PERSON or automatic < PULL_REQUEST_RESTARTS
+
+
 class RestartPlan(NamedTuple):
     """What to do, in this order.
 
     Attributes:
         canary: One job that shows whether the repair holds; None when there is nothing.
         windows: The others, some at a time.
-        spent: Jobs that have had their automatic rounds and wait for somebody to ask.
+        spent: Jobs that have had their automatic restarts and wait for somebody to ask.
     """
 
     canary: RestartOrder | None
@@ -67,7 +93,7 @@ class RestartPlan(NamedTuple):
 
 
 def restart_plan(
-    hit: Iterable[HitJob], *, window: int = WINDOW, rounds: int = AUTOMATIC_ROUNDS
+    hit: Iterable[HitJob], *, window: int = WINDOW, restarts: int = AUTOMATIC_RESTARTS
 ) -> RestartPlan:
     """Plans the restart of exactly these jobs, each once.
 
@@ -77,16 +103,40 @@ def restart_plan(
     Args:
         hit: The errored jobs, in any order.
         window: Jobs at once.
-        rounds: Jobs of this round and later ones are left to people.
+        restarts: Jobs that have had so many are left to people.
     """
     jobs = sorted(set(hit), key=_order)
-    spent = tuple(each for each in jobs if each.round >= rounds)
-    wanted = [each for each in jobs if each.round < rounds]
+    spent = tuple(each for each in jobs if each.automatic >= restarts)
+    wanted = [each for each in jobs if each.automatic < restarts]
     if not wanted:
         return RestartPlan(None, (), spent)
-    canary = min(wanted, key=lambda each: (each.job.kind is not JobKind.BUILD, _order(each)))
+    canary = min(wanted, key=_canary_order)
     wanted.remove(canary)
     return RestartPlan(_ordered([canary]), tuple(_windows(wanted, window)), spent)
+
+
+def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | None:
+    """Returns the job that shows whether an incident is over, None if all were asked too often.
+
+    The jobs take turns.
+
+    Args:
+        hit: The errored jobs, in any order.
+        sent: How often this incident has sent each as a canary.
+    """
+    left = [
+        each
+        for each in hit
+        if each.automatic < AUTOMATIC_RESTARTS and sent.get(key_of(each), 0) < CANARIES
+    ]
+    return min(
+        left, key=lambda each: (sent.get(key_of(each), 0), *_canary_order(each)), default=None
+    )
+
+
+def key_of(hit: HitJob) -> HitKey:
+    """Returns what stays the same of a job from round to round."""
+    return hit.revision, hit.job.id
 
 
 def orders_of(jobs: Iterable[HitJob]) -> tuple[RestartOrder, ...]:
@@ -112,6 +162,10 @@ def _windows(jobs: list[HitJob], size: int) -> Iterator[tuple[RestartOrder, ...]
 
 def _ordered(jobs: list[HitJob]) -> RestartOrder:
     return RestartOrder(revision=jobs[0].revision, jobs=tuple(each.job.id for each in jobs))
+
+
+def _canary_order(hit: HitJob) -> tuple[bool, tuple[str, str, str, str, str]]:
+    return hit.job.kind is not JobKind.BUILD, _order(hit)
 
 
 def _order(hit: HitJob) -> tuple[str, str, str, str, str]:
