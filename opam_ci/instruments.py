@@ -62,6 +62,7 @@ class Instruments:
             self._attempts.declare(pool, _BUILT)
         if settings.orchestrate:
             self._attempts.declare(ORCHESTRATION_POOL, REPOSITORY_JOBS)
+            self._attempts.declare_rejudged(_BUILT)
 
     def watch_builds(
         self,

@@ -159,6 +159,11 @@ class Metrics:
             VERDICT_BUCKETS,
             "state",
         )
+        self.rejudged = self._counter(
+            "opam_ci_verdicts_rejudged_total",
+            "Verdicts changed by what other jobs showed, by what they are now: failed, errored.",
+            *("kind", "outcome"),
+        )
         self.pull_requests = self._gauge(
             "opam_ci_pull_requests",
             "Open pull requests by the state of their newest head.",

@@ -21,6 +21,8 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.index.gauges import IndexGauges, IndexState
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.health import Finding, Health, WorkerState, after_check
+from opam_ci.core.incidents.rejudge import OWN_FAULT
+from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
     Cancelled,
@@ -34,6 +36,7 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
+from opam_ci.core.recording import records_of
 from opam_ci.core.records import JobRecord, RecordBatch, RevisionKey, RevisionRecord
 from opam_ci.core.summary import JobState, JobStatus, State
 from opam_ci.metrics.attempts import OUTCOMES, AttemptMetrics
@@ -211,6 +214,25 @@ def test_verdict_latency_is_that_of_the_first_verdict() -> None:
         attempts.recorded(batch(1, state))
     assert value(metrics, "opam_ci_verdict_latency_seconds_sum", state="error") == 180
     assert value(metrics, "opam_ci_verdict_latency_seconds_count", state="success") is None
+
+
+@pytest.mark.parametrize(("rule", "counted"), [(SAME_FAILURE, 1), (OWN_FAULT, 1), ("gone", 0)])
+def test_a_verdict_that_is_judged_again_counts_once(rule: str, counted: int) -> None:
+    metrics = Metrics()
+    attempts = AttemptMetrics(metrics)
+    attempts.declare_rejudged([JobKind.BUILD])
+    outcome = Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule=rule))
+    row = JobStatus(
+        job=Job(platform="x", package="a.1", kind=JobKind.BUILD), state=JobState.DECIDED,
+        attempt=1, outcome=outcome, attempt_started_at=NOW, decided_at=NOW,
+    )  # fmt: skip
+    for sequence in (1, 2):
+        attempts.recorded(
+            records_of(revision(), [row], sequence=sequence, updated_at=NOW, pools={})
+        )
+    name = "opam_ci_verdicts_rejudged_total"
+    assert value(metrics, name, kind="build", outcome="errored") == counted
+    assert value(metrics, name, kind="build", outcome="failed") == 0
 
 
 def test_gauges_of_a_real_index(tmp_path: Path) -> None:
