@@ -58,7 +58,8 @@ class _Ear:
     """Knows when Temporal answered last."""
 
     def __init__(self) -> None:
-        self._heard_at = -math.inf
+        self._asked_at = -math.inf
+        self._asking: asyncio.Task[None] | None = None
 
     async def listened(self, client: Client) -> None:
         """Waits until Temporal answers, whatever it says, unless it just did.
@@ -66,8 +67,16 @@ class _Ear:
         There is no last attempt: what would be given up is lost, and an activity that Temporal
         no longer waits for costs nothing but its slot. Cancellation ends it.
         """
+        if time.monotonic() - self._asked_at <= _FRESH.total_seconds():
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(client))
+        # Others may wait for the same answer.
+        await asyncio.shield(self._asking)
+
+    async def _ask(self, client: Client) -> None:
         told = False
-        while time.monotonic() - self._heard_at > _FRESH.total_seconds():
+        while True:
             asked_at = time.monotonic()
             try:
                 await client.service_client.check_health(timeout=_ANSWER_TIMEOUT)
@@ -81,4 +90,5 @@ class _Ear:
             else:
                 if told:
                     _log.info("Temporal is back")
-                self._heard_at = asked_at
+                self._asked_at = asked_at
+                return

@@ -107,7 +107,7 @@ def test_stock_command_line_restarts_what_the_ci_lost(system: System) -> None:
         words = ("--repo", str(made.repo), "--branch", made.branch, "--attempts", "1")
         summary = result(system.run("check", "--json", *words, check=1))
         errored = rows(summary)[f"build {example.RECOVERS}"]
-        assert outcome(errored) == "errored(source_host)"
+        assert outcome(errored) == "errored(source_host)", errored
         host.repair()
         workflow = "pr/local/restarted/branch-example"
         query = f"WorkflowId='{workflow}' AND CiState='failure' AND CiCauses='source_host'"
