@@ -36,6 +36,8 @@ def told_to_stop() -> asyncio.Event:
     def tell() -> None:
         for number in signals:
             loop.remove_signal_handler(number)
+            # A KeyboardInterrupt would first wait for everything that is being cleared away.
+            signal.signal(number, signal.SIG_DFL)
         faulthandler.dump_traceback_later(PROCESS_TIMEOUT.total_seconds(), exit=True)
         stop.set()
 

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from opam_ci.core.packed import FOR_PEOPLE
 from opam_ci.core.summary import JobState, JobStatus, Summary
 from opam_ci.core.text import group_lines, headline, verdict, why
 
@@ -178,7 +179,7 @@ class JsonView:
         self._print(
             {"event": "summary", "state": summary.state.value}
             | {"counts": summary.counts.model_dump()}
-            | json.loads(summary.model_dump_json())
+            | json.loads(summary.model_dump_json(context=FOR_PEOPLE))
         )
 
     def _print(self, value: object) -> None:

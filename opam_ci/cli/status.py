@@ -12,6 +12,7 @@ from temporalio.client import Client, WorkflowExecution
 from opam_ci.cli.operate import JsonOption, TemporalOption, summary_of, workflow_id_of
 from opam_ci.cli.render import print_summary
 from opam_ci.cli.session import connected
+from opam_ci.core.packed import FOR_PEOPLE
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 
@@ -36,7 +37,7 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
         return
     summary = await summary_of(client, workflow_id_of(pull_request))
     if as_json:
-        typer.echo(summary.model_dump_json())
+        typer.echo(summary.model_dump_json(context=FOR_PEOPLE))
     else:
         print_summary(Console(), summary)
 

@@ -22,6 +22,7 @@ from opam_ci.connection import connect
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
+from opam_ci.core.packed import FOR_PEOPLE
 from opam_ci.core.requests import CheckOptions
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import Summary
@@ -206,7 +207,7 @@ def _last_shown(settings: Settings) -> Summary | None:
 
 def _keep(settings: Settings, summary: Summary) -> None:
     shown = Shown(version=services.code_version(), summary=summary)
-    (settings.home / "example.json").write_text(shown.model_dump_json())
+    (settings.home / "example.json").write_text(shown.model_dump_json(context=FOR_PEOPLE))
 
 
 def _at(settings: Settings, embedded: Embedded) -> Settings:

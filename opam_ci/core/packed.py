@@ -19,6 +19,11 @@ from pydantic_core import CoreSchema, core_schema
 MAX_BYTES = 256 * 1024 * 1024
 """How much a packed text may hold unpacked: a signal can come from anybody."""
 
+_READABLE = "readable"
+
+FOR_PEOPLE = {_READABLE: True}
+"""Context of `model_dump_json` for whoever is not Temporal: nothing is packed."""
+
 _LEVEL = 1
 """Of zlib: the fastest. What repeats does so within a few hundred bytes."""
 
@@ -42,8 +47,12 @@ class Packed:
         def unpack(given: Any) -> Any:
             return _unpacked(source, given) if isinstance(given, str) else given
 
-        def pack(values: tuple[Any, ...], plain: core_schema.SerializerFunctionWrapHandler) -> Any:
-            if len(values) <= self.above:
+        def pack(
+            values: tuple[Any, ...],
+            plain: core_schema.SerializerFunctionWrapHandler,
+            info: core_schema.SerializationInfo,
+        ) -> Any:
+            if len(values) <= self.above or (info.context or {}).get(_READABLE):
                 return plain(values)
             text = zlib.compress(_adapter(source).dump_json(values), _LEVEL)
             return base64.b64encode(text).decode("ascii")
@@ -52,7 +61,7 @@ class Packed:
             unpack,
             inner,
             serialization=core_schema.wrap_serializer_function_ser_schema(
-                pack, schema=inner, when_used="json"
+                pack, info_arg=True, schema=inner, when_used="json"
             ),
         )
 

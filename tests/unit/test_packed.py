@@ -15,7 +15,7 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import PlatformProgress
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Errored, Evidence
-from opam_ci.core.packed import Packed
+from opam_ci.core.packed import FOR_PEOPLE, Packed
 from opam_ci.core.summary import JobState, JobStatus, Summary
 
 FAULT = Errored(cause=Cause.DNS, evidence=Evidence(rule="dns", detail="no such host \N{SNOWMAN}"))
@@ -61,6 +61,10 @@ def test_rows_are_a_tenth_of_their_size() -> None:
 def test_people_can_read_what_is_short() -> None:
     summary = Summary(pull_request="o/r#1", head="a" * 40, base="b" * 40, jobs=rows(300))
     assert len(json.loads(summary.model_dump_json())["jobs"]) == 300
+    # What our own commands print is never packed.
+    many = summary.model_copy(update={"jobs": rows(301)})
+    assert isinstance(json.loads(many.model_dump_json())["jobs"], str)
+    assert len(json.loads(many.model_dump_json(context=FOR_PEOPLE))["jobs"]) == 301
     # What people send by hand is a list of any length.
     assert Words.model_validate_json(json.dumps({"words": list("abcdefgh")})).words[-1] == "h"
 
