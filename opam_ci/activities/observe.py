@@ -127,10 +127,11 @@ class _Observing(ActivityInboundInterceptor):
                 kind = JobKind.LINT if task.packages else JobKind.ANALYSIS
                 jobs = max(1, len(task.packages))
                 return await self._attempt(input, kind, task.context, jobs)
-            case RowBatch():
+            case RowBatch() | RecordBatch():
                 done = await super().execute_activity(input)
+                records = task if isinstance(task, RecordBatch) else task.records
                 for observer in self._observers:
-                    observer.recorded(task.records)
+                    observer.recorded(records)
                 return done
             case _:
                 return await super().execute_activity(input)

@@ -12,6 +12,7 @@ from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import IncidentPace, Rejudge
 from opam_ci.core.incidents.restarts import workflow_of
 from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RecordBatch
 
 _log = logging.getLogger(__name__)
 
@@ -29,26 +30,30 @@ class RecordActivities:
         self._pace = pace or IncidentPace()
 
     @activity.defn
-    async def record(self, batch: RowBatch) -> None:
+    async def record(self, batch: RowBatch | RecordBatch) -> None:
         """Writes a batch of records; the same batch twice changes nothing.
 
         Faults in it have an incident then, and each open incident a workflow; and whoever has
         a verdict that the batch throws another light on has been told. If that cannot be
         done, all of this is done again, which changes nothing either.
 
+        Args:
+            batch: What to write; records themselves come from workflows of an older version.
+
         Raises:
             InfrastructureError: The index cannot be written; retried until it can.
             RPCError: Temporal does not take it; retried until it does.
         """
-        incidents, doubtful = await asyncio.to_thread(self._write, batch)
+        records = batch if isinstance(batch, RecordBatch) else batch.records
+        incidents, doubtful = await asyncio.to_thread(self._write, records)
         client = activity.client()
         # Before anything is restarted: a job whose fault is its own needs no restart.
         for said in doubtful:
             await _tell(client, said)
         await look_after(client, incidents, activity.info().task_queue, self._pace)
 
-    def _write(self, batch: RowBatch) -> tuple[tuple[int, ...], tuple[Rejudge, ...]]:
-        return self._index.record(batch.records), self._index.rejudge(batch.records)
+    def _write(self, records: RecordBatch) -> tuple[tuple[int, ...], tuple[Rejudge, ...]]:
+        return self._index.record(records), self._index.rejudge(records)
 
 
 async def _tell(client: Client, said: Rejudge) -> None:

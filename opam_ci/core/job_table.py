@@ -80,7 +80,7 @@ class JobTable:
         if before is None:
             self.put(JobStatus(job=job))
             return
-        automatic = before.automatic if asker is None else asker.counted(before.automatic)
+        automatic = before.automatic if asker is None else asker.charged(before.automatic)
         self.put(JobStatus(job=job, round=before.round + 1, automatic=automatic))
 
     def drop(self, job_id: str) -> None:

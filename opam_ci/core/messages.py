@@ -15,7 +15,13 @@ from opam_ci.core.outcome import Cause, Evidence, Outcome
 from opam_ci.core.packed import Packed
 from opam_ci.core.platforms import Platform
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import CheckOptions, PullRequestRef, RestartSelector, Revision
+from opam_ci.core.requests import (
+    CheckOptions,
+    PullRequestRef,
+    RestartAsker,
+    RestartSelector,
+    Revision,
+)
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import Fault, JobGroup, Rows
 
@@ -281,9 +287,15 @@ class RevdepsProgress(Frozen):
 
 
 class RestartWaiting(Frozen):
-    """Signal to a PlatformWorkflow: start these jobs at once instead of after their backoff."""
+    """Signal to a PlatformWorkflow: start these jobs at once instead of after their backoff.
+
+    Attributes:
+        jobs: Their ids.
+        asker: Who wants that.
+    """
 
     jobs: tuple[str, ...]
+    asker: RestartAsker = RestartAsker.PERSON
 
 
 class RunningChild(Frozen):
@@ -307,7 +319,7 @@ class PullRequestInput(Frozen):
         repository: The merged repository in the store.
         platforms: Those to build on, with their images by digest.
         planned: Whether the job list is complete.
-        automatic: Restarts of jobs of this head that nobody asked for, since somebody last did.
+        automatic: What restarts of the head have cost since somebody last asked for one.
         batch: How many batches of PlatformWorkflows were started for this head.
         running: PlatformWorkflows under way.
         groups: Jobs on reverse dependencies, as numbers.

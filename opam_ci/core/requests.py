@@ -140,23 +140,25 @@ class RestartAsker(StrEnum):
     INCIDENT = "incident"
     """An incident that is repaired: counts against the budgets."""
     CANARY = "canary"
-    """An incident that wants to know whether it is repaired. The incident has a budget of
-    these of its own; the job that it takes must not pay for the others."""
+    """An incident that wants to know whether it is repaired. Much cheaper than the other: a
+    fault that lasts all night takes many, and the job that serves must not pay for the rest."""
 
-    def counted(self, before: int, restarts: int = 1) -> int:
-        """Returns how many automatic restarts there were since somebody last asked for one.
+    def charged(self, before: int, restarts: int = 1) -> int:
+        """Returns what restarts have cost since somebody last asked for one.
 
         Args:
-            before: How many there had been.
-            restarts: How many there are now.
+            before: What they had cost.
+            restarts: How many jobs are restarted now.
         """
-        match self:
-            case RestartAsker.PERSON:
-                return 0
-            case RestartAsker.INCIDENT:
-                return before + restarts
-            case RestartAsker.CANARY:
-                return before
+        if self is RestartAsker.PERSON:
+            return 0
+        return before + restarts * (CANARY_COST if self is RestartAsker.CANARY else RESTART_COST)
+
+
+RESTART_COST = 20
+"""What an automatic restart of a job takes of the budgets."""
+CANARY_COST = 3
+"""What it takes where the job is a canary."""
 
 
 class RestartSelector(Frozen):

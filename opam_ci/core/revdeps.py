@@ -65,7 +65,7 @@ class FoundJob(Frozen):
         job: Which.
         standing: What it came to.
         cause: Of an errored one.
-        automatic: How many restarts it has had since somebody last asked for one.
+        automatic: What restarts of it have cost since somebody last asked for one.
     """
 
     job: Job
@@ -124,9 +124,19 @@ def revdep_jobs(group: JobGroup, revdep: Revdep) -> tuple[Job, ...]:
 def concerns(selector: RestartSelector, group: JobGroup) -> bool:
     """Whether a restart can take jobs of a group."""
     target = Job(platform=group.platform, package=group.package, kind=JobKind.LIST_REVDEPS)
-    narrowed = selector.model_copy(update={"job": None}).narrows_to(target)
+    narrowed = selector.model_copy(update={"job": None, "jobs": ()}).narrows_to(target)
+    return narrowed and _named(selector, group) != ()
+
+
+def _named(selector: RestartSelector, group: JobGroup) -> tuple[str, ...] | None:
+    """Returns which jobs of a group a restart names, None if it names none of any group."""
+    if selector.job is None and not selector.jobs:
+        return None
     prefixes = tuple(f"{kind.value} {group.platform} {group.package} " for kind in REVDEP_KINDS)
-    return narrowed and (selector.job is None or selector.job.startswith(prefixes))
+    named = selector.jobs or (selector.job or "",)
+    return tuple(
+        each for each in named if each.startswith(prefixes) and selector.job in {None, each}
+    )
 
 
 def number_taken(selector: RestartSelector, group: JobGroup) -> int:
@@ -134,9 +144,10 @@ def number_taken(selector: RestartSelector, group: JobGroup) -> int:
     if not concerns(selector, group):
         return 0
     counts = group.counts
+    named = _named(selector, group)
     match selector.which:
-        case _ if selector.job is not None:
-            return 1
+        case _ if named is not None:
+            return len(named)
         case _ if selector.cause is not None:
             return group.causes.get(selector.cause, 0)
         case RestartWhich.ERRORED:

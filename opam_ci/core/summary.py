@@ -62,7 +62,7 @@ class JobStatus(Frozen):
         job: Which.
         state: How far.
         round: 1 for the job's first run at this head, one more for each restart.
-        automatic: How many restarts it has had since somebody last asked for one.
+        automatic: What restarts of it have cost since somebody last asked for one.
         attempt: Number of the current or last attempt of the round, 0 before the first.
         phase: The phase under way, when it is known.
         outcome: What it came to, once decided.

@@ -13,7 +13,9 @@ with workflow.unsafe.imports_passed_through():
         IncidentInput,
         IncidentLook,
         IncidentPace,
+        IncidentSoFar,
         ResolveIncident,
+        SentCanary,
     )
     from opam_ci.core.incidents.restarts import (
         HitKey,
@@ -67,6 +69,9 @@ class IncidentWorkflow:
         self._number = given.incident
         self._pace = given.pace
         self._canary_pause = pause = given.pace.probe_first
+        if given.so_far is not None:
+            self._resume(given.so_far)
+            pause = given.so_far.pause
         while True:
             sent = self._sent.total()
             look = await self._look()
@@ -78,15 +83,40 @@ class IncidentWorkflow:
             if resolved:
                 await self._restart_all()
                 return self._restarted
-            if self._said_by is not None:
+            if self._is_told():
                 continue
             if self._sent.total() > sent:
                 # What the canary comes to is the others' answer too: it is asked for soon.
                 pause = given.pace.probe_first
             try:
-                await workflow.wait_condition(lambda: self._said_by is not None, timeout=pause)
+                await workflow.wait_condition(self._is_told, timeout=pause)
             except TimeoutError:
                 pause = min(2 * pause, given.pace.probe_maximum)
+            if not self._is_told() and workflow.info().is_continue_as_new_suggested():
+                carried = self._so_far().model_copy(update={"pause": pause})
+                workflow.continue_as_new(given.model_copy(update={"so_far": carried}))
+
+    def _is_told(self) -> bool:
+        return self._said_by is not None
+
+    def _resume(self, before: IncidentSoFar) -> None:
+        self._restarted = before.restarted
+        self._sent.update({(each.revision, each.job): each.times for each in before.sent})
+        self._canary_pause = before.canary_pause
+        self._next_canary_at = before.next_canary_at
+        self._notes = list(before.notes)
+
+    def _so_far(self) -> IncidentSoFar:
+        return IncidentSoFar(
+            restarted=self._restarted,
+            sent=tuple(
+                SentCanary(revision=revision, job=job, times=times)
+                for (revision, job), times in self._sent.items()
+            ),
+            canary_pause=self._canary_pause,
+            next_canary_at=self._next_canary_at,
+            notes=tuple(self._notes),
+        )
 
     async def _is_repaired(self, look: IncidentLook) -> bool:
         """Resolves the incident if there is evidence; else sends a canary if none runs."""

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.model import Frozen
     from opam_ci.core.outcome import Errored, Failed
     from opam_ci.core.platforms import Platform
-    from opam_ci.core.requests import CheckOptions, PullRequestRef
+    from opam_ci.core.requests import CheckOptions, PullRequestRef, RestartAsker
     from opam_ci.core.summary import JobState, activity_id
     from opam_ci.core.text import activity_summary
     from opam_ci.workflows import options
@@ -65,7 +65,7 @@ class Jobs:
         self._setting = setting
         self._table = table
         self._handles: dict[str, ActivityHandle[JobReport]] = {}
-        self._again: set[str] = set()
+        self._again: dict[str, RestartAsker] = {}
         self._verdicts: dict[str, Failed] = {}
         self._window = asyncio.Semaphore(in_flight)
         checks = setting.options
@@ -107,7 +107,7 @@ class Jobs:
         for job_id in said.jobs:
             handle = self._handles.get(job_id)
             if handle is not None and self._table[job_id].state is JobState.RETRYING:
-                self._again.add(job_id)
+                self._again[job_id] = said.asker
                 handle.cancel()
 
     async def run(self, job: Job) -> JobReport:
@@ -131,11 +131,11 @@ class Jobs:
                 return await handle
             except ActivityError as error:
                 if job.id in self._again and boundary.is_cancelled(error):
-                    self._table.queue(job)
+                    self._table.queue(job, self._again[job.id])
                     continue
                 return self._came_to(job, error)
             finally:
-                self._again.discard(job.id)
+                self._again.pop(job.id, None)
                 del self._handles[job.id]
 
     def _start(self, job: Job) -> ActivityHandle[JobReport]:

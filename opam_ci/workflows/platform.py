@@ -187,6 +187,8 @@ class PlatformWorkflow:
         What changes while it is told waits for the next time: on a busy platform that is
         always something.
         """
+        if not workflow.patched("tell-once-an-interval"):
+            return await self._tell_until_all_is_told()
         portions = [self._table.take_changed(options.PROGRESS_ROWS)]
         while self._table.is_dirty:
             portions.append(self._table.take_changed(options.PROGRESS_ROWS))
@@ -196,6 +198,16 @@ class PlatformWorkflow:
         if portions[-1] or last:
             await self._tell(portions[-1], done=last)
         return last
+
+    async def _tell_until_all_is_told(self) -> bool:
+        """Does the same for workflows that were begun before there was an interval."""
+        while True:
+            rows = self._table.take_changed(options.PROGRESS_ROWS)
+            last = self._done and not self._table.is_dirty
+            if rows or last:
+                await self._tell(rows, done=last)
+            if last or not self._table.is_dirty:
+                return last
 
     async def _tell(self, rows: tuple[JobStatus, ...], *, done: bool) -> None:
         groups, self._new_groups = tuple(self._new_groups), []

@@ -306,8 +306,8 @@ class PullRequestWorkflow:
             return
         if not has_budget(selector.asker, testing.automatic):
             self._note(
-                f"restart: {testing.automatic} jobs were restarted without anybody asking; "
-                "what is errored now waits for somebody to do so"
+                "restart: too many jobs were restarted without anybody asking; what is errored "
+                "now waits for somebody to do so"
             )
             return
         number = await testing.restart(selector)

@@ -146,7 +146,7 @@ class RevdepsWorkflow:
             if row.state is JobState.RETRYING
             and chosen.takes_waiting(row.job, row.faults[-1].cause)
         ]
-        self._jobs.restart_waiting(RestartWaiting(jobs=tuple(waiting)))
+        self._jobs.restart_waiting(RestartWaiting(jobs=tuple(waiting), asker=chosen.asker))
         self._restarts.append(chosen)
 
     @workflow.signal
@@ -248,7 +248,7 @@ class RevdepsWorkflow:
             self._tally.take(found.job, Standing.ERRORED, Cause.UNKNOWN)
         else:
             self._tally.take(found.job, found.standing, found.cause)
-        self._put((found.job,), round_, automatic=asker.counted(found.automatic))
+        self._put((found.job,), round_, automatic=asker.charged(found.automatic))
 
     def _put(self, jobs: tuple[Job, ...], round_: int, *, automatic: int = 0) -> None:
         for job in jobs:

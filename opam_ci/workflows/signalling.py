@@ -8,6 +8,7 @@ from temporalio.exceptions import FailureError
 with workflow.unsafe.imports_passed_through():
     from opam_ci.core.messages import RestartWaiting
     from opam_ci.core.model import Frozen
+    from opam_ci.core.requests import RestartAsker
 
 
 async def told(workflow_id: str, signal: str, said: Frozen) -> bool:
@@ -26,13 +27,16 @@ async def told(workflow_id: str, signal: str, said: Frozen) -> bool:
     return True
 
 
-async def hurry(waiting: Iterable[str], children: Mapping[str, Iterable[str]]) -> None:
+async def hurry(
+    waiting: Iterable[str], children: Mapping[str, Iterable[str]], asker: RestartAsker
+) -> None:
     """Has jobs that wait for their automatic retry start at once.
 
     Args:
         waiting: Their ids.
         children: The ids of the jobs of each PlatformWorkflow under way.
+        asker: Who wants that.
     """
     for child, jobs in sorted(children.items()):
         if mine := tuple(job for job in waiting if job in jobs):
-            await told(child, "restart_waiting", RestartWaiting(jobs=mine))
+            await told(child, "restart_waiting", RestartWaiting(jobs=mine, asker=asker))

@@ -60,7 +60,7 @@ class Testing:
         on_repository: Analysis and lint, and what the analysis found.
         crash: A bug that ended one of its tasks: the workflow task must fail of it.
         groups: The jobs on reverse dependencies.
-        automatic: How many restarts of jobs there were since somebody last asked for one.
+        automatic: What restarts of its jobs have cost since somebody last asked for one.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Testing:
         self.table.queue(ANALYSIS, asker)
         self.groups.blank()
         self.planned = False
-        self._spawn("check", self._check())
+        self._spawn("check", self._check(asker))
 
     async def stop(self, cancelled: Cancelled) -> None:
         """Ends all that is under way; returns when the builds are really gone."""
@@ -202,7 +202,7 @@ class Testing:
         if ANALYSIS.id in self.table and self.table[ANALYSIS.id].outcome is None:
             return 0
         number = await self._restart(selector)
-        self.automatic = selector.asker.counted(self.automatic, number)
+        self.automatic = selector.asker.charged(self.automatic, number)
         return number
 
     async def _restart(self, selector: RestartSelector) -> int:
@@ -229,7 +229,7 @@ class Testing:
         grouped, again = await self.groups.restart(selector, jobs)
         self._run_again(jobs, again, selector.asker)
         if waiting:
-            self._spawn("restart waiting", hurry(waiting, self._children))
+            self._spawn("restart waiting", hurry(waiting, self._children, selector.asker))
         return len(jobs) + len(waiting) + grouped
 
     def rejudge(self, said: Rejudge) -> int:
@@ -279,7 +279,7 @@ class Testing:
 
     # What follows runs in tasks of its own.
 
-    async def _check(self) -> None:
+    async def _check(self, asker: RestartAsker | None) -> None:
         analysis = await self.on_repository.analyse()
         if analysis is None or self._stopping is not None:
             # A short analysis can end before it hears that it was cancelled.
@@ -288,7 +288,7 @@ class Testing:
         lint = lint_jobs(analysis)
         builds = [] if self.revision.options.lint_only else self._build_jobs(analysis)
         for job in (*lint, *builds):
-            self.table.queue(job)
+            self.table.queue(job, asker)
         self.planned = True
         self._start(lint, builds)
 

@@ -120,6 +120,7 @@ class Script:
                     job=record.status.job,
                     standing=record.standing,
                     cause=cause_of(record.status),
+                    automatic=record.status.automatic,
                 )
                 for record in newest.values()
                 if is_taken(wanted.selector, record.status.job, record.status.outcome)

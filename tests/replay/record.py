@@ -9,20 +9,25 @@ import asyncio
 import json
 import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
-from temporalio.client import WorkflowHandle, WorkflowHistory
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from opam_ci.activities.attempt import Attempt
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.canary import CanaryActivities
+from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.record import RecordActivities
+from opam_ci.clients.index import Index
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.build import Revdep
@@ -31,7 +36,7 @@ from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
 from opam_ci.core.incidents.rejudge import OWN_FAULT
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, LogLine
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, LogLine, Outcome
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.retry import RetrySettings
@@ -40,6 +45,8 @@ from opam_ci.github_service import github_worker
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
+from opam_ci.workflows.incidents import IncidentWorkflow
+from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.github import FakeGitHub
 from tests.fakes.github_stage import Stage, policy_for
@@ -212,6 +219,8 @@ async def record() -> None:
         canaries = (("good", None), ("broken", Cause.SANDBOX))
         for name, cause in () if chosen else canaries:
             await play_canary(env, name, cause)
+        if not chosen or "full" in chosen:
+            await play_incident(env)
 
 
 async def play(
@@ -252,6 +261,52 @@ def children_of(history: WorkflowHistory) -> list[str]:
         for event in history.events
         if event.HasField("child_workflow_execution_started_event_attributes")
     ]
+
+
+async def play_incident(env: WorkflowEnvironment) -> None:
+    """A full disk that four canaries find, and that is then mended."""
+    attempts = 0
+
+    async def meet(_attempt: Attempt) -> Outcome:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 3 * (2 + 4):
+            return PASSED
+        raise InfrastructureError("no space left", cause=Cause.DISK_FULL)
+
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.open(f"sqlite:///{folder}/index.db")
+        script, incidents = Script(), IncidentActivities(index)
+        script.steps[BUILD] = [meet] * 1000
+        async with (
+            Worker(
+                env.client,
+                task_queue=options.ORCHESTRATION_QUEUE,
+                workflows=[PullRequestWorkflow, PlatformWorkflow, IncidentWorkflow],
+                workflow_runner=WORKFLOW_RUNNER,
+                activities=[
+                    *(script.analyse, script.lint, RecordActivities(index).record),
+                    *(incidents.look_at_incident, incidents.resolve_incident),
+                ],
+            ),
+            Worker(
+                env.client,
+                task_queue=options.build_queue(EMBEDDED.pool),
+                activities=[script.run_job],
+            ),
+        ):
+            world = World(env, script)
+            for number in (1, 2):
+                ref = PullRequestRef(owner="o", repo="full", number=number)
+                await world.until(await world.open(ref, world.revision()), is_decided)
+            while not index.incidents().items:
+                await env.sleep(1)
+            handle = env.client.get_workflow_handle("incident/1")
+            while (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+                await env.sleep(60)
+            history = await handle.fetch_history()
+        index.close()
+    (HISTORIES / "full.incident.json").write_text(without_places(history.to_json()) + "\n")
 
 
 async def play_canary(env: WorkflowEnvironment, name: str, cause: Cause | None) -> None:

@@ -34,6 +34,7 @@ def test_every_workflow_has_histories() -> None:
         "platform",
         "revdeps",
         "canary",
+        "incident",
     }
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from opam_ci.core.incidents.grouping import GAP, Span, group, joined, place_of
 from opam_ci.core.incidents.model import FaultSeen, HitJob, Place, Scope
 from opam_ci.core.incidents.restarts import (
-    AUTOMATIC_RESTARTS,
     CANARIES,
-    PULL_REQUEST_RESTARTS,
+    JOB_BUDGET,
+    PULL_REQUEST_BUDGET,
     HitKey,
     canary_of,
     has_budget,
@@ -135,7 +135,7 @@ def hit(number: int, package: str, kind: JobKind = JobKind.BUILD, automatic: int
             st.integers(1, 4),
             st.sampled_from([f"p{n}.1" for n in range(30)]),
             st.sampled_from([JobKind.BUILD, JobKind.TEST]),
-            st.integers(0, 4),
+            st.integers(0, 80),
         ),
         max_size=80,
         unique_by=lambda each: (each.revision, each.job),
@@ -150,10 +150,10 @@ def test_a_plan_restarts_exactly_what_was_hit_each_once(
     orders = [plan.canary] if plan.canary else []
     orders += [order for part in plan.windows for order in part]
     planned = [(order.revision, name) for order in orders for name in order.jobs]
-    wanted = {(each.revision, each.job.id) for each in jobs if each.automatic < AUTOMATIC_RESTARTS}
+    wanted = {(each.revision, each.job.id) for each in jobs if each.automatic < JOB_BUDGET}
     assert len(planned) == len(set(planned)) == plan.jobs
     assert set(planned) == wanted
-    assert {each.automatic >= AUTOMATIC_RESTARTS for each in plan.spent} <= {True}
+    assert {each.automatic >= JOB_BUDGET for each in plan.spent} <= {True}
     assert all(sum(len(order.jobs) for order in part) <= window for part in plan.windows)
     chance.shuffle(jobs)  # type: ignore[attr-defined]  # hypothesis's own Random
     assert restart_plan(jobs, window=window) == plan
@@ -169,7 +169,12 @@ def test_the_canary_is_a_build_and_small_pull_requests_come_first() -> None:
 
 
 def test_canaries_take_turns_until_each_was_asked_often_enough() -> None:
-    jobs = [hit(1, "a.1", JobKind.TEST), hit(1, "b.1"), hit(2, "c.1"), hit(3, "d.1", automatic=3)]
+    jobs = [
+        hit(1, "a.1", JobKind.TEST),
+        hit(1, "b.1"),
+        hit(2, "c.1"),
+        hit(3, "d.1", automatic=JOB_BUDGET),
+    ]
     sent = Counter[HitKey]()
     while (canary := canary_of(jobs, sent)) is not None:
         sent[key_of(canary)] += 1
@@ -179,14 +184,16 @@ def test_canaries_take_turns_until_each_was_asked_often_enough() -> None:
                 "b.1",
                 "c.1",
             ]
-    # The one that has had its automatic restarts is left to people.
+    # The one that has used up its budget is left to people.
     assert sorted(sent.values()) == [CANARIES] * 3
 
 
 def test_only_what_nobody_asked_for_has_a_budget() -> None:
-    assert has_budget(RestartAsker.INCIDENT, PULL_REQUEST_RESTARTS - 1)
-    assert not has_budget(RestartAsker.INCIDENT, PULL_REQUEST_RESTARTS)
-    assert not has_budget(RestartAsker.CANARY, PULL_REQUEST_RESTARTS)
-    assert has_budget(RestartAsker.PERSON, PULL_REQUEST_RESTARTS)
-    counted = [asker.counted(7, 2) for asker in RestartAsker]
-    assert counted == [0, 9, 7]
+    assert has_budget(RestartAsker.INCIDENT, PULL_REQUEST_BUDGET - 1)
+    assert not has_budget(RestartAsker.INCIDENT, PULL_REQUEST_BUDGET)
+    assert not has_budget(RestartAsker.CANARY, PULL_REQUEST_BUDGET)
+    assert has_budget(RestartAsker.PERSON, PULL_REQUEST_BUDGET)
+    charged = [asker.charged(7, 2) for asker in RestartAsker]
+    assert charged == [0, 47, 13]
+    # Three restarts, or a night of canaries.
+    assert RestartAsker.INCIDENT.charged(0, 3) == RestartAsker.CANARY.charged(0, 20) == JOB_BUDGET

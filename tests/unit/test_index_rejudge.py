@@ -9,6 +9,7 @@ import pytest
 from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import Rejudge
 from opam_ci.core.incidents.rejudge import OWN_FAULT, rejudged
+from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.outcome import (
@@ -200,7 +201,7 @@ def test_a_job_that_has_gone_on_is_evidence_and_is_left_alone(
 
 
 def test_a_package_without_automatic_restarts_left_is_left_alone(index: Index) -> None:
-    batches = [decided(1, round_=4, automatic=3), decided(2, round_=4), decided(3)]
+    batches = [decided(1, round_=4, automatic=JOB_BUDGET), decided(2, round_=4), decided(3)]
     assert {each[0] for each in told(write(index, *batches))} == {2, 3}
 
 

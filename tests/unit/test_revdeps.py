@@ -132,12 +132,17 @@ def test_a_restart_takes_groups_by_number() -> None:
         "dns": number_taken(RestartSelector(cause=Cause.DNS), group),
         "elsewhere": number_taken(RestartSelector(platform="x"), group),
         "package": number_taken(RestartSelector(package="a"), group),
+        "named": number_taken(RestartSelector(jobs=(job(7).id, "build x y", job(8).id)), group),
+        "named twice": number_taken(RestartSelector(jobs=(job(7).id,), job=job(8).id), group),
     }
     assert taken == {
-        "errored": 7, "failed": 3, "all": 20, "dns": 4, "elsewhere": 0, "package": 7
+        "errored": 7, "failed": 3, "all": 20, "dns": 4, "elsewhere": 0, "package": 7,
+        "named": 2, "named twice": 0,
     }  # fmt: skip
     assert concerns(RestartSelector(job=job(7).id), group)
     assert not concerns(RestartSelector(job="build x y"), group)
+    assert concerns(RestartSelector(jobs=("build x y", job(7).id)), group)
+    assert not concerns(RestartSelector(jobs=("build x y",)), group)
 
 
 def test_which_jobs_of_the_index_a_restart_takes() -> None:

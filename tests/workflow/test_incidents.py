@@ -22,7 +22,7 @@ from opam_ci.core.incidents.messages import IncidentPace, workflow_id
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.records import Standing
-from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.requests import CANARY_COST, RESTART_COST, PullRequestRef
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
@@ -210,13 +210,16 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     # Canaries were sent, and no other job with them.
     rows = [world.row(await world.summary(handle), BUILD) for handle in handles]
     assert max(row.round for row in rows) > 1
-    assert [row.automatic for row in rows] == [0, 0]
+    assert all(row.automatic == CANARY_COST * (row.round - 1) for row in rows)
     is_mended = True
     summaries = [
         await world.until(handle, green, skip=timedelta(seconds=0.3)) for handle in handles
     ]
     # One more canary got through, and then the other job followed it.
-    assert sorted(world.row(summary, BUILD).automatic for summary in summaries) == [0, 1]
+    rows = [world.row(summary, BUILD) for summary in summaries]
+    assert sum(row.automatic for row in rows) == RESTART_COST + CANARY_COST * (
+        sum(row.round - 1 for row in rows) - 1
+    )
     await ended(world, incident.id)
     found = index.incident(incident.id)
     assert found is not None
@@ -248,6 +251,41 @@ async def test_the_answer_of_a_rare_canary_is_asked_for_soon(recorded: World, in
     last, through, other = (await sent_at(looked_after))[CANARIES - 1 : CANARIES + 2]
     assert through - last >= timedelta(minutes=7)
     assert other - through <= timedelta(minutes=2)
+
+
+async def test_an_incident_that_lasts_continues_as_new_and_forgets_nothing(
+    recorded: World, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = recorded
+    monkeypatch.setattr(
+        "temporalio.workflow.Info.is_continue_as_new_suggested",
+        lambda info: info.workflow_type == IncidentWorkflow.__name__,
+    )
+    is_mended = False
+
+    async def meet(_attempt: Attempt) -> Outcome:
+        if is_mended:
+            return PASSED
+        raise InfrastructureError("no space left", cause=Cause.DISK_FULL)
+
+    steps: list[Step] = [meet] * 1000
+    handles = await broken(world, index, numbered("lasting", 2), steps)
+    [incident] = index.incidents().items
+    looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
+    first = (await looked_after.describe()).run_id
+    while sum([world.row(await world.summary(each), BUILD).round for each in handles]) < 6:
+        await world.env.sleep(timedelta(minutes=5))
+    assert (await looked_after.describe()).run_id != first
+    rounds = [world.row(await world.summary(handle), BUILD).round for handle in handles]
+    # They take turns, which takes a memory.
+    assert rounds == [3, 3]
+    is_mended = True
+    rows = [
+        world.row(await world.until(handle, green, skip=timedelta(minutes=1)), BUILD)
+        for handle in handles
+    ]
+    await ended(world, incident.id)
+    assert await looked_after.result() == sum(row.round - 1 for row in rows)
 
 
 CANARIES = 4

@@ -14,7 +14,7 @@ from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.incidents import restarts
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
-from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector
+from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector, RestartWhich
 from opam_ci.core.summary import Counts, State, Summary
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.world import HEAD_1, HEAD_2, PASSED, Script, World, for_ever, is_decided, workers
@@ -80,7 +80,7 @@ async def test_exhausted_retries_are_an_error_and_a_signal_restarts(
 async def test_what_nobody_asks_for_has_a_budget(
     world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restarts, "PULL_REQUEST_RESTARTS", 4)
+    monkeypatch.setattr(restarts, "PULL_REQUEST_BUDGET", 86)
     world.script.steps[BUILD] = list(dns(100))
     handle = await world.open(ref, world.revision())
     await world.until(handle, is_decided)
@@ -94,15 +94,17 @@ async def test_what_nobody_asks_for_has_a_budget(
         return [world.row(summary, job).automatic for job in (BUILD, TEST)]
 
     # The test goes with its build each time: two jobs.
-    assert await after_restart(2, automatic) == [1, 1]
-    assert await after_restart(3, RestartSelector(asker=RestartAsker.CANARY)) == [1, 1]
-    assert await after_restart(4, automatic) == [2, 2]
+    assert await after_restart(2, automatic) == [20, 20]
+    assert await after_restart(3, RestartSelector(asker=RestartAsker.CANARY)) == [23, 23]
+    assert await after_restart(4, automatic) == [43, 43]
     await handle.signal("restart", automatic)
     summary = await world.until(handle, lambda now: bool(now.notices))
-    assert "4 jobs were restarted without anybody asking" in summary.notices[0]
+    assert "too many jobs were restarted without anybody asking" in summary.notices[0]
     # Somebody asks, as it is typed by hand: all begins anew.
     assert await after_restart(5, RestartSelector()) == [0, 0]
-    assert await after_restart(6, automatic) == [1, 1]
+    assert await after_restart(6, automatic) == [20, 20]
+    # Also by way of the analysis.
+    assert await after_restart(7, RestartSelector(which=RestartWhich.ALL)) == [0, 0]
 
 
 async def test_package_failure_is_final(world: World, ref: PullRequestRef) -> None:
@@ -155,7 +157,9 @@ async def test_a_bug_of_ours_is_an_error_and_is_not_retried(
 
 async def test_new_head_supersedes_and_old_builds_stop(world: World, ref: PullRequestRef) -> None:
     world.script.steps[BUILD] = [for_ever]
-    handle = await world.open(ref, world.revision(HEAD_1))
+    # Not lost on a machine that stands still for some seconds.
+    revision = world.revision(HEAD_1, heartbeat_timeout=timedelta(minutes=1))
+    handle = await world.open(ref, revision)
     await world.until(handle, lambda now: bool(world.script.started[2:]) and now.planned)
     with world.env.auto_time_skipping_disabled():
         await asyncio.sleep(1.5)

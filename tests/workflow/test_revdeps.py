@@ -21,7 +21,7 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.requests import RESTART_COST, PullRequestRef, RestartAsker, RestartSelector
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import Counts, JobGroup, State, Summary
 from opam_ci.workflows import options
@@ -156,6 +156,25 @@ async def test_only_errored_ones_restart_and_rounds_grow(world: World, ref: Pull
     assert group(summary).counts == Counts(passed=8)
     assert (job(1), 3, 1) in world.script.started
     assert (job(1, "revdep-test"), 3, 1) in world.script.started
+
+
+async def test_an_incident_restarts_those_that_it_names(world: World, ref: PullRequestRef) -> None:
+    listing(world.script, 3)
+    for number in (1, 2):
+        world.script.steps[job(number)] = [FULL, FULL, FULL]
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    await world.until(handle, is_decided)
+    named = RestartSelector(jobs=(job(1), "build x y"), asker=RestartAsker.INCIDENT)
+    await handle.signal(PullRequestWorkflow.restart, named)
+    summary = await world.until(handle, lambda now: is_decided(now) and now.counts.errored == 1)
+    assert group(summary).counts == Counts(passed=2, errored=1)
+    newest = {
+        record.status.job.id: record.status
+        for batch in world.script.batches
+        for record in batch.jobs
+    }
+    assert (newest[job(1)].round, newest[job(1)].automatic) == (2, RESTART_COST)
+    assert (newest[job(2)].round, newest[job(2)].automatic) == (1, 0)
 
 
 async def test_a_restart_that_matches_nothing_says_so(world: World, ref: PullRequestRef) -> None:

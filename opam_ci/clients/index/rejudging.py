@@ -18,7 +18,7 @@ from opam_ci.core.incidents.grouping import GAP
 from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
 from opam_ci.core.incidents.model import FaultSeen
 from opam_ci.core.incidents.rejudge import doubted_jobs, own_job
-from opam_ci.core.incidents.restarts import AUTOMATIC_RESTARTS
+from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.incidents.signature import signature
 from opam_ci.core.incidents.verdicts import (
     BURST,
@@ -119,7 +119,7 @@ def _doubts_of(
     can_run_again = and_(
         JOBS.c.standing == Standing.FAILED.value,
         JOBS.c.round == ATTEMPTS.c.round,
-        JOBS.c.automatic < AUTOMATIC_RESTARTS,
+        JOBS.c.automatic < JOB_BUDGET,
     )
     query = (
         select(

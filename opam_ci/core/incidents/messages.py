@@ -1,16 +1,18 @@
 """What the workflow of an incident and its activities say to each other."""
 
 from datetime import timedelta
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from opam_ci.core.incidents.model import HitJob, Incident
 from opam_ci.core.job import Job
 from opam_ci.core.model import Frozen
+from opam_ci.core.packed import Packed
 from opam_ci.core.records import RevisionKey
 
 HIT_JOBS_AT_ONCE = 2000
-"""Jobs in one answer: some 700 kB, below the 2 MB of a payload. More take another look."""
+"""Jobs in one answer, which Temporal keeps for a while. More take another look."""
 
 
 class IncidentPace(Frozen):
@@ -29,16 +31,46 @@ class IncidentPace(Frozen):
     quiet: timedelta = timedelta(minutes=10)
 
 
+class SentCanary(Frozen):
+    """How often an incident has sent a job as its canary."""
+
+    revision: RevisionKey
+    job: str
+    times: int
+
+
+class IncidentSoFar(Frozen):
+    """What an IncidentWorkflow carries over when it continues as new.
+
+    Attributes:
+        restarted: How many jobs it has restarted, canaries among them.
+        sent: Canaries so far.
+        canary_pause: How long after the next canary the one after it comes.
+        next_canary_at: When the next one may come, None for at once.
+        pause: How long until the next look.
+        notes: What its page says besides.
+    """
+
+    restarted: int
+    sent: Annotated[tuple[SentCanary, ...], Packed()]
+    canary_pause: timedelta
+    next_canary_at: AwareDatetime | None
+    pause: timedelta = timedelta(0)
+    notes: tuple[str, ...]
+
+
 class IncidentInput(Frozen):
     """Input of IncidentWorkflow.
 
     Attributes:
         incident: Its number in the index.
         pace: How often it is looked at.
+        so_far: What the run before this one did, where it continues as new.
     """
 
     incident: int
     pace: IncidentPace = IncidentPace()
+    so_far: IncidentSoFar | None = None
 
 
 class IncidentLook(Frozen):
@@ -52,7 +84,7 @@ class IncidentLook(Frozen):
     """
 
     incident: Incident | None
-    hit: tuple[HitJob, ...] = ()
+    hit: Annotated[tuple[HitJob, ...], Packed()] = ()
     undecided: int = 0
     recovered: bool = False
 

@@ -103,7 +103,7 @@ class HitJob(Frozen):
         revision: Of which testing.
         job: Which.
         round: The round in which it was lost.
-        automatic: How many restarts it has had since somebody last asked for one.
+        automatic: What restarts of it have cost since somebody last asked for one.
     """
 
     revision: RevisionKey

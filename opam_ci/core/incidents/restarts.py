@@ -8,22 +8,29 @@ from opam_ci.core.incidents.model import HitJob
 from opam_ci.core.job import JobKind
 from opam_ci.core.model import Frozen
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector, RestartWhich
+from opam_ci.core.requests import (
+    CANARY_COST,
+    RESTART_COST,
+    PullRequestRef,
+    RestartAsker,
+    RestartSelector,
+    RestartWhich,
+)
 
 WINDOW = 100
 """Jobs that are restarted at once: 500 take five windows."""
 
-AUTOMATIC_RESTARTS = 3
-"""Restarts that a job may have without anybody asking: no pull request may burn the cluster.
-A restart by hand knows no such limit, and the count begins anew with it."""
+JOB_BUDGET = 3 * RESTART_COST
+"""What a job may have of restarts without anybody asking, or of twenty canaries: no pull request
+may burn the cluster. Canaries are fifteen minutes apart at the end, and so a night's outage ends
+by itself, however few jobs it hit. A restart by hand knows no limit and fills the budget again."""
 
-PULL_REQUEST_RESTARTS = 10_000
-"""Automatic restarts of all jobs of one head together, whatever each of them has left: twice the
-jobs of the largest pull requests. Somebody who asks for a restart begins this count anew too."""
+PULL_REQUEST_BUDGET = 10_000 * RESTART_COST
+"""The same of all jobs of one head together, whatever each of them has left: twice the jobs of
+the largest pull requests."""
 
-CANARIES = 20
-"""How often one incident may send one job as its canary. They are fifteen minutes apart at the
-end, and so a night's outage ends by itself, however few jobs it hit."""
+CANARIES = JOB_BUDGET // CANARY_COST
+"""How often one incident sends one job as its canary, should the job not even start for it."""
 
 
 HitKey = tuple[RevisionKey, str]
@@ -67,9 +74,9 @@ def has_budget(asker: RestartAsker, automatic: int) -> bool:
 
     Args:
         asker: On whose word.
-        automatic: How many were restarted since somebody last asked.
+        automatic: What restarts of the head have cost since somebody last asked for one.
     """
-    return asker is RestartAsker.PERSON or automatic < PULL_REQUEST_RESTARTS
+    return asker is RestartAsker.PERSON or automatic < PULL_REQUEST_BUDGET
 
 
 class RestartPlan(NamedTuple):
@@ -78,7 +85,7 @@ class RestartPlan(NamedTuple):
     Attributes:
         canary: One job that shows whether the repair holds; None when there is nothing.
         windows: The others, some at a time.
-        spent: Jobs that have had their automatic restarts and wait for somebody to ask.
+        spent: Jobs that have used up their budget and wait for somebody to ask.
     """
 
     canary: RestartOrder | None
@@ -93,7 +100,7 @@ class RestartPlan(NamedTuple):
 
 
 def restart_plan(
-    hit: Iterable[HitJob], *, window: int = WINDOW, restarts: int = AUTOMATIC_RESTARTS
+    hit: Iterable[HitJob], *, window: int = WINDOW, budget: int = JOB_BUDGET
 ) -> RestartPlan:
     """Plans the restart of exactly these jobs, each once.
 
@@ -103,11 +110,11 @@ def restart_plan(
     Args:
         hit: The errored jobs, in any order.
         window: Jobs at once.
-        restarts: Jobs that have had so many are left to people.
+        budget: Jobs that have used so much are left to people.
     """
     jobs = sorted(set(hit), key=_order)
-    spent = tuple(each for each in jobs if each.automatic >= restarts)
-    wanted = [each for each in jobs if each.automatic < restarts]
+    spent = tuple(each for each in jobs if each.automatic >= budget)
+    wanted = [each for each in jobs if each.automatic < budget]
     if not wanted:
         return RestartPlan(None, (), spent)
     canary = min(wanted, key=_canary_order)
@@ -125,9 +132,7 @@ def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | Non
         sent: How often this incident has sent each as a canary.
     """
     left = [
-        each
-        for each in hit
-        if each.automatic < AUTOMATIC_RESTARTS and sent.get(key_of(each), 0) < CANARIES
+        each for each in hit if each.automatic < JOB_BUDGET and sent.get(key_of(each), 0) < CANARIES
     ]
     return min(
         left, key=lambda each: (sent.get(key_of(each), 0), *_canary_order(each)), default=None
