@@ -220,6 +220,8 @@ dial tcp: lookup registry.example on 10.0.0.2:53: server misbehaving
 ConnectionResetError: [Errno 104] Connection reset by peer
 Exception: Conduit_lwt_server: Connection refused
 GitHub API error: 403 rate limit exceeded
+error running subprocess: making mounts private to mount namespace for [/bin/sh -c make]: invalid argument
+error running container: did not get container start message from parent: EOF
 """.strip().split("\n")
 
 SKIPPED = r"""
@@ -359,6 +361,8 @@ script returned exit code 2
 fatal: not a git repository (or any of the parent directories): .git
 [WARNING] Running as root is not recommended
 Job succeeded
+Error: error building at STEP "RUN make": error while running runtime: exit status 2
+Error: building at STEP "RUN make": while running runtime: exit status 2
 """.strip().split("\n")
 
 WORDS = [

@@ -142,7 +142,7 @@ GENERIC: tuple[Rule, ...] = (
         r"^FAILED: \S",
         (
             r"^(?:\S+: )?(?:error|ERROR|Error): "
-            r"(?!Process completed with|The process '|error building at STEP)"
+            r"(?!Process completed with|The process '|(?:error )?building at STEP)"
             r"\S.*\bexit(?:ed)? (?:code|status|with) [1-9]"
         ),
         words="make|ninja|exited|failure(|terminated|failed|error|knows of no",
@@ -156,6 +156,11 @@ GENERIC: tuple[Rule, ...] = (
                     "patch: **** can't create '/var/folders/T/p': Permission denied\n"
                     "make: *** [all] Error 1"
                 ),
+            ),
+            # buildah tells a step of the image's own, and one of the package, alike.
+            (
+                "unknown",
+                'Error: building at STEP "RUN ./setup.sh": while running runtime: exit status 1',
             ),
         ],
     ),

@@ -47,13 +47,16 @@ SANDBOX: tuple[Rule, ...] = (
         r"(?:cannot|failed to) (?:set|create|join|apply) .{0,40}(?:cgroup|namespace)",
         r"cgroup(?:fs|v2)?: (?:cannot|failed|no such)",
         r"conmon\b.*(?:failed|error)",
+        # buildah's helper, before it starts the command: its exit code stands in other words.
+        r"^error running (?:container|subprocess): ",
+        r"creating new (?:mount|user|PID|network) namespace for \[",
         r"^Error: ?netavark",
         r"error (?:setting|configuring) (?:up )?(?:CNI|network (?:namespace|interface))",
         r"failed to (?:create|setup|set up) (?:network|endpoint|veth|bridge)",
         r"could not find an available.{0,30}IPv4 address pool",
         words=(
             "oci runtime|runc|container|crun|ctr: |cgroup|shim|nsenter|namespace|conmon|netavark"
-            "|cni|network|endpoint|veth|bridge|address pool"
+            "|cni|network|endpoint|veth|bridge|address pool|running subprocess"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
