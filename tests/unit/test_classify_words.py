@@ -222,6 +222,9 @@ Exception: Conduit_lwt_server: Connection refused
 GitHub API error: 403 rate limit exceeded
 error running subprocess: making mounts private to mount namespace for [/bin/sh -c make]: invalid argument
 error running container: did not get container start message from parent: EOF
+[ERROR] Timeout trying to acquire read lock to "/home/opam/.opam/lock",\n        is another opam process running ?
+An other process (4711) has already locked "/home/opam/.opam/system/lock". Retrying in 1s (5/5)
+Another process (12) has already locked "/home/opam/.opam/opam.pid". Retrying in 1s (1/5)
 """.strip().split("\n")
 
 SKIPPED = r"""

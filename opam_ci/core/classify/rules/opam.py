@@ -136,7 +136,10 @@ OPAM: tuple[Rule, ...] = of_opam(
         "opam-locked",
         Cause.OPAM_INTERNAL,
         r"[Aa]nother process has locked \S+",
-        words="has locked",
+        # opam 1.2, and those before it.
+        r"Timeout trying to acquire \w+ lock to\b",
+        r"\bAn ?other process \(\d+\) has already locked ",
+        words="has locked|trying to acquire|has already locked",
         yields_to=PROOF_IDS,
         why="Two runs share an opam root, which must never be.",
         example="[ERROR] Another process has locked /home/opam/.opam/lock and non blocking mode",
