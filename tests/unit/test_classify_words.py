@@ -366,6 +366,7 @@ fatal: not a git repository (or any of the parent directories): .git
 Job succeeded
 Error: error building at STEP "RUN make": error while running runtime: exit status 2
 Error: building at STEP "RUN make": while running runtime: exit status 2
+File "./theories/Big.v", line 1145, characters 0-12:\nError: Out of memory.\n\nmake[1]: *** [Makefile.coq:838: theories/Big.vo] Error 1
 """.strip().split("\n")
 
 WORDS = [

@@ -191,7 +191,7 @@ MEMORY: tuple[Rule, ...] = (
     rule(
         "out-of-memory-unclear",
         None,
-        r"^(?:Fatal error: )?(?:exception )?[Oo]ut[ _]of[ _]memory\b",
+        r"^(?:Fatal error: |Error: )?(?:exception )?[Oo]ut[ _]of[ _]memory\b",
         r"Out of memory during evaluation",
         r"Fatal error: (?:exception )?Out_of_memory",
         r"java\.lang\.OutOfMemoryError",

@@ -118,7 +118,10 @@ COMPILE: tuple[Rule, ...] = (
     rule(
         "ocaml-error",
         _BUILD,
-        r"^(?:\*\*\* )?Error(?: \([^)]{1,80}\))?:(?! I/O error)(?!.{0,300}No space left)",
+        (
+            r"^(?:\*\*\* )?Error(?: \([^)]{1,80}\))?:(?! I/O error| Out of memory\b)"
+            r"(?!.{0,300}No space left)"
+        ),
         words="error",
         after=_LOCATION,
         why=(
@@ -135,6 +138,10 @@ COMPILE: tuple[Rule, ...] = (
             (
                 "errored",
                 ('File "src/a.ml", line 1:\nError: I/O error: src/a.cmi: No space left on device'),
+            ),
+            (
+                "unknown",
+                'File "./Algebra.v", line 3, characters 0-4:\nError: Out of memory.',
             ),
         ],
     ),
