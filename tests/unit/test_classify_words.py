@@ -252,6 +252,9 @@ foo is not available for your compiler or your OS.
 [SKIP] Package not available
 - bar.1 is in conflict with foo.2
 A package failed and has been disabled for CI using the 'x-ci-accept-failures' field.
+Error: Unable to solve dependencies for the following lock directories:\nLock directory dune.lock:\nCouldn't solve the package dependency formula.\nThe following packages couldn't be found: dune
+Error:\nUnable to solve dependencies while generating lock directory: dune.lock
+Error: Unable to solve dependencies in build context: default
 """.strip().split("\n")
 
 FAILED = r"""

@@ -81,12 +81,18 @@ SKIPS: tuple[Rule, ...] = of_opam(
         r"^Can't find all required versions",
         r"^No compatible version",
         r"^Rejected candidates:",
+        # dune's own solver, in each of its versions.
+        r"^(?:Error: )?Unable to solve dependencies (?:while|for the following|in build context)",
+        r"^Couldn't solve the package dependency formula",
+        r"^The following packages couldn't be found: ",
+        r"^The dependency solver failed to find a solution",
         r"^\[SKIP\] Package not available",
         words=(
             "conflict|no solution|could not determine|your request|following dependencies"
             "|no agreement|no matching version|incompatible|missing dependency"
             "|not available because|comply|cyclic|unmet|no valid|required versions"
-            "|no compatible|rejected|[skip]"
+            "|no compatible|rejected|[skip]|solve dependencies|dependency formula|couldn't be found"
+            "|find a solution"
         ),
         yields_to=("solver-timeout", "opam-file-unreadable", *PROOF_IDS),
         why=(
