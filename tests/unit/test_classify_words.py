@@ -225,6 +225,10 @@ error running container: did not get container start message from parent: EOF
 [ERROR] Timeout trying to acquire read lock to "/home/opam/.opam/lock",\n        is another opam process running ?
 An other process (4711) has already locked "/home/opam/.opam/system/lock". Retrying in 1s (5/5)
 Another process (12) has already locked "/home/opam/.opam/opam.pid". Retrying in 1s (1/5)
+Error: /opt/homebrew/opt/gmp is not a valid keg
+Error: No such keg: /usr/local/Cellar/opam
+Error: Could not symlink bin/idle3\nTarget /usr/local/bin/idle3\nalready exists. You may want to remove it:
+Error: Cannot link openssl\nAnother version is already linked: /usr/local/Cellar/openssl/1.0.2
 """.strip().split("\n")
 
 SKIPPED = r"""

@@ -205,6 +205,8 @@ MIRRORS: tuple[Rule, ...] = (
         r"connection error: \d+ fetching",
         r"setup(?:-x86(?:_64)?)?\.(?:ini|exe).{0,80}(?:failed|unable|error|corrupt)",
         r"brew link\b.*(?:did not|failed)",
+        # Homebrew's cellar in the image, which contradicts itself.
+        r"^Error: (?:.{1,200} is not a valid keg$|No such keg: |Could not symlink |Cannot link )",
         r"cannot be installed from bottle",
         r"failure while executing; `(?:git|curl|/usr)",
         r"[Rr]epository \S+ (?:has|contains) (?:no|wrong)",
