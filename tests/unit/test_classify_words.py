@@ -229,6 +229,10 @@ Error: /opt/homebrew/opt/gmp is not a valid keg
 Error: No such keg: /usr/local/Cellar/opam
 Error: Could not symlink bin/idle3\nTarget /usr/local/bin/idle3\nalready exists. You may want to remove it:
 Error: Cannot link openssl\nAnother version is already linked: /usr/local/Cellar/openssl/1.0.2
+x86_64-binfmt-P: QEMU internal SIGSEGV {code=MAPERR, addr=0x20}\nSegmentation fault (core dumped)
+qemu-aarch64: ../accel/tcg/cpu-exec.c:954: cpu_exec: Assertion `cpu == current_cpu' failed.
+**\nERROR:../accel/tcg/cpu-exec.c:928:cpu_exec_longjmp_cleanup: assertion failed: (cpu == current_cpu)
+Assertion failed: start <= last (/build/qemu/linux-user/mmap.c: target_mmap: 12)\nSegmentation fault
 """.strip().split("\n")
 
 SKIPPED = r"""

@@ -159,6 +159,10 @@ SANDBOX: tuple[Rule, ...] = (
         r"Bad CPU type in executable",
         r"qemu-\w+(?:-static)?: Could not open '",
         r"qemu: (?:uncaught target signal|unhandled)",
+        # The emulator's own assertions and crashes; they name its sources.
+        r"\bQEMU internal SIG",
+        r"[Aa]ssert.{0,300}(?:translate-all\.c|accel/tcg/|linux-user/)",
+        r"(?:translate-all\.c|accel/tcg/|linux-user/).{0,300}[Aa]ssert",
         (
             r"^(?:/\S*/)?(?:opam|curl|wget|git|tar|bwrap|apt\S*|dpkg|apk|dnf|sudo|gcc|as|ld|sh|bash)"
             r": (?:error while loading shared|.{0,200}GLIBC_[\d.]+. not found)"
@@ -167,7 +171,7 @@ SANDBOX: tuple[Rule, ...] = (
         r"^FATAL: kernel too old",
         words=(
             "exec format|bad cpu|qemu|cannot execute binary|glibc_|loading shared|kernel too"
-            "|library not loaded"
+            "|library not loaded|translate-all|accel/tcg/|linux-user/"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
