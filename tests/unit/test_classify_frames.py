@@ -160,6 +160,20 @@ def test_the_report_tells_whose_build_failed(text: str, name: str) -> None:
     assert (own.outcome, own.reason) == ("failed", "build")
 
 
+@pytest.mark.parametrize("words", ["NOT be proceeded", "NOT proceed"])
+def test_opam_before_1_2_says_what_it_will_not_begin(words: str) -> None:
+    text = (
+        f"Due to some errors while processing dep.1, the following actions will {words}:\n"
+        " - install asked.2\n\n"
+        "==== ERROR [while installing dep.1] ====\n"
+        "# exit-code       1\n"
+    )
+
+    verdict = classify_text(text, exit_code=None, phase=None)
+
+    assert (verdict.reason, verdict.package) == ("dependency", "dep.1")
+
+
 def test_a_directory_is_no_package_that_was_asked_for() -> None:
     text = f"$ opam install .\n{REPORT.format(package='a.1')}# Error: Unbound module X\n"
 

@@ -35,8 +35,8 @@ _DIRECTORY = re.compile(r"(?:Entering|Leaving) directory .{0,200}/build/(?P<name
 _DETECTED = re.compile(r"opam-repo-ci detected dependencies failing:\s+(?P<names>\S.*)")
 _FAILED_SECTION = re.compile(r"[Tt]he following (?:actions )?failed")
 _ABORTED_SECTION = re.compile(
-    r"[Tt]he following actions (?:were aborted|will NOT proceed)|no longer be (?:run|processed)"
-    r"|[Tt]he following have been cancelled"
+    r"[Tt]he following actions (?:were aborted|will NOT (?:be )?proceed)"
+    r"|no longer be (?:run|processed)|[Tt]he following have been cancelled"
 )
 _SECTION_END = re.compile(
     r"(?:[^\w\s]{1,2} )?[Tt]he following|[Nn]o changes|\[|'opam |=|<|The former|Run "
