@@ -180,7 +180,9 @@ _DIFF_LINE = re.compile(r"[ +\-@\\]|index |diff |new file|deleted file|similarit
 _SCRIPT = re.compile(
     r"\\n|(?!\").*\\$|.*\\n\\|"  # continued or escaped script lines
     r"(?:if|elif|while|for|case) .*(?:; *(?:then|do)\b|\bin$)|(?:fi|done|esac|else|then)\b"
-    r"|echo\b|printf\b|(?:test|export) |res=|[A-Za-z_]+=\$\(|(?:\+\+* )?(?:set -|exit \d)"
+    # A shell's test; QCheck, too, begins with that word, and goes on with a quoted title.
+    r"|echo\b|printf\b|test (?![`'\"]\S.{0,200}['`\"] (?:failed on|raised|errored)\b)|export "
+    r"|res=|[A-Za-z_]+=\$\(|(?:\+\+* )?(?:set -|exit \d)"
     r"|\"?/usr/bin/env\"? \"?(?:bash|sh)\"? |(?:/usr)?/bin/(?:ba)?sh -\w*c\b"
     r"|\(run |\(shell |RUN |\$ |: [\"']"
 )
