@@ -180,8 +180,10 @@ _DIFF_LINE = re.compile(r"[ +\-@\\]|index |diff |new file|deleted file|similarit
 _SCRIPT = re.compile(
     r"\\n|(?!\").*\\$|.*\\n\\|"  # continued or escaped script lines
     r"(?:if|elif|while|for|case) .*(?:; *(?:then|do)\b|\bin$)|(?:fi|done|esac|else|then)\b"
-    # A shell's test; QCheck, too, begins with that word, and goes on with a quoted title.
-    r"|echo\b|printf\b|test (?![`'\"]\S.{0,200}['`\"] (?:failed on|raised|errored)\b)|export "
+    # A shell's test; QCheck, too, begins with that word, and goes on with a quoted title, and
+    # dune of before 2.0 tells by it what a test's alias came to.
+    r"|echo\b|printf\b|export "
+    r"|test (?!alias \S|[`'\"]\S.{0,200}['`\"] (?:failed on|raised|errored)\b)"
     r"|res=|[A-Za-z_]+=\$\(|(?:\+\+* )?(?:set -|exit \d)"
     r"|\"?/usr/bin/env\"? \"?(?:bash|sh)\"? |(?:/usr)?/bin/(?:ba)?sh -\w*c\b"
     r"|\(run |\(shell |RUN |\$ |: [\"']"

@@ -165,6 +165,29 @@ GENERIC: tuple[Rule, ...] = (
         ],
     ),
     rule(
+        "dune-test-status",
+        FailureReason.TEST,
+        r"^[\w.+-]{1,60} alias (?:\S*/)?runtest\S* \(exit (?!130\)|137\)|143\))[1-9]\d{0,2}\)$",
+        words=" alias ",
+        why="dune of before 2.0 tells in one line which command failed, and for which alias.",
+        example="        test alias test/runtest (exit 1)",
+    ),
+    rule(
+        "dune-status",
+        _BUILD,
+        (
+            r"^(?:ocaml\w*(?:\.opt)?|menhir|cppo|js_of_ocaml|odoc|gcc|g\+\+|clang|cc|ppx\S{0,60}"
+            r"|[\w/-]{1,60}\.(?:exe|bc|sh)) \S.{0,600}"
+            r" \(exit (?!130\)|137\)|143\))[1-9]\d{0,2}\)$"
+        ),
+        words="(exit ",
+        why="The same of a command that builds a file.",
+        example="      ocamlc src/.a.objs/byte/a__X.{cmi,cmo,cmt} (exit 2)",
+        not_when=[
+            ("unknown", "the job's agent stopped (exit 1)"),
+        ],
+    ),
+    rule(
         "compiler-warned-only",
         _BUILD,
         r"^Error(?: \([^)]{1,80}\))?: \S",
