@@ -233,6 +233,10 @@ x86_64-binfmt-P: QEMU internal SIGSEGV {code=MAPERR, addr=0x20}\nSegmentation fa
 qemu-aarch64: ../accel/tcg/cpu-exec.c:954: cpu_exec: Assertion `cpu == current_cpu' failed.
 **\nERROR:../accel/tcg/cpu-exec.c:928:cpu_exec_longjmp_cleanup: assertion failed: (cpu == current_cpu)
 Assertion failed: start <= last (/build/qemu/linux-user/mmap.c: target_mmap: 12)\nSegmentation fault
+Get https://registry.example/v2/: EOF
+Head "https://registry.example/v2/ocaml/opam/manifests/x": context deadline exceeded
+Error: pushing image: Put "https://registry.example/v2/x/blobs/uploads/1": write tcp 10.0.0.2:1->10.0.0.3:443: use of closed network connection
+Post "https://auth.example/token": x509: certificate signed by unknown authority
 """.strip().split("\n")
 
 SKIPPED = r"""

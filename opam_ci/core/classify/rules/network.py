@@ -196,13 +196,19 @@ NETWORK: tuple[Rule, ...] = (
         r"spurious network error",
         r"[Nn]etwork (?:request|connectivity) ",
         r"dial tcp\b",
+        # Go's, which names the method and the address that it asked for.
+        (
+            r"\b(?:Get|Head|Post|Put|Patch) \"?https?://\S{1,400}: (?:(?:unexpected )?EOF\b"
+            r"|context deadline|net/http: |http2: |stream error|x509: |tls: |remote error: "
+            r"|proxyconnect |(?:read|write) (?:tcp|udp) )"
+        ),
         r"<urlopen error",
         words=(
             "destination |transmit failed|% loss|packet loss"
             "|curl|exited with|wget|ssl connection|cannot verify|epipe|socket|failure|http error"
             "|fetch error|connect|conduit|network|route to|too slow|timed out|tls|ssl"
             "|schannel|timeout|econn|etimed|ehost|enet|retries|handshake|slow |canceled"
-            "|broken pipe|unexpected e|certificate|dial tcp|urlopen"
+            "|broken pipe|unexpected e|certificate|dial tcp|urlopen|get |head |post |put |patch "
         ),
         phases=NETWORK_PHASES,
         yields_to=_YIELDS,
