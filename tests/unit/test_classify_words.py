@@ -237,6 +237,9 @@ Get https://registry.example/v2/: EOF
 Head "https://registry.example/v2/ocaml/opam/manifests/x": context deadline exceeded
 Error: pushing image: Put "https://registry.example/v2/x/blobs/uploads/1": write tcp 10.0.0.2:1->10.0.0.3:443: use of closed network connection
 Post "https://auth.example/token": x509: certificate signed by unknown authority
+(9/34) Installing gcc (12.2.1-r14)\nERROR: gcc-12.2.1_git20220924-r14: Resource temporarily unavailable
+ERROR: musl-dev-1.2.4-r2: v2 package format error
+ERROR: perl-5.36.1-r2: trying to overwrite usr/bin/perl owned by perl-base-5.36.0-r1.
 """.strip().split("\n")
 
 SKIPPED = r"""

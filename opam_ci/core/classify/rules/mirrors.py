@@ -84,6 +84,8 @@ MIRRORS: tuple[Rule, ...] = (
             r" to open apk|\S+: (?:BAD|UNTRUSTED|IO ERROR|network error|I/O|remote server"
             r"|operation timed|connection))"
         ),
+        # A package with its version and release was found, and could not be had or unpacked.
+        r"^ERROR: [\w.+-]{1,100}-\d[\w.]{0,60}-r\d+: ",
         r"BAD (?:signature|archive)",
         r"UNTRUSTED signature",
         r"IO ERROR\b",
