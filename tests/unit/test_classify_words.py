@@ -240,6 +240,10 @@ Post "https://auth.example/token": x509: certificate signed by unknown authority
 (9/34) Installing gcc (12.2.1-r14)\nERROR: gcc-12.2.1_git20220924-r14: Resource temporarily unavailable
 ERROR: musl-dev-1.2.4-r2: v2 package format error
 ERROR: perl-5.36.1-r2: trying to overwrite usr/bin/perl owned by perl-base-5.36.0-r1.
+W: Some index files failed to download. They have been ignored, or old ones used instead.\nE: Unable to locate package libfoo-dev
+warning: database file for 'extra' does not exist (use '-Sy' to download)\nerror: target not found: libfoo
+Ignoring repositories: updates\nNo match for argument: foo-devel
+Unable to update repository FreeBSD\nError updating repositories!\npkg: No packages available to install matching 'x' have been found
 """.strip().split("\n")
 
 SKIPPED = r"""

@@ -7,6 +7,35 @@ from opam_ci.core.outcome import Cause
 
 MIRRORS: tuple[Rule, ...] = (
     rule(
+        "lists-missing",
+        Cause.PACKAGE_MIRROR,
+        # FreeBSD's pkg goes on without the repository, and then knows no package.
+        r"\bRepository \S+ (?:cannot be opened|missing)\. 'pkg update' required",
+        r"^Unable to update repository ",
+        r"^Error updating repositories!",
+        # apt does the same with its indexes, pacman with its databases, dnf with a repository.
+        r"Some index files failed to download",
+        r"database file for '\S+' does not exist",
+        r"^(?:Warning: )?Ignoring repositories: \S",
+        words=(
+            "pkg update|update repository|updating repositor|index files|database file"
+            "|ignoring repositor"
+        ),
+        phases=NETWORK_PHASES,
+        yields_to=PROOF_IDS,
+        why=(
+            "The package manager says that it works without its lists: that it then knows no "
+            "package of some name proves nothing about that package."
+        ),
+        example=(
+            "pkg: Repository FreeBSD cannot be opened. 'pkg update' required\n"
+            "pkg: No packages available to install matching 'gmp' have been found"
+        ),
+        not_when=[
+            ("failed", ("Error updating repositories!\n[FAIL]  pkg  1  updates.")),
+        ],
+    ),
+    rule(
         "mirror-apt",
         Cause.PACKAGE_MIRROR,
         (
