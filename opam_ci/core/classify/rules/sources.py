@@ -1,7 +1,7 @@
 """Sources that are not where the opam file says, or not what it says."""
 
-from opam_ci.core.classify.rule import Rule
-from opam_ci.core.classify.rules.generic import PACKAGE_REPORT
+from opam_ci.core.classify.rule import NETWORK_PHASES, Rule
+from opam_ci.core.classify.rules.generic import OPAM_COMMAND_FAILED, PACKAGE_REPORT
 from opam_ci.core.classify.rules.make import of_opam, rule
 from opam_ci.core.classify.rules.proofs import PROOF_IDS
 from opam_ci.core.job import Phase
@@ -138,6 +138,36 @@ SOURCES: tuple[Rule, ...] = of_opam(
                     "Downloading http://opam.ocaml.org/archives/a.1+opam.tar.gz.\n"
                     "curl: 404 is not a valid return code.\n"
                     "[ERROR] curl: code 404 while downloading https://x.org/a.1.tar.gz"
+                ),
+            ),
+        ],
+    ),
+    rule(
+        "script-download",
+        Cause.IMAGE,
+        r"^(?:\d\S+ \d\S+ )?ERROR (?:40[0134]|410): ",
+        r"^HTTP request sent, awaiting response\.\.\. 40[34]",
+        r"^curl: \(22\) .*40\d",
+        words="40|410",
+        # As a shell traces it, or docker; opam traces the whole path, and each word quoted.
+        after=r"^(?:\++ ?|RUN |Step \d+/\d+ : RUN )(?:sudo )?(?:wget|curl) (?!\")",
+        phases=NETWORK_PHASES,
+        yields_to=(PACKAGE_REPORT, OPAM_COMMAND_FAILED, *PROOF_IDS),
+        why="A script of the CI asked for a file that is not there; no package named that file.",
+        example=(
+            "+ sudo wget https://example.org/opam-2-linux -O /usr/local/bin/opam\n"
+            "2024-01-01 00:44:53 ERROR 404: Not Found."
+        ),
+        not_when=[
+            (
+                "failed",
+                (
+                    "#=== ERROR while installing a.1 ===#\n"
+                    "# opam-version 1.2.2\n"
+                    "# exit-code    8\n"
+                    "### stderr ###\n"
+                    "# + wget https://example.org/data.tgz\n"
+                    "# 2024-01-01 00:44:53 ERROR 404: Not Found."
                 ),
             ),
         ],
