@@ -244,6 +244,11 @@ W: Some index files failed to download. They have been ignored, or old ones used
 warning: database file for 'extra' does not exist (use '-Sy' to download)\nerror: target not found: libfoo
 Ignoring repositories: updates\nNo match for argument: foo-devel
 Unable to update repository FreeBSD\nError updating repositories!\npkg: No packages available to install matching 'x' have been found
+INFO: Ping failed. Terminating the channel worker-7.
+Channel "unknown": Remote call on worker-7 failed. The channel is closing down or has closed down
+ERROR: Issue with creating launcher for agent worker-7. The agent has not been fully initialized yet
+CI agent stopped responding!
+2024-01-01 14:44.10: Job failed: Failure("no such pool") -- Raised at Stdlib.failwith in file "stdlib.ml", line 29, characters 17-33
 """.strip().split("\n")
 
 SKIPPED = r"""

@@ -79,6 +79,11 @@ WORKER: tuple[Rule, ...] = (
         r"System (?:is going down|shutdown|halted)",
         r"The system (?:is going down|will (?:reboot|power off))",
         r"hudson\.remoting\.\S+Exception",
+        # Jenkins' words for its agents, and Cirrus CI's.
+        r"^(?:INFO: )?Ping failed\. Terminating the channel",
+        r"The channel is closing down or has closed down",
+        r"Issue with creating launcher for agent",
+        r"^(?:CI )?[Aa]gent stopped responding",
         r"[Nn]o space on worker",
         r"runner system failure",
         r"\bconnection to (?:the )?worker\b.{0,40}lost",
@@ -89,6 +94,7 @@ WORKER: tuple[Rule, ...] = (
             "|channelclosed|closedchannel|cannot contact|turned off|interruption|terminat"
             "|preempt|evicted|deleted|nodelost|going down|halted|will |hudson.|runner system"
             "|no space on|vanished|unreachable|not responding|rebooted|sigterm|signal 15"
+            "|ping failed|closing down|creating launcher|stopped responding"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
@@ -169,6 +175,8 @@ WORKER: tuple[Rule, ...] = (
         Cause.WORKER_LOST,
         r"Job failed: (?:Failed: )?(?:Internal error|Uncaught|Cancelled|Exception)",
         r"\bFailed: Internal error\)*$",
+        # ocurrent, of an exception in a step of its own.
+        r"Job failed: .{1,600} -- Raised (?:by|at) ",
         (
             r"worker +\[(?:WARNING|ERROR)\] Build failed: (?:Unix\.Unix_error|Sys_error|End_of_file"
             r"|Not_found|Invalid_argument)"
