@@ -249,6 +249,9 @@ Channel "unknown": Remote call on worker-7 failed. The channel is closing down o
 ERROR: Issue with creating launcher for agent worker-7. The agent has not been fully initialized yet
 CI agent stopped responding!
 2024-01-01 14:44.10: Job failed: Failure("no such pool") -- Raised at Stdlib.failwith in file "stdlib.ml", line 29, characters 17-33
+Error downloading object: a.bin (1055e24): Smudge error: Error downloading a.bin (1055e24): batch response: Bad credentials
+error: external filter 'git-lfs filter-process' failed\nfatal: a.bin: smudge filter lfs failed
+batch response: Rate limit exceeded
 """.strip().split("\n")
 
 SKIPPED = r"""

@@ -257,6 +257,11 @@ NETWORK: tuple[Rule, ...] = (
         r"bytes of body are still expected",
         r"[Ff]atal: early EOF",
         r"remote end hung up",
+        # git-lfs, which fetches large files from a server of their own.
+        r"\bsmudge filter lfs failed",
+        r"\bSmudge error: ",
+        r"^batch response: ",
+        r"external filter 'git-lfs filter-process' failed",
         r"fetch-pack: ",
         r"index-pack (?:failed|died)",
         r"invalid index-pack",
@@ -292,7 +297,7 @@ NETWORK: tuple[Rule, ...] = (
         words=(
             "rpc failed|fatal: |local ref|early eof|hung up|fetch-pack|index-pack|expected|sideband"
             "|ssh: |kex_exchange|host key|publickey|object file|bad line|pull/|.lock'|git"
-            "|error: |packet|remote: "
+            "|error: |packet|remote: |smudge|batch response"
         ),
         phases=NETWORK_PHASES,
         yields_to=("ref-missing", "submodule-missing", "repository-gone", *_YIELDS),
