@@ -252,6 +252,10 @@ CI agent stopped responding!
 Error downloading object: a.bin (1055e24): Smudge error: Error downloading a.bin (1055e24): batch response: Bad credentials
 error: external filter 'git-lfs filter-process' failed\nfatal: a.bin: smudge filter lfs failed
 batch response: Rate limit exceeded
+mbox note: Mirror Error:  Setup.ini signature https://mirror.example/x86_64/setup.xz.sig from https://mirror.example/ failed to verify.
+Possible corrupt mirror?  Setup.ini rejected.
+Invoke-WebRequest : The remote name could not be resolved: 'example.org'
+Start-BitsTransfer : The connection with the server was terminated abnormally
 """.strip().split("\n")
 
 SKIPPED = r"""

@@ -235,6 +235,8 @@ MIRRORS: tuple[Rule, ...] = (
         r"[Cc]an't (?:get|fetch) list of download sites",
         r"connection error: \d+ fetching",
         r"setup(?:-x86(?:_64)?)?\.(?:ini|exe).{0,80}(?:failed|unable|error|corrupt)",
+        r"^(?:mbox note: )?Mirror Error: ",
+        r"Setup\.ini rejected\.",
         r"brew link\b.*(?:did not|failed)",
         # Homebrew's cellar in the image, which contradicts itself.
         r"^Error: (?:.{1,200} is not a valid keg$|No such keg: |Could not symlink |Cannot link )",

@@ -203,12 +203,15 @@ NETWORK: tuple[Rule, ...] = (
             r"|proxyconnect |(?:read|write) (?:tcp|udp) )"
         ),
         r"<urlopen error",
+        # PowerShell's, with or without its name in front.
+        r"^(?:PowerShell : )?(?:Invoke-(?:WebRequest|RestMethod)|Start-BitsTransfer) : ",
         words=(
             "destination |transmit failed|% loss|packet loss"
             "|curl|exited with|wget|ssl connection|cannot verify|epipe|socket|failure|http error"
             "|fetch error|connect|conduit|network|route to|too slow|timed out|tls|ssl"
             "|schannel|timeout|econn|etimed|ehost|enet|retries|handshake|slow |canceled"
             "|broken pipe|unexpected e|certificate|dial tcp|urlopen|get |head |post |put |patch "
+            "|invoke-|bitstransfer"
         ),
         phases=NETWORK_PHASES,
         yields_to=_YIELDS,
