@@ -256,6 +256,7 @@ mbox note: Mirror Error:  Setup.ini signature https://mirror.example/x86_64/setu
 Possible corrupt mirror?  Setup.ini rejected.
 Invoke-WebRequest : The remote name could not be resolved: 'example.org'
 Start-BitsTransfer : The connection with the server was terminated abnormally
+Internal error:\n  Cannot remove /home/o/.opam/4.00.1/build/a.1/src (opam: "rmdir" failed on /home/o/.opam/4.00.1/build/a.1/src: Directory not empty).
 """.strip().split("\n")
 
 SKIPPED = r"""
@@ -368,6 +369,8 @@ error: alcotest test failed\nnot ok 3 - x
 --- expected\n+++ actual\n1 of 3 tests failed
 test `reverse is an involution` failed on ≥ 1 cases:\n[0; 1] (after 3 shrink steps)
 test `parses what it prints` raised exception `Not_found`\non `(0, "")` (after 12 shrink steps)
+* **`a.1`** has errors:\n\n  * **error 2:** File format error at line 3, column 1: Parse error
+  * **error 23:** Missing field 'maintainer'
 """.strip().split("\n")
 
 UNKNOWN = r"""

@@ -186,7 +186,8 @@ OPAM: tuple[Rule, ...] = of_opam(
         r"is an unknown compiler switch",
         r"[Cc]ompiler switch \S+ is not installed",
         r"[Ss]witch .{0,60}is (?:corrupt|broken|not installed|incomplete)",
-        r'^(?:\S*[/\\])?opam(?:\.exe)?: "\w+" failed on ',
+        # The second form is that of opam 1.0, whose internal errors cite the system's.
+        r'(?:^|\()(?:\S*[/\\])?opam(?:\.exe)?: "\w+" failed on ',
         r"Fetch_fail\(\"(?:OpamSystem|Sys_error|Unix|Failure|End_of_file|Not_found)",
         r"OpamSystem\.(?:File_not_found|Locked|Internal_error)",
         (
@@ -257,7 +258,7 @@ OPAM: tuple[Rule, ...] = of_opam(
         r"^\[ERROR\] Invalid opam file in ",
         # A format that is too new is the fault of the opam that reads it.
         r"^\[ERROR\] At \S*packages/\S+/(?:opam|url):[\d:-]+ (?!unsupported)",
-        r"^error +\d+: File format error",
+        r"^(?:\* )?\*{0,2}error +\d+:(?:\*\*)? File format error",
         r"^\[ERROR\] Undefined filter variable \S+ in dependencies of ",
         words="packages/|strict mode|invalid opam file|file format error|undefined filter",
         why=(
@@ -275,7 +276,8 @@ OPAM: tuple[Rule, ...] = of_opam(
         FailureReason.LINT,
         r"^\S+: Errors\.$",
         (
-            r"^error +\d{1,2}: (?:Missing field|Fields? |Invalid |Unexpected|Unrecogni[sz]ed"
+            r"^(?:\* )?\*{0,2}error +\d{1,2}:(?:\*\*)? "
+            r"(?:Missing field|Fields? |Invalid |Unexpected|Unrecogni[sz]ed"
             r"|Undefined|Unknown|Package |Synopsis|Inconsistent|Deprecated|Cannot|Strange)"
         ),
         words="errors.|error ",
