@@ -257,6 +257,7 @@ Possible corrupt mirror?  Setup.ini rejected.
 Invoke-WebRequest : The remote name could not be resolved: 'example.org'
 Start-BitsTransfer : The connection with the server was terminated abnormally
 Internal error:\n  Cannot remove /home/o/.opam/4.00.1/build/a.1/src (opam: "rmdir" failed on /home/o/.opam/4.00.1/build/a.1/src: Directory not empty).
+/usr/local/bin/opam: line 1: syntax error near unexpected token `newline'\n/usr/local/bin/opam: line 1: `<!DOCTYPE html>'
 """.strip().split("\n")
 
 SKIPPED = r"""
