@@ -90,6 +90,7 @@ def test_verbose_output_is_the_packages_too_and_apts_is_not() -> None:
     end = '[ERROR] The compilation of a.1 failed at "sandbox.sh build make".\n'
 
     assert verdict_of(f"{command}{failed}{end}") == "failed"
+    assert verdict_of(f"{command}- make: Entering directory 'x'\n- \n{failed}{end}") == "failed"
     assert verdict_of(f'+ /usr/bin/sudo "apt-get" "install" "x"\n{failed}{end}') == "errored"
 
 

@@ -56,6 +56,7 @@ class Frames:
             self._inside = not ended
             return self._inside
         elif self._verbose:
-            self._verbose = unstamped.startswith("- ")
+            # An empty line of the output is a bare mark.
+            self._verbose = unstamped.startswith("- ") or unstamped == "-"
             return self._verbose
         return False

@@ -139,6 +139,31 @@ WEAK_PROOFS: tuple[Rule, ...] = (
         example="cp: cannot create regular file `/usr/bin/tool': Permission denied",
     ),
     rule(
+        "sandbox-read-only",
+        _BUILD,
+        r"^(?!bwrap)(?!.*/(?:build|\.opam)/.*[Rr]ead-only).*\b[Rr]ead-only file system\b",
+        words="read-only file system",
+        inside=True,
+        why=(
+            "opam's sandbox keeps all but the package's own directories read-only: a build "
+            "command that writes elsewhere is the package's fault."
+        ),
+        example=(
+            "# command  ~/.opam/opam-init/hooks/sandbox.sh build npm ci\n"
+            "# cannot save the cache: Read-only file system (os error 30)"
+        ),
+        not_when=[
+            ("unknown", "cannot save the cache: Read-only file system (os error 30)"),
+            (
+                "unknown",
+                (
+                    "# command  ~/.opam/opam-init/hooks/sandbox.sh build make\n"
+                    "# /home/o/.opam/5.3/.opam-switch/build/a.1/x.o: Read-only file system"
+                ),
+            ),
+        ],
+    ),
+    rule(
         "uncaught-exception",
         _BUILD,
         (
