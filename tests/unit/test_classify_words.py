@@ -288,6 +288,7 @@ A package failed and has been disabled for CI using the 'x-ci-accept-failures' f
 Error: Unable to solve dependencies for the following lock directories:\nLock directory dune.lock:\nCouldn't solve the package dependency formula.\nThe following packages couldn't be found: dune
 Error:\nUnable to solve dependencies while generating lock directory: dune.lock
 Error: Unable to solve dependencies in build context: default
+The dependency b>=pinned of package a.pinned is not available because the package has been pinned.
 """.strip().split("\n")
 
 FAILED = r"""
