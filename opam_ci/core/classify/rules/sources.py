@@ -143,6 +143,31 @@ SOURCES: tuple[Rule, ...] = of_opam(
         ],
     ),
     rule(
+        "repository-tool-failed",
+        Cause.REPOSITORY_STATE,
+        r'^(?:\[\d+\] )?ERROR: Command "opam-(?:curl|rsync|git|darcs)-(?:init|update|download) ',
+        words="error: command",
+        phases=_FETCHING,
+        yields_to=("source-not-found", "source-checksum", *PROOF_IDS),
+        why=(
+            "The first opam had a program of its own for each kind of repository, which asks the "
+            "repository's server for lists and for the archives that the server made."
+        ),
+        example=(
+            '[41] ERROR: Command "opam-rsync-download /mnt/opam a.1" failed (see log/1.err)\n'
+            "Fatal error: exception Globals.Exit(1)"
+        ),
+        not_when=[
+            (
+                "failed",
+                (
+                    '[41] ERROR: Command "opam-curl-download http://x.org a.1" failed\n'
+                    "[ERROR] curl: code 404 while downloading https://x.org/a.1.tar.gz"
+                ),
+            ),
+        ],
+    ),
+    rule(
         "script-download",
         Cause.IMAGE,
         r"^(?:\d\S+ \d\S+ )?ERROR (?:40[0134]|410): ",
