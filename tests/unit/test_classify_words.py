@@ -258,6 +258,8 @@ Invoke-WebRequest : The remote name could not be resolved: 'example.org'
 Start-BitsTransfer : The connection with the server was terminated abnormally
 Internal error:\n  Cannot remove /home/o/.opam/4.00.1/build/a.1/src (opam: "rmdir" failed on /home/o/.opam/4.00.1/build/a.1/src: Directory not empty).
 /usr/local/bin/opam: line 1: syntax error near unexpected token `newline'\n/usr/local/bin/opam: line 1: `<!DOCTYPE html>'
+      0 [main] make 42 child_info_fork::abort: address space needed by 'dllx.so' (0x400000) is already occupied
+Error: fork: : Resource temporarily unavailable
 """.strip().split("\n")
 
 SKIPPED = r"""

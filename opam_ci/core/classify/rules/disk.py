@@ -176,7 +176,10 @@ MEMORY: tuple[Rule, ...] = (
         r"virtual memory exhausted",
         r"(?:cc1\w*|as|ld\S*): out of memory",
         r"[Nn]ot enough memory",
-        r"fork: Resource temporarily unavailable",
+        r"fork: (?:: )?Resource temporarily unavailable",
+        # Cygwin's fork needs its libraries at the same addresses again, which may be taken.
+        r"\bchild_info_fork::abort: ",
+        r"\bfork_copy: linked dll ",
         r"Unix\.Unix_error\(Unix\.ENOMEM",
         r"failed to create new OS thread",
         r"pthread_create failed",
