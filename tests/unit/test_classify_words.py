@@ -375,6 +375,8 @@ test `reverse is an involution` failed on ≥ 1 cases:\n[0; 1] (after 3 shrink s
 test `parses what it prints` raised exception `Not_found`\non `(0, "")` (after 12 shrink steps)
 * **`a.1`** has errors:\n\n  * **error 2:** File format error at line 3, column 1: Parse error
   * **error 23:** Missing field 'maintainer'
+Error in a.1: Weak checksum algorithm(s) provided. Please use SHA-256 or SHA-512.
+a.opam: changes needed:\n  "b" {>= 1}  [from src/a]
 """.strip().split("\n")
 
 UNKNOWN = r"""

@@ -280,9 +280,19 @@ OPAM: tuple[Rule, ...] = of_opam(
             r"(?:Missing field|Fields? |Invalid |Unexpected|Unrecogni[sz]ed"
             r"|Undefined|Unknown|Package |Synopsis|Inconsistent|Deprecated|Cannot|Strange)"
         ),
-        words="errors.|error ",
+        # The repository's own check of a package.
+        (
+            r"^Error in [a-z][\w+-]*\.[v\d][\w.+~-]*: +(?:error +\d|The field |Your dune-project "
+            r"|Weak checksum|pin-depends |extra-files |No package source|Failed to parse dune"
+            r"|Unexpected file |Forbidden permission|There is no way|An upper bound|package with )"
+        ),
+        r"^[\w+-]+\.opam: changes needed:$",
+        words="errors.|error |changes needed",
         yields_to=PROOF_IDS,
-        why="What opam lint calls an error is in the submitted opam file.",
+        why=(
+            "What opam lint, or another check of opam files, calls an error is in the submitted "
+            "opam file."
+        ),
         example="pkg.opam: Errors.\n             error 23: Missing field 'maintainer'",
         not_when=[
             ("unknown", "pkg.opam: Warnings.\n           warning 25: Missing field 'authors'"),
