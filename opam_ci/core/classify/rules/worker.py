@@ -85,14 +85,18 @@ WORKER: tuple[Rule, ...] = (
         r"Issue with creating launcher for agent",
         r"^(?:CI )?[Aa]gent stopped responding",
         r"[Nn]o space on worker",
+        # GitLab's, of its own part of a job; and Azure's.
         r"runner system failure",
+        r"^(?:ERROR: )?Job failed \(system failure\)",
+        r"^(?:##\[error\])?We stopped hearing from agent ",
         r"\bconnection to (?:the )?worker\b.{0,40}lost",
         r"\bworker\b.{0,60}\b(?:vanished|unreachable|not responding|rebooted)",
         r"Received (?:SIGTERM|signal 15)\b.{0,40}(?:shut|stop|terminat)",
         words=(
             "lost|shutdown|shutting|shut down|offline| down| dead|disconnect|died|crashed"
             "|channelclosed|closedchannel|cannot contact|turned off|interruption|terminat"
-            "|preempt|evicted|deleted|nodelost|going down|halted|will |hudson.|runner system"
+            "|preempt|evicted|deleted|nodelost|going down|halted|will |hudson."
+            "|system failure|hearing from"
             "|no space on|vanished|unreachable|not responding|rebooted|sigterm|signal 15"
             "|ping failed|closing down|creating launcher|stopped responding"
         ),
