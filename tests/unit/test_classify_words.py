@@ -262,6 +262,8 @@ Internal error:\n  Cannot remove /home/o/.opam/4.00.1/build/a.1/src (opam: "rmdi
 Error: fork: : Resource temporarily unavailable
 ERROR: Job failed (system failure): prepare environment: exit status 1.
 ##[error]We stopped hearing from agent pool-7.
+gpgkeys: key 0123ABCD not found on keyserver
+==> disk: error: core: signature from "A B <a@example.org>" is unknown trust
 """.strip().split("\n")
 
 SKIPPED = r"""

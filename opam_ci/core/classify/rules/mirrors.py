@@ -100,6 +100,23 @@ MIRRORS: tuple[Rule, ...] = (
         ],
     ),
     rule(
+        "key-server",
+        Cause.PACKAGE_MIRROR,
+        (
+            r"(?:\b|\\n)gpg: keyserver (?:(?:receive|search|send|refresh) failed|timed out"
+            r"|communications error|internal error)"
+        ),
+        r"^gpgkeys: key \S+ (?:can't be retrieved|not found on keyserver)",
+        words="gpg",
+        phases=NETWORK_PHASES,
+        yields_to=PROOF_IDS,
+        why="GnuPG could not get the key of a package mirror from its key server.",
+        example="gpg: keyserver receive failed: No data",
+        not_when=[
+            ("failed", ("gpg: keyserver timed out\n[FAIL]  keys  1  are refreshed.")),
+        ],
+    ),
+    rule(
         "mirror-apk",
         Cause.PACKAGE_MIRROR,
         r"temporary error \(try again later\)",
@@ -214,10 +231,11 @@ MIRRORS: tuple[Rule, ...] = (
         "mirror-other",
         Cause.PACKAGE_MIRROR,
         (
-            r"^error: (?:failed (?:retrieving file|to (?:synchronize|commit transaction|prepare"
-            r"|update|init))|\S+: signature from|required key missing|unable to lock database"
-            r"|could not (?:open file|satisfy|register|lock|find database)|GPGME"
-            r"|invalid or corrupted|database file for|keyring is)"
+            # The prefix is packer's.
+            r"^(?:==> \S+ )?error: (?:failed (?:retrieving file|to (?:synchronize"
+            r"|commit transaction|prepare|update|init))|\S+: signature from|required key missing"
+            r"|unable to lock database|could not (?:open file|satisfy|register|lock|find database)"
+            r"|GPGME|invalid or corrupted|database file for|keyring is)"
         ),
         r"invalid or corrupted package",
         r"^pkg: (?!No packages available)",
