@@ -264,6 +264,9 @@ ERROR: Job failed (system failure): prepare environment: exit status 1.
 ##[error]We stopped hearing from agent pool-7.
 gpgkeys: key 0123ABCD not found on keyserver
 ==> disk: error: core: signature from "A B <a@example.org>" is unknown trust
+abort: stream ended unexpectedly (got 12 bytes, expected 4096)
+abort: error: Connection refused
+Invoke: The remote server returned an error: (407) Proxy Authentication Required.
 """.strip().split("\n")
 
 SKIPPED = r"""

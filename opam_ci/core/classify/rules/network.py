@@ -196,6 +196,9 @@ NETWORK: tuple[Rule, ...] = (
         r"spurious network error",
         r"[Nn]etwork (?:request|connectivity) ",
         r"dial tcp\b",
+        r"\b407\)?:? Proxy Authentication Required",
+        r"[Uu]nable to tunnel through proxy",
+        r"Proxy (?:tunneling failed|CONNECT aborted)",
         # Go's, which names the method and the address that it asked for.
         (
             r"\b(?:Get|Head|Post|Put|Patch) \"?https?://\S{1,400}: (?:(?:unexpected )?EOF\b"
@@ -211,7 +214,7 @@ NETWORK: tuple[Rule, ...] = (
             "|fetch error|connect|conduit|network|route to|too slow|timed out|tls|ssl"
             "|schannel|timeout|econn|etimed|ehost|enet|retries|handshake|slow |canceled"
             "|broken pipe|unexpected e|certificate|dial tcp|urlopen|get |head |post |put |patch "
-            "|invoke-|bitstransfer"
+            "|invoke-|bitstransfer|proxy"
         ),
         phases=NETWORK_PHASES,
         yields_to=_YIELDS,
@@ -238,6 +241,23 @@ NETWORK: tuple[Rule, ...] = (
                     "Error: Unbound value connect_or_connection_refused"
                 ),
             ),
+        ],
+    ),
+    rule(
+        "mercurial",
+        Cause.NETWORK,
+        (
+            r"^abort: (?:(?:stream|connection) ended unexpectedly|HTTP Error 5\d\d"
+            r"|no suitable response from remote hg|error: .{0,80}(?:refused|timed out|reset"
+            r"|unreachable|not known|certificate))"
+        ),
+        words="abort: ",
+        phases=NETWORK_PHASES,
+        yields_to=_YIELDS,
+        why="Mercurial's connection to its server broke, or the server failed.",
+        example="abort: connection ended unexpectedly",
+        not_when=[
+            ("failed", ("abort: HTTP Error 503: down\n[FAIL]  hg  1  clones.")),
         ],
     ),
     rule(
