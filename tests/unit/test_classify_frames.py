@@ -91,6 +91,8 @@ def test_verbose_output_is_the_packages_too_and_apts_is_not() -> None:
 
     assert verdict_of(f"{command}{failed}{end}") == "failed"
     assert verdict_of(f"{command}- make: Entering directory 'x'\n- \n{failed}{end}") == "failed"
+    cited = "".join(f"> {line}\n" for line in f"{command}{failed}{end}".splitlines())
+    assert verdict_of(cited) == "failed"
     assert verdict_of(f'+ /usr/bin/sudo "apt-get" "install" "x"\n{failed}{end}') == "errored"
 
 

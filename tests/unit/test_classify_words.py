@@ -267,6 +267,7 @@ gpgkeys: key 0123ABCD not found on keyserver
 abort: stream ended unexpectedly (got 12 bytes, expected 4096)
 abort: error: Connection refused
 Invoke: The remote server returned an error: (407) Proxy Authentication Required.
+/usr/local/bin/opam: line 1: '<?xml version="1.0"?>'
 """.strip().split("\n")
 
 SKIPPED = r"""

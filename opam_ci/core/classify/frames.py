@@ -22,6 +22,8 @@ _OUTPUT_END = re.compile(
 _COMMAND = re.compile(
     r"\+ .{0,400}(?:hooks/sandbox\.sh\b|\(CWD=[^)]{0,300}[/\\]build[/\\])",
 )
+_CITED = re.compile(r"(?:>{1,3} ?)+")
+"""A mail's or markdown's citation, around whatever marks opam made."""
 
 
 class Frames:
@@ -43,6 +45,8 @@ class Frames:
             unstamped: The line without time stamps and indentation, its other marks in place.
             body: The same without citation marks.
         """
+        if unstamped.startswith(">"):
+            unstamped = _CITED.sub("", unstamped, count=1)
         if _REPORT.match(body):
             self._inside = self._verbose = False
         elif _SANDBOXED.match(body):

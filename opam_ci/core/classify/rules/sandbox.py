@@ -288,7 +288,7 @@ SANDBOX: tuple[Rule, ...] = (
             r" (?:(?:command )?not found|No such file or directory)$"
         ),
         # A program that was downloaded, and is a server's page about an error.
-        r": (?:line )?\d+: `<(?:\?xml|!DOCTYPE|!doctype|html)\b",
+        r": (?:line )?\d+: [`']<(?:\?xml|!DOCTYPE|!doctype|html)\b",
         r"exec: \"?(?:opam|bash|sh|sudo)\"?: (?:executable file )?not found",
         r"xcrun: error: ",
         r"xcode-select: error: ",
@@ -315,7 +315,7 @@ SANDBOX: tuple[Rule, ...] = (
             "not found|no such file|xcrun|xcode-select|dll loading|fatal error - |to remap"
             "|qemu|kvm|vboxmanage|virtual machine|healthcheck|provisioning|failed to"
             "|base image|sudo|unable to resolve action|hosted|labels|being used"
-            "|for node|valid host|quota exceeded|`<"
+            "|for node|valid host|quota exceeded|: `<|: '<"
         ),
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
