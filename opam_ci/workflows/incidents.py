@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
         ResolveIncident,
         SentCanary,
     )
+    from opam_ci.core.incidents.model import Incident
     from opam_ci.core.incidents.restarts import (
         HitKey,
         RestartOrder,
@@ -132,7 +133,7 @@ class IncidentWorkflow:
             self._note(f"{said_by} said that it is repaired, and the canary met the fault again")
             return False
         if look.hit:
-            if not look.undecided and self._may_probe():
+            if not look.undecided and self._may_probe(incident):
                 await self._send_canary(look)
                 self._next_canary_at = workflow.now() + self._canary_pause
                 self._canary_pause = min(2 * self._canary_pause, self._pace.probe_maximum)
@@ -140,9 +141,10 @@ class IncidentWorkflow:
         quiet = workflow.now() - incident.last_seen_at >= self._pace.quiet
         return quiet and not look.undecided and await self._resolve("all jobs recovered")
 
-    def _may_probe(self) -> bool:
-        """Whether the last canary is long enough ago."""
-        return self._next_canary_at is None or workflow.now() >= self._next_canary_at
+    def _may_probe(self, incident: Incident) -> bool:
+        """Whether the last canary is long enough ago, or for the first one the last fault."""
+        first_at = incident.last_seen_at + self._pace.probe_first
+        return workflow.now() >= (self._next_canary_at or first_at)
 
     async def _send_canary(self, look: IncidentLook) -> bool:
         canary = canary_of(look.hit, self._sent)

@@ -17,7 +17,7 @@ from opam_ci.cli import services
 from opam_ci.clients.index import Index, JobFilter
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
+from opam_ci.core.incidents.messages import IncidentPace, Rejudge, RejudgedJob
 from opam_ci.core.incidents.rejudge import OWN_FAULT
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
@@ -58,6 +58,10 @@ def failure(words: str = WORDS) -> Failed:
     return Failed(reason=FailureReason.BUILD, evidence=evidence)
 
 
+QUICK = IncidentPace(probe_first=timedelta(seconds=2))
+"""Canaries in seconds instead of a minute."""
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
     opened = Index.open(f"sqlite:///{tmp_path}/index.db")
@@ -92,7 +96,7 @@ async def recorded(server: services.Embedded, index: Index) -> AsyncIterator[Wor
             activities=[
                 script.analyse,
                 script.lint,
-                RecordActivities(index).record,
+                RecordActivities(index, QUICK).record,
                 incidents.look_at_incident,
                 incidents.resolve_incident,
             ],

@@ -20,7 +20,8 @@ class IncidentPace(Frozen):
 
     Attributes:
         probe_first: How long after its fault, and after each canary, it is looked at first; the
-            double each time after. So it is between the first two canaries, and ever longer.
+            double each time after. So it is before the first canary and between the first two,
+            and ever longer.
         probe_maximum: Longest time between two looks, and between two canaries.
         quiet: An incident of which no job is left over is over when it has been quiet for so
             long.
