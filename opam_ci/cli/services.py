@@ -23,6 +23,7 @@ from opam_ci.cli import daemon, ports
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
+from opam_ci.stopping import PROCESS_TIMEOUT
 from opam_ci.workflows import options
 
 DEFAULT_PORT = 7233
@@ -59,9 +60,9 @@ WORKER_START_TIMEOUT = timedelta(minutes=15)
 """How long the worker may take to take work: where nobody has made the root file system yet,
 it makes it first, which takes about a minute with a near package mirror."""
 
-STOP_TIMEOUT = timedelta(seconds=30)
+STOP_TIMEOUT = PROCESS_TIMEOUT
 """How long a service may take to end by itself. The server needs 1.4 s; a worker first ends
-the process trees of its builds."""
+the process trees of its builds, and if it hangs says where."""
 
 READY_FILE = "OPAM_CI_READY_FILE"
 """Variable that names the file with which a worker says that it takes work."""

@@ -18,6 +18,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from opam_ci.cli import debian, services
 from opam_ci.clients.runners.settings import default_home as default_cache
+from opam_ci.stopping import PROCESS_TIMEOUT
 
 TEMPORAL = Path(sys.executable).with_name("temporal")
 
@@ -86,7 +87,7 @@ class System:
                 worker.send_signal(signal.SIGTERM)
         for worker in self.workers:
             try:
-                worker.wait(30)
+                worker.wait(PROCESS_TIMEOUT.total_seconds())
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
