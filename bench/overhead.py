@@ -46,7 +46,7 @@ from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.summary import Counts
 from opam_ci.instruments import Instruments
 from opam_ci.settings import Settings
-from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
+from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS, collect_rarely
 from opam_ci.workflows import options
 from tests.fakes.world import Script, World
 
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
+    collect_rarely()
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
@@ -142,6 +143,17 @@ def build_worker(
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
     )
+
+
+def collect_rarely() -> None:
+    """Has Python look for garbage rarely, and not among what stays.
+
+    Open workflows and their rows live long: to look through them after every 700 new objects took
+    a twentieth of the processor time of a worker (bench/overhead.py).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @contextlib.asynccontextmanager

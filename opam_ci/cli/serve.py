@@ -26,7 +26,7 @@ from opam_ci.settings_github import GitHubSettings
 from opam_ci.stopping import told_to_stop
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.webhook import Webhook, application
-from opam_ci.worker import measured
+from opam_ci.worker import collect_rarely, measured
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ def serve(
         archive_mirrors=tuple(mirror or ()),
         retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
     )
+    collect_rarely()
     asyncio.run(
         serve_github(
             settings.model_copy(update=changes),
