@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -72,6 +73,16 @@ class Script:
         self.index_down = False
         self.revdeps: tuple[Revdep, ...] = ()
         self.parts: list[ListPart] = []
+        self.opened: list[WorkflowHandle[PullRequestWorkflow, object]] = []
+
+    async def end(self) -> None:
+        """Ends what was opened: the next test's workers would run and record what it still does."""
+        for handle in self.opened:
+            try:
+                await handle.terminate("the test is over")
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
 
     async def _play(self, job: str, attempt: Attempt) -> Outcome:
         self.started.append((job, attempt.context.round, attempt.number))
@@ -188,7 +199,10 @@ async def workers(client: Client, script: Script) -> AsyncIterator[None]:
             max_heartbeat_throttle_interval=throttle,
         ),
     ):
-        yield
+        try:
+            yield
+        finally:
+            await script.end()
 
 
 async def for_ever(attempt: Attempt) -> Outcome:
@@ -221,7 +235,7 @@ class World:
     async def open(
         self, ref: PullRequestRef, revision: Revision
     ) -> WorkflowHandle[PullRequestWorkflow, object]:
-        return await self.client.start_workflow(
+        handle = await self.client.start_workflow(
             PullRequestWorkflow.run,
             PullRequestInput(pull_request=ref),
             id=ref.workflow_id,
@@ -229,6 +243,8 @@ class World:
             start_signal="head_changed",
             start_signal_args=[revision],
         )
+        self.script.opened.append(handle)
+        return handle
 
     async def summary(self, handle: WorkflowHandle[PullRequestWorkflow, object]) -> Summary:
         return await handle.query(PullRequestWorkflow.summary)

@@ -93,7 +93,10 @@ async def recording(
             max_heartbeat_throttle_interval=throttle,
         ),
     ):
-        yield World(environment, script)
+        try:
+            yield World(environment, script)
+        finally:
+            await script.end()
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ async def watched(environment: WorkflowEnvironment, heard: Listening) -> AsyncIt
         ),
     ):
         yield World(environment, script)
+        await script.end()
 
 
 async def test_every_attempt_is_heard_of_with_what_it_came_to(

@@ -171,7 +171,7 @@ async def test_new_head_supersedes_and_old_builds_stop(world: World, ref: PullRe
         label(record.status.outcome)
         for batch in world.script.batches
         for record in batch.jobs
-        if record.revision.head == HEAD_1
+        if (record.revision.branch, record.revision.head) == (ref.branch, HEAD_1)
         and record.status.job.id == BUILD
         and record.status.outcome is not None
     ]
