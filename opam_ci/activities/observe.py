@@ -25,7 +25,7 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Errored, Outcome
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.recording import RowBatch, records_in
 from opam_ci.core.records import RecordBatch
 
 ORCHESTRATION_POOL = "orchestration"
@@ -129,7 +129,7 @@ class _Observing(ActivityInboundInterceptor):
                 return await self._attempt(input, kind, task.context, jobs)
             case RowBatch() | RecordBatch():
                 done = await super().execute_activity(input)
-                records = task if isinstance(task, RecordBatch) else task.records
+                records = records_in(task)
                 for observer in self._observers:
                     observer.recorded(records)
                 return done

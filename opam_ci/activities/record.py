@@ -11,7 +11,7 @@ from opam_ci.activities.incidents import look_after
 from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import IncidentPace, Rejudge
 from opam_ci.core.incidents.restarts import workflow_of
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.recording import RowBatch, records_in
 from opam_ci.core.records import RecordBatch
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ class RecordActivities:
             InfrastructureError: The index cannot be written; retried until it can.
             RPCError: Temporal does not take it; retried until it does.
         """
-        records = batch if isinstance(batch, RecordBatch) else batch.records
-        incidents, doubtful = await asyncio.to_thread(self._write, records)
+        incidents, doubtful = await asyncio.to_thread(self._write, records_in(batch))
         client = activity.client()
         # Before anything is restarted: a job whose fault is its own needs no restart.
         for said in doubtful:

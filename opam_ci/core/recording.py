@@ -54,6 +54,11 @@ class RowBatch(Frozen):
         return found.model_copy(update={"revisions": revisions})
 
 
+def records_in(batch: RowBatch | RecordBatch) -> RecordBatch:
+    """Returns what is to be written; workflows of an older version send the records themselves."""
+    return batch if isinstance(batch, RecordBatch) else batch.records
+
+
 def batch_of(  # noqa: PLR0913  each is a fact of its own
     revision: RevisionKey,
     summary: Summary,

@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
         orders_of,
         restart_plan,
     )
-    from opam_ci.core.requests import RestartAsker, RestartWhich
+    from opam_ci.core.requests import RestartAsker
     from opam_ci.core.text import incident_details
     from opam_ci.workflows import options
 
@@ -48,7 +48,7 @@ class IncidentWorkflow:
         self._notes: list[str] = []
         self._number = 0
         self._pace = IncidentPace()
-        self._canary_pause = self._pace.probe_first
+        self._canary_pause = self._pause = self._pace.probe_first
         self._next_canary_at: datetime | None = None
 
     @workflow.signal
@@ -69,10 +69,9 @@ class IncidentWorkflow:
         """
         self._number = given.incident
         self._pace = given.pace
-        self._canary_pause = pause = given.pace.probe_first
+        self._canary_pause = self._pause = given.pace.probe_first
         if given.so_far is not None:
             self._resume(given.so_far)
-            pause = given.so_far.pause
         while True:
             sent = self._sent.total()
             look = await self._look()
@@ -88,14 +87,13 @@ class IncidentWorkflow:
                 continue
             if self._sent.total() > sent:
                 # What the canary comes to is the others' answer too: it is asked for soon.
-                pause = given.pace.probe_first
+                self._pause = given.pace.probe_first
             try:
-                await workflow.wait_condition(self._is_told, timeout=pause)
+                await workflow.wait_condition(self._is_told, timeout=self._pause)
             except TimeoutError:
-                pause = min(2 * pause, given.pace.probe_maximum)
+                self._pause = min(2 * self._pause, given.pace.probe_maximum)
             if not self._is_told() and workflow.info().is_continue_as_new_suggested():
-                carried = self._so_far().model_copy(update={"pause": pause})
-                workflow.continue_as_new(given.model_copy(update={"so_far": carried}))
+                workflow.continue_as_new(given.model_copy(update={"so_far": self._so_far()}))
 
     def _is_told(self) -> bool:
         return self._said_by is not None
@@ -105,6 +103,7 @@ class IncidentWorkflow:
         self._sent.update({(each.revision, each.job): each.times for each in before.sent})
         self._canary_pause = before.canary_pause
         self._next_canary_at = before.next_canary_at
+        self._pause = before.pause
         self._notes = list(before.notes)
 
     def _so_far(self) -> IncidentSoFar:
@@ -116,6 +115,7 @@ class IncidentWorkflow:
             ),
             canary_pause=self._canary_pause,
             next_canary_at=self._next_canary_at,
+            pause=self._pause,
             notes=tuple(self._notes),
         )
 
@@ -191,7 +191,7 @@ class IncidentWorkflow:
     async def _send(self, order: RestartOrder, asker: RestartAsker) -> None:
         handle = workflow.get_external_workflow_handle(order.workflow_id)
         try:
-            await handle.signal("restart", order.selector(RestartWhich.ERRORED, asker))
+            await handle.signal("restart", order.selector(asker=asker))
         except FailureError:
             self._note(f"{order.workflow_id} is gone; it needs no restart")
             return

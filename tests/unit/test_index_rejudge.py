@@ -3,9 +3,12 @@
 import threading
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
+from typing import get_type_hints
 
 import pytest
+from pydantic import TypeAdapter
 
+from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import Rejudge
 from opam_ci.core.incidents.rejudge import OWN_FAULT, rejudged
@@ -22,7 +25,7 @@ from opam_ci.core.outcome import (
     Outcome,
     Passed,
 )
-from opam_ci.core.recording import records_of
+from opam_ci.core.recording import records_in, records_of
 from opam_ci.core.records import RecordBatch, RevisionKey, RevisionRecord
 from opam_ci.core.summary import Fault, JobState, JobStatus
 
@@ -97,6 +100,13 @@ def told(found: list[Rejudge], rule: str = SAME_FAILURE) -> set[tuple[int | None
         for job in each.jobs
         if job.rule == rule
     }
+
+
+def test_records_of_an_older_version_are_still_taken() -> None:
+    # As Temporal's converter reads them: by the activity's own annotation.
+    taken = TypeAdapter(get_type_hints(RecordActivities.record)["batch"])
+    sent = decided(1)
+    assert records_in(taken.validate_json(sent.model_dump_json())) == sent
 
 
 ALL = {(1, "p1.1", 1), (2, "p2.1", 1), (3, "p3.1", 1)}

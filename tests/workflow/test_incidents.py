@@ -56,6 +56,19 @@ def full(times: int) -> list[InfrastructureError]:
     return [InfrastructureError("no space left", cause=Cause.DISK_FULL) for _ in range(times)]
 
 
+class FullDisk:
+    """A disk that every build finds full, however often it is tried, until it is mended."""
+
+    def __init__(self) -> None:
+        self.is_mended = False
+        self.steps: list[Step] = [self._meet] * 1000
+
+    async def _meet(self, _attempt: Attempt) -> Outcome:
+        if self.is_mended:
+            return PASSED
+        raise InfrastructureError("no space left", cause=Cause.DISK_FULL)
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
     opened = Index.open(f"sqlite:///{tmp_path}/index.db")
@@ -191,17 +204,9 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     recorded_for_real: World, index: Index
 ) -> None:
     world = recorded_for_real
-    is_mended = False
-
-    async def meet(_attempt: Attempt) -> Outcome:
-        if is_mended:
-            return PASSED
-        raise InfrastructureError("no space left", cause=Cause.DISK_FULL)
-
-    # However often it is tried until it is mended.
-    steps: list[Step] = [meet] * 1000
+    disk = FullDisk()
     retry = RetrySettings(initial_interval=timedelta(seconds=0.2), maximum_attempts=3)
-    handles = await broken(world, index, numbered("held", 2), steps, retry=retry)
+    handles = await broken(world, index, numbered("held", 2), disk.steps, retry=retry)
     [incident] = index.incidents().items
     looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
     await looked_after.signal("repaired", "bob")
@@ -214,7 +219,7 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     rows = [world.row(await world.summary(handle), BUILD) for handle in handles]
     assert max(row.round for row in rows) > 1
     assert all(row.automatic == CANARY_COST * (row.round - 1) for row in rows)
-    is_mended = True
+    disk.is_mended = True
     summaries = [
         await world.until(handle, green, skip=timedelta(seconds=0.3)) for handle in handles
     ]
@@ -232,20 +237,13 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
 async def test_the_answer_of_a_rare_canary_is_asked_for_soon(recorded: World, index: Index) -> None:
     """A fault of hours makes canaries rare; that one got through is known in a minute or two."""
     world = recorded
-    is_mended = False
-
-    async def meet(_attempt: Attempt) -> Outcome:
-        if is_mended:
-            return PASSED
-        raise InfrastructureError("no space left", cause=Cause.DISK_FULL)
-
-    steps: list[Step] = [meet] * 1000
-    handles = await broken(world, index, numbered("rare", 4), steps)
+    disk = FullDisk()
+    handles = await broken(world, index, numbered("rare", 4), disk.steps)
     [incident] = index.incidents().items
     looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
     while len(await sent_at(looked_after)) < CANARIES:
         await world.env.sleep(timedelta(minutes=5))
-    is_mended = True
+    disk.is_mended = True
     for handle in handles:
         await world.until(handle, green, skip=timedelta(minutes=1))
     await ended(world, incident.id)
@@ -264,15 +262,8 @@ async def test_an_incident_that_lasts_continues_as_new_and_forgets_nothing(
         "temporalio.workflow.Info.is_continue_as_new_suggested",
         lambda info: info.workflow_type == IncidentWorkflow.__name__,
     )
-    is_mended = False
-
-    async def meet(_attempt: Attempt) -> Outcome:
-        if is_mended:
-            return PASSED
-        raise InfrastructureError("no space left", cause=Cause.DISK_FULL)
-
-    steps: list[Step] = [meet] * 1000
-    handles = await broken(world, index, numbered("lasting", 2), steps)
+    disk = FullDisk()
+    handles = await broken(world, index, numbered("lasting", 2), disk.steps)
     [incident] = index.incidents().items
     looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
     first = (await looked_after.describe()).run_id
@@ -282,7 +273,7 @@ async def test_an_incident_that_lasts_continues_as_new_and_forgets_nothing(
     rounds = [world.row(await world.summary(handle), BUILD).round for handle in handles]
     # They take turns, which takes a memory.
     assert rounds == [3, 3]
-    is_mended = True
+    disk.is_mended = True
     rows = [
         world.row(await world.until(handle, green, skip=timedelta(minutes=1)), BUILD)
         for handle in handles

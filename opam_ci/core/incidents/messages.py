@@ -56,7 +56,7 @@ class IncidentSoFar(Frozen):
     sent: Annotated[tuple[SentCanary, ...], Packed()]
     canary_pause: timedelta
     next_canary_at: AwareDatetime | None
-    pause: timedelta = timedelta(0)
+    pause: timedelta
     notes: tuple[str, ...]
 
 

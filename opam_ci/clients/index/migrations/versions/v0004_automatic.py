@@ -1,4 +1,4 @@
-"""How many restarts jobs have had that nobody asked for."""
+"""What restarts of jobs that nobody asked for have cost."""
 
 import sqlalchemy as sa
 from alembic import op
