@@ -235,7 +235,6 @@ def matching(index: Index, selector: RestartSelector, incident: int | None) -> t
                 hit[record.revision, job.id] = HitJob(
                     revision=record.revision,
                     job=job,
-                    round=record.round,
                     automatic=record.status.automatic,
                 )
             place = Place(limit=_PAGE, after=part.following) if part.following else None

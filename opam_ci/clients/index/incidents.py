@@ -230,7 +230,7 @@ def hit_jobs(
         REVISIONS.c.head, REVISIONS.c.opened_at,
     )  # fmt: skip
     own = (
-        JOBS.c.platform, JOBS.c.package, JOBS.c.kind, JOBS.c.revdep, JOBS.c.round, JOBS.c.automatic,
+        JOBS.c.platform, JOBS.c.package, JOBS.c.kind, JOBS.c.revdep, JOBS.c.automatic,
     )  # fmt: skip
     query = (
         select(*key, *own)
@@ -318,9 +318,7 @@ def _hit(row: RowMapping) -> HitJob:
     job = Job(
         platform=row["platform"], package=row["package"], kind=row["kind"], revdep=row["revdep"]
     )
-    return HitJob(
-        revision=revision_of(row), job=job, round=max(row["round"], 1), automatic=row["automatic"]
-    )
+    return HitJob(revision=revision_of(row), job=job, automatic=row["automatic"])
 
 
 def _portions(ids: Iterable[int]) -> list[list[int]]:

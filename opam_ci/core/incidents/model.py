@@ -102,11 +102,9 @@ class HitJob(Frozen):
     Attributes:
         revision: Of which testing.
         job: Which.
-        round: The round in which it was lost.
         automatic: What restarts of it have cost since somebody last asked for one.
     """
 
     revision: RevisionKey
     job: Job
-    round: int = Field(default=1, ge=1)
     automatic: int = Field(default=0, ge=0)
