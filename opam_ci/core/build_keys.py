@@ -127,11 +127,26 @@ def _metadata(files: PackageFiles) -> Opam | None:
     return None if opam.errors else opam
 
 
+def has_checksums(opam: bytes) -> bool:
+    """Whether every source that an opam file names has a checksum; a version control has its own.
+
+    A file that cannot be read is not said to lack any.
+    """
+    metadata = _metadata({"opam": opam})
+    return metadata is None or all(
+        source.checksums or source.url.backend in _UNFIXED for source in _sources(metadata)
+    )
+
+
 def _is_fixed(opam: Opam) -> bool:
+    return all(source.checksums and source.url.backend not in _UNFIXED for source in _sources(opam))
+
+
+def _sources(opam: Opam) -> list[Any]:
     sources = [source for _, source in opam.values.get("extra-sources") or ()]
     if opam.values.get("url") is not None:
         sources.append(opam.values["url"])
-    return all(source.checksums and source.url.backend not in _UNFIXED for source in sources)
+    return sources
 
 
 def _needed(opam: Opam) -> set[str]:

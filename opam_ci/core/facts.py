@@ -40,6 +40,9 @@ class PhaseRun(Frozen):
         actions: What OPAMJSON reported, empty if opam wrote no report.
         has_report: Whether opam wrote its JSON report: a killed opam writes none.
         conflicts: `conflicts.causes` of the report: why the solver says no.
+        sandbox_killed: The process that holds the sandbox was itself ended by a signal that
+            the runner did not send. It is outside of the sandbox's PID namespace, so nothing
+            inside can have sent it.
     """
 
     phase: Phase
@@ -52,6 +55,7 @@ class PhaseRun(Frozen):
     actions: tuple[OpamAction, ...] = ()
     has_report: bool = False
     conflicts: tuple[str, ...] = ()
+    sandbox_killed: bool = False
 
 
 class DiskOveruse(Frozen):
@@ -86,15 +90,24 @@ class HostFacts(Frozen):
 
     Attributes:
         free_bytes: Bytes free where the build writes, None if it could not be read.
+        lowest_free_bytes: The least that was free there in the last phase, as far as it was
+            watched: what fails on a full disk often removes its files at once.
         free_inodes: Inodes free there.
-        oom_kills: How many processes of the job the kernel killed for its memory limit.
+        oom_kills: How many processes of the job the kernel killed for want of memory.
+        memory_limit_hits: How often the job reached its own memory limit. A kill without one
+            was for the need of the host or of a neighbour.
+        foreign_oom_kills: How many processes the kernel killed on the host meanwhile, where no
+            control group counts the job's own.
         pids_limit_hits: How often a fork was refused for the process limit.
         disk_overuse: Set if the runner ended the job because it wrote more than it may.
     """
 
     free_bytes: int | None = None
+    lowest_free_bytes: int | None = None
     free_inodes: int | None = None
     oom_kills: int = 0
+    memory_limit_hits: int = 0
+    foreign_oom_kills: int = 0
     pids_limit_hits: int = 0
     disk_overuse: DiskOveruse | None = None
 
@@ -109,7 +122,7 @@ class BuildFacts(Frozen):
             revdep as well) at exactly its version at the end; None if it was never looked at.
         finished: Whether all phases of the job ran to their end.
         host: Facts of the host after the run.
-        probes: Results of probes, by name (`mirror`, `dns`), True for reachable.
+        probes: Results of probes, by name (`mirror`, `dns`, `opam_sandbox`), True for good.
         accepts_failure: Whether the package's `x-ci-accept-failures` names this platform.
     """
 

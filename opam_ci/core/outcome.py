@@ -60,9 +60,20 @@ class FailureReason(StrEnum):
     KILLS_WORKER = "kills_worker"
     """The job took down two different workers: the fault follows the job around."""
     OWN_FAULT = "own_fault"
-    """Three workers met the same fault with this job, and none of them with another one."""
+    """In two attempts the package's own commands reached the job's limit of memory or processes."""
     NOT_INSTALLED = "not_installed"
     """Every command succeeded and yet the package is not installed."""
+
+
+OWN_MEMORY_LIMIT = "own-memory-limit"
+"""Rule of a build or test that used more memory than its own control group has."""
+
+OWN_PROCESS_LIMIT = "own-process-limit"
+"""Rule of a build or test that wanted more processes than its own control group allows."""
+
+OWN_LIMIT_RULES = frozenset({OWN_MEMORY_LIMIT, OWN_PROCESS_LIMIT})
+"""Rules of faults that the job's own control group measured in the package's own commands: they
+say nothing about the worker."""
 
 
 class SkipReason(StrEnum):

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.runners.cgroups import Cgroups, JobGroups, counted
+from opam_ci.clients.runners.cgroups import (
+    Cgroups,
+    Counted,
+    JobGroups,
+    counted,
+    host_oom_kills,
+)
 from opam_ci.clients.runners.hierarchies import WORKER_GROUP, Hierarchy, find_hierarchies
 from opam_ci.clients.runners.settings import JobLimits
 
@@ -142,9 +148,17 @@ def test_counters_of_both_versions_are_read(tmp_path: Path) -> None:
     (one / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     (one / "pids.events").write_text("max 3\n")
     (two / "memory.events").write_text("low 0\noom 1\noom_kill 4\noom_group_kill 0\n")
-    assert (counted([one]).oom_kills, counted([one]).pids_limit_hits) == (2, 3)
-    assert (counted([two]).oom_kills, counted([two]).pids_limit_hits) == (4, 0)
-    assert counted([tmp_path / "gone"]).oom_kills == 0
+    assert counted([one]) == Counted(oom_kills=2, memory_limit_hits=0, pids_limit_hits=3)
+    assert counted([two]) == Counted(oom_kills=4, memory_limit_hits=1, pids_limit_hits=0)
+    assert counted([tmp_path / "gone"]) == Counted()
+    (one / "memory.failcnt").write_text("7\n")
+    assert counted([one]).memory_limit_hits == 7
+
+
+def test_kills_on_the_host_count_where_no_group_counts_the_jobs_own() -> None:
+    assert JobGroups().foreign_oom_kills() == 0
+    now = host_oom_kills()
+    assert JobGroups(oom_kills_before=now - 2).foreign_oom_kills() >= 2
 
 
 def test_memory_is_shared_out_among_the_slots() -> None:

@@ -34,6 +34,7 @@ class Row:
     conflicts: tuple[str, ...] = ()
     earlier: dict[Phase, str] = field(default_factory=dict)
     blame: str | None = None
+    sandbox_killed: bool = False
 
 
 def fetch(fault: str, expected: str, words: str, of: str = OWN, **more: object) -> Row:
@@ -53,6 +54,7 @@ UNREADABLE = (
     "[ERROR] Could not read file /ci/repo/packages/foo/foo.1.0/opam. skipping:\n"
     "        At /ci/repo/packages/foo/foo.1.0/opam:3:0-3:1::\n        Parse error\n"
 )
+COMMAND = '+ /home/opam/.opam/opam-init/hooks/sandbox.sh "build" "make" (CWD=/b)\n'
 COMPILE_ERROR = 'File "a.ml", line 1, characters 0-3:\n# Error: Unbound value foo\n'
 
 ROWS = [
@@ -111,11 +113,16 @@ ROWS = [
         "Bad checksum, expected sha256=00",
         probes={"checksum_repeats": True},
     ),
-    fetch("first checksum wrong, fetched once", "failed(checksum)", "Bad checksum, expected md5=0"),
+    fetch(
+        "first checksum wrong, fetched once",
+        "errored(source_host)",
+        "Bad checksum, expected md5=0",
+    ),
     fetch(
         "second checksum wrong",
         "failed(checksum)",
         "Checksum mismatch for https://x.org/a.tgz:\\n expected sha512=0 got sha512=1",
+        probes={"checksum_repeats": True},
     ),
     fetch(
         "a dependency's checksum",
@@ -123,6 +130,7 @@ ROWS = [
         "Bad checksum, expected sha256=00",
         DEPENDENCY,
         blame=DEPENDENCY,
+        probes={"checksum_repeats": True},
     ),
     fetch(
         "not an archive",
@@ -193,7 +201,7 @@ ROWS = [
     ),
     Row(
         "disk full in a build, words only",
-        "errored(disk_full)",
+        "failed(build)",
         Phase.BUILD,
         31,
         '# Fatal error: exception Sys_error("No space left on device")',
@@ -218,8 +226,34 @@ ROWS = [
         host=HostFacts(oom_kills=2),
     ),
     Row(
-        "memory limit by ulimit",
+        "own memory limit",
         "errored(out_of_memory)",
+        Phase.BUILD,
+        31,
+        failing=OWN,
+        action_exit=137,
+        host=HostFacts(oom_kills=1, memory_limit_hits=1),
+    ),
+    Row(
+        "killed for memory where nothing counts the job's own",
+        "errored(out_of_memory)",
+        Phase.BUILD,
+        31,
+        failing=OWN,
+        action_exit=137,
+        host=HostFacts(foreign_oom_kills=1),
+    ),
+    Row(
+        "a full disk that was emptied at once",
+        "errored(disk_full)",
+        Phase.BUILD,
+        31,
+        failing=OWN,
+        host=HostFacts(free_bytes=1 << 40, lowest_free_bytes=4096),
+    ),
+    Row(
+        "memory limit by ulimit",
+        "failed(build)",
         Phase.BUILD,
         31,
         "# Out of memory during evaluation.",
@@ -233,33 +267,52 @@ ROWS = [
         failing=OWN,
         host=HostFacts(pids_limit_hits=3),
     ),
-    Row(
-        "pids limit, words", "errored(out_of_memory)", Phase.BUILD, 31, "# sh: 0: Cannot fork", OWN
-    ),
+    Row("pids limit, words", "failed(build)", Phase.BUILD, 31, "# sh: 0: Cannot fork", OWN),
     Row(
         "build SIGKILL",
-        "errored(unknown)",
+        "failed(build)",
         Phase.BUILD,
         31,
         "# exit-code 137",
         OWN,
         action_exit=137,
     ),
-    Row("build SIGTERM", "errored(unknown)", Phase.BUILD, 31, failing=OWN, action_exit=143),
+    Row("build SIGTERM", "failed(build)", Phase.BUILD, 31, failing=OWN, action_exit=143),
+    Row("build SIGILL", "failed(build)", Phase.BUILD, 31, failing=OWN, action_exit=132),
     Row("build SIGSEGV", "failed(build)", Phase.BUILD, 31, "# exit-code 139", OWN, action_exit=139),
-    Row("opam SIGTERM", "errored(worker_lost)", Phase.BUILD, 143),
-    Row("opam SIGKILL", "errored(worker_lost)", Phase.BUILD, None, signal=9),
-    Row("opam SIGHUP", "errored(worker_lost)", Phase.TEST, 129),
+    Row("opam SIGTERM", "failed(build)", Phase.BUILD, 143),
+    Row("opam SIGKILL", "failed(build)", Phase.BUILD, None, signal=9),
+    Row("opam SIGHUP", "failed(test)", Phase.TEST, 129),
+    Row("opam SIGTERM before package code", "errored(worker_lost)", Phase.SOLVE, 143),
+    Row("opam SIGTERM in dependencies", "failed(dependency)", Phase.DEPENDENCIES, 143),
+    Row("opam SIGSEGV", "errored(opam_internal)", Phase.BUILD, 139),
+    Row(
+        "the sandbox killed from outside",
+        "errored(worker_lost)",
+        Phase.BUILD,
+        None,
+        signal=9,
+        sandbox_killed=True,
+    ),
     Row(
         "opam SIGINT",
-        "errored(worker_lost)",
+        "failed(build)",
         Phase.BUILD,
         31,
         "[ERROR] User interruption\n[ERROR] The compilation of foo.1.0 failed",
         OWN,
     ),
-    Row("time limit of a build", "failed(timeout)", Phase.BUILD, None, timed_out=True, signal=15),
-    Row("time limit of a test", "failed(timeout)", Phase.TEST, 124, timed_out=True),
+    Row(
+        "time limit of a build",
+        "failed(timeout)",
+        Phase.BUILD,
+        None,
+        COMMAND,
+        timed_out=True,
+        signal=15,
+    ),
+    Row("time limit of a test", "failed(timeout)", Phase.TEST, 124, COMMAND, timed_out=True),
+    Row("time limit before any command", "errored(unknown)", Phase.BUILD, None, timed_out=True),
     Row("time limit of depexts", "errored(package_mirror)", Phase.DEPEXTS, None, timed_out=True),
     Row("time limit of the solver", "errored(solver_timeout)", Phase.SOLVE, None, timed_out=True),
     Row("time limit of the set-up", "errored(opam_internal)", Phase.SETUP, None, timed_out=True),
@@ -267,7 +320,7 @@ ROWS = [
     Row(
         "root locked, waits",
         "errored(opam_internal)",
-        Phase.BUILD,
+        Phase.DEPENDENCIES,
         None,
         "Another process has locked /home/opam/.opam/lock",
         timed_out=True,
@@ -479,6 +532,16 @@ ROWS = [
         31,
         "# bwrap: No permissions to create a new namespace, likely because the kernel",
         OWN,
+        probes={"opam_sandbox": False},
+    ),
+    Row(
+        "words about a sandbox that works",
+        "failed(build)",
+        Phase.BUILD,
+        31,
+        "# bwrap: No permissions to create a new namespace, likely because the kernel",
+        OWN,
+        probes={"opam_sandbox": True},
     ),
     Row(
         "bwrap absent",
@@ -487,6 +550,7 @@ ROWS = [
         31,
         "[ERROR] 'bwrap' command was not found",
         DEPENDENCY,
+        probes={"opam_sandbox": False},
     ),
     Row(
         "read-only root",
@@ -566,6 +630,7 @@ def facts_of(row: Row, kind: JobKind = JobKind.TEST) -> tuple[BuildFacts, dict[P
                 actions=actions if last else (),
                 has_report=bool(actions) and last,
                 conflicts=row.conflicts if last else (),
+                sandbox_killed=row.sandbox_killed and last,
             )
         )
         offset += len(text) + 100

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from opam_ci.core.classify import judge
 from opam_ci.core.facts import BuildFacts, DiskOveruse, HostFacts, OpamAction, PhaseRun
 from opam_ci.core.job import REVDEP_KINDS, Job, JobKind, Phase
-from opam_ci.core.outcome import label
+from opam_ci.core.outcome import OWN_LIMIT_RULES, Errored, Failed, label
 
 AMPLE = HostFacts(free_bytes=50 << 30, free_inodes=10**6)
 INSTALLED = OpamAction(action="install", package="foo.1", result="ok")
@@ -129,30 +129,97 @@ def test_a_used_up_disk_budget_is_whose_commands_wrote_most(
     assert label(judge(facts, {phase: ""})) == expected
 
 
+LIMITS = [
+    (HostFacts(oom_kills=1, memory_limit_hits=1), "errored(out_of_memory)"),
+    (HostFacts(pids_limit_hits=1), "errored(sandbox)"),
+]
+
+
+@pytest.mark.parametrize(("host", "first"), LIMITS)
+@pytest.mark.parametrize("phase", [Phase.BUILD, Phase.TEST])
+def test_the_jobs_own_limit_is_tried_once_more_and_then_its_failure(
+    host: HostFacts, first: str, phase: Phase
+) -> None:
+    facts = BuildFacts(job=job(), phases=(run(phase, 31, failed("foo.1")),), host=host)
+
+    met = judge(facts, {phase: ""}, worker="w1", attempt=1)
+    again = judge(facts, {phase: ""}, worker="w2", attempt=2, limit_reached_on="w1")
+
+    assert label(met) == first
+    assert isinstance(met, Errored)
+    assert met.evidence.rule in OWN_LIMIT_RULES
+    assert label(again) == "failed(own_fault)"
+    assert isinstance(again, Failed)
+    assert again.evidence.detail is not None
+    assert "an earlier attempt on w1 met a limit too" in again.evidence.detail
+
+
 @pytest.mark.parametrize(
-    ("phase", "printed", "expected"),
+    "host",
     [
-        (Phase.BUILD, 300 << 20, "failed(build)"),
-        (Phase.TEST, 300 << 20, "failed(test)"),
-        (Phase.BUILD, 100 << 20, "errored(out_of_memory)"),
-        (Phase.DEPENDENCIES, 300 << 20, "errored(out_of_memory)"),
+        HostFacts(free_bytes=5),
+        HostFacts(oom_kills=1),
+        HostFacts(foreign_oom_kills=1),
     ],
 )
-def test_opam_that_chokes_on_a_packages_output_is_the_packages_doing(
-    phase: Phase, printed: int, expected: str
-) -> None:
+def test_what_the_jobs_own_group_did_not_measure_is_never_its_failure(host: HostFacts) -> None:
     killed = PhaseRun(
-        phase=phase, exit_code=None, signal=9, duration=1.0, log_start=0, log_end=printed
+        phase=Phase.BUILD, exit_code=None, signal=9, duration=1.0, log_start=0, log_end=9
     )
-    facts = BuildFacts(job=job(), phases=(killed,), host=HostFacts(oom_kills=1))
-    assert label(judge(facts, {phase: ""})) == expected
+    facts = BuildFacts(job=job(), phases=(killed,), host=host)
+    assert judge(facts, {Phase.BUILD: ""}, limit_reached_on="w1").kind == "errored"
 
 
-def test_a_test_that_speaks_of_a_full_disk_on_an_empty_one_is_a_test() -> None:
-    words = "# cp: error writing 'x': No space left on device"
-    test = run(Phase.TEST, 31, failed("foo.1"))
-    assert verdict(test, kind=JobKind.TEST, log=words) == "failed(test)"
-    assert verdict(test, kind=JobKind.TEST, log=words, host=HostFacts()) == "errored(disk_full)"
+@pytest.mark.parametrize("phase", [Phase.SETUP, Phase.SOLVE, Phase.DEPEXTS, Phase.DEPENDENCIES])
+@pytest.mark.parametrize(("host", "first"), LIMITS)
+def test_a_limit_reached_outside_of_build_and_test_is_never_the_packages(
+    host: HostFacts, first: str, phase: Phase
+) -> None:
+    facts = BuildFacts(job=job(), phases=(run(phase, 99),), host=host)
+    assert label(judge(facts, {}, limit_reached_on="w1")) == first
+
+
+HOSTILE = [
+    "No space left on device",
+    "bwrap: Creating new namespace failed: Resource temporarily unavailable",
+    "bwrap: No permissions to create a new namespace",
+    "Out of memory during evaluation.",
+    "Killed",
+    "Illegal instruction (core dumped)",
+    "Could not resolve host: github.com",
+    "fatal: the remote end hung up unexpectedly",
+    "worker 3 disconnected",
+    "[ERROR] No switch is currently set",
+    "[ERROR] User interruption",
+    "[ERROR] Another process has locked /home/opam/.opam/lock",
+    "#=== ERROR while compiling other.1 ===#\n# exit-code 137",
+    "<><> Error report <><>",
+    '+ /home/opam/.opam/opam-init/hooks/sandbox.sh "build" "true" (CWD=/b)',
+    'Fatal error:\nSys_error("No space left on device")',
+    "E: Failed to fetch http://deb.example/x.deb  Temporary failure resolving 'deb.example'",
+    "[opam-ci] the worker was lost",
+]
+
+
+@pytest.mark.parametrize("before", ["", "progress 10%\r", "\r", "\x1b[2K\r", "x\x00\r"])
+@pytest.mark.parametrize("words", HOSTILE)
+def test_what_a_packages_command_prints_is_its_own_affair(words: str, before: str) -> None:
+    shown = "".join(f"{before}{line}\n" for line in words.split("\n"))
+    report = "".join(f"# {before}{line}\n" for line in words.split("\n"))
+    verbose = "".join(f"- {before}{line}\n" for line in words.split("\n"))
+    command = '+ /home/opam/.opam/opam-init/hooks/sandbox.sh "build" "sh" (CWD=/b)\n'
+    log = (
+        f'{command}{verbose}[ERROR] The compilation of foo.1 failed at "sh".\n'
+        "#=== ERROR while compiling foo.1 ===#\n# command     ~/sandbox.sh build sh\n"
+        f"# exit-code   1\n### output ###\n{report}"
+    )
+    for phase, expected in ((Phase.BUILD, "failed(build)"), (Phase.TEST, "failed(test)")):
+        for text in (log, shown):
+            assert verdict(run(phase, 31, failed("foo.1")), log=text) == expected
+            # Without a report: one that is too large.
+            assert verdict(run(phase, 31), log=text) in {expected, "failed(dependency)"}
+    # Where opam itself fails, lines of the package's output are not its words.
+    assert verdict(run(Phase.BUILD, 77), log=command + verbose) == "errored(unknown)"
 
 
 @pytest.mark.parametrize(
@@ -171,9 +238,9 @@ def test_words_of_programs_outside_the_build_root_are_the_packages_own(words: st
     assert verdict(run(Phase.BUILD, 31, failed("foo.1")), log=words) == "failed(build)"
 
 
-def test_without_a_report_words_decide_and_silence_does_not() -> None:
+def test_without_a_report_opams_exit_code_says_that_an_action_failed() -> None:
     block = "#=== ERROR while compiling {} ===#\n# make: *** [all] Error 2\n"
-    assert verdict(run(Phase.BUILD, 31)) == "errored(unknown)"
+    assert verdict(run(Phase.BUILD, 31)) == "failed(build)"
     assert verdict(run(Phase.BUILD, 31), log=block.format("foo.1")) == "failed(build)"
     assert verdict(run(Phase.TEST, 31), log=block.format("foo.1")) == "failed(test)"
     assert verdict(run(Phase.BUILD, 31), log=block.format("bar.2")) == "failed(dependency)"
@@ -223,3 +290,16 @@ def test_any_facts_come_to_an_outcome_and_green_needs_proof(
     clean = phases and all(code == 0 and not late for _, code, late in phases)
     assert (outcome.kind == "passed") == bool(clean and finished and installed)
     assert outcome.kind != "cancelled"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([Phase.BUILD, Phase.TEST]),
+    st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=60)), max_size=8),
+    st.booleans(),
+)
+def test_no_words_make_a_fault_of_a_failed_command(
+    phase: Phase, words: list[str], reported: bool
+) -> None:
+    ended = run(phase, 31, failed("foo.1")) if reported else run(phase, 31)
+    assert verdict(ended, log="\n".join(words)).startswith("failed(")

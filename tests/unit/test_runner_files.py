@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from opam_ci.clients.runners import beneath, mirrors
 from opam_ci.clients.runners.image import remove_tree
 from opam_ci.clients.runners.jobroot import JobRoots, overlay
-from opam_ci.clients.runners.layer import require_sandbox
+from opam_ci.clients.runners.layer import require_pid_namespace, require_sandbox
 from opam_ci.clients.runners.locks import lock, try_lock
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.sandbox import ROOT
@@ -181,6 +181,19 @@ async def test_the_sandbox_of_opam_must_be_on(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError) as absent:
         await require_sandbox(executor)
     assert off.value.cause is absent.value.cause is Cause.SANDBOX
+
+
+async def test_the_sandbox_of_opam_must_have_its_own_processes(tmp_path: Path) -> None:
+    lower = tmp_path / "layer"
+    script = lower / "home/opam/.opam/opam-init/hooks/sandbox.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text('exec bwrap "${ARGS[@]}" "$@"\n')
+    (tmp_path / "job").mkdir()
+    executor = RootfsExecutor(overlay(tmp_path / "job", (lower,)), mirrors.Mirrors(), ROOT)
+    with pytest.raises(InfrastructureError, match="no PID namespace"):
+        await require_pid_namespace(executor)
+    script.write_text('exec bwrap --unshare-pid "${ARGS[@]}" "$@"\n')
+    await require_pid_namespace(executor)
 
 
 def test_an_excerpt_keeps_both_ends() -> None:

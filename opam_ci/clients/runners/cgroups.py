@@ -40,19 +40,27 @@ class Counted:
     """What the kernel counted in a job's groups.
 
     Attributes:
-        oom_kills: Processes that it killed for the memory limit.
+        oom_kills: Processes that it killed for want of memory.
+        memory_limit_hits: How often the groups' own memory limit was reached.
         pids_limit_hits: Forks that it refused for the process limit.
     """
 
     oom_kills: int = 0
+    memory_limit_hits: int = 0
     pids_limit_hits: int = 0
 
 
 @dataclass(frozen=True)
 class JobGroups:
-    """The groups of one job, one in each hierarchy; none where the machine grants none."""
+    """The groups of one job, one in each hierarchy; none where the machine grants none.
+
+    Attributes:
+        oom_kills_before: What the host had counted when the job began, where no group of the job
+            counts its own.
+    """
 
     directories: tuple[Path, ...] = ()
+    oom_kills_before: int | None = None
 
     def entered(self, argv: Sequence[str]) -> list[str]:
         """Returns the command that enters the groups first."""
@@ -64,6 +72,11 @@ class JobGroups:
     def counted(self) -> Counted:
         """Reads the counters; what cannot be read counts as nothing."""
         return counted(self.directories)
+
+    def foreign_oom_kills(self) -> int:
+        """Returns the kills on the host since the job began that may have been of the job."""
+        before = self.oom_kills_before
+        return 0 if before is None else host_oom_kills() - before
 
 
 class Cgroups:
@@ -107,8 +120,10 @@ class Cgroups:
         Raises:
             InfrastructureError: Cause `sandbox`: the kernel refuses.
         """
+        counts = any("memory" in each.controllers for each in self._hierarchies)
         made = JobGroups(
-            tuple(each.parent / f"{PREFIX}{directory.name}" for each in self._hierarchies)
+            tuple(each.parent / f"{PREFIX}{directory.name}" for each in self._hierarchies),
+            oom_kills_before=None if counts else host_oom_kills(),
         )
         if not made.directories:
             yield made
@@ -171,13 +186,21 @@ async def remove(directories: Iterable[Path]) -> None:
 
 def counted(directories: Iterable[Path]) -> Counted:
     """Adds up the counters of some groups, of either version."""
-    kills = hits = 0
+    kills = reached = hits = 0
     for path in directories:
         # Version 2 has the first file, version 1 the second.
         kills += _counter(path / "memory.events", "oom_kill")
         kills += _counter(path / "memory.oom_control", "oom_kill")
+        # Not reached by a kill for the need of the host, or of a group above.
+        reached += _counter(path / "memory.events", "oom")
+        reached += _number(path / "memory.failcnt")
         hits += _counter(path / "pids.events", "max")
-    return Counted(oom_kills=kills, pids_limit_hits=hits)
+    return Counted(oom_kills=kills, memory_limit_hits=reached, pids_limit_hits=hits)
+
+
+def host_oom_kills() -> int:
+    """Returns how many processes the kernel has killed for memory since it started."""
+    return _counter(Path("/proc/vmstat"), "oom_kill")
 
 
 def _counter(path: Path, name: str) -> int:
@@ -186,6 +209,12 @@ def _counter(path: Path, name: str) -> int:
             key, _, value = line.partition(" ")
             if key == name:
                 return int(value)
+    return 0
+
+
+def _number(path: Path) -> int:
+    with suppress(OSError, ValueError):
+        return int(path.read_text())
     return 0
 
 

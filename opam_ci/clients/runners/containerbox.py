@@ -79,9 +79,10 @@ class Box:
         _, output, _ = await self.engine.try_call(
             *("exec", self.name, "grep", "-H", "-s", ""),
             *("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"),
+            "/sys/fs/cgroup/memory/memory.failcnt",
             *("/sys/fs/cgroup/pids.events", "/sys/fs/cgroup/pids/pids.events"),
         )
-        kills = hits = 0
+        kills = reached = hits = 0
         for line in output.decode(errors="replace").splitlines():
             path, _, words = line.partition(":")
             key, _, value = words.partition(" ")
@@ -89,7 +90,11 @@ class Box:
                 kills += int(value)
             if value.isdigit() and key == "max" and path.endswith("pids.events"):
                 hits += int(value)
-        return Counted(oom_kills=kills, pids_limit_hits=hits)
+            if value.isdigit() and key == "oom":
+                reached += int(value)
+            if words.isdigit() and path.endswith("memory.failcnt"):
+                reached += int(words)
+        return Counted(oom_kills=kills, memory_limit_hits=reached, pids_limit_hits=hits)
 
     async def end(self) -> None:
         """Ends every process and removes the container, also when cancelled meanwhile.

@@ -196,8 +196,10 @@ class ContainerExecutor:
         counted = await self._box.count()
         facts = HostFacts(
             oom_kills=counted.oom_kills,
+            memory_limit_hits=counted.memory_limit_hits,
             pids_limit_hits=counted.pids_limit_hits,
             disk_overuse=self._disk.overuse if self._disk is not None else None,
+            lowest_free_bytes=self._disk.lowest_free_bytes if self._disk is not None else None,
         )
         upper = self._box.upper
         if upper is None or not (upper if upper.exists() else upper.parents[1]).exists():

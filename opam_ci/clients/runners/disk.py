@@ -39,6 +39,8 @@ class DiskWatch:
 
     Attributes:
         overuse: Set when the job was over its budget.
+        lowest_free_bytes: The least that was seen free in the last phase; None if it was over
+            before the first look.
     """
 
     def __init__(self, directory: Path, limits: JobLimits, rights: Rights) -> None:
@@ -46,7 +48,9 @@ class DiskWatch:
         self._limits = limits
         self._rights = rights
         self._before = (0, 0)
+        self._phase: Phase | None = None
         self.overuse: DiskOveruse | None = None
+        self.lowest_free_bytes: int | None = None
 
     def elsewhere(self, directory: Path) -> "DiskWatch":
         """Returns a watch over another directory, with the same limits."""
@@ -59,6 +63,8 @@ class DiskWatch:
             InfrastructureError: Cause `storage`: the tree cannot be counted.
         """
         self._before = await self._count() if phase in _OWN else (0, 0)
+        if phase is not self._phase:
+            self._phase, self.lowest_free_bytes = phase, None
 
     async def exceeded(self) -> None:
         """Returns when the job is over its budget; until then it waits.
@@ -96,6 +102,9 @@ class DiskWatch:
 
     def _used(self) -> tuple[int, int]:
         status = os.statvfs(self._directory)
+        free = status.f_bavail * status.f_frsize
+        lowest = self.lowest_free_bytes
+        self.lowest_free_bytes = free if lowest is None else min(free, lowest)
         return (
             (status.f_blocks - status.f_bfree) * status.f_frsize,
             status.f_files - status.f_ffree,

@@ -20,7 +20,10 @@ from opam_ci.clients.runners.image import ImageManifest
 from opam_ci.clients.runners.phasebook import PhaseBook
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
-from opam_ci.core.classify.sources import CHECKSUM_REPEATS
+from opam_ci.core.build_keys import has_checksums
+from opam_ci.core.classify.machine import OPAM_SANDBOX
+from opam_ci.core.classify.rule import PACKAGE_PHASES
+from opam_ci.core.classify.sources import CHECKSUM_REPEATS, SOURCES_FIXED
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import OpamAction
 from opam_ci.core.job import JobKind, Phase
@@ -37,6 +40,10 @@ _FETCH_FAILED = 40
 """opam's exit code for a source that could not be had."""
 
 _OPAM_FILE_LIMIT = 1 << 20
+
+_PROBE_TIMEOUT = 60.0
+"""Seconds for a command that does nothing in a sandbox, 20 ms of work, on a very busy machine."""
+
 _REPOSITORY_FILES = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
 
 
@@ -75,7 +82,8 @@ class JobRun:
 
     Attributes:
         probes: Facts by name: `package_known` after the solver said 5; `checksum_repeats`
-            after opam refused a source for its checksum.
+            after opam refused a source for its checksum; `opam_sandbox` after package code
+            failed; `sources_fixed` after it wanted a source again.
         revdeps: The answer of a `list-revdeps` job.
     """
 
@@ -157,6 +165,7 @@ class JobRun:
 
     async def _setup(self) -> bool:
         await layer.require_sandbox(self._executor)
+        await layer.require_pid_namespace(self._executor)
         if not await self._phase(Phase.SETUP, *phases.submission_repository(self._mirrors)):
             return False
         await self._check_repository()
@@ -288,7 +297,24 @@ class JobRun:
             too_late = await self._cache.fill(self._for_cache)
             if too_late is not None:
                 return self._book.end(begun, too_late)
-        return self._book.end(begun, *await self._series(commands))
+        ended, found = await self._series(commands)
+        if phase in PACKAGE_PHASES and not (ended.ok or ended.timed_out or ended.stopped):
+            await self._look_into(ended, found)
+        return self._book.end(begun, ended, found)
+
+    async def _look_into(self, ended: Ended, found: report.OpamReport | None) -> None:
+        """Collects facts about a failure of package code that its words cannot be trusted for."""
+        if ended.exit_code == _FETCH_FAILED and found is not None:
+            wanted = sorted({each.package for each in found.actions if each.action == "fetch"})
+            files = await self._solution_files(*wanted)
+            self.probes[SOURCES_FIXED] = all(map(has_checksums, files.values()))
+        probed = await self._executor.run(
+            steps.OPAM_SANDBOX_PROBE,
+            output=self._book.transcript.output,
+            phase=self._book.transcript.phase,
+            time_limit=_PROBE_TIMEOUT,
+        )
+        self.probes[OPAM_SANDBOX] = probed.ok
 
     async def _series(
         self, commands: tuple[steps.Step, ...]

@@ -25,7 +25,7 @@ from opam_ci.core.job import Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 
-LAYER_VERSION = 3
+LAYER_VERSION = 4
 """Raised whenever the way of making a layer changes."""
 
 _STEP_TIMEOUT = 10 * 60.0
@@ -65,6 +65,16 @@ _TAKE_OVER = steps.Step(
     shown="opam repository set-url default",
     scratch=(_BASE,),
 )
+
+
+_SANDBOX_SCRIPT = f"{phases.OPAM_ROOT}/opam-init/hooks/sandbox.sh"
+_UNSHARED = "exec bwrap --unshare-pid "
+_UNSHARE = steps.Step(
+    ("sed", "-i", f"s/^exec bwrap /{_UNSHARED}/", f"/{_SANDBOX_SCRIPT}"),
+    shown="give opam's sandbox a PID namespace of its own",
+)
+"""opam's script leaves commands of packages in opam's PID namespace, where they could kill it and
+write to its output. It ends in this line in opam 2.0 to 2.6."""
 
 
 class ArtifactSource(Protocol):
@@ -254,6 +264,8 @@ class LayerMaking:
             await self._do(_TAKE_OVER if existing else _INITIALISE, stdin=stream)
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
         await require_sandbox(self._executor)
+        await self._do(_UNSHARE)
+        await require_pid_namespace(self._executor)
         option = ("opam", "option", "--global")
         await self._do(steps.Step((*option, "solver=builtin-0install")))
         if self._mirrors.urls:
@@ -349,6 +361,21 @@ async def require_sandbox(executor: Executor) -> None:
         "machine (user namespaces must be allowed: sysctl user.max_user_namespaces)",
         cause=Cause.SANDBOX,
     )
+
+
+async def require_pid_namespace(executor: Executor) -> None:
+    """Checks that commands of packages will see no process but their own.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`.
+    """
+    script = await read_one(executor, _SANDBOX_SCRIPT, limit=report.STATE_LIMIT) or b""
+    if _UNSHARED.encode() not in script:
+        raise InfrastructureError(
+            "opam's sandbox in the build root has no PID namespace of its own: its script, "
+            "hooks/sandbox.sh, is not as this CI knows it",
+            cause=Cause.SANDBOX,
+        )
 
 
 async def read_installed(executor: Executor) -> frozenset[str] | None:

@@ -72,6 +72,7 @@ class PhaseBook:
                 actions=found.actions if found is not None else (),
                 has_report=found is not None,
                 conflicts=found.conflicts if found is not None else (),
+                sandbox_killed=ended.sandbox_killed,
             )
         )
         how = (

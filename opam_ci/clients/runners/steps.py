@@ -59,14 +59,22 @@ class Step:
         return self.shown or " ".join(self.argv)
 
 
-_CANARY_SCRIPT = (
+_OPAM_SANDBOX = (
     # The shape of a build: opam's own sandbox in the outer one.
-    "bwrap --ro-bind / / --unshare-net --proc /proc --dev /dev opam --version && "
+    *("bwrap", "--ro-bind", "/", "/", "--unshare-net", "--unshare-pid"),
+    *("--proc", "/proc", "--dev", "/dev"),
+)
+_CANARY_SCRIPT = (
+    f"{' '.join(_OPAM_SANDBOX)} opam --version && "
     "mkdir -p empty/packages && echo 'opam-version: \"2.0\"' > empty/repo && "
     "exec opam init --bare --no-setup --kind=local default ./empty"
 )
 CANARY = Step(("sh", "-c", _CANARY_SCRIPT), shown="canary", directory="/home/opam")
 """What a preflight runs: afterwards opam's configuration says whether its sandbox is on."""
+
+
+OPAM_SANDBOX_PROBE = Step((*_OPAM_SANDBOX, "true"))
+"""Whether commands of packages can run at all; nothing that a package wrote is part of it."""
 
 
 def unpack(directory: str) -> Step:

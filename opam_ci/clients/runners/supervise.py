@@ -31,6 +31,8 @@ class Ended:
             without a sandbox.
         duration: Seconds of wall time.
         stopped: We ended it because its guard said so.
+        sandbox_killed: The sandbox's own process, outside of its PID namespace, was ended by a
+            signal that we did not send.
     """
 
     exit_code: int | None
@@ -39,6 +41,7 @@ class Ended:
     started: bool
     duration: float
     stopped: bool = False
+    sandbox_killed: bool = False
 
     @property
     def ok(self) -> bool:
@@ -166,6 +169,7 @@ async def supervise(
         started=status is None or status.started,
         duration=time.monotonic() - begin,
         stopped=stopped,
+        sandbox_killed=code < 0 and status is not None and not (timed_out or stopped),
     )
 
 

@@ -26,6 +26,9 @@ SIGNALS = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7:
            8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM"}  # fmt: skip
 """Names of the signals that end processes, with Linux's numbers."""
 
+SIGILL = 4
+SIGKILL = 9
+
 SENT_FROM_OUTSIDE = frozenset({1, 2, 3, 9, 15})
 """Signals that a program gets from somebody else, not from its own mistakes."""
 

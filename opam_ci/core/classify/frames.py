@@ -22,8 +22,20 @@ _OUTPUT_END = re.compile(
 _COMMAND = re.compile(
     r"\+ .{0,400}(?:hooks/sandbox\.sh\b|\(CWD=[^)]{0,300}[/\\]build[/\\])",
 )
+
+
+def is_command(text: str) -> bool:
+    """Returns whether a line, without time stamps, is the start of a command by opam --verbose."""
+    return _COMMAND.match(text) is not None
+
+
 _CITED = re.compile(r"(?:>{1,3} ?)+")
 """A mail's or markdown's citation, around whatever marks opam made."""
+
+
+def _is_shown_output(unstamped: str) -> bool:
+    # An empty line of the output is a bare mark.
+    return unstamped.startswith("- ") or unstamped == "-"
 
 
 class Frames:
@@ -47,6 +59,11 @@ class Frames:
         """
         if unstamped.startswith(">"):
             unstamped = _CITED.sub("", unstamped, count=1)
+        if self._verbose and _is_shown_output(unstamped):
+            return True
+        if self._inside and self._marked and unstamped.startswith("# "):
+            # Whatever it looks like: a report of opam's own has no blank behind its mark.
+            return True
         if _REPORT.match(body):
             self._inside = self._verbose = False
         elif _SANDBOXED.match(body):
@@ -59,8 +76,6 @@ class Frames:
             ended = not unstamped.startswith("#") if self._marked else _OUTPUT_END.match(body)
             self._inside = not ended
             return self._inside
-        elif self._verbose:
-            # An empty line of the output is a bare mark.
-            self._verbose = unstamped.startswith("- ") or unstamped == "-"
-            return self._verbose
+        else:
+            self._verbose = False
         return False

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from opam_ci.core.classify.machine import judge_machine
 from opam_ci.core.classify.packages import judge_package_phase
+from opam_ci.core.classify.positive_proofs import is_proven
 from opam_ci.core.classify.preparation import judge_preparation
 from opam_ci.core.classify.rule import PACKAGE_PHASES
 from opam_ci.core.classify.sources import judge_fetch
@@ -21,7 +22,9 @@ from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import BuildFacts, PhaseRun
 from opam_ci.core.job import REVDEP_KINDS, JobKind, Phase
 from opam_ci.core.outcome import (
+    OWN_LIMIT_RULES,
     Cause,
+    Errored,
     Failed,
     FailureReason,
     Outcome,
@@ -40,6 +43,7 @@ def judge(
     *,
     worker: str | None = None,
     attempt: int | None = None,
+    limit_reached_on: str | None = None,
 ) -> Outcome:
     """Decides what one attempt came to, with the evidence for it.
 
@@ -48,12 +52,14 @@ def judge(
         logs: Text of each phase that ran, possibly without its middle (see `cut.py`).
         worker: Identity of the worker that ran it, for the evidence.
         attempt: Number of the attempt, for the evidence.
+        limit_reached_on: Worker on which an earlier attempt of this round reached the job's own
+            limit (`OWN_LIMIT_RULES`): then to reach it again is the package's failure.
 
     Returns:
         The outcome; never `cancelled`, which is no finding but a request.
     """
     case = Case(facts=facts, logs=logs, worker=worker, attempt=attempt)
-    outcome = _decide(case)
+    outcome = _proven(_once_more(_decide(case), limit_reached_on))
     if facts.accepts_failure and isinstance(outcome, Failed):
         return _accepted(outcome)
     return outcome
@@ -72,6 +78,31 @@ def _decide(case: Case) -> Outcome:
     if stopped.phase in PACKAGE_PHASES:
         return judge_package_phase(case, stopped)
     return judge_preparation(case, stopped)
+
+
+def _once_more(outcome: Outcome, limit_reached_on: str | None) -> Outcome:
+    """Turns the second time that the job's own commands reach its limit into its failure."""
+    if (
+        limit_reached_on is None
+        or not isinstance(outcome, Errored)
+        or outcome.evidence.rule not in OWN_LIMIT_RULES
+    ):
+        return outcome
+    detail = f"{outcome.evidence.detail}; an earlier attempt on {limit_reached_on} met a limit too"
+    return Failed(
+        reason=FailureReason.OWN_FAULT,
+        evidence=outcome.evidence.model_copy(update={"detail": detail}),
+    )
+
+
+def _proven(outcome: Outcome) -> Outcome:
+    """Keeps a failure only if package code ran, or a positive proof says so."""
+    if not isinstance(outcome, Failed) or is_proven(outcome):
+        return outcome
+    evidence = outcome.evidence
+    detail = f"no package code ran, and {evidence.rule} is no proof of failed({outcome.reason})"
+    known = f"{detail}; {evidence.detail}" if evidence.detail else detail
+    return Errored(cause=Cause.UNKNOWN, evidence=evidence.model_copy(update={"detail": known}))
 
 
 def _succeeded(run: PhaseRun) -> bool:

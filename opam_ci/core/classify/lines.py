@@ -85,7 +85,7 @@ def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[
     offsets = Offsets(text, log_start=log_start, log_end=log_end)
     quotes, frames = _Quotes(), Frames()
     lines: list[Line] = []
-    number, position, seen = 1, 0, 0
+    number, position, seen, inside = 1, 0, 0, False
     for match in _PIECE.finditer(text):
         start, piece = match.start(), match.group()
         number += text.count("\n", position, start)
@@ -99,7 +99,9 @@ def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[
         if not body.isascii():
             body = body.translate(_QUOTATION_MARKS)
         quoted = quotes.next(piece, capped, body)
-        inside = frames.next(_strip_stamps(capped), body)
+        # What follows a carriage return has no mark of its own: it is whose the line is.
+        if not lines or "\n" in text[position:start]:
+            inside = frames.next(_strip_stamps(capped), body)
         offset = offsets.at(start, seen)
         lines.append(Line(number, offset, body, capped, body.lower(), quoted, inside))
         position = match.end()

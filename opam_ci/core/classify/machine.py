@@ -2,19 +2,27 @@
 
 from opam_ci.core.classify.exits import (
     SENT_FROM_OUTSIDE,
-    OpamExit,
+    SIGILL,
+    SIGKILL,
     signal_name,
     signal_of,
 )
+from opam_ci.core.classify.rule import PACKAGE_PHASES
 from opam_ci.core.classify.rules import BY_ID
 from opam_ci.core.classify.text import first_match
 from opam_ci.core.classify.verdicts import Case
-from opam_ci.core.facts import HostFacts, PhaseRun
+from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Phase
-from opam_ci.core.outcome import Cause, FailureReason, Outcome
+from opam_ci.core.outcome import (
+    OWN_MEMORY_LIMIT,
+    OWN_PROCESS_LIMIT,
+    Cause,
+    FailureReason,
+    Outcome,
+)
 
 DISK_FLOOR_BYTES = 64 * 1024 * 1024
-"""With less than this free after a failure, the disk was full during it.
+"""With less than this free during a failure or after it, the disk was full.
 
 opam and compilers remove their temporary files when they fail, so that a full disk shows
 some free space a moment later; a healthy worker takes no work below gigabytes.
@@ -24,8 +32,12 @@ FLOOD_BYTES = 256 * 1024 * 1024
 """Output of one package above which opam itself may run out of memory.
 
 opam keeps the whole output of a failed command in memory: it took more than 10 GiB for 1 GiB
-of short lines (measured, opam 2.3.0). A retry would end the same way.
+of short lines (measured, opam 2.3.0).
 """
+
+OPAM_SANDBOX = "opam_sandbox"
+"""Name of the probe that ran a command in a sandbox like opam's, after a phase of package code
+had failed: False if it does not work."""
 
 _LOCKED = (BY_ID["opam-locked"],)
 """opam waits for ever for a lock on its root: that is no endless build."""
@@ -39,11 +51,13 @@ _TIMEOUT_CAUSES = {
     # One limit covers all dependencies: too short a limit or a slow worker, and a retry with
     # a warmer cache gets further. It proves nothing against any package.
     Phase.DEPENDENCIES: Cause.UNKNOWN,
+    Phase.BUILD: Cause.UNKNOWN,
+    Phase.TEST: Cause.UNKNOWN,
     Phase.VERIFY: Cause.OPAM_INTERNAL,
 }
 
 
-_OWN_REASONS = {Phase.BUILD: FailureReason.BUILD, Phase.TEST: FailureReason.TEST}
+OWN_REASONS = {Phase.BUILD: FailureReason.BUILD, Phase.TEST: FailureReason.TEST}
 """Phases in which only the package's own commands run, with the reason of a failure there."""
 
 
@@ -55,15 +69,7 @@ def judge_machine(case: Case, run: PhaseRun) -> Outcome | None:
         or _judge_limits(case, run)
         or _judge_time(case, run)
         or _judge_signal(case, run)
-    )
-
-
-def space_is_ample(host: HostFacts) -> bool:
-    """Returns whether it is known that the disk was not full."""
-    return (
-        host.free_bytes is not None
-        and host.free_bytes >= DISK_FLOOR_BYTES
-        and host.free_inodes != 0
+        or _judge_sandbox(case, run)
     )
 
 
@@ -81,8 +87,8 @@ def _judge_disk_budget(case: Case, run: PhaseRun) -> Outcome | None:
         f"{over.phase_bytes >> 20} MiB in {over.phase_inodes} of them in phase {run.phase}; "
         f"it may write {over.limit_bytes >> 20} MiB in {over.limit_inodes}"
     )
-    if run.phase in _OWN_REASONS and over.by_last_phase:
-        return case.failed(_OWN_REASONS[run.phase], "disk-budget", run, detail=detail)
+    if run.phase in OWN_REASONS and over.by_last_phase:
+        return case.failed(OWN_REASONS[run.phase], "disk-budget", run, detail=detail)
     return case.errored(Cause.DISK_FULL, "disk-budget", run, detail=detail)
 
 
@@ -91,29 +97,37 @@ def _judge_disk(case: Case, run: PhaseRun) -> Outcome | None:
     if host.free_inodes == 0:
         detail = "no inode free in the build root"
         return case.errored(Cause.DISK_FULL, "host-inodes", run, detail=detail)
-    if host.free_bytes is not None and host.free_bytes < DISK_FLOOR_BYTES:
-        detail = f"{host.free_bytes} bytes free in the build root"
+    known = [left for left in (host.free_bytes, host.lowest_free_bytes) if left is not None]
+    if known and min(known) < DISK_FLOOR_BYTES:
+        detail = f"{min(known)} bytes free in the build root"
         return case.errored(Cause.DISK_FULL, "host-disk", run, detail=detail)
     return None
 
 
 def _judge_limits(case: Case, run: PhaseRun) -> Outcome | None:
+    """Judges what the kernel counted.
+
+    In a phase of the package's own commands, its own limit is its own doing: such a verdict has a
+    rule of `OWN_LIMIT_RULES`, and `judge` makes a failure of the second one.
+    """
     host = case.facts.host
-    printed = run.log_end - run.log_start
-    if (
-        host.oom_kills
-        and run.phase in _OWN_REASONS
-        and printed > FLOOD_BYTES
-        and not run.has_report
-    ):
-        detail = f"opam ran out of memory over the {printed >> 20} MiB that the package printed"
-        return case.failed(_OWN_REASONS[run.phase], "output-flood", run, detail=detail)
+    own = run.phase in OWN_REASONS
     if host.oom_kills:
         detail = f"the kernel killed {host.oom_kills} process(es) for the job's memory limit"
-        return case.errored(Cause.OUT_OF_MEMORY, "host-oom", run, detail=detail)
+        if not host.memory_limit_hits:
+            detail = (
+                f"the kernel killed {host.oom_kills} process(es) of the job, which was below its "
+                "own memory limit: the host or a neighbour used up the memory"
+            )
+            return case.errored(Cause.OUT_OF_MEMORY, "host-oom", run, detail=detail)
+        if own and (printed := run.log_end - run.log_start) > FLOOD_BYTES:
+            detail = f"{detail}; opam keeps the {printed >> 20} MiB that the package printed in it"
+        rule = OWN_MEMORY_LIMIT if own else "memory-limit"
+        return case.errored(Cause.OUT_OF_MEMORY, rule, run, detail=detail)
     if host.pids_limit_hits:
         detail = f"the job's process limit refused {host.pids_limit_hits} fork(s)"
-        return case.errored(Cause.SANDBOX, "host-pids", run, detail=detail)
+        rule = OWN_PROCESS_LIMIT if own else "process-limit"
+        return case.errored(Cause.SANDBOX, rule, run, detail=detail)
     return None
 
 
@@ -121,12 +135,14 @@ def _judge_time(case: Case, run: PhaseRun) -> Outcome | None:
     if not run.timed_out:
         return None
     detail = f"ended by the supervisor after {run.duration:.0f} s in phase {run.phase}"
-    if lock := first_match(case.lines(run.phase), run.phase, _LOCKED):
+    if run.phase in OWN_REASONS:
+        if case.ran_package_code(run):
+            return case.failed(FailureReason.TIMEOUT, "timeout", run, detail=detail)
+        detail = f"{detail}, before any command of the package began"
+    elif lock := first_match(case.lines(run.phase), run.phase, _LOCKED):
         return case.errored(Cause.OPAM_INTERNAL, lock.rule, run, lines=lock.lines, detail=detail)
-    if run.phase in {Phase.BUILD, Phase.TEST}:
-        return case.failed(FailureReason.TIMEOUT, "timeout", run, detail=detail)
     cause = _TIMEOUT_CAUSES[run.phase]
-    unreachable = [name for name, up in sorted(case.facts.probes.items()) if not up]
+    unreachable = [name for name in ("dns", "mirror") if case.facts.probes.get(name) is False]
     if run.phase is Phase.FETCH and unreachable:
         cause = Cause.DNS if "dns" in unreachable else Cause.NETWORK
         detail = f"{detail}; not reachable: {', '.join(unreachable)}"
@@ -134,16 +150,38 @@ def _judge_time(case: Case, run: PhaseRun) -> Outcome | None:
 
 
 def _judge_signal(case: Case, run: PhaseRun) -> Outcome | None:
-    """Judges a phase whose own command (opam, a shell, apt) was killed.
-
-    Package code runs below opam, which survives it and exits 31: a signal that reached the
-    phase's command was sent by nobody of the package.
-    """
+    """Judges a phase whose own command (opam, a shell, apt) was killed."""
+    if run.sandbox_killed:
+        detail = f"the sandbox was ended from outside by {signal_name(run.signal or 0)}"
+        return case.errored(Cause.WORKER_LOST, "sandbox-killed", run, detail=detail)
     number = signal_of(run.exit_code, run.signal)
     if number is None or run.has_report:
         return None
-    name = signal_name(number)
-    detail = f"the phase's command was ended by {name} and left no report"
-    if number in SENT_FROM_OUTSIDE or run.exit_code == OpamExit.USER_INTERRUPT:
+    detail = f"the phase's command was ended by {signal_name(number)} and left no report"
+    if number == SIGKILL and (host_oom := foreign_oom(case, run, detail)):
+        return host_oom
+    if run.phase in PACKAGE_PHASES and number in {*SENT_FROM_OUTSIDE, SIGILL}:
+        # Nobody but the package was there to send it: not the runner (above), not the kernel.
+        detail = f"{detail}; neither the CI nor the kernel sent it"
+        reason = OWN_REASONS.get(run.phase, FailureReason.DEPENDENCY)
+        return case.failed(reason, "opam-killed", run, detail=detail)
+    if number in SENT_FROM_OUTSIDE:
         return case.errored(Cause.WORKER_LOST, "opam-killed", run, detail=detail)
     return case.errored(Cause.OPAM_INTERNAL, "opam-crashed", run, detail=detail)
+
+
+def foreign_oom(case: Case, run: PhaseRun, detail: str) -> Outcome | None:
+    """Returns a fault for a SIGKILL that may be the kernel's, where no group counts its kills."""
+    kills = case.facts.host.foreign_oom_kills
+    if not kills:
+        return None
+    detail = f"{detail}; the kernel killed {kills} process(es) of the host meanwhile for memory"
+    return case.errored(Cause.OUT_OF_MEMORY, "host-oom", run, detail=detail)
+
+
+def _judge_sandbox(case: Case, run: PhaseRun) -> Outcome | None:
+    """Judges a phase of package code on a machine on which opam's sandbox has stopped working."""
+    if run.phase not in PACKAGE_PHASES or case.facts.probes.get(OPAM_SANDBOX) is not False:
+        return None
+    detail = "a sandbox like opam's could not be started in the build root afterwards"
+    return case.errored(Cause.SANDBOX, "sandbox-bwrap", run, detail=detail)

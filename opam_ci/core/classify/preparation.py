@@ -38,6 +38,9 @@ _LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL
 def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
     """Judges a failed checkout, setup, solve, depexts or verify phase."""
     verdict = case.text_verdict(run.phase)
+    if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
+        # opam's own report: its words repeat what opam files say, which may look like anything.
+        return _no_solution(case, run, verdict)
     if verdict and verdict.outcome == "errored":
         return _unless_unreadable(case, run, verdict)
     if verdict and verdict.reason in _PROOFS.get(run.phase, ()):
@@ -73,18 +76,22 @@ def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outco
         return _stale_lists(case, run) or case.of_text(verdict, run)
     if run.exit_code == OpamExit.NO_SOLUTION:
         if run.conflicts:
-            return case.skipped(
-                SkipReason.NO_SOLUTION,
-                "solver-conflict",
-                run,
-                lines=verdict.lines if verdict else None,
-                detail=run.conflicts[0][:400],
-            )
+            return _no_solution(case, run, verdict)
         if verdict and verdict.outcome == "skipped":
             return case.skipped(SkipReason.NO_SOLUTION, verdict.rule, run, lines=verdict.lines)
     if run.exit_code == OpamExit.NOT_FOUND:
         return _judge_not_found(case, run, verdict)
     return None
+
+
+def _no_solution(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome:
+    return case.skipped(
+        SkipReason.NO_SOLUTION,
+        "solver-conflict",
+        run,
+        lines=verdict.lines if verdict else None,
+        detail=run.conflicts[0][:400],
+    )
 
 
 def _judge_not_found(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome | None:

@@ -15,6 +15,10 @@ CHECKSUM_REPEATS = "checksum_repeats"
 """Name of the probe that fetched a source with a wrong checksum once more: True if the same
 wrong sum came again, so that the source is what its host means to serve."""
 
+SOURCES_FIXED = "sources_fixed"
+"""Name of the probe that read, after a download in a phase without network, the opam files of the
+packages concerned: False if a source of theirs has no checksum, so that opam could not keep it."""
+
 _NAMES = re.compile(
     r"(?:ERROR while fetching sources for |Failed to get (?:sources|extra source \"[^\"]*\") of )"
     r"(?P<names>[^\s:(]+(?:, [^\s:(]+)*)"
@@ -49,10 +53,26 @@ def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
     return judge_opam_exit(case, run)
 
 
+def judge_unfixed_source(case: Case, run: PhaseRun) -> Outcome | None:
+    """Returns the failure of a source without checksum, which opam wants again in the build."""
+    if case.facts.probes.get(SOURCES_FIXED) is not False:
+        return None
+    names = _failed_packages(case, run) or [case.own]
+    name = case.own if case.own in names else names[0]
+    reason = FailureReason.SOURCE if name == case.own else FailureReason.DEPENDENCY
+    detail = (
+        f"a source of {name} has no checksum, so opam does not keep it for the build, which has no "
+        "network: add a checksum"
+    )
+    return case.failed(reason, "source-without-checksum", run, detail=detail, blame=name)
+
+
 def _judge_source(case: Case, run: PhaseRun, name: str, verdict: TextVerdict) -> Outcome:
     repeats = case.facts.probes.get(CHECKSUM_REPEATS)
-    if verdict.reason is FailureReason.CHECKSUM and repeats is False:
+    if verdict.reason is FailureReason.CHECKSUM and repeats is not True:
         detail = "a second download had another checksum: the host serves something else at times"
+        if repeats is None:
+            detail = "it could not be downloaded again, so that nothing shows whose bytes are wrong"
         return case.errored(
             Cause.SOURCE_HOST, "checksum-varies", run, lines=verdict.lines, detail=detail
         )

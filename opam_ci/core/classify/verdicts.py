@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from opam_ci.core.classify.frames import is_command
 from opam_ci.core.classify.lines import Line, clean
 from opam_ci.core.classify.text import TextVerdict, first_match
 from opam_ci.core.facts import BuildFacts, PhaseRun
@@ -49,6 +50,12 @@ class Case:
                 log_end=run.log_end if run else None,
             )
         return self._lines[phase]
+
+    def ran_package_code(self, run: PhaseRun) -> bool:
+        """Whether a command of a package began in a phase; unknown without its log: then it did."""
+        return run.phase not in self.logs or any(
+            is_command(line.shown) for line in self.lines(run.phase)
+        )
 
     def text_verdict(self, phase: Phase) -> TextVerdict | None:
         """Returns what the rules say about a phase's text, None if no rule matches."""
