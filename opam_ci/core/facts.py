@@ -94,8 +94,8 @@ class HostFacts(Frozen):
             watched: what fails on a full disk often removes its files at once.
         free_inodes: Inodes free there.
         oom_kills: How many processes of the job the kernel killed for want of memory.
-        memory_limit_hits: How often the job reached its own memory limit. A kill without one
-            was for the need of the host or of a neighbour.
+        memory_limit_reached: Whether the job reached its own memory limit. If not, a kill was for
+            the need of the host or of a neighbour.
         foreign_oom_kills: How many processes the kernel killed on the host meanwhile, where no
             control group counts the job's own.
         pids_limit_hits: How often a fork was refused for the process limit.
@@ -106,7 +106,7 @@ class HostFacts(Frozen):
     lowest_free_bytes: int | None = None
     free_inodes: int | None = None
     oom_kills: int = 0
-    memory_limit_hits: int = 0
+    memory_limit_reached: bool = False
     foreign_oom_kills: int = 0
     pids_limit_hits: int = 0
     disk_overuse: DiskOveruse | None = None

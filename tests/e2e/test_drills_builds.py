@@ -121,18 +121,30 @@ def build_drills(url: str) -> Iterator[Drill]:
     yield Drill(
         "build killed",
         {"asked.1": 'build: ["sh" "-c" "kill -9 $$"]\n'},
-        "errored(unknown)",
-        "process-killed",
+        "failed(build)",
+        "package-report",
         Phase.BUILD,
-        "exit-code",
+        "SIGKILL ended it, which the CI did not send",
     )
     yield Drill(
-        "opam killed",
-        {"asked.1": 'build: ["sh" "-c" "kill -9 $(pidof opam)"]\n'},
-        "errored(worker_lost)",
+        "everything killed that a build sees",
+        {"asked.1": 'build: ["sh" "-c" "pkill -9 opam; pidof opam && exit 9; kill -9 -1"]\n'},
+        "failed(build)",
+        "package-report",
+        Phase.BUILD,
+        "SIGKILL ended it, which the CI did not send",
+    )
+    # opam gives a package's own environment to the shell that starts its sandbox.
+    yield Drill(
+        "opam killed from outside of its sandbox",
+        {
+            "asked.1": 'build-env: [BASH_ENV = "%{build}%/env"]\n'
+            'build: [["sh" "-c" "echo \'pkill -9 opam\' > env"] ["true"]]\n'
+        },
+        "failed(build)",
         "opam-killed",
         Phase.BUILD,
-        "ended by SIGKILL and left no report",
+        "ended by SIGKILL and left no report; neither the CI nor the kernel sent it",
     )
 
 

@@ -5,15 +5,19 @@ import fcntl
 import os
 import resource
 import shutil
+import signal
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from opam_ci.clients.logs import LogLimits, LogReader, LogWriter
+from opam_ci.clients.runners.cgroups import Cgroups, remove
+from opam_ci.clients.runners.hierarchies import Hierarchy
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.clients.runners.supervise import supervise
@@ -24,8 +28,9 @@ from opam_ci.core.facts import BuildFacts, PhaseRun
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.outcome import Errored, Failed, Outcome, label
 from opam_ci.core.platforms import EMBEDDED
+from tests.e2e.conftest import wait_for
 from tests.e2e.drills import Drill, Result, check, closed_port, run
-from tests.e2e.rootfs_world import World, repository
+from tests.e2e.rootfs_world import World, processes_with, repository
 
 pytestmark = [
     pytest.mark.e2e,
@@ -52,6 +57,47 @@ def small_disk(directory: Path, *options: str) -> Iterator[Path]:
         yield directory
     finally:
         subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+HOLDS = "my $x = q(x) x (140 << 20); exit(system(q(sleep), q(86397)) ? 1 : 0)"
+"""Has twice 140 MiB, and waits for a process by which a test sees it."""
+
+
+@contextmanager
+def crowded(place: Hierarchy, memory_bytes: int) -> Iterator[Hierarchy]:
+    """Makes a group above those of jobs, in which a neighbour then wants all memory.
+
+    Args:
+        place: Where jobs' groups are made on this machine.
+        memory_bytes: What jobs and neighbour have together.
+    """
+    above = place.parent / f"opam-ci-test-{os.getpid()}"
+    neighbour = above / "neighbour"
+    above.mkdir()
+    unified = (above / "memory.max").exists()
+    if unified:
+        (above / "cgroup.subtree_control").write_text("+memory")
+    (above / ("memory.max" if unified else "memory.limit_in_bytes")).write_text(str(memory_bytes))
+    neighbour.mkdir()
+
+    def want_all() -> None:
+        wait_for(lambda: processes_with("86397"), 120)
+        # Slowly, so that it is never the largest of all.
+        script = (
+            f"echo 0 > {neighbour}/cgroup.procs; exec perl -e 'my @x; "
+            "for (1..28) { push @x, q(y) x (10 << 20); select undef, undef, undef, 0.05 } sleep 60'"
+        )
+        subprocess.run(["sh", "-c", script], check=False)
+
+    thread = threading.Thread(target=want_all)
+    thread.start()
+    try:
+        yield Hierarchy(place.version, above, frozenset({"memory"}))
+    finally:
+        for pid in (neighbour / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        thread.join()
+        asyncio.run(remove([neighbour, above]))
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +151,61 @@ def test_the_kernel_kills_for_memory(tmp_path: Path) -> None:
         "out of memory",
         {"asked.1": 'build: ["sh" "-c" "tail -c 1000000000 /dev/zero"]\n'},
         "errored(out_of_memory)",
-        "host-oom",
+        "own-memory-limit",
         Phase.BUILD,
         "killed 1 process",
     )
     check(fault, drill(world, fault))
+
+
+@AS_ROOT
+def test_the_kernel_kills_for_a_neighbours_memory(tmp_path: Path) -> None:
+    limits = JobLimits(memory_bytes=512 << 20)
+    places = [each for each in Cgroups.here(limits)._hierarchies if "memory" in each.controllers]
+    if not places:
+        pytest.skip("this machine grants no control group for memory")
+    world = World(tmp_path, limits=limits)
+    assert isinstance(world.runner, RootfsRunner)
+    fault = Drill(
+        "out of memory, by a neighbour",
+        {"asked.1": f'build: ["perl" "-e" "{HOLDS}"]\n'},
+        "errored(out_of_memory)",
+        "host-oom",
+        Phase.BUILD,
+        "the host or a neighbour used up the memory",
+    )
+    layer_of(world)
+    with crowded(places[0], 450 << 20) as shared:
+        world.runner.__dict__["_cgroups"] = Cgroups((shared,), limits)
+        check(fault, drill(world, fault))
+
+
+def test_somebody_ends_the_sandbox(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    fault = Drill(
+        "sandbox killed",
+        {"asked.1": 'build: ["sh" "-c" "touch started; sleep 86399.3"]\n'},
+        "errored(worker_lost)",
+        "sandbox-killed",
+        Phase.BUILD,
+        "ended from outside by SIGKILL",
+    )
+
+    def kill_it() -> None:
+        wait_for(lambda: processes_with("86399.3"), 120)
+        mine = str(tmp_path).encode()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                words = path.read_bytes()
+                if words.startswith(b"bwrap\0") and b"--json-status-fd" in words and mine in words:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_it)
+    killer.start()
+    try:
+        check(fault, drill(world, fault))
+    finally:
+        killer.join()
 
 
 def test_a_corrupt_switch(tmp_path: Path) -> None:

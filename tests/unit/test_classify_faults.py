@@ -232,7 +232,7 @@ ROWS = [
         31,
         failing=OWN,
         action_exit=137,
-        host=HostFacts(oom_kills=1, memory_limit_hits=1),
+        host=HostFacts(oom_kills=1, memory_limit_reached=True),
     ),
     Row(
         "killed for memory where nothing counts the job's own",

@@ -130,7 +130,7 @@ def test_a_used_up_disk_budget_is_whose_commands_wrote_most(
 
 
 LIMITS = [
-    (HostFacts(oom_kills=1, memory_limit_hits=1), "errored(out_of_memory)"),
+    (HostFacts(oom_kills=1, memory_limit_reached=True), "errored(out_of_memory)"),
     (HostFacts(pids_limit_hits=1), "errored(sandbox)"),
 ]
 

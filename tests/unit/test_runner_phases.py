@@ -43,6 +43,7 @@ ROOT = sandbox.Overlay(
     upper=Path("/home/jobs/c/upper"),
     work=Path("/home/jobs/c/work"),
     merged=Path("/home/jobs/c/merged"),
+    proc=Path("/home/jobs/c/proc"),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from opam_ci.clients.runners.cgroups import Counted, counted
+from opam_ci.clients.runners.cgroups import Counted, counted, is_reached
 from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.hierarchies import groups_of
 from opam_ci.clients.runners.mirrors import Mirrors
@@ -22,6 +22,9 @@ _END_TIMEOUT = 30.0
 # Lives as long as its standard input: that ends with the worker, however the worker ends. The
 # shell collects the processes that others leave behind.
 _INIT = "exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
+
+_USAGE = ("max_usage_in_bytes", "limit_in_bytes")
+"""Files of version 1 that tell whether the memory limit was reached, as `is_reached` wants them."""
 
 _OWN_PROCESSES = 2
 """The shell and the `cat` of _INIT."""
@@ -79,10 +82,12 @@ class Box:
         _, output, _ = await self.engine.try_call(
             *("exec", self.name, "grep", "-H", "-s", ""),
             *("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"),
-            "/sys/fs/cgroup/memory/memory.failcnt",
+            *(f"/sys/fs/cgroup/memory/memory.{name}" for name in _USAGE),
             *("/sys/fs/cgroup/pids.events", "/sys/fs/cgroup/pids/pids.events"),
         )
-        kills = reached = hits = 0
+        kills = hits = 0
+        reached = False
+        usage = dict.fromkeys(_USAGE, 0)
         for line in output.decode(errors="replace").splitlines():
             path, _, words = line.partition(":")
             key, _, value = words.partition(" ")
@@ -91,10 +96,11 @@ class Box:
             if value.isdigit() and key == "max" and path.endswith("pids.events"):
                 hits += int(value)
             if value.isdigit() and key == "oom":
-                reached += int(value)
-            if words.isdigit() and path.endswith("memory.failcnt"):
-                reached += int(words)
-        return Counted(oom_kills=kills, memory_limit_hits=reached, pids_limit_hits=hits)
+                reached |= int(value) > 0
+            if words.isdigit() and (name := path.rpartition("/memory.")[2]) in usage:
+                usage[name] = int(words)
+        reached |= is_reached(*usage.values())
+        return Counted(oom_kills=kills, memory_limit_reached=reached, pids_limit_hits=hits)
 
     async def end(self) -> None:
         """Ends every process and removes the container, also when cancelled meanwhile.

@@ -196,7 +196,7 @@ class ContainerExecutor:
         counted = await self._box.count()
         facts = HostFacts(
             oom_kills=counted.oom_kills,
-            memory_limit_hits=counted.memory_limit_hits,
+            memory_limit_reached=counted.memory_limit_reached,
             pids_limit_hits=counted.pids_limit_hits,
             disk_overuse=self._disk.overuse if self._disk is not None else None,
             lowest_free_bytes=self._disk.lowest_free_bytes if self._disk is not None else None,

@@ -97,6 +97,7 @@ def overlay(directory: Path, lowers: tuple[Path, ...]) -> Overlay:
         upper=_directory(directory / "upper"),
         work=_directory(directory / "work"),
         merged=_directory(directory / "merged"),
+        proc=_directory(directory / "proc"),
     )
 
 

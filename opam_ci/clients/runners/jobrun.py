@@ -165,7 +165,6 @@ class JobRun:
 
     async def _setup(self) -> bool:
         await layer.require_sandbox(self._executor)
-        await layer.require_pid_namespace(self._executor)
         if not await self._phase(Phase.SETUP, *phases.submission_repository(self._mirrors)):
             return False
         await self._check_repository()

@@ -121,7 +121,7 @@ class RootfsExecutor:
         return host_facts(self._root).model_copy(
             update={
                 "oom_kills": counted.oom_kills,
-                "memory_limit_hits": counted.memory_limit_hits,
+                "memory_limit_reached": counted.memory_limit_reached,
                 "foreign_oom_kills": self._groups.foreign_oom_kills(),
                 "pids_limit_hits": counted.pids_limit_hits,
                 "disk_overuse": self._disk.overuse if self._disk is not None else None,

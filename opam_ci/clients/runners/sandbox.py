@@ -22,9 +22,15 @@ HOME = "/home/opam"
 
 # By fsconfig(2), which newer versions of mount prefer, an option has no more than 255 bytes; by
 # mount(2) all options together have a page.
+#
+# The kernel lets opam's nested sandbox mount a /proc for its own PID namespace only where some
+# mount of that kind is wholly visible, and bubblewrap covers parts of the one that it makes for
+# root. So there is another one, of a PID namespace that is over, and without anything but
+# processes: nothing can be seen or written in it.
 _MOUNT = (
-    'cd "$1" && LIBMOUNT_FORCE_MOUNT2=always mount -t overlay overlay -o "$2" "$3" '
-    '&& shift 3 && exec "$@"'
+    'cd "$1" && unshare --pid --fork -- mount -t proc -o subset=pid proc "$2" '
+    '&& LIBMOUNT_FORCE_MOUNT2=always mount -t overlay overlay -o "$3" "$4" '
+    '&& shift 4 && exec "$@"'
 )
 
 _BUILD_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
@@ -64,6 +70,7 @@ class Overlay:
         upper: Where writes go; the whole difference that the job makes.
         work: The kernel's scratch directory, on the same file system.
         merged: An empty directory to mount on.
+        proc: Another one.
     """
 
     home: Path
@@ -71,6 +78,7 @@ class Overlay:
     upper: Path
     work: Path
     merged: Path
+    proc: Path
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,8 @@ def confine(root: Overlay, what: Confined, rights: Rights) -> Callable[[int], Se
     capabilities = APT_CAPABILITIES if what.as_root else _BUILD_CAPABILITIES
     box = [
         *("bwrap", "--bind", str(root.merged), "/"),
-        *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/run"),
+        *("--proc", "/proc", "--dev", "/dev"),
+        *("--tmpfs", "/run", "--bind", str(root.proc), "/run/proc", "--tmpfs", "/run"),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "opam-ci"),
         *(() if what.network else ("--unshare-net",)),
         *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
@@ -162,7 +171,7 @@ def confine(root: Overlay, what: Confined, rights: Rights) -> Callable[[int], Se
             *rights.prefix,
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *("unshare", "--mount", "--propagation", "private", "--"),
-            *("sh", "-c", _MOUNT, "sh", str(root.home), mount, str(root.merged)),
+            *("sh", "-c", _MOUNT, "sh", str(root.home), str(root.proc), mount, str(root.merged)),
             *box,
             *("--json-status-fd", str(status), "--"),
             *("setpriv", *user, "--clear-groups", "--", *what.argv),

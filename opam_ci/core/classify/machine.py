@@ -114,7 +114,7 @@ def _judge_limits(case: Case, run: PhaseRun) -> Outcome | None:
     own = run.phase in OWN_REASONS
     if host.oom_kills:
         detail = f"the kernel killed {host.oom_kills} process(es) for the job's memory limit"
-        if not host.memory_limit_hits:
+        if not host.memory_limit_reached:
             detail = (
                 f"the kernel killed {host.oom_kills} process(es) of the job, which was below its "
                 "own memory limit: the host or a neighbour used up the memory"
