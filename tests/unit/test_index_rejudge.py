@@ -11,7 +11,6 @@ from pydantic import TypeAdapter
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import Rejudge
-from opam_ci.core.incidents.rejudge import OWN_FAULT, rejudged
 from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
@@ -27,7 +26,7 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.recording import records_in, records_of
 from opam_ci.core.records import RecordBatch, RevisionKey, RevisionRecord
-from opam_ci.core.summary import Fault, JobState, JobStatus
+from opam_ci.core.summary import JobState, JobStatus
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
@@ -272,91 +271,3 @@ def test_a_canary_that_gets_through_is_evidence_of_a_repair(index: Index, outcom
     [incident] = index.incidents().items
     write(index, decided(1, minutes=7, round_=2, outcome=outcome))
     assert index.recovered_since(incident)
-
-
-# Own faults.
-
-
-def retrying(
-    *workers: str,
-    number: int = 1,
-    package: str = "greedy.1",
-    cause: Cause = Cause.OUT_OF_MEMORY,
-    round_: int = 1,
-) -> RecordBatch:
-    """What a workflow writes while a job waits after faults on these workers."""
-    faults = tuple(
-        Fault(
-            attempt=attempt, cause=cause, evidence=Evidence(rule="host-oom", worker=worker),
-            worker=worker, at=after(attempt), started_at=after(attempt),
-        )
-        for attempt, worker in enumerate(workers, 1)
-    )  # fmt: skip
-    row = JobStatus(
-        job=job(package), state=JobState.RETRYING, round=round_, attempt=len(workers),
-        faults=faults, next_attempt_at=after(30),
-    )  # fmt: skip
-    pools = {DEBIAN: "linux-amd64"}
-    return records_of(
-        key(number), [row], sequence=len(workers), updated_at=after(len(workers)), pools=pools
-    )
-
-
-def fine(*workers: str) -> list[RecordBatch]:
-    return [
-        decided(20 + place, package=f"fine{place}.1", outcome=PASSED, worker=worker)
-        for place, worker in enumerate(workers)
-    ]
-
-
-OWN = {(1, "greedy.1", 1)}
-
-
-def test_the_third_worker_shows_that_a_fault_is_the_jobs_own(index: Index) -> None:
-    write(index, *fine("w1", "w2", "w3"))
-    assert write(index, retrying("w1"), retrying("w1", "w2")) == []
-    found = write(index, retrying("w1", "w2", "w3"))
-    assert told(found, OWN_FAULT) == OWN
-    [said] = found
-    row = retrying("w1", "w2", "w3").jobs[0].status
-    verdict = rejudged(row, said.jobs[0])
-    assert isinstance(verdict, Failed)
-    assert verdict.reason is FailureReason.OWN_FAULT
-    assert told(write(index, retrying("w1", "w2", "w3")), OWN_FAULT) == OWN
-
-
-def test_faults_of_all_rounds_count_and_the_newest_is_meant(index: Index) -> None:
-    write(index, *fine("w1", "w2", "w3"), retrying("w1", "w2"))
-    assert told(write(index, retrying("w3", round_=2)), OWN_FAULT) == {(1, "greedy.1", 2)}
-
-
-@pytest.mark.parametrize(
-    "others",
-    [
-        [],
-        fine("w1", "w2"),
-        [*fine("w1", "w2", "w3"), retrying("w2", number=2, package="other.1")],
-        [*fine("w1", "w2", "w3"), closed(1)],
-    ],
-    ids=["nothing else ran", "not on the third", "another job met it", "closed"],
-)
-def test_a_fault_that_may_be_the_workers_is_not_the_jobs(
-    index: Index, others: list[RecordBatch]
-) -> None:
-    assert write(index, *others, retrying("w1", "w2", "w3")) == []
-
-
-def test_a_host_that_is_down_is_down_from_everywhere(index: Index) -> None:
-    workers = ("w1", "w2", "w3")
-    assert write(index, *fine(*workers), retrying(*workers, cause=Cause.DNS)) == []
-
-
-def test_a_job_that_got_through_has_no_own_fault(index: Index) -> None:
-    workers = ("w1", "w2", "w3")
-    batch = retrying(*workers)
-    write(index, *fine(*workers))
-    index.record(batch)
-    row = batch.jobs[0].status.model_copy(
-        update={"state": JobState.DECIDED, "outcome": PASSED, "attempt": 4, "decided_at": after(9)}
-    )
-    assert write(index, records_of(key(1), [row], sequence=9, updated_at=after(9))) == []

@@ -7,21 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opam_ci.core.incidents.grouping import GAP
 from opam_ci.core.incidents.messages import RejudgedJob
-from opam_ci.core.incidents.model import FaultSeen
-from opam_ci.core.incidents.rejudge import OWN_FAULT, doubted_jobs, own_job
+from opam_ci.core.incidents.rejudge import OWN_FAULT, doubted_jobs
 from opam_ci.core.incidents.signature import SAME_FAILURE, signature
 from opam_ci.core.incidents.verdicts import (
     BURST,
     MEMORY,
-    OWN_CAUSES,
     Doubt,
     FailedVerdict,
-    GotThrough,
-    can_be_own,
     doubts,
-    own_fault,
 )
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.job_table import JobTable
@@ -211,95 +205,6 @@ def test_what_has_no_signature(outcome: Outcome | None, what: Job) -> None:
     assert signature(outcome, what) is None
 
 
-# Own faults.
-
-
-def fault(
-    worker: str,
-    *,
-    number: int = 1,
-    package: str = "cppo.1.8.0",
-    minutes: float = 0,
-    attempt: int = 1,
-    **changes: object,
-) -> FaultSeen:
-    given = FaultSeen(
-        revision=revision(number), job=job(package), attempt=attempt, cause=Cause.OUT_OF_MEMORY,
-        at=NOON + timedelta(minutes=minutes), worker=worker, pool="linux-amd64",
-        evidence=Evidence(rule="host-oom", worker=worker),
-    )  # fmt: skip
-    return given.model_copy(update=changes)
-
-
-def through(
-    worker: str, *, number: int = 2, minutes: float = 0, what: Job | None = None
-) -> GotThrough:
-    return GotThrough(
-        revision(number), what or job("other.1"), worker, NOON + timedelta(minutes=minutes)
-    )
-
-
-ALONE = [fault(f"w{n}", attempt=n, minutes=n) for n in (3, 1, 2)]
-FINE = [through(f"w{n}") for n in (1, 2, 3)]
-
-
-def test_a_fault_that_follows_one_job_alone_is_the_jobs() -> None:
-    own = own_fault(ALONE, [], FINE)
-    assert own is not None
-    assert own.workers == ("w1", "w2", "w3")
-    assert own.last.attempt == 3
-    # Its other jobs on the same package are no others, whatever their platform.
-    sister = fault("w2").model_copy(update={"job": job(kind=JobKind.TEST, platform=ALPINE)})
-    assert own_fault(ALONE, [sister], FINE) is not None
-
-
-@pytest.mark.parametrize(
-    ("faults", "others", "got_through"),
-    [
-        (ALONE[:2], [], FINE),
-        ([*ALONE[:2], fault("w3"), fault("w3", attempt=4)], [], FINE),
-        (ALONE, [fault("w2", number=2, package="other.1")], FINE),
-        (ALONE, [fault("w2", number=2)], FINE),
-        (ALONE, [fault("w2", package="other.1")], FINE),
-        (ALONE, [], FINE[:2]),
-        (ALONE, [], [*FINE[:2], through("w3", number=1, what=job(kind=JobKind.TEST))]),
-        (ALONE, [], [*FINE[:2], through("w3", what=job("other.1", platform=ALPINE))]),
-        (ALONE, [], [*FINE[:2], through("w3", minutes=GAP.total_seconds() / 60 + 4)]),
-        ([f.model_copy(update={"cause": Cause.DNS}) for f in ALONE], [], FINE),
-    ],
-    ids=[
-        "two workers", "one worker twice", "another job there", "another pull request's there",
-        "another package of it there", "a worker that did nothing else", "only its own sister",
-        "only another platform", "long after", "a host that is down",
-    ],
-)  # fmt: skip
-def test_a_fault_that_may_be_the_workers_is_not_the_jobs(
-    faults: list[FaultSeen], others: list[FaultSeen], got_through: list[GotThrough]
-) -> None:
-    if len(faults) == 4:
-        faults = [faults[0], faults[2], faults[3]]
-    assert own_fault(faults, others, got_through) is None
-
-
-def test_what_others_met_at_another_time_does_not_count() -> None:
-    long_ago = fault("w2", number=2, package="other.1", minutes=-GAP.total_seconds() / 60)
-    assert own_fault(ALONE, [long_ago], FINE) is not None
-
-
-def test_only_faults_whose_place_is_a_worker_can_be_a_jobs_own() -> None:
-    assert {cause for cause in Cause if can_be_own(fault("w1", cause=cause))} == OWN_CAUSES
-    assert OWN_CAUSES.isdisjoint(
-        {
-            Cause.NETWORK, Cause.DNS, Cause.GIT, Cause.SOURCE_HOST, Cause.PACKAGE_MIRROR,
-            Cause.GITHUB, Cause.STORAGE, Cause.WORKER_LOST, Cause.REPOSITORY_STATE,
-        }
-    )  # fmt: skip
-    bug = fault("w1", cause=Cause.UNKNOWN, evidence=Evidence(rule="internal-error"))
-    assert not can_be_own(bug)
-    assert not can_be_own(fault("w1", job=job("", JobKind.ANALYSIS)))
-    assert not can_be_own(fault("w1").model_copy(update={"worker": None}))
-
-
 # What becomes of a verdict.
 
 BUILD, TEST = job(), job(kind=JobKind.TEST)
@@ -383,18 +288,6 @@ def test_the_evidence_is_told_in_words() -> None:
     assert told[0].detail == "3 unrelated pull requests failed the same way within 3 minutes"
     [at_once] = doubts([verdict(n) for n in (1, 2, 4)])
     assert doubted_jobs(at_once)[0].detail.endswith("within a minute")
-    own = own_fault(ALONE, [], FINE)
-    assert own is not None
-    assert own_job(own).detail == (
-        "3 workers met out_of_memory with this job and got other jobs through: w1, w2, w3"
-    )
-
-
-def test_a_fault_of_an_earlier_round_is_not_the_newest() -> None:
-    faults = [fault("w1", round=2, attempt=1, minutes=5), *ALONE]
-    own = own_fault(faults, [], FINE)
-    assert own is not None
-    assert own_job(own).round == 2
 
 
 def test_a_faulted_attempt_said_late_does_not_change_a_verdict() -> None:

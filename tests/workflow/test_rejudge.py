@@ -1,6 +1,6 @@
 """Verdicts that are judged again on the word of other jobs, with a real index."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,15 +10,12 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from opam_ci.activities.attempt import Attempt
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.cli import services
 from opam_ci.clients.index import Index, JobFilter
 from opam_ci.connection import ensure_search_attributes
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.incidents.messages import IncidentPace, Rejudge, RejudgedJob
-from opam_ci.core.incidents.rejudge import OWN_FAULT
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.messages import revision_key
@@ -29,13 +26,10 @@ from opam_ci.core.outcome import (
     FailureReason,
     LogLine,
     Outcome,
-    Passed,
-    label,
 )
 from opam_ci.core.recording import records_of
 from opam_ci.core.records import RevisionKey, Standing
 from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import Counts, JobState, JobStatus, State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
@@ -213,65 +207,3 @@ async def test_a_doubt_about_another_testing_or_round_changes_nothing(
     await handle.signal("rejudge", told(key))
     summary = await world.until(handle, lambda now: len(now.notices) == 2)
     assert summary.notices[-1] == "verdicts judged again: 1, since 3 unrelated"
-
-
-def on(worker: str) -> Callable[[Attempt], Awaitable[Outcome]]:
-    """An attempt that meets the end of a worker's memory."""
-
-    async def step(attempt: Attempt) -> Outcome:
-        attempt.worker = worker
-        raise InfrastructureError("killed for memory", cause=Cause.OUT_OF_MEMORY)
-
-    return step
-
-
-WORKERS = ("w1", "w2", "w3")
-FINE = Passed(evidence=Evidence(rule="installed"))
-
-
-@pytest.mark.parametrize("attempts", [3, 5], ids=["decided", "waits for its retry"])
-async def test_a_fault_that_follows_one_job_is_its_own(
-    recorded: World, index: Index, ref: PullRequestRef, attempts: int
-) -> None:
-    world = recorded
-    others(index, FINE, *WORKERS)
-    world.script.steps[BUILD] = [on(worker) for worker in WORKERS]
-    # After the third fault it waits for ten minutes, if it waits at all.
-    retry = RetrySettings(
-        initial_interval=timedelta(milliseconds=10),
-        backoff_coefficient=245,
-        maximum_interval=timedelta(days=1),
-        maximum_attempts=attempts,
-        jitter=0,
-    )
-    handle = await world.open(ref, world.revision(retry=retry))
-
-    def settled(summary: Summary) -> bool:
-        return is_decided(summary) and summary.state is State.FAILURE
-
-    summary = await world.until(handle, settled)
-    row = world.row(summary, BUILD)
-    assert row.outcome is not None
-    assert label(row.outcome) == "failed(own_fault)"
-    assert row.outcome.kind == "failed"
-    assert row.outcome.evidence.rule == OWN_FAULT
-    assert "3 workers met out_of_memory" in (row.outcome.evidence.detail or "")
-    assert [fault.worker for fault in row.faults] == list(WORKERS)
-    assert len([run for run in world.script.started if run[0] == BUILD]) == 3
-    assert label(world.row(summary, TEST).outcome or FINE) == "skipped(not_built)"
-
-
-async def test_a_fault_on_workers_that_did_nothing_else_is_ours(
-    recorded: World, index: Index, ref: PullRequestRef
-) -> None:
-    world = recorded
-    others(index, FINE, "w1", "w2", "w4")
-    world.script.steps[BUILD] = [on(worker) for worker in WORKERS]
-    handle = await world.open(ref, world.revision())
-
-    def written(summary: Summary) -> bool:
-        wanted = JobFilter(standing=Standing.ERRORED, kind=JobKind.BUILD)
-        return is_decided(summary) and index.counts(wanted).errored == 1
-
-    summary = await world.until(handle, written)
-    assert summary.state is State.ERROR

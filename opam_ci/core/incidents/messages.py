@@ -108,7 +108,7 @@ class RejudgedJob(Frozen):
     Attributes:
         job: Which.
         round: In which round it came to that verdict; a later one is no longer meant.
-        rule: Why: `same-failure-elsewhere` or `own-fault`.
+        rule: Why: such as `same-failure-elsewhere`.
         detail: The evidence in words.
     """
 

@@ -4,13 +4,14 @@ from datetime import timedelta
 
 from opam_ci.core.incidents.messages import RejudgedJob
 from opam_ci.core.incidents.signature import SAME_FAILURE, signature
-from opam_ci.core.incidents.verdicts import Doubt, OwnFault
+from opam_ci.core.incidents.verdicts import Doubt
 from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.plan import FOLLOWED
 from opam_ci.core.summary import JobStatus
 
 OWN_FAULT = "own-fault"
-"""Rule of a fault that is the job's own."""
+"""Rule of a fault that three workers met: nobody says so any more (ADR 0015), and open workflows
+have it in their histories."""
 
 REJUDGED = frozenset({SAME_FAILURE, OWN_FAULT})
 """Rules of verdicts that were given on the word of other jobs."""
@@ -67,13 +68,3 @@ def doubted_jobs(doubt: Doubt) -> tuple[RejudgedJob, ...]:
         RejudgedJob(job=each.job, round=each.round, rule=SAME_FAILURE, detail=detail)
         for each in doubt.verdicts
     )
-
-
-def own_job(own: OwnFault) -> RejudgedJob:
-    """Returns what a job is told whose fault is its own."""
-    last, workers = own.last, ", ".join(own.workers)
-    detail = (
-        f"{len(own.workers)} workers met {last.cause} with this job and got other jobs through: "
-        f"{workers}"
-    )
-    return RejudgedJob(job=last.job, round=last.round, rule=OWN_FAULT, detail=detail)
