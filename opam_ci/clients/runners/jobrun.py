@@ -308,7 +308,7 @@ class JobRun:
             files = await self._solution_files(*wanted)
             self.probes[SOURCES_FIXED] = all(map(has_checksums, files.values()))
         probed = await self._executor.run(
-            steps.OPAM_SANDBOX_PROBE,
+            steps.opam_sandbox_probe(own_processes=self._base.own_processes),
             output=self._book.transcript.output,
             phase=self._book.transcript.phase,
             time_limit=_PROBE_TIMEOUT,

@@ -96,12 +96,14 @@ class LayerManifest(Frozen):
         packages: Every package of the base, `name.version`.
         installed: What the switch has from the start: the compiler.
         hidden: How many packages were left out for want of sources in the mirrors.
+        own_processes: Whether opam's sandbox has a PID namespace of its own.
     """
 
     base_commit: str
     packages: frozenset[str]
     installed: frozenset[str]
     hidden: int
+    own_processes: bool = False
 
 
 class Layer(Frozen):
@@ -264,8 +266,7 @@ class LayerMaking:
             await self._do(_TAKE_OVER if existing else _INITIALISE, stdin=stream)
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
         await require_sandbox(self._executor)
-        await self._do(_UNSHARE)
-        await require_pid_namespace(self._executor)
+        own_processes = await self._give_own_processes()
         option = ("opam", "option", "--global")
         await self._do(steps.Step((*option, "solver=builtin-0install")))
         if self._mirrors.urls:
@@ -300,7 +301,26 @@ class LayerMaking:
             packages=base,
             installed=installed,
             hidden=hidden,
+            own_processes=own_processes,
         )
+
+    async def _give_own_processes(self) -> bool:
+        """Gives opam's sandbox a PID namespace of its own; says whether it can have one here.
+
+        Raises:
+            InfrastructureError: Cause `sandbox`: opam's script is not as this CI knows it.
+        """
+        probe = steps.opam_sandbox_probe(own_processes=True)
+        tried = await self._executor.run(
+            probe, output=self._output, phase=Phase.CHECKOUT, time_limit=_STEP_TIMEOUT
+        )
+        if not tried.ok:
+            # A container that masks /proc does not let anybody mount another one.
+            self._output(b"[opam-ci] base layer: opam's sandbox shares opam's PID namespace\n")
+            return False
+        await self._do(_UNSHARE)
+        await require_pid_namespace(self._executor)
+        return True
 
     async def _hide(self, archive: Path) -> int:
         local = tuple(path for path, _ in self._mirrors.directories)

@@ -59,13 +59,11 @@ class Step:
         return self.shown or " ".join(self.argv)
 
 
-_OPAM_SANDBOX = (
-    # The shape of a build: opam's own sandbox in the outer one.
-    *("bwrap", "--ro-bind", "/", "/", "--unshare-net", "--unshare-pid"),
-    *("--proc", "/proc", "--dev", "/dev"),
-)
+_OPAM_SANDBOX = "bwrap --ro-bind / / --unshare-net --proc /proc --dev /dev"
+"""The shape of a build: opam's own sandbox in the outer one."""
+
 _CANARY_SCRIPT = (
-    f"{' '.join(_OPAM_SANDBOX)} opam --version && "
+    f"{_OPAM_SANDBOX} opam --version && "
     "mkdir -p empty/packages && echo 'opam-version: \"2.0\"' > empty/repo && "
     "exec opam init --bare --no-setup --kind=local default ./empty"
 )
@@ -73,8 +71,14 @@ CANARY = Step(("sh", "-c", _CANARY_SCRIPT), shown="canary", directory="/home/opa
 """What a preflight runs: afterwards opam's configuration says whether its sandbox is on."""
 
 
-OPAM_SANDBOX_PROBE = Step((*_OPAM_SANDBOX, "true"))
-"""Whether commands of packages can run at all; nothing that a package wrote is part of it."""
+def opam_sandbox_probe(*, own_processes: bool) -> Step:
+    """Tries whether commands of packages can run at all; nothing that a package wrote is used.
+
+    Args:
+        own_processes: Whether opam's sandbox has a PID namespace of its own.
+    """
+    unshared = ("--unshare-pid",) if own_processes else ()
+    return Step((*_OPAM_SANDBOX.split(), *unshared, "true"), shown="a command in opam's sandbox")
 
 
 def unpack(directory: str) -> Step:
