@@ -169,6 +169,7 @@ async def running(
             builds no canary: a one-off check must not wait for one.
 
     Raises:
+        UsageError: This machine lacks what builds.
         InfrastructureError: This machine cannot build (preflight), or a store is away.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -180,6 +181,7 @@ async def running(
         runner = slots = None
         if settings.pools:
             runner = make_runner(settings, store)
+            await runner.require()
             if swept := await runner.sweep():
                 _log.info("removed %d job roots that a killed worker left", swept)
             await runner.prepare(lambda words: _log.info("root file system: %s", words))

@@ -1,9 +1,10 @@
-"""Debian packages: which ones are missing, and the commands that install them.
+"""What a Debian machine lacks: packages and subordinate ids, and the commands that add them.
 
 Imported by `./opam-ci` before there is a virtual environment: the standard library only.
 """
 
 import os
+import pwd
 import shlex
 import shutil
 import subprocess
@@ -13,15 +14,55 @@ from pathlib import Path
 PACKAGES = Path(__file__).with_name("debian-packages.txt")
 """What the embedded default needs: a package a line, with the program or file it brings."""
 
+SUBORDINATE_IDS = {
+    "--add-subuids": Path("/etc/subuid"),
+    "--add-subgids": Path("/etc/subgid"),
+}
+"""The files of subuid(5) and subgid(5), by the option of usermod(8) that adds to each."""
+
+_FIRST_ID = 100_000
+_ID_COUNT = 65_536
+"""The begin and the size of the ranges that useradd(8) gives: see login.defs(5)."""
+
 
 def missing() -> list[str]:
-    """Returns the packages of the list that are not there, in its order."""
+    """Returns the packages of the list that this user lacks, in its order."""
     lines = (line.partition("#")[0].split() for line in PACKAGES.read_text().splitlines())
     return [
         package
-        for package, sign in (words for words in lines if words)
+        for package, sign, *users in (words for words in lines if words)
+        if not (users and os.geteuid() == 0)
         if not (shutil.which(sign) or ("/" in sign and Path(sign).exists()))
     ]
+
+
+def id_commands() -> list[list[str]]:
+    """Returns the command that gives this user subordinate ids; none if it has them, or is root.
+
+    User and group ids of a build root are this user's subordinate ids. The new ones begin
+    after everybody's: usermod itself does not see to that.
+    """
+    if os.geteuid() == 0:
+        return []
+    uid = os.geteuid()
+    user = next((entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == uid), str(uid))
+    lacking = []
+    first = _FIRST_ID
+    for option, path in SUBORDINATE_IDS.items():
+        ranges = [line.split(":") for line in _lines(path) if line.count(":") == 2]  # noqa: PLR2004 - owner:first:count
+        if not {user, str(uid)} & {owner for owner, _, _ in ranges}:
+            lacking.append(option)
+        ends = [int(begin) + int(count) for _, begin, count in ranges if (begin + count).isdigit()]
+        first = max([first, *ends])
+    added = [word for option in lacking for word in (option, f"{first}-{first + _ID_COUNT - 1}")]
+    return [["usermod", *added, user]] if added else []
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def has_apt() -> bool:
@@ -30,9 +71,12 @@ def has_apt() -> bool:
 
 
 def may_install() -> bool:
-    """Tells whether packages can be installed without a question: as root, or by sudo."""
-    if not has_apt():
-        return False
+    """Tells whether packages can be installed without a question."""
+    return has_apt() and may_become_root()
+
+
+def may_become_root() -> bool:
+    """Tells whether this is root, or a user whom sudo asks nothing."""
     if os.geteuid() == 0:
         return True
     if shutil.which("sudo") is None:
@@ -42,18 +86,23 @@ def may_install() -> bool:
 
 
 def command_for_people(packages: Sequence[str]) -> str:
-    """Returns the one command that installs packages, to be copied into a terminal."""
-    apt = "apt-get" if os.geteuid() == 0 else "sudo apt-get"
-    return f"{apt} update && {apt} install --no-install-recommends {shlex.join(packages)}"
+    """Returns the one command for a terminal: it installs packages, and adds subordinate ids."""
+    steps = id_commands()
+    if packages:
+        install = ["apt-get", "install", "--no-install-recommends", *packages]
+        steps = [["apt-get", "update"], install, *steps]
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    return " && ".join(shlex.join([*sudo, *words]) for words in steps)
 
 
 def commands(packages: Sequence[str]) -> list[list[str]]:
-    """Returns the commands that install packages and ask nothing, in order.
+    """Returns the commands that do the same and ask nothing, in order.
 
     They change nothing else: where apt would have to upgrade or remove a package of the
     machine's owner, it stops, and a person decides with `command_for_people`.
     """
-    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    apt = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
     careful = ["--yes", "--no-install-recommends", "--no-upgrade", "--no-remove"]
-    return [[*apt, "update"], [*apt, "install", *careful, *packages]]
+    install = [[*apt, "update"], [*apt, "install", *careful, *packages]] if packages else []
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    return [[*sudo, *words] for words in (*install, *id_commands())]

@@ -5,59 +5,77 @@ import sys
 from collections.abc import Callable
 
 from opam_ci.cli import debian
+from opam_ci.clients.runners import sandbox
+from opam_ci.clients.runners.preflight import namespace_trouble
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.outcome import Cause
 
 
 def require() -> None:
-    """Checks that the Debian packages are there, for commands that install nothing.
+    """Checks that this user can build here, for commands that install nothing.
 
     Raises:
-        UsageError: Some are missing; its text holds the one command that installs them.
+        UsageError: Debian packages, subordinate ids or user namespaces are missing; its text
+            holds the one command to run first.
     """
-    if packages := debian.missing():
+    packages = debian.missing()
+    if packages or debian.id_commands():
         raise UsageError(_complaint(packages))
+    if trouble := namespace_trouble(sandbox.rights()):
+        raise UsageError(trouble)
 
 
 def install(tell: Callable[[str], None]) -> None:
-    """Installs the Debian packages that are missing, for commands that set a machine up.
+    """Installs Debian packages and adds subordinate ids, for commands that set a machine up.
 
     Args:
         tell: Receives a line before anything is changed.
 
     Raises:
-        UsageError: This user may not; its text holds the one command to run first.
-        InfrastructureError: apt-get failed; its own words are on stderr.
+        UsageError: This user may not, or user namespaces are forbidden, which is for the
+            machine's owner to change; its text holds the one command to run first.
+        InfrastructureError: A command failed; its own words are on stderr.
     """
     packages = debian.missing()
-    if not packages:
-        return
-    if not debian.may_install():
-        raise UsageError(_complaint(packages))
-    tell(f"installing the Debian packages {' '.join(packages)}")
-    for words in debian.commands(packages):
-        # apt-get's output belongs with the progress, not with a command's result.
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)  # noqa: S603 - fixed words
-        if done.returncode != 0:
-            raise InfrastructureError(
-                f"`{' '.join(words)}` ended with {done.returncode}; "
-                f"run this by hand: {debian.command_for_people(packages)}",
-                cause=Cause.PACKAGE_MIRROR,
-            )
+    if packages or debian.id_commands():
+        if not (debian.may_install() if packages else debian.may_become_root()):
+            raise UsageError(_complaint(packages))
+        by_hand = debian.command_for_people(packages)
+        tell(f"installing {_lacking(packages)}")
+        for words in debian.commands(packages):
+            _run(words, by_hand)
     if still := debian.missing():
         raise InfrastructureError(
             f"apt-get reports success, and yet these are missing: {' '.join(still)}",
             cause=Cause.PACKAGE_MIRROR,
         )
+    require()
+
+
+def _run(words: list[str], by_hand: str) -> None:
+    # Its output belongs with the progress, not with a command's result.
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)  # noqa: S603 - fixed words
+    if done.returncode != 0:
+        raise InfrastructureError(
+            f"`{' '.join(words)}` ended with {done.returncode}; run this by hand: {by_hand}",
+            cause=Cause.PACKAGE_MIRROR if "apt-get" in words else Cause.SANDBOX,
+        )
+
+
+def _lacking(packages: list[str]) -> str:
+    """Names what is missing."""
+    ids = "subordinate ids for this user (/etc/subuid, /etc/subgid)"
+    names = [f"the Debian packages {' '.join(packages)}"] if packages else []
+    return " and ".join([*names, *([ids] if debian.id_commands() else [])])
 
 
 def _complaint(packages: list[str]) -> str:
-    if not debian.has_apt():
+    if packages and not debian.has_apt():
         return (
             f"{', '.join(packages)} missing, and there is no apt-get to install them with: "
             "the embedded default runs on Debian and Ubuntu"
         )
     return (
-        f"Debian packages are missing ({', '.join(packages)}); run this first: "
+        f"this machine lacks {_lacking(packages)}; run this first: "
         f"{debian.command_for_people(packages)}"
     )

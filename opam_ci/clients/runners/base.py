@@ -57,6 +57,13 @@ class MachineRunner(Runner, Protocol):
     def needs(self) -> HostNeeds:
         """What this machine must have left before it takes jobs."""
 
+    async def require(self) -> None:
+        """Checks that this machine has the programs that build, and lets this user use them.
+
+        Raises:
+            UsageError: It does not; the line says what to install or to run.
+        """
+
     async def prepare(self, tell: Callable[[str], None]) -> object:
         """Makes what takes long to make, if it is not there yet.
 

@@ -27,7 +27,7 @@ from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import ContainerSettings
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.outcome import Cause
 
@@ -67,6 +67,15 @@ class ContainerRunner:
             free_bytes=self._settings.min_free_bytes,
             free_inodes=self._settings.min_free_inodes,
         )
+
+    async def require(self) -> None:
+        """Checks that the engine's client is installed.
+
+        Raises:
+            UsageError: The line says what to install.
+        """
+        if missing := self._engine.missing():
+            raise UsageError(missing)
 
     async def prepare(self, tell: Callable[[str], None]) -> None:
         """Checks that the engine answers, and pulls the default image if there is one.

@@ -75,18 +75,23 @@ class Engine:
         at_once = ("--time", "0") if self._is_podman else ()
         return ("rm", "--force", *at_once, name)
 
+    def missing(self) -> str | None:
+        """Returns what to do where the engine's client is not installed, None where it is."""
+        if shutil.which(self._command) is not None:
+            return None
+        return (
+            f"this machine has no {self._command}: install it, or choose another with "
+            "OPAM_CI_CONTAINER_COMMAND"
+        )
+
     def require(self) -> None:
         """Checks that the engine's client is installed.
 
         Raises:
             InfrastructureError: Cause `sandbox`, with what to install.
         """
-        if shutil.which(self._command) is None:
-            raise InfrastructureError(
-                f"this machine has no {self._command}: install it, or choose another with "
-                "OPAM_CI_CONTAINER_COMMAND",
-                cause=Cause.SANDBOX,
-            )
+        if missing := self.missing():
+            raise InfrastructureError(missing, cause=Cause.SANDBOX)
 
     async def call(
         self,

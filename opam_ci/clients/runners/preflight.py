@@ -1,12 +1,14 @@
 """What a machine must have before it takes work; the same for every runner."""
 
 import logging
+import subprocess
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from opam_ci.clients.host import HostNeeds, read_host
 from opam_ci.clients.runners.cgroups import Cgroups
+from opam_ci.clients.runners.sandbox import Rights
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.outcome import Cause
@@ -18,6 +20,40 @@ _CLOCK_TOLERANCE = timedelta(minutes=5)
 
 _ESSENTIAL = frozenset({"memory", "pids"})
 """Limits without which one job can take the machine down."""
+
+
+_SWITCHES = {
+    "kernel.apparmor_restrict_unprivileged_userns": ("1", "0"),
+    "kernel.unprivileged_userns_clone": ("0", "1"),
+    "user.max_user_namespaces": ("0", "15000"),
+}
+"""What forbids user namespaces: the value that does so, and one that does not. The first is
+Ubuntu's, the second Debian's, the last the kernel's own."""
+
+
+def namespace_trouble(rights: Rights, *, switches: Path = Path("/proc/sys")) -> str | None:
+    """Returns why this user cannot make the namespaces of builds, and what to do.
+
+    Args:
+        rights: How this worker gets them.
+        switches: Where the kernel shows its settings.
+
+    Returns:
+        A line; None if it can, or is root.
+    """
+    if not rights.making_images:
+        return None
+    probe = [*rights.making_images, "true"]
+    done = subprocess.run(probe, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - fixed words
+    if done.returncode == 0:
+        return None
+    last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+    todo = "add ranges for it to /etc/subuid and /etc/subgid, or run as root"
+    for name, (forbids, allows) in _SWITCHES.items():
+        path = switches / name.replace(".", "/")
+        if path.exists() and path.read_text().strip() == forbids:
+            todo = f"run this first: sudo sysctl -w {name}={allows}"
+    return f"this user cannot make user namespaces ({last}): {todo}"
 
 
 def check_room(needs: HostNeeds) -> None:

@@ -5,6 +5,7 @@ docs/builds.md tells how a job runs, docs/adr/0002-root-file-system-runner.md wh
 
 import os
 import platform
+from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import cached_property
@@ -31,15 +32,16 @@ from opam_ci.clients.runners.preflight import (
     check_lists,
     check_room,
     limits_line,
+    namespace_trouble,
     utc_now,
 )
 from opam_ci.clients.runners.reproduction import reproduction
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
-from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.clients.runners.supervise import Ended
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.outcome import Cause
 
@@ -93,6 +95,16 @@ class RootfsRunner:
             free_inodes=self._settings.min_free_inodes,
         )
 
+    async def require(self) -> None:
+        """Checks that the programs are there, and that this user can make namespaces.
+
+        Raises:
+            UsageError: The line says what to install or to run.
+        """
+        trouble = sandbox.missing_tools() or await to_thread(namespace_trouble, self._rights)
+        if trouble is not None:
+            raise UsageError(trouble)
+
     async def prepare(self, tell: Callable[[str], None]) -> Image:
         """Makes the root file system if it is not there yet (40 s), else returns at once.
 
@@ -103,8 +115,6 @@ class RootfsRunner:
             InfrastructureError: Cause `image` or `sandbox`, and what to do.
         """
         sandbox.require_tools()
-        if self._rights.prefix:
-            await self._require_user_namespace()
         return await self._images.ensure(self._settings.suite, self._archives, tell)
 
     async def sweep(self) -> int:
@@ -212,14 +222,6 @@ class RootfsRunner:
                 cause=Cause.IMAGE,
             )
         return image
-
-    async def _require_user_namespace(self) -> None:
-        said = bytearray()
-        ended = await supervise([*self._rights.prefix, "true"], output=said.extend)
-        if not ended.ok:
-            raise InfrastructureError(
-                _advice(said.decode(errors="replace"), ended), cause=Cause.SANDBOX
-            )
 
 
 def _advice(said: str, ended: Ended) -> str:

@@ -203,19 +203,23 @@ def environment(extra: Mapping[str, str] | None = None) -> tuple[tuple[str, str]
     )
 
 
+def missing_tools() -> str | None:
+    """Returns which of the host's programs are missing and what installs them, None if none is."""
+    needed = TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"}
+    absent = sorted({package for tool, package in needed.items() if shutil.which(tool) is None})
+    if not absent:
+        return None
+    return f"this machine lacks {', '.join(absent)}: apt-get install {' '.join(absent)}"
+
+
 def require_tools() -> None:
     """Checks that the host's programs are there.
 
     Raises:
         InfrastructureError: Cause `sandbox`, with the packages to install.
     """
-    needed = TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"}
-    absent = sorted({package for tool, package in needed.items() if shutil.which(tool) is None})
-    if absent:
-        raise InfrastructureError(
-            f"this machine lacks {', '.join(absent)}: apt-get install {' '.join(absent)}",
-            cause=Cause.SANDBOX,
-        )
+    if missing := missing_tools():
+        raise InfrastructureError(missing, cause=Cause.SANDBOX)
 
 
 def proxy_environment() -> dict[str, str]:
