@@ -19,6 +19,7 @@ from opam_ci.activities.outlast import OutlastInterceptor
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.revdeps import RevdepsActivities
+from opam_ci.clients import programs
 from opam_ci.clients.index import Index
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
@@ -189,6 +190,7 @@ async def running(
             health = instruments.watch_builds(runner, store, runner.needs)
             slots = [BuildSlots(health, settings.builds) for _ in settings.pools]
         if settings.orchestrate:
+            programs.require("git", "opam")
             # Workflows set them, so whoever runs workflows sees to it that they exist.
             await ensure_search_attributes(client)
             index = await asyncio.to_thread(Index.open, settings.index_url)

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from opam_ci.cli.analyse_batch import analyse_lines
+from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse as analyse_change
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
@@ -42,6 +43,7 @@ def analyse(
     """
     if (pr is not None) + (branch is not None) + (batch is not None) != 1:
         raise UsageError("give --pr NUMBER, --branch NAME or --batch FILE: one of them")
+    programs.require("git")
     with Repository.open(repo) as repository:
         if batch is not None:
             code = analyse_lines(batch, repository)

@@ -17,6 +17,7 @@ from opam_ci.cli.platforms import FileOption, chosen_table
 from opam_ci.cli.render import View, make_view
 from opam_ci.cli.session import working
 from opam_ci.cli.watch import watch
+from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.connection import polled
 from opam_ci.core.errors import InfrastructureError, UsageError
@@ -85,6 +86,7 @@ def find_revision(
     """
     if (number is None) == (branch is None):
         raise UsageError("name what to check: either --pr NUMBER or --branch NAME")
+    programs.require("git")
     with Repository.open(repo) as repository:
         if number is not None:
             found = repository.find_pull_request(number, base)

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from opam_ci.cli.lint_batch import lint_opam_texts, lint_packages_of
+from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_tree import GitTree
 from opam_ci.clients.lint_run import PackageTree, lint_packages
@@ -93,6 +94,7 @@ def lint(
     """
     kinds = parse_kinds(checks)
     opam = OpamLint(check_upstream=check_upstream)
+    programs.require(*(("opam",) if CheckKind.OPAM in kinds else ()), *(("git",) if rev else ()))
     _one_of(packages=bool(packages), all=every, batch=bool(batch), opam_batch=bool(opam_batch))
     if opam_batch is not None:
         answered = asyncio.run(lint_opam_texts(opam_batch, kinds=kinds, opam=opam))

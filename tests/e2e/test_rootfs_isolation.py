@@ -17,7 +17,7 @@ from opam_ci.clients.runners.jobroot import overlay
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.supervise import supervise
 from opam_ci.core.build import BuildReport
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause
 from tests.e2e.rootfs_world import Log, World, last, mounts_below, processes_with
@@ -271,3 +271,5 @@ async def test_a_preflight_names_the_packages_to_install(
     ) as caught:
         await world.runner.preflight()
     assert caught.value.cause is Cause.SANDBOX
+    with pytest.raises(UsageError, match="apt-get install bubblewrap mmdebstrap"):
+        await world.runner.require()

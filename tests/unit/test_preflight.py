@@ -18,7 +18,7 @@ from opam_ci.clients.runners.preflight import (
 )
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.outcome import Cause
 from opam_ci.settings import Settings
 from opam_ci.worker import make_runner
@@ -88,6 +88,9 @@ async def test_the_runner_is_a_setting(tmp_path: Path, monkeypatch: pytest.Monke
     runner = make_runner(Settings(), ArtifactStore.open(tmp_path.as_uri()))
     with pytest.raises(InfrastructureError, match="no no-such-engine"):
         await runner.preflight()
+    # A worker does not start: that is for whoever runs it to mend.
+    with pytest.raises(UsageError, match="no no-such-engine"):
+        await runner.require()
 
 
 def test_the_engines_differ_in_a_few_words() -> None:

@@ -1,12 +1,16 @@
-"""Debian packages: found missing, installed where that is allowed, else asked for."""
+"""What a machine lacks: found missing, added where that is allowed, else asked for."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
-from opam_ci.cli import debian, system
+from opam_ci.cli import debian, main, system
+from opam_ci.clients.runners import preflight, sandbox
 from opam_ci.core.errors import InfrastructureError, UsageError
+
+USER = next(entry for entry in pwd.getpwall() if entry.pw_uid != 0)
 
 
 @pytest.fixture
@@ -16,9 +20,24 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
     packages = tmp_path / "debian-packages.txt"
-    packages.write_text("# a comment\nopam opam\nbubblewrap  bwrap\nkeys /bin/sh\n")
+    packages.write_text(
+        "# a comment\nopam opam\nbubblewrap  bwrap\nkeys /bin/sh\nuidmap newuidmap user\n"
+    )
     monkeypatch.setattr(debian, "PACKAGES", packages)
     return folder
+
+
+@pytest.fixture
+def ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """An ordinary user's machine, on which she has subordinate ids."""
+    files = {option: tmp_path / option for option in debian.SUBORDINATE_IDS}
+    for file in files.values():
+        file.write_text(
+            f"# owner:first:count\nsomebody:100000:65536\n{USER.pw_name}:165536:65536\n"
+        )
+    monkeypatch.setattr(debian, "SUBORDINATE_IDS", files)
+    monkeypatch.setattr(os, "geteuid", lambda: USER.pw_uid)
+    return files
 
 
 def program(path: Path, name: str, script: str = "exit 0") -> None:
@@ -29,23 +48,96 @@ def program(path: Path, name: str, script: str = "exit 0") -> None:
 def test_the_real_list_is_there_and_complete_here() -> None:
     assert debian.missing() == []
     text = debian.PACKAGES.read_text()
-    for package in ("git", "opam", "bubblewrap", "mmdebstrap", "util-linux"):
+    for package in ("git", "opam", "bubblewrap", "mmdebstrap", "util-linux", "uidmap"):
         assert f"\n{package} " in text
 
 
-def test_missing_packages_are_one_line_with_the_command(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_one_line_with_the_one_command(path: Path, ids: dict[str, Path]) -> None:
     program(path, "apt-get")
     program(path, "opam")
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    packages = "sudo apt-get update && sudo apt-get install --no-install-recommends"
+    assert refusal().endswith(f"run this first: {packages} bubblewrap uidmap")
+    ids["--add-subgids"].write_text("somebody:100000:65536\n")
+    assert refusal().endswith(
+        f"{packages} bubblewrap uidmap && "
+        # After everybody's range in both files.
+        f"sudo usermod --add-subgids 231072-296607 {USER.pw_name}"
+    )
+    program(path, "bwrap")
+    program(path, "newuidmap")
+    assert refusal().startswith("this machine lacks subordinate ids for this user")
+    ids["--add-subuids"].unlink()
+    ids["--add-subgids"].write_text("")
+    assert refusal().endswith(
+        "run this first: sudo usermod --add-subuids 100000-165535 "
+        f"--add-subgids 100000-165535 {USER.pw_name}"
+    )
+
+
+def refusal() -> str:
     with pytest.raises(UsageError) as caught:
         system.require()
     line = str(caught.value)
     assert "\n" not in line
-    assert line.endswith(
-        "sudo apt-get update && sudo apt-get install --no-install-recommends bubblewrap"
+    return line
+
+
+def test_ids_may_be_listed_by_number_and_root_needs_none(
+    path: Path, ids: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program_ in ("opam", "bwrap", "newuidmap"):
+        program(path, program_)
+    for file in ids.values():
+        file.write_text(f"{USER.pw_uid}:100000:65536\n")
+    assert debian.id_commands() == []
+    for file in ids.values():
+        file.write_text("")
+    (path / "newuidmap").unlink()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    system.require()
+
+
+def test_sudo_adds_ids_after_saying_so(path: Path, ids: dict[str, Path]) -> None:
+    for name in ("opam", "bwrap", "newuidmap", "unshare"):
+        program(path, name)
+    for file in ids.values():
+        file.write_text("")
+    granted = " ".join(f"echo {USER.pw_name}:100000:65536 > {file};" for file in ids.values())
+    program(
+        path, "sudo", f'printf "%s\\n" "$*" >> {path}/calls; [ "$2" = true ] || {{ {granted} }}'
     )
+    said: list[str] = []
+    system.install(said.append)
+    assert said == ["installing subordinate ids for this user (/etc/subuid, /etc/subgid)"]
+    assert (path / "calls").read_text().splitlines() == [
+        "-n true",
+        f"-n usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {USER.pw_name}",
+    ]
+    system.install(said.append)
+    assert len(said) == 1
+
+
+def test_forbidden_user_namespaces_are_the_owners_to_allow(
+    path: Path, ids: dict[str, Path], tmp_path: Path
+) -> None:
+    assert ids
+    for name in ("opam", "bwrap", "newuidmap", "sudo"):
+        program(path, name)
+    program(path, "unshare", "echo unshare: Operation not permitted >&2; exit 1")
+    with pytest.raises(UsageError, match=r"namespaces \(unshare: Operation not permitted\): "):
+        system.install(lambda _: None)
+    kernel = tmp_path / "kernel"
+    kernel.mkdir()
+    switch = kernel / "apparmor_restrict_unprivileged_userns"
+    for value, advice in (("1", "sudo sysctl -w kernel.apparmor_restrict"), ("0", "as root")):
+        switch.write_text(f"{value}\n")
+        trouble = preflight.namespace_trouble(sandbox.ROOTLESS, switches=tmp_path)
+        assert trouble is not None
+        assert advice in trouble
+    program(path, "unshare")
+    assert preflight.namespace_trouble(sandbox.ROOTLESS, switches=tmp_path) is None
+    program(path, "unshare", "exit 1")
+    assert preflight.namespace_trouble(sandbox.ROOT, switches=tmp_path) is None
 
 
 def test_root_installs_after_saying_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +170,8 @@ def test_a_failing_apt_is_our_fault_not_the_users(
         system.install(lambda _: None)
 
 
-def test_sudo_counts_only_without_a_password(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+def test_sudo_counts_only_without_a_password(path: Path, ids: dict[str, Path]) -> None:
+    assert ids
     program(path, "apt-get")
     assert not debian.may_install()
     program(path, "sudo", "exit 0")
@@ -95,3 +187,23 @@ def test_a_machine_without_apt_is_told_where_it_runs(path: Path) -> None:
     with pytest.raises(UsageError, match="runs on Debian and Ubuntu"):
         system.require()
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "lacks"),
+    [
+        ("analyse --branch topic", "git"),
+        ("check --branch topic", "git"),
+        ("check --branch topic --lint-only", "git"),
+        ("lint cppo", "opam"),
+        ("lint cppo --rev topic", "git, opam"),
+    ],
+)
+def test_a_command_without_its_programs_is_a_usage_error(
+    path: Path, capsys: pytest.CaptureFixture[str], words: str, lacks: str
+) -> None:
+    assert main.run([*words.split(), "--repo", str(path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"opam-ci: this machine lacks {lacks}: ")
+    assert said.err.count("\n") == 1

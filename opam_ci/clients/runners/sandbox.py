@@ -7,11 +7,11 @@ killed worker leaves none behind.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from opam_ci.clients import programs
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
@@ -205,11 +205,7 @@ def environment(extra: Mapping[str, str] | None = None) -> tuple[tuple[str, str]
 
 def missing_tools() -> str | None:
     """Returns which of the host's programs are missing and what installs them, None if none is."""
-    needed = TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"}
-    absent = sorted({package for tool, package in needed.items() if shutil.which(tool) is None})
-    if not absent:
-        return None
-    return f"this machine lacks {', '.join(absent)}: apt-get install {' '.join(absent)}"
+    return programs.missing(TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"})
 
 
 def require_tools() -> None:

@@ -1,0 +1,30 @@
+"""Programs of the machine that ours run."""
+
+import os
+import shutil
+from collections.abc import Mapping
+
+from opam_ci.core.errors import UsageError
+
+
+def missing(packages: Mapping[str, str]) -> str | None:
+    """Returns which programs are missing and the command that installs them, None if none is.
+
+    Args:
+        packages: The Debian package of each program.
+    """
+    absent = sorted({package for tool, package in packages.items() if shutil.which(tool) is None})
+    if not absent:
+        return None
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return f"this machine lacks {', '.join(absent)}: {sudo}apt-get install {' '.join(absent)}"
+
+
+def require(*names: str) -> None:
+    """Checks that programs are there whose Debian packages have their names.
+
+    Raises:
+        UsageError: Some are not; the line says what installs them.
+    """
+    if line := missing({name: name for name in names}):
+        raise UsageError(line)
