@@ -77,7 +77,7 @@ def pull_requests(repository: Repository, shared: Path) -> None:
 def parsing(repository: Repository) -> None:
     entries = repository.list_tree(repository.resolve("master"), ["packages/"])
     ids = [entry.object_id for entry in entries if entry.path.endswith("/opam")]
-    texts = list(repository.blobs(ids))
+    texts = list(repository.objects(ids))
     size = sum(map(len, texts))
     begin = time.process_time()
     count = sum(1 for text in texts for _ in tokens(text.decode("latin-1")))
@@ -100,7 +100,7 @@ def large_change(real: Path, clone: Path) -> None:
         base = repository.resolve("master")
         entries = repository.list_tree(base, ["packages/"])
         opam_files = [entry for entry in entries if entry.path.endswith("/opam")][::15][:LARGE]
-        contents = list(repository.blobs([entry.object_id for entry in opam_files]))
+        contents = list(repository.objects([entry.object_id for entry in opam_files]))
     message = b"commit refs/heads/large\ncommitter a <a@b> 1700000000 +0000\ndata 1\nx\n"
     stream = [message + f"from {base}".encode()]
     for entry, content in zip(opam_files, contents, strict=True):

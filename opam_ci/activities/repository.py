@@ -15,6 +15,7 @@ from opam_ci.clients.images import ImageResolver
 from opam_ci.clients.lint_findings import store_findings
 from opam_ci.clients.lint_run import lint_packages
 from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.admission import CHANGE_REFUSED
 from opam_ci.core.analysis import CONFLICT
 from opam_ci.core.analysis_result import Analysis, ChangeKind
 from opam_ci.core.build import RepositoryRef
@@ -196,7 +197,7 @@ def _refusal(failure: str) -> SubmissionError:
         failure,
         reason=FailureReason.MERGE_CONFLICT if conflict else FailureReason.ANALYSIS,
         evidence=Evidence(
-            rule="merge-conflict" if conflict else "change-refused",
+            rule="merge-conflict" if conflict else CHANGE_REFUSED,
             phase=Phase.CHECKOUT,
             detail=failure,
         ),

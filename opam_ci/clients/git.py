@@ -25,6 +25,7 @@ from typing import Final, Self
 from opam_ci.clients.git_diff import TreeDiffer
 from opam_ci.clients.git_names import resolve
 from opam_ci.clients.git_process import Git, ObjectReader, git_fault
+from opam_ci.core.admission import is_package
 from opam_ci.core.change import FileChange
 from opam_ci.core.errors import UsageError
 from opam_ci.core.model import Frozen
@@ -79,8 +80,6 @@ class TreeEntry:
 _MINIMUM_VERSION: Final = (2, 38)
 _VERSION: Final = re.compile(r"git version ([0-9]+)\.([0-9]+)")
 _WHERE: Final = ("rev-parse", "--path-format=absolute", "--git-common-dir")
-# packages/NAME/NAME.VERSION/opam
-_OPAM_DEPTH: Final = 3
 
 
 class Repository:
@@ -227,15 +226,15 @@ class Repository:
         return "\n" not in path and self._objects.info(f"{tree}:{path}") is not None
 
     def sizes(self, ids: Sequence[str]) -> list[int]:
-        """The sizes of blobs in bytes, by their ids, in order."""
+        """The sizes of objects in bytes, by their ids, in order."""
         sizes = list(self._objects.sizes(ids))
         if None in sizes:
             missing = ids[sizes.index(None)]
             raise git_fault(f"object {missing} is missing: the clone is damaged or partial")
         return [size for size in sizes if size is not None]
 
-    def blobs(self, ids: Sequence[str]) -> Iterator[bytes]:
-        """The contents of blobs, by their ids, in order; a few in memory at a time."""
+    def objects(self, ids: Sequence[str]) -> Iterator[bytes]:
+        """The contents of objects, by their ids, in order; a few in memory at a time."""
         for object_id, content in zip(ids, self._objects.read_many(ids), strict=True):
             if content is None:
                 raise git_fault(f"object {object_id} is missing: the clone is damaged or partial")
@@ -260,12 +259,12 @@ class Repository:
         ]
 
     def count_packages(self, tree: str) -> int:
-        """How many packages (name and version) a tree or commit holds."""
+        """How many packages (name and version) of a tree or commit builds can see."""
         listed = self._git.run(
             "ls-tree", "-r", "-z", "--full-tree", "--name-only", tree, "--", "packages/"
         )
-        paths = listed.stdout.split(b"\0")
-        return sum(path.endswith(b"/opam") and path.count(b"/") == _OPAM_DEPTH for path in paths)
+        paths = listed.stdout.decode("utf-8", "surrogateescape").split("\0")
+        return sum(map(is_package, paths))
 
     # Within
 

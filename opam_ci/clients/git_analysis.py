@@ -6,17 +6,17 @@
 Blocks; run it in a thread where an event loop waits.
 """
 
-import posixpath
 from typing import Final
 
 from opam_ci.clients.git import Repository
+from opam_ci.clients.git_inspect import inspect
 from opam_ci.core import analysis
+from opam_ci.core.admission import too_many_packages
 from opam_ci.core.analysis_result import Analysis
 from opam_ci.core.change import Content, FileChange, Oversized
 from opam_ci.core.errors import UsageError
 from opam_ci.core.opam.file import MAX_SIZE
 
-_SYMLINK: Final = "120000"
 _REGULAR: Final = ("100644", "100755")
 
 
@@ -28,6 +28,12 @@ def analyse(repository: Repository, base: str, head: str) -> Analysis:
         InfrastructureError: Git fails.
     """
     repository.require_packages(base)
+    # What the head itself brings: the base may have moved on, or be behind.
+    fork = repository.merge_base(base, head) or base
+    if (
+        wrong := inspect(repository, repository.tree_of(fork), repository.tree_of(head))
+    ) is not None:
+        return Analysis(failure=wrong)
     merged = repository.merge(base, head)
     if merged.tree is None:
         return analysis.conflict()
@@ -46,12 +52,17 @@ def analyse_merge(repository: Repository, merge: str) -> Analysis:
         raise UsageError(f"commit {merge[:12]} has no parents: it is no merge")
     base = parents[0]
     repository.require_packages(base)
-    return analyse_trees(repository, repository.tree_of(base), repository.tree_of(merge))
+    trees = (repository.tree_of(base), repository.tree_of(merge))
+    if (wrong := inspect(repository, *trees)) is not None:
+        return Analysis(failure=wrong)
+    return analyse_trees(repository, *trees)
 
 
 def analyse_trees(repository: Repository, old_tree: str, new_tree: str) -> Analysis:
     """Analyse the difference of two trees, given by their ids."""
     changes = repository.changes(old_tree, new_tree)
+    if (wrong := too_many_packages(changes)) is not None:
+        return Analysis(failure=wrong, merge_tree=new_tree)
     trees = _GitTrees(repository, old_tree, new_tree, changes)
     return analysis.analyse(changes, trees, merge_tree=new_tree)
 
@@ -82,24 +93,10 @@ class _GitTrees:
         change = self._new.get(path)
         if change is not None and change.new_mode in _REGULAR:
             return self._contents[change.new_id]
-        if change is not None and change.new_mode == _SYMLINK:
-            return self._behind_symlink(path)
         return None if change is not None else _whole(self._repository, self._new_tree, path)
 
     def had(self, path: str) -> bool:
         return self._repository.exists(self._old_tree, path)
-
-    def _behind_symlink(self, path: str) -> Content:
-        """The file that a link points to, if it is in the tree and no link itself."""
-        link = self._repository.read(self._new_tree, path)
-        if link is None:
-            return None
-        target = posixpath.normpath(
-            posixpath.join(posixpath.dirname(path), link.decode("utf-8", "surrogateescape"))
-        )
-        if target.startswith(("/", "..")):
-            return None
-        return _whole(self._repository, self._new_tree, target)
 
 
 def _was_regular(change: FileChange) -> bool:
@@ -114,7 +111,7 @@ def _whole(repository: Repository, tree: str, path: str) -> Content:
 def _contents(repository: Repository, ids: list[str]) -> dict[str, Content]:
     sizes = repository.sizes(ids)
     small = [object_id for object_id, size in zip(ids, sizes, strict=True) if size <= MAX_SIZE]
-    contents: dict[str, Content] = dict(zip(small, repository.blobs(small), strict=True))
+    contents: dict[str, Content] = dict(zip(small, repository.objects(small), strict=True))
     for object_id, size in zip(ids, sizes, strict=True):
         contents.setdefault(object_id, Oversized(size))
     return contents

@@ -2,9 +2,9 @@
 
 Both exports are deterministic: the same trees give the same bytes, so that a digest of the
 archive identifies its content. `.gitattributes` of the submission have no say in what an
-archive holds, unlike with `git archive`. Only regular files are written: a symlink becomes
-a file with its target's name, as on a system without symlinks, so that no archive can point
-out of the folder into which it is unpacked; submodules are left out.
+archive holds, unlike with `git archive`. Only what a change may bring (`core/admission.py`) is
+written: symlinks, submodules and odd names that a base has are left out, so that no archive can
+point out of the folder into which it is unpacked, and that all of it can be unpacked.
 """
 
 import gzip
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from opam_ci.clients.git import Repository, TreeEntry
+from opam_ci.core.admission import is_package, refusal
 from opam_ci.core.change import FileChange
 from opam_ci.core.model import Frozen
 
@@ -58,11 +59,11 @@ def archive_tree(repository: Repository, tree: str, target: Path) -> int:
     Returns:
         How many packages it holds.
     """
-    entries = repository.list_tree(tree, ["repo", "packages/"])
+    entries = _admitted(repository.list_tree(tree, ["repo", "packages/"]))
     with _Writer(target) as writer:
         for entry, content in _with_contents(repository, entries):
             writer.add(entry.path, content, executable=entry.mode == _EXECUTABLE)
-    return sum(_is_opam(entry.path) for entry in entries)
+    return sum(is_package(entry.path) for entry in entries)
 
 
 def overlay(
@@ -90,8 +91,8 @@ def overlay(
     if own_base is not None and own_base != base_tree:
         changes = [*changes, *repository.changes(own_base, merged_tree)]
     touched = _package_folders(changes)
-    entries = repository.list_tree(merged_tree, touched) if touched else []
-    present = {_folder(entry.path) for entry in entries if _is_opam(entry.path)}
+    entries = _admitted(repository.list_tree(merged_tree, touched)) if touched else []
+    present = {_folder(entry.path) for entry in entries if is_package(entry.path)}
     deleted = [folder for folder in touched if folder not in present]
     kept = [entry for entry in entries if _folder(entry.path) in present]
     with _Writer(target) as writer:
@@ -114,23 +115,29 @@ def _package_folders(changes: Iterable[FileChange]) -> list[str]:
         for path in paths
         if path.startswith("packages/") and path.count("/") >= _PACKAGE_DEPTH
     }
-    return sorted(folders)
+    # Of another one no worker ever had anything: nothing is to be hidden from it.
+    return sorted(folder for folder in folders if is_package(f"{folder}/opam"))
 
 
 def _folder(path: str) -> str:
     return "/".join(path.split("/")[:_PACKAGE_DEPTH])
 
 
-def _is_opam(path: str) -> bool:
-    return path.startswith("packages/") and path == f"{_folder(path)}/opam"
+def _admitted(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
+    """Returns the entries without those of the base that no change may bring."""
+    return [
+        entry
+        for entry in entries
+        if entry.kind == "blob" and refusal(entry.path, entry.mode) is None
+    ]
 
 
 def _with_contents(
     repository: Repository, entries: Iterable[TreeEntry]
 ) -> Iterator[tuple[TreeEntry, bytes]]:
-    blobs = [entry for entry in entries if entry.kind == "blob"]
-    contents = repository.blobs([entry.object_id for entry in blobs])
-    return zip(blobs, contents, strict=True)
+    entries = list(entries)
+    contents = repository.objects([entry.object_id for entry in entries])
+    return zip(entries, contents, strict=True)
 
 
 class _Writer:

@@ -77,7 +77,7 @@ class GitTree:
             listing.get(package_name(package), {}).get(package, _Directory())
             for package in packages
         ]
-        contents = self._repository.blobs([found.opam for found in directories if found.opam])
+        contents = self._repository.objects([found.opam for found in directories if found.opam])
         return [
             PackageFiles(
                 next(contents),

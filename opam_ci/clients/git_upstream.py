@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from opam_ci.clients.git_names import is_object_id
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.admission import CHANGE_REFUSED, MAX_DEPTH
+from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.job import Phase
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, Evidence
+from opam_ci.core.outcome import Cause, Evidence, FailureReason
 
 #: Seconds for one fetch. A first fetch of opam-repository is some hundred MB; a later one
 #: takes a second or two.
@@ -33,6 +34,8 @@ _SETTINGS: Final = {
     "http.lowSpeedTime": "30",
 }
 _MISSING_REF: Final = re.compile(rb"couldn't find remote ref|not our ref|unadvertised object")
+#: Of the other side's git, or of ours (`core.maxTreeDepth`, 2,048 unless set).
+_TOO_DEEP: Final = b"exceeded maximum allowed tree depth"
 _URL: Final = re.compile(r"(?:https?|file|git|ssh)://[^\s\0]{1,900}\Z")
 
 
@@ -89,6 +92,7 @@ class Upstream:
         Raises:
             InfrastructureError: The other side is away; or, by the rule `HEAD_GONE`, it no
                 longer has the head.
+            SubmissionError: The head's folders are nested deeper than git transfers.
         """
         if not is_object_id(head):
             raise UsageError(f"{head[:80]!r} is no commit id")
@@ -147,6 +151,9 @@ class Upstream:
         done = self._run(*words, self.url, *specs, accept=None)
         if not done.returncode:
             return
+        if of_head and _TOO_DEEP in done.stderr:
+            # The base has arrived, so it is the head's.
+            raise _too_deep(what)
         said = _last_line(done.stderr)
         # A base branch that is not there is a matter of the set-up, not of the head.
         gone = of_head and _MISSING_REF.search(done.stderr) is not None
@@ -213,6 +220,12 @@ def _branch_spec(branch: str) -> str:
     if ":" in ref or "*" in ref or not ref.isprintable():
         raise UsageError(f"{branch[:80]!r} is no name of a branch")
     return f"+{ref}:{ref}"
+
+
+def _too_deep(what: str) -> SubmissionError:
+    words = f"Folders of {what} are nested too deeply for git (at most {MAX_DEPTH} names in a path)"
+    evidence = Evidence(rule=CHANGE_REFUSED, phase=Phase.CHECKOUT, detail=words)
+    return SubmissionError(words, reason=FailureReason.ANALYSIS, evidence=evidence)
 
 
 def git_environment() -> dict[str, str]:

@@ -8,6 +8,7 @@ a `Trees`, which reads git objects.
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from opam_ci.core.admission import refusal
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.change import Content, FileChange, Oversized, Trees
 from opam_ci.core.opam import version as versions
@@ -99,8 +100,11 @@ class _Analyser:
         self._last = _Last(OpamFile("", ()), {})
 
     def add(self, change: FileChange) -> None:
-        if not _is_plain(change.path):
-            return
+        mode = change.old_mode if change.is_deletion else change.new_mode
+        if (wrong := refusal(change.path, mode)) is not None:
+            if change.is_deletion:
+                return
+            raise _RefusedError(wrong)
         match change.path.split("/"):
             case ["packages", name, package, "files", *_]:
                 self._add(change.path, name, package, ChangeKind.SIGNIFICANTLY_CHANGED)
@@ -174,11 +178,6 @@ class _Analyser:
         # has the name under which its kind came up.
         if known is None or _STRENGTH[kind] > _STRENGTH[known[1]]:
             self._kinds[package.identity] = (package, kind)
-
-
-def _is_plain(path: str) -> bool:
-    """Whether git prints the path as it is; the peer does not see those that git quotes."""
-    return path.isascii() and path.isprintable() and '"' not in path and "\\" not in path
 
 
 def _package(path: str, name: str, package_dir: str) -> Package:

@@ -1,7 +1,9 @@
 """What a change touches, as git reports it, and the files it lies between."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+_ABSENT: Final = "000000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,11 @@ class FileChange:
     new_mode: str
     old_id: str
     new_id: str
+
+    @property
+    def is_deletion(self) -> bool:
+        """Whether the file is in the old tree only."""
+        return self.new_mode == _ABSENT
 
     @property
     def was_at_path(self) -> bool:

@@ -51,14 +51,15 @@ class Clone:
         ]
         for path, content in files.items():
             quoted = '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+            where = quoted.encode("utf-8", "surrogateescape")
             if content is None:
-                lines.append(f"D {quoted}".encode())
+                lines.append(b"D " + where)
                 continue
             mode, body = content if isinstance(content, tuple) else (REGULAR, content)
             if mode == SUBMODULE:
-                lines.append(f"M {mode} {body.decode()} {quoted}".encode())
+                lines.append(f"M {mode} {body.decode()} ".encode() + where)
             else:
-                lines += [f"M {mode} inline {quoted}".encode(), f"data {len(body)}".encode(), body]
+                lines += [f"M {mode} inline ".encode() + where, f"data {len(body)}".encode(), body]
         reset = b"" if parents else f"reset {ref}\n".encode()
         self.git("fast-import", "--quiet", "--force", data=reset + b"\n".join(lines) + b"\n")
         return self.git("rev-parse", ref)

@@ -78,7 +78,7 @@ def test_every_opam_file_parses_and_is_read(repository: Repository) -> None:
     entries = repository.list_tree(repository.resolve("master"), ["packages/"])
     files = [entry for entry in entries if entry.path.endswith("/opam")]
     assert len(files) == OPAM_FILES
-    contents = repository.blobs([entry.object_id for entry in files])
+    contents = repository.objects([entry.object_id for entry in files])
     for number, (entry, data) in enumerate(zip(files, contents, strict=True)):
         file = parse(data, filename=entry.path)
         assert file.items

@@ -12,7 +12,7 @@ from opam_ci.clients.git_analysis import analyse, analyse_merge
 from opam_ci.core.analysis import significance
 from opam_ci.core.analysis_result import Analysis
 from opam_ci.core.errors import UsageError
-from tests.fakes.clone import EXECUTABLE, SUBMODULE, SYMLINK, Clone, Content, at, opam
+from tests.fakes.clone import EXECUTABLE, Clone, Content, at, opam
 
 SHA = "sha256=" + "0" * 64
 MD5 = "md5=" + "0" * 32
@@ -237,16 +237,6 @@ def test_versions_that_are_equal_to_opam_are_one_package(clone: Clone) -> None:
     }
 
 
-def test_an_opam_file_that_becomes_something_else(clone: Clone) -> None:
-    master = clone.git("rev-parse", "master").encode()
-    assert kinds(clone, {at("a.1"): (SYMLINK, b"../../b/b.1/opam")}) == {
-        "a.1": ("unavailable", False)
-    }
-    for target in (b"../../../../../etc/passwd", b"/etc/passwd", b"absent"):
-        assert kinds(clone, {at("a.1"): (SYMLINK, target)}) == {"a.1": ("deleted", False)}
-    assert kinds(clone, {at("a.1"): (SUBMODULE, master)}) == {"a.1": ("deleted", False)}
-
-
 @pytest.mark.parametrize(
     ("path", "failure"),
     [
@@ -281,11 +271,6 @@ def test_an_opam_file_that_becomes_something_else(clone: Clone) -> None:
 )
 def test_refusals_of_paths(clone: Clone, path: str, failure: str) -> None:
     assert result_of(clone, {path: opam()}).failure == failure
-
-
-@pytest.mark.parametrize("path", ["packages/é/é.1/opam", 'packages/"/x', "packages/a\tb", "a\nb"])
-def test_paths_that_git_quotes_are_not_seen(clone: Clone, path: str) -> None:
-    assert kinds(clone, {path: opam()}) == {}
 
 
 def test_a_folder_that_was_misnamed_before(clone: Clone) -> None:

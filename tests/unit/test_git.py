@@ -197,13 +197,13 @@ def test_trees_and_blobs(clone: Clone) -> None:
         assert set(entries) == {*START, odd, "big"}
         ids = [entries[odd].object_id, entries["big"].object_id, entries["repo"].object_id] * 100
         assert repository.sizes(ids[:3]) == [2, 300_000, len(START["repo"])]
-        assert [len(blob) for blob in repository.blobs(ids)] == [2, 300_000, 20] * 100
+        assert [len(blob) for blob in repository.objects(ids)] == [2, 300_000, 20] * 100
         assert repository.count_packages(head) == 2
         assert repository.read(head, "packages") is None
         assert repository.exists(head, "packages/a")
         assert not repository.exists(head, odd)  # a name that cannot be asked for
         with pytest.raises(InfrastructureError, match="is missing") as caught:
-            list(repository.blobs(["1" * 40]))
+            list(repository.objects(["1" * 40]))
         assert caught.value.cause is Cause.GIT
 
 

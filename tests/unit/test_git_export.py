@@ -10,7 +10,7 @@ from opam_ci.clients.git_export import archive_tree, overlay
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.opam.file import parse
 from opam_ci.core.opam.nodes import Bool
-from tests.fakes.clone import EXECUTABLE, SUBMODULE, SYMLINK, Clone, at, opam
+from tests.fakes.clone import EXECUTABLE, SUBMODULE, SYMLINK, Clone, Content, at, opam
 
 
 def members(archive: Path) -> dict[str, tuple[int, bytes]]:
@@ -81,11 +81,34 @@ def test_an_overlay_holds_what_differs(clone: Clone, tmp_path: Path) -> None:
     assert found.pop(at("a.2"))[1] == opam("build: [make]")
     assert found.pop(at("c.1"))[1] == opam()
     # A link becomes a plain file, so that nothing is written outside of the folder.
-    assert found.pop(at("c.1", "files/link"))[1] == b"/etc/passwd"
+    # No link, so that nothing is written outside of the folder.
     assert set(found) == {at("a.1"), at("d.1")}
     for _, body in found.values():
         assert parse(body).value("available") == Bool(value=False)
     assert (tmp_path / "overlay.tar.gz").read_bytes() == (tmp_path / "again.tar.gz").read_bytes()
+
+
+def test_what_no_worker_can_take_is_left_out(clone: Clone, tmp_path: Path) -> None:
+    """The base may have it: then no pull request can be blamed for it."""
+    odd: dict[str, Content] = {
+        "packages/ü/ü.1/opam": opam(),
+        "packages/b/wrong/opam": opam(),
+        at("b.1", "files/" + "n" * 256): b"",
+        at("b.1", "files/" + "d/" * 100 + "x"): b"",
+        at("b.1", "files/link"): (SYMLINK, b"/etc/passwd"),
+        "repo": (SUBMODULE, clone.git("rev-parse", "master").encode()),
+    }
+    clone.commit("odd", odd, parents=("master",))
+    clone.commit("mended", dict.fromkeys(odd), parents=("odd",))
+    with Repository.open(clone.path) as repository:
+        old, new = (repository.tree_of(repository.resolve(it)) for it in ("odd", "mended"))
+        assert archive_tree(repository, old, tmp_path / "all.tar.gz") == 3
+        assert [repository.count_packages(tree) for tree in (old, new)] == [3, 3]
+        made = overlay(repository, old, new, tmp_path / "overlay.tar.gz")
+    packages = {at("a.1"), at("a.2"), at("b.1"), at("b.1", "files/x.sh")}
+    # opam passes over a folder that is no package's.
+    assert set(members(tmp_path / "all.tar.gz")) == packages | {"packages/b/wrong/opam"}
+    assert (made.packages, made.deleted) == (("b.1",), ())
 
 
 def test_an_overlay_of_nothing(clone: Clone, tmp_path: Path) -> None:

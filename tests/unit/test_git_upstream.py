@@ -8,9 +8,9 @@ import pytest
 
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_upstream import Upstream, upstream_in
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
 from opam_ci.core.github.model import HEAD_GONE
-from opam_ci.core.outcome import Cause
+from opam_ci.core.outcome import Cause, FailureReason
 from tests.fakes.clone import Clone, opam
 
 
@@ -50,6 +50,19 @@ def test_head_and_newest_base_are_fetched(remote: Clone, upstream: Upstream) -> 
         later = head(remote, 8, "c.1")
         upstream.fetch("master", 8, later)
         assert clone.merge(fetched.base, later).tree is not None
+
+
+def test_head_that_git_does_not_transfer_is_the_authors(remote: Clone, upstream: Upstream) -> None:
+    base = remote.git("rev-parse", "refs/heads/master")
+    deep = "packages/b/b.1/files/" + "d/" * 2_100 + "x"
+    pushed = remote.commit("refs/pull/7/head", {deep: b""}, parents=(base,))
+    # By their git, and, where theirs lets it pass, by ours.
+    for limit in (2_048, 4_096):
+        remote.git("config", "core.maxTreeDepth", str(limit))
+        with pytest.raises(SubmissionError, match="nested too deeply") as caught:
+            upstream.fetch("master", 7, pushed)
+        assert caught.value.reason is FailureReason.ANALYSIS
+        assert "pull request 7" in (caught.value.evidence.detail or "")
 
 
 def test_head_that_was_pushed_over_is_there_for_as_long_as_the_host_keeps_it(

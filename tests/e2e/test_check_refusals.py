@@ -1,0 +1,52 @@
+"""`opam-ci check` on changes that no worker could take: red in a sentence, nothing exported."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import System, result, rows, wait_for
+from tests.fakes.clone import SUBMODULE, SYMLINK, Clone, Content, at, opam
+
+pytestmark = pytest.mark.e2e
+
+ODD: Mapping[str, tuple[str, Content]] = {
+    "name": ("packages/ü/ü.1/opam", opam()),
+    "long": (at("b.1", "files/" + "n" * 256), b""),
+    "deep": (at("b.1", "files/" + "d/" * 2_100 + "x"), b""),
+    "module": (at("b.1", "files/m"), (SUBMODULE, b"1" * 40)),
+    "link": (at("b.1", "files/l"), (SYMLINK, b"/etc/passwd")),
+}
+SAID = {
+    "name": 'Unexpected path "packages/\\195\\188/',
+    "long": "has too long a name (256 bytes, at most 255)",
+    "deep": "is too deep (at most 100 names)",
+    "module": 'Unexpected submodule "packages/b/b.1/files/m"',
+    "link": 'Unexpected symbolic link "packages/b/b.1/files/l"',
+}
+
+
+def exported(system: System) -> list[Path]:
+    return list((system.home / "store").glob("repositories/**/*.tar.gz"))
+
+
+def test_what_no_worker_can_take_is_refused_before_anything_is_exported(system: System) -> None:
+    clone = Clone(system.home / "odd.git")
+    base = clone.commit("master", {"repo": b'opam-version: "2.0"\n', at("a.1"): opam()})
+    system.start_worker()
+    for case, (path, content) in ODD.items():
+        # A good package comes with it.
+        clone.commit(case, {at("b.1"): opam(), path: content}, parents=(base,))
+        done = system.run("check", "--json", "--repo", str(clone.path), "--branch", case, check=1)
+        [analysis] = rows(result(done)).values()
+        assert (analysis["outcome"]["kind"], analysis["outcome"]["reason"]) == (
+            "failed",
+            "analysis",
+        ), case
+        assert SAID[case] in analysis["outcome"]["evidence"]["detail"]
+        assert (analysis["attempt"], analysis["faults"]) == (1, [])
+    assert not exported(system)
+    # A good head leaves what was looked for.
+    clone.commit("good", {at("b.1"): opam()}, parents=(base,))
+    system.start_check("--repo", str(clone.path), "--branch", "good")
+    wait_for(lambda: exported(system), 60)
