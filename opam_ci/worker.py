@@ -13,6 +13,7 @@ from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRu
 
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.canary import CanaryActivities
+from opam_ci.activities.images import ImageActivities
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingInterceptor
 from opam_ci.activities.outlast import OutlastInterceptor
@@ -20,6 +21,7 @@ from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.revdeps import RevdepsActivities
 from opam_ci.clients import programs
+from opam_ci.clients.images import ImageResolver
 from opam_ci.clients.index import Index
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
@@ -203,6 +205,7 @@ async def running(
             activities: list[Callable[..., Any]] = [
                 repository.analyse,
                 repository.lint,
+                ImageActivities(ImageResolver()).pin_image,
                 RecordActivities(index, settings.incident_pace).record,
                 revdeps.list_part,
                 revdeps.find_jobs,

@@ -10,7 +10,7 @@ from temporalio import activity
 from temporalio.service import RPCError
 
 from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, retry_delay
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.job import Phase
 from opam_ci.core.messages import (
     AttemptFaulted,
@@ -192,6 +192,8 @@ async def run_attempt(
         if not activity.is_worker_shutdown():
             raise
         outcome = _shut_down(attempt)
+    except SubmissionError as error:
+        outcome = outcome_of(error)
     except InfrastructureError as error:
         retry_after = error.retry_after
         outcome = outcome_of(error)

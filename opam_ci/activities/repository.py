@@ -11,7 +11,6 @@ from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse
 from opam_ci.clients.git_tree import GitTree
 from opam_ci.clients.git_upstream import Fetched, Upstream, upstream_in
-from opam_ci.clients.images import ImageResolver
 from opam_ci.clients.lint_findings import store_findings
 from opam_ci.clients.lint_run import lint_packages
 from opam_ci.clients.store import ArtifactStore
@@ -21,7 +20,6 @@ from opam_ci.core.analysis_result import Analysis, ChangeKind
 from opam_ci.core.build import RepositoryRef
 from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
 from opam_ci.core.github.origin import Origin
-from opam_ci.core.images import PinnedImages
 from opam_ci.core.job import Phase
 from opam_ci.core.lint.finding import LintRequest
 from opam_ci.core.lint_outcome import outcome_of
@@ -45,7 +43,6 @@ class RepositoryActivities:
         self._exporter = Exporter(store)
         self._upstreams = clones
         self._clones: dict[str, Repository] = {}
-        self._images = ImageResolver()
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
@@ -55,19 +52,16 @@ class RepositoryActivities:
             ApplicationError: See `run_attempt`.
         """
         found: tuple[Analysis, RepositoryRef | None] = (Analysis(), None)
-        pinned = PinnedImages(platforms=task.revision.options.platforms)
         base = task.revision.base
 
         async def work(attempt: Attempt) -> Outcome:
-            nonlocal found, pinned, base
+            nonlocal found, base
             attempt.progress(Phase.CHECKOUT, 0)
             if task.revision.origin is not None:
                 fetched = await self._fetch(task, task.revision.origin)
                 base = fetched.base
             revision = task.revision.model_copy(update={"base": base})
             found = await self._analyse(task.model_copy(update={"revision": revision}))
-            if found[1] is not None:
-                pinned = await self._images.pin(task.revision.options.platforms)
             return Passed(
                 evidence=Evidence(
                     rule="analysed",
@@ -81,8 +75,6 @@ class RepositoryActivities:
         return AnalysisReport(
             analysis=found[0],
             repository=found[1],
-            platforms=pinned.platforms,
-            notices=tuple(f"image {image}: {why}" for image, why in pinned.unpinned.items())[:20],
             report=report,
             base=None if task.revision.origin is None else base,
         )

@@ -8,9 +8,9 @@ list's digest, refuses an image that is no list, and prefers a local copy to the
 
 import asyncio
 import json
+import math
 import shutil
 import time
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -20,14 +20,10 @@ from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.images import (
     DIGEST,
     ImageReference,
-    PinnedImages,
     bearer_challenge,
-    images_of,
     parse_image,
-    pinned,
 )
 from opam_ci.core.outcome import Cause
-from opam_ci.core.platforms import Platform
 
 _MANIFESTS: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -36,8 +32,12 @@ _MANIFESTS: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _TIMEOUT: Final = httpx.Timeout(20, connect=10)
+#: For all requests about one image: a token may be needed, and a registry may drip.
+_ANSWER_TIMEOUT: Final = timedelta(seconds=60)
 _ENGINE_TIMEOUT: Final = timedelta(seconds=30)
-_AT_ONCE: Final = 8
+#: A registry that hangs is asked again this long after it did: until then its images are faults
+#: at once, so that many platforms of one registry do not take all activities of a worker.
+_AWAY_FOR: Final = timedelta(seconds=15)
 _KNOWN_FOR: Final = timedelta(hours=1)
 _ENGINES: Final = ("podman", "docker")
 
@@ -61,36 +61,7 @@ class ImageResolver:
         self._known_for = known_for.total_seconds()
         self._timeout = timeout
         self._known: dict[str, tuple[float, str]] = {}
-
-    async def pin(self, platforms: Iterable[Platform]) -> PinnedImages:
-        """Returns platforms whose images all jobs and attempts of a head can use.
-
-        Each image is looked up once. What a registry says that it does not have is told
-        in the result; that a registry is away is an error, since it may come back.
-
-        Raises:
-            InfrastructureError: Cause `image`: a registry is away, or answers nonsense.
-        """
-        given = tuple(platforms)
-        images = images_of(given)
-        at_once = asyncio.Semaphore(_AT_ONCE)
-
-        async def look_up(image: str) -> str:
-            async with at_once:
-                return await self.resolve(image)
-
-        answers = await asyncio.gather(*map(look_up, images), return_exceptions=True)
-        found: dict[str, str] = {}
-        unpinned: dict[str, str] = {}
-        for image, answer in zip(images, answers, strict=True):
-            match answer:
-                case str():
-                    found[image] = answer
-                case UnknownImageError():
-                    unpinned[image] = str(answer)
-                case BaseException():
-                    raise answer
-        return PinnedImages(platforms=pinned(given, found), unpinned=unpinned)
+        self._away: dict[str, tuple[float, str]] = {}
 
     async def resolve(self, image: str) -> str:
         """Returns the reference by digest of the image that a tag stands for now.
@@ -114,6 +85,9 @@ class ImageResolver:
         if reference.is_local:
             # What a machine has itself can change at any time, and costs nothing to ask.
             return await _inspect(image, reference)
+        away_since, why = self._away.get(reference.host, (-math.inf, ""))
+        if asked_at - away_since < _AWAY_FOR.total_seconds():
+            raise _fault(f"image {image}: {why}")
         found = reference.at(await self._ask(image, reference))
         self._known[image] = (asked_at, found)
         return found
@@ -121,23 +95,26 @@ class ImageResolver:
     async def _ask(self, image: str, reference: ImageReference) -> str:
         headers = {"Accept": ", ".join(_MANIFESTS)}
         try:
-            async with httpx.AsyncClient(
-                timeout=self._timeout,
-                follow_redirects=True,
-                # No proxy leads to this very machine.
-                trust_env=not reference.is_on_loopback,
-            ) as http:
+            async with (
+                asyncio.timeout(_ANSWER_TIMEOUT.total_seconds()),
+                httpx.AsyncClient(
+                    timeout=self._timeout,
+                    follow_redirects=True,
+                    # No proxy leads to this very machine.
+                    trust_env=not reference.is_on_loopback,
+                ) as http,
+            ):
                 answer = await http.head(reference.manifest_url, headers=headers)
                 if answer.status_code == httpx.codes.UNAUTHORIZED:
                     token = await _token(http, answer)
                     if token is not None:
                         headers["Authorization"] = f"Bearer {token}"
                         answer = await http.head(reference.manifest_url, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            words = str(error) or type(error).__name__
-            raise _fault(
-                f"image {image}: registry {reference.host} does not answer: {words}"
-            ) from (error)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            why = f"registry {reference.host} does not answer: {str(error) or type(error).__name__}"
+            if isinstance(error, httpx.TimeoutException | TimeoutError):
+                self._away[reference.host] = (time.monotonic(), why)
+            raise _fault(f"image {image}: {why}") from error
         if answer.status_code in _NOT_THERE:
             raise UnknownImageError(
                 f"image {image}: registry {reference.host} does not have it for us: "

@@ -1,12 +1,8 @@
-"""Container images: what a reference says, and platforms whose images are pinned by digest."""
+"""Container images: what a reference says."""
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from pydantic import Field
-
-from opam_ci.core.model import Frozen
 from opam_ci.core.platforms import Platform
 
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -78,36 +74,6 @@ def bearer_challenge(header: str) -> dict[str, str] | None:
     return found if scheme.lower() == "bearer" and "realm" in found else None
 
 
-class PinnedImages(Frozen):
-    """Platforms as all jobs and attempts of one head use them.
-
-    Attributes:
-        platforms: All that were given; images by digest wherever one was found.
-        unpinned: Images that their registry says it does not have, and why. Their
-            platforms keep the tag: jobs there meet the missing image themselves, and jobs
-            of the other platforms are not held up by it.
-    """
-
-    platforms: tuple[Platform, ...]
-    unpinned: dict[str, str] = Field(default_factory=dict)
-
-
-def images_of(platforms: Iterable[Platform]) -> tuple[str, ...]:
-    """Returns the images of these platforms that are not pinned yet, each once."""
-    found = dict.fromkeys(one.image for one in platforms if one.image is not None)
-    return tuple(image for image in found if "@" not in image)
-
-
-def pinned(platforms: Iterable[Platform], found: Mapping[str, str]) -> tuple[Platform, ...]:
-    """Returns the platforms with their images replaced.
-
-    Args:
-        platforms: To pin.
-        found: The reference by digest for each image that has one.
-    """
-    return tuple(
-        one
-        if one.image is None or one.image not in found
-        else Platform.model_validate({**one.model_dump(), "image": found[one.image]})
-        for one in platforms
-    )
+def is_pinned(platform: Platform) -> bool:
+    """Whether the platform has no image that is to be looked up: none, or one by digest."""
+    return platform.image is None or "@" in platform.image

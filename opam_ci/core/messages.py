@@ -95,9 +95,9 @@ class AnalysisReport(Frozen):
     Attributes:
         analysis: What the change is.
         repository: The merged repository in the store, None where nothing is to be built.
-        platforms: Those to build on, with their images by digest: all jobs and attempts of
-            the head see the same ones.
-        notices: What people should know of the platforms.
+        platforms: Those to build on, with their images by digest, from workers that found them
+            in the analysis; since then each PlatformWorkflow finds its own.
+        notices: What people should know of these.
         report: How the attempt ended.
         base: Commit into which the head was merged, where the activity chose it itself:
             the newest one of the base branch on GitHub.
@@ -109,6 +109,30 @@ class AnalysisReport(Frozen):
     notices: tuple[str, ...] = ()
     report: "JobReport"
     base: str | None = None
+
+
+class ImageTask(Frozen):
+    """Input of the `pin_image` activity.
+
+    Attributes:
+        context: To whom it belongs.
+        image: An image by tag.
+    """
+
+    context: JobContext
+    image: str
+
+
+class ImageReport(Frozen):
+    """What the `pin_image` activity answers.
+
+    Attributes:
+        image: The image by digest, None if its registry does not have it for us.
+        notice: Why not.
+    """
+
+    image: str | None = None
+    notice: str | None = None
 
 
 class Listing(Frozen):
@@ -261,6 +285,9 @@ class PlatformProgress(Frozen):
         groups: Groups of jobs that came to be, told of together with the listing's row: a
             moment at which the listing is decided and its jobs unknown would look green.
         done: Whether the child has nothing more to say.
+        platform: The platform with its image by digest, if the child had to look that up: later
+            jobs of the head use the same one.
+        notice: What people should know of the image.
     """
 
     head: str
@@ -268,6 +295,8 @@ class PlatformProgress(Frozen):
     jobs: Rows
     groups: tuple[JobGroup, ...] = ()
     done: bool = False
+    platform: Platform | None = None
+    notice: str | None = None
 
 
 class RevdepsProgress(Frozen):
@@ -317,7 +346,7 @@ class PullRequestInput(Frozen):
         packages: What the analysis found.
         merge_tree: The merged tree.
         repository: The merged repository in the store.
-        platforms: Those to build on, with their images by digest.
+        platforms: Those to build on, with their images by digest where they were found.
         planned: Whether the job list is complete.
         automatic: What restarts of the head have cost since somebody last asked for one.
         batch: How many batches of PlatformWorkflows were started for this head.

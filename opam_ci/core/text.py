@@ -261,6 +261,11 @@ def activity_summary(kind: JobKind, title: str) -> str:
     return _clip(f"{kind.value}: {title}" if kind is JobKind.ANALYSIS else title, 200)
 
 
+def image_summary(platform: str) -> str:
+    """Returns the one-line summary of the search for a platform's image."""
+    return _clip(f"image of {platform}", 200)
+
+
 def verdict_line(outcome: Outcome) -> str:
     """Returns the last line of an attempt's log: the verdict and why."""
     if outcome.kind == "passed":

@@ -75,6 +75,10 @@ class Jobs:
         self._job_timeout = options.job_timeout(self._timeouts)
         self._retry = options.job_retry(checks.retry)
 
+    def use(self, platform: Platform) -> None:
+        """Runs all jobs that are yet to start on the platform with this image."""
+        self._setting = self._setting.model_copy(update={"platform": platform})
+
     def attempt_faulted(self, said: AttemptFaulted) -> None:
         """Notes that an attempt met an infrastructure fault."""
         self._table.fault(said.job, said)

@@ -29,6 +29,9 @@ REPOSITORY_TIMEOUT = timedelta(minutes=15)
 """Longest run of an analysis, lint or export: seconds in practice, but the largest pull
 request on a cold clone must not be cut off."""
 
+IMAGE_TIMEOUT = timedelta(minutes=2)
+"""Longest search for an image's digest: some requests of half a minute each."""
+
 RECORD_TIMEOUT = timedelta(seconds=30)
 """Longest write of one batch to the index."""
 
@@ -172,7 +175,7 @@ def job_retry(settings: RetrySettings) -> RetryPolicy:
 
 
 class RepositoryActivity(TypedDict):
-    """Options of analysis and lint."""
+    """Options of analysis, lint and the search for images."""
 
     task_queue: str
     start_to_close_timeout: timedelta
@@ -191,6 +194,17 @@ def repository_activity(
         heartbeat_timeout=checks.heartbeat_timeout,
         retry_policy=job_retry(checks.retry),
         priority=job_priority(kind, pull_request),
+    )
+
+
+def image_activity(pull_request: PullRequestRef, checks: CheckOptions) -> RepositoryActivity:
+    """Returns how a platform's image is looked up: behind every analysis and lint."""
+    return RepositoryActivity(
+        task_queue=ORCHESTRATION_QUEUE,
+        start_to_close_timeout=IMAGE_TIMEOUT,
+        heartbeat_timeout=checks.heartbeat_timeout,
+        retry_policy=job_retry(checks.retry),
+        priority=job_priority(JobKind.BUILD, pull_request),
     )
 
 

@@ -1,6 +1,7 @@
 """PlatformWorkflow: the jobs of one head on one platform."""
 
 import asyncio
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
@@ -26,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.text import markdown_matrix
     from opam_ci.workflows import options
     from opam_ci.workflows.groups import revdeps_workflow
+    from opam_ci.workflows.images import PlatformImage
     from opam_ci.workflows.jobs import Jobs, JobSetting
     from opam_ci.workflows.pause import pause, see_through
     from opam_ci.workflows.revdeps import RevdepsWorkflow
@@ -53,8 +55,9 @@ class PlatformWorkflow:
             notify=given.parent is not None,
         )
         self._jobs = Jobs(setting, self._table, in_flight=options.JOBS_IN_FLIGHT)
+        self._image = PlatformImage(given, self._table)
         self._new_groups: list[JobGroup] = []
-        self._running: asyncio.Future[list[None]] | None = None
+        self._running: asyncio.Future[Any] | None = None
         self._done = False
 
     @workflow.run
@@ -68,10 +71,10 @@ class PlatformWorkflow:
             How many jobs came to what, without those on reverse dependencies.
         """
         reporter = asyncio.create_task(self._report_changes())
-        self._running = asyncio.gather(
-            *(self._run(row.job) for row in given.jobs),
-            *(self._run_again(restart) for restart in given.revdeps),
-        )
+        if self._image.is_needed and workflow.patched("image-of-platform"):
+            self._running = asyncio.create_task(self._run_with_image(given))
+        else:
+            self._running = self._run_all(given)
         cancelled: asyncio.CancelledError | None = None
         try:
             await self._running
@@ -90,19 +93,19 @@ class PlatformWorkflow:
     def attempt_faulted(self, said: AttemptFaulted | None = None) -> None:
         """An attempt met an infrastructure fault."""
         if said is not None:
-            self._jobs.attempt_faulted(said)
+            (self._image if self._image.is_sought else self._jobs).attempt_faulted(said)
 
     @workflow.signal
     def attempt_started(self, said: AttemptStarted | None = None) -> None:
         """An attempt after the first has begun; the one before may have lost its worker."""
         if said is not None:
-            self._jobs.attempt_started(said)
+            (self._image if self._image.is_sought else self._jobs).attempt_started(said)
 
     @workflow.signal
     def restart_waiting(self, said: RestartWaiting | None = None) -> None:
         """Jobs that wait for their automatic retry are to start at once."""
         if said is not None:
-            self._jobs.restart_waiting(said)
+            (self._image if self._image.is_sought else self._jobs).restart_waiting(said)
 
     @workflow.signal
     def rejudge(self, said: Rejudge | None = None) -> None:
@@ -125,6 +128,20 @@ class PlatformWorkflow:
             planned=True,
             jobs=self._table.rows,
             updated_at=workflow.now(),
+        )
+
+    async def _run_with_image(self, given: PlatformInput) -> None:
+        if await self._image.find():
+            self._jobs.use(self._image.platform)
+        await self._run_all(given)
+
+    def _run_all(self, given: PlatformInput) -> asyncio.Future[list[None]]:
+        # Without an image all jobs are decided; those on reverse dependencies have a table of
+        # their own, and meet what is wrong themselves.
+        jobs = [row.job for row in self._table.rows if row.outcome is None]
+        return asyncio.gather(
+            *(self._run(job) for job in jobs),
+            *(self._run_again(restart) for restart in given.revdeps),
         )
 
     async def _run(self, job: Job) -> None:
@@ -156,7 +173,7 @@ class PlatformWorkflow:
                     head=given.head,
                     opened_at=given.opened_at,
                     parent=given.parent,
-                    platform=given.platform,
+                    platform=self._image.platform,
                     repository=given.repository,
                     options=given.options,
                     group=group,
@@ -220,6 +237,8 @@ class PlatformWorkflow:
             jobs=rows,
             groups=groups,
             done=done,
+            platform=self._image.found,
+            notice=self._image.notice,
         )
         try:
             await parent.signal("platform_progress", progress)

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         AttemptStarted,
         JobContext,
         LintReport,
+        PlatformProgress,
         RepositoryTask,
     )
     from opam_ci.core.plan import ANALYSIS, lint_job
@@ -31,6 +32,10 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows.reports import lost_verdict, report_after
 
 
+_NOTICES = 20
+"""How many notices of images a summary shows."""
+
+
 class RepositoryJobs:
     """Runs analysis and lint, and keeps what the analysis found.
 
@@ -39,8 +44,8 @@ class RepositoryJobs:
         packages: What the head changes.
         merge_tree: The merged tree.
         repository: The merged repository in the store.
-        platforms: Those to build on, with their images by digest.
-        notices: What people should know of them.
+        platforms: Those to build on, with their images by digest where they were found.
+        notices: What people should know of these.
     """
 
     def __init__(
@@ -69,6 +74,16 @@ class RepositoryJobs:
         """Notes a further attempt of analysis or lint."""
         for row in self._rows_of(said.job):
             self._table.started(row.job.id, said.model_copy(update={"round": row.round}))
+
+    def image_found(self, said: PlatformProgress) -> None:
+        """Takes over what a PlatformWorkflow found of its image: later jobs use the same one."""
+        found = said.platform
+        if found is not None:
+            self.platforms = tuple(
+                found if found.name == known.name else known for known in self.platforms
+            )
+        if said.notice is not None and said.notice not in self.notices:
+            self.notices = (*self.notices, said.notice)[:_NOTICES]
 
     async def analyse(self) -> Analysis | None:
         """Analyses the head; None if there is nothing to go on with."""

@@ -245,6 +245,7 @@ class Testing:
         """Takes over what a PlatformWorkflow reports."""
         if said.head != self.revision.head or said.workflow_id not in self._children:
             return
+        self.on_repository.image_found(said)
         for row in said.jobs:
             if self._stopping and row.outcome is not None and row.outcome.kind == "cancelled":
                 # The child cannot know why it was cancelled.

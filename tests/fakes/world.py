@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
+import httpx
 import pytest
 from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
@@ -14,6 +15,8 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from opam_ci.activities.attempt import Attempt, run_attempt
+from opam_ci.activities.images import ImageActivities
+from opam_ci.clients.images import ImageResolver
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.build import RepositoryRef, Revdep
 from opam_ci.core.errors import OpamCiError
@@ -58,7 +61,11 @@ Step = Outcome | OpamCiError | Callable[[Attempt], Awaitable[Outcome]]
 
 
 class Script:
-    """What the activities do, by job id and attempt, and what they were asked."""
+    """What the activities do, by job id and attempt, and what they were asked.
+
+    Attributes:
+        images: On which image each job ran last.
+    """
 
     def __init__(self) -> None:
         self.steps: dict[str, list[Step]] = defaultdict(list)
@@ -71,6 +78,8 @@ class Script:
         self.cancelled: list[str] = []
         self.batches: list[RecordBatch] = []
         self.index_down = False
+        self.images: dict[str, str | None] = {}
+        self.resolver = ImageResolver(known_for=timedelta(0), timeout=httpx.Timeout(0.5))
         self.revdeps: tuple[Revdep, ...] = ()
         self.parts: list[ListPart] = []
         self.opened: list[WorkflowHandle[PullRequestWorkflow, object]] = []
@@ -101,6 +110,7 @@ class Script:
     @activity.defn
     async def run_job(self, task: RunJob) -> JobReport:
         job = task.spec.job
+        self.images[job.id] = task.spec.platform.image
         report = await run_attempt(
             task.context, job.id, lambda attempt: self._play(job.id, attempt)
         )
@@ -186,6 +196,7 @@ async def workers(client: Client, script: Script) -> AsyncIterator[None]:
             activities=[
                 script.analyse,
                 script.lint,
+                ImageActivities(script.resolver).pin_image,
                 script.record,
                 script.list_part,
                 script.find_jobs,

@@ -37,7 +37,7 @@ from opam_ci.core.incidents.rejudge import OWN_FAULT
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, LogLine, Outcome
-from opam_ci.core.platforms import EMBEDDED
+from opam_ci.core.platforms import EMBEDDED, Runner
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import State
@@ -50,6 +50,7 @@ from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.github import FakeGitHub
 from tests.fakes.github_stage import Stage, policy_for
+from tests.fakes.registry import registry
 from tests.fakes.runners import FakeRunner
 from tests.fakes.world import (
     HEAD_2,
@@ -132,6 +133,23 @@ async def revdeps(world: World, ref: PullRequestRef) -> Handle:
     return handle
 
 
+async def images(world: World, ref: PullRequestRef) -> Handle:
+    """An image whose registry is unwell until a restart, and one that nobody needs to find."""
+    with registry() as unwell:
+        unwell.answer = 503
+        platform = EMBEDDED.model_copy(
+            update={"ocaml": "5.4", "runner": Runner.CONTAINER, "image": f"{unwell.host}/x:1"}
+        )
+        handle = await world.open(ref, world.revision(platforms=(EMBEDDED, platform)))
+        await world.until(handle, is_decided)
+        unwell.answer = 200
+        await handle.signal("restart")
+        await world.until(handle, lambda now: is_decided(now) and not now.counts.errored)
+        await handle.signal("closed")
+        await handle.result()
+    return handle
+
+
 async def rejudged(world: World, ref: PullRequestRef) -> Handle:
     """A failure that is taken back and restarted, and a fault that is the job's own."""
     words = LogLine(offset=0, text="cp: Structure needs cleaning")
@@ -198,6 +216,7 @@ STORIES: tuple[Callable[[World, PullRequestRef], Awaitable[Handle]], ...] = (
     superseded,
     cancelled,
     revdeps,
+    images,
     rejudged,
     posted,
 )

@@ -18,11 +18,11 @@ from typing import Any
 import httpx
 import pytest
 
+from opam_ci.clients import images
 from opam_ci.clients.images import ImageResolver, UnknownImageError
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.images import ImageReference, parse_image
 from opam_ci.core.outcome import Cause
-from opam_ci.core.platforms import EMBEDDED, Platform, Runner
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -31,18 +31,6 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 
 def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
-def on(image: str, ocaml: str = "5.4", arch: str = "amd64") -> Platform:
-    return Platform(
-        distribution="debian-13",
-        ocaml=ocaml,
-        arch=arch,
-        pool="p",
-        runner=Runner.CONTAINER,
-        image=image,
-        compiler="",
-    )
 
 
 class Registry:
@@ -133,11 +121,11 @@ async def test_a_tag_that_moves_does_not_move_what_is_pinned(registry: Registry)
     image = f"{registry.host}/ocaml/opam:moves"
     first = registry.push("moves", "first")
     resolver = ImageResolver(known_for=timedelta(0))
-    pinned = (await resolver.pin([on(image)])).platforms
+    pinned = await resolver.resolve(image)
     second = registry.push("moves", "second")
     assert first != second
-    assert (await resolver.pin(pinned)).platforms == pinned
-    assert (await resolver.pin([on(image)])).platforms[0].image == f"{image[:-6]}@{second}"
+    assert await resolver.resolve(pinned) == pinned == f"{image[:-6]}@{first}"
+    assert await resolver.resolve(image) == f"{image[:-6]}@{second}"
 
 
 async def test_a_digest_is_remembered_for_a_while(registry: Registry) -> None:
@@ -149,20 +137,10 @@ async def test_a_digest_is_remembered_for_a_while(registry: Registry) -> None:
     assert (await resolver.resolve(image)).endswith(first)
 
 
-async def test_a_missing_image_holds_up_no_other(registry: Registry) -> None:
-    digest = registry.push("there", "x")
-    there, gone = (f"{registry.host}/ocaml/opam:{tag}" for tag in ("there", "gone"))
-    given = [EMBEDDED, on(there), on(gone, "4.14"), on(there, arch="arm64")]
-    result = await ImageResolver().pin(given)
-    assert [one.image for one in result.platforms] == [
-        None,
-        f"{registry.host}/ocaml/opam@{digest}",
-        gone,
-        f"{registry.host}/ocaml/opam@{digest}",
-    ]
-    assert [one.name for one in result.platforms] == [one.name for one in given]
-    assert list(result.unpinned) == [gone]
-    assert "HTTP 404" in result.unpinned[gone]
+async def test_an_image_that_the_registry_does_not_have(registry: Registry) -> None:
+    with pytest.raises(UnknownImageError, match="HTTP 404") as caught:
+        await ImageResolver().resolve(f"{registry.host}/ocaml/opam:gone")
+    assert caught.value.cause is Cause.IMAGE
 
 
 class Odd(BaseHTTPRequestHandler):
@@ -250,10 +228,31 @@ async def test_a_registry_that_is_not_well_is_a_fault_of_ours(
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
     with pytest.raises(InfrastructureError, match=said) as caught:
-        await resolver.pin([on(f"{odd}/x:fine"), on(f"{odd}/x:{tag}", "4.14")])
+        await resolver.resolve(f"{odd}/x:{tag}")
     assert caught.value.cause is Cause.IMAGE
     assert not isinstance(caught.value, UnknownImageError)
     assert caught.value.retry_after == (timedelta(seconds=77) if tag == "busy" else None)
+
+
+async def test_a_registry_that_hangs_is_not_asked_for_a_while(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = ImageResolver(timeout=httpx.Timeout(0.3))
+    # One that answers badly is asked again.
+    with pytest.raises(InfrastructureError, match="HTTP 503"):
+        await resolver.resolve(f"{odd}/x:broken")
+    with pytest.raises(InfrastructureError, match="does not answer"):
+        await resolver.resolve(f"{odd}/x:slow")
+    with pytest.raises(InfrastructureError, match="x:fine: registry"):
+        await resolver.resolve(f"{odd}/x:fine")
+    monkeypatch.setattr(images, "_AWAY_FOR", timedelta(0))
+    assert await resolver.resolve(f"{odd}/x:fine") == f"{odd}/x@{Odd.digest}"
+
+
+async def test_an_answer_that_drips_ends_in_time(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_ANSWER_TIMEOUT", timedelta(seconds=0.2))
+    with pytest.raises(InfrastructureError, match="does not answer: TimeoutError"):
+        await ImageResolver().resolve(f"{odd}/x:slow")
 
 
 async def test_an_image_by_digest_is_asked_nobody_about() -> None:

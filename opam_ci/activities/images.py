@@ -1,0 +1,40 @@
+"""The activity that finds the image of a platform, before any job of a head runs there."""
+
+from temporalio import activity
+
+from opam_ci.activities.attempt import Attempt, run_attempt
+from opam_ci.clients.images import ImageResolver, UnknownImageError
+from opam_ci.core.messages import ImageReport, ImageTask
+from opam_ci.core.outcome import Evidence, Outcome, Passed
+
+
+class ImageActivities:
+    """What asks registries."""
+
+    def __init__(self, resolver: ImageResolver) -> None:
+        self._resolver = resolver
+
+    @activity.defn
+    async def pin_image(self, task: ImageTask) -> ImageReport:
+        """Looks up the digest that the tag of a platform's image stands for now.
+
+        An image that its registry does not have, or not for us, keeps its tag: a build worker
+        may have it, or credentials for it.
+
+        Raises:
+            ApplicationError: See `run_attempt`; cause `image` if the registry does not answer.
+        """
+        report = ImageReport()
+
+        async def work(attempt: Attempt) -> Outcome:
+            nonlocal report
+            try:
+                report = ImageReport(image=await self._resolver.resolve(task.image))
+            except UnknownImageError as error:
+                report = ImageReport(notice=str(error))
+            return Passed(
+                evidence=Evidence(rule="image-found", worker=attempt.worker, attempt=attempt.number)
+            )
+
+        await run_attempt(task.context, "image", work)
+        return report
