@@ -18,7 +18,7 @@ from opam_ci.clients.index.gauges import IndexGauges
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import identity
-from opam_ci.core.health import Finding, HealthPolicy
+from opam_ci.core.health import Finding, HealthPolicy, WorkerState
 from opam_ci.core.job import JobKind
 from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.summary import REPOSITORY_JOBS
@@ -115,7 +115,8 @@ class Instruments:
         if self._health is None:
             return here
         now = self._health.now
-        trouble = now.trouble
+        # A fault that a probe is to explain is no trouble yet, and still worth showing.
+        trouble = now.reason if now.state is WorkerState.PROBING else now.trouble
         return here.model_copy(
             update={
                 "state": now.state,

@@ -39,6 +39,8 @@ class AttemptBegan(Frozen):
         pool: Of the worker.
         kind: What the job does.
         is_canary: Whether it is a canary's job and no submission's.
+        pull_request: Whose job it is: id of its workflow.
+        packages: Packages that a build is about; empty for analysis and lint.
         due_at: When Temporal put it into the queue.
         began_at: When Temporal gave it to this worker, by Temporal's clock.
         seen_at: The same by this machine's clock.
@@ -49,6 +51,8 @@ class AttemptBegan(Frozen):
     pool: str
     kind: JobKind
     is_canary: bool
+    pull_request: str
+    packages: tuple[str, ...] = ()
     due_at: AwareDatetime
     began_at: AwareDatetime
     seen_at: AwareDatetime
@@ -63,6 +67,8 @@ class AttemptEnded(Frozen):
         pool: Of the worker.
         kind: What the job does.
         is_canary: Whether it is a canary's job and no submission's.
+        pull_request: Whose job it is.
+        packages: Packages that it is about.
         outcome: What it came to, None if it was cancelled.
         verdicts: What each of its jobs came to, where it did several.
         is_last: Whether it decided the job: no retry follows.
@@ -73,6 +79,8 @@ class AttemptEnded(Frozen):
     pool: str
     kind: JobKind
     is_canary: bool
+    pull_request: str
+    packages: tuple[str, ...] = ()
     outcome: Outcome | None
     verdicts: tuple[Outcome | None, ...] = ()
     is_last: bool
@@ -122,7 +130,9 @@ class _Observing(ActivityInboundInterceptor):
         task = input.args[0] if input.args else None
         match task:
             case RunJob():
-                return await self._attempt(input, task.spec.job.kind, task.context)
+                job = task.spec.job
+                packages = (job.package, job.revdep) if job.revdep else (job.package,)
+                return await self._attempt(input, job.kind, task.context, packages=packages)
             case RepositoryTask():
                 kind = JobKind.LINT if task.packages else JobKind.ANALYSIS
                 jobs = max(1, len(task.packages))
@@ -137,7 +147,13 @@ class _Observing(ActivityInboundInterceptor):
                 return await super().execute_activity(input)
 
     async def _attempt(
-        self, given: ExecuteActivityInput, kind: JobKind, context: JobContext, jobs: int = 1
+        self,
+        given: ExecuteActivityInput,
+        kind: JobKind,
+        context: JobContext,
+        jobs: int = 1,
+        *,
+        packages: tuple[str, ...] = (),
     ) -> Any:
         info = activity.info()
         seen_at = datetime.now(UTC)
@@ -145,6 +161,8 @@ class _Observing(ActivityInboundInterceptor):
             pool=self._pool,
             kind=kind,
             is_canary=is_canary(context.pull_request),
+            pull_request=context.pull_request.workflow_id,
+            packages=packages,
             due_at=info.current_attempt_scheduled_time,
             began_at=info.started_time,
             seen_at=seen_at,
@@ -187,6 +205,8 @@ class _Observing(ActivityInboundInterceptor):
             pool=began.pool,
             kind=began.kind,
             is_canary=began.is_canary,
+            pull_request=began.pull_request,
+            packages=began.packages,
             outcome=outcome,
             verdicts=verdicts,
             is_last=is_last,

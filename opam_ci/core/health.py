@@ -1,18 +1,22 @@
 """Whether a build worker should take jobs: a state machine over what it has seen of itself.
 
-A fault that can be the worker's own quarantines it, for twice as long each time, until a job
-passes. At the end of a quarantine a probe (host checks and a build that must pass) decides
-whether it goes on; after that the worker takes one job at a time until one has passed. So a
-worker that fails everything fast takes a handful of jobs and then leaves the queue alone.
+A fault that can be the worker's own makes it probe itself at once (host checks and a build that
+must pass, never the job that met the fault). A bad probe quarantines it, for twice as long each
+time, until a job passes; a good one leaves the fault to its job. Without a bad probe only
+unrelated pull requests that met the same cause here quarantine it: what one pull request submits
+cannot take a worker that is well out of service. So a worker that fails everything fast takes a
+handful of jobs and then leaves the queue alone, and a hostile package costs it some probes.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, Errored, Outcome
+from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Outcome
 
 OWN_CAUSES = frozenset(
     {
@@ -26,7 +30,7 @@ OWN_CAUSES = frozenset(
         Cause.UNKNOWN,
     }
 )
-"""Causes that lie in the worker's machine as far as one fault can tell: one is enough."""
+"""Causes that lie in the worker's machine as far as one fault can tell: one makes it probe."""
 
 NETWORK_CAUSES = frozenset({Cause.NETWORK, Cause.DNS, Cause.PACKAGE_MIRROR, Cause.GIT})
 """Causes that lie in the worker's network or in the other side: several in a row are needed.
@@ -35,12 +39,20 @@ When the network is down for everybody, all workers step back one by one; the jo
 queue instead of using up their attempts, and each quarantine's end tries again.
 """
 
+_SUSPECTS = 16
+"""Pull requests that are remembered at most, the newest."""
+
+_NAMES = 64
+"""Package names of each that are remembered at most."""
+
 
 class WorkerState(StrEnum):
     """What a worker does with jobs."""
 
     HEALTHY = "healthy"
     """It takes as many as it is set to."""
+    PROBING = "probing"
+    """It takes none for the moment: it finds out whether it is well. Nothing is known wrong."""
     PROBATION = "probation"
     """Back from a quarantine, it takes one at a time until one has passed."""
     QUARANTINED = "quarantined"
@@ -52,9 +64,11 @@ class HealthPolicy(Frozen):
 
     Attributes:
         first_quarantine: Length of the first quarantine.
-        coefficient: Factor for each further one before a job passes.
+        coefficient: Factor for each further bad probe, and each further unrelated pull request,
+            before a job passes.
         longest_quarantine: Cap of one quarantine.
-        network_faults: Faults of the network in a row that quarantine.
+        network_faults: Faults of the network in a row that count as one of the worker's own.
+        memory: How long a pull request that met a fault is remembered.
         fresh_jobs: Jobs that a worker has in its hands at most, of which nothing is known
             yet: so many can be lost before the first fault is noticed.
         fresh_for: A job that has run for so long is no longer fresh: it did not fail fast.
@@ -64,6 +78,7 @@ class HealthPolicy(Frozen):
     coefficient: float = Field(default=2.0, ge=1.0)
     longest_quarantine: timedelta = timedelta(hours=1)
     network_faults: int = Field(default=3, ge=1)
+    memory: timedelta = timedelta(hours=1)
     fresh_jobs: int = Field(default=4, ge=1)
     fresh_for: timedelta = timedelta(minutes=1)
 
@@ -71,7 +86,7 @@ class HealthPolicy(Frozen):
         """Returns the length of a quarantine.
 
         Args:
-            strikes: Which one it is since a job passed, from 1.
+            strikes: How many reasons there were for one since a job passed, from 1.
         """
         # The exponent is bounded so that no number of strikes can overflow a float.
         factor = self.coefficient ** min(strikes - 1, 64)
@@ -91,21 +106,47 @@ class Finding(Frozen):
     detail: str
 
 
+class Suspect(Frozen):
+    """A pull request whose jobs met faults on this worker since a job last passed here.
+
+    Attributes:
+        pull_request: Id of its workflow.
+        packages: Names, without versions, of the packages in these jobs.
+        causes: Of the faults.
+        faults: How many.
+        probe_at: With how many faults the worker probes next: twice as many each time, so
+            that one pull request alone cannot keep it busy with probes.
+        faulted_at: When the last one happened.
+    """
+
+    pull_request: str
+    packages: frozenset[str] = frozenset()
+    causes: frozenset[Cause] = frozenset()
+    faults: int = 0
+    probe_at: int = 1
+    faulted_at: AwareDatetime
+
+
 class Health(Frozen):
     """How a worker is.
 
     Attributes:
-        strikes: Quarantines since a job passed.
+        strikes: Reasons for quarantines since a job passed: bad probes, or unrelated pull
+            requests beyond the first one that met the same cause.
         network_faults: Faults of the network in a row.
+        suspects: Pull requests that met faults since a job passed.
         faulted_at: When the last fault that counts happened.
+        probing: Whether a probe is wanted or under way outside of a quarantine.
         until: Earliest end of the quarantine, None outside of one.
-        reason: Why it was quarantined last.
+        reason: Why it was quarantined, or probed, last.
         host: What the host check finds wrong at the moment: no job is taken meanwhile.
     """
 
     strikes: int = 0
     network_faults: int = 0
+    suspects: tuple[Suspect, ...] = ()
     faulted_at: AwareDatetime | None = None
+    probing: bool = False
     until: AwareDatetime | None = None
     reason: Finding | None = None
     host: Finding | None = None
@@ -115,19 +156,16 @@ class Health(Frozen):
         """What the worker does with jobs."""
         if self.host is not None or self.until is not None:
             return WorkerState.QUARANTINED
+        if self.probing:
+            return WorkerState.PROBING
         return WorkerState.PROBATION if self.strikes else WorkerState.HEALTHY
 
     @property
-    def is_unproven(self) -> bool:
-        """Whether the worker has just started: it takes no job yet, and nothing is wrong."""
-        return self.until is not None and not self.strikes and self.host is None
-
-    @property
     def trouble(self) -> Finding | None:
-        """What is wrong with the worker that it takes no jobs, None if nothing is."""
+        """What is wrong with the worker that it takes no jobs, None if nothing is known."""
         if self.host is not None:
             return self.host
-        return self.reason if self.until is not None and not self.is_unproven else None
+        return self.reason if self.until is not None else None
 
     def slots(self, builds: int) -> int:
         """Returns how many jobs the worker may run at once.
@@ -136,71 +174,87 @@ class Health(Frozen):
             builds: How many it is set to.
         """
         match self.state:
-            case WorkerState.QUARANTINED:
+            case WorkerState.QUARANTINED | WorkerState.PROBING:
                 return 0
             case WorkerState.PROBATION:
                 return 1
             case WorkerState.HEALTHY:
                 return builds
 
+    def fresh_jobs(self, policy: HealthPolicy) -> int:
+        """Returns how many jobs of which nothing is known yet the worker may have in its hands.
+
+        After a fault that its probe did not explain it is one, until a job passes: a fault that
+        the probe cannot show costs one job at a time, and long jobs wait for nothing.
+        """
+        return 1 if self.suspects else policy.fresh_jobs
+
     def needs_probe(self, now: datetime) -> bool:
-        """Whether the quarantine is over as soon as a probe says so."""
-        return self.host is None and self.until is not None and now >= self.until
+        """Whether a probe decides now whether the worker takes jobs."""
+        if self.host is not None:
+            return False
+        return now >= self.until if self.until is not None else self.probing
 
 
-def unproven(now: datetime) -> Health:
-    """Returns the health of a worker that has just started: a probe comes before any work."""
-    return Health(until=now)
+UNPROVEN = Health(probing=True)
+"""The health of a worker that has just started: a probe comes before any work."""
+
+
+class Attempt(NamedTuple):
+    """An attempt of a job that has ended on this worker.
+
+    Attributes:
+        pull_request: Whose job it was: id of its workflow.
+        packages: What the job was about, with or without versions.
+        began_at: When it began.
+        ended_at: When it ended.
+    """
+
+    pull_request: str
+    packages: tuple[str, ...]
+    began_at: datetime
+    ended_at: datetime
 
 
 def after_attempt(
-    health: Health,
-    outcome: Outcome,
-    *,
-    began_at: datetime,
-    now: datetime,
-    policy: HealthPolicy,
+    health: Health, outcome: Outcome, attempt: Attempt, policy: HealthPolicy
 ) -> Health:
     """Returns a worker's health after an attempt of a job has ended.
 
     Args:
         health: Before.
         outcome: What the attempt came to. Only a job that passed proves the worker good:
-            packages fail for their own reasons, and on a broken worker for another's.
-        began_at: When the attempt began.
-        now: When it ended.
+            packages fail for their own reasons, and on a broken worker for another's. A limit
+            that the job's own cgroup hit is the job's.
+        attempt: Whose it was, and when.
         policy: When to step back.
     """
     if not isinstance(outcome, Errored):
-        if outcome.kind != "passed" or (health.faulted_at and began_at < health.faulted_at):
-            # What began before the fault says nothing about the time after it.
-            return health
-        return Health(host=health.host)
-    finding = Finding(cause=outcome.cause, detail=_words(outcome))
-    if outcome.cause in OWN_CAUSES:
-        return _struck(health, finding, now, policy)
-    if outcome.cause in NETWORK_CAUSES:
-        noted = health.model_copy(
-            update={"network_faults": health.network_faults + 1, "faulted_at": now}
-        )
-        # On probation the network has not been seen to work again: one more is enough.
-        if noted.network_faults >= policy.network_faults or health.strikes:
-            return _struck(noted, finding, now, policy)
-        return noted
-    return health
+        return _after_pass(health, attempt.began_at) if outcome.kind == "passed" else health
+    counts = outcome.cause in OWN_CAUSES | NETWORK_CAUSES
+    if not counts or outcome.evidence.rule in OWN_LIMIT_RULES:
+        return health
+    if health.until is not None:
+        # Jobs that were under way when it was quarantined fail of what is known already.
+        return health.model_copy(update={"faulted_at": attempt.ended_at})
+    return _after_fault(health, outcome, attempt, policy)
 
 
 def after_probe(
     health: Health, finding: Finding | None, *, now: datetime, policy: HealthPolicy
 ) -> Health:
-    """Returns a worker's health after the probe at the end of a quarantine.
+    """Returns a worker's health after a probe.
 
-    A good probe lets it take jobs again, one at a time; only a job that passes lets it
-    forget: a probe builds one tiny package and cannot know everything that jobs need.
+    A good one after a fault lets it take jobs again as before; at the end of a quarantine, one
+    at a time. Only a job that passes lets it forget: a probe builds one tiny package and cannot
+    know everything that jobs need. A bad one explains all faults: nobody is suspected any more.
     """
     if finding is not None:
-        return _struck(health.model_copy(update={"until": None}), finding, now, policy)
-    return health.model_copy(update={"until": None, "network_faults": 0})
+        explained = health.model_copy(update={"suspects": ()})
+        return _struck(explained, finding, health.strikes + 1, now, policy)
+    # A quarantine that began while the probe ran stands.
+    until = health.until if health.until is not None and health.until > now else None
+    return health.model_copy(update={"until": until, "probing": False, "network_faults": 0})
 
 
 def after_check(health: Health, finding: Finding | None) -> Health:
@@ -208,15 +262,76 @@ def after_check(health: Health, finding: Finding | None) -> Health:
     return health.model_copy(update={"host": finding})
 
 
-def _struck(health: Health, finding: Finding, now: datetime, policy: HealthPolicy) -> Health:
-    if health.until is not None:
-        # Jobs that were under way when it was quarantined fail of what is known already.
-        return health.model_copy(update={"faulted_at": now})
-    strikes = health.strikes + 1
+def _after_pass(health: Health, began_at: datetime) -> Health:
+    if health.faulted_at is None or began_at >= health.faulted_at:
+        return Health(host=health.host)
+    # What began before a fault says nothing about the time after it.
+    later = tuple(each for each in health.suspects if each.faulted_at > began_at)
+    return health.model_copy(update={"suspects": later})
+
+
+def _after_fault(
+    health: Health, outcome: Errored, attempt: Attempt, policy: HealthPolicy
+) -> Health:
+    now, is_network = attempt.ended_at, outcome.cause in NETWORK_CAUSES
+    remembered = [each for each in health.suspects if now - each.faulted_at <= policy.memory]
+    others = [each for each in remembered if each.pull_request != attempt.pull_request]
+    suspect = next((each for each in remembered if each not in others), None)
+    suspect = _with_fault(suspect, outcome.cause, attempt)
+    noted = health.model_copy(
+        update={
+            "suspects": (*others[1 - _SUSPECTS :], suspect),
+            "network_faults": health.network_faults + is_network,
+            "faulted_at": now,
+        }
+    )
+    # On probation the network has not been seen to work again: one more is enough.
+    if is_network and noted.network_faults < policy.network_faults and not health.strikes:
+        return noted
+    finding = Finding(cause=outcome.cause, detail=_words(outcome))
+    alike = NETWORK_CAUSES if is_network else frozenset({outcome.cause})
+    unrelated = _unrelated(each for each in noted.suspects if each.causes & alike)
+    if unrelated > 1:
+        return _struck(noted, finding, max(health.strikes, unrelated - 1), now, policy)
+    if health.probing or suspect.faults < suspect.probe_at:
+        return noted
+    suspect = suspect.model_copy(update={"probe_at": 2 * suspect.faults})
+    probing = {"suspects": (*noted.suspects[:-1], suspect), "probing": True, "reason": finding}
+    return noted.model_copy(update=probing)
+
+
+def _with_fault(suspect: Suspect | None, cause: Cause, attempt: Attempt) -> Suspect:
+    before = suspect or Suspect(pull_request=attempt.pull_request, faulted_at=attempt.ended_at)
+    names = before.packages | {package.split(".", 1)[0] for package in attempt.packages}
+    return before.model_copy(
+        update={
+            "packages": frozenset(sorted(names)[:_NAMES]),
+            "causes": before.causes | {cause},
+            "faults": before.faults + 1,
+            "faulted_at": attempt.ended_at,
+        }
+    )
+
+
+def _unrelated(suspects: Iterable[Suspect]) -> int:
+    """Counts pull requests that share no package with one counted before."""
+    seen: set[str] = set()
+    count = 0
+    for each in suspects:
+        if not each.packages & seen:
+            count += 1
+            seen |= each.packages
+    return count
+
+
+def _struck(
+    health: Health, finding: Finding, strikes: int, now: datetime, policy: HealthPolicy
+) -> Health:
     return health.model_copy(
         update={
             "strikes": strikes,
             "network_faults": 0,
+            "probing": False,
             "faulted_at": now,
             "until": now + policy.quarantine(strikes),
             "reason": finding,

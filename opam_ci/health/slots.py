@@ -34,9 +34,9 @@ class _Permit(SlotPermit):
 class BuildSlots(CustomSlotSupplier):
     """One slot for each job under way, and for the one that is being asked for.
 
-    None is given out while the worker is quarantined. And at most `fresh_jobs` are out of
-    which nothing is known yet, so that a worker that has just gone bad loses no more: a poll
-    that is under way keeps its slot, since it cannot be called back.
+    None is given out while the worker is quarantined or probes itself. And few (`fresh_jobs`)
+    are out of which nothing is known yet, so that a worker that has just gone bad loses no more:
+    a poll that is under way keeps its slot, since it cannot be called back.
 
     Args:
         health: Of this worker.
@@ -92,7 +92,7 @@ class BuildSlots(CustomSlotSupplier):
                 return None
             since = self._clock() - policy.fresh_for.total_seconds()
             fresh = sum(each.used_at is None or each.used_at > since for each in self._out)
-            if fresh >= policy.fresh_jobs:
+            if fresh >= health.fresh_jobs(policy):
                 return None
             permit = _Permit()
             self._out.add(permit)

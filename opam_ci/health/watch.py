@@ -5,16 +5,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
-from opam_ci.activities.observe import AttemptBegan, AttemptEnded
+from opam_ci.activities.observe import ORCHESTRATION_POOL, AttemptBegan, AttemptEnded
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.health import (
+    UNPROVEN,
+    Attempt,
     Finding,
     Health,
     HealthPolicy,
+    WorkerState,
     after_attempt,
     after_check,
     after_probe,
-    unproven,
 )
 from opam_ci.core.outcome import Cause
 from opam_ci.core.records import RecordBatch
@@ -23,6 +25,9 @@ _log = logging.getLogger(__name__)
 
 CHECK_INTERVAL = timedelta(seconds=10)
 """How often the host is looked at: two system calls."""
+
+PROBE_TIMEOUT = timedelta(minutes=5)
+"""How long a probe may take before it counts as bad. It takes seconds; a busy machine a minute."""
 
 Look = Callable[[], Finding | None]
 Probe = Callable[[], Awaitable[Finding | None]]
@@ -53,7 +58,7 @@ class WorkerHealth:
         self._look = look
         self._probe = probe
         self._clock = clock
-        self._health = Health() if proven else unproven(clock())
+        self._health = Health() if proven else UNPROVEN
         self._listeners: list[Listener] = []
         self._changed = asyncio.Event()
 
@@ -74,20 +79,19 @@ class WorkerHealth:
         """Says nothing about the worker."""
 
     def attempt_ended(self, ended: AttemptEnded) -> None:
-        """Takes in what an attempt came to."""
-        if ended.outcome is not None:
+        """Takes in what an attempt came to; analysis and lint say nothing about builds."""
+        if ended.outcome is not None and ended.pool != ORCHESTRATION_POOL:
             self._become(
                 after_attempt(
                     self._health,
                     ended.outcome,
-                    began_at=ended.began_at,
-                    now=ended.ended_at,
-                    policy=self.policy,
+                    Attempt(ended.pull_request, ended.packages, ended.began_at, ended.ended_at),
+                    self.policy,
                 )
             )
 
     async def watch(self) -> None:
-        """Looks at the host, and probes at the end of each quarantine, until cancelled."""
+        """Looks at the host, and probes when that is needed, until cancelled."""
         while True:
             self._changed.clear()
             self._become(after_check(self._health, await asyncio.to_thread(self._looked)))
@@ -115,10 +119,16 @@ class WorkerHealth:
 
     async def _probed(self) -> Finding | None:
         try:
-            return await self._probe()
+            async with asyncio.timeout(PROBE_TIMEOUT.total_seconds()) as limit:
+                return await self._probe()
         except InfrastructureError as error:
             return Finding(cause=error.cause, detail=str(error))
         except Exception as error:  # noqa: BLE001  a worker whose probe has a bug must not build on
+            if limit.expired():
+                detail = (
+                    f"the probe took longer than {PROBE_TIMEOUT // timedelta(minutes=1)} minutes"
+                )
+                return Finding(cause=Cause.UNKNOWN, detail=detail)
             _log.exception("the probe failed")
             return Finding(cause=Cause.UNKNOWN, detail=f"the probe failed: {error!r}"[:300])
 
@@ -130,6 +140,10 @@ class WorkerHealth:
         if (trouble := health.trouble) is not None and trouble != before.trouble:
             end = f" until {health.until:%H:%M:%S} UTC at least" if health.until else ""
             _log.warning("worker %s%s (%s): %s", health.state, end, trouble.cause, trouble.detail)
+        elif health.state is WorkerState.PROBING and health.reason is not None:
+            if before.state is not WorkerState.PROBING:
+                cause, detail = health.reason.cause, health.reason.detail
+                _log.info("worker probing after a fault (%s): %s", cause, detail)
         elif health.state is not before.state:
             _log.info("worker %s", health.state)
         for listener in self._listeners:

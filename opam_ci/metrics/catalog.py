@@ -103,7 +103,7 @@ class Metrics:
         )
         self.worker_state = self._gauge(
             "opam_ci_worker_state",
-            "1 for the state that this build worker is in: healthy, probation, quarantined.",
+            "1 for the state of this build worker: healthy, probing, probation, quarantined.",
             *("pool", "state"),
         )
         self.worker_trouble = self._gauge(

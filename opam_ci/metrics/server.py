@@ -33,10 +33,10 @@ class WorkerStatus(Frozen):
         worker: Identity of the process, as evidence names it.
         pools: What it builds for; empty for an orchestration worker.
         state: What it does with jobs.
-        cause: Why it takes none.
+        cause: Why it takes none, or what the probe under way is to explain.
         detail: The same in words.
         until: Earliest end of its quarantine.
-        strikes: Quarantines since a job passed.
+        strikes: Reasons for quarantines since a job passed.
     """
 
     worker: str

@@ -294,9 +294,8 @@ class FleetWorld(GitHubWorld):
 
     def wait_healthy(self, seconds: float = 90) -> None:
         """Waits until each build worker takes jobs."""
-        self.wait(
-            lambda: all(each.health()["state"] != "quarantined" for each in self.machines), seconds
-        )
+        takes = {"healthy", "probation"}
+        self.wait(lambda: all(each.health()["state"] in takes for each in self.machines), seconds)
 
     def stop(self) -> None:
         for machine in self.machines:
