@@ -331,6 +331,18 @@ def test_health_shows_state_cause_and_each_quarantine_once() -> None:
     assert value(metrics, "opam_ci_worker_state", pool="p", state="quarantined") == 1
 
 
+def test_a_probe_is_a_state_and_no_trouble() -> None:
+    metrics = Metrics()
+    show = HealthMetrics(metrics, ("p",)).show
+    full = Finding(cause=Cause.DISK_FULL, detail="x")
+    for health in (Health(), Health(probing=True, reason=full)):
+        show(health)
+    assert value(metrics, "opam_ci_worker_state", pool="p", state="probing") == 1
+    assert value(metrics, "opam_ci_worker_state", pool="p", state="quarantined") == 0
+    assert value(metrics, "opam_ci_worker_trouble", pool="p", cause="disk_full") == 0
+    assert value(metrics, "opam_ci_worker_quarantines_total", pool="p", cause="disk_full") == 0
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "result"),
     [
@@ -380,7 +392,8 @@ async def test_endpoint_shows_metrics_and_health() -> None:
     metrics = Metrics()
     status = WorkerStatus(worker="1@here", pools=("p",))
     metrics.name_worker("1@here")
-    shown = [status, status.model_copy(update={"state": WorkerState.QUARANTINED})]
+    states = (WorkerState.HEALTHY, WorkerState.PROBING, WorkerState.QUARANTINED)
+    shown = [status.model_copy(update={"state": state}) for state in states]
     app = application(metrics, lambda: shown.pop(0), "http://127.0.0.1:1/metrics")
     async with (
         serving(app, ("127.0.0.1", 0)) as port,
@@ -389,8 +402,9 @@ async def test_endpoint_shows_metrics_and_health() -> None:
         answer = await client.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain")
         assert 'opam_ci_worker_info{version="' in answer.text
-        healthy, ill = await client.get("/healthz"), await client.get("/healthz")
-    assert (healthy.status_code, ill.status_code) == (200, 503)
+        healthy, probing, ill = [await client.get("/healthz") for _ in states]
+    assert [each.status_code for each in (healthy, probing, ill)] == [200, 200, 503]
+    assert probing.json()["state"] == "probing"
     assert ill.json()["state"] == "quarantined"
     assert ill.json()["worker"] == "1@here"
 
