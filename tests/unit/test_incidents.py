@@ -176,14 +176,12 @@ def test_canaries_take_turns_until_each_was_asked_often_enough() -> None:
         hit(3, "d.1", automatic=JOB_BUDGET),
     ]
     sent = Counter[HitKey]()
+    asked = []
     while (canary := canary_of(jobs, sent)) is not None:
         sent[key_of(canary)] += 1
-        if sent.total() == 3:
-            assert [each.job.package for each in jobs if sent[key_of(each)]] == [
-                "a.1",
-                "b.1",
-                "c.1",
-            ]
+        asked.append(canary.job.package)
+    # Pull requests by turns, whatever each has lost: one may have brought the fault about itself.
+    assert asked[:6] == ["c.1", "b.1", "c.1", "a.1", "c.1", "b.1"]
     # The one that has used up its budget is left to people.
     assert sorted(sent.values()) == [CANARIES] * 3
 

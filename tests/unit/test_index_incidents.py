@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
@@ -14,7 +15,7 @@ from opam_ci.clients.index.schema import INCIDENTS, PULL_REQUESTS
 from opam_ci.core.incidents.grouping import GAP, group
 from opam_ci.core.incidents.model import FaultSeen, Place, Scope
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.outcome import Cause, Errored, Evidence, Outcome, Passed
+from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
 from opam_ci.core.records import (
     AttemptRecord,
     JobRecord,
@@ -37,8 +38,9 @@ def job(package: str = "cppo.1.8.0") -> Job:
     return Job(platform=DEBIAN, package=package, kind=JobKind.BUILD)
 
 
-def errored(cause: Cause, worker: str | None, minutes: float) -> Errored:
-    return Errored(cause=cause, evidence=Evidence(rule=f"{cause}-{minutes}", worker=worker))
+def errored(cause: Cause, worker: str | None, minutes: float, rule: str | None = None) -> Errored:
+    rule = rule or f"{cause}-{minutes}"
+    return Errored(cause=cause, evidence=Evidence(rule=rule, worker=worker))
 
 
 def attempt(  # noqa: PLR0913  each is a fact of its own
@@ -113,14 +115,15 @@ _runs = count()
 
 records = st.lists(
     st.builds(
-        lambda number, minutes, cause, worker, try_: attempt(
-            number, errored(cause, worker, minutes), minutes=minutes, worker=worker, try_=try_
+        lambda number, minutes, cause, worker, try_, rule: attempt(
+            number, errored(cause, worker, minutes, rule), minutes=minutes, worker=worker, try_=try_
         ),
         st.integers(1, 3),
         st.integers(0, 200),
         st.sampled_from([Cause.DISK_FULL, Cause.DNS]),
         st.sampled_from(["w1", "w2", None]),
         st.integers(1, 4),
+        st.sampled_from([None, None, *sorted(OWN_LIMIT_RULES)]),
     ),
     max_size=10,
     unique_by=lambda each: (each.revision, each.number),
@@ -163,6 +166,18 @@ def test_what_is_no_fault_belongs_to_no_incident(index: Index) -> None:
     passed = Passed(evidence=Evidence(rule="installed"))
     assert index.record(RecordBatch(attempts=(attempt(1, passed),))) == ()
     assert index.incidents().items == ()
+
+
+@pytest.mark.parametrize("rule", sorted(OWN_LIMIT_RULES))
+def test_a_limit_that_a_job_hit_alone_is_no_incident(index: Index, rule: str) -> None:
+    outcome = Errored(cause=Cause.OUT_OF_MEMORY, evidence=Evidence(rule=rule, worker="w1"))
+    index.record(RecordBatch(attempts=tuple(attempt(n, outcome, minutes=n) for n in range(1, 4))))
+    assert index.incidents().items == ()
+    # Nor does one join an incident of its cause.
+    other = Errored(cause=Cause.OUT_OF_MEMORY, evidence=Evidence(rule="oom-of-host", worker="w1"))
+    index.record(RecordBatch(attempts=(attempt(7, other, minutes=5), attempt(8, outcome))))
+    (incident,) = index.incidents().items
+    assert incident.pull_requests == 1
 
 
 def test_a_fault_in_between_unites_two_incidents(index: Index) -> None:

@@ -33,7 +33,7 @@ from opam_ci.core.incidents.model import HitJob, Incident, Place
 from opam_ci.core.incidents.verdicts import REFUTED_BY
 from opam_ci.core.job import Job
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import OUTCOME, Cause, Errored
+from opam_ci.core.outcome import OUTCOME, OWN_LIMIT_RULES, Cause, Errored
 from opam_ci.core.records import Standing
 
 _ADVISORY_LOCK = 7_263_519_005
@@ -63,7 +63,7 @@ class IncidentFilter(Frozen):
 
 
 def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
-    """Gives every fault of some jobs that has no incident yet its incident.
+    """Gives every fault of some jobs that has no incident yet its incident, if it makes one.
 
     Returns:
         The open incidents of all faults of these jobs, also of those known before: whoever
@@ -74,7 +74,7 @@ def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
     loose: dict[str, list[Any]] = defaultdict(list)
     for some in _portions(job_ids):
         query = (
-            select(ATTEMPTS.c.id, ATTEMPTS.c.cause, ATTEMPTS.c.ended_at)
+            select(ATTEMPTS.c.id, ATTEMPTS.c.cause, ATTEMPTS.c.ended_at, ATTEMPTS.c.outcome)
             .where(
                 ATTEMPTS.c.job_id.in_(some),
                 ATTEMPTS.c.standing == Standing.ERRORED.value,
@@ -84,7 +84,9 @@ def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
             .order_by(ATTEMPTS.c.ended_at)
         )
         for row in connection.execute(query):
-            loose[row.cause].append(row)
+            # What a job's own cgroup measured is the job's: nothing of the CI's is broken.
+            if row.outcome["evidence"]["rule"] not in OWN_LIMIT_RULES:
+                loose[row.cause].append(row)
     for cause, faults in sorted(loose.items()):
         _attach_cause(connection, cause, faults)
     found: set[int] = set()

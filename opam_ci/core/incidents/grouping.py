@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from opam_ci.core.incidents.model import FaultSeen, Place, Scope
-from opam_ci.core.outcome import Cause
+from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause
 
 GAP = timedelta(minutes=45)
 """How far apart faults of one cause may be and still be one incident.
@@ -51,10 +51,13 @@ def order(fault: FaultSeen) -> tuple[Any, ...]:
 def group(faults: Iterable[FaultSeen], gap: timedelta = GAP) -> tuple[Group, ...]:
     """Groups faults of one cause of which each is close in time to another one.
 
-    The order in which they are given does not matter, nor does a fault given twice.
+    The order in which they are given does not matter, nor does a fault given twice. A limit that
+    a job's own cgroup measured is no incident: nothing of the CI's is to be repaired.
     """
     by_cause: dict[Cause, list[FaultSeen]] = defaultdict(list)
     for fault in sorted(set(faults), key=order):
+        if fault.evidence.rule in OWN_LIMIT_RULES:
+            continue
         by_cause[fault.cause].append(fault)
     groups = []
     for cause, found in by_cause.items():

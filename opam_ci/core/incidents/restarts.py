@@ -1,8 +1,8 @@
 """What is restarted once an incident is repaired, and in which order."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from opam_ci.core.incidents.model import HitJob
 from opam_ci.core.job import JobKind
@@ -125,7 +125,9 @@ def restart_plan(
 def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | None:
     """Returns the job that shows whether an incident is over, None if all were asked too often.
 
-    The jobs take turns.
+    Pull requests take turns, and so do the jobs of each: one that brought the fault about itself
+    meets it again whatever the CI is like, and must not be asked alone. The one with the fewest
+    lost jobs comes first.
 
     Args:
         hit: The errored jobs, in any order.
@@ -134,9 +136,21 @@ def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | Non
     left = [
         each for each in hit if each.automatic < JOB_BUDGET and sent.get(key_of(each), 0) < CANARIES
     ]
-    return min(
-        left, key=lambda each: (sent.get(key_of(each), 0), *_canary_order(each)), default=None
-    )
+    lost = Counter(_pull_request(each.revision) for each in left)
+    turns: Counter[tuple[str, str]] = Counter()
+    for (revision, _), times in sent.items():
+        turns[_pull_request(revision)] += times
+
+    def turn(each: HitJob) -> tuple[Any, ...]:
+        pull_request = _pull_request(each.revision)
+        of_job = sent.get(key_of(each), 0)
+        return turns[pull_request], lost[pull_request], of_job, *_canary_order(each)
+
+    return min(left, key=turn, default=None)
+
+
+def _pull_request(revision: RevisionKey) -> tuple[str, str]:
+    return revision.repository, revision.target
 
 
 def key_of(hit: HitJob) -> HitKey:
