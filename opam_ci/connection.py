@@ -81,8 +81,14 @@ _POLL_TIMEOUT = timedelta(seconds=75)
 """A poll is renewed after a minute; the server remembers pollers for five."""
 
 
-async def pollers(client: Client, queue: str) -> dict[str, datetime]:
-    """Returns who polls a task queue for activities, and when each was heard of last.
+_JOBS = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+_PRESENCE = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+
+
+async def pollers(
+    client: Client, queue: str, kind: TaskQueueType.ValueType = _JOBS
+) -> dict[str, datetime]:
+    """Returns who polls a task queue, by default for activities, and when each was heard of last.
 
     The server remembers a poller for five minutes.
 
@@ -94,7 +100,7 @@ async def pollers(client: Client, queue: str) -> dict[str, datetime]:
             DescribeTaskQueueRequest(
                 namespace=client.namespace,
                 task_queue=TaskQueue(name=queue),
-                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+                task_queue_type=kind,
             )
         )
     except RPCError as error:
@@ -108,13 +114,29 @@ async def pollers(client: Client, queue: str) -> dict[str, datetime]:
 
 
 async def polled(client: Client, queue: str) -> bool:
-    """Returns whether any worker polls a task queue at the moment.
+    """Returns whether any worker polls a task queue for activities at the moment.
 
     Raises:
         InfrastructureError: The server does not say.
     """
+    return await _is_polled(client, queue, _JOBS)
+
+
+async def served(client: Client, queue: str) -> bool:
+    """Returns whether a build queue has a worker, be it one that takes no jobs at the moment.
+
+    A worker that proves itself, or whose slots are all in use, does not poll for activities; for
+    workflow tasks every build worker polls all the time (`worker.build_worker`).
+
+    Raises:
+        InfrastructureError: The server does not say.
+    """
+    return await _is_polled(client, queue, _PRESENCE) or await polled(client, queue)
+
+
+async def _is_polled(client: Client, queue: str, kind: TaskQueueType.ValueType) -> bool:
     now = datetime.now(UTC)
-    return any(is_live(seen, now) for seen in (await pollers(client, queue)).values())
+    return any(is_live(seen, now) for seen in (await pollers(client, queue, kind)).values())
 
 
 def is_live(seen_at: datetime, now: datetime) -> bool:

@@ -127,6 +127,11 @@ class Instruments:
             }
         )
 
+    async def proven(self) -> None:
+        """Waits until a build worker's first probe has ended, however it did."""
+        if self._health is not None:
+            await self._health.proven()
+
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Keeps the worker's health for the time of a block."""

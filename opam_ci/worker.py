@@ -31,7 +31,6 @@ from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import PATIENT, connect, ensure_search_attributes, identity
 from opam_ci.health.slots import BuildSlots, tuner
 from opam_ci.instruments import Instruments, canary_platform
-from opam_ci.metrics.catalog import Metrics
 from opam_ci.metrics.telemetry import runtime_with_metrics
 from opam_ci.schedules import ensure_canary
 from opam_ci.settings import Settings
@@ -137,6 +136,12 @@ def build_worker(
         client,
         task_queue=options.build_queue(pool),
         activities=[jobs.run_job],
+        # A build queue has no workflow tasks. Polling for them tells the server that the pool has
+        # a worker while it takes no jobs (`connection.served`).
+        workflows=[CanaryWorkflow],
+        workflow_runner=WORKFLOW_RUNNER,
+        max_cached_workflows=0,
+        workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(1),
         interceptors=[OutlastInterceptor(), ObservingInterceptor(pool, observers)],
         tuner=tuner(slots),
         # A poll under way cannot be called back when the worker must step back, so there is
@@ -227,11 +232,11 @@ async def running(
 
 
 @contextlib.asynccontextmanager
-async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Metrics]]:
+async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instruments]]:
     """Runs this process's workers for the time of a block, with metrics and canaries.
 
     Yields:
-        A client, and where else this process counts.
+        A client, and what measures this process.
 
     Raises:
         UsageError: Temporal does not answer, or the address for metrics is taken.
@@ -244,7 +249,7 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Metrics]]:
         if settings.canary:
             for pool in settings.pools:
                 await ensure_canary(client, canary_platform(pool))
-        yield client, instruments.metrics
+        yield client, instruments
 
 
 async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) -> None:
@@ -252,15 +257,20 @@ async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) 
 
     Args:
         settings: Of this process.
-        ready: Called once all workers poll.
+        ready: Called once the workers take jobs, or a first probe has found why they must not.
 
     Raises:
         UsageError: Temporal does not answer.
         InfrastructureError: This machine cannot build.
     """
     stop = told_to_stop()
-    async with measured(settings):
-        ready()
+    async with measured(settings) as (_, instruments):
         _log.info("worker %s polls %s", identity(), settings.temporal)
-        await stop.wait()
+        stopped = asyncio.create_task(stop.wait())
+        proven = asyncio.create_task(instruments.proven())
+        await asyncio.wait((stopped, proven), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            ready()
+        proven.cancel()
+        await stopped
         _log.info("stopping: running builds go back to the queue")

@@ -19,7 +19,7 @@ from opam_ci.cli.session import working
 from opam_ci.cli.watch import watch
 from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
-from opam_ci.connection import polled
+from opam_ci.connection import served
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.messages import PullRequestInput
 from opam_ci.core.outcome import Cause
@@ -288,7 +288,7 @@ async def require_workers(client: Client, pools: frozenset[str]) -> None:
         UsageError: Nobody builds for one of the pools.
     """
     for pool in sorted(pools):
-        if not await polled(client, options.build_queue(pool)):
+        if not await served(client, options.build_queue(pool)):
             raise UsageError(
                 f"nobody builds for the pool {pool}: run `opam-ci worker --no-orchestrate --pool "
                 f"{pool} --temporal ADDRESS` on a machine of it"

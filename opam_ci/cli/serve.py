@@ -154,8 +154,8 @@ async def serve_github(
     stop = told_to_stop()
     with _listening(*listen) as listener:
         async with (
-            measured(settings) as (client, metrics),
-            github_service(settings, github, client, checks, metrics) as service,
+            measured(settings) as (client, instruments),
+            github_service(settings, github, client, checks, instruments.metrics) as service,
         ):
             webhook = Webhook(
                 secret=service.secret,

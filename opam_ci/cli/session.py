@@ -4,18 +4,24 @@ import asyncio
 import contextlib
 import sys
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 from temporalio.client import Client
 
 from opam_ci.cli import services, system
-from opam_ci.connection import connect, polled
+from opam_ci.connection import connect, polled, served
 from opam_ci.settings import Settings
 from opam_ci.worker import running
 from opam_ci.workflows import options
 
 _LOOK_AGAIN = timedelta(seconds=5)
+
+_LOOK_OFTEN = timedelta(seconds=0.5)
+
+_PROVING_TIMEOUT = timedelta(minutes=2)
+"""How long a worker that takes no jobs yet is waited for. A first canary takes seconds on an idle
+machine, and a minute on a busy one; one that is quarantined may not come back for an hour."""
 
 
 async def connected(settings: Settings, *, temporal: str | None) -> Client:
@@ -48,7 +54,8 @@ async def working(
 
     Without an address, that is the embedded one: its server and its worker are started as
     daemons and go on afterwards. With an address, a worker runs inside this process for as
-    long as the block lasts, if nobody else polls.
+    long as the block lasts, if nobody else polls. One that is there and does not poll yet, since
+    it proves itself, is waited for.
 
     Args:
         settings: Of this process.
@@ -75,7 +82,8 @@ async def working(
     else:
         here = settings.model_copy(update={"temporal": temporal})
     client = await connect(here)
-    missing = await _missing(client, here, pools)
+    await _await_proven(client, here, pools, tell)
+    missing = await _missing(client, here, pools, polled)
     if missing.pools:
         system.require()
     async with contextlib.AsyncExitStack() as stack:
@@ -88,16 +96,49 @@ async def working(
         yield client
 
 
-async def _missing(client: Client, settings: Settings, pools: frozenset[str]) -> Settings:
-    """Returns the settings of a worker for everything that nobody polls for."""
+async def _missing(
+    client: Client,
+    settings: Settings,
+    pools: frozenset[str],
+    is_built: Callable[[Client, str], Awaitable[bool]],
+) -> Settings:
+    """Returns the settings of a worker for everything that nobody does.
+
+    Args:
+        client: To ask Temporal.
+        settings: Of this process.
+        pools: What is to be built.
+        is_built: Whether somebody builds for a queue.
+    """
     return settings.model_copy(
         update={
             "orchestrate": not await polled(client, options.ORCHESTRATION_QUEUE),
             "pools": tuple(
-                [pool for pool in pools if not await polled(client, options.build_queue(pool))]
+                [pool for pool in pools if not await is_built(client, options.build_queue(pool))]
             ),
         }
     )
+
+
+async def _await_proven(
+    client: Client, settings: Settings, pools: frozenset[str], tell: Callable[[str], None]
+) -> None:
+    """Waits until workers that are there poll for jobs, `_PROVING_TIMEOUT` at most."""
+    queues = {options.build_queue(pool): pool for pool in sorted(pools)}
+    told: set[str] = set()
+    try:
+        async with asyncio.timeout(_PROVING_TIMEOUT.total_seconds()):
+            for queue, pool in queues.items():
+                while not await polled(client, queue) and await served(client, queue):
+                    if queue not in told:
+                        told.add(queue)
+                        tell(
+                            f"waiting for the worker of pool {pool} at {settings.temporal}, which "
+                            f"takes no jobs yet ({_PROVING_TIMEOUT.seconds} s at most)"
+                        )
+                    await asyncio.sleep(_LOOK_OFTEN.total_seconds())
+    except TimeoutError:
+        tell("the worker still takes no jobs: its log and /healthz say why")
 
 
 async def _stand_in(
@@ -110,7 +151,7 @@ async def _stand_in(
     """
     while True:
         await asyncio.sleep(_LOOK_AGAIN.total_seconds())
-        missing = await _missing(client, settings, pools)
+        missing = await _missing(client, settings, pools, served)
         if missing.orchestrate or missing.pools:
             tell(f"the workers of {settings.temporal} are gone; one runs in this process now")
             async with running(missing, client):

@@ -61,11 +61,18 @@ class WorkerHealth:
         self._health = Health() if proven else UNPROVEN
         self._listeners: list[Listener] = []
         self._changed = asyncio.Event()
+        self._proven = asyncio.Event()
+        if proven:
+            self._proven.set()
 
     @property
     def now(self) -> Health:
         """How the worker is at the moment."""
         return self._health
+
+    async def proven(self) -> None:
+        """Waits until the first probe has ended, or cannot begin: the host lacks something."""
+        await self._proven.wait()
 
     def listen(self, listener: Listener) -> None:
         """Has a listener told of every change from now on; it must neither block nor raise."""
@@ -95,12 +102,16 @@ class WorkerHealth:
         while True:
             self._changed.clear()
             self._become(after_check(self._health, await asyncio.to_thread(self._looked)))
+            if self._health.host is not None:
+                # No probe before the machine has what it needs.
+                self._proven.set()
             now = self._clock()
             if self._health.needs_probe(now):
                 finding = await self._probed()
                 self._become(
                     after_probe(self._health, finding, now=self._clock(), policy=self.policy)
                 )
+                self._proven.set()
                 continue
             wait = CHECK_INTERVAL
             if self._health.until is not None and self._health.host is None:

@@ -1,0 +1,119 @@
+"""`check` beside a build worker that is there and takes no jobs yet."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from opam_ci.cli import services, session, system
+from opam_ci.cli.check import require_workers
+from opam_ci.connection import connect, polled, served
+from opam_ci.core.errors import UsageError
+from opam_ci.settings import Settings
+from opam_ci.workflows import options
+from tests.e2e.test_worker_health import BuildMachine
+
+pytestmark = pytest.mark.e2e
+
+
+class Proving:
+    """A build worker in its first probe, and what a check that begins meanwhile does.
+
+    Attributes:
+        end: Ends the probe, well.
+        told: What the check tells.
+        started: Pools of workers that it starts itself.
+    """
+
+    def __init__(self, server: services.Embedded, home: Path) -> None:
+        self.settings = Settings(home=home, temporal=server.address)
+        self.pool = f"proving-{uuid.uuid4().hex[:8]}"
+        self.end = asyncio.Event()
+        self.told: list[str] = []
+        self.on_told: Callable[[], None] = lambda: None
+        self.started: list[str] = []
+
+    @property
+    def queue(self) -> str:
+        return options.build_queue(self.pool)
+
+    @asynccontextmanager
+    async def running(self, settings: Settings, _client: Client) -> AsyncIterator[None]:
+        """Stands for the workers in the check's own process."""
+        self.started += settings.pools
+        yield
+
+    def tell(self, words: str) -> None:
+        self.told.append(words)
+        self.on_told()
+
+    @asynccontextmanager
+    async def worker(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
+        async def preflight() -> None:
+            await self.end.wait()
+
+        machine = BuildMachine("0@machine", self.pool, self.settings.home)
+        monkeypatch.setattr(machine.runner, "preflight", preflight)
+        monkeypatch.setattr(session, "running", self.running)
+        monkeypatch.setattr(system, "require", lambda: None)
+        client = await connect(self.settings)
+        async with machine.working(self.settings.temporal, 1):
+            async with asyncio.timeout(30):
+                while not await served(client, self.queue):  # noqa: ASYNC110  the server says nothing by itself
+                    await asyncio.sleep(0.05)
+            assert not await polled(client, self.queue)
+            yield client
+
+    @asynccontextmanager
+    async def check(self) -> AsyncIterator[None]:
+        pools = frozenset({self.pool})
+        address = self.settings.temporal
+        async with session.working(self.settings, temporal=address, pools=pools, tell=self.tell):
+            yield
+
+
+async def test_it_waits_for_a_worker_that_proves_itself_and_says_so(
+    server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proving = Proving(server, tmp_path)
+    proving.on_told = proving.end.set
+    async with proving.worker(monkeypatch) as client, proving.check():
+        assert await polled(client, proving.queue)
+    assert proving.told[0].startswith(f"waiting for the worker of pool {proving.pool} at ")
+    assert proving.started == []
+
+
+async def test_it_waits_for_a_bounded_time_and_builds_itself_then(
+    server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_PROVING_TIMEOUT", timedelta(seconds=1))
+    proving = Proving(server, tmp_path)
+    async with proving.worker(monkeypatch), proving.check():
+        assert proving.started == [proving.pool]
+    assert "the worker still takes no jobs: its log and /healthz say why" in proving.told
+
+
+async def test_it_does_not_wait_where_nobody_is(
+    server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proving = Proving(server, tmp_path)
+    monkeypatch.setattr(session, "running", proving.running)
+    monkeypatch.setattr(system, "require", lambda: None)
+    async with proving.check():
+        assert proving.started == [proving.pool]
+    assert not [words for words in proving.told if "waiting" in words]
+
+
+async def test_a_pool_whose_worker_proves_itself_is_built_for(
+    server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proving = Proving(server, tmp_path)
+    async with proving.worker(monkeypatch) as client:
+        await require_workers(client, frozenset({proving.pool}))
+        with pytest.raises(UsageError, match="nobody builds for the pool"):
+            await require_workers(client, frozenset({f"no-{proving.pool}"}))
