@@ -129,11 +129,6 @@ class Evidence(Frozen):
     detail: str | None = None
 
 
-OWN_LIMIT_RULES = frozenset({"own-memory-limit", "own-process-limit"})
-"""Rules of faults that the job's own cgroup measured: the job hit a limit that it has for itself.
-They say nothing about the worker, and are nobody else's."""
-
-
 class Passed(Frozen):
     """The job did what it should, with positive evidence."""
 
