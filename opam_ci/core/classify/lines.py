@@ -91,9 +91,11 @@ def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[
         number += text.count("\n", position, start)
         seen += start - position  # line ends: one byte each
         plain = piece if piece.isprintable() else _CONTROL.sub("", piece)
-        if "&" in plain and _ENTITY.search(plain):
-            plain = html.unescape(plain)
-        capped = _cap(plain).rstrip()
+        capped = _cap(plain)
+        if "&" in capped and _ENTITY.search(capped):
+            # Capped first: a number of over 4,300 digits is more than Python takes.
+            capped = html.unescape(capped)
+        capped = capped.rstrip()
         # An empty line behind a stamp or a mark is one only with the blank that follows these.
         body = _strip_marks(f"{capped} ").rstrip()
         if not body.isascii():
@@ -177,7 +179,7 @@ def _strip_marks(text: str) -> str:
     return text
 
 
-_DIFF_START = re.compile(r"(?P<frame>[\s#>|;]*)(?:diff --git |@@ -\d|--- \S+[^-]*$)")
+_DIFF_START = re.compile(r"(?P<frame>[\s#>|;]*+)(?:diff --git |@@ -\d|--- \S++[^-]*+$)")
 _DIFF_LINE = re.compile(r"[ +\-@\\]|index |diff |new file|deleted file|similarity|rename ")
 _SCRIPT = re.compile(
     r"\\n|(?!\").*\\$|.*\\n\\|"  # continued or escaped script lines
@@ -190,7 +192,7 @@ _SCRIPT = re.compile(
     r"|\"?/usr/bin/env\"? \"?(?:bash|sh)\"? |(?:/usr)?/bin/(?:ba)?sh -\w*c\b"
     r"|\(run |\(shell |RUN |\$ |: [\"']"
 )
-_CITED = re.compile(r" *\d+ \| |\.{5,}|\^+[\^ ]*$")
+_CITED = re.compile(r" *\d+ \| |\.{5,}|\^[\^ ]*+$")
 _GITHUB_SCRIPT = "\x1b[36;1m"
 
 

@@ -9,15 +9,15 @@ DISK: tuple[Rule, ...] = (
     rule(
         "disk-full-tool",
         Cause.DISK_FULL,
-        r"^(?:E|W|Err\S*|Get:\d+.*): .*No space left on device",
+        r"^(?>[EW]: |Err\S*?: |Get:\d.*?: ).*No space left on device",
         (
-            r"^(?:\[?(?:ERROR|error|Error|FATAL|fatal|failed)\]?\b|dpkg|apt\S*|apk|git|tar|cp"
+            r"^(?>(?:\[?(?:ERROR|error|Error|FATAL|fatal|failed)\]?\b|dpkg|apk|git|tar|cp"
             r"|mv|install|mkdir|mktemp|ln|touch|rm|cat|dd|tee|sed|gzip|bzip2|xz|unzip|patch"
-            r"|rsync|curl|wget|gcc|cc1\S*|as|ar|ranlib|ld\S*|\S+/ld\S*|clang\S*|collect2"
-            r"|make\S*|sh|bash|/bin/\S+|/usr/bin/\S+|opam|ocaml\S*|dune|docker\S*|podman"
-            r"|buildah|strip|objcopy|python\S*|cargo|rustc|npm|write|mount|zfs|btrfs|pkg|brew"
-            r"|yum|dnf|rpm|pacman|zypper|java\S*|sudo|time)[:( ].{0,700}[Nn]o space left on"
-            r" device"
+            r"|rsync|curl|wget|gcc|as|ar|ranlib|collect2|sh|bash|opam|dune|podman"
+            r"|buildah|strip|objcopy|cargo|rustc|npm|write|mount|zfs|btrfs|pkg|brew"
+            r"|yum|dnf|rpm|pacman|zypper|sudo|time"
+            r"|(?:apt|cc1|ld|\S+?/ld|clang|make|/bin/|/usr/bin/|ocaml|docker|python|java)"
+            r"[^\s:(]{0,200}+)[:( ]).{0,700}[Nn]o space left on device"
         ),
         (
             r"(?:Sys_error|Failure|Unix_error|I/O error|IOException|OSError"
@@ -174,7 +174,7 @@ MEMORY: tuple[Rule, ...] = (
         r"[Cc]annot allocate memory",
         r"^fork: (?:retry: )?Resource temporarily unavail",
         r"virtual memory exhausted",
-        r"(?:cc1\w*|as|ld\S*): out of memory",
+        r"(?:cc1\w{0,20}|as|ld[^\s:]{0,40}): out of memory",
         r"[Nn]ot enough memory",
         r"fork: (?:: )?Resource temporarily unavailable",
         # Cygwin's fork needs its libraries at the same addresses again, which may be taken.

@@ -51,7 +51,7 @@ GENERIC: tuple[Rule, ...] = (
         "permission-unclear",
         None,
         (
-            r"(?:/tmp|/var/folders|TMPDIR|/private/var)\S*.{0,300}(?:Permission denied|not"
+            r"^(?>.*?(?:/tmp|/var/folders|TMPDIR|/private/var)).*(?:Permission denied|not"
             r" permitted)"
         ),
         words="permission denied|not permitted",
@@ -136,9 +136,9 @@ GENERIC: tuple[Rule, ...] = (
         r"terminated with error code \d+",
         r"^\S+:\d+: recipe for target '[^']{1,200}' failed",
         r"^Done: exited with code 1",
-        r"^(?:Error: |\[ERROR\] )?The process '\S*opam\S*' failed with exit code 31$",
+        r"^(?:Error: |\[ERROR\] )?The process '(?>[^\s']*?opam)[^\s']*+' failed with exit code 31$",
         r"^error: build failed",
-        r"^(?:ERROR|Error): .*(?:build|compil\w+|install\w*) failed",
+        r"^(?:ERROR|Error): .*(?:build|compil\w{1,8}|install\w{0,8}) failed",
         r"^FAILED: \S",
         (
             r"^(?:\S+: )?(?:error|ERROR|Error): "

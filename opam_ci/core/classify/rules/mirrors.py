@@ -75,7 +75,7 @@ MIRRORS: tuple[Rule, ...] = (
         r"^dpkg(?:-deb|-split)?: (?:error|warning: files list|.{0,80}(?:unrecoverable|corrupt))",
         r"^debconf: DbDriver .{0,80}(?:locked|could not)",
         r"dpkg: unrecoverable",
-        r"\d{3} +\w[\w ]+ \[IP: ",
+        r"\d{3} +\w[\w ]{1,60} \[IP: ",
         r"has unmet dependencies",
         r"held broken packages",
         r"Unable to connect to \S+:http",
@@ -138,7 +138,7 @@ MIRRORS: tuple[Rule, ...] = (
         r"package integrity",
         r"^WARNING: (?:fetching|updating and opening) \S+: ",
         r"unable to (?:fetch|read) (?:index|APKINDEX)",
-        r"\d+ errors; \d+ (?:MiB|distinct)",
+        r"\d errors; \d+ (?:MiB|distinct)",
         # The solver's, of packages that exist: what the image has and what the mirror has differ.
         r"^breaks: \S+\[",
         r"^masked in: (?:cache|@|http)",

@@ -82,7 +82,7 @@ NETWORK: tuple[Rule, ...] = (
         "http-limited",
         Cause.SOURCE_HOST,
         (
-            r"(?:HTTP/\S+|HTTP(?: error| status| code)*:?|[Ss]tatus(?: code)?:?|returned error:"
+            r"(?:HTTP/\S{1,8}|HTTP(?: error| status| code)*:?|[Ss]tatus(?: code)?:?|returned error:"
             r"|[Ee]rror code:?|response(?: code)?:?|HTTP error code) ?(?:429|50[0-4]|52\d)\b"
         ),
         (
@@ -101,7 +101,7 @@ NETWORK: tuple[Rule, ...] = (
         r"transfer closed with",
         r"curl: \(92\)",
         r"HTTP/2 stream .{0,60}not closed cleanly",
-        r"(?:[Cc]url|[Dd]ownload).{0,1200}exited with code (?:18|47|52|92)\b",
+        r"^(?>.*?(?:[Cc]url|[Dd]ownload)).*exited with code (?:18|47|52|92)\b",
         r"error parsing HTTP (?:429|5\d\d) response",
         r"server-side error",
         r"curl empty response",
@@ -127,11 +127,11 @@ NETWORK: tuple[Rule, ...] = (
         r"curl: \((?:5|7|16|28|35|5[15689]|60|77|80|8[35]|9[0167])\)",
         r"Curl error \((?:5|7|16|28|35|5[568]|60|77)\)",
         (
-            r"(?:[Cc]url|[Dd]ownload).{0,1200}exited with code"
+            r"^(?>.*?(?:[Cc]url|[Dd]ownload)).*exited with code"
             r" (?:5|7|16|28|35|5[15689]|60|77|80|8[35]|9[0167])\b"
         ),
         # wget's codes for network failures and for certificates.
-        r"\bwget\b.{0,1200}exited with code [45]\b",
+        r"^(?>.*?\bwget\b).*exited with code [45]\b",
         r"[Uu]nable to establish SSL connection",
         r"ERROR: cannot verify \S+ certificate",
         r"[Cc]onnection(?:Reset|Refused|Aborted|)Error\b",
@@ -190,8 +190,8 @@ NETWORK: tuple[Rule, ...] = (
         r"please check your connection",
         r"check your (?:network|internet) connection",
         r"SSL certificate",
-        r"Cohttp\S*[Cc]onnection\S*",
-        r"(?:Conduit|Tls\S*|TLS\S*)\S* (?:error|failure|alert)",
+        r"Cohttp\S{0,100}[Cc]onnection",
+        r"(?:Conduit|Tls|TLS)\S{0,60} (?:error|failure|alert)",
         r"certificate (?:has expired|verify failed|is not yet valid|verification failed)",
         r"spurious network error",
         r"[Nn]etwork (?:request|connectivity) ",

@@ -187,7 +187,7 @@ OPAM: tuple[Rule, ...] = of_opam(
         r"[Cc]ompiler switch \S+ is not installed",
         r"[Ss]witch .{0,60}is (?:corrupt|broken|not installed|incomplete)",
         # The second form is that of opam 1.0, whose internal errors cite the system's.
-        r'(?:^|\()(?:\S*[/\\])?opam(?:\.exe)?: "\w+" failed on ',
+        r'(?:^|\()(?:[^\s(]*[/\\])?opam(?:\.exe)?: "\w+" failed on ',
         r"Fetch_fail\(\"(?:OpamSystem|Sys_error|Unix|Failure|End_of_file|Not_found)",
         r"OpamSystem\.(?:File_not_found|Locked|Internal_error)",
         (

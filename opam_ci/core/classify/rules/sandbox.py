@@ -164,7 +164,7 @@ SANDBOX: tuple[Rule, ...] = (
         r"[Aa]ssert.{0,300}(?:translate-all\.c|accel/tcg/|linux-user/)",
         r"(?:translate-all\.c|accel/tcg/|linux-user/).{0,300}[Aa]ssert",
         (
-            r"^(?:/\S*/)?(?:opam|curl|wget|git|tar|bwrap|apt\S*|dpkg|apk|dnf|sudo|gcc|as|ld|sh|bash)"
+            r"^(?:/\S*/)?(?:opam|curl|wget|git|tar|bwrap|apt[^\s:]{0,40}|dpkg|apk|dnf|sudo|gcc|as|ld|sh|bash)"
             r": (?:error while loading shared|.{0,200}GLIBC_[\d.]+. not found)"
         ),
         r"cannot execute binary file",
@@ -196,10 +196,9 @@ SANDBOX: tuple[Rule, ...] = (
         r"creating zfs mount",
         # obuilder quotes each word of the host's command that failed.
         (
-            r"\\?\"(?:/\S*/)?(?:zfs|zpool|btrfs|rsync|ctr|chown|rm|cp|mv|umount|mount|docker|runc"
-            r"|tar|qemu-img|qemu-system\S*|ssh|jail|pkill|useradd|userdel|diskutil|xfs\S*"
-            r"|sync)\\?\" "
-            r".{0,900}\bfailed with exit (?:status|code) \d"
+            r"^(?>.*?\\?\"(?:/[^\s\"]*/)?(?:zfs|zpool|btrfs|rsync|ctr|chown|rm|cp|mv|umount|mount|docker|runc"
+            r"|tar|qemu-img|qemu-system[^\s\"]{0,40}|ssh|jail|pkill|useradd|userdel|diskutil"
+            r"|xfs[^\s\"]{0,40}|sync)\\?\" ).*\bfailed with exit (?:status|code) \d"
         ),
         r"^Uncaught exception: \(?Failure\b.{0,1000}failed with (?:exit|signal)",
         r"^Archive fetcher encountered a system error",
@@ -257,12 +256,12 @@ SANDBOX: tuple[Rule, ...] = (
         r": Input/output error",
         r"Structure needs cleaning",
         r"Transport endpoint is not connected",
-        r"(?:EXT4-fs|BTRFS|XFS|ZFS)\S* ?(?:error|critical|warning)",
+        r"(?:EXT4-fs|BTRFS|XFS|ZFS)\S{0,60} ?(?:error|critical|warning)",
         r"Buffer I/O error",
         r"\bI/O error, dev ",
         r"Remote I/O error",
         r"[Tt]oo many open files in system",
-        r"/(?:var/(?:lib|cache)|run|obuilder|mnt)/\S* ?:? .{0,30}Read-only file system",
+        r"/(?:var/(?:lib|cache)|run|obuilder|mnt)/\S{0,300}+ ?:? .{0,30}Read-only file system",
         words=(
             "file handle|unix.e|input/output|structure needs|transport endpoint|ext4|btrfs|xfs|zfs"
             "|i/o error|too many open|read-only"
@@ -277,7 +276,7 @@ SANDBOX: tuple[Rule, ...] = (
     rule(
         "virtual-machine",
         Cause.IMAGE,
-        r"qemu-system\S*: ",
+        r"qemu-system\S{0,40}: ",
         r"Could not access KVM",
         r"VBoxManage: error",
         r"The virtual machine or container exited unexpectedly",
@@ -309,7 +308,7 @@ SANDBOX: tuple[Rule, ...] = (
         r"No valid host was found",
         r"Quota exceeded (?:for|,) ",
         r"No hosted parallelism",
-        r"requested labels? .* not found",
+        r"requested labels? .{0,400} not found",
         r"The process cannot access the file because it is being used",
         words=(
             "not found|no such file|xcrun|xcode-select|dll loading|fatal error - |to remap"

@@ -238,7 +238,7 @@ SOURCES: tuple[Rule, ...] = of_opam(
         r"Unknown archive type",
         # tar's and gzip's words, in a message of opam's.
         (
-            r"(?:^\[ERROR\] |Fetch_fail|exited with code).{0,600}(?:not in gzip format"
+            r"^(?>\[ERROR\] |.*?(?:Fetch_fail|exited with code)).*(?:not in gzip format"
             r"|[Uu]nrecognized archive|not look like a tar archive|file format not recognized"
             r"|Archive .{1,200} is empty)"
         ),

@@ -141,7 +141,7 @@ WEAK_PROOFS: tuple[Rule, ...] = (
     rule(
         "sandbox-read-only",
         _BUILD,
-        r"^(?!bwrap)(?!.*/(?:build|\.opam)/.*[Rr]ead-only).*\b[Rr]ead-only file system\b",
+        r"^(?!bwrap)(?!(?>.*?/(?:build|\.opam)/).*[Rr]ead-only).*\b[Rr]ead-only file system\b",
         words="read-only file system",
         inside=True,
         why=(

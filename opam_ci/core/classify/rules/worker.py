@@ -22,7 +22,7 @@ WORKER: tuple[Rule, ...] = (
         r"^Cancelled$",
         r"^Cancelled (?:at unexpected|waiting for)",
         r"^Canceling since a higher priority",
-        r"JOB \d+ .*CANCELLED AT",
+        r"^(?>.*?JOB \d+ ).*CANCELLED AT",
         r"^Sending interrupt signal to process",
         r"^Interrupted by ",
         r"^Build cancelled\b",
@@ -189,8 +189,9 @@ WORKER: tuple[Rule, ...] = (
         r"^(?:fatal )?[Ii]nternal (?:CI )?error: (?:worker|agent|runner|builder)",
         # cmdliner's words, of the CI's own services.
         (
-            r"^(?:\S*/)?(?:base[_-]images|obuilder|(?:ocaml|opam-repo|docs|mirage)-ci\S*|ocluster\S*"
-            r"|ocurrent\S*|solver-(?:worker|service)): internal error, uncaught exception"
+            r"^(?:\S*/)?(?:base[_-]images|obuilder|(?:ocaml|opam-repo|docs|mirage)-ci[^\s:]{0,40}"
+            r"|ocluster[^\s:]{0,40}|ocurrent[^\s:]{0,40}|solver-(?:worker|service))"
+            r": internal error, uncaught exception"
         ),
         words=(
             "uncaught exception|job failed|build failed|failed: internal|without setting a log"
@@ -236,10 +237,10 @@ WORKER: tuple[Rule, ...] = (
         "service-traceback",
         Cause.WORKER_LOST,
         (
-            r"^File \"/\S*/(?:site|dist)-packages/(?:zuul|nodepool|buildbot(?:_worker)?|gear"
-            r"|jenkins_jobs|diskimage_builder)/\S+\.py\", line \d+, in "
+            r"^File \"/(?>\S*?/(?:site|dist)-packages/(?:zuul|nodepool|buildbot(?:_worker)?|gear"
+            r"|jenkins_jobs|diskimage_builder)/)\S+\.py\", line \d+, in "
         ),
-        r"^File \"/opt/\S*(?:/nodepool/|/zuul/)\S+\.py\", line \d+, in ",
+        r"^File \"/opt/(?>\S*?(?:/nodepool/|/zuul/))\S+\.py\", line \d+, in ",
         words="zuul/|nodepool/|buildbot|/gear/|jenkins_jobs|diskimage_builder",
         phases=OUTSIDE_PACKAGE_CODE,
         yields_to=PROOF_IDS,
