@@ -4,11 +4,11 @@ from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.clients import judged
+from opam_ci.clients.judging import judge
 from opam_ci.clients.logs import LogWriter
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.build import BuildProgress, Revdep
-from opam_ci.core.classify import judge
 from opam_ci.core.messages import JobReport, Listing, RunJob
 from opam_ci.core.outcome import Outcome
 from opam_ci.core.records import log_key
@@ -48,7 +48,7 @@ class BuildActivities:
 
             async with LogWriter(self._store, attempt.log) as log:
                 report = await self._runner.run(task.spec, log, progress)
-                outcome = judge(
+                outcome = await judge(
                     report.facts, report.logs, worker=attempt.worker, attempt=attempt.number
                 )
                 log.write(verdict_line(outcome).encode())

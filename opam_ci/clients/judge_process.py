@@ -1,0 +1,52 @@
+"""The process that judges one attempt: `python -m …`, the question on standard input.
+
+A process of its own, since it computes on what packages wrote: it has a bound on its processor
+time and memory, can be killed, and leaves the worker's event loop alone. The outcome goes to
+standard output.
+"""
+
+import resource
+import sys
+from datetime import timedelta
+
+from opam_ci.core.classify import judge
+from opam_ci.core.facts import BuildFacts
+from opam_ci.core.job import Phase
+from opam_ci.core.model import Frozen
+from opam_ci.core.outcome import OUTCOME
+
+MEMORY_LIMIT = 2 << 30
+"""Bytes of address space; the worst 320 KiB of a phase, 160,000 lines, take some 200 MB."""
+
+
+class Question(Frozen):
+    """What is to be judged.
+
+    Attributes:
+        facts: As for `judge`.
+        logs: As for `judge`.
+        worker: As for `judge`.
+        attempt: As for `judge`.
+        processor_limit: Processor time after which the kernel ends the process, whole seconds.
+    """
+
+    facts: BuildFacts
+    logs: dict[Phase, str]
+    worker: str | None
+    attempt: int | None
+    processor_limit: timedelta
+
+
+def main() -> None:
+    """Judges."""
+    question = Question.model_validate_json(sys.stdin.buffer.read())
+    seconds = round(question.processor_limit.total_seconds())
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    outcome = judge(question.facts, question.logs, worker=question.worker, attempt=question.attempt)
+    sys.stdout.buffer.write(OUTCOME.dump_json(outcome))
+
+
+if __name__ == "__main__":
+    main()
