@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
 from opam_ci.clients.runners.settings import default_home as default_cache
 from opam_ci.core.incidents.messages import IncidentPace
+from opam_ci.core.installable import Unavailable
 
 
 def default_home() -> Path:
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
         job_disk: Bytes that a job may write.
         job_files: Files that a job may make.
         require_limits: Whether a machine that cannot limit jobs must not build.
+        unavailable: Whether a package that is available on none of the platforms is a failure
+            (`fail`) or a skip (`skip`); by default the former for pull requests of GitHub, as in
+            opam-repo-ci, and the latter for `check`, whose platforms are this machine's.
         build_cache: Whether builds use compiled dependencies of earlier ones again.
         build_cache_bytes: Room for these, in bytes, or with a unit such as `20GiB`.
         metrics: Address on which a worker shows metrics and its health; empty for nowhere.
@@ -87,6 +91,7 @@ class Settings(BaseSettings):
     job_disk: int = Field(default=16 << 30, ge=1 << 20)
     job_files: int = Field(default=1_000_000, ge=1000)
     require_limits: bool = False
+    unavailable: Unavailable | None = None
     build_cache: bool = True
     build_cache_bytes: ByteSize = BUILD_CACHE_BYTES
     metrics: str = ""

@@ -258,6 +258,7 @@ def check(
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
         only_mirrored=only_mirrored,
+        unavailable=Settings().unavailable or "skip",
         build_cache=cache,
         retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
         heartbeat_timeout=timedelta(seconds=heartbeat_timeout),

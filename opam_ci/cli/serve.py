@@ -97,6 +97,7 @@ def serve(
         platforms=served_platforms(platforms, platform or []),
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
+        unavailable=settings.unavailable or "fail",
         retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
     )
     collect_rarely()

@@ -124,6 +124,8 @@ class BuildFacts(Frozen):
         host: Facts of the host after the run.
         probes: Results of probes, by name (`mirror`, `dns`, `opam_sandbox`), True for good.
         accepts_failure: Whether the package's `x-ci-accept-failures` names this platform.
+        hidden: Names of packages that the solver's answer may rest on, and of which the build
+            saw not all versions, since an offline mirror lacks their sources; at most 20.
     """
 
     job: Job
@@ -133,6 +135,7 @@ class BuildFacts(Frozen):
     host: HostFacts = HostFacts()
     probes: dict[str, bool] = Field(default_factory=dict)
     accepts_failure: bool = False
+    hidden: tuple[str, ...] = ()
 
     @property
     def last(self) -> PhaseRun | None:

@@ -1,10 +1,11 @@
 """The job matrix of a workflow: every change of a row, and nothing else."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from opam_ci.core.incidents.messages import RejudgedJob
 from opam_ci.core.incidents.rejudge import is_rejudged, rejudged
+from opam_ci.core.installable import Unavailable, installable_nowhere, is_not_installable
 from opam_ci.core.job import Job
 from opam_ci.core.messages import LOST, AttemptFaulted, AttemptStarted, JobReport, lost
 from opam_ci.core.outcome import Cancelled, Evidence, Failed, FailureReason, Outcome
@@ -91,13 +92,14 @@ class JobTable:
     def merge(self, row: JobStatus) -> None:
         """Takes over a row as another workflow reports it, unless it is of an older round.
 
-        A verdict that was judged again stands for its round: who ran the job may still tell
-        of the one before.
+        A verdict that was given on the word of other jobs stands for its round: who ran the
+        job may still tell of the one before.
         """
         known = self._rows.get(row.job.id)
         if known is None or known.round > row.round:
             return
-        if not (is_rejudged(known.outcome) and known.round == row.round):
+        is_ours = is_rejudged(known.outcome) or is_not_installable(known.outcome)
+        if not (is_ours and known.round == row.round):
             self.put(row)
 
     def touch_all(self) -> None:
@@ -182,19 +184,35 @@ class JobTable:
         row = self._rows.get(said.job.id)
         if row is None or row.outcome is None or (verdict := rejudged(row, said)) is None:
             return False
-        self.settle(row.job.id, verdict, at)
-        for other in self.rows:
+        self._settle_again({row.job.id: verdict}, at)
+        return True
+
+    def conclude(self, packages: Collection[str], unavailable: Unavailable, at: datetime) -> None:
+        """Fails the builds of packages that can be installed on none of all platforms.
+
+        Args:
+            packages: Which to decide.
+            unavailable: What those are that are available on no platform.
+            at: When that is so.
+        """
+        found = installable_nowhere(self.rows, packages, unavailable)
+        self._settle_again({job.id: verdict for job, verdict in found}, at)
+
+    def _settle_again(self, verdicts: Mapping[str, Outcome], at: datetime) -> None:
+        """Gives jobs, by id, other verdicts, and what followed from them."""
+        for job_id, verdict in verdicts.items():
+            self.settle(job_id, verdict, at)
+        for other in self.rows if verdicts else ():
             needed = depends_on(other.job)
-            if needed is None or needed.id != row.job.id or other.outcome is None:
+            if needed is None or needed.id not in verdicts or other.outcome is None:
                 continue
-            follows = outcome_after(verdict, needed)
+            follows = outcome_after(verdicts[needed.id], needed)
             if (
                 follows is not None
                 and other.outcome.kind != "cancelled"
                 and other.outcome.evidence.rule in FOLLOWED
             ):
                 self.settle(other.job.id, follows, at)
-        return True
 
     def cancel_undecided(self, outcome: Cancelled, at: datetime) -> None:
         """Settles every job that has no outcome yet."""

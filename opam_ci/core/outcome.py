@@ -61,6 +61,8 @@ class FailureReason(StrEnum):
     """The job took down two different workers: the fault follows the job around."""
     OWN_FAULT = "own_fault"
     """In two attempts the package's own commands reached the job's limit of memory or processes."""
+    NOT_INSTALLABLE = "not_installable"
+    """It cannot be installed on any platform on which it was to be built."""
     NOT_INSTALLED = "not_installed"
     """Every command succeeded and yet the package is not installed."""
 
@@ -85,6 +87,8 @@ class SkipReason(StrEnum):
     """The solver proves that the package cannot be installed with this compiler."""
     DEPEXT_UNAVAILABLE = "depext_unavailable"
     """A system package that it needs does not exist on this distribution."""
+    NOT_MIRRORED = "not_mirrored"
+    """It needs a package that an offline mirror hides; whether it can be installed is unknown."""
     NO_TESTS = "no_tests"
     """The package declares no tests."""
     ACCEPTED_FAILURE = "accepted_failure"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.core.installable import is_not_installable
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
     Cancelled,
@@ -79,11 +80,19 @@ def with_dependents(
 ) -> tuple[JobStatus, ...]:
     """Returns the chosen rows and those whose outcome only followed from a chosen one.
 
+    That a package is installable nowhere followed from its builds on all platforms: one of them
+    alone would leave the verdicts of the others without a ground.
+
     Args:
         chosen: Rows to run again.
         rows: All rows.
     """
+    rows = tuple(rows)
     taken = {row.job.id: row for row in chosen}
+    again = {row.job.package for row in taken.values() if row.job.kind is JobKind.BUILD}
+    for row in rows:
+        if row.job.package in again and is_not_installable(row.outcome):
+            taken[row.job.id] = row
     for row in rows:
         needed = depends_on(row.job)
         if (

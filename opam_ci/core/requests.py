@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from opam_ci.core.build import PhaseTimeouts
 from opam_ci.core.github.origin import Origin
+from opam_ci.core.installable import Unavailable
 from opam_ci.core.job import Job
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Errored, Failed, Outcome
@@ -73,6 +74,8 @@ class CheckOptions(Frozen):
         lint_only: Stop after analysis and lint.
         archive_mirrors: URLs for opam's `archive-mirrors`.
         only_mirrored: Whether builds see only packages whose sources a `file://` mirror has.
+        unavailable: What a package is that is available on none of the platforms: a skip or a
+            failure.
         build_cache: Whether compiled dependencies may come from a worker's cache.
         retry: Backoff of infrastructure faults.
         timeouts: Limits by phase.
@@ -85,6 +88,7 @@ class CheckOptions(Frozen):
     lint_only: bool = False
     archive_mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
+    unavailable: Unavailable = "skip"
     build_cache: bool = True
     retry: RetrySettings = RetrySettings()
     timeouts: PhaseTimeouts = PhaseTimeouts()

@@ -252,6 +252,9 @@ class Testing:
                 self.table.merge(row.model_copy(update={"outcome": self._stopping}))
             else:
                 self.table.merge(row)
+        packages = {row.job.package for row in said.jobs if row.job.kind is JobKind.BUILD}
+        if packages and self._stopping is None:
+            self.table.conclude(packages, self.revision.options.unavailable, workflow.now())
         for group in said.groups:
             self.groups.begin(group, said.workflow_id, self._stopping)
         if said.done and said.workflow_id in self._adopted:

@@ -161,7 +161,7 @@ def test_a_repository_is_reduced_to_what_mirrors_have(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text.encode()))
-    assert mirrors.reduce(tmp_path / "all.tar.gz", tmp_path / "some.tar.gz", (tmp_path,)) == 1
+    assert mirrors.reduce(tmp_path / "all.tar.gz", tmp_path / "some.tar.gz", (tmp_path,)) == {"b.1"}
     with tarfile.open(tmp_path / "some.tar.gz") as tar:
         assert tar.getnames() == [name for name in files if "b.1" not in name]
 

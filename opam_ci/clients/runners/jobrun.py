@@ -27,6 +27,7 @@ from opam_ci.core.classify.sources import CHECKSUM_REPEATS, SOURCES_FIXED
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import OpamAction
 from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.opam.explanation import rests_on_hidden
 from opam_ci.core.outcome import Cause
 
 _LISTS_FRESH = timedelta(days=1)
@@ -85,6 +86,7 @@ class JobRun:
             after opam refused a source for its checksum; `opam_sandbox` after package code
             failed; `sources_fixed` after it wanted a source again.
         revdeps: The answer of a `list-revdeps` job.
+        hidden: Names of hidden packages on which the solver's answer rests.
     """
 
     def __init__(  # noqa: PLR0913 - what a job consists of
@@ -113,6 +115,7 @@ class JobRun:
         self._solution: tuple[str, ...] = ()
         self._steps = 0
         self.probes: dict[str, bool] = {}
+        self.hidden: tuple[str, ...] = ()
         self.installed: bool | None = None
         self.revdeps: tuple[Revdep, ...] | None = None
 
@@ -182,6 +185,10 @@ class JobRun:
         if ended.exit_code == _UNKNOWN:
             known = await self._step(phases.is_known(self._spec))
             self.probes["package_known"] = known.ok
+        if found is not None and found.conflicts:
+            self.hidden = rests_on_hidden(
+                kinds.target(self._spec), found.conflicts, self._base.hidden_packages
+            )
         if ended.ok:
             self._solution = found.solution if found is not None else ()
             await self._freeze()

@@ -97,6 +97,7 @@ class LayerManifest(Frozen):
         installed: What the switch has from the start: the compiler.
         hidden: How many packages were left out for want of sources in the mirrors.
         own_processes: Whether opam's sandbox has a PID namespace of its own.
+        hidden_packages: Which, `name.version`.
     """
 
     base_commit: str
@@ -104,6 +105,7 @@ class LayerManifest(Frozen):
     installed: frozenset[str]
     hidden: int
     own_processes: bool = False
+    hidden_packages: frozenset[str] = frozenset()
 
 
 class Layer(Frozen):
@@ -261,7 +263,7 @@ class LayerMaking:
         """
         compiler = spec.platform.compiler
         existing = not compiler
-        hidden = await self._hide(archive) if spec.only_mirrored else 0
+        hidden = await self._hide(archive) if spec.only_mirrored else frozenset[str]()
         with archive.open("rb") as stream:
             await self._do(_TAKE_OVER if existing else _INITIALISE, stdin=stream)
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
@@ -300,7 +302,8 @@ class LayerMaking:
             base_commit=spec.repository.base_commit,
             packages=base,
             installed=installed,
-            hidden=hidden,
+            hidden=len(hidden),
+            hidden_packages=hidden,
             own_processes=own_processes,
         )
 
@@ -322,11 +325,12 @@ class LayerMaking:
         await require_pid_namespace(self._executor)
         return True
 
-    async def _hide(self, archive: Path) -> int:
+    async def _hide(self, archive: Path) -> frozenset[str]:
         local = tuple(path for path, _ in self._mirrors.directories)
         reduced = archive.with_name("reduced.tar.gz")
         hidden = await asyncio.to_thread(mirrors.reduce, archive, reduced, local)
-        self._output(f"[opam-ci] base layer: {hidden} packages have no mirrored source\n".encode())
+        words = f"[opam-ci] base layer: {len(hidden)} packages have no mirrored source\n"
+        self._output(words.encode())
         await asyncio.to_thread(reduced.replace, archive)
         return hidden
 

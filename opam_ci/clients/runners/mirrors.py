@@ -81,7 +81,7 @@ def inside(urls: tuple[str, ...]) -> Mirrors:
     return Mirrors(urls=tuple(told), directories=tuple(directories))
 
 
-def reduce(archive: Path, target: Path, directories: tuple[Path, ...]) -> int:
+def reduce(archive: Path, target: Path, directories: tuple[Path, ...]) -> frozenset[str]:
     """Copies an archive of an opam repository without the packages that no mirror has.
 
     Args:
@@ -90,9 +90,9 @@ def reduce(archive: Path, target: Path, directories: tuple[Path, ...]) -> int:
         directories: Mirrors, laid out as `KIND/xx/HASH`.
 
     Returns:
-        How many packages were left out.
+        The packages that were left out, `name.version`.
     """
-    hidden = set()
+    hidden = set[str]()
     with tarfile.open(archive, "r:gz") as source:
         for member in source:
             parts = PurePosixPath(member.name).parts
@@ -109,7 +109,7 @@ def reduce(archive: Path, target: Path, directories: tuple[Path, ...]) -> int:
             parts = PurePosixPath(member.name).parts
             if len(parts) < len(_OPAM_FILE) - 1 or parts[2] not in hidden:
                 kept.addfile(member, source.extractfile(member) if member.isreg() else None)
-    return len(hidden)
+    return frozenset(hidden)
 
 
 def is_mirrored(opam: bytes, directories: tuple[Path, ...]) -> bool:

@@ -48,6 +48,7 @@ async def perform(  # noqa: PLR0913, PLR0917 - what a job consists of
         host=await executor.host(),
         probes=job.probes,
         accepts_failure=await job.accepts_failure(),
+        hidden=job.hidden,
     )
     return BuildReport(facts=facts, logs=transcript.texts, revdeps=job.revdeps)
 

@@ -62,7 +62,10 @@ def parse_report(data: bytes) -> OpamReport | None:
     ]
     results = [action for entry in _items(report.get("results")) for action in _action(entry)]
     conflicts = report.get("conflicts")
-    causes = _items(conflicts.get("causes")) if isinstance(conflicts, dict) else []
+    known = conflicts if isinstance(conflicts, dict) else {}
+    causes = _items(known.get("causes")) + [
+        f"Cyclic dependencies: {cycle}" for cycle in _items(known.get("cycles"))[:_CAUSES_LIMIT]
+    ]
     return OpamReport(
         solution=tuple(_solution(report.get("solution"))),
         actions=tuple([*fetches, *results][:_ACTIONS_LIMIT]),

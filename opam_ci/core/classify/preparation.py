@@ -6,6 +6,7 @@ from opam_ci.core.classify.text import TextVerdict, first_match
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Phase
+from opam_ci.core.opam.explanation import explain, explain_refusal, lacks_system_package
 from opam_ci.core.outcome import Cause, FailureReason, Outcome, SkipReason
 
 _EXIT_CAUSES = {
@@ -32,6 +33,9 @@ _PROOFS = {
 }
 """What a text may prove against the submission before its own content runs."""
 
+_HEADLINE = "Package conflict!"
+"""opam's first line about every conflict, which says nothing of this one."""
+
 _LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL}
 
 
@@ -40,7 +44,7 @@ def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
     verdict = case.text_verdict(run.phase)
     if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
         # opam's own report: its words repeat what opam files say, which may look like anything.
-        return _no_solution(case, run, verdict)
+        return _judge_conflict(case, run, verdict)
     if verdict and verdict.outcome == "errored":
         return _unless_unreadable(case, run, verdict)
     if verdict and verdict.reason in _PROOFS.get(run.phase, ()):
@@ -73,25 +77,47 @@ def judge_no_solution(case: Case, run: PhaseRun) -> Outcome | None:
 
 def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome | None:
     if verdict and verdict.reason is SkipReason.DEPEXT_UNAVAILABLE:
-        return _stale_lists(case, run) or case.of_text(verdict, run)
+        return _stale_lists(case, run) or _refused(case, run, verdict)
     if run.exit_code == OpamExit.NO_SOLUTION:
         if run.conflicts:
-            return _no_solution(case, run, verdict)
+            return _judge_conflict(case, run, verdict)
         if verdict and verdict.outcome == "skipped":
-            return case.skipped(SkipReason.NO_SOLUTION, verdict.rule, run, lines=verdict.lines)
+            lines = verdict.lines
+            detail = next((line.text for line in lines if _HEADLINE not in line.text), None)
+            return case.skipped(
+                SkipReason.NO_SOLUTION, verdict.rule, run, lines=lines, detail=detail
+            )
     if run.exit_code == OpamExit.NOT_FOUND:
         return _judge_not_found(case, run, verdict)
     return None
 
 
-def _no_solution(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome:
+def _judge_conflict(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome:
+    """Judges what the solver's report says, which is a proof if nothing was hidden from it."""
+    rule, reason = "solver-conflict", SkipReason.NO_SOLUTION
+    hidden = bool(case.facts.hidden)
+    detail = explain(case.own, run.conflicts, hidden=hidden)
+    if hidden:
+        rule, reason = "solver-not-mirrored", SkipReason.NOT_MIRRORED
+        detail += f"; the offline mirror hides: {', '.join(case.facts.hidden)}"
+    elif any(map(lacks_system_package, run.conflicts)):
+        if stale := _stale_lists(case, run):
+            return stale
+        rule, reason = "depext-unavailable", SkipReason.DEPEXT_UNAVAILABLE
     return case.skipped(
-        SkipReason.NO_SOLUTION,
-        "solver-conflict",
-        run,
-        lines=verdict.lines if verdict else None,
-        detail=run.conflicts[0][:400],
+        reason, rule, run, lines=verdict.lines if verdict else None, detail=detail[:400]
     )
+
+
+def _refused(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
+    """Makes the skip that a rule asks for, with its line in plain words."""
+    said = (explain_refusal(case.own, line.text) for line in verdict.lines)
+    outcome = case.of_text(verdict, run)
+    detail = next(filter(None, said), None)
+    if outcome.kind != "skipped" or detail is None:
+        return outcome
+    evidence = outcome.evidence.model_copy(update={"detail": detail})
+    return outcome.model_copy(update={"evidence": evidence})
 
 
 def _judge_not_found(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome | None:
@@ -106,9 +132,9 @@ def _judge_not_found(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> 
             Cause.REPOSITORY_STATE, "package-unknown", run, lines=lines, detail=detail
         )
     if verdict and verdict.outcome == "skipped":
-        return case.of_text(verdict, run)
+        return _refused(case, run, verdict)
     if known:
-        detail = f"opam knows {case.own} and says that it is not available here"
+        detail = f"{case.own} is not available here, says opam, which knows it"
         return case.skipped(
             SkipReason.UNAVAILABLE, "package-unavailable", run, lines=lines, detail=detail
         )

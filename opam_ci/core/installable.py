@@ -1,0 +1,55 @@
+"""Whether a package can be installed anywhere: decided where all platforms' rows meet."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from typing import Literal
+
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import Failed, FailureReason, Outcome, Skipped, SkipReason
+from opam_ci.core.summary import JobStatus
+
+Unavailable = Literal["skip", "fail"]
+"""What a package is that `available:` excludes from every platform: a skip, or a failure."""
+
+_NOT_INSTALLABLE = frozenset({SkipReason.NO_SOLUTION, SkipReason.DEPEXT_UNAVAILABLE})
+
+
+def installable_nowhere(
+    rows: Iterable[JobStatus], packages: Collection[str], unavailable: Unavailable
+) -> Iterator[tuple[Job, Failed]]:
+    """Yields the builds that are a failure, since no platform can install their package.
+
+    That is so once every plain build of the package was skipped because it cannot be installed;
+    a skip for another reason (a failure that is accepted, an offline mirror) proves nothing.
+
+    Args:
+        rows: Of all platforms.
+        packages: Which to decide.
+        unavailable: What those are that are available on no platform; where one platform says
+            that the package is not installable, those that say unavailable stay skips.
+    """
+    builds: dict[str, list[JobStatus]] = defaultdict(list)
+    for row in rows:
+        if row.job.kind is JobKind.BUILD and row.job.package in packages:
+            builds[row.job.package].append(row)
+    for of_package in builds.values():
+        reasons = {_says(row.outcome) for row in of_package}
+        if reasons == {SkipReason.UNAVAILABLE}:
+            taken = reasons if unavailable == "fail" else set()
+        elif reasons <= {*_NOT_INSTALLABLE, SkipReason.UNAVAILABLE, FailureReason.NOT_INSTALLABLE}:
+            taken = set(_NOT_INSTALLABLE)
+        else:
+            continue
+        for row in of_package:
+            if isinstance(row.outcome, Skipped) and row.outcome.reason in taken:
+                evidence = row.outcome.evidence
+                yield row.job, Failed(reason=FailureReason.NOT_INSTALLABLE, evidence=evidence)
+
+
+def is_not_installable(outcome: Outcome | None) -> bool:
+    """Whether a verdict was given on the word of all platforms."""
+    return isinstance(outcome, Failed) and outcome.reason is FailureReason.NOT_INSTALLABLE
+
+
+def _says(outcome: Outcome | None) -> SkipReason | FailureReason | None:
+    return outcome.reason if isinstance(outcome, Skipped | Failed) else None

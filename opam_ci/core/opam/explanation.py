@@ -1,0 +1,191 @@
+"""Why a package cannot be installed, in one line: opam's explanation, read and shortened.
+
+The shapes are those of opam 2.3 to 2.5 (`conflicts.causes` of the JSON report; source:
+`OpamCudf.string_of_explanation`), and those of its words before exit 5.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from opam_ci.core.opam.version import compare as compare_versions
+
+LIMIT = 300
+"""Characters of an explanation: a table and a log show it on one line."""
+
+_CAUSE_LIMIT = 4000
+_CAUSES_READ = 10
+_CHAIN_SHOWN = 4
+"""Elements of a chain of dependencies that are shown; the middle of a longer one is left out."""
+
+_HIDDEN_SHOWN = 20
+
+_PARTS = re.compile(r" (?:→|->|\|) ")
+_WANTED = re.compile(r"([A-Za-z0-9_+-]+) (<=?|>=?|!?=) ([A-Za-z0-9_+.~-]+)")
+_ARROW = re.compile(r" (?:→|->) ")
+_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+_INVARIANT = "(invariant)"
+_COMPILERS = ("ocaml", "ocaml-base-compiler", "ocaml-compiler", "ocaml-system", "ocaml-variants")
+"""Packages that the switch's invariant decides, whatever else there is."""
+
+_UNMET = re.compile(r"unmet availability conditions[:,] '(.*)'")
+_DEPEXTS = re.compile(r"unavailable system packages? ('[^']*'(?:(?:, | and )'[^']*')*)")
+_APT = re.compile(r"^(?:E|Error): Unable to locate package (\S+)")
+
+
+def explain(own: str, causes: Sequence[str], *, hidden: bool = False) -> str:
+    """Returns the solver's first telling cause in one line, at most `LIMIT` characters.
+
+    Args:
+        own: Full name of the package that was to be installed.
+        causes: `conflicts.causes` of opam's report, at least one.
+        hidden: Whether what is missing is so only because an offline mirror lacks its source.
+    """
+    read = [_read(own, cause[:_CAUSE_LIMIT], hidden=hidden) for cause in causes[:_CAUSES_READ]]
+    # A cause that begins with the package itself says what its author can change.
+    telling = sorted(filter(None, read), key=lambda line: not line.startswith(f"{own} "))
+    line = _clip(telling[0] if telling else _flat(causes[0][:_CAUSE_LIMIT]), LIMIT - 20)
+    return f"{line} (and {len(causes) - 1} more)" if len(causes) > 1 else line
+
+
+def explain_refusal(own: str, line: str) -> str | None:
+    """Returns in one line why opam, or apt, refused without asking the solver; None if unknown.
+
+    Args:
+        own: Full name of the package that was to be installed.
+        line: What the program said.
+    """
+    if (unmet := _UNMET.search(line)) is not None:
+        return _clip(_flat(f"{own} is not available here (available: {unmet[1]})"), LIMIT)
+    if (depexts := _DEPEXTS.search(line) or _APT.search(line)) is not None:
+        return _clip(_flat(f"{own} needs {_system(depexts[1])}"), LIMIT)
+    return None
+
+
+def lacks_system_package(cause: str) -> bool:
+    """Whether a cause is that a dependency's system package does not exist here."""
+    return _DEPEXTS.search(cause) is not None
+
+
+def rests_on_hidden(own: str, causes: Iterable[str], hidden: Iterable[str]) -> tuple[str, ...]:
+    """Returns names of hidden packages without which there might be a solution, sorted.
+
+    None if the causes hold whatever is hidden: they are about other packages, or want a version
+    that no hidden package has.
+
+    Args:
+        own: Full name of the package that was to be installed.
+        causes: `conflicts.causes` of opam's report.
+        hidden: Full names of the packages that the solver did not see.
+    """
+    versions: dict[str, list[str]] = {}
+    for package in hidden:
+        name, _, version = package.partition(".")
+        versions.setdefault(name, []).append(version)
+    for name in (*_COMPILERS, own.split(".", 1)[0]):
+        versions.pop(name, None)
+    found = set[str]()
+    for cause in causes:
+        chains = [line[2:] for line in cause[:_CAUSE_LIMIT].splitlines() if line[:2] == "- "]
+        for chain in chains or [cause[:_CAUSE_LIMIT]]:
+            for part in _PARTS.split(chain):
+                wanted = _WANTED.fullmatch(part.strip())
+                found.update(
+                    name
+                    for name in _NAME.findall(part if wanted is None else wanted[1])
+                    if any(wanted is None or _fits(v, wanted) for v in versions.get(name, ()))
+                )
+    return tuple(sorted(found)[:_HIDDEN_SHOWN])
+
+
+def _fits(version: str, wanted: re.Match[str]) -> bool:
+    order = compare_versions(version, wanted[3])
+    signs = {"<": (-1,), "<=": (-1, 0), "=": (0,), ">=": (0, 1), ">": (1,), "!=": (-1, 1)}
+    return order in signs[wanted[2]]
+
+
+def _read(own: str, cause: str, *, hidden: bool) -> str | None:
+    header, *rest = [_flat(line) for line in cause.splitlines() if line.strip()] or [""]
+    chains = [_ARROW.split(line[2:]) for line in rest if line.startswith("- ")]
+    if not chains:
+        return None
+    if header == "Missing dependency:":
+        return _missing(own, chains[0], [line for line in rest if line[:2] != "- "], hidden=hidden)
+    if header.startswith("No agreement on the version of ") or header == "Incompatible packages:":
+        return _clash(own, chains, "" if header[0] == "N" else ", which exclude each other")
+    return None
+
+
+def _missing(own: str, chain: list[str], reasons: list[str], *, hidden: bool) -> str | None:
+    subject, needs = _parted(own, chain)
+    if not reasons:
+        return None
+    whys = [_reason(reason, hidden=hidden) for reason in reasons]
+    if not needs:
+        return f"{subject}: {whys[0]}"
+    choices = needs[-1].split(" | ")
+    if len(choices) == len(whys) > 1:
+        last = " or ".join(f"{each} ({why})" for each, why in zip(choices, whys, strict=True))
+        return f"{subject} needs {_path([*needs[:-1], last])}"
+    return f"{subject} needs {_path(needs)}: {' or '.join(dict.fromkeys(whys))}"
+
+
+def _reason(words: str, *, hidden: bool) -> str:
+    if words == "unknown package":
+        return "not in the offline mirror" if hidden else "no such package"
+    if words == "no matching version":
+        return "no such version" + (" in the offline mirror" if hidden else "")
+    if (unmet := _UNMET.search(words)) is not None:
+        return f"not available here (available: {unmet[1]})"
+    if (depexts := _DEPEXTS.search(words)) is not None:
+        return f"it needs {_system(depexts[1])}"
+    return words
+
+
+def _system(packages: str) -> str:
+    names = packages.replace("'", "")
+    if " and " in names:
+        return f"the system packages {names}, which do not exist here"
+    return f"the system package {names}, which does not exist here"
+
+
+def _clash(own: str, chains: list[list[str]], how: str) -> str:
+    compiler = next((chain[1] for chain in chains if chain[:1] == [_INVARIANT] and chain[1:]), None)
+    parted = [_parted(own, chain) for chain in chains if chain[:1] != [_INVARIANT]]
+    if compiler is not None:
+        wishes = [f"{subject} needs {_path(_down_to_compiler(needs))}" for subject, needs in parted]
+        return f"{wishes[0] if wishes else own}, and the compiler here is {compiler}"
+    needing = [(subject, _path(needs)) for subject, needs in parted if needs]
+    alone = [subject for subject, needs in parted if not needs]
+    if needing and alone:
+        subject, path = needing[0]
+        return f"{subject} needs {path}, and {alone[0]} conflicts with it"
+    if needing and all(subject == own for subject, _ in needing):
+        return f"{own} needs " + " and ".join(path for _, path in needing[:3]) + how
+    return " and ".join(f"{subject} needs {path}" for subject, path in needing[:3]) + how
+
+
+def _parted(own: str, chain: list[str]) -> tuple[str, list[str]]:
+    """Returns who needs something, and what down to the last: opam knows the package by name."""
+    name = _NAME.match(chain[0])
+    is_own = name is not None and name[0] == own.split(".", 1)[0]
+    return own if is_own else chain[0], chain[1:]
+
+
+def _down_to_compiler(needs: list[str]) -> list[str]:
+    """Leaves out which packages stand for a version of OCaml that is needed."""
+    at = next((i for i, each in enumerate(needs) if each.split(" ", 1)[0] == "ocaml"), len(needs))
+    return needs[: at + 1]
+
+
+def _path(needs: list[str]) -> str:
+    if len(needs) > _CHAIN_SHOWN:
+        needs = [*needs[:2], "…", *needs[-(_CHAIN_SHOWN - 2) :]]
+    return " → ".join(needs)
+
+
+def _flat(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def _clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
