@@ -20,8 +20,8 @@ from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.messages import JobHeartbeat, JobReport
 from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, Outcome
+from opam_ci.core.result_text import reason_line
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.text import reason_line
 
 PACKAGE_FAILURE = "PackageFailure"
 """Type of the error of a package failure: final, and no cause for alarm."""

@@ -2,9 +2,10 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from opam_ci.core.packed import FOR_PEOPLE
-from opam_ci.core.summary import JobState, JobStatus, Summary
+from opam_ci.core.result_text import standing
+from opam_ci.core.summary import BUILDS_NOTHING, JobState, JobStatus, Summary
 from opam_ci.core.text import group_lines, headline, verdict, why
 
 _STYLES = {
@@ -176,14 +178,25 @@ class JsonView:
     def close(self, summary: Summary) -> None:
         """Prints the whole state."""
         self.show(summary)
-        self._print(
-            {"event": "summary", "state": summary.state.value}
-            | {"counts": summary.counts.model_dump()}
-            | json.loads(summary.model_dump_json(context=FOR_PEOPLE))
-        )
+        self._print({"event": "summary"} | whole_state(summary))
 
     def _print(self, value: object) -> None:
         print(json.dumps(value, ensure_ascii=False), file=self._stream, flush=True)
+
+
+def whole_state(summary: Summary) -> dict[str, Any]:
+    """Returns the whole state as JSON: `counts` of builds and tests, the rest in `apart`."""
+    apart = {
+        kind.value: dict(Counter(row.standing for row in summary.jobs if row.job.kind is kind))
+        for kind in BUILDS_NOTHING
+    }
+    return {
+        "state": summary.state.value,
+        "result": standing(summary),
+        "counts": summary.ran.model_dump(),
+        "apart": {kind: counts for kind, counts in apart.items() if counts},
+        **json.loads(summary.model_dump_json(context=FOR_PEOPLE)),
+    }
 
 
 def print_summary(console: Console, summary: Summary) -> None:

@@ -10,9 +10,8 @@ from rich.table import Table
 from temporalio.client import Client, WorkflowExecution
 
 from opam_ci.cli.operate import JsonOption, TemporalOption, summary_of, workflow_id_of
-from opam_ci.cli.render import print_summary
+from opam_ci.cli.render import print_summary, whole_state
 from opam_ci.cli.session import connected
-from opam_ci.core.packed import FOR_PEOPLE
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 
@@ -37,7 +36,7 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
         return
     summary = await summary_of(client, workflow_id_of(pull_request))
     if as_json:
-        typer.echo(summary.model_dump_json(context=FOR_PEOPLE))
+        typer.echo(json.dumps(whole_state(summary), ensure_ascii=False))
     else:
         print_summary(Console(), summary)
 

@@ -202,6 +202,8 @@ class Summary(Frozen):
         jobs: The job matrix, repository jobs first.
         notices: Things to know that are no verdict, such as a refused signal.
         updated_at: When this was true.
+        counts_all: Whether analysis and lint are counted among the builds, as workflows do that
+            were started when that was so: what they post decides what they do next.
     """
 
     pull_request: str
@@ -214,11 +216,20 @@ class Summary(Frozen):
     groups: tuple[JobGroup, ...] = ()
     notices: tuple[str, ...] = ()
     updated_at: datetime | None = None
+    counts_all: bool = Field(default=False, exclude=True)
 
     @property
     def counts(self) -> Counts:
-        """How many jobs are where."""
+        """How many jobs are where, those included that build nothing."""
         return sum((group.counts for group in self.groups), count(self.jobs))
+
+    @property
+    def ran(self) -> Counts:
+        """How many builds and tests are where: the numbers that people are told."""
+        if self.counts_all:
+            return self.counts
+        jobs = tuple(row for row in self.jobs if row.job.kind not in BUILDS_NOTHING)
+        return sum((group.counts for group in self.groups), count(jobs))
 
     @property
     def state(self) -> State:
@@ -277,3 +288,6 @@ def cause_of(job: JobStatus) -> Cause | None:
 
 REPOSITORY_JOBS = (JobKind.ANALYSIS, JobKind.LINT)
 """Kinds that run once for each head and belong to no platform."""
+
+BUILDS_NOTHING = (*REPOSITORY_JOBS, JobKind.LIST_REVDEPS)
+"""Kinds that are named apart wherever builds and tests are counted."""

@@ -7,10 +7,24 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from opam_ci.core.incidents.model import Incident, Scope
-from opam_ci.core.incidents.rejudge import is_rejudged
 from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Cause, Failed, Outcome, label
-from opam_ci.core.summary import Counts, JobGroup, JobState, JobStatus, State, Summary
+from opam_ci.core.outcome import Cause, Outcome, label
+from opam_ci.core.result_text import (
+    progress,
+    reason_line,
+    result,
+    standing,
+    tally,
+    tally_of_all,
+    unbuilt,
+)
+from opam_ci.core.summary import (
+    JobGroup,
+    JobState,
+    JobStatus,
+    State,
+    Summary,
+)
 
 STATUS_LIMIT = 140
 """Characters that GitHub accepts in a status description; one more is a 422."""
@@ -48,21 +62,6 @@ CAUSE_WORDS = {
 
 def _clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _tally(counts: Counts) -> str:
-    parts = [
-        f"{number} {word}"
-        for number, word in (
-            (counts.failed, "failed"),
-            (counts.errored, "errored"),
-            (counts.cancelled, "cancelled"),
-            (counts.skipped, "skipped"),
-            (counts.passed, "passed"),
-        )
-        if number
-    ]
-    return ", ".join(parts) or "no jobs"
 
 
 def main_cause(summary: Summary) -> Cause:
@@ -111,32 +110,30 @@ def _stopped(summary: Summary) -> str:
     return "Stopped on request" if "request" in by else "Stopped: a newer head is tested"
 
 
-def status_description(summary: Summary, *, maximum_attempts: int) -> str:
+def status_description(summary: Summary, *, maximum_attempts: int, builds: bool = True) -> str:
     """Returns the status text of a head, at most 140 characters.
 
     Args:
         summary: Its state.
         maximum_attempts: How many attempts a job has, for "attempt k of n".
+        builds: Whether the jobs that it has are meant to build something.
     """
     counts = summary.counts
     match summary.state:
         case State.PENDING if not summary.planned:
             text = "Analysing the change" + _retry_words(summary, maximum_attempts)
         case State.PENDING if not counts.undecided:
-            text = f"{_stopped(summary)} ({_tally(counts)})"
+            text = f"{_stopped(summary)} ({tally_of_all(summary)})"
         case State.PENDING:
-            text = f"{counts.decided}/{counts.total} done"
-            if counts.failed:
-                text += f", {counts.failed} failed"
-            text += _retry_words(summary, maximum_attempts)
+            text = progress(summary) + _retry_words(summary, maximum_attempts)
         case State.ERROR:
             text = (
                 f"Internal CI error, not your package: {CAUSE_WORDS[main_cause(summary)]}"
-                f" ({_tally(counts)}); it is restarted once repaired"
+                f" ({tally_of_all(summary)}); it is restarted once repaired"
             )
         case State.FAILURE | State.SUCCESS:
-            text = _tally(counts)
-    return _clip(text, STATUS_LIMIT)
+            text = result(summary, builds=builds)
+    return _clip(text[0].upper() + text[1:], STATUS_LIMIT)
 
 
 def _cell(text: str) -> str:
@@ -156,31 +153,9 @@ def verdict(status: JobStatus) -> str:
     return status.state.value
 
 
-def mark(status: JobStatus) -> str:
+def mark(standing: str) -> str:
     """Returns the one-character mark of where a job stands."""
-    return _MARKS[status.standing]
-
-
-def reason_line(outcome: Outcome) -> str:
-    """Returns the one line that says why: the log's own words before ours.
-
-    Where other jobs decided, what they say comes first: the log alone speaks for another
-    verdict.
-    """
-    if outcome.kind == "cancelled":
-        return {
-            "superseded": "a newer head replaced this one",
-            "closed": "the pull request was closed",
-            "request": "cancelled on request",
-        }[outcome.by]
-    evidence = outcome.evidence
-    blame = f"{outcome.blame}: " if isinstance(outcome, Failed) and outcome.blame else ""
-    if is_rejudged(outcome):
-        line = f": {evidence.lines[0].text.strip()}" if evidence.lines else ""
-        return f"{evidence.detail}{line}"
-    if evidence.lines:
-        return blame + evidence.lines[0].text.strip()
-    return blame + (evidence.detail or evidence.rule)
+    return _MARKS[standing]
 
 
 def why(status: JobStatus) -> str:
@@ -212,16 +187,16 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
         return order.index(status.standing)
 
     lines = [
-        f"**{summary.state.value}** — {_tally(summary.counts)}"
-        + (f", {summary.counts.undecided} to go" if summary.counts.undecided else ""),
+        f"**{summary.state.value}** — {_cell(standing(summary))}",
         "",
         "| | job | platform | attempt | result | why |",
         "|---|---|---|---|---|---|",
     ]
     chosen = sorted(summary.shown, key=rank)
     lines += [
-        f"| {mark(job)} | {_cell(job.job.title)} | {_cell(job.job.platform or 'repository')} "
-        f"| {job.attempt} | {_cell(verdict(job))} | {_cell(_clip(why(job), 160))} |"
+        f"| {mark(job.standing)} | {_cell(job.job.title)} "
+        f"| {_cell(job.job.platform or 'repository')} | {job.attempt} "
+        f"| {_cell(verdict(job))} | {_cell(_clip(why(job), 160))} |"
         for job in chosen[:rows]
     ]
     if (more := summary.counts.total - min(len(chosen), rows)) > 0:
@@ -234,7 +209,7 @@ def group_lines(summary: Summary) -> list[str]:
     """Returns a line for each group of which not every row is shown."""
     return [
         f"{group.package} on {group.platform}: {group.listed} reverse dependencies, "
-        f"{_tally(group.counts)}"
+        f"{tally(group.counts)}"
         + (f", {group.counts.undecided} to go" if group.counts.undecided else "")
         + f"; {len(group.shown)} of {group.counts.total} jobs are shown"
         for group in summary.groups
@@ -288,20 +263,21 @@ def headline(summary: Summary) -> str:
     counts = summary.counts
     match summary.state:
         case State.SUCCESS:
-            words = f"passed: {_tally(counts)}"
+            words = (unbuilt(summary) and result(summary)) or f"passed: {result(summary)}"
         case State.FAILURE:
-            words = f"package failure: {_tally(counts)}"
+            words = f"package failure: {result(summary)}"
         case State.ERROR:
             cause = CAUSE_WORDS[main_cause(summary)]
-            words = f"internal CI error, not the package's fault: {cause} ({_tally(counts)})"
+            words = f"internal CI error, not the package's fault: {cause}"
+            words += f" ({tally_of_all(summary)})"
         case State.PENDING if not summary.planned:
             words = "analysing the change"
         case State.PENDING if counts.undecided:
-            words = f"{counts.decided}/{counts.total} done: {_tally(counts)}"
+            words = progress(summary)
             if counts.retrying:
                 words += f"; {counts.retrying} wait for a retry: {CAUSE_WORDS[main_cause(summary)]}"
         case State.PENDING:
-            words = f"undecided: {_tally(counts)}"
+            words = f"undecided: {tally_of_all(summary)}"
     return f"{summary.pull_request} at {summary.head[:12]}: {words}"
 
 

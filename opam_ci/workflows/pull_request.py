@@ -46,6 +46,8 @@ class PullRequestWorkflow:
     @workflow.init
     def __init__(self, given: PullRequestInput) -> None:
         self._given = given
+        # What is posted, and when, follows from it: workflows that are open stay as they were.
+        self._counts_builds = workflow.patched("counts-of-what-ran")
         self._testing = Testing.resume(given)
         self._github = GitHubSide(given, self._note)
         self._sequence = given.sequence
@@ -152,6 +154,8 @@ class PullRequestWorkflow:
         """A PlatformWorkflow tells of its jobs."""
         if self._testing is not None and said is not None:
             self._testing.progress(said)
+            if self._counts_builds:
+                self._testing.conclude(said)
 
     @workflow.signal
     def revdeps_progress(self, said: RevdepsProgress | None = None) -> None:
@@ -195,6 +199,7 @@ class PullRequestWorkflow:
             groups=testing.groups.all if testing else (),
             notices=(*(testing.on_repository.notices if testing else ()), *self._notices),
             updated_at=workflow.now(),
+            counts_all=not self._counts_builds,
         )
 
     @workflow.query

@@ -74,6 +74,30 @@ def test_example_comes_to_all_four_outcomes(system: System) -> None:
     assert (counts["flips"], counts["without_log"]) == (0, 0)
 
 
+def test_a_package_that_can_be_installed_nowhere_is_red(system: System) -> None:
+    system.start_worker()
+    packages = opam_repository.package("zzz.1", 'depends: ["this-package-does-not-exist"]\n')
+    windows = opam_repository.package("win.1", 'available: os = "win32"\n')
+    repo = opam_repository.write(
+        system.home / "nowhere", {}, {"missing": packages, "windows": windows}
+    )
+    words = ("check", "--repo", str(repo), "--branch")
+    done = system.run(*words, "missing", check=1)
+    assert "failed(not_installable)" in done.stdout
+    why = "zzz.1 needs this-package-does-not-exist: no such package"
+    assert f"zzz.1 build: {why}" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[-1].endswith(
+        "package failure: 1 failed; analysis and lint passed"
+    )
+
+    summary = result(system.run(*words, "windows", "--json", check=0))
+    assert outcome(rows(summary)["build win.1"]) == "skipped(unavailable)"
+    assert summary["result"] == (
+        "nothing was built: 1 build skipped (not available here); analysis and lint passed"
+    )
+    assert summary["counts"]["passed"] == 0
+
+
 def test_new_head_stops_the_builds_of_the_old_one(system: System) -> None:
     system.start_worker()
     repo = opam_repository.write(

@@ -112,8 +112,8 @@ def test_what_a_mirror_hides_is_not_said_to_be_nowhere() -> None:
         ),
         (
             (
-                "[ERROR] Package zzz.1 depends on the unavailable system package 'no-x'. You can use "
-                "`--no-depexts' to attempt installation anyway."
+                "[ERROR] Package zzz.1 depends on the unavailable system package 'no-x'. You can "
+                "use `--no-depexts' to attempt installation anyway."
             ),
             "zzz.1 needs the system package no-x, which does not exist here",
         ),

@@ -22,6 +22,7 @@ from opam_ci.core.outcome import (
     SkipReason,
 )
 from opam_ci.core.requests import RestartSelector
+from opam_ci.core.result_text import reason_line
 from opam_ci.core.summary import (
     Counts,
     Fault,
@@ -37,7 +38,6 @@ from opam_ci.core.text import (
     headline,
     markdown_matrix,
     problems,
-    reason_line,
     status_description,
     verdict,
     why,

@@ -98,7 +98,7 @@ def annotation(finding: LintFinding) -> Annotation:
 
 def page(part: Summary) -> str:
     """Returns what a check's page shows: a table, then all trouble, grouped, in markdown."""
-    sections = [_table(part.shown)]
+    sections = [_table(part)]
     groups: dict[str, list[JobStatus]] = defaultdict(list)
     for job in part.shown:
         if (title := _group(job)) is not None:
@@ -123,14 +123,18 @@ def _buttons(part: Summary) -> tuple[Button, ...]:
     )
 
 
-def _table(jobs: tuple[JobStatus, ...]) -> str:
-    if not jobs:
-        return "No jobs."
-    kinds = [kind for kind in JobKind if any(job.job.kind is kind for job in jobs)]
+def _table(part: Summary) -> str:
+    """Counts by platform and kind; a group of reverse dependencies counts whole, tests included."""
     cells: dict[tuple[str, JobKind], Counter[str]] = defaultdict(Counter)
-    for job in jobs:
-        cells[job.job.platform, job.job.kind][mark(job)] += 1
-    platforms = dict.fromkeys(job.job.platform for job in jobs)
+    for job in part.jobs:
+        cells[job.job.platform, job.job.kind][mark(job.standing)] += 1
+    for group in part.groups:
+        numbers = {mark(name): number for name, number in group.counts.model_dump().items()}
+        cells[group.platform, JobKind.REVDEP].update(+Counter(numbers))
+    if not cells:
+        return "No jobs."
+    kinds = [kind for kind in JobKind if any(kind is column for _, column in cells)]
+    platforms = dict.fromkeys(platform for platform, _ in cells)
     lines = [
         "| | " + " | ".join(kinds) + " |",
         "|---" * (len(kinds) + 1) + "|",

@@ -165,7 +165,7 @@ def _nothing(part: Summary, context: Context) -> str | None:
         return None
     kinds = {job.job.kind for job in part.jobs}
     if context.about is About.REVDEPS:
-        return None if kinds else "No reverse dependencies were to be built"
+        return None if part.ran.total else "No reverse dependencies were to be built"
     if kinds == {JobKind.ANALYSIS} and not part.packages:
         return "Changes no package: nothing to build or to lint"
     return None
@@ -188,7 +188,11 @@ def _description(part: Summary, context: Context, maximum_attempts: int) -> str:
     text = (
         _nothing(part, context)
         or _gone(part)
-        or status_description(part, maximum_attempts=maximum_attempts)
+        or status_description(
+            part,
+            maximum_attempts=maximum_attempts,
+            builds=context.about is not About.LINTER,
+        )
     )
     if not context.advisory:
         return text

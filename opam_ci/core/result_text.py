@@ -1,0 +1,161 @@
+"""What a head came to, in words: numbers of builds and tests, the rest named apart."""
+
+from collections import Counter
+
+from opam_ci.core.incidents.rejudge import is_rejudged
+from opam_ci.core.installable import is_not_installable
+from opam_ci.core.job import JobKind
+from opam_ci.core.outcome import Failed, Outcome, SkipReason
+from opam_ci.core.plan import BUILT_KINDS
+from opam_ci.core.summary import BUILDS_NOTHING, Counts, Summary
+
+SKIP_WORDS = {
+    SkipReason.UNAVAILABLE: "not available here",
+    SkipReason.NO_SOLUTION: "cannot be installed here",
+    SkipReason.DEPEXT_UNAVAILABLE: "a system package does not exist here",
+    SkipReason.NOT_MIRRORED: "not in the offline mirror",
+    SkipReason.NO_TESTS: "no tests",
+    SkipReason.ACCEPTED_FAILURE: "the failure is accepted",
+    SkipReason.NOT_BUILT: "the build did not pass",
+}
+
+_APART_KINDS = {
+    JobKind.ANALYSIS: "analysis",
+    JobKind.LINT: "lint",
+    JobKind.LIST_REVDEPS: "the listing of reverse dependencies",
+}
+_APART_ORDER = ("failed", "errored", "cancelled", "under way", "skipped", "passed")
+
+
+def flat(text: str) -> str:
+    """Returns text on one line, without control characters."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def reason_line(outcome: Outcome) -> str:
+    """Returns the one line that says why: the log's own words before ours.
+
+    Where other jobs decided, what they say comes first: the log alone speaks for another
+    verdict. Why a package cannot be installed is said better by the detail than by the log.
+    """
+    if outcome.kind == "cancelled":
+        return {
+            "superseded": "a newer head replaced this one",
+            "closed": "the pull request was closed",
+            "request": "cancelled on request",
+        }[outcome.by]
+    evidence = outcome.evidence
+    blame = f"{outcome.blame}: " if isinstance(outcome, Failed) and outcome.blame else ""
+    is_accepted = outcome.kind == "skipped" and outcome.reason is SkipReason.ACCEPTED_FAILURE
+    if is_rejudged(outcome) or is_accepted:
+        line = f": {evidence.lines[0].text.strip()}" if evidence.lines else ""
+        return f"{evidence.detail}{line}"
+    if evidence.detail and (outcome.kind == "skipped" or is_not_installable(outcome)):
+        return flat(evidence.detail)
+    if evidence.lines:
+        return blame + evidence.lines[0].text.strip()
+    return blame + (evidence.detail or evidence.rule)
+
+
+def tally(counts: Counts) -> str:
+    """Returns numbers in words, the worst first."""
+    parts = [
+        f"{number} {word}"
+        for number, word in (
+            (counts.failed, "failed"),
+            (counts.errored, "errored"),
+            (counts.cancelled, "cancelled"),
+            (counts.skipped, "skipped"),
+            (counts.passed, "passed"),
+        )
+        if number
+    ]
+    return ", ".join(parts) or "no builds"
+
+
+def apart(summary: Summary, *, passed: bool = True) -> str:
+    """Returns how analysis and lint stand, empty if nothing is to say.
+
+    Args:
+        summary: The state.
+        passed: Whether to say, too, that nothing is wrong with them.
+    """
+    names: dict[str, list[str]] = {}
+    for kind, name in () if summary.counts_all else _APART_KINDS.items():
+        stand = Counter(
+            "under way" if job.outcome is None else job.standing
+            for job in summary.jobs
+            if job.job.kind is kind
+        )
+        worst = next((word for word in _APART_ORDER if stand[word]), None)
+        if worst is None or (kind is JobKind.LIST_REVDEPS and worst in {"passed", "skipped"}):
+            continue
+        many = (
+            f" ({stand[worst]} of {stand.total()})" if worst != "passed" and len(stand) > 1 else ""
+        )
+        names.setdefault(worst, []).append(name + many)
+    if not passed or len(names) > 1:
+        names.pop("passed", None)
+    said = (f"{' and '.join(names[word])} {word}" for word in _APART_ORDER if word in names)
+    return "; ".join(said)
+
+
+def unbuilt(summary: Summary) -> str:
+    """Returns that nothing was built, and why; empty if something was."""
+    ran = summary.ran
+    if ran.total > ran.skipped or summary.counts_all:
+        return ""
+    if not ran.total:
+        if any(changed.kind in BUILT_KINDS for changed in summary.packages):
+            return "nothing was built: no build was asked for"
+        return "nothing needed a build"
+    rows = [row for row in summary.shown if row.job.kind not in BUILDS_NOTHING]
+    reasons = Counter(
+        row.outcome.reason for row in rows if row.outcome and row.outcome.kind == "skipped"
+    )
+    if len(reasons) > 1:
+        # What followed from another skip is no reason of its own.
+        reasons.pop(SkipReason.NOT_BUILT, None)
+    words = ", ".join(SKIP_WORDS[reason] for reason, _ in reasons.most_common(2))
+    only_builds = all(row.job.kind is JobKind.BUILD for row in rows)
+    what = ("build" if only_builds else "job") + "s" * (ran.skipped != 1)
+    return f"nothing was built: {ran.skipped} {what} skipped ({words})"
+
+
+def result(summary: Summary, *, builds: bool = True) -> str:
+    """Returns in words what came of a head: the numbers of builds and tests, then the rest.
+
+    Args:
+        summary: Its state.
+        builds: Whether the jobs that it has are meant to build something.
+    """
+    analysis = next((row.outcome for row in summary.jobs if row.job.kind is JobKind.ANALYSIS), None)
+    if isinstance(analysis, Failed) and not summary.counts_all:
+        return f"analysis failed: {flat(reason_line(analysis))}"
+    builds = builds or summary.counts_all
+    words = (unbuilt(summary) or tally(summary.ran)) if builds else ""
+    return "; ".join(filter(None, (words, apart(summary)))) or "nothing was to be done"
+
+
+def tally_of_all(summary: Summary) -> str:
+    """Returns the numbers, and what is wrong with analysis and lint, for brackets."""
+    numbers = tally(summary.ran) if summary.ran.total else ""
+    return "; ".join(filter(None, (numbers, apart(summary, passed=not numbers)))) or "no builds"
+
+
+def progress(summary: Summary) -> str:
+    """Returns how far a head is: how many builds and tests are done, and what else is not."""
+    ran = summary.ran
+    done = f"{ran.decided}/{ran.total} done" if ran.total else ""
+    if ran.failed:
+        done += f", {ran.failed} failed"
+    return "; ".join(filter(None, (done, apart(summary, passed=not done))))
+
+
+def standing(summary: Summary) -> str:
+    """Returns how a head stands, be it decided or not."""
+    if summary.counts.undecided:
+        numbers = tally(summary.ran) if summary.ran.decided else ""
+        to_go = f"{summary.ran.undecided} to go" if summary.ran.undecided else ""
+        return "; ".join(filter(None, (numbers, to_go, apart(summary, passed=False))))
+    return result(summary)
