@@ -13,6 +13,7 @@ from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse as analyse_change
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.errors import UsageError
+from opam_ci.core.packed import FOR_PEOPLE
 
 _REFUSED_EXIT_CODE: Final = 1
 _KIND_WIDTH: Final = max(map(len, ChangeKind))
@@ -59,7 +60,7 @@ def analyse(
 
 
 def _as_json(result: Analysis) -> str:
-    return json.dumps(result.model_dump(mode="json"), indent=2) + "\n"
+    return json.dumps(result.model_dump(mode="json", context=FOR_PEOPLE), indent=2) + "\n"
 
 
 def _as_table(result: Analysis) -> str:

@@ -11,6 +11,7 @@ from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse, analyse_merge
 from opam_ci.core.analysis_result import Analysis
 from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.packed import FOR_PEOPLE
 from opam_ci.core.text import problems
 
 _BAD_LINE_EXIT_CODE: Final = 2
@@ -69,7 +70,7 @@ def analyse_lines(file: str, repository: Repository) -> int:
 
 
 def _answer(result: Analysis) -> dict[str, Any]:
-    return result.model_dump(mode="json", include={"packages", "failure"})
+    return result.model_dump(mode="json", include={"packages", "failure"}, context=FOR_PEOPLE)
 
 
 def _analyse(repository: Repository, record: dict[str, Any]) -> Analysis:

@@ -1,8 +1,10 @@
 """What the analysis of a pull request says."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from opam_ci.core.model import Frozen
+from opam_ci.core.packed import Packed
 
 
 class ChangeKind(StrEnum):
@@ -30,6 +32,11 @@ class ChangedPackage(Frozen):
     has_tests: bool
 
 
+Packages = Annotated[tuple[ChangedPackage, ...], Packed(above=300)]
+"""Packages as they travel between workflows and activities: with `MAX_PACKAGES` of
+`core/admission.py` they take a quarter of a payload."""
+
+
 class Analysis(Frozen):
     """The outcome of analysing the merge of a head into its base.
 
@@ -39,6 +46,6 @@ class Analysis(Frozen):
         merge_tree: Object id of the merged tree, None when there is no merge.
     """
 
-    packages: tuple[ChangedPackage, ...] = ()
+    packages: Packages = ()
     failure: str | None = None
     merge_tree: str | None = None

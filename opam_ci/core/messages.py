@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from opam_ci.core.analysis_result import Analysis, ChangedPackage
+from opam_ci.core.analysis_result import Analysis, ChangedPackage, Packages
 from opam_ci.core.build import BuildSpec, RepositoryRef
 from opam_ci.core.github.origin import Known
 from opam_ci.core.github.pace import Posted
@@ -362,7 +362,7 @@ class PullRequestInput(Frozen):
     opened_at: AwareDatetime | None = None
     sequence: int = 0
     jobs: Rows = ()
-    packages: tuple[ChangedPackage, ...] = ()
+    packages: Packages = ()
     merge_tree: str | None = None
     repository: RepositoryRef | None = None
     platforms: tuple[Platform, ...] = ()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from opam_ci.core.analysis_result import ChangedPackage
+from opam_ci.core.analysis_result import Packages
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Evidence, Outcome
@@ -211,7 +211,7 @@ class Summary(Frozen):
     base: str
     request: str = ""
     planned: bool = False
-    packages: tuple[ChangedPackage, ...] = ()
+    packages: Packages = ()
     jobs: ReadableRows = ()
     groups: tuple[JobGroup, ...] = ()
     notices: tuple[str, ...] = ()

@@ -10,18 +10,20 @@ from tests.fakes.clone import SUBMODULE, SYMLINK, Clone, Content, at, opam
 
 pytestmark = pytest.mark.e2e
 
-ODD: Mapping[str, tuple[str, Content]] = {
-    "name": ("packages/ü/ü.1/opam", opam()),
-    "long": (at("b.1", "files/" + "n" * 256), b""),
-    "deep": (at("b.1", "files/" + "d/" * 2_100 + "x"), b""),
-    "module": (at("b.1", "files/m"), (SUBMODULE, b"1" * 40)),
-    "link": (at("b.1", "files/l"), (SYMLINK, b"/etc/passwd")),
+ODD: Mapping[str, Mapping[str, Content]] = {
+    "name": {"packages/ü/ü.1/opam": opam()},
+    "long": {at("b.1", "files/" + "n" * 256): b""},
+    "deep": {at("b.1", "files/" + "d/" * 2_100 + "x"): b""},
+    "module": {at("b.1", "files/m"): (SUBMODULE, b"1" * 40)},
+    "link": {at("b.1", "files/l"): (SYMLINK, b"/etc/passwd")},
+    "many": {at(f"p{number:05}{'x' * 190}.1"): opam() for number in range(20_000)},
 }
 SAID = {
     "name": 'Unexpected path "packages/\\195\\188/',
     "long": "has too long a name (256 bytes, at most 255)",
     "deep": "is too deep (at most 100 names)",
     "module": 'Unexpected submodule "packages/b/b.1/files/m"',
+    "many": "Too many changed packages (20001, at most 10000)",
     "link": 'Unexpected symbolic link "packages/b/b.1/files/l"',
 }
 
@@ -34,9 +36,9 @@ def test_what_no_worker_can_take_is_refused_before_anything_is_exported(system: 
     clone = Clone(system.home / "odd.git")
     base = clone.commit("master", {"repo": b'opam-version: "2.0"\n', at("a.1"): opam()})
     system.start_worker()
-    for case, (path, content) in ODD.items():
+    for case, files in ODD.items():
         # A good package comes with it.
-        clone.commit(case, {at("b.1"): opam(), path: content}, parents=(base,))
+        clone.commit(case, {at("b.1"): opam(), **files}, parents=(base,))
         done = system.run("check", "--json", "--repo", str(clone.path), "--branch", case, check=1)
         [analysis] = rows(result(done)).values()
         assert (analysis["outcome"]["kind"], analysis["outcome"]["reason"]) == (

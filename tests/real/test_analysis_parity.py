@@ -16,6 +16,7 @@ from opam_ci.core.opam.file import parse
 from opam_ci.core.opam.metadata import read
 from opam_ci.core.opam.package import Package
 from opam_ci.core.opam.printer import print_file
+from opam_ci.core.packed import FOR_PEOPLE
 
 pytestmark = pytest.mark.real
 PULL_REQUESTS = 437
@@ -30,7 +31,7 @@ def repository(real_repository: Path) -> Iterator[Repository]:
 
 
 def answer(result: Analysis) -> dict[str, Any]:
-    return result.model_dump(mode="json", include={"packages", "failure"})
+    return result.model_dump(mode="json", include={"packages", "failure"}, context=FOR_PEOPLE)
 
 
 def test_every_pull_request(shared: Path, repository: Repository) -> None:

@@ -1,5 +1,7 @@
 """What no worker can take is refused by the analysis, with its path."""
 
+import random
+import string
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse, analyse_merge
 from opam_ci.core import admission
 from opam_ci.core.admission import is_package, refusal, too_many_packages
-from opam_ci.core.analysis_result import Analysis
+from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.change import FileChange
 from tests.fakes.clone import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Clone, Content, at, opam
 
@@ -220,6 +222,27 @@ PLAIN_TEXTS = st.text("abc.+~ -_", min_size=1, max_size=300)
 BYTES = st.binary(min_size=1, max_size=50).map(
     lambda data: data.translate(None, b"/\0").decode("utf-8", "surrogateescape")
 )
+
+
+def test_the_longest_list_fits_into_a_payload() -> None:
+    """Of names that nothing can compress much: Temporal refuses 2 MB."""
+    chance = random.Random(1)  # noqa: S311  no secret
+    letters = string.ascii_letters + string.digits
+    packages = tuple(
+        ChangedPackage(
+            package="a" + "".join(chance.choices(letters, k=49)) + ".1",
+            kind=ChangeKind.NEW_PACKAGE,
+            has_tests=True,
+        )
+        for _ in range(admission.MAX_PACKAGES)
+    )
+    assert sum(len(each.package) for each in packages) <= admission.MAX_PACKAGE_BYTES
+    result = Analysis(packages=packages, merge_tree="1" * 40)
+    sent = result.model_dump_json()
+    assert len(sent) < 1_000_000
+    assert Analysis.model_validate_json(sent) == result
+
+
 PATHS = st.lists(TEXTS | PLAIN_TEXTS | BYTES, max_size=8).map("/".join)
 MODES = st.sampled_from([REGULAR, EXECUTABLE, SYMLINK, SUBMODULE, "100600"])
 

@@ -45,6 +45,18 @@ def test_a_table_and_json(clone: Clone, head: tuple[str, str]) -> None:
     }
 
 
+def test_a_long_list_is_shown_and_not_packed(clone: Clone) -> None:
+    names = [f"b.{number}" for number in range(400)]
+    head = clone.commit("many", {at(name): opam() for name in names}, parents=("master",))
+    base = clone.git("rev-parse", "master")
+    answers = [
+        run(clone, "--branch", "many", "--json")[1],
+        run(clone, "--batch", "-", text=json.dumps({"base": base, "head": head}))[1],
+    ]
+    for answer in answers:
+        assert [each["package"] for each in json.loads(answer)["packages"]] == names
+
+
 def test_a_refused_change_and_none(clone: Clone) -> None:
     clone.commit("bad", {"packages/x": b""}, parents=("master",))
     code, text = run(clone, "--branch", "bad")
