@@ -20,6 +20,7 @@ from opam_ci.activities.outlast import OutlastInterceptor
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.revdeps import RevdepsActivities
+from opam_ci.activities.stand_in import STAND_IN
 from opam_ci.clients import programs
 from opam_ci.clients.images import ImageResolver
 from opam_ci.clients.index import Index
@@ -110,7 +111,7 @@ def orchestration_worker(
     client: Client, activities: Sequence[Callable[..., Any]], observers: Sequence[Observer]
 ) -> Worker:
     """Returns the worker of workflows, and of activities on repository, index and GitHub."""
-    return Worker(
+    worker = Worker(
         client,
         task_queue=options.ORCHESTRATION_QUEUE,
         workflows=WORKFLOWS,
@@ -122,6 +123,7 @@ def orchestration_worker(
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
     )
+    return STAND_IN.serve(worker)
 
 
 def build_worker(
@@ -132,7 +134,7 @@ def build_worker(
     observers: Sequence[Observer],
 ) -> Worker:
     """Returns the worker that builds for a pool."""
-    return Worker(
+    worker = Worker(
         client,
         task_queue=options.build_queue(pool),
         activities=[jobs.run_job],
@@ -151,6 +153,7 @@ def build_worker(
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
     )
+    return STAND_IN.serve(worker)
 
 
 def collect_rarely() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from temporalio import activity
 from temporalio.service import RPCError
 
 from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, retry_delay
+from opam_ci.activities.stand_in import STAND_IN
 from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.job import Phase
 from opam_ci.core.messages import (
@@ -36,6 +38,10 @@ class Attempt:
         number: From 1.
         worker: Identity of this worker.
         log: Key of the attempt's log; set by the activity once it has one.
+        task_queue: From which this worker took it.
+        task_token: What Temporal knows the attempt by.
+        heartbeat_timeout: Silence after which Temporal counts it as lost, None if never.
+        beaten_at: When the event loop last had its turn, as `time.monotonic()` says.
     """
 
     def __init__(self, context: JobContext, job: str) -> None:
@@ -46,6 +52,10 @@ class Attempt:
         self.worker = _identity()
         self.started_at = datetime.now(UTC)
         self.log: str | None = None
+        self.task_queue = info.task_queue
+        self.task_token = info.task_token
+        self.heartbeat_timeout = info.heartbeat_timeout
+        self.beaten_at = time.monotonic()
         self._phase: Phase | None = None
         self._log_bytes = 0
 
@@ -60,16 +70,20 @@ class Attempt:
         Args:
             fault: How the attempt ended, when it ended by an infrastructure fault.
         """
-        activity.heartbeat(
-            JobHeartbeat(
-                attempt=self.number,
-                worker=self.worker,
-                started_at=self.started_at,
-                phase=self._phase,
-                log=self.log,
-                log_bytes=self._log_bytes,
-                fault=fault,
-            )
+        self.beaten_at = time.monotonic()
+        activity.heartbeat(self.state(fault))
+
+    def state(self, fault: Fault | None = None) -> JobHeartbeat:
+        """Returns what a heartbeat says now."""
+        return JobHeartbeat(
+            attempt=self.number,
+            worker=self.worker,
+            started_at=self.started_at,
+            phase=self._phase,
+            log=self.log,
+            log_bytes=self._log_bytes,
+            alone=STAND_IN.attempts == 1,
+            fault=fault,
         )
 
     async def announce(self) -> None:
@@ -147,7 +161,8 @@ def _beating(attempt: Attempt) -> Iterator[None]:
 
     timer = loop.call_later(interval, beat)
     try:
-        yield
+        with STAND_IN.watching(attempt):
+            yield
     finally:
         timer.cancel()
 

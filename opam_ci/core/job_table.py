@@ -14,7 +14,8 @@ from opam_ci.core.requests import RestartAsker
 from opam_ci.core.summary import Fault, JobState, JobStatus
 
 KILLS_WORKER_AFTER = 2
-"""Distinct workers lost under one job before the job itself is blamed (design, §2.5)."""
+"""Distinct workers lost under one job before the job itself is blamed, if it was alone on the last
+one (design, §2.5)."""
 
 FAULT_WEIGHT = 4
 """How many rows one fault of a row counts as when rows are taken in portions of bounded size."""
@@ -220,20 +221,31 @@ class JobTable:
             if row.outcome is None:
                 self.settle(row.job.id, outcome, at)
 
-    def killer(self, job_id: str) -> Failed | None:
-        """Returns the verdict on a job that took two different workers down, else None."""
+    def killer(self, job_id: str, *, last_alone: bool = True) -> Failed | None:
+        """Returns the verdict on a job that took two different workers down, else None.
+
+        A job that was lost in company may be somebody else's victim. So it must have been alone on
+        the worker that it was lost with last.
+
+        Args:
+            job_id: Which.
+            last_alone: False judges as it was done before that was asked for.
+        """
         # A worker that was shut down in good order was not killed by its job.
         losses = [f for f in self._rows[job_id].faults if f.evidence.rule == LOST]
         workers = sorted({fault.worker for fault in losses if fault.worker})
         if len(workers) < KILLS_WORKER_AFTER:
             return None
+        last = losses[-1]
+        if last_alone and not last.alone:
+            return None
         return Failed(
             reason=FailureReason.KILLS_WORKER,
             evidence=Evidence(
                 rule="kills-worker",
-                phase=losses[-1].evidence.phase,
-                attempt=losses[-1].attempt,
-                worker=losses[-1].worker,
+                phase=last.evidence.phase,
+                attempt=last.attempt,
+                worker=last.worker,
                 detail=f"the job took down {len(workers)} workers: {', '.join(workers)}",
             ),
         )

@@ -181,6 +181,7 @@ class JobHeartbeat(Frozen):
         phase: The phase under way, None before the first.
         log: Key of its log.
         log_bytes: Size of the log so far.
+        alone: Whether no other attempt ran in the worker's process at that moment.
         fault: How it ended, if it ended by an infrastructure fault: then it was not lost.
     """
 
@@ -190,6 +191,7 @@ class JobHeartbeat(Frozen):
     phase: Phase | None = None
     log: str | None = None
     log_bytes: int = 0
+    alone: bool = False
     fault: Fault | None = None
 
 
@@ -417,4 +419,5 @@ def lost(previous: JobHeartbeat | None, attempt: int, at: datetime) -> Fault:
         at=at,
         started_at=known.started_at if known else None,
         log=known.log if known else None,
+        alone=known.alone if known else False,
     )

@@ -58,7 +58,7 @@ class FailureReason(StrEnum):
     TIMEOUT = "timeout"
     """The package's own commands ran longer than its platform allows."""
     KILLS_WORKER = "kills_worker"
-    """The job took down two different workers: the fault follows the job around."""
+    """The job took down two different workers, the last one alone: the fault follows it around."""
     OWN_FAULT = "own_fault"
     """In two attempts the package's own commands reached the job's limit of memory or processes."""
     NOT_INSTALLABLE = "not_installable"

@@ -44,6 +44,7 @@ class Fault(Frozen):
         at: When it was noticed.
         started_at: When the attempt began, if known.
         log: Key of the attempt's log in the store, if it got that far.
+        alone: Whether the attempt ran alone in its worker's process when it was last heard of.
     """
 
     attempt: int
@@ -53,6 +54,7 @@ class Fault(Frozen):
     at: datetime
     started_at: datetime | None = None
     log: str | None = None
+    alone: bool = False
 
 
 class JobStatus(Frozen):

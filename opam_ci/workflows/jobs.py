@@ -88,7 +88,7 @@ class Jobs:
         if said.job not in self._table:
             return
         self._table.started(said.job, said)
-        verdict = self._table.killer(said.job)
+        verdict = self._killer(said.job)
         handle = self._handles.get(said.job)
         if verdict is not None and handle is not None:
             self._verdicts[said.job] = verdict
@@ -190,4 +190,12 @@ class Jobs:
         fault = lost(boundary.last_heartbeat(error), max(row.attempt, 1), now)
         self._table.fault(job.id, AttemptFaulted(job=job.id, round=row.round, fault=fault))
         errored = Errored(cause=fault.cause, evidence=fault.evidence)
-        return report_for(row, self._table.killer(job.id) or errored, now)
+        return report_for(row, self._killer(job.id) or errored, now)
+
+    def _killer(self, job_id: str) -> Failed | None:
+        """Returns the verdict on a job that took workers down, else None."""
+        if (before := self._table.killer(job_id, last_alone=False)) is None:
+            return None
+        if not workflow.patched("killer-ran-alone"):
+            return before
+        return self._table.killer(job_id)

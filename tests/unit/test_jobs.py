@@ -129,20 +129,37 @@ def test_started_attempt_believes_a_fault_that_only_the_heartbeat_tells() -> Non
     assert [f.cause for f in rows[BUILD.id].faults] == [Cause.DISK_FULL]
 
 
-def silent(attempt: int, worker: str) -> AttemptFaulted:
-    beat = JobHeartbeat(attempt=attempt, worker=worker, started_at=AT)
+def silent(attempt: int, worker: str, *, alone: bool = False) -> AttemptFaulted:
+    beat = JobHeartbeat(attempt=attempt, worker=worker, started_at=AT, alone=alone)
     return AttemptFaulted(job=BUILD.id, round=1, fault=lost(beat, attempt, AT))
 
 
 def test_killer_needs_two_different_workers() -> None:
     rows = table()
-    rows.fault(BUILD.id, silent(1, "w1"))
-    rows.fault(BUILD.id, silent(2, "w1"))
+    rows.fault(BUILD.id, silent(1, "w1", alone=True))
+    rows.fault(BUILD.id, silent(2, "w1", alone=True))
     assert rows.killer(BUILD.id) is None
-    rows.fault(BUILD.id, silent(3, "w2"))
+    rows.fault(BUILD.id, silent(3, "w2", alone=True))
     verdict = rows.killer(BUILD.id)
     assert verdict is not None
     assert verdict.reason is FailureReason.KILLS_WORKER
+
+
+def test_killer_was_alone_when_it_was_lost_last() -> None:
+    rows = table()
+    rows.fault(BUILD.id, silent(1, "w1", alone=True))
+    rows.fault(BUILD.id, silent(2, "w2"))
+    # Somebody else may have taken the second one down, and the first one died by chance.
+    assert rows.killer(BUILD.id) is None
+    assert rows.killer(BUILD.id, last_alone=False) is not None
+    rows.fault(BUILD.id, silent(3, "w3", alone=True))
+    assert rows.killer(BUILD.id) is not None
+
+
+def test_worker_of_another_version_does_not_say_that_a_job_was_alone() -> None:
+    beat = JobHeartbeat.model_validate({"attempt": 1, "worker": "w1", "started_at": AT})
+    assert not lost(beat, 1, AT).alone
+    assert not lost(beat.model_copy(update={"alone": True}), 2, AT).alone
 
 
 def test_workers_that_were_shut_down_in_good_order_were_not_killed() -> None:

@@ -374,12 +374,14 @@ async def test_index_outage_holds_nothing_up(world: World, ref: PullRequestRef) 
     assert world.script.batches
 
 
-def dies(worker: str) -> Callable[[Attempt], Awaitable[Outcome]]:
+def dies(worker: str, *, alone: bool = False) -> Callable[[Attempt], Awaitable[Outcome]]:
     """Returns a step in which the worker of that name goes silent in mid-build."""
 
     async def silent(attempt: Attempt) -> Outcome:
         attempt.worker = worker
         attempt.progress(Phase.BUILD, 100)
+        last = attempt.state().model_copy(update={"alone": alone})
+        attempt.state = lambda fault=None: last  # type: ignore[method-assign]  # noqa: ARG005  its own name
         attempt.heartbeat()
         attempt.heartbeat = lambda fault=None: None  # type: ignore[method-assign]  # noqa: ARG005  its own name
         return await for_ever(attempt)
@@ -425,7 +427,7 @@ async def test_lost_worker_is_recorded_and_the_job_retried(
 async def test_job_that_takes_down_two_workers_is_the_jobs_failure(
     world: World, ref: PullRequestRef
 ) -> None:
-    world.script.steps[BUILD] = [dies("w1"), dies("w2"), for_ever]
+    world.script.steps[BUILD] = [dies("w1"), dies("w2", alone=True), for_ever]
     handle = await world.open(ref, world.revision(heartbeat_timeout=timedelta(seconds=1)))
     summary = await settled(world, handle)
     assert summary.state is State.FAILURE
@@ -434,6 +436,17 @@ async def test_job_that_takes_down_two_workers_is_the_jobs_failure(
     assert label(outcome) == "failed(kills_worker)"
     assert outcome.kind == "failed"
     assert outcome.evidence.detail == "the job took down 2 workers: w1, w2"
+
+
+async def test_job_that_is_lost_in_company_only_is_not_blamed(
+    world: World, ref: PullRequestRef
+) -> None:
+    world.script.steps[BUILD] = [dies("w1", alone=True), dies("w2"), dies("w3")]
+    handle = await world.open(ref, world.revision(heartbeat_timeout=timedelta(seconds=1)))
+    summary = await settled(world, handle)
+    assert summary.state is State.ERROR
+    assert summary.causes == (Cause.WORKER_LOST,)
+    assert [fault.alone for fault in world.row(summary, BUILD).faults] == [True, False, False]
 
 
 async def test_losing_one_worker_again_and_again_is_an_error(
