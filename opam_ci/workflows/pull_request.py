@@ -155,7 +155,9 @@ class PullRequestWorkflow:
         if self._testing is not None and said is not None:
             self._testing.progress(said)
             if self._counts_builds:
-                self._testing.conclude(said)
+                packages = {row.job.package for row in said.jobs}
+                unavailable = self._testing.revision.options.unavailable
+                self._testing.table.conclude(packages, unavailable, workflow.now())
 
     @workflow.signal
     def revdeps_progress(self, said: RevdepsProgress | None = None) -> None:

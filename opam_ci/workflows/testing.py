@@ -257,12 +257,6 @@ class Testing:
         if said.done and said.workflow_id in self._adopted:
             self._give_up(said.workflow_id, "the platform's workflow ended without a verdict")
 
-    def conclude(self, said: PlatformProgress) -> None:
-        """Decides which of the packages that a PlatformWorkflow told of are installable nowhere."""
-        packages = {row.job.package for row in said.jobs if row.job.kind is JobKind.BUILD}
-        if packages and self._stopping is None:
-            self.table.conclude(packages, self.revision.options.unavailable, workflow.now())
-
     def revdeps_progress(self, said: RevdepsProgress) -> None:
         """Takes over what a RevdepsWorkflow reports of its group."""
         if said.head != self.revision.head or self._child_of(said.workflow_id) is None:
