@@ -25,7 +25,7 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.plan import ANALYSIS
 from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.summary import JobState, JobStatus, Summary
+from opam_ci.core.summary import Counts, JobGroup, JobState, JobStatus, Summary
 
 HEAD = "1" * 40
 REF = PullRequestRef(owner="ocaml", repo="opam-repository", number=7)
@@ -103,6 +103,23 @@ def test_page_says_what_failed_by_cause_and_why() -> None:
     assert "### CI error, not the package's fault: disk full (1)" in shown
     assert "`0 bytes free`" in shown
     assert "d.1" not in shown
+
+
+def test_page_shows_the_numbers_of_the_status() -> None:
+    group = JobGroup(
+        platform="debian-13/amd64",
+        package="a.1",
+        listing="k",
+        listed=5000,
+        counts=Counts(failed=2, passed=4998),
+        shown=(build("b.1", failed("Error: no")),),
+    )
+    of = summary(build("a.1", PASSED)).model_copy(update={"groups": (group,)})
+    made = check_run(of, OVERALL, DEFAULT_CONTEXTS, pull_request=REF, maximum_attempts=5)
+    assert made.output is not None
+    assert made.output.title == "2 failed, 4999 passed; analysis passed"
+    # The build and the 5,000 reverse dependencies, of which one is shown.
+    assert "| debian-13/amd64 |  | 1 ✅ | 4998 ✅ 2 ❌ |" in made.output.summary
 
 
 @given(st.text(max_size=300))

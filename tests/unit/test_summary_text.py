@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from opam_ci.core.analysis_result import ChangedPackage, ChangeKind
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
     Cancelled,
@@ -155,6 +156,120 @@ def test_status_fits_github(
     assert 0 < len(text) <= STATUS_LIMIT
     assert "\n" not in text
     assert headline(state)
+
+
+def of_kind(kind: JobKind, number: int, outcome: Outcome | None) -> JobStatus:
+    package = "" if kind is JobKind.ANALYSIS else f"a.{number}"
+    platform = "p/amd64" if kind is JobKind.BUILD or kind is JobKind.TEST else ""
+    job = Job(platform=platform, package=package, kind=kind)
+    return row(number, outcome).model_copy(update={"job": job})
+
+
+def head(
+    *builds: Outcome | None,
+    lint: tuple[Outcome | None, ...] = (PASSED,),
+    tests: tuple[Outcome, ...] = (),
+    changed: ChangeKind = ChangeKind.NEW_RELEASE,
+) -> Summary:
+    rows = [of_kind(JobKind.ANALYSIS, 0, PASSED)]
+    rows += [of_kind(JobKind.LINT, number, outcome) for number, outcome in enumerate(lint)]
+    rows += [of_kind(JobKind.BUILD, number, outcome) for number, outcome in enumerate(builds)]
+    rows += [of_kind(JobKind.TEST, number, outcome) for number, outcome in enumerate(tests)]
+    packages = (ChangedPackage(package="a.1", kind=changed, has_tests=True),)
+    return summary(*rows).model_copy(update={"packages": packages})
+
+
+def skipped(reason: SkipReason) -> Skipped:
+    return Skipped(reason=reason, evidence=Evidence(rule="r"))
+
+
+NOT_BUILT = skipped(SkipReason.NOT_BUILT)
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (head(PASSED, SKIPPED), "passed: 1 skipped, 1 passed; analysis and lint passed"),
+        (head(FAILED, PASSED), "package failure: 1 failed, 1 passed; analysis and lint passed"),
+        (head(PASSED, lint=(FAILED,)), "package failure: 1 passed; lint failed"),
+        (
+            head(PASSED, lint=(FAILED, PASSED, PASSED)),
+            "package failure: 1 passed; lint (1 of 3) failed",
+        ),
+        (
+            head(SKIPPED, SKIPPED, SKIPPED),
+            "nothing was built: 3 builds skipped (not available here); analysis and lint passed",
+        ),
+        (
+            head(skipped(SkipReason.NOT_MIRRORED), tests=(NOT_BUILT,)),
+            (
+                "nothing was built: 2 jobs skipped (not in the offline mirror); "
+                "analysis and lint passed"
+            ),
+        ),
+        (
+            head(SKIPPED, lint=(FAILED,)),
+            "package failure: nothing was built: 1 build skipped (not available here); lint failed",
+        ),
+        (head(), "nothing was built: no build was asked for; analysis and lint passed"),
+        (
+            head(lint=(), changed=ChangeKind.DELETED),
+            "nothing needed a build; analysis passed",
+        ),
+        (
+            head(PASSED, lint=(ERRORED,)),
+            "internal CI error, not the package's fault: disk full (1 passed; lint errored)",
+        ),
+        (head(PASSED, FAILED, None), "2/3 done, 1 failed"),
+        (head(PASSED, lint=(None, PASSED)), "1/1 done; lint (1 of 2) under way"),
+        (
+            summary(of_kind(JobKind.ANALYSIS, 0, FAILED)),
+            "package failure: analysis failed: Error: Unbound value x",
+        ),
+    ],
+)
+def test_builds_and_tests_are_counted_and_the_rest_is_named(of: Summary, words: str) -> None:
+    assert headline(of) == f"o/r#1 at {'a' * 12}: {words}"
+    said = status_description(of, maximum_attempts=5)
+    if of.state in {State.SUCCESS, State.FAILURE}:
+        plain = words.removeprefix("passed: ").removeprefix("package failure: ")
+        assert said == plain[0].upper() + plain[1:]
+
+
+@given(
+    st.lists(st.sampled_from([PASSED, FAILED, SKIPPED, ERRORED]), max_size=9),
+    st.lists(st.sampled_from([PASSED, FAILED]), max_size=3),
+)
+def test_passed_is_never_said_of_builds_that_there_were_not(
+    builds: list[Outcome], lint: list[Outcome]
+) -> None:
+    of = head(*builds, lint=tuple(lint))
+    words = headline(of)
+    assert of.ran.total == len(builds)
+    if PASSED not in builds:
+        assert ": passed" not in words
+    if of.state is State.SUCCESS and PASSED not in builds:
+        assert "nothing was built" in words
+
+
+def test_a_workflow_of_before_counts_as_it_did() -> None:
+    of = head(PASSED, SKIPPED).model_copy(update={"counts_all": True})
+    assert status_description(of, maximum_attempts=5) == "1 skipped, 3 passed"
+    assert "counts_all" not in of.model_dump_json()
+
+
+def test_why_a_package_cannot_be_installed_is_said_before_the_log() -> None:
+    line = LogLine(offset=0, text="[ERROR] Package conflict!")
+    evidence = Evidence(rule="r", lines=(line,), detail="a.1 needs nope:\nno such package")
+    words = "a.1 needs nope: no such package"
+    for reason in (SkipReason.NO_SOLUTION, SkipReason.NOT_MIRRORED):
+        assert reason_line(Skipped(reason=reason, evidence=evidence)) == words
+    nowhere = Failed(reason=FailureReason.NOT_INSTALLABLE, evidence=evidence)
+    assert reason_line(nowhere) == words
+    accepted = evidence.model_copy(update={"detail": "failed(build), accepted"})
+    assert reason_line(Skipped(reason=SkipReason.ACCEPTED_FAILURE, evidence=accepted)) == (
+        "failed(build), accepted: [ERROR] Package conflict!"
+    )
 
 
 def test_hostile_log_line_cannot_break_the_table() -> None:
