@@ -13,8 +13,11 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 from opam_ci.clients.runners import sandbox, steps
 from opam_ci.clients.runners.base import MachineRunner
+from opam_ci.clients.runners.cgroups import Cgroups
 from opam_ci.clients.runners.image import Image
 from opam_ci.clients.runners.jobroot import JobRoots
 from opam_ci.clients.runners.mirrors import Mirrors
@@ -46,6 +49,11 @@ COMPILER = {
     "ocaml-system.5.3.0": 'flags: compiler\navailable: sys-ocaml-version = "5.3.0"\n',
     "ocaml.5.3.0": 'depends: ["ocaml-system" {= version}]\n',
 }
+
+CAN_LIMIT = not {"memory", "pids"} & set(Cgroups.here(JobLimits(memory_bytes=1 << 30)).missing)
+"""Whether this user may make control groups here: an ordinary one may where it was delegated."""
+
+needs_groups = pytest.mark.skipif(not CAN_LIMIT, reason="this user may make no control groups here")
 
 FAST = PhaseTimeouts(
     **dict.fromkeys(
@@ -217,6 +225,15 @@ class Progress:
 
     def __call__(self, progress: BuildProgress) -> None:
         self.seen.append(progress)
+
+
+def overwrite(path: Path, text: str) -> None:
+    """Writes to a file of a layer, which for an ordinary user belongs to a subordinate id."""
+    subprocess.run(
+        [*sandbox.rights().prefix, "sh", "-c", 'cat > "$1"', "sh", path],
+        input=text.encode(),
+        check=True,
+    )
 
 
 def last(report: BuildReport) -> PhaseRun:

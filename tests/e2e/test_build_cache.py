@@ -17,7 +17,7 @@ from opam_ci.core.build import BuildReport
 from opam_ci.core.classify import judge
 from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.outcome import label
-from tests.e2e.rootfs_world import FAST, Log, World, last, phase_names
+from tests.e2e.rootfs_world import FAST, Log, World, last, overwrite, phase_names
 
 pytestmark = [
     pytest.mark.e2e,
@@ -189,7 +189,7 @@ async def test_a_damaged_entry_is_not_served_but_replaced(world: World) -> None:
     first = stamps(await build(world, packages, "leans.1"))
     directory = entries(world)["frail.1"]
     (stamp,) = directory.glob("upper/**/stublibs/frail")
-    stamp.write_text("cut off")
+    overwrite(stamp, "cut off")
     second = stamps(await build(world, packages, "leans.1"))
     assert second
     assert second != first

@@ -30,7 +30,7 @@ from opam_ci.core.outcome import Errored, Failed, Outcome, label
 from opam_ci.core.platforms import EMBEDDED
 from tests.e2e.conftest import wait_for
 from tests.e2e.drills import Drill, Result, check, closed_port, run
-from tests.e2e.rootfs_world import World, processes_with, repository
+from tests.e2e.rootfs_world import World, needs_groups, overwrite, processes_with, repository
 
 pytestmark = [
     pytest.mark.e2e,
@@ -145,6 +145,7 @@ def test_no_inode_left(tmp_path: Path) -> None:
         check(fault, drill(World(disk), fault))
 
 
+@needs_groups
 def test_the_kernel_kills_for_memory(tmp_path: Path) -> None:
     world = World(tmp_path, limits=JobLimits(memory_bytes=256 << 20))
     fault = Drill(
@@ -211,7 +212,7 @@ def test_somebody_ends_the_sandbox(tmp_path: Path) -> None:
 def test_a_corrupt_switch(tmp_path: Path) -> None:
     world = World(tmp_path)
     state = layer_of(world) / "home/opam/.opam/ci/.opam-switch/switch-state"
-    state.write_text("installed: [ )) nonsense")
+    overwrite(state, "installed: [ )) nonsense")
     fault = Drill(
         "corrupt root",
         NOTHING,
@@ -273,7 +274,7 @@ def test_a_locked_root(tmp_path: Path) -> None:
     source.mkdir()
     archive = tmp_path / "repository.tar.gz"
     archive.write_bytes(repository(NOTHING))
-    shutil.unpack_archive(archive, source)
+    shutil.unpack_archive(archive, source, filter="data")
     opam = ["env", f"OPAMROOT={root}", "OPAMYES=1", f"HOME={tmp_path}", "opam"]
     init = ["init", "--bare", "--no-setup", "--disable-sandboxing", "--kind=local", "default"]
     subprocess.run([*opam, *init, source], check=True, capture_output=True)

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from opam_ci.cli import services
-from opam_ci.clients.runners.cgroups import Cgroups
-from opam_ci.clients.runners.settings import JobLimits
 from tests.e2e import hostile
 from tests.e2e.conftest import System, free_port, result, rows
 from tests.e2e.hostile import FILE_NAMES, LIMITED, PACKAGES, PLAIN, Hostile
 from tests.e2e.machines import health, start_worker
+from tests.e2e.rootfs_world import CAN_LIMIT
 from tests.fakes import opam_repository
 from tests.fakes.clone import Clone
 
@@ -34,9 +33,6 @@ arch = "amd64"
 distribution = "debian-13"
 ocaml = "5.3"
 """
-
-LIMITS = JobLimits(memory_bytes=hostile.MEMORY, pids=hostile.PROCESSES)
-CAN_LIMIT = not {"memory", "pids"} & set(Cgroups.here(LIMITS).missing)
 
 TESTED = PACKAGES | (LIMITED if CAN_LIMIT else {})
 

@@ -16,7 +16,7 @@ from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.classify import judge
 from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason, label
-from tests.e2e.rootfs_world import World, last
+from tests.e2e.rootfs_world import World, last, needs_groups
 
 LIMITS = JobLimits(memory_bytes=512 << 20, pids=150, disk_bytes=300 << 20, disk_inodes=20_000)
 
@@ -25,11 +25,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
 ]
-
-needs_groups = pytest.mark.skipif(
-    bool({"memory", "pids"} & set(Cgroups.here(LIMITS).missing)),
-    reason="this machine grants no control groups",
-)
 
 HOG = "perl -e 'my $x = q(x) x (900 << 20); print length $x'"
 BOMB = "perl -e 'for (1..500) { my $p = fork // die qq(fork: $!); $p or sleep 60 }'"
