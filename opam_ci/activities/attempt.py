@@ -21,7 +21,7 @@ from opam_ci.core.messages import (
     JobHeartbeat,
     JobReport,
 )
-from opam_ci.core.outcome import Cause, Errored, Evidence, Outcome
+from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome
 from opam_ci.core.summary import Fault
 
 _log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Attempt:
         task_token: What Temporal knows the attempt by.
         heartbeat_timeout: Silence after which Temporal counts it as lost, None if never.
         beaten_at: When the event loop last had its turn, as `time.monotonic()` says.
+        limit_reached_on: Worker on which an earlier attempt reached the job's own limit.
     """
 
     def __init__(self, context: JobContext, job: str) -> None:
@@ -56,6 +57,8 @@ class Attempt:
         self.task_token = info.task_token
         self.heartbeat_timeout = info.heartbeat_timeout
         self.beaten_at = time.monotonic()
+        self._previous = heartbeat_of(info.heartbeat_details)
+        self.limit_reached_on = self._previous.limit_reached_on if self._previous else None
         self._phase: Phase | None = None
         self._log_bytes = 0
 
@@ -75,6 +78,7 @@ class Attempt:
 
     def state(self, fault: Fault | None = None) -> JobHeartbeat:
         """Returns what a heartbeat says now."""
+        reached = fault is not None and fault.evidence.rule in OWN_LIMIT_RULES
         return JobHeartbeat(
             attempt=self.number,
             worker=self.worker,
@@ -83,6 +87,7 @@ class Attempt:
             log=self.log,
             log_bytes=self._log_bytes,
             alone=STAND_IN.attempts == 1,
+            limit_reached_on=self.worker if reached else self.limit_reached_on,
             fault=fault,
         )
 
@@ -90,7 +95,6 @@ class Attempt:
         """Tells the workflow that an attempt after a fault has begun."""
         if self.number == 1 or not self.context.notify:
             return
-        previous = heartbeat_of(activity.info().heartbeat_details)
         await _tell(
             "attempt_started",
             AttemptStarted(
@@ -99,7 +103,7 @@ class Attempt:
                 attempt=self.number,
                 worker=self.worker,
                 at=self.started_at,
-                previous=previous,
+                previous=self._previous,
             ),
         )
 

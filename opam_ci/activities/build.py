@@ -48,11 +48,14 @@ class BuildActivities:
 
             async with LogWriter(self._store, attempt.log) as log:
                 report = await self._runner.run(task.spec, log, progress)
+                facts = report.facts.model_copy(
+                    update={"limit_reached_on": attempt.limit_reached_on}
+                )
                 outcome = await judge(
-                    report.facts, report.logs, worker=attempt.worker, attempt=attempt.number
+                    facts, report.logs, worker=attempt.worker, attempt=attempt.number
                 )
                 log.write(verdict_line(outcome).encode())
-                judged.keep(log, Judged(facts=report.facts, outcome=outcome))
+                judged.keep(log, Judged(facts=facts, outcome=outcome))
             if report.revdeps is not None:
                 listing = await self._keep(report.revdeps, f"{attempt.log}/revdeps.json")
             return outcome

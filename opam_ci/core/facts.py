@@ -126,6 +126,8 @@ class BuildFacts(Frozen):
         accepts_failure: Whether the package's `x-ci-accept-failures` names this platform.
         hidden: Names of packages that the solver's answer may rest on, and of which the build
             saw not all versions, since an offline mirror lacks their sources; at most 20.
+        limit_reached_on: Worker on which an earlier attempt of the same round reached the job's
+            own limit in the package's own commands (`OWN_LIMIT_RULES`), None if none did.
     """
 
     job: Job
@@ -136,6 +138,7 @@ class BuildFacts(Frozen):
     probes: dict[str, bool] = Field(default_factory=dict)
     accepts_failure: bool = False
     hidden: tuple[str, ...] = ()
+    limit_reached_on: str | None = None
 
     @property
     def last(self) -> PhaseRun | None:

@@ -7,7 +7,8 @@ from opam_ci.core.incidents.messages import RejudgedJob
 from opam_ci.core.incidents.rejudge import is_rejudged, rejudged
 from opam_ci.core.installable import Unavailable, installable_nowhere, is_not_installable
 from opam_ci.core.job import Job
-from opam_ci.core.messages import LOST, AttemptFaulted, AttemptStarted, JobReport, lost
+from opam_ci.core.lost_attempt import LOST, lost
+from opam_ci.core.messages import AttemptFaulted, AttemptStarted, JobReport
 from opam_ci.core.outcome import Cancelled, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.plan import FOLLOWED, depends_on, outcome_after
 from opam_ci.core.requests import RestartAsker

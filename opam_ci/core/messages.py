@@ -11,7 +11,7 @@ from opam_ci.core.github.origin import Known
 from opam_ci.core.github.pace import Posted
 from opam_ci.core.job import Phase
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, Evidence, Outcome
+from opam_ci.core.outcome import Outcome
 from opam_ci.core.packed import Packed
 from opam_ci.core.platforms import Platform
 from opam_ci.core.records import RevisionKey
@@ -182,6 +182,8 @@ class JobHeartbeat(Frozen):
         log: Key of its log.
         log_bytes: Size of the log so far.
         alone: Whether no other attempt ran in the worker's process at that moment.
+        limit_reached_on: Worker on which this attempt, or one before it, reached the job's own
+            limit; None if none did.
         fault: How it ended, if it ended by an infrastructure fault: then it was not lost.
     """
 
@@ -192,6 +194,7 @@ class JobHeartbeat(Frozen):
     log: str | None = None
     log_bytes: int = 0
     alone: bool = False
+    limit_reached_on: str | None = None
     fault: Fault | None = None
 
 
@@ -386,38 +389,4 @@ def revision_key(pull_request: PullRequestRef, head: str, opened_at: datetime) -
         branch=pull_request.branch,
         head=head,
         opened_at=opened_at,
-    )
-
-
-LOST = "heartbeat-lost"
-"""Rule of the fault of an attempt whose worker went silent."""
-
-
-def lost(previous: JobHeartbeat | None, attempt: int, at: datetime) -> Fault:
-    """Returns the fault of an attempt whose worker went silent.
-
-    Args:
-        previous: The last heartbeat that arrived, if it was of that attempt.
-        attempt: The attempt that was lost.
-        at: When the loss was noticed.
-    """
-    known = previous if previous is not None and previous.attempt == attempt else None
-    where = f" in phase {known.phase}" if known and known.phase else ""
-    who = f"worker {known.worker}" if known else "the worker"
-    detail = f"{who} went silent{where}: killed, crashed, or cut off"
-    return Fault(
-        attempt=attempt,
-        cause=Cause.WORKER_LOST,
-        evidence=Evidence(
-            rule=LOST,
-            phase=known.phase if known else None,
-            worker=known.worker if known else None,
-            attempt=attempt,
-            detail=detail,
-        ),
-        worker=known.worker if known else None,
-        at=at,
-        started_at=known.started_at if known else None,
-        log=known.log if known else None,
-        alone=known.alone if known else False,
     )

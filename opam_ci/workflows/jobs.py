@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.incidents.rejudge import rejudged
     from opam_ci.core.job import Job, JobKind
     from opam_ci.core.job_table import JobTable
+    from opam_ci.core.lost_attempt import lost
     from opam_ci.core.messages import (
         AttemptFaulted,
         AttemptStarted,
@@ -22,7 +23,6 @@ with workflow.unsafe.imports_passed_through():
         JobReport,
         RestartWaiting,
         RunJob,
-        lost,
     )
     from opam_ci.core.model import Frozen
     from opam_ci.core.outcome import Errored, Failed

@@ -16,6 +16,7 @@ pytestmark = [
 ]
 
 ENDLESS = '["sleep" "86400.7"]\n'
+KILLS_ALL = "pkill -9 opam; pidof opam && exit 9; kill -9 -1; exit 3"
 FAILS = 'build: ["sh" "-c" "echo no luck; exit 7"]\n'
 
 
@@ -122,17 +123,18 @@ def build_drills(url: str) -> Iterator[Drill]:
         "build killed",
         {"asked.1": 'build: ["sh" "-c" "kill -9 $$"]\n'},
         "failed(build)",
-        "package-report",
+        "opam-command-failed",
         Phase.BUILD,
         "SIGKILL ended it, which the CI did not send",
     )
+    # With a PID namespace of its own, it sees nobody whom it could kill.
     yield Drill(
         "everything killed that a build sees",
-        {"asked.1": 'build: ["sh" "-c" "pkill -9 opam; pidof opam && exit 9; kill -9 -1"]\n'},
+        {"asked.1": f'build: ["sh" "-c" "{KILLS_ALL}"]\n'},
         "failed(build)",
         "package-report",
         Phase.BUILD,
-        "SIGKILL ended it, which the CI did not send",
+        "build of asked.1 failed with exit code 3",
     )
     # opam gives a package's own environment to the shell that starts its sandbox.
     yield Drill(

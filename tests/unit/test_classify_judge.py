@@ -143,7 +143,8 @@ def test_the_jobs_own_limit_is_tried_once_more_and_then_its_failure(
     facts = BuildFacts(job=job(), phases=(run(phase, 31, failed("foo.1")),), host=host)
 
     met = judge(facts, {phase: ""}, worker="w1", attempt=1)
-    again = judge(facts, {phase: ""}, worker="w2", attempt=2, limit_reached_on="w1")
+    later = facts.model_copy(update={"limit_reached_on": "w1"})
+    again = judge(later, {phase: ""}, worker="w2", attempt=2)
 
     assert label(met) == first
     assert isinstance(met, Errored)
@@ -166,8 +167,8 @@ def test_what_the_jobs_own_group_did_not_measure_is_never_its_failure(host: Host
     killed = PhaseRun(
         phase=Phase.BUILD, exit_code=None, signal=9, duration=1.0, log_start=0, log_end=9
     )
-    facts = BuildFacts(job=job(), phases=(killed,), host=host)
-    assert judge(facts, {Phase.BUILD: ""}, limit_reached_on="w1").kind == "errored"
+    facts = BuildFacts(job=job(), phases=(killed,), host=host, limit_reached_on="w1")
+    assert judge(facts, {Phase.BUILD: ""}).kind == "errored"
 
 
 @pytest.mark.parametrize("phase", [Phase.SETUP, Phase.SOLVE, Phase.DEPEXTS, Phase.DEPENDENCIES])
@@ -175,8 +176,8 @@ def test_what_the_jobs_own_group_did_not_measure_is_never_its_failure(host: Host
 def test_a_limit_reached_outside_of_build_and_test_is_never_the_packages(
     host: HostFacts, first: str, phase: Phase
 ) -> None:
-    facts = BuildFacts(job=job(), phases=(run(phase, 99),), host=host)
-    assert label(judge(facts, {}, limit_reached_on="w1")) == first
+    facts = BuildFacts(job=job(), phases=(run(phase, 99),), host=host, limit_reached_on="w1")
+    assert label(judge(facts, {})) == first
 
 
 HOSTILE = [

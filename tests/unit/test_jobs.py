@@ -11,12 +11,12 @@ from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.build import PhaseTimeouts
 from opam_ci.core.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.job_table import JobTable
+from opam_ci.core.lost_attempt import lost
 from opam_ci.core.messages import (
     AttemptFaulted,
     AttemptStarted,
     JobHeartbeat,
     JobReport,
-    lost,
     revision_key,
 )
 from opam_ci.core.outcome import (

@@ -16,14 +16,13 @@ from opam_ci.clients.runners import (
 from opam_ci.clients.runners.accepted import accepts_failure
 from opam_ci.clients.runners.dependency_cache import DependencyCache
 from opam_ci.clients.runners.executor import Executor, read_one
+from opam_ci.clients.runners.failure_facts import sandbox_works, sources_fixed
 from opam_ci.clients.runners.image import ImageManifest
 from opam_ci.clients.runners.phasebook import PhaseBook
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
-from opam_ci.core.build_keys import has_checksums
-from opam_ci.core.classify.machine import OPAM_SANDBOX
 from opam_ci.core.classify.rule import PACKAGE_PHASES
-from opam_ci.core.classify.sources import CHECKSUM_REPEATS, SOURCES_FIXED
+from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import OpamAction
 from opam_ci.core.job import JobKind, Phase
@@ -41,9 +40,6 @@ _FETCH_FAILED = 40
 """opam's exit code for a source that could not be had."""
 
 _OPAM_FILE_LIMIT = 1 << 20
-
-_PROBE_TIMEOUT = 60.0
-"""Seconds for a command that does nothing in a sandbox, 20 ms of work, on a very busy machine."""
 
 _REPOSITORY_FILES = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
 
@@ -305,22 +301,11 @@ class JobRun:
                 return self._book.end(begun, too_late)
         ended, found = await self._series(commands)
         if phase in PACKAGE_PHASES and not (ended.ok or ended.timed_out or ended.stopped):
-            await self._look_into(ended, found)
+            self.probes |= await sources_fixed(ended, found, self._solution_files)
+            self.probes |= await sandbox_works(
+                self._executor, self._book.transcript, own_processes=self._base.own_processes
+            )
         return self._book.end(begun, ended, found)
-
-    async def _look_into(self, ended: Ended, found: report.OpamReport | None) -> None:
-        """Collects facts about a failure of package code that its words cannot be trusted for."""
-        if ended.exit_code == _FETCH_FAILED and found is not None:
-            wanted = sorted({each.package for each in found.actions if each.action == "fetch"})
-            files = await self._solution_files(*wanted)
-            self.probes[SOURCES_FIXED] = all(map(has_checksums, files.values()))
-        probed = await self._executor.run(
-            steps.opam_sandbox_probe(own_processes=self._base.own_processes),
-            output=self._book.transcript.output,
-            phase=self._book.transcript.phase,
-            time_limit=_PROBE_TIMEOUT,
-        )
-        self.probes[OPAM_SANDBOX] = probed.ok
 
     async def _series(
         self, commands: tuple[steps.Step, ...]

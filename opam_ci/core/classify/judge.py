@@ -43,7 +43,6 @@ def judge(
     *,
     worker: str | None = None,
     attempt: int | None = None,
-    limit_reached_on: str | None = None,
 ) -> Outcome:
     """Decides what one attempt came to, with the evidence for it.
 
@@ -52,14 +51,12 @@ def judge(
         logs: Text of each phase that ran, possibly without its middle (see `cut.py`).
         worker: Identity of the worker that ran it, for the evidence.
         attempt: Number of the attempt, for the evidence.
-        limit_reached_on: Worker on which an earlier attempt of this round reached the job's own
-            limit (`OWN_LIMIT_RULES`): then to reach it again is the package's failure.
 
     Returns:
         The outcome; never `cancelled`, which is no finding but a request.
     """
     case = Case(facts=facts, logs=logs, worker=worker, attempt=attempt)
-    outcome = _proven(_once_more(_decide(case), limit_reached_on))
+    outcome = _proven(_once_more(_decide(case), facts.limit_reached_on))
     if facts.accepts_failure and isinstance(outcome, Failed):
         return _accepted(outcome)
     return outcome

@@ -1,0 +1,40 @@
+"""The fault of an attempt whose worker went silent, as its last heartbeat explains it."""
+
+from datetime import datetime
+
+from opam_ci.core.messages import JobHeartbeat
+from opam_ci.core.outcome import Cause, Evidence
+from opam_ci.core.summary import Fault
+
+LOST = "heartbeat-lost"
+"""Rule of the fault of an attempt whose worker went silent."""
+
+
+def lost(previous: JobHeartbeat | None, attempt: int, at: datetime) -> Fault:
+    """Returns the fault of an attempt whose worker went silent.
+
+    Args:
+        previous: The last heartbeat that arrived, if it was of that attempt.
+        attempt: The attempt that was lost.
+        at: When the loss was noticed.
+    """
+    known = previous if previous is not None and previous.attempt == attempt else None
+    where = f" in phase {known.phase}" if known and known.phase else ""
+    who = f"worker {known.worker}" if known else "the worker"
+    detail = f"{who} went silent{where}: killed, crashed, or cut off"
+    return Fault(
+        attempt=attempt,
+        cause=Cause.WORKER_LOST,
+        evidence=Evidence(
+            rule=LOST,
+            phase=known.phase if known else None,
+            worker=known.worker if known else None,
+            attempt=attempt,
+            detail=detail,
+        ),
+        worker=known.worker if known else None,
+        at=at,
+        started_at=known.started_at if known else None,
+        log=known.log if known else None,
+        alone=known.alone if known else False,
+    )
