@@ -59,12 +59,57 @@ def test_killed_worker_is_recorded_and_its_job_retried(system: System) -> None:
     assert fault["cause"] == "worker_lost"
     assert fault["worker"].startswith(f"{victim.pid}@")
     assert fault["evidence"]["phase"] == "build"
+    assert fault["alone"], "nothing else ran any more"
     for name in ("analysis", "lint quick.1", "lint slow.1", "build quick.1"):
         assert found[name]["attempt"] == 1, name
         assert not found[name]["faults"], name
     # The lost attempt's log is kept as far as it got.
     lost = system.run(*log, "--attempt", "1", check=0)
     assert "- working" in lost.stdout.splitlines()
+
+
+@pytest.mark.timeout(300)  # three workers, one after the other
+def test_a_job_that_takes_workers_down_is_blamed_once_it_did_so_alone(system: System) -> None:
+    """Two jobs are lost with the first worker; the one that is alone on the second is blamed."""
+
+    def package(name: str, seconds: int) -> dict[str, str]:
+        build = f'build: ["sh" "-c" "echo {name} works; sleep {seconds}"]\n'
+        return opam_repository.package(f"{name}.1", build)
+
+    repo = opam_repository.write(
+        system.home / "kills", {}, {"topic": {**package("killer", 60), **package("innocent", 15)}}
+    )
+    victim = system.start_worker("--builds", "2")
+    check = system.start_check(
+        *("--repo", str(repo), "--branch", "topic", "--retry-after", "1"),
+        *("--heartbeat-timeout", "5"),
+    )
+    wait_until_builds(check, "killer.1", "innocent.1", attempt=1)
+    victim.kill()
+    victim.wait()
+    victim = system.start_worker("--builds", "1")
+    wait_until_builds(check, "killer.1", attempt=2)
+    victim.kill()
+    victim.wait()
+    system.start_worker("--builds", "1")
+    summary = result(check)
+    assert check.returncode == 1
+    found = rows(summary)
+    killer, innocent = found["build killer.1"], found["build innocent.1"]
+    assert killer["outcome"]["reason"] == "kills_worker"
+    assert [fault["alone"] for fault in killer["faults"]] == [False, True]
+    assert innocent["outcome"]["kind"] == "passed"
+    assert [fault["alone"] for fault in innocent["faults"]] == [False]
+
+
+def wait_until_builds(check: subprocess.Popen[str], *packages: str, attempt: int) -> None:
+    """Reads what `check --json` says until heartbeats have told that all are being built."""
+    assert check.stdout is not None
+    missing = set(packages)
+    while missing:
+        said = json.loads(check.stdout.readline())
+        if (said.get("phase"), said.get("attempt")) == ("build", attempt):
+            missing -= {said["id"].split()[-1]}
 
 
 def build_processes() -> list[str]:
