@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from opam_ci.core.classify.telling import telling
 from opam_ci.core.incidents.rejudge import is_rejudged
 from opam_ci.core.installable import is_not_installable
 from opam_ci.core.job import JobKind
@@ -53,7 +54,7 @@ def reason_line(outcome: Outcome) -> str:
     if evidence.detail and (outcome.kind == "skipped" or is_not_installable(outcome)):
         return flat(evidence.detail)
     if evidence.lines:
-        return blame + evidence.lines[0].text.strip()
+        return blame + telling([line.text.strip() for line in evidence.lines])
     return blame + (evidence.detail or evidence.rule)
 
 

@@ -5,7 +5,7 @@ import pytest
 from opam_ci.core.build import BuildSpec, RepositoryRef
 from opam_ci.core.classify import judge
 from opam_ci.core.classify.lines import clean
-from opam_ci.core.classify.telling import last_words, says_little
+from opam_ci.core.classify.telling import last_words, says_little, telling
 from opam_ci.core.incidents.signature import signature
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.outcome import label
@@ -92,3 +92,12 @@ def test_what_says_little() -> None:
     assert says_little("")
     assert says_little("- No changes have been performed")
     assert not says_little(WORDS)
+
+
+def test_the_one_line_is_the_one_that_tells() -> None:
+    weak = '[ERROR] The compilation of num.1.6 failed at "make test".'
+    assert telling([weak, "make: *** [all] Error 2", ">>> Bad result (sub, test 2)"]) == (
+        ">>> Bad result (sub, test 2)"
+    )
+    assert telling([weak, "make: *** [all] Error 2"]) == weak
+    assert telling(["Error: Unbound value x", "copying a"]) == "Error: Unbound value x"

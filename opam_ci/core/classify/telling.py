@@ -30,6 +30,14 @@ def says_little(text: str) -> bool:
     return any(BY_ID[rule].compiled.search(text) for rule in (*WEAK_IDS, *TEST_IDS))
 
 
+def telling(texts: Sequence[str]) -> str:
+    """Returns the first line, unless it only says that something failed and a later one how."""
+    first = texts[0]
+    if not any(BY_ID[rule].compiled.search(first) for rule in WEAK_IDS):
+        return first
+    return next((text for text in texts[1:] if not says_little(text)), first)
+
+
 def last_words(lines: Sequence[Line]) -> Line | None:
     """Returns the last line by which a package's own command says how it failed, if one does."""
     spoken = (line for line in reversed(lines) if line.of_package)
