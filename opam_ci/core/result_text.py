@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from opam_ci.core.analysis_result import ChangeKind
 from opam_ci.core.classify.telling import telling
 from opam_ci.core.incidents.rejudge import is_rejudged
 from opam_ci.core.installable import is_not_installable
@@ -18,6 +19,12 @@ SKIP_WORDS = {
     SkipReason.NO_TESTS: "no tests",
     SkipReason.ACCEPTED_FAILURE: "the failure is accepted",
     SkipReason.NOT_BUILT: "the build did not pass",
+}
+
+CHANGE_WORDS = {
+    ChangeKind.DELETED: "deleted",
+    ChangeKind.UNAVAILABLE: "available on no platform",
+    ChangeKind.INSIGNIFICANTLY_CHANGED: "no change that a build sees",
 }
 
 _APART_KINDS = {
@@ -109,7 +116,9 @@ def unbuilt(summary: Summary) -> str:
     if not ran.total:
         if any(changed.kind in BUILT_KINDS for changed in summary.packages):
             return "nothing was built: no build was asked for"
-        return "nothing needed a build"
+        kinds = dict.fromkeys(changed.kind for changed in summary.packages)
+        why = ", ".join(CHANGE_WORDS[kind] for kind in kinds if kind in CHANGE_WORDS)
+        return "nothing needed a build" + (f" ({why})" if why else "")
     rows = [row for row in summary.shown if row.job.kind not in BUILDS_NOTHING]
     reasons = Counter(
         row.outcome.reason for row in rows if row.outcome and row.outcome.kind == "skipped"

@@ -97,10 +97,14 @@ def test_the_cause_of_the_package_itself_is_shown_and_the_others_are_counted() -
 
 def test_what_a_mirror_hides_is_not_said_to_be_nowhere() -> None:
     cause = "Missing dependency:\n- zzz → foo | bar >= 2\nunknown package\nno matching version"
-    assert explain("zzz.1", (cause,), hidden=True) == (
+    assert explain("zzz.1", (cause,), hidden=("foo", "bar")) == (
         "zzz.1 needs foo (not in the offline mirror) or bar >= 2 (no such version in the "
         "offline mirror)"
     )
+
+    # Another lib is hidden, and what this one needs is nowhere.
+    cause = "Missing dependency:\n- zzz → lib → foo\nunknown package"
+    assert explain("zzz.1", (cause,), hidden=("lib",)) == "zzz.1 needs lib → foo: no such package"
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ NOT_BUILT = skipped(SkipReason.NOT_BUILT)
         (head(), "nothing was built: no build was asked for; analysis and lint passed"),
         (
             head(lint=(), changed=ChangeKind.DELETED),
-            "nothing needed a build; analysis passed",
+            "nothing needed a build (deleted); analysis passed",
         ),
         (
             head(PASSED, lint=(ERRORED,)),

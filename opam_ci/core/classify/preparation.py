@@ -95,9 +95,8 @@ def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outco
 def _judge_conflict(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome:
     """Judges what the solver's report says, which is a proof if nothing was hidden from it."""
     rule, reason = "solver-conflict", SkipReason.NO_SOLUTION
-    hidden = bool(case.facts.hidden)
-    detail = explain(case.own, run.conflicts, hidden=hidden)
-    if hidden:
+    detail = explain(case.own, run.conflicts, hidden=case.facts.hidden)
+    if case.facts.hidden:
         rule, reason = "solver-not-mirrored", SkipReason.NOT_MIRRORED
         detail += f"; the offline mirror hides: {', '.join(case.facts.hidden)}"
     elif any(map(lacks_system_package, run.conflicts)):

@@ -5,7 +5,7 @@ The shapes are those of opam 2.3 to 2.5 (`conflicts.causes` of the JSON report; 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from opam_ci.core.opam.version import compare as compare_versions
 
@@ -32,13 +32,13 @@ _DEPEXTS = re.compile(r"unavailable system packages? ('[^']*'(?:(?:, | and )'[^'
 _APT = re.compile(r"^(?:E|Error): Unable to locate package (\S+)")
 
 
-def explain(own: str, causes: Sequence[str], *, hidden: bool = False) -> str:
+def explain(own: str, causes: Sequence[str], *, hidden: Collection[str] = ()) -> str:
     """Returns the solver's first telling cause in one line, at most `LIMIT` characters.
 
     Args:
         own: Full name of the package that was to be installed.
         causes: `conflicts.causes` of opam's report, at least one.
-        hidden: Whether what is missing is so only because an offline mirror lacks its source.
+        hidden: Names of packages that are missing because an offline mirror lacks their sources.
     """
     read = [_read(own, cause[:_CAUSE_LIMIT], hidden=hidden) for cause in causes[:_CAUSES_READ]]
     # A cause that begins with the package itself says what its author can change.
@@ -103,7 +103,7 @@ def _fits(version: str, wanted: re.Match[str]) -> bool:
     return order in signs[wanted[2]]
 
 
-def _read(own: str, cause: str, *, hidden: bool) -> str | None:
+def _read(own: str, cause: str, *, hidden: Collection[str]) -> str | None:
     header, *rest = [_flat(line) for line in cause.splitlines() if line.strip()] or [""]
     chains = [_ARROW.split(line[2:]) for line in rest if line.startswith("- ")]
     if not chains:
@@ -115,25 +115,30 @@ def _read(own: str, cause: str, *, hidden: bool) -> str | None:
     return None
 
 
-def _missing(own: str, chain: list[str], reasons: list[str], *, hidden: bool) -> str | None:
+def _missing(
+    own: str, chain: list[str], reasons: list[str], *, hidden: Collection[str]
+) -> str | None:
     subject, needs = _parted(own, chain)
     if not reasons:
         return None
-    whys = [_reason(reason, hidden=hidden) for reason in reasons]
+    choices = needs[-1].split(" | ") if needs else []
+    is_hidden = [each.split(" ", 1)[0] in hidden for each in choices]
+    if len(choices) != len(reasons):
+        is_hidden = [any(is_hidden)] * len(reasons)
+    whys = [_reason(*each) for each in zip(reasons, is_hidden, strict=True)]
     if not needs:
         return f"{subject}: {whys[0]}"
-    choices = needs[-1].split(" | ")
     if len(choices) == len(whys) > 1:
         last = " or ".join(f"{each} ({why})" for each, why in zip(choices, whys, strict=True))
         return f"{subject} needs {_path([*needs[:-1], last])}"
     return f"{subject} needs {_path(needs)}: {' or '.join(dict.fromkeys(whys))}"
 
 
-def _reason(words: str, *, hidden: bool) -> str:
+def _reason(words: str, is_hidden: bool) -> str:  # noqa: FBT001 - one of a pair
     if words == "unknown package":
-        return "not in the offline mirror" if hidden else "no such package"
+        return "not in the offline mirror" if is_hidden else "no such package"
     if words == "no matching version":
-        return "no such version" + (" in the offline mirror" if hidden else "")
+        return "no such version" + (" in the offline mirror" if is_hidden else "")
     if (unmet := _UNMET.search(words)) is not None:
         return f"not available here (available: {unmet[1]})"
     if (depexts := _DEPEXTS.search(words)) is not None:
