@@ -99,6 +99,24 @@ def failures(url: str) -> Iterator[Drill]:
             shown,
             blame="dep.1",
         )
+    unfixed = f'url {{ src: "{url}/ok/x.tgz" }}\n'
+    yield Drill(
+        "no checksum, own",
+        {"asked.1": unfixed},
+        "failed(source)",
+        "source-without-checksum",
+        Phase.BUILD,
+        "a source of asked.1 has no checksum",
+    )
+    yield Drill(
+        "no checksum, of a dependency",
+        {"asked.1": 'depends: ["dep"]\n', "dep.1": unfixed},
+        "failed(dependency)",
+        "source-without-checksum",
+        Phase.DEPENDENCIES,
+        "a source of dep.1 has no checksum",
+        blame="dep.1",
+    )
     refused = f"git+http://127.0.0.1:{closed_port()}/x.git"
     yield Drill(
         "git host refuses",
