@@ -38,6 +38,7 @@ into the arguments of one git command (2 MB)."""
 _REGULAR: Final = frozenset({0o100644, 0o100755})
 _KINDS: Final = {0o120000: "symbolic link", 0o160000: "submodule"}
 _EXPECTED: Final = "(expecting regular files of mode 100644 or 100755)"
+_NO_NAMES: Final = frozenset({"", ".", ".."})
 _SHOWN: Final = 100
 _PACKAGE_DEPTH: Final = 3
 
@@ -70,7 +71,10 @@ def _odd_name(path: str) -> str | None:
             f"Unexpected path {shown(path)} in packages directory "
             "(expecting printable ASCII characters without quotes and backslashes)"
         )
-    longest = max(map(len, path.split("/")))
+    names = path.split("/")
+    if not _NO_NAMES.isdisjoint(names):
+        return f"Unexpected path {shown(path)} in packages directory"
+    longest = max(map(len, names))
     if longest > MAX_NAME:
         return f"Path {shown(path)} has too long a name ({longest} bytes, at most {MAX_NAME})"
     return None

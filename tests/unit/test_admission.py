@@ -15,6 +15,8 @@ from opam_ci.core import admission
 from opam_ci.core.admission import is_package, refusal, too_many_packages
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.change import FileChange
+from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.outcome import Cause
 from tests.fakes.clone import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Clone, Content, at, opam
 
 COMMIT = b"1" * 40
@@ -154,6 +156,24 @@ def test_an_odd_mode(clone: Clone, mode: str) -> None:
     assert analysed(clone, head).failure == (
         f'Unexpected mode {mode.zfill(6)} of "packages/b/b.1/opam" {FILES}'
     )
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_is_none(clone: Clone, name: str) -> None:
+    made = tree(clone, ("100644", name, clone.git("hash-object", "-w", "--stdin", data=b"")))
+    made = tree(clone, ("40000", "packages", made))
+    head = clone.git("commit-tree", made, "-p", "master", "-m", "odd")
+    assert analysed(clone, head).failure == f'Unexpected path "packages/{name}" {IN_PACKAGES}'
+
+
+@pytest.mark.parametrize("raw", [b"100644 no end", b"100644 short\0id", b"1x0644 a\0" + b"1" * 20])
+def test_a_damaged_tree_is_a_fault(clone: Clone, raw: bytes) -> None:
+    made = clone.git("hash-object", "-t", "tree", "-w", "--literally", "--stdin", data=raw)
+    made = tree(clone, ("40000", "packages", made))
+    head = clone.git("commit-tree", made, "-p", "master", "-m", "damaged")
+    with pytest.raises(InfrastructureError, match="is damaged") as caught:
+        analysed(clone, head)
+    assert caught.value.cause is Cause.GIT
 
 
 def test_trees_that_make_millions_of_paths_are_not_walked(clone: Clone) -> None:
