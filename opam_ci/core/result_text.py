@@ -54,14 +54,16 @@ def reason_line(outcome: Outcome) -> str:
         }[outcome.by]
     evidence = outcome.evidence
     blame = f"{outcome.blame}: " if isinstance(outcome, Failed) and outcome.blame else ""
-    is_accepted = outcome.kind == "skipped" and outcome.reason is SkipReason.ACCEPTED_FAILURE
-    if is_rejudged(outcome) or is_accepted:
-        line = f": {evidence.lines[0].text.strip()}" if evidence.lines else ""
-        return f"{evidence.detail}{line}"
+    lines = [line.text.strip() for line in evidence.lines]
+    if is_rejudged(outcome):
+        return f"{evidence.detail}: {lines[0]}" if lines else f"{evidence.detail}"
+    if outcome.kind == "skipped" and outcome.reason is SkipReason.ACCEPTED_FAILURE and lines:
+        # What was accepted, without what is in the line anyway.
+        return f"{(evidence.detail or '').partition(';')[0]}: {telling(lines)}"
     if evidence.detail and (outcome.kind == "skipped" or is_not_installable(outcome)):
         return flat(evidence.detail)
-    if evidence.lines:
-        return blame + telling([line.text.strip() for line in evidence.lines])
+    if lines:
+        return blame + telling(lines)
     return blame + (evidence.detail or evidence.rule)
 
 
