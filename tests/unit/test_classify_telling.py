@@ -100,4 +100,8 @@ def test_the_one_line_is_the_one_that_tells() -> None:
         ">>> Bad result (sub, test 2)"
     )
     assert telling([weak, "make: *** [all] Error 2"]) == weak
+    report = "#=== ERROR while compiling num.1.6 ======#"
+    assert telling([report, ">>> Bad result (sub, test 2)"]) == ">>> Bad result (sub, test 2)"
+    left = "make[1]: Leaving directory '/home/opam/num.1.6/test'"
+    assert telling([report, left]) == report
     assert telling(["Error: Unbound value x", "copying a"]) == "Error: Unbound value x"

@@ -13,11 +13,14 @@ WEAK_IDS = ("make-failed", OPAM_COMMAND_FAILED, PACKAGE_REPORT, "failed-actions"
 
 _OPAM_SAYS = re.compile(
     r"^\W*(?:no changes have been performed|the following (?:actions|have been)|'opam "
+    r"|make(?:\[\d+\])?: (?:entering|leaving) directory"
     r"|the former state can be restored|run-time error|(?:re)?install |build |the packages )",
     re.IGNORECASE,
 )
 """The end of opam's every report: what is shown where no rule found a line."""
 
+
+_REPORT_HEAD = re.compile(r"^#=== ERROR while ")
 
 _FIELD = re.compile(r"^(?:context|path|command|exit-code|(?:env|output|stdout|stderr)-file) ")
 """The header of opam's report."""
@@ -33,7 +36,8 @@ def says_little(text: str) -> bool:
 def telling(texts: Sequence[str]) -> str:
     """Returns the first line, unless it only says that something failed and a later one how."""
     first = texts[0]
-    if not any(BY_ID[rule].compiled.search(first) for rule in WEAK_IDS):
+    is_weak = any(BY_ID[rule].compiled.search(first) for rule in WEAK_IDS)
+    if not (is_weak or _REPORT_HEAD.match(first)):
         return first
     return next((text for text in texts[1:] if not says_little(text)), first)
 
