@@ -85,3 +85,9 @@ def test_branches_come_to_the_right_outcome(
 
     found = checks.check("accepted-failure", code=0)
     assert outcome(found["build num.1.6"]) == "skipped(accepted_failure)"
+
+    found = checks.check("no-such-dependency", code=1)
+    assert outcome(found["build obuild.0.1.11"]) == "failed(not_installable)"
+    assert "obuild.0.1.11 needs no-such-package: no such package" in said(
+        found["build obuild.0.1.11"]
+    )
