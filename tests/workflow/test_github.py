@@ -66,7 +66,7 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     # The disk is full once, and the retry finds room: nobody has to do anything.
     script.steps[BUILD] = [*full_disk(1), PASSED]
     await fake.push(1, HEADS[3])
-    await stage.until_said(HEADS[3], "success: 4 passed")
+    await stage.until_said(HEADS[3], "success: 2 passed; analysis and lint passed")
 
     fake.advance(seconds=1)
     script.steps[BUILD] = [*full_disk(3)]
@@ -80,15 +80,15 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     )
     assert "disk full" in run.wanted["output"]["summary"]
     await fake.press(run.id, "restart-errors", by="maintainer")
-    await stage.until_said(HEADS[4], "success: 4 passed")
+    await stage.until_said(HEADS[4], "success: 2 passed; analysis and lint passed")
     # A concluded check run is not opened again; the new one has the new end.
     await stage.until(lambda: "success" in conclusions(stage, HEADS[4], "opam-ci"))
 
     fake.advance(seconds=1)
     await fake.close(1, merged=True)
     await stage.ended(1)
-    assert stage.last(HEADS[4]) == "success: 4 passed"
-    assert stage.last(HEADS[4], "opam-ci / lint") == "success: 2 passed"
+    assert stage.last(HEADS[4]) == "success: 2 passed; analysis and lint passed"
+    assert stage.last(HEADS[4], "opam-ci / lint") == "success: Analysis and lint passed"
     assert all(delivery["status_code"] in {200, 202} for delivery in fake.deliveries)
     # What superseded heads were told last was never undone.
     assert all("pending" in words for words in stage.words(HEADS[1]))
@@ -116,7 +116,7 @@ async def test_failure_and_error_are_told_apart(stage: Stage) -> None:
         Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="x", detail="type error"))
     ]
     await stage.fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "failure: 1 failed, 1 skipped, 2 passed")
+    await stage.until_said(HEADS[1], "failure: 1 failed, 1 skipped; analysis and lint passed")
     url = stage.fake.statuses[HEADS[1], "opam-ci"][-1]["target_url"]
     assert url == f"https://ci.example.org/{stage.fake.full_name}/1"
     assert (await stage.summary(1)).head == HEADS[1]
@@ -147,16 +147,16 @@ async def test_github_down_for_an_hour_holds_up_no_build_and_loses_no_verdict(
     assert 1 < asked < 40, f"{asked} requests in an hour in which GitHub was down"
     await stage.decided(1)
     fake.troubles = []
-    await stage.until_said(HEADS[1], "success: 4 passed")
+    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     # Nothing of what was meanwhile comes late.
-    assert stage.words(HEADS[1]) == ["success: 4 passed"]
+    assert stage.words(HEADS[1]) == ["success: 2 passed; analysis and lint passed"]
 
 
 async def test_rate_limit_is_waited_for_as_long_as_it_says(stage: Stage) -> None:
     fake = stage.fake
     fake.troubles = [Trouble("/statuses/", 429, {"retry-after": "3"})]
     await fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "success: 4 passed")
+    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     at = [code for _, _, code in fake.requests].index(429)
     refused, following = stage.wire.asked_at[at : at + 2]
     assert (following - refused).total_seconds() > 2.9
@@ -204,7 +204,7 @@ async def test_older_deliveries_never_override_newer_ones(
     await until_put_off(stage, closed["guid"])
     for delivery in earlier:
         await fake.redeliver(delivery["id"])
-    await stage.until_said(HEADS[3], "success: 4 passed")
+    await stage.until_said(HEADS[3], "success: 2 passed; analysis and lint passed")
     assert stage.words(HEADS[1]) == stage.words(HEADS[2]) == []
     await stage.ended(2)
     assert (await stage.summary(1)).head == HEADS[3]
@@ -222,7 +222,7 @@ async def test_two_pushes_within_a_second_are_sorted_out_by_asking(stage: Stage)
         asked = len(fake.requests)
     for delivery in fake.deliveries[:0:-1][:2]:
         await fake.redeliver(delivery["id"])
-    await stage.until_said(HEADS[3], "success: 4 passed")
+    await stage.until_said(HEADS[3], "success: 2 passed; analysis and lint passed")
     assert (await stage.summary(1)).head == HEADS[3]
     path = f"/repos/{fake.full_name}/pulls/1"
     await stage.until(lambda: ("GET", path, 200) in fake.requests[asked:])
@@ -243,7 +243,7 @@ async def test_commands_are_obeyed_of_those_who_may(stage: Stage) -> None:
     await stage.until(lambda: stage.script.cancelled == [BUILD])
     await stage.until_said(HEADS[1], "Stopped on request")
     await fake.write(1, "/opam-ci restart errors", by="alice")
-    await stage.until_said(HEADS[1], "success: 4 passed")
+    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     await fake.write(1, "/opam-ci sing", by="alice")
     await stage.until(lambda: bool(fake.comments))
     assert "I know these commands" in fake.comments[0]["body"]
@@ -257,7 +257,7 @@ async def test_draft_is_tested_lightly_until_it_is_ready(stage: Stage) -> None:
     fake.advance(seconds=1)
     await fake.ready(1)
     await stage.until(lambda: len(stage.script.started) == 2 * started)
-    await stage.until_said(HEADS[1], "success: 4 passed")
+    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     fake.advance(seconds=1)
     await fake.ready(1, ready=False)
     fake.advance(seconds=1)
@@ -277,14 +277,14 @@ async def test_moved_to_another_base_and_back(stage: Stage) -> None:
     assert "pending: Stopped: the pull request was closed" in stage.last(HEADS[1])
     fake.advance(seconds=1)
     await fake.retarget(1, "master")
-    await stage.until_said(HEADS[1], "success: 4 passed")
+    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
 
 
 async def test_nothing_is_posted_twice_when_an_answer_is_lost(stage: Stage) -> None:
     fake = stage.fake
     fake.troubles = [Trouble("/statuses/", 0, done=True, times=2)]
     await fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "success: 4 passed")
+    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     fake.advance(seconds=1)
     await fake.close(1)
     await stage.ended(1)
