@@ -241,7 +241,7 @@ def check(
 ) -> None:
     """Checks a pull request of a local clone: analysis, lint, real builds and tests.
 
-    Exits 0 if all passed, 1 for a package failure, 2 for a usage error, and 3 for an
+    Exits 0 if all that ran passed, 1 for a package failure, 2 for a usage error, and 3 for an
     internal CI error, which says nothing about the package.
 
     \b
