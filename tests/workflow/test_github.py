@@ -59,7 +59,7 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     fake, script = stage.fake, stage.script
     script.steps[BUILD] = [for_ever]
     await fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "pending: 2/4 done")
+    await stage.until_said(HEADS[1], "pending: 0/2 done")
     fake.advance(seconds=1)
     await fake.push(1, HEADS[2])
     fake.advance(seconds=1)
@@ -97,12 +97,12 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
 async def test_what_waits_for_a_retry_is_said_with_cause_attempt_and_time(stage: Stage) -> None:
     stage.script.steps[BUILD] = [*full_disk(1, wait=timedelta(hours=1))]
     await stage.fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "2/4 done; 1 retry")
+    await stage.until_said(HEADS[1], "0/2 done; 1 retry")
     summary = await stage.summary(1)
     (row,) = [row for row in summary.jobs if row.job.id == BUILD]
     assert row.next_attempt_at is not None
     assert stage.last(HEADS[1]) == (
-        f"pending: {summary.counts.decided}/{summary.counts.total} done; "
+        f"pending: {summary.ran.decided}/{summary.ran.total} done; "
         f"{summary.counts.retrying} retry, CI fault: disk full "
         f"(attempt {row.attempt + 1} of 3 at {row.next_attempt_at:%H:%M} UTC)"
     )
@@ -233,7 +233,7 @@ async def test_commands_are_obeyed_of_those_who_may(stage: Stage) -> None:
     fake.roles = {"maintainer": "write"}
     stage.script.steps[BUILD] = [for_ever]
     await fake.open(1, HEADS[1], author="alice")
-    await stage.until_said(HEADS[1], "2/4 done")
+    await stage.until_said(HEADS[1], "0/2 done")
     await fake.write(1, "/opam-ci cancel", by="mallory")
     assert await carried_out(stage) == "mallory may not command"
     assert stage.script.cancelled == []
@@ -270,7 +270,7 @@ async def test_moved_to_another_base_and_back(stage: Stage) -> None:
     fake = stage.fake
     stage.script.steps[BUILD] = [for_ever]
     await fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "2/4 done")
+    await stage.until_said(HEADS[1], "0/2 done")
     fake.advance(seconds=1)
     await fake.retarget(1, "2.0")
     await stage.ended(1)
