@@ -63,7 +63,7 @@ def reason_line(outcome: Outcome) -> str:
     if evidence.detail and (outcome.kind == "skipped" or is_not_installable(outcome)):
         return flat(evidence.detail)
     if lines:
-        return blame + telling(lines)
+        return blame + telling(lines, evidence.detail)
     return blame + (evidence.detail or evidence.rule)
 
 

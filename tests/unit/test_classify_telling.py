@@ -104,4 +104,7 @@ def test_the_one_line_is_the_one_that_tells() -> None:
     assert telling([report, ">>> Bad result (sub, test 2)"]) == ">>> Bad result (sub, test 2)"
     left = "make[1]: Leaving directory '/home/opam/num.1.6/test'"
     assert telling([report, left]) == report
+    assert telling([report, left], "build of num.1.6 failed: make x") == (
+        "build of num.1.6 failed: make x"
+    )
     assert telling(["Error: Unbound value x", "copying a"]) == "Error: Unbound value x"

@@ -33,13 +33,20 @@ def says_little(text: str) -> bool:
     return any(BY_ID[rule].compiled.search(text) for rule in (*WEAK_IDS, *TEST_IDS))
 
 
-def telling(texts: Sequence[str]) -> str:
-    """Returns the first line, unless it only says that something failed and a later one how."""
+def telling(texts: Sequence[str], detail: str | None = None) -> str:
+    """Returns the first line, unless it only says that something failed and a later one how.
+
+    Args:
+        texts: The lines, at least one.
+        detail: What else is known; it says more than the head of opam's report.
+    """
     first = texts[0]
     is_weak = any(BY_ID[rule].compiled.search(first) for rule in WEAK_IDS)
     if not (is_weak or _REPORT_HEAD.match(first)):
         return first
-    return next((text for text in texts[1:] if not says_little(text)), first)
+    if is_weak or detail is None:
+        detail = first
+    return next((text for text in texts[1:] if not says_little(text)), detail)
 
 
 def last_words(lines: Sequence[Line]) -> Line | None:
