@@ -102,6 +102,9 @@ def test_the_one_line_is_the_one_that_tells() -> None:
     assert telling([weak, "make: *** [all] Error 2"]) == weak
     report = "#=== ERROR while compiling num.1.6 ======#"
     assert telling([report, ">>> Bad result (sub, test 2)"]) == ">>> Bad result (sub, test 2)"
+    assert telling(["These patches didn't apply at /x:", "- a.patch: exited with code 1"]) == (
+        "These patches didn't apply at /x: - a.patch: exited with code 1"
+    )
     left = "make[1]: Leaving directory '/home/opam/num.1.6/test'"
     assert telling([report, left]) == report
     assert telling([report, left], "build of num.1.6 failed: make x") == (

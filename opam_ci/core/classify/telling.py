@@ -41,6 +41,8 @@ def telling(texts: Sequence[str], detail: str | None = None) -> str:
         detail: What else is known; it says more than the head of opam's report.
     """
     first = texts[0]
+    if first.endswith(":") and len(texts) > 1:
+        return f"{first} {texts[1]}"
     is_weak = any(BY_ID[rule].compiled.search(first) for rule in WEAK_IDS)
     if not (is_weak or _REPORT_HEAD.match(first)):
         return first
