@@ -81,7 +81,8 @@ async def test_a_job_that_passed_costs_no_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "expected"), [(build(FAILED), "failed(build)"), (build(), "errored(unknown)")]
+    ("facts", "expected"),
+    [(build(FAILED), "failed(build)"), (build(exit_code=99), "errored(opam_internal)")],
 )
 async def test_a_log_that_takes_too_long_leaves_it_to_the_facts(
     facts: BuildFacts, expected: str, caplog: pytest.LogCaptureFixture
@@ -103,7 +104,7 @@ async def test_a_log_that_takes_too_long_leaves_it_to_the_facts(
     ],
 )
 async def test_a_process_that_dies_is_nobodys_failure(how: dict[str, object]) -> None:
-    outcome = await judge(build(), "Error: something", start=ends(**how))
+    outcome = await judge(build(exit_code=77), "Error: something", start=ends(**how))
 
     assert label(outcome) == "errored(unknown)"
     assert judging.UNREAD in str(outcome)
