@@ -80,11 +80,15 @@ that of `defaults`, else the product's own.
 
 On Linux, platforms of 32-bit architectures are built under `linux32`, in a pool of machines that
 can run them. In `image`, `{distribution}` and `{ocaml}` stand for what the platform has; OCaml
-with its variant, and `~` as `-`. An image is given by tag. When a head is tested, each tag is
-looked up once, and all jobs and attempts of that head use the image with the digest found then.
+with its variant, and `~` as `-`. An image is given by tag. Before the first job of a head on a
+platform, its tag is looked up, and all jobs and attempts of that head there use the image with the
+digest found then.
 Registries are asked without credentials. An image whose name starts with `localhost/` is looked
-up in the podman of the machine that asks. A registry that is away is a fault of the CI's (cause
-`image`), and retried; a tag that its registry does not have holds up its own platform only.
+up in the podman of the machine that asks. A registry that does not answer is a fault of the CI's
+(cause `image`) on the platforms whose images it has, and on no other: their jobs wait for the retry,
+end as `errored(image)`, and a restart looks again; analysis, lint and all other platforms go on. A
+tag that its registry does not have, or not without credentials, stays a tag, which the build
+workers have to find.
 """
 
 
