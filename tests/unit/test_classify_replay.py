@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -98,10 +99,12 @@ class Stored:
 
 
 @pytest.fixture
-def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stored]:
     monkeypatch.setenv("OPAM_CI_STORE", (tmp_path / "store").as_uri())
     monkeypatch.setenv("OPAM_CI_INDEX", f"sqlite:///{tmp_path}/index.sqlite")
-    return Stored(tmp_path)
+    made = Stored(tmp_path)
+    yield made
+    made.index.close()
 
 
 def once() -> Outcome:

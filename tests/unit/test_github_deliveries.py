@@ -19,13 +19,15 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 async def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/index.sqlite"
-    first: Deliveries = StoredDeliveries.open(url)
+    opened = StoredDeliveries.open(url)
+    first: Deliveries = opened
     assert not await first.is_accepted("a")
     await first.accept("a")
     await first.accept("a")
     again = StoredDeliveries.open(url)
     assert await again.is_accepted("a")
     assert not await again.is_accepted("b")
+    opened.close()
     again.close()
 
 

@@ -1,5 +1,6 @@
 """The lists of reverse dependencies in the store, and their jobs in a real index."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,7 +31,7 @@ OUTCOMES: tuple[Outcome, ...] = (
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> activities.RevdepsActivities:
+def given(tmp_path: Path) -> Iterator[activities.RevdepsActivities]:
     index = Index.open(f"sqlite:///{tmp_path / 'index.sqlite'}")
     for number in range(9):
         rows = [
@@ -44,7 +45,8 @@ def given(tmp_path: Path) -> activities.RevdepsActivities:
             for kind in (JobKind.REVDEP, JobKind.REVDEP_TEST)
         ]
         index.record(records_of(KEY, rows, sequence=1, updated_at=NOW + timedelta(seconds=number)))
-    return activities.RevdepsActivities(ArtifactStore.open("memory:"), index)
+    yield activities.RevdepsActivities(ArtifactStore.open("memory:"), index)
+    index.close()
 
 
 async def found(given: activities.RevdepsActivities, selector: RestartSelector) -> list[FoundJob]:
