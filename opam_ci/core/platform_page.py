@@ -85,9 +85,9 @@ platform, its tag is looked up, and all jobs and attempts of that head there use
 digest found then.
 Registries are asked without credentials. An image whose name starts with `localhost/` is looked
 up in the podman of the machine that asks. A registry that does not answer is a fault of the CI's
-(cause `image`) on the platforms whose images it has, and on no other: their jobs wait for the retry,
-end as `errored(image)`, and a restart looks again; analysis, lint and all other platforms go on. A
-tag that its registry does not have, or not without credentials, stays a tag, which the build
+(cause `image`) on the platforms whose images it has, and on no other: their jobs wait for the
+retry, end as `errored(image)`, and a restart looks again; analysis, lint and all other platforms go
+on. A tag that its registry does not have, or not without credentials, stays a tag, which the build
 workers have to find.
 """
 
