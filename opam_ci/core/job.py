@@ -44,6 +44,10 @@ class Phase(StrEnum):
     VERIFY = "verify"
 
 
+PACKAGE_PHASES = frozenset({Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST})
+"""Phases that run package code."""
+
+
 class Job(Frozen):
     """One (platform, package, kind, revdep) to run.
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from opam_ci.core.incidents.messages import RejudgedJob
 from opam_ci.core.incidents.rejudge import is_rejudged, rejudged
 from opam_ci.core.installable import Unavailable, installable_nowhere, is_not_installable
-from opam_ci.core.job import Job
+from opam_ci.core.job import PACKAGE_PHASES, Job
 from opam_ci.core.lost_attempt import LOST, lost
 from opam_ci.core.messages import AttemptFaulted, AttemptStarted, JobReport
 from opam_ci.core.outcome import Cancelled, Evidence, Failed, FailureReason, Outcome
@@ -226,14 +226,16 @@ class JobTable:
         """Returns the verdict on a job that took two different workers down, else None.
 
         A job that was lost in company may be somebody else's victim. So it must have been alone on
-        the worker that it was lost with last.
+        the worker that it was lost with last. And only losses while package code ran count.
 
         Args:
             job_id: Which.
-            last_alone: False judges as it was done before that was asked for.
+            last_alone: False judges as it was done before all that was asked for.
         """
         # A worker that was shut down in good order was not killed by its job.
         losses = [f for f in self._rows[job_id].faults if f.evidence.rule == LOST]
+        if last_alone:
+            losses = [loss for loss in losses if loss.evidence.phase in PACKAGE_PHASES]
         workers = sorted({fault.worker for fault in losses if fault.worker})
         if len(workers) < KILLS_WORKER_AFTER:
             return None

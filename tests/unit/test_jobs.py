@@ -129,8 +129,10 @@ def test_started_attempt_believes_a_fault_that_only_the_heartbeat_tells() -> Non
     assert [f.cause for f in rows[BUILD.id].faults] == [Cause.DISK_FULL]
 
 
-def silent(attempt: int, worker: str, *, alone: bool = False) -> AttemptFaulted:
-    beat = JobHeartbeat(attempt=attempt, worker=worker, started_at=AT, alone=alone)
+def silent(
+    attempt: int, worker: str, *, alone: bool = False, phase: Phase | None = Phase.BUILD
+) -> AttemptFaulted:
+    beat = JobHeartbeat(attempt=attempt, worker=worker, started_at=AT, alone=alone, phase=phase)
     return AttemptFaulted(job=BUILD.id, round=1, fault=lost(beat, attempt, AT))
 
 
@@ -143,6 +145,16 @@ def test_killer_needs_two_different_workers() -> None:
     verdict = rows.killer(BUILD.id)
     assert verdict is not None
     assert verdict.reason is FailureReason.KILLS_WORKER
+
+
+@pytest.mark.parametrize("phase", [None, Phase.CHECKOUT, Phase.SOLVE, Phase.DEPEXTS, Phase.FETCH])
+def test_who_dies_before_package_code_runs_is_not_killed_by_the_package(
+    phase: Phase | None,
+) -> None:
+    rows = table()
+    rows.fault(BUILD.id, silent(1, "w1", alone=True))
+    rows.fault(BUILD.id, silent(2, "w2", alone=True, phase=phase))
+    assert rows.killer(BUILD.id) is None
 
 
 def test_killer_was_alone_when_it_was_lost_last() -> None:

@@ -4,14 +4,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opam_ci.activities.boundary import outcome_of
+from opam_ci.activities.repository import _refusal
+from opam_ci.core.analysis import CONFLICT
 from opam_ci.core.classify import judge
 from opam_ci.core.classify.positive_proofs import PROOFS, Proof, is_proven
-from opam_ci.core.classify.rule import PACKAGE_PHASES
 from opam_ci.core.classify.rules import RULES
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.facts import BuildFacts, OpamAction, PhaseRun
-from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.outcome import Evidence, Failed, FailureReason, label
+from opam_ci.core.installable import installable_nowhere
+from opam_ci.core.job import PACKAGE_PHASES, Job, JobKind, Phase
+from opam_ci.core.lint.finding import CheckId, LintFinding, LintReport, Severity
+from opam_ci.core.lint_outcome import outcome_of as lint_outcome
+from opam_ci.core.outcome import Evidence, Failed, FailureReason, Skipped, SkipReason, label
+from opam_ci.core.summary import JobState, JobStatus
 
 JOB = Job(platform="debian-13-ocaml-5.3/amd64", package="foo.1", kind=JobKind.BUILD)
 INSTALLED = OpamAction(action="install", package="foo.1", result="ok")
@@ -27,8 +33,22 @@ SOURCES = {
 """What the log says where each rule decides."""
 
 
-def outcome_of(proof: Proof, rule: str) -> str:
+OUTSIDE = {FailureReason.ANALYSIS, FailureReason.LINT, FailureReason.NOT_INSTALLABLE}
+"""Reasons that no build job finds by itself."""
+
+RAN = {
+    FailureReason.BUILD,
+    FailureReason.TEST,
+    FailureReason.TIMEOUT,
+    FailureReason.OWN_FAULT,
+    FailureReason.KILLS_WORKER,
+}
+"""Reasons that are found only while package code runs."""
+
+
+def judged(proof: Proof, rule: str) -> str:
     """Judges a run that comes to a proof."""
+    assert proof.phase is not None
     phase, log, code = proof.phase, "", 1
     probes: dict[str, bool] = {}
     actions: tuple[OpamAction, ...] = ()
@@ -62,10 +82,61 @@ def outcome_of(proof: Proof, rule: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("proof", "rule"), [(proof, rule) for proof in PROOFS for rule in sorted(proof.rules)]
+    ("proof", "rule"),
+    [
+        (proof, rule)
+        for proof in PROOFS
+        for rule in sorted(proof.rules)
+        if proof.reason not in OUTSIDE
+    ],
 )
 def test_a_positive_proof_is_a_failure_without_package_code(proof: Proof, rule: str) -> None:
-    assert outcome_of(proof, rule) == f"failed({proof.reason})"
+    assert judged(proof, rule) == f"failed({proof.reason})"
+
+
+def test_every_reason_is_found_while_package_code_runs_or_has_a_row() -> None:
+    assert {proof.reason for proof in PROOFS} | RAN == set(FailureReason)
+    assert {proof.reason for proof in PROOFS}.isdisjoint(RAN)
+
+
+@pytest.mark.parametrize("words", ["Unexpected path packages/x", CONFLICT])
+def test_what_the_analysis_refuses_is_proven(words: str) -> None:
+    refused = outcome_of(_refusal(words))
+    assert isinstance(refused, Failed)
+    assert is_proven(refused)
+
+
+def test_what_lint_finds_is_proven() -> None:
+    finding = LintFinding(
+        package="foo.1",
+        check=CheckId.NAME_COLLISION,
+        severity=Severity.WARNING,
+        message="no",
+        explanation="why",
+        file="packages/foo/foo.1/opam",
+    )
+    verdict = lint_outcome("foo.1", LintReport(findings=(finding,), checked=("foo.1",)))
+    assert isinstance(verdict, Failed)
+    assert is_proven(verdict)
+
+
+@pytest.mark.parametrize(
+    ("phase", "rule"),
+    [
+        (proof.phase, rule)
+        for proof in PROOFS
+        for rule in sorted(proof.rules)
+        if proof.reason is FailureReason.NOT_INSTALLABLE
+    ],
+)
+def test_what_can_be_installed_nowhere_is_proven(phase: Phase, rule: str) -> None:
+    evidence = Evidence(rule=rule, phase=phase)
+    skipped = Skipped(reason=SkipReason.NO_SOLUTION, evidence=evidence)
+    row = JobStatus(job=JOB, state=JobState.DECIDED, outcome=skipped)
+    [(_, verdict)] = installable_nowhere([row], {"foo.1"}, "skip")
+    assert is_proven(verdict)
+    # On the word of all platforms, and of no single one.
+    assert label(skipped) == "skipped(no_solution)"
 
 
 @settings(max_examples=300, deadline=None)

@@ -19,7 +19,7 @@ from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import HostFacts
-from opam_ci.core.job import Phase
+from opam_ci.core.job import PACKAGE_PHASES, Phase
 from opam_ci.core.outcome import Cause
 
 _MARK = b"\0opam-ci starts\n"
@@ -41,8 +41,6 @@ _END_ALL_OF_ROOT = (
     'then kill -KILL "$id" 2>/dev/null; fi; done; true'
 )
 _END_ATTEMPTS = 5
-
-_PACKAGE_PHASES = frozenset({Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST})
 
 
 class _Marked:
@@ -154,7 +152,7 @@ class ContainerExecutor:
         """Ends what a command left running: none of it outlives its phase."""
         for _ in range(_END_ATTEMPTS):
             others = self._box.others
-            if others == 0 or (others is None and phase not in _PACKAGE_PHASES):
+            if others == 0 or (others is None and phase not in PACKAGE_PHASES):
                 return
             user, script = ("0:0", _END_ALL_OF_ROOT) if as_root else (str(sandbox.USER), _END_ALL)
             code, _, _ = await self._box.engine.try_call(

@@ -21,11 +21,10 @@ from opam_ci.clients.runners.image import ImageManifest
 from opam_ci.clients.runners.phasebook import PhaseBook
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
-from opam_ci.core.classify.rule import PACKAGE_PHASES
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import OpamAction
-from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.job import PACKAGE_PHASES, JobKind, Phase
 from opam_ci.core.opam.explanation import rests_on_hidden
 from opam_ci.core.outcome import Cause
 

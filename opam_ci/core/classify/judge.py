@@ -16,11 +16,10 @@ from opam_ci.core.classify.machine import judge_machine
 from opam_ci.core.classify.packages import judge_package_phase
 from opam_ci.core.classify.positive_proofs import is_proven
 from opam_ci.core.classify.preparation import judge_preparation
-from opam_ci.core.classify.rule import PACKAGE_PHASES
 from opam_ci.core.classify.sources import judge_fetch
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import BuildFacts, PhaseRun
-from opam_ci.core.job import REVDEP_KINDS, JobKind, Phase
+from opam_ci.core.job import PACKAGE_PHASES, REVDEP_KINDS, JobKind, Phase
 from opam_ci.core.outcome import (
     OWN_LIMIT_RULES,
     Cause,

@@ -7,12 +7,11 @@ from opam_ci.core.classify.exits import (
     signal_name,
     signal_of,
 )
-from opam_ci.core.classify.rule import PACKAGE_PHASES
 from opam_ci.core.classify.rules import BY_ID
 from opam_ci.core.classify.text import first_match
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import PhaseRun
-from opam_ci.core.job import Phase
+from opam_ci.core.job import PACKAGE_PHASES, Phase
 from opam_ci.core.outcome import (
     OWN_MEMORY_LIMIT,
     OWN_PROCESS_LIMIT,

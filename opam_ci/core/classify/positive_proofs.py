@@ -4,10 +4,11 @@ Whatever else fails before package code runs is the CI's affair, however often i
 row has a test: tests/unit/test_positive_proofs.py.
 """
 
-from opam_ci.core.classify.rule import PACKAGE_PHASES
-from opam_ci.core.job import Phase
+from opam_ci.core.admission import CHANGE_REFUSED
+from opam_ci.core.classify.rules import RULES
+from opam_ci.core.job import PACKAGE_PHASES, Phase
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Failed, FailureReason
+from opam_ci.core.outcome import Failed, FailureReason, SkipReason
 
 
 class Proof(Frozen):
@@ -15,19 +16,26 @@ class Proof(Frozen):
 
     Attributes:
         reason: Of the failure.
-        phase: Where it is found.
+        phase: Where it is found; None: in no phase, since no build job finds it.
         rules: Rules that prove it there.
         why: Why it can only be the submission's, or its dependency's.
     """
 
     reason: FailureReason
-    phase: Phase
+    phase: Phase | None
     rules: frozenset[str]
     why: str
 
 
 _GONE = frozenset(
     {"source-not-found", "repository-gone", "ref-missing", "submodule-missing", "source-archive"}
+)
+
+_SKIPS = frozenset(
+    {
+        *("solver-conflict", "solver-unavailable", "package-unavailable"),
+        *(rule.id for rule in RULES if rule.reason is SkipReason.DEPEXT_UNAVAILABLE),
+    }
 )
 
 PROOFS = (
@@ -70,11 +78,33 @@ PROOFS = (
         rules=frozenset({"not-installed"}),
         why="opam's report says that it installed the package, whose commands have run",
     ),
+    Proof(
+        reason=FailureReason.ANALYSIS,
+        phase=Phase.CHECKOUT,
+        rules=frozenset({CHANGE_REFUSED}),
+        why="the change is there to see, and the sentence names the path or the limit",
+    ),
+    Proof(
+        reason=FailureReason.LINT,
+        phase=None,
+        rules=frozenset({"lint-findings"}),
+        why="each finding names what is wrong in the opam file",
+    ),
+    *(
+        Proof(
+            reason=FailureReason.NOT_INSTALLABLE,
+            phase=phase,
+            rules=_SKIPS,
+            why="the solver answered on every platform, over all packages of the merge",
+        )
+        for phase in (Phase.SOLVE, Phase.DEPEXTS)
+    ),
 )
+"""The table. `merge-conflict` is found in the analysis."""
 
 
 def is_proven(outcome: Failed) -> bool:
-    """Whether a failure of a build job rests on package code that ran, or on a positive proof."""
+    """Whether a failure rests on package code that ran, or on a positive proof."""
     evidence = outcome.evidence
     return evidence.phase in PACKAGE_PHASES or any(
         proof.reason is outcome.reason

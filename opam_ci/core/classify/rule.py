@@ -28,10 +28,6 @@ Containers, snapshots, agents and registries live outside the build root: while 
 runs, their words can only be its own.
 """
 
-PACKAGE_PHASES = frozenset({Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST})
-"""Phases that run package code."""
-
-
 AFTER_LINES = 40
 """How far back `after` looks: a compiler's message with the source lines that it shows."""
 

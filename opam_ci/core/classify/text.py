@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from opam_ci.core.classify.attribution import attribute
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.lines import Line, clean
-from opam_ci.core.classify.rule import AFTER_LINES, PACKAGE_PHASES, Rule, Verdict
+from opam_ci.core.classify.rule import AFTER_LINES, Rule, Verdict
 from opam_ci.core.classify.rules import RULES
-from opam_ci.core.job import Phase
+from opam_ci.core.job import PACKAGE_PHASES, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, FailureReason, LogLine, SkipReason
 
