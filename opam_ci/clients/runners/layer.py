@@ -25,7 +25,7 @@ from opam_ci.core.job import Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 
-LAYER_VERSION = 4
+LAYER_VERSION = 5
 """Raised whenever the way of making a layer changes."""
 
 _STEP_TIMEOUT = 10 * 60.0
