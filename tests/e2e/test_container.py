@@ -120,6 +120,7 @@ async def test_a_build_sees_nothing_of_the_worker_and_has_no_network(
         "env; cat /proc/*/environ | tr '\\\\0' '\\\\n'; cat /proc/mounts; ls / /run; "
         "cat /proc/[0-9]*/cmdline | tr '\\\\0' ' '; cat /proc/net/dev; id; ls /sys; "
         f"ls -d {_CHECKOUT} 2>&1; touch /etc/written /usr/written /mirrors/written 2>&1; "
+        "echo seen opam: $(pidof opam | wc -w); "
         f"echo sockets: $(find / -xdev -type s | wc -l); grep CapEff /proc/self/status; "
         f"curl --silent --show-error --max-time 5 {server.url}/ 2>&1; cat readme; exit 1"
     )
@@ -133,6 +134,8 @@ async def test_a_build_sees_nothing_of_the_worker_and_has_no_network(
     assert last(report).exit_code == 31
     seen = report.logs[Phase.BUILD].split("### output ###", 1)[1]
     assert "CI=true" in seen
+    # opam's sandbox has a PID namespace of its own: opam is not among the processes.
+    assert os.geteuid() != 0 or "seen opam: 0" in seen
     assert "secret-of-the-worker" not in seen
     assert "uid=1000" in seen
     assert "CapEff:\t0000000000000000" in seen

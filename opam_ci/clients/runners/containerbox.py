@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from opam_ci.clients.runners import emptyproc
 from opam_ci.clients.runners.cgroups import Counted, counted, is_reached
 from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.hierarchies import groups_of
@@ -168,22 +169,26 @@ async def open_box(  # noqa: PLR0913 - what a container consists of
     Raises:
         InfrastructureError: Cause `sandbox`: it does not start.
     """
-    process = await asyncio.create_subprocess_exec(
-        *engine.words("run", *_options(engine, name, network, mirrors, limits)),
-        *("--entrypoint", "sh", image, "-c", _INIT),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-        start_new_session=True,
-    )
-    box = Box(engine, name, process)
-    try:
-        await _ready(process, name)
-        await box.look()
-        yield box
-    finally:
-        await box.end()
+    async with AsyncExitStack() as until_started:
+        proc = await until_started.enter_async_context(emptyproc.empty_proc())
+        shown = () if proc is None else (f"--volume={proc}:{emptyproc.INSIDE}",)
+        process = await asyncio.create_subprocess_exec(
+            *engine.words("run", *_options(engine, name, network, mirrors, limits), *shown),
+            *("--entrypoint", "sh", image, "-c", _INIT),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+        box = Box(engine, name, process)
+        try:
+            await _ready(process, name)
+            await until_started.aclose()
+            await box.look()
+            yield box
+        finally:
+            await box.end()
 
 
 def _options(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opam_ci.clients import programs
+from opam_ci.clients.runners import emptyproc
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
@@ -21,14 +22,10 @@ USER = 1000
 HOME = "/home/opam"
 
 # By fsconfig(2), which newer versions of mount prefer, an option has no more than 255 bytes; by
-# mount(2) all options together have a page.
-#
-# The kernel lets opam's nested sandbox mount a /proc for its own PID namespace only where some
-# mount of that kind is wholly visible, and bubblewrap covers parts of the one that it makes for
-# root. So there is another one, of a PID namespace that is over, and without anything but
-# processes: nothing can be seen or written in it.
+# mount(2) all options together have a page. The box holds an empty /proc besides its own, hidden,
+# since bubblewrap covers parts of the one that it makes for root (`emptyproc.py`).
 _MOUNT = (
-    'cd "$1" && unshare --pid --fork -- mount -t proc -o subset=pid proc "$2" '
+    f'cd "$1" && {" ".join(emptyproc.MOUNT)} "$2" '
     '&& LIBMOUNT_FORCE_MOUNT2=always mount -t overlay overlay -o "$3" "$4" '
     '&& shift 4 && exec "$@"'
 )
