@@ -13,7 +13,7 @@ from typing import Any
 
 from opam_ci.core.job import JobKind
 from opam_ci.core.records import AttemptRecord, JobRecord
-from opam_ci.core.summary import REPOSITORY_JOBS
+from opam_ci.core.summary import BUILDS_NOTHING, REPOSITORY_JOBS
 
 LAG = timedelta(seconds=15)
 """How old may be what a status says when it is sent, and how long a state may be overdue: some
@@ -26,7 +26,15 @@ _RETRY = (
     r" \(attempt (?P<next>\d+) of (?P<of>\d+) at \d\d:\d\d UTC\))?"
 )
 _ANALYSING = re.compile(r"Analysing the change" + _RETRY)
-_PENDING = re.compile(r"(?P<decided>\d+)/(?P<total>\d+) done(?:, (?P<failed>\d+) failed)?" + _RETRY)
+_RETRY_AT_END = re.compile(_RETRY + r"\Z")
+_PENDING = re.compile(r"(?P<decided>\d+)/(?P<total>\d+) done(?:, (?P<failed>\d+) failed)?")
+_NAME = r"(?:analysis|lint)(?: \(\d+ of \d+\))?"
+_APART = re.compile(
+    rf"(?P<names>{_NAME}(?: and {_NAME})*) "
+    r"(?P<word>failed|errored|cancelled|under way|skipped|passed)"
+)
+"""What is said of jobs that build nothing."""
+
 _ERROR = re.compile(
     r"Internal CI error, not your package: [a-zA-Z' ]+ \((?P<tally>.*)\); "
     r"it is restarted once repaired"
@@ -198,7 +206,7 @@ class Truth:
             now = [life.standings(sample.at, sample.at) for life in lives]
             if any(words & {UNDECIDED, "errored", "failed"} for words in now):
                 return f"success too early: {now}"
-        return _numbers(sample, may)
+        return _numbers(sample, [life.job.status.job.kind for life in lives], may)
 
     def _since(self, at: datetime) -> datetime:
         """Returns since when what is told at a time may have been so."""
@@ -248,38 +256,65 @@ def _states(may: list[set[str]]) -> set[str]:
     return found
 
 
-def _numbers(sample: Sample, may: list[set[str]]) -> str | None:
-    """Returns what is wrong with the numbers of a status, None if they may be right."""
-    if sample.state == "pending":
-        return _numbers_on_the_way(sample.text, may)
-    if sample.text == _NO_REVDEPS and sample.state == "success":
+def _numbers(sample: Sample, kinds: list[JobKind], may: list[set[str]]) -> str | None:
+    """Returns what is wrong with the words of a status, None if they may be right."""
+    if sample.text == _NO_REVDEPS or _ANALYSING.fullmatch(sample.text):
         return None
-    tally = sample.text
+    text = sample.text[0].lower() + sample.text[1:]
     if sample.state == "error":
-        found = _ERROR.fullmatch(tally)
-        tally = found["tally"] if found else f"no error: {tally}"
-    numbers = {word: int(number) for number, word in _TALLY.findall(tally)}
-    if ", ".join(f"{number} {word}" for word, number in numbers.items()) != tally:
+        if (found := _ERROR.fullmatch(sample.text)) is None:
+            return f"no error: {sample.text}"
+        text = found["tally"]
+    parts = _RETRY_AT_END.sub("", text).split("; ")
+    builds = [words for kind, words in zip(kinds, may, strict=True) if kind not in BUILDS_NOTHING]
+    said = parts if _APART.fullmatch(parts[0]) else parts[1:]
+    problems = [_apart(part, kinds, may) for part in said]
+    if said is not parts:
+        tell = _numbers_on_the_way if sample.state == "pending" else _numbers_at_the_end
+        problems.append(tell(parts[0], builds, alone=not said))
+    elif sample.state == "success" and builds:
+        problems.append("no word of what was built")
+    return next(filter(None, problems), None)
+
+
+def _numbers_at_the_end(text: str, builds: list[set[str]], *, alone: bool) -> str | None:
+    del alone
+    numbers = {word: int(number) for number, word in _TALLY.findall(text)}
+    if ", ".join(f"{number} {word}" for word, number in numbers.items()) != text:
         return "no such words for an end"
-    if sum(numbers.values()) != len(may):
-        return f"there are {len(may)} jobs"
-    return _within(may, dict.fromkeys(("failed", "errored", "skipped", "passed"), 0) | numbers)
+    if sum(numbers.values()) != len(builds):
+        return f"there are {len(builds)} jobs"
+    return _within(builds, dict.fromkeys(("failed", "errored", "skipped", "passed"), 0) | numbers)
 
 
-def _numbers_on_the_way(text: str, may: list[set[str]]) -> str | None:
-    if _ANALYSING.fullmatch(text):
-        return None
+def _apart(part: str, kinds: list[JobKind], may: list[set[str]]) -> str | None:
+    """Returns what is wrong with what is said of analysis and lint."""
+    found = _APART.fullmatch(part)
+    if found is None:
+        return f"no such words: {part}"
+    word = UNDECIDED if found["word"] == "under way" else found["word"]
+    for kind in JobKind:
+        if not re.search(rf"\b{kind}\b", found["names"]):
+            continue
+        mine = [words for each, words in zip(kinds, may, strict=True) if each is kind]
+        enough = all if word == "passed" else any
+        if not mine or not enough(word in words for words in mine):
+            return f"{kind} {found['word']}: {mine}"
+    return None
+
+
+def _numbers_on_the_way(text: str, builds: list[set[str]], *, alone: bool) -> str | None:
     found = _PENDING.fullmatch(text)
     if found is None:
         return "no such words for pending"
-    if int(found["total"]) != len(may):
-        return f"there are {len(may)} jobs"
-    if found["decided"] == found["total"]:
+    if int(found["total"]) != len(builds):
+        return f"there are {len(builds)} jobs"
+    if found["decided"] == found["total"] and alone:
         return "decided, and yet pending"
-    least = sum(UNDECIDED not in words for words in may)
-    if not least <= int(found["decided"]) <= sum(bool(words - {UNDECIDED}) for words in may):
-        return f"decided: {may}"
-    return _within(may, {"failed": int(found["failed"] or 0)})
+    least = sum(UNDECIDED not in words for words in builds)
+    if not least <= int(found["decided"]) <= sum(bool(words - {UNDECIDED}) for words in builds):
+        return f"decided: {builds}"
+    return _within(builds, {"failed": int(found["failed"] or 0)})
 
 
 def _within(may: list[set[str]], numbers: dict[str, int]) -> str | None:

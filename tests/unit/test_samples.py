@@ -27,7 +27,7 @@ FAILED = Failed(reason=FailureReason.BUILD, evidence=EVIDENCE)
 LOST = Errored(cause=Cause.DNS, evidence=EVIDENCE)
 DONE, TRIED, PARKED = 100, 140, 240
 """Seconds at which the first job is done, and the second one's attempts end."""
-ERROR = "Internal CI error, not your package: names do not resolve (1 errored, 1 passed); it is"
+ERROR = "Internal CI error, not your package: names do not resolve (1 errored); it is"
 ERROR += " restarted once repaired"
 RETRY = "; 1 retry, CI fault: names do not resolve (attempt 2 of 2 at 12:03 UTC)"
 
@@ -74,12 +74,14 @@ def said(seconds: float, state: str, text: str, context: str = "opam-ci") -> Sam
     ("seconds", "state", "text"),
     [
         (10, "pending", "Analysing the change"),
-        (120, "pending", "1/2 done"),
-        (190, "pending", "1/2 done" + RETRY),
+        (10, "pending", "Analysis under way"),
+        (90, "pending", "0/1 done; analysis under way"),
+        (120, "pending", "0/1 done"),
+        (190, "pending", "0/1 done" + RETRY),
         (241, "error", ERROR),
-        (301, "pending", "1/2 done"),
-        (341, "success", "2 passed"),
-        (341, "pending", "1/2 done"),
+        (301, "pending", "0/1 done"),
+        (341, "success", "1 passed; analysis passed"),
+        (341, "pending", "0/1 done"),
     ],
 )
 def test_what_was_so_is_let_be(seconds: float, state: str, text: str) -> None:
@@ -89,21 +91,24 @@ def test_what_was_so_is_let_be(seconds: float, state: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "state", "text", "problem"),
     [
-        (120, "success", "2 passed", "success was never right"),
-        (339, "success", "2 passed", "success was never right"),
+        (120, "success", "1 passed", "success was never right"),
+        (339, "success", "1 passed", "success was never right"),
         (190, "error", ERROR, "error was never right"),
-        (120, "failure", "1 failed, 1 passed", "failure was never right"),
-        (341, "failure", "1 failed, 1 passed", "failure was never right"),
-        (280, "pending", "2/2 done", "decided"),
-        (120, "pending", "2/2 done", "decided"),
-        (120, "pending", "1/3 done", "there are 2 jobs"),
-        (120, "pending", "1/2 done, 1 failed", "1 failed"),
-        (190, "pending", "0/2 done", "decided"),
-        (341, "success", "1 passed", "there are 2 jobs"),
-        (341, "success", "1 skipped, 1 passed", "1 skipped"),
-        (241, "error", ERROR.replace("1 errored, 1", "2"), "2 passed"),
-        (241, "error", "something broke", "no such words"),
-        (341, "success", "2 passed" + " " * 140, "140 characters"),
+        (120, "failure", "1 failed", "failure was never right"),
+        (341, "failure", "1 failed", "failure was never right"),
+        (280, "pending", "1/1 done", "decided"),
+        (120, "pending", "1/1 done", "decided"),
+        (120, "pending", "0/2 done", "there are 1 jobs"),
+        (120, "pending", "0/1 done, 1 failed", "1 failed"),
+        (190, "pending", "1/1 done; analysis under way", "analysis under way"),
+        (341, "success", "2 passed", "there are 1 jobs"),
+        (341, "success", "1 skipped", "1 skipped"),
+        (341, "success", "Analysis passed", "no word of what was built"),
+        (341, "success", "1 passed; lint passed", "lint passed"),
+        (341, "success", "1 passed; analysis failed", "analysis failed"),
+        (241, "error", ERROR.replace("1 errored", "1 passed"), "1 passed"),
+        (241, "error", "something broke", "no error"),
+        (341, "success", "1 passed" + " " * 140, "140 characters"),
         (120, "pending", "work in progress", "no such words"),
     ],
 )
@@ -113,14 +118,14 @@ def test_what_was_not_so_is_refused(seconds: float, state: str, text: str, probl
 
 def test_failure_is_right_only_where_something_is_broken() -> None:
     failing = ((1, 1, 105, TRIED, FAILED),)
-    sample = said(TRIED + 1, "failure", "1 failed, 1 passed")
+    sample = said(TRIED + 1, "failure", "1 failed; analysis passed")
     assert truth(*failing, broken=True).problem(sample) is None
     assert truth(*failing).problem(sample) == "failure, and nothing of it is broken"
 
 
 def test_state_that_stands_too_long_is_noticed() -> None:
     pending, error = said(10, "pending", "Analysing the change"), said(241, "error", ERROR)
-    again, end = said(301, "pending", "1/2 done"), said(341, "success", "2 passed")
+    again, end = said(301, "pending", "0/1 done"), said(341, "success", "1 passed")
     PARKED_THEN_PASSED.check([pending, error, again, end])
     with pytest.raises(AssertionError, match=r"error.* still stood"):
         PARKED_THEN_PASSED.check([pending, error, end])
