@@ -258,7 +258,9 @@ def _states(may: list[set[str]]) -> set[str]:
 
 def _numbers(sample: Sample, kinds: list[JobKind], may: list[set[str]]) -> str | None:
     """Returns what is wrong with the words of a status, None if they may be right."""
-    if sample.text == _NO_REVDEPS or _ANALYSING.fullmatch(sample.text):
+    if sample.state == "success" and sample.text == _NO_REVDEPS:
+        return None
+    if sample.state == "pending" and _ANALYSING.fullmatch(sample.text):
         return None
     text = sample.text[0].lower() + sample.text[1:]
     if sample.state == "error":
