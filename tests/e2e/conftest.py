@@ -1,5 +1,7 @@
 """A real Temporal server and real worker processes for the end-to-end tests."""
 
+import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
 
 from opam_ci.cli import debian, services
 from opam_ci.clients.runners import sandbox
@@ -193,6 +196,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Embedd
     services.stop(home)
 
 
+async def terminate_all(address: str) -> None:
+    """Ends every workflow that a test left on the shared server."""
+    client = await Client.connect(address)
+    async for each in client.list_workflows('ExecutionStatus = "Running"'):
+        with contextlib.suppress(RPCError):  # it has just ended
+            await client.get_workflow_handle(each.id, run_id=each.run_id).terminate()
+
+
 @pytest.fixture
 def system(server: services.Embedded, tmp_path: Path) -> Iterator[System]:
     """A system of the test's own on the shared server: it starts what workers it needs."""
@@ -201,4 +212,6 @@ def system(server: services.Embedded, tmp_path: Path) -> Iterator[System]:
     found = System(home, server.address)
     yield found
     found.stop_workers()
+    # What waits for a worker would be the next test's first work, and its fault.
+    asyncio.run(terminate_all(server.address))
     shutil.rmtree(home, ignore_errors=True)
