@@ -100,8 +100,25 @@ class System:
             pytest.fail(log.read_text())
         return worker
 
-    def stop_workers(self) -> None:
-        """Ends all checks and workers that still run."""
+    def stop(self) -> None:
+        """Ends all checks and workers that still run, and what they left on the shared server.
+
+        A workflow that waits for a worker would be the next test's first work, and its fault; and
+        a schedule that is there is not triggered by the next test's worker.
+        """
+        self._stop_processes()
+        asyncio.run(self._clear())
+
+    async def _clear(self) -> None:
+        client = await Client.connect(self.address)
+        async for schedule in await client.list_schedules():
+            with contextlib.suppress(RPCError):
+                await client.get_schedule_handle(schedule.id).delete()
+        async for each in client.list_workflows('ExecutionStatus = "Running"'):
+            with contextlib.suppress(RPCError):  # it has just ended
+                await client.get_workflow_handle(each.id, run_id=each.run_id).terminate()
+
+    def _stop_processes(self) -> None:
         for check in self.checks:
             check.kill()
             check.wait()
@@ -196,14 +213,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Embedd
     services.stop(home)
 
 
-async def terminate_all(address: str) -> None:
-    """Ends every workflow that a test left on the shared server."""
-    client = await Client.connect(address)
-    async for each in client.list_workflows('ExecutionStatus = "Running"'):
-        with contextlib.suppress(RPCError):  # it has just ended
-            await client.get_workflow_handle(each.id, run_id=each.run_id).terminate()
-
-
 @pytest.fixture
 def system(server: services.Embedded, tmp_path: Path) -> Iterator[System]:
     """A system of the test's own on the shared server: it starts what workers it needs."""
@@ -211,7 +220,5 @@ def system(server: services.Embedded, tmp_path: Path) -> Iterator[System]:
     home.mkdir()
     found = System(home, server.address)
     yield found
-    found.stop_workers()
-    # What waits for a worker would be the next test's first work, and its fault.
-    asyncio.run(terminate_all(server.address))
+    found.stop()
     shutil.rmtree(home, ignore_errors=True)

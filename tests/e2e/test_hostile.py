@@ -94,7 +94,7 @@ def attack(server: services.Embedded, tmp_path_factory: pytest.TempPathFactory) 
             log=(directory / "worker-0.log").read_text(),
         )
     finally:
-        system.stop_workers()
+        system.stop()
 
 
 def write_repository(path: Path) -> Path:
