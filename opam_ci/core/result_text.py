@@ -1,5 +1,6 @@
 """What a head came to, in words: numbers of builds and tests, the rest named apart."""
 
+import re
 from collections import Counter
 
 from opam_ci.core.analysis_result import ChangeKind
@@ -32,6 +33,9 @@ _APART_KINDS = {
     JobKind.LINT: "lint",
     JobKind.LIST_REVDEPS: "the listing of reverse dependencies",
 }
+_MARK = re.compile(r"^[-#|] +")
+"""What opam puts before each line of a command's output."""
+
 _APART_ORDER = ("failed", "errored", "cancelled", "under way", "skipped", "passed")
 
 
@@ -54,7 +58,7 @@ def reason_line(outcome: Outcome) -> str:
         }[outcome.by]
     evidence = outcome.evidence
     blame = f"{outcome.blame}: " if isinstance(outcome, Failed) and outcome.blame else ""
-    lines = [line.text.strip() for line in evidence.lines]
+    lines = [_MARK.sub("", line.text.strip()) for line in evidence.lines]
     if is_rejudged(outcome):
         return f"{evidence.detail}: {lines[0]}" if lines else f"{evidence.detail}"
     if outcome.kind == "skipped" and outcome.reason is SkipReason.ACCEPTED_FAILURE and lines:
