@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.conftest import System, result, rows, wait_for
 from tests.fakes import opam_repository
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]  # workers, one after the other
 
 QUICK = 'build: ["sh" "-c" "echo done"]\n'
 
@@ -68,7 +68,6 @@ def test_killed_worker_is_recorded_and_its_job_retried(system: System) -> None:
     assert "- working" in lost.stdout.splitlines()
 
 
-@pytest.mark.timeout(300)  # three workers, one after the other
 def test_a_job_that_takes_workers_down_is_blamed_once_it_did_so_alone(system: System) -> None:
     """Two jobs are lost with the first worker; the one that is alone on the second is blamed."""
 
