@@ -77,12 +77,11 @@ class _Inspection:
         trees = dict(zip(ids, self._repository.objects(ids), strict=True))
         for folder in level:
             old = {} if folder.old is None else _entries(trees[folder.old], folder.old)
-            for name, entry in _entries(trees[folder.new], folder.new).items():
-                before = old.get(name)
-                if entry != before:
-                    path = f"{folder.path}{name.decode('utf-8', 'surrogateescape')}"
-                    if (wrong := self._look_at(path, before, entry)) is not None:
-                        return wrong
+            new = _entries(trees[folder.new], folder.new)
+            for name, entry in sorted(new.items() - old.items()):
+                path = f"{folder.path}{name.decode('utf-8', 'surrogateescape')}"
+                if (wrong := self._look_at(path, old.get(name), entry)) is not None:
+                    return wrong
         return None
 
     def _look_at(self, path: str, before: _Entry | None, now: _Entry) -> str | None:

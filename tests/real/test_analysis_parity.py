@@ -34,6 +34,7 @@ def answer(result: Analysis) -> dict[str, Any]:
     return result.model_dump(mode="json", include={"packages", "failure"}, context=FOR_PEOPLE)
 
 
+@pytest.mark.timeout(300)  # 874 analyses, under the coverage of a whole run
 def test_every_pull_request(shared: Path, repository: Repository) -> None:
     lines = (shared / "real" / "prs.jsonl").read_text().splitlines()
     assert len(lines) == PULL_REQUESTS
