@@ -202,10 +202,10 @@ def counted(directories: Iterable[Path]) -> Counted:
 
 
 def is_reached(highest: int, limit: int) -> bool:
-    """Whether version 1's highest usage of memory is that of a group that came to its limit.
+    """Whether version 1's highest usage of memory is that of a group that reached its limit.
 
     It has no counter of its own for that (`failcnt` stays 0 on Linux 6.18), and charges in small
-    portions. Files that the group has read count as well, so this is no proof of a kill.
+    portions. Files that the group has read count as well, so this does not prove a kill.
     """
     return limit > 0 and highest >= limit - limit // 64
 

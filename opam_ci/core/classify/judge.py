@@ -96,7 +96,7 @@ def _proven(outcome: Outcome) -> Outcome:
     if not isinstance(outcome, Failed) or is_proven(outcome):
         return outcome
     evidence = outcome.evidence
-    detail = f"no package code ran, and {evidence.rule} is no proof of failed({outcome.reason})"
+    detail = f"no package code ran, and {evidence.rule} does not prove failed({outcome.reason})"
     known = f"{detail}; {evidence.detail}" if evidence.detail else detail
     return Errored(cause=Cause.UNKNOWN, evidence=evidence.model_copy(update={"detail": known}))
 

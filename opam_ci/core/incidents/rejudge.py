@@ -10,7 +10,7 @@ from opam_ci.core.plan import FOLLOWED
 from opam_ci.core.summary import JobStatus
 
 OWN_FAULT = "own-fault"
-"""Rule of a fault that three workers met: nobody says so any more (ADR 0015), and open workflows
+"""Rule of a fault that three workers met: no index reports it any more (ADR 0015); open workflows
 have it in their histories."""
 
 REJUDGED = frozenset({SAME_FAILURE, OWN_FAULT})
