@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.build_cache import PR_SET_CHILD_SUBREAPER, Log, cpu
 from opam_ci.clients.runners import coinstall, listing, sandbox, steps
+from opam_ci.clients.runners.image import remove_tree
 from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
@@ -156,6 +157,9 @@ async def main() -> int:
                     f"{our_used:11.1f}{our_wall:6.1f}{our_used / used:11.2f}{our_wall / wall:6.2f}",
                     flush=True,
                 )
+        if options.home is None:
+            # An ordinary user's builds leave files of subordinate ids.
+            await remove_tree(home, sandbox.rights())
     return 0 if good else 1
 
 
