@@ -21,6 +21,7 @@ from opam_ci.clients.runners.image import ImageManifest
 from opam_ci.clients.runners.phasebook import PhaseBook
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import OpamAction
@@ -34,9 +35,6 @@ keeps a superseded version for about that long."""
 
 _UNKNOWN = 5
 """opam's exit code for a package that is unknown or unavailable."""
-
-_FETCH_FAILED = 40
-"""opam's exit code for a source that could not be had."""
 
 _OPAM_FILE_LIMIT = 1 << 20
 
@@ -284,7 +282,7 @@ class JobRun:
     async def _fetch(self, sources: tuple[steps.Step, ...]) -> bool:
         begun = self._book.begin(Phase.FETCH, " && ".join(step.title for step in sources))
         ended, found = await self._series(sources)
-        if ended.exit_code == _FETCH_FAILED and found is not None:
+        if ended.exit_code == OpamExit.SYNC_ERROR and found is not None:
             again = await checksums.repeats(
                 found.actions, sources, lambda step, said: self._step(step, keep=said)
             )
