@@ -272,8 +272,16 @@ class World:
             summary = await self.summary(handle)
             if wanted(summary):
                 return summary
-            await self.env.sleep(skip)
+            await self.sleep(skip)
         pytest.fail(f"never came to be: {summary.model_dump_json(indent=1)}")
+
+    async def sleep(self, length: timedelta) -> None:
+        """Lets time pass in steps: the server ends a request after ten seconds of real time, and
+        on a busy machine that is not long for minutes in which much happens."""
+        step = timedelta(seconds=20)
+        while length > timedelta(0):
+            await self.env.sleep(min(step, length))
+            length -= step
 
     def row(self, summary: Summary, job_id: str) -> JobStatus:
         return next(row for row in summary.jobs if row.job.id == job_id)

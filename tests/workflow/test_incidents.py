@@ -242,7 +242,7 @@ async def test_the_answer_of_a_rare_canary_is_asked_for_soon(recorded: World, in
     [incident] = index.incidents().items
     looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
     while len(await sent_at(looked_after)) < CANARIES:
-        await world.env.sleep(timedelta(minutes=5))
+        await world.sleep(timedelta(minutes=5))
     disk.is_mended = True
     for handle in handles:
         await world.until(handle, green, skip=timedelta(minutes=1))
@@ -268,7 +268,7 @@ async def test_an_incident_that_lasts_continues_as_new_and_forgets_nothing(
     looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
     first = (await looked_after.describe()).run_id
     while sum([world.row(await world.summary(each), BUILD).round for each in handles]) < 6:
-        await world.env.sleep(timedelta(minutes=5))
+        await world.sleep(timedelta(minutes=5))
     assert (await looked_after.describe()).run_id != first
     rounds = [world.row(await world.summary(handle), BUILD).round for handle in handles]
     # They take turns, which takes a memory.
