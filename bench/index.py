@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from sqlalchemy import text
 
@@ -30,11 +29,9 @@ from opam_ci.clients.index import (
     Place,
     RevisionFilter,
 )
-from opam_ci.clients.index.counters import CountedBy
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, FailureReason, SkipReason
-from opam_ci.core.records import Standing
-from opam_ci.core.summary import State
+from opam_ci.core.summary import Standing, State
 
 LIMIT_MS = {"postgresql": 100.0, "sqlite": 200.0}
 DEEP = 30
@@ -104,10 +101,6 @@ def queries(index: Index, count: int) -> Iterator[tuple[str, Callable[[], object
         yield f"list jobs: {name}", partial(index.jobs, wanted)
         yield f"count jobs: {name}", partial(index.counts, wanted)
         yield f"list jobs, page {DEEP}: {name}", deep(index, wanted)
-    for column in get_args(CountedBy):
-        yield f"count by {column}", partial(index.counts_by, column)
-        of_current = partial(index.counts_by, column, JobFilter(of=CURRENT))
-        yield f"count by {column}: current heads", of_current
     begun = opened(len(heads(count)) - 1)
     yield "errors", index.errors
     yield "workers of a day", lambda: index.workers(begun - timedelta(days=1))

@@ -1,23 +1,23 @@
-"""What it costs to ask, after each write, whether verdicts are to be judged again."""
+"""What a write costs that asks whether verdicts are to be judged again."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
-from bench.index_fill import FAILED, PLATFORMS, REPOSITORY, WORKERS
+from bench.index_fill import FAILED, PLATFORMS, REPOSITORY
 from opam_ci.clients.index import Index
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.outcome import Cause, Evidence, LogLine
-from opam_ci.core.recording import records_of
-from opam_ci.core.records import RecordBatch, RevisionKey
-from opam_ci.core.summary import Fault, JobState, JobStatus
+from opam_ci.core.outcome import LogLine
+from opam_ci.core.recording import RowBatch, rows_of
+from opam_ci.core.records import RevisionKey
+from opam_ci.core.summary import JobState, JobStatus
 
 MANY = 500
 """Pull requests that fail alike within minutes: a whole fleet that is broken."""
 
 
 def rejudging(index: Index, at: datetime) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Writes what it asks about, and names every question.
+    """Writes what it asks about, and names every question, with the write that asks it.
 
     Args:
         index: A filled one.
@@ -28,25 +28,17 @@ def rejudging(index: Index, at: datetime) -> Iterator[tuple[str, Callable[[], ob
     unheard = FAILED.model_copy(update={"evidence": evidence.model_copy(update={"lines": (news,)})})
     usual = _batch(1, at, JobStatus(job=_job(1), outcome=FAILED, **_decided(at)))
     index.record(usual)
-    yield "judge again: 1 usual failure", partial(index.rejudge, usual)
+    yield "judge again: 1 usual failure", partial(index.record, usual, retried=True)
     doubted = [
         _batch(n, at, JobStatus(job=_job(n), outcome=unheard, **_decided(at)))
         for n in range(2, 2 + MANY)
     ]
     for batch in doubted:
         index.record(batch)
-    yield f"judge again: {MANY} unheard failures", partial(index.rejudge, doubted[-1])
-    faults = tuple(
-        Fault(
-            attempt=number, cause=Cause.OUT_OF_MEMORY, worker=worker, at=at, started_at=at,
-            evidence=Evidence(rule="host-oom", worker=worker),
-        )
-        for number, worker in enumerate(WORKERS[:5], 1)
-    )  # fmt: skip
-    state = JobState.RETRYING
-    own = _batch(9_000, at, JobStatus(job=_job(9_000), state=state, attempt=5, faults=faults))
-    index.record(own)
-    yield "judge again: a fault on 5 workers", partial(index.rejudge, own)
+    yield (
+        f"judge again: {MANY} unheard failures",
+        partial(index.record, doubted[-1], retried=True),
+    )
 
 
 def _job(number: int) -> Job:
@@ -57,8 +49,8 @@ def _decided(at: datetime) -> dict[str, object]:
     return {"state": JobState.DECIDED, "attempt": 1, "decided_at": at + timedelta(minutes=1)}
 
 
-def _batch(number: int, at: datetime, row: JobStatus) -> RecordBatch:
+def _batch(number: int, at: datetime, row: JobStatus) -> RowBatch:
     key = RevisionKey(
         repository=REPOSITORY, number=900_000 + number, head=f"{number:040x}", opened_at=at
     )
-    return records_of(key, [row], sequence=1, updated_at=at)
+    return rows_of(key, (row,), sequence=1, updated_at=at)

@@ -23,16 +23,18 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
 from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import CURRENT, Index, JobFilter
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.incidents.messages import workflow_id
 from opam_ci.core.job import JobKind
-from opam_ci.core.messages import JobReport, PullRequestInput, RunJob
+from opam_ci.core.messages import JobReport, RunJob
 from opam_ci.core.outcome import Cause, Errored, Evidence
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
+from opam_ci.core.workflow_states import PullRequestState
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
@@ -124,6 +126,7 @@ async def measure(address: str, home: Path, pull_requests: int, packages: int) -
             workflow_runner=WORKFLOW_RUNNER,
             activities=[
                 disk.analyse, disk.lint, RecordActivities(index).record,
+                *JobActivities(index, disk.store).all,
                 incidents.look_at_incident, incidents.resolve_incident,
             ],
         ),
@@ -137,7 +140,7 @@ async def measure(address: str, home: Path, pull_requests: int, packages: int) -
             revision = Revision(head="1" * 40, base="b" * 40, repository="/x", options=checks)
             await client.start_workflow(
                 PullRequestWorkflow.run,
-                PullRequestInput(pull_request=ref),
+                PullRequestState(pull_request=ref),
                 id=ref.workflow_id,
                 task_queue=options.ORCHESTRATION_QUEUE,
                 start_signal="head_changed",

@@ -15,11 +15,11 @@ from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.canary import CanaryActivities
 from opam_ci.activities.images import ImageActivities
 from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingInterceptor
 from opam_ci.activities.outlast import OutlastInterceptor
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
-from opam_ci.activities.revdeps import RevdepsActivities
 from opam_ci.activities.stand_in import STAND_IN
 from opam_ci.clients import programs
 from opam_ci.clients.images import ImageResolver
@@ -42,7 +42,6 @@ from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from opam_ci.workflows.revdeps import RevdepsWorkflow
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +58,6 @@ that replays the same, is held by import contracts, by a test that reads the cod
 WORKFLOWS = [
     PullRequestWorkflow,
     PlatformWorkflow,
-    RevdepsWorkflow,
     IncidentWorkflow,
     CanaryWorkflow,
     DeliveryWorkflow,
@@ -160,7 +158,7 @@ def collect_rarely() -> None:
     """Has Python look for garbage rarely, and not among what stays.
 
     Open workflows and their rows live long: to look through them after every 700 new objects took
-    a twentieth of the processor time of a worker (bench/overhead.py).
+    a twentieth of the processor time of a worker (bench/scale.py).
     """
     gc.collect()
     gc.freeze()
@@ -207,7 +205,7 @@ async def running(
             stack.callback(index.close)
             repository = RepositoryActivities(store, settings.clones)
             stack.callback(repository.close)
-            revdeps = RevdepsActivities(store, index)
+            listed = JobActivities(index, store)
             incidents = IncidentActivities(index)
             canary = CanaryActivities(store, instruments.canary_ended)
             activities: list[Callable[..., Any]] = [
@@ -215,8 +213,7 @@ async def running(
                 repository.lint,
                 ImageActivities(ImageResolver()).pin_image,
                 RecordActivities(index, settings.incident_pace).record,
-                revdeps.list_part,
-                revdeps.find_jobs,
+                *listed.all,
                 incidents.look_at_incident,
                 incidents.resolve_incident,
                 canary.export_canary,

@@ -14,15 +14,10 @@ from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, ret
 from opam_ci.activities.stand_in import STAND_IN
 from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.job import Phase
-from opam_ci.core.messages import (
-    AttemptFaulted,
-    AttemptStarted,
-    JobContext,
-    JobHeartbeat,
-    JobReport,
-)
+from opam_ci.core.messages import JobContext, JobHeartbeat, JobReport
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome
 from opam_ci.core.summary import Fault
+from opam_ci.core.workflow_states import AttemptFaulted, AttemptStarted
 
 _log = logging.getLogger(__name__)
 

@@ -8,12 +8,11 @@ from opam_ci.clients.judging import judge
 from opam_ci.clients.logs import LogWriter
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.build import BuildProgress, Revdep
+from opam_ci.core.build import BuildProgress, Revdep, RevdepList
 from opam_ci.core.messages import JobReport, Listing, RunJob
 from opam_ci.core.outcome import Outcome
 from opam_ci.core.records import log_key
 from opam_ci.core.replay import Judged
-from opam_ci.core.revdeps import RevdepList
 from opam_ci.core.text import verdict_line
 
 

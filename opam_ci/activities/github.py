@@ -45,7 +45,7 @@ from opam_ci.core.github.messages import (
     ToPost,
 )
 from opam_ci.core.github.origin import ClosedAs
-from opam_ci.core.github.pace import Posted
+from opam_ci.core.github.pace import Posted, doubted
 from opam_ci.core.github.reconcile import compare, to_redeliver
 from opam_ci.core.github.revision import Policy
 from opam_ci.core.outcome import Cause
@@ -124,7 +124,9 @@ class GitHubActivities:
             "to_post", result_type=ToPost, rpc_timeout=_QUERY_TIMEOUT
         )
         clock = _clock()
-        progress = _Progress({**wanted.posted, **_before(info.heartbeat_details)})
+        posted = {**wanted.posted, **_before(info.heartbeat_details)}
+        # The attempt before may have sent something of which no answer came.
+        progress = _Progress(posted if info.attempt == 1 else doubted(posted))
 
         async def annotations() -> tuple[Annotation, ...]:
             if wanted.testing is None:

@@ -24,17 +24,23 @@ class ImageActivities:
         Raises:
             ApplicationError: See `run_attempt`; cause `image` if the registry does not answer.
         """
-        report = ImageReport()
+        image: str | None = None
+        notice: str | None = None
 
         async def work(attempt: Attempt) -> Outcome:
-            nonlocal report
+            nonlocal image, notice
             try:
-                report = ImageReport(image=await self._resolver.resolve(task.image))
+                image = await self._resolver.resolve(task.image)
             except UnknownImageError as error:
-                report = ImageReport(notice=str(error))
+                notice = str(error)
             return Passed(
-                evidence=Evidence(rule="image-found", worker=attempt.worker, attempt=attempt.number)
+                evidence=Evidence(
+                    rule="image-found",
+                    worker=attempt.worker,
+                    attempt=attempt.number,
+                    detail=notice,
+                )
             )
 
-        await run_attempt(task.context, "image", work)
-        return report
+        report = await run_attempt(task.context, task.job, work)
+        return ImageReport(image=image, notice=notice, report=report)

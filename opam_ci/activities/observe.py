@@ -25,8 +25,7 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Errored, Outcome
-from opam_ci.core.recording import RowBatch, records_in
-from opam_ci.core.records import RecordBatch
+from opam_ci.core.recording import RowBatch
 
 ORCHESTRATION_POOL = "orchestration"
 """Stands for a pool where jobs run that no build pool runs: analysis and lint."""
@@ -97,8 +96,8 @@ class Observer(Protocol):
     def attempt_ended(self, ended: AttemptEnded) -> None:
         """An attempt has ended, however it did."""
 
-    def recorded(self, batch: RecordBatch) -> None:
-        """A batch of records was written to the index."""
+    def recorded(self, batch: RowBatch, rejudged: Sequence[JobKind]) -> None:
+        """Rows were written to the index, and jobs of these kinds judged again because of them."""
 
 
 class ObservingInterceptor(Interceptor):
@@ -137,12 +136,11 @@ class _Observing(ActivityInboundInterceptor):
                 kind = JobKind.LINT if task.packages else JobKind.ANALYSIS
                 jobs = max(1, len(task.packages))
                 return await self._attempt(input, kind, task.context, jobs)
-            case RowBatch() | RecordBatch():
-                done = await super().execute_activity(input)
-                records = records_in(task)
+            case RowBatch():
+                rejudged: Sequence[JobKind] = await super().execute_activity(input)
                 for observer in self._observers:
-                    observer.recorded(records)
-                return done
+                    observer.recorded(task, rejudged)
+                return rejudged
             case _:
                 return await super().execute_activity(input)
 

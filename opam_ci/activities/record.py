@@ -9,10 +9,11 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from opam_ci.activities.incidents import look_after
 from opam_ci.clients.index import Index
-from opam_ci.core.incidents.messages import IncidentPace, Rejudge
+from opam_ci.core.incidents.messages import IncidentPace
 from opam_ci.core.incidents.restarts import workflow_of
-from opam_ci.core.recording import RowBatch, records_in
-from opam_ci.core.records import RecordBatch
+from opam_ci.core.job import JobKind
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RevisionKey
 
 _log = logging.getLogger(__name__)
 
@@ -30,37 +31,35 @@ class RecordActivities:
         self._pace = pace or IncidentPace()
 
     @activity.defn
-    async def record(self, batch: RowBatch | RecordBatch) -> None:
-        """Writes a batch of records; the same batch twice changes nothing.
+    async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:
+        """Writes changed rows; the same batch twice changes nothing.
 
-        Faults in it have an incident then, and each open incident a workflow; and whoever has
-        a verdict that the batch throws another light on has been told. If that cannot be
-        done, all of this is done again, which changes nothing either.
+        Verdicts that failures in it throw another light on are judged again, and whoever counts
+        the jobs of such a testing is told to count anew. Faults in it have an incident then,
+        and each open incident a workflow. If that cannot be done, all of this is done again.
 
-        Args:
-            batch: What to write; records themselves come from workflows of an older version.
+        Returns:
+            The kinds of the jobs that were judged again.
 
         Raises:
             InfrastructureError: The index cannot be written; retried until it can.
             RPCError: Temporal does not take it; retried until it does.
         """
-        incidents, doubtful = await asyncio.to_thread(self._write, records_in(batch))
+        info = activity.info()
+        done = await asyncio.to_thread(self._index.record, batch, retried=info.attempt > 1)
         client = activity.client()
-        # Before anything is restarted: a job whose fault is its own needs no restart.
-        for said in doubtful:
-            await _tell(client, said)
-        await look_after(client, incidents, activity.info().task_queue, self._pace)
-
-    def _write(self, records: RecordBatch) -> tuple[tuple[int, ...], tuple[Rejudge, ...]]:
-        return self._index.record(records), self._index.rejudge(records)
+        for key in sorted(done.testings, key=lambda each: (each.repository, each.target)):
+            await _recount(client, key)
+        await look_after(client, done.incidents, info.task_queue, self._pace)
+        return done.kinds
 
 
-async def _tell(client: Client, said: Rejudge) -> None:
-    workflow_id = workflow_of(said.revision)
+async def _recount(client: Client, key: RevisionKey) -> None:
+    workflow_id = workflow_of(key)
     try:
-        await client.get_workflow_handle(workflow_id).signal("rejudge", said)
+        await client.get_workflow_handle(workflow_id).signal("recount", key)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
         # It has ended: closed, or a one-off check whose answer was taken.
-        _log.info("%s has ended; nothing is judged again there", workflow_id)
+        _log.info("%s has ended; nothing is counted again there", workflow_id)

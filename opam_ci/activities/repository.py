@@ -71,7 +71,7 @@ class RepositoryActivities:
                 )
             )
 
-        report = await run_attempt(task.context, "analysis", work)
+        report = await run_attempt(task.context, task.job, work)
         return AnalysisReport(
             analysis=found[0],
             repository=found[1],
@@ -95,7 +95,7 @@ class RepositoryActivities:
                 evidence=Evidence(rule="linted", worker=attempt.worker, attempt=attempt.number)
             )
 
-        report = await run_attempt(task.context, "lint", work)
+        report = await run_attempt(task.context, task.job, work)
         return LintReport(verdicts=tuple(verdicts), report=report)
 
     async def _analyse(self, task: RepositoryTask) -> tuple[Analysis, RepositoryRef | None]:

@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
+from opam_ci.cli.all_rows import with_all_rows
 from opam_ci.cli.platforms import FileOption, chosen_table
 from opam_ci.cli.render import View, make_view
 from opam_ci.cli.session import working
@@ -21,13 +22,13 @@ from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.connection import served
 from opam_ci.core.errors import InfrastructureError, UsageError
-from opam_ci.core.messages import PullRequestInput
 from opam_ci.core.outcome import Cause
 from opam_ci.core.platform_select import embedded, named
 from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import State, Summary
+from opam_ci.core.workflow_states import PullRequestState
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -118,7 +119,7 @@ async def start(client: Client, ref: PullRequestRef, revision: Revision) -> None
     try:
         await client.start_workflow(
             PullRequestWorkflow.run,
-            PullRequestInput(pull_request=ref),
+            PullRequestState(pull_request=ref),
             id=ref.workflow_id,
             task_queue=options.ORCHESTRATION_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -145,7 +146,8 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
     summary: Summary | None = None
 
     def decided(now: Summary) -> bool:
-        return now.request == revision.request and now.planned and not now.counts.undecided
+        is_answer = now.request == revision.request and now.planned and now.concluded
+        return is_answer and not now.counts.undecided
 
     try:
         async for now in watch(client, ref.workflow_id, decided):
@@ -164,8 +166,11 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
         view.stop()
     if summary is None:
         raise InfrastructureError("the workflow said nothing", cause=Cause.UNKNOWN)
-    view.close(summary)
-    return summary
+    whole = await asyncio.to_thread(with_all_rows, summary, ref)
+    if whole is not summary:
+        view.show(whole)
+    view.close(whole)
+    return whole
 
 
 async def _cancel(client: Client, ref: PullRequestRef) -> None:

@@ -14,7 +14,7 @@ from opam_ci.core.classify.table import rules_markdown
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause
-from opam_ci.core.records import Standing
+from opam_ci.core.summary import Standing
 
 _USAGE_EXIT = 2
 

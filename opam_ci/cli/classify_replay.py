@@ -16,8 +16,9 @@ from opam_ci.clients.index.paging import Place
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.errors import UsageError
 from opam_ci.core.outcome import Cause, Errored, Failed, Passed, Skipped, label
-from opam_ci.core.records import AttemptRecord, Standing
+from opam_ci.core.records import AttemptRecord
 from opam_ci.core.replay import Replay, replay, rule_of
+from opam_ci.core.summary import Standing
 from opam_ci.settings import Settings
 
 _PAGE = 500

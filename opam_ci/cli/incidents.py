@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from temporalio.common import WorkflowIDConflictPolicy
@@ -20,6 +19,7 @@ from opam_ci.cli.operate import (
     explained,
     opened_index,
     print_json,
+    print_table,
 )
 from opam_ci.cli.session import connected
 from opam_ci.clients.index import IncidentFilter, Index, Place
@@ -78,7 +78,10 @@ def listing(
             f"{ago(each.first_seen_at, now)} ago", f"{ago(each.last_seen_at, now)} ago",
             str(each.faults), str(each.jobs), str(each.pull_requests), escape(state),
         )  # fmt: skip
-    Console().print(table if found else "no open incidents; --all lists the others")
+    if found:
+        print_table(table)
+    else:
+        typer.echo("no open incidents; --all lists the others")
 
 
 @app.command()

@@ -1,23 +1,31 @@
-"""`opam-ci log`: the log of a job, also while it grows."""
+"""`opam-ci log`: the log of a job's attempt, also while it grows.
+
+It needs no Temporal: the index knows the jobs and their attempts, and the store has the logs.
+"""
 
 import asyncio
 import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable
+from asyncio import to_thread
 from datetime import timedelta
 from typing import Annotated
 
 import typer
-from temporalio.client import Client
 
-from opam_ci.cli.operate import JsonOption, TemporalOption, summary_of, workflow_id_of
-from opam_ci.cli.session import connected
+from opam_ci.cli.job_search import JobSearch, attempts_of, choose_attempt, find_job
+from opam_ci.cli.lookup import find_testing, one_of, target_of
+from opam_ci.cli.operate import JsonOption, opened_index
+from opam_ci.clients.index import Index
 from opam_ci.clients.logs import LogReader
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.errors import UsageError
-from opam_ci.core.summary import JobState, JobStatus, Summary
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.job import JobKind
+from opam_ci.core.outcome import label
+from opam_ci.core.records import AttemptRecord, JobRecord, log_key
+from opam_ci.core.summary import JobState
+from opam_ci.core.text import verdict, why
 from opam_ci.settings import Settings
 
 _LOOK_INTERVAL = timedelta(seconds=2)
@@ -27,43 +35,169 @@ _END_GRACE = timedelta(seconds=5)
 
 def log(
     pull_request: Annotated[str, typer.Argument(help="OWNER/REPO/NUMBER.")],
-    job: Annotated[str, typer.Argument(help="Job id or part of it, such as `test cppo`.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Words of the job's id, such as `test cppo.1.8.0`.")
+    ] = None,
+    job: Annotated[str | None, typer.Option("--job", help="The job's id, in full.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Such as build, test, revdep.")] = None,
+    platform: Annotated[str | None, typer.Option(help="On this platform.")] = None,
+    revdep: Annotated[str | None, typer.Option(help="Of this reverse dependency.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="At an older head; seven characters of its hash do.")
+    ] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", help="Of this round: a restart begins another one.")
+    ] = None,
     attempt: Annotated[
-        int | None, typer.Option(help="A faulted attempt's log; default: the last one's.")
+        int | None, typer.Option(help="Of this attempt; default: the last one.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it grows.")] = False,
-    temporal: TemporalOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Prints the log of a job."""
-    asyncio.run(_log(pull_request, job, attempt, temporal, follow=follow, as_json=as_json))
-
-
-async def _log(
-    pull_request: str,
-    job: str,
-    attempt: int | None,
-    temporal: str | None,
-    *,
-    follow: bool,
-    as_json: bool,
-) -> None:
+    """Prints the log of the one job that all words name; any parts of its id will do."""
+    wanted = JobSearch(
+        words=tuple(word for each in words or () for word in each.split()),
+        job=job,
+        kind=one_of(JobKind, kind, "kind"),
+        platform=platform,
+        revdep=revdep,
+    )
+    target = target_of(pull_request)
+    if wanted == JobSearch():
+        raise UsageError(
+            "say which job: by words of its id, --job, --kind, --platform or --revdep; "
+            f"`opam-ci jobs {target.title}` lists them"
+        )
     settings = Settings()
-    client = await connected(settings, temporal=temporal)
-    workflow_id = workflow_id_of(pull_request)
-    row = find(await summary_of(client, workflow_id), job)
-    key, number = row.log, row.attempt
-    if attempt is not None and attempt != row.attempt:
-        key = next((f.log for f in row.faults if f.attempt == attempt), None)
-        number = attempt
-    if key is None:
-        raise UsageError(f"{row.job.id} has no log for that attempt (yet)")
-    reader = LogReader(ArtifactStore.open(settings.store_url))
-    if follow:
-        over = asyncio.create_task(_ended(client, workflow_id, row.job.id, row.round, number))
-        await follow_until(reader, key, over, as_json=as_json)
-    else:
-        _write(await reader.read(key), as_json=as_json)
+    with opened_index(settings) as index:
+        found = find_job(index, find_testing(index, target, head).key, target.title, wanted)
+        run = AttemptLog(index, ArtifactStore.open(settings.store_url), found, round_, attempt)
+        asyncio.run(run.follow(as_json=as_json) if follow else run.show(as_json=as_json))
+
+
+class AttemptLog:
+    """The log of one attempt of a job."""
+
+    def __init__(
+        self,
+        index: Index,
+        store: ArtifactStore,
+        record: JobRecord,
+        round_: int | None = None,
+        number: int | None = None,
+    ) -> None:
+        """Names the attempt.
+
+        Args:
+            index: Where jobs and attempts are known.
+            store: Where logs are.
+            record: The job.
+            round_: Of which round, None for the last one.
+            number: Which attempt, None for the last one.
+        """
+        self._index = index
+        self._store = store
+        self._reader = LogReader(store)
+        self._record = record
+        self._round = round_
+        self._number = number
+
+    async def show(self, *, as_json: bool) -> None:
+        """Prints what there is of it.
+
+        Raises:
+            UsageError: There is none, or no such attempt.
+            InfrastructureError: The index or the store cannot be read.
+        """
+        attempt = await self._attempt()
+        if attempt is None:
+            raise UsageError(not_run(self._record))
+        key = await find_log(self._store, attempt)
+        if key is None or not await self._reader.size(key):
+            raise UsageError(no_log(self._record, attempt))
+        if self._is_before_restart(attempt):
+            _note(f"{verdict(self._record.status)} again; this is the log of round {attempt.round}")
+        _write(await self._reader.read(key), as_json=as_json)
+
+    async def follow(self, *, as_json: bool) -> None:
+        """Prints it as it comes, from the start of the attempt until it has ended.
+
+        Raises:
+            UsageError: The attempt ended without a log, or there is no such attempt.
+            InfrastructureError: The store cannot be read; before the log begins, the index.
+        """
+        waits_for = ""
+        while True:
+            attempt = await self._attempt()
+            if attempt is not None and self._is_before_restart(attempt):
+                attempt = None
+            key = await find_log(self._store, attempt) if attempt is not None else None
+            if attempt is not None and key is not None:
+                break
+            if self._record.status.state is JobState.DECIDED:
+                raise UsageError(
+                    no_log(self._record, attempt) if attempt else not_run(self._record)
+                )
+            what = "its log" if attempt else "its start"
+            if what != waits_for:
+                _note(f"{self._record.status.job.id}: waiting for {what}")
+            waits_for = what
+            await asyncio.sleep(_LOOK_INTERVAL.total_seconds())
+            await self._look()
+        over = asyncio.create_task(self._ended(attempt))
+        await follow_until(self._reader, key, over, as_json=as_json)
+
+    async def _ended(self, attempt: AttemptRecord) -> str:
+        """Waits until an attempt is over and says how it ended."""
+        is_away = False
+        while True:
+            try:
+                await self._look()
+                attempts = await to_thread(attempts_of, self._index, self._record)
+                if (how := how_it_ended(self._record, attempts, attempt)) is not None:
+                    return how
+            except InfrastructureError as error:
+                # The log itself is in the store, and may be closed there meanwhile.
+                if not is_away:
+                    _note(f"cannot tell whether the job still runs: {error}")
+                is_away = True
+            await asyncio.sleep(_LOOK_INTERVAL.total_seconds())
+
+    async def _attempt(self) -> AttemptRecord | None:
+        attempts = await to_thread(attempts_of, self._index, self._record)
+        return choose_attempt(attempts, round_=self._round, number=self._number)
+
+    async def _look(self) -> None:
+        """Reads the job again."""
+        wanted = JobSearch(job=self._record.status.job.id)
+        testing = self._record.revision
+        self._record = await to_thread(find_job, self._index, testing, testing.target, wanted)
+
+    def _is_before_restart(self, attempt: AttemptRecord) -> bool:
+        """Whether an attempt that nobody chose is of a round before the job's current one."""
+        chosen = self._round is not None or self._number is not None
+        return not chosen and attempt.round < self._record.round
+
+
+async def find_log(store: ArtifactStore, attempt: AttemptRecord) -> str | None:
+    """Returns the key of an attempt's log, None if nothing of it is stored (yet).
+
+    The index learns the key when the attempt ends; until then its place in the store tells.
+
+    Raises:
+        InfrastructureError: The store cannot be read.
+    """
+    if attempt.log_key is not None:
+        return attempt.log_key
+    key = log_key(
+        attempt.revision, attempt.job, run="any", round_=attempt.round, attempt=attempt.number
+    )
+    folder, _, name = key.rpartition("/")
+    begin = f"{folder}/{name.removesuffix('any')}"
+    stored = {each.key for each in await store.list(folder) if each.key.startswith(begin)}
+    found = sorted({each.rpartition("/")[0] for each in stored})
+    # Of several, an operator's reset has repeated the attempt: one that is still open goes on.
+    return max(found, key=lambda each: (f"{each}/end.json" not in stored, each), default=None)
 
 
 async def follow_until(
@@ -89,7 +223,7 @@ async def follow_until(
             how = await over
             await asyncio.wait({writing}, timeout=_END_GRACE.total_seconds())
             if not writing.done():
-                print(f"opam-ci: the log ends here: {how}", file=sys.stderr)
+                _note(f"the log ends here: {how}")
                 return
         await writing
     finally:
@@ -99,58 +233,61 @@ async def follow_until(
                 await task
 
 
-async def _ended(client: Client, workflow_id: str, job: str, round_: int, attempt: int) -> str:
-    """Waits until an attempt is over and says how it ended."""
-    while True:
-        summary = await summary_of(client, workflow_id)
-        row = next((row for row in summary.jobs if row.job.id == job), None)
-        if row is None:
-            return "the pull request has a new head"
-        if (how := how_it_ended(row, round_, attempt)) is not None:
-            return how
-        await asyncio.sleep(_LOOK_INTERVAL.total_seconds())
+def how_it_ended(
+    record: JobRecord, attempts: tuple[AttemptRecord, ...], attempt: AttemptRecord
+) -> str | None:
+    """Returns how an attempt ended, None while it runs.
 
-
-def how_it_ended(row: JobStatus, round_: int, attempt: int) -> str | None:
-    """Returns how an attempt of a job ended, None while it runs."""
-    fault = next((fault for fault in row.faults if fault.attempt == attempt), None)
-    if row.round == round_ and fault is not None:
-        return fault.evidence.detail or f"attempt {attempt} met a fault ({fault.cause})"
-    if row.round != round_:
+    Args:
+        record: Its job, as it is now.
+        attempts: All attempts of the job, as they are now.
+        attempt: Which.
+    """
+    this = (attempt.round, attempt.number)
+    now = next((each for each in attempts if (each.round, each.number) == this), attempt)
+    status = record.status
+    if now.outcome is not None:
+        return f"attempt {attempt.number} came to {label(now.outcome)}"
+    if record.round != attempt.round:
         return "the job was restarted"
-    if row.outcome is not None:
-        return f"the job is decided: {row.outcome.kind}"
-    if row.attempt > attempt or (row.attempt == attempt and row.state is JobState.RETRYING):
-        return f"attempt {attempt} is over; its worker was lost or stopped"
+    if status.outcome is not None:
+        return f"the job is decided: {label(status.outcome)}"
+    if status.attempt > attempt.number or status.state is JobState.RETRYING:
+        return f"attempt {attempt.number} is over; its worker was lost or stopped"
     return None
 
 
-def find(summary: Summary, job: str) -> JobStatus:
-    """Returns the one job that words name: its id, whole words of it, or parts of it.
+def not_run(record: JobRecord) -> str:
+    """Returns why a job has no attempts."""
+    status = record.status
+    if status.outcome is None:
+        return (
+            f"{status.job.id} has not begun: it is {verdict(status)}; `opam-ci log -f` waits for it"
+        )
+    return f"{status.job.id} has no log: it came to {verdict(status)} without a run: {why(status)}"
 
-    Raises:
-        UsageError: They name none, or several.
-    """
-    words = job.split()
-    ways: tuple[Callable[[str], bool], ...] = (
-        lambda name: name == " ".join(words),
-        lambda name: all(word in name.split() for word in words),
-        lambda name: all(word in name for word in words),
+
+def no_log(record: JobRecord, attempt: AttemptRecord) -> str:
+    """Returns why an attempt has no log."""
+    which = f"attempt {attempt.number} of round {attempt.round} of {record.status.job.id}"
+    if attempt.outcome is None:
+        return f"nothing of the log of {which} is stored yet; `opam-ci log -f` waits for it"
+    words = why(record.status)
+    return f"{which} has no log (any more); it came to {label(attempt.outcome)}" + (
+        f": {words}" if words else ""
     )
-    for way in ways:
-        rows = [row for row in summary.jobs if way(row.job.id)]
-        if len(rows) == 1:
-            return rows[0]
-    some = ", ".join(row.job.id for row in (rows or summary.jobs)[:8])
-    raise UsageError(f"{job!r} matches {len(rows)} jobs; there are: {some}")
 
 
-def _write(log: bytes, *, as_json: bool) -> None:
+def _note(text: str) -> None:
+    print(f"opam-ci: {text}", file=sys.stderr)
+
+
+def _write(text: bytes, *, as_json: bool) -> None:
     """Writes a log to stdout; a terminal gets no escape codes, since a build wrote them."""
     if as_json:
-        typer.echo(json.dumps({"text": log.decode(errors="replace")}))
+        typer.echo(json.dumps({"text": text.decode(errors="replace")}))
         return
     if sys.stdout.isatty():
-        log = re.sub(rb"[\x00-\x08\x0b-\x1f\x7f]", b"", log)
-    sys.stdout.buffer.write(log)
+        text = re.sub(rb"[\x00-\x08\x0b-\x1f\x7f]", b"", text)
+    sys.stdout.buffer.write(text)
     sys.stdout.buffer.flush()

@@ -1,6 +1,7 @@
 """What the commands that look at checks and steer them share."""
 
 import contextlib
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -9,9 +10,12 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from temporalio.client import Client
+from rich.console import Console
+from rich.table import Table
+from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from opam_ci.cli.lookup import one_of
 from opam_ci.cli.watch import with_phases
 from opam_ci.clients.index import Index
 from opam_ci.core.errors import InfrastructureError, UsageError
@@ -24,22 +28,10 @@ TemporalOption = Annotated[
     str | None, typer.Option(help="Address of a Temporal server; default: the embedded one.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+_PIPE_WIDTH = 100_000
+"""Columns of what is no terminal: as good as endless."""
 _SPAN = re.compile(r"(\d{1,6})([mhd])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-
-
-def workflow_id_of(words: str) -> str:
-    """Returns the workflow id for `owner/repo#7`, `owner/repo/7` or a full id.
-
-    Raises:
-        UsageError: It is none of these.
-    """
-    found = re.fullmatch(r"(?:pr/)?([\w.-]+)/([\w.-]+)[#/]([\w.-]+)", words)
-    if found is None:
-        raise UsageError(
-            f"{words!r} names no pull request; write OWNER/REPO/NUMBER, as `opam-ci status` does"
-        )
-    return "pr/" + "/".join(found.groups())
 
 
 async def summary_of(client: Client, workflow_id: str) -> Summary:
@@ -55,6 +47,10 @@ async def summary_of(client: Client, workflow_id: str) -> Summary:
         return await with_phases(client, described, summary)
     except RPCError as error:
         raise explained(error, workflow_id) from error
+    except WorkflowQueryFailedError as error:
+        raise InfrastructureError(
+            f"the workflow {workflow_id} does not answer: {error}", cause=Cause.UNKNOWN
+        ) from error
 
 
 def explained(error: RPCError, workflow_id: str) -> UsageError | InfrastructureError:
@@ -95,9 +91,7 @@ def cause_of(word: str | None) -> Cause | None:
     Raises:
         UsageError: There is no such cause.
     """
-    if word is None or word in set(Cause):
-        return Cause(word) if word else None
-    raise UsageError(f"no cause {word!r}; there are: {', '.join(Cause)}")
+    return one_of(Cause, word, "cause")
 
 
 def moment(words: str, now: datetime) -> datetime:
@@ -122,6 +116,23 @@ def ago(at: datetime, now: datetime) -> str:
         if seconds >= size:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
+
+
+def print_table(table: Table) -> None:
+    """Prints a table: at a terminal as wide as that is, into a pipe with nothing cut."""
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, width=_PIPE_WIDTH, no_color=True).print(table)
+    for line in text.getvalue().splitlines():
+        typer.echo(line.rstrip())
+
+
+def printable(text: str) -> str:
+    """Returns text without control characters: log lines are hostile to terminals."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def print_json(value: BaseModel | dict[str, object]) -> None:

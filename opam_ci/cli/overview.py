@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from temporalio.client import Client
 
+from opam_ci.cli.lookup import find_testing, one_of, target_of, totals
 from opam_ci.cli.operate import (
     JsonOption,
     TemporalOption,
@@ -21,12 +21,17 @@ from opam_ci.cli.operate import (
     moment,
     opened_index,
     print_json,
+    print_table,
+    printable,
 )
 from opam_ci.cli.session import connected
-from opam_ci.clients.index import CURRENT, JobFilter, Place, RevisionFilter
+from opam_ci.clients.index import CURRENT, Index, JobFilter, Place, RevisionFilter
 from opam_ci.connection import is_live, pollers
 from opam_ci.core.errors import UsageError
+from opam_ci.core.job import JobKind
+from opam_ci.core.outcome import FailureReason
 from opam_ci.core.overview import WorkerRow
+from opam_ci.core.summary import Standing
 from opam_ci.core.text import CAUSE_WORDS, problems, verdict, why
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
@@ -64,7 +69,7 @@ def errors(as_json: JsonOption = False) -> None:
             f"{ago(group.last_at, now)} ago",
             escape(", ".join(hit[:_SHOWN]) + more),
         )
-    Console().print(table)
+    print_table(table)
 
 
 def workers(
@@ -125,7 +130,7 @@ async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
             (f"{row.faults} ({causes})" if causes else "0") if row else "0",
             f"{ago(row.last_seen_at, now)} ago" if row and row.last_seen_at else "never",
         )
-    Console().print(table)
+    print_table(table)
 
 
 async def _polling(client: Client, queues: list[str]) -> dict[str, dict[str, datetime]]:
@@ -142,7 +147,8 @@ def jobs(
         str | None, typer.Argument(help="OWNER/REPO/NUMBER; none for all.")
     ] = None,
     standing: Annotated[
-        str | None, typer.Option("--is", help="How it stands, such as errored, failed, passed.")
+        str | None,
+        typer.Option("--standing", "--is", help="How it stands, such as errored, failed, passed."),
     ] = None,
     cause: Annotated[str | None, typer.Option(help="Errored or retrying for this cause.")] = None,
     reason: Annotated[str | None, typer.Option(help="Failed for this reason.")] = None,
@@ -150,9 +156,13 @@ def jobs(
     platform: Annotated[str | None, typer.Option(help="On this platform.")] = None,
     package: Annotated[str | None, typer.Option(help="With or without its version.")] = None,
     revdep: Annotated[str | None, typer.Option(help="Of this reverse dependency.")] = None,
+    job: Annotated[str | None, typer.Option("--job", help="The job's id, in full.")] = None,
     worker: Annotated[str | None, typer.Option(help="Whose last attempt it ran.")] = None,
     since: Annotated[str | None, typer.Option(help="Changed since: 90m, 24h, 7d, a date.")] = None,
     until: Annotated[str | None, typer.Option(help="Changed before.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="At an older head; seven characters of its hash do.")
+    ] = None,
     all_heads: Annotated[
         bool, typer.Option("--all-heads", help="Not only current heads of open pull requests.")
     ] = False,
@@ -161,68 +171,74 @@ def jobs(
     after: Annotated[str | None, typer.Option(help="The next page of a listing.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Lists or counts jobs by outcome, cause, platform, package, worker and time."""
+    """Lists or counts jobs: of a pull request, or of all, by everything that is known of them."""
+    if head is not None and (pull_request is None or all_heads):
+        raise UsageError("--head is about one head of one pull request: give OWNER/REPO/NUMBER")
     now = datetime.now(UTC)
-    of = RevisionFilter() if all_heads else CURRENT
-    if pull_request is not None:
-        of = of.model_copy(update=_pull_request(pull_request))
     try:
         wanted = JobFilter.model_validate({
-            "of": of, "standing": standing, "cause": cause_of(cause), "failure_reason": reason,
-            "kind": kind, "platform": platform, "package": package, "revdep": revdep,
-            "worker": worker, "since": moment(since, now) if since else None,
+            "standing": one_of(Standing, standing, "standing"), "cause": cause_of(cause),
+            "failure_reason": one_of(FailureReason, reason, "reason"),
+            "kind": one_of(JobKind, kind, "kind"), "platform": platform, "package": package,
+            "revdep": revdep, "name": job, "worker": worker,
+            "since": moment(since, now) if since else None,
             "until": moment(until, now) if until else None,
         })  # fmt: skip
     except ValidationError as error:
         raise UsageError(problems(error)) from error
     with opened_index(Settings()) as index:
+        of = _of(index, pull_request, head, all_heads=all_heads)
+        wanted = wanted.model_copy(update={"of": of})
+        counts = index.counts(wanted)
         if count:
-            counts = index.counts(wanted)
-            found = {name: number for name, number in counts.model_dump().items() if number}
             if as_json:
                 print_json(counts)
             else:
-                typer.echo(", ".join(f"{n} {name}" for name, n in found.items()) or "no jobs")
+                typer.echo(totals(counts))
             return
         part = index.jobs(wanted, place=Place(limit=limit, after=after))
+        there = index.counts(JobFilter(of=of)) if not part.items else counts
     if as_json:
         for record in part.items:
             print_json(record)
         return
-    table = _table("pull request", "job", "platform", "outcome", "changed", "why")
+    if not part.items:
+        typer.echo("no jobs match" + (f"; there are: {totals(there)}" if there.total else ""))
+        return
+    typer.echo(f"{totals(counts)}; {len(part.items):,} shown")
+    table = _table("pull request", "job", "outcome", "changed", "why")
     for record in part.items:
         status = record.status
         table.add_row(
             escape(head_target(record.revision.repository, record.revision.target)),
-            escape(status.job.title),
-            escape(status.job.platform or "repository"),
+            escape(status.job.id),
             escape(verdict(status)),
             f"{ago(record.updated_at, now)} ago",
-            escape(why(status)),
+            escape(printable(why(status))),
         )
-    Console().print(table if part.items else "no jobs match")
+    print_table(table)
     if part.following is not None:
         typer.echo(f"more: --after {part.following}")
 
 
-def _pull_request(words: str) -> dict[str, object]:
-    """Reads OWNER/REPO/NUMBER, or OWNER/REPO/heads/BRANCH of a clone.
+def _of(
+    index: Index, pull_request: str | None, head: str | None, *, all_heads: bool
+) -> RevisionFilter:
+    """Returns which testings are meant.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: There is no such pull request, or no such head of it.
     """
-    owner, _, rest = words.removeprefix("pr/").replace("#", "/").partition("/")
-    repository, _, target = rest.partition("/")
-    if not (owner and repository and target):
-        raise UsageError(f"{words!r} names no pull request; write OWNER/REPO/NUMBER")
-    named: dict[str, object] = {"repository": f"{owner}/{repository}"}
-    if target.isdecimal():
-        return named | {"number": int(target)}
-    return named | {"branch": target.removeprefix("heads/")}
+    if pull_request is None:
+        return RevisionFilter() if all_heads else CURRENT
+    found = find_testing(index, target_of(pull_request), head).key
+    if all_heads:
+        return RevisionFilter(repository=found.repository, number=found.number, branch=found.branch)
+    return RevisionFilter(revision=found)
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     return table

@@ -3,8 +3,8 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import IO, Any, Protocol
 
 from rich.console import Console, Group
@@ -14,8 +14,16 @@ from rich.table import Table
 
 from opam_ci.core.packed import FOR_PEOPLE
 from opam_ci.core.result_text import standing
-from opam_ci.core.summary import BUILDS_NOTHING, JobState, JobStatus, Summary
-from opam_ci.core.text import group_lines, headline, verdict, why
+from opam_ci.core.summary import (
+    BUILDS_NOTHING,
+    UNDECIDED,
+    JobState,
+    JobStatus,
+    Standing,
+    Summary,
+    total,
+)
+from opam_ci.core.text import headline, hidden_lines, verdict, why, worst_first
 
 _STYLES = {
     "passed": "green",
@@ -29,6 +37,13 @@ _STYLES = {
 }
 
 
+_MOST_ROWS = 300
+"""Rows that are printed of a head: more than anybody reads, less than scrolls everything away."""
+
+_UNLISTED_INTERVAL = timedelta(seconds=10)
+"""How often the numbers of jobs without a row are printed."""
+
+
 def elapsed(status: JobStatus, now: datetime) -> str:
     """Returns how long a job has run, or ran, such as `1:05`; empty before it starts."""
     if status.started_at is None or status.state is JobState.QUEUED:
@@ -38,26 +53,22 @@ def elapsed(status: JobStatus, now: datetime) -> str:
     return f"{seconds // 60}:{seconds % 60:02d}"
 
 
-def table(summary: Summary, now: datetime, *, rows: int | None = None) -> Table:
+def table(rows: Sequence[JobStatus], now: datetime) -> Table:
     """Returns the matrix as a table that fits 80 columns; reasons stand below their jobs.
 
     Args:
-        summary: What to show.
+        rows: What to show.
         now: For the elapsed time of running jobs.
-        rows: How many rows fit; undecided and red ones come first when not all do.
     """
     result = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("job", "phase", "outcome"):
         result.add_column(name, no_wrap=True)
     for name in ("try", "time"):
         result.add_column(name, no_wrap=True, justify="right")
-    platforms = {status.job.platform for status in summary.shown if status.job.platform}
+    platforms = {status.job.platform for status in rows if status.job.platform}
     if len(platforms) > 1:
         result.add_column("platform", no_wrap=True)
-    shown: Iterable[JobStatus] = summary.shown
-    if rows is not None and len(summary.shown) > rows:
-        shown = sorted(summary.shown, key=_interest)[:rows]
-    for status in shown:
+    for status in rows:
         style = _STYLES[status.standing]
         result.add_row(
             escape(status.job.title),
@@ -70,19 +81,18 @@ def table(summary: Summary, now: datetime, *, rows: int | None = None) -> Table:
     return result
 
 
-def reasons(summary: Summary) -> list[str]:
+def chosen_rows(summary: Summary, most: int) -> Sequence[JobStatus]:
+    """Returns all rows of a head, or the first `most`, failures before anything else."""
+    return summary.jobs if len(summary.jobs) <= most else worst_first(summary.jobs)[:most]
+
+
+def reasons(rows: Sequence[JobStatus]) -> list[str]:
     """Returns a line for each job of which there is more to say than its outcome."""
     return [
         f"{escape(status.job.title)}: {escape(_printable(why(status)))}"
-        for status in summary.shown
+        for status in rows
         if why(status)
     ]
-
-
-def _interest(status: JobStatus) -> int:
-    order = ["failed", "errored", "retrying", "running", "queued"]
-    key = status.standing
-    return order.index(key) if key in order else len(order)
 
 
 def _printable(text: str) -> str:
@@ -114,9 +124,9 @@ class LiveView:
         """Redraws the table."""
         if not self._live.is_started:
             self._live.start()
-        rows = max(5, self._console.height - 6)
+        rows = chosen_rows(summary, max(5, self._console.height - 6))
         now = datetime.now(UTC)
-        self._live.update(Group(table(summary, now, rows=rows), "", escape(headline(summary))))
+        self._live.update(Group(table(rows, now), "", escape(headline(summary))))
 
     def stop(self) -> None:
         """Shows the cursor again."""
@@ -129,55 +139,113 @@ class LiveView:
         print_summary(self._console, summary)
 
 
+class _Printed:
+    """What was printed so far: the last line of every job that had a row, and how many had none.
+
+    Rows come and go between one state and the next: a large head has rows of some jobs only.
+
+    Args:
+        line: Returns the line of a row.
+    """
+
+    def __init__(self, line: Callable[[JobStatus], str]) -> None:
+        self._line = line
+        self._lines: dict[str, str] = {}
+        self._standings: dict[str, Standing] = {}
+        self._numbers: Counter[Standing] = Counter()
+        self._unlisted: dict[str, int] = {}
+        self._unlisted_at: datetime | None = None
+
+    def changes(self, summary: Summary) -> Iterator[tuple[JobStatus, str]]:
+        """Yields the rows whose line is another one than before, with it."""
+        for row in summary.jobs:
+            line = self._line(row)
+            if self._lines.get(row.job.id) == line:
+                continue
+            self._lines[row.job.id] = line
+            if (before := self._standings.get(row.job.id)) is not None:
+                self._numbers[before] -= 1
+            self._standings[row.job.id] = row.standing
+            self._numbers[row.standing] += 1
+            yield row, line
+
+    def unlisted(self, summary: Summary, now: datetime, *, at_once: bool) -> dict[str, int]:
+        """Returns how many jobs were decided without a line; empty if that is not due.
+
+        Args:
+            summary: The true numbers.
+            now: The time.
+            at_once: Whether changed numbers are due before the interval is over.
+        """
+        counts = total(summary.tallies)
+        numbers = {
+            standing.value: number
+            for standing in Standing
+            if standing not in UNDECIDED
+            and (number := getattr(counts, standing) - self._numbers[standing]) > 0
+        }
+        is_early = self._unlisted_at is not None and now - self._unlisted_at < _UNLISTED_INTERVAL
+        if numbers == self._unlisted or (is_early and not at_once):
+            return {}
+        self._unlisted, self._unlisted_at = numbers, now
+        return numbers
+
+
 class LineView:
     """One line for each change, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said: dict[str, str] = {}
+        self._printed = _Printed(_line)
 
     def show(self, summary: Summary) -> None:
-        """Prints a line for every job that changed since the last time."""
-        for status in summary.shown:
-            phase = f" ({status.phase})" if status.phase and status.outcome is None else ""
-            line = f"{status.job.id}: {verdict(status)}{phase}"
-            if status.outcome is not None or status.state is JobState.RETRYING:
-                line += f": {_printable(why(status))}" if why(status) else ""
-            if self._said.get(status.job.id) != line:
-                self._said[status.job.id] = line
-                self._console.out(f"{datetime.now(UTC):%H:%M:%S} {line}", highlight=False)
+        """Prints a line for every row that changed since the last time."""
+        self._show(summary, at_once=False)
+
+    def _show(self, summary: Summary, *, at_once: bool) -> None:
+        now = datetime.now(UTC)
+        for _, line in self._printed.changes(summary):
+            self._console.out(f"{now:%H:%M:%S} {line}", highlight=False)
+        if unlisted := self._printed.unlisted(summary, now, at_once=at_once):
+            words = ", ".join(f"{number} {word}" for word, number in unlisted.items())
+            self._console.out(f"{now:%H:%M:%S} other jobs: {words}", highlight=False)
 
     def stop(self) -> None:
         """Has nothing to give back."""
 
     def close(self, summary: Summary) -> None:
         """Prints the table."""
-        self.show(summary)
+        self._show(summary, at_once=True)
         self._console.out("")
         print_summary(self._console, summary)
 
 
 class JsonView:
-    """JSON lines: `{"event": "job", …}` for each change, `{"event": "summary", …}` at the end."""
+    """JSON lines: `{"event": "job", …}` for each change, `{"event": "summary", …}` at the end.
+
+    `{"event": "unlisted", …}` has the numbers of jobs that were decided without such a line.
+    """
 
     def __init__(self, stream: IO[str] = sys.stdout) -> None:
         self._stream = stream
-        self._said: dict[str, str] = {}
+        self._printed = _Printed(JobStatus.model_dump_json)
 
     def show(self, summary: Summary) -> None:
-        """Prints a line for every job that changed since the last time."""
-        for status in summary.shown:
-            text = status.model_dump_json()
-            if self._said.get(status.job.id) != text:
-                self._said[status.job.id] = text
-                self._print({"event": "job", "id": status.job.id} | json.loads(text))
+        """Prints a line for every row that changed since the last time."""
+        self._show(summary, at_once=False)
+
+    def _show(self, summary: Summary, *, at_once: bool) -> None:
+        for row, text in self._printed.changes(summary):
+            self._print({"event": "job", "id": row.job.id} | json.loads(text))
+        if unlisted := self._printed.unlisted(summary, datetime.now(UTC), at_once=at_once):
+            self._print({"event": "unlisted", "counts": unlisted})
 
     def stop(self) -> None:
         """Has nothing to give back."""
 
     def close(self, summary: Summary) -> None:
         """Prints the whole state."""
-        self.show(summary)
+        self._show(summary, at_once=True)
         self._print({"event": "summary"} | whole_state(summary))
 
     def _print(self, value: object) -> None:
@@ -185,24 +253,38 @@ class JsonView:
 
 
 def whole_state(summary: Summary) -> dict[str, Any]:
-    """Returns the whole state as JSON: `counts` of builds and tests, the rest in `apart`."""
-    apart = {
-        kind.value: dict(Counter(row.standing for row in summary.jobs if row.job.kind is kind))
-        for kind in BUILDS_NOTHING
-    }
+    """Returns the whole state as JSON: `counts` of builds and tests, the rest in `apart`.
+
+    `total` is the number of jobs; `jobs` has only those that explain the state if there are many.
+    """
+    apart: dict[str, Counter[str]] = {}
+    for each in summary.tallies:
+        if each.kind in BUILDS_NOTHING:
+            apart.setdefault(each.kind.value, Counter())[each.standing.value] += each.number
     return {
         "state": summary.state.value,
         "result": standing(summary),
         "counts": summary.ran.model_dump(),
-        "apart": {kind: counts for kind, counts in apart.items() if counts},
+        "apart": apart,
+        "total": summary.counts.total,
         **json.loads(summary.model_dump_json(context=FOR_PEOPLE)),
     }
 
 
+def _line(status: JobStatus) -> str:
+    """Returns the line that is printed of a job when it changed."""
+    phase = f" ({status.phase})" if status.phase and status.outcome is None else ""
+    line = f"{status.job.id}: {verdict(status)}{phase}"
+    if (status.outcome is not None or status.state is JobState.RETRYING) and why(status):
+        line += f": {_printable(why(status))}"
+    return line
+
+
 def print_summary(console: Console, summary: Summary) -> None:
-    """Prints the whole matrix and its one-line result."""
-    console.print(table(summary, datetime.now(UTC)))
-    for line in [*map(escape, group_lines(summary)), "", *reasons(summary)]:
+    """Prints the matrix, the numbers of what it leaves out, and the one-line result."""
+    rows = chosen_rows(summary, _MOST_ROWS)
+    console.print(table(rows, datetime.now(UTC)))
+    for line in [*map(escape, hidden_lines(summary, rows)), "", *reasons(rows)]:
         console.print(line, soft_wrap=True)
     console.print(escape(headline(summary)))
     for notice in summary.notices:

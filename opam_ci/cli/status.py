@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from temporalio.client import Client, WorkflowExecution
 
-from opam_ci.cli.operate import JsonOption, TemporalOption, summary_of, workflow_id_of
+from opam_ci.cli.lookup import target_of
+from opam_ci.cli.operate import JsonOption, TemporalOption, print_table, summary_of
 from opam_ci.cli.render import print_summary, whole_state
 from opam_ci.cli.session import connected
 from opam_ci.settings import Settings
@@ -34,7 +35,7 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
     if pull_request is None:
         await _list(client, as_json=as_json)
         return
-    summary = await summary_of(client, workflow_id_of(pull_request))
+    summary = await summary_of(client, target_of(pull_request).workflow_id)
     if as_json:
         typer.echo(json.dumps(whole_state(summary), ensure_ascii=False))
     else:
@@ -58,7 +59,10 @@ async def _list(client: Client, *, as_json: bool) -> None:
     for execution in found:
         values = _values(execution)
         table.add_row(*(str(values[key]) for key in values))
-    Console().print(table if found else "no checks yet; `opam-ci check --help` tells how to start")
+    if found:
+        print_table(table)
+    else:
+        typer.echo("no checks yet; `opam-ci check --help` tells how to start")
 
 
 def _values(execution: WorkflowExecution) -> dict[str, Any]:

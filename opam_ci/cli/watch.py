@@ -113,13 +113,8 @@ async def with_phases(
             for pending in answer.raw_description.pending_activities:
                 running[pending.activity_id] = _facts(client, pending)
 
-    def merged(rows: tuple[JobStatus, ...]) -> tuple[JobStatus, ...]:
-        return tuple(_merge(row, running.get(activity_id(row))) for row in rows)
-
-    groups = tuple(
-        group.model_copy(update={"shown": merged(group.shown)}) for group in summary.groups
-    )
-    return summary.model_copy(update={"jobs": merged(summary.jobs), "groups": groups})
+    rows = tuple(_merge(row, running.get(activity_id(row, summary.head))) for row in summary.jobs)
+    return summary.model_copy(update={"jobs": rows})
 
 
 def never_back(summary: Summary, shown: dict[str, JobStatus]) -> Summary:
@@ -132,27 +127,20 @@ def never_back(summary: Summary, shown: dict[str, JobStatus]) -> Summary:
         summary: As it is now.
         shown: The rows that were shown last, by job id; brought up to date.
     """
-
-    def steady(rows: tuple[JobStatus, ...]) -> tuple[JobStatus, ...]:
-        result = []
-        for row in rows:
-            before = shown.get(row.job.id)
-            seems_queued = row.outcome is None and row.state is JobState.QUEUED
-            if (
-                before is not None
-                and seems_queued
-                and before.state is JobState.RUNNING
-                and (row.round, row.attempt) <= (before.round, before.attempt)
-            ):
-                row = before  # noqa: PLW2901 - the row that is shown
-            shown[row.job.id] = row
-            result.append(row)
-        return tuple(result)
-
-    groups = tuple(
-        group.model_copy(update={"shown": steady(group.shown)}) for group in summary.groups
-    )
-    return summary.model_copy(update={"jobs": steady(summary.jobs), "groups": groups})
+    rows = []
+    for row in summary.jobs:
+        before = shown.get(row.job.id)
+        if (
+            before is not None
+            and row.state is JobState.QUEUED
+            and before.state is JobState.RUNNING
+            and (row.round, row.attempt) <= (before.round, before.attempt)
+        ):
+            row = before  # noqa: PLW2901 - the row that is shown
+        rows.append(row)
+    shown.clear()
+    shown.update((row.job.id, row) for row in rows)
+    return summary.model_copy(update={"jobs": tuple(rows)})
 
 
 def _facts(client: Client, pending: Any) -> dict[str, object]:
@@ -180,7 +168,8 @@ def _merge(row: JobStatus, facts: dict[str, object] | None) -> JobStatus:
         return row
     if facts is None:
         # The workflow has handed it to nobody yet, or waits for the job before it.
-        return row.model_copy(update={"state": JobState.QUEUED}) if row.job.platform else row
+        is_early = row.state is JobState.RUNNING and row.job.platform
+        return row.model_copy(update={"state": JobState.QUEUED}) if is_early else row
     if row.state is JobState.RETRYING and facts["state"] is JobState.QUEUED:
         return row
     return row.model_copy(update=facts)

@@ -102,6 +102,12 @@ class Revdep(Frozen):
     has_tests: bool
 
 
+class RevdepList(Frozen):
+    """What is stored of a listing: sorted, each package once."""
+
+    revdeps: tuple[Revdep, ...]
+
+
 class BuildReport(Frozen):
     """What a runner hands to the judge.
 

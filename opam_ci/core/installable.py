@@ -1,21 +1,24 @@
 """Whether a package can be installed anywhere: decided where all platforms' rows meet."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Failed, FailureReason, Outcome, Skipped, SkipReason
-from opam_ci.core.summary import JobStatus
+from opam_ci.core.summary import JobStatus, PlatformStanding, Standing
 
 Unavailable = Literal["skip", "fail"]
 """What a package is that `available:` excludes from every platform: a skip, or a failure."""
 
 _NOT_INSTALLABLE = frozenset({SkipReason.NO_SOLUTION, SkipReason.DEPEXT_UNAVAILABLE})
 
+SAYS_NOT_INSTALLABLE = _NOT_INSTALLABLE | {SkipReason.UNAVAILABLE}
+"""Skips that say of a platform that the package cannot be installed on it."""
+
 
 def installable_nowhere(
-    rows: Iterable[JobStatus], packages: Collection[str], unavailable: Unavailable
+    rows: Iterable[JobStatus], unavailable: Unavailable
 ) -> Iterator[tuple[Job, Failed]]:
     """Yields the builds that are a failure, since no platform can install their package.
 
@@ -23,20 +26,19 @@ def installable_nowhere(
     a skip for another reason (a failure that is accepted, an offline mirror) proves nothing.
 
     Args:
-        rows: Of all platforms.
-        packages: Which to decide.
+        rows: Of all platforms, and of each package that is to be decided.
         unavailable: What those are that are available on no platform; where one platform says
             that the package is not installable, those that say unavailable stay skips.
     """
     builds: dict[str, list[JobStatus]] = defaultdict(list)
     for row in rows:
-        if row.job.kind is JobKind.BUILD and row.job.package in packages:
+        if row.job.kind is JobKind.BUILD:
             builds[row.job.package].append(row)
     for of_package in builds.values():
         reasons = {_says(row.outcome) for row in of_package}
         if reasons == {SkipReason.UNAVAILABLE}:
             taken = reasons if unavailable == "fail" else set()
-        elif reasons <= {*_NOT_INSTALLABLE, SkipReason.UNAVAILABLE, FailureReason.NOT_INSTALLABLE}:
+        elif reasons <= {*SAYS_NOT_INSTALLABLE, FailureReason.NOT_INSTALLABLE}:
             taken = set(_NOT_INSTALLABLE)
         else:
             continue
@@ -44,6 +46,16 @@ def installable_nowhere(
             if isinstance(row.outcome, Skipped) and row.outcome.reason in taken:
                 evidence = row.outcome.evidence
                 yield row.job, Failed(reason=FailureReason.NOT_INSTALLABLE, evidence=evidence)
+
+
+def may_be_installable_nowhere(standing: PlatformStanding) -> bool:
+    """Whether a platform has builds that all platforms together may turn into failures."""
+    return any(
+        each.kind is JobKind.BUILD
+        and each.standing is Standing.SKIPPED
+        and each.why in {*_NOT_INSTALLABLE, SkipReason.UNAVAILABLE}
+        for each in standing.counts
+    )
 
 
 def is_not_installable(outcome: Outcome | None) -> bool:

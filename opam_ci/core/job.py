@@ -12,6 +12,7 @@ class JobKind(StrEnum):
     """What a job does with its package."""
 
     ANALYSIS = "analysis"
+    IMAGE = "image"
     LINT = "lint"
     BUILD = "build"
     TEST = "test"
@@ -54,7 +55,7 @@ class Job(Frozen):
     Attributes:
         platform: Platform name such as `debian-13-ocaml-5.3/amd64`; empty for the
             repository jobs (analysis, lint) that belong to no platform.
-        package: Full package name such as `cppo.1.8.0`; empty for analysis.
+        package: Full package name such as `cppo.1.8.0`; empty for analysis and image.
         kind: What to do.
         revdep: The reverse dependency to build against `package`, both at exactly their
             versions; for the kinds of `REVDEP_KINDS` only.
@@ -83,6 +84,8 @@ class Job(Frozen):
         match self.kind:
             case JobKind.ANALYSIS:
                 return "analysis"
+            case JobKind.IMAGE:
+                return "image"
             case JobKind.REVDEP:
                 return f"{self.revdep} with {self.package}"
             case JobKind.REVDEP_TEST:

@@ -1,4 +1,4 @@
-"""What workflows and activities say to each other. Small: logs and lists travel as references."""
+"""What activities are told, and what they answer. Small: logs and lists travel as references."""
 
 from datetime import datetime
 from typing import Annotated
@@ -7,23 +7,22 @@ from pydantic import AwareDatetime, Field
 
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, Packages
 from opam_ci.core.build import BuildSpec, RepositoryRef
-from opam_ci.core.github.origin import Known
-from opam_ci.core.github.pace import Posted
-from opam_ci.core.job import Phase
+from opam_ci.core.installable import Unavailable
+from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Outcome
+from opam_ci.core.outcome import CancelledBy, Outcome
 from opam_ci.core.packed import Packed
 from opam_ci.core.platforms import Platform
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import (
-    CheckOptions,
+    JobSelector,
     PullRequestRef,
     RestartAsker,
     RestartSelector,
     Revision,
 )
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import Fault, JobGroup, Rows
+from opam_ci.core.summary import Fault, PlatformStanding
 
 
 class JobContext(Frozen):
@@ -74,6 +73,13 @@ class RepositoryTask(Frozen):
     packages: tuple[ChangedPackage, ...] = ()
     merge_tree: str | None = None
 
+    @property
+    def job(self) -> str:
+        """Id of the job that the attempt is told of by; lint is told of by its first package."""
+        if not self.packages:
+            return JobKind.ANALYSIS.value
+        return f"{JobKind.LINT} {self.packages[0].package}"
+
 
 class LintVerdict(Frozen):
     """What lint says of one package."""
@@ -95,9 +101,6 @@ class AnalysisReport(Frozen):
     Attributes:
         analysis: What the change is.
         repository: The merged repository in the store, None where nothing is to be built.
-        platforms: Those to build on, with their images by digest, from workers that found them
-            in the analysis; since then each PlatformWorkflow finds its own.
-        notices: What people should know of these.
         report: How the attempt ended.
         base: Commit into which the head was merged, where the activity chose it itself:
             the newest one of the base branch on GitHub.
@@ -105,8 +108,6 @@ class AnalysisReport(Frozen):
 
     analysis: Analysis
     repository: RepositoryRef | None
-    platforms: tuple[Platform, ...] = ()
-    notices: tuple[str, ...] = ()
     report: "JobReport"
     base: str | None = None
 
@@ -116,10 +117,12 @@ class ImageTask(Frozen):
 
     Attributes:
         context: To whom it belongs.
+        job: Id of the job.
         image: An image by tag.
     """
 
     context: JobContext
+    job: str
     image: str
 
 
@@ -129,17 +132,19 @@ class ImageReport(Frozen):
     Attributes:
         image: The image by digest, None if its registry does not have it for us.
         notice: Why not.
+        report: How the attempt ended.
     """
 
     image: str | None = None
     notice: str | None = None
+    report: "JobReport"
 
 
 class Listing(Frozen):
     """The reverse dependencies that a `list-revdeps` job found, as an artifact.
 
     Attributes:
-        key: Artifact key of the list: `core.revdeps.RevdepList` as JSON.
+        key: Artifact key of the list: `core.build.RevdepList` as JSON.
         revdeps: How many there are: each is built.
         tested: How many of them have tests that are to run.
     """
@@ -198,187 +203,148 @@ class JobHeartbeat(Frozen):
     fault: Fault | None = None
 
 
-class AttemptFaulted(Frozen):
-    """Signal: an attempt met an infrastructure fault.
+class QueuedJob(Frozen):
+    """A job that the index says is to run.
 
     Attributes:
-        job: Id of the job; for repository jobs its kind, since one attempt of lint
-            stands for all packages.
-        round: Of which round.
-        fault: What happened.
-        next_attempt_at: When the next attempt comes, None if this was the last.
+        job: Which.
+        round: In which round.
+        automatic: What restarts of it have cost since somebody last asked for one.
+        needs: Id of the job that must pass first; None for none.
+        waits: Whether that job is undecided, as the index knows it.
+        comes_to: What the job comes to without being run, if the job that it needs came to
+            something else than passed.
     """
 
-    job: str
-    round: int
-    fault: Fault
-    next_attempt_at: datetime | None = None
-
-
-class AttemptStarted(Frozen):
-    """Signal: an attempt after the first has begun.
-
-    Attributes:
-        job: As in `AttemptFaulted`.
-        round: Of which round.
-        attempt: Its number.
-        worker: Who runs it.
-        at: When.
-        previous: Last heartbeat of the attempts before. Where no fault is known for the
-            attempt before this one, its worker was lost.
-    """
-
-    job: str
-    round: int
-    attempt: int
-    worker: str
-    at: datetime
-    previous: JobHeartbeat | None = None
-
-
-class RevdepsRestart(Frozen):
-    """Jobs of a group that are to run again.
-
-    Attributes:
-        group: How the group stands.
-        selector: Which of its jobs.
-    """
-
-    group: JobGroup
-    selector: RestartSelector
-
-
-class PlatformInput(Frozen):
-    """Input of PlatformWorkflow.
-
-    Attributes:
-        pull_request: To whom the jobs belong.
-        head: Commit under test.
-        opened_at: When the testing of this head began.
-        parent: Workflow that is told of progress; None for a benchmark.
-        platform: Where to build.
-        repository: With which packages.
-        options: How.
-        jobs: What to run, as queued rows; a job whose dependency is not among them starts
-            at once.
-        submitted: Packages that the pull request itself builds.
-        rounds: Of each package whose reverse dependencies were listed before, the highest
-            round of their jobs.
-        revdeps: Jobs on reverse dependencies to run again.
-    """
-
-    pull_request: PullRequestRef
-    head: str
-    opened_at: AwareDatetime
-    parent: str | None
-    platform: Platform
-    repository: RepositoryRef
-    options: CheckOptions
-    jobs: Rows
-    submitted: tuple[str, ...] = ()
-    rounds: dict[str, int] = Field(default_factory=dict)
-    revdeps: tuple[RevdepsRestart, ...] = ()
-
-
-class PlatformProgress(Frozen):
-    """Signal from a PlatformWorkflow to its parent: rows that changed.
-
-    Attributes:
-        head: Of which head: late words about a superseded one are ignored.
-        workflow_id: Who says it.
-        jobs: The rows.
-        groups: Groups of jobs that came to be, told of together with the listing's row: a
-            moment at which the listing is decided and its jobs unknown would look green.
-        done: Whether the child has nothing more to say.
-        platform: The platform with its image by digest, if the child had to look that up: later
-            jobs of the head use the same one.
-        notice: What people should know of the image.
-    """
-
-    head: str
-    workflow_id: str
-    jobs: Rows
-    groups: tuple[JobGroup, ...] = ()
-    done: bool = False
-    platform: Platform | None = None
-    notice: str | None = None
-
-
-class RevdepsProgress(Frozen):
-    """Signal from a RevdepsWorkflow to the PullRequestWorkflow: how its group stands.
-
-    Attributes:
-        head: Of which head.
-        workflow_id: Who says it.
-        group: The group.
-        done: Whether the workflow has nothing more to say.
-    """
-
-    head: str
-    workflow_id: str
-    group: JobGroup
-    done: bool = False
-
-
-class RestartWaiting(Frozen):
-    """Signal to a PlatformWorkflow: start these jobs at once instead of after their backoff.
-
-    Attributes:
-        jobs: Their ids.
-        asker: Who wants that.
-    """
-
-    jobs: tuple[str, ...]
-    asker: RestartAsker = RestartAsker.PERSON
-
-
-class RunningChild(Frozen):
-    """A PlatformWorkflow under way, and the ids of the jobs it runs."""
-
-    workflow_id: str
-    jobs: Annotated[tuple[str, ...], Packed()]
-
-
-class PullRequestInput(Frozen):
-    """Input of PullRequestWorkflow, and what it carries over when it continues as new.
-
-    Attributes:
-        pull_request: Which.
-        revision: The head it works on, None until the first `head_changed`.
-        opened_at: When the testing of this head began.
-        sequence: Number of the last record written to the index.
-        jobs: Job rows so far, when it continues as new within one head.
-        packages: What the analysis found.
-        merge_tree: The merged tree.
-        repository: The merged repository in the store.
-        platforms: Those to build on, with their images by digest where they were found.
-        planned: Whether the job list is complete.
-        automatic: What restarts of the head have cost since somebody last asked for one.
-        batch: How many batches of PlatformWorkflows were started for this head.
-        running: PlatformWorkflows under way.
-        groups: Jobs on reverse dependencies, as numbers.
-        notices: Things to know that are no verdict.
-        known: The newest that GitHub said of the pull request.
-        posted: By context, what GitHub was told last.
-    """
-
-    pull_request: PullRequestRef
-    revision: Revision | None = None
-    opened_at: AwareDatetime | None = None
-    sequence: int = 0
-    jobs: Rows = ()
-    packages: Packages = ()
-    merge_tree: str | None = None
-    repository: RepositoryRef | None = None
-    platforms: tuple[Platform, ...] = ()
-    planned: bool = False
+    job: Job
+    round: int = Field(ge=1)
     automatic: int = 0
-    batch: int = 0
-    running: tuple[RunningChild, ...] = ()
-    groups: tuple[JobGroup, ...] = ()
-    notices: tuple[str, ...] = ()
-    known: Known | None = None
-    posted: dict[str, Posted] = Field(default_factory=dict)
+    needs: str | None = None
+    waits: bool = False
+    comes_to: Outcome | None = None
+
+
+class JobPage(Frozen):
+    """Some of a platform's queued jobs; `following` is None on the last page."""
+
+    jobs: Annotated[tuple[QueuedJob, ...], Packed()]
+    following: str | None = None
+
+
+class PlanJobs(Frozen):
+    """Input of the activity that puts the jobs of a head into the index.
+
+    Attributes:
+        key: The testing.
+        packages: What the analysis found.
+        platforms: Where to build.
+        round: In which round: jobs that were decided in an earlier one run again.
+        asker: Who asked for that, None for nobody.
+    """
+
+    key: RevisionKey
+    packages: Packages
+    platforms: tuple[Platform, ...]
+    round: int
+    asker: RestartAsker | None = None
+
+
+class PlanRevdeps(Frozen):
+    """Input of the activity that puts the jobs on reverse dependencies into the index.
+
+    Attributes:
+        key: The testing.
+        platform: Name of the platform.
+        package: Whose reverse dependencies.
+        listing: Key of the list in the store.
+        round: As in `PlanJobs`.
+    """
+
+    key: RevisionKey
+    platform: str
+    package: str
+    listing: str
+    round: int
+
+
+class TakeJobs(Frozen):
+    """Input of the activity that reads which jobs of a platform are next.
+
+    Attributes:
+        key: The testing.
+        platform: Name of the platform; empty for lint.
+        limit: How many at most.
+        after: The `following` of the page before; None for the first.
+    """
+
+    key: RevisionKey
+    platform: str
+    limit: int
+    after: str | None = None
+
+
+class CountJobs(Frozen):
+    """Input of the activity that counts the jobs of platforms, and reads rows that explain them.
+
+    Attributes:
+        key: The testing.
+        platforms: Names of the platforms; an empty name for analysis and lint.
+        excluding: Ids of jobs that the asker counts itself.
+    """
+
+    key: RevisionKey
+    platforms: tuple[str, ...]
+    excluding: Annotated[tuple[str, ...], Packed()] = ()
+
+
+class PlatformStandings(Frozen):
+    """How the jobs of some platforms stand."""
+
+    platforms: tuple[PlatformStanding, ...] = ()
+
+
+class ChangeJobs(Frozen):
+    """Input of the activities that restart or cancel jobs in the index.
+
+    Attributes:
+        key: The testing.
+        selector: Which jobs: a restart's takes decided ones, a cancel's undecided ones.
+        round: The round of a restart: jobs that have it already are taken by this very restart.
+        by: Who cancels.
+        preview: Whether only to say what would be taken.
+    """
+
+    key: RevisionKey
+    selector: RestartSelector | JobSelector
+    round: int = 0
+    by: CancelledBy = "request"
+    preview: bool = False
+
+
+class SettleJobs(Frozen):
+    """Input of the activity that decides whatever nobody runs any more.
+
+    Attributes:
+        key: The testing.
+        outcome: What undecided jobs come to.
+        platforms: Names of the platforms; None for all.
+    """
+
+    key: RevisionKey
+    outcome: Outcome
+    platforms: tuple[str, ...] | None = None
+
+
+class ConcludeJobs(Frozen):
+    """Input of the activity that decides what only all platforms together can decide.
+
+    Attributes:
+        key: The testing.
+        unavailable: What packages are that are available on no platform.
+    """
+
+    key: RevisionKey
+    unavailable: Unavailable
 
 
 def revision_key(pull_request: PullRequestRef, head: str, opened_at: datetime) -> RevisionKey:

@@ -166,6 +166,10 @@ class Errored(Frozen):
     evidence: Evidence
 
 
+CancelledBy = Literal["superseded", "closed", "request"]
+"""Who stops jobs: a newer head, the end of the pull request, or somebody who asked for it."""
+
+
 class Cancelled(Frozen):
     """Stopped on request; says nothing about the package.
 
@@ -174,7 +178,7 @@ class Cancelled(Frozen):
     """
 
     kind: Literal["cancelled"] = "cancelled"
-    by: Literal["superseded", "closed", "request"]
+    by: CancelledBy
 
 
 Outcome = Annotated[Passed | Failed | Skipped | Errored | Cancelled, Field(discriminator="kind")]

@@ -1,10 +1,12 @@
 """From an analysis to the jobs of each platform."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
-from opam_ci.core.installable import is_not_installable
+from opam_ci.core.build import Revdep
+from opam_ci.core.images import is_pinned
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import (
     Cancelled,
     Errored,
@@ -17,7 +19,6 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.platforms import Platform
-from opam_ci.core.summary import JobStatus
 
 BUILT_KINDS = frozenset(
     {ChangeKind.NEW_PACKAGE, ChangeKind.NEW_RELEASE, ChangeKind.SIGNIFICANTLY_CHANGED}
@@ -27,6 +28,18 @@ BUILT_KINDS = frozenset(
 
 ANALYSIS = Job(platform="", package="", kind=JobKind.ANALYSIS)
 """The one analysis job of a head."""
+
+
+class PlannedJob(Frozen):
+    """A job on its way into the index.
+
+    Attributes:
+        job: Which.
+        needs: The job that must pass first.
+    """
+
+    job: Job
+    needs: Job | None = None
 
 
 def lint_job(package: str) -> Job:
@@ -62,6 +75,27 @@ def platform_jobs(packages: Iterable[ChangedPackage], platform: Platform) -> tup
     )
 
 
+def planned_jobs(analysis: Analysis, platforms: Iterable[Platform]) -> Iterator[PlannedJob]:
+    """Yields lint and all jobs of the platforms that are known before anything ran.
+
+    A platform whose image has no digest yet begins with a job that finds it.
+
+    Args:
+        analysis: What the change is.
+        platforms: Where to build; none for lint alone.
+    """
+    for job in lint_jobs(analysis):
+        yield PlannedJob(job=job)
+    for platform in platforms:
+        jobs = platform_jobs(analysis.packages, platform)
+        image = None
+        if jobs and not is_pinned(platform):
+            image = Job(platform=platform.name, package="", kind=JobKind.IMAGE)
+            yield PlannedJob(job=image)
+        for job in jobs:
+            yield PlannedJob(job=job, needs=depends_on(job) or image)
+
+
 def depends_on(job: Job) -> Job | None:
     """Returns the job that must pass first: whatever repeats a build waits for the plain one."""
     if job.kind is JobKind.REVDEP_TEST:
@@ -71,38 +105,36 @@ def depends_on(job: Job) -> Job | None:
     return None
 
 
+def revdep_jobs(platform: str, package: str, revdeps: Iterable[Revdep]) -> Iterator[PlannedJob]:
+    """Yields the jobs on reverse dependencies: of each its build, then its tests if it has any."""
+    for revdep in revdeps:
+        kinds = (JobKind.REVDEP, JobKind.REVDEP_TEST) if revdep.has_tests else (JobKind.REVDEP,)
+        for kind in kinds:
+            job = Job(platform=platform, package=package, kind=kind, revdep=revdep.package)
+            yield PlannedJob(job=job, needs=depends_on(job))
+
+
+RANKS = {
+    JobKind.ANALYSIS: 0,
+    JobKind.IMAGE: 0,
+    JobKind.LINT: 1,
+    JobKind.BUILD: 2,
+    JobKind.TEST: 3,
+    JobKind.LOWER_BOUNDS: 4,
+    JobKind.LIST_REVDEPS: 4,
+    JobKind.REVDEP: 5,
+    JobKind.REVDEP_TEST: 5,
+}
+"""Which kinds of jobs a platform's workflow takes first: whatever others wait for comes before
+them, and a reverse dependency's tests right behind its build."""
+
 FOLLOWED = frozenset({"build-errored", "build-not-passed"})
 """Rules of outcomes that a job has only because of the job it depends on."""
 
 
-def with_dependents(
-    chosen: Iterable[JobStatus], rows: Iterable[JobStatus]
-) -> tuple[JobStatus, ...]:
-    """Returns the chosen rows and those whose outcome only followed from a chosen one.
-
-    That a package is installable nowhere followed from its builds on all platforms: one of them
-    alone would leave the verdicts of the others without a ground.
-
-    Args:
-        chosen: Rows to run again.
-        rows: All rows.
-    """
-    rows = tuple(rows)
-    taken = {row.job.id: row for row in chosen}
-    again = {row.job.package for row in taken.values() if row.job.kind is JobKind.BUILD}
-    for row in rows:
-        if row.job.package in again and is_not_installable(row.outcome):
-            taken[row.job.id] = row
-    for row in rows:
-        needed = depends_on(row.job)
-        if (
-            needed is not None
-            and needed.id in taken
-            and row.outcome is not None
-            and (row.outcome.kind == "cancelled" or row.outcome.evidence.rule in FOLLOWED)
-        ):
-            taken[row.job.id] = row
-    return tuple(taken.values())
+def follows(outcome: Outcome | None) -> bool:
+    """Whether a job has its outcome only because of the job it depends on."""
+    return outcome is not None and outcome.kind != "cancelled" and outcome.evidence.rule in FOLLOWED
 
 
 def outcome_after(came_to: Outcome | None, needed: Job) -> Outcome | None:

@@ -1,28 +1,19 @@
-"""From the job matrix to the rows of the index."""
+"""Changed rows of the job matrix, on their way to the index."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from functools import cached_property
 
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Errored, Evidence, Outcome
-from opam_ci.core.records import (
-    AttemptRecord,
-    JobRecord,
-    RecordBatch,
-    RevisionKey,
-    RevisionRecord,
-)
-from opam_ci.core.summary import Fault, JobState, JobStatus, Rows, Summary
+from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.summary import JobStatus, Rows, Summary
 
 
 class RowBatch(Frozen):
     """Changed rows of one testing, on their way to the index.
 
-    A row makes two records of the index, each with all that the row has: they are made where
-    they are written.
+    A row makes rows of the index: one of its job, and one of each attempt of the row's round.
 
     Attributes:
         key: The testing.
@@ -39,24 +30,6 @@ class RowBatch(Frozen):
     sequence: int = Field(ge=0)
     updated_at: AwareDatetime
     pools: dict[str, str] = Field(default_factory=dict)
-
-    @cached_property
-    def records(self) -> RecordBatch:
-        """What is to be written."""
-        found = records_of(
-            self.key,
-            self.rows,
-            sequence=self.sequence,
-            updated_at=self.updated_at,
-            pools=self.pools,
-        )
-        revisions = () if self.revision is None else (self.revision,)
-        return found.model_copy(update={"revisions": revisions})
-
-
-def records_in(batch: RowBatch | RecordBatch) -> RecordBatch:
-    """Returns what is to be written; workflows of an older version send the records themselves."""
-    return batch if isinstance(batch, RecordBatch) else batch.records
 
 
 def batch_of(  # noqa: PLR0913  each is a fact of its own
@@ -118,89 +91,3 @@ def rows_of(
         # Sorted: workflow code must give the same in each replay.
         pools={platform: known[platform] for platform in sorted(platforms)},
     )
-
-
-def records_of(
-    revision: RevisionKey,
-    changed: Iterable[JobStatus],
-    *,
-    sequence: int,
-    updated_at: datetime,
-    pools: Mapping[str, str] | None = None,
-) -> RecordBatch:
-    """Returns what is to be written of changed rows alone.
-
-    Args:
-        revision: The testing.
-        changed: The rows.
-        sequence: Number of this batch, higher than any before with the same rows.
-        updated_at: When they were so.
-        pools: The pool of each platform.
-    """
-    rows = tuple(changed)
-    pool_of = pools or {}
-    return RecordBatch(
-        jobs=tuple(
-            JobRecord(
-                revision=revision,
-                status=row,
-                round=row.round,
-                sequence=sequence,
-                updated_at=updated_at,
-            )
-            for row in rows
-        ),
-        attempts=tuple(
-            record.model_copy(update={"pool": pool_of.get(row.job.platform)})
-            for row in rows
-            for record in _attempts(revision, row, sequence, updated_at)
-        ),
-    )
-
-
-def _attempts(
-    revision: RevisionKey, row: JobStatus, sequence: int, now: datetime
-) -> list[AttemptRecord]:
-    records = [_lost_attempt(revision, row, fault, sequence) for fault in row.faults]
-    known = {fault.attempt for fault in row.faults}
-    if row.attempt < 1 or row.attempt in known or row.state is JobState.RETRYING:
-        return records
-    evidence = _evidence(row.outcome)
-    records.append(
-        AttemptRecord(
-            revision=revision,
-            job=row.job,
-            round=row.round,
-            number=row.attempt,
-            sequence=sequence,
-            worker=row.worker or (evidence.worker if evidence else None),
-            started_at=row.attempt_started_at or row.started_at or row.decided_at or now,
-            ended_at=(row.decided_at or now) if row.outcome is not None else None,
-            outcome=row.outcome,
-            phase=evidence.phase if evidence else row.phase,
-            log_key=row.log,
-        )
-    )
-    return records
-
-
-def _lost_attempt(
-    revision: RevisionKey, row: JobStatus, fault: Fault, sequence: int
-) -> AttemptRecord:
-    return AttemptRecord(
-        revision=revision,
-        job=row.job,
-        round=row.round,
-        number=fault.attempt,
-        sequence=sequence,
-        worker=fault.worker,
-        started_at=fault.started_at or row.started_at or fault.at,
-        ended_at=fault.at,
-        outcome=Errored(cause=fault.cause, evidence=fault.evidence),
-        phase=fault.evidence.phase,
-        log_key=fault.log,
-    )
-
-
-def _evidence(outcome: Outcome | None) -> Evidence | None:
-    return outcome.evidence if outcome is not None and outcome.kind != "cancelled" else None

@@ -2,7 +2,6 @@
 
 import re
 from datetime import UTC, datetime
-from enum import StrEnum
 from hashlib import sha256
 from typing import Self
 
@@ -11,7 +10,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from opam_ci.core.job import Job, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Outcome
-from opam_ci.core.summary import JobStatus, State
+from opam_ci.core.summary import JobStatus, Standing, State
 
 OBJECT_KEY = re.compile(
     r"(?=.{1,900}\Z)[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199}(?:/[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199})*"
@@ -58,19 +57,6 @@ class RevisionKey(Frozen):
     def target(self) -> str:
         """`pull/30203` or `heads/some-branch`: what git calls it below `refs/`."""
         return f"pull/{self.number}" if self.branch is None else f"heads/{self.branch}"
-
-
-class Standing(StrEnum):
-    """How a job stands, in one word: the fields of `Counts`, failed and errored apart."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    RETRYING = "retrying"
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    ERRORED = "errored"
-    CANCELLED = "cancelled"
 
 
 class RevisionRecord(Frozen):
@@ -128,7 +114,7 @@ class JobRecord(Frozen):
     @property
     def standing(self) -> Standing:
         """The outcome's kind once it is decided, and before that the state."""
-        return Standing(self.status.standing)
+        return self.status.standing
 
 
 class AttemptRecord(Frozen):
@@ -176,14 +162,6 @@ class AttemptRecord(Frozen):
         if (self.ended_at is None) != (self.outcome is None):
             raise ValueError("an attempt has an outcome exactly if it has ended")
         return self
-
-
-class RecordBatch(Frozen):
-    """Records that are written together or not at all."""
-
-    revisions: tuple[RevisionRecord, ...] = ()
-    jobs: tuple[JobRecord, ...] = ()
-    attempts: tuple[AttemptRecord, ...] = ()
 
 
 def log_key(revision: RevisionKey, job: Job, *, run: str, round_: int, attempt: int) -> str:

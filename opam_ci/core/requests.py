@@ -11,11 +11,12 @@ from pydantic import Field, model_validator
 from opam_ci.core.build import PhaseTimeouts
 from opam_ci.core.github.origin import Origin
 from opam_ci.core.installable import Unavailable
-from opam_ci.core.job import Job
+from opam_ci.core.job import Job, JobKind
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, Errored, Failed, Outcome
+from opam_ci.core.outcome import Cause
 from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.retry import RetrySettings
+from opam_ci.core.summary import JobState, JobStatus, Standing, cause_of
 
 _SHA = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
 _NAME = r"^[A-Za-z0-9_.-]{1,100}$"
@@ -165,60 +166,141 @@ CANARY_COST = 3
 """What it takes where the job is a canary."""
 
 
-class RestartSelector(Frozen):
-    """Which jobs to restart; every given field narrows.
+class JobSelector(Frozen):
+    """Which jobs of a head; every given field narrows.
 
     Attributes:
-        which: Jobs that the CI itself lost (the default), failed ones, or all.
         platform: Only on this platform.
         package: Only this package, with or without its version.
-        cause: Only jobs errored for this cause.
+        kind: Only jobs of this kind.
+        revdep: Only on this reverse dependency, with or without its version.
         job: Only the job with this id.
         jobs: Only the jobs with these ids; none narrows nothing.
         head: Only while this commit is under test: a later head's jobs are others.
+    """
+
+    platform: str | None = Field(default=None, max_length=100)
+    package: str | None = Field(default=None, max_length=300)
+    kind: JobKind | None = None
+    revdep: str | None = Field(default=None, max_length=300)
+    job: str | None = Field(default=None, max_length=900)
+    jobs: tuple[str, ...] = Field(default=(), max_length=10_000)
+    head: str | None = Field(default=None, max_length=100)
+
+    def narrows_to(self, job: Job) -> bool:
+        """Whether all but the head match; whoever asks compares that."""
+        return (
+            self.platform in {None, job.platform}
+            and _is_named(self.package, job.package)
+            and self.kind in {None, job.kind}
+            and _is_named(self.revdep, job.revdep)
+            and self.job in {None, job.id}
+            and (not self.jobs or job.id in self.jobs)
+        )
+
+
+def _is_named(wanted: str | None, package: str | None) -> bool:
+    return wanted is None or (
+        package is not None and wanted in {package, package.partition(".")[0]}
+    )
+
+
+class RestartSelector(JobSelector):
+    """Which decided jobs to restart; every given field narrows.
+
+    Attributes:
+        which: Jobs that the CI itself lost (the default), failed ones, or all.
+        cause: Only jobs errored for this cause.
         asker: Who asks.
     """
 
     which: RestartWhich = RestartWhich.ERRORED
-    platform: str | None = Field(default=None, max_length=100)
-    package: str | None = Field(default=None, max_length=200)
     cause: Cause | None = None
-    job: str | None = Field(default=None, max_length=500)
-    jobs: tuple[str, ...] = ()
-    head: str | None = Field(default=None, max_length=100)
     asker: RestartAsker = RestartAsker.PERSON
 
-    def takes(self, job: Job, outcome: Outcome) -> bool:
-        """Whether a decided job is selected.
+    @property
+    def standings(self) -> frozenset[Standing]:
+        """How jobs stand that are selected.
 
-        A cancelled job is selected by `errored` too: it was lost through no fault of its
-        own.
+        A cancelled job is selected by `errored` too: it was lost through no fault of its own.
         """
-        match self.which:
-            case RestartWhich.ERRORED:
-                chosen = outcome.kind in {"errored", "cancelled"}
-            case RestartWhich.FAILED:
-                chosen = isinstance(outcome, Failed)
-            case RestartWhich.ALL:
-                chosen = True
         if self.cause is not None:
-            chosen = chosen and isinstance(outcome, Errored) and outcome.cause == self.cause
-        return chosen and self.narrows_to(job)
+            return frozenset({Standing.ERRORED}) & _STANDINGS[self.which]
+        return _STANDINGS[self.which]
 
-    def takes_waiting(self, job: Job, cause: Cause) -> bool:
+    def takes_decided(self, row: JobStatus) -> bool:
+        """Whether a decided job is selected."""
+        return (
+            row.outcome is not None
+            and row.standing in self.standings
+            and self.cause in {None, cause_of(row)}
+            and self.narrows_to(row.job)
+        )
+
+    def takes_waiting(self, row: JobStatus) -> bool:
         """Whether a job that waits for its automatic retry is to start at once."""
         return (
-            self.which is not RestartWhich.FAILED
-            and self.cause in {None, cause}
-            and self.narrows_to(job)
+            row.state is JobState.RETRYING
+            and self.which is not RestartWhich.FAILED
+            and self.cause in {None, cause_of(row)}
+            and self.narrows_to(row.job)
         )
 
-    def narrows_to(self, job: Job) -> bool:
-        """Whether platform, package and job id match; whoever asks compares the head."""
-        name = job.package.split(".", 1)[0]
-        return (
-            self.platform in {None, job.platform}
-            and self.package in {None, job.package, name}
-            and self.job in {None, job.id}
-            and (not self.jobs or job.id in self.jobs)
-        )
+
+_STANDINGS = {
+    RestartWhich.ERRORED: frozenset({Standing.ERRORED, Standing.CANCELLED}),
+    RestartWhich.FAILED: frozenset({Standing.FAILED}),
+    RestartWhich.ALL: frozenset(
+        {
+            Standing.PASSED,
+            Standing.FAILED,
+            Standing.SKIPPED,
+            Standing.ERRORED,
+            Standing.CANCELLED,
+        }
+    ),
+}
+
+
+class Taken(Frozen):
+    """What a restart or a cancel takes, or would take.
+
+    Attributes:
+        jobs: How many jobs, those included that follow from others.
+        by_platform: How many on each platform; analysis and lint under the empty name.
+        first: Ids of the first of them, `TAKEN_SHOWN` at most.
+        refusal: Why nothing was taken, in a sentence; None where something was.
+    """
+
+    jobs: int = 0
+    by_platform: dict[str, int] = Field(default_factory=dict)
+    first: tuple[str, ...] = ()
+    refusal: str | None = None
+
+
+TAKEN_SHOWN = 20
+"""Ids in the answer to a restart or a cancel."""
+
+
+class RestartUpdate(Frozen):
+    """Input of the update `restart_jobs`.
+
+    Attributes:
+        selector: Which jobs.
+        preview: Whether only to say what it would take.
+    """
+
+    selector: RestartSelector = RestartSelector()
+    preview: bool = False
+
+
+class CancelUpdate(Frozen):
+    """Input of the update `cancel_jobs`.
+
+    Attributes:
+        selector: Which jobs; nothing selects all that are undecided.
+        preview: Whether only to say what it would take.
+    """
+
+    selector: JobSelector = JobSelector()
+    preview: bool = False

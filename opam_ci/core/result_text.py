@@ -10,7 +10,7 @@ from opam_ci.core.installable import is_not_installable
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Failed, Outcome, SkipReason
 from opam_ci.core.plan import BUILT_KINDS
-from opam_ci.core.summary import BUILDS_NOTHING, Counts, Summary
+from opam_ci.core.summary import BUILDS_NOTHING, UNDECIDED, Counts, Summary
 
 SKIP_WORDS = {
     SkipReason.UNAVAILABLE: "not available here",
@@ -31,8 +31,12 @@ CHANGE_WORDS = {
 _APART_KINDS = {
     JobKind.ANALYSIS: "analysis",
     JobKind.LINT: "lint",
+    JobKind.IMAGE: "the build image",
     JobKind.LIST_REVDEPS: "the listing of reverse dependencies",
 }
+_HELPS = {JobKind.IMAGE, JobKind.LIST_REVDEPS}
+"""Kinds that only others need: they are named if something is wrong with them."""
+
 _MARK = re.compile(r"^[-#|] +")
 """What opam puts before each line of a command's output."""
 
@@ -88,21 +92,22 @@ def tally(counts: Counts) -> str:
 
 
 def apart(summary: Summary, *, passed: bool = True) -> str:
-    """Returns how analysis and lint stand, empty if nothing is to say.
+    """Returns how the jobs that build nothing stand, empty if nothing is to say.
 
     Args:
         summary: The state.
         passed: Whether to say, too, that nothing is wrong with them.
     """
+    found: dict[JobKind, Counter[str]] = {kind: Counter() for kind in _APART_KINDS}
+    for each in summary.tallies:
+        if each.kind in found:
+            word = "under way" if each.standing in UNDECIDED else each.standing.value
+            found[each.kind][word] += each.number
     names: dict[str, list[str]] = {}
-    for kind, name in () if summary.counts_all else _APART_KINDS.items():
-        stand = Counter(
-            "under way" if job.outcome is None else job.standing
-            for job in summary.jobs
-            if job.job.kind is kind
-        )
+    for kind, name in _APART_KINDS.items():
+        stand = found[kind]
         worst = next((word for word in _APART_ORDER if stand[word]), None)
-        if worst is None or (kind is JobKind.LIST_REVDEPS and worst in {"passed", "skipped"}):
+        if worst is None or (kind in _HELPS and worst in {"passed", "skipped"}):
             continue
         many = (
             f" ({stand[worst]} of {stand.total()})" if worst != "passed" and len(stand) > 1 else ""
@@ -117,7 +122,7 @@ def apart(summary: Summary, *, passed: bool = True) -> str:
 def unbuilt(summary: Summary) -> str:
     """Returns that nothing was built, and why; empty if something was."""
     ran = summary.ran
-    if ran.total > ran.skipped or summary.counts_all:
+    if ran.total > ran.skipped:
         return ""
     if not ran.total:
         if any(changed.kind in BUILT_KINDS for changed in summary.packages):
@@ -125,15 +130,15 @@ def unbuilt(summary: Summary) -> str:
         kinds = dict.fromkeys(changed.kind for changed in summary.packages)
         why = ", ".join(CHANGE_WORDS[kind] for kind in kinds if kind in CHANGE_WORDS)
         return "nothing needed a build" + (f" ({why})" if why else "")
-    rows = [row for row in summary.shown if row.job.kind not in BUILDS_NOTHING]
-    reasons = Counter(
-        row.outcome.reason for row in rows if row.outcome and row.outcome.kind == "skipped"
-    )
+    skips = [each for each in summary.tallies if each.kind not in BUILDS_NOTHING and each.number]
+    reasons: Counter[SkipReason] = Counter()
+    for each in skips:
+        reasons[SkipReason(each.why)] += each.number
     if len(reasons) > 1:
         # What followed from another skip is no reason of its own.
         reasons.pop(SkipReason.NOT_BUILT, None)
     words = ", ".join(SKIP_WORDS[reason] for reason, _ in reasons.most_common(2))
-    only_builds = all(row.job.kind is JobKind.BUILD for row in rows)
+    only_builds = all(each.kind is JobKind.BUILD for each in skips)
     what = ("build" if only_builds else "job") + "s" * (ran.skipped != 1)
     return f"nothing was built: {ran.skipped} {what} skipped ({words})"
 
@@ -146,32 +151,48 @@ def result(summary: Summary, *, builds: bool = True) -> str:
         builds: Whether the jobs that it has are meant to build something.
     """
     analysis = next((row.outcome for row in summary.jobs if row.job.kind is JobKind.ANALYSIS), None)
-    if isinstance(analysis, Failed) and not summary.counts_all:
+    if isinstance(analysis, Failed):
         return f"analysis failed: {flat(reason_line(analysis))}"
-    builds = builds or summary.counts_all
     words = (unbuilt(summary) or tally(summary.ran)) if builds else ""
     return "; ".join(filter(None, (words, apart(summary)))) or "nothing was to be done"
 
 
 def tally_of_all(summary: Summary) -> str:
-    """Returns the numbers, and what is wrong with analysis and lint, for brackets."""
+    """Returns the numbers, and what is wrong with the rest, for brackets."""
     numbers = tally(summary.ran) if summary.ran.total else ""
     return "; ".join(filter(None, (numbers, apart(summary, passed=not numbers)))) or "no builds"
 
 
+def is_stopped(summary: Summary) -> bool:
+    """Whether nothing is under way any more, since jobs were cancelled."""
+    counts = summary.counts
+    return counts.cancelled > 0 and not counts.undecided
+
+
+def _left(summary: Summary) -> str:
+    """Returns what is still to be decided once every job is."""
+    is_left = not summary.concluded and not summary.counts.undecided
+    return "comparing results across platforms" if is_left else ""
+
+
 def progress(summary: Summary) -> str:
     """Returns how far a head is: how many builds and tests are done, and what else is not."""
+    if not summary.planned:
+        return "queueing the jobs" if summary.is_analysed else "analysing the change"
     ran = summary.ran
     done = f"{ran.decided}/{ran.total} done" if ran.total else ""
     if ran.failed:
         done += f", {ran.failed} failed"
-    return "; ".join(filter(None, (done, apart(summary, passed=not done))))
+    return "; ".join(filter(None, (done, apart(summary, passed=not done), _left(summary))))
 
 
 def standing(summary: Summary) -> str:
     """Returns how a head stands, be it decided or not."""
-    if summary.counts.undecided:
+    if not summary.planned and not is_stopped(summary):
+        return progress(summary)
+    if summary.counts.undecided or _left(summary):
         numbers = tally(summary.ran) if summary.ran.decided else ""
         to_go = f"{summary.ran.undecided} to go" if summary.ran.undecided else ""
-        return "; ".join(filter(None, (numbers, to_go, apart(summary, passed=False))))
+        words = (numbers, to_go, apart(summary, passed=False), _left(summary))
+        return "; ".join(filter(None, words))
     return result(summary)

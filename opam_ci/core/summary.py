@@ -1,16 +1,17 @@
 """The state of one pull request's head: what statuses, tables and pages are made from."""
 
 from collections import Counter
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
 from opam_ci.core.analysis_result import Packages
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, Evidence, Outcome
+from opam_ci.core.outcome import Cancelled, Cause, Errored, Evidence, Failed, Outcome, Skipped
 from opam_ci.core.packed import Packed
 
 
@@ -22,6 +23,23 @@ class JobState(StrEnum):
     RETRYING = "retrying"
     """Its last attempt met an infrastructure fault; the next one waits for its backoff."""
     DECIDED = "decided"
+
+
+class Standing(StrEnum):
+    """How a job stands, in one word: the fields of `Counts`, failed and errored apart."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    ERRORED = "errored"
+    CANCELLED = "cancelled"
+
+
+UNDECIDED = frozenset({Standing.QUEUED, Standing.RUNNING, Standing.RETRYING})
+"""How jobs stand that have no outcome."""
 
 
 class State(StrEnum):
@@ -93,9 +111,9 @@ class JobStatus(Frozen):
     log: str | None = None
 
     @property
-    def standing(self) -> str:
-        """Where it stands, by the names of `Counts`: the outcome's kind, before it the state."""
-        return self.outcome.kind if self.outcome is not None else self.state.value
+    def standing(self) -> Standing:
+        """Where it stands: the outcome's kind, before it the state."""
+        return Standing(self.outcome.kind if self.outcome is not None else self.state.value)
 
 
 Rows = Annotated[tuple[JobStatus, ...], Packed()]
@@ -110,9 +128,15 @@ ROUND_MARK = " round "
 """Separates a job's id from the number of its round in the ids of activities."""
 
 
-def activity_id(row: JobStatus) -> str:
-    """Returns the id of the job's activity: findable in the Web UI, unique in a workflow."""
-    return row.job.id if row.round == 1 else f"{row.job.id}{ROUND_MARK}{row.round}"
+def activity_id(row: JobStatus, head: str) -> str:
+    """Returns the id of the job's activity: findable in the Web UI, unique in a workflow.
+
+    Args:
+        row: The job.
+        head: Under test; the workflow of a pull request analyses one after the other.
+    """
+    name = row.job.id if row.round == 1 else f"{row.job.id}{ROUND_MARK}{row.round}"
+    return f"{name} of {head[:12]}" if row.job.kind is JobKind.ANALYSIS else name
 
 
 class Counts(Frozen):
@@ -149,50 +173,49 @@ class Counts(Frozen):
         return self.passed + self.failed + self.skipped + self.errored + self.cancelled
 
 
-class JobGroup(Frozen):
-    """The jobs on the reverse dependencies of one package on one platform, as numbers.
-
-    A package such as dune has ten thousand of them: more rows than a payload may hold. Each
-    row is in the index; here are their numbers and those that people look for first.
+class JobCount(Frozen):
+    """How many jobs of one kind on one platform stand the same way for the same reason.
 
     Attributes:
-        platform: On which platform.
-        package: Whose reverse dependencies.
-        round: Highest round of any of its jobs.
-        version: Grows with each change; of two with the same round the higher one is newer.
-        listing: Key of the list in the store.
-        listed: How many reverse dependencies the list has.
-        taken: How many of them, from its start, have become jobs.
-        untaken: How many jobs the others make.
-        counts: How many jobs are where; those not yet taken from the list are queued.
-        causes: How many are errored or wait for a retry, by cause.
-        shown: At most `GROUP_ROWS` rows, the most interesting ones.
+        platform: Name of the platform; empty for analysis and lint.
+        kind: What the jobs do.
+        standing: How they stand.
+        why: Of failed and skipped ones the reason, of errored and retrying ones the cause, of
+            cancelled ones by whom; else empty.
+        number: How many.
     """
 
     platform: str
-    package: str
-    round: int = 1
-    version: int = 0
-    listing: str
-    listed: int
-    taken: int = 0
-    untaken: int = 0
-    counts: Counts = Counts()
-    causes: dict[Cause, int] = Field(default_factory=dict)
-    shown: tuple[JobStatus, ...] = ()
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What tells it apart within a head."""
-        return self.platform, self.package
+    kind: JobKind
+    standing: Standing
+    why: str = ""
+    number: int = Field(ge=0)
 
 
-GROUP_ROWS = 50
-"""Rows that a group shows: some 50 kB of a payload's 2 MB, with several groups in one."""
+JobCounts = Annotated[tuple[JobCount, ...], Packed(above=40)]
+"""Counts as they travel: of 75 platforms there can be some thousand."""
+
+SHOWN_ROWS = 50
+"""Rows of one platform that a summary shows: all of a usual pull request's, and of ten thousand
+those that people look for first. The others are in the index."""
+
+
+class PlatformStanding(Frozen):
+    """How the jobs on one platform stand: numbers, and the few rows that explain them.
+
+    Attributes:
+        platform: Name of the platform; empty for lint.
+        counts: Of all its jobs.
+        shown: `SHOWN_ROWS` rows at most.
+    """
+
+    platform: str
+    counts: JobCounts = ()
+    shown: Rows = ()
 
 
 class Summary(Frozen):
-    """All about one head.
+    """All about one head: counts, causes, and the first rows of the index's list.
 
     Attributes:
         pull_request: Such as `ocaml/opam-repository#30203`, or a local branch's name.
@@ -200,12 +223,12 @@ class Summary(Frozen):
         base: Commit it is merged into.
         request: Which request this answers, see `Revision.request`.
         planned: Whether the list of jobs is complete: before that, nothing is green.
+        concluded: Whether nothing is left that only all platforms together can decide.
         packages: What the analysis found.
-        jobs: The job matrix, repository jobs first.
+        tallies: How many jobs stand how: the truth about numbers.
+        jobs: Rows that explain them, analysis first; not all rows of a large head.
         notices: Things to know that are no verdict, such as a refused signal.
         updated_at: When this was true.
-        counts_all: Whether analysis and lint are counted among the builds, as workflows do that
-            were started when that was so: what they post decides what they do next.
     """
 
     pull_request: str
@@ -213,30 +236,35 @@ class Summary(Frozen):
     base: str
     request: str = ""
     planned: bool = False
+    concluded: bool = True
     packages: Packages = ()
+    tallies: JobCounts = ()
     jobs: ReadableRows = ()
-    groups: tuple[JobGroup, ...] = ()
     notices: tuple[str, ...] = ()
     updated_at: datetime | None = None
-    counts_all: bool = Field(default=False, exclude=True)
 
     @property
     def counts(self) -> Counts:
         """How many jobs are where, those included that build nothing."""
-        return sum((group.counts for group in self.groups), count(self.jobs))
+        return total(self.tallies)
 
     @property
     def ran(self) -> Counts:
         """How many builds and tests are where: the numbers that people are told."""
-        if self.counts_all:
-            return self.counts
-        jobs = tuple(row for row in self.jobs if row.job.kind not in BUILDS_NOTHING)
-        return sum((group.counts for group in self.groups), count(jobs))
+        return total(each for each in self.tallies if each.kind not in BUILDS_NOTHING)
+
+    @property
+    def is_analysed(self) -> bool:
+        """Whether the analysis passed: only then can there be other jobs."""
+        return any(
+            each.kind is JobKind.ANALYSIS and each.standing is Standing.PASSED
+            for each in self.tallies
+        )
 
     @property
     def state(self) -> State:
         """What GitHub is told."""
-        return state_of(self.counts, planned=self.planned)
+        return state_of(self.counts, planned=self.planned and self.concluded)
 
     @property
     def causes(self) -> tuple[Cause, ...]:
@@ -246,20 +274,54 @@ class Summary(Frozen):
     @property
     def cause_counts(self) -> Counter[Cause]:
         """How many jobs are errored or wait for a retry, by cause."""
-        causes = Counter(cause for job in self.jobs if (cause := cause_of(job)) is not None)
-        for group in self.groups:
-            causes.update(group.causes)
+        causes: Counter[Cause] = Counter()
+        for each in self.tallies:
+            if each.standing in {Standing.ERRORED, Standing.RETRYING}:
+                causes[Cause(each.why)] += each.number
         return causes
 
-    @property
-    def shown(self) -> tuple[JobStatus, ...]:
-        """Every row that there is to show: all jobs, and those that the groups show."""
-        return self.jobs + tuple(row for group in self.groups for row in group.shown)
+    def of_kinds(self, kinds: Collection[JobKind]) -> Self:
+        """Returns the summary of the jobs of some kinds alone."""
+        return self.model_copy(
+            update={
+                "tallies": tuple(each for each in self.tallies if each.kind in kinds),
+                "jobs": tuple(row for row in self.jobs if row.job.kind in kinds),
+            }
+        )
 
 
-def count(jobs: tuple[JobStatus, ...]) -> Counts:
-    """Counts jobs by state and outcome."""
-    return Counts(**Counter(job.standing for job in jobs))
+CountKey = tuple[str, JobKind, Standing, str]
+"""Platform, kind, standing and why of a `JobCount`."""
+
+
+def count_key(row: JobStatus) -> CountKey:
+    """Returns as what a row is counted."""
+    return row.job.platform, row.job.kind, row.standing, why_counted(row)
+
+
+def why_counted(row: JobStatus) -> str:
+    """Returns the reason, cause, or who cancelled it; empty where there is none."""
+    match row.outcome:
+        case Failed(reason=reason):
+            return reason.value
+        case Skipped(reason=skipped):
+            return skipped.value
+        case Errored(cause=cause):
+            return cause.value
+        case Cancelled(by=by):
+            return by
+        case None if row.state is JobState.RETRYING:
+            return (row.faults[-1].cause if row.faults else Cause.UNKNOWN).value
+        case _:
+            return ""
+
+
+def total(counts: Iterable[JobCount]) -> Counts:
+    """Adds counts up by standing."""
+    numbers: Counter[str] = Counter()
+    for each in counts:
+        numbers[each.standing.value] += each.number
+    return Counts(**numbers)
 
 
 def state_of(counts: Counts, *, planned: bool) -> State:
@@ -291,5 +353,5 @@ def cause_of(job: JobStatus) -> Cause | None:
 REPOSITORY_JOBS = (JobKind.ANALYSIS, JobKind.LINT)
 """Kinds that run once for each head and belong to no platform."""
 
-BUILDS_NOTHING = (*REPOSITORY_JOBS, JobKind.LIST_REVDEPS)
+BUILDS_NOTHING = (*REPOSITORY_JOBS, JobKind.IMAGE, JobKind.LIST_REVDEPS)
 """Kinds that are named apart wherever builds and tests are counted."""

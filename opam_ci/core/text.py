@@ -1,7 +1,8 @@
 """Every text of ours that a user reads in a status, a table or the Temporal Web UI."""
 
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -10,21 +11,15 @@ from opam_ci.core.incidents.model import Incident, Scope
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Outcome, label
 from opam_ci.core.result_text import (
+    is_stopped,
     progress,
     reason_line,
     result,
     standing,
-    tally,
     tally_of_all,
     unbuilt,
 )
-from opam_ci.core.summary import (
-    JobGroup,
-    JobState,
-    JobStatus,
-    State,
-    Summary,
-)
+from opam_ci.core.summary import UNDECIDED, JobState, JobStatus, Standing, State, Summary
 
 STATUS_LIMIT = 140
 """Characters that GitHub accepts in a status description; one more is a 422."""
@@ -39,6 +34,17 @@ _MARKS = {
     "running": "▶",
     "retrying": "↻",
 }
+
+_WORST_FIRST = (
+    Standing.FAILED,
+    Standing.ERRORED,
+    Standing.RETRYING,
+    Standing.RUNNING,
+    Standing.QUEUED,
+    Standing.CANCELLED,
+    Standing.SKIPPED,
+    Standing.PASSED,
+)
 
 CAUSE_WORDS = {
     Cause.NETWORK: "network trouble",
@@ -66,14 +72,17 @@ def _clip(text: str, limit: int) -> str:
 
 def main_cause(summary: Summary) -> Cause:
     """Returns the cause of most errored or retrying jobs."""
-    causes = summary.cause_counts
+    return _most(summary.cause_counts)
+
+
+def _most(causes: Counter[Cause]) -> Cause:
     return min(causes, key=lambda cause: (-causes[cause], cause)) if causes else Cause.UNKNOWN
 
 
 def _next_retry(summary: Summary) -> tuple[datetime, JobStatus] | None:
     waiting = [
         (job.next_attempt_at, job)
-        for job in summary.shown
+        for job in summary.jobs
         if job.state is JobState.RETRYING and job.next_attempt_at is not None
     ]
     return min(waiting, key=lambda pair: pair[0]) if waiting else None
@@ -81,17 +90,14 @@ def _next_retry(summary: Summary) -> tuple[datetime, JobStatus] | None:
 
 def _retry_words(summary: Summary, maximum_attempts: int) -> str:
     """Returns what is said of the next automatic retry, nothing if none is waited for."""
-    if not summary.counts.retrying:
-        return ""
     # Of those that wait: what is errored for good may be so for another cause.
-    causes = Counter(
-        waiting.faults[-1].cause
-        for waiting in summary.shown
-        if waiting.state is JobState.RETRYING and waiting.faults
-    )
-    # A group of thousands shows failures first, and may show none of those.
-    cause = min(causes, key=lambda each: (-causes[each], each)) if causes else main_cause(summary)
-    words = f"; {summary.counts.retrying} retry, CI fault: {CAUSE_WORDS[cause]}"
+    causes: Counter[Cause] = Counter()
+    for each in summary.tallies:
+        if each.standing is Standing.RETRYING:
+            causes[Cause(each.why)] += each.number
+    if not causes.total():
+        return ""
+    words = f"; {causes.total()} retry, CI fault: {CAUSE_WORDS[_most(causes)]}"
     if (retry := _next_retry(summary)) is not None:
         at, job = retry
         words += f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
@@ -100,11 +106,7 @@ def _retry_words(summary: Summary, maximum_attempts: int) -> str:
 
 def _stopped(summary: Summary) -> str:
     """Returns who stopped what was under way."""
-    by = {
-        job.outcome.by
-        for job in summary.jobs
-        if job.outcome is not None and job.outcome.kind == "cancelled"
-    }
+    by = {each.why for each in summary.tallies if each.standing is Standing.CANCELLED}
     if "closed" in by:
         return "Stopped: the pull request was closed"
     return "Stopped on request" if "request" in by else "Stopped: a newer head is tested"
@@ -118,11 +120,8 @@ def status_description(summary: Summary, *, maximum_attempts: int, builds: bool 
         maximum_attempts: How many attempts a job has, for "attempt k of n".
         builds: Whether the jobs that it has are meant to build something.
     """
-    counts = summary.counts
     match summary.state:
-        case State.PENDING if not summary.planned:
-            text = "Analysing the change" + _retry_words(summary, maximum_attempts)
-        case State.PENDING if not counts.undecided:
+        case State.PENDING if is_stopped(summary):
             text = f"{_stopped(summary)} ({tally_of_all(summary)})"
         case State.PENDING:
             text = progress(summary) + _retry_words(summary, maximum_attempts)
@@ -173,6 +172,11 @@ def why(status: JobStatus) -> str:
     return ""
 
 
+def worst_first(rows: Iterable[JobStatus]) -> list[JobStatus]:
+    """Returns rows in the order in which people want to read them; equals keep their places."""
+    return sorted(rows, key=lambda row: _WORST_FIRST.index(row.standing))
+
+
 def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
     """Returns the job matrix as markdown for the Temporal Web UI.
 
@@ -180,65 +184,57 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
         summary: The state to show.
         rows: How many jobs are listed, the interesting ones first: a payload is small.
     """
-    order = ["failed", "errored", "retrying", "running", "queued", "cancelled"]
-    order += ["skipped", "passed"]
-
-    def rank(status: JobStatus) -> int:
-        return order.index(status.standing)
-
     lines = [
         f"**{summary.state.value}** — {_cell(standing(summary))}",
         "",
         "| | job | platform | attempt | result | why |",
         "|---|---|---|---|---|---|",
     ]
-    chosen = sorted(summary.shown, key=rank)
+    chosen = worst_first(summary.jobs)[:rows]
     lines += [
         f"| {mark(job.standing)} | {_cell(job.job.title)} "
         f"| {_cell(job.job.platform or 'repository')} | {job.attempt} "
         f"| {_cell(verdict(job))} | {_cell(_clip(why(job), 160))} |"
-        for job in chosen[:rows]
+        for job in chosen
     ]
-    if (more := summary.counts.total - min(len(chosen), rows)) > 0:
+    if (more := summary.counts.total - len(chosen)) > 0:
         lines.append(f"\n… and {more} more")
     lines += [f"\n> {_cell(notice)}" for notice in summary.notices[-5:]]
     return "\n".join(lines)
 
 
-def group_lines(summary: Summary) -> list[str]:
-    """Returns a line for each group of which not every row is shown."""
-    return [
-        f"{group.package} on {group.platform}: {group.listed} reverse dependencies, "
-        f"{tally(group.counts)}"
-        + (f", {group.counts.undecided} to go" if group.counts.undecided else "")
-        + f"; {len(group.shown)} of {group.counts.total} jobs are shown"
-        for group in summary.groups
-        if group.counts.total > len(group.shown)
-    ]
+def hidden_lines(summary: Summary, rows: Sequence[JobStatus]) -> list[str]:
+    """Returns a line for each standing of which not every job has a row, and how to see the rest.
 
-
-def group_details(group: JobGroup) -> str:
-    """Returns how a group of jobs stands, as markdown for the Temporal Web UI."""
-    counts = group.counts
-    return markdown_matrix(
-        Summary(
-            pull_request=f"reverse dependencies of {group.package}",
-            head="",
-            base="",
-            planned=not counts.undecided,
-            groups=(group,),
-        )
+    Args:
+        summary: The true numbers.
+        rows: Those that are shown.
+    """
+    if summary.counts.total <= len(rows):
+        return []
+    words = {standing: standing.value for standing in Standing} | dict.fromkeys(
+        # Who watches knows better than the workflow what of it runs at the moment.
+        UNDECIDED,
+        "to go",
     )
+    shown = Counter(words[row.standing] for row in rows)
+    all_of: Counter[str] = Counter()
+    for each in summary.tallies:
+        all_of[words[each.standing]] += each.number
+    repository, _, branch = summary.pull_request.partition(":")
+    named = f"{repository}/heads/{branch}" if branch else repository.replace("#", "/")
+    listed = f"opam-ci jobs {shlex.quote(named)} --standing"
+    return [
+        f"{all_of[word]} {word}, {shown[word]} shown"
+        + ("" if word == "to go" else f"; all: {listed} {word}")
+        for word in dict.fromkeys(words[standing] for standing in _WORST_FIRST)
+        if all_of[word] > shown[word]
+    ]
 
 
 def activity_summary(kind: JobKind, title: str) -> str:
     """Returns the one-line summary that the Temporal Web UI shows for a job's activity."""
     return _clip(f"{kind.value}: {title}" if kind is JobKind.ANALYSIS else title, 200)
-
-
-def image_summary(platform: str) -> str:
-    """Returns the one-line summary of the search for a platform's image."""
-    return _clip(f"image of {platform}", 200)
 
 
 def verdict_line(outcome: Outcome) -> str:
@@ -260,7 +256,6 @@ def problems(error: ValidationError) -> str:
 
 def headline(summary: Summary) -> str:
     """Returns the result of a check in one line, for the end of a table."""
-    counts = summary.counts
     match summary.state:
         case State.SUCCESS:
             words = (unbuilt(summary) and result(summary)) or f"passed: {result(summary)}"
@@ -270,14 +265,12 @@ def headline(summary: Summary) -> str:
             cause = CAUSE_WORDS[main_cause(summary)]
             words = f"internal CI error, not the package's fault: {cause}"
             words += f" ({tally_of_all(summary)})"
-        case State.PENDING if not summary.planned:
-            words = "analysing the change"
-        case State.PENDING if counts.undecided:
-            words = progress(summary)
-            if counts.retrying:
-                words += f"; {counts.retrying} wait for a retry: {CAUSE_WORDS[main_cause(summary)]}"
-        case State.PENDING:
+        case State.PENDING if is_stopped(summary):
             words = f"undecided: {tally_of_all(summary)}"
+        case State.PENDING:
+            words = progress(summary)
+            if retrying := summary.counts.retrying:
+                words += f"; {retrying} wait for a retry: {CAUSE_WORDS[main_cause(summary)]}"
     return f"{summary.pull_request} at {summary.head[:12]}: {words}"
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from opam_ci.activities.observe import ORCHESTRATION_POOL, AttemptBegan, AttemptEnded
@@ -18,8 +18,9 @@ from opam_ci.core.health import (
     after_check,
     after_probe,
 )
+from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause
-from opam_ci.core.records import RecordBatch
+from opam_ci.core.recording import RowBatch
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class WorkerHealth:
     def attempt_began(self, began: AttemptBegan) -> None:
         """Says nothing about the worker."""
 
-    def recorded(self, batch: RecordBatch) -> None:
+    def recorded(self, batch: RowBatch, rejudged: Sequence[JobKind]) -> None:
         """Says nothing about the worker."""
 
     def attempt_ended(self, ended: AttemptEnded) -> None:

@@ -2,19 +2,18 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 
 from opam_ci.activities.observe import AttemptBegan, AttemptEnded
-from opam_ci.core.incidents.rejudge import is_rejudged
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason, Outcome
-from opam_ci.core.records import RecordBatch
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RevisionKey
 from opam_ci.core.summary import State
 from opam_ci.metrics.catalog import Metrics
 
 _VERDICTS_REMEMBERED = 10_000
-"""What has been counted: of testings the first verdict, for a restart brings further ones; and
-verdicts that were judged again, since a batch can be written twice."""
+"""Testings whose first verdict has been counted: a restart brings further ones."""
 
 OUTCOMES = ("passed", "failed", "skipped", "errored", "cancelled")
 """Values of the label `outcome`: failed is the submission's, errored is ours."""
@@ -34,7 +33,7 @@ class AttemptMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._counted: OrderedDict[Hashable, None] = OrderedDict()
+        self._counted: OrderedDict[RevisionKey, None] = OrderedDict()
 
     def declare(self, pool: str, kinds: Iterable[JobKind]) -> None:
         """Starts a pool's counters at zero: an increase from nothing to one is none to Prometheus.
@@ -59,8 +58,7 @@ class AttemptMetrics:
             kinds: Of jobs whose verdicts can be.
         """
         for kind in kinds:
-            for outcome in ("failed", "errored"):
-                self._metrics.rejudged.labels(kind.value, outcome)
+            self._metrics.rejudged.labels(kind.value, "errored")
 
     def declare_canary(self, pool: str) -> None:
         """Does the same for what is counted of a pool's canary."""
@@ -108,19 +106,18 @@ class AttemptMetrics:
             case Failed():
                 metrics.failures.labels(ended.pool, ended.kind.value, outcome.reason.value).inc()
 
-    def recorded(self, batch: RecordBatch) -> None:
+    def recorded(self, batch: RowBatch, rejudged: Iterable[JobKind]) -> None:
         """Notes the first verdict of each testing, and verdicts that were judged again."""
-        for attempt in batch.attempts:
-            name = (attempt.revision, attempt.job.id, attempt.round, attempt.number)
-            if is_rejudged(attempt.outcome) and self._is_new(name):
-                self._metrics.rejudged.labels(attempt.job.kind.value, _word(attempt.outcome)).inc()
-        for record in batch.revisions:
-            if not record.planned or record.state is State.PENDING or not self._is_new(record.key):
-                continue
+        for kind in rejudged:
+            self._metrics.rejudged.labels(kind.value, "errored").inc()
+        record = batch.revision
+        if record is None or not record.planned or record.state is State.PENDING:
+            return
+        if self._is_new(record.key):
             latency = (record.updated_at - record.key.opened_at).total_seconds()
             self._metrics.verdict_latency.labels(record.state.value).observe(max(latency, 0.0))
 
-    def _is_new(self, name: Hashable) -> bool:
+    def _is_new(self, name: RevisionKey) -> bool:
         if name in self._counted:
             return False
         self._counted[name] = None

@@ -161,7 +161,7 @@ class Metrics:
         )
         self.rejudged = self._counter(
             "opam_ci_verdicts_rejudged_total",
-            "Verdicts changed by what other jobs showed, by what they are now: failed, errored.",
+            "Verdicts changed by what other jobs showed, by what they are now.",
             *("kind", "outcome"),
         )
         self.pull_requests = self._gauge(

@@ -15,11 +15,12 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.github.messages import CHECK_RUN, Look, PostTask, ToPost
     from opam_ci.core.github.model import HEAD_GONE
     from opam_ci.core.github.origin import Known, Report, order
-    from opam_ci.core.github.pace import HURRIED, Due, Pace, Posted, due
+    from opam_ci.core.github.pace import HURRIED, Due, Pace, doubted, due
     from opam_ci.core.github.status import About, Status, statuses
-    from opam_ci.core.messages import AttemptFaulted, PullRequestInput, revision_key
+    from opam_ci.core.messages import revision_key
     from opam_ci.core.requests import Revision
     from opam_ci.core.summary import Summary
+    from opam_ci.core.workflow_states import AttemptFaulted, PullRequestState
     from opam_ci.workflows import options
     from opam_ci.workflows.pause import pause
 
@@ -31,17 +32,16 @@ class GitHubSide:
     activity is started.
     """
 
-    def __init__(self, given: PullRequestInput, note: Callable[[str], None]) -> None:
+    def __init__(self, state: PullRequestState, note: Callable[[str], None]) -> None:
         """Goes on where an earlier run left off.
 
         Args:
-            given: What it carried over.
+            state: Of the pull request; what GitHub said and was told is kept there.
             note: Takes what GitHub refused for good.
         """
+        self._state = state
         self._note = note
-        self._pull_request = given.pull_request
-        self._known = given.known
-        self._posted: dict[str, Posted] = dict(given.posted)
+        self._pull_request = state.pull_request
         self._wanted: tuple[Status, ...] = ()
         self._pace: Pace = HURRIED
         self._heartbeat_timeout = options.GITHUB_HEARTBEAT_TIMEOUT
@@ -63,9 +63,9 @@ class GitHubSide:
             head: The head, None for a close.
             sure: Whether GitHub was asked.
         """
-        how = order(self._known, as_of, head, sure=sure)
+        how = order(self._state.known, as_of, head, sure=sure)
         if how == "newer":
-            self._known = Known(as_of=as_of, head=head)
+            self._state.known = Known(as_of=as_of, head=head)
         elif how == "unclear":
             self._doubtful = True
         return how == "newer"
@@ -74,10 +74,6 @@ class GitHubSide:
         """Takes note of a fault: a head that GitHub no longer has was pushed over."""
         if said.fault.evidence.rule == HEAD_GONE:
             self._doubtful = True
-
-    def carry_over(self, given: PullRequestInput) -> PullRequestInput:
-        """Returns the input of the next run."""
-        return given.model_copy(update={"known": self._known, "posted": self._posted})
 
     # What GitHub is told.
 
@@ -120,7 +116,7 @@ class GitHubSide:
         return ToPost(
             statuses=_wanted(summary, revision, report),
             check_runs=runs,
-            posted=self._posted,
+            posted=self._state.posted,
             pace=HURRIED if self._hurried else report.pace,
             annotated=annotated,
             testing=revision_key(self._pull_request, summary.head, opened_at),
@@ -181,7 +177,7 @@ class GitHubSide:
         return HURRIED if self._hurried else self._pace
 
     def _due(self, pace: Pace) -> Due:
-        return due(self._wanted, self._posted, workflow.now(), pace)
+        return due(self._wanted, self._state.posted, workflow.now(), pace)
 
     def _has_to_come(self) -> bool:
         found = self._due(self._current_pace)
@@ -215,8 +211,9 @@ class GitHubSide:
         except ActivityError as error:
             if not boundary.is_cancelled(error):
                 raise
+            self._state.posted = doubted(self._state.posted)
         else:
-            self._posted = done.posted
+            self._state.posted = dict(done.posted)
             for refusal in done.refused:
                 self._note(refusal)
         finally:

@@ -1,7 +1,9 @@
-"""Runs build jobs within a workflow: attempts, retries that are hurried, lost workers."""
+"""Runs jobs within a workflow: attempts, retries that are hurried, lost workers, cancellations."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
@@ -10,192 +12,265 @@ from temporalio.workflow import ActivityCancellationType, ActivityHandle
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.activities.build import BuildActivities
-    from opam_ci.core.build import BuildSpec, RepositoryRef
-    from opam_ci.core.incidents.messages import Rejudge
-    from opam_ci.core.incidents.rejudge import rejudged
+    from opam_ci.activities.images import ImageActivities
+    from opam_ci.activities.repository import RepositoryActivities
+    from opam_ci.core.build import BuildSpec
     from opam_ci.core.job import Job, JobKind
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.lost_attempt import lost
     from opam_ci.core.messages import (
-        AttemptFaulted,
-        AttemptStarted,
+        ImageTask,
         JobContext,
         JobReport,
-        RestartWaiting,
+        LintReport,
+        RepositoryTask,
         RunJob,
     )
-    from opam_ci.core.model import Frozen
-    from opam_ci.core.outcome import Errored, Failed
-    from opam_ci.core.platforms import Platform
-    from opam_ci.core.requests import CheckOptions, PullRequestRef, RestartAsker
-    from opam_ci.core.summary import JobState, activity_id
+    from opam_ci.core.outcome import (
+        Cancelled,
+        CancelledBy,
+        Cause,
+        Errored,
+        Evidence,
+        Failed,
+        Outcome,
+    )
+    from opam_ci.core.plan import BUILT_KINDS
+    from opam_ci.core.summary import JobStatus, activity_id
     from opam_ci.core.text import activity_summary
+    from opam_ci.core.workflow_states import (
+        AttemptFaulted,
+        AttemptStarted,
+        PlatformState,
+        RestartJobs,
+    )
     from opam_ci.workflows import options
-    from opam_ci.workflows.reports import report_after, report_for
 
 
-class JobSetting(Frozen):
-    """What all jobs of one workflow have in common.
+@dataclass
+class _Running:
+    """An activity under way.
 
     Attributes:
-        pull_request: To whom they belong.
-        head: Commit under test.
-        opened_at: When the testing of this head began.
-        platform: Where to build.
-        repository: With which packages.
-        options: How.
-        submitted: Packages that the pull request itself builds.
-        notify: Whether the workflow is told of attempts by signals.
+        jobs: What it does; more than one job for lint alone.
+        handle: The activity.
+        again: Starts the jobs in another round once it is cancelled.
+        verdict: What its job is known to come to.
+        by: Who cancelled it.
     """
 
-    pull_request: PullRequestRef
-    head: str
-    opened_at: datetime
-    platform: Platform
-    repository: RepositoryRef
-    options: CheckOptions
-    submitted: tuple[str, ...] = ()
-    notify: bool = True
+    jobs: tuple[Job, ...]
+    handle: ActivityHandle[Any]
+    again: RestartJobs | None = None
+    verdict: Failed | None = None
+    by: CancelledBy | None = None
 
 
-class Jobs:
-    """Runs jobs of a table, a bounded number at once."""
+class JobRunner:
+    """Runs jobs of a table, a bounded number at once.
 
-    def __init__(self, setting: JobSetting, table: JobTable, *, in_flight: int) -> None:
-        self._setting = setting
+    Args:
+        state: To whom the jobs belong, and how to run them; its platform may change.
+        table: The jobs in hand.
+        in_flight: Activities at once.
+    """
+
+    def __init__(self, state: PlatformState, table: JobTable, *, in_flight: int) -> None:
+        self._state = state
         self._table = table
-        self._handles: dict[str, ActivityHandle[JobReport]] = {}
-        self._again: dict[str, RestartAsker] = {}
-        self._verdicts: dict[str, Failed] = {}
+        self._running: dict[str, _Running] = {}
         self._window = asyncio.Semaphore(in_flight)
-        checks = setting.options
-        # The same for all jobs, of which there can be thousands.
-        self._timeouts = checks.timeouts.with_limits(setting.platform.timeouts)
-        self._queue = options.build_queue(setting.platform.pool)
-        self._job_timeout = options.job_timeout(self._timeouts)
-        self._retry = options.job_retry(checks.retry)
-
-    def use(self, platform: Platform) -> None:
-        """Runs all jobs that are yet to start on the platform with this image."""
-        self._setting = self._setting.model_copy(update={"platform": platform})
+        self._packages = {changed.package: changed for changed in state.packages}
+        self._submitted = tuple(
+            changed.package for changed in state.packages if changed.kind in BUILT_KINDS
+        )
+        checks = state.revision.options
+        self._timeouts = checks.timeouts
+        if state.platform is not None:
+            self._timeouts = checks.timeouts.with_limits(state.platform.timeouts)
 
     def attempt_faulted(self, said: AttemptFaulted) -> None:
         """Notes that an attempt met an infrastructure fault."""
-        self._table.fault(said.job, said)
+        for job in self._jobs_of(said.job):
+            self._table.fault(job.id, said)
 
     def attempt_started(self, said: AttemptStarted) -> None:
         """Notes an attempt after the first; the one before may have lost its worker."""
-        if said.job not in self._table:
+        for job in self._jobs_of(said.job):
+            self._table.started(job.id, said)
+        running = self._running.get(said.job)
+        if running is None or self._table[said.job].round != said.round:
             return
-        self._table.started(said.job, said)
-        verdict = self._killer(said.job)
-        handle = self._handles.get(said.job)
-        if verdict is not None and handle is not None:
-            self._verdicts[said.job] = verdict
-            handle.cancel()
+        running.verdict = self._table.killer(said.job)
+        if running.verdict is not None:
+            running.handle.cancel()
 
-    def rejudge(self, said: Rejudge) -> None:
-        """Ends jobs whose fault is their own: the attempt under way, or the wait for it."""
-        for each in said.jobs:
-            job_id = each.job.id
-            handle = self._handles.get(job_id)
-            if handle is None or self._table[job_id].outcome is not None:
-                continue
-            verdict = rejudged(self._table[job_id], each)
-            if isinstance(verdict, Failed):
-                self._verdicts[job_id] = verdict
-                handle.cancel()
+    def hurry(self, said: RestartJobs) -> None:
+        """Starts what waits for its automatic retry at once."""
+        for running in self._running.values():
+            rows = [self._table[job.id] for job in running.jobs]
+            if any(said.selector.takes_waiting(row) for row in rows):
+                running.again = said
+                running.handle.cancel()
 
-    def restart_waiting(self, said: RestartWaiting) -> None:
-        """Starts jobs that wait for their automatic retry at once."""
-        for job_id in said.jobs:
-            handle = self._handles.get(job_id)
-            if handle is not None and self._table[job_id].state is JobState.RETRYING:
-                self._again[job_id] = said.asker
-                handle.cancel()
+    def cancel(self, job_id: str, by: CancelledBy) -> bool:
+        """Cancels the activity of a job; False if none is under way for it alone."""
+        running = self._running.get(job_id)
+        if running is None:
+            return False
+        running.by, running.again = by, None
+        running.handle.cancel()
+        return True
 
-    async def run(self, job: Job) -> JobReport:
-        """Runs a queued job and returns the report of its last attempt.
+    async def run(self, *jobs: Job) -> Any:
+        """Runs queued jobs by one activity, until its last attempt.
+
+        Args:
+            jobs: One, or lint of several packages.
+
+        Returns:
+            What the activity answered, None if it failed: then the jobs are decided. The caller
+            decides them otherwise, with `reports_of`.
 
         Raises:
-            asyncio.CancelledError: The workflow is cancelled; the job's processes are gone.
+            asyncio.CancelledError: The workflow is cancelled; the processes are gone.
         """
         async with self._window:
-            return await self._attempts(job)
+            while True:
+                for job in jobs:
+                    self._table.start(job.id, workflow.now())
+                running = _Running(jobs, self._start(jobs))
+                self._running[jobs[0].id] = running
+                try:
+                    return await running.handle
+                except ActivityError as error:
+                    again = running.again
+                    if again is not None and boundary.is_cancelled(error):
+                        self._again(jobs, again)
+                        continue
+                    for job in jobs:
+                        self._table.decide(job.id, self._came_to(running, job, error))
+                    return None
+                finally:
+                    del self._running[jobs[0].id]
 
-    async def _attempts(self, job: Job) -> JobReport:
-        """Runs a job's activity, again from the start whenever a restart asks for it."""
-        while True:
-            self._table.start(job.id, workflow.now())
-            # What was found of an earlier round is over with it.
-            self._verdicts.pop(job.id, None)
-            handle = self._start(job)
-            self._handles[job.id] = handle
-            try:
-                return await handle
-            except ActivityError as error:
-                if job.id in self._again and boundary.is_cancelled(error):
-                    self._table.queue(job, self._again[job.id])
-                    continue
-                return self._came_to(job, error)
-            finally:
-                self._again.pop(job.id, None)
-                del self._handles[job.id]
+    def _jobs_of(self, job_id: str) -> tuple[Job, ...]:
+        running = self._running.get(job_id)
+        return running.jobs if running is not None else ()
 
-    def _start(self, job: Job) -> ActivityHandle[JobReport]:
-        common = self._setting
-        checks = common.options
+    def _again(self, jobs: tuple[Job, ...], said: RestartJobs) -> None:
+        for job in jobs:
+            automatic = said.selector.asker.charged(self._table[job.id].automatic)
+            self._table.restart(job.id, round_=said.round, automatic=automatic)
+
+    def _start(self, jobs: tuple[Job, ...]) -> ActivityHandle[Any]:
+        state, job = self._state, jobs[0]
+        row = self._table[job.id]
+        checks = state.revision.options
+        context = JobContext(
+            pull_request=state.pull_request,
+            head=state.revision.head,
+            opened_at=state.opened_at,
+            round=row.round,
+            retry=checks.retry,
+            notify=state.parent is not None or job.kind is JobKind.ANALYSIS,
+        )
+        method: Any
+        task: Any
+        match job.kind:
+            case JobKind.ANALYSIS | JobKind.LINT:
+                lint = job.kind is JobKind.LINT
+                method = RepositoryActivities.lint if lint else RepositoryActivities.analyse
+                task = RepositoryTask(
+                    context=context,
+                    revision=state.revision,
+                    packages=tuple(self._packages[each.package] for each in jobs if lint),
+                    merge_tree=state.merge_tree if lint else None,
+                )
+                how = options.repository_activity(job.kind, state.pull_request, checks)
+            case JobKind.IMAGE:
+                method = ImageActivities.pin_image
+                image = state.platform.image if state.platform is not None else None
+                task = ImageTask(context=context, job=job.id, image=image or "")
+                how = options.image_activity(state.pull_request, checks)
+            case _:
+                method = BuildActivities.run_job
+                task = RunJob(context=context, spec=self._spec(job))
+                how = options.build_activity(
+                    job.kind, task.spec.platform, state.pull_request, checks, self._timeouts
+                )
         return workflow.start_activity_method(
-            BuildActivities.run_job,
-            RunJob(
-                context=JobContext(
-                    pull_request=common.pull_request,
-                    head=common.head,
-                    opened_at=common.opened_at,
-                    round=self._table[job.id].round,
-                    retry=checks.retry,
-                    notify=common.notify,
-                ),
-                spec=BuildSpec(
-                    job=job,
-                    platform=common.platform,
-                    repository=common.repository,
-                    timeouts=self._timeouts,
-                    archive_mirrors=checks.archive_mirrors,
-                    only_mirrored=checks.only_mirrored,
-                    # A list in every job of a large pull request would be most of its history.
-                    submitted=common.submitted if job.kind is JobKind.LIST_REVDEPS else (),
-                    build_cache=checks.build_cache,
-                ),
-            ),
-            activity_id=activity_id(self._table[job.id]),
-            task_queue=self._queue,
-            start_to_close_timeout=self._job_timeout,
-            heartbeat_timeout=checks.heartbeat_timeout,
-            retry_policy=self._retry,
-            priority=options.job_priority(job.kind, common.pull_request),
+            method,
+            task,
+            activity_id=activity_id(row, state.revision.head),
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=activity_summary(job.kind, job.title),
+            **how,
         )
 
-    def _came_to(self, job: Job, error: ActivityError) -> JobReport:
+    def _spec(self, job: Job) -> BuildSpec:
+        state, checks = self._state, self._state.revision.options
+        if state.platform is None or state.repository is None:
+            raise RuntimeError(f"{job.id} has no platform or no repository")
+        return BuildSpec(
+            job=job,
+            platform=state.platform,
+            repository=state.repository,
+            timeouts=self._timeouts,
+            archive_mirrors=checks.archive_mirrors,
+            only_mirrored=checks.only_mirrored,
+            # A list in every job of a large pull request would be most of its history.
+            submitted=self._submitted if job.kind is JobKind.LIST_REVDEPS else (),
+            build_cache=checks.build_cache,
+        )
+
+    def _came_to(self, running: _Running, job: Job, error: ActivityError) -> JobReport:
         now = workflow.now()
         row = self._table[job.id]
-        verdict, report = self._verdicts.get(job.id), boundary.report_of(error)
+        report = boundary.report_of(error)
         # One more fault changes nothing; an attempt that got through has the last word.
-        if verdict is not None and (report is None or report.outcome.kind == "errored"):
-            return report_for(row, verdict, now)
+        if running.verdict is not None and (report is None or report.outcome.kind == "errored"):
+            return report_for(row, running.verdict, now)
+        if report is not None:
+            return report
+        if boundary.is_cancelled(error):
+            by = running.by or self._state.stopping or "request"
+            return report_for(row, Cancelled(by=by), now)
         if not boundary.is_lost(error):
-            return report_after(error, row, now)
+            return report_for(row, boundary.outcome_without_report(error), now)
         fault = lost(boundary.last_heartbeat(error), max(row.attempt, 1), now)
         self._table.fault(job.id, AttemptFaulted(job=job.id, round=row.round, fault=fault))
         errored = Errored(cause=fault.cause, evidence=fault.evidence)
-        return report_for(row, self._killer(job.id) or errored, now)
+        return report_for(row, self._table.killer(job.id) or errored, now)
 
-    def _killer(self, job_id: str) -> Failed | None:
-        """Returns the verdict on a job that took workers down, else None."""
-        if (before := self._table.killer(job_id, last_alone=False)) is None:
-            return None
-        if not workflow.patched("killer-ran-alone"):
-            return before
-        return self._table.killer(job_id)
+
+def reports_of(answer: Any, jobs: tuple[Job, ...]) -> dict[str, JobReport]:
+    """Returns the report of each job from what its activity answered, by the job's id."""
+    if isinstance(answer, JobReport):
+        return {jobs[0].id: answer}
+    if not isinstance(answer, LintReport):
+        report: JobReport = answer.report
+        return {jobs[0].id: report}
+    verdicts = {verdict.package: verdict.outcome for verdict in answer.verdicts}
+    nothing = lost_verdict("lint said nothing about the package")
+    return {
+        job.id: answer.report.model_copy(update={"outcome": verdicts.get(job.package, nothing)})
+        for job in jobs
+    }
+
+
+def report_for(row: JobStatus, outcome: Outcome, now: datetime) -> JobReport:
+    """Returns a report of a job's last attempt with an outcome that the workflow gives it."""
+    return JobReport(
+        outcome=outcome,
+        attempt=max(row.attempt, 1),
+        worker=row.worker or "",
+        started_at=row.attempt_started_at or row.started_at or now,
+        ended_at=now,
+        log=row.log,
+    )
+
+
+def lost_verdict(detail: str) -> Errored:
+    """Returns the outcome of a job of which nobody says any more what it came to."""
+    return Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule="no-verdict", detail=detail))

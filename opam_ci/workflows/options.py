@@ -8,6 +8,8 @@ from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
 from opam_ci.activities.boundary import GITHUB_REFUSED, INTERNAL_ERROR, PACKAGE_FAILURE
 from opam_ci.core.build import PhaseTimeouts
 from opam_ci.core.job import JobKind
+from opam_ci.core.plan import RANKS
+from opam_ci.core.platforms import Platform
 from opam_ci.core.requests import CheckOptions, PullRequestRef
 from opam_ci.core.retry import RetrySettings
 
@@ -34,6 +36,18 @@ IMAGE_TIMEOUT = timedelta(minutes=2)
 
 RECORD_TIMEOUT = timedelta(seconds=30)
 """Longest write of one batch to the index."""
+
+WRITE_PATIENCE = timedelta(seconds=1)
+"""How long the last verdicts of a platform are held back so that they are told once, as written:
+milliseconds as a rule, hours where the index is away."""
+
+PLAN_TIMEOUT = timedelta(minutes=30)
+"""Longest time in which the jobs of a head are put into the index: those of ten thousand packages
+on many platforms take some minutes."""
+
+PLAN_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
+"""Silence after which whoever does that counts as lost; a portion takes some hundred
+milliseconds."""
 
 RECORD_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1),
@@ -68,15 +82,12 @@ POSTING_PATIENCE = timedelta(days=1)
 JOBS_IN_FLIGHT = 200
 """Activities that one PlatformWorkflow has pending at once; the server allows 2,000 a workflow."""
 
-REVDEPS_IN_FLIGHT = 200
-"""Activities that one RevdepsWorkflow has pending at once."""
+JOBS_QUEUED = 400
+"""Jobs that one PlatformWorkflow has taken and not decided: more than are in flight, so that a
+job always waits for a free slot, and few enough for all their rows to fit in memory."""
 
-REVDEPS_QUEUED = 400
-"""Jobs that one RevdepsWorkflow has taken and not decided: more than are in flight, so that
-a job always waits for a free slot, and few enough for all their rows to fit in memory."""
-
-REVDEPS_AT_ONCE = 100
-"""Reverse dependencies that one activity reads from a listing: some 6 kB."""
+JOBS_AT_ONCE = 200
+"""Queued jobs that one activity reads from the index: some 20 kB, packed a few."""
 
 LINT_PACKAGES = 100
 """Packages that one lint activity answers for: 2 kB each at most, far below 2 MB."""
@@ -144,13 +155,30 @@ def record_activity() -> PlainActivity:
     )
 
 
-def revdeps_activity() -> PlainActivity:
-    """Returns how lists of reverse dependencies are read; no less patient than a write."""
+def index_activity() -> PlainActivity:
+    """Returns how the index is asked and changed; no less patient than a write."""
     return PlainActivity(
         task_queue=ORCHESTRATION_QUEUE,
         start_to_close_timeout=RECORD_TIMEOUT,
         retry_policy=RECORD_RETRY,
-        summary="which jobs are next",
+        summary="jobs in the index",
+    )
+
+
+class PlanActivity(PlainActivity):
+    """Options of activities that put jobs into the index."""
+
+    heartbeat_timeout: timedelta
+
+
+def plan_activity() -> PlanActivity:
+    """Returns how jobs are put into the index: in portions, with a sign of life after each."""
+    return PlanActivity(
+        task_queue=ORCHESTRATION_QUEUE,
+        start_to_close_timeout=PLAN_TIMEOUT,
+        heartbeat_timeout=PLAN_HEARTBEAT_TIMEOUT,
+        retry_policy=RECORD_RETRY,
+        summary="jobs into the index",
     )
 
 
@@ -174,8 +202,8 @@ def job_retry(settings: RetrySettings) -> RetryPolicy:
     )
 
 
-class RepositoryActivity(TypedDict):
-    """Options of analysis, lint and the search for images."""
+class JobActivity(TypedDict):
+    """Options of the activities that jobs are."""
 
     task_queue: str
     start_to_close_timeout: timedelta
@@ -186,9 +214,9 @@ class RepositoryActivity(TypedDict):
 
 def repository_activity(
     kind: JobKind, pull_request: PullRequestRef, checks: CheckOptions
-) -> RepositoryActivity:
+) -> JobActivity:
     """Returns how analysis and lint are run: on the orchestration queue, before all builds."""
-    return RepositoryActivity(
+    return JobActivity(
         task_queue=ORCHESTRATION_QUEUE,
         start_to_close_timeout=REPOSITORY_TIMEOUT,
         heartbeat_timeout=checks.heartbeat_timeout,
@@ -197,14 +225,31 @@ def repository_activity(
     )
 
 
-def image_activity(pull_request: PullRequestRef, checks: CheckOptions) -> RepositoryActivity:
+def image_activity(pull_request: PullRequestRef, checks: CheckOptions) -> JobActivity:
     """Returns how a platform's image is looked up: behind every analysis and lint."""
-    return RepositoryActivity(
+    return JobActivity(
         task_queue=ORCHESTRATION_QUEUE,
         start_to_close_timeout=IMAGE_TIMEOUT,
         heartbeat_timeout=checks.heartbeat_timeout,
         retry_policy=job_retry(checks.retry),
         priority=job_priority(JobKind.BUILD, pull_request),
+    )
+
+
+def build_activity(
+    kind: JobKind,
+    platform: Platform,
+    pull_request: PullRequestRef,
+    checks: CheckOptions,
+    timeouts: PhaseTimeouts,
+) -> JobActivity:
+    """Returns how a job is run by a pool's build workers."""
+    return JobActivity(
+        task_queue=build_queue(platform.pool),
+        start_to_close_timeout=job_timeout(timeouts),
+        heartbeat_timeout=checks.heartbeat_timeout,
+        retry_policy=job_retry(checks.retry),
+        priority=job_priority(kind, pull_request),
     )
 
 
@@ -271,22 +316,10 @@ def report_interval(history_length: int) -> timedelta:
     return timedelta(seconds=min(60.0, 1 + history_length / 200))
 
 
-_PRIORITIES = {
-    JobKind.ANALYSIS: 1,
-    JobKind.LINT: 1,
-    JobKind.BUILD: 2,
-    JobKind.TEST: 3,
-    JobKind.LOWER_BOUNDS: 4,
-    JobKind.LIST_REVDEPS: 4,
-    JobKind.REVDEP: 5,
-    JobKind.REVDEP_TEST: 5,
-}
-
-
 def job_priority(kind: JobKind, pull_request: PullRequestRef) -> Priority:
     """Returns a job's place in its queue: by kind, and fair between pull requests.
 
     The fairness key is cut to the server's limit of 64 bytes; two keys that collide by
     that share one turn, which is harmless.
     """
-    return Priority(priority_key=_PRIORITIES[kind], fairness_key=pull_request.workflow_id[-64:])
+    return Priority(priority_key=max(1, RANKS[kind]), fairness_key=pull_request.workflow_id[-64:])

@@ -1,166 +1,168 @@
-"""The testing of one head inside a PullRequestWorkflow: its jobs and who runs them."""
+"""The testing of one head inside a PullRequestWorkflow: its analysis, and who runs its jobs."""
 
-import asyncio
-from collections import defaultdict
-from collections.abc import Coroutine, Iterable
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from temporalio import workflow
-from temporalio.exceptions import (
-    ChildWorkflowError,
-    FailureError,
-    WorkflowAlreadyStartedError,
-)
-from temporalio.workflow import (
-    ChildWorkflowCancellationType,
-    ParentClosePolicy,
-)
+from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedError
+from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from opam_ci.core.analysis_result import Analysis
-    from opam_ci.core.incidents.messages import Rejudge
-    from opam_ci.core.job import Job, JobKind
+    from opam_ci.activities.jobs import JobActivities
+    from opam_ci.core.installable import may_be_installable_nowhere
     from opam_ci.core.job_table import JobTable
     from opam_ci.core.messages import (
-        PlatformInput,
-        PlatformProgress,
-        PullRequestInput,
-        RevdepsProgress,
-        RevdepsRestart,
-        RunningChild,
+        AnalysisReport,
+        ChangeJobs,
+        ConcludeJobs,
+        CountJobs,
+        PlanJobs,
+        PlatformStandings,
+        SettleJobs,
         revision_key,
     )
-    from opam_ci.core.outcome import Cancelled, Outcome
-    from opam_ci.core.plan import (
-        ANALYSIS,
-        BUILT_KINDS,
-        lint_jobs,
-        platform_jobs,
-        with_dependents,
-    )
+    from opam_ci.core.outcome import Cancelled, CancelledBy
+    from opam_ci.core.plan import ANALYSIS
+    from opam_ci.core.platforms import Platform
     from opam_ci.core.records import RevisionKey
-    from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector, Revision
-    from opam_ci.core.summary import JobState
+    from opam_ci.core.requests import (
+        TAKEN_SHOWN,
+        JobSelector,
+        PullRequestRef,
+        RestartAsker,
+        RestartSelector,
+        Revision,
+        Taken,
+    )
+    from opam_ci.core.summary import JobState, JobStatus, PlatformStanding, Standing, total
+    from opam_ci.core.tally import counts_of_rows, settled
+    from opam_ci.core.workflow_states import (
+        PlatformProgress,
+        PlatformState,
+        RestartJobs,
+        StopJobs,
+        TestingState,
+    )
     from opam_ci.workflows import options
-    from opam_ci.workflows.groups import Groups
+    from opam_ci.workflows.base import Records, Tasks, ask, told
+    from opam_ci.workflows.jobs import JobRunner, lost_verdict, reports_of
     from opam_ci.workflows.platform import PlatformWorkflow
-    from opam_ci.workflows.rejudging import judge_again, tell_running
-    from opam_ci.workflows.reports import lost_verdict
-    from opam_ci.workflows.repository_jobs import RepositoryJobs
-    from opam_ci.workflows.signalling import hurry
+
+_NOTICES = 20
+"""How many notices of images a summary shows."""
 
 
 class Testing:
-    """Analyses, lints and builds one head, and restarts parts of that.
+    """Analyses one head, has its jobs put into the index, and one workflow a platform run them.
+
+    Args:
+        pull_request: Whose head.
+        state: What is known of it.
+        records: What is to be written to the index.
+        is_called_away: Whether a newer head or the end of the pull request makes waiting for
+            the index pointless.
 
     Attributes:
-        table: The job matrix.
-        planned: Whether the list of jobs is complete.
-        on_repository: Analysis and lint, and what the analysis found.
-        crash: A bug that ended one of its tasks: the workflow task must fail of it.
-        groups: The jobs on reverse dependencies.
-        automatic: What restarts of its jobs have cost since somebody last asked for one.
+        is_changed: Whether there is something new to tell of.
     """
 
     def __init__(
         self,
         pull_request: PullRequestRef,
-        revision: Revision,
-        opened_at: datetime,
-        table: JobTable | None = None,
+        state: TestingState,
+        records: Records,
+        is_called_away: Callable[[], bool],
     ) -> None:
-        self.opened_at = opened_at
-        self.table = JobTable() if table is None else table
-        self.planned = False
-        self.on_repository = RepositoryJobs(pull_request, revision, opened_at, self.table)
+        self.state = state
+        self.tasks = Tasks()
+        self.is_changed = True
         self._pull_request = pull_request
-        self._batch = 0
-        # A dict, since the order of a set of tasks differs from replay to replay.
-        self._tasks: dict[asyncio.Task[None], None] = {}
-        self._children: dict[str, set[str]] = {}
-        self._adopted: set[str] = set()
-        self._stopping: Cancelled | None = None
-        self.groups = Groups()
-        self.automatic = 0
-        self.crash: BaseException | None = None
-
-    @classmethod
-    def resume(cls, given: PullRequestInput) -> "Testing | None":
-        """Returns the testing that the run before this one carried over, if there was one."""
-        if given.revision is None or given.opened_at is None:
-            return None
-        testing = cls(given.pull_request, given.revision, given.opened_at, JobTable(given.jobs))
-        testing.planned = given.planned
-        testing.automatic = given.automatic
-        testing.on_repository.packages = given.packages
-        testing.on_repository.merge_tree = given.merge_tree
-        testing.on_repository.repository = given.repository
-        testing.on_repository.platforms = given.platforms or given.revision.options.platforms
-        testing._batch = given.batch
-        testing._adopted = {child.workflow_id for child in given.running}
-        testing.groups = Groups(given.groups)
-        testing._children = {child.workflow_id: set(child.jobs) for child in given.running}
-        return testing
-
-    def carry_over(self, given: PullRequestInput) -> PullRequestInput:
-        """Returns the input of the next run, which resumes this testing."""
-        return given.model_copy(
-            update={
-                "revision": self.revision,
-                "opened_at": self.opened_at,
-                "jobs": self.table.rows,
-                "packages": self.on_repository.packages,
-                "merge_tree": self.on_repository.merge_tree,
-                "repository": self.on_repository.repository,
-                "platforms": self.on_repository.platforms,
-                "planned": self.planned,
-                "automatic": self.automatic,
-                "batch": self._batch,
-                "groups": self.groups.all,
-                "running": tuple(
-                    RunningChild(workflow_id=child, jobs=tuple(sorted(jobs)))
-                    for child, jobs in sorted(self._children.items())
-                ),
-            }
-        )
-
-    @property
-    def revision(self) -> Revision:
-        """The head under test."""
-        return self.on_repository.revision
+        self._records = records
+        self._is_called_away = is_called_away
+        self._table = JobTable([state.analysis])
+        self._setting = self._platform_state("", None)
+        self._jobs = JobRunner(self._setting, self._table, in_flight=1)
+        self._written: dict[str, int] = {}
+        self._started_here: set[str] = set()
+        self._stopping: CancelledBy | None = None
 
     @property
     def key(self) -> RevisionKey:
         """The testing's name in the index."""
-        return revision_key(self._pull_request, self.revision.head, self.opened_at)
+        return revision_key(self._pull_request, self.state.revision.head, self.state.opened_at)
+
+    @property
+    def revision(self) -> Revision:
+        """The head under test."""
+        return self.state.revision
+
+    @property
+    def analysis(self) -> JobStatus:
+        """The row of the analysis."""
+        return self._table[ANALYSIS.id]
+
+    def take_analysis(self) -> tuple[JobStatus, ...]:
+        """Returns the row of the analysis if it changed since it was last taken."""
+        rows = self._table.take_changed(1)
+        self.state.analysis = self.analysis
+        return rows
 
     @property
     def is_dirty(self) -> bool:
         """Whether there is something new to tell of."""
-        return self.table.is_dirty or self.groups.is_changed
+        return self.is_changed or self._table.is_dirty
 
     @property
-    def is_restartable(self) -> bool:
-        """Whether a restart could mend something."""
-        lost = {"errored", "cancelled"}
-        lost_rows = any(row.outcome and row.outcome.kind in lost for row in self.table.rows)
-        return lost_rows or self.groups.is_restartable
+    def standings(self) -> Iterable[PlatformStanding]:
+        """How all jobs stand, the analysis first."""
+        return (
+            PlatformStanding(
+                platform="", counts=counts_of_rows([self.analysis]), shown=(self.analysis,)
+            ),
+            *self.state.standings.values(),
+        )
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
-        return not self._tasks and not self._children
+        return not self.state.children and self.only_children_run and not self._stopping
 
     @property
     def only_children_run(self) -> bool:
         """Whether all that is under way would survive a continue-as-new."""
-        return all(task.get_name().startswith("child ") for task in self._tasks)
+        return self.analysis.outcome is not None and self.state.planned
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its analysis was ever started."""
+        return self.state.planned
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether its jobs were not planned, since a newer head came."""
+        return self.analysis.outcome == Cancelled(by="superseded")
+
+    @property
+    def needs_conclusion(self) -> bool:
+        """Whether all platforms together have something to decide now."""
+        return self.is_idle and not self.state.concluded
+
+    @property
+    def is_restartable(self) -> bool:
+        """Whether a restart could mend something."""
+        lost = {Standing.ERRORED, Standing.CANCELLED}
+        return any(each.standing in lost for standing in self.standings for each in standing.counts)
 
     @property
     def has_adopted(self) -> bool:
-        """Whether PlatformWorkflows are under way that an earlier run started."""
-        return bool(self._adopted)
+        """Whether workflows run that an earlier run of this one started."""
+        return any(child not in self._started_here for child in self.state.children.values())
+
+    @property
+    def attempts(self) -> JobRunner:
+        """Who is told of attempts of the analysis."""
+        return self._jobs
+
+    # What is asked of it; one at a time.
 
     def begin(self, asker: RestartAsker | None = None) -> None:
         """Starts the testing from its beginning.
@@ -168,249 +170,334 @@ class Testing:
         Args:
             asker: Who asked for that, if it is a restart.
         """
-        # At once, so that a cancel that comes before the first step finds a row to settle.
-        self.table.queue(ANALYSIS, asker)
-        self.groups.blank()
-        self.planned = False
-        self._spawn("check", self._check(asker))
+        if self.analysis.state is JobState.DECIDED:
+            self.state.round += 1
+            automatic = 0 if asker is None else asker.charged(self.analysis.automatic)
+            self._table.restart(ANALYSIS.id, round_=self.state.round, automatic=automatic)
+        else:
+            self._table.put(JobStatus(job=ANALYSIS, round=self.state.round))
+        self.state.planned = False
+        self.state.concluded = True
+        self.tasks.spawn("check", self._check(asker))
 
-    async def stop(self, cancelled: Cancelled) -> None:
+    async def stop(self, by: CancelledBy) -> None:
         """Ends all that is under way; returns when the builds are really gone."""
-        self._stopping = cancelled
-        for task in self._tasks:
-            task.cancel()
-        for child in sorted(self._adopted):
-            await self._cancel_adopted(child)
-        while not self.is_idle:
+        self._stopping = by
+        self._setting.stopping = by
+        self._jobs.cancel(ANALYSIS.id, by)
+        while self.state.children or not self.only_children_run:
+            for child in list(self.state.children.values()):
+                if not await told(child, "stop_jobs", StopJobs(by=by, final=True)):
+                    self._remove(child)
             try:
                 await workflow.wait_condition(
-                    lambda: self.is_idle, timeout=options.ORPHAN_CHECK_INTERVAL
+                    lambda: not self.state.children and self.only_children_run,
+                    timeout=options.ORPHAN_CHECK_INTERVAL,
                 )
             except TimeoutError:
-                # An adopted child that an operator terminated never says that it is done.
-                await self.look_for_adopted()
-        self.table.cancel_undecided(cancelled, workflow.now())
-        self.groups.settle(cancelled)
-        self.planned = True
-        self._stopping = None
+                # One that an operator terminated never says that it is done.
+                continue
+        cancelled = Cancelled(by=by)
+        self._records.add(SettleJobs(key=self.key, outcome=cancelled))
+        self.state.standings = {
+            name: settled(standing, cancelled) for name, standing in self.state.standings.items()
+        }
+        self.is_changed = True
+        self._stopping = self._setting.stopping = None
 
-    async def restart(self, selector: RestartSelector) -> int:
-        """Starts the selected jobs again and returns how many there are.
-
-        While the analysis runs, everything is about to be started anyway.
-        """
-        if ANALYSIS.id in self.table and self.table[ANALYSIS.id].outcome is None:
-            return 0
-        number = await self._restart(selector)
-        self.automatic = selector.asker.charged(self.automatic, number)
-        return number
-
-    async def _restart(self, selector: RestartSelector) -> int:
-        chosen = with_dependents(
-            [
-                row
-                for row in self.table.rows
-                if row.outcome is not None and selector.takes(row.job, row.outcome)
-            ],
-            self.table.rows,
+    async def restart(self, selector: RestartSelector, *, preview: bool) -> Taken:
+        """Starts the selected jobs again, or says which that would be."""
+        analysis = self.analysis
+        if analysis.outcome is None or not self.state.planned:
+            return Taken(
+                refusal="the analysis is under way: all jobs are about to be started anyway"
+            )
+        if selector.takes_decided(analysis):
+            if not preview:
+                await self.stop("request")
+                self.begin(selector.asker)
+            return Taken(jobs=1, by_platform={"": 1}, first=(ANALYSIS.id,))
+        if not await self._write_down():
+            return _OVERTAKEN
+        round_ = self.state.round + 1
+        taken = await ask(
+            self.tasks,
+            JobActivities.restart_jobs,
+            ChangeJobs(key=self.key, selector=selector, round=round_, preview=preview),
+            self._is_called_away,
         )
-        jobs = [row.job for row in chosen]
-        waiting = [
-            row.job.id
-            for row in self.table.rows
-            if row.state is JobState.RETRYING
-            and selector.takes_waiting(row.job, row.faults[-1].cause)
-        ]
-        if any(job.kind is JobKind.ANALYSIS for job in jobs):
-            if not self.is_idle:
-                await self.stop(Cancelled(by="request"))
-            self.begin(selector.asker)
-            return len(jobs) + len(waiting)
-        grouped, again = await self.groups.restart(selector, jobs)
-        self._run_again(jobs, again, selector.asker)
-        if waiting:
-            self._spawn("restart waiting", hurry(waiting, self._children, selector.asker))
-        return len(jobs) + len(waiting) + grouped
+        if taken is None:
+            # It may have been done all the same: that round is spent.
+            self.state.round = round_
+            return _OVERTAKEN
+        if preview or not taken.jobs:
+            return taken
+        self.state.round = round_
+        self.state.automatic = selector.asker.charged(self.state.automatic, taken.jobs)
+        await self._wake(taken.by_platform, RestartJobs(selector=selector, round=round_))
+        return taken
 
-    def rejudge(self, said: Rejudge) -> int:
-        """Judges jobs again on the word of others; returns how many verdicts were taken back."""
-        if self._stopping is not None or said.revision != self.key:
-            return 0
-        number, running = judge_again(said, self.table, self._children, self.groups)
-        if running:
-            self._spawn("rejudge", tell_running(running))
-        return number
-
-    def progress(self, said: PlatformProgress) -> None:
-        """Takes over what a PlatformWorkflow reports."""
-        if said.head != self.revision.head or said.workflow_id not in self._children:
-            return
-        self.on_repository.image_found(said)
-        for row in said.jobs:
-            if self._stopping and row.outcome is not None and row.outcome.kind == "cancelled":
-                # The child cannot know why it was cancelled.
-                self.table.merge(row.model_copy(update={"outcome": self._stopping}))
-            else:
-                self.table.merge(row)
-        for group in said.groups:
-            self.groups.begin(group, said.workflow_id, self._stopping)
-        if said.done and said.workflow_id in self._adopted:
-            self._give_up(said.workflow_id, "the platform's workflow ended without a verdict")
-
-    def revdeps_progress(self, said: RevdepsProgress) -> None:
-        """Takes over what a RevdepsWorkflow reports of its group."""
-        if said.head != self.revision.head or self._child_of(said.workflow_id) is None:
-            return
-        self.groups.progress(said, self._stopping)
-
-    def _child_of(self, workflow_id: str) -> str | None:
-        """Returns the PlatformWorkflow under way to which a RevdepsWorkflow belongs."""
-        return next(
-            (child for child in self._children if workflow_id.startswith(f"{child}/")), None
+    async def cancel(self, selector: JobSelector, *, preview: bool) -> Taken:
+        """Cancels the selected jobs, or says which that would be."""
+        if selector == JobSelector(head=selector.head):
+            undecided = {
+                standing.platform: number
+                for standing in self.standings
+                if (number := _undecided(standing))
+            }
+            if not undecided and self.is_idle:
+                return Taken(refusal="no job is under way: there is nothing to cancel")
+            if not preview:
+                await self.stop("request")
+            first = [
+                row.job.id
+                for standing in self.standings
+                for row in standing.shown
+                if preview and row.outcome is None
+            ]
+            return Taken(
+                jobs=sum(undecided.values()),
+                by_platform=undecided,
+                first=tuple(first[:TAKEN_SHOWN]),
+            )
+        if not self.state.planned:
+            return Taken(refusal="the analysis is under way: only all jobs can be cancelled yet")
+        if not await self._write_down():
+            return _OVERTAKEN
+        taken = await ask(
+            self.tasks,
+            JobActivities.cancel_jobs,
+            ChangeJobs(key=self.key, selector=selector, preview=preview),
+            self._is_called_away,
         )
+        if taken is None:
+            return _OVERTAKEN
+        if taken.jobs and not preview:
+            for name in taken.by_platform:
+                child = self.state.children.get(name)
+                if child is not None:
+                    await told(child, "stop_jobs", StopJobs(selector=selector))
+            await self.count([name for name in taken.by_platform if name not in self._running()])
+        return taken
+
+    async def recount(self) -> None:
+        """Looks at the index anew: it was changed by others."""
+        for child in list(self.state.children.values()):
+            await told(child, "recount")
+        idle = [name for name in self.state.standings if name not in self._running()]
+        if await self.count(idle):
+            # Queued by what was given up halfway.
+            self._start(name for name in idle if _undecided(self.state.standings[name]))
+
+    async def conclude(self) -> None:
+        """Decides what only all platforms together can decide."""
+        changed = await ask(
+            self.tasks,
+            JobActivities.conclude_jobs,
+            ConcludeJobs(key=self.key, unavailable=self.revision.options.unavailable),
+            self._is_called_away,
+        )
+        if changed is None:
+            return
+        if changed:
+            await self.count(self.state.standings)
+        self.state.concluded = True
+        self.is_changed = True
+
+    async def count(self, names: Iterable[str]) -> bool:
+        """Takes over from the index how the jobs of platforms stand; False if overtaken."""
+        wanted = tuple(names)
+        if not wanted:
+            return True
+        found: PlatformStandings | None = await ask(
+            self.tasks,
+            JobActivities.count_jobs,
+            CountJobs(key=self.key, platforms=wanted),
+            self._is_called_away,
+        )
+        if found is None:
+            return False
+        for standing in found.platforms:
+            self._take_over(standing)
+        return True
 
     async def look_for_adopted(self) -> None:
         """Asks the children of earlier runs for a sign of life; settles the jobs of lost ones."""
-        for child in sorted(self._adopted):
-            handle = workflow.get_external_workflow_handle(child)
-            try:
-                await handle.signal("report")
-            except FailureError:
-                self._give_up(child, "the workflow that ran it is gone")
+        for name, child in list(self.state.children.items()):
+            if child not in self._started_here and not await told(child, "recount"):
+                await self._lost(name, child)
 
-    # What follows runs in tasks of its own.
+    def progress(self, said: PlatformProgress) -> None:
+        """Takes over what a PlatformWorkflow reports."""
+        name = said.standing.platform
+        if said.key != self.key or self.state.children.get(name) != said.workflow_id:
+            return
+        self._written[said.workflow_id] = said.written
+        self._take_over(said.standing)
+        if said.platform is not None:
+            self.state.platforms = tuple(
+                said.platform if known.name == name else known for known in self.state.platforms
+            )
+        if said.notice is not None and said.notice not in self.state.notices:
+            self.state.notices = (*self.state.notices, said.notice)[:_NOTICES]
+        # One that a restart reached after these words goes on.
+        if (said.stopped or said.done) and said.round >= self.state.woken.get(said.workflow_id, 0):
+            self._remove(said.workflow_id)
+
+    # What follows runs in tasks of its own, or serves what is above.
 
     async def _check(self, asker: RestartAsker | None) -> None:
-        analysis = await self.on_repository.analyse()
-        if analysis is None or self._stopping is not None:
-            # A short analysis can end before it hears that it was cancelled.
-            self.planned = True
+        answer: AnalysisReport | None = await self._jobs.run(ANALYSIS)
+        state = self.state
+        if answer is None:
+            state.planned = True
             return
-        lint = lint_jobs(analysis)
-        builds = [] if self.revision.options.lint_only else self._build_jobs(analysis)
-        for job in (*lint, *builds):
-            self.table.queue(job, asker)
-        self.planned = True
-        self._start(lint, builds)
+        if answer.base is not None:
+            state.revision = state.revision.model_copy(update={"base": answer.base})
+        state.merge_tree = answer.analysis.merge_tree
+        state.packages = answer.analysis.packages
+        state.repository = answer.repository
+        state.platforms = state.revision.options.platforms
+        lint_only = state.revision.options.lint_only or state.repository is None
+        platforms = () if lint_only else state.platforms
+        # Decided once the jobs are known: an analysis that passed and no jobs would look green.
+        if await self._plan(asker, platforms):
+            self._table.decide(ANALYSIS.id, reports_of(answer, (ANALYSIS,))[ANALYSIS.id])
+            self._start(name for name, each in state.standings.items() if _undecided(each))
+        else:
+            cancelled = Cancelled(by=self._stopping or "superseded")
+            self._table.settle(ANALYSIS.id, cancelled, workflow.now())
+        state.planned = True
 
-    def _build_jobs(self, analysis: Analysis) -> list[Job]:
-        return [
-            job
-            for platform in self.on_repository.platforms
-            for job in platform_jobs(analysis.packages, platform)
-        ]
-
-    def _run_again(
-        self, jobs: list[Job], groups: list[RevdepsRestart], asker: RestartAsker
-    ) -> None:
-        for job in jobs:
-            self.table.queue(job, asker)
-        self._start(
-            [job for job in jobs if job.kind is JobKind.LINT],
-            [job for job in jobs if job.kind is not JobKind.LINT],
-            groups,
+    async def _plan(self, asker: RestartAsker | None, platforms: tuple[Platform, ...]) -> bool:
+        """Puts all jobs into the index; False if that is overtaken."""
+        await ask(
+            self.tasks,
+            JobActivities.plan_jobs,
+            PlanJobs(
+                key=self.key,
+                packages=self.state.packages,
+                platforms=platforms,
+                round=self.state.round,
+                asker=asker,
+            ),
+            self._is_overtaken,
+        )
+        return not self._is_overtaken() and await self.count(
+            ["", *(platform.name for platform in platforms)]
         )
 
-    def _start(
-        self, lint: Iterable[Job], builds: Iterable[Job], groups: Iterable[RevdepsRestart] = ()
-    ) -> None:
-        names = [job.package for job in lint]
-        for start in range(0, len(names), options.LINT_PACKAGES):
-            self._spawn(
-                "lint", self.on_repository.lint(names[start : start + options.LINT_PACKAGES])
+    def _is_overtaken(self) -> bool:
+        return self._stopping is not None or self._is_called_away()
+
+    def _running(self) -> set[str]:
+        return set(self.state.children)
+
+    async def _write_down(self) -> bool:
+        """Waits until all that is decided is in the index; False if that is overtaken."""
+        self.state.write_asked += 1
+        number = self.state.write_asked
+        for child in list(self.state.children.values()):
+            await told(child, "write_down", number)
+        await self.tasks.until(
+            lambda: (
+                self._is_called_away()
+                or (
+                    self._records.is_empty
+                    and all(
+                        self._written.get(child, 0) >= number
+                        for child in self.state.children.values()
+                    )
+                )
             )
-        by_platform: dict[str, tuple[list[Job], list[RevdepsRestart]]]
-        by_platform = defaultdict(lambda: ([], []))
-        for job in builds:
-            by_platform[job.platform][0].append(job)
-        for restart in groups:
-            by_platform[restart.group.platform][1].append(restart)
-        if by_platform:
-            self._batch += 1
-        for platform, (jobs, restarts) in by_platform.items():
-            # With the time: an operator may have ended a parent whose children go on.
-            child = f"{self._pull_request.workflow_id}/{self.revision.head[:12]}"
-            child += f"@{self.opened_at:%Y%m%dT%H%M%S}/{platform.replace('/', '-')}/{self._batch}"
-            self._children[child] = {job.id for job in jobs}
-            for restart in restarts:
-                self.groups.run_by(restart.group, child)
-            self._spawn(f"child {child}", self._build(child, platform, jobs, restarts))
-
-    async def _build(
-        self, child: str, platform_name: str, jobs: list[Job], restarts: list[RevdepsRestart]
-    ) -> None:
-        platform = next(
-            known for known in self.on_repository.platforms if known.name == platform_name
         )
-        if self.on_repository.repository is None:
-            self._settle(jobs, lost_verdict("the analysis exported no repository to build from"))
-            self._forget(child)
-            return
+        return not self._is_called_away()
+
+    async def _wake(self, names: Iterable[str], said: RestartJobs) -> None:
+        """Has jobs run that were queued again."""
+        idle = []
+        for name in names:
+            child = self.state.children.get(name)
+            if child is not None:
+                self.state.woken[child] = said.round
+                if await told(child, "restart_jobs", said):
+                    continue
+                self._remove(child)
+            idle.append(name)
+        if await self.count(idle):
+            self._start(idle)
+
+    def _start(self, names: Iterable[str]) -> None:
+        state = self.state
+        state.batch += 1
+        for name in list(names):
+            # With the time: an operator may have ended a parent whose children go on.
+            child = f"{self._pull_request.workflow_id}/{state.revision.head[:12]}"
+            child += f"@{state.opened_at:%Y%m%dT%H%M%S}/{name.replace('/', '-') or 'lint'}"
+            child += f"/{state.batch}"
+            state.children[name] = child
+            self._started_here.add(child)
+            self.tasks.spawn(f"child {child}", self._run_child(name, child))
+
+    async def _run_child(self, name: str, child: str) -> None:
+        platform = next((each for each in self.state.platforms if each.name == name), None)
+        given = self._platform_state(name, platform)
+        given.standing = self.state.standings.get(name)
+        given.round = self.state.round
         try:
             await workflow.execute_child_workflow(
                 PlatformWorkflow.run,
-                PlatformInput(
-                    pull_request=self._pull_request,
-                    head=self.revision.head,
-                    opened_at=self.opened_at,
-                    parent=workflow.info().workflow_id,
-                    platform=platform,
-                    repository=self.on_repository.repository,
-                    options=self.revision.options,
-                    jobs=tuple(self.table[job.id] for job in jobs),
-                    submitted=tuple(
-                        changed.package
-                        for changed in self.on_repository.packages
-                        if changed.kind in BUILT_KINDS
-                    ),
-                    rounds={
-                        group.package: group.round
-                        for group in self.groups.all
-                        if group.platform == platform_name
-                    },
-                    revdeps=tuple(restarts),
-                ),
+                given,
                 id=child,
                 parent_close_policy=ParentClosePolicy.ABANDON,
                 cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-                static_summary=f"{platform_name}: {len(jobs)} jobs of {self._pull_request.title}",
+                static_summary=f"{name or 'lint'}: jobs of {self._pull_request.title}",
             )
         except (ChildWorkflowError, WorkflowAlreadyStartedError) as error:
-            if self._stopping is None:
-                self._give_up(child, f"the platform's workflow ended: {error.__cause__ or error}")
-        else:
-            self._give_up(child, "the platform's workflow ended without a verdict")
-        finally:
-            self._forget(child)
+            workflow.logger.warning("%s ended: %s", child, error.__cause__ or error)
+        await self._lost(name, child)
 
-    async def _cancel_adopted(self, child: str) -> None:
-        try:
-            await workflow.get_external_workflow_handle(child).cancel()
-        except FailureError:
-            self._forget(child)
+    async def _lost(self, name: str, child: str) -> None:
+        """Settles what a workflow left undecided that ended without its last words."""
+        if self.state.children.get(name) != child:
+            return
+        if self._stopping is None:
+            outcome = lost_verdict("the platform's workflow ended without a verdict")
+            self._records.add(SettleJobs(key=self.key, outcome=outcome, platforms=(name,)))
+            await self.tasks.until(lambda: self._records.is_empty or self._is_overtaken())
+            await self.count([name])
+        self._remove(child)
 
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks[task] = None
-        task.add_done_callback(self._ended)
+    def _platform_state(self, name: str, platform: Platform | None) -> PlatformState:
+        state = self.state
+        return PlatformState(
+            pull_request=self._pull_request,
+            parent=workflow.info().workflow_id,
+            revision=state.revision,
+            opened_at=state.opened_at,
+            name=name,
+            platform=platform,
+            repository=state.repository,
+            packages=state.packages,
+            merge_tree=state.merge_tree,
+        )
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
-        if not task.cancelled() and (crash := task.exception()) is not None:
-            self.crash = crash
+    def _take_over(self, standing: PlatformStanding) -> None:
+        before = self.state.standings.get(standing.platform)
+        self.state.standings[standing.platform] = standing
+        self.is_changed = True
+        if before != standing and may_be_installable_nowhere(standing):
+            self.state.concluded = False
 
-    def _forget(self, child: str) -> None:
-        self._children.pop(child, None)
-        self._adopted.discard(child)
-        self.groups.forget(child)
-        self.groups.settle(self._stopping or lost_verdict("the workflow that ran it is gone"))
+    def _remove(self, child: str) -> None:
+        self.state.woken.pop(child, None)
+        for name in [name for name, each in self.state.children.items() if each == child]:
+            del self.state.children[name]
+        self.is_changed = True
 
-    def _give_up(self, child: str, detail: str) -> None:
-        jobs = [self.table[job_id].job for job_id in sorted(self._children.get(child, ()))]
-        self._settle(jobs, lost_verdict(detail))
-        self._forget(child)
 
-    def _settle(self, jobs: Iterable[Job], outcome: Outcome) -> None:
-        for job in jobs:
-            if self.table[job.id].outcome is None:
-                self.table.settle(job.id, outcome, workflow.now())
+_OVERTAKEN = Taken(refusal="a newer head came, or the pull request was closed, before it was done")
+
+
+def _undecided(standing: PlatformStanding) -> int:
+    return total(standing.counts).undecided

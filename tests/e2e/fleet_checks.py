@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from opam_ci.core.outcome import Cause, Errored
-from opam_ci.core.records import AttemptRecord, Standing
-from opam_ci.core.summary import BUILDS_NOTHING
+from opam_ci.core.records import AttemptRecord
+from opam_ci.core.summary import BUILDS_NOTHING, Standing
 from tests.e2e.fleet_world import FleetWorld
 
 

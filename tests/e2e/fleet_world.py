@@ -16,7 +16,8 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.index.paging import Place
 from opam_ci.clients.runners.settings import default_home as default_cache
 from opam_ci.core.incidents.model import Incident
-from opam_ci.core.records import AttemptRecord, JobRecord, Standing
+from opam_ci.core.records import AttemptRecord, JobRecord
+from opam_ci.core.summary import Standing
 from tests.e2e.conftest import free_port
 from tests.e2e.github_world import GitHubWorld, LiveGitHub
 from tests.e2e.machines import health

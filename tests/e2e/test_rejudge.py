@@ -1,6 +1,7 @@
 """Three pull requests fail alike on a broken machine, and a fourth one by itself, on GitHub."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from temporalio.worker import Worker
 
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.cli import services
 from opam_ci.clients.index import Index
@@ -133,6 +135,7 @@ async def test_failures_that_a_machine_causes_are_repaired_on_github(
             stage.script.analyse,
             stage.script.lint,
             RecordActivities(index, IncidentPace(probe_first=timedelta(seconds=2))).record,
+            *JobActivities(index, stage.store).all,
             incidents.look_at_incident,
             incidents.resolve_incident,
         ],
@@ -142,32 +145,33 @@ async def test_failures_that_a_machine_causes_are_repaired_on_github(
         task_queue=options.build_queue("linux-amd64"),
         activities=[BuildActivities(runner, ArtifactStore.open("memory:")).run_job],
     )
-    async with orchestration, builds, github_worker(stage.client, stage.activities):
-        for number in range(1, 5):
-            await stage.fake.open(number, HEADS[number])
-        for number in (1, 2, 4):
-            await said(stage, number, "failure: 1 failed")
-        runner.said.set()
-        # The first one is the canary of the three; the others wait for what comes of it.
-        await said(stage, 1, "pending: 0/1 done")
-        await said(stage, 2, "error: Internal CI error, not your package")
-        runner.seen.set()
-        for number in (1, 2, 3):
-            await said(stage, number, "success: 1 passed; analysis and lint passed")
-        await stage.until(lambda: not index.incidents().items[0].is_open)
-    # What GitHub had been told is repaired, and nothing of it comes back.
-    for number in (1, 2):
-        found = states(stage, number)
-        assert found.count("failure") == 1
-        assert found.index("failure") < found.index("success") == len(found) - 1
-    assert states(stage, 1)[-2:] == ["pending", "success"]
-    assert "error" in states(stage, 2)
-    [incident] = index.incidents().items
-    assert (incident.jobs, incident.pull_requests) == (3, 3)
-    assert incident.evidence.rule == SAME_FAILURE
-    assert sorted(runner.hit) == list(HIT)
-    # The package that is broken is untouched: it failed, once, and never was an error.
-    assert set(states(stage, 4)) <= {"pending", "failure"}
-    assert states(stage, 4)[-1] == "failure"
-    assert len([ran for ran in runner.ran if BAD in ran]) == 1
-    index.close()
+    with contextlib.closing(stage.script.index):
+        async with orchestration, builds, github_worker(stage.client, stage.activities):
+            for number in range(1, 5):
+                await stage.fake.open(number, HEADS[number])
+            for number in (1, 2, 4):
+                await said(stage, number, "failure: 1 failed")
+            runner.said.set()
+            # The first one is the canary of the three; the others wait for what comes of it.
+            await said(stage, 1, "pending: 0/1 done")
+            await said(stage, 2, "error: Internal CI error, not your package")
+            runner.seen.set()
+            for number in (1, 2, 3):
+                await said(stage, number, "success: 1 passed; analysis and lint passed")
+            await stage.until(lambda: not index.incidents().items[0].is_open)
+        # What GitHub had been told is repaired, and nothing of it comes back.
+        for number in (1, 2):
+            found = states(stage, number)
+            assert found.count("failure") == 1
+            assert found.index("failure") < found.index("success") == len(found) - 1
+        assert states(stage, 1)[-2:] == ["pending", "success"]
+        assert "error" in states(stage, 2)
+        [incident] = index.incidents().items
+        assert (incident.jobs, incident.pull_requests) == (3, 3)
+        assert incident.evidence.rule == SAME_FAILURE
+        assert sorted(runner.hit) == list(HIT)
+        # The package that is broken is untouched: it failed, once, and never was an error.
+        assert set(states(stage, 4)) <= {"pending", "failure"}
+        assert states(stage, 4)[-1] == "failure"
+        assert len([ran for ran in runner.ran if BAD in ran]) == 1
+        index.close()

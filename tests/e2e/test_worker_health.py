@@ -15,18 +15,22 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
 from opam_ci.activities.build import BuildActivities
+from opam_ci.activities.jobs import JobActivities
+from opam_ci.activities.record import RecordActivities
 from opam_ci.cli import services
 from opam_ci.clients.host import HostNeeds
+from opam_ci.clients.index import Index
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.build import RepositoryRef
 from opam_ci.core.health import Health, HealthPolicy, WorkerState
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.messages import PlatformInput
 from opam_ci.core.outcome import Cause
+from opam_ci.core.plan import PlannedJob
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import CheckOptions, PullRequestRef
+from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import Counts, JobStatus
+from opam_ci.core.summary import Counts
+from opam_ci.core.workflow_states import PlatformState
 from opam_ci.health.slots import BuildSlots
 from opam_ci.instruments import Instruments
 from opam_ci.settings import Settings
@@ -77,42 +81,47 @@ class BuildMachine:
         return generate_latest(self.instruments.metrics.registry).decode()
 
 
-async def build_all(client: Client, pool: str, jobs: int) -> Counts:
+async def build_all(client: Client, index: Index, pool: str, jobs: int) -> Counts:
     """Has jobs built as a pull request's PlatformWorkflow does."""
     platform = EMBEDDED.model_copy(update={"pool": pool})
-    rows = tuple(
-        JobStatus(job=Job(platform=platform.name, package=f"p{n}.1", kind=JobKind.BUILD))
-        for n in range(jobs)
-    )
     retry = RetrySettings(initial_interval=timedelta(seconds=1), maximum_attempts=5)
-    ref = PullRequestRef(owner="o", repo="r", number=1)
+    state = PlatformState(
+        pull_request=PullRequestRef(owner="o", repo="r", number=1),
+        parent=None,
+        revision=Revision(
+            head="1" * 40,
+            base="b" * 40,
+            repository="/nowhere",
+            options=CheckOptions(platforms=(platform,), retry=retry),
+        ),
+        opened_at=datetime.now(UTC),
+        name=platform.name,
+        platform=platform,
+        repository=RepositoryRef(
+            base_commit="b" * 40,
+            base_archive="base",
+            overlay_archive="overlay",
+            overlay_packages=1,
+            package_count=1,
+        ),
+    )
+    rows = [
+        PlannedJob(job=Job(platform=platform.name, package=f"p{n}.1", kind=JobKind.BUILD))
+        for n in range(jobs)
+    ]
+    index.plan(state.key, rows, round_=1, asker=None, at=state.opened_at)
     return await client.execute_workflow(
         PlatformWorkflow.run,
-        PlatformInput(
-            pull_request=ref,
-            head="1" * 40,
-            opened_at=datetime.now(UTC),
-            parent=None,
-            platform=platform,
-            repository=RepositoryRef(
-                base_commit="b" * 40,
-                base_archive="base",
-                overlay_archive="overlay",
-                overlay_packages=1,
-                package_count=1,
-            ),
-            options=CheckOptions(platforms=(platform,), retry=retry),
-            jobs=rows,
-        ),
+        state,
         id=f"health-{uuid.uuid4()}",
-        task_queue=options.ORCHESTRATION_QUEUE + pool,
+        task_queue=options.ORCHESTRATION_QUEUE,
     )
 
 
 @contextlib.asynccontextmanager
 async def fleet(
     server: services.Embedded, home: Path, *, builds: int
-) -> AsyncIterator[tuple[Client, list[BuildMachine]]]:
+) -> AsyncIterator[tuple[Client, Index, list[BuildMachine]]]:
     """Three build workers on a pool of the test's own, and a worker for the workflow."""
     pool = f"fleet-{uuid.uuid4().hex[:8]}"
     client = await Client.connect(server.address, data_converter=pydantic_data_converter)
@@ -120,28 +129,34 @@ async def fleet(
     for machine in machines:
         (home / machine.name[0]).mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
+        index = Index.open(f"sqlite:///{home}/index.sqlite3")
+        stack.callback(index.close)
         await stack.enter_async_context(
             Worker(
                 client,
-                task_queue=options.ORCHESTRATION_QUEUE + pool,
+                task_queue=options.ORCHESTRATION_QUEUE,
                 workflows=[PlatformWorkflow],
                 workflow_runner=WORKFLOW_RUNNER,
+                activities=[
+                    *JobActivities(index, machines[0].store).all,
+                    RecordActivities(index).record,
+                ],
             )
         )
         for machine in machines:
             await stack.enter_async_context(machine.working(server.address, builds))
-        yield client, machines
+        yield client, index, machines
 
 
 @pytest.mark.parametrize("builds", [2, 8])
 async def test_fast_failing_worker_takes_a_handful_of_jobs_and_others_do_them(
     server: services.Embedded, tmp_path: Path, builds: int
 ) -> None:
-    async with fleet(server, tmp_path, builds=builds) as (client, machines):
+    async with fleet(server, tmp_path, builds=builds) as (client, index, machines):
         bad, *good = machines
         await until(lambda: all(m.health.now.state is WorkerState.HEALTHY for m in machines))
         bad.runner.broken = Cause.SANDBOX
-        counts = await build_all(client, machines[0].pool, JOBS)
+        counts = await build_all(client, index, machines[0].pool, JOBS)
         assert counts == Counts(passed=JOBS)
         # It had the chance to take far more: it answers a job within milliseconds.
         assert 1 <= len(bad.runner.ran) <= 5
@@ -158,7 +173,7 @@ async def test_fast_failing_worker_takes_a_handful_of_jobs_and_others_do_them(
         bad.runner.broken = None
         await until(lambda: bad.health.now.state is WorkerState.PROBATION)
         before = len(bad.runner.ran)
-        await build_all(client, machines[0].pool, JOBS)
+        await build_all(client, index, machines[0].pool, JOBS)
         assert len(bad.runner.ran) > before
         assert bad.health.now == Health()
 
@@ -170,14 +185,16 @@ async def test_worker_that_fails_its_first_canary_takes_no_job_at_all(
     machine = BuildMachine("0@machine", pool, tmp_path)
     machine.runner.broken = Cause.IMAGE
     client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+    index = Index.open(f"sqlite:///{tmp_path}/index.sqlite3")
     workflows = Worker(
         client,
-        task_queue=options.ORCHESTRATION_QUEUE + pool,
+        task_queue=options.ORCHESTRATION_QUEUE,
         workflows=[PlatformWorkflow],
         workflow_runner=WORKFLOW_RUNNER,
+        activities=[*JobActivities(index, machine.store).all, RecordActivities(index).record],
     )
     async with workflows, machine.working(server.address, 2):
-        building = asyncio.create_task(build_all(client, pool, 3))
+        building = asyncio.create_task(build_all(client, index, pool, 3))
         await until(lambda: machine.runner.canaries >= 2)
         assert not machine.runner.ran
         assert machine.instruments.status().state is WorkerState.QUARANTINED

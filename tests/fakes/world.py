@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -12,14 +14,17 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker
+from temporalio.worker import Interceptor, Worker
 
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.activities.images import ImageActivities
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.clients.images import ImageResolver
+from opam_ci.clients.index import Index, Place
+from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
-from opam_ci.core.build import RepositoryRef, Revdep
-from opam_ci.core.errors import OpamCiError
+from opam_ci.core.build import RepositoryRef, Revdep, RevdepList
+from opam_ci.core.errors import InfrastructureError, OpamCiError
 from opam_ci.core.job import JobKind
 from opam_ci.core.messages import (
     AnalysisReport,
@@ -27,25 +32,16 @@ from opam_ci.core.messages import (
     LintReport,
     LintVerdict,
     Listing,
-    PullRequestInput,
     RepositoryTask,
     RunJob,
 )
-from opam_ci.core.outcome import Evidence, Outcome, Passed
+from opam_ci.core.outcome import Cause, Evidence, Outcome, Passed
 from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import JobRecord, RecordBatch
+from opam_ci.core.records import AttemptRecord, JobRecord
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.revdeps import (
-    REVDEP_KINDS,
-    FindJobs,
-    FoundJob,
-    FoundJobs,
-    ListPart,
-    RevdepList,
-    is_taken,
-)
-from opam_ci.core.summary import JobStatus, Summary, cause_of
+from opam_ci.core.summary import JobStatus, Summary
+from opam_ci.core.workflow_states import PullRequestState
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -67,7 +63,7 @@ class Script:
         images: On which image each job ran last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, index: Index | None = None) -> None:
         self.steps: dict[str, list[Step]] = defaultdict(list)
         self.analysis = Analysis(
             packages=(ChangedPackage(package="a.1", kind=ChangeKind.NEW_RELEASE, has_tests=True),),
@@ -76,22 +72,33 @@ class Script:
         self.analyses: dict[str, Analysis] = {}
         self.started: list[tuple[str, int, int]] = []
         self.cancelled: list[str] = []
-        self.batches: list[RecordBatch] = []
-        self.index_down = False
+        self.batches: list[RowBatch] = []
+        self.index = ScriptedIndex(index)
+        self.store = ArtifactStore.open("memory:")
         self.images: dict[str, str | None] = {}
         self.resolver = ImageResolver(known_for=timedelta(0), timeout=httpx.Timeout(0.5))
         self.revdeps: tuple[Revdep, ...] = ()
-        self.parts: list[ListPart] = []
         self.opened: list[WorkflowHandle[PullRequestWorkflow, object]] = []
 
     async def end(self) -> None:
-        """Ends what was opened: the next test's workers would run and record what it still does."""
+        """Ends what was opened: the next test's workers would run and record what it still does.
+
+        The workflows of platforms, too, which outlive that of their pull request.
+        """
         for handle in self.opened:
-            try:
-                await handle.terminate("the test is over")
-            except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND:
-                    raise
+            history = await handle.fetch_history()
+            client = handle._client
+            started = [
+                event.child_workflow_execution_started_event_attributes.workflow_execution
+                for event in history.events
+                if event.HasField("child_workflow_execution_started_event_attributes")
+            ]
+            for workflow_id in (handle.id, *(each.workflow_id for each in started)):
+                try:
+                    await client.get_workflow_handle(workflow_id).terminate("the test is over")
+                except RPCError as error:
+                    if error.status is not RPCStatusCode.NOT_FOUND:
+                        raise
 
     async def _play(self, job: str, attempt: Attempt) -> Outcome:
         self.started.append((job, attempt.context.round, attempt.number))
@@ -117,41 +124,16 @@ class Script:
         if job.kind is not JobKind.LIST_REVDEPS:
             return report
         tested = sum(revdep.has_tests for revdep in self.revdeps)
-        listing = Listing(key=job.id, revdeps=len(self.revdeps), tested=tested)
+        key = "revdeps.json"
+        listed = RevdepList(revdeps=self.revdeps)
+        await self.store.put(key, listed.model_dump_json().encode())
+        listing = Listing(key=key, revdeps=len(self.revdeps), tested=tested)
         return report.model_copy(update={"listing": listing})
-
-    @activity.defn
-    async def list_part(self, part: ListPart) -> RevdepList:
-        self.parts.append(part)
-        return RevdepList(revdeps=self.revdeps[part.start : part.start + part.limit])
-
-    @activity.defn
-    async def find_jobs(self, wanted: FindJobs) -> FoundJobs:
-        newest: dict[str, JobRecord] = {}
-        for record in (record for batch in self.batches for record in batch.jobs):
-            job = record.status.job
-            if job.kind in REVDEP_KINDS and (job.platform, job.package) == (
-                wanted.platform,
-                wanted.package,
-            ):
-                newest[job.id] = record
-        return FoundJobs(
-            jobs=tuple(
-                FoundJob(
-                    job=record.status.job,
-                    standing=record.standing,
-                    cause=cause_of(record.status),
-                    automatic=record.status.automatic,
-                )
-                for record in newest.values()
-                if is_taken(wanted.selector, record.status.job, record.status.outcome)
-            )
-        )
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
         report = await run_attempt(
-            task.context, "analysis", lambda attempt: self._play("analysis", attempt)
+            task.context, task.job, lambda attempt: self._play("analysis", attempt)
         )
         repository = RepositoryRef(
             base_commit=BASE,
@@ -166,7 +148,7 @@ class Script:
     @activity.defn
     async def lint(self, task: RepositoryTask) -> LintReport:
         report = await run_attempt(
-            task.context, "lint", lambda attempt: self._play("lint", attempt)
+            task.context, task.job, lambda attempt: self._play("lint", attempt)
         )
         return LintReport(
             verdicts=tuple(
@@ -177,43 +159,83 @@ class Script:
         )
 
     @activity.defn
-    async def record(self, batch: RowBatch) -> None:
-        if self.index_down:
-            raise ConnectionError("the index is down")
-        self.batches.append(batch.records)
+    async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:
+        await asyncio.to_thread(self.index.record, batch)
+        self.batches.append(batch)
+        return ()
+
+    @property
+    def jobs(self) -> tuple[JobRecord, ...]:
+        """Every job that is in the index."""
+        found: tuple[JobRecord, ...] = self.index.real.jobs(place=Place(limit=10_000)).items
+        return found
+
+    @property
+    def attempts(self) -> tuple[AttemptRecord, ...]:
+        """Every attempt that is in the index."""
+        found: tuple[AttemptRecord, ...] = self.index.real.attempts(place=Place(limit=10_000)).items
+        return found
+
+
+class ScriptedIndex:
+    """A real index that can be away, and says what was asked of it.
+
+    Attributes:
+        is_down: While set, nothing can be read or written.
+    """
+
+    def __init__(self, real: Index | None = None) -> None:
+        self.is_down = False
+        self._home = tempfile.TemporaryDirectory(
+            prefix="opam-ci-index-", ignore_cleanup_errors=True
+        )
+        self.real = real or Index.open(f"sqlite:///{self._home.name}/index.sqlite3")
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_down:
+            raise InfrastructureError("the index is down", cause=Cause.STORAGE)
+        return getattr(self.real, name)
+
+    def close(self) -> None:
+        self.real.close()
+        self._home.cleanup()
 
 
 @contextlib.asynccontextmanager
-async def workers(client: Client, script: Script) -> AsyncIterator[None]:
+async def workers(
+    client: Client, script: Script, *interceptors: Interceptor
+) -> AsyncIterator[None]:
     """Runs workers for workflows and scripted activities."""
     throttle = timedelta(seconds=1)
-    async with (
-        Worker(
-            client,
-            task_queue=options.ORCHESTRATION_QUEUE,
-            workflows=WORKFLOWS,
-            workflow_runner=WORKFLOW_RUNNER,
-            activities=[
-                script.analyse,
-                script.lint,
-                ImageActivities(script.resolver).pin_image,
-                script.record,
-                script.list_part,
-                script.find_jobs,
-            ],
-            max_heartbeat_throttle_interval=throttle,
-        ),
-        Worker(
-            client,
-            task_queue=options.build_queue("linux-amd64"),
-            activities=[script.run_job],
-            max_heartbeat_throttle_interval=throttle,
-        ),
-    ):
-        try:
-            yield
-        finally:
-            await script.end()
+    with contextlib.closing(script.index):
+        async with (
+            Worker(
+                client,
+                task_queue=options.ORCHESTRATION_QUEUE,
+                workflows=WORKFLOWS,
+                workflow_runner=WORKFLOW_RUNNER,
+                activities=[
+                    script.analyse,
+                    script.lint,
+                    ImageActivities(script.resolver).pin_image,
+                    script.record,
+                    *JobActivities(cast("Index", script.index), script.store).all,
+                ],
+                max_heartbeat_throttle_interval=throttle,
+                interceptors=interceptors,
+            ),
+            Worker(
+                client,
+                task_queue=options.build_queue("linux-amd64"),
+                activities=[script.run_job],
+                max_heartbeat_throttle_interval=throttle,
+                interceptors=interceptors,
+            ),
+        ):
+            try:
+                yield
+            finally:
+                await script.end()
 
 
 async def for_ever(attempt: Attempt) -> Outcome:
@@ -248,7 +270,7 @@ class World:
     ) -> WorkflowHandle[PullRequestWorkflow, object]:
         handle = await self.client.start_workflow(
             PullRequestWorkflow.run,
-            PullRequestInput(pull_request=ref),
+            PullRequestState(pull_request=ref),
             id=ref.workflow_id,
             task_queue=options.ORCHESTRATION_QUEUE,
             start_signal="head_changed",
@@ -288,4 +310,4 @@ class World:
 
 
 def is_decided(summary: Summary) -> bool:
-    return summary.planned and not summary.counts.undecided
+    return summary.planned and summary.concluded and not summary.counts.undecided

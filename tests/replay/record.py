@@ -6,13 +6,14 @@ Record anew only what a deliberate change made impossible to replay.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle, WorkflowHistory
@@ -26,20 +27,17 @@ from opam_ci.activities.attempt import Attempt
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.canary import CanaryActivities
 from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.build import Revdep
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
-from opam_ci.core.incidents.rejudge import OWN_FAULT
-from opam_ci.core.incidents.signature import SAME_FAILURE
-from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, LogLine, Outcome
+from opam_ci.core.job import JobKind
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.platforms import EMBEDDED, Runner
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.retry import RetrySettings
+from opam_ci.core.requests import CancelUpdate, JobSelector, PullRequestRef, RestartUpdate
 from opam_ci.core.summary import State
 from opam_ci.github_service import github_worker
 from opam_ci.worker import WORKFLOW_RUNNER
@@ -61,6 +59,7 @@ from tests.fakes.world import (
     is_decided,
     workers,
 )
+from tests.workflow.test_rejudge import failure, others
 
 HISTORIES = Path(__file__).parent / "histories"
 BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
@@ -151,25 +150,42 @@ async def images(world: World, ref: PullRequestRef) -> Handle:
 
 
 async def rejudged(world: World, ref: PullRequestRef) -> Handle:
-    """A failure that is taken back and restarted, and a fault that is the job's own."""
-    words = LogLine(offset=0, text="cp: Structure needs cleaning")
-    evidence = Evidence(rule="x", phase=Phase.BUILD, lines=(words,))
-    failed = Failed(reason=FailureReason.BUILD, evidence=evidence)
-    full = InfrastructureError("no space", cause=Cause.DISK_FULL)
-    world.script.steps[BUILD] = [failed, full]
-    retry = RetrySettings(initial_interval=timedelta(minutes=29))
-    handle = await world.open(ref, world.revision(retry=retry))
-    await world.until(handle, lambda now: is_decided(now) and bool(world.script.batches))
-    key = world.script.batches[0].revisions[0].key
-    job = Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD)
-    doubted = RejudgedJob(job=job, round=1, rule=SAME_FAILURE, detail="3 unrelated")
-    await handle.signal("rejudge", Rejudge(revision=key, jobs=(doubted,)))
+    """A failure that failures of other pull requests turn into an error, and a restart."""
+    world.script.steps[BUILD] = [failure()]
+    handle = await world.open(ref, world.revision())
+    summary = await world.until(handle, lambda now: now.state is State.FAILURE)
+    index = world.script.index.real
+    while index.counts().failed < 1:
+        await world.env.sleep(1)
+    [revision] = index.revisions().items
+    others(index, failure(), "w1", "w2", at=world.row(summary, BUILD).decided_at)
+    await handle.signal("recount", revision.key)
     await world.until(handle, lambda now: now.state is State.ERROR)
     await handle.signal("restart")
-    await world.until(handle, lambda now: bool(now.counts.retrying))
-    own = RejudgedJob(job=job, round=2, rule=OWN_FAULT, detail="3 workers")
-    await handle.signal("rejudge", Rejudge(revision=key, jobs=(own,)))
-    await world.until(handle, lambda now: now.state is State.FAILURE)
+    await world.until(handle, lambda now: now.state is State.SUCCESS)
+    await handle.signal("closed")
+    await handle.result()
+    return handle
+
+
+async def updated(world: World, ref: PullRequestRef) -> Handle:
+    """Updates: what is refused, previews, a restart, and a cancellation of one of its jobs."""
+    restart, cancel = PullRequestWorkflow.restart_jobs, PullRequestWorkflow.cancel_jobs
+    other = EMBEDDED.model_copy(update={"ocaml": "5.4"})
+    elsewhere = BUILD.replace("5.3", "5.4")
+    world.script.steps[BUILD] = [dns(), dns(), dns(), for_ever]
+    world.script.steps[elsewhere] = [dns(), dns(), dns(), PASSED]
+    handle = await world.open(ref, world.revision(platforms=(EMBEDDED, other)))
+    await world.until(handle, is_decided)
+    await handle.execute_update(restart, {"selector": {"colour": "red"}})
+    for preview in (True, False):
+        await handle.execute_update(restart, RestartUpdate(preview=preview))
+    await world.until(handle, lambda _: (BUILD, 2, 1) in world.script.started)
+    selector = JobSelector(platform=EMBEDDED.name, kind=JobKind.BUILD)
+    for preview in (True, False):
+        await handle.execute_update(cancel, CancelUpdate(selector=selector, preview=preview))
+    await world.until(handle, is_decided)
+    await handle.execute_update(cancel, CancelUpdate())
     await handle.signal("closed")
     await handle.result()
     return handle
@@ -218,40 +234,43 @@ STORIES: tuple[Callable[[World, PullRequestRef], Awaitable[Handle]], ...] = (
     revdeps,
     images,
     rejudged,
+    updated,
     posted,
 )
 
 
-async def record() -> None:
-    HISTORIES.mkdir(exist_ok=True)
-    server = Path(sys.executable).with_name("temporal-test-server")
+@contextlib.asynccontextmanager
+async def server() -> AsyncIterator[WorkflowEnvironment]:
+    """Starts a server of a story's own: what one leaves behind stops the clock of the next."""
+    path = Path(sys.executable).with_name("temporal-test-server")
     env = await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=str(server), data_converter=pydantic_data_converter
+        test_server_existing_path=str(path), data_converter=pydantic_data_converter
     )
     async with env:
         await ensure_search_attributes(env.client)
-        chosen = sys.argv[1:]
-        for story in STORIES:
-            if chosen and story.__name__ not in chosen:
-                continue
-            await play(env, story.__name__, story)
-        canaries = (("good", None), ("broken", Cause.SANDBOX))
-        for name, cause in () if chosen else canaries:
-            await play_canary(env, name, cause)
-        if not chosen or "full" in chosen:
-            await play_incident(env)
+        yield env
+
+
+async def record() -> None:
+    HISTORIES.mkdir(exist_ok=True)
+    plays: dict[str, Callable[[WorkflowEnvironment], Awaitable[None]]] = {
+        **{story.__name__: partial(play, story=story) for story in STORIES},
+        "good": partial(play_canary, name="good", cause=None),
+        "broken": partial(play_canary, name="broken", cause=Cause.SANDBOX),
+        "full": play_incident,
+    }
+    for name in sys.argv[1:] or plays:
+        async with server() as env:
+            await plays[name](env)
 
 
 async def play(
-    env: WorkflowEnvironment,
-    name: str,
-    story: Callable[[World, PullRequestRef], Awaitable[Handle]],
+    env: WorkflowEnvironment, story: Callable[[World, PullRequestRef], Awaitable[Handle]]
 ) -> None:
-    script = Script()
+    script, name = Script(), story.__name__
     async with workers(env.client, script):
         handle = await story(World(env, script), PullRequestRef(owner="o", repo="r", branch=name))
-        wanted = {PullRequestWorkflow.__name__: "pull-request", "PlatformWorkflow": "platform"}
-        wanted["RevdepsWorkflow"] = "revdeps"
+        wanted = {"PullRequestWorkflow": "pull-request", "PlatformWorkflow": "platform"}
         numbers: Counter[str] = Counter()
         workflow_ids = [handle.id]
         while workflow_ids:
@@ -305,6 +324,7 @@ async def play_incident(env: WorkflowEnvironment) -> None:
                 workflow_runner=WORKFLOW_RUNNER,
                 activities=[
                     *(script.analyse, script.lint, RecordActivities(index).record),
+                    *JobActivities(index, script.store).all,
                     *(incidents.look_at_incident, incidents.resolve_incident),
                 ],
             ),
@@ -324,7 +344,8 @@ async def play_incident(env: WorkflowEnvironment) -> None:
             while (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
                 await env.sleep(60)
             history = await handle.fetch_history()
-        index.close()
+            await script.end()
+        script.index.close()
     (HISTORIES / "full.incident.json").write_text(without_places(history.to_json()) + "\n")
 
 

@@ -29,8 +29,10 @@ from opam_ci.core.outcome import (
     Outcome,
     label,
 )
-from opam_ci.core.records import AttemptRecord, RecordBatch, RevisionKey, Standing
+from opam_ci.core.records import AttemptRecord, RevisionKey
 from opam_ci.core.replay import Judged, replay
+from opam_ci.core.summary import Standing
+from tests.fakes.written import write
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 KEY = RevisionKey(repository="o/r", number=7, head="a" * 40, opened_at=NOON)
@@ -95,7 +97,7 @@ class Stored:
             outcome=outcome,
             log_key=key,
         )
-        self.index.record(RecordBatch(attempts=(attempt,)))
+        write(self.index, attempt)
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.plan import ANALYSIS
 from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.summary import Counts, JobGroup, JobState, JobStatus, Summary
+from opam_ci.core.summary import JobState, JobStatus, Summary
+from tests.fakes.summaries import counted, summary_of
 
 HEAD = "1" * 40
 REF = PullRequestRef(owner="ocaml", repo="opam-repository", number=7)
@@ -56,11 +57,15 @@ def build(name: str, outcome: Outcome | None, platform: str = "debian-13/amd64")
     return JobStatus(job=job, state=state, outcome=outcome, started_at=at, decided_at=at)
 
 
+def revdep(number: int, outcome: Outcome) -> JobStatus:
+    row = build("a.1", outcome)
+    changes = {"kind": JobKind.REVDEP, "revdep": f"r{number}.1"}
+    return row.model_copy(update={"job": row.job.model_copy(update=changes)})
+
+
 def summary(*jobs: JobStatus) -> Summary:
     analysis = JobStatus(job=ANALYSIS, state=JobState.DECIDED, outcome=PASSED)
-    return Summary(
-        pull_request=REF.title, head=HEAD, base="b" * 40, planned=True, jobs=(analysis, *jobs)
-    )
+    return summary_of([analysis, *jobs], pull_request=REF.title, head=HEAD)
 
 
 def run(*jobs: JobStatus) -> CheckRun:
@@ -106,20 +111,18 @@ def test_page_says_what_failed_by_cause_and_why() -> None:
 
 
 def test_page_shows_the_numbers_of_the_status() -> None:
-    group = JobGroup(
-        platform="debian-13/amd64",
-        package="a.1",
-        listing="k",
-        listed=5000,
-        counts=Counts(failed=2, passed=4998),
-        shown=(build("b.1", failed("Error: no")),),
-    )
-    of = summary(build("a.1", PASSED)).model_copy(update={"groups": (group,)})
+    broken, lost = failed("Error: no"), revdep(9000, FULL)
+    others = [revdep(n, broken if n < 120 else PASSED) for n in range(5000)]
+    of = summary(build("a.1", PASSED), *others[:2])
+    of = of.model_copy(update={"tallies": counted([*of.jobs, *others[2:], lost])})
     made = check_run(of, OVERALL, DEFAULT_CONTEXTS, pull_request=REF, maximum_attempts=5)
     assert made.output is not None
-    assert made.output.title == "2 failed, 4999 passed; analysis passed"
-    # The build and the 5,000 reverse dependencies, of which one is shown.
-    assert "| debian-13/amd64 |  | 1 ✅ | 4998 ✅ 2 ❌ |" in made.output.summary
+    assert made.output.title == "120 failed, 1 errored, 4881 passed; analysis passed"
+    table, some, none = made.output.summary.split("\n\n")
+    assert "| debian-13/amd64 |  | 1 ✅ | 4880 ✅ 120 ❌ 1 🔧 |" in table
+    assert some.startswith("### failed(build) (120, 2 shown)\n- `r0.1 with a.1` on debian-13")
+    assert some.count("\n") == 2
+    assert none == "### CI error, not the package's fault: disk full (1, 0 shown)"
 
 
 @given(st.text(max_size=300))
@@ -143,7 +146,7 @@ def test_page_of_thousands_fits() -> None:
     assert made.output is not None
     assert len(made.output.summary) <= 65_535
     assert "… and 901 more platforms" in made.output.summary
-    assert "… and 2960 more" in made.output.summary
+    assert "### failed(build) (3000, 40 shown)" in made.output.summary
     assert "more kinds of trouble" in made.output.summary
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from opam_ci.core.github.action import Tracked
 from opam_ci.core.github.model import HEAD_GONE
-from opam_ci.core.github.pace import STATUSES_LIMIT, Pace, Posted, after, due
+from opam_ci.core.github.pace import STATUSES_LIMIT, Pace, Posted, after, doubted, due
 from opam_ci.core.github.payload import BaseBranch, HeadBranch, PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, About, Context, Status, statuses
@@ -24,6 +24,7 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.plan import ANALYSIS
 from opam_ci.core.summary import JobState, JobStatus, State, Summary
+from tests.fakes.summaries import summary_of
 
 HEAD = "1" * 40
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -39,13 +40,14 @@ PACE = Pace()
 
 def summary(planned: bool = True, **jobs: Outcome | None) -> Summary:
     known = {"analysis": ANALYSIS, "lint": LINT, "build": BUILD, "revdep": REVDEP}
+    known["image"] = Job(platform="p", package="", kind=JobKind.IMAGE)
     rows = tuple(
         JobStatus(job=known[name], outcome=outcome, state=JobState.DECIDED)
         if outcome is not None
         else JobStatus(job=known[name])
         for name, outcome in jobs.items()
     )
-    return Summary(pull_request="o/r#1", head=HEAD, base="b" * 40, planned=planned, jobs=rows)
+    return summary_of(rows, head=HEAD, planned=planned)
 
 
 def states(of: Summary, contexts: tuple[Context, ...] = DEFAULT_CONTEXTS) -> list[str]:
@@ -66,9 +68,11 @@ def states(of: Summary, contexts: tuple[Context, ...] = DEFAULT_CONTEXTS) -> lis
         (summary(analysis=PASSED, build=FULL, revdep=None), ["pending", "success", "pending"]),
         (summary(analysis=FULL), ["error", "error", "error"]),
         (summary(analysis=FAILED), ["failure", "failure", "failure"]),
+        # Which lint jobs there are is known once all jobs are.
+        (summary(planned=False, analysis=PASSED), ["pending", "pending", "pending"]),
         (
-            summary(planned=False, analysis=PASSED, lint=PASSED),
-            ["pending", "success", "pending"],
+            summary(analysis=PASSED, lint=PASSED, image=FULL, build=PASSED, revdep=PASSED),
+            ["error", "success", "success"],
         ),
     ],
 )
@@ -88,6 +92,25 @@ def test_advisory_context_is_told_and_does_not_count() -> None:
         "1 passed; analysis and lint passed",
     )
     assert (revdeps.state, revdeps.description) == (State.FAILURE, "Advisory: 1 failed")
+
+
+def test_numbers_are_shared_out_although_no_row_is_shown() -> None:
+    of = summary(analysis=PASSED, lint=PASSED, build=PASSED, revdep=FAILED)
+    assert states(of.model_copy(update={"jobs": of.jobs[:1]})) == states(of)
+
+
+def test_what_platforms_decide_together_concerns_builds_alone() -> None:
+    of = summary(analysis=PASSED, lint=PASSED, build=PASSED, revdep=PASSED)
+    assert states(of.model_copy(update={"concluded": False})) == ["pending", "success", "success"]
+
+
+def test_revdeps_without_a_plan_say_what_they_wait_for() -> None:
+    of = summary(planned=False, analysis=PASSED)
+    assert [one.description for one in statuses(of, maximum_attempts=5)] == [
+        "Queueing the jobs",
+        "Queueing the jobs",
+        "Queueing the jobs",
+    ]
 
 
 def test_analysis_and_lint_are_never_left_out() -> None:
@@ -114,7 +137,7 @@ def test_nothing_is_said_of_no_head() -> None:
 @given(st.text(min_size=1, max_size=100), st.booleans(), st.sampled_from(list(About)))
 def test_every_status_fits(name: str, advisory: bool, about: About) -> None:
     waiting = JobStatus(job=BUILD, state=JobState.RETRYING, next_attempt_at=NOW, attempt=10**6)
-    of = summary(analysis=FULL).model_copy(update={"jobs": (waiting,) * 1000})
+    of = summary_of([waiting] * 1000)
     contexts = (Context(about=about, name=name, advisory=advisory),)
     assert len(statuses(of, contexts=contexts, maximum_attempts=10**9)[0].description) <= 140
 
@@ -127,6 +150,13 @@ def status(
 
 def sent(one: Status, at: datetime = NOW) -> dict[str, Posted]:
     return after({}, one, at)
+
+
+def test_a_status_whose_answer_was_lost_is_followed_by_one_that_counts() -> None:
+    """What was known before the lost one is wanted again: GitHub must be told all the same."""
+    unsure = doubted(sent(status()))
+    assert due([status()], unsure, NOW, PACE).post == (status(),)
+    assert not due([status()], after(unsure, status(), NOW), NOW, PACE).post
 
 
 def test_first_status_goes_at_once_and_the_same_never_again() -> None:

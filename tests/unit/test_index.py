@@ -28,15 +28,10 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.records import (
-    AttemptRecord,
-    JobRecord,
-    RecordBatch,
-    RevisionKey,
-    RevisionRecord,
-    Standing,
-)
-from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, State
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
+from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, Standing, State
+from tests.fakes.written import write
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
 KEY = RevisionKey(repository="ocaml/opam-repository", number=30203, head="a" * 40, opened_at=NOON)
@@ -97,16 +92,16 @@ def test_records_come_back_as_they_went_in(index: Index) -> None:
     )  # fmt: skip
     jobs = (retrying(job("a.1")), decided(ERRORED, job("b.1")), decided(SKIPPED, job("c.1")))
     attempts = (attempt(1, ERRORED), attempt(2, None))
-    index.record(RecordBatch(revisions=(revision,), jobs=jobs, attempts=attempts))
+    write(index, revision, *jobs, *attempts)
     assert index.revisions().items == (revision,)
     assert set(index.jobs(JobFilter(package="a.1")).items) == {jobs[0]}
     assert set(index.jobs(JobFilter(package="b.1")).items) == {jobs[1]}
     assert set(index.jobs(JobFilter(package="c.1")).items) == {jobs[2]}
-    assert index.attempts().items == tuple(reversed(attempts))
+    assert index.attempts(AttemptFilter(job=job())).items == tuple(reversed(attempts))
 
 
 def test_a_nul_of_a_log_is_stored_as_a_replacement(index: Index) -> None:
-    index.record(RecordBatch(jobs=(decided(FAILED, job()),)))
+    write(index, decided(FAILED, job()))
     [found] = index.jobs().items
     assert isinstance(found.status.outcome, Failed)
     assert found.status.outcome.evidence.lines[0].text == "Error: Unbound \ufffd é"
@@ -115,7 +110,7 @@ def test_a_nul_of_a_log_is_stored_as_a_replacement(index: Index) -> None:
 def test_instants_come_back_in_utc_whatever_zone_they_came_in(index: Index) -> None:
     elsewhere = NOON.astimezone(timezone(timedelta(hours=-7)))
     key = KEY.model_copy(update={"opened_at": elsewhere})
-    index.record(RecordBatch(revisions=(RevisionRecord(key=key, base="b", updated_at=elsewhere),)))
+    write(index, RevisionRecord(key=key, base="b", updated_at=elsewhere))
     [found] = index.revisions(RevisionFilter(revision=key, since=elsewhere)).items
     assert found.key.opened_at == NOON
     assert found.updated_at.utcoffset() == timedelta(0)
@@ -123,10 +118,10 @@ def test_instants_come_back_in_utc_whatever_zone_they_came_in(index: Index) -> N
 
 
 def test_the_same_record_twice_changes_nothing(index: Index) -> None:
-    batch = RecordBatch(jobs=(decided(FAILED, job()),), attempts=(attempt(1, ERRORED),))
-    index.record(batch)
+    batch = (decided(FAILED, job()), attempt(1, ERRORED, sequence=1))
+    write(index, *batch)
     before = (index.jobs(), index.attempts(), index.revisions())
-    index.record(batch)
+    write(index, *batch)
     assert (index.jobs(), index.attempts(), index.revisions()) == before
 
 
@@ -152,15 +147,14 @@ def test_the_newest_record_stands_in_whatever_order_they_arrive(
         for place, (round_, number, sequence) in enumerate(versions)
     ]
     for place in order:
-        index.record(RecordBatch(jobs=(records[place],)))
+        write(index, records[place])
     of_key = JobFilter(of=RevisionFilter(revision=key))
     assert index.jobs(of_key).items == (records[3],)
 
 
 def test_of_two_records_with_the_same_numbers_the_first_stands(index: Index) -> None:
     for outcome in (FAILED, PASSED):
-        index.record(RecordBatch(jobs=(decided(outcome, job()),)))
-        index.record(RecordBatch(attempts=(attempt(1, outcome),)))
+        write(index, decided(outcome, job()))
     assert index.counts() == Counts(failed=1)
     assert [each.standing for each in index.attempts().items] == [Standing.FAILED]
 
@@ -168,17 +162,14 @@ def test_of_two_records_with_the_same_numbers_the_first_stands(index: Index) -> 
 def test_an_ended_attempt_never_runs_again(index: Index) -> None:
     ended = attempt(1, ERRORED, sequence=1)
     for record in (ended, attempt(1, None, sequence=7), attempt(1, PASSED, sequence=0)):
-        index.record(RecordBatch(attempts=(record,)))
+        write(index, record)
     assert index.attempts().items == (ended,)
 
 
-def test_a_job_known_by_its_attempt_alone_gives_way_to_its_record(index: Index) -> None:
-    index.record(RecordBatch(attempts=(attempt(1, None),)))
-    assert index.counts() == Counts(queued=1)
-    index.record(RecordBatch(jobs=(decided(PASSED, job()),)))
-    assert index.counts() == Counts(passed=1)
+def test_a_testing_known_by_its_jobs_alone_gives_way_to_its_record(index: Index) -> None:
+    write(index, decided(PASSED, job()))
     revision = RevisionRecord(key=KEY, base="b", updated_at=NOON)
-    index.record(RecordBatch(revisions=(revision,)))
+    write(index, revision)
     assert index.revisions().items == (revision,)
 
 
@@ -187,8 +178,8 @@ def test_a_new_testing_of_the_same_head_is_apart(index: Index) -> None:
     old = RevisionRecord(key=KEY, base="b", title="old", updated_at=NOON, sequence=9)
     new = RevisionRecord(key=later, base="b", title="new", updated_at=NOON + timedelta(hours=1))
     again = decided(PASSED, job()).model_copy(update={"revision": later})
-    index.record(RecordBatch(revisions=(new,), jobs=(again,)))
-    index.record(RecordBatch(revisions=(old,), jobs=(decided(FAILED, job(), sequence=9),)))
+    write(index, new, again)
+    write(index, old, decided(FAILED, job(), sequence=9))
     assert index.counts() == Counts(passed=1, failed=1)
     newest = RevisionFilter(newest=True)
     assert index.revisions(newest).items == (new,)
@@ -199,7 +190,7 @@ def test_a_new_testing_of_the_same_head_is_apart(index: Index) -> None:
 def test_branches_and_pull_requests_are_never_confused(index: Index) -> None:
     branch = RevisionKey(repository=KEY.repository, branch="30203", head="a", opened_at=NOON)
     records = tuple(RevisionRecord(key=key, base="b", updated_at=NOON) for key in (KEY, branch))
-    index.record(RecordBatch(revisions=records))
+    write(index, *records)
     assert index.revisions(RevisionFilter(number=30203)).items == (records[0],)
     assert index.revisions(RevisionFilter(branch="30203")).items == (records[1],)
 
@@ -214,7 +205,7 @@ def filled(index: Index) -> Index:
         decided(SKIPPED, job("skipped.1", FEDORA), minutes=4),
         retrying(job()),
     )
-    index.record(RecordBatch(jobs=records, attempts=(attempt(1, ERRORED), attempt(2, None))))
+    write(index, *records)
     return index
 
 
@@ -241,6 +232,13 @@ AT_3, AT_4 = NOON + timedelta(minutes=3), NOON + timedelta(minutes=4)
         (JobFilter(of=RevisionFilter(head="b")), ""),
         (JobFilter(of=RevisionFilter(revision=KEY), standing=Standing.RETRYING), "cppo.1.8.0"),
         (JobFilter(package="failed.1' OR 1=1 --"), ""),
+        (JobFilter(name=f"build {DEBIAN} failed.1"), "failed.1"),
+        (JobFilter(name="failed.1"), ""),
+        (JobFilter(words=("fedora", "ED.1")), "skipped.1 errored.1"),
+        (JobFilter(words=("debian", "fedora")), ""),
+        (JobFilter(words=("%",)), ""),
+        (JobFilter(words=("_",)), ""),
+        (JobFilter(words=("\\",)), ""),
     ],
 )
 def test_jobs_are_found_by_each_filter(filled: Index, wanted: JobFilter, packages: str) -> None:
@@ -264,29 +262,24 @@ def test_jobs_are_found_by_each_filter(filled: Index, wanted: JobFilter, package
     ],
 )
 def test_attempts_are_found_by_each_filter(
-    filled: Index, wanted: AttemptFilter, numbers: list[int]
+    index: Index, wanted: AttemptFilter, numbers: list[int]
 ) -> None:
-    assert [each.number for each in filled.attempts(wanted).items] == numbers
+    write(index, attempt(1, ERRORED), attempt(2, None))
+    assert [each.number for each in index.attempts(wanted).items] == numbers
 
 
 def test_failed_and_errored_are_counted_apart(filled: Index) -> None:
     everything = Counts(passed=1, failed=1, errored=1, skipped=1, retrying=1)
     assert filled.counts() == everything
-    assert filled.counts_by("platform") == {
-        DEBIAN: Counts(passed=1, failed=1, retrying=1),
-        FEDORA: Counts(errored=1, skipped=1),
-    }
-    assert filled.counts_by("cause") == {
-        "disk_full": Counts(errored=1),
-        "dns": Counts(retrying=1),
-    }
-    assert filled.counts_by("failure_reason") == {"build": Counts(failed=1)}
+    assert filled.counts(JobFilter(platform=FEDORA)) == Counts(errored=1, skipped=1)
+    assert filled.counts(JobFilter(cause=Cause.DNS)) == Counts(retrying=1)
+    assert filled.counts(JobFilter(failure_reason=FailureReason.BUILD)) == Counts(failed=1)
 
 
 def test_a_listing_in_parts_shows_everything_once(index: Index) -> None:
     # Three share each moment, so that places between equal times are tried too.
     records = [decided(PASSED, job(f"p.{n}"), minutes=n // 3) for n in range(10)]
-    index.record(RecordBatch(jobs=tuple(records)))
+    write(index, *records)
     found: list[JobRecord] = []
     after = None
     for _ in range(5):
@@ -312,9 +305,9 @@ def test_a_batch_is_written_whole_or_not_at_all(
     def broken(*_: object) -> None:
         raise InfrastructureError("cut off", cause=Cause.STORAGE)
 
-    monkeypatch.setattr("opam_ci.clients.index.write._write_attempts", broken)
+    monkeypatch.setattr("opam_ci.clients.index.write.attempt_rows", broken)
     with pytest.raises(InfrastructureError):
-        index.record(RecordBatch(jobs=(decided(PASSED, job()),), attempts=(attempt(1, None),)))
+        write(index, decided(PASSED, job()))
     assert index.jobs().items == ()
     assert index.revisions().items == ()
 
@@ -326,8 +319,8 @@ def test_many_threads_can_write_and_read_at_once(index: Index) -> None:
         try:
             for number in range(10):
                 names = [f"p{each}.{number}" for each in range(20)]
-                jobs = tuple(decided(PASSED, job(name), sequence=worker) for name in names)
-                index.record(RecordBatch(jobs=jobs))
+                rows = tuple(decided(PASSED, job(name)).status for name in names)
+                index.record(RowBatch(key=KEY, rows=rows, sequence=worker, updated_at=NOON))
                 index.counts()
         except BaseException as error:  # noqa: BLE001 - reported by the assertion below
             errors.append(error)
@@ -342,6 +335,6 @@ def test_many_threads_can_write_and_read_at_once(index: Index) -> None:
     assert {each.sequence for each in index.jobs(place=Place(limit=1000)).items} == {3}
 
 
-def test_nothing_is_written_by_an_empty_batch(index: Index) -> None:
-    index.record(RecordBatch())
-    assert index.revisions().items == ()
+def test_a_batch_without_rows_is_no_job(index: Index) -> None:
+    index.record(RowBatch(key=KEY, rows=(), sequence=0, updated_at=NOON))
+    assert index.jobs().items == ()

@@ -1,7 +1,6 @@
 """Counters, the overview that is made from them, and retention."""
 
 from datetime import UTC, datetime, timedelta
-from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
 from opam_ci.clients.index import CURRENT, Index, JobFilter, RevisionFilter
-from opam_ci.clients.index.counters import CountedBy, counting, counting_rows, is_counted
+from opam_ci.clients.index.counters import counting, counting_rows, is_counted
 from opam_ci.clients.index.engine import reading
 from opam_ci.clients.index.schema import ATTEMPT_COUNTS, JOB_COUNTS, JOBS, PULL_REQUESTS
 from opam_ci.core.job import Job, JobKind
@@ -24,15 +23,9 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.records import (
-    AttemptRecord,
-    JobRecord,
-    RecordBatch,
-    RevisionKey,
-    RevisionRecord,
-    Standing,
-)
-from opam_ci.core.summary import Counts, Fault, JobState, JobStatus
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
+from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, Standing
+from tests.fakes.written import write
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 EVIDENCE = Evidence(rule="r", worker="w1")
@@ -104,19 +97,17 @@ def test_counters_say_what_the_rows_say(
     with index._engine.begin() as connection:
         connection.execute(delete(PULL_REQUESTS))
     for each in found:
-        index.record(RecordBatch(jobs=(each,)))
+        write(index, each)
         if data.draw(st.booleans()):
             index.fold()
     assert is_counted(wanted)
     with reading(index._engine) as connection:
-        for by in (None, *get_args(CountedBy)):
-            counted = sorted(map(tuple, connection.execute(counting(wanted, by))))
-            rows = sorted(map(tuple, connection.execute(counting_rows(wanted, by))))
-            assert counted == rows, by
+        counted = sorted(map(tuple, connection.execute(counting(wanted))))
+        assert counted == sorted(map(tuple, connection.execute(counting_rows(wanted))))
 
 
 def test_counters_follow_what_goes_with_its_pull_request(index: Index) -> None:
-    index.record(RecordBatch(jobs=(record(key(1), job(), OUTCOMES[0]),)))
+    write(index, record(key(1), job(), OUTCOMES[0]))
     assert index.counts() == Counts(passed=1)
     with index._engine.begin() as connection:
         connection.execute(delete(PULL_REQUESTS))
@@ -129,7 +120,7 @@ def test_counters_follow_what_goes_with_its_pull_request(index: Index) -> None:
 def test_folding_leaves_one_row_for_each_day_and_group(index: Index) -> None:
     for outcome, round_ in ((None, 1), (OUTCOMES[0], 2), (OUTCOMES[1], 3)):
         found = record(key(1), job(), outcome, round_=round_)
-        index.record(RecordBatch(jobs=(found,)))
+        write(index, found)
     index.fold()
     index.fold()
     with reading(index._engine) as connection:
@@ -140,7 +131,7 @@ def test_folding_leaves_one_row_for_each_day_and_group(index: Index) -> None:
 def test_a_package_is_found_without_its_version_and_no_other(index: Index) -> None:
     names = ("re.1.10", "re.2", "re-x.1", "re2.1", "r.1", "re/x.1")
     rows = tuple(record(key(1), job(package=name), OUTCOMES[0]) for name in names)
-    index.record(RecordBatch(jobs=rows))
+    write(index, *rows)
     found = index.jobs(JobFilter(package="re")).items
     assert {each.status.job.package for each in found} == {"re.1.10", "re.2"}
     assert index.counts(JobFilter(package="re")) == Counts(passed=2)
@@ -155,7 +146,7 @@ def test_few_heads_and_many_are_found_alike(
     rows = [record(key(1), job(), OUTCOMES[0]), record(later, job(), OUTCOMES[1])]
     newest = RevisionRecord(key=later, base="b", updated_at=NOON, sequence=1)
     rows.append(record(key(2), job(), OUTCOMES[4]))
-    index.record(RecordBatch(revisions=(newest,), jobs=tuple(rows)))
+    write(index, newest, *rows)
     assert index.counts(JobFilter(of=CURRENT)) == Counts(failed=1, errored=1)
     assert index.counts(JobFilter(of=RevisionFilter(number=1))) == Counts(passed=1, failed=1)
     assert index.counts(JobFilter(of=RevisionFilter(number=3))) == Counts()
@@ -163,18 +154,15 @@ def test_few_heads_and_many_are_found_alike(
 
 def test_errors_are_grouped_by_cause_with_whom_they_hit(index: Index) -> None:
     closed = RevisionRecord(key=key(3), base="b", is_open=False, updated_at=NOON, sequence=1)
-    index.record(
-        RecordBatch(
-            revisions=(closed,),
-            jobs=(
-                record(key(1), job(package="a.1"), OUTCOMES[4]),
-                record(key(1), job(package="b.1"), None, hours=2),
-                record(key(2), job(), OUTCOMES[4], hours=1),
-                record(key(2), job(package="c.1"), OUTCOMES[5]),
-                record(key(2), job(package="d.1"), OUTCOMES[1]),
-                record(key(3), job(), OUTCOMES[5]),
-            ),
-        )
+    write(
+        index,
+        closed,
+        record(key(1), job(package="a.1"), OUTCOMES[4]),
+        record(key(1), job(package="b.1"), None, hours=2),
+        record(key(2), job(), OUTCOMES[4], hours=1),
+        record(key(2), job(package="c.1"), OUTCOMES[5]),
+        record(key(2), job(package="d.1"), OUTCOMES[1]),
+        record(key(3), job(), OUTCOMES[5]),
     )
     dns, disk = index.errors()
     assert (dns.cause, dns.errored, dns.retrying) == (Cause.DNS, 2, 1)
@@ -197,7 +185,7 @@ def test_workers_are_listed_with_what_they_did(index: Index) -> None:
         attempt(3, "w2", OUTCOMES[1]),
         attempt(4, "w2", None),
     )
-    index.record(RecordBatch(attempts=found))
+    write(index, *found)
     second, first = index.workers(NOON)
     assert (first.worker, first.pool, first.attempts, first.faults) == ("w1", "linux-amd64", 2, 2)
     assert first.causes == {Cause.DNS: 1, Cause.DISK_FULL: 1}
@@ -226,7 +214,7 @@ def test_retention_forgets_closed_pull_requests_and_old_branches_alone(index: In
         )
         for head in heads
     )  # fmt: skip
-    index.record(RecordBatch(revisions=heads, attempts=attempts))
+    write(index, *heads, *attempts)
     before = NOON + timedelta(days=7)
     assert index.logs_to_retire(before, limit=9) == ("logs/heads/b", "logs/pull/1")
     assert index.retire(before, limit=1).revisions == 1

@@ -16,15 +16,9 @@ from opam_ci.core.incidents.grouping import GAP, group
 from opam_ci.core.incidents.model import FaultSeen, Place, Scope
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
-from opam_ci.core.records import (
-    AttemptRecord,
-    JobRecord,
-    RecordBatch,
-    RevisionKey,
-    RevisionRecord,
-    Standing,
-)
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.written import write
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
@@ -143,18 +137,18 @@ def test_incidents_are_those_of_the_pure_rule_in_whatever_order_faults_come(
     shuffled = data.draw(st.permutations(found))
     size = data.draw(st.integers(1, 4))
     for first in range(0, len(shuffled), size):
-        batch = RecordBatch(attempts=tuple(shuffled[first : first + size]))
-        index.record(batch)
+        some = shuffled[first : first + size]
+        write(index, *some)
         if data.draw(st.booleans()):
-            index.record(batch)
+            write(index, *some)
     assert all_incidents(index) == expected(found)
 
 
 def test_the_same_batch_twice_changes_nothing_and_names_the_same_incident(index: Index) -> None:
-    batch = RecordBatch(attempts=(fault(1), fault(2, minutes=1, worker="w2")))
-    first = index.record(batch)
+    batch = (fault(1), fault(2, minutes=1, worker="w2"))
+    first = write(index, *batch).incidents
     before = index.incidents()
-    assert index.record(batch) == first
+    assert write(index, *batch).incidents == first
     assert index.incidents() == before
     [found] = before.items
     assert first == (found.id,)
@@ -164,41 +158,41 @@ def test_the_same_batch_twice_changes_nothing_and_names_the_same_incident(index:
 
 def test_what_is_no_fault_belongs_to_no_incident(index: Index) -> None:
     passed = Passed(evidence=Evidence(rule="installed"))
-    assert index.record(RecordBatch(attempts=(attempt(1, passed),))) == ()
+    assert write(index, attempt(1, passed)).incidents == ()
     assert index.incidents().items == ()
 
 
 @pytest.mark.parametrize("rule", sorted(OWN_LIMIT_RULES))
 def test_a_limit_that_a_job_hit_alone_is_no_incident(index: Index, rule: str) -> None:
     outcome = Errored(cause=Cause.OUT_OF_MEMORY, evidence=Evidence(rule=rule, worker="w1"))
-    index.record(RecordBatch(attempts=tuple(attempt(n, outcome, minutes=n) for n in range(1, 4))))
+    write(index, *(attempt(n, outcome, minutes=n) for n in range(1, 4)))
     assert index.incidents().items == ()
     # Nor does one join an incident of its cause.
     other = Errored(cause=Cause.OUT_OF_MEMORY, evidence=Evidence(rule="oom-of-host", worker="w1"))
-    index.record(RecordBatch(attempts=(attempt(7, other, minutes=5), attempt(8, outcome))))
+    write(index, attempt(7, other, minutes=5), attempt(8, outcome))
     (incident,) = index.incidents().items
     assert incident.pull_requests == 1
 
 
 def test_a_fault_in_between_unites_two_incidents(index: Index) -> None:
     apart = 1.5 * GAP.total_seconds() / 60
-    index.record(RecordBatch(attempts=(fault(1), fault(2, minutes=apart))))
+    write(index, fault(1), fault(2, minutes=apart))
     assert len(index.incidents().items) == 2
-    index.record(RecordBatch(attempts=(fault(3, minutes=apart / 2),)))
+    write(index, fault(3, minutes=apart / 2))
     [found] = index.incidents().items
     assert found.faults == 3
     assert index.incident(found.id) == found
 
 
 def test_after_a_repair_the_same_fault_is_a_new_incident(index: Index) -> None:
-    [number] = index.record(RecordBatch(attempts=(fault(1),)))
+    [number] = write(index, fault(1)).incidents
     repaired = NOON + timedelta(minutes=5)
     assert index.resolve(number, at=repaired, by="ann")
     assert not index.resolve(number, at=repaired, by="bob")
-    [again] = index.record(RecordBatch(attempts=(fault(2, minutes=6),)))
+    [again] = write(index, fault(2, minutes=6)).incidents
     assert again != number
     # It happened before the repair, and was only written later.
-    assert index.record(RecordBatch(attempts=(fault(3, minutes=4),))) == ()
+    assert write(index, fault(3, minutes=4)).incidents == ()
     found = index.incident(number)
     assert found is not None
     assert (found.faults, found.resolved_by) == (2, "ann")
@@ -206,7 +200,7 @@ def test_after_a_repair_the_same_fault_is_a_new_incident(index: Index) -> None:
 
 
 def test_an_incident_that_goes_on_is_not_resolved_in_the_past(index: Index) -> None:
-    [number] = index.record(RecordBatch(attempts=(fault(1), fault(2, minutes=10))))
+    [number] = write(index, fault(1), fault(2, minutes=10)).incidents
     assert not index.resolve(number, at=NOON + timedelta(minutes=5), by="probe")
     assert not index.resolve(number + 1000, at=NOON + timedelta(minutes=50), by="probe")
 
@@ -225,36 +219,35 @@ def test_what_is_restarted_is_what_it_hit_and_still_stands(index: Index) -> None
         updated_at=NOON,
     )
     # 1 is lost, 2 recovered by itself, 3 is closed, 4 is superseded, 5 was restarted and lost.
-    [number] = index.record(
-        RecordBatch(
-            revisions=(closed, newer),
-            jobs=(lost(1, automatic=2), passed, lost(3), lost(4), lost(5, round_=2)),
-            attempts=tuple(fault(each) for each in range(1, 6)),
-        )
+    later = 3 * GAP.total_seconds() / 60
+    done = write(
+        index,
+        *(closed, newer, lost(1, automatic=2), fault(2), passed, lost(3), lost(4), fault(5)),
+        lost(5, minutes=later, round_=2),
     )
+    number, _ = done.incidents
     hit = index.hit_jobs(number)
     assert [(each.revision.number, each.automatic) for each in hit] == [(1, 2)]
-    assert index.hit_jobs(number, Standing.RETRYING) == ()
 
 
 def test_a_job_that_gets_through_at_the_same_place_is_evidence_of_the_repair(
     index: Index,
 ) -> None:
     passed = Passed(evidence=Evidence(rule="installed"))
-    [number] = index.record(RecordBatch(attempts=(fault(1),)))
+    [number] = write(index, fault(1)).incidents
     found = index.incident(number)
     assert found is not None
     elsewhere = attempt(1, passed, minutes=1, worker="w2", try_=2)
-    index.record(RecordBatch(attempts=(elsewhere,)))
+    write(index, elsewhere)
     assert not index.recovered_since(found)
-    index.record(RecordBatch(attempts=(attempt(1, passed, minutes=2, try_=3),)))
+    write(index, attempt(1, passed, minutes=2, try_=3))
     assert index.recovered_since(found)
 
 
 def test_incidents_are_found_by_each_filter(index: Index) -> None:
-    [disk] = index.record(RecordBatch(attempts=(fault(1), fault(2, minutes=1))))
+    [disk] = write(index, fault(1), fault(2, minutes=1)).incidents
     names = attempt(1, errored(Cause.DNS, "w2", 3), minutes=3, worker="w2", try_=2)
-    dns = next(each for each in index.record(RecordBatch(attempts=(names,))) if each != disk)
+    dns = next(each for each in write(index, names).incidents if each != disk)
     for wanted, ids in (
         (IncidentFilter(), [dns, disk]),
         (IncidentFilter(cause=Cause.DNS), [dns]),
@@ -269,11 +262,11 @@ def test_incidents_are_found_by_each_filter(index: Index) -> None:
 
 
 def test_writers_at_once_make_one_incident(index: Index) -> None:
-    def write(number: int) -> None:
+    def work(number: int) -> None:
         for try_ in range(1, 4):
-            index.record(RecordBatch(attempts=(fault(number, minutes=try_, try_=try_),)))
+            write(index, fault(number, minutes=try_, try_=try_))
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(1, 5)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,6 +1,7 @@
 """Opening the index: migrations, races, files of something else, damage, full disks."""
 
 import ast
+import json
 import sqlite3
 import subprocess
 import sys
@@ -12,14 +13,19 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
-from opam_ci.clients.index import Index, migrate
+from opam_ci.clients.index import Index, JobFilter, engine, migrate
 from opam_ci.clients.index.engine import reading, writing
 from opam_ci.clients.index.schema import METADATA, SCHEMA_VERSION, VERSION_TABLE
 from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Cause
-from opam_ci.core.records import RecordBatch, RevisionKey, RevisionRecord
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.requests import RestartSelector
+from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.written import write
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -37,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_fresh_file_is_made_with_its_directory_and_kept(path: Path) -> None:
     for head in ("1", "2"):
         index = Index.open(f"sqlite:///{path}")
-        index.record(RecordBatch(revisions=(revision(head),)))
+        write(index, revision(head))
         index.close()
     index = Index.open(f"sqlite:///{path}")
     assert {each.key.head for each in index.revisions().items} == {"1", "2"}
@@ -69,11 +75,101 @@ def test_the_newest_step_is_the_version_that_the_code_expects() -> None:
         assert path.stem.startswith(f"v{assigned['revision']}_")
 
 
+OLD_JOBS = [
+    # kind, platform, package, revdep, standing, outcome; then rank, needs, follows
+    ("analysis", "", "", None, "passed", "installed", 0, None, False),
+    ("lint", "", "a.1", None, "failed", "lint", 1, None, False),
+    ("build", "p", "a.1", None, "errored", "dns", 2, None, False),
+    ("test", "p", "a.1", None, "errored", "build-errored", 3, "build p a.1", True),
+    ("lower-bounds", "p", "a.1", None, "skipped", "build-not-passed", 4, "build p a.1", True),
+    ("list-revdeps", "p", "a.1", None, "cancelled", None, 4, "build p a.1", False),
+    ("revdep", "p", "a.1", "r.1", "queued", None, 5, None, False),
+    ("revdep-test", "p", "a.1", "r.1", "queued", None, 5, "revdep p a.1 r.1", False),
+]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def old_url(request: pytest.FixtureRequest, path: Path) -> str:
+    """An index of schema 0004 with a job of each kind."""
+    url = f"sqlite:///{path}"
+    if request.param == "postgresql":
+        server = make_url(request.getfixturevalue("postgres"))
+        admin = engine.create(server.render_as_string(hide_password=False))
+        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("DROP DATABASE IF EXISTS old_index"))
+            connection.execute(text("CREATE DATABASE old_index"))
+        admin.dispose()
+        url = server.set(database="old_index").render_as_string(hide_password=False)
+    old = engine.create(url)
+    with writing(old) as connection:
+        migrate._upgrade(connection, "0004")
+        connection.execute(
+            text(
+                "INSERT INTO pull_requests (id, repository, target, number, title, is_open,"
+                " latest_opened_at, latest_sequence)"
+                " VALUES (1, 'o/r', 'pull/1', 1, '', true, :at, 1)"
+            ),
+            {"at": "2026-05-04 12:00:00.000000"},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO revisions (id, pull_request_id, head, opened_at, base, state,"
+                " planned, updated_at, sequence)"
+                " VALUES (1, 1, 'h', :at, 'b', 'error', true, :at, 1)"
+            ),
+            {"at": "2026-05-04 12:00:00.000000"},
+        )
+        for kind, platform, package, revdep, standing, rule, *_ in OLD_JOBS:
+            name = " ".join(filter(None, (kind, platform, package, revdep)))
+            outcome: dict[str, object] = {"kind": standing, "evidence": {"rule": rule}}
+            outcome |= {"errored": {"cause": "dns"}, "skipped": {"reason": "not_built"}}.get(
+                standing, {"reason": "lint"} if standing == "failed" else {}
+            )
+            if standing == "cancelled":
+                outcome = {"kind": standing, "by": "request"}
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (revision_id, name, kind, platform, package, revdep,"
+                    " standing, round, attempt, sequence, updated_at, outcome, faults)"
+                    " VALUES (1, :name, :kind, :platform, :package, :revdep, :standing, 1, 1, 1,"
+                    " :at, :outcome, '[]')"
+                ),
+                {
+                    "name": name, "kind": kind, "platform": platform, "package": package,
+                    "revdep": revdep, "standing": standing, "at": "2026-05-04 12:00:00.000000",
+                    "outcome": None if standing == "queued" else json.dumps(outcome),
+                },
+            )  # fmt: skip
+    old.dispose()
+    return url
+
+
+def test_the_jobs_of_an_older_index_are_queued_and_restarted_as_new_ones(old_url: str) -> None:
+    index = Index.open(old_url)
+    with reading(index._engine) as connection:
+        rows = connection.execute(
+            text("SELECT kind, rank, needs, follows FROM jobs ORDER BY id")
+        ).all()
+    assert [tuple(row) for row in rows] == [
+        (kind, rank, needs, follows) for kind, _, _, _, _, _, rank, needs, follows in OLD_JOBS
+    ]
+    key = RevisionKey(repository="o/r", number=1, head="h", opened_at=NOW)
+    page = index.take(key, "p", limit=9, after=None)
+    assert [each.job.kind for each in page.jobs] == [JobKind.REVDEP, JobKind.REVDEP_TEST]
+    taken = index.requeue(key, RestartSelector(), round_=2, at=NOW)
+    assert taken.by_platform == {"p": 4}
+    assert index.counts().queued == 6
+    [revdep] = index.jobs(JobFilter(revdep="r", kind=JobKind.REVDEP)).items
+    assert revdep.status.job.revdep == "r.1"
+    index.close()
+
+
 _OPENER = """
 import sys
 from datetime import UTC, datetime
 from opam_ci.clients.index import Index
-from opam_ci.core.records import RecordBatch, RevisionKey, RevisionRecord
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RevisionKey, RevisionRecord
 print("ready", flush=True)
 sys.stdin.readline()
 index = Index.open(sys.argv[1])
@@ -81,7 +177,7 @@ now = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 for number in range(20):
     key = RevisionKey(repository="o/r", number=number, head=sys.argv[2], opened_at=now)
     record = RevisionRecord(key=key, base="b", updated_at=now)
-    index.record(RecordBatch(revisions=(record,)))
+    index.record(RowBatch(key=key, revision=record, rows=(), sequence=0, updated_at=now))
 index.close()
 """
 
@@ -173,7 +269,7 @@ def test_a_file_that_is_no_database_is_the_stores_fault(path: Path) -> None:
 
 def test_a_damaged_index_is_the_stores_fault(path: Path) -> None:
     index = Index.open(f"sqlite:///{path}")
-    index.record(RecordBatch(revisions=tuple(revision(f"{head:040}") for head in range(60))))
+    write(index, *(revision(f"{head:040}") for head in range(60)))
     index.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
@@ -219,10 +315,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_has_its_own_cause_and_what_was_written_stays(small_disk: Path) -> None:
     index = Index.open(f"sqlite:///{small_disk}/index.db")
-    index.record(RecordBatch(revisions=(revision("kept"),)))
-    much = RecordBatch(revisions=tuple(revision(f"{n:04}" * 5000) for n in range(100)))
+    write(index, revision("kept"))
+    log = "x" * 2_000_000
+    row = JobStatus(
+        job=Job(platform="p", package="a.1", kind=JobKind.BUILD), state=JobState.RUNNING, log=log
+    )
+    much = RowBatch(key=revision("kept").key, rows=(row,), sequence=1, updated_at=NOW)
     with pytest.raises(InfrastructureError) as caught:
         index.record(much)
     assert caught.value.cause is Cause.DISK_FULL
     assert [each.key.head for each in index.revisions().items] == ["kept"]
+    assert index.jobs().items == ()
     index._engine.dispose()

@@ -3,14 +3,11 @@
 import threading
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
-from typing import get_type_hints
 
 import pytest
-from pydantic import TypeAdapter
 
-from opam_ci.activities.record import RecordActivities
-from opam_ci.clients.index import Index
-from opam_ci.core.incidents.messages import Rejudge
+from opam_ci.clients.index import AttemptFilter, Index, JobFilter, RevisionFilter
+from opam_ci.clients.index.rejudging import Recorded
 from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
@@ -23,10 +20,16 @@ from opam_ci.core.outcome import (
     LogLine,
     Outcome,
     Passed,
+    Skipped,
+    SkipReason,
+    label,
 )
-from opam_ci.core.recording import records_in, records_of
-from opam_ci.core.records import RecordBatch, RevisionKey, RevisionRecord
+from opam_ci.core.plan import outcome_after
+from opam_ci.core.recording import RowBatch, rows_of
+from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.requests import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.written import write
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
@@ -65,7 +68,7 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     sequence: int = 1,
     kind: JobKind = JobKind.BUILD,
     opened: datetime = NOON,
-) -> RecordBatch:
+) -> RowBatch:
     """What a workflow writes when a job is decided."""
     row = JobStatus(
         job=job(package or f"p{number}.1", kind), state=JobState.DECIDED, round=round_, attempt=1,
@@ -75,40 +78,25 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     )  # fmt: skip
     pools = {DEBIAN: "linux-amd64"}
     at = after(minutes)
-    return records_of(key(number, opened), [row], sequence=sequence, updated_at=at, pools=pools)
+    return rows_of(key(number, opened), (row,), sequence=sequence, updated_at=at, pools=pools)
 
 
-def closed(number: int) -> RecordBatch:
-    record = RevisionRecord(key=key(number), base="b", is_open=False, updated_at=NOON, sequence=9)
-    return RecordBatch(revisions=(record,))
+def closed(number: int) -> RevisionRecord:
+    return RevisionRecord(key=key(number), base="b", is_open=False, updated_at=NOON, sequence=9)
 
 
-def write(index: Index, *batches: RecordBatch) -> list[Rejudge]:
-    """Writes batches one by one; returns all that was found."""
-    found: list[Rejudge] = []
-    for batch in batches:
-        index.record(batch)
-        found += index.rejudge(batch)
-    return found
+def judged(found: Recorded) -> set[int | None]:
+    """The pull requests of which verdicts were judged again."""
+    return {each.number for each in found.testings}
 
 
-def told(found: list[Rejudge], rule: str = SAME_FAILURE) -> set[tuple[int | None, str, int]]:
-    return {
-        (each.revision.number, job.job.package, job.round)
-        for each in found
-        for job in each.jobs
-        if job.rule == rule
-    }
+def outcomes(index: Index, number: int) -> dict[str, str]:
+    """How the jobs of a pull request stand."""
+    jobs = index.jobs(JobFilter(of=RevisionFilter(number=number))).items
+    return {each.status.job.id: label(each.status.outcome) for each in jobs if each.status.outcome}
 
 
-def test_records_of_an_older_version_are_still_taken() -> None:
-    # As Temporal's converter reads them: by the activity's own annotation.
-    taken = TypeAdapter(get_type_hints(RecordActivities.record)["batch"])
-    sent = decided(1)
-    assert records_in(taken.validate_json(sent.model_dump_json())) == sent
-
-
-ALL = {(1, "p1.1", 1), (2, "p2.1", 1), (3, "p3.1", 1)}
+ALL = {1, 2, 3}
 
 
 @pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
@@ -117,88 +105,120 @@ def test_the_third_alike_throws_doubt_on_all_in_any_order(
 ) -> None:
     batches = {number: decided(number, minutes=3 * number) for number in order}
     first, second, third = (batches[number] for number in order)
-    assert write(index, first, second, first) == []
+    assert write(index, first, second, first) == Recorded()
     found = write(index, third)
-    assert told(found) == ALL
-    [detail] = {job.detail for each in found for job in each.jobs}
-    assert detail == "3 unrelated pull requests failed the same way within 6 minutes"
-    # As long as nobody has heard of it, it is said again.
-    assert told(write(index, first)) == ALL
+    assert judged(found) == ALL
+    assert found.kinds == (JobKind.BUILD,) * 3
+    [incident] = index.incidents().items
+    assert found.incidents == (incident.id,)
+    for number in order:
+        [job_] = index.jobs(JobFilter(of=RevisionFilter(number=number))).items
+        outcome = job_.status.outcome
+        assert isinstance(outcome, Errored)
+        assert (outcome.cause, outcome.evidence.rule) == (Cause.UNKNOWN, SAME_FAILURE)
+        assert (
+            outcome.evidence.detail
+            == "3 unrelated pull requests failed the same way within 6 minutes"
+        )
+        assert job_.sequence == 2
+        [tried] = index.attempts(AttemptFilter(of=RevisionFilter(number=number))).items
+        assert tried.outcome == outcome
+        assert tried.ended_at == after(3 * number)
 
 
-def taken_back(number: int, minutes: float) -> RecordBatch:
-    """What a workflow writes once it has heard."""
-    row = decided(number, minutes=minutes - 1).jobs[0].status
-    evidence = failure().evidence.model_copy(update={"rule": SAME_FAILURE})
-    errored = Errored(cause=Cause.UNKNOWN, evidence=evidence)
-    return decided(number, minutes=minutes, outcome=errored, sequence=2, package=row.job.package)
+def test_whoever_may_not_have_told_of_it_says_it_again(index: Index) -> None:
+    batches = [decided(number) for number in (1, 2, 3)]
+    write(index, *batches)
+    # The same batch again changes nothing: what the workflow wrote does not come back.
+    assert judged(write(index, batches[2])) == set()
+    assert judged(write(index, batches[2], retried=True)) == ALL
+    assert outcomes(index, 3) == {job("p3.1").id: "errored(unknown)"}
+    # What has gone on needs no telling.
+    write(index, decided(1, round_=2, minutes=1, outcome=PASSED))
+    assert judged(write(index, batches[2], retried=True)) == {2, 3}
+
+
+def test_what_followed_from_a_verdict_follows_from_the_new_one(index: Index) -> None:
+    build, test = job("p1.1"), job("p1.1", JobKind.TEST)
+    other = job("q1.1", JobKind.TEST)
+    rows = [
+        JobStatus(job=each, state=JobState.DECIDED, outcome=came_to)
+        for each, came_to in (
+            (test, outcome_after(failure(), build)),
+            (other, Skipped(reason=SkipReason.NO_TESTS, evidence=Evidence(rule="x"))),
+        )
+    ]
+    index.record(rows_of(key(1), tuple(rows), sequence=1, updated_at=NOON))
+    write(index, *(decided(number) for number in (1, 2, 3)))
+    assert outcomes(index, 1) == {
+        build.id: "errored(unknown)",
+        test.id: "errored(unknown)",
+        other.id: "skipped(no_tests)",
+    }
+    # It comes back with the build.
+    taken = index.requeue(key(1), RestartSelector(job=build.id), round_=2, at=NOON)
+    assert set(taken.first) == {build.id, test.id}
 
 
 def test_a_job_is_doubted_once(index: Index) -> None:
-    write(index, *(decided(number, minutes=number) for number in (1, 2, 3)))
-    [incident] = {
-        number
-        for batch in (taken_back(number, 4) for number in (1, 2, 3))
-        for number in index.record(batch)
-    }
+    [incident] = write(index, *(decided(number, minutes=number) for number in (1, 2, 3))).incidents
     found = index.incident(incident)
     assert found is not None
     assert (found.cause, found.jobs, found.evidence.rule) == (Cause.UNKNOWN, 3, SAME_FAILURE)
     assert len(index.hit_jobs(incident)) == 3
     # The first is tried again and fails the same way: it stands, and the late fourth does not.
-    assert write(index, decided(1, minutes=5, round_=2)) == []
-    assert told(write(index, decided(4, minutes=6))) == {(4, "p4.1", 1)}
+    assert judged(write(index, decided(1, minutes=5, round_=2))) == set()
+    assert judged(write(index, decided(4, minutes=6))) == {4}
     # An hour later it is usual, for what stands stands.
     later = [decided(number, minutes=70) for number in (11, 12, 13)]
-    assert write(index, *later) == []
+    assert judged(write(index, *later)) == set()
 
 
 def test_what_recovered_is_no_habit(index: Index) -> None:
     write(index, *(decided(number, minutes=number) for number in (1, 2, 3)))
-    write(index, *(taken_back(number, 4) for number in (1, 2, 3)))
     write(index, *(decided(number, minutes=8, outcome=PASSED, round_=2) for number in (1, 2, 3)))
     again = [decided(number, minutes=70) for number in (11, 12, 13)]
-    assert {each[0] for each in told(write(index, *again))} == {11, 12, 13}
+    assert judged(write(index, *again)) == {11, 12, 13}
 
 
 def test_a_habit_is_forgotten_after_a_day(index: Index) -> None:
     write(index, decided(50, minutes=-24 * 60 - 2))
-    assert told(write(index, *(decided(number) for number in (1, 2, 3)))) == ALL
+    assert judged(write(index, *(decided(number) for number in (1, 2, 3)))) == ALL
     write(index, decided(51, minutes=-24 * 60 + 2))
-    assert write(index, decided(3)) == []
+    assert judged(write(index, decided(3))) == set()
 
 
 def test_it_is_the_first_of_a_burst_that_must_be_news(index: Index) -> None:
     write(index, decided(50, minutes=-24 * 60 - 2))
     burst = [decided(number, minutes=2 * number - 6) for number in (1, 2, 3)]
-    assert write(index, *burst) == []
+    assert judged(write(index, *burst)) == set()
 
 
 def test_a_batch_of_many_times_finds_what_each_of_them_does(index: Index) -> None:
-    minutes = {1: 0, 2: 4, 3: 9, 4: 40, 5: 41, 6: 49, 7: 50}
-    batches = [decided(number, minutes=at) for number, at in minutes.items()]
-    # The first three are alike, and the others usual by then.
-    late = RecordBatch(
-        jobs=tuple(job for batch in batches for job in batch.jobs),
-        attempts=tuple(attempt for batch in batches for attempt in batch.attempts),
+    for number, at in {2: 1, 3: 2, 4: 40, 5: 41, 6: 49}.items():
+        assert judged(write(index, decided(number, minutes=at))) == set()
+    # A batch of one testing whose jobs failed at both times.
+    rows = tuple(
+        decided(1, minutes=at, package=package).rows[0]
+        for package, at in (("p1.1", 0), ("q1.1", 50))
     )
-    assert told(write(index, late)) == ALL
-    for number in (1, 2, 3):
-        index.record(taken_back(number, minutes[number] + 0.5))
-    assert {each[0] for each in told(write(index, late))} == {4, 5, 6, 7}
+    done = write(index, rows_of(key(1), rows, sequence=1, updated_at=after(50)))
+    # The first three are alike, and so are the others: those verdicts of before do not stand.
+    assert judged(done) == {1, 2, 3}
+    assert judged(write(index, decided(7, minutes=49.5))) == {1, 4, 5, 6, 7}
 
 
 def test_closed_pull_requests_are_no_evidence(index: Index) -> None:
     write(index, decided(1), closed(1), decided(2))
-    assert write(index, decided(3)) == []
-    assert {each[0] for each in told(write(index, decided(4)))} == {2, 3, 4}
+    assert judged(write(index, decided(3))) == set()
+    assert judged(write(index, decided(4))) == {2, 3, 4}
 
 
 def test_superseded_heads_are_no_evidence(index: Index) -> None:
     newer = RevisionRecord(key=key(1, after(1)), base="b", updated_at=NOON, sequence=9)
-    write(index, decided(1), RecordBatch(revisions=(newer,)), decided(2))
-    assert write(index, decided(3)) == []
-    assert {each[0] for each in told(write(index, decided(4)))} == {2, 3, 4}
+    write(index, decided(1), newer, decided(2))
+    assert judged(write(index, decided(3))) == set()
+    assert judged(write(index, decided(4))) == {2, 3, 4}
 
 
 @pytest.mark.parametrize("outcome", [PASSED, failure("Error: Unbound module Anything")])
@@ -206,54 +226,52 @@ def test_a_job_that_has_gone_on_is_evidence_and_is_left_alone(
     index: Index, outcome: Outcome
 ) -> None:
     write(index, decided(1), decided(1, round_=2, minutes=4, outcome=outcome), decided(2))
-    assert {each[0] for each in told(write(index, decided(3)))} == {2, 3}
+    assert judged(write(index, decided(3))) == {2, 3}
 
 
 def test_a_package_without_automatic_restarts_left_is_left_alone(index: Index) -> None:
     batches = [decided(1, round_=4, automatic=JOB_BUDGET), decided(2, round_=4), decided(3)]
-    assert {each[0] for each in told(write(index, *batches))} == {2, 3}
+    assert judged(write(index, *batches)) == {2, 3}
 
 
 def test_a_dependency_that_breaks_for_everybody_is_no_doubt(index: Index) -> None:
     broken = failure().model_copy(update={"reason": FailureReason.DEPENDENCY, "blame": "base.1"})
     batches = [decided(number, outcome=broken) for number in (1, 2, 3)]
-    assert write(index, *batches) == []
+    assert judged(write(index, *batches)) == set()
     other = broken.model_copy(update={"blame": "other.1"})
     third = broken.model_copy(update={"blame": "third.1"})
     found = write(index, decided(4, outcome=other), decided(5, outcome=third))
-    assert {each[0] for each in told(found)} == {1, 2, 3, 4, 5}
+    assert judged(found) == {1, 2, 3, 4, 5}
 
 
 def test_reverse_dependencies_throw_no_doubt(index: Index) -> None:
-    def revdep(number: int) -> RecordBatch:
-        batch = decided(number)
+    def revdep(number: int) -> RowBatch:
         other = Job(
             platform=DEBIAN, package=f"p{number}.1", kind=JobKind.REVDEP, revdep=f"r{number}.1"
         )
-        status = batch.jobs[0].status.model_copy(update={"job": other})
-        return records_of(key(number), [status], sequence=1, updated_at=NOON)
+        row = decided(number).rows[0].model_copy(update={"job": other})
+        return rows_of(key(number), (row,), sequence=1, updated_at=NOON)
 
-    assert write(index, *(revdep(number) for number in range(1, 6))) == []
+    assert judged(write(index, *(revdep(number) for number in range(1, 6)))) == set()
 
 
 def test_writers_at_once_throw_doubt_on_all(index: Index) -> None:
-    found: list[Rejudge] = []
+    found: list[Recorded] = []
 
     def work(number: int) -> None:
-        found.extend(write(index, decided(number)))
+        found.append(write(index, decided(number)))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 7)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {each[0] for each in told(found)} == {1, 2, 3, 4, 5, 6}
+    assert {number for each in found for number in judged(each)} == {1, 2, 3, 4, 5, 6}
+    assert sum(len(each.kinds) for each in found) == 6
 
 
 def test_a_canary_that_fails_the_same_way_is_no_evidence_of_a_repair(index: Index) -> None:
     write(index, *(decided(number, minutes=number) for number in range(1, 6)))
-    for number in range(1, 6):
-        index.record(taken_back(number, 6))
     [incident] = index.incidents().items
     for number in (1, 2):
         write(index, decided(number, minutes=7 + number, round_=2))
@@ -266,8 +284,6 @@ def test_a_canary_that_fails_the_same_way_is_no_evidence_of_a_repair(index: Inde
 @pytest.mark.parametrize("outcome", [PASSED, failure("Error: Unbound module Anything")])
 def test_a_canary_that_gets_through_is_evidence_of_a_repair(index: Index, outcome: Outcome) -> None:
     write(index, *(decided(number, minutes=number) for number in (1, 2, 3)))
-    for number in (1, 2, 3):
-        index.record(taken_back(number, 6))
     [incident] = index.incidents().items
     write(index, decided(1, minutes=7, round_=2, outcome=outcome))
     assert index.recovered_since(incident)

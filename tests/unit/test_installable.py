@@ -4,9 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opam_ci.core.installable import Unavailable
+from opam_ci.core.installable import Unavailable, installable_nowhere
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.job_table import JobTable
 from opam_ci.core.outcome import (
     Cancelled,
     Cause,
@@ -20,7 +19,6 @@ from opam_ci.core.outcome import (
     SkipReason,
     label,
 )
-from opam_ci.core.plan import outcome_after, with_dependents
 from opam_ci.core.summary import JobState, JobStatus
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -49,9 +47,12 @@ def row(number: int, outcome: Outcome | None, kind: JobKind = JobKind.BUILD) -> 
 
 
 def concluded(*outcomes: Outcome | None, unavailable: Unavailable = "skip") -> list[str]:
-    table = JobTable(row(number, outcome) for number, outcome in enumerate(outcomes))
-    table.conclude({"a.1"}, unavailable, AT)
-    return [label(each.outcome) if each.outcome else "undecided" for each in table.rows]
+    rows = [row(number, outcome) for number, outcome in enumerate(outcomes)]
+    verdicts: dict[str, Outcome] = {
+        job.id: verdict for job, verdict in installable_nowhere(rows, unavailable)
+    }
+    now = [verdicts.get(each.job.id, each.outcome) for each in rows]
+    return [label(each) if each else "undecided" for each in now]
 
 
 @pytest.mark.parametrize(
@@ -90,49 +91,16 @@ def test_available_nowhere_is_as_configured() -> None:
     ]
 
 
-def test_the_verdict_keeps_the_explanation_and_the_time() -> None:
-    table = JobTable([row(1, NO_SOLUTION)])
-    table.conclude({"a.1"}, "skip", datetime(2027, 1, 1, tzinfo=UTC))
-    (found,) = table.rows
-    assert isinstance(found.outcome, Failed)
-    assert found.outcome.evidence == WHY
-    assert table.is_dirty
+def test_the_verdict_keeps_the_explanation() -> None:
+    [(_, found)] = installable_nowhere([row(1, NO_SOLUTION)], "skip")
+    assert found.evidence == WHY
 
 
-def test_other_packages_are_left_alone() -> None:
-    table = JobTable([row(1, NO_SOLUTION)])
-    table.conclude({"b.1"}, "skip", AT)
-    assert not table.is_dirty
-
-
-def test_what_followed_from_the_skip_follows_from_the_failure() -> None:
-    build, test = row(1, NO_SOLUTION), row(1, None, JobKind.TEST)
-    test = row(1, outcome_after(NO_SOLUTION, build.job), JobKind.TEST)
-    table = JobTable([build, test])
-    table.conclude({"a.1"}, "skip", AT)
-    followed = table[test.job.id].outcome
-    assert isinstance(followed, Skipped)
-    assert followed.evidence.detail == f"a.1 build came to {RED}"
-
-
-def test_who_ran_the_build_cannot_take_the_verdict_back_in_its_round() -> None:
-    table = JobTable([row(1, NO_SOLUTION)])
-    table.conclude({"a.1"}, "skip", AT)
-    table.merge(row(1, NO_SOLUTION))
-    assert label(table.rows[0].outcome or PASSED) == RED
-    table.merge(row(1, NO_SOLUTION).model_copy(update={"round": 2}))
-    assert label(table.rows[0].outcome or PASSED) == "skipped(no_solution)"
-
-
-def test_a_restart_of_one_platform_takes_the_others_whose_verdict_rests_on_it() -> None:
-    rows = [row(1, NO_SOLUTION), row(2, DEPEXT), row(3, UNAVAILABLE)]
-    rows.append(row(2, outcome_after(DEPEXT, rows[1].job), JobKind.TEST))
-    table = JobTable(rows)
-    table.conclude({"a.1"}, "skip", AT)
-    taken = with_dependents([table.rows[0]], table.rows)
-    assert {each.job.id for each in taken} == {rows[n].job.id for n in (0, 1, 3)}
-    for each in taken:
-        table.queue(each.job)
-    assert concluded(*(each.outcome for each in table.rows)) == [
-        *("undecided", "undecided", "skipped(unavailable)", "undecided")
+def test_packages_are_decided_each_for_itself_and_by_builds_alone() -> None:
+    other = row(2, PASSED).job.model_copy(update={"package": "b.1"})
+    rows = [
+        row(1, NO_SOLUTION),
+        row(1, PASSED, JobKind.LOWER_BOUNDS),
+        row(2, PASSED).model_copy(update={"job": other}),
     ]
+    assert [job.id for job, _ in installable_nowhere(rows, "skip")] == [rows[0].job.id]

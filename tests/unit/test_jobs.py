@@ -1,4 +1,4 @@
-"""Rows of the job matrix, plans, restarts, retries."""
+"""Rows that a workflow has in hand, selectors, retries."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,18 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.clients.index import Index
 from opam_ci.core.build import PhaseTimeouts
 from opam_ci.core.job import REVDEP_KINDS, Job, JobKind, Phase
+from opam_ci.core.job_states import IllegalEvent
 from opam_ci.core.job_table import JobTable
 from opam_ci.core.lost_attempt import lost
-from opam_ci.core.messages import (
-    AttemptFaulted,
-    AttemptStarted,
-    JobHeartbeat,
-    JobReport,
-    revision_key,
-)
+from opam_ci.core.messages import JobHeartbeat, JobReport, revision_key
 from opam_ci.core.outcome import (
     Cancelled,
     Cause,
@@ -27,21 +22,14 @@ from opam_ci.core.outcome import (
     Failed,
     FailureReason,
     Passed,
-    Skipped,
     label,
 )
-from opam_ci.core.plan import (
-    depends_on,
-    lint_jobs,
-    outcome_after,
-    platform_jobs,
-    with_dependents,
-)
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.recording import batch_of
-from opam_ci.core.requests import PullRequestRef, RestartSelector, RestartWhich
+from opam_ci.core.recording import rows_of
+from opam_ci.core.requests import JobSelector, PullRequestRef, RestartSelector, RestartWhich
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
+from opam_ci.core.summary import Fault, JobState, JobStatus, Standing
+from opam_ci.core.workflow_states import AttemptFaulted, AttemptStarted
 from opam_ci.workflows.options import job_priority
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -73,8 +61,7 @@ def report(outcome: Passed | Failed | Errored, attempt: int = 1) -> JobReport:
 
 
 def table() -> JobTable:
-    result = JobTable()
-    result.queue(BUILD)
+    result = JobTable([JobStatus(job=BUILD)])
     result.start(BUILD.id, AT)
     return result
 
@@ -90,10 +77,9 @@ def test_fault_said_twice_is_noted_once() -> None:
 
 
 def test_rows_are_taken_in_portions_that_faults_make_smaller() -> None:
-    rows = JobTable()
     jobs = [BUILD.model_copy(update={"package": f"p{number}.1"}) for number in range(10)]
+    rows = JobTable(JobStatus(job=job) for job in jobs)
     for job in jobs:
-        rows.queue(job)
         rows.start(job.id, AT)
     many = tuple(faulted(number).fault for number in range(1, 6))
     rows.put(rows[jobs[3].id].model_copy(update={"faults": many}))
@@ -104,13 +90,52 @@ def test_rows_are_taken_in_portions_that_faults_make_smaller() -> None:
     assert taken == [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9]]
 
 
+def test_a_restart_begins_a_round_of_which_nothing_is_known() -> None:
+    rows = table()
+    rows.fault(BUILD.id, faulted(1))
+    rows.restart(BUILD.id, round_=4, automatic=20)
+    assert rows[BUILD.id] == JobStatus(job=BUILD, round=4, automatic=20)
+    assert rows.is_dirty
+
+
 def test_words_about_another_round_are_ignored() -> None:
     rows = table()
     rows.decide(BUILD.id, report(FAILED))
-    rows.queue(BUILD)
-    assert rows[BUILD.id].round == 2
+    rows.restart(BUILD.id, round_=2, automatic=0)
+    rows.start(BUILD.id, AT)
+    rows.take_changed(1)
     rows.fault(BUILD.id, faulted(1, round_=1))
-    assert rows[BUILD.id].faults == ()
+    rows.started(BUILD.id, started(2))
+    assert not rows.is_dirty
+
+
+def test_words_about_a_job_that_is_decided_or_not_in_hand_are_ignored() -> None:
+    rows = table()
+    rows.decide(BUILD.id, report(PASSED))
+    rows.take_changed(1)
+    rows.fault(BUILD.id, faulted(1))
+    rows.fault(TEST.id, faulted(1))
+    rows.started(TEST.id, started(2))
+    assert not rows.is_dirty
+    rows.drop(BUILD.id)
+    assert rows.rows == ()
+
+
+def test_the_last_fault_leaves_the_job_to_its_verdict() -> None:
+    rows = table()
+    rows.fault(BUILD.id, faulted(1))
+    rows.fault(BUILD.id, faulted(2, again=False))
+    assert rows[BUILD.id].state is JobState.RUNNING
+    rows.decide(BUILD.id, report(ERRORED, attempt=2))
+    assert (rows[BUILD.id].standing, rows[BUILD.id].attempt) == (Standing.ERRORED, 2)
+
+
+def test_a_job_is_decided_once_a_round() -> None:
+    rows = table()
+    rows.decide(BUILD.id, report(PASSED))
+    with pytest.raises(IllegalEvent):
+        rows.settle(BUILD.id, ERRORED, AT)
+    assert rows[BUILD.id].outcome == PASSED
 
 
 def test_started_attempt_reveals_the_loss_of_the_one_before() -> None:
@@ -163,7 +188,6 @@ def test_killer_was_alone_when_it_was_lost_last() -> None:
     rows.fault(BUILD.id, silent(2, "w2"))
     # Somebody else may have taken the second one down, and the first one died by chance.
     assert rows.killer(BUILD.id) is None
-    assert rows.killer(BUILD.id, last_alone=False) is not None
     rows.fault(BUILD.id, silent(3, "w3", alone=True))
     assert rows.killer(BUILD.id) is not None
 
@@ -184,7 +208,7 @@ def test_workers_that_were_shut_down_in_good_order_were_not_killed() -> None:
 
 def test_cancel_leaves_what_is_decided() -> None:
     rows = table()
-    rows.queue(TEST)
+    rows.put(JobStatus(job=TEST))
     rows.decide(BUILD.id, report(PASSED))
     rows.cancel_undecided(Cancelled(by="closed"), AT)
     assert [label(row.outcome) for row in rows.rows if row.outcome] == [
@@ -193,75 +217,60 @@ def test_cancel_leaves_what_is_decided() -> None:
     ]
 
 
-def test_merge_takes_no_older_round() -> None:
-    rows = table()
-    old = rows[BUILD.id].model_copy(update={"attempt": 9})
-    rows.queue(BUILD)
-    rows.merge(old)
-    assert rows[BUILD.id].attempt == 0
-
-
-def test_plan_builds_what_changed_and_tests_what_has_tests() -> None:
-    packages = tuple(
-        ChangedPackage(package=f"{kind}.1", kind=kind, has_tests=kind is ChangeKind.NEW_RELEASE)
-        for kind in ChangeKind
-    )
-    jobs = platform_jobs(packages, EMBEDDED)
-    assert [(job.kind.value, job.package) for job in jobs] == [
-        ("build", "new_package.1"),
-        ("build", "new_release.1"),
-        ("build", "significantly_changed.1"),
-        ("test", "new_release.1"),
-    ]
-    linted = {job.package for job in lint_jobs(Analysis(packages=packages))}
-    assert linted == {f"{kind}.1" for kind in ChangeKind} - {"deleted.1"}
-
-
-def test_test_waits_for_its_build_and_follows_it() -> None:
-    assert depends_on(TEST) == BUILD
-    assert depends_on(BUILD) is None
-    assert outcome_after(PASSED, BUILD) is None
-    followed = outcome_after(FAILED, BUILD)
-    assert isinstance(followed, Skipped)
-    error = outcome_after(ERRORED, BUILD)
-    assert error is not None
-    assert label(error) == "errored(dns)"
-
-
-def test_restart_of_a_failed_build_takes_its_skipped_test_along() -> None:
-    followed = outcome_after(FAILED, BUILD)
-    build = JobStatus(job=BUILD, outcome=FAILED, state=JobState.DECIDED)
-    test = JobStatus(job=TEST, outcome=followed, state=JobState.DECIDED)
-    assert with_dependents([build], [build, test]) == (build, test)
-    passed = JobStatus(job=TEST, outcome=PASSED, state=JobState.DECIDED)
-    assert with_dependents([build], [build, passed]) == (build,)
+@pytest.mark.parametrize(
+    ("selector", "standings"),
+    [
+        ({}, {"errored", "cancelled"}),
+        ({"which": "failed"}, {"failed"}),
+        ({"which": "all"}, {"passed", "failed", "skipped", "errored", "cancelled"}),
+        ({"cause": "dns"}, {"errored"}),
+        ({"cause": "dns", "which": "all"}, {"errored"}),
+        ({"cause": "dns", "which": "failed"}, set()),
+    ],
+)
+def test_a_restart_takes_decided_jobs_that_stand_so(
+    selector: dict[str, str], standings: set[str]
+) -> None:
+    assert RestartSelector.model_validate(selector).standings == standings
 
 
 @pytest.mark.parametrize(
-    ("selector", "taken"),
+    ("selector", "takes"),
     [
-        ({}, ["errored", "cancelled"]),
-        ({"which": "failed"}, ["failed"]),
-        ({"which": "all"}, ["passed", "failed", "errored", "cancelled"]),
-        ({"cause": "dns"}, ["errored"]),
-        ({"cause": "disk_full"}, []),
-        ({"package": "a"}, ["errored", "cancelled"]),
-        ({"package": "a.1"}, ["errored", "cancelled"]),
-        ({"package": "b"}, []),
-        ({"platform": "other/amd64"}, []),
-        ({"job": BUILD.id, "which": "failed"}, ["failed"]),
+        ({}, True),
+        ({"package": "a"}, True),
+        ({"package": "a.1"}, True),
+        ({"package": "b"}, False),
+        ({"platform": "other/amd64"}, False),
+        ({"kind": "build"}, True),
+        ({"kind": "test"}, False),
+        ({"revdep": "r"}, False),
+        ({"job": BUILD.id}, True),
+        ({"jobs": (TEST.id, BUILD.id)}, True),
+        ({"jobs": (TEST.id,)}, False),
+        # Whoever asks compares the head.
+        ({"head": "f" * 40}, True),
     ],
 )
-def test_selector(selector: dict[str, str], taken: list[str]) -> None:
-    chosen = RestartSelector.model_validate(selector)
-    outcomes = (PASSED, FAILED, ERRORED, Cancelled(by="request"))
-    assert [o.kind for o in outcomes if chosen.takes(BUILD, o)] == taken
+def test_every_field_of_a_selector_narrows(selector: dict[str, object], takes: bool) -> None:
+    assert JobSelector.model_validate(selector).narrows_to(BUILD) is takes
+
+
+def test_a_reverse_dependency_is_named_with_or_without_its_version() -> None:
+    revdep = Job(platform="p", package="a.1", kind=JobKind.REVDEP, revdep="r.2")
+    assert JobSelector(revdep="r").narrows_to(revdep)
+    assert JobSelector(revdep="r.2").narrows_to(revdep)
+    assert not JobSelector(revdep="r.1").narrows_to(revdep)
 
 
 def test_waiting_retry_is_hurried_unless_only_failures_are_meant() -> None:
-    assert RestartSelector().takes_waiting(BUILD, Cause.DNS)
-    assert not RestartSelector(which=RestartWhich.FAILED).takes_waiting(BUILD, Cause.DNS)
-    assert not RestartSelector(cause=Cause.GIT).takes_waiting(BUILD, Cause.DNS)
+    rows = table()
+    rows.fault(BUILD.id, faulted(1))
+    waiting = rows[BUILD.id]
+    assert RestartSelector().takes_waiting(waiting)
+    assert not RestartSelector(which=RestartWhich.FAILED).takes_waiting(waiting)
+    assert not RestartSelector(cause=Cause.GIT).takes_waiting(waiting)
+    assert not RestartSelector().takes_waiting(table()[BUILD.id])
 
 
 @given(st.text(min_size=1, max_size=250))
@@ -330,18 +339,16 @@ def test_every_phase_has_a_limit() -> None:
     assert all(PhaseTimeouts().of(phase) > timedelta() for phase in Phase)
 
 
-def test_batch_has_a_record_for_every_attempt() -> None:
+def test_a_row_tells_the_index_of_each_attempt_of_its_round(index: Index) -> None:
     rows = table()
     rows.fault(BUILD.id, faulted(1))
     rows.started(BUILD.id, started(2))
     rows.decide(BUILD.id, report(PASSED, attempt=2))
-    ref = PullRequestRef(owner="o", repo="r", number=1)
-    summary = Summary(
-        pull_request=ref.title, head="a" * 40, base="b" * 40, jobs=rows.rows, updated_at=AT
-    )
-    batch = batch_of(revision_key(ref, "a" * 40, AT), summary, rows.rows, sequence=1).records
-    assert [(a.number, a.outcome and label(a.outcome)) for a in batch.attempts] == [
+    key = revision_key(PullRequestRef(owner="o", repo="r", number=1), "a" * 40, AT)
+    index.record(rows_of(key, rows.rows, sequence=1, updated_at=AT))
+    attempts = sorted(index.attempts().items, key=lambda each: each.number)
+    assert [(each.number, each.outcome and label(each.outcome)) for each in attempts] == [
         (1, "errored(dns)"),
         (2, "passed"),
     ]
-    assert batch.jobs[0].status.attempt == 2
+    assert [each.status.attempt for each in index.jobs().items] == [2]

@@ -21,8 +21,6 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.index.gauges import IndexGauges, IndexState
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.health import Finding, Health, WorkerState, after_check
-from opam_ci.core.incidents.rejudge import OWN_FAULT
-from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
     Cancelled,
@@ -36,8 +34,8 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.recording import records_of
-from opam_ci.core.records import JobRecord, RecordBatch, RevisionKey, RevisionRecord
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RevisionKey, RevisionRecord
 from opam_ci.core.summary import JobState, JobStatus, State
 from opam_ci.metrics.attempts import OUTCOMES, AttemptMetrics
 from opam_ci.metrics.catalog import Metrics
@@ -181,31 +179,28 @@ def revision(number: int = 1) -> RevisionKey:
     return RevisionKey(repository="o/r", number=number, head="1" * 40, opened_at=NOW)
 
 
-def batch(number: int, state: State, *jobs: tuple[str, JobKind, Outcome | None]) -> RecordBatch:
+def batch(number: int, state: State, *jobs: tuple[str, JobKind, Outcome | None]) -> RowBatch:
     later = NOW + timedelta(minutes=3)
-    return RecordBatch(
-        revisions=(
-            RevisionRecord(
-                key=revision(number),
-                base="b" * 40,
-                state=state,
-                planned=True,
-                updated_at=later,
-                sequence=1,
-            ),
+    return RowBatch(
+        key=revision(number),
+        revision=RevisionRecord(
+            key=revision(number),
+            base="b" * 40,
+            state=state,
+            planned=True,
+            updated_at=later,
+            sequence=1,
         ),
-        jobs=tuple(
-            JobRecord(
-                revision=revision(number),
-                status=JobStatus(
-                    job=Job(platform="x", package=package, kind=kind),
-                    state=JobState.QUEUED if outcome is None else JobState.DECIDED,
-                    outcome=outcome,
-                ),
-                updated_at=later,
+        rows=tuple(
+            JobStatus(
+                job=Job(platform="x", package=package, kind=kind),
+                state=JobState.QUEUED if outcome is None else JobState.DECIDED,
+                outcome=outcome,
             )
             for package, kind, outcome in jobs
         ),
+        sequence=0,
+        updated_at=later,
     )
 
 
@@ -213,28 +208,19 @@ def test_verdict_latency_is_that_of_the_first_verdict() -> None:
     metrics = Metrics()
     attempts = AttemptMetrics(metrics)
     for state in (State.PENDING, State.ERROR, State.PENDING, State.SUCCESS):
-        attempts.recorded(batch(1, state))
+        attempts.recorded(batch(1, state), ())
     assert value(metrics, "opam_ci_verdict_latency_seconds_sum", state="error") == 180
     assert value(metrics, "opam_ci_verdict_latency_seconds_count", state="success") is None
 
 
-@pytest.mark.parametrize(("rule", "counted"), [(SAME_FAILURE, 1), (OWN_FAULT, 1), ("gone", 0)])
-def test_a_verdict_that_is_judged_again_counts_once(rule: str, counted: int) -> None:
+def test_verdicts_that_are_judged_again_are_counted() -> None:
     metrics = Metrics()
     attempts = AttemptMetrics(metrics)
-    attempts.declare_rejudged([JobKind.BUILD])
-    outcome = Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule=rule))
-    row = JobStatus(
-        job=Job(platform="x", package="a.1", kind=JobKind.BUILD), state=JobState.DECIDED,
-        attempt=1, outcome=outcome, attempt_started_at=NOW, decided_at=NOW,
-    )  # fmt: skip
-    for sequence in (1, 2):
-        attempts.recorded(
-            records_of(revision(), [row], sequence=sequence, updated_at=NOW, pools={})
-        )
+    attempts.declare_rejudged([JobKind.BUILD, JobKind.TEST])
+    attempts.recorded(batch(1, State.PENDING), (JobKind.BUILD, JobKind.BUILD))
     name = "opam_ci_verdicts_rejudged_total"
-    assert value(metrics, name, kind="build", outcome="errored") == counted
-    assert value(metrics, name, kind="build", outcome="failed") == 0
+    assert value(metrics, name, kind="build", outcome="errored") == 2
+    assert value(metrics, name, kind="test", outcome="errored") == 0
 
 
 def test_gauges_of_a_real_index(tmp_path: Path) -> None:

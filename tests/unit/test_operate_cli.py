@@ -1,6 +1,5 @@
 """The operators' commands over an index: what they print, and how they refuse."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,15 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.cli.log import follow_until, how_it_ended
 from opam_ci.cli.main import run
 from opam_ci.cli.operate import ago, moment
-from opam_ci.cli.restart import chosen, matching, nothing_matches
 from opam_ci.clients.index import Index
-from opam_ci.clients.logs import LogReader, LogWriter
-from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.errors import UsageError
-from opam_ci.core.incidents.restarts import orders_of
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
     Cause,
@@ -28,9 +22,9 @@ from opam_ci.core.outcome import (
     Outcome,
     Passed,
 )
-from opam_ci.core.records import AttemptRecord, JobRecord, RecordBatch, RevisionKey, RevisionRecord
-from opam_ci.core.requests import RestartSelector, RestartWhich
-from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.summary import JobState, JobStatus
 
 NOW = datetime.now(UTC)
 DEBIAN, FEDORA = "debian-13-ocaml-5.3/amd64", "fedora-42-ocaml-5.3/amd64"
@@ -44,43 +38,47 @@ BROKEN = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="exit-31", wo
 FINE = Passed(evidence=Evidence(rule="installed", worker="w1"))
 
 
-def key(number: int) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=NOW)
+def key(number: int, head: str | None = None, at: datetime = NOW) -> RevisionKey:
+    return RevisionKey(repository="o/r", number=number, head=head or f"{number:040x}", opened_at=at)
 
 
 def job(package: str, platform: str = DEBIAN) -> Job:
     return Job(platform=platform, package=package, kind=JobKind.BUILD)
 
 
-def lost(what: Job, outcome: Outcome) -> JobStatus:
-    return JobStatus(job=what, state=JobState.DECIDED, attempt=1, outcome=outcome, log="l")
+def write(
+    index: Index, testing: RevisionKey, *rows: tuple[Job, Outcome], open_: bool = True
+) -> None:
+    index.record(
+        RowBatch(
+            key=testing,
+            revision=RevisionRecord(
+                key=testing, base="b", updated_at=NOW, sequence=1, is_open=open_
+            ),
+            rows=tuple(
+                JobStatus(
+                    job=what, state=JobState.DECIDED, attempt=1, outcome=outcome, worker="w1",
+                    decided_at=NOW, log="l",
+                )
+                for what, outcome in rows
+            ),
+            sequence=1,
+            updated_at=NOW,
+            pools={DEBIAN: "linux-amd64", FEDORA: "linux-amd64"},
+        )
+    )  # fmt: skip
 
 
 @pytest.fixture
 def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    """Two pull requests with a full disk each, and a package failure."""
+    """Two pull requests with a full disk each, one with a failure; a closed one, twice tested."""
     monkeypatch.setenv("OPAM_CI_HOME", str(tmp_path))
-    monkeypatch.setenv("COLUMNS", "200")
     index = Index.open(f"sqlite:///{tmp_path}/index.sqlite")
-    rows = (
-        (1, job("a.1"), FULL), (1, job("b.1", FEDORA), FULL), (1, job("c.1"), BROKEN),
-        (2, job("a.1"), FULL), (2, job("d.1"), FINE),
-    )  # fmt: skip
-    jobs = tuple(
-        JobRecord(revision=key(number), status=lost(what, outcome), updated_at=NOW)
-        for number, what, outcome in rows
-    )
-    attempts = tuple(
-        AttemptRecord(
-            revision=key(number), job=what, number=1, worker="w1", pool="linux-amd64",
-            started_at=NOW, ended_at=NOW, outcome=outcome,
-        )
-        for number, what, outcome in rows
-    )  # fmt: skip
-    heads = tuple(
-        RevisionRecord(key=key(number), base="b", updated_at=NOW, sequence=1) for number in (1, 2)
-    )
-    index.record(RecordBatch(revisions=heads, jobs=jobs, attempts=attempts))
+    write(index, key(1), (job("a.1"), FULL), (job("b.1", FEDORA), FULL), (job("c.1"), BROKEN))
+    write(index, key(2), (job("a.1"), FULL), (job("d.1"), FINE))
+    earlier = NOW - timedelta(days=1)
+    write(index, key(3, "abcdef" + "0" * 34, earlier), (job("e.1"), BROKEN))
+    write(index, key(3, "abcdef" + "1" * 34), (job("e.2"), FINE), open_=False)
     yield index
     index.close()
 
@@ -111,6 +109,12 @@ def test_errors_name_the_cause_and_whom_it_hits(capsys: pytest.CaptureFixture[st
         (["--package", "d", "--since", "1h", "--all-heads"], {"d.1"}),
         (["--worker", "nobody"], set()),
         (["--until", "1h"], set()),
+        (["--job", f"build {DEBIAN} c.1"], {"c.1"}),
+        (["--job", f"build {DEBIAN} %"], set()),
+        (["--standing", "passed"], {"d.1"}),
+        (["o/r/3"], {"e.2"}),
+        (["o/r/3", "--head", "ABCDEF0"], {"e.1"}),
+        (["o/r/3", "--all-heads"], {"e.1", "e.2"}),
     ],
 )
 def test_jobs_are_listed_and_counted(
@@ -128,7 +132,24 @@ def test_a_listing_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> 
     after = first.splitlines()[-1].removeprefix("more: --after ")
     rest = said(capsys, "jobs", "--limit", "3", "--after", after)
     assert "more:" not in rest
-    assert len(rest.splitlines()) == 1 + 2
+    assert len(rest.splitlines()) == 2 + 2
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_listing_begins_with_true_totals_and_a_pipe_cuts_nothing(
+    filled: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = job("p" * 150 + ".1", "q" * 90)
+    write(filled, key(9), (long, FULL), *((job(f"x.{n}"), FINE) for n in range(1100)))
+    lines = said(capsys, "jobs", "o/r/9", "--limit", "2").splitlines()
+    assert lines[0] == "1 errored, 1,100 passed; 2 shown"
+    [found] = [
+        line for line in said(capsys, "jobs", "--package", "p" * 150).splitlines() if "ppp" in line
+    ]
+    assert long.id in found
+    assert said(capsys, "jobs", "o/r/9", "--count") == "1 errored, 1,100 passed\n"
+    none = said(capsys, "jobs", "o/r/9", "--standing", "failed")
+    assert none == "no jobs match; there are: 1 errored, 1,100 passed\n"
 
 
 def test_incidents_are_listed_shown_and_named(
@@ -153,18 +174,16 @@ def test_incidents_are_listed_shown_and_named(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["restart", "--cause", "gremlins"], "no cause 'gremlins'; there are: network,"),
-        (["restart"], "say what to restart"),
-        (["restart", "o/r/1", "--pr", "o/r/2"], "give one pull request"),
-        (["restart", "--failed", "--all", "o/r/1"], "exclude each other"),
-        (["restart", "--failed", "--cause", "dns"], "--cause is about errors"),
-        (["restart", "--all"], "--all needs"),
-        (["restart", "--cause", "dns", "--dry-run"], "nothing matches"),
-        (["restart", "--platform", "no-such", "--dry-run"], "nothing matches"),
-        (["restart", "--incident", "999", "--dry-run"], "no incident 999"),
-        (["restart", "o/r/1", "--incident", "1"], "give one of both"),
-        (["jobs", "--is", "broken"], "standing"),
-        (["jobs", "nonsense"], "names no pull request"),
+        (["jobs", "--is", "broken"], "no standing 'broken'; there are: queued,"),
+        (["jobs", "--kind", "sing"], "no kind 'sing'; there are: analysis,"),
+        (["jobs", "--reason", "sloth"], "no reason 'sloth'"),
+        (["jobs", "--cause", "sloth"], "no cause 'sloth'"),
+        (["jobs", "nonsense"], "not a pull request: 'nonsense'"),
+        (["jobs", "o/r/8"], "the index knows no test of o/r/8"),
+        (["jobs", "o/r/1", "--head", "fffffff"], "no tested heads of o/r/1 begin with fffffff"),
+        (["jobs", "o/r/3", "--head", "abcdef"], "2 tested heads of o/r/3 begin with abcdef;"),
+        (["jobs", "o/r/3", "--head", "HEAD"], "not a commit: 'HEAD'"),
+        (["jobs", "--head", "abcdef0"], "--head is about one head of one pull request"),
         (["jobs", "--since", "yesterday"], "is no time"),
         (["incidents", "--cause", "gremlins"], "no cause 'gremlins'"),
     ],
@@ -185,42 +204,6 @@ def test_without_an_index_the_command_says_so(
     assert not (tmp_path / "index.sqlite").exists()
 
 
-@pytest.mark.usefixtures("filled")
-def test_a_dry_run_says_what_would_be_restarted(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, "restart", "--cause", "disk_full", "--platform", DEBIAN, "--dry-run")
-    assert f"pr/o/r/1: build {DEBIAN} a.1" in text
-    assert "2 jobs of 2 pull requests would be restarted" in text
-    lines = said(capsys, "restart", "--failed", "--platform", DEBIAN, "--dry-run", "--json")
-    assert json.loads(lines) == {
-        "workflow": "pr/o/r/1", "jobs": [f"build {DEBIAN} c.1"], "sent": False, "error": None,
-    }  # fmt: skip
-
-
-def test_a_restart_names_the_jobs_and_the_head_that_it_is_about(filled: Index) -> None:
-    hit = matching(filled, RestartSelector(cause=Cause.DISK_FULL), None)
-    first, second = orders_of(hit)
-    assert first.workflow_id == "pr/o/r/1"
-    assert first.selector() == RestartSelector(
-        jobs=(f"build {DEBIAN} a.1", f"build {FEDORA} b.1"), head=key(1).head
-    )
-    assert second.selector(RestartWhich.ALL).which is RestartWhich.ALL
-    [incident] = filled.incidents().items
-    assert set(matching(filled, RestartSelector(), incident.id)) == set(hit)
-
-
-def test_a_named_pull_request_says_why_nothing_matches() -> None:
-    summary = Summary(
-        pull_request="o/r#1", head="a" * 40, base="b" * 40,
-        jobs=(lost(job("a.1"), FULL), lost(job("c.1"), BROKEN)),
-    )  # fmt: skip
-    assert chosen(summary, RestartSelector()) == (f"build {DEBIAN} a.1",)
-    dns = RestartSelector(cause=Cause.DNS)
-    assert chosen(summary, dns) == ()
-    words = nothing_matches(summary, dns)
-    assert "no errored or cancelled job for dns that matches; it has: 1 failed, 1 errored" in words
-    assert DEBIAN in nothing_matches(summary, RestartSelector(platform="other"))
-
-
 def test_times_are_read_and_told() -> None:
     assert moment("90m", NOW) == NOW - timedelta(minutes=90)
     assert moment("2026-05-04", NOW) == datetime(2026, 5, 4, tzinfo=UTC)
@@ -228,54 +211,3 @@ def test_times_are_read_and_told() -> None:
     assert ago(NOW + timedelta(seconds=5), NOW) == "0s"
     with pytest.raises(UsageError):
         moment("7 days", NOW)
-
-
-def test_an_attempt_is_over_when_it_faulted_or_another_one_began() -> None:
-    fault = Fault(
-        attempt=1, cause=Cause.WORKER_LOST, worker="w1", at=NOW,
-        evidence=Evidence(rule="heartbeat-lost", detail="worker w1 went silent"),
-    )  # fmt: skip
-    running = JobStatus(job=job("a.1"), state=JobState.RUNNING, attempt=1)
-    assert how_it_ended(running, 1, 1) is None
-    again = running.model_copy(update={"attempt": 2, "faults": (fault,)})
-    assert how_it_ended(again, 1, 1) == "worker w1 went silent"
-    assert how_it_ended(again, 1, 2) is None
-    queued = running.model_copy(update={"attempt": 2, "state": JobState.QUEUED})
-    assert "lost or stopped" in (how_it_ended(queued, 1, 1) or "")
-    assert how_it_ended(running.model_copy(update={"round": 2}), 1, 1) == "the job was restarted"
-    assert how_it_ended(lost(job("a.1"), FINE), 1, 1) == "the job is decided: passed"
-
-
-async def test_following_a_log_ends_when_its_writer_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    monkeypatch.setattr("opam_ci.cli.log._END_GRACE", timedelta(seconds=0.5))
-    store = ArtifactStore.open((tmp_path / "store").as_uri())
-    writer = LogWriter(store, "logs/x")
-    await writer.__aenter__()
-    writer.write(b"building\n" * 40_000)  # more than a segment: it is stored at once
-
-    async def killed() -> str:
-        await asyncio.sleep(1)
-        return "worker w1 went silent"
-
-    async with asyncio.timeout(20):
-        over = asyncio.create_task(killed())
-        await follow_until(LogReader(store), "logs/x", over, as_json=False)
-    output = capfdbinary.readouterr()
-    assert output.out.startswith(b"building\n")
-    assert b"the log ends here: worker w1 went silent" in output.err
-    await writer.__aexit__(None, None, None)
-
-
-async def test_following_a_log_that_is_closed_needs_nobody_to_say_so(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    store = ArtifactStore.open((tmp_path / "store").as_uri())
-    async with LogWriter(store, "logs/x") as writer:
-        writer.write(b"done\n")
-    over = asyncio.create_task(asyncio.sleep(60, "never"))
-    async with asyncio.timeout(20):
-        await follow_until(LogReader(store), "logs/x", over, as_json=True)
-    assert json.loads(capfdbinary.readouterr().out) == {"text": "done\n"}
-    assert over.cancelled()

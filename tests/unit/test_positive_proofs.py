@@ -133,7 +133,7 @@ def test_what_can_be_installed_nowhere_is_proven(phase: Phase, rule: str) -> Non
     evidence = Evidence(rule=rule, phase=phase)
     skipped = Skipped(reason=SkipReason.NO_SOLUTION, evidence=evidence)
     row = JobStatus(job=JOB, state=JobState.DECIDED, outcome=skipped)
-    [(_, verdict)] = installable_nowhere([row], {"foo.1"}, "skip")
+    [(_, verdict)] = installable_nowhere([row], "skip")
     assert is_proven(verdict)
     # On the word of all platforms, and of no single one.
     assert label(skipped) == "skipped(no_solution)"

@@ -9,7 +9,8 @@ from opam_ci.clients.retention import prune
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Evidence, Passed
-from opam_ci.core.records import AttemptRecord, RecordBatch, RevisionKey, RevisionRecord
+from opam_ci.core.records import AttemptRecord, RevisionKey, RevisionRecord
+from tests.fakes.written import write
 
 OLD = datetime(2025, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -27,7 +28,7 @@ async def test_old_closed_pull_requests_are_forgotten_with_their_logs(
             started_at=OLD, ended_at=OLD, log_key=f"logs/{number}",
             outcome=Passed(evidence=Evidence(rule="installed")),
         )  # fmt: skip
-        index.record(RecordBatch(revisions=(head,), attempts=(attempt,)))
+        write(index, head, attempt)
         async with LogWriter(store, f"logs/{number}") as writer:
             writer.write(b"output\n")
     kept = await prune(index, store, OLD - timedelta(days=1), heads_at_once=2)

@@ -1,6 +1,7 @@
 """What people are told: states, statuses, tables."""
 
 from datetime import UTC, datetime, timedelta
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from opam_ci.core.analysis_result import ChangedPackage, ChangeKind
+from opam_ci.core.github.check_page import page
+from opam_ci.core.github.status import DEFAULT_CONTEXTS, part_of
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
     Cancelled,
@@ -27,9 +30,10 @@ from opam_ci.core.result_text import reason_line
 from opam_ci.core.summary import (
     Counts,
     Fault,
-    JobGroup,
+    JobCount,
     JobState,
     JobStatus,
+    Standing,
     State,
     Summary,
     state_of,
@@ -37,12 +41,14 @@ from opam_ci.core.summary import (
 from opam_ci.core.text import (
     STATUS_LIMIT,
     headline,
+    hidden_lines,
     markdown_matrix,
     problems,
     status_description,
     verdict,
     why,
 )
+from tests.fakes.summaries import counted, summary_of
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 SEEN = Evidence(rule="r", lines=(LogLine(offset=7, text="Error: Unbound value x"),))
@@ -70,7 +76,7 @@ def retrying(number: int, cause: Cause = Cause.DNS) -> JobStatus:
 
 
 def summary(*rows: JobStatus, planned: bool = True) -> Summary:
-    return Summary(pull_request="o/r#1", head="a" * 40, base="b" * 40, planned=planned, jobs=rows)
+    return summary_of(rows, planned=planned)
 
 
 @pytest.mark.parametrize(
@@ -113,18 +119,10 @@ def test_status_says_the_cause_of_what_waits_and_not_of_what_is_lost() -> None:
 
 
 def test_status_counts_what_waits_although_no_row_of_it_is_shown() -> None:
-    group = JobGroup(
-        platform="p/amd64",
-        package="a.1",
-        listing="k",
-        listed=9,
-        counts=Counts(failed=2, retrying=3, passed=4),
-        causes={Cause.DNS: 3},
-        shown=(row(1, FAILED), row(2, FAILED)),
-    )
-    of = summary(row(3, PASSED)).model_copy(update={"groups": (group,)})
+    rows = [retrying(1), retrying(2), retrying(3, Cause.GIT), *(row(n, PASSED) for n in range(7))]
+    of = summary_of(rows, jobs=rows[3:])
     text = status_description(of, maximum_attempts=5)
-    assert text == "7/10 done, 2 failed; 3 retry, CI fault: names do not resolve"
+    assert text == "7/10 done; 3 retry, CI fault: names do not resolve"
 
 
 def test_status_says_what_failed_and_when_the_retry_comes() -> None:
@@ -252,10 +250,104 @@ def test_passed_is_never_said_of_builds_that_there_were_not(
         assert "nothing was built" in words
 
 
-def test_a_workflow_of_before_counts_as_it_did() -> None:
-    of = head(PASSED, SKIPPED).model_copy(update={"counts_all": True})
-    assert status_description(of, maximum_attempts=5) == "1 skipped, 3 passed"
-    assert "counts_all" not in of.model_dump_json()
+def images(*outcomes: Outcome | None) -> list[JobStatus]:
+    jobs = [Job(platform=f"p{n}", package="", kind=JobKind.IMAGE) for n in range(len(outcomes))]
+    return [row(n, each).model_copy(update={"job": jobs[n]}) for n, each in enumerate(outcomes)]
+
+
+def test_an_image_is_named_only_while_builds_wait_for_it_or_if_it_cannot_be_had() -> None:
+    def said(*outcomes: Outcome | None) -> str:
+        rows = [of_kind(JobKind.ANALYSIS, 0, PASSED), *images(*outcomes), row(1, PASSED)]
+        return status_description(summary(*rows), maximum_attempts=5)
+
+    assert said(PASSED, PASSED) == "1 passed; analysis passed"
+    assert said(PASSED, None, None) == "1/1 done; the build image (2 of 3) under way"
+    assert "disk full (1 passed; the build image (1 of 2) errored)" in said(PASSED, ERRORED)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "words"),
+    [(None, "Analysing the change"), (PASSED, "Queueing the jobs")],
+)
+def test_a_head_without_a_plan_says_what_it_waits_for(analysis: Outcome | None, words: str) -> None:
+    of = summary(of_kind(JobKind.ANALYSIS, 0, analysis), planned=False)
+    assert status_description(of, maximum_attempts=5) == words
+    assert words.lower() in headline(of)
+    assert words.lower() in markdown_matrix(of).splitlines()[0]
+
+
+def test_what_waits_for_all_platforms_is_not_said_to_be_stopped() -> None:
+    of = head(PASSED, SKIPPED).model_copy(update={"concluded": False})
+    assert of.state is State.PENDING
+    assert status_description(of, maximum_attempts=5) == (
+        "2/2 done; comparing results across platforms"
+    )
+    assert "comparing results across platforms" in markdown_matrix(of)
+    under_way = head(PASSED, None).model_copy(update={"concluded": False})
+    assert "comparing" not in status_description(under_way, maximum_attempts=5)
+
+
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        (["superseded"], "Stopped: a newer head is tested (2 cancelled)"),
+        (["superseded", "request"], "Stopped on request (2 cancelled)"),
+        (["closed", "request"], "Stopped: the pull request was closed (2 cancelled)"),
+    ],
+)
+def test_who_stopped_it_is_known_although_no_row_says_so(by: list[str], words: str) -> None:
+    cancelled = [Cancelled.model_validate({"by": each}) for each in (by * 2)[:2]]
+    of = summary_of([row(n, each) for n, each in enumerate(cancelled)], jobs=())
+    assert status_description(of, maximum_attempts=5) == words
+
+
+def test_tables_say_of_what_not_all_is_shown_and_how_to_see_it() -> None:
+    shown = [row(1, FAILED), row(2, PASSED), row(3)]
+    others = [*(row(n, FAILED) for n in range(10, 129)), *(row(n) for n in range(200, 209))]
+    of = summary_of(shown, tallies=counted([*shown, *others]))
+    assert hidden_lines(of, of.jobs) == [
+        "120 failed, 1 shown; all: opam-ci jobs o/r/1 --standing failed",
+        "10 to go, 1 shown",
+    ]
+    assert "… and 128 more" in markdown_matrix(of)
+    branch = of.model_copy(update={"pull_request": "local/clone:my branch:#1"})
+    assert "opam-ci jobs 'local/clone/heads/my branch:#1' --" in hidden_lines(branch, of.jobs)[0]
+
+
+def test_what_is_known_to_run_is_not_taken_for_hidden() -> None:
+    """Who watches sees a job start before the workflow that counts says so."""
+    of = summary(row(1), row(2, PASSED))
+    running = of.jobs[0].model_copy(update={"state": JobState.RUNNING})
+    assert hidden_lines(of, (running, of.jobs[1])) == []
+
+
+def test_text_about_a_large_head_takes_no_time() -> None:
+    """It is made in a task of a workflow, which Temporal ends after two seconds."""
+    reasons = [
+        (Standing.PASSED, ""),
+        (Standing.QUEUED, ""),
+        *((Standing.FAILED, reason.value) for reason in FailureReason),
+        *((Standing.SKIPPED, reason.value) for reason in SkipReason),
+        *((Standing.ERRORED, cause.value) for cause in Cause),
+        *((Standing.RETRYING, cause.value) for cause in Cause),
+    ]
+    numbers = [
+        JobCount(platform=f"p{place:02}", kind=kind, standing=standing, why=why, number=2)
+        for place in range(75)
+        for kind in JobKind
+        for standing, why in reasons
+    ]
+    of = summary_of((row(n, FAILED) for n in range(75 * 50)), tallies=numbers)
+    assert of.counts.total > 50_000
+    before = process_time()
+    headline(of)
+    markdown_matrix(of)
+    hidden_lines(of, of.jobs)
+    for context in DEFAULT_CONTEXTS:
+        part = part_of(of, context, DEFAULT_CONTEXTS)
+        assert len(status_description(part, maximum_attempts=5)) <= STATUS_LIMIT
+        page(part)
+    assert process_time() - before < 2
 
 
 def test_why_a_package_cannot_be_installed_is_said_before_the_log() -> None:

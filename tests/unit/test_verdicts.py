@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opam_ci.core.incidents.messages import RejudgedJob
-from opam_ci.core.incidents.rejudge import OWN_FAULT, doubted_jobs
+from opam_ci.core.incidents.rejudge import doubt_in_words, is_rejudged, rejudged
 from opam_ci.core.incidents.signature import SAME_FAILURE, signature
 from opam_ci.core.incidents.verdicts import (
     BURST,
@@ -18,8 +17,6 @@ from opam_ci.core.incidents.verdicts import (
     doubts,
 )
 from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.job_table import JobTable
-from opam_ci.core.messages import AttemptFaulted
 from opam_ci.core.outcome import (
     Cause,
     Errored,
@@ -29,12 +26,10 @@ from opam_ci.core.outcome import (
     LogLine,
     Outcome,
     Passed,
-    Skipped,
-    SkipReason,
     label,
 )
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.summary import Fault, JobState, JobStatus
+from opam_ci.core.summary import JobState, JobStatus
 from opam_ci.core.text import why
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -207,93 +202,25 @@ def test_what_has_no_signature(outcome: Outcome | None, what: Job) -> None:
 
 # What becomes of a verdict.
 
-BUILD, TEST = job(), job(kind=JobKind.TEST)
-DOUBTED = RejudgedJob(job=BUILD, round=1, rule=SAME_FAILURE, detail="3 unrelated")
-OWN = RejudgedJob(job=BUILD, round=1, rule=OWN_FAULT, detail="3 workers")
-
-
-def row(outcome: Outcome | None, what: Job = BUILD, **changes: object) -> JobStatus:
-    state = JobState.RETRYING if outcome is None else JobState.DECIDED
-    return JobStatus(job=what, state=state, outcome=outcome).model_copy(update=changes)
-
-
-def not_built() -> Skipped:
-    return Skipped(reason=SkipReason.NOT_BUILT, evidence=Evidence(rule="build-not-passed"))
-
 
 def test_a_doubted_failure_becomes_an_error_with_its_evidence() -> None:
-    table = JobTable([row(failed(blame="base.1")), row(not_built(), TEST)])
-    assert table.rejudge(DOUBTED, NOON)
-    outcome = table[BUILD.id].outcome
-    assert outcome is not None
+    outcome = rejudged(failed(blame="base.1"), "3 unrelated")
+    assert is_rejudged(outcome)
+    assert not is_rejudged(failed())
     assert label(outcome) == "errored(unknown)"
-    assert outcome.kind == "errored"
     assert outcome.evidence.rule == SAME_FAILURE
     assert outcome.evidence.lines == failed().evidence.lines
     assert outcome.evidence.detail == "3 unrelated; base.1: exit code 2"
-    assert why(table[BUILD.id]).startswith("3 unrelated")
-    assert BROKEN in why(table[BUILD.id])
+    told = why(JobStatus(job=job(), state=JobState.DECIDED, outcome=outcome))
+    assert told.startswith("3 unrelated")
+    assert BROKEN in told
     # Its signature is that of the failure: it stays evidence for later ones.
-    assert signature(outcome, BUILD) == signature(failed(), BUILD)
-    # What waited for it comes back with it.
-    follows = table[TEST.id].outcome
-    assert follows is not None
-    assert (label(follows), follows.kind) == ("errored(unknown)", "errored")
-    # Once is enough, and the one who ran it may tell of the failure again.
-    assert not table.rejudge(DOUBTED, NOON)
-    table.merge(row(failed()))
-    assert table[BUILD.id].outcome == outcome
-    table.merge(row(failed(), round=2))
-    assert table[BUILD.id].outcome == failed()
-
-
-@pytest.mark.parametrize(
-    "found",
-    [
-        row(Passed(evidence=Evidence(rule="installed"))),
-        row(failed(), round=2),
-        row(failed(reason=FailureReason.KILLS_WORKER)),
-        row(None),
-    ],
-    ids=["passed", "another round", "on the word of workers", "undecided"],
-)
-def test_a_doubt_that_comes_too_late_changes_nothing(found: JobStatus) -> None:
-    table = JobTable([found])
-    assert not table.rejudge(DOUBTED, NOON)
-    assert table[BUILD.id] == found
-    assert not JobTable().rejudge(DOUBTED, NOON)
-
-
-def test_an_own_fault_becomes_the_jobs_failure() -> None:
-    oom = Evidence(rule="host-oom", worker="w3", detail="the kernel killed it")
-    table = JobTable([row(Errored(cause=Cause.OUT_OF_MEMORY, evidence=oom))])
-    assert table.rejudge(OWN, NOON)
-    outcome = table[BUILD.id].outcome
-    assert outcome is not None
-    assert label(outcome) == "failed(own_fault)"
-    assert why(table[BUILD.id]) == "3 workers; the kernel killed it"
-    assert signature(outcome, BUILD) is None
-    # While it is tried again, whoever runs it ends that; a failure is no fault.
-    fault_ = Fault(attempt=1, cause=Cause.OUT_OF_MEMORY, evidence=oom, worker="w3", at=NOON)
-    for found in (row(None, faults=(fault_,)), row(failed())):
-        assert not JobTable([found]).rejudge(OWN, NOON)
-    followed = Errored(cause=Cause.OUT_OF_MEMORY, evidence=Evidence(rule="build-errored"))
-    assert not JobTable([row(followed)]).rejudge(OWN, NOON)
+    assert signature(outcome, job()) == signature(failed(), job())
 
 
 def test_the_evidence_is_told_in_words() -> None:
     [doubt] = doubts([verdict(n, minutes=n) for n in (1, 2, 4)])
-    told = doubted_jobs(doubt)
-    assert {each.rule for each in told} == {SAME_FAILURE}
-    assert told[0].detail == "3 unrelated pull requests failed the same way within 3 minutes"
+    words = doubt_in_words(doubt)
+    assert words == "3 unrelated pull requests failed the same way within 3 minutes"
     [at_once] = doubts([verdict(n) for n in (1, 2, 4)])
-    assert doubted_jobs(at_once)[0].detail.endswith("within a minute")
-
-
-def test_a_faulted_attempt_said_late_does_not_change_a_verdict() -> None:
-    table = JobTable([row(failed())])
-    table.rejudge(DOUBTED, NOON)
-    before = table[BUILD.id]
-    oom = Fault(attempt=1, cause=Cause.DNS, evidence=Evidence(rule="x"), worker="w", at=NOON)
-    table.fault(BUILD.id, AttemptFaulted(job=BUILD.id, round=1, fault=oom))
-    assert table[BUILD.id] == before
+    assert doubt_in_words(at_once).endswith("within a minute")

@@ -3,7 +3,8 @@
 from opam_ci.cli.watch import never_back
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Evidence, Passed
-from opam_ci.core.summary import JobState, JobStatus, Summary
+from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.summaries import summary_of
 
 JOB = Job(kind=JobKind.BUILD, platform="debian-13-ocaml-5.3/amd64", package="a.1")
 
@@ -11,8 +12,7 @@ JOB = Job(kind=JobKind.BUILD, platform="debian-13-ocaml-5.3/amd64", package="a.1
 def seen(*rows: JobStatus) -> list[tuple[JobState, int, int]]:
     """What is shown of a job that goes through these states, one look after the other."""
     shown: dict[str, JobStatus] = {}
-    summaries = [Summary(pull_request="p", head="h", base="b", jobs=(row,)) for row in rows]
-    looks = [never_back(summary, shown).jobs[0] for summary in summaries]
+    looks = [never_back(summary_of([row]), shown).jobs[0] for row in rows]
     return [(look.state, look.round, look.attempt) for look in looks]
 
 
@@ -45,3 +45,11 @@ def test_a_further_attempt_and_a_restart_do_wait() -> None:
         (JobState.RUNNING, 1, 2),
         (JobState.QUEUED, 2, 0),
     ]
+
+
+def test_rows_come_and_go() -> None:
+    other = JobStatus(job=JOB.model_copy(update={"package": "b.1"}))
+    shown: dict[str, JobStatus] = {}
+    looks = [never_back(summary_of(rows), shown).jobs for rows in ([other], [], [other])]
+    assert looks == [(other,), (), (other,)]
+    assert list(shown) == [other.job.id]

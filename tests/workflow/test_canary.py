@@ -3,7 +3,7 @@
 import contextlib
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from opam_ci.activities.canary import CanaryActivities, CanaryResult
 from opam_ci.activities.observe import AttemptBegan, AttemptEnded, ObservingInterceptor
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.build import RepositoryRef
+from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause
 from opam_ci.core.platforms import EMBEDDED, Platform
-from opam_ci.core.records import RecordBatch
+from opam_ci.core.recording import RowBatch
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
@@ -39,8 +40,8 @@ class Heard:
     def attempt_ended(self, ended: AttemptEnded) -> None:
         self.ended.append(ended)
 
-    def recorded(self, batch: RecordBatch) -> None:
-        raise AssertionError(batch)
+    def recorded(self, batch: RowBatch, rejudged: Sequence[JobKind]) -> None:
+        raise AssertionError(batch, rejudged)
 
 
 class Pool:

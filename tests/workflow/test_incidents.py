@@ -15,16 +15,16 @@ from temporalio.worker import Worker
 
 from opam_ci.activities.attempt import Attempt
 from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index, JobFilter
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.incidents.messages import IncidentPace, workflow_id
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
-from opam_ci.core.records import Standing
 from opam_ci.core.requests import CANARY_COST, RESTART_COST, PullRequestRef
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import State, Summary
+from opam_ci.core.summary import Standing, State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
@@ -81,7 +81,7 @@ async def recording(
     environment: WorkflowEnvironment, index: Index, pace: IncidentPace | None = None
 ) -> AsyncIterator[World]:
     """A world whose records reach a real index, and whose incidents are looked after."""
-    script = Script()
+    script = Script(index)
     incidents = IncidentActivities(index)
     throttle = timedelta(seconds=1)
     async with (
@@ -94,6 +94,7 @@ async def recording(
                 script.analyse,
                 script.lint,
                 RecordActivities(index, pace).record,
+                *JobActivities(index, script.store).all,
                 incidents.look_at_incident,
                 incidents.resolve_incident,
             ],
@@ -110,6 +111,7 @@ async def recording(
             yield World(environment, script)
         finally:
             await script.end()
+    script.index.close()
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
 """What an observer hears of attempts: each one's end, and the silence of lost ones."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from typing import cast
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from opam_ci.activities.attempt import Attempt
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, ObservingInterceptor
+from opam_ci.clients.index import Index
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
-from opam_ci.core.records import RecordBatch
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
@@ -28,9 +31,10 @@ class Listening(Heard):
 
     def __init__(self) -> None:
         super().__init__()
-        self.batches: list[RecordBatch] = []
+        self.batches: list[RowBatch] = []
 
-    def recorded(self, batch: RecordBatch) -> None:
+    def recorded(self, batch: RowBatch, rejudged: Sequence[JobKind]) -> None:
+        assert rejudged == ()
         self.batches.append(batch)
 
     def ends(self, kind: JobKind) -> list[tuple[str, bool]]:
@@ -55,7 +59,12 @@ async def watched(environment: WorkflowEnvironment, heard: Listening) -> AsyncIt
             task_queue=options.ORCHESTRATION_QUEUE,
             workflows=[PullRequestWorkflow, PlatformWorkflow],
             workflow_runner=WORKFLOW_RUNNER,
-            activities=[script.analyse, script.lint, script.record],
+            activities=[
+                script.analyse,
+                script.lint,
+                script.record,
+                *JobActivities(cast("Index", script.index), script.store).all,
+            ],
             interceptors=[ObservingInterceptor(ORCHESTRATION_POOL, [heard])],
         ),
         Worker(
@@ -68,6 +77,7 @@ async def watched(environment: WorkflowEnvironment, heard: Listening) -> AsyncIt
     ):
         yield World(environment, script)
         await script.end()
+    script.index.close()
 
 
 async def test_every_attempt_is_heard_of_with_what_it_came_to(

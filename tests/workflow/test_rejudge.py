@@ -11,32 +11,32 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from opam_ci.activities.incidents import IncidentActivities
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.cli import services
 from opam_ci.clients.index import Index, JobFilter
 from opam_ci.connection import ensure_search_attributes
-from opam_ci.core.incidents.messages import IncidentPace, Rejudge, RejudgedJob
+from opam_ci.core.incidents.messages import IncidentPace
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.messages import revision_key
 from opam_ci.core.outcome import (
     Cause,
+    Errored,
     Evidence,
     Failed,
     FailureReason,
     LogLine,
     Outcome,
 )
-from opam_ci.core.recording import records_of
-from opam_ci.core.records import RevisionKey, Standing
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.summary import Counts, JobState, JobStatus, State, Summary
+from opam_ci.core.recording import rows_of
+from opam_ci.core.requests import PullRequestRef, RestartSelector, RestartUpdate
+from opam_ci.core.summary import Counts, JobState, JobStatus, Standing, State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from opam_ci.workflows.revdeps import RevdepsWorkflow
 from tests.e2e.conftest import free_port
 from tests.fakes.world import HEAD_1, PASSED, Script, World, is_decided
 
@@ -78,19 +78,20 @@ async def recorded(server: services.Embedded, index: Index) -> AsyncIterator[Wor
     """A world whose records reach a real index, and whose incidents are looked after."""
     client = await Client.connect(server.address, data_converter=pydantic_data_converter)
     await ensure_search_attributes(client)
-    script = Script()
+    script = Script(index)
     incidents = IncidentActivities(index)
     throttle = timedelta(seconds=1)
     async with (
         Worker(
             client,
             task_queue=options.ORCHESTRATION_QUEUE,
-            workflows=[PullRequestWorkflow, PlatformWorkflow, RevdepsWorkflow, IncidentWorkflow],
+            workflows=[PullRequestWorkflow, PlatformWorkflow, IncidentWorkflow],
             workflow_runner=WORKFLOW_RUNNER,
             activities=[
                 script.analyse,
                 script.lint,
                 RecordActivities(index, QUICK).record,
+                *JobActivities(index, script.store).all,
                 incidents.look_at_incident,
                 incidents.resolve_incident,
             ],
@@ -104,14 +105,15 @@ async def recorded(server: services.Embedded, index: Index) -> AsyncIterator[Wor
         ),
     ):
         yield World(WorkflowEnvironment.from_client(client), script)
+    script.index.close()
 
 
-def others(index: Index, outcome: Outcome, *workers: str) -> None:
-    """Writes what came of jobs of other pull requests, one on each worker, a moment ago.
+def others(index: Index, outcome: Outcome, *workers: str, at: datetime | None = None) -> None:
+    """Writes what came of jobs of other pull requests, one on each worker, now if not told.
 
     Their workflows have ended: nobody is there to hear that a verdict is in doubt.
     """
-    now = datetime.now(UTC)
+    now = at or datetime.now(UTC)
     for number, worker in enumerate(workers, 900):
         ref = PullRequestRef(owner="local", repo="others", number=number)
         row = JobStatus(
@@ -125,7 +127,7 @@ def others(index: Index, outcome: Outcome, *workers: str) -> None:
         )
         key = revision_key(ref, HEAD_1, now)
         pools = {DEBIAN: "linux-amd64"}
-        index.record(records_of(key, [row], sequence=1, updated_at=now, pools=pools))
+        index.record(rows_of(key, (row,), sequence=1, updated_at=now, pools=pools))
 
 
 def again(summary: Summary) -> bool:
@@ -142,8 +144,7 @@ async def test_a_failure_that_others_share_is_taken_back_and_tried_again(
     handle = await world.open(ref, world.revision())
     green = await world.until(handle, lambda now: again(now) and now.state is State.SUCCESS)
     assert [row.round for row in green.jobs] == [1, 1, 2, 2]
-    assert "3 unrelated pull requests failed the same way" in green.notices[-1]
-    # The index says so too: an error that belonged to an incident, and then a pass.
+    # An error that belonged to an incident, and then a pass.
     [incident] = index.incidents().items
     assert (incident.cause, incident.evidence.rule) == (Cause.UNKNOWN, SAME_FAILURE)
     assert incident.evidence.lines == failure().evidence.lines
@@ -151,8 +152,10 @@ async def test_a_failure_that_others_share_is_taken_back_and_tried_again(
         if index.counts(JobFilter(kind=JobKind.TEST)).passed:
             break
         await world.env.sleep(timedelta(seconds=1))
-    standings = {each.standing for each in index.attempts().items if each.job.package == "a.1"}
-    assert standings == {Standing.ERRORED, Standing.PASSED}
+    attempts = [each for each in index.attempts().items if each.job.package == "a.1"]
+    assert {each.standing for each in attempts} == {Standing.ERRORED, Standing.PASSED}
+    [outcome] = [each.outcome for each in attempts if isinstance(each.outcome, Errored)]
+    assert "3 unrelated pull requests failed the same way" in (outcome.evidence.detail or "")
 
 
 async def test_a_package_that_fails_the_same_way_again_has_failed(
@@ -184,26 +187,22 @@ async def test_a_failure_of_its_own_is_left_alone(
     assert index.counts().failed == 3
 
 
-def told(key: RevisionKey, *, round_: int = 1) -> Rejudge:
-    job = Job(platform=DEBIAN, package="a.1", kind=JobKind.BUILD)
-    each = RejudgedJob(job=job, round=round_, rule=SAME_FAILURE, detail="3 unrelated")
-    return Rejudge(revision=key, jobs=(each,))
-
-
-async def test_a_doubt_about_another_testing_or_round_changes_nothing(
+async def test_only_words_about_the_testing_itself_have_it_counted_again(
     recorded: World, index: Index, ref: PullRequestRef
 ) -> None:
     world = recorded
     world.script.steps[BUILD] = [failure()]
     handle = await world.open(ref, world.revision())
     await world.until(handle, lambda now: is_decided(now) and index.counts().failed == 1)
-    key = index.revisions().items[0].key
-    stale = key.model_copy(update={"opened_at": key.opened_at - timedelta(seconds=1)})
-    await handle.signal("rejudge", told(stale))
-    await handle.signal("rejudge", told(key, round_=2))
-    await handle.signal("restart", {"package": "no-such"})
-    summary = await world.until(handle, lambda now: bool(now.notices))
-    assert summary.state is State.FAILURE
-    await handle.signal("rejudge", told(key))
-    summary = await world.until(handle, lambda now: len(now.notices) == 2)
-    assert summary.notices[-1] == "verdicts judged again: 1, since 3 unrelated"
+    [revision] = index.revisions().items
+    others(index, failure(), "w1", "w2")
+    assert index.counts().failed == 0
+    stale = {"opened_at": revision.key.opened_at - timedelta(seconds=1)}
+    await handle.signal("recount", revision.key.model_copy(update=stale))
+    # What is asked is done one after the other: this is answered after it.
+    looked = RestartUpdate(selector=RestartSelector(package="no-such"), preview=True)
+    await handle.execute_update(PullRequestWorkflow.restart_jobs, looked)
+    assert (await world.summary(handle)).state is State.FAILURE
+    await handle.signal("recount", revision.key)
+    summary = await world.until(handle, lambda now: now.state is State.ERROR)
+    assert summary.counts == Counts(passed=2, errored=2)

@@ -6,27 +6,25 @@ from datetime import timedelta
 import pytest
 from temporalio import workflow
 
+from opam_ci.activities.attempt import Attempt
 from opam_ci.core.build import Revdep
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
-from opam_ci.core.incidents.rejudge import OWN_FAULT
-from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job import REVDEP_KINDS
 from opam_ci.core.outcome import (
     Cause,
     Evidence,
     Failed,
     FailureReason,
+    Outcome,
     Skipped,
     SkipReason,
-    label,
 )
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import RESTART_COST, PullRequestRef, RestartAsker, RestartSelector
-from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import Counts, JobGroup, State, Summary
+from opam_ci.core.summary import Counts, State, Summary, total
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_2, Script, World, for_ever, is_decided
+from tests.fakes.world import HEAD_2, PASSED, Script, World, for_ever, is_decided
 
 PLATFORM = EMBEDDED.model_copy(update={"lower_bounds": True, "revdeps": True})
 BROKEN = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="test"))
@@ -50,9 +48,8 @@ def listing(script: Script, total: int, *, tested: int = 0) -> None:
     )
 
 
-def group(summary: Summary) -> JobGroup:
-    (found,) = summary.groups
-    return found
+def revdeps(summary: Summary) -> Counts:
+    return total(each for each in summary.tallies if each.kind in REVDEP_KINDS)
 
 
 async def test_every_kind_runs_after_the_build(world: World, ref: PullRequestRef) -> None:
@@ -61,15 +58,16 @@ async def test_every_kind_runs_after_the_build(world: World, ref: PullRequestRef
     summary = await world.until(handle, is_decided)
     assert summary.state is State.SUCCESS
     assert {row.job.kind.value for row in summary.jobs} == {
-        *("analysis", "lint", "build", "test", "lower-bounds", "list-revdeps")
+        *("analysis", "lint", "build", "test", "lower-bounds", "list-revdeps"),
+        *("revdep", "revdep-test"),
     }
-    assert group(summary).counts == Counts(passed=4)
+    assert revdeps(summary) == Counts(passed=4)
     assert summary.counts.passed == 6 + 4
     assert [name for name, _, _ in world.script.started if name.startswith("revdep")]
     assert world.script.started.index((job(0), 1, 1)) < world.script.started.index(
         (job(0, "revdep-test"), 1, 1)
     )
-    written = {record.status.job.id for batch in world.script.batches for record in batch.jobs}
+    written = {record.status.job.id for record in world.script.jobs}
     assert {job(0), job(1), job(2), job(0, "revdep-test")} <= written
 
 
@@ -83,7 +81,7 @@ async def test_nothing_is_listed_of_a_package_that_does_not_build(
     row = world.row(summary, f"list-revdeps {PLATFORM.name} a.1")
     assert isinstance(row.outcome, Skipped)
     assert row.outcome.reason is SkipReason.NOT_BUILT
-    assert not summary.groups
+    assert not revdeps(summary).total
 
 
 async def test_failures_and_errors_are_counted_apart_and_shown(
@@ -94,46 +92,23 @@ async def test_failures_and_errors_are_counted_apart_and_shown(
     world.script.steps[job(2)] = [FULL, FULL, FULL]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
     summary = await world.until(handle, is_decided)
-    assert group(summary).counts == Counts(passed=6, failed=1, errored=2, skipped=1)
-    assert group(summary).causes == {Cause.DISK_FULL: 2}
+    assert revdeps(summary) == Counts(passed=6, failed=1, errored=2, skipped=1)
+    assert summary.cause_counts == {Cause.DISK_FULL: 2}
     assert summary.state is State.FAILURE
     assert summary.causes == (Cause.DISK_FULL,)
-    assert group(summary).shown[0].job.id == job(1)
-    assert {row.job.id for row in summary.shown} >= {job(1), job(2), job(2, "revdep-test")}
-
-
-async def test_a_fault_that_is_a_reverse_dependencys_own_ends_its_retries(
-    world: World, ref: PullRequestRef
-) -> None:
-    listing(world.script, 2, tested=2)
-    world.script.steps[job(1)] = [FULL]
-    retry = RetrySettings(initial_interval=timedelta(minutes=29))
-    handle = await world.open(ref, world.revision(platforms=(PLATFORM,), retry=retry))
-    await world.until(handle, lambda now: now.counts.retrying == 1)
-    own = Job(platform=PLATFORM.name, package="a.1", kind=JobKind.REVDEP, revdep=revdep(1))
-    said = RejudgedJob(job=own, round=1, rule=OWN_FAULT, detail="3 workers met it")
-    key = world.script.batches[0].revisions[0].key
-    await handle.signal("rejudge", Rejudge(revision=key, jobs=(said,)))
-    summary = await world.until(handle, is_decided)
-    assert group(summary).counts == Counts(passed=2, failed=1, skipped=1)
-    shown = next(row for row in group(summary).shown if row.job == own)
-    assert shown.outcome is not None
-    assert label(shown.outcome) == "failed(own_fault)"
-    assert len([run for run in world.script.started if run[0] == job(1)]) == 1
+    assert {row.job.id for row in summary.jobs} >= {job(1), job(2), job(2, "revdep-test")}
 
 
 async def test_a_listing_alone_is_never_green(world: World, ref: PullRequestRef) -> None:
     listing(world.script, 2)
     world.script.steps[job(0)] = [for_ever]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
-    seen = await world.until(
-        handle, lambda now: bool(now.groups) and now.groups[0].counts.passed == 1
-    )
+    seen = await world.until(handle, lambda now: revdeps(now).passed == 1)
     assert seen.state is State.PENDING
     assert seen.counts.undecided == 1
     await handle.signal(PullRequestWorkflow.cancel)
     stopped = await world.until(handle, is_decided)
-    assert group(stopped).counts == Counts(passed=1, cancelled=1)
+    assert revdeps(stopped) == Counts(passed=1, cancelled=1)
     assert world.script.cancelled == [job(0)]
 
 
@@ -148,12 +123,12 @@ async def test_only_errored_ones_restart_and_rounds_grow(world: World, ref: Pull
     summary = await world.until(handle, lambda now: is_decided(now) and not now.counts.errored)
     again = {(name, round_) for name, round_, _ in world.script.started[before:]}
     assert again == {(job(2), 2), (job(2, "revdep-test"), 2)}
-    assert group(summary).counts == Counts(passed=6, failed=1, skipped=1)
-    assert group(summary).causes == {}
+    assert revdeps(summary) == Counts(passed=6, failed=1, skipped=1)
+    assert not summary.causes
     # Then the failed one, and the tests that it kept from running.
     await handle.signal(PullRequestWorkflow.restart, {"which": "failed"})
     summary = await world.until(handle, lambda now: is_decided(now) and not now.counts.failed)
-    assert group(summary).counts == Counts(passed=8)
+    assert revdeps(summary) == Counts(passed=8)
     assert (job(1), 3, 1) in world.script.started
     assert (job(1, "revdep-test"), 3, 1) in world.script.started
 
@@ -167,12 +142,8 @@ async def test_an_incident_restarts_those_that_it_names(world: World, ref: PullR
     named = RestartSelector(jobs=(job(1), "build x y"), asker=RestartAsker.INCIDENT)
     await handle.signal(PullRequestWorkflow.restart, named)
     summary = await world.until(handle, lambda now: is_decided(now) and now.counts.errored == 1)
-    assert group(summary).counts == Counts(passed=2, errored=1)
-    newest = {
-        record.status.job.id: record.status
-        for batch in world.script.batches
-        for record in batch.jobs
-    }
+    assert revdeps(summary) == Counts(passed=2, errored=1)
+    newest = {record.status.job.id: record.status for record in world.script.jobs}
     assert (newest[job(1)].round, newest[job(1)].automatic) == (2, RESTART_COST)
     assert (newest[job(2)].round, newest[job(2)].automatic) == (1, 0)
 
@@ -183,8 +154,8 @@ async def test_a_restart_that_matches_nothing_says_so(world: World, ref: PullReq
     await world.until(handle, is_decided)
     await handle.signal(PullRequestWorkflow.restart, {"cause": "dns"})
     summary = await world.until(handle, lambda now: bool(now.notices))
-    assert "no decided job matches" in summary.notices[0]
-    assert group(summary).counts == Counts(passed=2)
+    assert "job that matches" in summary.notices[0]
+    assert revdeps(summary) == Counts(passed=2)
 
 
 async def test_a_waiting_retry_starts_at_once_on_restart(world: World, ref: PullRequestRef) -> None:
@@ -194,28 +165,28 @@ async def test_a_waiting_retry_starts_at_once_on_restart(world: World, ref: Pull
     revision = world.revision(platforms=(PLATFORM,), retry=retry)
     handle = await world.open(ref, revision)
     waiting = await world.until(handle, lambda now: now.counts.retrying == 1)
-    assert group(waiting).causes == {Cause.DISK_FULL: 1}
+    assert waiting.cause_counts == {Cause.DISK_FULL: 1}
     await handle.signal(PullRequestWorkflow.restart)
     summary = await world.until(handle, is_decided)
-    assert group(summary).counts == Counts(passed=1)
+    assert revdeps(summary) == Counts(passed=1)
 
 
 async def test_a_cancelled_listing_goes_on_where_it_stopped(
     world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "REVDEPS_AT_ONCE", 2)
-    monkeypatch.setattr(options, "REVDEPS_QUEUED", 2)
+    monkeypatch.setattr(options, "JOBS_AT_ONCE", 2)
+    monkeypatch.setattr(options, "JOBS_QUEUED", 2)
     listing(world.script, 6)
     world.script.steps[job(0)] = [for_ever]
     world.script.steps[job(1)] = [for_ever]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
-    await world.until(handle, lambda now: bool(now.groups) and now.groups[0].counts.running == 2)
+    await world.until(handle, lambda now: revdeps(now).running == 2)
     await handle.signal(PullRequestWorkflow.cancel)
     stopped = await world.until(handle, is_decided)
-    assert group(stopped).counts == Counts(cancelled=6)
+    assert revdeps(stopped) == Counts(cancelled=6)
     await handle.signal(PullRequestWorkflow.restart)
     summary = await world.until(handle, lambda now: now.counts.cancelled == 0 and is_decided(now))
-    assert group(summary).counts == Counts(passed=6)
+    assert revdeps(summary) == Counts(passed=6)
     ran = [name for name, _, _ in world.script.started if name.startswith("revdep ")]
     assert sorted(ran) == sorted([job(0), job(1), *(job(n) for n in range(6))])
 
@@ -224,41 +195,61 @@ async def test_a_new_head_stops_them(world: World, ref: PullRequestRef) -> None:
     listing(world.script, 2)
     world.script.steps[job(0)] = [for_ever]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
-    await world.until(handle, lambda now: bool(now.groups) and now.groups[0].counts.running > 0)
+    await world.until(handle, lambda now: revdeps(now).running > 0)
     await handle.signal(
         PullRequestWorkflow.head_changed, world.revision(HEAD_2, platforms=(PLATFORM,))
     )
     summary = await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
-    assert group(summary).counts == Counts(passed=2)
+    assert revdeps(summary) == Counts(passed=2)
     assert job(0) in world.script.cancelled
 
 
-async def test_an_index_that_is_down_holds_no_job_up(world: World, ref: PullRequestRef) -> None:
-    listing(world.script, 3)
-    world.script.index_down = True
+async def test_an_index_that_is_away_holds_no_job_in_hand_up(
+    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs goes on, and is told of; what comes next waits, and goes on by itself."""
+    monkeypatch.setattr(options, "JOBS_AT_ONCE", 2)
+    monkeypatch.setattr(options, "JOBS_QUEUED", 2)
+    listing(world.script, 6)
+    released = asyncio.Event()
+
+    async def waits(attempt: Attempt) -> Outcome:
+        del attempt
+        await released.wait()
+        return PASSED
+
+    world.script.steps[job(0)] = [waits]
+    world.script.steps[job(1)] = [waits]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
-    await world.until(
-        handle, lambda now: bool(now.groups) and now.groups[0].counts == Counts(passed=3)
-    )
-    # Stopped while it has nothing left to do but to write: that is not lost either.
-    await handle.signal("closed")
+    await world.until(handle, lambda now: revdeps(now).running == 2, skip=timedelta(0))
     with world.env.auto_time_skipping_disabled():
-        await asyncio.sleep(1.5)
-    world.script.index_down = False
-    await handle.result()
-    written = {record.status.job.id for batch in world.script.batches for record in batch.jobs}
-    assert {job(0), job(1), job(2)} <= written
+        world.script.index.is_down = True
+        released.set()
+        for _ in range(100):
+            summary = await world.summary(handle)
+            if revdeps(summary).passed >= 2 and not revdeps(summary).running:
+                break
+            await asyncio.sleep(0.1)
+        # What was read of the list before runs, too.
+        assert 2 <= revdeps(summary).passed <= 4
+        assert summary.state is State.PENDING
+        await asyncio.sleep(1)
+        world.script.index.is_down = False
+    summary = await world.until(handle, is_decided)
+    assert revdeps(summary) == Counts(passed=6)
+    ran = [name for name, _, _ in world.script.started if name.startswith("revdep ")]
+    assert sorted(ran) == [job(number) for number in range(6)]
 
 
 async def test_a_long_history_continues_as_new(
     world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "REVDEPS_AT_ONCE", 5)
-    monkeypatch.setattr(options, "REVDEPS_QUEUED", 5)
+    monkeypatch.setattr(options, "JOBS_AT_ONCE", 5)
+    monkeypatch.setattr(options, "JOBS_QUEUED", 5)
     monkeypatch.setattr(
         "temporalio.workflow.Info.is_continue_as_new_suggested",
         lambda info: (
-            info.workflow_type == "RevdepsWorkflow"
+            info.workflow_type == "PlatformWorkflow"
             and workflow.info().get_current_history_length() > HISTORY
         ),
     )
@@ -266,7 +257,6 @@ async def test_a_long_history_continues_as_new(
     world.script.steps[job(30)] = [BROKEN]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
     summary = await world.until(handle, is_decided)
-    assert group(summary).counts == Counts(passed=42, failed=1)
-    assert {part.start for part in world.script.parts} == set(range(0, 40, 5))
+    assert revdeps(summary) == Counts(passed=42, failed=1)
     runs = {name for name, _, _ in world.script.started if name.startswith("revdep")}
     assert len(runs) == 43

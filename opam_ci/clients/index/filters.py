@@ -10,8 +10,8 @@ from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISION
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, FailureReason, SkipReason
-from opam_ci.core.records import RevisionKey, Standing
-from opam_ci.core.summary import State
+from opam_ci.core.records import RevisionKey
+from opam_ci.core.summary import Standing, State
 
 
 class RevisionFilter(Frozen):
@@ -55,7 +55,9 @@ class JobFilter(Frozen):
         kind: What it does.
         platform: Name of its platform.
         package: Full name of its package, such as `cppo.1.8.0`, or without a version.
-        revdep: Full name of its reverse dependency.
+        revdep: Its reverse dependency, with or without a version.
+        name: The job's id.
+        words: Each of them is somewhere in the job's id, in capitals or not.
         worker: Identity of the worker that ran its last attempt.
         since: Changed at this time or later.
         until: Changed before this time.
@@ -70,6 +72,8 @@ class JobFilter(Frozen):
     platform: str | None = None
     package: str | None = None
     revdep: str | None = None
+    name: str | None = None
+    words: tuple[str, ...] = ()
     worker: str | None = None
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
@@ -106,20 +110,16 @@ class AttemptFilter(Frozen):
 def revision_condition(wanted: RevisionFilter) -> ColumnElement[bool]:
     """Makes the condition on pull requests and revisions."""
     conditions = [
-        *_equal(PULL_REQUESTS, wanted, "repository", "number", "branch", "is_open"),
-        *_equal(REVISIONS, wanted, "head", "state"),
-        *_between(REVISIONS, "updated_at", wanted.since, wanted.until),
+        *equal(PULL_REQUESTS, wanted, "repository", "number", "branch", "is_open"),
+        *equal(REVISIONS, wanted, "head", "state"),
+        *_between(REVISIONS.c.updated_at, wanted),
     ]
     if (key := wanted.revision) is not None:
-        conditions += [
-            PULL_REQUESTS.c.repository == key.repository,
-            PULL_REQUESTS.c.target == key.target,
-            REVISIONS.c.opened_at == key.opened_at,
-            REVISIONS.c.head == key.head,
-        ]
+        conditions += equal(PULL_REQUESTS, key, "repository", "target")
+        conditions += equal(REVISIONS, key, "opened_at", "head")
     if wanted.newest:
         conditions.append(REVISIONS.c.opened_at == PULL_REQUESTS.c.latest_opened_at)
-    return and_(True, *conditions)  # noqa: FBT003 - SQL's neutral element
+    return and_(true(), *conditions)
 
 
 _FEW = 1000
@@ -141,54 +141,61 @@ def of_revisions(connection: Connection, wanted: RevisionFilter) -> ColumnElemen
     return JOBS.c.revision_id.in_(found.correlate(None) if many else ids)
 
 
+REASONS = {
+    "cause": (Standing.ERRORED, Standing.RETRYING),
+    "failure_reason": (Standing.FAILED,),
+    "skip_reason": (Standing.SKIPPED,),
+}
+"""Columns that say why a job stands so, and how it stands that has one."""
+
+
 def job_condition(wanted: JobFilter) -> ColumnElement[bool]:
     """Makes the condition on jobs alone; that of `wanted.of` is apart."""
-    columns = ("standing", "cause", "failure_reason", "skip_reason", "kind")
-    names = ("platform", "revdep", "worker")
     conditions = [
-        *_equal(JOBS, wanted, *columns, *names),
-        *_of_package(wanted.package),
-        *_between(JOBS, "updated_at", wanted.since, wanted.until),
+        *equal(JOBS, wanted, *REASONS, "standing", "kind", "platform", "name", "worker"),
+        *_named(JOBS.c.package, wanted.package),
+        *_named(JOBS.c.revdep, wanted.revdep),
+        *(JOBS.c.name.icontains(word, autoescape=True) for word in wanted.words),
+        *_between(JOBS.c.updated_at, wanted),
+        # A reason implies a standing; saying so lets the database search by the standing.
+        *(
+            JOBS.c.standing.in_(standings)
+            for name, standings in REASONS.items()
+            if getattr(wanted, name) is not None
+        ),
     ]
-    # A reason implies a standing; saying so lets the database search by the standing.
-    if wanted.cause is not None:
-        errors = (Standing.ERRORED.value, Standing.RETRYING.value)
-        conditions.append(JOBS.c.standing.in_(errors))
-    if wanted.failure_reason is not None:
-        conditions.append(JOBS.c.standing == Standing.FAILED.value)
-    if wanted.skip_reason is not None:
-        conditions.append(JOBS.c.standing == Standing.SKIPPED.value)
-    return and_(True, *conditions)  # noqa: FBT003 - SQL's neutral element
+    return and_(true(), *conditions)
 
 
 def attempt_condition(wanted: AttemptFilter) -> ColumnElement[bool]:
     """Makes the condition on attempts and their jobs; that of `wanted.of` is apart."""
     conditions = [
-        *_equal(ATTEMPTS, wanted, "standing", "cause", "failure_reason", "phase", "worker"),
-        *_of_package(wanted.package),
-        *_between(ATTEMPTS, "started_at", wanted.since, wanted.until),
+        *equal(ATTEMPTS, wanted, "standing", "cause", "failure_reason", "phase", "worker"),
+        *_named(JOBS.c.package, wanted.package),
+        *_between(ATTEMPTS.c.started_at, wanted),
     ]
     if wanted.job is not None:
         conditions.append(JOBS.c.name == wanted.job.id)
-    return and_(True, *conditions)  # noqa: FBT003 - SQL's neutral element
+    return and_(true(), *conditions)
 
 
-def _of_package(package: str | None) -> list[ColumnElement[bool]]:
-    if package is None:
-        return []
-    if "." in package:
-        return [JOBS.c.package == package]
-    # "/" follows "." in the order of characters, and no name has one.
-    return [JOBS.c.package >= f"{package}.", JOBS.c.package < f"{package}/"]
-
-
-def _equal(table: Table, wanted: Frozen, *names: str) -> list[ColumnElement[bool]]:
+def equal(table: Table, wanted: Frozen, *names: str) -> list[ColumnElement[bool]]:
+    """Makes a condition of each of these columns for which a value is given."""
     values: list[tuple[str, Any]] = [(name, getattr(wanted, name)) for name in names]
     return [table.c[name] == value for name, value in values if value is not None]
 
 
+def _named(column: ColumnElement[Any], package: str | None) -> list[ColumnElement[bool]]:
+    if package is None:
+        return []
+    if "." in package:
+        return [column == package]
+    # "/" follows "." in the order of characters, and no name has one.
+    return [column >= f"{package}.", column < f"{package}/"]
+
+
 def _between(
-    table: Table, name: str, since: object | None, until: object | None
+    column: ColumnElement[Any], wanted: RevisionFilter | JobFilter | AttemptFilter
 ) -> list[ColumnElement[bool]]:
-    after = [] if since is None else [table.c[name] >= since]
-    return after if until is None else [*after, table.c[name] < until]
+    after = [] if wanted.since is None else [column >= wanted.since]
+    return after if wanted.until is None else [*after, column < wanted.until]

@@ -1,15 +1,13 @@
 """Incidents in the index: written together with the faults that they are made of."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import AwareDatetime
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    RowMapping,
     and_,
     delete,
     distinct,
@@ -19,27 +17,33 @@ from sqlalchemy import (
     or_,
     select,
     text,
-    true,
     update,
 )
 
-from opam_ci.clients.index.filters import CURRENT, revision_condition
+from opam_ci.clients.index.engine import Connected, portions, reading, writing
+from opam_ci.clients.index.filters import CURRENT, equal, revision_condition
 from opam_ci.clients.index.paging import Page, page
 from opam_ci.clients.index.paging import Place as ListPlace
-from opam_ci.clients.index.rows import revision_of
-from opam_ci.clients.index.schema import ATTEMPTS, INCIDENTS, JOBS, PULL_REQUESTS, REVISIONS
+from opam_ci.clients.index.rows import AnyRow, job_of, revision_of
+from opam_ci.clients.index.schema import (
+    ATTEMPTED,
+    ATTEMPTS,
+    INCIDENTS,
+    JOB_COLUMNS,
+    JOBS,
+    KEY_COLUMNS,
+    PULL_REQUESTS,
+    REVISIONS,
+)
 from opam_ci.core.incidents.grouping import GAP, Span, joined, place_of
 from opam_ci.core.incidents.model import HitJob, Incident, Place
 from opam_ci.core.incidents.verdicts import REFUTED_BY
-from opam_ci.core.job import Job
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import OUTCOME, OWN_LIMIT_RULES, Cause, Errored
-from opam_ci.core.records import Standing
+from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Evidence
+from opam_ci.core.summary import UNDECIDED, Standing
 
 _ADVISORY_LOCK = 7_263_519_005
 """Any number: who makes incidents on PostgreSQL does so alone, lest one be made twice."""
-
-_IDS_AT_ONCE = 500
 
 
 class IncidentFilter(Frozen):
@@ -62,6 +66,10 @@ class IncidentFilter(Frozen):
     since: AwareDatetime | None = None
 
 
+_EVERY_INCIDENT = IncidentFilter()
+_START = ListPlace()
+
+
 def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
     """Gives every fault of some jobs that has no incident yet its incident, if it makes one.
 
@@ -72,12 +80,12 @@ def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
     loose: dict[str, list[Any]] = defaultdict(list)
-    for some in _portions(job_ids):
+    for some in portions(job_ids):
         query = (
             select(ATTEMPTS.c.id, ATTEMPTS.c.cause, ATTEMPTS.c.ended_at, ATTEMPTS.c.outcome)
             .where(
                 ATTEMPTS.c.job_id.in_(some),
-                ATTEMPTS.c.standing == Standing.ERRORED.value,
+                ATTEMPTS.c.standing == Standing.ERRORED,
                 ATTEMPTS.c.cause.is_not(None),
                 ATTEMPTS.c.incident_id.is_(None),
             )
@@ -85,12 +93,12 @@ def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
         )
         for row in connection.execute(query):
             # What a job's own cgroup measured is the job's: nothing of the CI's is broken.
-            if row.outcome["evidence"]["rule"] not in OWN_LIMIT_RULES:
+            if row.outcome.evidence.rule not in OWN_LIMIT_RULES:
                 loose[row.cause].append(row)
     for cause, faults in sorted(loose.items()):
         _attach_cause(connection, cause, faults)
     found: set[int] = set()
-    for some in _portions(job_ids):
+    for some in portions(job_ids):
         open_ones = (
             select(INCIDENTS.c.id)
             .join(ATTEMPTS, ATTEMPTS.c.incident_id == INCIDENTS.c.id)
@@ -130,7 +138,7 @@ def _attach_cause(connection: Connection, cause: str, faults: Sequence[Any]) -> 
         spans[home] = span._replace(first=min(span.first, at), last=max(span.last, at))
         members[home].append(fault.id)
     for home, attempt_ids in members.items():
-        for some in _portions(attempt_ids):
+        for some in portions(attempt_ids):
             joining = update(ATTEMPTS).where(ATTEMPTS.c.id.in_(some))
             connection.execute(joining.values(incident_id=home))
         _summarise(connection, home)
@@ -139,7 +147,7 @@ def _attach_cause(connection: Connection, cause: str, faults: Sequence[Any]) -> 
 def _begin(connection: Connection, cause: str, at: datetime) -> int:
     made = insert(INCIDENTS).values(
         cause=cause, scope="all", first_seen_at=at, last_seen_at=at,
-        faults=1, jobs=1, pull_requests=1, evidence={"rule": ""},
+        faults=1, jobs=1, pull_requests=1, evidence=Evidence(rule=""),
     )  # fmt: skip
     found: int = connection.scalars(made.returning(INCIDENTS.c.id)).one()
     return found
@@ -148,7 +156,6 @@ def _begin(connection: Connection, cause: str, at: datetime) -> int:
 def _summarise(connection: Connection, incident: int) -> None:
     """Writes down what an incident's faults come to."""
     of_it = ATTEMPTS.c.incident_id == incident
-    whole = ATTEMPTS.join(JOBS).join(REVISIONS).join(PULL_REQUESTS)
     counted = select(
         func.count().label("faults"),
         func.count(distinct(ATTEMPTS.c.job_id)).label("jobs"),
@@ -156,12 +163,12 @@ def _summarise(connection: Connection, incident: int) -> None:
         func.min(ATTEMPTS.c.ended_at).label("first_seen_at"),
         func.max(ATTEMPTS.c.ended_at).label("last_seen_at"),
     )
-    totals = connection.execute(counted.select_from(whole).where(of_it)).mappings().one()
+    totals = connection.execute(counted.select_from(ATTEMPTED).where(of_it)).mappings().one()
     pairs = select(ATTEMPTS.c.pool, ATTEMPTS.c.worker).where(of_it).distinct()
     place = place_of((row.pool, row.worker) for row in connection.execute(pairs))
     first = (
         select(ATTEMPTS.c.outcome)
-        .select_from(whole)
+        .select_from(ATTEMPTED)
         .where(of_it, ATTEMPTS.c.ended_at == totals["first_seen_at"])
         .order_by(
             PULL_REQUESTS.c.repository, PULL_REQUESTS.c.target, REVISIONS.c.head,
@@ -169,160 +176,137 @@ def _summarise(connection: Connection, incident: int) -> None:
         )
         .limit(1)
     )  # fmt: skip
-    outcome = OUTCOME.validate_python(connection.scalars(first).one())
-    evidence = outcome.evidence.model_dump(mode="json") if isinstance(outcome, Errored) else {}
-    connection.execute(
-        update(INCIDENTS)
-        .where(INCIDENTS.c.id == incident)
-        .values(
-            **totals, scope=place.scope.value, pool=place.pool, worker=place.worker,
-            evidence=evidence,
-        )
-    )  # fmt: skip
+    evidence = connection.scalars(first).one().evidence
+    summary = {**totals, "evidence": evidence, **dict(place)}
+    connection.execute(update(INCIDENTS).where(INCIDENTS.c.id == incident).values(summary))
 
 
-def incidents(connection: Connection, wanted: IncidentFilter, place: ListPlace) -> Page[Incident]:
-    """Lists incidents, last seen first."""
-    conditions = [INCIDENTS.c.faults >= wanted.least_faults]
-    if wanted.is_open is not None:
-        resolved = INCIDENTS.c.resolved_at
-        conditions.append(resolved.is_(None) if wanted.is_open else resolved.is_not(None))
-    named = [(name, getattr(wanted, name)) for name in ("cause", "pool", "worker")]
-    conditions += [INCIDENTS.c[name] == value for name, value in named if value is not None]
-    if wanted.since is not None:
-        conditions.append(INCIDENTS.c.last_seen_at >= wanted.since)
-    query = select(INCIDENTS).where(and_(true(), *conditions))
-    order = (INCIDENTS.c.last_seen_at, INCIDENTS.c.id)
-    return page(connection, query, order, place, _incident)
+class Incidents(Connected):
+    """The part of the index that knows incidents."""
 
+    def incidents(
+        self, wanted: IncidentFilter = _EVERY_INCIDENT, *, place: ListPlace = _START
+    ) -> Page[Incident]:
+        """Lists incidents, last seen first.
 
-def incident(connection: Connection, number: int) -> Incident | None:
-    """Reads one incident; None if there is none, or it was united with another one."""
-    found = connection.execute(select(INCIDENTS).where(INCIDENTS.c.id == number))
-    row = found.mappings().one_or_none()
-    return None if row is None else _incident(row)
+        Raises:
+            UsageError: The place is not one that a listing gave.
+            InfrastructureError: The index cannot be read.
+        """
+        conditions = equal(INCIDENTS, wanted, "cause", "pool", "worker")
+        conditions.append(INCIDENTS.c.faults >= wanted.least_faults)
+        if wanted.is_open is not None:
+            conditions.append(INCIDENTS.c.resolved_at.is_(None).is_(wanted.is_open))
+        if wanted.since is not None:
+            conditions.append(INCIDENTS.c.last_seen_at >= wanted.since)
+        order = (INCIDENTS.c.last_seen_at, INCIDENTS.c.id)
+        with reading(self._engine) as connection:
+            return page(connection, select(INCIDENTS).where(*conditions), order, place, _incident)
 
+    def incident(self, number: int) -> Incident | None:
+        """Reads one incident; None if there is none, or it was united with another one.
 
-def resolve(connection: Connection, number: int, at: datetime, by: str) -> bool:
-    """Resolves an open incident; False if it is resolved already, or unknown.
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        with reading(self._engine) as connection:
+            found = connection.execute(select(INCIDENTS).where(INCIDENTS.c.id == number))
+            row = found.one_or_none()
+            return None if row is None else _incident(row)
 
-    It is never resolved before its last fault.
-    """
-    changed = connection.execute(
-        update(INCIDENTS)
-        .where(
+    def resolve(self, number: int, *, at: datetime, by: str) -> bool:
+        """Resolves an open incident; False where there is nothing to resolve (any more).
+
+        Args:
+            number: Of the incident.
+            at: When it was found repaired; one that was seen later stays open.
+            by: Who or what found that.
+
+        Raises:
+            InfrastructureError: The index cannot be written.
+        """
+        repaired = update(INCIDENTS).where(
             INCIDENTS.c.id == number,
             INCIDENTS.c.resolved_at.is_(None),
             INCIDENTS.c.last_seen_at <= at,
         )
-        .values(resolved_at=at, resolved_by=by)
-    )
-    return changed.rowcount == 1
+        with writing(self._engine) as connection:
+            changed = connection.execute(repaired.values(resolved_at=at, resolved_by=by))
+            return changed.rowcount == 1
 
+    def hit_jobs(self, number: int) -> tuple[HitJob, ...]:
+        """Lists jobs that an incident hit and that still stand errored for its cause.
 
-def hit_jobs(
-    connection: Connection, number: int, standing: Standing = Standing.ERRORED
-) -> tuple[HitJob, ...]:
-    """Lists the jobs that an incident hit and that still stand so for its cause.
+        Only of the newest testings of open pull requests: what is superseded stays as it is.
 
-    Only of the newest testings of open pull requests: what is superseded stays as it is.
-    """
-    key = (
-        PULL_REQUESTS.c.repository, PULL_REQUESTS.c.number, PULL_REQUESTS.c.branch,
-        REVISIONS.c.head, REVISIONS.c.opened_at,
-    )  # fmt: skip
-    own = (
-        JOBS.c.platform, JOBS.c.package, JOBS.c.kind, JOBS.c.revdep, JOBS.c.automatic,
-    )  # fmt: skip
-    query = (
-        select(*key, *own)
-        .select_from(
-            INCIDENTS.join(ATTEMPTS, ATTEMPTS.c.incident_id == INCIDENTS.c.id)
-            .join(JOBS, ATTEMPTS.c.job_id == JOBS.c.id)
-            .join(REVISIONS, JOBS.c.revision_id == REVISIONS.c.id)
-            .join(PULL_REQUESTS, REVISIONS.c.pull_request_id == PULL_REQUESTS.c.id)
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        query = (
+            select(*KEY_COLUMNS, *JOB_COLUMNS, JOBS.c.automatic)
+            .select_from(ATTEMPTED.join(INCIDENTS, ATTEMPTS.c.incident_id == INCIDENTS.c.id))
+            .where(
+                INCIDENTS.c.id == number,
+                JOBS.c.standing == Standing.ERRORED,
+                JOBS.c.cause == INCIDENTS.c.cause,
+                # What a later round was lost to is a later incident's.
+                or_(ATTEMPTS.c.round == JOBS.c.round, JOBS.c.round == 0),
+                revision_condition(CURRENT),
+            )
+            .distinct()
         )
-        .where(
-            INCIDENTS.c.id == number,
-            JOBS.c.standing == standing.value,
-            JOBS.c.cause == INCIDENTS.c.cause,
-            # What a later round was lost to is a later incident's.
-            or_(ATTEMPTS.c.round == JOBS.c.round, JOBS.c.round == 0),
-            revision_condition(CURRENT),
-        )
-        .distinct()
-    )
-    return tuple(_hit(row) for row in connection.execute(query).mappings())
+        with reading(self._engine) as connection:
+            return tuple(
+                HitJob(revision=revision_of(row), job=job_of(row), automatic=row.automatic)
+                for row in connection.execute(query)
+            )
 
+    def undecided_jobs(self, number: int) -> int:
+        """Counts jobs of current heads that an incident hit and that are under way.
 
-def undecided_jobs(connection: Connection, number: int) -> int:
-    """Counts jobs that an incident hit and that are queued, run, or wait for a retry."""
-    standings = (Standing.QUEUED.value, Standing.RUNNING.value, Standing.RETRYING.value)
-    query = (
-        select(func.count(distinct(JOBS.c.id)))
-        .select_from(ATTEMPTS.join(JOBS).join(REVISIONS).join(PULL_REQUESTS))
-        .where(
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        query = select(func.count(distinct(JOBS.c.id))).select_from(ATTEMPTED)
+        query = query.where(
             ATTEMPTS.c.incident_id == number,
-            JOBS.c.standing.in_(standings),
+            JOBS.c.standing.in_(UNDECIDED),
             revision_condition(CURRENT),
         )
-    )
-    return connection.scalar(query) or 0
+        with reading(self._engine) as connection:
+            return connection.scalar(query) or 0
+
+    def recovered_since(self, incident: Incident) -> bool:
+        """Whether a job that it hit has got through since its last fault, at the same place.
+
+        A package failure counts: the CI did its part. One for which the incident is in doubt of
+        the CI does not, until so many jobs fail that way again, anywhere, that it is refuted.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        hit = ATTEMPTS.alias("hit")
+        doubted = select(hit.c.signature).where(
+            hit.c.incident_id == incident.id, hit.c.signature.is_not(None)
+        )
+        same_way = and_(ATTEMPTS.c.signature.is_not(None), ATTEMPTS.c.signature.in_(doubted))
+        of_hit = select(ATTEMPTS.c.job_id).where(ATTEMPTS.c.incident_id == incident.id)
+        since = and_(
+            ATTEMPTS.c.job_id.in_(of_hit),
+            ATTEMPTS.c.started_at >= incident.last_seen_at,
+            ATTEMPTS.c.standing.in_((Standing.PASSED, Standing.FAILED, Standing.SKIPPED)),
+        )
+        narrowest = "pool" if incident.place.worker is None else "worker"
+        there = equal(ATTEMPTS, incident.place, narrowest)
+        through = select(ATTEMPTS.c.id).where(since, *there, not_(same_way)).limit(1)
+        again = select(func.count(distinct(ATTEMPTS.c.job_id))).where(since, same_way)
+        with reading(self._engine) as connection:
+            if connection.scalar(through) is not None:
+                return True
+            return (connection.scalar(again) or 0) >= REFUTED_BY
 
 
-def recovered_since(connection: Connection, found: Incident) -> bool:
-    """Whether a job that the incident hit has since got through an attempt, at the same place.
-
-    A package failure counts: the CI did its part. One for which the incident is in doubt of
-    the CI does not, until so many jobs fail that way again, anywhere, that it is refuted.
-    """
-    hit = ATTEMPTS.alias("hit")
-    doubted = select(hit.c.signature).where(
-        hit.c.incident_id == found.id, hit.c.signature.is_not(None)
-    )
-    same_way = and_(ATTEMPTS.c.signature.is_not(None), ATTEMPTS.c.signature.in_(doubted))
-    of_hit = select(ATTEMPTS.c.job_id).where(ATTEMPTS.c.incident_id == found.id)
-    well = (Standing.PASSED.value, Standing.FAILED.value, Standing.SKIPPED.value)
-    since = and_(
-        ATTEMPTS.c.job_id.in_(of_hit),
-        ATTEMPTS.c.started_at >= found.last_seen_at,
-        ATTEMPTS.c.standing.in_(well),
-    )
-    there: ColumnElement[bool] = true()
-    if found.place.worker is not None:
-        there = ATTEMPTS.c.worker == found.place.worker
-    elif found.place.pool is not None:
-        there = ATTEMPTS.c.pool == found.place.pool
-    through = select(ATTEMPTS.c.id).where(since, there, not_(same_way)).limit(1)
-    if connection.execute(through).first() is not None:
-        return True
-    again = select(func.count(distinct(ATTEMPTS.c.job_id))).where(since, same_way)
-    return (connection.scalar(again) or 0) >= REFUTED_BY
-
-
-def _incident(row: RowMapping) -> Incident:
-    return Incident(
-        id=row["id"],
-        cause=row["cause"],
-        place=Place(scope=row["scope"], pool=row["pool"], worker=row["worker"]),
-        first_seen_at=row["first_seen_at"],
-        last_seen_at=row["last_seen_at"],
-        resolved_at=row["resolved_at"],
-        resolved_by=row["resolved_by"],
-        faults=row["faults"],
-        jobs=row["jobs"],
-        pull_requests=row["pull_requests"],
-        evidence=row["evidence"],
-    )
-
-
-def _hit(row: RowMapping) -> HitJob:
-    job = Job(
-        platform=row["platform"], package=row["package"], kind=row["kind"], revdep=row["revdep"]
-    )
-    return HitJob(revision=revision_of(row), job=job, automatic=row["automatic"])
-
-
-def _portions(ids: Iterable[int]) -> list[list[int]]:
-    every = list(ids)
-    return [every[first : first + _IDS_AT_ONCE] for first in range(0, len(every), _IDS_AT_ONCE)]
+def _incident(row: AnyRow) -> Incident:
+    place = Place.model_validate(row, from_attributes=True)
+    own = {name: getattr(row, name) for name in Incident.model_fields if name != "place"}
+    return Incident(place=place, **own)

@@ -59,7 +59,7 @@ def _check(engine: Engine, connection: Connection, found: str | None) -> None:
         )
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, version: str = SCHEMA_VERSION) -> None:
     # Imported here, since it takes longer than opening an index that is up to date.
     from alembic import command  # noqa: PLC0415 - as said above
     from alembic.config import Config  # noqa: PLC0415 - as said above
@@ -68,7 +68,7 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, version)
 
 
 def _use_write_ahead_log(engine: Engine) -> None:

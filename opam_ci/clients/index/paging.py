@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, or_, select
 
+from opam_ci.clients.index.rows import AnyRow
 from opam_ci.core.errors import UsageError
 from opam_ci.core.model import Frozen
 
@@ -40,9 +41,9 @@ class Page(NamedTuple, Generic[T]):
 def page(  # noqa: PLR0913  what to read, and which part of it
     connection: Connection,
     query: Select[Any],
-    order: tuple[ColumnElement[Any], ColumnElement[Any]],
+    order: tuple[Column[Any], Column[Any]],
     place: Place,
-    read: Callable[[RowMapping], T],
+    read: Callable[[AnyRow], T],
     *,
     chosen: ColumnElement[bool] | None = None,
 ) -> Page[T]:
@@ -74,12 +75,12 @@ def page(  # noqa: PLR0913  what to read, and which part of it
     else:
         wanted = connection.scalars(keys).all()
         query = query.where(identity.in_(wanted)).order_by(moment.desc(), identity.desc())
-    found = connection.execute(query).mappings().all()
+    found = connection.execute(query).all()
     items = tuple(read(row) for row in found[: place.limit])
     following = None
     if len(found) > place.limit:
         last = found[place.limit - 1]
-        following = f"{last[moment].isoformat()}/{last[identity]}"
+        following = f"{getattr(last, moment.name).isoformat()}/{getattr(last, identity.name)}"
     return Page(items, following)
 
 

@@ -1,65 +1,131 @@
-"""Which verdicts a batch of records throws another light on, in bounded time.
+"""Verdicts that failures of other pull requests throw another light on, in bounded time.
 
 Everything is read anew from the rows, so it does not matter in which order they were written,
 by whom, or how often: whoever writes last sees it all.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Connection, RowMapping, and_, exists, func, select
+from sqlalchemy import Connection, and_, exists, func, select
 
+from opam_ci.clients.index.changing import give
+from opam_ci.clients.index.engine import portions
 from opam_ci.clients.index.filters import CURRENT, revision_condition
-from opam_ci.clients.index.rows import job_of, revision_of
-from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
-from opam_ci.core.incidents.messages import Rejudge, RejudgedJob
-from opam_ci.core.incidents.rejudge import doubted_jobs
-from opam_ci.core.incidents.restarts import JOB_BUDGET
-from opam_ci.core.incidents.signature import signature
-from opam_ci.core.incidents.verdicts import (
-    BURST,
-    MEMORY,
-    Doubt,
-    FailedVerdict,
-    doubts,
+from opam_ci.clients.index.incidents import attach
+from opam_ci.clients.index.rows import AnyRow, job_of, revision_of
+from opam_ci.clients.index.schema import (
+    ATTEMPTED,
+    ATTEMPTS,
+    HEADS,
+    JOB_COLUMNS,
+    JOBS,
+    KEY_COLUMNS,
+    REVISIONS,
 )
-from opam_ci.core.records import RecordBatch, RevisionKey, Standing
+from opam_ci.core.incidents.rejudge import doubt_in_words, rejudged
+from opam_ci.core.incidents.restarts import JOB_BUDGET
+from opam_ci.core.incidents.verdicts import BURST, MEMORY, FailedVerdict, doubts
+from opam_ci.core.job import JobKind
+from opam_ci.core.outcome import Failed, Outcome
+from opam_ci.core.records import RevisionKey
+from opam_ci.core.summary import Standing
 
 ALIKE_AT_ONCE = 2000
 """Verdicts of one signature within half an hour that are looked at; those of a whole fleet
 that breaks at once. What more there are, their pull requests can restart."""
 
-_WHOLE = ATTEMPTS.join(JOBS).join(REVISIONS).join(PULL_REQUESTS)
-_NAMES = (
-    PULL_REQUESTS.c.repository, PULL_REQUESTS.c.number, PULL_REQUESTS.c.branch,
-    REVISIONS.c.head, REVISIONS.c.opened_at,
-    JOBS.c.platform, JOBS.c.package, JOBS.c.kind, JOBS.c.revdep,
-)  # fmt: skip
 
+class Doubtful(NamedTuple):
+    """A job whose verdict is to be judged again.
 
-def rejudge(connection: Connection, batch: RecordBatch) -> tuple[Rejudge, ...]:
-    """Finds the jobs that are to be judged again now that a batch is written.
-
-    Returns:
-        One message for each testing concerned.
+    Attributes:
+        revision_id: Of its testing.
+        job_id: Its own.
+        round: In which round it came to that verdict.
+        detail: Why, in words.
     """
-    found: dict[RevisionKey, dict[RejudgedJob, None]] = defaultdict(dict)
-    for doubt in _doubts(connection, batch):
-        for verdict, job in zip(doubt.verdicts, doubted_jobs(doubt), strict=True):
-            found[verdict.revision][job] = None
-    return tuple(Rejudge(revision=key, jobs=tuple(jobs)) for key, jobs in found.items())
+
+    revision_id: int
+    job_id: int
+    round: int
+    detail: str
 
 
-def _doubts(connection: Connection, batch: RecordBatch) -> Iterator[Doubt]:
-    moments: dict[str, set[datetime]] = defaultdict(set)
-    for attempt in batch.attempts:
-        sign = signature(attempt.outcome, attempt.job)
-        if sign is not None and attempt.ended_at is not None:
-            moments[sign.digest].add(attempt.ended_at)
-    for digest, times in sorted(moments.items()):
+class Found(NamedTuple):
+    """What failures that were written throw another light on.
+
+    Attributes:
+        doubtful: Jobs whose verdict still stands.
+        before: Testings with jobs that were judged again for such a failure, and stand so.
+    """
+
+    doubtful: tuple[Doubtful, ...]
+    before: frozenset[RevisionKey]
+
+
+class Recorded(NamedTuple):
+    """What came of a batch.
+
+    Attributes:
+        incidents: The open incidents of its faults, whether it opened them or not.
+        testings: Whose verdicts were judged again.
+        kinds: Of the jobs that were, those apart that only followed.
+    """
+
+    incidents: tuple[int, ...] = ()
+    testings: frozenset[RevisionKey] = frozenset()
+    kinds: tuple[JobKind, ...] = ()
+
+
+def find_doubtful(connection: Connection, failures: Mapping[str, set[datetime]]) -> Found:
+    """Finds the jobs that are to be judged again now that failures are written.
+
+    Args:
+        connection: Where to read.
+        failures: When they happened, by signature.
+    """
+    doubtful: list[Doubtful] = []
+    before: set[RevisionKey] = set()
+    for digest, times in sorted(failures.items()):
         for first, last in _spans(sorted(times)):
-            yield from _doubts_of(connection, digest, first, last)
+            some, known = _doubts_of(connection, digest, first, last)
+            doubtful += some
+            before |= known
+    return Found(tuple(doubtful), frozenset(before))
+
+
+def judge_again(connection: Connection, found: Sequence[Doubtful], at: datetime) -> Recorded:
+    """Gives jobs the verdict of a doubt, and what followed from them what follows from it.
+
+    A job that has gone on meanwhile is left alone.
+    """
+    keys = _locked(connection, sorted({each.revision_id for each in found}))
+    testings: set[RevisionKey] = set()
+    kinds: list[JobKind] = []
+    verdicts: dict[int, Outcome] = {}
+    columns = (JOBS.c.id, JOBS.c.revision_id, JOBS.c.round, JOBS.c.kind, JOBS.c.outcome)
+    for each in sorted(found):
+        row = connection.execute(select(*columns).where(JOBS.c.id == each.job_id)).one()
+        if max(row.round, 1) == each.round and isinstance(row.outcome, Failed):
+            verdicts[row.id] = rejudged(row.outcome, each.detail)
+            kinds.append(JobKind(row.kind))
+            testings.add(keys[row.revision_id])
+    give(connection, verdicts, at)
+    incidents = attach(connection, sorted(verdicts)) if verdicts else ()
+    return Recorded(incidents, frozenset(testings), tuple(kinds))
+
+
+def _locked(connection: Connection, revision_ids: Sequence[int]) -> dict[int, RevisionKey]:
+    """Locks testings, in one order, and returns their keys; see `write.locked_revision`."""
+    found: dict[int, RevisionKey] = {}
+    for some in portions(revision_ids):
+        query = select(REVISIONS.c.id, *KEY_COLUMNS).select_from(HEADS)
+        query = query.where(REVISIONS.c.id.in_(some)).order_by(REVISIONS.c.id)
+        for row in connection.execute(query.with_for_update(key_share=True, of=REVISIONS)):
+            found[row.id] = revision_of(row)
+    return found
 
 
 def _spans(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
@@ -75,35 +141,33 @@ def _spans(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
 
 def _doubts_of(
     connection: Connection, digest: str, first: datetime, last: datetime
-) -> tuple[Doubt, ...]:
-    """Finds the doubts in which verdicts of that signature and these times can have a part."""
+) -> tuple[list[Doubtful], set[RevisionKey]]:
+    """Looks at verdicts of that signature with which some of these times can have a part."""
     of_it = ATTEMPTS.c.signature == digest
     usual = select(func.max(ATTEMPTS.c.ended_at)).where(
         of_it,
-        ATTEMPTS.c.standing == Standing.FAILED.value,
+        ATTEMPTS.c.standing == Standing.FAILED,
         ATTEMPTS.c.ended_at < first - BURST,
         ATTEMPTS.c.ended_at >= first - BURST - MEMORY,
     )
     before = connection.scalar(usual)
     if before is not None and last - before <= MEMORY:
-        return ()
+        return [], set()
     earlier = ATTEMPTS.alias("earlier")
     same_before = exists().where(
         earlier.c.job_id == ATTEMPTS.c.job_id,
         earlier.c.round < ATTEMPTS.c.round,
         earlier.c.signature == ATTEMPTS.c.signature,
     )
-    can_run_again = and_(
-        JOBS.c.standing == Standing.FAILED.value,
-        JOBS.c.round == ATTEMPTS.c.round,
-        JOBS.c.automatic < JOB_BUDGET,
-    )
+    stands = and_(JOBS.c.standing == ATTEMPTS.c.standing, JOBS.c.round == ATTEMPTS.c.round)
+    can_run_again = and_(stands, JOBS.c.standing == Standing.FAILED, JOBS.c.automatic < JOB_BUDGET)
     query = (
         select(
-            *_NAMES, ATTEMPTS.c.round, ATTEMPTS.c.ended_at, ATTEMPTS.c.standing,
-            ATTEMPTS.c.outcome, same_before.label("again"), can_run_again.label("can_run_again"),
+            *KEY_COLUMNS, *JOB_COLUMNS, ATTEMPTS.c.round, ATTEMPTS.c.ended_at, ATTEMPTS.c.standing,
+            ATTEMPTS.c.outcome, ATTEMPTS.c.job_id, JOBS.c.revision_id, stands.label("stands"),
+            same_before.label("again"), can_run_again.label("can_run_again"),
         )
-        .select_from(_WHOLE)
+        .select_from(ATTEMPTED)
         .where(
             of_it,
             ATTEMPTS.c.ended_at.between(first - BURST, last + BURST),
@@ -112,18 +176,29 @@ def _doubts_of(
         .order_by(ATTEMPTS.c.ended_at, ATTEMPTS.c.id)
         .limit(ALIKE_AT_ONCE)
     )  # fmt: skip
-    alike = [_verdict(row) for row in connection.execute(query).mappings()]
-    return doubts(alike, before=before)
+    alike = {_verdict(row): row for row in connection.execute(query)}
+    doubtful = [
+        Doubtful(
+            revision_id=alike[each].revision_id,
+            job_id=alike[each].job_id,
+            round=each.round,
+            detail=doubt_in_words(doubt),
+        )
+        for doubt in doubts(alike, before=before)
+        for each in doubt.verdicts
+    ]
+    known = {each.revision for each, row in alike.items() if each.doubted and row.stands}
+    return doubtful, known
 
 
-def _verdict(row: RowMapping) -> FailedVerdict:
+def _verdict(row: AnyRow) -> FailedVerdict:
     return FailedVerdict(
         revision=revision_of(row),
         job=job_of(row),
-        round=row["round"],
-        at=row["ended_at"],
-        blame=row["outcome"].get("blame"),
-        doubted=row["standing"] != Standing.FAILED.value,
-        again=bool(row["again"]),
-        is_over=not row["can_run_again"],
+        round=row.round,
+        at=row.ended_at,
+        blame=getattr(row.outcome, "blame", None),
+        doubted=row.standing != Standing.FAILED,
+        again=bool(row.again),
+        is_over=not row.can_run_again,
     )

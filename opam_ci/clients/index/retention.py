@@ -2,10 +2,14 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, not_, or_, select, union
+from sqlalchemy import Connection, and_, delete, exists, not_, or_, select, union
 
-from opam_ci.clients.index.schema import ATTEMPTS, INCIDENTS, JOBS, PULL_REQUESTS, REVISIONS
+from opam_ci.clients.index.engine import Connected, reading, writing
+from opam_ci.clients.index.schema import ATTEMPTS, HEADS, INCIDENTS, JOBS, PULL_REQUESTS, REVISIONS
 from opam_ci.core.model import Frozen
+
+_CLOSED = or_(PULL_REQUESTS.c.is_open.is_(False), PULL_REQUESTS.c.branch.is_not(None))
+"""Of an open pull request everything stays; a branch of a clone is never closed."""
 
 
 class Retired(Frozen):
@@ -22,55 +26,54 @@ class Retired(Frozen):
     incidents: int = 0
 
 
-def _past(before: datetime) -> ColumnElement[bool]:
-    """Of an open pull request everything stays; a branch of a clone is never closed."""
-    return and_(
-        REVISIONS.c.updated_at < before,
-        or_(PULL_REQUESTS.c.is_open.is_(False), PULL_REQUESTS.c.branch.is_not(None)),
-    )
+class Retention(Connected):
+    """The part of the index that forgets."""
+
+    def retire(self, before: datetime, *, limit: int) -> Retired:
+        """Forgets testings of closed pull requests, and of branches, that are long past.
+
+        Call it again until it finds nothing. The logs must be gone by then: see `logs_to_retire`.
+
+        Args:
+            before: Those that have not changed since.
+            limit: How many at once: a transaction of some hundred milliseconds.
+
+        Raises:
+            InfrastructureError: The index cannot be written; nothing was forgotten then.
+        """
+        of_none = not_(exists().where(REVISIONS.c.pull_request_id == PULL_REQUESTS.c.id))
+        without_faults = not_(exists().where(ATTEMPTS.c.incident_id == INCIDENTS.c.id))
+        empty = and_(PULL_REQUESTS.c.latest_opened_at < before, _CLOSED, of_none)
+        past = and_(
+            INCIDENTS.c.last_seen_at < before, INCIDENTS.c.resolved_at.is_not(None), without_faults
+        )
+        with writing(self._engine) as connection:
+            ids = _chosen(connection, before, limit)
+            if ids:
+                # Jobs and attempts go with their testing.
+                connection.execute(delete(REVISIONS).where(REVISIONS.c.id.in_(ids)))
+            return Retired(
+                revisions=len(ids),
+                pull_requests=connection.execute(delete(PULL_REQUESTS).where(empty)).rowcount,
+                incidents=connection.execute(delete(INCIDENTS).where(past)).rowcount,
+            )
+
+    def logs_to_retire(self, before: datetime, *, limit: int) -> tuple[str, ...]:
+        """Lists the keys of the logs of what `retire` would forget.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        of_attempts = select(ATTEMPTS.c.log_key).select_from(ATTEMPTS.join(JOBS))
+        with reading(self._engine) as connection:
+            retired = JOBS.c.revision_id.in_(_chosen(connection, before, limit))
+            logs = union(select(JOBS.c.log_key).where(retired), of_attempts.where(retired))
+            return tuple(sorted(key for key in connection.scalars(logs) if key is not None))
 
 
 def _chosen(connection: Connection, before: datetime, limit: int) -> list[int]:
     query = (
-        select(REVISIONS.c.id)
-        .select_from(REVISIONS.join(PULL_REQUESTS))
-        .where(_past(before))
-        .order_by(REVISIONS.c.updated_at, REVISIONS.c.id)
-        .limit(limit)
+        select(REVISIONS.c.id).select_from(HEADS).where(REVISIONS.c.updated_at < before, _CLOSED)
     )
+    query = query.order_by(REVISIONS.c.updated_at, REVISIONS.c.id).limit(limit)
     return list(connection.scalars(query))
-
-
-def logs_to_retire(connection: Connection, before: datetime, *, limit: int) -> tuple[str, ...]:
-    """Lists the logs of the next batch."""
-    ids = _chosen(connection, before, limit)
-    of_jobs = select(JOBS.c.log_key).where(JOBS.c.revision_id.in_(ids))
-    of_attempts = (
-        select(ATTEMPTS.c.log_key)
-        .select_from(ATTEMPTS.join(JOBS))
-        .where(JOBS.c.revision_id.in_(ids))
-    )
-    found = connection.scalars(union(of_jobs, of_attempts))
-    return tuple(sorted(key for key in found if key is not None))
-
-
-def retire(connection: Connection, before: datetime, *, limit: int) -> Retired:
-    """Forgets the next batch; jobs and attempts go with their testing."""
-    ids = _chosen(connection, before, limit)
-    if ids:
-        connection.execute(delete(REVISIONS).where(REVISIONS.c.id.in_(ids)))
-    empty = delete(PULL_REQUESTS).where(
-        PULL_REQUESTS.c.latest_opened_at < before,
-        or_(PULL_REQUESTS.c.is_open.is_(False), PULL_REQUESTS.c.branch.is_not(None)),
-        not_(exists().where(REVISIONS.c.pull_request_id == PULL_REQUESTS.c.id)),
-    )
-    past = delete(INCIDENTS).where(
-        INCIDENTS.c.last_seen_at < before,
-        INCIDENTS.c.resolved_at.is_not(None),
-        not_(exists().where(ATTEMPTS.c.incident_id == INCIDENTS.c.id)),
-    )
-    return Retired(
-        revisions=len(ids),
-        pull_requests=connection.execute(empty).rowcount,
-        incidents=connection.execute(past).rowcount,
-    )

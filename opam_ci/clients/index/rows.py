@@ -1,204 +1,184 @@
-"""Between records and rows: what `write.py` stores and `index.py` reads back."""
+"""Between the rows of a job matrix and rows of tables, both ways."""
 
-from datetime import datetime
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import TypeAdapter
-from sqlalchemy import RowMapping
+from sqlalchemy import Row
 
 from opam_ci.core.incidents.signature import signature
 from opam_ci.core.job import Job
-from opam_ci.core.outcome import OUTCOME, Errored, Failed, Outcome, Skipped
+from opam_ci.core.outcome import Errored, Failed, Outcome, Skipped
+from opam_ci.core.plan import RANKS, PlannedJob, depends_on, follows
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
-from opam_ci.core.summary import Fault, JobState, JobStatus
+from opam_ci.core.summary import JobState, JobStatus, Standing
 
-_FAULTS = TypeAdapter(tuple[Fault, ...])
+Values = dict[str, Any]
+"""What is written to a row, by column."""
 
-Row = dict[str, Any]
+AnyRow = Row[*tuple[Any, ...]]
+"""What was read, by column."""
 
+_SAME = (
+    "standing", "round", "automatic", "attempt", "started_at", "decided_at", "next_attempt_at",
+    "faults",
+)  # fmt: skip
+"""Columns of a job that are called as in the job matrix."""
 
-class OutcomeRows:
-    """The columns of outcomes, made once for each: a job's row and its attempt's share one."""
-
-    def __init__(self) -> None:
-        # With the outcome itself: it must live as long as its id is a key.
-        self._made: dict[int, tuple[Outcome | None, Row]] = {}
-
-    def of(self, outcome: Outcome | None) -> Row:
-        """Returns columns that nobody may change."""
-        if (made := self._made.get(id(outcome))) is None:
-            made = self._made[id(outcome)] = (outcome, _outcome_row(outcome))
-        return made[1]
-
-
-def stub_row(job: Job, *, seen_at: datetime) -> Row:
-    """Makes the row of a job of which only an attempt is known: any record replaces it."""
-    return {
-        **_identity(job),
-        "standing": "queued",
-        "round": 0,
-        "attempt": 0,
-        "sequence": -1,
-        "updated_at": seen_at,
-        "faults": [],
-    }
+_OF_REVISION = ("base", "merge_tree", "state", "planned", "title", "is_open", "updated_at")
+_OF_ATTEMPT = (
+    "round", "sequence", "worker", "pool", "started_at", "ended_at", "outcome", "phase", "log_key",
+)  # fmt: skip
 
 
-def job_row(record: JobRecord, outcomes: OutcomeRows) -> Row:
+def job_row(revision_id: int, row: JobStatus, batch: RowBatch) -> Values:
     """Makes the row of a job."""
-    status = record.status
-    fault = status.faults[-1] if status.faults and status.state is JobState.RETRYING else None
-    outcome = outcomes.of(status.outcome)
-    if fault is not None:
-        outcome = outcome | {"cause": fault.cause.value, "worker": fault.worker}
+    outcome = outcome_row(row.outcome)
+    if row.faults and row.state is JobState.RETRYING:
+        outcome |= {"cause": row.faults[-1].cause, "worker": row.faults[-1].worker}
     return {
-        **_identity(status.job),
+        **_identity(revision_id, row.job, depends_on(row.job)),
         **outcome,
-        "standing": record.standing.value,
-        "phase": status.phase.value if status.phase else outcome["phase"],
-        "round": record.round,
-        "automatic": status.automatic,
-        "attempt": status.attempt,
-        "sequence": record.sequence,
-        "started_at": status.started_at,
-        "decided_at": status.decided_at,
-        "next_attempt_at": status.next_attempt_at,
-        "updated_at": record.updated_at,
-        "log_key": status.log,
-        "faults": _plain(_FAULTS.dump_python(status.faults, mode="json")) if status.faults else [],
+        **{name: getattr(row, name) for name in _SAME},
+        "phase": row.phase or outcome["phase"],
+        "follows": follows(row.outcome),
+        "sequence": batch.sequence,
+        "updated_at": batch.updated_at,
+        "log_key": row.log,
     }
 
 
-def attempt_row(record: AttemptRecord, outcomes: OutcomeRows) -> Row:
-    """Makes the row of an attempt, but for its job's id."""
-    outcome = outcomes.of(record.outcome)
-    found = signature(record.outcome, record.job)
-    return {
-        **outcome,
-        "signature": found.digest if found is not None else None,
-        "round": record.round,
-        "number": record.number,
-        "sequence": record.sequence,
-        "standing": record.standing.value,
-        "phase": record.phase.value if record.phase else outcome["phase"],
-        "worker": _plain(record.worker) or outcome["worker"],
-        "pool": record.pool,
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "log_key": record.log_key,
+def queued_row(revision_id: int, planned: PlannedJob, **common: object) -> Values:
+    """Makes the row of a job that is to run.
+
+    Args:
+        revision_id: Of its testing.
+        planned: The job.
+        common: Columns that are the same for all jobs of a plan.
+    """
+    return {**_identity(revision_id, planned.job, planned.needs), **common}
+
+
+def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
+    """Makes the rows of a job's attempts in its round that are known, but for the job's id."""
+    now = batch.updated_at
+    common = {
+        "round": row.round,
+        "sequence": batch.sequence,
+        "pool": batch.pools.get(row.job.platform),
+    }
+    for fault in row.faults:
+        yield {
+            **common,
+            **_tried(row.job, Errored(cause=fault.cause, evidence=fault.evidence)),
+            "number": fault.attempt,
+            "worker": fault.worker or fault.evidence.worker,
+            "started_at": fault.started_at or row.started_at or fault.at,
+            "ended_at": fault.at,
+            "log_key": fault.log,
+        }
+    known = {0, *(fault.attempt for fault in row.faults)}
+    if row.attempt in known or row.state is JobState.RETRYING:
+        return
+    columns = _tried(row.job, row.outcome)
+    yield {
+        **common,
+        **columns,
+        "phase": columns["phase"] or row.phase,
+        "number": row.attempt,
+        "worker": row.worker or columns["worker"],
+        "started_at": row.attempt_started_at or row.started_at or row.decided_at or now,
+        "ended_at": None if row.outcome is None else row.decided_at or now,
+        "log_key": row.log,
     }
 
 
-def revision_of(row: RowMapping) -> RevisionKey:
-    """Reads the key of a revision from the columns of `index.KEY_COLUMNS`."""
-    return RevisionKey(
-        repository=row["repository"],
-        number=row["number"],
-        branch=row["branch"],
-        head=row["head"],
-        opened_at=row["opened_at"],
-    )
+def outcome_row(outcome: Outcome | None) -> Values:
+    """Takes an outcome apart into the columns that are searched, and keeps it whole beside."""
+    evidence = getattr(outcome, "evidence", None)
+    worker = evidence and evidence.worker
+    return {
+        "failure_reason": outcome.reason if isinstance(outcome, Failed) else None,
+        "skip_reason": outcome.reason if isinstance(outcome, Skipped) else None,
+        "cause": outcome.cause if isinstance(outcome, Errored) else None,
+        "phase": evidence and evidence.phase,
+        # PostgreSQL cannot store NUL, which logs may print.
+        "worker": worker and worker.replace("\0", "\ufffd"),
+        "outcome": outcome,
+    }
 
 
-def revision_record(row: RowMapping) -> RevisionRecord:
+def revision_of(row: AnyRow) -> RevisionKey:
+    """Reads which testing a row is about, from `schema.KEY_COLUMNS`."""
+    return RevisionKey.model_validate(row, from_attributes=True)
+
+
+def job_of(row: AnyRow) -> Job:
+    """Reads which job a row is about, from `schema.JOB_COLUMNS`."""
+    return Job.model_validate(row, from_attributes=True)
+
+
+def revision_record(row: AnyRow) -> RevisionRecord:
     """Reads a revision."""
-    return RevisionRecord(
-        key=revision_of(row),
-        base=row["base"],
-        merge_tree=row["merge_tree"],
-        state=row["state"],
-        planned=row["planned"],
-        title=row["title"],
-        is_open=row["is_open"],
-        updated_at=row["updated_at"],
-        sequence=max(row["sequence"], 0),
-    )
+    own = {name: getattr(row, name) for name in _OF_REVISION}
+    return RevisionRecord(key=revision_of(row), sequence=max(row.sequence, 0), **own)
 
 
-def job_record(row: RowMapping) -> JobRecord:
-    """Reads a job."""
-    outcome = row["outcome"]
-    standing = row["standing"]
-    status = JobStatus(
+def job_status(row: AnyRow) -> JobStatus:
+    """Reads a job without its testing."""
+    return JobStatus(
         job=job_of(row),
-        state=JobState(standing) if outcome is None else JobState.DECIDED,
-        round=max(row["round"], 1),
-        automatic=row["automatic"],
-        attempt=row["attempt"],
-        phase=row["phase"] if outcome is None else None,
-        outcome=None if outcome is None else OUTCOME.validate_python(outcome),
-        faults=_FAULTS.validate_python(row["faults"]),
-        started_at=row["started_at"],
-        decided_at=row["decided_at"],
-        next_attempt_at=row["next_attempt_at"],
-        log=row["log_key"],
+        state=JobState(row.standing) if row.outcome is None else JobState.DECIDED,
+        round=max(row.round, 1),
+        automatic=row.automatic,
+        attempt=row.attempt,
+        phase=row.phase if row.outcome is None else None,
+        outcome=row.outcome,
+        faults=row.faults,
+        started_at=row.started_at,
+        decided_at=row.decided_at,
+        next_attempt_at=row.next_attempt_at,
+        log=row.log_key,
     )
+
+
+def job_record(row: AnyRow) -> JobRecord:
+    """Reads a job."""
+    status = job_status(row)
     return JobRecord(
         revision=revision_of(row),
         status=status,
         round=status.round,
-        sequence=max(row["sequence"], 0),
-        updated_at=row["updated_at"],
+        sequence=max(row.sequence, 0),
+        updated_at=row.updated_at,
     )
 
 
-def attempt_record(row: RowMapping) -> AttemptRecord:
+def attempt_record(row: AnyRow) -> AttemptRecord:
     """Reads an attempt, with its job's columns beside it."""
-    outcome = row["outcome"]
+    own = {name: getattr(row, name) for name in _OF_ATTEMPT}
     return AttemptRecord(
-        revision=revision_of(row),
-        job=job_of(row),
-        round=row["round"],
-        number=row["attempt_number"],
-        sequence=row["sequence"],
-        worker=row["worker"],
-        pool=row["pool"],
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        outcome=None if outcome is None else OUTCOME.validate_python(outcome),
-        phase=row["phase"],
-        log_key=row["log_key"],
+        revision=revision_of(row), job=job_of(row), number=row.attempt_number, **own
     )
 
 
-def job_of(row: RowMapping) -> Job:
-    """Reads which job a row is about."""
-    return Job(
-        platform=row["platform"], package=row["package"], kind=row["kind"], revdep=row["revdep"]
-    )
-
-
-def _identity(job: Job) -> Row:
+def _tried(job: Job, outcome: Outcome | None) -> Values:
+    found = signature(outcome, job)
     return {
+        **outcome_row(outcome),
+        "standing": Standing.RUNNING if outcome is None else outcome.kind,
+        "signature": found and found.digest,
+    }
+
+
+def _identity(revision_id: int, job: Job, needs: Job | None) -> Values:
+    return {
+        "revision_id": revision_id,
         "name": job.id,
-        "kind": job.kind.value,
+        "kind": job.kind,
         "platform": job.platform,
         "package": job.package,
         "revdep": job.revdep,
+        "rank": RANKS[job.kind],
+        "needs": needs and needs.id,
     }
-
-
-def _outcome_row(outcome: Outcome | None) -> Row:
-    """Takes an outcome apart into the columns that are searched, and keeps it whole beside."""
-    evidence = getattr(outcome, "evidence", None)
-    return {
-        "failure_reason": outcome.reason.value if isinstance(outcome, Failed) else None,
-        "skip_reason": outcome.reason.value if isinstance(outcome, Skipped) else None,
-        "cause": outcome.cause.value if isinstance(outcome, Errored) else None,
-        "phase": evidence.phase.value if evidence and evidence.phase else None,
-        "worker": _plain(evidence.worker) if evidence else None,
-        "outcome": None if outcome is None else _plain(OUTCOME.dump_python(outcome, mode="json")),
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Replaces NUL, which logs may print and PostgreSQL cannot store."""
-    match value:
-        case str():
-            return value.replace("\0", "\ufffd")
-        case dict():
-            return {key: _plain(each) for key, each in value.items()}
-        case list() | tuple():
-            return [_plain(each) for each in value]
-        case _:
-            return value

@@ -1,108 +1,173 @@
 """Writing records: idempotent, and an older record never overwrites a newer one."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Insert, Table, and_, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from opam_ci.clients.index.engine import portions
+from opam_ci.clients.index.filters import RevisionFilter, revision_condition
 from opam_ci.clients.index.incidents import attach
-from opam_ci.clients.index.rows import OutcomeRows, Row, attempt_row, job_row, stub_row
-from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
-from opam_ci.core.records import (
-    AttemptRecord,
-    JobRecord,
-    RecordBatch,
-    RevisionKey,
-    RevisionRecord,
-    Standing,
-)
+from opam_ci.clients.index.rows import Values, attempt_rows, job_row, outcome_row
+from opam_ci.clients.index.schema import ATTEMPTS, HEADS, JOBS, PULL_REQUESTS, REVISIONS
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.summary import UNDECIDED, Standing
 
 Columns = ReadOnlyColumnCollection[str, Any]
 
-_NAMES_AT_ONCE = 500
-"""Below every database's limit of parameters in a statement."""
+DECIDED = frozenset(Standing) - UNDECIDED
+
+QUEUED: Values = {
+    **outcome_row(None),
+    "standing": Standing.QUEUED,
+    "follows": False,
+    "attempt": 0,
+    "sequence": 0,
+    "started_at": None,
+    "decided_at": None,
+    "next_attempt_at": None,
+    "log_key": None,
+    "faults": (),
+}
+"""What of a job is the same at the start of every round."""
 
 
-def write(connection: Connection, batch: RecordBatch) -> tuple[int, ...]:
-    """Writes a batch in the connection's transaction; returns the open incidents of its faults.
+class Written(NamedTuple):
+    """What was written.
 
-    Parents that no record has named yet are made as stubs, so that it does not matter in
-    which order activities arrive. Rows are written in one order, lest two writers wait
-    for each other.
+    Attributes:
+        incidents: The open incidents of the faults in it.
+        failures: By signature, when attempts ended that failed or were failures once.
     """
-    seen_at: dict[RevisionKey, datetime] = {}
-    for record in batch.revisions:
-        seen_at.setdefault(record.key, record.updated_at)
-    for job in batch.jobs:
-        seen_at.setdefault(job.revision, job.updated_at)
-    for attempt in batch.attempts:
-        seen_at.setdefault(attempt.revision, attempt.started_at)
-    keys = sorted(seen_at, key=lambda key: (key.repository, key.target, key.opened_at, key.head))
-    ids = {key: _revision_id(connection, key, seen_at[key]) for key in keys}
-    for record in batch.revisions:
-        _write_revision(connection, ids[record.key], record)
-    outcomes = OutcomeRows()
-    _write_jobs(connection, ids, batch.jobs, outcomes)
-    faulted: list[int] = []
-    for key, revision_id in ids.items():
-        of_key = [each for each in batch.attempts if each.revision == key]
-        if of_key:
-            there = {job.status.job.id for job in batch.jobs if job.revision == key}
-            faulted += _write_attempts(connection, revision_id, of_key, there, outcomes)
-    return attach(connection, sorted(set(faulted))) if faulted else ()
+
+    incidents: tuple[int, ...]
+    failures: dict[str, set[datetime]]
 
 
-def _revision_id(connection: Connection, key: RevisionKey, seen_at: datetime) -> int:
-    """Returns the revision's id, having made a stub of what is missing."""
-    pull_request = {
-        "repository": key.repository,
-        "target": key.target,
-        "number": key.number,
-        "branch": key.branch,
-        "title": "",
-        "is_open": True,
-        "latest_opened_at": key.opened_at,
-        "latest_sequence": -1,
-    }
-    _insert(connection, PULL_REQUESTS, [pull_request], ("repository", "target"))
-    pull_request_id = connection.scalars(
-        select(PULL_REQUESTS.c.id).where(
-            PULL_REQUESTS.c.repository == key.repository, PULL_REQUESTS.c.target == key.target
-        )
-    ).one()
-    revision = {
-        "pull_request_id": pull_request_id,
-        "head": key.head,
-        "opened_at": key.opened_at,
-        "base": "",
-        "state": "pending",
-        "planned": False,
-        "updated_at": seen_at,
-        "sequence": -1,
-    }
-    _insert(connection, REVISIONS, [revision], ("pull_request_id", "opened_at", "head"))
-    found: int = connection.scalars(
-        select(REVISIONS.c.id).where(
-            REVISIONS.c.pull_request_id == pull_request_id,
-            REVISIONS.c.opened_at == key.opened_at,
-            REVISIONS.c.head == key.head,
-        )
-    ).one()
+def write(connection: Connection, batch: RowBatch) -> Written:
+    """Writes a batch in the connection's transaction.
+
+    Rows are written in one order, lest two writers wait for each other.
+    """
+    revision_id = locked_revision(connection, batch.key, batch.updated_at)
+    if batch.revision is not None:
+        _write_revision(connection, revision_id, batch.revision)
+    rows = sorted(batch.rows, key=lambda row: row.job.id)
+    _insert_newer(
+        connection,
+        JOBS,
+        [job_row(revision_id, row, batch) for row in rows],
+        ("revision_id", "name"),
+        version=lambda row: (row.round, row.attempt, row.sequence),
+        # Whoever planned a job knows these best.
+        kept=("rank", "needs"),
+    )
+    tried = {row.job.id: made for row in rows if (made := [*attempt_rows(row, batch)])}
+    ids = _job_ids(connection, revision_id, tuple(tried))
+    attempts = [{"job_id": ids[name], **each} for name, made in tried.items() for each in made]
+    _insert_newer(
+        connection,
+        ATTEMPTS,
+        attempts,
+        ("job_id", "round", "number"),
+        # An attempt that ended does not run again, whoever says so.
+        version=lambda row: (row.ended_at.is_not(None), row.sequence),
+    )
+    failures: dict[str, set[datetime]] = defaultdict(set)
+    for each in attempts:
+        if each["signature"] is not None:
+            failures[each["signature"]].add(each["ended_at"])
+    lost = {each["job_id"] for each in attempts if each["standing"] == Standing.ERRORED}
+    return Written(attach(connection, sorted(lost)) if lost else (), failures)
+
+
+def locked_revision(connection: Connection, key: RevisionKey, seen_at: datetime) -> int:
+    """Returns the id of a testing, made where it is missing.
+
+    Whoever changes its jobs does so one after another: a change that reads rows first sees all
+    of them, and two never wait for each other's rows. On SQLite that is so anyway.
+    """
+    query = _id_of(key).with_for_update(key_share=True, of=REVISIONS)
+    while (found := connection.scalar(query)) is None:
+        pull_request = {
+            "repository": key.repository,
+            "target": key.target,
+            "number": key.number,
+            "branch": key.branch,
+            "title": "",
+            "is_open": True,
+            "latest_opened_at": key.opened_at,
+            "latest_sequence": -1,
+        }
+        same = (PULL_REQUESTS.c.repository == key.repository, PULL_REQUESTS.c.target == key.target)
+        revision = {
+            "pull_request_id": select(PULL_REQUESTS.c.id).where(*same).scalar_subquery(),
+            "head": key.head,
+            "opened_at": key.opened_at,
+            "base": "",
+            "state": "pending",
+            "planned": False,
+            "updated_at": seen_at,
+            "sequence": -1,
+        }
+        for table, values in ((PULL_REQUESTS, pull_request), (REVISIONS, revision)):
+            insert = insertion(connection, table).values(values)
+            connection.execute(insert.on_conflict_do_nothing())
     return found
 
 
+def find_revision(connection: Connection, key: RevisionKey) -> int | None:
+    """Returns the id of a testing, None if nothing is known of it."""
+    return connection.scalar(_id_of(key))
+
+
+def _id_of(key: RevisionKey) -> Select[int]:
+    query = select(REVISIONS.c.id).select_from(HEADS)
+    return query.where(revision_condition(RevisionFilter(revision=key)))
+
+
+def insert_queued(connection: Connection, rows: Sequence[Values], *, charge: int) -> None:
+    """Inserts jobs that are to run; those that were decided in an earlier round run again.
+
+    Args:
+        connection: In a transaction.
+        rows: Of one testing, with all columns of a queued job that are not null.
+        charge: What a job's restart takes of its budget; 0 makes the budget whole again.
+    """
+    insert = insertion(connection, JOBS)
+    again = {name: insert.excluded[name] for name in (*QUEUED, "round", "needs", "updated_at")}
+    statement = insert.on_conflict_do_update(
+        index_elements=("revision_id", "name"),
+        set_={**again, "automatic": JOBS.c.automatic + charge if charge else 0},
+        where=and_(
+            # Not `in`: that cannot be asked for many rows at once.
+            *(JOBS.c.standing != standing for standing in sorted(UNDECIDED)),
+            JOBS.c.round < insert.excluded.round,
+        ),
+    )
+    connection.execute(statement, rows)
+
+
+def insertion(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Returns an insert that can say what happens to rows that exist."""
+    postgres = connection.dialect.name == "postgresql"
+    return postgresql.insert(table) if postgres else sqlite.insert(table)
+
+
 def _write_revision(connection: Connection, revision_id: int, record: RevisionRecord) -> None:
+    latest = tuple_(PULL_REQUESTS.c.latest_opened_at, PULL_REQUESTS.c.latest_sequence)
     connection.execute(
         update(REVISIONS)
         .where(REVISIONS.c.id == revision_id, REVISIONS.c.sequence < record.sequence)
         .values(
             base=record.base,
             merge_tree=record.merge_tree,
-            state=record.state.value,
+            state=record.state,
             planned=record.planned,
             updated_at=record.updated_at,
             sequence=record.sequence,
@@ -113,13 +178,7 @@ def _write_revision(connection: Connection, revision_id: int, record: RevisionRe
         .where(
             PULL_REQUESTS.c.repository == record.key.repository,
             PULL_REQUESTS.c.target == record.key.target,
-            or_(
-                PULL_REQUESTS.c.latest_opened_at < record.key.opened_at,
-                and_(
-                    PULL_REQUESTS.c.latest_opened_at == record.key.opened_at,
-                    PULL_REQUESTS.c.latest_sequence < record.sequence,
-                ),
-            ),
+            latest < (record.key.opened_at, record.sequence),
         )
         .values(
             title=record.title.replace("\0", "\ufffd"),
@@ -130,107 +189,29 @@ def _write_revision(connection: Connection, revision_id: int, record: RevisionRe
     )
 
 
-def _write_jobs(
-    connection: Connection,
-    ids: dict[RevisionKey, int],
-    records: Sequence[JobRecord],
-    outcomes: OutcomeRows,
-) -> None:
-    rows = [
-        {"revision_id": ids[record.revision], **job_row(record, outcomes)} for record in records
-    ]
-    rows.sort(key=lambda row: (row["revision_id"], row["name"]))
-    _insert(
-        connection,
-        JOBS,
-        rows,
-        ("revision_id", "name"),
-        version=_job_version,
-    )
-
-
-def _write_attempts(
-    connection: Connection,
-    revision_id: int,
-    records: Sequence[AttemptRecord],
-    there: Collection[str],
-    outcomes: OutcomeRows,
-) -> list[int]:
-    """Writes attempts of one testing; returns the ids of the jobs of which one is a fault.
-
-    Args:
-        connection: In a transaction.
-        revision_id: The testing's.
-        records: Of it.
-        there: Jobs that are certain to have a row; the others get a stub.
-        outcomes: Of the batch.
-    """
-    jobs = {record.job.id: record for record in records}
-    stubs = [
-        {"revision_id": revision_id, **stub_row(jobs[name].job, seen_at=jobs[name].started_at)}
-        for name in sorted(jobs.keys() - there)
-    ]
-    _insert(connection, JOBS, stubs, ("revision_id", "name"))
-    ids = _job_ids(connection, revision_id, list(jobs))
-    rows = [{"job_id": ids[record.job.id], **attempt_row(record, outcomes)} for record in records]
-    rows.sort(key=lambda row: (row["job_id"], row["round"], row["number"]))
-    _insert(
-        connection,
-        ATTEMPTS,
-        rows,
-        ("job_id", "round", "number"),
-        version=_attempt_version,
-    )
-    return [ids[record.job.id] for record in records if record.standing is Standing.ERRORED]
-
-
 def _job_ids(connection: Connection, revision_id: int, names: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for first in range(0, len(names), _NAMES_AT_ONCE):
-        query = select(JOBS.c.name, JOBS.c.id).where(
-            JOBS.c.revision_id == revision_id,
-            JOBS.c.name.in_(names[first : first + _NAMES_AT_ONCE]),
-        )
-        found |= {row.name: row.id for row in connection.execute(query)}
+    for some in portions(names):
+        query = select(JOBS.c.name, JOBS.c.id)
+        query = query.where(JOBS.c.revision_id == revision_id, JOBS.c.name.in_(some))
+        found |= dict(connection.execute(query).all())
     return found
 
 
-def _insert(
+def _insert_newer(  # noqa: PLR0913  what is written where, and what is newer
     connection: Connection,
     table: Table,
-    rows: Sequence[Row],
+    rows: Sequence[Values],
     key: tuple[str, ...],
     *,
-    version: Callable[[Columns], tuple[ColumnElement[Any], ...]] | None = None,
+    version: Callable[[Columns], tuple[ColumnElement[Any], ...]],
+    kept: tuple[str, ...] = (),
 ) -> None:
-    """Inserts rows; of one that exists, the higher version stays, or itself without one."""
+    """Inserts rows; of one that exists, the higher version stays."""
     if not rows:
         return
-    statement = _insertion(connection.dialect.name, table, tuple(rows[0]), key, version)
-    connection.execute(statement, rows)
-
-
-def _job_version(row: Columns) -> tuple[ColumnElement[Any], ...]:
-    return row.round, row.attempt, row.sequence
-
-
-def _attempt_version(row: Columns) -> tuple[ColumnElement[Any], ...]:
-    # An attempt that ended does not run again, whoever says so.
-    return row.ended_at.is_not(None), row.sequence
-
-
-@cache
-def _insertion(
-    dialect: str,
-    table: Table,
-    columns: tuple[str, ...],
-    key: tuple[str, ...],
-    version: Callable[[Columns], tuple[ColumnElement[Any], ...]] | None,
-) -> Insert:
-    """Returns the statement of an insert: made once, since that takes longer than to run it."""
-    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    if version is None:
-        return insert.on_conflict_do_nothing(index_elements=key)
-    written = {name: insert.excluded[name] for name in columns if name not in key}
+    insert = insertion(connection, table)
+    written = {name: insert.excluded[name] for name in rows[0] if name not in {*key, *kept}}
     newer = tuple_(*version(insert.excluded)) > tuple_(*version(table.c))
-    return insert.on_conflict_do_update(index_elements=key, set_=written, where=newer)
+    statement = insert.on_conflict_do_update(index_elements=key, set_=written, where=newer)
+    connection.execute(statement, rows)

@@ -15,9 +15,10 @@ from opam_ci.core.github.checks import (
 from opam_ci.core.github.status import About, Context, part_of, status_of
 from opam_ci.core.job import JobKind
 from opam_ci.core.lint.finding import LintFinding, Severity
+from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.summary import JobState, JobStatus, State, Summary
-from opam_ci.core.text import CAUSE_WORDS, mark, verdict, why
+from opam_ci.core.summary import JobStatus, Standing, State, Summary, why_counted
+from opam_ci.core.text import CAUSE_WORDS, mark, why
 
 _CONCLUSIONS: dict[State, Conclusion] = {
     State.SUCCESS: "success",
@@ -27,12 +28,13 @@ _CONCLUSIONS: dict[State, Conclusion] = {
     State.ERROR: "action_required",
 }
 
-_GROUP_ROWS = 40
+_SECTION_ROWS = 40
 _LINE = 100
 _PLATFORMS = 100
+_TROUBLE = frozenset({Standing.FAILED, Standing.ERRORED, Standing.RETRYING})
 
 _PAGE = 60_000
-"""Bytes after which no further group is shown; GitHub accepts 65,535 characters, and the
+"""Bytes after which no further section is shown; GitHub accepts 65,535 characters, and the
 largest table and the last line need the rest."""
 
 
@@ -61,13 +63,15 @@ def check_run(  # noqa: PLR0913 - as many as a check run is made from
     part = part_of(summary, context, contexts)
     status = status_of(part, context, maximum_attempts=maximum_attempts)
     conclusion = _CONCLUSIONS.get(status.state)
-    begun = [job.started_at for job in part.shown if job.started_at is not None]
-    decided = [job.decided_at for job in part.shown if job.decided_at is not None]
+    begun = [job.started_at for job in part.jobs if job.started_at is not None]
+    decided = [job.decided_at for job in part.jobs if job.decided_at is not None]
+    counts = part.counts
+    has_begun = counts.total > counts.queued
     return CheckRun(
         name=context.name,
         head_sha=summary.head,
         external_id=pull_request.workflow_id,
-        status=None if conclusion else "in_progress" if begun else "queued",
+        status=None if conclusion else "in_progress" if has_begun else "queued",
         conclusion=conclusion,
         details_url=target_url,
         started_at=min(begun, default=None),
@@ -97,20 +101,23 @@ def annotation(finding: LintFinding) -> Annotation:
 
 
 def page(part: Summary) -> str:
-    """Returns what a check's page shows: a table, then all trouble, grouped, in markdown."""
-    sections = [_table(part)]
-    groups: dict[str, list[JobStatus]] = defaultdict(list)
-    for job in part.shown:
-        if (title := _group(job)) is not None:
-            groups[title].append(job)
+    """Returns what a check's page shows: a table, then all trouble by its verdict, in markdown."""
+    numbers: Counter[tuple[Standing, str]] = Counter()
+    for each in part.tallies:
+        if each.standing in _TROUBLE:
+            numbers[each.standing, each.why] += each.number
+    rows: dict[tuple[Standing, str], list[JobStatus]] = defaultdict(list)
+    for job in part.jobs:
+        rows[job.standing, why_counted(job)].append(job)
     # The largest first; names decide between equals, so that a page does not jump.
-    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    ordered = sorted(numbers, key=lambda kind: (-numbers[kind], _title(*kind)))
+    sections = [_table(part)]
     size = len(sections[0].encode())
-    for shown, (title, jobs) in enumerate(ordered):
-        section = _section(title, jobs)
+    for place, kind in enumerate(ordered):
+        section = _section(_title(*kind), numbers[kind], rows[kind][:_SECTION_ROWS])
         size += len(section.encode()) + 2
         if size > _PAGE:
-            sections.append(f"… and {len(ordered) - shown} more kinds of trouble")
+            sections.append(f"… and {len(ordered) - place} more kinds of trouble")
             break
         sections.append(section)
     return "\n\n".join(sections)
@@ -124,16 +131,14 @@ def _buttons(part: Summary) -> tuple[Button, ...]:
 
 
 def _table(part: Summary) -> str:
-    """Counts by platform and kind; a group of reverse dependencies counts whole, tests included."""
+    """Counts by platform and kind."""
     cells: dict[tuple[str, JobKind], Counter[str]] = defaultdict(Counter)
-    for job in part.jobs:
-        cells[job.job.platform, job.job.kind][mark(job.standing)] += 1
-    for group in part.groups:
-        numbers = {mark(name): number for name, number in group.counts.model_dump().items()}
-        cells[group.platform, JobKind.REVDEP].update(+Counter(numbers))
+    for each in part.tallies:
+        cells[each.platform, each.kind][mark(each.standing)] += each.number
     if not cells:
         return "No jobs."
-    kinds = [kind for kind in JobKind if any(kind is column for _, column in cells)]
+    found = {kind for _, kind in cells}
+    kinds = [kind for kind in JobKind if kind in found]
     platforms = dict.fromkeys(platform for platform, _ in cells)
     lines = [
         "| | " + " | ".join(kinds) + " |",
@@ -150,28 +155,29 @@ def _table(part: Summary) -> str:
     return "\n".join(lines)
 
 
-def _group(job: JobStatus) -> str | None:
-    """Returns the heading under which a job is listed, None if there is no trouble."""
-    if job.state is JobState.RETRYING and job.faults:
-        return f"Retried by itself: {CAUSE_WORDS[job.faults[-1].cause]}"
-    if job.outcome is None:
-        return None
-    match job.outcome.kind:
-        case "failed":
-            return verdict(job)
-        case "errored":
-            return f"CI error, not the package's fault: {CAUSE_WORDS[job.outcome.cause]}"
-        case _:
-            return None
+def _title(standing: Standing, reason: str) -> str:
+    """Returns the heading of the jobs that are in the same trouble for the same reason."""
+    if standing is Standing.FAILED:
+        return f"failed({reason})"
+    words = CAUSE_WORDS[Cause(reason)]
+    if standing is Standing.RETRYING:
+        return f"Retried by itself: {words}"
+    return f"CI error, not the package's fault: {words}"
 
 
-def _section(title: str, jobs: list[JobStatus]) -> str:
-    lines = [f"### {title} ({len(jobs)})"]
-    for job in jobs[:_GROUP_ROWS]:
+def _section(title: str, number: int, jobs: list[JobStatus]) -> str:
+    """Returns the jobs in one kind of trouble.
+
+    Args:
+        title: Of the section.
+        number: How many there are.
+        jobs: Those that are shown.
+    """
+    shown = f", {len(jobs)} shown" if len(jobs) < number else ""
+    lines = [f"### {title} ({number}{shown})"]
+    for job in jobs:
         where = f" on {job.job.platform}" if job.job.platform else ""
         lines.append(f"- {_code(job.job.title)}{where}: {_code(why(job))}")
-    if len(jobs) > _GROUP_ROWS:
-        lines.append(f"- … and {len(jobs) - _GROUP_ROWS} more")
     return "\n".join(lines)
 
 

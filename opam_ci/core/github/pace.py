@@ -55,12 +55,14 @@ class Posted(Frozen):
         count: How many the context has at this commit.
         refused: Why GitHub will take none at all for this commit, None if it does: a
             commit that is gone, a token that may not. Recorded once, not tried for ever.
+        doubtful: Whether something else may have been sent since, of which no answer came.
     """
 
     status: Status
     at: datetime
     count: int
     refused: str | None = None
+    doubtful: bool = False
 
 
 class Due(Frozen):
@@ -105,9 +107,11 @@ def due(wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, p
 def _due_at(status: Status, last: Posted | None, now: datetime, pace: Pace) -> datetime | None:
     if last is None or last.status.sha != status.sha:
         return now
-    if last.refused is not None or last.status == status or last.count >= STATUSES_LIMIT:
+    is_known = last.status == status and not last.doubtful
+    if last.refused is not None or is_known or last.count >= STATUSES_LIMIT:
         return None
-    if last.status.state is not status.state or last.status.target_url != status.target_url:
+    is_other = (last.status.state, last.status.target_url) != (status.state, status.target_url)
+    if is_other or last.doubtful:
         return now
     if last.count >= STATUSES_LIMIT - _RESERVE:
         return None
@@ -131,3 +135,12 @@ def after(
         status=status, at=at, count=count + (1 if refused is None else 0), refused=refused
     )
     return {**posted, status.context: entry}
+
+
+def doubted(posted: Mapping[str, Posted]) -> dict[str, Posted]:
+    """Returns what is known once a posting ended without an answer.
+
+    GitHub may have taken a status whose answer was lost. Should the one before it be wanted again
+    by then, GitHub must be told all the same.
+    """
+    return {context: last.model_copy(update={"doubtful": True}) for context, last in posted.items()}

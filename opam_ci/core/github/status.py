@@ -7,7 +7,7 @@ from pydantic import Field
 from opam_ci.core.github.model import HEAD_GONE, Sha
 from opam_ci.core.job import REVDEP_KINDS, JobKind
 from opam_ci.core.model import Frozen
-from opam_ci.core.summary import REPOSITORY_JOBS, JobStatus, State, Summary
+from opam_ci.core.summary import REPOSITORY_JOBS, State, Summary
 from opam_ci.core.text import STATUS_LIMIT, status_description
 
 _REVDEP_JOBS = REVDEP_KINDS | {JobKind.LIST_REVDEPS}
@@ -125,45 +125,29 @@ def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -
     match context.about:
         case About.OVERALL:
             left_out = {other.about for other in contexts if other.advisory}
-            jobs = [job for job in summary.jobs if not _is_left_out(job, left_out)]
-            groups = () if About.REVDEPS in left_out else summary.groups
-            planned = summary.planned
+            if About.REVDEPS not in left_out:
+                return summary
+            return summary.of_kinds(frozenset(JobKind) - _REVDEP_JOBS)
         case About.LINTER:
-            jobs = [job for job in summary.jobs if job.job.kind in REPOSITORY_JOBS]
-            groups = ()
-            # Lint jobs are queued in the moment in which the analysis is decided; builds
-            # and reverse dependencies may still be unknown then.
-            planned = summary.planned or _is_analysed(summary)
+            return _without_builds(summary.of_kinds(REPOSITORY_JOBS))
         case About.REVDEPS:
-            jobs = [job for job in summary.jobs if _concerns_revdeps(job)]
-            groups = summary.groups
-            planned = summary.planned
-    return summary.model_copy(update={"jobs": tuple(jobs), "groups": groups, "planned": planned})
+            if summary.planned and summary.is_analysed:
+                return _without_builds(summary.of_kinds(_REVDEP_JOBS))
+            # Without an analysis nobody knows whether there are reverse dependencies: a context
+            # without any job would be green.
+            return _without_builds(summary.of_kinds(_REVDEP_JOBS | {JobKind.ANALYSIS}))
 
 
-def _is_left_out(job: JobStatus, left_out: set[About]) -> bool:
-    return About.REVDEPS in left_out and job.job.kind in _REVDEP_JOBS
-
-
-def _is_analysed(summary: Summary) -> bool:
-    found = [job for job in summary.jobs if job.job.kind is JobKind.ANALYSIS]
-    return bool(found) and all(job.outcome is not None for job in found)
-
-
-def _concerns_revdeps(job: JobStatus) -> bool:
-    if job.job.kind in _REVDEP_JOBS:
-        return True
-    # Without an analysis nobody knows whether there are reverse dependencies: a context
-    # without any job would be green.
-    passed = job.outcome is not None and job.outcome.kind == "passed"
-    return job.job.kind is JobKind.ANALYSIS and not passed
+def _without_builds(part: Summary) -> Summary:
+    """Returns a part that waits for no comparison across platforms: that is about builds."""
+    return part.model_copy(update={"concluded": True})
 
 
 def _nothing(part: Summary, context: Context) -> str | None:
     """Returns what is said where nothing ran: that it is so, and why, and no bare green."""
     if part.state is not State.SUCCESS:
         return None
-    kinds = {job.job.kind for job in part.jobs}
+    kinds = {each.kind for each in part.tallies}
     if context.about is About.REVDEPS:
         return None if part.ran.total else "No reverse dependencies were to be built"
     if kinds == {JobKind.ANALYSIS} and not part.packages:

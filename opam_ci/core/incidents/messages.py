@@ -3,10 +3,9 @@
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime
 
 from opam_ci.core.incidents.model import HitJob, Incident
-from opam_ci.core.job import Job
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import Packed
 from opam_ci.core.records import RevisionKey
@@ -100,34 +99,6 @@ class ResolveIncident(Frozen):
 
     incident: int
     by: str
-
-
-class RejudgedJob(Frozen):
-    """A job whose verdict others throw another light on.
-
-    Attributes:
-        job: Which.
-        round: In which round it came to that verdict; a later one is no longer meant.
-        rule: Why: such as `same-failure-elsewhere`.
-        detail: The evidence in words.
-    """
-
-    job: Job
-    round: int = Field(ge=1)
-    rule: str
-    detail: str
-
-
-class Rejudge(Frozen):
-    """Signal: jobs of a testing are to be judged again.
-
-    Attributes:
-        revision: Which testing; a later one's jobs are others.
-        jobs: Which of its jobs.
-    """
-
-    revision: RevisionKey
-    jobs: tuple[RejudgedJob, ...]
 
 
 def workflow_id(incident: int) -> str:

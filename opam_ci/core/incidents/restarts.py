@@ -14,7 +14,6 @@ from opam_ci.core.requests import (
     PullRequestRef,
     RestartAsker,
     RestartSelector,
-    RestartWhich,
 )
 
 WINDOW = 100
@@ -53,13 +52,9 @@ class RestartOrder(Frozen):
         """The workflow of the pull request, which restarts them."""
         return workflow_of(self.revision)
 
-    def selector(
-        self,
-        which: RestartWhich = RestartWhich.ERRORED,
-        asker: RestartAsker = RestartAsker.PERSON,
-    ) -> RestartSelector:
+    def selector(self, asker: RestartAsker) -> RestartSelector:
         """Returns what is asked of that workflow."""
-        return RestartSelector(which=which, jobs=self.jobs, head=self.revision.head, asker=asker)
+        return RestartSelector(jobs=self.jobs, head=self.revision.head, asker=asker)
 
 
 def workflow_of(revision: RevisionKey) -> str:

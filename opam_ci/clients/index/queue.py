@@ -1,0 +1,317 @@
+"""The list of jobs: planned, taken, counted, and changed by whoever restarts or cancels."""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from itertools import islice
+
+from sqlalchemy import and_, literal_column, or_, select, true
+
+from opam_ci.clients.index.changing import decide, queue_again
+from opam_ci.clients.index.concluding import conclude, skipped_everywhere
+from opam_ci.clients.index.engine import Connected, portions, reading, writing
+from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
+from opam_ci.clients.index.schema import JOBS
+from opam_ci.clients.index.selecting import (
+    advice_for,
+    answer,
+    candidates,
+    matcher,
+    refusal,
+    restarted,
+    wanted_by,
+)
+from opam_ci.clients.index.standings import standings
+from opam_ci.clients.index.write import (
+    DECIDED,
+    QUEUED,
+    find_revision,
+    insert_queued,
+    locked_revision,
+)
+from opam_ci.core.errors import UsageError
+from opam_ci.core.installable import Unavailable
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.messages import JobPage, QueuedJob
+from opam_ci.core.outcome import Cancelled, CancelledBy, Outcome
+from opam_ci.core.plan import PlannedJob, outcome_after
+from opam_ci.core.records import RevisionKey
+from opam_ci.core.requests import JobSelector, RestartAsker, RestartSelector, Taken
+from opam_ci.core.summary import UNDECIDED, PlatformStanding, Standing
+
+_WRITTEN_AT_ONCE = 1_000
+"""Jobs in one transaction: others who write wait for less than a tenth of a second."""
+
+_CONCLUDED_AT_ONCE = 50
+"""Packages in one transaction, each with a build on some ten platforms."""
+
+_JOB = ("platform", "package", "kind", "revdep")
+_QUEUED = ("id", "rank", *_JOB, "round", "automatic", "needs")
+_NEEDED = (*_JOB, "standing", "outcome")
+
+_NUMBER = re.compile(r"[0-9]{1,10}")
+
+
+class JobQueue(Connected):
+    """The part of the index that workflows work on. All of it can be done twice.
+
+    The row of an analysis belongs to the workflow of its pull request: nothing here counts or
+    changes it.
+    """
+
+    def plan(
+        self,
+        key: RevisionKey,
+        jobs: Iterable[PlannedJob],
+        *,
+        round_: int,
+        asker: RestartAsker | None,
+        at: datetime,
+    ) -> None:
+        """Adds queued jobs; one that was decided in an earlier round is queued again.
+
+        Args:
+            key: The testing.
+            jobs: Which, each once.
+            round_: In which round they are to run.
+            asker: Who asked for that, None for nobody.
+            at: When.
+
+        Raises:
+            InfrastructureError: The index cannot be written; some jobs may be there already.
+        """
+        waiting = iter(jobs)
+        same = {name: value for name, value in QUEUED.items() if value is not None}
+        common = {**same, "round": round_, "automatic": 0, "updated_at": at}
+        charge = 0 if asker is None else asker.charged(0)
+        while some := list(islice(waiting, _WRITTEN_AT_ONCE)):
+            with writing(self._engine) as connection:
+                revision_id = locked_revision(connection, key, at)
+                rows = [queued_row(revision_id, each, **common) for each in some]
+                insert_queued(connection, rows, charge=charge)
+
+    def take(self, key: RevisionKey, platform: str, *, limit: int, after: str | None) -> JobPage:
+        """Returns a platform's queued jobs in the order in which they are to run.
+
+        Args:
+            key: The testing.
+            platform: Its name; empty for lint.
+            limit: How many at most.
+            after: The `following` of the page before; None for the first page.
+
+        Raises:
+            UsageError: `after` is not what a page returned.
+            InfrastructureError: The index cannot be read.
+        """
+        rank, last = _parsed(after)
+        needed = JOBS.alias("needed")
+        needs = and_(needed.c.revision_id == JOBS.c.revision_id, needed.c.name == JOBS.c.needs)
+        own = (JOBS.c[name] for name in _QUEUED)
+        query = (
+            select(*own, *(needed.c[name].label(f"needed_{name}") for name in _NEEDED))
+            .select_from(JOBS.outerjoin(needed, needs))
+            .where(
+                JOBS.c.platform == platform,
+                # A literal: for a parameter no partial index is chosen.
+                JOBS.c.standing == literal_column("'queued'"),
+                JOBS.c.kind != JobKind.ANALYSIS,
+                # The first of them is a range of the index; `(rank, id) > (…)` is none on SQLite.
+                JOBS.c.rank >= rank,
+                or_(JOBS.c.rank > rank, JOBS.c.id > last),
+            )
+            .order_by(JOBS.c.rank, JOBS.c.id)
+            .limit(limit + 1)
+        )
+        with reading(self._engine) as connection:
+            of = JOBS.c.revision_id == find_revision(connection, key)
+            found = connection.execute(query.where(of)).all()
+        jobs = found[:limit]
+        following = f"{jobs[-1].rank}/{jobs[-1].id}" if len(found) > limit else None
+        return JobPage(jobs=tuple(_queued_job(row) for row in jobs), following=following)
+
+    def count(
+        self, key: RevisionKey, platforms: Collection[str], excluding: Collection[str] = ()
+    ) -> tuple[PlatformStanding, ...]:
+        """Counts the jobs of platforms, and reads the rows that explain their standing.
+
+        Args:
+            key: The testing.
+            platforms: Names; empty for lint. Each has a standing, also without a job.
+            excluding: Ids of jobs that are left out.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        with reading(self._engine, steady=True) as connection:
+            revision_id = find_revision(connection, key)
+            return standings(connection, revision_id, platforms, excluding)
+
+    def requeue(
+        self,
+        key: RevisionKey,
+        selector: RestartSelector,
+        *,
+        round_: int,
+        at: datetime,
+        preview: bool = False,
+    ) -> Taken:
+        """Queues decided jobs again: those selected, and what belongs to them.
+
+        What only followed from a job that is taken runs again, and so does a job of the CI's loss
+        that a taken one needs. Jobs of that round were taken by this very restart before. Jobs
+        that wait for their retry are counted, and left to whoever runs them.
+
+        Args:
+            key: The testing.
+            selector: Which; its head is not compared.
+            round_: Higher than that of any job of the testing, and the same if asked again.
+            at: When.
+            preview: Whether only to say what would be taken.
+
+        Raises:
+            InfrastructureError: The index cannot be written; ask again for the rest.
+        """
+        with reading(self._engine, steady=True) as connection:
+            there = candidates(connection, key)
+        rows = restarted(there, selector, round_)
+        if not rows:
+            return refusal(key, there, selector, wanted_by(selector), advice_for(selector))
+        if not preview:
+            charge = selector.asker.charged(0)
+            ids = [row.id for row in rows if row.round < round_ and row.standing in DECIDED]
+            for some in portions(ids):
+                with writing(self._engine) as connection:
+                    locked_revision(connection, key, at)
+                    queue_again(connection, some, round_=round_, charge=charge, at=at)
+        return answer(rows)
+
+    def cancel(
+        self,
+        key: RevisionKey,
+        selector: JobSelector,
+        *,
+        by: CancelledBy,
+        at: datetime,
+        preview: bool = False,
+    ) -> Taken:
+        """Cancels queued jobs; those under way are counted, and left to whoever runs them.
+
+        Args:
+            key: The testing.
+            selector: Which; its head is not compared.
+            by: Who cancels.
+            at: When; the same if asked again, which then takes the same jobs.
+            preview: Whether only to say what would be taken.
+
+        Raises:
+            InfrastructureError: The index cannot be written; ask again for the rest.
+        """
+        matches = matcher(selector)
+        with reading(self._engine, steady=True) as connection:
+            there = candidates(connection, key)
+        rows = [
+            row
+            for row in there
+            if matches(row)
+            and (
+                row.standing in UNDECIDED
+                or (row.standing == Standing.CANCELLED and row.decided_at == at)
+            )
+        ]
+        if not rows:
+            return refusal(key, there, selector, "undecided", "")
+        if not preview:
+            queued = frozenset({Standing.QUEUED})
+            ids = [row.id for row in rows if row.standing in queued]
+            self._decide(key, ids, Cancelled(by=by), at, queued)
+        return answer(rows)
+
+    def settle(
+        self,
+        key: RevisionKey,
+        outcome: Outcome,
+        *,
+        platforms: Collection[str] | None,
+        at: datetime,
+    ) -> None:
+        """Gives all undecided jobs an outcome.
+
+        Args:
+            key: The testing.
+            outcome: Which.
+            platforms: Names of their platforms; None for all.
+            at: When.
+
+        Raises:
+            InfrastructureError: The index cannot be written; ask again for the rest.
+        """
+        query = select(JOBS.c.id).where(
+            JOBS.c.kind != JobKind.ANALYSIS,
+            JOBS.c.standing.in_(UNDECIDED),
+            true() if platforms is None else JOBS.c.platform.in_(platforms),
+        )
+        with reading(self._engine, steady=True) as connection:
+            of = JOBS.c.revision_id == find_revision(connection, key)
+            ids = connection.scalars(query.where(of).order_by(JOBS.c.id)).all()
+        self._decide(key, ids, outcome, at, UNDECIDED)
+
+    def conclude(self, key: RevisionKey, unavailable: Unavailable, at: datetime) -> bool:
+        """Decides which packages can be installed nowhere; see `core/installable.py`.
+
+        Args:
+            key: The testing.
+            unavailable: What packages are that are available on no platform.
+            at: When.
+
+        Returns:
+            Whether that changed jobs.
+
+        Raises:
+            InfrastructureError: The index cannot be written.
+        """
+        with reading(self._engine) as connection:
+            packages = iter(skipped_everywhere(connection, find_revision(connection, key)))
+        changed = False
+        while some := list(islice(packages, _CONCLUDED_AT_ONCE)):
+            with writing(self._engine) as connection:
+                revision_id = locked_revision(connection, key, at)
+                changed |= conclude(connection, revision_id, some, unavailable, at)
+        return changed
+
+    def _decide(
+        self,
+        key: RevisionKey,
+        ids: Sequence[int],
+        outcome: Outcome,
+        at: datetime,
+        standings: frozenset[Standing],
+    ) -> None:
+        for some in portions(ids):
+            with writing(self._engine) as connection:
+                locked_revision(connection, key, at)
+                decide(connection, dict.fromkeys(some, outcome), at, standings)
+
+
+def _parsed(after: str | None) -> tuple[int, int]:
+    if after is None:
+        return -1, 0
+    rank, _, last = after.partition("/")
+    if not (_NUMBER.fullmatch(rank) and _NUMBER.fullmatch(last)):
+        raise UsageError(f"invalid page cursor {after[:100]!r}: use what the page before returned")
+    return int(rank), int(last)
+
+
+def _queued_job(row: AnyRow) -> QueuedJob:
+    comes_to = None
+    if row.needed_outcome is not None:
+        needed = Job(**{name: getattr(row, f"needed_{name}") for name in _JOB})
+        comes_to = outcome_after(row.needed_outcome, needed)
+    return QueuedJob(
+        job=job_of(row),
+        # 0 in rows of an older version, of which only an attempt was known.
+        round=max(row.round, 1),
+        automatic=row.automatic,
+        needs=row.needs,
+        waits=row.needed_standing in UNDECIDED,
+        comes_to=comes_to,
+    )

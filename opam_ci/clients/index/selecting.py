@@ -1,0 +1,199 @@
+"""Which jobs a restart or a cancel takes, by the selector's own rules."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from sqlalchemy import Connection, select
+
+from opam_ci.clients.index.rows import AnyRow
+from opam_ci.clients.index.schema import JOB_COLUMNS, JOBS
+from opam_ci.clients.index.write import DECIDED, find_revision
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import FailureReason
+from opam_ci.core.records import RevisionKey
+from opam_ci.core.requests import (
+    TAKEN_SHOWN,
+    JobSelector,
+    RestartSelector,
+    RestartWhich,
+    Taken,
+)
+from opam_ci.core.summary import Standing
+
+Candidate = AnyRow
+"""What of a job decides whether it is taken."""
+
+_CANDIDATE = (
+    *JOB_COLUMNS, JOBS.c.id, JOBS.c.name, JOBS.c.rank, JOBS.c.needs, JOBS.c.standing,
+    JOBS.c.follows, JOBS.c.round, JOBS.c.cause, JOBS.c.failure_reason, JOBS.c.decided_at,
+)  # fmt: skip
+
+_NAMED = 10
+"""Platforms that a refusal names."""
+
+_LONGEST = 200
+"""Characters of a job's id, or of what somebody asked for, in a refusal."""
+
+
+def candidates(connection: Connection, key: RevisionKey) -> Sequence[Candidate]:
+    """Reads the jobs of a testing, its analysis apart, in the order in which they run."""
+    query = (
+        select(*_CANDIDATE)
+        .where(
+            JOBS.c.revision_id == find_revision(connection, key),
+            JOBS.c.kind != JobKind.ANALYSIS,
+        )
+        .order_by(JOBS.c.rank, JOBS.c.id)
+    )
+    return connection.execute(query).all()
+
+
+def matcher(selector: JobSelector) -> Callable[[Candidate], bool]:
+    """Returns the selector's own rule, made fast for many ids and many jobs."""
+    ids = frozenset(selector.jobs)
+    others = selector.model_copy(update={"jobs": ()})
+
+    def matches(row: Candidate) -> bool:
+        # Not validated: these are fifty thousand rows, and our own.
+        job = Job.model_construct(
+            platform=row.platform, package=row.package, kind=JobKind(row.kind), revdep=row.revdep
+        )
+        return (not ids or row.name in ids) and others.narrows_to(job)
+
+    return matches
+
+
+def restarted(rows: Sequence[Candidate], selector: RestartSelector, round_: int) -> list[Candidate]:
+    """Chooses what a restart takes, and what it took before.
+
+    - What only followed from a job that is taken, or was cancelled, comes with it.
+    - The job that a taken one needs comes with it where the CI lost it.
+    - All builds of a package that was said to be installable nowhere come with any of them.
+
+    Args:
+        rows: All jobs of the testing, in the order in which they run.
+        selector: Which to begin with.
+        round_: The round of the restart.
+
+    Returns:
+        Jobs in the order in which they are to be queued: what others need comes before them. At
+        the end those that wait for their retry and are to start at once.
+    """
+    matches = matcher(selector)
+    standings = set(selector.standings)
+    if selector.which is not RestartWhich.FAILED:
+        standings.add(Standing.RETRYING)
+    chosen = [
+        row
+        for row in rows
+        if row.standing in standings and selector.cause in {None, row.cause} and matches(row)
+    ]
+    others = _Others(row for row in rows if row.round < round_ and row.standing in DECIDED)
+    pending = [row for row in rows if row.round == round_]
+    pending += [row for row in chosen if row.round < round_ and row.standing in DECIDED]
+    taken: dict[str, Candidate] = {}
+    while pending:
+        row = pending.pop()
+        if row.name not in taken:
+            taken[row.name] = row
+            pending += others.of(row)
+    waiting = [row for row in chosen if row.standing == Standing.RETRYING and row.name not in taken]
+    return sorted(taken.values(), key=lambda row: (row.rank, row.needs in taken, row.id)) + waiting
+
+
+class _Others:
+    """What comes with a job that is taken."""
+
+    def __init__(self, decided: Iterable[Candidate]) -> None:
+        self._dependents: dict[str, list[Candidate]] = defaultdict(list)
+        self._lost: dict[str, Candidate] = {}
+        self._nowhere: dict[str, list[Candidate]] = defaultdict(list)
+        for row in decided:
+            if row.needs is not None and (row.follows or row.standing == Standing.CANCELLED):
+                self._dependents[row.needs].append(row)
+            if row.standing in {Standing.ERRORED, Standing.CANCELLED}:
+                self._lost[row.name] = row
+            if row.failure_reason == FailureReason.NOT_INSTALLABLE:
+                self._nowhere[row.package].append(row)
+
+    def of(self, row: Candidate) -> Iterator[Candidate]:
+        yield from self._dependents.get(row.name, ())
+        if row.needs in self._lost:
+            yield self._lost[row.needs]
+        if row.kind == JobKind.BUILD:
+            yield from self._nowhere.get(row.package, ())
+
+
+def answer(rows: Sequence[Candidate]) -> Taken:
+    """Counts what is taken.
+
+    Args:
+        rows: In the order in which they are to be named.
+    """
+    return Taken(
+        jobs=len(rows),
+        by_platform=dict(sorted(Counter(row.platform for row in rows).items())),
+        first=tuple(row.name for row in rows[:TAKEN_SHOWN]),
+    )
+
+
+def refusal(
+    key: RevisionKey, rows: Sequence[Candidate], selector: JobSelector, wanted: str, advice: str
+) -> Taken:
+    """Says why nothing is taken: what there is instead.
+
+    Args:
+        key: The testing.
+        rows: All its jobs.
+        selector: Which were wanted.
+        wanted: What kind of job would have been taken, such as `errored`.
+        advice: What to do where jobs match and stand otherwise.
+    """
+    title = key.repository + (f"#{key.number}" if key.branch is None else f":{key.branch}")
+    matches = matcher(selector)
+    found = [row for row in rows if matches(row)]
+    if not rows:
+        said = f"{title} has no jobs yet: wait until its change is analysed"
+    elif found:
+        counts = Counter(row.standing for row in found)
+        stand = ", ".join(f"{counts[each]} {each}" for each in Standing if counts[each])
+        said = f"{title} has no {wanted} job that matches; it has: {stand}"
+        if len(found) == 1:
+            [row] = found
+            already = "" if row.standing in DECIDED else " already"
+            said = f"{row.name[:_LONGEST]} is not {wanted}: it is {row.standing}{already}"
+        said += advice
+    else:
+        said = f"{title} has no job that matches; {_instead(rows, selector)}"
+    return Taken(refusal=said)
+
+
+def advice_for(selector: RestartSelector) -> str:
+    """Returns what else can be restarted."""
+    match selector.which:
+        case RestartWhich.ERRORED if selector.cause is None:
+            return ". Decided jobs are restarted with --failed or --all"
+        case RestartWhich.ERRORED | RestartWhich.FAILED:
+            return ". All decided jobs are restarted with --all"
+        case RestartWhich.ALL:
+            return ". Jobs are restarted once they are decided"
+
+
+def wanted_by(selector: RestartSelector) -> str:
+    """Returns what kind of job a restart takes, in words."""
+    which = "decided" if selector.which is RestartWhich.ALL else selector.which.value
+    return which if selector.cause is None else f"{which}({selector.cause})"
+
+
+def _instead(rows: Iterable[Candidate], selector: JobSelector) -> str:
+    platforms = sorted({row.platform for row in rows if row.platform})
+    if selector.platform is None or selector.platform in {"", *platforms}:
+        return "see what it has with `opam-ci status`"
+    named = ", ".join(_first(platforms)) or "none"
+    return f"it has none on {selector.platform[:_LONGEST]!r}, its platforms are: {named}"
+
+
+def _first(names: Sequence[str]) -> Iterator[str]:
+    yield from names[:_NAMED]
+    if len(names) > _NAMED:
+        yield f"and {len(names) - _NAMED} more"

@@ -1,0 +1,32 @@
+"""Summaries as workflows make them: rows, and the numbers that go with them."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from opam_ci.core.summary import JobCount, JobStatus, Summary, count_key
+from opam_ci.core.tally import counts_of
+
+
+def counted(rows: Iterable[JobStatus]) -> tuple[JobCount, ...]:
+    """Returns the numbers of rows."""
+    return counts_of(Counter(map(count_key, rows)))
+
+
+def summary_of(rows: Iterable[JobStatus], **changes: Any) -> Summary:
+    """Returns the summary of a head that is planned, with numbers that rows add up to.
+
+    Args:
+        rows: Its jobs.
+        changes: Other fields, such as more `tallies` than rows.
+    """
+    rows = tuple(rows)
+    fields = {
+        "pull_request": "o/r#1",
+        "head": "a" * 40,
+        "base": "b" * 40,
+        "planned": True,
+        "tallies": counted(rows),
+        "jobs": rows,
+    }
+    return Summary.model_validate(fields | changes)

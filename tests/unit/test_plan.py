@@ -1,0 +1,140 @@
+"""Which jobs a head has, in which order they are taken, and what follows from what."""
+
+from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.core.build import Revdep
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import (
+    Cancelled,
+    Cause,
+    Errored,
+    Evidence,
+    Failed,
+    FailureReason,
+    Outcome,
+    Passed,
+    Skipped,
+    SkipReason,
+    label,
+)
+from opam_ci.core.plan import (
+    RANKS,
+    PlannedJob,
+    depends_on,
+    follows,
+    lint_jobs,
+    outcome_after,
+    planned_jobs,
+    platform_jobs,
+    revdep_jobs,
+)
+from opam_ci.core.platforms import EMBEDDED
+
+EVIDENCE = Evidence(rule="r")
+PASSED = Passed(evidence=EVIDENCE)
+FAILED = Failed(reason=FailureReason.BUILD, evidence=EVIDENCE)
+ERRORED = Errored(cause=Cause.DNS, evidence=EVIDENCE)
+SKIPPED = Skipped(reason=SkipReason.UNAVAILABLE, evidence=EVIDENCE)
+BUILD = Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD)
+TAGGED = EMBEDDED.model_copy(update={"image": "debian:13"})
+PACKAGES = tuple(
+    ChangedPackage(package=f"{kind}.1", kind=kind, has_tests=kind is ChangeKind.NEW_RELEASE)
+    for kind in ChangeKind
+)
+
+
+def changed(kind: ChangeKind, *, has_tests: bool = False) -> ChangedPackage:
+    return ChangedPackage(package="a.1", kind=kind, has_tests=has_tests)
+
+
+def names(jobs: list[PlannedJob]) -> list[tuple[str, str | None]]:
+    return [(each.job.id, each.needs.id if each.needs else None) for each in jobs]
+
+
+def test_plan_builds_what_changed_and_tests_what_has_tests() -> None:
+    assert [(job.kind.value, job.package) for job in platform_jobs(PACKAGES, EMBEDDED)] == [
+        ("build", "new_package.1"),
+        ("build", "new_release.1"),
+        ("build", "significantly_changed.1"),
+        ("test", "new_release.1"),
+    ]
+    linted = {job.package for job in lint_jobs(Analysis(packages=PACKAGES))}
+    assert linted == {f"{kind}.1" for kind in ChangeKind} - {"deleted.1"}
+
+
+def test_plan_says_what_each_job_waits_for() -> None:
+    one = Analysis(packages=(changed(ChangeKind.NEW_RELEASE),))
+    asked = TAGGED.model_copy(update={"lower_bounds": True, "revdeps": True})
+    image, build = f"image {TAGGED.name}", f"build {TAGGED.name} a.1"
+    assert names([*planned_jobs(one, [asked])]) == [
+        ("lint a.1", None),
+        (image, None),
+        (build, image),
+        (f"lower-bounds {TAGGED.name} a.1", build),
+        (f"list-revdeps {TAGGED.name} a.1", build),
+    ]
+
+
+def test_an_image_is_looked_up_only_where_something_is_built_in_one_without_a_digest() -> None:
+    def kinds(analysis: Analysis, image: str | None) -> set[JobKind]:
+        platform = TAGGED.model_copy(update={"image": image})
+        return {each.job.kind for each in planned_jobs(analysis, [platform])}
+
+    built = Analysis(packages=PACKAGES)
+    assert JobKind.IMAGE in kinds(built, "debian:13")
+    assert JobKind.IMAGE not in kinds(built, f"debian@sha256:{'0' * 64}")
+    assert JobKind.IMAGE not in kinds(built, None)
+    deleted = Analysis(packages=(changed(ChangeKind.DELETED),))
+    assert kinds(deleted, "debian:13") == set()
+
+
+def test_a_reverse_dependency_with_tests_has_two_jobs() -> None:
+    revdeps = [Revdep(package="b.1", has_tests=False), Revdep(package="c.2", has_tests=True)]
+    assert names([*revdep_jobs("p", "a.1", revdeps)]) == [
+        ("revdep p a.1 b.1", None),
+        ("revdep p a.1 c.2", None),
+        ("revdep-test p a.1 c.2", "revdep p a.1 c.2"),
+    ]
+
+
+def test_whatever_others_wait_for_is_taken_no_later() -> None:
+    assert RANKS.keys() == set(JobKind)
+    packages = (changed(ChangeKind.NEW_RELEASE, has_tests=True),)
+    asked = TAGGED.model_copy(update={"lower_bounds": True, "revdeps": True})
+    planned = [
+        *planned_jobs(Analysis(packages=packages), [asked]),
+        *revdep_jobs("p", "a.1", [Revdep(package="b.1", has_tests=True)]),
+    ]
+    for each in planned:
+        if each.needs is not None:
+            # Equals are taken in the order of their ids.
+            needed = (RANKS[each.needs.kind], each.needs.id)
+            assert needed < (RANKS[each.job.kind], each.job.id)
+
+
+def test_what_a_job_comes_to_whose_build_did_not_pass() -> None:
+    def after(came_to: Outcome | None) -> str | None:
+        found = outcome_after(came_to, BUILD)
+        assert found is None or found.kind == "cancelled" or follows(found)
+        return label(found) if found is not None else None
+
+    assert [after(each) for each in (None, PASSED, FAILED, SKIPPED, ERRORED)] == [
+        None,
+        None,
+        "skipped(not_built)",
+        "skipped(not_built)",
+        # So that it comes back together with the build that the CI lost.
+        "errored(dns)",
+    ]
+    assert after(Cancelled(by="closed")) == "cancelled(closed)"
+
+
+def test_what_a_job_came_to_by_itself_follows_from_nothing() -> None:
+    own = (None, PASSED, FAILED, SKIPPED, ERRORED, Cancelled(by="request"))
+    assert not any(follows(each) for each in own)
+
+
+def test_what_repeats_a_build_waits_for_the_plain_one() -> None:
+    repeats = {JobKind.TEST, JobKind.LOWER_BOUNDS, JobKind.LIST_REVDEPS}
+    for kind in set(JobKind) - {JobKind.REVDEP, JobKind.REVDEP_TEST}:
+        job = BUILD.model_copy(update={"kind": kind})
+        assert depends_on(job) == (BUILD if kind in repeats else None)

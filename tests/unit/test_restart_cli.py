@@ -1,0 +1,329 @@
+"""`restart` and `cancel`: whom they ask for what, and what they print of the answers."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opam_ci.cli.main import run
+from opam_ci.cli.restart import _IDS_AT_ONCE, requests_for
+from opam_ci.clients.index import Index
+from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import (
+    Cancelled,
+    Cause,
+    Errored,
+    Evidence,
+    Failed,
+    FailureReason,
+    Outcome,
+    Passed,
+)
+from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.requests import (
+    CancelUpdate,
+    JobSelector,
+    RestartSelector,
+    RestartUpdate,
+    RestartWhich,
+    Taken,
+)
+from opam_ci.core.summary import JobState, JobStatus
+
+NOW = datetime.now(UTC)
+DEBIAN, FEDORA = "debian-13-ocaml-5.3/amd64", "fedora-42-ocaml-5.3/amd64"
+FULL = Errored(cause=Cause.DISK_FULL, evidence=Evidence(rule="enospc", worker="w1"))
+BROKEN = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="exit-31"))
+FINE = Passed(evidence=Evidence(rule="installed"))
+STOPPED = Cancelled(by="request")
+THREE = Taken(jobs=3, by_platform={DEBIAN: 2, FEDORA: 1}, first=("build a", "build b", "build c"))
+
+
+def key(number: int) -> RevisionKey:
+    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=NOW)
+
+
+def job(package: str, platform: str = DEBIAN, revdep: str | None = None) -> Job:
+    kind = JobKind.REVDEP if revdep else JobKind.BUILD
+    return Job(platform=platform, package=package, kind=kind, revdep=revdep)
+
+
+def write(index: Index, number: int, *rows: tuple[Job, Outcome]) -> None:
+    index.record(
+        RowBatch(
+            key=key(number),
+            revision=RevisionRecord(key=key(number), base="b", updated_at=NOW, sequence=1),
+            rows=tuple(
+                JobStatus(
+                    job=what, state=JobState.DECIDED, attempt=1, outcome=outcome, decided_at=NOW
+                )
+                for what, outcome in rows
+            ),
+            sequence=1,
+            updated_at=NOW,
+            pools={DEBIAN: "linux-amd64", FEDORA: "linux-amd64"},
+        )
+    )
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    """Four pull requests: a full disk in two, a failure in one, and one that was cancelled."""
+    monkeypatch.setenv("OPAM_CI_HOME", str(tmp_path))
+    index = Index.open(f"sqlite:///{tmp_path}/index.sqlite")
+    write(index, 1, (job("a.1"), FULL), (job("b.1", FEDORA), FULL), (job("c.1"), BROKEN))
+    write(index, 2, (job("a.1"), FULL), (job("d.1"), FINE), (job("a.1", revdep="e.2"), FULL))
+    write(index, 3, (job("d.1"), FINE))
+    write(index, 4, (job("a.1"), STOPPED))
+    yield index
+    index.close()
+
+
+Said = Taken | None | UsageError | InfrastructureError
+
+
+@dataclass
+class Workflows:
+    """Stands in for the workflows of pull requests."""
+
+    answer: Callable[[str], Said] = lambda _: THREE
+    asked: list[tuple[str, RestartUpdate | CancelUpdate]] = field(default_factory=list)
+
+    def __call__(self, _: object) -> "Workflows":
+        return self
+
+    async def restart_jobs(
+        self, workflow_id: str, update: RestartUpdate | CancelUpdate
+    ) -> Taken | None:
+        self.asked.append((workflow_id, update))
+        said = self.answer(workflow_id)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    cancel_jobs = restart_jobs
+
+
+@pytest.fixture
+def workflows(monkeypatch: pytest.MonkeyPatch) -> Workflows:
+    async def connected(*_: object, **__: object) -> None: ...
+
+    made = Workflows()
+    monkeypatch.setattr("opam_ci.cli.restart.connected", connected)
+    monkeypatch.setattr("opam_ci.cli.restart.PullRequests", made)
+    return made
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    assert run(list(arguments)) == code
+    output = capsys.readouterr()
+    return output.out if code == 0 else output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "selector"),
+    [
+        ([], {}),
+        (["--failed"], {"which": "failed"}),
+        (["--all", "--package", "a"], {"which": "all", "package": "a"}),
+        (["--cause", "dns", "--platform", DEBIAN], {"cause": "dns", "platform": DEBIAN}),
+        (["--kind", "revdep", "--revdep", "e.2"], {"kind": "revdep", "revdep": "e.2"}),
+        (["--job", "build p a.1", "--head", "ABCDEF0"], {"job": "build p a.1", "head": "abcdef0"}),
+    ],
+)
+def test_the_options_are_what_the_workflow_is_asked(
+    workflows: Workflows,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    selector: dict[str, Any],
+) -> None:
+    said(capsys, "restart", "o/r#7", *arguments)
+    wanted = RestartSelector.model_validate(selector)
+    assert workflows.asked == [("pr/o/r/7", RestartUpdate(selector=wanted))]
+
+
+def test_a_cancellation_is_narrowed_like_a_restart(
+    workflows: Workflows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(capsys, "cancel", "o/r/7", "--kind", "test", "--platform", DEBIAN, "--dry-run")
+    selector = JobSelector(kind=JobKind.TEST, platform=DEBIAN)
+    assert workflows.asked == [("pr/o/r/7", CancelUpdate(selector=selector, preview=True))]
+    assert text.startswith("3 jobs of o/r/7 would be cancelled\n")
+
+
+def test_the_answer_is_told_by_numbers_and_first_jobs(
+    workflows: Workflows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflows.answer = lambda _: THREE.model_copy(update={"jobs": 12_345})
+    assert said(capsys, "restart", "o/r/7").splitlines() == [
+        "12,345 jobs of o/r/7 are restarted",
+        f"  2 on {DEBIAN}",
+        f"  1 on {FEDORA}",
+        "  build a",
+        "  build b",
+        "  build c",
+        "  and 12,342 more; `opam-ci jobs o/r/7` lists jobs",
+    ]
+    assert json.loads(said(capsys, "restart", "o/r/7", "--json", "--dry-run")) == {
+        "workflow": "pr/o/r/7", "jobs": 12_345, "by_platform": {DEBIAN: 2, FEDORA: 1},
+        "first": ["build a", "build b", "build c"], "preview": True, "pending": False,
+        "error": None,
+    }  # fmt: skip
+
+
+def test_a_refusal_is_a_usage_error_in_the_workflows_words(
+    workflows: Workflows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflows.answer = lambda _: Taken(refusal="build p a.1 is decided already: passed")
+    text = said(capsys, "cancel", "o/r/7", "--job", "build p a.1", code=2)
+    assert text == "opam-ci: build p a.1 is decided already: passed\n"
+
+
+def test_an_accepted_request_is_not_to_be_repeated(
+    workflows: Workflows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflows.answer = lambda _: None
+    assert "nothing need be repeated" in said(capsys, "restart", "o/r/7")
+    assert json.loads(said(capsys, "restart", "o/r/7", "--json"))["pending"]
+    assert "nothing was changed" in said(capsys, "restart", "o/r/7", "--dry-run", code=3)
+
+
+@pytest.mark.usefixtures("index")
+def test_everywhere_the_pull_requests_with_such_jobs_are_asked(
+    workflows: Workflows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(capsys, "restart", "--cause", "disk_full", "--platform", DEBIAN)
+    selector = RestartSelector(cause=Cause.DISK_FULL, platform=DEBIAN)
+    assert workflows.asked == [
+        ("pr/o/r/2", RestartUpdate(selector=selector)),
+        ("pr/o/r/1", RestartUpdate(selector=selector)),
+    ]
+    assert text.splitlines() == [
+        "o/r/2: build a, build b, build c",
+        "o/r/1: build a, build b, build c",
+        "6 jobs of 2 pull requests are restarted",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("selector", "numbers"),
+    [
+        (RestartSelector(package="a"), {1, 2}),  # not 4, which somebody stopped
+        (RestartSelector(which=RestartWhich.FAILED, platform=DEBIAN), {1}),
+        (RestartSelector(which=RestartWhich.ALL, package="a.1"), {1, 2, 4}),
+        (RestartSelector(revdep="e"), {2}),
+        (RestartSelector(kind=JobKind.REVDEP), {2}),
+        (RestartSelector(job=job("b.1", FEDORA).id), {1}),
+        (RestartSelector(platform="%"), set()),
+        (RestartSelector(package="_"), set()),
+    ],
+)
+def test_the_index_knows_whom_to_ask(
+    index: Index, selector: RestartSelector, numbers: set[int]
+) -> None:
+    asked = requests_for(index, selector, None)
+    assert asked == {f"pr/o/r/{number}": (selector,) for number in numbers}
+
+
+def test_an_incident_names_the_jobs_that_it_hit(index: Index) -> None:
+    [incident] = index.incidents().items
+    asked = requests_for(index, RestartSelector(platform=DEBIAN), incident.id)
+    assert asked == {
+        "pr/o/r/1": (RestartSelector(platform=DEBIAN, jobs=(job("a.1").id,), head=key(1).head),),
+        "pr/o/r/2": (
+            RestartSelector(
+                platform=DEBIAN,
+                jobs=(job("a.1").id, job("a.1", revdep="e.2").id),
+                head=key(2).head,
+            ),
+        ),
+    }
+
+
+def test_an_incident_that_hit_thousands_is_restarted_in_portions(
+    index: Index, workflows: Workflows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(index, 5, *((job(f"x.{n}"), FULL) for n in range(2 * _IDS_AT_ONCE + 1)))
+    [incident] = index.incidents().items
+    text = said(capsys, "restart", "--incident", str(incident.id), "--package", "x")
+    asked = [update.selector.jobs for _, update in workflows.asked]
+    assert [len(ids) for ids in asked] == [_IDS_AT_ONCE, _IDS_AT_ONCE, 1]
+    assert len({job for ids in asked for job in ids}) == 2 * _IDS_AT_ONCE + 1
+    assert text.splitlines()[-1] == "9 jobs of 1 pull request are restarted"
+
+
+@pytest.mark.usefixtures("index")
+def test_one_that_cannot_answer_does_not_stop_the_others(
+    workflows: Workflows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = UsageError("pr/o/r/1 has ended; nothing was changed")
+    workflows.answer = lambda name: ended if name.endswith("1") else THREE
+    lines = said(capsys, "restart", "--cause", "disk_full").splitlines()
+    assert "o/r/1: not restarted: pr/o/r/1 has ended; nothing was changed" in lines
+    assert lines[-1] == "3 jobs of 1 pull request are restarted"
+    silent = InfrastructureError("no worker", cause=Cause.UNKNOWN)
+    workflows.answer = lambda name: silent if name.endswith("1") else THREE
+    text = said(capsys, "restart", "--cause", "disk_full", code=3)
+    assert "1 of 2 pull requests did not answer; repeat the command" in text
+    workflows.answer = lambda _: ended
+    assert "nothing was restarted" in said(capsys, "restart", "--cause", "disk_full", code=2)
+
+
+@pytest.mark.usefixtures("index", "workflows")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["restart", "--cause", "gremlins"], "no cause 'gremlins'; there are: network,"),
+        (["restart", "o/r/1", "--kind", "sing"], "no kind 'sing'; there are: analysis, image,"),
+        (["restart", "o/r/1", "--platform", ""], "--platform is empty"),
+        (["restart", "o/r/1", "--package", "x" * 301], "package: "),
+        (["restart", "o/r/1", "--package", "\udcff"], "package: "),
+        (["restart", "o/r/1", "--head", "master"], "not a commit: 'master'"),
+        (["restart", "--head", "abcdef0"], "--head needs a pull request"),
+        (["restart", "seven"], "not a pull request: 'seven'"),
+        (["restart", "o/r/0"], "not a pull request: 'o/r/0'"),
+        (["restart", "o/r/7/8"], "not a pull request: 'o/r/7/8'"),
+        (["cancel", "o r/x/7"], "not a pull request: 'o r/x/7'"),
+        (["restart"], "say what to restart"),
+        (["restart", "o/r/1", "--pr", "o/r/2"], "give one pull request"),
+        (["restart", "--failed", "--all", "o/r/1"], "exclude each other"),
+        (["restart", "--failed", "--cause", "dns"], "--cause is about errors"),
+        (["restart", "--all"], "--all needs"),
+        (["restart", "--cause", "dns", "--dry-run"], "nothing matches"),
+        (["restart", "--platform", "no-such", "--dry-run"], "nothing matches"),
+        (["restart", "--incident", "999", "--dry-run"], "no incident 999"),
+        (["restart", "--incident", "1", "--failed"], "--incident is about errors"),
+        (["restart", "o/r/1", "--incident", "1"], "give one of both"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    text = said(capsys, *arguments, code=2)
+    assert words in text
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "workflow_id"),
+    [
+        ("o/r/7", "pr/o/r/7"),
+        ("pr/o/r/7", "pr/o/r/7"),
+        ("local/r/heads/topic", "pr/local/r/branch-topic"),
+        ("local/r:topic", "pr/local/r/branch-topic"),
+        ("local/r/branch-topic", "pr/local/r/branch-topic"),
+        ("local/r/branch-a-b-0123abcd", "pr/local/r/branch-a-b-0123abcd"),
+        ("local/r:42", "pr/local/r/branch-42"),
+    ],
+)
+def test_pull_requests_and_branches_are_named_in_several_ways(
+    workflows: Workflows, capsys: pytest.CaptureFixture[str], words: str, workflow_id: str
+) -> None:
+    said(capsys, "restart", words)
+    assert [name for name, _ in workflows.asked] == [workflow_id]
