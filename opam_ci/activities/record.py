@@ -34,9 +34,9 @@ class RecordActivities:
     async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:
         """Writes changed rows; the same batch twice changes nothing.
 
-        Verdicts that failures in it throw another light on are judged again, and whoever counts
-        the jobs of such a testing is told to count anew. Faults in it have an incident then,
-        and each open incident a workflow. If that cannot be done, all of this is done again.
+        Verdicts that its failures make doubtful are judged again, and the workflows of their pull
+        requests get the signal `recount`. Its faults belong to an incident then, and each open
+        incident has a workflow. If that cannot be done, all of this is done again.
 
         Returns:
             The kinds of the jobs that were judged again.

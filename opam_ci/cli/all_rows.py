@@ -4,8 +4,9 @@ import contextlib
 import time
 from datetime import timedelta
 
-from opam_ci.clients.index import Index, JobFilter, Place, RevisionFilter
-from opam_ci.core.errors import InfrastructureError, OpamCiError
+from opam_ci.cli.operate import opened_index
+from opam_ci.clients.index import JobFilter, Place, RevisionFilter
+from opam_ci.core.errors import OpamCiError
 from opam_ci.core.plan import RANKS
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.summary import JobStatus, Summary, total
@@ -21,8 +22,7 @@ _LOOK_INTERVAL = timedelta(seconds=0.5)
 def with_all_rows(summary: Summary, ref: PullRequestRef) -> Summary:
     """Returns a decided summary with the rows of all its jobs, as the index has them.
 
-    A workflow shows the first ones of each platform. Where the index cannot be read, or hears
-    later than us, these stay.
+    A workflow shows the first ones of each platform. These stay where the index cannot be read.
 
     Args:
         summary: As the workflow gave it.
@@ -33,18 +33,13 @@ def with_all_rows(summary: Summary, ref: PullRequestRef) -> Summary:
     of = RevisionFilter(
         repository=f"{ref.owner}/{ref.repo}", number=ref.number, branch=ref.branch, newest=True
     )
-    try:
-        index = Index.open(Settings().index_url)
-    except OpamCiError:
-        return summary
-    with contextlib.closing(index):
-        rows: tuple[JobStatus, ...] = ()
+    rows: tuple[JobStatus, ...] = ()
+    with contextlib.suppress(OpamCiError), opened_index(Settings()) as index:
         for _ in range(_LOOKS):
-            with contextlib.suppress(InfrastructureError):
-                found = index.jobs(JobFilter(of=of), place=Place(limit=_ALL_ROWS)).items
-                rows = tuple(record.status for record in found)
-                if total(counts_of_rows(rows)) == summary.counts:
-                    break
+            found = index.jobs(JobFilter(of=of), place=Place(limit=_ALL_ROWS)).items
+            rows = tuple(record.status for record in found)
+            if total(counts_of_rows(rows)) == summary.counts:
+                break
             time.sleep(_LOOK_INTERVAL.total_seconds())
     if len(rows) <= len(summary.jobs):
         return summary

@@ -130,11 +130,6 @@ def print_table(table: Table) -> None:
         typer.echo(line.rstrip())
 
 
-def printable(text: str) -> str:
-    """Returns text without control characters: log lines are hostile to terminals."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
 def print_json(value: BaseModel | dict[str, object]) -> None:
     """Prints one line of JSON."""
     typer.echo(value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value))

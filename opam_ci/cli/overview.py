@@ -22,7 +22,6 @@ from opam_ci.cli.operate import (
     opened_index,
     print_json,
     print_table,
-    printable,
 )
 from opam_ci.cli.session import connected
 from opam_ci.clients.index import CURRENT, Index, JobFilter, Place, RevisionFilter
@@ -31,6 +30,7 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import FailureReason
 from opam_ci.core.overview import WorkerRow
+from opam_ci.core.result_text import printable
 from opam_ci.core.summary import Standing
 from opam_ci.core.text import CAUSE_WORDS, problems, verdict, why
 from opam_ci.settings import Settings

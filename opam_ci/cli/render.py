@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from opam_ci.core.packed import FOR_PEOPLE
-from opam_ci.core.result_text import standing
+from opam_ci.core.result_text import printable, standing
 from opam_ci.core.summary import (
     BUILDS_NOTHING,
     UNDECIDED,
@@ -89,15 +89,10 @@ def chosen_rows(summary: Summary, most: int) -> Sequence[JobStatus]:
 def reasons(rows: Sequence[JobStatus]) -> list[str]:
     """Returns a line for each job of which there is more to say than its outcome."""
     return [
-        f"{escape(status.job.title)}: {escape(_printable(why(status)))}"
+        f"{escape(status.job.title)}: {escape(printable(why(status)))}"
         for status in rows
         if why(status)
     ]
-
-
-def _printable(text: str) -> str:
-    """Returns text without control characters: log lines are hostile to terminals."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 class View(Protocol):
@@ -276,7 +271,7 @@ def _line(status: JobStatus) -> str:
     phase = f" ({status.phase})" if status.phase and status.outcome is None else ""
     line = f"{status.job.id}: {verdict(status)}{phase}"
     if (status.outcome is not None or status.state is JobState.RETRYING) and why(status):
-        line += f": {_printable(why(status))}"
+        line += f": {printable(why(status))}"
     return line
 
 
@@ -288,7 +283,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(line, soft_wrap=True)
     console.print(escape(headline(summary)))
     for notice in summary.notices:
-        console.print(f"note: {escape(_printable(notice))}")
+        console.print(f"note: {escape(printable(notice))}")
 
 
 def make_view(*, as_json: bool) -> View:

@@ -43,9 +43,14 @@ _MARK = re.compile(r"^[-#|] +")
 _APART_ORDER = ("failed", "errored", "cancelled", "under way", "skipped", "passed")
 
 
+def printable(text: str) -> str:
+    """Returns text without control characters: log lines are hostile to terminals."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def flat(text: str) -> str:
     """Returns text on one line, without control characters."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return " ".join(printable(text).split())
 
 
 def reason_line(outcome: Outcome) -> str:

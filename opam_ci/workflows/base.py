@@ -15,7 +15,7 @@ from temporalio.exceptions import FailureError
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
     from opam_ci.activities.record import RecordActivities
-    from opam_ci.core.messages import PlanJobs, PlanRevdeps, SettleJobs
+    from opam_ci.core.messages import SettleJobs
     from opam_ci.core.model import Frozen
     from opam_ci.core.recording import RowBatch
     from opam_ci.core.summary import JobStatus
@@ -98,19 +98,17 @@ class Records:
             await workflow.wait_condition(lambda: bool(self._backlog) or self._ended)
             if not self._backlog:
                 return
+            how = options.index_activity("write to the index")
             match self._backlog[0]:
                 case SettleJobs() as settle:
-                    await workflow.execute_activity_method(
-                        JobActivities.settle_jobs, settle, **options.record_activity()
-                    )
-                    self._backlog.popleft()
+                    await workflow.execute_activity_method(JobActivities.settle_jobs, settle, **how)
+                    rows: tuple[JobStatus, ...] = ()
                 case RowBatch() as batch:
-                    await workflow.execute_activity_method(
-                        RecordActivities.record, batch, **options.record_activity()
-                    )
-                    self._backlog.popleft()
-                    if self._written is not None:
-                        self._written(batch.rows)
+                    await workflow.execute_activity_method(RecordActivities.record, batch, **how)
+                    rows = batch.rows
+            self._backlog.popleft()
+            if self._written is not None:
+                self._written(rows)
 
 
 async def ask(
@@ -118,6 +116,7 @@ async def ask(
     method: Callable[[JobActivities, Any], Coroutine[Any, Any, T]],
     given: Frozen,
     give_up: Callable[[], bool],
+    how: options.PlainActivity | None = None,
 ) -> T | None:
     """Asks the index, which may be away for hours.
 
@@ -126,13 +125,12 @@ async def ask(
         method: Which activity.
         given: Its input.
         give_up: Whether the answer is no longer wanted.
+        how: Options of the activity; None for those of a short one.
 
     Returns:
         The answer; None if it was given up.
     """
-    how: options.PlainActivity = options.index_activity()
-    if isinstance(given, PlanJobs | PlanRevdeps):
-        how = options.plan_activity()
+    how = how or options.index_activity("jobs in the index")
     handle = workflow.start_activity_method(method, given, **how)
     await tasks.until(lambda: handle.done() or give_up())
     if handle.done():

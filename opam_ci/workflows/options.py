@@ -145,23 +145,17 @@ class PlainActivity(TypedDict):
     summary: str
 
 
-def record_activity() -> PlainActivity:
-    """Returns how records are written."""
+def index_activity(summary: str) -> PlainActivity:
+    """Returns how the index is written, asked and changed.
+
+    Args:
+        summary: What the Temporal Web UI shows.
+    """
     return PlainActivity(
         task_queue=ORCHESTRATION_QUEUE,
         start_to_close_timeout=RECORD_TIMEOUT,
         retry_policy=RECORD_RETRY,
-        summary="write to the index",
-    )
-
-
-def index_activity() -> PlainActivity:
-    """Returns how the index is asked and changed; no less patient than a write."""
-    return PlainActivity(
-        task_queue=ORCHESTRATION_QUEUE,
-        start_to_close_timeout=RECORD_TIMEOUT,
-        retry_policy=RECORD_RETRY,
-        summary="jobs in the index",
+        summary=summary,
     )
 
 
@@ -216,24 +210,15 @@ def repository_activity(
     kind: JobKind, pull_request: PullRequestRef, checks: CheckOptions
 ) -> JobActivity:
     """Returns how analysis and lint are run: on the orchestration queue, before all builds."""
-    return JobActivity(
-        task_queue=ORCHESTRATION_QUEUE,
-        start_to_close_timeout=REPOSITORY_TIMEOUT,
-        heartbeat_timeout=checks.heartbeat_timeout,
-        retry_policy=job_retry(checks.retry),
-        priority=job_priority(kind, pull_request),
+    return _job_activity(
+        ORCHESTRATION_QUEUE, REPOSITORY_TIMEOUT, job_priority(kind, pull_request), checks
     )
 
 
 def image_activity(pull_request: PullRequestRef, checks: CheckOptions) -> JobActivity:
     """Returns how a platform's image is looked up: behind every analysis and lint."""
-    return JobActivity(
-        task_queue=ORCHESTRATION_QUEUE,
-        start_to_close_timeout=IMAGE_TIMEOUT,
-        heartbeat_timeout=checks.heartbeat_timeout,
-        retry_policy=job_retry(checks.retry),
-        priority=job_priority(JobKind.BUILD, pull_request),
-    )
+    priority = job_priority(JobKind.BUILD, pull_request)
+    return _job_activity(ORCHESTRATION_QUEUE, IMAGE_TIMEOUT, priority, checks)
 
 
 def build_activity(
@@ -244,12 +229,19 @@ def build_activity(
     timeouts: PhaseTimeouts,
 ) -> JobActivity:
     """Returns how a job is run by a pool's build workers."""
+    priority = job_priority(kind, pull_request)
+    return _job_activity(build_queue(platform.pool), job_timeout(timeouts), priority, checks)
+
+
+def _job_activity(
+    task_queue: str, timeout: timedelta, priority: Priority, checks: CheckOptions
+) -> JobActivity:
     return JobActivity(
-        task_queue=build_queue(platform.pool),
-        start_to_close_timeout=job_timeout(timeouts),
+        task_queue=task_queue,
+        start_to_close_timeout=timeout,
         heartbeat_timeout=checks.heartbeat_timeout,
         retry_policy=job_retry(checks.retry),
-        priority=job_priority(kind, pull_request),
+        priority=priority,
     )
 
 

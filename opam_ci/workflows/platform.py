@@ -369,6 +369,7 @@ class PlatformWorkflow:
                 round=self._table[job.id].round,
             ),
             self._is_overtaken,
+            options.plan_activity(),
         )
         self._look_again = True
         return self._state.stopping is None

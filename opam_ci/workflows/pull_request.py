@@ -97,7 +97,8 @@ class PullRequestWorkflow:
             The counts of the last head.
         """
         del state  # `__init__` has it.
-        if self._testing is not None and not self._testing.has_begun:
+        if self._testing is not None and not self._testing.state.planned:
+            # The run before this one ended between two heads.
             self._testing.begin()
         reporter = asyncio.create_task(self._report_changes())
         writer = asyncio.create_task(self._records.run())

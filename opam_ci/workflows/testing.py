@@ -132,11 +132,6 @@ class Testing:
         return self.analysis.outcome is not None and self.state.planned
 
     @property
-    def has_begun(self) -> bool:
-        """Whether its analysis was ever started."""
-        return self.state.planned
-
-    @property
     def is_given_up(self) -> bool:
         """Whether its jobs were not planned, since a newer head came."""
         return self.analysis.outcome == Cancelled(by="superseded")
@@ -382,6 +377,7 @@ class Testing:
                 asker=asker,
             ),
             self._is_overtaken,
+            options.plan_activity(),
         )
         return not self._is_overtaken() and await self.count(
             ["", *(platform.name for platform in platforms)]

@@ -1,16 +1,10 @@
 """Summaries as workflows make them: rows, and the numbers that go with them."""
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from opam_ci.core.summary import JobCount, JobStatus, Summary, count_key
-from opam_ci.core.tally import counts_of
-
-
-def counted(rows: Iterable[JobStatus]) -> tuple[JobCount, ...]:
-    """Returns the numbers of rows."""
-    return counts_of(Counter(map(count_key, rows)))
+from opam_ci.core.summary import JobStatus, Summary
+from opam_ci.core.tally import counts_of_rows
 
 
 def summary_of(rows: Iterable[JobStatus], **changes: Any) -> Summary:
@@ -26,7 +20,7 @@ def summary_of(rows: Iterable[JobStatus], **changes: Any) -> Summary:
         "head": "a" * 40,
         "base": "b" * 40,
         "planned": True,
-        "tallies": counted(rows),
+        "tallies": counts_of_rows(rows),
         "jobs": rows,
     }
     return Summary.model_validate(fields | changes)

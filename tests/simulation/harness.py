@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Sized
+from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
 from hypothesis import HealthCheck, Phase, settings
@@ -13,11 +14,22 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from opam_ci.core.outcome import Evidence
+from opam_ci.core.summary import Standing
+
 _Rule = TypeVar("_Rule", bound=Callable[..., Any])
 _Item = TypeVar("_Item")
 
 pick = st.integers(0, 999)
 """Chooses one of whatever there is."""
+
+AT = datetime(2026, 1, 2, tzinfo=UTC)
+EVIDENCE = Evidence(rule="simulated")
+PLATFORMS = ("", "debian/amd64", "alpine/amd64")
+"""The first one is that of lint."""
+
+UNDECIDED = {Standing.QUEUED, Standing.RUNNING, Standing.RETRYING}
+"""Said here once more: what the models are held to must not come from the code that they test."""
 
 STEPS_A_HISTORY = 60
 """Long enough for a job to be lost, restarted and lost again, and short enough to be shrunk."""

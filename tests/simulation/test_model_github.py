@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
@@ -12,9 +12,13 @@ from opam_ci.core.github.late import LATE_AFTER, current, is_late
 from opam_ci.core.github.origin import Known, order
 from opam_ci.core.github.payload import PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
-from tests.simulation.harness import Simulation, pick, there_are
+from tests.simulation.harness import (
+    AT,
+    Simulation,
+    pick,
+    there_are,
+)
 
-AT = datetime(2026, 1, 2, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 TRACKED = Tracked(repository="o/r")
 REF = TRACKED.ref(1)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from hypothesis import strategies as st
@@ -26,9 +26,14 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import OWN_MEMORY_LIMIT, Cause, Evidence
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import CANARY_COST, RESTART_COST, RestartAsker
-from tests.simulation.harness import Simulation, one, pick, there_are
+from tests.simulation.harness import (
+    AT,
+    Simulation,
+    one,
+    pick,
+    there_are,
+)
 
-AT = datetime(2026, 1, 2, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 CAUSES = (Cause.DISK_FULL, Cause.DNS)
 REVISIONS = tuple(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,7 +18,6 @@ from opam_ci.core.outcome import (
     Cancelled,
     Cause,
     Errored,
-    Evidence,
     Failed,
     FailureReason,
     Outcome,
@@ -32,11 +31,17 @@ from opam_ci.core.records import JobRecord, RevisionKey
 from opam_ci.core.requests import JobSelector, RestartSelector, RestartWhich, Taken
 from opam_ci.core.summary import CountKey, JobState, JobStatus, Standing, count_key
 from opam_ci.core.tally import counts_of
-from tests.simulation.harness import Simulation, one, pick, there_are
+from tests.simulation.harness import (
+    AT,
+    EVIDENCE,
+    PLATFORMS,
+    UNDECIDED,
+    Simulation,
+    one,
+    pick,
+    there_are,
+)
 
-AT = datetime(2026, 1, 2, tzinfo=UTC)
-EVIDENCE = Evidence(rule="simulated")
-PLATFORMS = ("", "debian/amd64", "alpine/amd64")
 KINDS = (JobKind.IMAGE, JobKind.BUILD, JobKind.TEST, JobKind.LIST_REVDEPS, JobKind.REVDEP)
 OUTCOMES: tuple[Outcome, ...] = (
     Passed(evidence=EVIDENCE),
@@ -48,7 +53,6 @@ OUTCOMES: tuple[Outcome, ...] = (
     Cancelled(by="request"),
 )
 LOST = {Standing.ERRORED, Standing.CANCELLED}
-UNDECIDED = {Standing.QUEUED, Standing.RUNNING, Standing.RETRYING}
 
 
 def planned() -> Iterator[PlannedJob]:

@@ -7,7 +7,7 @@ really happened is kept beside it, and the two are compared after each step.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from hypothesis import strategies as st
@@ -21,7 +21,6 @@ from opam_ci.core.outcome import (
     Cancelled,
     Cause,
     Errored,
-    Evidence,
     Failed,
     FailureReason,
     Outcome,
@@ -40,16 +39,21 @@ from opam_ci.core.summary import (
 )
 from opam_ci.core.tally import Tally, counts_of, explaining
 from opam_ci.core.workflow_states import AttemptFaulted, AttemptStarted
-from tests.simulation.harness import Simulation, one, pick, there_are
+from tests.simulation.harness import (
+    AT,
+    EVIDENCE,
+    Simulation,
+    one,
+    pick,
+    there_are,
+)
 
-AT = datetime(2026, 1, 2, tzinfo=UTC)
 PLATFORM = "debian-13-ocaml-5.3/amd64"
 JOBS = tuple(
     Job(platform=PLATFORM, package=f"p{number}.1", kind=kind)
     for number in range(3)
     for kind in (JobKind.BUILD, JobKind.TEST)
 )
-EVIDENCE = Evidence(rule="simulated")
 VERDICTS: tuple[Outcome, ...] = (
     Passed(evidence=EVIDENCE),
     Failed(reason=FailureReason.BUILD, evidence=EVIDENCE),

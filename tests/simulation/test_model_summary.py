@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -16,7 +16,6 @@ from opam_ci.core.outcome import (
     Cancelled,
     Cause,
     Errored,
-    Evidence,
     Failed,
     FailureReason,
     Outcome,
@@ -38,11 +37,17 @@ from opam_ci.core.summary import (
     count_key,
 )
 from opam_ci.core.tally import Tally, counts_of, explaining
-from tests.simulation.harness import Simulation, one, pick, there_are
+from tests.simulation.harness import (
+    AT,
+    EVIDENCE,
+    PLATFORMS,
+    UNDECIDED,
+    Simulation,
+    one,
+    pick,
+    there_are,
+)
 
-AT = datetime(2026, 1, 2, tzinfo=UTC)
-EVIDENCE = Evidence(rule="simulated")
-PLATFORMS = ("", "debian/amd64", "alpine/amd64")
 PASSED = Passed(evidence=EVIDENCE)
 FAILED = Failed(reason=FailureReason.BUILD, evidence=EVIDENCE)
 ERRORED = Errored(cause=Cause.DNS, evidence=EVIDENCE)
@@ -53,7 +58,6 @@ OUTCOMES: tuple[Outcome, ...] = (
 FAULT = Fault(attempt=1, cause=Cause.DISK_FULL, evidence=EVIDENCE, worker="w", at=AT)
 CONTEXTS = tuple(Context(name=f"opam-ci {about}", about=about) for about in About)
 PACE = Pace()
-UNDECIDED = {Standing.QUEUED, Standing.RUNNING, Standing.RETRYING}
 
 
 class HeadSummary(Simulation):

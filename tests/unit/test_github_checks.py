@@ -26,7 +26,8 @@ from opam_ci.core.outcome import (
 from opam_ci.core.plan import ANALYSIS
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.summary import JobState, JobStatus, Summary
-from tests.fakes.summaries import counted, summary_of
+from opam_ci.core.tally import counts_of_rows
+from tests.fakes.summaries import summary_of
 
 HEAD = "1" * 40
 REF = PullRequestRef(owner="ocaml", repo="opam-repository", number=7)
@@ -114,7 +115,7 @@ def test_page_shows_the_numbers_of_the_status() -> None:
     broken, lost = failed("Error: no"), revdep(9000, FULL)
     others = [revdep(n, broken if n < 120 else PASSED) for n in range(5000)]
     of = summary(build("a.1", PASSED), *others[:2])
-    of = of.model_copy(update={"tallies": counted([*of.jobs, *others[2:], lost])})
+    of = of.model_copy(update={"tallies": counts_of_rows([*of.jobs, *others[2:], lost])})
     made = check_run(of, OVERALL, DEFAULT_CONTEXTS, pull_request=REF, maximum_attempts=5)
     assert made.output is not None
     assert made.output.title == "120 failed, 1 errored, 4881 passed; analysis passed"

@@ -11,7 +11,8 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Evidence, Failed, FailureReason, LogLine, Outcome, Passed
 from opam_ci.core.plan import ANALYSIS
 from opam_ci.core.summary import JobState, JobStatus, Summary
-from tests.fakes.summaries import counted, summary_of
+from opam_ci.core.tally import counts_of_rows
+from tests.fakes.summaries import summary_of
 
 EVIDENCE = Evidence(rule="r", lines=(LogLine(offset=0, text="Error: \x1b[2J [bold]x"),))
 PASSED = Passed(evidence=EVIDENCE)
@@ -55,7 +56,9 @@ def test_a_table_of_a_large_head_is_not_endless_and_says_what_is_missing() -> No
     rows = [row(n, PASSED, f"p{n % 9}") for n in range(990)] + [
         row(n, FAILED) for n in range(1000, 1010)
     ]
-    text = printed(summary_of(rows, tallies=counted([*rows, *(row(n) for n in range(2000, 4000))])))
+    text = printed(
+        summary_of(rows, tallies=counts_of_rows([*rows, *(row(n) for n in range(2000, 4000))]))
+    )
     assert len(text) < 350
     assert text[1].startswith("a.1000 build")
     assert "990 passed, 290 shown; all: opam-ci jobs o/r/1 --standing passed" in text
@@ -77,7 +80,7 @@ def test_jobs_without_a_row_are_summed_up() -> None:
     # Rows come and go: a.2 was shown before it was decided, a.1 was told and is gone.
     others = [row(n, PASSED if n % 3 else FAILED) for n in range(10, 40)]
     first = summary_of([row(1, PASSED), row(2)])
-    second = summary_of([], tallies=counted([row(1, PASSED), row(2, PASSED), *others]))
+    second = summary_of([], tallies=counts_of_rows([row(1, PASSED), row(2, PASSED), *others]))
     assert lines(first, second) == [
         "build p a.1: passed",
         "build p a.2: queued",
@@ -87,7 +90,7 @@ def test_jobs_without_a_row_are_summed_up() -> None:
 
 def test_a_pipe_is_not_told_of_every_job_without_a_row_but_of_all_in_the_end() -> None:
     states = [
-        summary_of([], tallies=counted([row(n, PASSED) for n in range(many)]))
+        summary_of([], tallies=counts_of_rows([row(n, PASSED) for n in range(many)]))
         for many in (10, 20, 30)
     ]
     assert lines(*states) == ["other jobs: 10 passed", "other jobs: 30 passed"]

@@ -38,6 +38,7 @@ from opam_ci.core.summary import (
     Summary,
     state_of,
 )
+from opam_ci.core.tally import counts_of_rows
 from opam_ci.core.text import (
     STATUS_LIMIT,
     headline,
@@ -48,7 +49,7 @@ from opam_ci.core.text import (
     verdict,
     why,
 )
-from tests.fakes.summaries import counted, summary_of
+from tests.fakes.summaries import summary_of
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 SEEN = Evidence(rule="r", lines=(LogLine(offset=7, text="Error: Unbound value x"),))
@@ -304,7 +305,7 @@ def test_who_stopped_it_is_known_although_no_row_says_so(by: list[str], words: s
 def test_tables_say_of_what_not_all_is_shown_and_how_to_see_it() -> None:
     shown = [row(1, FAILED), row(2, PASSED), row(3)]
     others = [*(row(n, FAILED) for n in range(10, 129)), *(row(n) for n in range(200, 209))]
-    of = summary_of(shown, tallies=counted([*shown, *others]))
+    of = summary_of(shown, tallies=counts_of_rows([*shown, *others]))
     assert hidden_lines(of, of.jobs) == [
         "120 failed, 1 shown; all: opam-ci jobs o/r/1 --standing failed",
         "10 to go, 1 shown",

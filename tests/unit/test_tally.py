@@ -29,8 +29,7 @@ from opam_ci.core.summary import (
     count_key,
     total,
 )
-from opam_ci.core.tally import Tally, counts_of, explaining
-from tests.fakes.summaries import counted
+from opam_ci.core.tally import Tally, counts_of, counts_of_rows, explaining
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 EVIDENCE = Evidence(rule="r")
@@ -58,7 +57,9 @@ def row(number: int, change: int = 0) -> JobStatus:
 
 def tally(rows: list[JobStatus]) -> Tally:
     """A tally of a platform whose rows the index has counted."""
-    return Tally(PlatformStanding(platform="p", counts=counted(rows), shown=explaining(rows)))
+    return Tally(
+        PlatformStanding(platform="p", counts=counts_of_rows(rows), shown=explaining(rows))
+    )
 
 
 moves = st.lists(st.tuples(st.integers(0, 99), st.sampled_from(range(len(CHANGES)))))
@@ -74,7 +75,7 @@ def test_numbers_are_those_of_the_rows_however_they_moved(changes: list[tuple[in
         rows[number] = row(number, change)
         counting.move(rows[number])
     standing = counting.standing()
-    assert standing.counts == counted(rows.values())
+    assert standing.counts == counts_of_rows(rows.values())
     # Rows that explain it are true, and no more than promised.
     assert len(standing.shown) == SHOWN_ROWS
     assert all(shown in rows.values() for shown in standing.shown)
@@ -102,12 +103,12 @@ def test_what_is_counted_anew_leaves_out_what_is_in_hand() -> None:
     mine = row(3, 4)
     others = [row(n, 3) for n in range(10) if n != 3]
     counting.replace(
-        PlatformStanding(platform="p", counts=counted(others), shown=tuple(others)), [mine]
+        PlatformStanding(platform="p", counts=counts_of_rows(others), shown=tuple(others)), [mine]
     )
-    assert counting.standing().counts == counted([*others, mine])
+    assert counting.standing().counts == counts_of_rows([*others, mine])
     assert mine in counting.standing().shown
     counting.move(row(3))
-    assert counting.standing().counts == counted([*others, row(3)])
+    assert counting.standing().counts == counts_of_rows([*others, row(3)])
 
 
 def test_a_job_that_is_forgotten_stays_counted() -> None:
@@ -115,12 +116,12 @@ def test_a_job_that_is_forgotten_stays_counted() -> None:
     counting.take(row(1))
     counting.move(row(1, 3))
     counting.forget(row(1).job.id)
-    assert counting.standing().counts == counted([row(1, 3)])
+    assert counting.standing().counts == counts_of_rows([row(1, 3)])
 
 
 def test_counts_tell_reasons_and_causes_apart() -> None:
     rows = [row(number, change) for number, change in enumerate(range(len(CHANGES)))]
-    assert {(each.standing.value, each.why) for each in counted(rows)} == {
+    assert {(each.standing.value, each.why) for each in counts_of_rows(rows)} == {
         ("queued", ""),
         ("running", ""),
         ("retrying", "dns"),

@@ -17,6 +17,7 @@ from opam_ci.core.job import JobKind
 from opam_ci.core.lint.finding import LintFinding, Severity
 from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.result_text import flat
 from opam_ci.core.summary import JobStatus, Standing, State, Summary, why_counted
 from opam_ci.core.text import CAUSE_WORDS, mark, why
 
@@ -183,8 +184,7 @@ def _section(title: str, number: int, jobs: list[JobStatus]) -> str:
 
 def _code(text: str) -> str:
     """Returns text as code: a log's words must neither format the page nor call people."""
-    flat = "".join(char if char.isprintable() else " " for char in text)
-    flat = " ".join(flat.replace("`", "'").split())
-    if len(flat) > _LINE:
-        flat = flat[: _LINE - 1] + "…"
-    return f"`{flat or '—'}`"
+    line = flat(text.replace("`", "'"))
+    if len(line) > _LINE:
+        line = line[: _LINE - 1] + "…"
+    return f"`{line or '—'}`"
