@@ -429,7 +429,7 @@ class Testing:
         for name in list(names):
             # With the time: an operator may have ended a parent whose children go on.
             child = f"{self._pull_request.workflow_id}/{state.revision.head[:12]}"
-            child += f"@{state.opened_at:%Y%m%dT%H%M%S}/{name.replace('/', '-') or 'lint'}"
+            child += f"@{state.opened_at:%Y%m%dT%H%M%S.%f}/{name.replace('/', '-') or 'lint'}"
             child += f"/{state.batch}"
             state.children[name] = child
             self._started_here.add(child)

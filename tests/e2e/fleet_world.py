@@ -261,8 +261,8 @@ class FleetWorld(GitHubWorld):
             time.sleep(0.2)
 
     @contextmanager
-    def nothing_told(self) -> Iterator[None]:
-        """Notes that for the time of a block nobody can tell GitHub anything."""
+    def told_late(self) -> Iterator[None]:
+        """Notes that for the time of a block GitHub may be told late of what happens."""
         begin = datetime.now(UTC)
         yield
         self.away.append((begin, datetime.now(UTC)))

@@ -72,11 +72,17 @@ FAULTS = (
 
 
 class Chaos(Interceptor):
-    """Loses activities of a worker before their effect, or their answers after it."""
+    """Loses activities of a worker before their effect, or their answers after it.
+
+    Attributes:
+        rate: Share of the activities that each of both happens to.
+        running: Activities under way.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rate = 0.06
+        self.running = 0
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the base's name
         return _Chaotic(next, self)
@@ -98,7 +104,11 @@ class _Chaotic(ActivityInboundInterceptor):
         if roll < self._chaos.rate:
             HITS["activity lost before its effect"] += 1
             raise ApplicationError("the worker was lost before it did anything")
-        answer = await super().execute_activity(input)
+        self._chaos.running += 1
+        try:
+            answer = await super().execute_activity(input)
+        finally:
+            self._chaos.running -= 1
         if roll > 1 - self._chaos.rate and roll < 1:
             HITS["activity's answer lost after its effect"] += 1
             raise ApplicationError("the worker was lost before it could answer")

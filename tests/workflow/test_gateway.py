@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from temporalio import workflow
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -23,6 +24,8 @@ from opam_ci.core.requests import (
 from opam_ci.gateway import PullRequests
 
 QUEUE = "updates"
+ACCEPTED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
+COMPLETED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED
 AWAY = RestartUpdate(selector=RestartSelector(package="away"))
 
 
@@ -115,6 +118,7 @@ async def test_what_is_accepted_is_done_later_and_not_twice(
     monkeypatch.setattr(gateway, "RESULT_TIMEOUT", timedelta(seconds=0.5))
     assert await PullRequests(client).restart_jobs(answering.id, AWAY) is None
     await answering.signal(Answering.back)
+    await _met(answering, COMPLETED)
     await answering.signal(Answering.end)
     assert await answering.result() == 1
 
@@ -123,23 +127,24 @@ async def test_an_interrupted_wait_is_an_interruption_and_loses_nothing(
     client: Client, answering: WorkflowHandle[Answering, int]
 ) -> None:
     asking = asyncio.create_task(PullRequests(client).restart_jobs(answering.id, AWAY))
-    await _accepted(answering)
+    await _met(answering, ACCEPTED)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     await answering.signal(Answering.back)
+    await _met(answering, COMPLETED)
     await answering.signal(Answering.end)
     assert await answering.result() == 1
 
 
-async def _accepted(handle: WorkflowHandle[Answering, int]) -> None:
+async def _met(handle: WorkflowHandle[Answering, int], stage: EventType.ValueType) -> None:
+    """Waits until an update has come so far."""
     for _ in range(200):
         history = await handle.fetch_history()
-        for event in history.events:
-            if event.HasField("workflow_execution_update_accepted_event_attributes"):
-                return
+        if any(event.event_type == stage for event in history.events):
+            return
         await asyncio.sleep(0.1)
-    pytest.fail("the update was not accepted")
+    pytest.fail(f"no {EventType.Name(stage)}")
 
 
 async def test_whoever_cannot_answer_is_told_apart(
@@ -162,7 +167,7 @@ async def test_a_workflow_that_ends_under_an_update_has_ended(
     client: Client, answering: WorkflowHandle[Answering, int]
 ) -> None:
     asking = asyncio.create_task(PullRequests(client).restart_jobs(answering.id, AWAY))
-    await _accepted(answering)
+    await _met(answering, ACCEPTED)
     await answering.signal(Answering.end)
     with pytest.raises(UsageError, match="has ended"):
         await asking
