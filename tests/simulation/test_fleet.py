@@ -30,6 +30,9 @@ from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.simulation.fleet import FAULTS, HITS, RETRY, Fleet
 from tests.workflow.conftest import TEST_SERVER
 
+# The faults that were met are counted in one process.
+pytestmark = pytest.mark.xdist_group("fleet-simulation")
+
 _NUMBER = 1
 _PATIENCE = 400
 """Looks at a pull request, five simulated seconds apart, until it is decided."""
