@@ -186,5 +186,13 @@ class JobActivities:
     ) -> None:
         now = datetime.now(UTC)
         while some := tuple(islice(jobs, _PLANNED_BETWEEN_HEARTBEATS)):
-            await asyncio.to_thread(self._index.plan, key, some, round_=round_, asker=asker, at=now)
+            planning = asyncio.create_task(
+                asyncio.to_thread(self._index.plan, key, some, round_=round_, asker=asker, at=now)
+            )
+            try:
+                await asyncio.shield(planning)
+            except asyncio.CancelledError:
+                # A thread cannot be stopped, and whoever cancels counts on that nothing follows.
+                await asyncio.wait({planning})
+                raise
             activity.heartbeat()

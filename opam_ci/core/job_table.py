@@ -24,7 +24,7 @@ class JobTable:
 
     def __init__(self, rows: Iterable[JobStatus] = ()) -> None:
         self._rows = {row.job.id: row for row in rows}
-        self._changed: dict[str, None] = {}
+        self._changed: dict[tuple[str, int], JobStatus] = {}
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._rows
@@ -45,20 +45,21 @@ class JobTable:
     def take_changed(self, limit: int) -> tuple[JobStatus, ...]:
         """Returns changed rows, oldest change first, and forgets the change.
 
+        A job that was restarted since comes twice: as its round ended, and as it stands now.
+
         Args:
             limit: How many at most, each fault of a row counting as `FAULT_WEIGHT` more, since
                 each carries evidence of its own. One row is always taken.
         """
         taken = list[JobStatus]()
         weight = 0
-        for job_id in self._changed:
-            row = self._rows[job_id]
+        for row in self._changed.values():
             weight += 1 + FAULT_WEIGHT * len(row.faults)
             if taken and weight > limit:
                 break
             taken.append(row)
         for row in taken:
-            del self._changed[row.job.id]
+            del self._changed[row.job.id, row.round]
         return tuple(taken)
 
     def take(self, row: JobStatus) -> None:
@@ -69,7 +70,7 @@ class JobTable:
         """Adds or replaces a row."""
         if self._rows.get(row.job.id) != row:
             self._rows[row.job.id] = row
-            self._changed[row.job.id] = None
+            self._changed[row.job.id, row.round] = row
 
     def restart(self, job_id: str, *, round_: int, automatic: int) -> None:
         """Puts a job at the start of another round; the index keeps what the last one met."""
@@ -79,8 +80,9 @@ class JobTable:
 
     def drop(self, job_id: str) -> None:
         """Forgets a job."""
-        self._rows.pop(job_id, None)
-        self._changed.pop(job_id, None)
+        row = self._rows.pop(job_id, None)
+        if row is not None:
+            self._changed.pop((job_id, row.round), None)
 
     def start(self, job_id: str, at: datetime) -> None:
         """Marks a job as running its first attempt."""

@@ -1,6 +1,6 @@
 """Signals that workflows take, and states that they carry over when they continue as new."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import AwareDatetime, Field
 
@@ -61,11 +61,13 @@ class StopJobs(Frozen):
         selector: Which; nothing selects all.
         by: Who cancels.
         final: Whether it is to end and take no further jobs.
+        number: See `PlatformProgress.heard`.
     """
 
     selector: JobSelector = JobSelector()
     by: CancelledBy = "request"
     final: bool = False
+    number: int = 0
 
 
 class RestartJobs(Frozen):
@@ -74,10 +76,12 @@ class RestartJobs(Frozen):
     Attributes:
         selector: Which were; those of them that wait for their retry start at once.
         round: Their round.
+        number: See `PlatformProgress.heard`.
     """
 
     selector: RestartSelector
     round: int
+    number: int
 
 
 class PlatformProgress(Frozen):
@@ -87,7 +91,8 @@ class PlatformProgress(Frozen):
         key: Of which testing: late words about a superseded one are ignored.
         workflow_id: Who says it.
         standing: How the platform's jobs stand.
-        round: The newest restart that it knows of: one with a newer one is not over.
+        heard: The newest of its parent's numbered signals that it has taken into account: one that
+            was sent a newer one is not over, whatever it says.
         written: The highest request to write everything down that it has fulfilled.
         stopped: Whether nothing of it runs any more, though not all may be written down.
         done: Whether it has nothing more to say.
@@ -99,7 +104,7 @@ class PlatformProgress(Frozen):
     key: RevisionKey
     workflow_id: str
     standing: PlatformStanding
-    round: int = 1
+    heard: int = 0
     written: int = 0
     stopped: bool = False
     done: bool = False
@@ -122,7 +127,7 @@ class PlatformState(State):
         merge_tree: The merged tree.
         standing: How its jobs stand, None before they were counted.
         sequence: Number of the last record written to the index.
-        round: Number of the newest restart that it knows of.
+        heard: The newest of its parent's numbered signals.
         write_asked: The newest request to write everything down.
         notice: What people should know of the platform's image.
         stopping: Whether it ends, and by whom it was stopped.
@@ -139,7 +144,7 @@ class PlatformState(State):
     merge_tree: str | None = None
     standing: PlatformStanding | None = None
     sequence: int = 0
-    round: int = 1
+    heard: int = 0
     write_asked: int = 0
     notice: str | None = None
     stopping: CancelledBy | None = None
@@ -166,8 +171,8 @@ class TestingState(State):
         round: Number of the newest round of any job: one more for each restart.
         automatic: What restarts of the head have cost since somebody last asked for one.
         children: The PlatformWorkflow that runs the jobs of each platform.
-        woken: Of each of these workflows the newest restart that it was told of.
-        write_asked: How often they were asked to write everything down.
+        woken: Of each of these workflows the newest signal after which it looks at the index again.
+        asked: How many numbered signals they were sent.
         batch: How many PlatformWorkflows were started for this head.
         standings: How the jobs of each platform stand.
         notices: What people should know of images.
@@ -188,7 +193,7 @@ class TestingState(State):
     automatic: int = 0
     children: dict[str, str] = Field(default_factory=dict)
     woken: dict[str, int] = Field(default_factory=dict)
-    write_asked: int = 0
+    asked: int = 0
     batch: int = 0
     standings: dict[str, PlatformStanding] = Field(default_factory=dict)
     notices: tuple[str, ...] = ()
@@ -212,3 +217,15 @@ class PullRequestState(State):
     notices: list[str] = Field(default_factory=list)
     known: Known | None = None
     posted: dict[str, Posted] = Field(default_factory=dict)
+
+
+def opened_at(now: datetime, before: datetime | None) -> datetime:
+    """Returns when a testing counts as opened.
+
+    The index takes the latest for the newest, and two may begin in one workflow task.
+
+    Args:
+        now: The workflow's time.
+        before: When the testing before this one was opened.
+    """
+    return now if before is None else max(now, before + timedelta(microseconds=1))

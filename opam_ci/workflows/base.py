@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
+from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
@@ -136,6 +137,9 @@ async def ask(
     if handle.done():
         answer: T = await handle
         return answer
+    if how["cancellation_type"] is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED:
+        handle.cancel()
+        await tasks.until(handle.done)
     # Its end is nobody's concern any more.
     handle.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     handle.cancel()

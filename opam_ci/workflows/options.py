@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import TypedDict
 
 from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
+from temporalio.workflow import ActivityCancellationType
 
 from opam_ci.activities.boundary import GITHUB_REFUSED, INTERNAL_ERROR, PACKAGE_FAILURE
 from opam_ci.core.build import PhaseTimeouts
@@ -136,6 +137,9 @@ CANARY_PRIORITY = Priority(priority_key=1)
 """With analysis and lint: a canary tests the pool, not the length of its queue."""
 
 
+_WAIT = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+
+
 class PlainActivity(TypedDict):
     """Options of activities that read and write what is stored."""
 
@@ -143,19 +147,23 @@ class PlainActivity(TypedDict):
     start_to_close_timeout: timedelta
     retry_policy: RetryPolicy
     summary: str
+    cancellation_type: ActivityCancellationType
 
 
-def index_activity(summary: str) -> PlainActivity:
+def index_activity(summary: str, *, changes: bool = False) -> PlainActivity:
     """Returns how the index is written, asked and changed.
 
     Args:
         summary: What the Temporal Web UI shows.
+        changes: Whether it may change jobs. One that is given up is waited for: what it still
+            did would otherwise come after what is done next.
     """
     return PlainActivity(
         task_queue=ORCHESTRATION_QUEUE,
         start_to_close_timeout=RECORD_TIMEOUT,
         retry_policy=RECORD_RETRY,
         summary=summary,
+        cancellation_type=_WAIT if changes else ActivityCancellationType.TRY_CANCEL,
     )
 
 
@@ -173,6 +181,7 @@ def plan_activity() -> PlanActivity:
         heartbeat_timeout=PLAN_HEARTBEAT_TIMEOUT,
         retry_policy=RECORD_RETRY,
         summary="jobs into the index",
+        cancellation_type=_WAIT,
     )
 
 

@@ -120,9 +120,8 @@ class PlatformWorkflow:
     def restart_jobs(self, said: RestartJobs | None = None) -> None:
         """Jobs were queued again in the index; those that wait for their retry start at once."""
         if said is not None:
-            self._state.round = max(self._state.round, said.round)
             self._jobs.hurry(said)
-            self._look_again = True
+            self._hear(said.number)
 
     @workflow.signal
     def stop_jobs(self, said: StopJobs | None = None) -> None:
@@ -133,12 +132,12 @@ class PlatformWorkflow:
             self._state.stopping = said.by
             return
         self._cancel(said.selector, Cancelled(by=said.by))
-        self._look_again = True
+        self._hear(said.number)
 
     @workflow.signal
-    def recount(self) -> None:
+    def recount(self, number: int = 0) -> None:
         """The index was changed, or the parent asks whether this workflow is still there."""
-        self._look_again = True
+        self._hear(number)
 
     @workflow.signal
     def write_down(self, number: int = 0) -> None:
@@ -170,6 +169,10 @@ class PlatformWorkflow:
             jobs=standing.shown,
             updated_at=workflow.now(),
         )
+
+    def _hear(self, number: int) -> None:
+        self._state.heard = max(self._state.heard, number)
+        self._look_again = True
 
     def _is_full(self) -> bool:
         return workflow.info().is_continue_as_new_suggested()
@@ -442,7 +445,7 @@ class PlatformWorkflow:
             key=self._state.key,
             workflow_id=workflow.info().workflow_id,
             standing=self._tally.standing(),
-            round=self._state.round,
+            heard=self._state.heard,
             written=self._write_told,
             stopped=stopped,
             done=done,

@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -34,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
         PlatformProgress,
         PullRequestState,
         TestingState,
+        opened_at,
     )
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records
@@ -42,9 +42,6 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows.testing import Testing
 
 _NOTICES_KEPT = 20
-
-_LATER = timedelta(microseconds=1)
-"""The least by which the index tells instants apart."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -377,12 +374,13 @@ class PullRequestWorkflow:
             for order in self._orders:
                 order.answer = Taken(refusal="a newer head came before it was done")
             self._orders.clear()
-        opened_at = workflow.now()
-        if testing is not None:
-            # The index must know the newer of two, and both may begin in one workflow task.
-            opened_at = max(opened_at, testing.state.opened_at + _LATER)
+        before = testing.state.opened_at if testing is not None else None
         self._testing = self._new_testing(
-            TestingState(revision=revision, opened_at=opened_at, analysis=JobStatus(job=ANALYSIS))
+            TestingState(
+                revision=revision,
+                opened_at=opened_at(workflow.now(), before),
+                analysis=JobStatus(job=ANALYSIS),
+            )
         )
         self._stale = True
         if testing is not None and workflow.info().is_continue_as_new_suggested():

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         SettleJobs,
         revision_key,
     )
+    from opam_ci.core.model import Frozen
     from opam_ci.core.outcome import Cancelled, CancelledBy
     from opam_ci.core.plan import ANALYSIS
     from opam_ci.core.platforms import Platform
@@ -83,6 +84,7 @@ class Testing:
         self._jobs = JobRunner(self._setting, self._table, in_flight=1)
         self._written: dict[str, int] = {}
         self._started_here: set[str] = set()
+        self._executing: set[str] = set()
         self._stopping: CancelledBy | None = None
 
     @property
@@ -199,6 +201,8 @@ class Testing:
         }
         self.is_changed = True
         self._stopping = self._setting.stopping = None
+        if by == "request":
+            self.tasks.spawn("numbers after a stop", self._count_again())
 
     async def restart(self, selector: RestartSelector, *, preview: bool) -> Taken:
         """Starts the selected jobs again, or says which that would be."""
@@ -220,6 +224,7 @@ class Testing:
             JobActivities.restart_jobs,
             ChangeJobs(key=self.key, selector=selector, round=round_, preview=preview),
             self._is_called_away,
+            options.index_activity("restart jobs", changes=True),
         )
         if taken is None:
             # It may have been done all the same: that round is spent.
@@ -229,7 +234,9 @@ class Testing:
             return taken
         self.state.round = round_
         self.state.automatic = selector.asker.charged(self.state.automatic, taken.jobs)
-        await self._wake(taken.by_platform, RestartJobs(selector=selector, round=round_))
+        await self._wake(
+            taken.by_platform, lambda n: RestartJobs(selector=selector, round=round_, number=n)
+        )
         return taken
 
     async def cancel(self, selector: JobSelector, *, preview: bool) -> Taken:
@@ -264,6 +271,7 @@ class Testing:
             JobActivities.cancel_jobs,
             ChangeJobs(key=self.key, selector=selector, preview=preview),
             self._is_called_away,
+            options.index_activity("cancel jobs", changes=True),
         )
         if taken is None:
             return _OVERTAKEN
@@ -271,14 +279,16 @@ class Testing:
             for name in taken.by_platform:
                 child = self.state.children.get(name)
                 if child is not None:
-                    await told(child, "stop_jobs", StopJobs(selector=selector))
+                    await self._tell(
+                        child, "stop_jobs", lambda n: StopJobs(selector=selector, number=n)
+                    )
             await self.count([name for name in taken.by_platform if name not in self._running()])
         return taken
 
     async def recount(self) -> None:
         """Looks at the index anew: it was changed by others."""
         for child in list(self.state.children.values()):
-            await told(child, "recount")
+            await self._tell(child, "recount", lambda n: n)
         idle = [name for name in self.state.standings if name not in self._running()]
         if await self.count(idle):
             # Queued by what was given up halfway.
@@ -291,6 +301,7 @@ class Testing:
             JobActivities.conclude_jobs,
             ConcludeJobs(key=self.key, unavailable=self.revision.options.unavailable),
             self._is_called_away,
+            options.index_activity("conclude jobs", changes=True),
         )
         if changed is None:
             return
@@ -299,8 +310,16 @@ class Testing:
         self.state.concluded = True
         self.is_changed = True
 
-    async def count(self, names: Iterable[str]) -> bool:
-        """Takes over from the index how the jobs of platforms stand; False if overtaken."""
+    async def count(self, names: Iterable[str], still: Callable[[], bool] = lambda: True) -> bool:
+        """Takes over from the index how the jobs of platforms stand.
+
+        Args:
+            names: Of the platforms.
+            still: Whether the answer counts when it comes.
+
+        Returns:
+            False if that was overtaken.
+        """
         wanted = tuple(names)
         if not wanted:
             return True
@@ -310,7 +329,7 @@ class Testing:
             CountJobs(key=self.key, platforms=wanted),
             self._is_called_away,
         )
-        if found is None:
+        if found is None or not still():
             return False
         for standing in found.platforms:
             self._take_over(standing)
@@ -319,7 +338,9 @@ class Testing:
     async def look_for_adopted(self) -> None:
         """Asks the children of earlier runs for a sign of life; settles the jobs of lost ones."""
         for name, child in list(self.state.children.items()):
-            if child not in self._started_here and not await told(child, "recount"):
+            if child not in self._started_here and not await self._tell(
+                child, "recount", lambda n: n
+            ):
                 await self._lost(name, child)
 
     def progress(self, said: PlatformProgress) -> None:
@@ -335,8 +356,8 @@ class Testing:
             )
         if said.notice is not None and said.notice not in self.state.notices:
             self.state.notices = (*self.state.notices, said.notice)[:_NOTICES]
-        # One that a restart reached after these words goes on.
-        if (said.stopped or said.done) and said.round >= self.state.woken.get(said.workflow_id, 0):
+        # One that heard something after these words goes on.
+        if (said.stopped or said.done) and said.heard >= self.state.woken.get(said.workflow_id, 0):
             self._remove(said.workflow_id)
 
     # What follows runs in tasks of its own, or serves what is above.
@@ -366,6 +387,10 @@ class Testing:
 
     async def _plan(self, asker: RestartAsker | None, platforms: tuple[Platform, ...]) -> bool:
         """Puts all jobs into the index; False if that is overtaken."""
+        # What a stop left undecided is settled first: it must not be what is planned now.
+        await self.tasks.until(lambda: self._records.is_empty or self._is_overtaken())
+        if self._is_overtaken():
+            return False
         await ask(
             self.tasks,
             JobActivities.plan_jobs,
@@ -391,8 +416,8 @@ class Testing:
 
     async def _write_down(self) -> bool:
         """Waits until all that is decided is in the index; False if that is overtaken."""
-        self.state.write_asked += 1
-        number = self.state.write_asked
+        self.state.asked += 1
+        number = self.state.asked
         for child in list(self.state.children.values()):
             await told(child, "write_down", number)
         await self.tasks.until(
@@ -409,14 +434,25 @@ class Testing:
         )
         return not self._is_called_away()
 
-    async def _wake(self, names: Iterable[str], said: RestartJobs) -> None:
+    async def _tell(self, child: str, signal: str, say: Callable[[int], Frozen | int]) -> bool:
+        """Sends a child a signal after which it looks at the index again; False if it has ended.
+
+        It may have said that it is done before it hears this.
+        """
+        self.state.asked += 1
+        self.state.woken[child] = self.state.asked
+        if await told(child, signal, say(self.state.asked)):
+            return True
+        self.state.woken.pop(child, None)
+        return False
+
+    async def _wake(self, names: Iterable[str], say: Callable[[int], RestartJobs]) -> None:
         """Has jobs run that were queued again."""
         idle = []
         for name in names:
             child = self.state.children.get(name)
             if child is not None:
-                self.state.woken[child] = said.round
-                if await told(child, "restart_jobs", said):
+                if await self._tell(child, "restart_jobs", say):
                     continue
                 self._remove(child)
             idle.append(name)
@@ -439,7 +475,8 @@ class Testing:
         platform = next((each for each in self.state.platforms if each.name == name), None)
         given = self._platform_state(name, platform)
         given.standing = self.state.standings.get(name)
-        given.round = self.state.round
+        given.heard = self.state.asked
+        self._executing.add(child)
         try:
             await workflow.execute_child_workflow(
                 PlatformWorkflow.run,
@@ -451,7 +488,21 @@ class Testing:
             )
         except (ChildWorkflowError, WorkflowAlreadyStartedError) as error:
             workflow.logger.warning("%s ended: %s", child, error.__cause__ or error)
+        self._executing.discard(child)
         await self._lost(name, child)
+
+    async def _count_again(self) -> None:
+        """Takes over what came of a stop in the end.
+
+        The last verdicts, and jobs that were just being planned, are known to the index alone.
+        """
+        await self.tasks.until(
+            lambda: (self._records.is_empty and not self._executing) or self._is_overtaken()
+        )
+        batch = self.state.batch
+        if not self._is_overtaken() and not self.state.children:
+            names = ("", *(platform.name for platform in self.state.platforms))
+            await self.count(names, lambda: self.state.batch == batch)
 
     async def _lost(self, name: str, child: str) -> None:
         """Settles what a workflow left undecided that ended without its last words."""

@@ -28,7 +28,7 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.recording import RowBatch, rows_of
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
 from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, Standing, State
 from tests.fakes.written import write
@@ -157,6 +157,19 @@ def test_of_two_records_with_the_same_numbers_the_first_stands(index: Index) -> 
         write(index, decided(outcome, job()))
     assert index.counts() == Counts(failed=1)
     assert [each.standing for each in index.attempts().items] == [Standing.FAILED]
+
+
+def test_a_job_that_was_restarted_comes_twice_in_one_batch(index: Index) -> None:
+    ended = JobStatus(
+        job=job(), state=JobState.DECIDED, attempt=1, outcome=FAILED, decided_at=NOON,
+        started_at=NOON, attempt_started_at=NOON, worker="w1",
+    )  # fmt: skip
+    again = ended.model_copy(update={"round": 2, "outcome": PASSED})
+    index.record(rows_of(KEY, (ended, again), sequence=1, updated_at=NOON))
+    [known] = index.jobs().items
+    assert (known.round, known.standing) == (2, Standing.PASSED)
+    attempts = {each.round: each.standing for each in index.attempts().items}
+    assert attempts == {1: Standing.FAILED, 2: Standing.PASSED}
 
 
 def test_an_ended_attempt_never_runs_again(index: Index) -> None:

@@ -255,7 +255,7 @@ async def test_continues_as_new_and_loses_nothing(
     suggested["run"] = first or ""
     await handle.signal("restart", {"which": "failed"})
     with world.env.auto_time_skipping_disabled():
-        for _ in range(100):
+        for _ in range(400):
             if (await handle.describe()).run_id != first:
                 break
             await asyncio.sleep(0.1)

@@ -221,7 +221,7 @@ async def test_an_index_that_is_away_holds_no_job_in_hand_up(
     world.script.steps[job(0)] = [waits]
     world.script.steps[job(1)] = [waits]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
-    await world.until(handle, lambda now: revdeps(now).running == 2, skip=timedelta(0))
+    await world.until(handle, lambda now: revdeps(now).running == 2)
     with world.env.auto_time_skipping_disabled():
         world.script.index.is_down = True
         released.set()

@@ -67,9 +67,9 @@ def write(connection: Connection, batch: RowBatch) -> Written:
         # Whoever planned a job knows these best.
         kept=("rank", "needs"),
     )
-    tried = {row.job.id: made for row in rows if (made := [*attempt_rows(row, batch)])}
-    ids = _job_ids(connection, revision_id, tuple(tried))
-    attempts = [{"job_id": ids[name], **each} for name, made in tried.items() for each in made]
+    tried = [(row.job.id, each) for row in rows for each in attempt_rows(row, batch)]
+    ids = _job_ids(connection, revision_id, tuple(dict.fromkeys(name for name, _ in tried)))
+    attempts = [{"job_id": ids[name], **each} for name, each in tried]
     _insert_newer(
         connection,
         ATTEMPTS,
