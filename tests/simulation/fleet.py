@@ -15,7 +15,12 @@ from random import Random
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import (
+    Client,
+    OutboundInterceptor,
+    SignalWorkflowInput,
+)
+from temporalio.client import Interceptor as ClientInterceptor
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
@@ -67,6 +72,7 @@ FAULTS = (
     "cancel",
     "two operators at once",
     "new head",
+    "a lost worker speaks again",
 )
 """Every kind: a run of many seeds that never met one of them proves nothing."""
 
@@ -115,10 +121,32 @@ class _Chaotic(ActivityInboundInterceptor):
         return answer
 
 
+class Heard(ClientInterceptor):
+    """Keeps what attempts told their workflows, to be said again when they are long over."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str, Any]] = []
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002  the base's name
+        return _Hearing(next, self)
+
+
+class _Hearing(OutboundInterceptor):
+    def __init__(self, following: OutboundInterceptor, heard: Heard) -> None:
+        super().__init__(following)
+        self._heard = heard
+
+    async def signal_workflow(self, input: SignalWorkflowInput) -> None:  # noqa: A002  the base's name
+        if input.signal.startswith("attempt_"):
+            self._heard.said.append((input.id, input.signal, input.args[0]))
+        await super().signal_workflow(input)
+
+
 class FleetScript(Script):
     """What jobs come to, by the seed.
 
     Attributes:
+        ran: Head, job, round and number of each attempt.
         ended: What runs that really ended came to, by head, job and round.
         faulted: How many faults each job met, by head and job.
     """
@@ -126,6 +154,7 @@ class FleetScript(Script):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed
+        self.ran: list[tuple[str, str, int, int]] = []
         self.ended: dict[tuple[str, str, int], list[Outcome]] = defaultdict(list)
         self.faulted: Counter[tuple[str, str]] = Counter()
         self.fault_rate = Random(f"{seed} rate").choice((0.0, 0.1, 0.3))  # noqa: S311
@@ -150,7 +179,7 @@ class FleetScript(Script):
 
     async def _play(self, job: str, attempt: Attempt) -> Outcome:
         head, round_ = attempt.context.head, attempt.context.round
-        self.started.append((job, round_, attempt.number))
+        self.ran.append((head, job, round_, attempt.number))
         chance = Random(f"{self.seed} {head} {job} {round_} {attempt.number}")  # noqa: S311
         await asyncio.sleep(chance.random() * 0.02)
         if chance.random() < self.fault_rate:
@@ -179,7 +208,10 @@ class Fleet:
     def __init__(self, env: WorkflowEnvironment, seed: int, home: Path) -> None:
         self.env = env
         self.seed = seed
-        self.client: Client = env.client
+        self.heard = Heard()
+        told = env.client.config()
+        told["interceptors"] = [*told["interceptors"], self.heard]
+        self.client = Client(**told)
         self.chance = Random(f"{seed} actions")  # noqa: S311
         self.script = FleetScript(seed)
         self.chaos = Chaos(seed)
