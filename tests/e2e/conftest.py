@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -59,11 +60,18 @@ def _removable(tmp_path: Path) -> Iterator[None]:
     hand_back(tmp_path)
 
 
+_PORTS = range(10_000, 30_000)
+"""Below those that systems hand out to whoever connects: a server that is stopped and started again
+finds its port still free."""
+
+
 def free_port() -> int:
-    """Returns a port that is free now, and whose Web UI port is too."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a port that is free now."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class System:

@@ -40,8 +40,9 @@ CHECKS = CheckOptions(
 TEST_SERVER = Path(sys.executable).with_name("temporal-test-server")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 async def environment() -> AsyncIterator[WorkflowEnvironment]:
+    """A server for each test: what one leaves running would stand still the clock of the next."""
     env = await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=str(TEST_SERVER), data_converter=pydantic_data_converter
     )
