@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.requests import RestartAsker
     from opam_ci.core.text import incident_details
     from opam_ci.workflows import options
+    from opam_ci.workflows.pause import came_true
 
 _STRAGGLER_ROUNDS = 3
 
@@ -88,9 +89,7 @@ class IncidentWorkflow:
             if self._sent.total() > sent:
                 # What the canary comes to is the others' answer too: it is asked for soon.
                 self._pause = given.pace.probe_first
-            try:
-                await workflow.wait_condition(self._is_told, timeout=self._pause)
-            except TimeoutError:
+            if not await came_true(self._is_told, limit=self._pause):
                 self._pause = min(2 * self._pause, given.pace.probe_maximum)
             if not self._is_told() and workflow.info().is_continue_as_new_suggested():
                 workflow.continue_as_new(given.model_copy(update={"so_far": self._so_far()}))

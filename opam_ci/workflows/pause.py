@@ -21,6 +21,30 @@ async def pause(length: timedelta, *, until: Callable[[], bool]) -> None:
     await workflow.wait_condition(lambda: timer.done() or until())
 
 
+async def came_true(condition: Callable[[], bool], *, limit: timedelta | None) -> bool:
+    """Waits for a condition, for a while at most.
+
+    Not by the SDK's own limit: that is `asyncio.wait_for`, whose turns of the event loop differ
+    between Python versions, so that a history of one would not replay on another.
+
+    Args:
+        condition: What is waited for.
+        limit: How long; None for as long as it takes.
+
+    Returns:
+        Whether it is true.
+    """
+    if limit is None:
+        await workflow.wait_condition(condition)
+        return True
+    timer = asyncio.create_task(asyncio.sleep(limit.total_seconds()))
+    try:
+        await workflow.wait_condition(lambda: timer.done() or condition())
+    finally:
+        timer.cancel()
+    return condition()
+
+
 async def see_through(*tasks: asyncio.Task[None]) -> asyncio.CancelledError | None:
     """Waits until tasks are over, also when the workflow is cancelled meanwhile.
 

@@ -38,7 +38,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records
     from opam_ci.workflows.github import GitHubSide
-    from opam_ci.workflows.pause import pause, see_through
+    from opam_ci.workflows.pause import came_true, pause, see_through
     from opam_ci.workflows.testing import Testing
 
 _NOTICES_KEPT = 20
@@ -306,17 +306,15 @@ class PullRequestWorkflow:
         parked = self._is_parked()
         watch = options.ORPHAN_CHECK_INTERVAL if testing and testing.has_adopted else None
         limit = options.PARKED_TIMEOUT if parked else watch
-        try:
-            await workflow.wait_condition(
-                lambda: (
-                    self._is_called()
-                    or self._is_over()
-                    or self._may_continue_as_new()
-                    or self._is_parked() != parked
-                ),
-                timeout=limit,
-            )
-        except TimeoutError:
+        if not await came_true(
+            lambda: (
+                self._is_called()
+                or self._is_over()
+                or self._may_continue_as_new()
+                or self._is_parked() != parked
+            ),
+            limit=limit,
+        ):
             if parked:
                 return False
             if self._testing is not None:

@@ -46,6 +46,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records, Tasks, ask, told
     from opam_ci.workflows.jobs import JobRunner, lost_verdict, reports_of
+    from opam_ci.workflows.pause import came_true
     from opam_ci.workflows.platform import PlatformWorkflow
 
 _NOTICES = 20
@@ -186,14 +187,11 @@ class Testing:
             for child in list(self.state.children.values()):
                 if not await told(child, "stop_jobs", StopJobs(by=by, final=True)):
                     self._remove(child)
-            try:
-                await workflow.wait_condition(
-                    lambda: not self.state.children and self.only_children_run,
-                    timeout=options.ORPHAN_CHECK_INTERVAL,
-                )
-            except TimeoutError:
-                # One that an operator terminated never says that it is done.
-                continue
+            # Asked again: one that an operator terminated never says that it is done.
+            await came_true(
+                lambda: not self.state.children and self.only_children_run,
+                limit=options.ORPHAN_CHECK_INTERVAL,
+            )
         cancelled = Cancelled(by=by)
         self._records.add(SettleJobs(key=self.key, outcome=cancelled))
         self.state.standings = {

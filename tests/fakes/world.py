@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -186,6 +187,7 @@ class ScriptedIndex:
 
     def __init__(self, real: Index | None = None) -> None:
         self.is_down = False
+        self._asked = 0
         self._home = tempfile.TemporaryDirectory(
             prefix="opam-ci-index-", ignore_cleanup_errors=True
         )
@@ -194,9 +196,25 @@ class ScriptedIndex:
     def __getattr__(self, name: str) -> Any:
         if self.is_down:
             raise InfrastructureError("the index is down", cause=Cause.STORAGE)
-        return getattr(self.real, name)
+        found = getattr(self.real, name)
+        if not callable(found):
+            return found
+
+        def ask(*given: Any, **more: Any) -> Any:
+            self._asked += 1
+            try:
+                return found(*given, **more)
+            finally:
+                self._asked -= 1
+
+        return ask
 
     def close(self) -> None:
+        # A thread goes on whose activity was cancelled, and it has a connection.
+        for _ in range(100):
+            if not self._asked:
+                break
+            time.sleep(0.05)
         self.real.close()
         self._home.cleanup()
 
