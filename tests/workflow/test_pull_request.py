@@ -15,7 +15,8 @@ from opam_ci.core.incidents import restarts
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
 from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector, RestartWhich
-from opam_ci.core.summary import SHOWN_ROWS, Counts, State, Summary
+from opam_ci.core.summary import SHOWN_ROWS, Counts, PlatformStanding, State, Summary
+from opam_ci.core.workflow_states import PlatformProgress
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.world import HEAD_1, HEAD_2, PASSED, Script, World, for_ever, is_decided, workers
 
@@ -466,3 +467,39 @@ async def test_losing_one_worker_again_and_again_is_an_error(
     assert summary.state is State.ERROR
     assert summary.causes == (Cause.WORKER_LOST,)
     assert len(world.row(summary, BUILD).faults) == 3
+
+
+async def test_a_platform_is_over_once_it_has_heard_everything(
+    world: World, ref: PullRequestRef
+) -> None:
+    """It may say that it is done before it hears that it is to look at the index again."""
+    released = asyncio.Event()
+
+    async def waits(attempt: Attempt) -> Outcome:
+        del attempt
+        await released.wait()
+        return PASSED
+
+    world.script.steps[BUILD] = [waits]
+    handle = await world.open(ref, world.revision(keep_open=False))
+    await world.until(handle, lambda _: (BUILD, 1, 1) in world.script.started)
+    [revision] = world.script.index.real.revisions().items
+    await handle.signal("recount", revision.key)
+    told = set[str]()
+    while not any("debian" in each for each in told):
+        history = await handle.fetch_history()
+        heard = [
+            event.external_workflow_execution_signaled_event_attributes.workflow_execution
+            for event in history.events
+        ]
+        told = {each.workflow_id for each in heard}
+        await asyncio.sleep(0.05)
+    said = PlatformProgress(
+        key=revision.key,
+        workflow_id=next(each for each in told if "debian" in each),
+        standing=PlatformStanding(platform="debian-13-ocaml-5.3/amd64"),
+        done=True,
+    )
+    await handle.signal(PullRequestWorkflow.platform_progress, said)
+    released.set()
+    assert await handle.result() == Counts(passed=4)
