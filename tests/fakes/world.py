@@ -87,6 +87,12 @@ class Script:
         The workflows of platforms, too, which outlive that of their pull request.
         """
         for handle in self.opened:
+            # What ends within a second is not torn from the worker, which is slow to forget it.
+            for _ in range(20):
+                described = await handle.describe()
+                if not described.raw_description.pending_activities:
+                    break
+                await asyncio.sleep(0.05)
             history = await handle.fetch_history()
             client = handle._client
             started = [
