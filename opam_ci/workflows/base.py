@@ -137,12 +137,11 @@ async def ask(
     if handle.done():
         answer: T = await handle
         return answer
-    if how["cancellation_type"] is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED:
-        handle.cancel()
-        await tasks.until(handle.done)
-    # Its end is nobody's concern any more.
+    # How it ends is nobody's concern any more.
     handle.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     handle.cancel()
+    if how["cancellation_type"] is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED:
+        await tasks.until(handle.done)
     return None
 
 
