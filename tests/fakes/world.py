@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-import time
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -46,6 +46,7 @@ from opam_ci.core.workflow_states import PullRequestState
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.histories import children_of
 
 PASSED = Passed(evidence=Evidence(rule="test"))
 REF = PullRequestRef(owner="local", repo="opam-repository", number=7)
@@ -95,12 +96,7 @@ class Script:
                 await asyncio.sleep(0.05)
             history = await handle.fetch_history()
             client = handle._client
-            started = [
-                event.child_workflow_execution_started_event_attributes.workflow_execution
-                for event in history.events
-                if event.HasField("child_workflow_execution_started_event_attributes")
-            ]
-            for workflow_id in (handle.id, *(each.workflow_id for each in started)):
+            for workflow_id in (handle.id, *children_of(history)):
                 try:
                     await client.get_workflow_handle(workflow_id).terminate("the test is over")
                 except RPCError as error:
@@ -194,6 +190,7 @@ class ScriptedIndex:
     def __init__(self, real: Index | None = None) -> None:
         self.is_down = False
         self._asked = 0
+        self._is_answered = threading.Condition()
         self._home = tempfile.TemporaryDirectory(
             prefix="opam-ci-index-", ignore_cleanup_errors=True
         )
@@ -207,20 +204,21 @@ class ScriptedIndex:
             return found
 
         def ask(*given: Any, **more: Any) -> Any:
-            self._asked += 1
+            with self._is_answered:
+                self._asked += 1
             try:
                 return found(*given, **more)
             finally:
-                self._asked -= 1
+                with self._is_answered:
+                    self._asked -= 1
+                    self._is_answered.notify_all()
 
         return ask
 
     def close(self) -> None:
         # A thread goes on whose activity was cancelled, and it has a connection.
-        for _ in range(100):
-            if not self._asked:
-                break
-            time.sleep(0.05)
+        with self._is_answered:
+            self._is_answered.wait_for(lambda: not self._asked, timeout=5)
         self.real.close()
         self._home.cleanup()
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from temporalio.client import WorkflowExecutionStatus, WorkflowHandle, WorkflowHistory
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
@@ -48,6 +48,7 @@ from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.fakes.github import FakeGitHub
 from tests.fakes.github_stage import Stage, policy_for
+from tests.fakes.histories import children_of
 from tests.fakes.registry import registry
 from tests.fakes.runners import FakeRunner
 from tests.fakes.world import (
@@ -291,14 +292,6 @@ async def play(
 def without_places(text: str) -> str:
     """Removes from stack traces where this machine keeps its files."""
     return re.sub(r'(?<=File \\")/[^"\\]*/(?=[^/"\\]+\\")', "", text)
-
-
-def children_of(history: WorkflowHistory) -> list[str]:
-    return [
-        event.child_workflow_execution_started_event_attributes.workflow_execution.workflow_id
-        for event in history.events
-        if event.HasField("child_workflow_execution_started_event_attributes")
-    ]
 
 
 async def play_incident(env: WorkflowEnvironment) -> None:

@@ -31,6 +31,7 @@ from opam_ci.core.summary import UNDECIDED, Standing, State, Summary, total
 from opam_ci.core.tally import counts_of_rows
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.histories import children_of
 from tests.simulation.fleet import FAULTS, HITS, RETRY, Fleet
 from tests.workflow.conftest import TEST_SERVER
 
@@ -397,8 +398,4 @@ async def _histories(fleet: Fleet) -> AsyncIterator[WorkflowHistory]:
         except RPCError:
             continue
         yield history
-        waiting += [
-            event.child_workflow_execution_started_event_attributes.workflow_execution.workflow_id
-            for event in history.events
-            if event.HasField("child_workflow_execution_started_event_attributes")
-        ]
+        waiting += children_of(history)
