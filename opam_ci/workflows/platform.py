@@ -159,7 +159,9 @@ class PlatformWorkflow:
     @workflow.query
     def summary(self) -> Summary:
         """Returns how this platform's jobs stand."""
-        standing = self._tally.standing()
+        return self._summary(self._tally.standing())
+
+    def _summary(self, standing: PlatformStanding) -> Summary:
         return Summary(
             pull_request=self._state.pull_request.title,
             head=self._state.revision.head,
@@ -438,13 +440,14 @@ class PlatformWorkflow:
                 self._tally.forget(job_id)
 
     async def _tell(self, *, stopped: bool = False, done: bool = False) -> None:
-        workflow.set_current_details(markdown_matrix(self.summary()))
+        standing = self._tally.standing()
+        workflow.set_current_details(markdown_matrix(self._summary(standing)))
         if self._state.parent is None:
             return
         progress = PlatformProgress(
             key=self._state.key,
             workflow_id=workflow.info().workflow_id,
-            standing=self._tally.standing(),
+            standing=standing,
             heard=self._state.heard,
             written=self._write_told,
             stopped=stopped,
