@@ -13,10 +13,10 @@ import sys
 import atheris  # type: ignore[import-untyped]  # it has no types
 
 with atheris.instrument_imports(include=["opam_ci.core.opam", "opam_ci.core.analysis"]):
-    from opam_ci.core.analysis import significance
     from opam_ci.core.opam.errors import OpamSyntaxError
     from opam_ci.core.opam.file import OpamFile, parse, parse_like
-    from opam_ci.core.opam.printer import print_file
+    from tests.fakes.one_file import significance
+    from tests.fakes.opam_text import print_file
 
 PATH = "packages/a/a.1/opam"
 

@@ -140,17 +140,6 @@ class GitHub:
         await self._annotate(made.id, portions[1:])
         return made.id
 
-    async def find_check_run(self, sha: Sha, name: str, external_id: str) -> int | None:
-        """Returns the newest check run of ours, so that a retry does not make a second one.
-
-        Args:
-            sha: Its commit.
-            name: Its name.
-            external_id: What it was made with.
-        """
-        found = await self._newest_run(sha, name, external_id)
-        return found.id if found is not None else None
-
     async def put_check_run(self, run: CheckRun) -> None:
         """Makes a check run what it should be, whether it was there before or not.
 

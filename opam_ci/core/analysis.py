@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from opam_ci.core.admission import refusal
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
-from opam_ci.core.change import Content, FileChange, Oversized, Trees
+from opam_ci.core.change import FileChange, Oversized, Trees
 from opam_ci.core.opam import version as versions
 from opam_ci.core.opam.errors import OcamlFailure, OpamSyntaxError
 from opam_ci.core.opam.file import MAX_SIZE, OpamFile, parse, parse_like
@@ -63,29 +63,6 @@ def analyse(
         return Analysis(packages=analyser.packages(), merge_tree=merge_tree)
     except _RefusedError as refusal:
         return Analysis(failure=str(refusal), merge_tree=merge_tree)
-
-
-def significance(old: bytes, new: bytes, *, path: str) -> Analysis:
-    """Analyse the change of one opam file alone, without a repository around it."""
-    change = FileChange(path, path, "M", "100644", "100644", "", "")
-    return analyse([change], _OneFile(old, new))
-
-
-class _OneFile:
-    """Two trees that differ in one file, whatever its path."""
-
-    def __init__(self, old: bytes, new: bytes) -> None:
-        self._old = old
-        self._new = new
-
-    def old(self, _change: FileChange) -> Content:
-        return self._old
-
-    def new(self, _path: str) -> Content:
-        return self._new
-
-    def had(self, _path: str) -> bool:
-        return True
 
 
 class _Analyser:

@@ -89,8 +89,6 @@ class SkipReason(StrEnum):
     """A system package that it needs does not exist on this distribution."""
     NOT_MIRRORED = "not_mirrored"
     """It needs a package that an offline mirror hides; whether it can be installed is unknown."""
-    NO_TESTS = "no_tests"
-    """The package declares no tests."""
     ACCEPTED_FAILURE = "accepted_failure"
     """It failed, and its `x-ci-accept-failures` names this platform."""
     NOT_BUILT = "not_built"

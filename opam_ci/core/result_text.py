@@ -17,7 +17,6 @@ SKIP_WORDS = {
     SkipReason.NO_SOLUTION: "cannot be installed here",
     SkipReason.DEPEXT_UNAVAILABLE: "a system package does not exist here",
     SkipReason.NOT_MIRRORED: "not in the offline mirror",
-    SkipReason.NO_TESTS: "no tests",
     SkipReason.ACCEPTED_FAILURE: "the failure is accepted",
     SkipReason.NOT_BUILT: "the build did not pass",
 }

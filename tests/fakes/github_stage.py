@@ -21,9 +21,9 @@ from opam_ci.core.summary import Summary
 from opam_ci.gateway import PullRequests
 from opam_ci.github_service import github_worker
 from opam_ci.web.acceptance import Acceptance
-from opam_ci.web.deliveries import RememberedDeliveries
 from opam_ci.web.webhook import Webhook
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from tests.fakes.deliveries import RememberedDeliveries
 from tests.fakes.github import FakeGitHub
 from tests.fakes.github_wire import Description, Wire, connect, listener
 from tests.fakes.world import Script, is_decided, workers

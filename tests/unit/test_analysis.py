@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse, analyse_merge
-from opam_ci.core.analysis import significance
 from opam_ci.core.analysis_result import Analysis
 from opam_ci.core.errors import UsageError
 from tests.fakes.clone import EXECUTABLE, Clone, Content, at, opam
+from tests.fakes.one_file import significance
 
 SHA = "sha256=" + "0" * 64
 MD5 = "md5=" + "0" * 32

@@ -294,8 +294,6 @@ async def test_annotations_go_in_portions_and_the_verdict_with_the_last(fake: Fa
         assert len(fake.runs[made].annotations) == 120
         assert fake.runs[made].wanted["conclusion"] == "failure"
         assert [c for m, p, c in fake.requests if "check-runs" in p] == [201, 200, 200]
-        assert await github.find_check_run(HEAD, run.name, run.external_id) == made
-        assert await github.find_check_run(HEAD, run.name, "pr/o/r/2") is None
 
 
 async def test_run_under_way_is_updated(fake: FakeGitHub) -> None:

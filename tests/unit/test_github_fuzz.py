@@ -16,8 +16,8 @@ from starlette.types import Message, Scope
 from opam_ci.core.github.action import Action, Tracked
 from opam_ci.core.github.decide import UnreadablePayloadError, decide
 from opam_ci.core.github.signature import sign
-from opam_ci.web.deliveries import RememberedDeliveries
 from opam_ci.web.webhook import Webhook, application
+from tests.fakes.deliveries import RememberedDeliveries
 from tests.fakes.github_examples import examples
 
 SECRET = b"a secret"

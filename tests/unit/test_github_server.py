@@ -16,8 +16,8 @@ from opam_ci.core.github.action import Action, Tracked
 from opam_ci.core.github.signature import sign
 from opam_ci.core.github.status import Status
 from opam_ci.core.summary import State
-from opam_ci.web.deliveries import RememberedDeliveries
 from opam_ci.web.webhook import BODY_LIMIT, Webhook, application
+from tests.fakes.deliveries import RememberedDeliveries
 from tests.fakes.github import FakeGitHub, Trouble, private_pem
 from tests.fakes.github_examples import NAME, ours
 from tests.fakes.serving import github_with_troubles, served

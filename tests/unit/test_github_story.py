@@ -24,8 +24,8 @@ from opam_ci.core.github.reconcile import compare, to_redeliver
 from opam_ci.core.github.status import Status
 from opam_ci.core.requests import RestartSelector, RestartWhich
 from opam_ci.core.summary import State
-from opam_ci.web.deliveries import RememberedDeliveries
 from opam_ci.web.webhook import Webhook
+from tests.fakes.deliveries import RememberedDeliveries
 from tests.fakes.github import FakeGitHub, Trouble
 from tests.fakes.github_wire import connect, listener
 

@@ -12,8 +12,8 @@ import pytest
 
 from opam_ci.core.github.action import Action, HeadChanged, Tracked
 from opam_ci.core.github.signature import sign
-from opam_ci.web.deliveries import RememberedDeliveries
 from opam_ci.web.webhook import BODY_LIMIT, Webhook, application
+from tests.fakes.deliveries import RememberedDeliveries
 from tests.fakes.github_bodies import Pull, pull_request_whole, repository, user
 
 NAME = "ocaml/opam-repository"
@@ -260,10 +260,3 @@ async def test_a_thousand_deliveries_with_duplicates_in_any_order(world: World) 
     assert heads == {f"{n:040x}" for n in range(1, 801)}
     # Ten seconds are GitHub's limit; far less is normal even on a busy machine.
     assert max(times) < 10
-
-
-async def test_memory_of_deliveries_is_bounded() -> None:
-    memory = RememberedDeliveries(limit=2)
-    for name in ("a", "b", "c"):
-        await memory.accept(name)
-    assert [await memory.is_accepted(name) for name in ("a", "b", "c")] == [False, True, True]

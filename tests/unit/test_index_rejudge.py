@@ -145,7 +145,7 @@ def test_what_followed_from_a_verdict_follows_from_the_new_one(index: Index) -> 
         JobStatus(job=each, state=JobState.DECIDED, outcome=came_to)
         for each, came_to in (
             (test, outcome_after(failure(), build)),
-            (other, Skipped(reason=SkipReason.NO_TESTS, evidence=Evidence(rule="x"))),
+            (other, Skipped(reason=SkipReason.UNAVAILABLE, evidence=Evidence(rule="x"))),
         )
     ]
     index.record(rows_of(key(1), tuple(rows), sequence=1, updated_at=NOON))
@@ -153,7 +153,7 @@ def test_what_followed_from_a_verdict_follows_from_the_new_one(index: Index) -> 
     assert outcomes(index, 1) == {
         build.id: "errored(unknown)",
         test.id: "errored(unknown)",
-        other.id: "skipped(no_tests)",
+        other.id: "skipped(unavailable)",
     }
     # It comes back with the build.
     taken = index.requeue(key(1), RestartSelector(job=build.id), round_=2, at=NOON)

@@ -11,18 +11,15 @@ from typing import Final
 from opam_ci.core.opam.nodes import (
     Bool,
     EnvBinding,
-    Field,
     Group,
     Ident,
     Int,
-    Item,
     List,
     Logop,
     Option,
     Pfxop,
     PrefixRelop,
     Relop,
-    Section,
     String,
     Value,
 )
@@ -33,11 +30,6 @@ _ALWAYS_ESCAPED: Final = re.compile(r"[\\\r\0\ud800-\udfff]")
 _ESCAPES: Final = {"\\": "\\\\", "\r": "\\r", "\0": "\\000"}
 # Quotes that would end a triple-quoted text, or join with its end.
 _ENDING_QUOTE: Final = re.compile(r'"(?=""|\Z)')
-
-
-def print_file(items: Iterable[Item]) -> str:
-    """The text of an opam file with these fields and sections."""
-    return "".join(f"{line}\n" for item in items for line in _item(item))
 
 
 def print_value(value: Value) -> str:  # noqa: C901, PLR0911 -- one branch a kind of value
@@ -92,18 +84,3 @@ def _escape(match: re.Match[str]) -> str:
     char = match[0]
     # A surrogate escape stands for one byte, by its number above 0xDC00.
     return _ESCAPES.get(char) or f"\\x{ord(char) - 0xDC00:02x}"
-
-
-def _item(item: Item) -> list[str]:
-    if isinstance(item, Section):
-        name = "" if item.name is None else f"{_string(item.name)} "
-        inner = [f"  {line}" for field in item.items for line in _item(field)]
-        return [f"{item.kind} {name}{{", *inner, "}"]
-    return _field(item)
-
-
-def _field(field: Field) -> list[str]:
-    value = field.value
-    if isinstance(value, List) and any(isinstance(one, List | Option) for one in value.items):
-        return [f"{field.name}: [", *(f"  {print_value(one)}" for one in value.items), "]"]
-    return [f"{field.name}: {print_value(value)}"]
