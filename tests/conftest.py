@@ -8,9 +8,12 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from sqlalchemy import Engine, QueuePool
 
+from opam_ci.clients.index.engine import create
 from tests.fakes.postgres import server as postgresql
 
 _LONGEST_ID = 60
@@ -31,6 +34,21 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
         return None
     data = val.encode("utf-8", "surrogatepass") if isinstance(val, str) else val
     return f"{argname}-{hashlib.sha256(data).hexdigest()[:12]}"
+
+
+@pytest.fixture(autouse=True)
+def all_indexes_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails a test that leaves an index open: its connections would be found in a later one."""
+    opened: list[Engine] = []
+
+    def noted(url: str) -> Engine:
+        opened.append(create(url))
+        return opened[-1]
+
+    monkeypatch.setattr("opam_ci.clients.index.index.create", noted)
+    yield
+    pools = [cast("QueuePool", each.pool) for each in opened]
+    assert [pool for pool in pools if pool.checkedin() or pool.checkedout()] == []
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -84,8 +84,10 @@ class LosesALibrary(FakeRunner):
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Index:
-    return Index.open(f"sqlite:///{tmp_path}/index.db")
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = Index.open(f"sqlite:///{tmp_path}/index.db")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

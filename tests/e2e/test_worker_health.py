@@ -193,14 +193,15 @@ async def test_worker_that_fails_its_first_canary_takes_no_job_at_all(
         workflow_runner=WORKFLOW_RUNNER,
         activities=[*JobActivities(index, machine.store).all, RecordActivities(index).record],
     )
-    async with workflows, machine.working(server.address, 2):
-        building = asyncio.create_task(build_all(client, index, pool, 3))
-        await until(lambda: machine.runner.canaries >= 2)
-        assert not machine.runner.ran
-        assert machine.instruments.status().state is WorkerState.QUARANTINED
-        machine.runner.broken = None
-        assert await building == Counts(passed=3)
-        assert len(machine.runner.ran) == 3
+    with contextlib.closing(index):
+        async with workflows, machine.working(server.address, 2):
+            building = asyncio.create_task(build_all(client, index, pool, 3))
+            await until(lambda: machine.runner.canaries >= 2)
+            assert not machine.runner.ran
+            assert machine.instruments.status().state is WorkerState.QUARANTINED
+            machine.runner.broken = None
+            assert await building == Counts(passed=3)
+            assert len(machine.runner.ran) == 3
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> None:

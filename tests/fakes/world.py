@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import tempfile
-import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -189,8 +188,6 @@ class ScriptedIndex:
 
     def __init__(self, real: Index | None = None) -> None:
         self.is_down = False
-        self._asked = 0
-        self._is_answered = threading.Condition()
         self._home = tempfile.TemporaryDirectory(
             prefix="opam-ci-index-", ignore_cleanup_errors=True
         )
@@ -199,26 +196,9 @@ class ScriptedIndex:
     def __getattr__(self, name: str) -> Any:
         if self.is_down:
             raise InfrastructureError("the index is down", cause=Cause.STORAGE)
-        found = getattr(self.real, name)
-        if not callable(found):
-            return found
-
-        def ask(*given: Any, **more: Any) -> Any:
-            with self._is_answered:
-                self._asked += 1
-            try:
-                return found(*given, **more)
-            finally:
-                with self._is_answered:
-                    self._asked -= 1
-                    self._is_answered.notify_all()
-
-        return ask
+        return getattr(self.real, name)
 
     def close(self) -> None:
-        # A thread goes on whose activity was cancelled, and it has a connection.
-        with self._is_answered:
-            self._is_answered.wait_for(lambda: not self._asked, timeout=5)
         self.real.close()
         self._home.cleanup()
 

@@ -305,8 +305,10 @@ async def play_incident(env: WorkflowEnvironment) -> None:
             return PASSED
         raise InfrastructureError("no space left", cause=Cause.DISK_FULL)
 
-    with tempfile.TemporaryDirectory() as folder:
-        index = Index.open(f"sqlite:///{folder}/index.db")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(Index.open(f"sqlite:///{folder}/index.db")) as index,
+    ):
         script, incidents = Script(), IncidentActivities(index)
         script.steps[BUILD] = [meet] * 1000
         async with (

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -267,14 +268,39 @@ def test_a_file_that_is_no_database_is_the_stores_fault(path: Path) -> None:
     assert caught.value.cause is Cause.STORAGE
 
 
+def test_closing_waits_for_calls_of_other_threads(path: Path) -> None:
+    index = Index.open(f"sqlite:///{path}")
+    begun, end = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with reading(index._engine) as connection:
+            begun.set()
+            end.wait(timeout=10)
+            connection.execute(text("SELECT 1"))
+
+    reader, closer = threading.Thread(target=read), threading.Thread(target=index.close)
+    reader.start()
+    begun.wait(timeout=10)
+    closer.start()
+    closer.join(timeout=0.3)
+    assert closer.is_alive()
+    end.set()
+    reader.join(timeout=10)
+    closer.join(timeout=10)
+    assert not closer.is_alive()
+
+
 def test_a_damaged_index_is_the_stores_fault(path: Path) -> None:
     index = Index.open(f"sqlite:///{path}")
     write(index, *(revision(f"{head:040}") for head in range(60)))
     index.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
-    with pytest.raises(InfrastructureError, match="damaged") as caught:
-        Index.open(f"sqlite:///{path}").revisions()
+    with (
+        pytest.raises(InfrastructureError, match="damaged") as caught,
+        closing(Index.open(f"sqlite:///{path}")) as damaged,
+    ):
+        damaged.revisions()
     assert caught.value.cause is Cause.STORAGE
 
 

@@ -1,9 +1,11 @@
 """The job index as its users see it."""
 
 import itertools
-from typing import Self
+import time
+from datetime import timedelta
+from typing import Self, cast
 
-from sqlalchemy import Engine, and_, func, select, text
+from sqlalchemy import Engine, QueuePool, and_, func, select, text
 
 from opam_ci.clients.index.counters import FOLD_EVERY, counting, counting_rows, fold, is_counted
 from opam_ci.clients.index.engine import create, reading, writing
@@ -39,6 +41,9 @@ from opam_ci.clients.index.write import write
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
 from opam_ci.core.summary import Counts
+
+CLOSE_PATIENCE = timedelta(seconds=5)
+"""How long calls under way are waited for when an index is closed; they take milliseconds."""
 
 _EVERY_REVISION = RevisionFilter()
 _EVERY_JOB = JobFilter()
@@ -84,9 +89,15 @@ class Index(JobQueue, Incidents, Overview, Retention):
     def close(self) -> None:
         """Closes all connections; on SQLite it also refreshes the planner's statistics.
 
+        Waits up to `CLOSE_PATIENCE` for calls that other threads still make: a thread goes on
+        when the activity is cancelled that waits for it.
+
         Raises:
             InfrastructureError: The statistics could not be written.
         """
+        deadline = time.monotonic() + CLOSE_PATIENCE.total_seconds()
+        while cast("QueuePool", self._engine.pool).checkedout() and time.monotonic() < deadline:
+            time.sleep(0.01)
         try:
             if self._engine.dialect.name == "sqlite":
                 with writing(self._engine) as connection:
