@@ -176,4 +176,3 @@ async def test_failures_that_a_machine_causes_are_repaired_on_github(
         assert set(states(stage, 4)) <= {"pending", "failure"}
         assert states(stage, 4)[-1] == "failure"
         assert len([ran for ran in runner.ran if BAD in ran]) == 1
-        index.close()
