@@ -28,7 +28,7 @@ from opam_ci.core.messages import (
 from opam_ci.core.outcome import Cause
 from opam_ci.core.plan import PlannedJob, planned_jobs, revdep_jobs
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import RestartAsker, RestartSelector, Taken
+from opam_ci.core.requests import RestartAsker, Taken
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
 """Jobs that are put into the index in some hundred milliseconds."""
@@ -96,9 +96,7 @@ class JobActivities:
             UsageError: `after` is not what a page before returned.
             InfrastructureError: The index cannot be read.
         """
-        return await asyncio.to_thread(
-            self._index.take, given.key, given.platform, limit=given.limit, after=given.after
-        )
+        return await asyncio.to_thread(self._index.take, given)
 
     @activity.defn
     async def count_jobs(self, given: CountJobs) -> PlatformStandings:
@@ -107,10 +105,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        found = await asyncio.to_thread(
-            self._index.count, given.key, given.platforms, given.excluding
-        )
-        return PlatformStandings(platforms=found)
+        return PlatformStandings(platforms=await asyncio.to_thread(self._index.count, given))
 
     @activity.defn
     async def restart_jobs(self, given: ChangeJobs) -> Taken:
@@ -119,16 +114,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        if not isinstance(given.selector, RestartSelector):
-            raise TypeError("a restart needs a RestartSelector")
-        return await asyncio.to_thread(
-            self._index.requeue,
-            given.key,
-            given.selector,
-            round_=given.round,
-            at=datetime.now(UTC),
-            preview=given.preview,
-        )
+        return await asyncio.to_thread(self._index.requeue, given, datetime.now(UTC))
 
     @activity.defn
     async def cancel_jobs(self, given: ChangeJobs) -> Taken:
@@ -137,15 +123,9 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        return await asyncio.to_thread(
-            self._index.cancel,
-            given.key,
-            given.selector,
-            by=given.by,
-            # The same for each attempt, so that a later one recognises what this one cancelled.
-            at=activity.info().scheduled_time,
-            preview=given.preview,
-        )
+        # The same for each attempt, so that a later one recognises what this one cancelled.
+        at = activity.info().scheduled_time
+        return await asyncio.to_thread(self._index.cancel, given, at)
 
     @activity.defn
     async def settle_jobs(self, given: SettleJobs) -> None:
@@ -154,13 +134,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        await asyncio.to_thread(
-            self._index.settle,
-            given.key,
-            given.outcome,
-            platforms=given.platforms,
-            at=datetime.now(UTC),
-        )
+        await asyncio.to_thread(self._index.settle, given, datetime.now(UTC))
 
     @activity.defn
     async def conclude_jobs(self, given: ConcludeJobs) -> bool:
@@ -172,9 +146,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        changed = await asyncio.to_thread(
-            self._index.conclude, given.key, given.unavailable, datetime.now(UTC)
-        )
+        changed = await asyncio.to_thread(self._index.conclude, given, datetime.now(UTC))
         return changed or activity.info().attempt > 1
 
     async def _plan(

@@ -19,6 +19,7 @@ from opam_ci.clients.index.schema import SCHEMA_VERSION, VERSION
 from opam_ci.clients.index.triggers import create_triggers
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.messages import ChangeJobs, TakeJobs
 from opam_ci.core.outcome import Cause
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey, RevisionRecord
@@ -157,9 +158,9 @@ def test_the_jobs_of_an_older_index_are_queued_and_restarted_as_new_ones(old_url
         (kind, rank, needs, follows) for kind, _, _, _, _, _, rank, needs, follows in OLD_JOBS
     ]
     key = RevisionKey(repository="o/r", number=1, head="h", opened_at=NOW)
-    page = index.take(key, "p", limit=9, after=None)
+    page = index.take(TakeJobs(key=key, platform="p", limit=9))
     assert [each.job.kind for each in page.jobs] == [JobKind.REVDEP, JobKind.REVDEP_TEST]
-    taken = index.requeue(key, RestartSelector(), round_=2, at=NOW)
+    taken = index.requeue(ChangeJobs(key=key, selector=RestartSelector(), round=2), NOW)
     assert taken.by_platform == {"p": 4}
     assert index.counts().queued == 6
     assert index.attempts().items[0].outcome is not None

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 
 from sqlalchemy import Connection, select
 
@@ -9,6 +10,7 @@ from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import JOB_COLUMNS, JOBS
 from opam_ci.clients.index.write import DECIDED, find_revision
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.messages import ChangeJobs
 from opam_ci.core.outcome import FailureReason
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import (
@@ -18,7 +20,7 @@ from opam_ci.core.requests import (
     RestartWhich,
     Taken,
 )
-from opam_ci.core.summary import Standing
+from opam_ci.core.summary import UNDECIDED, Standing
 
 Candidate = AnyRow
 """What of a job decides whether it is taken."""
@@ -101,6 +103,26 @@ def restarted(rows: Sequence[Candidate], selector: RestartSelector, round_: int)
     return sorted(taken.values(), key=lambda row: (row.rank, row.needs in taken, row.id)) + waiting
 
 
+def cancelled(rows: Sequence[Candidate], selector: JobSelector, at: datetime) -> list[Candidate]:
+    """Chooses what a cancel takes, and what it took before.
+
+    Args:
+        rows: All jobs of the testing.
+        selector: Which.
+        at: When the cancel was asked for: jobs that it cancelled have this time.
+    """
+    matches = matcher(selector)
+    return [
+        row
+        for row in rows
+        if matches(row)
+        and (
+            row.standing in UNDECIDED
+            or (row.standing == Standing.CANCELLED and row.decided_at == at)
+        )
+    ]
+
+
 class _Others:
     """What comes with a job that is taken."""
 
@@ -137,20 +159,18 @@ def answer(rows: Sequence[Candidate]) -> Taken:
     )
 
 
-def refusal(
-    key: RevisionKey, rows: Sequence[Candidate], selector: JobSelector, wanted: str, advice: str
-) -> Taken:
+def refusal(given: ChangeJobs, rows: Sequence[Candidate], wanted: str, advice: str) -> Taken:
     """Says why nothing is taken: what there is instead.
 
     Args:
-        key: The testing.
+        given: Which jobs of which testing were wanted.
         rows: All its jobs.
-        selector: Which were wanted.
         wanted: What kind of job would have been taken, such as `errored`.
         advice: What to do where jobs match and stand otherwise.
     """
+    key = given.key
     title = key.repository + (f"#{key.number}" if key.branch is None else f":{key.branch}")
-    matches = matcher(selector)
+    matches = matcher(given.selector)
     found = [row for row in rows if matches(row)]
     if not rows:
         said = f"{title} has no jobs yet: wait until its change is analysed"
@@ -164,7 +184,7 @@ def refusal(
             said = f"{row.name[:_LONGEST]} is not {wanted}: it is {row.standing}{already}"
         said += advice
     else:
-        said = f"{title} has no job that matches; {_instead(rows, selector)}"
+        said = f"{title} has no job that matches; {_instead(rows, given.selector)}"
     return Taken(refusal=said)
 
 
