@@ -7,8 +7,7 @@ from itertools import islice
 
 from sqlalchemy import and_, literal_column, or_, select, true
 
-from opam_ci.clients.index.changing import decide, queue_again
-from opam_ci.clients.index.concluding import conclude, skipped_everywhere
+from opam_ci.clients.index.changing import conclude, decide, queue_again, skipped_everywhere
 from opam_ci.clients.index.engine import Connected, portions, reading, writing
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
 from opam_ci.clients.index.schema import JOBS
@@ -50,7 +49,7 @@ from opam_ci.core.summary import UNDECIDED, PlatformStanding, Standing
 _WRITTEN_AT_ONCE = 1_000
 """Jobs in one transaction: others who write wait for less than a tenth of a second."""
 
-_CONCLUDED_AT_ONCE = 50
+_CONCLUDED_AT_ONCE = 20
 """Packages in one transaction, each with a build on some ten platforms."""
 
 _JOB = ("platform", "package", "kind", "revdep")

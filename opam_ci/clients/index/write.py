@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from opam_ci.clients.index.engine import portions
-from opam_ci.clients.index.filters import RevisionFilter, revision_condition
+from opam_ci.clients.index.filters import RevisionFilter, equal, revision_condition
 from opam_ci.clients.index.incidents import attach
 from opam_ci.clients.index.rows import Values, attempt_rows, job_row, outcome_row
 from opam_ci.clients.index.schema import ATTEMPTS, HEADS, JOBS, PULL_REQUESTS, REVISIONS
@@ -104,7 +104,7 @@ def locked_revision(connection: Connection, key: RevisionKey, seen_at: datetime)
             "latest_opened_at": key.opened_at,
             "latest_sequence": -1,
         }
-        same = (PULL_REQUESTS.c.repository == key.repository, PULL_REQUESTS.c.target == key.target)
+        same = equal(PULL_REQUESTS, key, "repository", "target")
         revision = {
             "pull_request_id": select(PULL_REQUESTS.c.id).where(*same).scalar_subquery(),
             "head": key.head,
@@ -161,23 +161,16 @@ def insertion(connection: Connection, table: Table) -> postgresql.Insert | sqlit
 
 def _write_revision(connection: Connection, revision_id: int, record: RevisionRecord) -> None:
     latest = tuple_(PULL_REQUESTS.c.latest_opened_at, PULL_REQUESTS.c.latest_sequence)
+    names = ("base", "merge_tree", "state", "planned", "updated_at", "sequence")
     connection.execute(
         update(REVISIONS)
         .where(REVISIONS.c.id == revision_id, REVISIONS.c.sequence < record.sequence)
-        .values(
-            base=record.base,
-            merge_tree=record.merge_tree,
-            state=record.state,
-            planned=record.planned,
-            updated_at=record.updated_at,
-            sequence=record.sequence,
-        )
+        .values({name: getattr(record, name) for name in names})
     )
     connection.execute(
         update(PULL_REQUESTS)
         .where(
-            PULL_REQUESTS.c.repository == record.key.repository,
-            PULL_REQUESTS.c.target == record.key.target,
+            *equal(PULL_REQUESTS, record.key, "repository", "target"),
             latest < (record.key.opened_at, record.sequence),
         )
         .values(
