@@ -11,7 +11,6 @@ from temporalio import activity
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.analysis_result import Analysis
 from opam_ci.core.build import RevdepList
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.messages import (
@@ -67,7 +66,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        jobs = planned_jobs(Analysis(packages=given.packages), given.platforms)
+        jobs = planned_jobs(given.packages, given.platforms)
         await self._plan(given.key, jobs, given.round, given.asker)
 
     @activity.defn

@@ -151,12 +151,6 @@ class Counts(Frozen):
     errored: int = 0
     cancelled: int = 0
 
-    def __add__(self, other: "Counts") -> "Counts":
-        """Adds number by number."""
-        return Counts(
-            **{name: getattr(self, name) + getattr(other, name) for name in Counts.model_fields}
-        )
-
     @property
     def total(self) -> int:
         """All jobs."""

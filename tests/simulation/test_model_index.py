@@ -201,7 +201,7 @@ class ListOfJobs(Simulation):
         self.plan_twice(jobs)
         for record in self.changed(before).values():
             assert record.standing is Standing.QUEUED
-            assert record.round == self.round
+            assert record.status.round == self.round
         assert {each.job.id for each in jobs} >= self.changed(before).keys()
 
     def queued(self, limit: int) -> list[QueuedJob]:
@@ -286,7 +286,7 @@ class ListOfJobs(Simulation):
         assert changed.keys() <= {row.job.id for row in rows}
         for row in rows:
             old = before[row.job.id]
-            if (row.round, row.attempt) > (old.round, old.status.attempt):
+            if (row.round, row.attempt) > (old.status.round, old.status.attempt):
                 assert _told(changed[row.job.id].status) == _told(row)
             if row.outcome is not None:
                 self.table.drop(row.job.id)
@@ -504,7 +504,7 @@ class ListOfJobs(Simulation):
 
 
 def _version(record: JobRecord) -> tuple[int, int, int]:
-    return record.round, record.status.attempt, record.sequence
+    return record.status.round, record.status.attempt, record.sequence
 
 
 def _told(row: JobStatus) -> tuple[object, ...]:
