@@ -32,6 +32,7 @@ INFRASTRUCTURE_FAULT = "InfrastructureFault"
 INTERNAL_ERROR = "InternalError"
 """Type of the error of a bug of ours: the same again would fail the same way."""
 
+_WITH_REPORT = frozenset({PACKAGE_FAILURE, INFRASTRUCTURE_FAULT, INTERNAL_ERROR})
 
 GITHUB_REFUSED = "GitHubRefused"
 """Type of the error of what GitHub will refuse again: final, recorded once."""
@@ -121,17 +122,17 @@ def error_for(report: JobReport, delay: timedelta | None) -> ApplicationError | 
             return None
 
 
-def report_of(error: ActivityError) -> JobReport | None:
-    """Returns the report that a failed activity carries, None if it carries none."""
-    cause = error.cause
-    if isinstance(cause, ApplicationError) and cause.type in {
-        PACKAGE_FAILURE,
-        INFRASTRUCTURE_FAULT,
-        INTERNAL_ERROR,
-    }:
-        for detail in cause.details:
+def report_in(error: BaseException | None) -> JobReport | None:
+    """Returns the report in the details of an attempt's error, None if it carries none."""
+    if isinstance(error, ApplicationError) and error.type in _WITH_REPORT:
+        for detail in error.details:
             return JobReport.model_validate(detail)
     return None
+
+
+def report_of(error: ActivityError) -> JobReport | None:
+    """Returns the report that a failed activity carries, None if it carries none."""
+    return report_in(error.cause)
 
 
 def is_lost(error: ActivityError) -> bool:
@@ -164,22 +165,9 @@ def is_cancelled(error: ActivityError) -> bool:
 def outcome_without_report(error: ActivityError) -> Errored:
     """Returns the outcome of an activity that ended without a word of its own."""
     cause = error.cause
+    rule, detail = "activity-error", str(cause or error)[:400]
     if isinstance(cause, TimeoutError):
         kind = cause.type.name.lower() if cause.type is not None else "unknown"
-        return Errored(
-            cause=Cause.UNKNOWN,
-            evidence=Evidence(
-                rule=f"activity-timeout-{kind}",
-                detail=f"the job's activity ran into its {kind} time limit",
-            ),
-        )
-    return Errored(
-        cause=Cause.UNKNOWN,
-        evidence=Evidence(rule="activity-error", detail=str(cause or error)[:400]),
-    )
-
-
-def report_in(error: BaseException) -> JobReport | None:
-    """Returns the report in the details of an error that this process is about to raise."""
-    details = error.details if isinstance(error, ApplicationError) else ()
-    return next((detail for detail in details if isinstance(detail, JobReport)), None)
+        rule = f"activity-timeout-{kind}"
+        detail = f"the job's activity ran into its {kind} time limit"
+    return Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule=rule, detail=detail))

@@ -41,6 +41,9 @@ class Standing(StrEnum):
 UNDECIDED = frozenset({Standing.QUEUED, Standing.RUNNING, Standing.RETRYING})
 """How jobs stand that have no outcome."""
 
+DECIDED = frozenset(Standing) - UNDECIDED
+"""How jobs stand that have one."""
+
 
 class State(StrEnum):
     """The four states of a GitHub commit status, with GitHub's names."""

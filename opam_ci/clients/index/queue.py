@@ -23,7 +23,6 @@ from opam_ci.clients.index.selecting import (
 )
 from opam_ci.clients.index.standings import standings
 from opam_ci.clients.index.write import (
-    DECIDED,
     QUEUED,
     find_revision,
     insert_queued,
@@ -44,7 +43,7 @@ from opam_ci.core.outcome import Cancelled, Outcome
 from opam_ci.core.plan import PlannedJob, outcome_after
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import RestartAsker, RestartSelector, Taken
-from opam_ci.core.summary import UNDECIDED, PlatformStanding, Standing
+from opam_ci.core.summary import DECIDED, UNDECIDED, PlatformStanding, Standing
 
 _WRITTEN_AT_ONCE = 1_000
 """Jobs in one transaction: others who write wait for less than a tenth of a second."""

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import JOB_COLUMNS, JOBS
-from opam_ci.clients.index.write import DECIDED, find_revision
+from opam_ci.clients.index.write import find_revision
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import ChangeJobs
 from opam_ci.core.outcome import FailureReason
@@ -20,7 +20,7 @@ from opam_ci.core.requests import (
     RestartWhich,
     Taken,
 )
-from opam_ci.core.summary import UNDECIDED, Standing
+from opam_ci.core.summary import DECIDED, UNDECIDED, Standing
 
 Candidate = AnyRow
 """What of a job decides whether it is taken."""

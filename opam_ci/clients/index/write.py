@@ -20,8 +20,6 @@ from opam_ci.core.summary import UNDECIDED, Standing
 
 Columns = ReadOnlyColumnCollection[str, Any]
 
-DECIDED = frozenset(Standing) - UNDECIDED
-
 QUEUED: Values = {
     **outcome_row(None),
     "standing": Standing.QUEUED,
