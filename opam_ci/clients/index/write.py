@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -35,22 +35,16 @@ QUEUED: Values = {
 """What of a job is the same at the start of every round."""
 
 
-class Written(NamedTuple):
-    """What was written.
-
-    Attributes:
-        incidents: The open incidents of the faults in it.
-        failures: By signature, when attempts ended that failed or were failures once.
-    """
-
-    incidents: tuple[int, ...]
-    failures: dict[str, set[datetime]]
-
-
-def write(connection: Connection, batch: RowBatch) -> Written:
+def write(
+    connection: Connection, batch: RowBatch
+) -> tuple[tuple[int, ...], dict[str, set[datetime]]]:
     """Writes a batch in the connection's transaction.
 
     Rows are written in one order, lest two writers wait for each other.
+
+    Returns:
+        The open incidents of the faults in it; and by signature, when attempts ended that failed
+        or were failures once.
     """
     revision_id = locked_revision(connection, batch.key, batch.updated_at)
     if batch.revision is not None:
@@ -81,7 +75,7 @@ def write(connection: Connection, batch: RowBatch) -> Written:
         if each["signature"] is not None:
             failures[each["signature"]].add(each["ended_at"])
     lost = {each["job_id"] for each in attempts if each["standing"] == Standing.ERRORED}
-    return Written(attach(connection, sorted(lost)) if lost else (), failures)
+    return attach(connection, sorted(lost)) if lost else (), failures
 
 
 def locked_revision(connection: Connection, key: RevisionKey, seen_at: datetime) -> int:
