@@ -219,10 +219,7 @@ class GitHubActivities:
             case Ignore():
                 words = action.reason
             case Restart() | Cancel() | Misunderstood():
-                if action.ask_permission and not await self._may_command(action.by):
-                    words = f"{action.by} may not command"
-                else:
-                    words = await self._command(action)
+                words = await self._command(action)
         return Carried(words=words)
 
     async def _close(self, action: Closed, *, sure: bool) -> Carried:
@@ -236,10 +233,11 @@ class GitHubActivities:
         )
 
     async def _command(self, action: Restart | Cancel | Misunderstood) -> str:
+        if action.ask_permission and not await self._may_command(action.by):
+            return f"{action.by} may not command"
         match action:
             case Misunderstood():
-                number = action.pull_request.number
-                if number is not None:
+                if (number := action.pull_request.number) is not None:
                     await self._github.comment(number, action.answer)
                 return "answered"
             case Cancel():

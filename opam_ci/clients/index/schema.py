@@ -66,17 +66,12 @@ class Instant(TypeDecorator[datetime]):
 class Model(TypeDecorator[Any]):
     """A value of ours as JSON; a listing may search in it."""
 
-    impl = JSON
+    impl = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
     cache_ok = True
 
     def __init__(self, of: Any) -> None:
-        super().__init__(none_as_null=True)
+        super().__init__()
         self.of = TypeAdapter(of)
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """PostgreSQL's binary form, where there is one."""
-        binary = dialect.name == "postgresql"
-        return JSONB(none_as_null=True) if binary else JSON(none_as_null=True)
 
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
         """What is looked up in it is a path and no value of ours."""

@@ -209,11 +209,7 @@ def _instead(rows: Iterable[Candidate], selector: JobSelector) -> str:
     platforms = sorted({row.platform for row in rows if row.platform})
     if selector.platform is None or selector.platform in {"", *platforms}:
         return "see what it has with `opam-ci status`"
-    named = ", ".join(_first(platforms)) or "none"
+    named = ", ".join(platforms[:_NAMED]) or "none"
+    if len(platforms) > _NAMED:
+        named += f", and {len(platforms) - _NAMED} more"
     return f"it has none on {selector.platform[:_LONGEST]!r}, its platforms are: {named}"
-
-
-def _first(names: Sequence[str]) -> Iterator[str]:
-    yield from names[:_NAMED]
-    if len(names) > _NAMED:
-        yield f"and {len(names) - _NAMED} more"
