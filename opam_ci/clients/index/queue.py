@@ -11,16 +11,7 @@ from opam_ci.clients.index.changing import conclude, decide, queue_again, skippe
 from opam_ci.clients.index.engine import Connected, portions, reading, writing
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
 from opam_ci.clients.index.schema import JOBS
-from opam_ci.clients.index.selecting import (
-    Candidate,
-    advice_for,
-    answer,
-    cancelled,
-    candidates,
-    refusal,
-    restarted,
-    wanted_by,
-)
+from opam_ci.clients.index.selecting import cancelled, candidates, restarted
 from opam_ci.clients.index.standings import standings
 from opam_ci.clients.index.write import (
     QUEUED,
@@ -43,7 +34,7 @@ from opam_ci.core.outcome import Cancelled, Outcome
 from opam_ci.core.plan import PlannedJob, outcome_after
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import RestartAsker, RestartSelector, Taken
-from opam_ci.core.summary import DECIDED, UNDECIDED, PlatformStanding, Standing
+from opam_ci.core.summary import UNDECIDED, PlatformStanding, Standing
 
 _WRITTEN_AT_ONCE = 1_000
 """Jobs in one transaction: others who write wait for less than a tenth of a second."""
@@ -159,18 +150,14 @@ class JobQueue(Connected):
         selector = given.selector
         if not isinstance(selector, RestartSelector):
             raise TypeError("a restart needs a RestartSelector")
-        there = self._candidates(given.key)
-        rows = restarted(there, selector, given.round)
-        if not rows:
-            return refusal(given, there, wanted_by(selector), advice_for(selector))
-        if not given.preview:
-            charge = selector.asker.charged(0)
-            ids = [row.id for row in rows if row.round < given.round and row.standing in DECIDED]
-            for some in portions(ids):
-                with writing(self._engine) as connection:
-                    locked_revision(connection, given.key, at)
-                    queue_again(connection, some, round_=given.round, charge=charge, at=at)
-        return answer(rows)
+        with reading(self._engine, steady=True) as connection:
+            ids, taken = restarted(candidates(connection, given.key), given, selector)
+        charge = selector.asker.charged(0)
+        for some in portions(() if given.preview else ids):
+            with writing(self._engine) as connection:
+                locked_revision(connection, given.key, at)
+                queue_again(connection, some, round_=given.round, charge=charge, at=at)
+        return taken
 
     def cancel(self, given: ChangeJobs, at: datetime) -> Taken:
         """Cancels queued jobs; those under way are counted, and left to whoever runs them.
@@ -182,15 +169,12 @@ class JobQueue(Connected):
         Raises:
             InfrastructureError: The index cannot be written; ask again for the rest.
         """
-        there = self._candidates(given.key)
-        rows = cancelled(there, given.selector, at)
-        if not rows:
-            return refusal(given, there, "undecided", "")
+        with reading(self._engine, steady=True) as connection:
+            ids, taken = cancelled(candidates(connection, given.key), given, at)
         if not given.preview:
             queued = frozenset({Standing.QUEUED})
-            ids = [row.id for row in rows if row.standing in queued]
             self._decide(given.key, ids, Cancelled(by=given.by), at, queued)
-        return answer(rows)
+        return taken
 
     def settle(self, given: SettleJobs, at: datetime) -> None:
         """Gives all undecided jobs an outcome.
@@ -225,10 +209,6 @@ class JobQueue(Connected):
                 revision_id = locked_revision(connection, given.key, at)
                 changed |= conclude(connection, revision_id, some, given.unavailable, at)
         return changed
-
-    def _candidates(self, key: RevisionKey) -> Sequence[Candidate]:
-        with reading(self._engine, steady=True) as connection:
-            return candidates(connection, key)
 
     def _decide(
         self,

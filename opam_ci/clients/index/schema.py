@@ -32,6 +32,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.schema import SchemaItem
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeEngine
 
@@ -123,6 +124,11 @@ def _plain_order() -> Text:
 
 METADATA = MetaData()
 
+
+def _table(name: str, *parts: SchemaItem) -> Table:
+    return Table(name, METADATA, Column("id", Integer, primary_key=True), *parts)
+
+
 VERSION = Table(
     # Named so that the index can share a PostgreSQL database with something else.
     "opam_ci_schema",
@@ -132,10 +138,8 @@ VERSION = Table(
 )
 """One row: the schema of the database."""
 
-PULL_REQUESTS = Table(
+PULL_REQUESTS = _table(
     "pull_requests",
-    METADATA,
-    Column("id", Integer, primary_key=True),
     *_required(Text, "repository", "target", "title"),
     Column("number", Integer),
     Column("branch", Text),
@@ -146,10 +150,8 @@ PULL_REQUESTS = Table(
     UniqueConstraint("repository", "target", name="pull_requests_key"),
 )
 
-REVISIONS = Table(
+REVISIONS = _table(
     "revisions",
-    METADATA,
-    Column("id", Integer, primary_key=True),
     Column("pull_request_id", _in("pull_requests"), nullable=False),
     *_required(Text, "head", "base", "state"),
     Column("merge_tree", Text),
@@ -162,10 +164,8 @@ REVISIONS = Table(
     Index("revisions_by_head", "head"),
 )
 
-JOBS = Table(
+JOBS = _table(
     "jobs",
-    METADATA,
-    Column("id", Integer, primary_key=True),
     Column("revision_id", _in("revisions"), nullable=False),
     *_required(Text, "name", "kind", "platform"),
     Column("package", _plain_order(), nullable=False),
@@ -207,10 +207,8 @@ JOBS = Table(
     ),
 )
 
-ATTEMPTS = Table(
+ATTEMPTS = _table(
     "attempts",
-    METADATA,
-    Column("id", Integer, primary_key=True),
     Column("job_id", _in("jobs"), nullable=False),
     *_required(Integer, "round", "number", "sequence"),
     *_outcome(),
@@ -230,10 +228,8 @@ ATTEMPTS = Table(
     _partial("attempts_by_fault", "worker", "cause", "ended_at", where="cause IS NOT NULL"),
 )
 
-INCIDENTS = Table(
+INCIDENTS = _table(
     "incidents",
-    METADATA,
-    Column("id", Integer, primary_key=True),
     *_required(Text, "cause", "scope"),
     *_optional(Text, "pool", "worker", "resolved_by"),
     *_required(Instant, "first_seen_at", "last_seen_at"),
@@ -248,10 +244,8 @@ INCIDENTS = Table(
 
 def _counts(name: str, *columns: str) -> Table:
     """A table of counters, kept by triggers: of each day, in UTC such as 2026-05-04, and group."""
-    return Table(
+    return _table(
         name,
-        METADATA,
-        Column("id", Integer, primary_key=True),
         # The last is the reason or cause; the standing says which of them. Empty for none.
         *_required(Text, "day", *columns, "why"),
         *_required(Integer, "count"),
