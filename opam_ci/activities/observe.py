@@ -200,13 +200,8 @@ class _Observing(ActivityInboundInterceptor):
 
 
 def _outcome(answer: Any) -> Outcome | None:
-    match answer:
-        case JobReport():
-            return answer.outcome
-        case AnalysisReport() | LintReport():
-            return answer.report.outcome
-        case _:
-            return None
+    report = answer.report if isinstance(answer, AnalysisReport | LintReport) else answer
+    return report.outcome if isinstance(report, JobReport) else None
 
 
 def _was_lost(info: activity.Info) -> bool:
