@@ -128,7 +128,7 @@ class JobQueue(Connected):
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        with reading(self._engine, steady=True) as connection:
+        with reading(self._engine) as connection:
             revision_id = find_revision(connection, given.key)
             return standings(connection, revision_id, given.platforms, given.excluding)
 
@@ -150,7 +150,7 @@ class JobQueue(Connected):
         selector = given.selector
         if not isinstance(selector, RestartSelector):
             raise TypeError("a restart needs a RestartSelector")
-        with reading(self._engine, steady=True) as connection:
+        with reading(self._engine) as connection:
             ids, taken = restarted(candidates(connection, given.key), given, selector)
         charge = selector.asker.charged(0)
         for some in portions(() if given.preview else ids):
@@ -169,7 +169,7 @@ class JobQueue(Connected):
         Raises:
             InfrastructureError: The index cannot be written; ask again for the rest.
         """
-        with reading(self._engine, steady=True) as connection:
+        with reading(self._engine) as connection:
             ids, taken = cancelled(candidates(connection, given.key), given, at)
         if not given.preview:
             queued = frozenset({Standing.QUEUED})
@@ -187,7 +187,7 @@ class JobQueue(Connected):
             JOBS.c.standing.in_(UNDECIDED),
             true() if given.platforms is None else JOBS.c.platform.in_(given.platforms),
         )
-        with reading(self._engine, steady=True) as connection:
+        with reading(self._engine) as connection:
             of = JOBS.c.revision_id == find_revision(connection, given.key)
             ids = connection.scalars(query.where(of).order_by(JOBS.c.id)).all()
         self._decide(given.key, ids, given.outcome, at, UNDECIDED)
