@@ -13,12 +13,7 @@ from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
 from opam_ci.clients.index.schema import JOBS
 from opam_ci.clients.index.selecting import cancelled, candidates, restarted
 from opam_ci.clients.index.standings import standings
-from opam_ci.clients.index.write import (
-    QUEUED,
-    find_revision,
-    insert_queued,
-    locked_revision,
-)
+from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import (
