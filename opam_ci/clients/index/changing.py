@@ -9,7 +9,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 
-from sqlalchemy import Connection, and_, case, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from opam_ci.clients.index.engine import portions
 from opam_ci.clients.index.rows import job_of, job_status, outcome_row
@@ -20,6 +31,41 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import FailureReason, Outcome
 from opam_ci.core.plan import follows, outcome_after
 from opam_ci.core.summary import DECIDED, Standing
+
+_AT = bindparam("at", type_=Instant)
+_IDS: BindParameter[int] = bindparam("ids", expanding=True)
+_CHOSEN = and_(JOBS.c.id.in_(_IDS), JOBS.c.standing.in_(bindparam("standings", expanding=True)))
+
+# Made once: to make them takes longer than to run them.
+_OF_JOB = (
+    update(JOBS)
+    .where(_CHOSEN)
+    .values(
+        decided_at=func.coalesce(JOBS.c.decided_at, _AT),
+        next_attempt_at=None,
+        updated_at=_AT,
+        sequence=JOBS.c.sequence + 1,
+    )
+    .returning(JOBS.c.id, *JOB_COLUMNS)
+)
+_OF_ATTEMPT = (
+    update(ATTEMPTS)
+    .where(
+        ATTEMPTS.c.job_id.in_(_IDS),
+        exists().where(
+            _CHOSEN,
+            ATTEMPTS.c.job_id == JOBS.c.id,
+            ATTEMPTS.c.round == JOBS.c.round,
+            ATTEMPTS.c.number == JOBS.c.attempt,
+            # One that was lost stays lost, whatever becomes of a job that waits for another one.
+            ATTEMPTS.c.standing == JOBS.c.standing,
+        ),
+    )
+    .values(
+        ended_at=func.coalesce(ATTEMPTS.c.ended_at, _AT),
+        sequence=ATTEMPTS.c.sequence + 1,
+    )
+)
 
 
 def queue_again(
@@ -63,43 +109,14 @@ def decide(
     for job, outcome in outcomes.items():
         sharing[id(outcome)].append(job)
     changed: dict[int, Job] = {}
-    when = literal(at, Instant)
     for some in chain.from_iterable(map(portions, sharing.values())):
         outcome = outcomes[some[0]]
-        columns = {**outcome_row(outcome), "standing": outcome.kind}
+        given = {**outcome_row(outcome), "standing": outcome.kind, "ids": some, "at": at}
+        given["standings"] = sorted(standings)
         # Who ran an attempt, and how far it came, is known whatever is said of its job.
-        of_attempt = {name: columns[name] for name in columns.keys() - {"worker", "phase"}}
-        chosen = and_(JOBS.c.id.in_(some), JOBS.c.standing.in_(standings))
-        its_own = exists().where(
-            chosen,
-            ATTEMPTS.c.job_id == JOBS.c.id,
-            ATTEMPTS.c.round == JOBS.c.round,
-            ATTEMPTS.c.number == JOBS.c.attempt,
-            # One that was lost stays lost, whatever becomes of a job that waits for another one.
-            ATTEMPTS.c.standing == JOBS.c.standing,
-        )
-        connection.execute(
-            update(ATTEMPTS)
-            .where(ATTEMPTS.c.job_id.in_(some), its_own)
-            .values(
-                **of_attempt,
-                ended_at=func.coalesce(ATTEMPTS.c.ended_at, when),
-                sequence=ATTEMPTS.c.sequence + 1,
-            )
-        )
-        decided = (
-            update(JOBS)
-            .where(chosen)
-            .values(
-                **columns,
-                follows=follows(outcome),
-                decided_at=func.coalesce(JOBS.c.decided_at, when),
-                next_attempt_at=None,
-                updated_at=at,
-                sequence=JOBS.c.sequence + 1,
-            )
-        )
-        for row in connection.execute(decided.returning(JOBS.c.id, *JOB_COLUMNS)):
+        of_attempt = {name: given[name] for name in given.keys() - {"worker", "phase"}}
+        connection.execute(_OF_ATTEMPT, of_attempt)
+        for row in connection.execute(_OF_JOB, {**given, "follows": follows(outcome)}):
             changed[row.id] = job_of(row)
     return changed
 
