@@ -41,7 +41,7 @@ class Attempt:
         self.context = context
         self.job = job
         self.number = info.attempt
-        self.worker = _identity()
+        self.worker = activity.client().service_client.config.identity
         self.started_at = datetime.now(UTC)
         self.log: str | None = None
         self.task_queue = info.task_queue
@@ -129,10 +129,6 @@ class Attempt:
                     next_attempt_at=report.ended_at + delay if delay is not None else None,
                 ),
             )
-
-
-def _identity() -> str:
-    return activity.client().service_client.config.identity
 
 
 async def _tell(signal: str, message: AttemptFaulted | AttemptStarted) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -26,7 +27,6 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.outcome import Cause
 from opam_ci.core.plan import PlannedJob, planned_jobs, revdep_jobs
-from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import RestartAsker, Taken
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
@@ -67,7 +67,7 @@ class JobActivities:
             InfrastructureError: The index cannot be written.
         """
         jobs = planned_jobs(given.packages, given.platforms)
-        await self._plan(given.key, jobs, given.round, given.asker)
+        await self._plan(given, jobs, given.asker)
 
     @activity.defn
     async def plan_revdeps(self, given: PlanRevdeps) -> None:
@@ -85,7 +85,7 @@ class JobActivities:
                 f"{given.listing} is not a list of reverse dependencies", cause=Cause.STORAGE
             ) from error
         jobs = revdep_jobs(given.platform, given.package, listed.revdeps)
-        await self._plan(given.key, jobs, given.round, None)
+        await self._plan(given, jobs, None)
 
     @activity.defn
     async def take_jobs(self, given: TakeJobs) -> JobPage:
@@ -149,17 +149,13 @@ class JobActivities:
         return changed or activity.info().attempt > 1
 
     async def _plan(
-        self,
-        key: RevisionKey,
-        jobs: Iterator[PlannedJob],
-        round_: int,
-        asker: RestartAsker | None,
+        self, given: PlanJobs | PlanRevdeps, jobs: Iterator[PlannedJob], asker: RestartAsker | None
     ) -> None:
-        now = datetime.now(UTC)
+        plan = partial(
+            self._index.plan, given.key, round_=given.round, asker=asker, at=datetime.now(UTC)
+        )
         while some := tuple(islice(jobs, _PLANNED_BETWEEN_HEARTBEATS)):
-            planning = asyncio.create_task(
-                asyncio.to_thread(self._index.plan, key, some, round_=round_, asker=asker, at=now)
-            )
+            planning = asyncio.create_task(asyncio.to_thread(plan, some))
             try:
                 await asyncio.shield(planning)
             except asyncio.CancelledError:

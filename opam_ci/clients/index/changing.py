@@ -9,18 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 
-from sqlalchemy import (
-    BindParameter,
-    Connection,
-    and_,
-    bindparam,
-    case,
-    exists,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Integer, and_, bindparam, case, exists, func, or_, select, update
 
 from opam_ci.clients.index.engine import portions
 from opam_ci.clients.index.rows import job_of, job_status, outcome_row
@@ -33,7 +22,7 @@ from opam_ci.core.plan import follows, outcome_after
 from opam_ci.core.summary import DECIDED, Standing
 
 _AT = bindparam("at", type_=Instant)
-_IDS: BindParameter[int] = bindparam("ids", expanding=True)
+_IDS = bindparam("ids", type_=Integer, expanding=True)
 _CHOSEN = and_(JOBS.c.id.in_(_IDS), JOBS.c.standing.in_(bindparam("standings", expanding=True)))
 
 # Made once: to make them takes longer than to run them.
