@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -23,6 +23,8 @@ from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, Outcome
 from opam_ci.core.result_text import reason_line
 from opam_ci.core.retry import RetrySettings
 
+T = TypeVar("T")
+
 PACKAGE_FAILURE = "PackageFailure"
 """Type of the error of a package failure: final, and no cause for alarm."""
 
@@ -32,6 +34,7 @@ INFRASTRUCTURE_FAULT = "InfrastructureFault"
 INTERNAL_ERROR = "InternalError"
 """Type of the error of a bug of ours: the same again would fail the same way."""
 
+_HEARTBEAT = TypeAdapter(JobHeartbeat)
 _WITH_REPORT = frozenset({PACKAGE_FAILURE, INFRASTRUCTURE_FAULT, INTERNAL_ERROR})
 
 GITHUB_REFUSED = "GitHubRefused"
@@ -149,12 +152,17 @@ def last_heartbeat(error: ActivityError) -> JobHeartbeat | None:
     return heartbeat_of(cause.last_heartbeat_details)
 
 
-def heartbeat_of(details: Sequence[Any]) -> JobHeartbeat | None:
+def details_as(kind: TypeAdapter[T], details: Sequence[Any]) -> T | None:
     """Returns what heartbeat details say; a worker of another version may say it otherwise."""
     try:
-        return JobHeartbeat.model_validate(details[0]) if details else None
+        return kind.validate_python(details[0]) if details else None
     except ValidationError:
         return None
+
+
+def heartbeat_of(details: Sequence[Any]) -> JobHeartbeat | None:
+    """Returns what the heartbeat details of an attempt say, if they can be read."""
+    return details_as(_HEARTBEAT, details)
 
 
 def is_cancelled(error: ActivityError) -> bool:

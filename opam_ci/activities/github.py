@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from temporalio import activity
 
-from opam_ci.activities.boundary import github_errors
+from opam_ci.activities.boundary import details_as, github_errors
 from opam_ci.activities.heartbeats import beating
 from opam_ci.clients.git_upstream import upstream_in
 from opam_ci.clients.github import GitHub
@@ -124,7 +124,8 @@ class GitHubActivities:
             "to_post", result_type=ToPost, rpc_timeout=_QUERY_TIMEOUT
         )
         clock = _clock()
-        posted = {**wanted.posted, **_before(info.heartbeat_details)}
+        before = details_as(_POSTED, info.heartbeat_details)
+        posted = {**wanted.posted, **(before or {})}
         if info.attempt > 1:
             # The attempt before may have sent something of which no answer came.
             posted = doubted(posted)
@@ -304,16 +305,6 @@ class GitHubActivities:
                 await self._github.redeliver(delivery)
                 asked += 1
         return asked
-
-
-def _before(details: Collection[Any]) -> dict[str, Posted]:
-    """Returns what the attempt before this one had posted, as far as it could say so."""
-    for detail in details:
-        try:
-            return _POSTED.validate_python(detail)
-        except ValidationError:
-            return {}
-    return {}
 
 
 def _clock() -> Callable[[], datetime]:
