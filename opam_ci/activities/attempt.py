@@ -1,29 +1,25 @@
 """One attempt of a job: announced, heartbeated, judged, and told to the workflow at once."""
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
 from temporalio.service import RPCError
 
 from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, retry_delay
+from opam_ci.activities.heartbeats import beating
 from opam_ci.activities.stand_in import STAND_IN
 from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.job import Phase
 from opam_ci.core.messages import JobContext, JobHeartbeat, JobReport
-from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome
+from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
 from opam_ci.core.summary import Fault
 from opam_ci.core.workflow_states import AttemptFaulted, AttemptStarted
 
 _log = logging.getLogger(__name__)
-
-HEARTBEAT_INTERVAL = timedelta(seconds=1)
-"""How often an attempt says that it is supervised; cancellation arrives with the answers, so
-this also bounds how long a cancelled build goes on."""
 
 
 class Attempt:
@@ -45,7 +41,7 @@ class Attempt:
         self.context = context
         self.job = job
         self.number = info.attempt
-        self.worker = _identity()
+        self.worker = activity.client().service_client.config.identity
         self.started_at = datetime.now(UTC)
         self.log: str | None = None
         self.task_queue = info.task_queue
@@ -84,6 +80,12 @@ class Attempt:
             alone=STAND_IN.attempts == 1,
             limit_reached_on=self.worker if reached else self.limit_reached_on,
             fault=fault,
+        )
+
+    def passed(self, rule: str, detail: str | None = None) -> Passed:
+        """Returns the outcome of an attempt that has done its work."""
+        return Passed(
+            evidence=Evidence(rule=rule, worker=self.worker, attempt=self.number, detail=detail)
         )
 
     async def announce(self) -> None:
@@ -129,10 +131,6 @@ class Attempt:
             )
 
 
-def _identity() -> str:
-    return activity.client().service_client.config.identity
-
-
 async def _tell(signal: str, message: AttemptFaulted | AttemptStarted) -> None:
     workflow_id = activity.info().workflow_id
     if workflow_id is None:
@@ -144,26 +142,6 @@ async def _tell(signal: str, message: AttemptFaulted | AttemptStarted) -> None:
         # The workflow may be gone or Temporal away; neither may change the job's verdict,
         # and the next attempt's announcement makes up for it.
         _log.warning("could not signal %s to %s: %s", signal, workflow_id, error)
-
-
-@contextlib.contextmanager
-def _beating(attempt: Attempt) -> Iterator[None]:
-    """Sends heartbeats meanwhile; a job that is over before the first one costs none."""
-    loop = asyncio.get_running_loop()
-    interval = HEARTBEAT_INTERVAL.total_seconds()
-    timer: asyncio.TimerHandle
-
-    def beat() -> None:
-        nonlocal timer
-        timer = loop.call_later(interval, beat)
-        attempt.heartbeat()
-
-    timer = loop.call_later(interval, beat)
-    try:
-        with STAND_IN.watching(attempt):
-            yield
-    finally:
-        timer.cancel()
 
 
 def _shut_down(attempt: Attempt) -> Errored:
@@ -200,20 +178,18 @@ async def run_attempt(
     await attempt.announce()
     retry_after: timedelta | None = None
     try:
-        with _beating(attempt):
+        with beating(attempt.heartbeat), STAND_IN.watching(attempt):
             outcome = await work(attempt)
     except asyncio.CancelledError:
         if not activity.is_worker_shutdown():
             raise
         outcome = _shut_down(attempt)
-    except SubmissionError as error:
-        outcome = outcome_of(error)
-    except InfrastructureError as error:
-        retry_after = error.retry_after
-        outcome = outcome_of(error)
     except Exception as error:  # noqa: BLE001  the boundary: every bug becomes an error
         outcome = outcome_of(error)
-        _log.warning("job %s attempt %d", job, attempt.number, exc_info=error)
+        if isinstance(error, InfrastructureError):
+            retry_after = error.retry_after
+        elif not isinstance(error, SubmissionError):
+            _log.warning("job %s attempt %d", job, attempt.number, exc_info=error)
     report = JobReport(
         outcome=outcome,
         attempt=attempt.number,

@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -23,6 +23,8 @@ from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, Outcome
 from opam_ci.core.result_text import reason_line
 from opam_ci.core.retry import RetrySettings
 
+T = TypeVar("T")
+
 PACKAGE_FAILURE = "PackageFailure"
 """Type of the error of a package failure: final, and no cause for alarm."""
 
@@ -32,6 +34,8 @@ INFRASTRUCTURE_FAULT = "InfrastructureFault"
 INTERNAL_ERROR = "InternalError"
 """Type of the error of a bug of ours: the same again would fail the same way."""
 
+_HEARTBEAT = TypeAdapter(JobHeartbeat)
+_WITH_REPORT = frozenset({PACKAGE_FAILURE, INFRASTRUCTURE_FAULT, INTERNAL_ERROR})
 
 GITHUB_REFUSED = "GitHubRefused"
 """Type of the error of what GitHub will refuse again: final, recorded once."""
@@ -121,17 +125,17 @@ def error_for(report: JobReport, delay: timedelta | None) -> ApplicationError | 
             return None
 
 
-def report_of(error: ActivityError) -> JobReport | None:
-    """Returns the report that a failed activity carries, None if it carries none."""
-    cause = error.cause
-    if isinstance(cause, ApplicationError) and cause.type in {
-        PACKAGE_FAILURE,
-        INFRASTRUCTURE_FAULT,
-        INTERNAL_ERROR,
-    }:
-        for detail in cause.details:
+def report_in(error: BaseException | None) -> JobReport | None:
+    """Returns the report in the details of an attempt's error, None if it carries none."""
+    if isinstance(error, ApplicationError) and error.type in _WITH_REPORT:
+        for detail in error.details:
             return JobReport.model_validate(detail)
     return None
+
+
+def report_of(error: ActivityError) -> JobReport | None:
+    """Returns the report that a failed activity carries, None if it carries none."""
+    return report_in(error.cause)
 
 
 def is_lost(error: ActivityError) -> bool:
@@ -148,12 +152,17 @@ def last_heartbeat(error: ActivityError) -> JobHeartbeat | None:
     return heartbeat_of(cause.last_heartbeat_details)
 
 
-def heartbeat_of(details: Sequence[Any]) -> JobHeartbeat | None:
+def details_as(kind: TypeAdapter[T], details: Sequence[Any]) -> T | None:
     """Returns what heartbeat details say; a worker of another version may say it otherwise."""
     try:
-        return JobHeartbeat.model_validate(details[0]) if details else None
+        return kind.validate_python(details[0]) if details else None
     except ValidationError:
         return None
+
+
+def heartbeat_of(details: Sequence[Any]) -> JobHeartbeat | None:
+    """Returns what the heartbeat details of an attempt say, if they can be read."""
+    return details_as(_HEARTBEAT, details)
 
 
 def is_cancelled(error: ActivityError) -> bool:
@@ -164,22 +173,9 @@ def is_cancelled(error: ActivityError) -> bool:
 def outcome_without_report(error: ActivityError) -> Errored:
     """Returns the outcome of an activity that ended without a word of its own."""
     cause = error.cause
+    rule, detail = "activity-error", str(cause or error)[:400]
     if isinstance(cause, TimeoutError):
         kind = cause.type.name.lower() if cause.type is not None else "unknown"
-        return Errored(
-            cause=Cause.UNKNOWN,
-            evidence=Evidence(
-                rule=f"activity-timeout-{kind}",
-                detail=f"the job's activity ran into its {kind} time limit",
-            ),
-        )
-    return Errored(
-        cause=Cause.UNKNOWN,
-        evidence=Evidence(rule="activity-error", detail=str(cause or error)[:400]),
-    )
-
-
-def report_in(error: BaseException) -> JobReport | None:
-    """Returns the report in the details of an error that this process is about to raise."""
-    details = error.details if isinstance(error, ApplicationError) else ()
-    return next((detail for detail in details if isinstance(detail, JobReport)), None)
+        rule = f"activity-timeout-{kind}"
+        detail = f"the job's activity ran into its {kind} time limit"
+    return Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule=rule, detail=detail))

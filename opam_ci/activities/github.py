@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from temporalio import activity
 
-from opam_ci.activities.boundary import github_errors
+from opam_ci.activities.boundary import details_as, github_errors
+from opam_ci.activities.heartbeats import beating
 from opam_ci.clients.git_upstream import upstream_in
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
@@ -51,7 +52,6 @@ from opam_ci.core.github.revision import Policy
 from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import PullRequestRef, RestartSelector, Revision
 
-_BEAT = timedelta(seconds=1)
 _QUERY_TIMEOUT = timedelta(seconds=20)
 _A_LITTLE_LATER = timedelta(seconds=5)
 _POSTED: TypeAdapter[dict[str, Posted]] = TypeAdapter(dict[str, Posted])
@@ -124,9 +124,19 @@ class GitHubActivities:
             "to_post", result_type=ToPost, rpc_timeout=_QUERY_TIMEOUT
         )
         clock = _clock()
-        posted = {**wanted.posted, **_before(info.heartbeat_details)}
-        # The attempt before may have sent something of which no answer came.
-        progress = _Progress(posted if info.attempt == 1 else doubted(posted))
+        before = details_as(_POSTED, info.heartbeat_details)
+        posted = {**wanted.posted, **(before or {})}
+        if info.attempt > 1:
+            # The attempt before may have sent something of which no answer came.
+            posted = doubted(posted)
+
+        def beat() -> None:
+            activity.heartbeat(_POSTED.dump_python(posted, mode="json"))
+
+        def note(now: Mapping[str, Posted]) -> None:
+            nonlocal posted
+            posted = dict(now)
+            beat()
 
         async def annotations() -> tuple[Annotation, ...]:
             if wanted.testing is None:
@@ -141,17 +151,12 @@ class GitHubActivities:
             annotations=annotations,
         )
         with github_errors():
-            async with _beating(progress):
+            with beating(beat):
                 done = await post_due(
-                    writer,
-                    wanted.statuses,
-                    progress.posted,
-                    clock=clock,
-                    pace=wanted.pace,
-                    tell=progress.note,
+                    writer, wanted.statuses, posted, clock=clock, pace=wanted.pace, tell=note
                 )
             if done.trouble is not None:
-                progress.beat()
+                beat()
                 raise InfrastructureError(
                     done.trouble, cause=Cause.GITHUB, retry_after=done.retry_after
                 )
@@ -165,9 +170,8 @@ class GitHubActivities:
         Returns:
             What GitHub says, in a word.
         """
-        with github_errors():
-            async with _beating():
-                return await self._look(task.pull_request, _clock()())
+        with github_errors(), beating(activity.heartbeat):
+            return await self._look(task.pull_request, _clock()())
 
     @activity.defn(name="github_carry_out")
     async def carry_out(self, given: Delivered) -> Carried:
@@ -176,11 +180,10 @@ class GitHubActivities:
         Raises:
             ApplicationError: GitHub is not there, or Temporal; tried again until it is.
         """
-        with github_errors():
-            async with _beating():
-                now = _clock()()
-                action = await confirmed(given.action, self._github, self._tracked, now)
-                return await self._carry_out(action, now, sure=is_late(given.action, now))
+        with github_errors(), beating(activity.heartbeat):
+            now = _clock()()
+            action = await confirmed(given.action, self._github, self._tracked, now)
+            return await self._carry_out(action, now, sure=is_late(given.action, now))
 
     @activity.defn(name="github_reconcile")
     async def reconcile(self, task: ReconcileTask) -> Reconciled:
@@ -189,9 +192,8 @@ class GitHubActivities:
         Raises:
             ApplicationError: GitHub is not there, or Temporal; tried again until it is.
         """
-        with github_errors():
-            async with _beating():
-                return await self._reconcile(task.since, _clock()())
+        with github_errors(), beating(activity.heartbeat):
+            return await self._reconcile(task.since, _clock()())
 
     async def prepare(self) -> None:
         """Makes or refreshes the clone, so that the first head finds it there.
@@ -218,10 +220,7 @@ class GitHubActivities:
             case Ignore():
                 words = action.reason
             case Restart() | Cancel() | Misunderstood():
-                if action.ask_permission and not await self._may_command(action.by):
-                    words = f"{action.by} may not command"
-                else:
-                    words = await self._command(action)
+                words = await self._command(action)
         return Carried(words=words)
 
     async def _close(self, action: Closed, *, sure: bool) -> Carried:
@@ -235,10 +234,11 @@ class GitHubActivities:
         )
 
     async def _command(self, action: Restart | Cancel | Misunderstood) -> str:
+        if action.ask_permission and not await self._may_command(action.by):
+            return f"{action.by} may not command"
         match action:
             case Misunderstood():
-                number = action.pull_request.number
-                if number is not None:
+                if (number := action.pull_request.number) is not None:
                     await self._github.comment(number, action.answer)
                 return "answered"
             case Cancel():
@@ -305,51 +305,6 @@ class GitHubActivities:
                 await self._github.redeliver(delivery)
                 asked += 1
         return asked
-
-
-class _Progress:
-    """What was posted so far, for the attempt after this one."""
-
-    def __init__(self, posted: Mapping[str, Posted]) -> None:
-        self.posted = dict(posted)
-
-    def note(self, posted: Mapping[str, Posted]) -> None:
-        self.posted = dict(posted)
-        self.beat()
-
-    def beat(self) -> None:
-        activity.heartbeat(_POSTED.dump_python(self.posted, mode="json"))
-
-
-def _before(details: Collection[Any]) -> dict[str, Posted]:
-    """Returns what the attempt before this one had posted, as far as it could say so."""
-    for detail in details:
-        try:
-            return _POSTED.validate_python(detail)
-        except ValidationError:
-            return {}
-    return {}
-
-
-@contextlib.asynccontextmanager
-async def _beating(progress: _Progress | None = None) -> AsyncIterator[None]:
-    """Heartbeats for as long as the block lasts, so that a lost worker is noticed."""
-
-    async def beat() -> None:
-        while True:
-            await asyncio.sleep(_BEAT.total_seconds())
-            if progress is None:
-                activity.heartbeat()
-            else:
-                progress.beat()
-
-    task = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def _clock() -> Callable[[], datetime]:

@@ -5,7 +5,7 @@ from temporalio import activity
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.clients.images import ImageResolver, UnknownImageError
 from opam_ci.core.messages import ImageReport, ImageTask
-from opam_ci.core.outcome import Evidence, Outcome, Passed
+from opam_ci.core.outcome import Outcome
 
 
 class ImageActivities:
@@ -33,14 +33,7 @@ class ImageActivities:
                 image = await self._resolver.resolve(task.image)
             except UnknownImageError as error:
                 notice = str(error)
-            return Passed(
-                evidence=Evidence(
-                    rule="image-found",
-                    worker=attempt.worker,
-                    attempt=attempt.number,
-                    detail=notice,
-                )
-            )
+            return attempt.passed("image-found", notice)
 
         report = await run_attempt(task.context, task.job, work)
         return ImageReport(image=image, notice=notice, report=report)

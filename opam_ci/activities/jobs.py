@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,7 +12,6 @@ from temporalio import activity
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.analysis_result import Analysis
 from opam_ci.core.build import RevdepList
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.messages import (
@@ -27,8 +27,7 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.outcome import Cause
 from opam_ci.core.plan import PlannedJob, planned_jobs, revdep_jobs
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import RestartAsker, RestartSelector, Taken
+from opam_ci.core.requests import RestartAsker, Taken
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
 """Jobs that are put into the index in some hundred milliseconds."""
@@ -67,8 +66,8 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        jobs = planned_jobs(Analysis(packages=given.packages), given.platforms)
-        await self._plan(given.key, jobs, given.round, given.asker)
+        jobs = planned_jobs(given.packages, given.platforms)
+        await self._plan(given, jobs, given.asker)
 
     @activity.defn
     async def plan_revdeps(self, given: PlanRevdeps) -> None:
@@ -86,7 +85,7 @@ class JobActivities:
                 f"{given.listing} is not a list of reverse dependencies", cause=Cause.STORAGE
             ) from error
         jobs = revdep_jobs(given.platform, given.package, listed.revdeps)
-        await self._plan(given.key, jobs, given.round, None)
+        await self._plan(given, jobs, None)
 
     @activity.defn
     async def take_jobs(self, given: TakeJobs) -> JobPage:
@@ -96,9 +95,7 @@ class JobActivities:
             UsageError: `after` is not what a page before returned.
             InfrastructureError: The index cannot be read.
         """
-        return await asyncio.to_thread(
-            self._index.take, given.key, given.platform, limit=given.limit, after=given.after
-        )
+        return await asyncio.to_thread(self._index.take, given)
 
     @activity.defn
     async def count_jobs(self, given: CountJobs) -> PlatformStandings:
@@ -107,10 +104,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        found = await asyncio.to_thread(
-            self._index.count, given.key, given.platforms, given.excluding
-        )
-        return PlatformStandings(platforms=found)
+        return PlatformStandings(platforms=await asyncio.to_thread(self._index.count, given))
 
     @activity.defn
     async def restart_jobs(self, given: ChangeJobs) -> Taken:
@@ -119,16 +113,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        if not isinstance(given.selector, RestartSelector):
-            raise TypeError("a restart needs a RestartSelector")
-        return await asyncio.to_thread(
-            self._index.requeue,
-            given.key,
-            given.selector,
-            round_=given.round,
-            at=datetime.now(UTC),
-            preview=given.preview,
-        )
+        return await asyncio.to_thread(self._index.requeue, given, datetime.now(UTC))
 
     @activity.defn
     async def cancel_jobs(self, given: ChangeJobs) -> Taken:
@@ -137,15 +122,9 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        return await asyncio.to_thread(
-            self._index.cancel,
-            given.key,
-            given.selector,
-            by=given.by,
-            # The same for each attempt, so that a later one recognises what this one cancelled.
-            at=activity.info().scheduled_time,
-            preview=given.preview,
-        )
+        # The same for each attempt, so that a later one recognises what this one cancelled.
+        at = activity.info().scheduled_time
+        return await asyncio.to_thread(self._index.cancel, given, at)
 
     @activity.defn
     async def settle_jobs(self, given: SettleJobs) -> None:
@@ -154,13 +133,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        await asyncio.to_thread(
-            self._index.settle,
-            given.key,
-            given.outcome,
-            platforms=given.platforms,
-            at=datetime.now(UTC),
-        )
+        await asyncio.to_thread(self._index.settle, given, datetime.now(UTC))
 
     @activity.defn
     async def conclude_jobs(self, given: ConcludeJobs) -> bool:
@@ -172,23 +145,17 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        changed = await asyncio.to_thread(
-            self._index.conclude, given.key, given.unavailable, datetime.now(UTC)
-        )
+        changed = await asyncio.to_thread(self._index.conclude, given, datetime.now(UTC))
         return changed or activity.info().attempt > 1
 
     async def _plan(
-        self,
-        key: RevisionKey,
-        jobs: Iterator[PlannedJob],
-        round_: int,
-        asker: RestartAsker | None,
+        self, given: PlanJobs | PlanRevdeps, jobs: Iterator[PlannedJob], asker: RestartAsker | None
     ) -> None:
-        now = datetime.now(UTC)
+        plan = partial(
+            self._index.plan, given.key, round_=given.round, asker=asker, at=datetime.now(UTC)
+        )
         while some := tuple(islice(jobs, _PLANNED_BETWEEN_HEARTBEATS)):
-            planning = asyncio.create_task(
-                asyncio.to_thread(self._index.plan, key, some, round_=round_, asker=asker, at=now)
-            )
+            planning = asyncio.create_task(asyncio.to_thread(plan, some))
             try:
                 await asyncio.shield(planning)
             except asyncio.CancelledError:

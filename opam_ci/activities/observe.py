@@ -3,7 +3,6 @@
 An interceptor, so that no activity has to think of it.
 """
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -31,8 +30,8 @@ ORCHESTRATION_POOL = "orchestration"
 """Stands for a pool where jobs run that no build pool runs: analysis and lint."""
 
 
-class AttemptBegan(Frozen):
-    """An attempt has begun.
+class _Attempt(Frozen):
+    """What is known of an attempt from its beginning on.
 
     Attributes:
         pool: Of the worker.
@@ -40,6 +39,19 @@ class AttemptBegan(Frozen):
         is_canary: Whether it is a canary's job and no submission's.
         pull_request: Whose job it is: id of its workflow.
         packages: Packages that a build is about; empty for analysis and lint.
+    """
+
+    pool: str
+    kind: JobKind
+    is_canary: bool
+    pull_request: str
+    packages: tuple[str, ...] = ()
+
+
+class AttemptBegan(_Attempt):
+    """An attempt has begun.
+
+    Attributes:
         due_at: When Temporal put it into the queue.
         began_at: When Temporal gave it to this worker, by Temporal's clock.
         seen_at: The same by this machine's clock.
@@ -47,11 +59,6 @@ class AttemptBegan(Frozen):
         jobs: How many jobs it does together: lint does those of many packages.
     """
 
-    pool: str
-    kind: JobKind
-    is_canary: bool
-    pull_request: str
-    packages: tuple[str, ...] = ()
     due_at: AwareDatetime
     began_at: AwareDatetime
     seen_at: AwareDatetime
@@ -59,15 +66,10 @@ class AttemptBegan(Frozen):
     jobs: int = 1
 
 
-class AttemptEnded(Frozen):
+class AttemptEnded(_Attempt):
     """An attempt has ended.
 
     Attributes:
-        pool: Of the worker.
-        kind: What the job does.
-        is_canary: Whether it is a canary's job and no submission's.
-        pull_request: Whose job it is.
-        packages: Packages that it is about.
         outcome: What it came to, None if it was cancelled.
         verdicts: What each of its jobs came to, where it did several.
         is_last: Whether it decided the job: no retry follows.
@@ -75,11 +77,6 @@ class AttemptEnded(Frozen):
         ended_at: When it ended.
     """
 
-    pool: str
-    kind: JobKind
-    is_canary: bool
-    pull_request: str
-    packages: tuple[str, ...] = ()
     outcome: Outcome | None
     verdicts: tuple[Outcome | None, ...] = ()
     is_last: bool
@@ -131,11 +128,11 @@ class _Observing(ActivityInboundInterceptor):
             case RunJob():
                 job = task.spec.job
                 packages = (job.package, job.revdep) if job.revdep else (job.package,)
-                return await self._attempt(input, job.kind, task.context, packages=packages)
+                return await self._attempt(input, task.context, job.kind, packages, jobs=1)
             case RepositoryTask():
                 kind = JobKind.LINT if task.packages else JobKind.ANALYSIS
                 jobs = max(1, len(task.packages))
-                return await self._attempt(input, kind, task.context, jobs)
+                return await self._attempt(input, task.context, kind, (), jobs)
             case RowBatch():
                 rejudged: Sequence[JobKind] = await super().execute_activity(input)
                 for observer in self._observers:
@@ -147,20 +144,22 @@ class _Observing(ActivityInboundInterceptor):
     async def _attempt(
         self,
         given: ExecuteActivityInput,
-        kind: JobKind,
         context: JobContext,
-        jobs: int = 1,
-        *,
-        packages: tuple[str, ...] = (),
+        kind: JobKind,
+        packages: tuple[str, ...],
+        jobs: int,
     ) -> Any:
         info = activity.info()
         seen_at = datetime.now(UTC)
-        began = AttemptBegan(
+        attempt = _Attempt(
             pool=self._pool,
             kind=kind,
             is_canary=is_canary(context.pull_request),
             pull_request=context.pull_request.workflow_id,
             packages=packages,
+        )
+        began = AttemptBegan(
+            **dict(attempt),
             due_at=info.current_attempt_scheduled_time,
             began_at=info.started_time,
             seen_at=seen_at,
@@ -169,60 +168,40 @@ class _Observing(ActivityInboundInterceptor):
         )
         for observer in self._observers:
             observer.attempt_began(began)
+        # As it is said of an attempt that is cancelled.
+        outcome: Outcome | None = None
+        verdicts: tuple[Outcome | None, ...] | None = None
+        is_last = True
         try:
             answer = await super().execute_activity(given)
-        except asyncio.CancelledError:
-            self._tell_end(began, None, (None,) * jobs, is_last=True)
-            raise
         except Exception as error:
             report = report_in(error)
             outcome = report.outcome if report is not None else outcome_of(error)
             bug = report is None or is_bug(report)
-            retried = (
-                isinstance(outcome, Errored) and not bug and not context.retry.is_last(info.attempt)
-            )
-            self._tell_end(began, outcome, (outcome,) * jobs, is_last=not retried)
+            is_last = bug or not isinstance(outcome, Errored) or context.retry.is_last(info.attempt)
             raise
-        report = _report(answer)
-        came_to = report.outcome if report is not None else None
-        verdicts: tuple[Outcome | None, ...] = (came_to,)
-        if isinstance(answer, LintReport):
-            verdicts = tuple(verdict.outcome for verdict in answer.verdicts)
-        self._tell_end(began, came_to, verdicts, is_last=True)
-        return answer
-
-    def _tell_end(
-        self,
-        began: AttemptBegan,
-        outcome: Outcome | None,
-        verdicts: tuple[Outcome | None, ...],
-        *,
-        is_last: bool,
-    ) -> None:
-        ended = AttemptEnded(
-            pool=began.pool,
-            kind=began.kind,
-            is_canary=began.is_canary,
-            pull_request=began.pull_request,
-            packages=began.packages,
-            outcome=outcome,
-            verdicts=verdicts,
-            is_last=is_last,
-            began_at=began.seen_at,
-            ended_at=datetime.now(UTC),
-        )
-        for observer in self._observers:
-            observer.attempt_ended(ended)
-
-
-def _report(answer: Any) -> JobReport | None:
-    match answer:
-        case JobReport():
+        else:
+            outcome = _outcome(answer)
+            verdicts = (outcome,)
+            if isinstance(answer, LintReport):
+                verdicts = tuple(verdict.outcome for verdict in answer.verdicts)
             return answer
-        case AnalysisReport() | LintReport():
-            return answer.report
-        case _:
-            return None
+        finally:
+            ended = AttemptEnded(
+                **dict(attempt),
+                outcome=outcome,
+                verdicts=(outcome,) * jobs if verdicts is None else verdicts,
+                is_last=is_last,
+                began_at=seen_at,
+                ended_at=datetime.now(UTC),
+            )
+            for observer in self._observers:
+                observer.attempt_ended(ended)
+
+
+def _outcome(answer: Any) -> Outcome | None:
+    report = answer.report if isinstance(answer, AnalysisReport | LintReport) else answer
+    return report.outcome if isinstance(report, JobReport) else None
 
 
 def _was_lost(info: activity.Info) -> bool:

@@ -32,42 +32,20 @@ class OutlastInterceptor(Interceptor):
     """
 
     def __init__(self) -> None:
-        self._ear = _Ear()
+        self._answered_at = -math.inf
+        self._asking: asyncio.Task[None] | None = None
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the base's name
         """Puts the wait behind an activity."""
-        return _Outlasting(next, self._ear)
+        return _Outlasting(next, self)
 
-
-class _Outlasting(ActivityInboundInterceptor):
-    def __init__(self, following: ActivityInboundInterceptor, ear: "_Ear") -> None:
-        super().__init__(following)
-        self._ear = ear
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the base's name
-        try:
-            answer = await super().execute_activity(input)
-        except Exception:
-            await self._ear.listened(activity.client())
-            raise
-        await self._ear.listened(activity.client())
-        return answer
-
-
-class _Ear:
-    """Knows when Temporal answered last."""
-
-    def __init__(self) -> None:
-        self._asked_at = -math.inf
-        self._asking: asyncio.Task[None] | None = None
-
-    async def listened(self, client: Client) -> None:
+    async def answered(self, client: Client) -> None:
         """Waits until Temporal answers, whatever it says, unless it just did.
 
         There is no last attempt: what would be given up is lost, and an activity that Temporal
         no longer waits for costs nothing but its slot. Cancellation ends it.
         """
-        if time.monotonic() - self._asked_at <= _FRESH.total_seconds():
+        if time.monotonic() - self._answered_at <= _FRESH.total_seconds():
             return
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(client))
@@ -90,5 +68,20 @@ class _Ear:
             else:
                 if told:
                     _log.info("Temporal is back")
-                self._asked_at = asked_at
+                self._answered_at = asked_at
                 return
+
+
+class _Outlasting(ActivityInboundInterceptor):
+    def __init__(self, following: ActivityInboundInterceptor, outlast: OutlastInterceptor) -> None:
+        super().__init__(following)
+        self._outlast = outlast
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the base's name
+        try:
+            answer = await super().execute_activity(input)
+        except Exception:
+            await self._outlast.answered(activity.client())
+            raise
+        await self._outlast.answered(activity.client())
+        return answer

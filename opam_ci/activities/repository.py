@@ -62,14 +62,7 @@ class RepositoryActivities:
                 base = fetched.base
             revision = task.revision.model_copy(update={"base": base})
             found = await self._analyse(task.model_copy(update={"revision": revision}))
-            return Passed(
-                evidence=Evidence(
-                    rule="analysed",
-                    worker=attempt.worker,
-                    attempt=attempt.number,
-                    detail=f"{len(found[0].packages)} packages changed",
-                )
-            )
+            return attempt.passed("analysed", f"{len(found[0].packages)} packages changed")
 
         report = await run_attempt(task.context, task.job, work)
         return AnalysisReport(

@@ -176,7 +176,7 @@ class AttemptLog:
     def _is_before_restart(self, attempt: AttemptRecord) -> bool:
         """Whether an attempt that nobody chose is of a round before the job's current one."""
         chosen = self._round is not None or self._number is not None
-        return not chosen and attempt.round < self._record.round
+        return not chosen and attempt.round < self._record.status.round
 
 
 async def find_log(store: ArtifactStore, attempt: AttemptRecord) -> str | None:
@@ -248,7 +248,7 @@ def how_it_ended(
     status = record.status
     if now.outcome is not None:
         return f"attempt {attempt.number} came to {label(now.outcome)}"
-    if record.round != attempt.round:
+    if record.status.round != attempt.round:
         return "the job was restarted"
     if status.outcome is not None:
         return f"the job is decided: {label(status.outcome)}"

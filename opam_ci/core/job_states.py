@@ -34,7 +34,7 @@ class IllegalEvent(OpamCiError):  # noqa: N818  named after what it is
     """A job cannot do that where it stands: a bug of ours."""
 
 
-_NEXT: dict[tuple[JobState, JobEvent], JobState] = {
+TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.QUEUED, JobEvent.START): JobState.RUNNING,
     (JobState.QUEUED, JobEvent.DECIDE): JobState.DECIDED,
     (JobState.RUNNING, JobEvent.FAULT): JobState.RUNNING,
@@ -59,11 +59,6 @@ def after(state: JobState, event: JobEvent) -> JobState:
     Raises:
         IllegalEvent: The event cannot happen in that state.
     """
-    if (following := _NEXT.get((state, event))) is None:
+    if (following := TRANSITIONS.get((state, event))) is None:
         raise IllegalEvent(f"a {state} job cannot {event}")
     return following
-
-
-def states_with(event: JobEvent) -> frozenset[JobState]:
-    """Returns the states in which an event can happen: what the index may move by it."""
-    return frozenset(state for state, known in _NEXT if known is event)

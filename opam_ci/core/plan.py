@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.core.analysis_result import ChangedPackage, ChangeKind
 from opam_ci.core.build import Revdep
 from opam_ci.core.images import is_pinned
 from opam_ci.core.job import Job, JobKind
@@ -42,58 +42,39 @@ class PlannedJob(Frozen):
     needs: Job | None = None
 
 
-def lint_job(package: str) -> Job:
-    """Returns the lint job of a package."""
-    return Job(platform="", package=package, kind=JobKind.LINT)
+def planned_jobs(
+    packages: Iterable[ChangedPackage], platforms: Iterable[Platform]
+) -> Iterator[PlannedJob]:
+    """Yields all jobs that are known before anything ran: lint, and those of the platforms.
 
-
-def lint_jobs(analysis: Analysis) -> tuple[Job, ...]:
-    """Returns a lint job for every package that still exists after the merge."""
-    return tuple(
-        lint_job(changed.package)
-        for changed in analysis.packages
-        if changed.kind is not ChangeKind.DELETED
-    )
-
-
-def platform_jobs(packages: Iterable[ChangedPackage], platform: Platform) -> tuple[Job, ...]:
-    """Returns the jobs of one platform: builds first, then tests, lower bounds, listings.
-
-    What the reverse dependencies are is known only once they are listed; their jobs follow.
-    """
-    built = [changed for changed in packages if changed.kind in BUILT_KINDS]
-    chosen = {
-        JobKind.BUILD: built,
-        JobKind.TEST: [changed for changed in built if changed.has_tests],
-        JobKind.LOWER_BOUNDS: built if platform.lower_bounds else [],
-        JobKind.LIST_REVDEPS: built if platform.revdeps else [],
-    }
-    return tuple(
-        Job(platform=platform.name, package=changed.package, kind=kind)
-        for kind, of_kind in chosen.items()
-        for changed in of_kind
-    )
-
-
-def planned_jobs(analysis: Analysis, platforms: Iterable[Platform]) -> Iterator[PlannedJob]:
-    """Yields lint and all jobs of the platforms that are known before anything ran.
-
-    A platform whose image has no digest yet begins with a job that finds it.
+    Every package that still exists after the merge is linted. A platform whose image has no digest
+    yet begins with a job that finds it. What the reverse dependencies are is known only once they
+    are listed; their jobs follow.
 
     Args:
-        analysis: What the change is.
+        packages: What the analysis found.
         platforms: Where to build; none for lint alone.
     """
-    for job in lint_jobs(analysis):
-        yield PlannedJob(job=job)
+    packages = tuple(packages)
+    for changed in packages:
+        if changed.kind is not ChangeKind.DELETED:
+            yield PlannedJob(job=Job(platform="", package=changed.package, kind=JobKind.LINT))
+    built = [changed for changed in packages if changed.kind in BUILT_KINDS]
     for platform in platforms:
-        jobs = platform_jobs(analysis.packages, platform)
         image = None
-        if jobs and not is_pinned(platform):
+        if built and not is_pinned(platform):
             image = Job(platform=platform.name, package="", kind=JobKind.IMAGE)
             yield PlannedJob(job=image)
-        for job in jobs:
-            yield PlannedJob(job=job, needs=depends_on(job) or image)
+        chosen = {
+            JobKind.BUILD: built,
+            JobKind.TEST: [changed for changed in built if changed.has_tests],
+            JobKind.LOWER_BOUNDS: built if platform.lower_bounds else [],
+            JobKind.LIST_REVDEPS: built if platform.revdeps else [],
+        }
+        for kind, of_kind in chosen.items():
+            for changed in of_kind:
+                job = Job(platform=platform.name, package=changed.package, kind=kind)
+                yield PlannedJob(job=job, needs=depends_on(job) or image)
 
 
 def depends_on(job: Job) -> Job | None:

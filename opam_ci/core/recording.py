@@ -1,6 +1,5 @@
 """Changed rows of the job matrix, on their way to the index."""
 
-from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import AwareDatetime, Field
@@ -40,7 +39,6 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
     sequence: int,
     merge_tree: str | None = None,
     is_open: bool = True,
-    pools: Mapping[str, str] | None = None,
 ) -> RowBatch:
     """Returns what is to be written after rows have changed.
 
@@ -51,25 +49,21 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
         sequence: Number of this batch, higher than any before.
         merge_tree: The merged tree, if there is one.
         is_open: Whether the pull request is still open.
-        pools: The pool of each platform.
     """
     now = summary.updated_at
     if now is None:
         raise ValueError("a summary that is written down says when it was true")
-    return rows_of(revision, changed, sequence=sequence, updated_at=now, pools=pools).model_copy(
-        update={
-            "revision": RevisionRecord(
-                key=revision,
-                base=summary.base,
-                merge_tree=merge_tree,
-                is_open=is_open,
-                state=summary.state,
-                planned=summary.planned,
-                updated_at=now,
-                sequence=sequence,
-            )
-        }
+    record = RevisionRecord(
+        key=revision,
+        base=summary.base,
+        merge_tree=merge_tree,
+        is_open=is_open,
+        state=summary.state,
+        planned=summary.planned,
+        updated_at=now,
+        sequence=sequence,
     )
+    return RowBatch(key=revision, revision=record, rows=changed, sequence=sequence, updated_at=now)
 
 
 def rows_of(
@@ -78,16 +72,9 @@ def rows_of(
     *,
     sequence: int,
     updated_at: datetime,
-    pools: Mapping[str, str] | None = None,
+    pools: dict[str, str] | None = None,
 ) -> RowBatch:
-    """Returns what is to be written of changed rows alone; see `batch_of`."""
-    known = pools or {}
-    platforms = {row.job.platform for row in changed} & known.keys()
+    """Returns what is to be written of changed rows alone; see `RowBatch`."""
     return RowBatch(
-        key=revision,
-        rows=changed,
-        sequence=sequence,
-        updated_at=updated_at,
-        # Sorted: workflow code must give the same in each replay.
-        pools={platform: known[platform] for platform in sorted(platforms)},
+        key=revision, rows=changed, sequence=sequence, updated_at=updated_at, pools=pools or {}
     )

@@ -88,28 +88,20 @@ class RevisionRecord(Frozen):
 class JobRecord(Frozen):
     """How one job of a revision stands.
 
-    The record with the highest (round, attempt of the status, sequence) stands,
+    The record with the highest (round and attempt of the status, sequence) stands,
     in whatever order records arrive; of two with the same numbers the first one does.
 
     Attributes:
         revision: Of which testing.
         status: The row of the job matrix.
-        round: The status's round.
         sequence: Grows with each record of the same attempt.
         updated_at: When this was true.
     """
 
     revision: RevisionKey
     status: JobStatus
-    round: int = Field(default=1, ge=1)
     sequence: int = Field(default=0, ge=0)
     updated_at: AwareDatetime
-
-    @model_validator(mode="after")
-    def _round_of_the_status(self) -> Self:
-        if self.round != self.status.round:
-            raise ValueError("a record and its status are of the same round")
-        return self
 
     @property
     def standing(self) -> Standing:

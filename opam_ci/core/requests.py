@@ -16,7 +16,7 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import JobState, JobStatus, Standing, cause_of
+from opam_ci.core.summary import DECIDED, JobState, JobStatus, Standing, cause_of
 
 _SHA = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
 _NAME = r"^[A-Za-z0-9_.-]{1,100}$"
@@ -224,41 +224,26 @@ class RestartSelector(JobSelector):
 
         A cancelled job is selected by `errored` too: it was lost through no fault of its own.
         """
-        if self.cause is not None:
-            return frozenset({Standing.ERRORED}) & _STANDINGS[self.which]
-        return _STANDINGS[self.which]
+        standings = _STANDINGS[self.which]
+        return standings if self.cause is None else standings & {Standing.ERRORED}
 
     def takes_decided(self, row: JobStatus) -> bool:
         """Whether a decided job is selected."""
-        return (
-            row.outcome is not None
-            and row.standing in self.standings
-            and self.cause in {None, cause_of(row)}
-            and self.narrows_to(row.job)
-        )
+        return row.standing in self.standings and self._fits(row)
 
     def takes_waiting(self, row: JobStatus) -> bool:
         """Whether a job that waits for its automatic retry is to start at once."""
-        return (
-            row.state is JobState.RETRYING
-            and self.which is not RestartWhich.FAILED
-            and self.cause in {None, cause_of(row)}
-            and self.narrows_to(row.job)
-        )
+        is_waiting = row.state is JobState.RETRYING and self.which is not RestartWhich.FAILED
+        return is_waiting and self._fits(row)
+
+    def _fits(self, row: JobStatus) -> bool:
+        return self.cause in {None, cause_of(row)} and self.narrows_to(row.job)
 
 
 _STANDINGS = {
     RestartWhich.ERRORED: frozenset({Standing.ERRORED, Standing.CANCELLED}),
     RestartWhich.FAILED: frozenset({Standing.FAILED}),
-    RestartWhich.ALL: frozenset(
-        {
-            Standing.PASSED,
-            Standing.FAILED,
-            Standing.SKIPPED,
-            Standing.ERRORED,
-            Standing.CANCELLED,
-        }
-    ),
+    RestartWhich.ALL: DECIDED,
 }
 
 

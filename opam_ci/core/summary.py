@@ -41,6 +41,9 @@ class Standing(StrEnum):
 UNDECIDED = frozenset({Standing.QUEUED, Standing.RUNNING, Standing.RETRYING})
 """How jobs stand that have no outcome."""
 
+DECIDED = frozenset(Standing) - UNDECIDED
+"""How jobs stand that have one."""
+
 
 class State(StrEnum):
     """The four states of a GitHub commit status, with GitHub's names."""
@@ -150,12 +153,6 @@ class Counts(Frozen):
     skipped: int = 0
     errored: int = 0
     cancelled: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        """Adds number by number."""
-        return Counts(
-            **{name: getattr(self, name) + getattr(other, name) for name in Counts.model_fields}
-        )
 
     @property
     def total(self) -> int:

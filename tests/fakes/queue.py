@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from opam_ci.clients.index import Index, JobFilter, Place, RevisionFilter
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.messages import QueuedJob
+from opam_ci.core.messages import ChangeJobs, QueuedJob, TakeJobs
 from opam_ci.core.outcome import (
     Cause,
     Errored,
@@ -81,7 +81,7 @@ def taken(index: Index, platform: str = P, limit: int = 100) -> list[QueuedJob]:
     found: list[QueuedJob] = []
     following = None
     while True:
-        page = index.take(KEY, platform, limit=limit, after=following)
+        page = index.take(TakeJobs(key=KEY, platform=platform, limit=limit, after=following))
         found += page.jobs
         if (following := page.following) is None:
             return found
@@ -105,14 +105,19 @@ def labels(index: Index) -> dict[str, str]:
 
 def restart(index: Index, selector: RestartSelector, round_: int = 2) -> list[str]:
     """Restarts twice, and previews before: all three say the same."""
-    preview = index.requeue(KEY, selector, round_=round_, at=after(1), preview=True)
+    preview = index.requeue(
+        ChangeJobs(key=KEY, selector=selector, round=round_, preview=True), after(1)
+    )
     before = records(index)
-    assert index.requeue(KEY, selector, round_=round_, at=after(1), preview=True) == preview
+    assert (
+        index.requeue(ChangeJobs(key=KEY, selector=selector, round=round_, preview=True), after(1))
+        == preview
+    )
     assert records(index) == before
-    done = index.requeue(KEY, selector, round_=round_, at=after(1))
+    done = index.requeue(ChangeJobs(key=KEY, selector=selector, round=round_), after(1))
     assert done == preview
     now = records(index)
-    assert index.requeue(KEY, selector, round_=round_, at=after(2)) == done
+    assert index.requeue(ChangeJobs(key=KEY, selector=selector, round=round_), after(2)) == done
     assert records(index) == now
     assert done.jobs == sum(done.by_platform.values())
     return sorted(done.first)

@@ -293,7 +293,7 @@ def _no_verdict_invented(fleet: Fleet, rows: list[JobRecord]) -> None:
         job, outcome = record.status.job.id, record.status.outcome
         assert outcome is not None
         played = "lint" if job.startswith("lint ") else job
-        said = fleet.script.ended[head, played, record.round]
+        said = fleet.script.ended[head, played, record.status.round]
         match record.standing:
             case Standing.ERRORED:
                 rule = outcome.evidence.rule if outcome.kind == "errored" else ""
@@ -319,7 +319,9 @@ def _follows(outcome: Outcome) -> bool:
 
 def _no_amplification(fleet: Fleet, rows: list[JobRecord]) -> None:
     """I8: a round of a job runs no more often than it has attempts, and rounds are few."""
-    assert all(record.round <= 1 + _RESTARTS_A_SEED * 2 for record in rows), "I8: endless rounds"
+    assert all(record.status.round <= 1 + _RESTARTS_A_SEED * 2 for record in rows), (
+        "I8: endless rounds"
+    )
     # A lint attempt may be of some packages only, and the next of the others.
     runs = Counter(run for run in fleet.script.ran if run[1] != "lint")
     twice = [run for run, times in runs.items() if times > 1]

@@ -13,7 +13,15 @@ from hypothesis.stateful import initialize, precondition, rule
 from opam_ci.clients.index import Index, JobFilter, Place, RevisionFilter
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.job_table import JobTable
-from opam_ci.core.messages import JobReport, QueuedJob
+from opam_ci.core.messages import (
+    ChangeJobs,
+    ConcludeJobs,
+    CountJobs,
+    JobReport,
+    QueuedJob,
+    SettleJobs,
+    TakeJobs,
+)
 from opam_ci.core.outcome import (
     Cancelled,
     Cause,
@@ -193,7 +201,7 @@ class ListOfJobs(Simulation):
         self.plan_twice(jobs)
         for record in self.changed(before).values():
             assert record.standing is Standing.QUEUED
-            assert record.round == self.round
+            assert record.status.round == self.round
         assert {each.job.id for each in jobs} >= self.changed(before).keys()
 
     def queued(self, limit: int) -> list[QueuedJob]:
@@ -202,7 +210,9 @@ class ListOfJobs(Simulation):
         for platform in PLATFORMS:
             after = None
             while True:
-                page = self.index.take(self.key, platform, limit=limit, after=after)
+                page = self.index.take(
+                    TakeJobs(key=self.key, platform=platform, limit=limit, after=after)
+                )
                 assert len(page.jobs) <= limit
                 found += page.jobs
                 after = page.following
@@ -276,7 +286,7 @@ class ListOfJobs(Simulation):
         assert changed.keys() <= {row.job.id for row in rows}
         for row in rows:
             old = before[row.job.id]
-            if (row.round, row.attempt) > (old.round, old.status.attempt):
+            if (row.round, row.attempt) > (old.status.round, old.status.attempt):
                 assert _told(changed[row.job.id].status) == _told(row)
             if row.outcome is not None:
                 self.table.drop(row.job.id)
@@ -314,7 +324,9 @@ class ListOfJobs(Simulation):
         at = self.now()
 
         def ask(*, preview: bool = False) -> Taken:
-            return self.index.requeue(self.key, selector, round_=self.round, at=at, preview=preview)
+            return self.index.requeue(
+                ChangeJobs(key=self.key, selector=selector, round=self.round, preview=preview), at
+            )
 
         preview = ask(preview=True)
         assert self.changed(before) == {}
@@ -371,7 +383,9 @@ class ListOfJobs(Simulation):
         at = self.now()
 
         def ask(*, preview: bool = False) -> Taken:
-            return self.index.cancel(self.key, selector, by="request", at=at, preview=preview)
+            return self.index.cancel(
+                ChangeJobs(key=self.key, selector=selector, preview=preview), at
+            )
 
         preview = ask(preview=True)
         assert self.changed(before) == {}
@@ -405,7 +419,11 @@ class ListOfJobs(Simulation):
         before = self.records()
         at = self.now()
         superseded = Cancelled(by="superseded")
-        self.twice(lambda: self.index.settle(self.key, superseded, platforms=platforms, at=at))
+        self.twice(
+            lambda: self.index.settle(
+                SettleJobs(key=self.key, outcome=superseded, platforms=platforms), at
+            )
+        )
         changed = self.changed(before)
         assert changed.keys() == {
             name
@@ -426,10 +444,10 @@ class ListOfJobs(Simulation):
             self.skip_everywhere()
         before = self.records()
         at = self.now()
-        changed_some = self.index.conclude(self.key, unavailable, at)  # type: ignore[arg-type]
+        changed_some = self.index.conclude(ConcludeJobs(key=self.key, unavailable=unavailable), at)
         changed = self.changed(before)
         assert changed_some == bool(changed)
-        assert self.index.conclude(self.key, unavailable, at) is False  # type: ignore[arg-type]
+        assert self.index.conclude(ConcludeJobs(key=self.key, unavailable=unavailable), at) is False
         assert self.changed(before) == changed
         builds: dict[str, list[JobRecord]] = {}
         for record in before.values():
@@ -472,7 +490,9 @@ class ListOfJobs(Simulation):
     @rule(names=st.sets(st.sampled_from(sorted(ALL)), max_size=5))
     def count(self, names: set[str]) -> None:
         self.step("count")
-        found = self.index.count(self.key, PLATFORMS, sorted(names))
+        found = self.index.count(
+            CountJobs(key=self.key, platforms=PLATFORMS, excluding=tuple(sorted(names)))
+        )
         assert [each.platform for each in found] == list(PLATFORMS)
         rows = [row for name, row in self.rows().items() if name not in names]
         for standing in found:
@@ -484,7 +504,7 @@ class ListOfJobs(Simulation):
 
 
 def _version(record: JobRecord) -> tuple[int, int, int]:
-    return record.round, record.status.attempt, record.sequence
+    return record.status.round, record.status.attempt, record.sequence
 
 
 def _told(row: JobStatus) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from opam_ci.core.github.pace import Pace, Posted, due
 from opam_ci.core.github.pace import after as after_posting
 from opam_ci.core.github.status import About, Context, Status, statuses
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.job_states import JobEvent, after, states_with
+from opam_ci.core.job_states import TRANSITIONS, JobEvent, after
 from opam_ci.core.outcome import (
     Cancelled,
     Cause,
@@ -130,8 +130,8 @@ class HeadSummary(Simulation):
         self.told[platform] = PlatformStanding.model_validate_json(said)
 
     def can(self, event: JobEvent) -> list[JobStatus]:
-        states = states_with(event)
-        return [row for row in self.rows.values() if row.state in states and row.job != ANALYSIS]
+        rows = (row for row in self.rows.values() if row.job != ANALYSIS)
+        return [row for row in rows if (row.state, event) in TRANSITIONS]
 
     def change(self, row: JobStatus, moved: JobStatus) -> None:
         tally = self.tallies[row.job.platform]

@@ -140,7 +140,6 @@ def test_the_newest_record_stands_in_whatever_order_they_arrive(
         JobRecord(
             revision=key,
             status=JobStatus(job=job(), state=JobState.RUNNING, round=round_, attempt=number),
-            round=round_,
             sequence=sequence,
             updated_at=NOON + timedelta(seconds=place),
         )
@@ -167,7 +166,7 @@ def test_a_job_that_was_restarted_comes_twice_in_one_batch(index: Index) -> None
     again = ended.model_copy(update={"round": 2, "outcome": PASSED})
     index.record(rows_of(KEY, (ended, again), sequence=1, updated_at=NOON))
     [known] = index.jobs().items
-    assert (known.round, known.standing) == (2, Standing.PASSED)
+    assert (known.status.round, known.standing) == (2, Standing.PASSED)
     attempts = {each.round: each.standing for each in index.attempts().items}
     assert attempts == {1: Standing.FAILED, 2: Standing.PASSED}
 

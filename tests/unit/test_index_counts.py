@@ -58,7 +58,6 @@ def record(
     return JobRecord(
         revision=of,
         status=JobStatus(job=what, state=state, round=round_, outcome=outcome, faults=faults),
-        round=round_,
         updated_at=NOON + timedelta(hours=hours),
     )
 

@@ -72,7 +72,6 @@ def lost(number: int, *, minutes: float = 0, round_: int = 1, automatic: int = 0
             round=round_,
             automatic=automatic,
         ),
-        round=round_,
         updated_at=NOON + timedelta(minutes=minutes),
     )
 

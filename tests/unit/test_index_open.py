@@ -1,7 +1,5 @@
 """Opening the index: migrations, races, files of something else, damage, full disks."""
 
-import ast
-import json
 import sqlite3
 import subprocess
 import sys
@@ -12,15 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, inspect, make_url, select, text, update
 
 from opam_ci.clients.index import Index, JobFilter, engine, migrate
 from opam_ci.clients.index.engine import reading, writing
-from opam_ci.clients.index.schema import METADATA, SCHEMA_VERSION, VERSION_TABLE
+from opam_ci.clients.index.migrations import STEPS
+from opam_ci.clients.index.schema import SCHEMA_VERSION, VERSION
+from opam_ci.clients.index.triggers import create_triggers
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.messages import ChangeJobs, TakeJobs
 from opam_ci.core.outcome import Cause
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey, RevisionRecord
@@ -55,27 +54,6 @@ def test_a_fresh_file_is_made_with_its_directory_and_kept(path: Path) -> None:
     index.close()
 
 
-def test_migrations_lead_to_the_tables_of_the_code(path: Path) -> None:
-    index = Index.open(f"sqlite:///{path}")
-    with writing(index._engine) as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        assert compare_metadata(context, METADATA) == []
-    index.close()
-
-
-def test_the_newest_step_is_the_version_that_the_code_expects() -> None:
-    steps = Path(migrate.__file__).parent / "migrations" / "versions"
-    names = [path.stem for path in steps.glob("v*.py")]
-    assert max(names).startswith(f"v{SCHEMA_VERSION}_")
-    for path in steps.glob("v*.py"):
-        assigned = {
-            node.targets[0].id: ast.literal_eval(node.value)
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-        }
-        assert path.stem.startswith(f"v{assigned['revision']}_")
-
-
 OLD_JOBS = [
     # kind, platform, package, revdep, standing, outcome; then rank, needs, follows
     ("analysis", "", "", None, "passed", "installed", 0, None, False),
@@ -89,60 +67,85 @@ OLD_JOBS = [
 ]
 
 
+OLD = Path(__file__).with_name("index_0004")
+"""Dumps of an index of schema 0004, as that opam-ci made it, with `OLD_JOBS` and one fault."""
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def old_url(request: pytest.FixtureRequest, path: Path) -> str:
-    """An index of schema 0004 with a job of each kind."""
-    url = f"sqlite:///{path}"
-    if request.param == "postgresql":
-        server = make_url(request.getfixturevalue("postgres"))
-        admin = engine.create(server.render_as_string(hide_password=False))
-        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("DROP DATABASE IF EXISTS old_index"))
-            connection.execute(text("CREATE DATABASE old_index"))
-        admin.dispose()
-        url = server.set(database="old_index").render_as_string(hide_password=False)
-    old = engine.create(url)
-    with writing(old) as connection:
-        migrate._upgrade(connection, "0004")
-        connection.execute(
-            text(
-                "INSERT INTO pull_requests (id, repository, target, number, title, is_open,"
-                " latest_opened_at, latest_sequence)"
-                " VALUES (1, 'o/r', 'pull/1', 1, '', true, :at, 1)"
-            ),
-            {"at": "2026-05-04 12:00:00.000000"},
-        )
-        connection.execute(
-            text(
-                "INSERT INTO revisions (id, pull_request_id, head, opened_at, base, state,"
-                " planned, updated_at, sequence)"
-                " VALUES (1, 1, 'h', :at, 'b', 'error', true, :at, 1)"
-            ),
-            {"at": "2026-05-04 12:00:00.000000"},
-        )
-        for kind, platform, package, revdep, standing, rule, *_ in OLD_JOBS:
-            name = " ".join(filter(None, (kind, platform, package, revdep)))
-            outcome: dict[str, object] = {"kind": standing, "evidence": {"rule": rule}}
-            outcome |= {"errored": {"cause": "dns"}, "skipped": {"reason": "not_built"}}.get(
-                standing, {"reason": "lint"} if standing == "failed" else {}
+def urls(request: pytest.FixtureRequest, path: Path) -> tuple[str, str]:
+    """An index of schema 0004, and a place for a new one, on the same kind of database."""
+    statements = (OLD / f"{request.param}.sql").read_text()
+    path.parent.mkdir()
+    if request.param == "sqlite":
+        with closing(sqlite3.connect(path)) as plain:
+            plain.executescript(statements)
+        return f"sqlite:///{path}", f"sqlite:///{path.with_name('new.db')}"
+    server = make_url(request.getfixturevalue("postgres"))
+    admin = engine.create(server.render_as_string(hide_password=False))
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for name in ("old_index", "new_index"):
+            connection.execute(text(f"DROP DATABASE IF EXISTS {name}"))
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    old, new = (
+        server.set(database=name).render_as_string(hide_password=False)
+        for name in ("old_index", "new_index")
+    )
+    filled = engine.create(old)
+    with closing(filled.raw_connection()) as raw:
+        raw.cursor().execute(statements)
+        raw.commit()
+    filled.dispose()
+    return old, new
+
+
+@pytest.fixture
+def old_url(urls: tuple[str, str]) -> str:
+    return urls[0]
+
+
+SQLITE = "SELECT sql FROM sqlite_master WHERE type IN ('index', 'trigger')"
+POSTGRESQL = """
+SELECT indexdef FROM pg_indexes WHERE schemaname = 'public';
+SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal;
+SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace;
+SELECT concat_ws(' ', table_name, column_name, collation_name) FROM information_schema.columns
+WHERE table_schema = 'public'
+"""
+
+
+def schema_of(url: str) -> dict[str, object]:
+    """All that a database knows of its tables, but for the order of columns."""
+    index = Index.open(url)
+    with reading(index._engine) as connection:
+        known = inspect(connection)
+        tables: dict[str, object] = {
+            name: (
+                sorted(repr(sorted(each.items())) for each in known.get_columns(name)),
+                known.get_pk_constraint(name),
+                sorted(known.get_unique_constraints(name), key=repr),
+                sorted(known.get_foreign_keys(name), key=repr),
             )
-            if standing == "cancelled":
-                outcome = {"kind": standing, "by": "request"}
-            connection.execute(
-                text(
-                    "INSERT INTO jobs (revision_id, name, kind, platform, package, revdep,"
-                    " standing, round, attempt, sequence, updated_at, outcome, faults)"
-                    " VALUES (1, :name, :kind, :platform, :package, :revdep, :standing, 1, 1, 1,"
-                    " :at, :outcome, '[]')"
-                ),
-                {
-                    "name": name, "kind": kind, "platform": platform, "package": package,
-                    "revdep": revdep, "standing": standing, "at": "2026-05-04 12:00:00.000000",
-                    "outcome": None if standing == "queued" else json.dumps(outcome),
-                },
-            )  # fmt: skip
-    old.dispose()
-    return url
+            for name in known.get_table_names()
+        }
+        more = SQLITE if connection.dialect.name == "sqlite" else POSTGRESQL
+        for query in more.split(";"):
+            found = connection.scalars(text(query)).all()
+            assert found
+            tables[query] = sorted(" ".join(each.split()) for each in found if each is not None)
+    index.close()
+    return tables
+
+
+def test_a_migrated_index_is_like_a_new_one(urls: tuple[str, str]) -> None:
+    migrated, created = map(schema_of, urls)
+    assert migrated == created
+    assert {"jobs", "job_counts", "opam_ci_schema"} <= created.keys()
+
+
+def test_migrations_end_at_the_schema_of_the_code_and_leave_out_none() -> None:
+    steps = [int(version) for version in STEPS]
+    assert steps == list(range(min(steps), int(SCHEMA_VERSION)))
 
 
 def test_the_jobs_of_an_older_index_are_queued_and_restarted_as_new_ones(old_url: str) -> None:
@@ -155,11 +158,15 @@ def test_the_jobs_of_an_older_index_are_queued_and_restarted_as_new_ones(old_url
         (kind, rank, needs, follows) for kind, _, _, _, _, _, rank, needs, follows in OLD_JOBS
     ]
     key = RevisionKey(repository="o/r", number=1, head="h", opened_at=NOW)
-    page = index.take(key, "p", limit=9, after=None)
+    page = index.take(TakeJobs(key=key, platform="p", limit=9))
     assert [each.job.kind for each in page.jobs] == [JobKind.REVDEP, JobKind.REVDEP_TEST]
-    taken = index.requeue(key, RestartSelector(), round_=2, at=NOW)
+    taken = index.requeue(ChangeJobs(key=key, selector=RestartSelector(), round=2), NOW)
     assert taken.by_platform == {"p": 4}
     assert index.counts().queued == 6
+    assert index.attempts().items[0].outcome is not None
+    [incident] = index.incidents().items
+    assert incident.cause is Cause.DNS
+    assert index.undecided_jobs(incident.id) == 1
     [revdep] = index.jobs(JobFilter(revdep="r", kind=JobKind.REVDEP)).items
     assert revdep.status.job.revdep == "r.1"
     index.close()
@@ -223,13 +230,11 @@ def test_opening_waits_for_another_process_that_opens_a_fresh_file(path: Path) -
 def test_a_killed_migration_leaves_nothing_and_is_run_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upgrade = migrate._upgrade
-
-    def cut_off(connection: object) -> None:
-        upgrade(connection)  # type: ignore[arg-type] # only handed on
+    def cut_off(connection: Connection) -> None:
+        create_triggers(connection)
         raise InfrastructureError("cut off", cause=Cause.STORAGE)
 
-    monkeypatch.setattr(migrate, "_upgrade", cut_off)
+    monkeypatch.setattr(migrate, "create_triggers", cut_off)
     with pytest.raises(InfrastructureError, match="cut off"):
         Index.open(f"sqlite:///{path}")
     with sqlite3.connect(path) as plain:
@@ -242,10 +247,38 @@ def test_a_killed_migration_leaves_nothing_and_is_run_again(
 def test_a_newer_schema_is_refused(path: Path) -> None:
     Index.open(f"sqlite:///{path}").close()
     with sqlite3.connect(path) as plain:
-        plain.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - ours
+        plain.execute(f"UPDATE {VERSION.name} SET version_num = '9999'")  # noqa: S608 - ours
     plain.close()
     with pytest.raises(UsageError, match=r"newer opam-ci \(schema 9999.*update opam-ci"):
         Index.open(f"sqlite:///{path}")
+
+
+def test_a_schema_that_is_too_old_is_refused_and_left_alone(old_url: str) -> None:
+    older = engine.create(old_url)
+    with writing(older) as connection:
+        connection.execute(update(VERSION).values(version_num="0003"))
+    with pytest.raises(UsageError, match=r"too old \(schema 0003.*0004 and newer\): move it away"):
+        Index.open(old_url)
+    with reading(older) as connection:
+        assert connection.scalar(select(VERSION.c.version_num)) == "0003"
+        assert "rank" not in {each["name"] for each in inspect(connection).get_columns("jobs")}
+    older.dispose()
+
+
+def test_a_migration_that_fails_leaves_the_old_index(
+    old_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(connection: Connection) -> None:
+        STEPS["0004"](connection)
+        raise InfrastructureError("cut off", cause=Cause.STORAGE)
+
+    monkeypatch.setattr(migrate, "STEPS", {"0004": cut_off})
+    with pytest.raises(InfrastructureError, match="cut off"):
+        Index.open(old_url)
+    monkeypatch.undo()
+    index = Index.open(old_url)
+    assert index.counts().total == len(OLD_JOBS)
+    index.close()
 
 
 def test_a_database_of_something_else_is_refused_and_left_alone(path: Path) -> None:

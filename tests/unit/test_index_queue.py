@@ -7,6 +7,7 @@ import pytest
 from opam_ci.clients.index import Index
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.messages import ChangeJobs, CountJobs, TakeJobs
 from opam_ci.core.outcome import (
     Cancelled,
     Outcome,
@@ -62,7 +63,7 @@ def test_jobs_come_in_the_order_in_which_they_are_to_run(index: Index) -> None:
         ]
     assert ids(taken(index, Q)) == [build("c.1", Q).id]
     assert taken(index, "none") == []
-    assert index.take(OTHER, P, limit=9, after=None).jobs == ()
+    assert index.take(TakeJobs(key=OTHER, platform=P, limit=9)).jobs == ()
 
 
 def test_planning_twice_adds_nothing_and_disturbs_nobody(index: Index) -> None:
@@ -104,7 +105,7 @@ def test_a_plan_and_a_restart_are_charged_to_whoever_asks(
         index.plan(KEY, planned(build()), round_=2, asker=asker, at=NOON)
         if asker is not None:
             selector = RestartSelector(package="b", asker=asker)
-            index.requeue(KEY, selector, round_=2, at=NOON)
+            index.requeue(ChangeJobs(key=KEY, selector=selector, round=2), NOON)
             assert records(index)[build("b.1").id].status.automatic == automatic
     assert records(index)[build().id].status.automatic == automatic
 
@@ -143,7 +144,7 @@ def test_the_plan_says_what_a_job_needs_and_a_record_leaves_that(index: Index) -
 )
 def test_a_cursor_of_nobody_is_refused(index: Index, after_: str) -> None:
     with pytest.raises(UsageError, match="invalid page cursor"):
-        index.take(KEY, P, limit=1, after=after_)
+        index.take(TakeJobs(key=KEY, platform=P, limit=1, after=after_))
 
 
 def test_pages_show_each_job_once_while_others_change_the_list(index: Index) -> None:
@@ -153,7 +154,7 @@ def test_pages_show_each_job_once_while_others_change_the_list(index: Index) -> 
     following: str | None = None
     turn = 0
     while True:
-        page = index.take(KEY, P, limit=7, after=following)
+        page = index.take(TakeJobs(key=KEY, platform=P, limit=7, after=following))
         seen.update(ids(page.jobs))
         # What was taken runs, something further on is decided, and more is planned.
         wrote(
@@ -187,7 +188,7 @@ def test_counts_and_rows_are_those_of_the_jobs(index: Index) -> None:
     lint = Job(platform="", package="a.1", kind=JobKind.LINT)
     plan(index, build("queued.1"))
     wrote(index, *rows[1:], decided(lint, PASSED), decided(ANALYSIS, PASSED))
-    empty, found, first = index.count(KEY, ["none", P, ""])
+    empty, found, first = index.count(CountJobs(key=KEY, platforms=("none", P, "")))
     assert (empty.platform, empty.counts, empty.shown) == ("none", (), ())
     wanted = Counter(count_key(row) for row in rows)
     assert {
@@ -198,17 +199,21 @@ def test_counts_and_rows_are_those_of_the_jobs(index: Index) -> None:
     assert [row.job for row in first.shown] == [lint]
     assert total(first.counts).total == 1
     without = [row.job.id for row in rows[:6]]
-    [rest] = index.count(KEY, [P], [*without, *(f"nobody {n}" for n in range(40_000))])
+    [rest] = index.count(
+        CountJobs(
+            key=KEY, platforms=(P,), excluding=(*without, *(f"nobody {n}" for n in range(40_000)))
+        )
+    )
     assert total(rest.counts).total == 3
     assert {row.job.id for row in rest.shown} == {row.job.id for row in rows[6:]}
-    assert index.count(OTHER, [P])[0].counts == ()
+    assert index.count(CountJobs(key=OTHER, platforms=(P,)))[0].counts == ()
 
 
 def test_few_rows_of_many_explain_each_standing(index: Index) -> None:
     many = [build(f"p{number}.1") for number in range(3 * SHOWN_ROWS)]
     plan(index, *many)
     wrote(index, *(decided(job, PASSED) for job in many[100:]), decided(many[0], FAILED))
-    [found] = index.count(KEY, [P])
+    [found] = index.count(CountJobs(key=KEY, platforms=(P,)))
     assert len(found.shown) == SHOWN_ROWS
     assert {row.standing for row in found.shown} == {
         *(Standing.FAILED, Standing.PASSED, Standing.QUEUED)

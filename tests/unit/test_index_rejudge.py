@@ -11,6 +11,7 @@ from opam_ci.clients.index.rejudging import Recorded
 from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.incidents.signature import SAME_FAILURE
 from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.messages import ChangeJobs
 from opam_ci.core.outcome import (
     Cause,
     Errored,
@@ -156,7 +157,9 @@ def test_what_followed_from_a_verdict_follows_from_the_new_one(index: Index) -> 
         other.id: "skipped(unavailable)",
     }
     # It comes back with the build.
-    taken = index.requeue(key(1), RestartSelector(job=build.id), round_=2, at=NOON)
+    taken = index.requeue(
+        ChangeJobs(key=key(1), selector=RestartSelector(job=build.id), round=2), NOON
+    )
     assert set(taken.first) == {build.id, test.id}
 
 

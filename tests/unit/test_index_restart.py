@@ -8,6 +8,7 @@ import pytest
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.changing import queue_again
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.messages import ChangeJobs, ConcludeJobs, CountJobs, SettleJobs
 from opam_ci.core.outcome import (
     Cancelled,
     Cause,
@@ -139,7 +140,9 @@ def test_jobs_that_wait_for_their_retry_are_counted_and_left(index: Index) -> No
     before = records(index)
     assert restart(index, RestartSelector(cause=Cause.DNS)) == [build("a.1").id]
     assert restart(index, RestartSelector()) == [build("a.1").id, build("b.1").id]
-    failed = index.requeue(KEY, RestartSelector(which=RestartWhich.FAILED), round_=2, at=NOON)
+    failed = index.requeue(
+        ChangeJobs(key=KEY, selector=RestartSelector(which=RestartWhich.FAILED), round=2), NOON
+    )
     assert failed.refusal is not None
     assert records(index) == before
 
@@ -154,7 +157,9 @@ def test_an_interrupted_restart_takes_the_rest_when_asked_again(
         *(decided(job, DNS) for job in builds),
         *(followed(job, DNS) for job in builds),
     )
-    whole = index.requeue(KEY, RestartSelector(), round_=2, at=NOON, preview=True)
+    whole = index.requeue(
+        ChangeJobs(key=KEY, selector=RestartSelector(), round=2, preview=True), NOON
+    )
     calls = iter(range(10))
 
     def broken(*args: object, **named: object) -> None:
@@ -164,13 +169,13 @@ def test_an_interrupted_restart_takes_the_rest_when_asked_again(
 
     monkeypatch.setattr("opam_ci.clients.index.queue.queue_again", broken)
     with pytest.raises(KeyboardInterrupt):
-        index.requeue(KEY, RestartSelector(), round_=2, at=NOON)
+        index.requeue(ChangeJobs(key=KEY, selector=RestartSelector(), round=2), NOON)
     # What others need was queued first; meanwhile one of them runs and is lost again.
     some = taken(index)
     assert {each.job.kind for each in some} == {JobKind.BUILD}
     wrote(index, decided(some[0].job, DNS, round=2, attempt=1))
     monkeypatch.setattr("opam_ci.clients.index.queue.queue_again", queue_again)
-    assert index.requeue(KEY, RestartSelector(), round_=2, at=NOON) == whole
+    assert index.requeue(ChangeJobs(key=KEY, selector=RestartSelector(), round=2), NOON) == whole
     assert len(taken(index)) == 9
 
 
@@ -179,8 +184,8 @@ def test_the_analysis_is_never_touched(index: Index) -> None:
     before = records(index)[ANALYSIS.id]
     assert restart(index, RestartSelector(which=RestartWhich.ALL)) == [build().id]
     wrote(index, JobStatus(job=ANALYSIS, round=2))
-    index.settle(KEY, DNS, platforms=None, at=NOON)
-    assert index.cancel(KEY, JobSelector(), by="request", at=NOON).jobs == 0
+    index.settle(SettleJobs(key=KEY, outcome=DNS), NOON)
+    assert index.cancel(ChangeJobs(key=KEY, selector=JobSelector()), NOON).jobs == 0
     assert records(index)[ANALYSIS.id].status == JobStatus(job=ANALYSIS, round=2)
     assert before.status.outcome == DNS
     assert taken(index, "") == []
@@ -196,7 +201,7 @@ def test_names_are_compared_as_they_are(index: Index, name: str) -> None:
     expected = sorted(
         build(package).id for package in packages if name in {package, package.partition(".")[0]}
     )
-    done = index.requeue(KEY, RestartSelector(package=name), round_=2, at=NOON)
+    done = index.requeue(ChangeJobs(key=KEY, selector=RestartSelector(package=name), round=2), NOON)
     assert sorted(done.first) == expected
     assert (done.refusal is None) == bool(expected)
 
@@ -205,14 +210,16 @@ def test_ten_thousand_ids_select_those_that_exist(index: Index) -> None:
     wrote(index, *(decided(build(f"p{number}.1"), DNS) for number in range(5)))
     wanted = tuple(build(f"p{number}.1").id for number in range(3, 10_003))
     assert restart(index, RestartSelector(jobs=wanted)) == [build(f"p{n}.1").id for n in (3, 4)]
-    assert index.requeue(KEY, RestartSelector(jobs=wanted[5:]), round_=3, at=NOON).refusal
+    assert index.requeue(
+        ChangeJobs(key=KEY, selector=RestartSelector(jobs=wanted[5:]), round=3), NOON
+    ).refusal
 
 
 def test_a_restart_says_what_there_is_where_it_takes_nothing(index: Index) -> None:
     def refused(**fields: object) -> str | None:
         selector = RestartSelector.model_validate(fields)
         before = records(index)
-        found = index.requeue(KEY, selector, round_=2, at=NOON)
+        found = index.requeue(ChangeJobs(key=KEY, selector=selector, round=2), NOON)
         assert (found.jobs, found.first, records(index)) == (0, (), before)
         return found.refusal
 
@@ -261,10 +268,10 @@ def test_a_cancel_takes_what_is_undecided_and_changes_what_is_queued(index: Inde
     )
     before = records(index)
     selector = JobSelector(platform=P)
-    preview = index.cancel(KEY, selector, by="request", at=after(1), preview=True)
+    preview = index.cancel(ChangeJobs(key=KEY, selector=selector, preview=True), after(1))
     assert records(index) == before
     for _ in range(2):
-        done = index.cancel(KEY, selector, by="request", at=after(1))
+        done = index.cancel(ChangeJobs(key=KEY, selector=selector), after(1))
         assert done == preview
         assert sorted(done.first) == sorted([a.id, its_test(a).id, b.id, c.id])
         assert labels(index) == {
@@ -280,7 +287,7 @@ def test_a_cancel_takes_what_is_undecided_and_changes_what_is_queued(index: Inde
     # A workflow that had it in hand says more of it.
     wrote(index, decided(a, PASSED, attempt=1))
     assert labels(index)[a.id] == "passed"
-    late = index.cancel(KEY, JobSelector(package="d"), by="request", at=after(2))
+    late = index.cancel(ChangeJobs(key=KEY, selector=JobSelector(package="d")), after(2))
     assert late.refusal == f"{d.id} is not undecided: it is passed"
 
 
@@ -295,7 +302,7 @@ def test_settling_decides_all_that_is_undecided_and_ends_its_attempts(index: Ind
     )
     gone = Cancelled(by="superseded")
     for _ in range(2):
-        index.settle(KEY, gone, platforms=[P], at=after(1))
+        index.settle(SettleJobs(key=KEY, outcome=gone, platforms=(P,)), after(1))
         assert Counter(labels(index).values()) == {
             "cancelled(superseded)": 4,
             "passed": 1,
@@ -304,7 +311,7 @@ def test_settling_decides_all_that_is_undecided_and_ends_its_attempts(index: Ind
     assert records(index)[b.id].sequence == 2
     [attempt] = [each for each in index.attempts().items if each.job == b]
     assert (attempt.outcome, attempt.ended_at, attempt.worker) == (gone, after(1), "w")
-    index.settle(KEY, gone, platforms=None, at=after(1))
+    index.settle(SettleJobs(key=KEY, outcome=gone), after(1))
     assert labels(index)[build("a.1", Q).id] == "cancelled(superseded)"
 
 
@@ -312,7 +319,7 @@ def test_what_no_platform_can_install_is_a_failure_with_all_that_follows(index: 
     a, there = build("a.1"), build("a.1", Q)
     plan(index, a, there, its_test(a))
     wrote(index, decided(a, NO_SOLUTION, attempt=1), followed(a, NO_SOLUTION))
-    assert index.conclude(KEY, "skip", NOON) is False
+    assert index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), NOON) is False
     wrote(index, decided(there, NO_SOLUTION, attempt=1))
     wrote(
         index,
@@ -321,7 +328,7 @@ def test_what_no_platform_can_install_is_a_failure_with_all_that_follows(index: 
             for name, outcome in ((P, NO_SOLUTION), (Q, PASSED))
         ),
     )
-    assert index.conclude(KEY, "skip", after(1)) is True
+    assert index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), after(1)) is True
     now = labels(index)
     assert now[a.id] == now[there.id] == "failed(not_installable)"
     followed_now = records(index)[its_test(a).id].status.outcome
@@ -332,7 +339,7 @@ def test_what_no_platform_can_install_is_a_failure_with_all_that_follows(index: 
         "failed(not_installable)"
     }
     before = records(index)
-    assert index.conclude(KEY, "skip", after(2)) is False
+    assert index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), after(2)) is False
     assert records(index) == before
     # Whoever ran it cannot take the verdict back in its round.
     wrote(index, decided(a, NO_SOLUTION, attempt=1))
@@ -342,8 +349,8 @@ def test_what_no_platform_can_install_is_a_failure_with_all_that_follows(index: 
 def test_available_nowhere_is_as_configured(index: Index) -> None:
     unavailable = Skipped(reason=SkipReason.UNAVAILABLE, evidence=WHY)
     wrote(index, *(decided(build("a.1", name), unavailable) for name in (P, Q)))
-    assert index.conclude(KEY, "skip", NOON) is False
-    assert index.conclude(KEY, "fail", NOON) is True
+    assert index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), NOON) is False
+    assert index.conclude(ConcludeJobs(key=KEY, unavailable="fail"), NOON) is True
     assert set(labels(index).values()) == {"failed(not_installable)"}
 
 
@@ -356,12 +363,14 @@ def test_changes_at_once_leave_each_job_once_and_in_one_state(index: Index) -> N
             for round_ in range(1, 4):
                 plan(index, *builds, *(its_test(job) for job in builds), round_=round_)
                 if turn % 2:
-                    index.settle(KEY, DNS, platforms=[P], at=NOON)
+                    index.settle(SettleJobs(key=KEY, outcome=DNS, platforms=(P,)), NOON)
                 else:
                     wrote(index, *(decided(job, DNS, round=round_) for job in builds[::-1]))
-                index.requeue(KEY, RestartSelector(), round_=10 + round_, at=NOON)
-                index.cancel(KEY, JobSelector(), by="request", at=NOON)
-                index.conclude(KEY, "skip", NOON)
+                index.requeue(
+                    ChangeJobs(key=KEY, selector=RestartSelector(), round=10 + round_), NOON
+                )
+                index.cancel(ChangeJobs(key=KEY, selector=JobSelector()), NOON)
+                index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), NOON)
         except BaseException as error:  # noqa: BLE001 - reported by the assertion below
             errors.append(error)
 
@@ -371,6 +380,6 @@ def test_changes_at_once_leave_each_job_once_and_in_one_state(index: Index) -> N
     for thread in threads:
         thread.join()
     assert errors == []
-    [found] = index.count(KEY, [P])
+    [found] = index.count(CountJobs(key=KEY, platforms=(P,)))
     assert total(found.counts).total == len(records(index)) == 80
     assert index.counts().total == 80

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opam_ci.core.job_states import IllegalEvent, JobEvent, after, states_with
+from opam_ci.core.job_states import IllegalEvent, JobEvent, after
 from opam_ci.core.summary import JobState
 
 ENDS = {JobEvent.DECIDE, JobEvent.JUDGE_AGAIN}
@@ -42,11 +42,3 @@ def test_what_is_decided_cannot_be_decided_or_started() -> None:
     for event in set(JobEvent) - {JobEvent.JUDGE_AGAIN, JobEvent.RESTART}:
         with pytest.raises(IllegalEvent, match=f"a decided job cannot {event}"):
             after(JobState.DECIDED, event)
-
-
-def test_the_index_moves_rows_by_the_same_table() -> None:
-    for event in JobEvent:
-        for state in states_with(event):
-            after(state, event)
-    assert states_with(JobEvent.JUDGE_AGAIN) == {JobState.DECIDED}
-    assert JobState.QUEUED not in states_with(JobEvent.RESTART)

@@ -284,7 +284,7 @@ def test_an_attempt_is_over_when_the_index_says_so() -> None:
     this = AttemptRecord(revision=NEW, job=what, number=1, started_at=NOW)
 
     def how(status: JobStatus, *attempts: AttemptRecord) -> str | None:
-        record = JobRecord(revision=NEW, status=status, round=status.round, updated_at=NOW)
+        record = JobRecord(revision=NEW, status=status, updated_at=NOW)
         return how_it_ended(record, attempts, this)
 
     assert how(running, this) is None

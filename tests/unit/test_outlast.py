@@ -34,12 +34,12 @@ def client(service: SlowService) -> Client:
 
 @pytest.mark.parametrize("latency", [0.0, 0.3])
 async def test_many_that_end_together_ask_once(latency: float) -> None:
-    ear, service = outlast._Ear(), SlowService(latency)
+    interceptor, service = outlast.OutlastInterceptor(), SlowService(latency)
     async with asyncio.timeout(5):
-        await asyncio.gather(*(ear.listened(client(service)) for _ in range(100)))
+        await asyncio.gather(*(interceptor.answered(client(service)) for _ in range(100)))
     assert service.asked == 1
     await asyncio.sleep(outlast._FRESH.total_seconds() + 0.05)
-    await ear.listened(client(service))
+    await interceptor.answered(client(service))
     assert service.asked == 2
 
 
@@ -47,9 +47,9 @@ async def test_who_is_cancelled_does_not_take_the_others_along(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(outlast, "_PAUSE", timedelta(seconds=0.05))
-    ear, service = outlast._Ear(), SlowService(0.05, away=3)
-    first = asyncio.create_task(ear.listened(client(service)))
-    second = asyncio.create_task(ear.listened(client(service)))
+    interceptor, service = outlast.OutlastInterceptor(), SlowService(0.05, away=3)
+    first = asyncio.create_task(interceptor.answered(client(service)))
+    second = asyncio.create_task(interceptor.answered(client(service)))
     await asyncio.sleep(0.02)
     first.cancel()
     async with asyncio.timeout(5):

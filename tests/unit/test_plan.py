@@ -1,6 +1,8 @@
 """Which jobs a head has, in which order they are taken, and what follows from what."""
 
-from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from collections.abc import Iterable
+
+from opam_ci.core.analysis_result import ChangedPackage, ChangeKind
 from opam_ci.core.build import Revdep
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
@@ -21,10 +23,8 @@ from opam_ci.core.plan import (
     PlannedJob,
     depends_on,
     follows,
-    lint_jobs,
     outcome_after,
     planned_jobs,
-    platform_jobs,
     revdep_jobs,
 )
 from opam_ci.core.platforms import EMBEDDED
@@ -51,18 +51,19 @@ def names(jobs: list[PlannedJob]) -> list[tuple[str, str | None]]:
 
 
 def test_plan_builds_what_changed_and_tests_what_has_tests() -> None:
-    assert [(job.kind.value, job.package) for job in platform_jobs(PACKAGES, EMBEDDED)] == [
+    jobs = [each.job for each in planned_jobs(PACKAGES, [EMBEDDED])]
+    assert [(job.kind.value, job.package) for job in jobs if job.platform] == [
         ("build", "new_package.1"),
         ("build", "new_release.1"),
         ("build", "significantly_changed.1"),
         ("test", "new_release.1"),
     ]
-    linted = {job.package for job in lint_jobs(Analysis(packages=PACKAGES))}
+    linted = {job.package for job in jobs if job.kind is JobKind.LINT}
     assert linted == {f"{kind}.1" for kind in ChangeKind} - {"deleted.1"}
 
 
 def test_plan_says_what_each_job_waits_for() -> None:
-    one = Analysis(packages=(changed(ChangeKind.NEW_RELEASE),))
+    one = (changed(ChangeKind.NEW_RELEASE),)
     asked = TAGGED.model_copy(update={"lower_bounds": True, "revdeps": True})
     image, build = f"image {TAGGED.name}", f"build {TAGGED.name} a.1"
     assert names([*planned_jobs(one, [asked])]) == [
@@ -75,16 +76,14 @@ def test_plan_says_what_each_job_waits_for() -> None:
 
 
 def test_an_image_is_looked_up_only_where_something_is_built_in_one_without_a_digest() -> None:
-    def kinds(analysis: Analysis, image: str | None) -> set[JobKind]:
+    def kinds(packages: Iterable[ChangedPackage], image: str | None) -> set[JobKind]:
         platform = TAGGED.model_copy(update={"image": image})
-        return {each.job.kind for each in planned_jobs(analysis, [platform])}
+        return {each.job.kind for each in planned_jobs(packages, [platform])}
 
-    built = Analysis(packages=PACKAGES)
-    assert JobKind.IMAGE in kinds(built, "debian:13")
-    assert JobKind.IMAGE not in kinds(built, f"debian@sha256:{'0' * 64}")
-    assert JobKind.IMAGE not in kinds(built, None)
-    deleted = Analysis(packages=(changed(ChangeKind.DELETED),))
-    assert kinds(deleted, "debian:13") == set()
+    assert JobKind.IMAGE in kinds(PACKAGES, "debian:13")
+    assert JobKind.IMAGE not in kinds(PACKAGES, f"debian@sha256:{'0' * 64}")
+    assert JobKind.IMAGE not in kinds(PACKAGES, None)
+    assert kinds([changed(ChangeKind.DELETED)], "debian:13") == set()
 
 
 def test_a_reverse_dependency_with_tests_has_two_jobs() -> None:
@@ -101,7 +100,7 @@ def test_whatever_others_wait_for_is_taken_no_later() -> None:
     packages = (changed(ChangeKind.NEW_RELEASE, has_tests=True),)
     asked = TAGGED.model_copy(update={"lower_bounds": True, "revdeps": True})
     planned = [
-        *planned_jobs(Analysis(packages=packages), [asked]),
+        *planned_jobs(packages, [asked]),
         *revdep_jobs("p", "a.1", [Revdep(package="b.1", has_tests=True)]),
     ]
     for each in planned:

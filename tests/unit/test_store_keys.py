@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.records import OBJECT_KEY, JobRecord, RevisionKey, log_key
-from opam_ci.core.summary import JobStatus
+from opam_ci.core.records import OBJECT_KEY, RevisionKey, log_key
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 JOB = Job(platform="debian-13-ocaml-5.3/amd64", package="cppo.1.8.0", kind=JobKind.BUILD)
@@ -93,8 +92,3 @@ def test_a_revision_is_of_either_a_pull_request_or_a_branch() -> None:
             RevisionKey.model_validate(
                 {"repository": "o/r", "head": "h", "opened_at": NOON, **fields}
             )
-
-
-def test_a_record_is_of_the_round_of_its_status() -> None:
-    with pytest.raises(ValidationError, match="same round"):
-        JobRecord(revision=KEY, status=JobStatus(job=JOB, round=2), round=1, updated_at=NOON)

@@ -1,23 +1,60 @@
-"""Changes of decided and undecided jobs by the index itself.
+"""Changes of decided and undecided jobs by the index itself, where the rows of all platforms meet.
 
 Each makes a row's sequence one higher: what a workflow wrote before does not come back, and what it
 writes of a later attempt or round stands.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, Integer, and_, bindparam, case, exists, func, or_, select, update
 
 from opam_ci.clients.index.engine import portions
-from opam_ci.clients.index.rows import AnyRow, job_of, outcome_row
-from opam_ci.clients.index.schema import ATTEMPTS, JOB_COLUMNS, JOBS
-from opam_ci.clients.index.write import DECIDED, QUEUED
-from opam_ci.core.outcome import Outcome
+from opam_ci.clients.index.rows import job_of, job_status, outcome_row
+from opam_ci.clients.index.schema import ATTEMPTS, JOB_COLUMNS, JOBS, Instant
+from opam_ci.clients.index.write import QUEUED
+from opam_ci.core.installable import SAYS_NOT_INSTALLABLE, Unavailable, installable_nowhere
+from opam_ci.core.job import Job, JobKind
+from opam_ci.core.outcome import FailureReason, Outcome
 from opam_ci.core.plan import follows, outcome_after
-from opam_ci.core.summary import Standing
+from opam_ci.core.summary import DECIDED, Standing
 
-_CHANGED = (*JOB_COLUMNS, JOBS.c.id, JOBS.c.round, JOBS.c.attempt, JOBS.c.standing)
+_AT = bindparam("at", type_=Instant)
+_IDS = bindparam("ids", type_=Integer, expanding=True)
+_CHOSEN = and_(JOBS.c.id.in_(_IDS), JOBS.c.standing.in_(bindparam("standings", expanding=True)))
+
+# Made once: to make them takes longer than to run them.
+_OF_JOB = (
+    update(JOBS)
+    .where(_CHOSEN)
+    .values(
+        decided_at=func.coalesce(JOBS.c.decided_at, _AT),
+        next_attempt_at=None,
+        updated_at=_AT,
+        sequence=JOBS.c.sequence + 1,
+    )
+    .returning(JOBS.c.id, *JOB_COLUMNS)
+)
+_OF_ATTEMPT = (
+    update(ATTEMPTS)
+    .where(
+        ATTEMPTS.c.job_id.in_(_IDS),
+        exists().where(
+            _CHOSEN,
+            ATTEMPTS.c.job_id == JOBS.c.id,
+            ATTEMPTS.c.round == JOBS.c.round,
+            ATTEMPTS.c.number == JOBS.c.attempt,
+            # One that was lost stays lost, whatever becomes of a job that waits for another one.
+            ATTEMPTS.c.standing == JOBS.c.standing,
+        ),
+    )
+    .values(
+        ended_at=func.coalesce(ATTEMPTS.c.ended_at, _AT),
+        sequence=ATTEMPTS.c.sequence + 1,
+    )
+)
 
 
 def queue_again(
@@ -45,47 +82,32 @@ def decide(
     outcomes: Mapping[int, Outcome],
     at: datetime,
     standings: frozenset[Standing],
-) -> list[AnyRow]:
+) -> dict[int, Job]:
     """Gives jobs outcomes, and the attempts that they are of: what is under way ends.
 
     Args:
         connection: In a transaction that has locked their testings.
-        outcomes: By the id of the job.
+        outcomes: By the id of the job. Jobs that share one are written together.
         at: When.
         standings: Jobs that stand otherwise are left alone.
 
     Returns:
-        The jobs that have changed, as they were.
+        The jobs that have changed.
     """
-    rows: list[AnyRow] = []
-    for some in portions(tuple(outcomes)):
-        query = select(*_CHANGED).where(JOBS.c.id.in_(some), JOBS.c.standing.in_(standings))
-        rows += connection.execute(query)
-    columns = [
-        {
-            "b_id": row.id,
-            "b_round": row.round,
-            "b_attempt": row.attempt,
-            "b_standing": row.standing,
-            "b_at": at,
-            **outcome_row(outcomes[row.id]),
-            "standing": outcomes[row.id].kind,
-            "follows": follows(outcomes[row.id]),
-        }
-        for row in rows
-    ]
-    if columns:
-        connection.execute(_OF_JOB, columns)
-    # Who ran an attempt, and how far it came, is known whatever is said of its job.
-    unknown = {"worker", "phase", "follows"}
-    tried = [
-        {name: value for name, value in each.items() if name not in unknown}
-        for each in columns
-        if each["b_attempt"]
-    ]
-    if tried:
-        connection.execute(_OF_ATTEMPT, tried)
-    return rows
+    sharing: dict[int, list[int]] = defaultdict(list)
+    for job, outcome in outcomes.items():
+        sharing[id(outcome)].append(job)
+    changed: dict[int, Job] = {}
+    for some in chain.from_iterable(map(portions, sharing.values())):
+        outcome = outcomes[some[0]]
+        given = {**outcome_row(outcome), "standing": outcome.kind, "ids": some, "at": at}
+        given["standings"] = sorted(standings)
+        # Who ran an attempt, and how far it came, is known whatever is said of its job.
+        of_attempt = {name: given[name] for name in given.keys() - {"worker", "phase"}}
+        connection.execute(_OF_ATTEMPT, of_attempt)
+        for row in connection.execute(_OF_JOB, {**given, "follows": follows(outcome)}):
+            changed[row.id] = job_of(row)
+    return changed
 
 
 def give(connection: Connection, verdicts: Mapping[int, Outcome], at: datetime) -> None:
@@ -97,44 +119,60 @@ def give(connection: Connection, verdicts: Mapping[int, Outcome], at: datetime) 
         at: When.
     """
     needed = JOBS.alias("needed")
-    needs = (needed.c.revision_id == JOBS.c.revision_id) & (needed.c.name == JOBS.c.needs)
+    needs = and_(needed.c.revision_id == JOBS.c.revision_id, needed.c.name == JOBS.c.needs)
     query = select(JOBS.c.id, needed.c.id).select_from(JOBS.join(needed, needs))
     while verdicts:
-        changed = {row.id: job_of(row) for row in decide(connection, verdicts, at, DECIDED)}
-        following: dict[int, Outcome] = {}
-        for some in portions(tuple(changed)):
-            for job, on in connection.execute(query.where(JOBS.c.follows, needed.c.id.in_(some))):
-                if (outcome := outcome_after(verdicts[on], changed[on])) is not None:
-                    following[job] = outcome
-        verdicts = following
+        changed = decide(connection, verdicts, at, DECIDED)
+        then = {job: outcome_after(verdicts[job], changed[job]) for job in changed}
+        verdicts = {
+            job: outcome
+            for some in portions(tuple(changed))
+            for job, on in connection.execute(query.where(JOBS.c.follows, needed.c.id.in_(some)))
+            if (outcome := then[on]) is not None
+        }
 
 
-# Made once: to make them takes longer than to run them.
-_OF_JOB = (
-    update(JOBS)
-    .where(JOBS.c.id == bindparam("b_id"))
-    .values(
-        sequence=JOBS.c.sequence + 1,
-        decided_at=func.coalesce(
-            JOBS.c.decided_at, bindparam("b_at", type_=JOBS.c.decided_at.type)
-        ),
-        next_attempt_at=None,
-        updated_at=bindparam("b_at", type_=JOBS.c.updated_at.type),
+def skipped_everywhere(connection: Connection, revision_id: int | None) -> Sequence[str]:
+    """Finds packages of which no build came to anything that proves that it can be installed."""
+    says_so = or_(
+        JOBS.c.skip_reason.in_(SAYS_NOT_INSTALLABLE),
+        JOBS.c.failure_reason == FailureReason.NOT_INSTALLABLE,
     )
-)
-_OF_ATTEMPT = (
-    update(ATTEMPTS)
-    .where(
-        ATTEMPTS.c.job_id == bindparam("b_id"),
-        ATTEMPTS.c.round == bindparam("b_round"),
-        ATTEMPTS.c.number == bindparam("b_attempt"),
-        # One that was lost stays lost, whatever becomes of a job that waits for another one.
-        ATTEMPTS.c.standing == bindparam("b_standing"),
+    skipped = JOBS.c.standing == Standing.SKIPPED
+    query = (
+        select(JOBS.c.package)
+        .where(JOBS.c.revision_id == revision_id, JOBS.c.kind == JobKind.BUILD)
+        .group_by(JOBS.c.package)
+        .having(
+            func.min(case((says_so, 1), else_=0)) == 1, func.max(case((skipped, 1), else_=0)) == 1
+        )
+        .order_by(func.min(JOBS.c.id))
     )
-    .values(
-        sequence=ATTEMPTS.c.sequence + 1,
-        ended_at=func.coalesce(
-            ATTEMPTS.c.ended_at, bindparam("b_at", type_=ATTEMPTS.c.ended_at.type)
-        ),
-    )
-)
+    return connection.scalars(query).all()
+
+
+def conclude(
+    connection: Connection,
+    revision_id: int,
+    packages: Sequence[str],
+    unavailable: Unavailable,
+    at: datetime,
+) -> bool:
+    """Gives the builds of packages that no platform can install their verdict.
+
+    Args:
+        connection: In a transaction that has locked the testing.
+        revision_id: The testing.
+        packages: Some packages.
+        unavailable: What packages are that are available on no platform.
+        at: When.
+    """
+    builds = and_(JOBS.c.revision_id == revision_id, JOBS.c.kind == JobKind.BUILD)
+    query = select(JOBS).where(builds, JOBS.c.package.in_(packages))
+    rows = {row.name: row for row in connection.execute(query)}
+    verdicts = {
+        rows[job.id].id: outcome
+        for job, outcome in installable_nowhere(map(job_status, rows.values()), unavailable)
+    }
+    give(connection, verdicts, at)
+    return bool(verdicts)

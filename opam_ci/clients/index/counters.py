@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, union_a
 
 from opam_ci.clients.index.filters import REASONS, JobFilter, equal, job_condition
 from opam_ci.clients.index.schema import ATTEMPT_COUNTS, JOB_COUNTS, JOBS
+from opam_ci.clients.index.triggers import groups
 
 FOLD_EVERY = 64
 """Batches that a process writes before it folds the counters: some thousand rows."""
@@ -65,7 +66,7 @@ def fold(connection: Connection) -> None:
     for table in (JOB_COUNTS, ATTEMPT_COUNTS):
         unfolded = select(table.c.day).where(table.c.folded.is_(False)).distinct()
         days = connection.scalars(unfolded).all()
-        names = [each.name for each in table.c if each.name not in {"id", "count", "folded"}]
+        names = groups(table)
         for first in range(0, len(days), _DAYS_AT_ONCE):
             gone = delete(table).where(table.c.day.in_(days[first : first + _DAYS_AT_ONCE]))
             sums: Counter[tuple[str, ...]] = Counter()

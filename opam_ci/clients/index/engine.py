@@ -70,18 +70,14 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def reading(engine: Engine, *, steady: bool = False) -> Iterator[Connection]:
-    """Opens a transaction that reads: all of it is from the same moment on SQLite.
-
-    Args:
-        engine: To the database.
-        steady: Whether that is needed on PostgreSQL too.
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Opens a transaction that reads: all of it is from the same moment.
 
     Raises:
         InfrastructureError: The database is not reachable or damaged.
     """
     with translated(engine), engine.connect() as connection:
-        if steady and engine.dialect.name == "postgresql":
+        if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection
 

@@ -123,19 +123,16 @@ def _attach_cause(connection: Connection, cause: str, faults: Sequence[Any]) -> 
         at = fault.ended_at
         ids = joined(at, list(spans.values()))
         home = ids[0] if ids else _begin(connection, cause, at)
-        spans.setdefault(home, Span(home, at, at, None))
+        united = [spans.pop(each) for each in ids] or [Span(home, at, at, None)]
+        spans[home] = united[0]._replace(
+            first=min(at, *(each.first for each in united)),
+            last=max(at, *(each.last for each in united)),
+        )
         for other in ids[1:]:
-            gone = spans.pop(other)
-            home_span = spans[home]
-            spans[home] = home_span._replace(
-                first=min(home_span.first, gone.first), last=max(home_span.last, gone.last)
-            )
             members[home] += members.pop(other, [])
             moved = update(ATTEMPTS).where(ATTEMPTS.c.incident_id == other)
             connection.execute(moved.values(incident_id=home))
             connection.execute(delete(INCIDENTS).where(INCIDENTS.c.id == other))
-        span = spans[home]
-        spans[home] = span._replace(first=min(span.first, at), last=max(span.last, at))
         members[home].append(fault.id)
     for home, attempt_ids in members.items():
         for some in portions(attempt_ids):

@@ -123,21 +123,21 @@ class Index(JobQueue, Incidents, Overview, Retention):
             InfrastructureError: The rows could not be stored; try again.
         """
         with writing(self._engine) as connection:
-            written = write(connection, batch)
+            incidents, failures = write(connection, batch)
         if next(self._batches) % FOLD_EVERY == 0:
             self.fold()
-        if not written.failures:
-            return Recorded(incidents=written.incidents)
+        if not failures:
+            return Recorded(incidents)
         # In a transaction of its own, lest two writers at once miss each other's failures.
         with reading(self._engine) as connection:
-            found = find_doubtful(connection, written.failures)
+            doubtful, before = find_doubtful(connection, failures)
         done = Recorded()
-        if found.doubtful:
+        if doubtful:
             with writing(self._engine) as connection:
-                done = judge_again(connection, found.doubtful, batch.updated_at)
+                done = judge_again(connection, doubtful, batch.updated_at)
         return Recorded(
-            incidents=tuple(sorted({*written.incidents, *done.incidents})),
-            testings=done.testings | found.before if retried else done.testings,
+            incidents=tuple(sorted({*incidents, *done.incidents})),
+            testings=done.testings | before if retried else done.testings,
             kinds=done.kinds,
         )
 

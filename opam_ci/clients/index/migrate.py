@@ -3,25 +3,25 @@
 import sqlite3
 import time
 from contextlib import closing
-from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, insert, inspect, select, text, update
 
 from opam_ci.clients.index.engine import reading, shown, translated, writing
-from opam_ci.clients.index.schema import SCHEMA_VERSION, VERSION_TABLE
+from opam_ci.clients.index.migrations import STEPS
+from opam_ci.clients.index.schema import METADATA, SCHEMA_VERSION, VERSION
+from opam_ci.clients.index.triggers import create_triggers
 from opam_ci.core.errors import UsageError
 
 _ADVISORY_LOCK = 7_263_519_004
 """Any number: the name of our lock in a PostgreSQL database."""
 _WAL_SECONDS = 30
-_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def migrate(engine: Engine) -> None:
-    """Runs what is missing of the migrations, under a lock; blocks while another one does.
+    """Makes the tables, or runs the steps that are missing; blocks while another one does.
 
     Raises:
-        UsageError: The database is of a newer version, or of something else.
+        UsageError: The database is of a newer version or too old, or of something else.
         InfrastructureError: It is not reachable or damaged.
     """
     if engine.dialect.name == "sqlite":
@@ -33,42 +33,42 @@ def migrate(engine: Engine) -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
         found = _version(connection)
-        if found == SCHEMA_VERSION:
-            return
-        _check(engine, connection, found)
-        _upgrade(connection)
+        if found is None:
+            _create(engine, connection)
+        elif found != SCHEMA_VERSION:
+            _upgrade(engine, connection, found)
 
 
 def _version(connection: Connection) -> str | None:
-    """Returns the id of the database's last migration, None before the first."""
-    if not inspect(connection).has_table(VERSION_TABLE):
+    """Returns the schema of the database, None if it has no tables of ours."""
+    if not inspect(connection).has_table(VERSION.name):
         return None
-    query = text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - our own constant
-    version: str | None = connection.scalar(query)
-    return version
+    return connection.scalar(select(VERSION.c.version_num))
 
 
-def _check(engine: Engine, connection: Connection, found: str | None) -> None:
-    if found is None:
-        if engine.dialect.name == "sqlite" and inspect(connection).get_table_names():
-            raise UsageError(f"{shown(engine)} is a database of something else: give another file")
-    elif not found.isdecimal() or int(found) > int(SCHEMA_VERSION):
+def _create(engine: Engine, connection: Connection) -> None:
+    if engine.dialect.name == "sqlite" and inspect(connection).get_table_names():
+        raise UsageError(f"{shown(engine)} is a database of something else: give another file")
+    # Unchecked: a table of the same name in a database that is shared is not ours.
+    METADATA.create_all(connection, checkfirst=False)
+    create_triggers(connection)
+    connection.execute(insert(VERSION).values(version_num=SCHEMA_VERSION))
+
+
+def _upgrade(engine: Engine, connection: Connection, found: str) -> None:
+    if not found.isdecimal() or int(found) > int(SCHEMA_VERSION):
         raise UsageError(
             f"{shown(engine)} was written by a newer opam-ci (schema {found}, this one knows "
             f"{SCHEMA_VERSION}): update opam-ci, or give another index"
         )
-
-
-def _upgrade(connection: Connection, version: str = SCHEMA_VERSION) -> None:
-    # Imported here, since it takes longer than opening an index that is up to date.
-    from alembic import command  # noqa: PLC0415 - as said above
-    from alembic.config import Config  # noqa: PLC0415 - as said above
-
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    command.upgrade(config, version)
+    if found not in STEPS:
+        raise UsageError(
+            f"{shown(engine)} was written by an opam-ci that is too old (schema {found}, this one "
+            f"migrates {min(STEPS)} and newer): move it away, or give another index"
+        )
+    for step in (STEPS[version] for version in sorted(STEPS) if version >= found):
+        step(connection)
+    connection.execute(update(VERSION).values(version_num=SCHEMA_VERSION))
 
 
 def _use_write_ahead_log(engine: Engine) -> None:

@@ -1,48 +1,40 @@
 """The list of jobs: planned, taken, counted, and changed by whoever restarts or cancels."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 
 from sqlalchemy import and_, literal_column, or_, select, true
 
-from opam_ci.clients.index.changing import decide, queue_again
-from opam_ci.clients.index.concluding import conclude, skipped_everywhere
+from opam_ci.clients.index.changing import conclude, decide, queue_again, skipped_everywhere
 from opam_ci.clients.index.engine import Connected, portions, reading, writing
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
 from opam_ci.clients.index.schema import JOBS
-from opam_ci.clients.index.selecting import (
-    advice_for,
-    answer,
-    candidates,
-    matcher,
-    refusal,
-    restarted,
-    wanted_by,
-)
+from opam_ci.clients.index.selecting import cancelled, candidates, restarted
 from opam_ci.clients.index.standings import standings
-from opam_ci.clients.index.write import (
-    DECIDED,
-    QUEUED,
-    find_revision,
-    insert_queued,
-    locked_revision,
-)
+from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
 from opam_ci.core.errors import UsageError
-from opam_ci.core.installable import Unavailable
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.messages import JobPage, QueuedJob
-from opam_ci.core.outcome import Cancelled, CancelledBy, Outcome
+from opam_ci.core.messages import (
+    ChangeJobs,
+    ConcludeJobs,
+    CountJobs,
+    JobPage,
+    QueuedJob,
+    SettleJobs,
+    TakeJobs,
+)
+from opam_ci.core.outcome import Cancelled, Outcome
 from opam_ci.core.plan import PlannedJob, outcome_after
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import JobSelector, RestartAsker, RestartSelector, Taken
+from opam_ci.core.requests import RestartAsker, RestartSelector, Taken
 from opam_ci.core.summary import UNDECIDED, PlatformStanding, Standing
 
 _WRITTEN_AT_ONCE = 1_000
 """Jobs in one transaction: others who write wait for less than a tenth of a second."""
 
-_CONCLUDED_AT_ONCE = 50
+_CONCLUDED_AT_ONCE = 20
 """Packages in one transaction, each with a build on some ten platforms."""
 
 _JOB = ("platform", "package", "kind", "revdep")
@@ -90,20 +82,14 @@ class JobQueue(Connected):
                 rows = [queued_row(revision_id, each, **common) for each in some]
                 insert_queued(connection, rows, charge=charge)
 
-    def take(self, key: RevisionKey, platform: str, *, limit: int, after: str | None) -> JobPage:
+    def take(self, given: TakeJobs) -> JobPage:
         """Returns a platform's queued jobs in the order in which they are to run.
-
-        Args:
-            key: The testing.
-            platform: Its name; empty for lint.
-            limit: How many at most.
-            after: The `following` of the page before; None for the first page.
 
         Raises:
             UsageError: `after` is not what a page returned.
             InfrastructureError: The index cannot be read.
         """
-        rank, last = _parsed(after)
+        rank, last = _parsed(given.after)
         needed = JOBS.alias("needed")
         needs = and_(needed.c.revision_id == JOBS.c.revision_id, needed.c.name == JOBS.c.needs)
         own = (JOBS.c[name] for name in _QUEUED)
@@ -111,7 +97,7 @@ class JobQueue(Connected):
             select(*own, *(needed.c[name].label(f"needed_{name}") for name in _NEEDED))
             .select_from(JOBS.outerjoin(needed, needs))
             .where(
-                JOBS.c.platform == platform,
+                JOBS.c.platform == given.platform,
                 # A literal: for a parameter no partial index is chosen.
                 JOBS.c.standing == literal_column("'queued'"),
                 JOBS.c.kind != JobKind.ANALYSIS,
@@ -120,41 +106,28 @@ class JobQueue(Connected):
                 or_(JOBS.c.rank > rank, JOBS.c.id > last),
             )
             .order_by(JOBS.c.rank, JOBS.c.id)
-            .limit(limit + 1)
+            .limit(given.limit + 1)
         )
         with reading(self._engine) as connection:
-            of = JOBS.c.revision_id == find_revision(connection, key)
+            of = JOBS.c.revision_id == find_revision(connection, given.key)
             found = connection.execute(query.where(of)).all()
-        jobs = found[:limit]
-        following = f"{jobs[-1].rank}/{jobs[-1].id}" if len(found) > limit else None
+        jobs = found[: given.limit]
+        following = f"{jobs[-1].rank}/{jobs[-1].id}" if len(found) > given.limit else None
         return JobPage(jobs=tuple(_queued_job(row) for row in jobs), following=following)
 
-    def count(
-        self, key: RevisionKey, platforms: Collection[str], excluding: Collection[str] = ()
-    ) -> tuple[PlatformStanding, ...]:
+    def count(self, given: CountJobs) -> tuple[PlatformStanding, ...]:
         """Counts the jobs of platforms, and reads the rows that explain their standing.
 
-        Args:
-            key: The testing.
-            platforms: Names; empty for lint. Each has a standing, also without a job.
-            excluding: Ids of jobs that are left out.
+        Each of the platforms has a standing, also without a job.
 
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        with reading(self._engine, steady=True) as connection:
-            revision_id = find_revision(connection, key)
-            return standings(connection, revision_id, platforms, excluding)
+        with reading(self._engine) as connection:
+            revision_id = find_revision(connection, given.key)
+            return standings(connection, revision_id, given.platforms, given.excluding)
 
-    def requeue(
-        self,
-        key: RevisionKey,
-        selector: RestartSelector,
-        *,
-        round_: int,
-        at: datetime,
-        preview: bool = False,
-    ) -> Taken:
+    def requeue(self, given: ChangeJobs, at: datetime) -> Taken:
         """Queues decided jobs again: those selected, and what belongs to them.
 
         What only followed from a job that is taken runs again, and so does a job of the CI's loss
@@ -162,85 +135,44 @@ class JobQueue(Connected):
         that wait for their retry are counted, and left to whoever runs them.
 
         Args:
-            key: The testing.
-            selector: Which; its head is not compared.
-            round_: Higher than that of any job of the testing, and the same if asked again.
+            given: Which; the head is not compared. The round is higher than that of any job of
+                the testing, and the same if asked again.
             at: When.
-            preview: Whether only to say what would be taken.
 
         Raises:
             InfrastructureError: The index cannot be written; ask again for the rest.
         """
-        with reading(self._engine, steady=True) as connection:
-            there = candidates(connection, key)
-        rows = restarted(there, selector, round_)
-        if not rows:
-            return refusal(key, there, selector, wanted_by(selector), advice_for(selector))
-        if not preview:
-            charge = selector.asker.charged(0)
-            ids = [row.id for row in rows if row.round < round_ and row.standing in DECIDED]
-            for some in portions(ids):
-                with writing(self._engine) as connection:
-                    locked_revision(connection, key, at)
-                    queue_again(connection, some, round_=round_, charge=charge, at=at)
-        return answer(rows)
+        selector = given.selector
+        if not isinstance(selector, RestartSelector):
+            raise TypeError("a restart needs a RestartSelector")
+        with reading(self._engine) as connection:
+            ids, taken = restarted(candidates(connection, given.key), given, selector)
+        charge = selector.asker.charged(0)
+        for some in portions(() if given.preview else ids):
+            with writing(self._engine) as connection:
+                locked_revision(connection, given.key, at)
+                queue_again(connection, some, round_=given.round, charge=charge, at=at)
+        return taken
 
-    def cancel(
-        self,
-        key: RevisionKey,
-        selector: JobSelector,
-        *,
-        by: CancelledBy,
-        at: datetime,
-        preview: bool = False,
-    ) -> Taken:
+    def cancel(self, given: ChangeJobs, at: datetime) -> Taken:
         """Cancels queued jobs; those under way are counted, and left to whoever runs them.
 
         Args:
-            key: The testing.
-            selector: Which; its head is not compared.
-            by: Who cancels.
+            given: Which; the head is not compared.
             at: When; the same if asked again, which then takes the same jobs.
-            preview: Whether only to say what would be taken.
 
         Raises:
             InfrastructureError: The index cannot be written; ask again for the rest.
         """
-        matches = matcher(selector)
-        with reading(self._engine, steady=True) as connection:
-            there = candidates(connection, key)
-        rows = [
-            row
-            for row in there
-            if matches(row)
-            and (
-                row.standing in UNDECIDED
-                or (row.standing == Standing.CANCELLED and row.decided_at == at)
-            )
-        ]
-        if not rows:
-            return refusal(key, there, selector, "undecided", "")
-        if not preview:
+        with reading(self._engine) as connection:
+            ids, taken = cancelled(candidates(connection, given.key), given, at)
+        if not given.preview:
             queued = frozenset({Standing.QUEUED})
-            ids = [row.id for row in rows if row.standing in queued]
-            self._decide(key, ids, Cancelled(by=by), at, queued)
-        return answer(rows)
+            self._decide(given.key, ids, Cancelled(by=given.by), at, queued)
+        return taken
 
-    def settle(
-        self,
-        key: RevisionKey,
-        outcome: Outcome,
-        *,
-        platforms: Collection[str] | None,
-        at: datetime,
-    ) -> None:
+    def settle(self, given: SettleJobs, at: datetime) -> None:
         """Gives all undecided jobs an outcome.
-
-        Args:
-            key: The testing.
-            outcome: Which.
-            platforms: Names of their platforms; None for all.
-            at: When.
 
         Raises:
             InfrastructureError: The index cannot be written; ask again for the rest.
@@ -248,20 +180,15 @@ class JobQueue(Connected):
         query = select(JOBS.c.id).where(
             JOBS.c.kind != JobKind.ANALYSIS,
             JOBS.c.standing.in_(UNDECIDED),
-            true() if platforms is None else JOBS.c.platform.in_(platforms),
+            true() if given.platforms is None else JOBS.c.platform.in_(given.platforms),
         )
-        with reading(self._engine, steady=True) as connection:
-            of = JOBS.c.revision_id == find_revision(connection, key)
+        with reading(self._engine) as connection:
+            of = JOBS.c.revision_id == find_revision(connection, given.key)
             ids = connection.scalars(query.where(of).order_by(JOBS.c.id)).all()
-        self._decide(key, ids, outcome, at, UNDECIDED)
+        self._decide(given.key, ids, given.outcome, at, UNDECIDED)
 
-    def conclude(self, key: RevisionKey, unavailable: Unavailable, at: datetime) -> bool:
+    def conclude(self, given: ConcludeJobs, at: datetime) -> bool:
         """Decides which packages can be installed nowhere; see `core/installable.py`.
-
-        Args:
-            key: The testing.
-            unavailable: What packages are that are available on no platform.
-            at: When.
 
         Returns:
             Whether that changed jobs.
@@ -270,12 +197,12 @@ class JobQueue(Connected):
             InfrastructureError: The index cannot be written.
         """
         with reading(self._engine) as connection:
-            packages = iter(skipped_everywhere(connection, find_revision(connection, key)))
+            packages = iter(skipped_everywhere(connection, find_revision(connection, given.key)))
         changed = False
         while some := list(islice(packages, _CONCLUDED_AT_ONCE)):
             with writing(self._engine) as connection:
-                revision_id = locked_revision(connection, key, at)
-                changed |= conclude(connection, revision_id, some, unavailable, at)
+                revision_id = locked_revision(connection, given.key, at)
+                changed |= conclude(connection, revision_id, some, given.unavailable, at)
         return changed
 
     def _decide(

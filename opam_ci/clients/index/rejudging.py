@@ -53,18 +53,6 @@ class Doubtful(NamedTuple):
     detail: str
 
 
-class Found(NamedTuple):
-    """What failures that were written throw another light on.
-
-    Attributes:
-        doubtful: Jobs whose verdict still stands.
-        before: Testings with jobs that were judged again for such a failure, and stand so.
-    """
-
-    doubtful: tuple[Doubtful, ...]
-    before: frozenset[RevisionKey]
-
-
 class Recorded(NamedTuple):
     """What came of a batch.
 
@@ -79,12 +67,18 @@ class Recorded(NamedTuple):
     kinds: tuple[JobKind, ...] = ()
 
 
-def find_doubtful(connection: Connection, failures: Mapping[str, set[datetime]]) -> Found:
+def find_doubtful(
+    connection: Connection, failures: Mapping[str, set[datetime]]
+) -> tuple[list[Doubtful], set[RevisionKey]]:
     """Finds the jobs that are to be judged again now that failures are written.
 
     Args:
         connection: Where to read.
         failures: When they happened, by signature.
+
+    Returns:
+        Jobs whose verdict still stands; and testings with jobs that were judged again for such a
+        failure, and stand so.
     """
     doubtful: list[Doubtful] = []
     before: set[RevisionKey] = set()
@@ -93,7 +87,7 @@ def find_doubtful(connection: Connection, failures: Mapping[str, set[datetime]])
             some, known = _doubts_of(connection, digest, first, last)
             doubtful += some
             before |= known
-    return Found(tuple(doubtful), frozenset(before))
+    return doubtful, before
 
 
 def judge_again(connection: Connection, found: Sequence[Doubtful], at: datetime) -> Recorded:

@@ -19,10 +19,7 @@ Values = dict[str, Any]
 AnyRow = Row[*tuple[Any, ...]]
 """What was read, by column."""
 
-_SAME = (
-    "standing", "round", "automatic", "attempt", "started_at", "decided_at", "next_attempt_at",
-    "faults",
-)  # fmt: skip
+_SAME = ("automatic", "attempt", "started_at", "decided_at", "next_attempt_at", "faults")
 """Columns of a job that are called as in the job matrix."""
 
 _OF_REVISION = ("base", "merge_tree", "state", "planned", "title", "is_open", "updated_at")
@@ -40,6 +37,8 @@ def job_row(revision_id: int, row: JobStatus, batch: RowBatch) -> Values:
         **_identity(revision_id, row.job, depends_on(row.job)),
         **outcome,
         **{name: getattr(row, name) for name in _SAME},
+        "standing": row.standing,
+        "round": row.round,
         "phase": row.phase or outcome["phase"],
         "follows": follows(row.outcome),
         "sequence": batch.sequence,
@@ -129,26 +128,20 @@ def job_status(row: AnyRow) -> JobStatus:
     return JobStatus(
         job=job_of(row),
         state=JobState(row.standing) if row.outcome is None else JobState.DECIDED,
+        # 0 in rows of an older version, of which only an attempt was known.
         round=max(row.round, 1),
-        automatic=row.automatic,
-        attempt=row.attempt,
         phase=row.phase if row.outcome is None else None,
         outcome=row.outcome,
-        faults=row.faults,
-        started_at=row.started_at,
-        decided_at=row.decided_at,
-        next_attempt_at=row.next_attempt_at,
         log=row.log_key,
+        **{name: getattr(row, name) for name in _SAME},
     )
 
 
 def job_record(row: AnyRow) -> JobRecord:
     """Reads a job."""
-    status = job_status(row)
     return JobRecord(
         revision=revision_of(row),
-        status=status,
-        round=status.round,
+        status=job_status(row),
         sequence=max(row.sequence, 0),
         updated_at=row.updated_at,
     )

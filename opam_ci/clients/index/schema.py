@@ -1,11 +1,11 @@
-"""The tables of the job index, as the newest migration leaves them.
+"""The tables of the job index: what a new index is made from, and what migrations lead to.
 
 Failed and errored are apart in every column: `standing` says which, `failure_reason` is
 set for package failures only, `cause` for infrastructure faults only.
 
 `job_counts` and `attempt_counts` are kept by triggers of the database, whoever writes: each
 change of a row adds a row with +1 or -1, so that writers never wait for each other, and
-`counters.py` folds these into one row a day and group from time to time.
+`counters.py` folds these into one row a day and group from time to time; see `triggers.py`.
 """
 
 from datetime import UTC, datetime
@@ -22,6 +22,8 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
+    String,
     Table,
     Text,
     TypeDecorator,
@@ -30,6 +32,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.schema import SchemaItem
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeEngine
 
@@ -37,11 +40,7 @@ from opam_ci.core.outcome import Evidence, Outcome
 from opam_ci.core.summary import Fault
 
 SCHEMA_VERSION = "0005"
-"""Id of the newest migration."""
-
-VERSION_TABLE = "opam_ci_schema"
-"""Where the database says which migrations it has had; named so that it can share a
-PostgreSQL database with another user of the same migration library."""
+"""Of these tables; `migrations.py` leads here from older ones."""
 
 
 class Instant(TypeDecorator[datetime]):
@@ -68,17 +67,12 @@ class Instant(TypeDecorator[datetime]):
 class Model(TypeDecorator[Any]):
     """A value of ours as JSON; a listing may search in it."""
 
-    impl = JSON
+    impl = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
     cache_ok = True
 
     def __init__(self, of: Any) -> None:
-        super().__init__(none_as_null=True)
+        super().__init__()
         self.of = TypeAdapter(of)
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """PostgreSQL's binary form, where there is one."""
-        binary = dialect.name == "postgresql"
-        return JSONB(none_as_null=True) if binary else JSON(none_as_null=True)
 
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
         """What is looked up in it is a path and no value of ours."""
@@ -87,6 +81,29 @@ class Model(TypeDecorator[Any]):
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002  the base's name
         """Reads it."""
         return None if value is None else self.of.validate_python(value)
+
+
+def _required(of: type[TypeEngine[Any]], *names: str) -> list[Column[Any]]:
+    return [Column(name, of, nullable=False) for name in names]
+
+
+def _optional(of: type[TypeEngine[Any]], *names: str) -> list[Column[Any]]:
+    return [Column(name, of) for name in names]
+
+
+def _outcome() -> list[Column[Any]]:
+    """How a job or an attempt stands: whole, and in columns that are searched."""
+    searched = ("failure_reason", "skip_reason", "cause", "phase", "worker", "log_key")
+    return [
+        *_required(Text, "standing"),
+        *_optional(Text, *searched),
+        Column("outcome", Model(Outcome)),
+    ]
+
+
+def _in(parent: str) -> ForeignKey:
+    """A reference to what a row belongs to, and is deleted with."""
+    return ForeignKey(f"{parent}.id", ondelete="CASCADE")
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
@@ -107,72 +124,62 @@ def _plain_order() -> Text:
 
 METADATA = MetaData()
 
-PULL_REQUESTS = Table(
-    "pull_requests",
+
+def _table(name: str, *parts: SchemaItem) -> Table:
+    return Table(name, METADATA, Column("id", Integer, primary_key=True), *parts)
+
+
+VERSION = Table(
+    # Named so that the index can share a PostgreSQL database with something else.
+    "opam_ci_schema",
     METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("repository", Text, nullable=False),
-    Column("target", Text, nullable=False),
+    Column("version_num", String(32)),
+    PrimaryKeyConstraint("version_num", name="opam_ci_schema_pkc"),
+)
+"""One row: the schema of the database."""
+
+PULL_REQUESTS = _table(
+    "pull_requests",
+    *_required(Text, "repository", "target", "title"),
     Column("number", Integer),
     Column("branch", Text),
-    Column("title", Text, nullable=False),
-    Column("is_open", Boolean, nullable=False),
+    *_required(Boolean, "is_open"),
     # Which testing is the newest, and which of its records wrote this row.
-    Column("latest_opened_at", Instant, nullable=False),
-    Column("latest_sequence", Integer, nullable=False),
+    *_required(Instant, "latest_opened_at"),
+    *_required(Integer, "latest_sequence"),
     UniqueConstraint("repository", "target", name="pull_requests_key"),
 )
 
-REVISIONS = Table(
+REVISIONS = _table(
     "revisions",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("pull_request_id", ForeignKey("pull_requests.id", ondelete="CASCADE"), nullable=False),
-    Column("head", Text, nullable=False),
-    Column("opened_at", Instant, nullable=False),
-    Column("base", Text, nullable=False),
+    Column("pull_request_id", _in("pull_requests"), nullable=False),
+    *_required(Text, "head", "base", "state"),
     Column("merge_tree", Text),
-    Column("state", Text, nullable=False),
-    Column("planned", Boolean, nullable=False),
-    Column("updated_at", Instant, nullable=False),
-    Column("sequence", Integer, nullable=False),
+    *_required(Boolean, "planned"),
+    *_required(Instant, "opened_at", "updated_at"),
+    *_required(Integer, "sequence"),
     UniqueConstraint("pull_request_id", "opened_at", "head", name="revisions_key"),
     Index("revisions_by_time", "updated_at", "id"),
     Index("revisions_by_state", "state", "updated_at", "id"),
     Index("revisions_by_head", "head"),
 )
 
-JOBS = Table(
+JOBS = _table(
     "jobs",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("revision_id", ForeignKey("revisions.id", ondelete="CASCADE"), nullable=False),
-    Column("name", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("platform", Text, nullable=False),
+    Column("revision_id", _in("revisions"), nullable=False),
+    *_required(Text, "name", "kind", "platform"),
     Column("package", _plain_order(), nullable=False),
     Column("revdep", _plain_order()),
     # In which order jobs run, and the name of the one that must pass first.
     Column("rank", Integer, nullable=False, server_default="0"),
     Column("needs", Text),
-    Column("standing", Text, nullable=False),
-    Column("failure_reason", Text),
-    Column("skip_reason", Text),
-    Column("cause", Text),
-    Column("phase", Text),
-    Column("worker", Text),
-    Column("round", Integer, nullable=False),
-    Column("automatic", Integer, nullable=False, server_default="0"),
-    Column("attempt", Integer, nullable=False),
-    Column("sequence", Integer, nullable=False),
-    Column("started_at", Instant),
-    Column("decided_at", Instant),
-    Column("next_attempt_at", Instant),
-    Column("updated_at", Instant, nullable=False),
-    Column("log_key", Text),
-    Column("outcome", Model(Outcome)),
+    *_outcome(),
     # Whether it has that outcome only because of the job that it needs.
     Column("follows", Boolean, nullable=False, server_default=false()),
+    *_required(Integer, "round", "attempt", "sequence"),
+    Column("automatic", Integer, nullable=False, server_default="0"),
+    *_optional(Instant, "started_at", "decided_at", "next_attempt_at"),
+    *_required(Instant, "updated_at"),
     Column("faults", Model(tuple[Fault, ...]), nullable=False),
     UniqueConstraint("revision_id", "name", name="jobs_key"),
     # The one of time also answers counts of a part of a day without the rows.
@@ -200,25 +207,14 @@ JOBS = Table(
     ),
 )
 
-ATTEMPTS = Table(
+ATTEMPTS = _table(
     "attempts",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
-    Column("round", Integer, nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("sequence", Integer, nullable=False),
-    Column("standing", Text, nullable=False),
-    Column("failure_reason", Text),
-    Column("skip_reason", Text),
-    Column("cause", Text),
-    Column("phase", Text),
-    Column("worker", Text),
+    Column("job_id", _in("jobs"), nullable=False),
+    *_required(Integer, "round", "number", "sequence"),
+    *_outcome(),
     Column("pool", Text),
-    Column("started_at", Instant, nullable=False),
+    *_required(Instant, "started_at"),
     Column("ended_at", Instant),
-    Column("log_key", Text),
-    Column("outcome", Model(Outcome)),
     Column("incident_id", ForeignKey("incidents.id")),
     # How it failed, hashed: see `core/incidents/signature.py`.
     Column("signature", Text),
@@ -232,22 +228,14 @@ ATTEMPTS = Table(
     _partial("attempts_by_fault", "worker", "cause", "ended_at", where="cause IS NOT NULL"),
 )
 
-INCIDENTS = Table(
+INCIDENTS = _table(
     "incidents",
-    METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("cause", Text, nullable=False),
-    Column("scope", Text, nullable=False),
-    Column("pool", Text),
-    Column("worker", Text),
-    Column("first_seen_at", Instant, nullable=False),
-    Column("last_seen_at", Instant, nullable=False),
+    *_required(Text, "cause", "scope"),
+    *_optional(Text, "pool", "worker", "resolved_by"),
+    *_required(Instant, "first_seen_at", "last_seen_at"),
     Column("resolved_at", Instant),
-    Column("resolved_by", Text),
     # Of its faults; kept so that a listing need not count them.
-    Column("faults", Integer, nullable=False),
-    Column("jobs", Integer, nullable=False),
-    Column("pull_requests", Integer, nullable=False),
+    *_required(Integer, "faults", "jobs", "pull_requests"),
     Column("evidence", Model(Evidence), nullable=False),
     Index("incidents_by_time", "last_seen_at", "id"),
     Index("incidents_by_cause", "cause", "first_seen_at"),
@@ -256,16 +244,12 @@ INCIDENTS = Table(
 
 def _counts(name: str, *columns: str) -> Table:
     """A table of counters, kept by triggers: of each day, in UTC such as 2026-05-04, and group."""
-    return Table(
+    return _table(
         name,
-        METADATA,
-        Column("id", Integer, primary_key=True),
-        Column("day", Text, nullable=False),
-        *(Column(column, Text, nullable=False) for column in columns),
-        # The reason or cause; the standing says which of them it is. Empty for none.
-        Column("why", Text, nullable=False),
-        Column("count", Integer, nullable=False),
-        Column("folded", Boolean, nullable=False),
+        # The last is the reason or cause; the standing says which of them. Empty for none.
+        *_required(Text, "day", *columns, "why"),
+        *_required(Integer, "count"),
+        *_required(Boolean, "folded"),
         Index(f"{name}_by_day", "day"),
         _partial(f"{name}_unfolded", "day", where="NOT folded"),
     )

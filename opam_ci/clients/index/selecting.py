@@ -2,23 +2,19 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 
 from sqlalchemy import Connection, select
 
 from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import JOB_COLUMNS, JOBS
-from opam_ci.clients.index.write import DECIDED, find_revision
+from opam_ci.clients.index.write import find_revision
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.messages import ChangeJobs
 from opam_ci.core.outcome import FailureReason
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import (
-    TAKEN_SHOWN,
-    JobSelector,
-    RestartSelector,
-    RestartWhich,
-    Taken,
-)
-from opam_ci.core.summary import Standing
+from opam_ci.core.requests import TAKEN_SHOWN, JobSelector, RestartSelector, RestartWhich, Taken
+from opam_ci.core.summary import DECIDED, UNDECIDED, Standing
 
 Candidate = AnyRow
 """What of a job decides whether it is taken."""
@@ -48,7 +44,7 @@ def candidates(connection: Connection, key: RevisionKey) -> Sequence[Candidate]:
     return connection.execute(query).all()
 
 
-def matcher(selector: JobSelector) -> Callable[[Candidate], bool]:
+def _matcher(selector: JobSelector) -> Callable[[Candidate], bool]:
     """Returns the selector's own rule, made fast for many ids and many jobs."""
     ids = frozenset(selector.jobs)
     others = selector.model_copy(update={"jobs": ()})
@@ -63,23 +59,26 @@ def matcher(selector: JobSelector) -> Callable[[Candidate], bool]:
     return matches
 
 
-def restarted(rows: Sequence[Candidate], selector: RestartSelector, round_: int) -> list[Candidate]:
+def restarted(
+    rows: Sequence[Candidate], given: ChangeJobs, selector: RestartSelector
+) -> tuple[list[int], Taken]:
     """Chooses what a restart takes, and what it took before.
 
     - What only followed from a job that is taken, or was cancelled, comes with it.
     - The job that a taken one needs comes with it where the CI lost it.
     - All builds of a package that was said to be installable nowhere come with any of them.
+    - Those that wait for their retry start at once; whoever runs them sees to that.
 
     Args:
         rows: All jobs of the testing, in the order in which they run.
+        given: The round of the restart.
         selector: Which to begin with.
-        round_: The round of the restart.
 
     Returns:
-        Jobs in the order in which they are to be queued: what others need comes before them. At
-        the end those that wait for their retry and are to start at once.
+        Ids of jobs that are to be queued, in that order: what others need comes before them. And
+        the answer.
     """
-    matches = matcher(selector)
+    matches = _matcher(selector)
     standings = set(selector.standings)
     if selector.which is not RestartWhich.FAILED:
         standings.add(Standing.RETRYING)
@@ -88,17 +87,49 @@ def restarted(rows: Sequence[Candidate], selector: RestartSelector, round_: int)
         for row in rows
         if row.standing in standings and selector.cause in {None, row.cause} and matches(row)
     ]
-    others = _Others(row for row in rows if row.round < round_ and row.standing in DECIDED)
-    pending = [row for row in rows if row.round == round_]
-    pending += [row for row in chosen if row.round < round_ and row.standing in DECIDED]
+    can_run_again = {row.id for row in rows if row.round < given.round and row.standing in DECIDED}
+    others = _Others(row for row in rows if row.id in can_run_again)
+    pending = [row for row in rows if row.round == given.round]
+    pending += [row for row in chosen if row.id in can_run_again]
     taken: dict[str, Candidate] = {}
     while pending:
         row = pending.pop()
         if row.name not in taken:
             taken[row.name] = row
             pending += others.of(row)
-    waiting = [row for row in chosen if row.standing == Standing.RETRYING and row.name not in taken]
-    return sorted(taken.values(), key=lambda row: (row.rank, row.needs in taken, row.id)) + waiting
+    found = sorted(taken.values(), key=lambda row: (row.rank, row.needs in taken, row.id))
+    ids = [row.id for row in found if row.id in can_run_again]
+    found += [row for row in chosen if row.standing == Standing.RETRYING and row.name not in taken]
+    which = "decided" if selector.which is RestartWhich.ALL else selector.which.value
+    wanted = which if selector.cause is None else f"{which}({selector.cause})"
+    return ids, _answer(given, rows, found, wanted, _advice(selector))
+
+
+def cancelled(
+    rows: Sequence[Candidate], given: ChangeJobs, at: datetime
+) -> tuple[list[int], Taken]:
+    """Chooses what a cancel takes, and what it took before.
+
+    Args:
+        rows: All jobs of the testing.
+        given: Which.
+        at: When the cancel was asked for: jobs that it cancelled have this time.
+
+    Returns:
+        Ids of queued jobs; those under way are left to whoever runs them. And the answer.
+    """
+    matches = _matcher(given.selector)
+    found = [
+        row
+        for row in rows
+        if matches(row)
+        and (
+            row.standing in UNDECIDED
+            or (row.standing == Standing.CANCELLED and row.decided_at == at)
+        )
+    ]
+    ids = [row.id for row in found if row.standing == Standing.QUEUED]
+    return ids, _answer(given, rows, found, "undecided", "")
 
 
 class _Others:
@@ -124,33 +155,31 @@ class _Others:
             yield from self._nowhere.get(row.package, ())
 
 
-def answer(rows: Sequence[Candidate]) -> Taken:
-    """Counts what is taken.
-
-    Args:
-        rows: In the order in which they are to be named.
-    """
-    return Taken(
-        jobs=len(rows),
-        by_platform=dict(sorted(Counter(row.platform for row in rows).items())),
-        first=tuple(row.name for row in rows[:TAKEN_SHOWN]),
-    )
-
-
-def refusal(
-    key: RevisionKey, rows: Sequence[Candidate], selector: JobSelector, wanted: str, advice: str
+def _answer(
+    given: ChangeJobs,
+    rows: Sequence[Candidate],
+    taken: Sequence[Candidate],
+    wanted: str,
+    advice: str,
 ) -> Taken:
-    """Says why nothing is taken: what there is instead.
+    """Counts what is taken, or says what there is instead.
 
     Args:
-        key: The testing.
+        given: Which jobs of which testing were wanted.
         rows: All its jobs.
-        selector: Which were wanted.
-        wanted: What kind of job would have been taken, such as `errored`.
+        taken: In the order in which they are to be named.
+        wanted: What kind of job is taken, such as `errored`.
         advice: What to do where jobs match and stand otherwise.
     """
+    if taken:
+        return Taken(
+            jobs=len(taken),
+            by_platform=dict(sorted(Counter(row.platform for row in taken).items())),
+            first=tuple(row.name for row in taken[:TAKEN_SHOWN]),
+        )
+    key = given.key
     title = key.repository + (f"#{key.number}" if key.branch is None else f":{key.branch}")
-    matches = matcher(selector)
+    matches = _matcher(given.selector)
     found = [row for row in rows if matches(row)]
     if not rows:
         said = f"{title} has no jobs yet: wait until its change is analysed"
@@ -164,11 +193,11 @@ def refusal(
             said = f"{row.name[:_LONGEST]} is not {wanted}: it is {row.standing}{already}"
         said += advice
     else:
-        said = f"{title} has no job that matches; {_instead(rows, selector)}"
+        said = f"{title} has no job that matches; {_instead(rows, given.selector)}"
     return Taken(refusal=said)
 
 
-def advice_for(selector: RestartSelector) -> str:
+def _advice(selector: RestartSelector) -> str:
     """Returns what else can be restarted."""
     match selector.which:
         case RestartWhich.ERRORED if selector.cause is None:
@@ -179,21 +208,11 @@ def advice_for(selector: RestartSelector) -> str:
             return ". Jobs are restarted once they are decided"
 
 
-def wanted_by(selector: RestartSelector) -> str:
-    """Returns what kind of job a restart takes, in words."""
-    which = "decided" if selector.which is RestartWhich.ALL else selector.which.value
-    return which if selector.cause is None else f"{which}({selector.cause})"
-
-
 def _instead(rows: Iterable[Candidate], selector: JobSelector) -> str:
     platforms = sorted({row.platform for row in rows if row.platform})
     if selector.platform is None or selector.platform in {"", *platforms}:
         return "see what it has with `opam-ci status`"
-    named = ", ".join(_first(platforms)) or "none"
+    named = ", ".join(platforms[:_NAMED]) or "none"
+    if len(platforms) > _NAMED:
+        named += f", and {len(platforms) - _NAMED} more"
     return f"it has none on {selector.platform[:_LONGEST]!r}, its platforms are: {named}"
-
-
-def _first(names: Sequence[str]) -> Iterator[str]:
-    yield from names[:_NAMED]
-    if len(names) > _NAMED:
-        yield f"and {len(names) - _NAMED} more"

@@ -23,13 +23,7 @@ from opam_ci.clients.index.rows import job_status
 from opam_ci.clients.index.schema import JOBS
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause
-from opam_ci.core.summary import (
-    SHOWN_ROWS,
-    CountKey,
-    JobStatus,
-    PlatformStanding,
-    Standing,
-)
+from opam_ci.core.summary import SHOWN_ROWS, CountKey, JobStatus, PlatformStanding, Standing
 from opam_ci.core.tally import counts_of, explaining
 
 _WHY = func.coalesce(

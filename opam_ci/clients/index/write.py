@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from opam_ci.clients.index.engine import portions
-from opam_ci.clients.index.filters import RevisionFilter, revision_condition
+from opam_ci.clients.index.filters import RevisionFilter, equal, revision_condition
 from opam_ci.clients.index.incidents import attach
 from opam_ci.clients.index.rows import Values, attempt_rows, job_row, outcome_row
 from opam_ci.clients.index.schema import ATTEMPTS, HEADS, JOBS, PULL_REQUESTS, REVISIONS
@@ -19,8 +19,6 @@ from opam_ci.core.records import RevisionKey, RevisionRecord
 from opam_ci.core.summary import UNDECIDED, Standing
 
 Columns = ReadOnlyColumnCollection[str, Any]
-
-DECIDED = frozenset(Standing) - UNDECIDED
 
 QUEUED: Values = {
     **outcome_row(None),
@@ -37,22 +35,16 @@ QUEUED: Values = {
 """What of a job is the same at the start of every round."""
 
 
-class Written(NamedTuple):
-    """What was written.
-
-    Attributes:
-        incidents: The open incidents of the faults in it.
-        failures: By signature, when attempts ended that failed or were failures once.
-    """
-
-    incidents: tuple[int, ...]
-    failures: dict[str, set[datetime]]
-
-
-def write(connection: Connection, batch: RowBatch) -> Written:
+def write(
+    connection: Connection, batch: RowBatch
+) -> tuple[tuple[int, ...], dict[str, set[datetime]]]:
     """Writes a batch in the connection's transaction.
 
     Rows are written in one order, lest two writers wait for each other.
+
+    Returns:
+        The open incidents of the faults in it; and by signature, when attempts ended that failed
+        or were failures once.
     """
     revision_id = locked_revision(connection, batch.key, batch.updated_at)
     if batch.revision is not None:
@@ -83,7 +75,7 @@ def write(connection: Connection, batch: RowBatch) -> Written:
         if each["signature"] is not None:
             failures[each["signature"]].add(each["ended_at"])
     lost = {each["job_id"] for each in attempts if each["standing"] == Standing.ERRORED}
-    return Written(attach(connection, sorted(lost)) if lost else (), failures)
+    return attach(connection, sorted(lost)) if lost else (), failures
 
 
 def locked_revision(connection: Connection, key: RevisionKey, seen_at: datetime) -> int:
@@ -104,7 +96,7 @@ def locked_revision(connection: Connection, key: RevisionKey, seen_at: datetime)
             "latest_opened_at": key.opened_at,
             "latest_sequence": -1,
         }
-        same = (PULL_REQUESTS.c.repository == key.repository, PULL_REQUESTS.c.target == key.target)
+        same = equal(PULL_REQUESTS, key, "repository", "target")
         revision = {
             "pull_request_id": select(PULL_REQUESTS.c.id).where(*same).scalar_subquery(),
             "head": key.head,
@@ -161,23 +153,16 @@ def insertion(connection: Connection, table: Table) -> postgresql.Insert | sqlit
 
 def _write_revision(connection: Connection, revision_id: int, record: RevisionRecord) -> None:
     latest = tuple_(PULL_REQUESTS.c.latest_opened_at, PULL_REQUESTS.c.latest_sequence)
+    names = ("base", "merge_tree", "state", "planned", "updated_at", "sequence")
     connection.execute(
         update(REVISIONS)
         .where(REVISIONS.c.id == revision_id, REVISIONS.c.sequence < record.sequence)
-        .values(
-            base=record.base,
-            merge_tree=record.merge_tree,
-            state=record.state,
-            planned=record.planned,
-            updated_at=record.updated_at,
-            sequence=record.sequence,
-        )
+        .values({name: getattr(record, name) for name in names})
     )
     connection.execute(
         update(PULL_REQUESTS)
         .where(
-            PULL_REQUESTS.c.repository == record.key.repository,
-            PULL_REQUESTS.c.target == record.key.target,
+            *equal(PULL_REQUESTS, record.key, "repository", "target"),
             latest < (record.key.opened_at, record.sequence),
         )
         .values(

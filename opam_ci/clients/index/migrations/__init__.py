@@ -1,1 +1,0 @@
-"""Alembic's environment: the steps that bring a database to the newest schema."""
