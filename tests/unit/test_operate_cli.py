@@ -25,6 +25,7 @@ from opam_ci.core.outcome import (
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey, RevisionRecord
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.terminal import in_terminal
 
 NOW = datetime.now(UTC)
 DEBIAN, FEDORA = "debian-13-ocaml-5.3/amd64", "fedora-42-ocaml-5.3/amd64"
@@ -103,6 +104,19 @@ def test_errors_name_the_cause_and_whom_it_hits(capsys: pytest.CaptureFixture[st
     assert "o/r/1 (2), o/r/2 (1)" in text
     [group] = [json.loads(line) for line in said(capsys, "errors", "--json").splitlines()]
     assert (group["cause"], group["errored"]) == ("disk_full", 3)
+
+
+def test_errors_name_the_first_pull_requests_at_a_terminal_and_all_in_a_pipe(
+    filled: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(11, 16):
+        write(filled, key(number), (job("a.1"), FULL))
+    names = ["o/r/1 (2)", *(f"o/r/{number} (1)" for number in (11, 12, 13, 14, 15, 2))]
+    hits = said(capsys, "errors").rstrip("\n").split("\t")[-1]
+    assert sorted(hits.split(", ")) == names
+    shown = in_terminal(200, lambda: run(["errors"]))
+    assert " and 2 more" in shown
+    assert sum(name in shown for name in names) == 5
 
 
 @pytest.mark.usefixtures("filled")
