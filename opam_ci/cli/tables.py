@@ -16,6 +16,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
@@ -46,7 +47,9 @@ class Column(NamedTuple):
 
 
 class Listing:
-    """Rows under headings, as wide as rich lets them be.
+    """Rows under headings, for `Console.print`.
+
+    Not rich's own `Table`: that shrinks columns below the length of a word, and so breaks names.
 
     Args:
         columns: From left to right.
@@ -106,9 +109,9 @@ class Listing:
 
     def _longest(self, index: int, *, words: bool = False) -> int:
         """Returns the width of a column's longest cell, or of the longest word in it."""
-        cells = [Text(self._columns[index].heading), *(row[index] for row in self._rows)]
-        parts = (Text(word) for cell in cells for word in cell.plain.split()) if words else cells
-        return max((part.cell_len for part in parts), default=0)
+        cells = [self._columns[index].heading, *(row[index].plain for row in self._rows)]
+        parts = (word for cell in cells for word in cell.split()) if words else cells
+        return max(map(cell_len, parts), default=0)
 
     def _table(self, console: Console, widths: dict[int, int]) -> Iterator[Text]:
         headings = tuple(Text(column.heading, "bold") for column in self._columns)
