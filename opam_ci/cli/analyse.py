@@ -8,15 +8,15 @@ from typing import Annotated, Final
 import typer
 
 from opam_ci.cli.analyse_batch import analyse_lines
+from opam_ci.cli.tables import Column, Listing, note, print_listing
 from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse as analyse_change
-from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.core.analysis_result import Analysis
 from opam_ci.core.errors import UsageError
 from opam_ci.core.packed import FOR_PEOPLE
 
 _REFUSED_EXIT_CODE: Final = 1
-_KIND_WIDTH: Final = max(map(len, ChangeKind))
 
 
 def analyse(
@@ -39,6 +39,8 @@ def analyse(
 ) -> None:
     """Analyse the merge of a head into its base, on git objects alone.
 
+    In a pipe, tabs separate: package, kind, tests.
+
     Exit code: 0 analysed, 1 the change is refused as a whole, 2 wrong use or a wrong line of
     a batch, 3 internal error.
     """
@@ -55,7 +57,10 @@ def analyse(
         else:
             base_id, head_id = repository.resolve(base), repository.resolve(branch or "")
         result = analyse_change(repository, base_id, head_id)
-    sys.stdout.write(_as_json(result) if as_json else _as_table(result))
+    if as_json:
+        sys.stdout.write(_as_json(result))
+    else:
+        _print_packages(result)
     raise typer.Exit(_REFUSED_EXIT_CODE if result.failure else 0)
 
 
@@ -63,15 +68,14 @@ def _as_json(result: Analysis) -> str:
     return json.dumps(result.model_dump(mode="json", context=FOR_PEOPLE), indent=2) + "\n"
 
 
-def _as_table(result: Analysis) -> str:
+def _print_packages(result: Analysis) -> None:
     if result.failure is not None:
-        return f"refused: {result.failure}\n"
+        note(f"refused: {result.failure}")
+        return
     if not result.packages:
-        return "no package changes\n"
-    width = max(len(found.package) for found in result.packages)
-    return "".join(f"{_row(found, width).rstrip()}\n" for found in result.packages)
-
-
-def _row(found: ChangedPackage, width: int) -> str:
-    tests = "tests" if found.has_tests else ""
-    return f"{found.package:{width}}  {found.kind.replace('_', ' '):{_KIND_WIDTH}}  {tests}"
+        note("no package changes")
+        return
+    listing = Listing(Column("package", is_key=True), Column("kind"), Column("tests", drop=1))
+    for found in result.packages:
+        listing.add(found.package, found.kind.replace("_", " "), "yes" if found.has_tests else "no")
+    print_listing(listing)

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
@@ -19,9 +17,9 @@ from opam_ci.cli.operate import (
     explained,
     opened_index,
     print_json,
-    print_table,
 )
 from opam_ci.cli.session import connected
+from opam_ci.cli.tables import Column, Listing, note, print_listing
 from opam_ci.clients.index import IncidentFilter, Index, Place
 from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.messages import INCIDENT_WORKFLOW, IncidentInput, workflow_id
@@ -35,7 +33,8 @@ app = typer.Typer(
     name="incidents",
     rich_markup_mode=None,
     invoke_without_command=True,
-    help="Lists incidents; `show` and `resolve` are about one.",
+    help="Lists incidents; `show` and `resolve` are about one. In a pipe, tabs separate: #, cause, "
+    "where, first, last, faults, jobs, prs, state.",
 )
 NumberArgument = Annotated[int, typer.Argument(help="Number of the incident.", min=1)]
 
@@ -65,23 +64,31 @@ def listing(
         for each in found:
             print_json(each)
         return
+    if not found:
+        note("no open incidents; --all lists the others")
+        return
     now = datetime.now(UTC)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("#", "cause", "where", "first", "last", "faults", "jobs", "prs", "state"):
-        table.add_column(column)
+    table = Listing(
+        Column("#", is_key=True, is_number=True),
+        Column("cause", is_key=True),
+        Column("where", is_key=True),
+        Column("first", drop=1),
+        Column("last", drop=2),
+        Column("faults", drop=3, is_number=True),
+        Column("jobs", is_number=True),
+        Column("prs", is_number=True),
+        Column("state", wraps=16),
+    )
     for each in found:
         state = "open"
         if each.resolved_at is not None:
             state = f"resolved {ago(each.resolved_at, now)} ago by {each.resolved_by}"
-        table.add_row(
-            str(each.id), each.cause.value, escape(_where(each)),
+        table.add(
+            str(each.id), each.cause.value, _where(each),
             f"{ago(each.first_seen_at, now)} ago", f"{ago(each.last_seen_at, now)} ago",
-            str(each.faults), str(each.jobs), str(each.pull_requests), escape(state),
+            str(each.faults), str(each.jobs), str(each.pull_requests), state,
         )  # fmt: skip
-    if found:
-        print_table(table)
-    else:
-        typer.echo("no open incidents; --all lists the others")
+    print_listing(table)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from opam_ci.cli.lint_batch import lint_opam_texts, lint_packages_of
+from opam_ci.cli.tables import output
 from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_tree import GitTree
@@ -28,6 +29,8 @@ FOUND_EXIT_CODE: Final = 1
 USAGE_EXIT_CODE: Final = 2
 _PACKAGE_NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
 _STDIN: Final = "-"
+_READABLE_WIDTH: Final = 96
+"""Characters in a line at a terminal, at most: longer ones are hard to read."""
 
 
 class LintFormat(StrEnum):
@@ -183,7 +186,7 @@ def print_report(report: LintReport, form: LintFormat) -> None:
     """Print a report to standard output; messages about missing packages to standard error."""
     match form:
         case LintFormat.HUMAN:
-            lines = list(human_lines(report))
+            lines = list(human_lines(report, width=_width()))
         case LintFormat.MACHINE:
             lines = list(machine_lines(report))
         case LintFormat.JSON:
@@ -192,6 +195,11 @@ def print_report(report: LintReport, form: LintFormat) -> None:
         sys.stdout.write(f"{line}\n")
     if form is not LintFormat.HUMAN and report.missing:
         sys.stderr.write(f"no such package in this repository: {', '.join(report.missing)}\n")
+
+
+def _width() -> int:
+    width = output().width
+    return min(width, _READABLE_WIDTH) if sys.stdout.isatty() else width
 
 
 def _as_json(report: LintReport) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """What the commands that look at checks and steer them share."""
 
 import contextlib
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -10,8 +9,6 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -28,8 +25,6 @@ TemporalOption = Annotated[
     str | None, typer.Option(help="Address of a Temporal server; default: the embedded one.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
-_PIPE_WIDTH = 100_000
-"""Columns of what is no terminal: as good as endless."""
 _SPAN = re.compile(r"(\d{1,6})([mhd])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
@@ -116,18 +111,6 @@ def ago(at: datetime, now: datetime) -> str:
         if seconds >= size:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
-
-
-def print_table(table: Table) -> None:
-    """Prints a table: at a terminal as wide as that is, into a pipe with nothing cut."""
-    console = Console()
-    if console.is_terminal:
-        console.print(table)
-        return
-    text = io.StringIO()
-    Console(file=text, width=_PIPE_WIDTH, no_color=True).print(table)
-    for line in text.getvalue().splitlines():
-        typer.echo(line.rstrip())
 
 
 def print_json(value: BaseModel | dict[str, object]) -> None:

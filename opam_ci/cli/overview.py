@@ -1,14 +1,13 @@
 """`opam-ci errors`, `workers` and `jobs`: the whole CI, as the job index knows it."""
 
 import asyncio
+import sys
 from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel, ValidationError
-from rich.markup import escape
-from rich.table import Table
 from temporalio.client import Client
 
 from opam_ci.cli.lookup import find_testing, one_of, target_of, totals
@@ -21,29 +20,31 @@ from opam_ci.cli.operate import (
     moment,
     opened_index,
     print_json,
-    print_table,
 )
 from opam_ci.cli.session import connected
+from opam_ci.cli.tables import Column, Listing, note, print_listing
 from opam_ci.clients.index import CURRENT, Index, JobFilter, Place, RevisionFilter
 from opam_ci.connection import is_live, pollers
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import FailureReason
 from opam_ci.core.overview import WorkerRow
-from opam_ci.core.result_text import printable
 from opam_ci.core.summary import Standing
 from opam_ci.core.text import CAUSE_WORDS, problems, verdict, why
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 
 _SHOWN = 5
-"""Pull requests named for each cause; `--json` has them all."""
+"""Pull requests named for each cause at a terminal; a pipe gets them all."""
 
 SinceOption = Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d, or a date (UTC).")]
 
 
 def errors(as_json: JsonOption = False) -> None:
-    """Shows what the CI itself lost at the current heads, by cause, with whom it hits."""
+    """Shows what the CI itself lost at the current heads, by cause, with whom it hits.
+
+    In a pipe, tabs separate: cause, errored, retrying, since (UTC), last, hits.
+    """
     with opened_index(Settings()) as index:
         groups = index.errors()
     now = datetime.now(UTC)
@@ -52,30 +53,41 @@ def errors(as_json: JsonOption = False) -> None:
             print_json(group)
         return
     if not groups:
-        typer.echo("no errors: nothing is errored or waits for a retry")
+        note("no errors: nothing is errored or waits for a retry")
         return
-    table = _table("cause", "errored", "retrying", "since", "last", "hits")
+    listing = Listing(
+        Column("cause", is_key=True),
+        Column("errored", is_number=True),
+        Column("retrying", is_number=True),
+        Column("since (UTC)", drop=2),
+        Column("last", drop=1),
+        Column("hits", wraps=24),
+    )
+    most = _SHOWN if sys.stdout.isatty() else None
     for group in groups:
         hit = [
             f"{head_target(each.repository, each.target)} ({each.jobs})"
             for each in group.pull_requests
         ]
-        more = f" and {len(hit) - _SHOWN} more" if len(hit) > _SHOWN else ""
-        table.add_row(
+        more = f" and {len(hit[most:])} more" if most is not None and hit[most:] else ""
+        listing.add(
             f"{group.cause.value}: {CAUSE_WORDS[group.cause]}",
             str(group.errored),
             str(group.retrying),
             f"{group.since:%Y-%m-%d %H:%M}",
             f"{ago(group.last_at, now)} ago",
-            escape(", ".join(hit[:_SHOWN]) + more),
+            ", ".join(hit[:most]) + more,
         )
-    print_table(table)
+    print_listing(listing)
 
 
 def workers(
     since: SinceOption = "24h", temporal: TemporalOption = None, as_json: JsonOption = False
 ) -> None:
-    """Lists workers: who polls, and what each did (of whole days in UTC)."""
+    """Lists workers: who polls, and what each did (of whole days in UTC).
+
+    In a pipe, tabs separate: worker, polls, queues, attempts, running, faults, last attempt.
+    """
     asyncio.run(_workers(since, temporal, as_json=as_json))
 
 
@@ -115,14 +127,22 @@ async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
             print_json(each)
         return
     if not listed:
-        typer.echo(f"no worker polls {client.service_client.config.target_host}")
+        note(f"no worker polls {client.service_client.config.target_host}")
         return
-    table = _table("worker", "polls", "queues", "attempts", "running", "faults", "last attempt")
+    listing = Listing(
+        Column("worker", is_key=True),
+        Column("polls"),
+        Column("queues", wraps=16),
+        Column("attempts", drop=2, is_number=True),
+        Column("running", drop=1, is_number=True),
+        Column("faults", wraps=16),
+        Column("last attempt", drop=3),
+    )
     for each in listed:
         row = each.record
         causes = ", ".join(f"{cause.value} {n}" for cause, n in row.causes.items()) if row else ""
-        table.add_row(
-            escape(each.worker),
+        listing.add(
+            each.worker,
             "yes" if each.polls else "no",
             ", ".join(each.queues) or (row.pool if row else ""),
             str(row.attempts if row else 0),
@@ -130,7 +150,7 @@ async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
             (f"{row.faults} ({causes})" if causes else "0") if row else "0",
             f"{ago(row.last_seen_at, now)} ago" if row and row.last_seen_at else "never",
         )
-    print_table(table)
+    print_listing(listing)
 
 
 async def _polling(client: Client, queues: list[str]) -> dict[str, dict[str, datetime]]:
@@ -171,7 +191,10 @@ def jobs(
     after: Annotated[str | None, typer.Option(help="The next page of a listing.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Lists or counts jobs: of a pull request, or of all, by everything that is known of them."""
+    """Lists or counts jobs: of a pull request, or of all, by everything that is known of them.
+
+    In a pipe, tabs separate: pull request, job, outcome, changed, why.
+    """
     if head is not None and (pull_request is None or all_heads):
         raise UsageError("--head is about one head of one pull request: give OWNER/REPO/NUMBER")
     now = datetime.now(UTC)
@@ -203,22 +226,28 @@ def jobs(
             print_json(record)
         return
     if not part.items:
-        typer.echo("no jobs match" + (f"; there are: {totals(there)}" if there.total else ""))
+        note("no jobs match" + (f"; there are: {totals(there)}" if there.total else ""))
         return
-    typer.echo(f"{totals(counts)}; {len(part.items):,} shown")
-    table = _table("pull request", "job", "outcome", "changed", "why")
+    note(f"{totals(counts)}; {len(part.items):,} shown")
+    listing = Listing(
+        Column("pull request", is_key=True),
+        Column("job", is_key=True),
+        Column("outcome"),
+        Column("changed", drop=1),
+        Column("why", wraps=24),
+    )
     for record in part.items:
         status = record.status
-        table.add_row(
-            escape(head_target(record.revision.repository, record.revision.target)),
-            escape(status.job.id),
-            escape(verdict(status)),
+        listing.add(
+            head_target(record.revision.repository, record.revision.target),
+            status.job.id,
+            verdict(status),
             f"{ago(record.updated_at, now)} ago",
-            escape(printable(why(status))),
+            why(status),
         )
-    print_table(table)
+    print_listing(listing)
     if part.following is not None:
-        typer.echo(f"more: --after {part.following}")
+        note(f"more: --after {part.following}")
 
 
 def _of(
@@ -235,10 +264,3 @@ def _of(
     if all_heads:
         return RevisionFilter(repository=found.repository, number=found.number, branch=found.branch)
     return RevisionFilter(revision=found)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

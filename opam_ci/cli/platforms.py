@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from opam_ci.cli.tables import Column, Listing, print_listing
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
 from opam_ci.core.platform_file import InvalidPlatformFile
-from opam_ci.core.platform_page import extras, page, plain_line
+from opam_ci.core.platform_page import extras, page
 from opam_ci.core.platform_select import filtered, named
 from opam_ci.core.platforms import Platform, PlatformTable
 from opam_ci.settings import Settings
@@ -65,6 +63,8 @@ def platforms(
 
         opam-ci platforms 'debian-13-*' --arch arm64
 
+    In a pipe, tabs separate: platform, opam, pool, runner, besides.
+
     Exits 2 if nothing matches, or if the file has an error.
     """
     narrowed = bool(names or pool or arch or distribution)
@@ -98,26 +98,14 @@ def _show(found: Sequence[Platform], *, as_json: bool) -> None:
     if as_json:
         for one in found:
             print(json.dumps({"name": one.name, **one.model_dump(mode="json")}))
-    elif sys.stdout.isatty():
-        console = Console()
-        console.print(_rich(found, with_runner=console.width >= _WIDE))
-    else:
-        for one in found:
-            print(plain_line(one))
-
-
-_WIDE = 100
-"""Columns of a terminal that has room for the runner as well."""
-
-
-def _rich(found: Sequence[Platform], *, with_runner: bool) -> Table:
-    result = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("platform", "opam", "pool", *(["runner"] if with_runner else [])):
-        # A name is for copying: it is never cut.
-        result.add_column(name, no_wrap=True)
-    result.add_column("besides")
+        return
+    listing = Listing(
+        Column("platform", is_key=True),
+        Column("opam"),
+        Column("pool"),
+        Column("runner", drop=1),
+        Column("besides", wraps=8),
+    )
     for one in found:
-        runner = [one.runner.value] if with_runner else []
-        cells = (one.name, one.opam, one.pool, *runner, ", ".join(extras(one)))
-        result.add_row(*map(escape, cells))
-    return result
+        listing.add(one.name, one.opam, one.pool, one.runner.value, ", ".join(extras(one)))
+    print_listing(listing)

@@ -1,4 +1,4 @@
-"""The job matrix on a terminal, in plain lines, and as JSON lines."""
+"""The jobs of a head on a terminal, in plain lines, and as JSON lines."""
 
 import json
 import sys
@@ -9,9 +9,9 @@ from typing import IO, Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from opam_ci.cli.tables import Column, Listing, output
 from opam_ci.core.packed import FOR_PEOPLE
 from opam_ci.core.result_text import printable, standing
 from opam_ci.core.summary import (
@@ -53,30 +53,30 @@ def elapsed(status: JobStatus, now: datetime) -> str:
     return f"{seconds // 60}:{seconds % 60:02d}"
 
 
-def table(rows: Sequence[JobStatus], now: datetime) -> Table:
-    """Returns the matrix as a table that fits 80 columns; reasons stand below their jobs.
+def matrix(rows: Sequence[JobStatus], now: datetime) -> Listing:
+    """Returns the jobs of a head as a list; reasons stand below it.
 
     Args:
         rows: What to show.
         now: For the elapsed time of running jobs.
     """
-    result = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "phase", "outcome"):
-        result.add_column(name, no_wrap=True)
-    for name in ("try", "time"):
-        result.add_column(name, no_wrap=True, justify="right")
     platforms = {status.job.platform for status in rows if status.job.platform}
-    if len(platforms) > 1:
-        result.add_column("platform", no_wrap=True)
+    result = Listing(
+        Column("job", is_key=True),
+        Column("phase", drop=3),
+        Column("outcome"),
+        Column("try", drop=1, is_number=True),
+        Column("time", drop=2, is_number=True),
+        *([Column("platform", is_key=True)] if len(platforms) > 1 else []),
+    )
     for status in rows:
-        style = _STYLES[status.standing]
-        result.add_row(
-            escape(status.job.title),
+        result.add(
+            status.job.title,
             status.phase.value if status.phase and status.outcome is None else "",
-            f"[{style}]{escape(verdict(status))}[/]",
+            Text(verdict(status), _STYLES[status.standing]),
             str(status.attempt or ""),
             elapsed(status, now),
-            *([escape(status.job.platform)] if len(platforms) > 1 else []),
+            *([status.job.platform] if len(platforms) > 1 else []),
         )
     return result
 
@@ -88,11 +88,7 @@ def chosen_rows(summary: Summary, most: int) -> Sequence[JobStatus]:
 
 def reasons(rows: Sequence[JobStatus]) -> list[str]:
     """Returns a line for each job of which there is more to say than its outcome."""
-    return [
-        f"{escape(status.job.title)}: {escape(printable(why(status)))}"
-        for status in rows
-        if why(status)
-    ]
+    return [f"{status.job.title}: {printable(why(status))}" for status in rows if why(status)]
 
 
 class View(Protocol):
@@ -119,9 +115,13 @@ class LiveView:
         """Redraws the table."""
         if not self._live.is_started:
             self._live.start()
-        rows = chosen_rows(summary, max(5, self._console.height - 6))
-        now = datetime.now(UTC)
-        self._live.update(Group(table(rows, now), "", escape(headline(summary))))
+        now, room = datetime.now(UTC), max(5, self._console.height - 6)
+        rows = chosen_rows(summary, room)
+        # A narrow terminal shows a row in several lines.
+        lines = len(self._console.render_lines(matrix(rows, now)))
+        if lines > room + 1:
+            rows = chosen_rows(summary, max(1, room * len(rows) // lines))
+        self._live.update(Group(matrix(rows, now), "", Text(headline(summary))))
 
     def stop(self) -> None:
         """Shows the cursor again."""
@@ -276,22 +276,21 @@ def _line(status: JobStatus) -> str:
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """Prints the matrix, the numbers of what it leaves out, and the one-line result."""
+    """Prints the jobs as a table, the numbers of what it leaves out, and the one-line result."""
     rows = chosen_rows(summary, _MOST_ROWS)
-    console.print(table(rows, datetime.now(UTC)))
-    for line in [*map(escape, hidden_lines(summary, rows)), "", *reasons(rows)]:
-        console.print(line, soft_wrap=True)
-    console.print(escape(headline(summary)))
-    for notice in summary.notices:
-        console.print(f"note: {escape(printable(notice))}")
+    console.print(matrix(rows, datetime.now(UTC)), soft_wrap=True)
+    for line in [
+        *hidden_lines(summary, rows),
+        "",
+        *reasons(rows),
+        headline(summary),
+        *(f"note: {printable(notice)}" for notice in summary.notices),
+    ]:
+        console.print(Text(line), soft_wrap=True)
 
 
 def make_view(*, as_json: bool) -> View:
     """Returns the view that fits where the output goes."""
     if as_json:
         return JsonView()
-    console = Console()
-    if console.is_terminal:
-        return LiveView(console)
-    # A pipe has no width; rich would cut at 80 columns what nobody has to fit.
-    return LineView(Console(width=160, no_color=True))
+    return LiveView(output()) if sys.stdout.isatty() else LineView(output())

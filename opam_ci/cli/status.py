@@ -2,17 +2,16 @@
 
 import asyncio
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from temporalio.client import Client, WorkflowExecution
 
 from opam_ci.cli.lookup import target_of
-from opam_ci.cli.operate import JsonOption, TemporalOption, print_table, summary_of
+from opam_ci.cli.operate import JsonOption, TemporalOption, summary_of
 from opam_ci.cli.render import print_summary, whole_state
 from opam_ci.cli.session import connected
+from opam_ci.cli.tables import Column, Listing, note, output, print_listing
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 
@@ -26,7 +25,11 @@ def status(
     temporal: TemporalOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Shows one pull request's jobs, or the latest pull requests and what is wrong with them."""
+    """Shows one pull request's jobs, or the latest pull requests and what is wrong with them.
+
+    The first is a report. Of the second, in a pipe, tabs separate: pull request, state, causes,
+    head, workflow, since (UTC).
+    """
     asyncio.run(_status(pull_request, temporal, as_json=as_json))
 
 
@@ -39,7 +42,7 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
     if as_json:
         typer.echo(json.dumps(whole_state(summary), ensure_ascii=False))
     else:
-        print_summary(Console(), summary)
+        print_summary(output(), summary)
 
 
 async def _list(client: Client, *, as_json: bool) -> None:
@@ -53,19 +56,23 @@ async def _list(client: Client, *, as_json: bool) -> None:
         for execution in found:
             typer.echo(_as_json(execution))
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("pull request", "state", "causes", "head", "workflow", "since (UTC)"):
-        table.add_column(column)
+    if not found:
+        note("no checks yet; `opam-ci check --help` tells how to start")
+        return
+    listing = Listing(
+        Column("pull request", is_key=True),
+        Column("state"),
+        Column("causes", wraps=16),
+        Column("head", drop=3),
+        Column("workflow", drop=1),
+        Column("since (UTC)", drop=2),
+    )
     for execution in found:
-        values = _values(execution)
-        table.add_row(*(str(values[key]) for key in values))
-    if found:
-        print_table(table)
-    else:
-        typer.echo("no checks yet; `opam-ci check --help` tells how to start")
+        listing.add(*_values(execution).values())
+    print_listing(listing)
 
 
-def _values(execution: WorkflowExecution) -> dict[str, Any]:
+def _values(execution: WorkflowExecution) -> dict[str, str]:
     attributes = execution.typed_search_attributes
     return {
         "id": execution.id.removeprefix("pr/"),

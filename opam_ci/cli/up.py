@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from opam_ci.cli import example, services, session, system
 from opam_ci.cli.check import find_revision, run_check
 from opam_ci.cli.render import View, make_view, print_summary
 from opam_ci.cli.services import Embedded
+from opam_ci.cli.tables import output
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import connect
 from opam_ci.core.errors import InfrastructureError
@@ -191,8 +191,7 @@ def up(
         print("of the CI's own (a source host out of order) by an automatic retry.")
     elif shown is not None:
         print("The example, as this version has checked it before (--example checks it again):\n")
-        # A pipe has no width to fit into.
-        print_summary(Console(width=None if sys.stdout.isatty() else 160), shown)
+        print_summary(output(), shown)
     print(_how_to_look_further(embedded, with_example=check_it or shown is not None))
 
 

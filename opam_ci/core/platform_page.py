@@ -92,18 +92,6 @@ workers have to find.
 """
 
 
-def plain_line(platform: Platform) -> str:
-    """Returns a platform in one line of words that tools can split."""
-    words = (
-        platform.name,
-        platform.pool,
-        platform.runner.value,
-        f"opam-{platform.opam}",
-        *extras(platform),
-    )
-    return " ".join(word.replace(" ", "-") for word in words)
-
-
 def extras(platform: Platform) -> list[str]:
     """Returns what is done on a platform besides builds and tests, and how."""
     return [

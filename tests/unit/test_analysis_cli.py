@@ -35,7 +35,7 @@ def run(clone: Clone, *arguments: str, text: str | None = None) -> tuple[int, st
 
 @pytest.mark.parametrize("head", [("--pr", "7"), ("--branch", "topic")])
 def test_a_table_and_json(clone: Clone, head: tuple[str, str]) -> None:
-    assert run(clone, *head) == (0, "a.2  new release              tests\n")
+    assert run(clone, *head) == (0, "a.2\tnew release\tyes\n")
     code, text = run(clone, *head, "--json")
     assert code == 0
     assert json.loads(text) == {
@@ -59,10 +59,12 @@ def test_a_long_list_is_shown_and_not_packed(clone: Clone) -> None:
 
 def test_a_refused_change_and_none(clone: Clone) -> None:
     clone.commit("bad", {"packages/x": b""}, parents=("master",))
-    code, text = run(clone, "--branch", "bad")
-    assert code == 1
-    assert text.startswith('refused: Unexpected path "packages/x"')
-    assert run(clone, "--branch", "master") == (0, "no package changes\n")
+    words = ["--repo", str(clone.path), "--branch"]
+    refused = CliRunner().invoke(app, [*words, "bad"])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith('refused: Unexpected path "packages/x"')
+    none = CliRunner().invoke(app, [*words, "master"])
+    assert (none.exit_code, none.stdout, none.stderr) == (0, "", "no package changes\n")
 
 
 @pytest.mark.parametrize(

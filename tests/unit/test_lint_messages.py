@@ -105,7 +105,7 @@ def test_a_report_as_text() -> None:
         "Warning in a.1: It is wrong.",
         "Error in a.2: It is wrong.",
     ]
-    lines = list(human_lines(report))
+    lines = list(human_lines(report, width=96))
     assert lines[:4] == [
         "a.1:",
         "  packages/a/a.1/opam:3:1: error [conf]",

@@ -25,6 +25,7 @@ from opam_ci.core.outcome import (
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey, RevisionRecord
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.terminal import in_terminal
 
 NOW = datetime.now(UTC)
 DEBIAN, FEDORA = "debian-13-ocaml-5.3/amd64", "fedora-42-ocaml-5.3/amd64"
@@ -89,6 +90,13 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
     return output.out if code == 0 else output.err
 
 
+def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    """The rows of a list, and what is printed besides."""
+    assert run(list(arguments)) == 0
+    output = capsys.readouterr()
+    return output.out, output.err
+
+
 @pytest.mark.usefixtures("filled")
 def test_errors_name_the_cause_and_whom_it_hits(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "errors")
@@ -96,6 +104,19 @@ def test_errors_name_the_cause_and_whom_it_hits(capsys: pytest.CaptureFixture[st
     assert "o/r/1 (2), o/r/2 (1)" in text
     [group] = [json.loads(line) for line in said(capsys, "errors", "--json").splitlines()]
     assert (group["cause"], group["errored"]) == ("disk_full", 3)
+
+
+def test_errors_name_the_first_pull_requests_at_a_terminal_and_all_in_a_pipe(
+    filled: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(11, 16):
+        write(filled, key(number), (job("a.1"), FULL))
+    names = ["o/r/1 (2)", *(f"o/r/{number} (1)" for number in (11, 12, 13, 14, 15, 2))]
+    hits = said(capsys, "errors").rstrip("\n").split("\t")[-1]
+    assert sorted(hits.split(", ")) == names
+    shown = in_terminal(200, lambda: run(["errors"]))
+    assert " and 2 more" in shown
+    assert sum(name in shown for name in names) == 5
 
 
 @pytest.mark.usefixtures("filled")
@@ -128,11 +149,11 @@ def test_jobs_are_listed_and_counted(
 
 @pytest.mark.usefixtures("filled")
 def test_a_listing_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    first = said(capsys, "jobs", "--limit", "3")
-    after = first.splitlines()[-1].removeprefix("more: --after ")
-    rest = said(capsys, "jobs", "--limit", "3", "--after", after)
-    assert "more:" not in rest
-    assert len(rest.splitlines()) == 2 + 2
+    first, besides = listed(capsys, "jobs", "--limit", "3")
+    after = besides.splitlines()[-1].removeprefix("more: --after ")
+    rest, besides = listed(capsys, "jobs", "--limit", "3", "--after", after)
+    assert "more:" not in besides
+    assert (len(first.splitlines()), len(rest.splitlines())) == (3, 2)
 
 
 @pytest.mark.usefixtures("filled")
@@ -141,22 +162,22 @@ def test_a_listing_begins_with_true_totals_and_a_pipe_cuts_nothing(
 ) -> None:
     long = job("p" * 150 + ".1", "q" * 90)
     write(filled, key(9), (long, FULL), *((job(f"x.{n}"), FINE) for n in range(1100)))
-    lines = said(capsys, "jobs", "o/r/9", "--limit", "2").splitlines()
-    assert lines[0] == "1 errored, 1,100 passed; 2 shown"
+    _, besides = listed(capsys, "jobs", "o/r/9", "--limit", "2")
+    assert besides.splitlines()[0] == "1 errored, 1,100 passed; 2 shown"
     [found] = [
         line for line in said(capsys, "jobs", "--package", "p" * 150).splitlines() if "ppp" in line
     ]
     assert long.id in found
     assert said(capsys, "jobs", "o/r/9", "--count") == "1 errored, 1,100 passed\n"
-    none = said(capsys, "jobs", "o/r/9", "--standing", "failed")
-    assert none == "no jobs match; there are: 1 errored, 1,100 passed\n"
+    none = listed(capsys, "jobs", "o/r/9", "--standing", "failed")
+    assert none == ("", "no jobs match; there are: 1 errored, 1,100 passed\n")
 
 
 def test_incidents_are_listed_shown_and_named(
     filled: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [incident] = filled.incidents().items
-    assert "disk_full  w1" in said(capsys, "incidents")
+    assert "disk_full\tw1" in said(capsys, "incidents")
     shown = said(capsys, "incidents", "show", str(incident.id))
     assert "disk full (disk_full) on worker w1: 3 jobs of 2 pull requests" in shown
     assert "No space left on device" in shown
@@ -166,7 +187,7 @@ def test_incidents_are_listed_shown_and_named(
     assert "no incident 999" in said(capsys, "incidents", "show", "999", code=2)
     assert filled.resolve(incident.id, at=NOW + timedelta(seconds=1), by="ann")
     assert "resolved at" in said(capsys, "incidents", "resolve", str(incident.id), code=2)
-    assert "no open incidents" in said(capsys, "incidents")
+    assert listed(capsys, "incidents") == ("", "no open incidents; --all lists the others\n")
     assert "by ann" in said(capsys, "incidents", "--all")
 
 

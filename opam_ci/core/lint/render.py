@@ -7,7 +7,6 @@ from typing import Final
 
 from opam_ci.core.lint.finding import LintReport
 
-_WIDTH: Final = 96
 _INDENT: Final = "    "
 
 
@@ -16,24 +15,29 @@ def machine_lines(report: LintReport) -> Iterator[str]:
     return (finding.machine_message for finding in report.findings)
 
 
-def human_lines(report: LintReport) -> Iterator[str]:
-    """What an author reads: each package, each finding with its place and what to do."""
+def human_lines(report: LintReport, *, width: int) -> Iterator[str]:
+    """What an author reads: each package, each finding with its place and what to do.
+
+    Args:
+        report: What was found.
+        width: In characters; sentences are wrapped at words to fit it.
+    """
     for package, findings in groupby(report.findings, key=lambda finding: finding.package):
         yield f"{package}:"
         for finding in findings:
             yield f"  {finding.location}: {finding.severity.value} [{finding.check.value}]"
-            yield from _wrapped(finding.message)
-            yield from _wrapped(f"How to fix: {finding.explanation}")
+            yield from _wrapped(finding.message, width)
+            yield from _wrapped(f"How to fix: {finding.explanation}", width)
         yield ""
     for package in report.missing:
         yield f"{package}: no such package in this repository"
     yield summary_line(report)
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(
         text,
-        _WIDTH,
+        width,
         initial_indent=_INDENT,
         subsequent_indent=_INDENT,
         break_long_words=False,
