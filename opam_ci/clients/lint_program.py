@@ -120,11 +120,11 @@ class HostProgram:
 
     async def require(self) -> None:
         """Checks its version; see `LintProgram.require`."""
-        said = bytearray()
+        output = bytearray()
         ended = await supervise(
-            ["env", str(self._path), "--version"], output=said.extend, time_limit=_PROBE_TIMEOUT
+            ["env", str(self._path), "--version"], output=output.extend, time_limit=_PROBE_TIMEOUT
         )
-        version = said.decode(errors="replace").strip()
+        version = output.decode(errors="replace").strip()
         if not ended.ok or version != OPAM_VERSION:
             raise UsageError(
                 f"{SETTING}: {self._path} is not opam {OPAM_VERSION}, whose lint authors are judged"
@@ -143,19 +143,19 @@ class HostProgram:
 
 async def _sandbox_trouble() -> str | None:
     """Tries the sandbox with the machine's own root, which is always there."""
-    said = bytearray()
+    output = bytearray()
     scratch = await to_thread(new_scratch)
     try:
         ended = await supervise(
             confined(Path("/"), scratch, ("true",), network=False),
-            output=said.extend,
+            output=output.extend,
             time_limit=_PROBE_TIMEOUT,
         )
     finally:
         await to_thread(shutil.rmtree, scratch)
     if ended.ok:
         return None
-    last = (said.decode(errors="replace").strip().splitlines() or [f"exit {ended.exit_code}"])[-1]
+    last = (output.decode(errors="replace").strip().splitlines() or [f"exit {ended.exit_code}"])[-1]
     return (
         f"the sandbox of lint does not work here ({last}): run this outside of a container, in a"
         " privileged one"

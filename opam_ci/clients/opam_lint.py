@@ -92,14 +92,14 @@ class OpamLint:
             ["lint", f"--json=../{_ANSWER}", _WARNINGS, *upstream, *files],
             network=self.check_upstream,
         )
-        said = bytearray()
+        output = bytearray()
 
         def keep_end(data: bytes) -> None:
-            said.extend(data)
-            del said[:-_OUTPUT_KEPT]
+            output.extend(data)
+            del output[:-_OUTPUT_KEPT]
 
         ended = await supervise(command, output=keep_end, time_limit=self._timeout.total_seconds())
-        end = said.decode(errors="replace").strip()
+        end = output.decode(errors="replace").strip()
         if not ended.started:
             raise InfrastructureError(
                 f"the sandbox of lint did not start: {end}", cause=Cause.SANDBOX
