@@ -1,4 +1,5 @@
 # One image for every role; docker-compose.yml chooses by command.
+# Its opam is the one that orchestration lints with: see OPAM_CI_LINT_OPAM there.
 FROM debian:13-slim
 
 RUN apt-get update \

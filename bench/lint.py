@@ -23,8 +23,9 @@ from opam_ci.cli.lint_batch import OpamTextLine, from_text
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_tree import GitTree
 from opam_ci.clients.lint_run import judge_all, lint_each, lint_packages
-from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.core.lint.finding import CheckId, LintRequest
+from opam_ci.settings import Settings
+from opam_ci.worker import make_lint
 
 
 def cpu() -> tuple[float, float]:
@@ -62,13 +63,15 @@ async def whole_repository(repository: Repository, commit: str) -> None:
     tree = GitTree(repository, commit)
     versions = await tree.versions(await tree.names())
     packages = sorted(package for some in versions.values() for package in some)
-    report = await lint_packages(tree, [LintRequest(package=package) for package in packages])
+    requests = [LintRequest(package=package) for package in packages]
+    report = await lint_packages(tree, requests, opam=make_lint(Settings(), print))
     print(f"all packages: {len(report.checked)}, {len(report.findings)} findings: {clock}")
     print(f"  memory: {memory()}")
 
 
 async def pull_requests(repository: Repository, lines: Sequence[str]) -> None:
     clock = Clock()
+    opam = make_lint(Settings(), print)
     times: list[tuple[float, int]] = []
     equal = compared = 0
     for line in lines:
@@ -78,7 +81,7 @@ async def pull_requests(repository: Repository, lines: Sequence[str]) -> None:
             continue
         started = time.perf_counter()
         requests = [LintRequest(package=each["package"], new=each["new"]) for each in linted]
-        answers = await lint_each(GitTree(repository, entry["merge"]), requests)
+        answers = await lint_each(GitTree(repository, entry["merge"]), requests, opam=opam)
         times.append((time.perf_counter() - started, len(linted)))
         for each, findings in zip(linted, answers, strict=True):
             compared += 1
@@ -97,7 +100,7 @@ async def mutations(lines: Sequence[str]) -> None:
     clock = Clock()
     expected = [json.loads(line) for line in lines]
     packages = [from_text(OpamTextLine.model_validate(entry)) for entry in expected]
-    judged = await judge_all(OpamLint(), packages)
+    judged = await judge_all(make_lint(Settings(), print), packages)
     equal = 0
     for entry, findings in zip(expected, judged, strict=True):
         unreadable = any(found.check is CheckId.PARSE for found in findings)

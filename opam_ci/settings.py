@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     Attributes:
         home: Where an embedded installation keeps everything.
         cache: Where root file systems and warmed opam roots are kept.
+        lint_opam: An opam of this machine to lint with, of the version that authors are judged
+            by; by default the one of a root file system of ours.
         temporal: Address of the Temporal server.
         namespace: Temporal namespace.
         store: URL of the object store for logs and artifacts.
@@ -63,7 +65,7 @@ class Settings(BaseSettings):
         incident_quiet: How long an incident without lost jobs must be quiet to be over.
     """
 
-    @field_validator("home", "cache", "platforms")
+    @field_validator("home", "cache", "lint_opam", "platforms")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
@@ -72,6 +74,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=default_home)
     cache: Path = Field(default_factory=default_cache)
+    lint_opam: Path | None = None
     temporal: str = "127.0.0.1:7233"
     namespace: str = "default"
     store: str = ""

@@ -24,6 +24,8 @@ from opam_ci.activities.stand_in import STAND_IN
 from opam_ci.clients import programs
 from opam_ci.clients.images import ImageResolver
 from opam_ci.clients.index import Index
+from opam_ci.clients.lint_program import HostProgram, RootProgram
+from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner
@@ -103,6 +105,24 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
         ),
         store,
     )
+
+
+def make_lint(
+    settings: Settings, tell: Callable[[str], None], *, check_upstream: bool = False
+) -> OpamLint:
+    """Returns the `opam lint` of this machine.
+
+    Args:
+        settings: Of this process.
+        tell: Receives words that a person watches while a root file system is made for it.
+        check_upstream: Whether it downloads archives and compares their checksums.
+    """
+    program = (
+        RootProgram(settings.cache, tell)
+        if settings.lint_opam is None
+        else HostProgram(settings.lint_opam)
+    )
+    return OpamLint(program, check_upstream=check_upstream)
 
 
 def orchestration_worker(
@@ -198,12 +218,14 @@ async def running(
             health = instruments.watch_builds(runner, store, runner.needs)
             slots = [BuildSlots(health, settings.builds) for _ in settings.pools]
         if settings.orchestrate:
-            programs.require("git", "opam")
+            programs.require("git")
+            lint = make_lint(settings, lambda words: _log.info("root file system: %s", words))
+            await lint.program.require()
             # Workflows set them, so whoever runs workflows sees to it that they exist.
             await ensure_search_attributes(client)
             index = await asyncio.to_thread(Index.open, settings.index_url)
             stack.callback(index.close)
-            repository = RepositoryActivities(store, settings.clones)
+            repository = RepositoryActivities(store, lint, settings.clones)
             stack.callback(repository.close)
             listed = JobActivities(index, store)
             incidents = IncidentActivities(index)

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -14,6 +15,10 @@ import pytest
 from sqlalchemy import Engine, QueuePool
 
 from opam_ci.clients.index.engine import create
+from opam_ci.clients.opam_lint import OpamLint
+from opam_ci.clients.runners import sandbox
+from opam_ci.settings import Settings
+from opam_ci.worker import make_lint
 from tests.fakes.postgres import server as postgresql
 
 _LONGEST_ID = 60
@@ -79,6 +84,16 @@ def real_repository(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             subprocess.run(["tar", "--zstd", "-xf", archive, "-C", part], check=True)
             part.rename(folder)
     return folder / "opam-repository.git"
+
+
+@pytest.fixture(scope="session")
+def opam_lint() -> OpamLint:
+    """The lint that authors are judged by, in the machine's root; the first run makes that."""
+    if missing := sandbox.missing_tools():
+        pytest.skip(missing)
+    lint = make_lint(Settings(), print)
+    asyncio.run(lint.program.prepare())
+    return lint
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from opam_ci.clients.git_tree import GitTree
 from opam_ci.clients.git_upstream import Fetched, Upstream, upstream_in
 from opam_ci.clients.lint_findings import store_findings
 from opam_ci.clients.lint_run import lint_packages
+from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.admission import CHANGE_REFUSED
 from opam_ci.core.analysis import CONFLICT
@@ -31,15 +32,17 @@ from opam_ci.core.plan import BUILT_KINDS
 class RepositoryActivities:
     """What needs a clone of the repository."""
 
-    def __init__(self, store: ArtifactStore, clones: Path | None = None) -> None:
+    def __init__(self, store: ArtifactStore, opam: OpamLint, clones: Path | None = None) -> None:
         """Opens nothing yet.
 
         Args:
             store: Where exports and findings go.
+            opam: What lints.
             clones: Where this worker keeps clones of what is on GitHub; None for a worker
                 that has no use of GitHub.
         """
         self._store = store
+        self._opam = opam
         self._exporter = Exporter(store)
         self._upstreams = clones
         self._clones: dict[str, Repository] = {}
@@ -125,6 +128,7 @@ class RepositoryActivities:
                 LintRequest(package=changed.package, new=changed.kind is ChangeKind.NEW_PACKAGE)
                 for changed in task.packages
             ],
+            opam=self._opam,
         )
         await store_findings(
             self._store,

@@ -23,7 +23,10 @@ from opam_ci.clients.work_tree import WorkTree
 from opam_ci.core.errors import UsageError
 from opam_ci.core.lint.checks import DEFAULT_KINDS
 from opam_ci.core.lint.finding import CheckKind, LintReport, LintRequest
+from opam_ci.core.lint.opam_codes import OPAM_VERSION
 from opam_ci.core.lint.render import human_lines, machine_lines, summary_line
+from opam_ci.settings import Settings
+from opam_ci.worker import make_lint
 
 FOUND_EXIT_CODE: Final = 1
 USAGE_EXIT_CODE: Final = 2
@@ -96,9 +99,11 @@ def lint(
     forms exit with 0 when every line got an answer.
     """
     kinds = parse_kinds(checks)
-    opam = OpamLint(check_upstream=check_upstream)
-    programs.require(*(("opam",) if CheckKind.OPAM in kinds else ()), *(("git",) if rev else ()))
     _one_of(packages=bool(packages), all=every, batch=bool(batch), opam_batch=bool(opam_batch))
+    if rev:
+        programs.require("git")
+    opam = make_lint(Settings(), _tell, check_upstream=check_upstream)
+    asyncio.run(opam.program.require())
     if opam_batch is not None:
         answered = asyncio.run(lint_opam_texts(opam_batch, kinds=kinds, opam=opam))
         raise typer.Exit(0 if answered else USAGE_EXIT_CODE)
@@ -114,6 +119,10 @@ def lint(
     if report.missing:
         raise typer.Exit(USAGE_EXIT_CODE)
     raise typer.Exit(FOUND_EXIT_CODE if report.findings else 0)
+
+
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def parse_kinds(text: str) -> frozenset[CheckKind]:
@@ -205,6 +214,7 @@ def _width() -> int:
 def _as_json(report: LintReport) -> dict[str, object]:
     return {
         "summary": summary_line(report),
+        "opam": OPAM_VERSION,
         "checked": list(report.checked),
         "missing": list(report.missing),
         "findings": [

@@ -17,6 +17,8 @@ from opam_ci.cli.check import find_revision, run_check
 from opam_ci.cli.render import View, make_view, print_summary
 from opam_ci.cli.services import Embedded
 from opam_ci.cli.tables import output
+from opam_ci.clients.opam_lint import OpamLint
+from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import connect
 from opam_ci.core.errors import InfrastructureError
@@ -27,7 +29,7 @@ from opam_ci.core.requests import CheckOptions
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import Summary
 from opam_ci.settings import Settings
-from opam_ci.worker import make_runner
+from opam_ci.worker import make_lint, make_runner
 
 Tell = Callable[[str], None]
 
@@ -215,7 +217,13 @@ def _at(settings: Settings, embedded: Embedded) -> Settings:
 
 def _make_root(settings: Settings, tell: Tell) -> None:
     runner = make_runner(settings, ArtifactStore.open(settings.store_url))
-    asyncio.run(runner.prepare(tell))
+    asyncio.run(_prepare(runner, make_lint(settings, tell), tell))
+
+
+async def _prepare(runner: MachineRunner, lint: OpamLint, tell: Tell) -> None:
+    await lint.program.require()
+    await runner.prepare(tell)
+    await lint.program.prepare()
 
 
 async def _check(settings: Settings, made: example.Example, view: View) -> Summary:

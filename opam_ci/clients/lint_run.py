@@ -55,8 +55,8 @@ async def lint_packages(
     tree: PackageTree,
     packages: Sequence[LintRequest],
     *,
+    opam: OpamLint,
     kinds: Collection[CheckKind] = DEFAULT_KINDS,
-    opam: OpamLint | None = None,
 ) -> LintReport:
     """Lint packages of one state of a repository.
 
@@ -65,8 +65,8 @@ async def lint_packages(
     Args:
         tree: The state.
         packages: What to lint; deleted packages are not for here.
-        kinds: The families of checks.
         opam: The `opam lint` to run.
+        kinds: The families of checks.
 
     Raises:
         InfrastructureError: opam or git does not work.
@@ -88,11 +88,10 @@ async def lint_each(
     tree: PackageTree,
     packages: Sequence[LintRequest],
     *,
+    opam: OpamLint,
     kinds: Collection[CheckKind] = DEFAULT_KINDS,
-    opam: OpamLint | None = None,
 ) -> list[tuple[LintFinding, ...] | None]:
     """The findings about each package, None for one that is not there; see `lint_packages`."""
-    opam = opam or OpamLint()
     facts = await _facts(tree, packages)
     answers: list[tuple[LintFinding, ...] | None] = []
     for start in range(0, len(facts), _CHUNK):

@@ -3,23 +3,22 @@
 `opam lint` costs 20 ms to start and 0.3 ms a file, so files go to it in batches, on disk,
 under names that are numbers: with a name that is no package opam takes nothing from the
 path, which is how the peer calls the same code. Nothing here reads an opam root, a switch
-or the network.
+or, unless asked to, the network.
 """
 
 import asyncio
-import contextlib
 import json
-import os
 import shutil
-import signal
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from opam_ci.clients.lint_program import FILES, LintProgram, new_scratch
+from opam_ci.clients.runners import beneath
+from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core.errors import InfrastructureError
-from opam_ci.core.job import Phase
+from opam_ci.core.lint.opam_codes import OPAM_VERSION
 from opam_ci.core.lint.subject import OpamMessage
 from opam_ci.core.outcome import Cause
 
@@ -32,29 +31,33 @@ _EXIT_CODES: Final = frozenset({0, 1})
 # 53 compares `extra-files:` with a directory `files/` beside the file, which is not there;
 # the peer does not ask for it either.
 _WARNINGS: Final = "--warnings=-53"
-_STDERR_SHOWN: Final = 400
+_ANSWER: Final = "lint.json"
+# Twice what a batch of files of the greatest size takes that messages quote as a whole.
+_ANSWER_LIMIT: Final = 1 << 28
+_OUTPUT_KEPT: Final = 400
 
 
 class OpamLint:
-    """The `opam lint` of this machine.
+    """`opam lint`, of the one version that authors are judged by.
 
     Args:
-        program: Name or path of opam.
+        program: The opam.
         timeout: How long one batch may take before it is taken for hung.
         check_upstream: Let opam download each archive and compare its checksums (code 60).
 
     Attributes:
+        program: The same.
         check_upstream: The same.
     """
 
     def __init__(
         self,
-        program: str = "opam",
+        program: LintProgram,
         *,
         timeout: timedelta = timedelta(minutes=10),
         check_upstream: bool = False,
     ) -> None:
-        self._program = program
+        self.program = program
         self._timeout = timeout
         self.check_upstream = check_upstream
 
@@ -62,7 +65,8 @@ class OpamLint:
         """What opam says of each file, in the order of `files`.
 
         Raises:
-            InfrastructureError: opam is missing, hangs, crashes or leaves a file out.
+            InfrastructureError: opam cannot run, is of another version, hangs, crashes or
+                leaves a file out.
         """
         messages: list[tuple[OpamMessage, ...]] = []
         size = _DOWNLOADING_BATCH_SIZE if self.check_upstream else _BATCH_SIZE
@@ -71,89 +75,67 @@ class OpamLint:
         return messages
 
     async def _batch(self, files: Sequence[bytes]) -> list[tuple[OpamMessage, ...]]:
-        directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="opam-ci-lint-"))
+        scratch = await asyncio.to_thread(new_scratch)
         try:
-            await asyncio.to_thread(_write, directory, files)
-            await self._run(directory, len(files))
-            return await asyncio.to_thread(_read, directory, len(files))
+            await asyncio.to_thread(_write, scratch, files)
+            output = await self._run(scratch, len(files))
+            return await asyncio.to_thread(_read, scratch, len(files), output)
         finally:
-            await asyncio.to_thread(shutil.rmtree, directory)
+            await asyncio.to_thread(shutil.rmtree, scratch)
 
-    async def _run(self, directory: Path, count: int) -> None:
+    async def _run(self, scratch: Path, count: int) -> str:
+        """Runs opam on files; returns the end of what it wrote."""
         upstream = ["--check-upstream"] if self.check_upstream else []
-        arguments = ["lint", "--json=../lint.json", _WARNINGS, *upstream]
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self._program,
-                *arguments,
-                *(str(index) for index in range(count)),
-                cwd=directory / "files",
-                env=_environment(directory),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-        except FileNotFoundError:
+        files = (str(index) for index in range(count))
+        command = await self.program.command(
+            scratch,
+            ["lint", f"--json=../{_ANSWER}", _WARNINGS, *upstream, *files],
+            network=self.check_upstream,
+        )
+        output = bytearray()
+
+        def keep_end(data: bytes) -> None:
+            output.extend(data)
+            del output[:-_OUTPUT_KEPT]
+
+        ended = await supervise(command, output=keep_end, time_limit=self._timeout.total_seconds())
+        end = output.decode(errors="replace").strip()
+        if not ended.started:
             raise InfrastructureError(
-                f"{self._program} was not found: install opam 2.1 or later (Debian: apt"
-                " install opam)",
-                cause=Cause.OPAM_INTERNAL,
-                phase=Phase.SETUP,
-            ) from None
-        try:
-            async with asyncio.timeout(self._timeout.total_seconds()):
-                _, stderr = await process.communicate()
-        except TimeoutError:
+                f"the sandbox of lint did not start: {end}", cause=Cause.SANDBOX
+            )
+        if ended.timed_out:
             raise InfrastructureError(
                 f"opam lint took longer than {self._timeout} for {count} files",
                 cause=Cause.OPAM_INTERNAL,
-            ) from None
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        if process.returncode not in _EXIT_CODES:
-            said = stderr.decode(errors="replace").strip()[-_STDERR_SHOWN:]
-            raise InfrastructureError(
-                f"opam lint ended with exit code {process.returncode}: {said}",
-                cause=Cause.OPAM_INTERNAL,
             )
+        if ended.exit_code not in _EXIT_CODES:
+            raise InfrastructureError(
+                f"opam lint ended with {_how(ended)}: {end}", cause=Cause.OPAM_INTERNAL
+            )
+        return end
 
 
-def _environment(directory: Path) -> dict[str, str]:
-    """Little of the caller's: opam's own variables would change its lint."""
-    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-    return {
-        **proxies,
-        "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": str(directory),
-        "OPAMROOT": str(directory / "root"),
-        "OPAMROOTISOK": "1",
-        "OPAMCOLOR": "never",
-        "OPAMUTF8": "never",
-        "OPAMYES": "1",
-        "LC_ALL": "C.UTF-8",
-    }
+def _how(ended: Ended) -> str:
+    return f"exit code {ended.exit_code}" if ended.signal is None else f"signal {ended.signal}"
 
 
-def _write(directory: Path, files: Sequence[bytes]) -> None:
-    target = directory / "files"
-    target.mkdir()
+def _write(scratch: Path, files: Sequence[bytes]) -> None:
     for index, content in enumerate(files):
-        (target / str(index)).write_bytes(content)
+        (scratch / FILES / str(index)).write_bytes(content)
 
 
-def _read(directory: Path, count: int) -> list[tuple[OpamMessage, ...]]:
+def _read(scratch: Path, count: int, output: str) -> list[tuple[OpamMessage, ...]]:
+    # What is there, opam made of an author's files.
+    data = beneath.read(scratch, _ANSWER, limit=_ANSWER_LIMIT)
     try:
         # opam passes on bytes that are no UTF-8 as they are.
-        text = (directory / "lint.json").read_text(encoding="utf-8", errors="replace")
-        results = json.loads(text)["lint"]
-        found = {int(Path(result["file"]).name): _messages(result) for result in results}
-    except (OSError, ValueError, KeyError, TypeError) as unusable:
+        answer = json.loads((data or b"").decode(errors="replace"))
+        _require_version(answer["opam-version"])
+        found = {int(Path(result["file"]).name): _messages(result) for result in answer["lint"]}
+    except (ValueError, KeyError, TypeError) as unusable:
         raise InfrastructureError(
-            f"opam lint left no usable answer: {unusable}", cause=Cause.OPAM_INTERNAL
+            f"opam lint left no usable answer ({unusable}): {output}", cause=Cause.OPAM_INTERNAL
         ) from unusable
     missing = [index for index in range(count) if index not in found]
     if missing:
@@ -162,6 +144,15 @@ def _read(directory: Path, count: int) -> list[tuple[OpamMessage, ...]]:
             cause=Cause.OPAM_INTERNAL,
         )
     return [found[index] for index in range(count)]
+
+
+def _require_version(version: object) -> None:
+    if version != OPAM_VERSION:
+        raise InfrastructureError(
+            f"this worker lints with opam {str(version)[:80]}, and authors are judged by the lint"
+            f" of opam {OPAM_VERSION}",
+            cause=Cause.IMAGE,
+        )
 
 
 def _messages(result: Mapping[str, Any]) -> tuple[OpamMessage, ...]:

@@ -1,6 +1,7 @@
 """What lint's findings mean for a package's lint job."""
 
 from opam_ci.core.lint.finding import LintReport, Severity
+from opam_ci.core.lint.opam_codes import OPAM_VERSION
 from opam_ci.core.outcome import (
     Cause,
     Errored,
@@ -19,7 +20,8 @@ _LINES = 8
 def outcome_of(package: str, report: LintReport) -> Outcome:
     """Returns the outcome of a package's lint job: one line of evidence for each finding.
 
-    A warning turns the lint red like an error, as with the peer.
+    A warning turns the lint red like an error, as with the peer. The evidence names the version
+    of opam whose lint it was.
     """
     if package not in report.checked:
         return Errored(
@@ -34,9 +36,9 @@ def outcome_of(package: str, report: LintReport) -> Outcome:
         for finding in findings[:_LINES]
     )
     if not findings:
-        return Passed(evidence=Evidence(rule="lint-clean"))
+        return Passed(evidence=Evidence(rule="lint-clean", detail=f"opam {OPAM_VERSION}"))
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
-    detail = f"{errors} errors, {len(findings) - errors} warnings"
+    detail = f"{errors} errors, {len(findings) - errors} warnings, opam {OPAM_VERSION}"
     return Failed(
         reason=FailureReason.LINT,
         evidence=Evidence(rule="lint-findings", lines=lines, detail=detail),

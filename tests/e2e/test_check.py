@@ -170,7 +170,32 @@ def lint_only(system: System) -> None:
     found = rows(result(done))
     assert set(found) == {"analysis", "lint bad.1"}
     assert outcome(found["lint bad.1"]) == "failed(lint)"
+    assert found["lint bad.1"]["outcome"]["evidence"]["detail"].endswith(", opam 2.3.0")
     assert "runs in this process" in done.stderr
+
+
+def test_a_root_that_cannot_be_made_errs_the_lint_and_not_the_analysis(
+    system: System, tmp_path: Path
+) -> None:
+    repo = opam_repository.write(
+        system.home / "linted", {}, {"topic": opam_repository.package("a.1", QUICK)}
+    )
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "mmdebstrap").write_text("#!/bin/sh\necho 'E: no such host'\nexit 1\n")
+    (programs / "mmdebstrap").chmod(0o755)
+    system.environment |= {
+        "PATH": f"{programs}:{system.environment['PATH']}",
+        "OPAM_CI_CACHE": str(tmp_path / "cache"),
+    }
+    system.start_worker("--no-build")
+    words = ("check", "--json", "--repo", str(repo), "--branch", "topic", "--lint-only")
+    done = system.run(*words, *FAST_RETRY, "--temporal", system.address, check=3)
+    found = rows(result(done))
+    assert outcome(found["analysis"]) == "passed"
+    lint = found["lint a.1"]
+    assert (outcome(lint), lint["attempt"]) == ("errored(image)", 3)
+    assert "E: no such host" in lint["outcome"]["evidence"]["detail"]
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from opam_ci.clients.lint_program import FILES, confined
 from opam_ci.clients.logs import LogLimits, LogReader, LogWriter
 from opam_ci.clients.runners.cgroups import Cgroups, remove
 from opam_ci.clients.runners.hierarchies import Hierarchy
+from opam_ci.clients.runners.image import Image
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.clients.runners.supervise import supervise
+from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.classify import judge
@@ -267,24 +269,28 @@ def test_the_mirror_of_system_packages_is_down(
     check(fault, drill(world, fault))
 
 
-@pytest.mark.skipif(shutil.which("opam") is None, reason="opam is not installed")
-def test_a_locked_root(tmp_path: Path) -> None:
+def test_a_locked_root(world: World, tmp_path: Path) -> None:
     # Build roots share nothing, so that a lock is provoked with opam by itself.
-    source, root = tmp_path / "repository", tmp_path / "root"
+    image = asyncio.run(world.runner.prepare(lambda _: None))
+    assert isinstance(image, Image)
+    source = tmp_path / FILES
     source.mkdir()
     archive = tmp_path / "repository.tar.gz"
     archive.write_bytes(repository(NOTHING))
     shutil.unpack_archive(archive, source, filter="data")
-    opam = ["env", f"OPAMROOT={root}", "OPAMYES=1", f"HOME={tmp_path}", "opam"]
-    init = ["init", "--bare", "--no-setup", "--disable-sandboxing", "--kind=local", "default"]
-    subprocess.run([*opam, *init, source], check=True, capture_output=True)
-    subprocess.run([*opam, "switch", "create", "ci", "--empty"], check=True, capture_output=True)
     said = bytearray()
-    with (root / "ci/.opam-switch/lock").open("w") as lock:
+
+    def opam(*words: str) -> Ended:
+        said.clear()
+        command = confined(image.root, tmp_path, ("opam", *words), network=False)
+        return asyncio.run(supervise(command, output=said.extend, time_limit=4))
+
+    init = ("init", "--bare", "--no-setup", "--disable-sandboxing", "--kind=local", "default", ".")
+    assert opam(*init).ok, said.decode()
+    assert opam("switch", "create", "ci", "--empty").ok, said.decode()
+    with (tmp_path / "root/ci/.opam-switch/lock").open("w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        ended = asyncio.run(
-            supervise([*opam, "install", "nothing"], output=said.extend, time_limit=4)
-        )
+        ended = opam("install", "nothing")
     assert ended.timed_out
     phase = PhaseRun(
         phase=Phase.DEPENDENCIES,

@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +14,11 @@ import pytest
 from tests.e2e.github_world import GitHubWorld, github_world, opam
 
 # Seconds where nothing else runs.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("opam_lint"),
+]
 
 SUCCESS = "success: "
 PREFIX = "pr/ocaml/opam-repository/"
@@ -23,8 +26,6 @@ PREFIX = "pr/ocaml/opam-repository/"
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[GitHubWorld]:
-    if shutil.which("opam") is None:
-        pytest.skip("opam is not installed: lint needs it")
     with github_world(tmp_path) as made:
         yield made
 

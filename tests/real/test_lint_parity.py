@@ -15,6 +15,7 @@ from opam_ci.cli.lint import lint
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_tree import GitTree
 from opam_ci.clients.lint_run import lint_each, lint_packages
+from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.core.lint.finding import CheckId, LintRequest
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -32,14 +33,16 @@ def repository(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield opened
 
 
-async def test_every_package_of_every_pull_request(shared: Path, repository: Repository) -> None:
+async def test_every_package_of_every_pull_request(
+    shared: Path, repository: Repository, opam_lint: OpamLint
+) -> None:
     compared = 0
     different: list[Difference] = []
     for line in (shared / "real/prs.jsonl").read_text().splitlines():
         pull_request = json.loads(line)
         linted = pull_request["lint"]
         requests = [LintRequest(package=entry["package"], new=entry["new"]) for entry in linted]
-        ours = await lint_each(GitTree(repository, pull_request["merge"]), requests)
+        ours = await lint_each(GitTree(repository, pull_request["merge"]), requests, opam=opam_lint)
         for entry, findings in zip(linted, ours, strict=True):
             assert findings is not None, entry
             said = {finding.machine_message for finding in findings}
@@ -51,6 +54,7 @@ async def test_every_package_of_every_pull_request(shared: Path, repository: Rep
     assert compared > 1000
 
 
+@pytest.mark.usefixtures("opam_lint")
 def test_every_mutated_opam_file(shared: Path) -> None:
     file = shared / "real/lint-mutations.jsonl.gz"
     app = typer.Typer()
@@ -70,12 +74,15 @@ def test_every_mutated_opam_file(shared: Path) -> None:
     assert len(ours) > 1000
 
 
-async def test_every_package_at_head_can_be_read(repository: Repository) -> None:
+async def test_every_package_at_head_can_be_read(
+    repository: Repository, opam_lint: OpamLint
+) -> None:
     tree = GitTree(repository, repository.resolve("master"))
     versions = await tree.versions(await tree.names())
     packages = sorted(package for some in versions.values() for package in some)
     # Each fifth package: the whole repository is what bench/lint.py is for.
-    report = await lint_packages(tree, [LintRequest(package=each) for each in packages[::5]])
+    requests = [LintRequest(package=each) for each in packages[::5]]
+    report = await lint_packages(tree, requests, opam=opam_lint)
     assert report.missing == ()
     assert not [each for each in report.findings if each.check is CheckId.PARSE]
     assert len(report.checked) > 3000

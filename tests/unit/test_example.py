@@ -1,5 +1,6 @@
 """The example repository with real git and real opam, and its source host."""
 
+import asyncio
 import gzip
 import hashlib
 import io
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from opam_ci.cli import example
+from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
@@ -66,21 +68,19 @@ def test_settings_of_the_user_do_not_change_it(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_opam_has_nothing_to_say_about_any_of_its_files(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_opam_has_nothing_to_say_about_any_of_its_files(
+    tmp_path: Path, opam_lint: OpamLint
+) -> None:
     made = example.create(tmp_path / "repo", "http://127.0.0.1:1")
     paths = git(made.repo, "ls-tree", "-r", "--name-only", made.branch, "packages").splitlines()
     assert len(paths) == 7
     for path in paths:
         _, name, package, _ = path.split("/")
         assert package.partition(".")[0] == name
-        done = subprocess.run(
-            ["opam", "lint", "--short", "--color=never", "-"],
-            input=git(made.repo, "show", f"{made.branch}:{path}"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stdout.strip()) == (0, ""), f"{path}: {done.stdout}"
+    texts = [git(made.repo, "show", f"{made.branch}:{path}") for path in paths]
+    messages = asyncio.run(opam_lint.lint([text.encode() for text in texts]))
+    assert dict(zip(paths, messages, strict=True)) == dict.fromkeys(paths, ())
 
 
 def test_the_host_serves_just_what_the_opam_files_name(tmp_path: Path) -> None:

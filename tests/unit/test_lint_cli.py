@@ -26,6 +26,8 @@ SPDX = (
     ' https://spdx.org/licenses/ : "BSD"'
 )
 
+pytestmark = [pytest.mark.usefixtures("opam_lint"), pytest.mark.timeout(300)]
+
 app = typer.Typer()
 app.command()(lint)
 
@@ -55,7 +57,10 @@ def answers(result: Result) -> list[dict[str, Any]]:
 
 def test_a_clean_package(repo: Path) -> None:
     result = run("--repo", repo, "a.1")
-    assert (result.exit_code, result.stdout) == (0, "1 package checked, nothing found.\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "1 package checked with opam 2.3.0, nothing found.\n",
+    )
 
 
 @pytest.mark.parametrize("word", ["a", "packages/a", "a.2", "packages/a/a.2/opam", "a.2/"])
@@ -71,6 +76,7 @@ def test_all_packages_as_json(repo: Path) -> None:
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert report["checked"] == ["a.1", "a.2", "b.1"]
+    assert report["opam"] == "2.3.0"
     (finding,) = report["findings"]
     assert finding["machine_message"] == f"Error in a.2: {SPDX}"
     assert (finding["line"], finding["code"]) == (5, 62)

@@ -115,7 +115,10 @@ def test_a_report_as_text() -> None:
     assert lines.count("a.1:") == 1
     assert lines[-2:] == [
         "b.1: no such package in this repository",
-        "3 packages checked, 3 findings in 2.",
+        "3 packages checked with opam 2.3.0, 3 findings in 2.",
     ]
     assert not report.clean
-    assert summary_line(LintReport(checked=("a.1",))) == "1 package checked, nothing found."
+    assert (
+        summary_line(LintReport(checked=("a.1",)))
+        == "1 package checked with opam 2.3.0, nothing found."
+    )

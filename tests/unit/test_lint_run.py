@@ -1,20 +1,21 @@
 """Lint with the real opam, of work trees and of trees in git."""
 
-import asyncio
-import os
 import subprocess
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_tree import GitTree
+from opam_ci.clients.lint_program import HostProgram
 from opam_ci.clients.lint_run import lint_packages
 from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.clients.work_tree import WorkTree
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.lint.finding import CheckId, CheckKind, LintReport, LintRequest
+
+pytestmark = pytest.mark.timeout(300)
 
 GOOD = """opam-version: "2.0"
 synopsis: "Say hello"
@@ -62,19 +63,26 @@ def requests(*packages: str, new: bool | None = None) -> list[LintRequest]:
     return [LintRequest(package=package, new=new) for package in packages]
 
 
-async def lint_both(clone: Path, wanted: list[LintRequest]) -> LintReport:
-    """The report of the work tree, which is also that of the commit."""
-    from_disk = await lint_packages(WorkTree(clone), wanted)
-    with Repository.open(clone) as repository:
-        from_git = await lint_packages(GitTree(repository, repository.resolve("master")), wanted)
-    assert from_disk == from_git
-    return from_disk
+LintBoth = Callable[[list[LintRequest]], Awaitable[LintReport]]
 
 
-async def test_work_tree_and_commit_give_one_report(clone: Path) -> None:
-    report = await lint_both(
-        clone, requests("hello.1.0", "hello.2.0", "hello.3.0", "He_llo.1", "hello.9")
-    )
+@pytest.fixture
+def lint_both(clone: Path, opam_lint: OpamLint) -> LintBoth:
+    """Returns the report of the work tree, which is also that of the commit."""
+
+    async def lint(wanted: list[LintRequest]) -> LintReport:
+        from_disk = await lint_packages(WorkTree(clone), wanted, opam=opam_lint)
+        with Repository.open(clone) as repository:
+            tree = GitTree(repository, repository.resolve("master"))
+            from_git = await lint_packages(tree, wanted, opam=opam_lint)
+        assert from_disk == from_git
+        return from_disk
+
+    return lint
+
+
+async def test_work_tree_and_commit_give_one_report(lint_both: LintBoth) -> None:
+    report = await lint_both(requests("hello.1.0", "hello.2.0", "hello.3.0", "He_llo.1", "hello.9"))
     assert report.checked == ("hello.1.0", "hello.2.0", "hello.3.0", "He_llo.1")
     assert report.missing == ("hello.9",)
     assert [(each.package, each.check, each.line) for each in report.findings] == [
@@ -86,32 +94,33 @@ async def test_work_tree_and_commit_give_one_report(clone: Path) -> None:
     ]
 
 
-async def test_whether_a_package_is_new_can_be_said(clone: Path) -> None:
-    old = await lint_both(clone, requests("He_llo.1", new=False))
+async def test_whether_a_package_is_new_can_be_said(lint_both: LintBoth) -> None:
+    old = await lint_both(requests("He_llo.1", new=False))
     assert [each.check for each in old.findings] == [CheckId.UNEXPECTED_FILE]
-    new = await lint_both(clone, requests("hello.1.0", new=True))
+    new = await lint_both(requests("hello.1.0", new=True))
     assert [each.machine_message for each in new.findings] == [
         "Warning in hello.1.0: Possible name collision with package 'He_llo'"
     ]
 
 
 async def test_no_request_is_no_work(clone: Path) -> None:
-    assert await lint_packages(WorkTree(clone), []) == LintReport()
+    nowhere = OpamLint(HostProgram(Path("/nowhere/opam")))
+    assert await lint_packages(WorkTree(clone), [], opam=nowhere) == LintReport()
 
 
-async def test_a_symbolic_link_is_no_opam_file(clone: Path) -> None:
+async def test_a_symbolic_link_is_no_opam_file(clone: Path, lint_both: LintBoth) -> None:
     link = clone / "packages/hello/hello.1.0/opam"
     link.unlink()
     link.symlink_to("/nowhere")
     git(clone, "commit", "-qam", "link")
-    report = await lint_both(clone, requests("hello.1.0"))
+    report = await lint_both(requests("hello.1.0"))
     assert report.missing == ("hello.1.0",)
 
 
-async def test_a_file_above_the_limit_is_refused(clone: Path) -> None:
+async def test_a_file_above_the_limit_is_refused(clone: Path, lint_both: LintBoth) -> None:
     (clone / "packages/hello/hello.1.0/opam").write_text(GOOD + "# " + "x" * 110_000)
     git(clone, "commit", "-qam", "big")
-    report = await lint_both(clone, requests("hello.1.0"))
+    report = await lint_both(requests("hello.1.0"))
     (finding,) = report.findings
     assert finding.check is CheckId.PARSE
     assert "too big" in finding.message
@@ -122,61 +131,25 @@ def test_a_directory_without_packages_is_no_repository(tmp_path: Path) -> None:
         WorkTree(tmp_path)
 
 
-async def test_opam_messages_come_in_the_order_of_the_files() -> None:
+async def test_opam_messages_come_in_the_order_of_the_files(opam_lint: OpamLint) -> None:
     texts = [GOOD.replace('"ISC"', f'"BAD{index}"') for index in range(30)]
-    messages = await OpamLint().lint([text.encode() for text in texts])
+    messages = await opam_lint.lint([text.encode() for text in texts])
     assert [said[0].text.rpartition(" ")[2] for said in messages] == [
         f'"BAD{index}"' for index in range(30)
     ]
 
 
-async def test_bytes_that_are_no_text_do_not_break_opams_answer() -> None:
-    (said,) = await OpamLint().lint([GOOD.encode().replace(b'"ISC"', b'"IS\xe9"')])
+async def test_bytes_that_are_no_text_do_not_break_opams_answer(opam_lint: OpamLint) -> None:
+    (said,) = await opam_lint.lint([GOOD.encode().replace(b'"ISC"', b'"IS\xe9"')])
     assert [message.code for message in said] == [62]
 
 
-async def test_missing_opam_is_a_fault_of_ours() -> None:
-    with pytest.raises(InfrastructureError, match="was not found: install opam"):
-        await OpamLint("/nowhere/opam").lint([b""])
-
-
-@pytest.mark.parametrize(
-    ("script", "said"),
-    [
-        ("exit 99", "exit code 99"),
-        ("exit 0", "no usable answer"),
-        ("echo '{\"lint\": []}' > ../lint.json", "no answer for 1 of 1"),
-        ("sleep 30", "took longer"),
-    ],
-)
-async def test_an_opam_that_misbehaves_is_a_fault_of_ours(
-    tmp_path: Path, script: str, said: str
+async def test_archive_checks_alone_still_know_what_opam_refuses(
+    clone: Path, opam_lint: OpamLint
 ) -> None:
-    program = tmp_path / "opam"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    opam = OpamLint(str(program), timeout=timedelta(seconds=1))
-    with pytest.raises(InfrastructureError, match=said):
-        await opam.lint([b"x"])
-
-
-async def test_cancelling_ends_opam(tmp_path: Path) -> None:
-    program = tmp_path / "opam"
-    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 60\n")
-    program.chmod(0o755)
-    task = asyncio.create_task(OpamLint(str(program)).lint([b"x"]))
-    pid_file = tmp_path / "pid"
-    while not (pid_file.exists() and pid_file.read_text().strip()):  # noqa: ASYNC110  a file gives no event
-        await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid_file.read_text()), 0)
-
-
-async def test_archive_checks_alone_still_know_what_opam_refuses(clone: Path) -> None:
     text = GOOD + 'depends: ["a" {= 1}]\nx-reason-for-archiving: ["uninstallable"]\n'
     (clone / "packages/hello/hello.1.0/opam").write_text(text)
-    report = await lint_packages(WorkTree(clone), requests("hello.1.0"), kinds={CheckKind.ARCHIVE})
+    report = await lint_packages(
+        WorkTree(clone), requests("hello.1.0"), kinds={CheckKind.ARCHIVE}, opam=opam_lint
+    )
     assert [each.check for each in report.findings] == [CheckId.ARCHIVE_COMMIT]

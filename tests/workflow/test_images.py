@@ -9,6 +9,8 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from opam_ci.activities.repository import RepositoryActivities
+from opam_ci.clients.lint_program import HostProgram
+from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.github.status import statuses
 from opam_ci.core.outcome import Cause, label
@@ -48,7 +50,10 @@ def clone(tmp_path: Path) -> Clone:
 async def world(environment: WorkflowEnvironment, tmp_path: Path) -> AsyncIterator[World]:
     """A world with the real analysis and the real search for images."""
     script = Script()
-    repository = RepositoryActivities(ArtifactStore.open((tmp_path / "store").as_uri()))
+    repository = RepositoryActivities(
+        ArtifactStore.open((tmp_path / "store").as_uri()),
+        OpamLint(HostProgram(Path("/nowhere/opam"))),  # lint is the script's
+    )
     script.analyse = repository.analyse  # type: ignore[method-assign]
     async with workers(environment.client, script):
         yield World(environment, script)

@@ -210,7 +210,8 @@ async def _bury(process: asyncio.subprocess.Process, status: _Status | None) -> 
     """Makes sure that nothing of the process tree is left, also when cancelled again."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            # With what it started, where no sandbox does that; it leads a group of its own.
+            os.killpg(process.pid, signal.SIGKILL)
         if status is not None:
             status.kill()
     ending = asyncio.ensure_future(_wait_dead(process, status))

@@ -6,6 +6,9 @@ The codes are those of opam 2.3 to 2.5 (opamFileTools.ml, `t_lint`).
 from collections.abc import Mapping
 from typing import Final
 
+OPAM_VERSION: Final = "2.3.0"
+"""The version of opam whose lint authors are judged by, on every machine: that of Debian 13."""
+
 _SCRIPTS: Final = ("build", "install", "remove", "run-test", "build-test", "build-doc")
 _FORMULAS: Final = ("depends", "depopts", "conflicts")
 _FILTERED: Final = (*_FORMULAS, "available", "depexts", *_SCRIPTS)

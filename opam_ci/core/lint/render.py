@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Final
 
 from opam_ci.core.lint.finding import LintReport
+from opam_ci.core.lint.opam_codes import OPAM_VERSION
 
 _INDENT: Final = "    "
 
@@ -46,10 +47,10 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def summary_line(report: LintReport) -> str:
-    """How many packages were looked at, and in how many something was found."""
+    """How many packages were looked at, with which opam, and in how many something was found."""
     checked = len(report.checked)
     faulty = len({finding.package for finding in report.findings})
-    packages = f"{checked} package{'' if checked == 1 else 's'} checked"
+    packages = f"{checked} package{'' if checked == 1 else 's'} checked with opam {OPAM_VERSION}"
     if not report.findings:
         return f"{packages}, nothing found."
     count = len(report.findings)
