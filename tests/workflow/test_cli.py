@@ -56,9 +56,10 @@ async def test_failed_reverse_dependencies_are_listed_and_restarted(
     await world.until(handle, is_decided)
     name = target(ref)
     lines = (await say("jobs", name, "--standing", "failed", "--limit", "3")).splitlines()
-    assert [line.split("\t")[1:3] for line in lines] == [
-        [job, "failed(build)"] for job in sorted(REVDEPS)[:3]
-    ]
+    assert len(lines) == 3
+    for line in lines:
+        _, job, outcome, *_ = line.split("\t")
+        assert (job in REVDEPS, outcome) == (True, "failed(build)")
     text = await say("log", name, "revdep", "r7.1", code=2)
     assert f"attempt 1 of round 1 of {REVDEPS[7]} has no log (any more)" in text
     would = json.loads(await say("restart", name, "--failed", "--dry-run", "--json"))
