@@ -43,8 +43,17 @@ SEARCH_ATTRIBUTES = {
 }
 """What operators find pull requests by, with the command line's names of the types."""
 
-DYNAMIC_CONFIG = {"matching.useNewMatcher": "true", "matching.enableFairness": "true"}
-"""Fairness between pull requests needs both; priorities work without."""
+DYNAMIC_CONFIG = {
+    "matching.useNewMatcher": "true",
+    "matching.enableFairness": "true",
+    "history.eventsCacheMaxSizeBytes": str(64 * 1024 * 1024),
+}
+"""Fairness between pull requests needs the first two; priorities work without.
+
+The server looks up an activity's input when the activity starts. By default it keeps 512 KiB of
+events for each of its shards, of which this server has one: less than the inputs of the jobs that
+several platforms have in flight, and it would read most of them from its database.
+"""
 
 SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL")
 """How the server keeps its database: appended to, and synced at checkpoints only. Starting
