@@ -185,9 +185,17 @@ def collect_rarely() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def _log_root(words: str) -> None:
+    _log.info("root file system: %s", words)
+
+
 @contextlib.asynccontextmanager
 async def running(
-    settings: Settings, client: Client, instruments: Instruments | None = None
+    settings: Settings,
+    client: Client,
+    instruments: Instruments | None = None,
+    *,
+    tell: Callable[[str], None] = _log_root,
 ) -> AsyncIterator[Sequence[Worker]]:
     """Runs this process's workers for the time of a block.
 
@@ -196,6 +204,7 @@ async def running(
         client: Connected.
         instruments: What measures them; without, the process measures for itself alone and
             builds no canary: a one-off check must not wait for one.
+        tell: Receives words that a person watches while a root file system is made.
 
     Raises:
         UsageError: This machine lacks what builds.
@@ -213,13 +222,13 @@ async def running(
             await runner.require()
             if swept := await runner.sweep():
                 _log.info("removed %d job roots that a killed worker left", swept)
-            await runner.prepare(lambda words: _log.info("root file system: %s", words))
+            await runner.prepare(tell)
             await runner.preflight()
             health = instruments.watch_builds(runner, store, runner.needs)
             slots = [BuildSlots(health, settings.builds) for _ in settings.pools]
         if settings.orchestrate:
             programs.require("git")
-            lint = make_lint(settings, lambda words: _log.info("root file system: %s", words))
+            lint = make_lint(settings, tell)
             await lint.program.require()
             # Workflows set them, so whoever runs workflows sees to it that they exist.
             await ensure_search_attributes(client)

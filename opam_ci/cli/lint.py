@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
+from opam_ci.cli.check import tell
 from opam_ci.cli.lint_batch import lint_opam_texts, lint_packages_of
 from opam_ci.cli.tables import output
 from opam_ci.clients import programs
@@ -102,7 +103,7 @@ def lint(
     _one_of(packages=bool(packages), all=every, batch=bool(batch), opam_batch=bool(opam_batch))
     if rev:
         programs.require("git")
-    opam = make_lint(Settings(), _tell, check_upstream=check_upstream)
+    opam = make_lint(Settings(), tell, check_upstream=check_upstream)
     asyncio.run(opam.program.require())
     if opam_batch is not None:
         answered = asyncio.run(lint_opam_texts(opam_batch, kinds=kinds, opam=opam))
@@ -119,10 +120,6 @@ def lint(
     if report.missing:
         raise typer.Exit(USAGE_EXIT_CODE)
     raise typer.Exit(FOUND_EXIT_CODE if report.findings else 0)
-
-
-def _tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
 
 
 def parse_kinds(text: str) -> frozenset[CheckKind]:

@@ -89,7 +89,7 @@ async def working(
     async with contextlib.AsyncExitStack() as stack:
         if missing.orchestrate or missing.pools:
             tell(f"no worker polls {here.temporal} for this; one runs in this process meanwhile")
-            await stack.enter_async_context(running(missing, client))
+            await stack.enter_async_context(running(missing, client, tell=tell))
         else:
             stand_in = asyncio.create_task(_stand_in(client, here, pools, tell))
             stack.push_async_callback(_end, stand_in)
@@ -154,7 +154,7 @@ async def _stand_in(
         missing = await _missing(client, settings, pools, served)
         if missing.orchestrate or missing.pools:
             tell(f"the workers of {settings.temporal} are gone; one runs in this process now")
-            async with running(missing, client):
+            async with running(missing, client, tell=tell):
                 await asyncio.Event().wait()
 
 

@@ -43,7 +43,9 @@ class Proving:
         return options.build_queue(self.pool)
 
     @asynccontextmanager
-    async def running(self, settings: Settings, _client: Client) -> AsyncIterator[None]:
+    async def running(
+        self, settings: Settings, _client: Client, **_: object
+    ) -> AsyncIterator[None]:
         """Stands for the workers in the check's own process."""
         self.started += settings.pools
         yield
