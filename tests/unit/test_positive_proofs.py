@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from opam_ci.activities.boundary import outcome_of
 from opam_ci.activities.repository import _refusal
 from opam_ci.core.analysis import CONFLICT
-from opam_ci.core.classify import judge
+from opam_ci.core.classify import RULES, judge
 from opam_ci.core.classify.positive_proofs import PROOFS, Proof, is_proven
-from opam_ci.core.classify.rules import RULES
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.facts import BuildFacts, OpamAction, PhaseRun
 from opam_ci.core.installable import installable_nowhere
