@@ -63,7 +63,7 @@ PHYSICAL = {
 
 @pytest.mark.parametrize("rule", every_rule().rules, ids=lambda rule: rule.id)
 def test_a_package_that_prints_the_words_of_the_ci_is_not_excused(rule: Rule) -> None:
-    printed = "".join(f"# {line}\n" for line in rule.example.split("\n"))
+    printed = "".join(f"# {line}\n" for line in rule.examples[0].split("\n"))
     inside = f"{REPORT.format(package='a.1')}{printed}# the answer is not 42\n"
 
     assert verdict_of(inside) == (rule.verdict if rule.id in PHYSICAL else "failed")
@@ -233,7 +233,7 @@ def test_no_rule_depends_on_how_a_log_is_dressed(dress: Callable[[str], str]) ->
         (rule.id, verdict.rule)
         for rule in every_rule()
         if not rule.quoted and rule.id != "many-sources"
-        for verdict in [classify_text(dress(rule.example), exit_code=None, phase=None)]
+        for verdict in [classify_text(dress(rule.examples[0]), exit_code=None, phase=None)]
         if (verdict.outcome, verdict.cause) != (rule.verdict, rule.cause)
     ]
 

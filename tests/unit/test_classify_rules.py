@@ -6,26 +6,36 @@ from pathlib import Path
 import pytest
 
 from opam_ci.core.classify import RULES, Rule, classify_text, every_rule
+from opam_ci.core.classify.lines import clean
 from opam_ci.core.classify.literals import literals
 from opam_ci.core.classify.rule import CounterExample
 from opam_ci.core.classify.rulebook import parse_rules
 from opam_ci.core.classify.table import rules_markdown
+from opam_ci.core.outcome import FailureReason
 
 COUNTERS = [(rule, counter) for rule in every_rule() for counter in rule.not_when]
 FOLDER = Path(__file__).parents[2] / "opam_ci" / "core" / "classify" / "rules"
 
 
 @pytest.mark.parametrize("rule", every_rule().rules, ids=lambda rule: rule.id)
-def test_a_rule_decides_its_own_example(rule: Rule) -> None:
-    verdict = classify_text(rule.example, exit_code=None, phase=None)
+def test_a_rule_decides_its_own_examples(rule: Rule) -> None:
+    for example in rule.examples:
+        verdict = classify_text(example, exit_code=None, phase=None)
 
-    assert verdict.rule == rule.id
-    assert (verdict.outcome, verdict.reason, verdict.cause) == (
-        rule.verdict,
-        rule.reason,
-        rule.cause,
-    )
-    assert verdict.lines
+        assert verdict.rule == rule.id, example
+        assert (verdict.outcome, verdict.cause) == (rule.verdict, rule.cause)
+        assert verdict.reason in {rule.reason, FailureReason.DEPENDENCY}
+        assert verdict.lines
+
+
+@pytest.mark.parametrize("rule", every_rule().rules, ids=lambda rule: rule.id)
+def test_every_pattern_of_a_rule_has_an_example(rule: Rule) -> None:
+    lines = [line.text for example in rule.examples for line in clean(example)]
+    unused = [
+        pattern for pattern in rule.patterns if not any(re.search(pattern, line) for line in lines)
+    ]
+
+    assert unused == []
 
 
 @pytest.mark.parametrize(
@@ -43,7 +53,7 @@ def test_a_rule_keeps_deciding_behind_marks_colours_and_time_stamps(rule: Rule) 
     if rule.quoted or rule.id == "many-sources":
         pytest.skip("its example consists of marks itself")
     for prefix in ("\x1b[31m", "2024-05-08 11:11.04: ", "2024-05-08T11:11:04.1234567Z ", "    "):
-        text = "\n".join(f"{prefix}{line}" for line in rule.example.split("\n"))
+        text = "\n".join(f"{prefix}{line}" for line in rule.examples[0].split("\n"))
 
         assert classify_text(text, exit_code=None, phase=None).rule == rule.id, prefix
 
@@ -87,7 +97,7 @@ def test_every_match_of_a_pattern_contains_a_literal(pattern: str, expected: set
     assert literals([pattern]) == expected
 
 
-RULE = 'id = "a"\nclass = "host"\nwhy = "w"\nexample = "e"\n'
+RULE = 'id = "a"\nclass = "host"\nwhy = "w"\nexamples = ["e"]\n'
 
 
 @pytest.mark.parametrize(

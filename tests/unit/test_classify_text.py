@@ -238,7 +238,7 @@ _LOOSE = st.sampled_from(
         }
     )
 )
-_EXAMPLES = st.sampled_from([rule.example for rule in every_rule()])
+_EXAMPLES = st.sampled_from([text for rule in every_rule() for text in rule.examples])
 _TEXTS = st.lists(st.one_of(st.text(max_size=40), _WORDS, _EXAMPLES), max_size=12).map("\n".join)
 
 

@@ -139,7 +139,7 @@ class Rule(Frozen):
         reads: Which lines count: those of a package's sandboxed command (`frames.py`), all
             others, or both. Outside the phases of package code it is always the others.
         why: Why a matching line proves what the rule says.
-        example: A text that it decides.
+        examples: Texts that it decides; each pattern has one.
         not_when: Texts that it must leave alone.
     """
 
@@ -158,7 +158,7 @@ class Rule(Frozen):
     quoted: bool = False
     reads: Literal["package", "others", "both"] = "both"
     why: str
-    example: str
+    examples: tuple[str, ...] = Field(min_length=1)
     not_when: tuple[CounterExample, ...] = ()
 
     @model_validator(mode="before")

@@ -56,7 +56,7 @@ def _section(rule: Rule) -> str:
         parts.append(f"At least {rule.at_least} lines must match.\n")
     if rule.unless:
         parts.append(f"Not in a text with a line that matches `{rule.unless}`.\n")
-    parts.append(f"Example:\n\n{_quote(rule.example)}")
+    parts.append(f"Example:\n\n{_quote(rule.examples[0])}")
     parts += [
         f"Not when ({counter.verdict}):\n\n{_quote(counter.text)}" for counter in rule.not_when
     ]
