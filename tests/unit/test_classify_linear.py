@@ -160,8 +160,9 @@ def slowest_line(search: Search, pattern: str) -> str | None:
 def _searches() -> Iterator[tuple[str, Search, str]]:
     for rule in every_rule():
         yield rule.id, rule.compiled.search, rule.compiled.pattern
-        if rule.compiled_after is not None:
-            yield f"{rule.id}, after", rule.compiled_after.search, rule.compiled_after.pattern
+        for name, pattern in (("after", rule.after), ("unless", rule.unless)):
+            if pattern is not None:
+                yield f"{rule.id}, {name}", re.compile(pattern).search, pattern
     for module in (lines, frames, attribution, sources, telling):
         for name, value in vars(module).items():
             for each in value if isinstance(value, tuple) else (value,):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from opam_ci.core.classify import classify_text, cut, every_rule
 from opam_ci.core.classify.cut import byte_length
 from opam_ci.core.classify.lines import clean
+from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.rule import RuleClass
-from opam_ci.core.classify.rulebook import TextVerdict
 from opam_ci.core.job import Phase
 
 HEADER = (

@@ -6,8 +6,9 @@ what a log alone can say; `RULES` are the text rules, which are data (see `ruleb
 
 from opam_ci.core.classify.cut import cut, cut_mark
 from opam_ci.core.classify.judge import judge
+from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.rule import Rule
-from opam_ci.core.classify.rulebook import RULES, TextVerdict, every_rule
+from opam_ci.core.classify.rulebook import RULES, every_rule
 from opam_ci.core.classify.text import classify_text
 
 __all__ = [

@@ -10,14 +10,9 @@ from opam_ci.core.classify.attribution import attribute
 from opam_ci.core.classify.exits import SIGKILL, OpamExit, signal_name, signal_of
 from opam_ci.core.classify.lines import Line
 from opam_ci.core.classify.machine import OWN_REASONS, foreign_oom
+from opam_ci.core.classify.matching import MOST_LINES, TextVerdict
 from opam_ci.core.classify.preparation import judge_no_solution, judge_opam_exit
-from opam_ci.core.classify.rulebook import (
-    MOST_LINES,
-    OPAM_COMMAND_FAILED,
-    PACKAGE_REPORT,
-    RULES,
-    TextVerdict,
-)
+from opam_ci.core.classify.rulebook import OPAM_COMMAND_FAILED, PACKAGE_REPORT, RULES
 from opam_ci.core.classify.sources import judge_fetch, judge_unfixed_source
 from opam_ci.core.classify.telling import WEAK_IDS, last_words
 from opam_ci.core.classify.verdicts import Case

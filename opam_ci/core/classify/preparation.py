@@ -1,7 +1,8 @@
 """Phases before any package code runs, and the check after it: ours unless proven otherwise."""
 
 from opam_ci.core.classify.exits import OpamExit
-from opam_ci.core.classify.rulebook import RULES, TextVerdict
+from opam_ci.core.classify.matching import TextVerdict
+from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Phase

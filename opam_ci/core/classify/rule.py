@@ -39,6 +39,7 @@ class RuleClass(StrEnum):
         member.meaning = meaning
         return member
 
+    # The machine, and the proof against a package that only some of it outweighs.
     MACHINE = (
         "machine",
         "Proof about the machine: no package writes it, and later errors follow from it.",
@@ -46,19 +47,20 @@ class RuleClass(StrEnum):
     TEST = "test", "A failed test. Tests print whatever they simulate."
     PROCESS = (
         "process",
-        "Processes that were killed or could not run: what a compiler then says follows from it.",
+        "Killed processes, full quotas: what a compiler prints afterwards follows from them.",
     )
     COMPILER = "compiler", "A compiler, a linker or opam refuses the package's files."
     HOST = "host", "The machine's memory, disks, processors and programs."
     SERVICE = "service", "What runs jobs on the machine: container engines, agents, snapshots."
-    SOLVER = "solver", "opam's solver gave up or broke: that proves nothing."
-    OPAM = "opam", "opam's root, its configuration and its arguments."
+    # opam before it fetches or builds anything.
+    OPAM = "opam", "opam's root, its arguments, its solver: what gave up or broke proves nothing."
     SUBMISSION = (
         "submission",
         "git or opam refuse the submission's own files, or these files accept the failure.",
     )
     UNSOLVABLE = "unsolvable", "The solver proved that the package does not fit here."
     REPOSITORY = "repository", "opam's copy of the package repository."
+    # What comes over the network.
     SANDBOXED = "sandboxed", "A package's command wants the network, which opam's sandbox has not."
     NETWORK = "network", "The network between this machine and the world."
     REF = "ref", "A host of sources answered: there is no such branch, commit or repository."
@@ -68,20 +70,18 @@ class RuleClass(StrEnum):
         "The mirror of a package manager: without its lists every package seems unknown.",
     )
     DEPEXT = "depext", "A package manager that has its lists knows no package of a name."
-    PACKAGER = (
-        "packager",
-        "A package manager failed; its words follow from an unknown package, too.",
-    )
+    PACKAGER = "packager", "A package manager failed, as it also does for an unknown package."
     SOURCE = "source", "A source is not where the opam file says, or not what it says."
     FETCH = "fetch", "A download failed, and no host refused it."
+    # Weaker proof, and messages that only say that something failed.
     MISSING = (
         "missing",
         "A command or library is missing: an earlier download may have failed to bring it.",
     )
     FLAW = "flaw", "Weaker proof against the package."
-    UNCLEAR = "unclear", "The same words for a fault of the machine and one of the package."
+    UNCLEAR = "unclear", "The same message for a fault of the machine and one of the package."
     REPORT = "report", "opam's report of a package's command that failed by itself."
-    UNFETCHED = "unfetched", "A source could not be had, and nothing tells why."
+    UNFETCHED = "unfetched", "A source could not be had, and nothing shows why."
     STATUS = "status", "opam names what failed, and not how."
     WEAK = "weak", "An error, or that there was one, in words that no stronger rule knows."
     INSTALLED = "installed", "opam went on to install something."

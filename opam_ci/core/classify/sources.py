@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 
 from opam_ci.core.classify.lines import Line
+from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.preparation import judge_opam_exit
-from opam_ci.core.classify.rulebook import RULES, TextVerdict
+from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Phase

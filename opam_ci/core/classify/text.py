@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from opam_ci.core.classify.attribution import attribute
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.lines import Line, clean
-from opam_ci.core.classify.rulebook import TextVerdict, every_rule
+from opam_ci.core.classify.matching import TextVerdict
+from opam_ci.core.classify.rulebook import every_rule
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, FailureReason
 

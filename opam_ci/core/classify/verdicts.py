@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from opam_ci.core.classify.frames import is_command
 from opam_ci.core.classify.lines import Line, clean
-from opam_ci.core.classify.rulebook import RULES, TextVerdict
+from opam_ci.core.classify.matching import TextVerdict
+from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.facts import BuildFacts, PhaseRun
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import (
