@@ -49,36 +49,36 @@ class RuleClass(StrEnum):
         "process",
         "Killed processes, full quotas: what a compiler prints afterwards follows from them.",
     )
-    COMPILER = "compiler", "A compiler, a linker or opam refuses the package's files."
+    COMPILER = "compiler", "A compiler or a linker refuses the package's files."
     HOST = "host", "The machine's memory, disks, processors and programs."
     SERVICE = "service", "What runs jobs on the machine: container engines, agents, snapshots."
     # opam before it fetches or builds anything.
     OPAM = "opam", "opam's root, its arguments, its solver: what gave up or broke proves nothing."
     SUBMISSION = (
         "submission",
-        "git or opam refuse the submission's own files, or these files accept the failure.",
+        "git or opam refuse the package's own files, or these accept the failure.",
     )
     UNSOLVABLE = "unsolvable", "The solver proved that the package does not fit here."
     REPOSITORY = "repository", "opam's copy of the package repository."
     # What comes over the network.
     SANDBOXED = "sandboxed", "A package's command wants the network, which opam's sandbox has not."
     NETWORK = "network", "The network between this machine and the world."
-    REF = "ref", "A host of sources answered: there is no such branch, commit or repository."
-    GIT = "git", "git could not talk to the other side, or its copy is damaged."
     MIRROR = (
         "mirror",
         "The mirror of a package manager: without its lists every package seems unknown.",
     )
+    REF = "ref", "A host of sources answered: there is no such branch, commit or repository."
+    GIT = "git", "git could not talk to the other side, or its copy is damaged."
     DEPEXT = "depext", "A package manager that has its lists knows no package of a name."
     PACKAGER = "packager", "A package manager failed, as it also does for an unknown package."
     SOURCE = "source", "A source is not where the opam file says, or not what it says."
-    FETCH = "fetch", "A download failed, and no host refused it."
     # Weaker proof, and messages that only say that something failed.
     MISSING = (
         "missing",
         "A command or library is missing: an earlier download may have failed to bring it.",
     )
     FLAW = "flaw", "Weaker proof against the package."
+    FETCH = "fetch", "A download failed, and no host refused it."
     UNCLEAR = "unclear", "The same message for a fault of the machine and one of the package."
     REPORT = "report", "opam's report of a package's command that failed by itself."
     UNFETCHED = "unfetched", "A source could not be had, and nothing shows why."
