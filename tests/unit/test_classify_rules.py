@@ -104,7 +104,7 @@ RULE = 'id = "a"\nclass = "host"\nwhy = "w"\nexamples = ["e"]\n'
     ("table", "problem"),
     [
         ('verdict = "errored(dns)"\npatterns = []', "patterns"),
-        ('verdict = "errored"\npatterns = ["x"]', "says why"),
+        ('verdict = "errored"\npatterns = ["x"]', "in brackets"),
         ('verdict = "errored(rain)"\npatterns = ["x"]', "cause"),
         ('verdict = "passed"\npatterns = ["x"]', "verdict"),
         ('verdict = "broken!"\npatterns = ["x"]', "not a verdict"),

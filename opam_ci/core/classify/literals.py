@@ -14,7 +14,7 @@ _REPEATS = frozenset({sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT})
 def literals(patterns: Iterable[str]) -> frozenset[str]:
     """Returns lower-case texts, one of which every text that one of the patterns matches contains.
 
-    Empty if a pattern has no such text: then nothing less than a search tells.
+    Empty if a pattern has no such text: then only a search decides.
     """
     found: set[str] = set()
     for pattern in patterns:

@@ -21,7 +21,7 @@ _PLACED = frozenset({*PASSED_BY, *PASSED_BY.values()})
 
 
 class TextVerdict(Frozen):
-    """What a text alone says.
+    """What a text alone shows.
 
     Attributes:
         outcome: Never `passed`.
@@ -66,7 +66,7 @@ class Rulebook:
     def first_match(
         self, lines: Sequence[Line], phase: Phase | None, among: Sequence[Rule] | None = None
     ) -> TextVerdict | None:
-        """Returns what the strongest rule that matches says, None if none does.
+        """Returns the verdict of the strongest rule that matches, None if none does.
 
         Args:
             lines: The text.

@@ -13,7 +13,7 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, FailureReason, SkipReason
 
 Verdict = Literal["failed", "errored", "skipped", "unknown"]
-"""What a text alone can say. It can never say `passed`: that takes positive evidence."""
+"""What a text alone can show. It is never `passed`: that takes positive evidence."""
 
 AFTER_LINES = 40
 """How far back `after` looks: a compiler's message with the source lines that it shows."""
@@ -72,7 +72,7 @@ class RuleClass(StrEnum):
     DEPEXT = "depext", "A package manager that has its lists knows no package of a name."
     PACKAGER = "packager", "A package manager failed, as it also does for an unknown package."
     SOURCE = "source", "A source is not where the opam file says, or not what it says."
-    # Weaker proof, and messages that only say that something failed.
+    # Weaker proof, and messages that only show that something failed.
     MISSING = (
         "missing",
         "A command or library is missing: an earlier download may have failed to bring it.",
@@ -83,7 +83,7 @@ class RuleClass(StrEnum):
     REPORT = "report", "opam's report of a package's command that failed by itself."
     UNFETCHED = "unfetched", "A source could not be had, and nothing shows why."
     STATUS = "status", "opam names what failed, and not how."
-    WEAK = "weak", "An error, or that there was one, in words that no stronger rule knows."
+    WEAK = "weak", "An error, or that there was one, which no stronger rule knows."
     INSTALLED = "installed", "opam went on to install something."
 
     @property
@@ -175,7 +175,9 @@ class Rule(Frozen):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         if self.verdict != "unknown" and not (self.reason or self.cause):
-            raise ValueError(f"{self.id}: a verdict of {self.verdict} says why, in brackets")
+            raise ValueError(
+                f"{self.id}: a verdict of {self.verdict} wants its cause or reason in brackets"
+            )
         return self
 
     @cached_property
