@@ -88,7 +88,7 @@ def classify(
 def _print_rules(*, as_json: bool) -> None:
     if as_json:
         for rule in every_rule():
-            sys.stdout.write(f"{rule.model_dump_json()}\n")
+            sys.stdout.write(f"{rule.model_dump_json(by_alias=True)}\n")
     else:
         sys.stdout.write(rules_markdown())
 

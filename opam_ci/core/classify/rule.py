@@ -146,7 +146,7 @@ class Rule(Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    kind: RuleClass = Field(validation_alias="class")
+    kind: RuleClass = Field(alias="class")
     verdict: Verdict
     reason: FailureReason | SkipReason | None = None
     cause: Cause | None = None
