@@ -73,6 +73,10 @@ def test_jobs_of_this_ci_are_not_judged_by_the_words_of_others() -> None:
     )
 
 
+def test_the_meaning_of_a_rule_is_one_line() -> None:
+    assert [rule.id for rule in every_rule() if "\n" in rule.why or "  " in rule.why] == []
+
+
 def test_no_pattern_can_backtrack_without_bound() -> None:
     # A repetition of a repetition is what blows up; lines are capped besides.
     nested = re.compile(r"\((?:\?:)?[^()|]*[+*][^()|]*\)[+*]")

@@ -31,7 +31,8 @@ def parse_rules(text: str) -> Iterator[Rule]:
         counters = [
             {"verdict": verdict, "text": counter} for verdict, counter in table.pop("not_when", ())
         ]
-        yield Rule.model_validate({**data.get("defaults", {}), **table, "not_when": counters})
+        rule = Rule.model_validate({**data.get("defaults", {}), **table, "not_when": counters})
+        yield rule.model_copy(update={"why": " ".join(rule.why.split())})
 
 
 def _read(folder: str) -> Iterator[Rule]:
