@@ -9,7 +9,7 @@ import typer
 
 from opam_ci.cli.classify_batch import LOG_HEAD, LOG_TAIL, classify_lines
 from opam_ci.cli.classify_replay import attempt_filter, replay_attempts
-from opam_ci.core.classify import RULES, TextVerdict, classify_text, cut
+from opam_ci.core.classify import TextVerdict, classify_text, cut, every_rule
 from opam_ci.core.classify.table import rules_markdown
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Phase
@@ -87,8 +87,8 @@ def classify(
 
 def _print_rules(*, as_json: bool) -> None:
     if as_json:
-        for rule in RULES:
-            sys.stdout.write(f"{rule.model_dump_json()}\n")
+        for rule in every_rule():
+            sys.stdout.write(f"{rule.model_dump_json(by_alias=True)}\n")
     else:
         sys.stdout.write(rules_markdown())
 

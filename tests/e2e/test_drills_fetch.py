@@ -32,12 +32,12 @@ def faults(url: str) -> Iterator[Drill]:
     """Yields faults for which it does not matter whose source it is: they are ours."""
     refused = f"http://127.0.0.1:{closed_port()}/x.tgz"
     table = [
-        ("name not resolved", "http://no-such-host.invalid/x.tgz", "dns", "dns", "code 6"),
-        ("connection refused", refused, "network", "connection", "code 7"),
+        ("name not resolved", "http://no-such-host.invalid/x.tgz", "dns", "curl-dns", "code 6"),
+        ("connection refused", refused, "network", "curl-connection", "code 7"),
         ("429", f"{url}/status/429/x.tgz", "source_host", "http-limited", "code 429"),
         ("500", f"{url}/status/500/x.tgz", "source_host", "http-limited", "code 500"),
         ("503", f"{url}/status/503/x.tgz", "source_host", "http-limited", "code 503"),
-        ("truncated", f"{url}/truncated/x.tgz", "source_host", "http-limited", "code 18"),
+        ("truncated", f"{url}/truncated/x.tgz", "source_host", "curl-limited", "code 18"),
     ]
     for name, place, cause, rule, shown in table:
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from opam_ci.cli.classify import classify
-from opam_ci.core.classify import RULES
+from opam_ci.core.classify import every_rule
 from opam_ci.core.errors import UsageError
 
 FULL = "E: Write error - write (28: No space left on device)\n"
@@ -131,8 +131,9 @@ def test_bad_lines_are_named_and_the_others_judged(
 
 def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     classify_file(rules=True, as_json=True)
-    listed = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
-    assert listed == [rule.id for rule in RULES]
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = [(rule.id, rule.kind) for rule in every_rule()]
+    assert [(rule["id"], rule["class"]) for rule in listed] == expected
 
 
 @pytest.mark.parametrize(

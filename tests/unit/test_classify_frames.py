@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from opam_ci.core.classify import RULES, classify_text
+from opam_ci.core.classify import classify_text, every_rule
 from opam_ci.core.classify.attribution import attribute
 from opam_ci.core.classify.lines import clean
 from opam_ci.core.classify.rule import Rule
@@ -44,7 +44,7 @@ def test_what_a_sandboxed_command_prints_about_hosts_is_the_packages_own(words: 
 
 PHYSICAL = {
     "disk-full-tool",
-    "disk-full-packager",
+    "disk-full-counted",
     "disk-full-words",
     "oom-kernel",
     "process-killed",
@@ -54,15 +54,16 @@ PHYSICAL = {
     "sandbox-bwrap",
     "storage-broken",
     "process-terminated",
+    "cygwin-fork",
     "crash-unclear",
     "permission-unclear",
 }
 """Rules about the machine under a package's command: only these excuse what it prints."""
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+@pytest.mark.parametrize("rule", every_rule().rules, ids=lambda rule: rule.id)
 def test_a_package_that_prints_the_words_of_the_ci_is_not_excused(rule: Rule) -> None:
-    printed = "".join(f"# {line}\n" for line in rule.example.split("\n"))
+    printed = "".join(f"# {line}\n" for line in rule.examples[0].split("\n"))
     inside = f"{REPORT.format(package='a.1')}{printed}# the answer is not 42\n"
 
     assert verdict_of(inside) == (rule.verdict if rule.id in PHYSICAL else "failed")
@@ -230,9 +231,9 @@ DRESSES: dict[str, Callable[[str], str]] = {
 def test_no_rule_depends_on_how_a_log_is_dressed(dress: Callable[[str], str]) -> None:
     wrong = [
         (rule.id, verdict.rule)
-        for rule in RULES
+        for rule in every_rule()
         if not rule.quoted and rule.id != "many-sources"
-        for verdict in [classify_text(dress(rule.example), exit_code=None, phase=None)]
+        for verdict in [classify_text(dress(rule.examples[0]), exit_code=None, phase=None)]
         if (verdict.outcome, verdict.cause) != (rule.verdict, rule.cause)
     ]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opam_ci.core.classify import judge
+from opam_ci.core.classify import classify_text, judge
 from opam_ci.core.facts import BuildFacts, DiskOveruse, HostFacts, OpamAction, PhaseRun
 from opam_ci.core.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Errored, Failed, label
@@ -237,6 +237,20 @@ def test_what_a_packages_command_prints_is_its_own_affair(words: str, before: st
 )
 def test_words_of_programs_outside_the_build_root_are_the_packages_own(words: str) -> None:
     assert verdict(run(Phase.BUILD, 31, failed("foo.1")), log=words) == "failed(build)"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Cancelling: Auto-cancelling job because it is no longer needed\nJob cancelled",
+        "INFO: task ocluster-worker:602217 blocked for more than 120 seconds.",
+        "ERROR nodepool.NodeLauncher-1: Launch attempt 3/3 failed for node 0001616109:",
+        '        exit 1" failed with exit status 60',
+    ],
+)
+def test_messages_of_other_cis_decide_no_job_of_this_one(message: str) -> None:
+    assert classify_text(message, exit_code=None, phase=Phase.SETUP).outcome == "errored"
+    assert verdict(run(Phase.SETUP, 1), log=message) == "errored(unknown)"
 
 
 def test_without_a_report_opams_exit_code_says_that_an_action_failed() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from opam_ci.core.classify import RULES, attribution, frames, lines, sources, telling
+from opam_ci.core.classify import attribution, every_rule, frames, lines, sources, telling
 from opam_ci.core.classify.lines import LINE_CAP, clean
 
 _compiler = importlib.import_module("re._compiler")  # typeshed leaves it out
@@ -158,10 +158,11 @@ def slowest_line(search: Search, pattern: str) -> str | None:
 
 
 def _searches() -> Iterator[tuple[str, Search, str]]:
-    for rule in RULES:
-        yield rule.id, rule.compiled.search, rule.pattern
-        if rule.compiled_after is not None:
-            yield f"{rule.id}, after", rule.compiled_after.search, rule.compiled_after.pattern
+    for rule in every_rule():
+        yield rule.id, rule.compiled.search, rule.compiled.pattern
+        for name, pattern in (("after", rule.after), ("unless", rule.unless)):
+            if pattern is not None:
+                yield f"{rule.id}, {name}", re.compile(pattern).search, pattern
     for module in (lines, frames, attribution, sources, telling):
         for name, value in vars(module).items():
             for each in value if isinstance(value, tuple) else (value,):

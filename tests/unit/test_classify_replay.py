@@ -125,7 +125,7 @@ def test_only_verdicts_that_flip_are_listed(
 
     shown = capsys.readouterr().out
     assert "o/r pull/7 build debian-13-ocaml-5.3/amd64 flips.1 1-1: failed" in shown
-    assert "failed(build) by an-old-rule -> errored(dns) by dns\n    curl: (6)" in shown
+    assert "failed(build) by an-old-rule -> errored(dns) by curl-dns\n    curl: (6)" in shown
     assert "same.1" not in shown
     assert shown.splitlines()[-2:] == [
         "2 x failed(build) -> errored(dns)",

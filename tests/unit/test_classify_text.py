@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opam_ci.core.classify import RULES, classify_text, cut
+from opam_ci.core.classify import classify_text, cut, every_rule
 from opam_ci.core.classify.cut import byte_length
 from opam_ci.core.classify.lines import clean
-from opam_ci.core.classify.text import TextVerdict
+from opam_ci.core.classify.matching import TextVerdict
+from opam_ci.core.classify.rule import RuleClass
 from opam_ci.core.job import Phase
 
 HEADER = (
@@ -226,8 +227,18 @@ def test_byte_lengths_are_those_of_utf_8(text: str) -> None:
         assert byte_length(text) == len(text.encode())
 
 
-_WORDS = st.sampled_from(sorted({word for rule in RULES for word in rule.words}))
-_EXAMPLES = st.sampled_from([rule.example for rule in RULES])
+_WORDS = st.sampled_from(sorted({text for rule in every_rule() for text in rule.literals}))
+_LOOSE = st.sampled_from(
+    sorted(
+        {
+            text
+            for rule in every_rule()
+            if rule.kind.rank > RuleClass.TEST.rank
+            for text in rule.literals
+        }
+    )
+)
+_EXAMPLES = st.sampled_from([text for rule in every_rule() for text in rule.examples])
 _TEXTS = st.lists(st.one_of(st.text(max_size=40), _WORDS, _EXAMPLES), max_size=12).map("\n".join)
 
 
@@ -244,7 +255,7 @@ def test_no_text_breaks_it(text: str, exit_code: int | None, phase: Phase | None
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(_WORDS, max_size=6), st.sampled_from(TEST_FAILURES))
+@given(st.lists(_LOOSE, max_size=6), st.sampled_from(TEST_FAILURES))
 def test_loose_infrastructure_words_never_hide_a_failed_test(words: list[str], fail: str) -> None:
     verdict = judged("\n".join([*(f"log: {word} ..." for word in words), fail]))
 
@@ -254,7 +265,7 @@ def test_loose_infrastructure_words_never_hide_a_failed_test(words: list[str], f
 @pytest.mark.parametrize(
     "line",
     [
-        " ".join(word for rule in RULES for word in rule.words)[:1190],
+        " ".join(text for rule in every_rule() for text in rule.literals)[:1190],
         "No space left on devicE " * 49,
         "Error: " * 160,
         "\x1b[" * 580,

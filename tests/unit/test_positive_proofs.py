@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from opam_ci.activities.boundary import outcome_of
 from opam_ci.activities.repository import _refusal
 from opam_ci.core.analysis import CONFLICT
-from opam_ci.core.classify import judge
+from opam_ci.core.classify import RULES, judge
 from opam_ci.core.classify.positive_proofs import PROOFS, Proof, is_proven
-from opam_ci.core.classify.rules import RULES
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.facts import BuildFacts, OpamAction, PhaseRun
 from opam_ci.core.installable import installable_nowhere
@@ -143,7 +142,7 @@ def test_what_can_be_installed_nowhere_is_proven(phase: Phase, rule: str) -> Non
 @given(
     st.sampled_from([phase for phase in Phase if phase not in PACKAGE_PHASES]),
     st.sampled_from([0, 1, 2, 5, 10, 20, 31, 40, 50, 60, 99, 100, 137, 143, 255]),
-    st.sampled_from([rule.example for rule in RULES]),
+    st.sampled_from([text for rule in RULES for text in rule.examples]),
     st.booleans(),
 )
 def test_before_package_code_nothing_else_is_a_failure(

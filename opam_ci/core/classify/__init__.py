@@ -1,14 +1,15 @@
 """Tells "this package is broken" from "the CI is broken": pure functions over what happened.
 
 `judge` decides one attempt of a build job from its facts and logs; `classify_text` decides
-what a log alone can say; `RULES` are the text rules, as data.
+what a log alone can say; `RULES` are the text rules, which are data (see `rulebook.py`).
 """
 
 from opam_ci.core.classify.cut import cut, cut_mark
 from opam_ci.core.classify.judge import judge
+from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.rule import Rule
-from opam_ci.core.classify.rules import RULES
-from opam_ci.core.classify.text import TextVerdict, classify_text
+from opam_ci.core.classify.rulebook import RULES, every_rule
+from opam_ci.core.classify.text import classify_text
 
 __all__ = [
     "RULES",
@@ -17,5 +18,6 @@ __all__ = [
     "classify_text",
     "cut",
     "cut_mark",
+    "every_rule",
     "judge",
 ]

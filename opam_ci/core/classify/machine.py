@@ -7,8 +7,7 @@ from opam_ci.core.classify.exits import (
     signal_name,
     signal_of,
 )
-from opam_ci.core.classify.rules import BY_ID
-from opam_ci.core.classify.text import first_match
+from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import PACKAGE_PHASES, Phase
@@ -38,7 +37,7 @@ OPAM_SANDBOX = "opam_sandbox"
 """Name of the probe that ran a command in a sandbox like opam's, after a phase of package code
 had failed: False if it does not work."""
 
-_LOCKED = (BY_ID["opam-locked"],)
+_LOCKED = (RULES.by_id["opam-locked"],)
 """opam waits for ever for a lock on its root: that is no endless build."""
 
 _TIMEOUT_CAUSES = {
@@ -138,7 +137,7 @@ def _judge_time(case: Case, run: PhaseRun) -> Outcome | None:
         if case.ran_package_code(run):
             return case.failed(FailureReason.TIMEOUT, "timeout", run, detail=detail)
         detail = f"{detail}, before any command of the package began"
-    elif lock := first_match(case.lines(run.phase), run.phase, _LOCKED):
+    elif lock := RULES.first_match(case.lines(run.phase), run.phase, _LOCKED):
         return case.errored(Cause.OPAM_INTERNAL, lock.rule, run, lines=lock.lines, detail=detail)
     cause = _TIMEOUT_CAUSES[run.phase]
     unreachable = [name for name in ("dns", "mirror") if case.facts.probes.get(name) is False]

@@ -10,19 +10,17 @@ from opam_ci.core.classify.attribution import attribute
 from opam_ci.core.classify.exits import SIGKILL, OpamExit, signal_name, signal_of
 from opam_ci.core.classify.lines import Line
 from opam_ci.core.classify.machine import OWN_REASONS, foreign_oom
+from opam_ci.core.classify.matching import MOST_LINES, TextVerdict
 from opam_ci.core.classify.preparation import judge_no_solution, judge_opam_exit
-from opam_ci.core.classify.rules import BY_ID, RULES
-from opam_ci.core.classify.rules.generic import OPAM_COMMAND_FAILED, PACKAGE_REPORT
+from opam_ci.core.classify.rulebook import OPAM_COMMAND_FAILED, PACKAGE_REPORT, RULES
 from opam_ci.core.classify.sources import judge_fetch, judge_unfixed_source
 from opam_ci.core.classify.telling import WEAK_IDS, last_words
-from opam_ci.core.classify.text import MOST_LINES, TextVerdict, first_match
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import OpamAction, PhaseRun
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, FailureReason, LogLine, Outcome
 
-_OURS = tuple(rule for rule in RULES if rule.verdict == "errored")
-_REPORT_HEAD = (BY_ID[OPAM_COMMAND_FAILED],)
+_REPORT_HEAD = (RULES.by_id[OPAM_COMMAND_FAILED],)
 _THEIRS = tuple(rule for rule in RULES if rule.verdict == "failed")
 _KEPT_REASONS = {FailureReason.CHECKSUM, FailureReason.SOURCE, FailureReason.OPAM_FILE}
 
@@ -33,7 +31,8 @@ def judge_package_phase(case: Case, run: PhaseRun) -> Outcome:
     if run.exit_code == OpamExit.SYNC_ERROR or any(a.action == "fetch" for a in failed):
         return _late_fetch(case, run)
     if run.exit_code != OpamExit.PACKAGE_OPERATION_ERROR:
-        if ours := first_match(_outside(case, run), run.phase, _OURS):
+        ours = RULES.first_match(_outside(case, run), run.phase)
+        if ours and ours.outcome == "errored":
             return case.of_text(ours, run)
         return judge_no_solution(case, run) or judge_opam_exit(case, run)
     if culprit := _culprit(case, failed):
@@ -64,7 +63,7 @@ def _culprit(case: Case, failed: list[OpamAction]) -> OpamAction | None:
 
 
 def _judge_action(case: Case, run: PhaseRun, action: OpamAction) -> Outcome:
-    words = first_match(case.lines(run.phase), run.phase, _THEIRS)
+    words = RULES.first_match(case.lines(run.phase), run.phase, _THEIRS)
     detail = f"{action.action} of {action.package} failed"
     if action.exit_code is not None:
         detail = f"{detail} with exit code {action.exit_code}"
@@ -91,7 +90,7 @@ def _telling(case: Case, run: PhaseRun, words: TextVerdict | None) -> tuple[LogL
         return lines
     if words is not None and words.rule == PACKAGE_REPORT:
         # What matched is the report's exit code; its head says what failed.
-        head = first_match(case.lines(run.phase), run.phase, _REPORT_HEAD)
+        head = RULES.first_match(case.lines(run.phase), run.phase, _REPORT_HEAD)
         lines = head.lines if head is not None else lines
     last = last_words(case.lines(run.phase))
     if last is None or last.as_evidence() in lines:
@@ -100,7 +99,7 @@ def _telling(case: Case, run: PhaseRun, words: TextVerdict | None) -> tuple[LogL
 
 
 def _judge_dependency(case: Case, run: PhaseRun, action: OpamAction, detail: str) -> Outcome:
-    words = first_match(case.lines(run.phase), run.phase, _THEIRS)
+    words = RULES.first_match(case.lines(run.phase), run.phase, _THEIRS)
     lines = _telling(case, run, words)
     if action.package.startswith("conf-") and case.run_of(Phase.DEPEXTS) is None:
         # A conf- package only looks for a system package; nobody here installed any.
@@ -122,7 +121,7 @@ def _judge_unreported(case: Case, run: PhaseRun) -> Outcome:
     The exit code says that an action failed, and in a build or test there is but the package's
     own. Which dependency it was, words may tell: that is for whoever reads it.
     """
-    words = first_match(case.lines(run.phase), run.phase, _THEIRS)
+    words = RULES.first_match(case.lines(run.phase), run.phase, _THEIRS)
     rule, lines = words.rule if words else "unreported-failure", _telling(case, run, words)
     detail = "opam exited 31: an action failed; its report is missing or too large"
     named = attribute(_outside(case, run)).failed

@@ -5,7 +5,7 @@ row has a test: tests/unit/test_positive_proofs.py.
 """
 
 from opam_ci.core.admission import CHANGE_REFUSED
-from opam_ci.core.classify.rules import RULES
+from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.job import PACKAGE_PHASES, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Failed, FailureReason, SkipReason

@@ -1,8 +1,8 @@
 """Phases before any package code runs, and the check after it: ours unless proven otherwise."""
 
 from opam_ci.core.classify.exits import OpamExit
-from opam_ci.core.classify.rules import BY_ID
-from opam_ci.core.classify.text import TextVerdict, first_match
+from opam_ci.core.classify.matching import TextVerdict
+from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Phase
@@ -35,6 +35,8 @@ _PROOFS = {
 
 _HEADLINE = "Package conflict!"
 """opam's first line about every conflict, which says nothing of this one."""
+
+_UNREADABLE = (RULES.by_id["opam-file-unreadable"],)
 
 _LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL}
 
@@ -168,7 +170,7 @@ def _unless_unreadable(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outco
 def _unreadable(case: Case, run: PhaseRun) -> Outcome | None:
     """Returns a failure if opam could not read an opam file of the submission."""
     for phase in (Phase.SETUP, Phase.SOLVE):
-        found = first_match(case.lines(phase), phase, (BY_ID["opam-file-unreadable"],))
+        found = RULES.first_match(case.lines(phase), phase, _UNREADABLE)
         if found:
             return case.of_text(found, run)
     return None

@@ -1,122 +1,209 @@
-"""What a text rule is: data, so that it can be listed, explained and tested one by one."""
+"""What a text rule is: one message of one tool, what it means, and an example of it."""
 
 import re
+from enum import StrEnum
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from opam_ci.core.job import Phase
+from opam_ci.core.classify.literals import literals
+from opam_ci.core.job import PACKAGE_PHASES, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, FailureReason, SkipReason
 
 Verdict = Literal["failed", "errored", "skipped", "unknown"]
-"""What a text alone can say. It can never say `passed`: that takes positive evidence."""
-
-NETWORK_PHASES = frozenset(
-    {Phase.CHECKOUT, Phase.SETUP, Phase.SOLVE, Phase.DEPEXTS, Phase.FETCH},
-)
-"""Phases in which a word about the network is about *our* network.
-
-A build has no network by design, so that a package which asks for it fails by itself.
-"""
-
-OUTSIDE_PACKAGE_CODE = frozenset({*NETWORK_PHASES, Phase.VERIFY})
-"""Phases in which every word is a tool's of ours, none a package's.
-
-Containers, snapshots, agents and registries live outside the build root: while package code
-runs, their words can only be its own.
-"""
+"""What a text alone can show. It is never `passed`: that takes positive evidence."""
 
 AFTER_LINES = 40
 """How far back `after` looks: a compiler's message with the source lines that it shows."""
 
+_VERDICT = re.compile(r"(?P<verdict>[a-z]+)(?:\((?P<detail>[a-z_]+)\))?")
 
-class CounterExample(Frozen):
-    """A text in which a rule's pattern stands and in which the rule must not decide.
+
+class RuleClass(StrEnum):
+    """Classes of rules, strongest first: a rule decides only if none of a stronger class matches.
+
+    Within a class, the line that stands first in the text decides: what follows may follow from it.
 
     Attributes:
-        text: The text.
-        verdict: What it must come to.
+        meaning: What its rules prove, or why it stands where it does.
     """
 
-    text: str
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        """Makes a class of its name and its meaning."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    # The machine, and the proof against a package that only some of it outweighs.
+    MACHINE = (
+        "machine",
+        "Proof about the machine: no package writes it, and later errors follow from it.",
+    )
+    TEST = "test", "A failed test. Tests print whatever they simulate."
+    PROCESS = (
+        "process",
+        "Killed processes, full quotas: what a compiler prints afterwards follows from them.",
+    )
+    COMPILER = "compiler", "A compiler or a linker refuses the package's files."
+    HOST = "host", "The machine's memory, disks, processors and programs."
+    SERVICE = "service", "What runs jobs on the machine: container engines, agents, snapshots."
+    # opam before it fetches or builds anything.
+    OPAM = "opam", "opam's root, its arguments, its solver: what gave up or broke proves nothing."
+    SUBMISSION = (
+        "submission",
+        "git or opam refuse the package's own files, or these accept the failure.",
+    )
+    UNSOLVABLE = "unsolvable", "The solver proved that the package does not fit here."
+    REPOSITORY = "repository", "opam's copy of the package repository."
+    # What comes over the network.
+    SANDBOXED = "sandboxed", "A package's command wants the network, which opam's sandbox has not."
+    NETWORK = "network", "The network between this machine and the world."
+    MIRROR = (
+        "mirror",
+        "The mirror of a package manager: without its lists every package seems unknown.",
+    )
+    REF = "ref", "A host of sources answered: there is no such branch, commit or repository."
+    GIT = "git", "git could not talk to the other side, or its copy is damaged."
+    DEPEXT = "depext", "A package manager that has its lists knows no package of a name."
+    PACKAGER = "packager", "A package manager failed, as it also does for an unknown package."
+    SOURCE = "source", "A source is not where the opam file says, or not what it says."
+    # Weaker proof, and messages that only show that something failed.
+    MISSING = (
+        "missing",
+        "A command or library is missing: an earlier download may have failed to bring it.",
+    )
+    FLAW = "flaw", "Weaker proof against the package."
+    FETCH = "fetch", "A download failed, and no host refused it."
+    UNCLEAR = "unclear", "The same message for a fault of the machine and one of the package."
+    REPORT = "report", "opam's report of a package's command that failed by itself."
+    UNFETCHED = "unfetched", "A source could not be had, and nothing shows why."
+    STATUS = "status", "opam names what failed, and not how."
+    WEAK = "weak", "An error, or that there was one, which no stronger rule knows."
+    INSTALLED = "installed", "opam went on to install something."
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order, 0 for the strongest."""
+        return _RANKS[self]
+
+
+_RANKS = {each: rank for rank, each in enumerate(RuleClass)}
+
+PASSED_BY = {
+    RuleClass.SERVICE: RuleClass.REPORT,
+    RuleClass.NETWORK: RuleClass.REPORT,
+    RuleClass.GIT: RuleClass.REPORT,
+    RuleClass.MISSING: RuleClass.INSTALLED,
+}
+"""What shows, further down, that opam got past something: then it was not the end.
+
+A report shows nothing where something is `missing`: the trouble may have failed to bring it.
+"""
+
+
+class CounterExample(Frozen):
+    """A text in which a rule must not decide, though its pattern stands in it, or nearly.
+
+    Attributes:
+        verdict: What it must come to.
+        text: The text.
+    """
+
     verdict: Verdict
+    text: str
 
 
 class Rule(Frozen):
-    """One rule: lines of this shape mean this.
-
-    Rules are ordered; the first that matches, and does not yield, decides.
+    """One rule: lines of this shape mean this. Rules know nothing of each other.
 
     Attributes:
         id: Its stable name, shown with every verdict that it decides.
+        kind: What it can be outweighed by, and what it outweighs; `class` in the file.
         verdict: What it decides.
         reason: For `failed` and `skipped`.
-        cause: For `errored`.
-        words: Lower-case words, at least one of which every matching line has: they make
-            the search cheap, and change nothing about its result.
-        pattern: Regular expression, searched in one cleaned line (see `lines.py`). It may
-            name the package at fault in a group called `package`.
+        cause: For `errored`. In the file the three are one: `errored(dns)`.
+        patterns: Regular expressions, any of which, searched in one cleaned line (see `lines.py`),
+            is enough. One may name the package at fault in a group called `package`.
         after: Pattern that one of the `AFTER_LINES` lines before must match too.
+        unless: Pattern that no line of the text must match: an exception, which has its reason
+            beside it.
         at_least: How many lines must match.
         phases: Phases in which it holds, all if empty.
-        yields_to: Ids of rules that, matching in the same text, take its place.
-        overtaken_by: Ids of rules that take its place where they match further down: what
-            they say could not have happened if this had been the end.
         quoted: Whether lines that only quote something (an echoed script, a diff, a
             source line shown by a compiler) count.
-        inside: Whether only output of a package's sandboxed command counts (`frames.py`).
-        outside: Whether such output does not count, whatever the phases: the words are opam's.
-        rationale: Why a matching line proves what the rule says.
-        example: A text that it decides.
-        counter_examples: Texts that it must leave alone.
+        reads: Which lines count: those of a package's sandboxed command (`frames.py`), all
+            others, or both. Outside the phases of package code it is always the others.
+        why: Why a matching line proves what the rule says.
+        examples: Texts that it decides; each pattern has one.
+        not_when: Texts that it must leave alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    kind: RuleClass = Field(alias="class")
     verdict: Verdict
     reason: FailureReason | SkipReason | None = None
     cause: Cause | None = None
-    words: tuple[str, ...]
-    pattern: str
+    patterns: tuple[str, ...] = Field(min_length=1)
     after: str | None = None
+    unless: str | None = None
     at_least: int = 1
     phases: frozenset[Phase] = frozenset()
-    yields_to: tuple[str, ...] = ()
-    overtaken_by: tuple[str, ...] = ()
     quoted: bool = False
-    inside: bool = False
-    outside: bool = False
-    rationale: str
-    example: str
-    counter_examples: tuple[CounterExample, ...] = ()
+    reads: Literal["package", "others", "both"] = "both"
+    why: str
+    examples: tuple[str, ...] = Field(min_length=1)
+    not_when: tuple[CounterExample, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_verdict(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Reads the short form of a verdict, such as `errored(dns)` or `unknown`."""
+        found = _VERDICT.fullmatch(str(data.get("verdict")))
+        if found is None:
+            raise ValueError(f"{data.get('id')}: not a verdict: {data.get('verdict')!r}")
+        verdict, detail = found["verdict"], found["detail"]
+        name = {"failed": "reason", "skipped": "reason", "errored": "cause"}.get(verdict)
+        return {**data, "verdict": verdict, **({name: detail} if name else {})}
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
-        wants_reason = self.verdict in {"failed", "skipped"}
-        if wants_reason != (self.reason is not None):
-            raise ValueError(f"{self.id}: a failed or skipped verdict, and no other, has a reason")
-        if (self.verdict == "errored") != (self.cause is not None):
-            raise ValueError(f"{self.id}: an errored verdict, and no other, has a cause")
-        if not self.words or any(word != word.lower() for word in self.words):
-            raise ValueError(f"{self.id}: a rule needs lower-case words")
+    def _is_whole(self) -> Self:
+        if self.verdict != "unknown" and not (self.reason or self.cause):
+            raise ValueError(
+                f"{self.id}: a verdict of {self.verdict} wants its cause or reason in brackets"
+            )
         return self
 
     @cached_property
     def compiled(self) -> re.Pattern[str]:
-        """The pattern, compiled once in a process."""
-        return re.compile(self.pattern)
+        """All patterns in one, compiled once in a process."""
+        return re.compile("|".join(self.patterns))
 
     @cached_property
     def compiled_after(self) -> re.Pattern[str] | None:
         """The pattern of `after`, compiled once in a process."""
         return re.compile(self.after) if self.after else None
 
+    @cached_property
+    def literals(self) -> frozenset[str]:
+        """Lower-case texts, one of which every matching line has; empty: nothing is known."""
+        return literals(self.patterns)
+
     def holds_in(self, phase: Phase | None) -> bool:
         """Returns whether the rule may decide in a phase (None: the phase is not known)."""
         return not self.phases or phase is None or phase in self.phases
+
+    def counts(self, *, of_package: bool) -> bool:
+        """Returns whether lines of a package's command, or others, may match."""
+        if self.phases and not self.phases & PACKAGE_PHASES:
+            return not of_package
+        return self.reads == "both" or (self.reads == "package") == of_package
 
     @property
     def what(self) -> str:

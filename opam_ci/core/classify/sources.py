@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 
 from opam_ci.core.classify.lines import Line
+from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.preparation import judge_opam_exit
-from opam_ci.core.classify.text import TextVerdict, first_match
+from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Phase
@@ -36,7 +37,7 @@ def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
     names = _failed_packages(case, run) or [case.own]
     lines = case.lines(run.phase)
     verdicts = {name: _verdict_on(name, names, lines) for name in names}
-    for verdict in (*verdicts.values(), first_match(lines, Phase.FETCH)):
+    for verdict in (*verdicts.values(), RULES.first_match(lines, Phase.FETCH)):
         if verdict and verdict.outcome == "errored":
             return _with_probes(case, run, verdict)
     if unreachable := [name for name in ("dns", "mirror") if case.facts.probes.get(name) is False]:
@@ -115,7 +116,7 @@ def _named(line: Line) -> list[str]:
 def _verdict_on(name: str, names: Sequence[str], lines: Sequence[Line]) -> TextVerdict | None:
     """Returns what the lines about one package say; all lines are, if it is the only one."""
     if len(names) == 1:
-        return first_match(lines, Phase.FETCH)
+        return RULES.first_match(lines, Phase.FETCH)
     about: list[Line] = []
     current: list[str] = []
     for line in lines:
@@ -123,4 +124,4 @@ def _verdict_on(name: str, names: Sequence[str], lines: Sequence[Line]) -> TextV
             current = named
         if name in current:
             about.append(line)
-    return first_match(about, Phase.FETCH)
+    return RULES.first_match(about, Phase.FETCH)

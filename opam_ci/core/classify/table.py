@@ -1,49 +1,64 @@
 """The rules as a page that people read."""
 
-from opam_ci.core.classify.rule import Rule
-from opam_ci.core.classify.rules import RULES
+from opam_ci.core.classify.rule import PASSED_BY, Rule, RuleClass
+from opam_ci.core.classify.rulebook import RULES, every_rule
 
 _INTRODUCTION = """\
 # Classification: the text rules
 
-Written by `opam-ci classify --rules`; the rules are in `opam_ci/core/classify/rules/`.
+Written by `opam-ci classify --rules`; the rules are in `opam_ci/core/classify/rules/`, a file for
+each tool, and CONTRIBUTING.md tells how to add one.
 
-A log is judged by its words only where facts leave something open: exit codes, signals, the
+A log is judged by its text only where facts leave something open: exit codes, signals, the
 kernel's counters, free space, time limits, opam's own report and the phase come first (see
-`opam_ci/core/classify/judge.py`). The first rule of this list that matches a line, and
-does not yield, decides. A rule yields when one of the rules that it names matches as well,
-or, where it can be overtaken, matches further down; its counter-examples show what happens
-then. Lines that only quote something (an echoed script, a difference between expected and
-actual output, a source line in a compiler's message) say nothing. A text that no rule knows
-is `unknown`, which in a job becomes `errored(unknown)`: never a failure, never green.
+`opam_ci/core/classify/judge.py`). Rules know nothing of each other: each belongs to a class, and
+the strongest class of which a rule matches decides; within it, the line that stands first in the
+text. Lines that only quote something (an echoed script, a difference between expected and actual
+output, a source line in a compiler's message) prove nothing. A text that no rule knows is
+`unknown`, which in a job becomes `errored(unknown)`: never a failure, never green.
+
+"""
+
+_ELSEWHERE = """\
+# Logs of other CIs
+
+`opam-ci classify` knows these, too: they are about programs and systems that this CI never runs,
+and judge none of its jobs.
 
 """
 
 
 def rules_markdown() -> str:
-    """Returns the page with all rules, in their order."""
-    return _INTRODUCTION + "\n".join(
-        _section(number, rule) for number, rule in enumerate(RULES, start=1)
+    """Returns the page with all rules, the strongest class first."""
+    others = [rule for rule in every_rule() if rule.id not in RULES.by_id]
+    parts = [_INTRODUCTION, _classes(), *map(_section, RULES), _ELSEWHERE]
+    return "\n".join([*parts, *map(_section, others)])
+
+
+def _classes() -> str:
+    rows = (f"{number}. **{kind}**: {kind.meaning}\n" for number, kind in enumerate(RuleClass, 1))
+    passed = (
+        f"- `{kind}` does not decide where `{by}` matches further down: opam got past it.\n"
+        for kind, by in PASSED_BY.items()
     )
+    missing = "- That a report follows proves nothing where `missing` matches, too.\n"
+    return f"## Classes, strongest first\n\n{''.join(rows)}\n{''.join(passed)}{missing}"
 
 
-def _section(number: int, rule: Rule) -> str:
-    parts = [f"## {number}. `{rule.id}`: {rule.what}\n", f"{rule.rationale}\n"]
+def _section(rule: Rule) -> str:
+    parts = [f"## `{rule.id}`: {rule.what}\n", f"Class {rule.kind}. {rule.why}\n"]
     if rule.phases:
         parts.append(f"Only in: {', '.join(sorted(rule.phases))}.\n")
-    if rule.outside:
-        parts.append("Not in the output of a package's own command.\n")
+    if rule.reads != "both":
+        lines = {"package": "Only", "others": "Not"}[rule.reads]
+        parts.append(f"{lines} in the output of a package's own command.\n")
     if rule.at_least > 1:
         parts.append(f"At least {rule.at_least} lines must match.\n")
-    if rule.yields_to:
-        parts.append(f"Yields to: {', '.join(f'`{name}`' for name in rule.yields_to)}.\n")
-    if rule.overtaken_by:
-        names = ", ".join(f"`{name}`" for name in rule.overtaken_by)
-        parts.append(f"Overtaken by what follows: {names}.\n")
-    parts.append(f"Example:\n\n{_quote(rule.example)}")
+    if rule.unless:
+        parts.append(f"Not in a text with a line that matches `{rule.unless}`.\n")
+    parts.append(f"Example:\n\n{_quote(rule.examples[0])}")
     parts += [
-        f"Not when ({counter.verdict}):\n\n{_quote(counter.text)}"
-        for counter in rule.counter_examples
+        f"Not when ({counter.verdict}):\n\n{_quote(counter.text)}" for counter in rule.not_when
     ]
     return "\n".join(parts)
 

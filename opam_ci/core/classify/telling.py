@@ -4,12 +4,14 @@ import re
 from collections.abc import Sequence
 
 from opam_ci.core.classify.lines import Line
-from opam_ci.core.classify.rules import BY_ID
-from opam_ci.core.classify.rules.generic import OPAM_COMMAND_FAILED, PACKAGE_REPORT
-from opam_ci.core.classify.rules.proofs import TEST_IDS
+from opam_ci.core.classify.rule import RuleClass
+from opam_ci.core.classify.rulebook import RULES
 
-WEAK_IDS = ("make-failed", OPAM_COMMAND_FAILED, PACKAGE_REPORT, "failed-actions")
-"""Rules whose words say that something failed, and not how."""
+_WEAK = (*RULES.of(RuleClass.REPORT, RuleClass.STATUS), RULES.by_id["make-failed"])
+_TESTS = RULES.of(RuleClass.TEST)
+
+WEAK_IDS = frozenset(rule.id for rule in _WEAK)
+"""Ids of the rules whose words say that something failed, and not how."""
 
 _OPAM_SAYS = re.compile(
     r"^\W*(?:no changes have been performed|the following (?:actions|have been)|'opam "
@@ -30,7 +32,7 @@ def says_little(text: str) -> bool:
     """Whether a line is what opam, make or a test framework says of any failure."""
     if not text or _OPAM_SAYS.match(text) or _FIELD.match(text):
         return True
-    return any(BY_ID[rule].compiled.search(text) for rule in (*WEAK_IDS, *TEST_IDS))
+    return any(rule.compiled.search(text) for rule in (*_WEAK, *_TESTS))
 
 
 def telling(texts: Sequence[str], detail: str | None = None) -> str:
@@ -43,7 +45,7 @@ def telling(texts: Sequence[str], detail: str | None = None) -> str:
     first = texts[0]
     if first.endswith(":") and len(texts) > 1:
         return f"{first} {texts[1]}"
-    is_weak = any(BY_ID[rule].compiled.search(first) for rule in WEAK_IDS)
+    is_weak = any(rule.compiled.search(first) for rule in _WEAK)
     if not (is_weak or _REPORT_HEAD.match(first)):
         return first
     if is_weak or detail is None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from opam_ci.core.classify.frames import is_command
 from opam_ci.core.classify.lines import Line, clean
-from opam_ci.core.classify.text import TextVerdict, first_match
+from opam_ci.core.classify.matching import TextVerdict
+from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.facts import BuildFacts, PhaseRun
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import (
@@ -59,7 +60,7 @@ class Case:
 
     def text_verdict(self, phase: Phase) -> TextVerdict | None:
         """Returns what the rules say about a phase's text, None if no rule matches."""
-        return first_match(self.lines(phase), phase)
+        return RULES.first_match(self.lines(phase), phase)
 
     def last_lines(self, phase: Phase, count: int = 3) -> tuple[LogLine, ...]:
         """Returns the end of a phase's log: what to show where no rule found a line."""

@@ -4,7 +4,7 @@ import hashlib
 import re
 from typing import NamedTuple, TypeGuard
 
-from opam_ci.core.classify.rules.proofs import TEST_IDS
+from opam_ci.core.classify.rulebook import TEST_IDS
 from opam_ci.core.classify.telling import says_little
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.outcome import Errored, Failed, FailureReason, Outcome

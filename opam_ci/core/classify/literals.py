@@ -1,0 +1,69 @@
+"""What every match of a pattern contains: the cheap test before the search itself."""
+
+from collections.abc import Iterable, Sequence
+from re import _constants as sre
+from re import _parser
+from typing import Any
+
+Part = tuple[Any, Any]
+"""A node of a pattern's tree: operation and operand."""
+
+_REPEATS = frozenset({sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT})
+
+
+def literals(patterns: Iterable[str]) -> frozenset[str]:
+    """Returns lower-case texts, one of which every text that one of the patterns matches contains.
+
+    Empty if a pattern has no such text: then only a search decides.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        needed = _of_sequence(list(_parser.parse(pattern)))
+        if not any(needed):
+            return frozenset()
+        found |= needed
+    return frozenset(found)
+
+
+def _of_sequence(parts: Sequence[Part]) -> frozenset[str]:
+    """Returns the best choice among what the parts of a sequence need: the longest texts."""
+    choices: list[frozenset[str]] = []
+    run = ""
+    for part in parts:
+        if (char := _character(part)) is not None:
+            run += char
+            continue
+        if part[0] is sre.AT:
+            continue  # a place, between two characters
+        choices += [frozenset({run}), _of_part(part)]
+        run = ""
+    choices.append(frozenset({run}))
+    return max(choices, key=lambda texts: min(map(len, texts), default=0))
+
+
+def _of_part(part: Part) -> frozenset[str]:
+    operation, operand = part
+    if operation is sre.SUBPATTERN:
+        _, flags, _, parts = operand
+        # What matches in either case may have lower-case forms that are none of its own.
+        return frozenset() if flags else _of_sequence(list(parts))
+    if operation is sre.ATOMIC_GROUP:
+        return _of_sequence(list(operand))
+    if operation in _REPEATS:
+        least, _, parts = operand
+        return _of_sequence(list(parts)) if least else frozenset()
+    if operation is sre.BRANCH:
+        branches = [_of_sequence(list(parts)) for parts in operand[1]]
+        return frozenset().union(*branches) if all(map(any, branches)) else frozenset()
+    return frozenset()
+
+
+def _character(part: Part) -> str | None:
+    """Returns the one lower-case character that a part matches, None if there are more."""
+    operation, operand = part
+    if operation is sre.LITERAL:
+        return chr(operand).lower()
+    if operation is sre.IN and all(each is sre.LITERAL for each, _ in operand):
+        (first, *others) = {chr(code).lower() for _, code in operand}
+        return None if others else first
+    return None
