@@ -1,7 +1,7 @@
 """The rules, read from files of data.
 
 The files lie beside this module, one for each tool. They are part of the code and read like it,
-once in a process (ADR 0019). Those in `elsewhere/` are about the logs of other CIs and of systems
+once in a process (ADR 0020). Those in `elsewhere/` are about the logs of other CIs and of systems
 that this one never runs; only `opam-ci classify` reads them.
 """
 
