@@ -166,7 +166,7 @@ class GitHubSide:
                 return
             if self._doubtful:
                 self._doubtful = False
-                await self._do_ask()
+                await self._do_look()
             elif self._due(self._current_pace).post:
                 await self._do_post()
             else:
@@ -198,41 +198,44 @@ class GitHubSide:
         )
 
     async def _do_post(self) -> None:
-        handle = workflow.start_activity_method(
+        done = await self._ask(
             GitHubActivities.post,
             PostTask(pull_request=self._pull_request),
-            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary="statuses to GitHub",
-            **options.github_activity(self._heartbeat_timeout),
+            "statuses to GitHub",
+            options.github_activity(self._heartbeat_timeout),
         )
-        self._under_way = handle
-        try:
-            done = await handle
-        except ActivityError as error:
-            if not boundary.is_cancelled(error):
-                raise
+        if done is None:
             self._state.posted = doubted(self._state.posted)
-        else:
-            self._state.posted = dict(done.posted)
-            for refusal in done.refused:
-                self._note(refusal)
-        finally:
-            self._under_way = None
+            return
+        self._state.posted = dict(done.posted)
+        for refusal in done.refused:
+            self._note(refusal)
 
-    async def _do_ask(self) -> None:
-        handle = workflow.start_activity_method(
+    async def _do_look(self) -> None:
+        await self._ask(
             GitHubActivities.look,
             Look(pull_request=self._pull_request),
-            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary="ask GitHub how the pull request is",
-            **options.github_activity(),
+            "ask GitHub how the pull request is",
+            options.github_activity(),
         )
-        self._under_way = handle
+
+    async def _ask(
+        self, method: Any, task: PostTask | Look, summary: str, how: options.WatchedActivity
+    ) -> Any:
+        """Runs an activity; returns its result, None if it was cancelled."""
+        self._under_way = workflow.start_activity_method(
+            method,
+            task,
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=summary,
+            **how,
+        )
         try:
-            await handle
+            return await self._under_way
         except ActivityError as error:
             if not boundary.is_cancelled(error):
                 raise
+            return None
         finally:
             self._under_way = None
 

@@ -205,8 +205,8 @@ def job_retry(settings: RetrySettings) -> RetryPolicy:
     )
 
 
-class JobActivity(TypedDict):
-    """Options of the activities that jobs are."""
+class WatchedActivity(TypedDict):
+    """Options of activities that send heartbeats: jobs, and what talks to GitHub."""
 
     task_queue: str
     start_to_close_timeout: timedelta
@@ -217,14 +217,14 @@ class JobActivity(TypedDict):
 
 def repository_activity(
     kind: JobKind, pull_request: PullRequestRef, checks: CheckOptions
-) -> JobActivity:
+) -> WatchedActivity:
     """Returns how analysis and lint are run: on the orchestration queue, before all builds."""
     return _job_activity(
         ORCHESTRATION_QUEUE, REPOSITORY_TIMEOUT, job_priority(kind, pull_request), checks
     )
 
 
-def image_activity(pull_request: PullRequestRef, checks: CheckOptions) -> JobActivity:
+def image_activity(pull_request: PullRequestRef, checks: CheckOptions) -> WatchedActivity:
     """Returns how a platform's image is looked up: behind every analysis and lint."""
     priority = job_priority(JobKind.BUILD, pull_request)
     return _job_activity(ORCHESTRATION_QUEUE, IMAGE_TIMEOUT, priority, checks)
@@ -236,7 +236,7 @@ def build_activity(
     pull_request: PullRequestRef,
     checks: CheckOptions,
     timeouts: PhaseTimeouts,
-) -> JobActivity:
+) -> WatchedActivity:
     """Returns how a job is run by a pool's build workers."""
     priority = job_priority(kind, pull_request)
     return _job_activity(build_queue(platform.pool), job_timeout(timeouts), priority, checks)
@@ -244,8 +244,8 @@ def build_activity(
 
 def _job_activity(
     task_queue: str, timeout: timedelta, priority: Priority, checks: CheckOptions
-) -> JobActivity:
-    return JobActivity(
+) -> WatchedActivity:
+    return WatchedActivity(
         task_queue=task_queue,
         start_to_close_timeout=timeout,
         heartbeat_timeout=checks.heartbeat_timeout,
@@ -254,25 +254,15 @@ def _job_activity(
     )
 
 
-class GitHubActivity(TypedDict):
-    """Options of activities that talk to GitHub."""
-
-    task_queue: str
-    start_to_close_timeout: timedelta
-    heartbeat_timeout: timedelta
-    retry_policy: RetryPolicy
-    priority: Priority
-
-
 def github_activity(
     heartbeat_timeout: timedelta = GITHUB_HEARTBEAT_TIMEOUT,
-) -> GitHubActivity:
+) -> WatchedActivity:
     """Returns how GitHub is told or asked something.
 
     Args:
         heartbeat_timeout: Silence after which the worker counts as lost.
     """
-    return GitHubActivity(
+    return WatchedActivity(
         task_queue=GITHUB_QUEUE,
         start_to_close_timeout=GITHUB_TIMEOUT,
         heartbeat_timeout=heartbeat_timeout,
@@ -281,9 +271,9 @@ def github_activity(
     )
 
 
-def reconcile_activity() -> GitHubActivity:
+def reconcile_activity() -> WatchedActivity:
     """Returns how all pull requests are compared: behind everything about a single one."""
-    return GitHubActivity(
+    return WatchedActivity(
         task_queue=GITHUB_QUEUE,
         start_to_close_timeout=RECONCILE_TIMEOUT,
         heartbeat_timeout=GITHUB_HEARTBEAT_TIMEOUT,

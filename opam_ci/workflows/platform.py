@@ -305,9 +305,7 @@ class PlatformWorkflow:
         while lint and self._page and len(taken) < options.LINT_PACKAGES:
             taken.append(self._page.popleft())
         for queued in taken:
-            row = JobStatus(job=queued.job, round=queued.round, automatic=queued.automatic)
-            self._table.take(row)
-            self._tally.take(row)
+            self._note_taken(queued)
         task = self._tasks.spawn(taken[0].job.id, self._run(tuple(taken)))
         self._in_hand[task] = tuple(queued.job for queued in taken)
         task.add_done_callback(lambda ended: self._in_hand.pop(ended, None))
@@ -321,11 +319,14 @@ class PlatformWorkflow:
             self._orphans.add(queued.job.id)
             self._look_again = True
             return
+        self._note_taken(queued)
+        verdict = lost_verdict(f"nobody runs {queued.needs}, which it waits for")
+        self._table.settle(queued.job.id, verdict, workflow.now())
+
+    def _note_taken(self, queued: QueuedJob) -> None:
         row = JobStatus(job=queued.job, round=queued.round, automatic=queued.automatic)
         self._table.take(row)
         self._tally.take(row)
-        verdict = lost_verdict(f"nobody runs {queued.needs}, which it waits for")
-        self._table.settle(queued.job.id, verdict, workflow.now())
 
     async def _run(self, taken: tuple[QueuedJob, ...]) -> None:
         jobs = tuple(queued.job for queued in taken)
