@@ -12,9 +12,9 @@ from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import (
     HIT_JOBS_AT_ONCE,
     INCIDENT_WORKFLOW,
-    IncidentInput,
     IncidentLook,
     IncidentPace,
+    IncidentState,
     ResolveIncident,
     workflow_id,
 )
@@ -27,13 +27,16 @@ class IncidentActivities:
         self._index = index
 
     @activity.defn
-    async def look_at_incident(self, given: IncidentInput) -> IncidentLook:
-        """Tells how an incident stands.
+    async def look_at_incident(self, incident: int) -> IncidentLook:
+        """Reads how an incident stands.
+
+        Args:
+            incident: Its number.
 
         Raises:
             InfrastructureError: The index cannot be read; retried until it can.
         """
-        return await asyncio.to_thread(self._look, given.incident)
+        return await asyncio.to_thread(self._look, incident)
 
     @activity.defn
     async def resolve_incident(self, given: ResolveIncident) -> bool:
@@ -68,7 +71,7 @@ async def look_after(
     for number in incidents:
         await client.start_workflow(
             INCIDENT_WORKFLOW,
-            IncidentInput(incident=number, pace=pace),
+            IncidentState(incident=number, pace=pace),
             id=workflow_id(number),
             task_queue=task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

@@ -22,7 +22,7 @@ from opam_ci.cli.session import connected
 from opam_ci.cli.tables import Column, Listing, note, print_listing
 from opam_ci.clients.index import IncidentFilter, Index, Place
 from opam_ci.core.errors import UsageError
-from opam_ci.core.incidents.messages import INCIDENT_WORKFLOW, IncidentInput, workflow_id
+from opam_ci.core.incidents.messages import INCIDENT_WORKFLOW, IncidentState, workflow_id
 from opam_ci.core.incidents.model import Incident, Scope
 from opam_ci.core.incidents.restarts import orders_of, restart_plan
 from opam_ci.core.text import incident_title
@@ -152,7 +152,7 @@ async def _resolve(number: int, temporal: str | None, *, dry_run: bool, as_json:
         try:
             await client.start_workflow(
                 INCIDENT_WORKFLOW,
-                IncidentInput(incident=number, pace=settings.incident_pace),
+                IncidentState(incident=number, pace=settings.incident_pace),
                 id=workflow_id(number),
                 task_queue=options.ORCHESTRATION_QUEUE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

@@ -10,10 +10,8 @@ from temporalio.exceptions import FailureError
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.incidents import IncidentActivities
     from opam_ci.core.incidents.messages import (
-        IncidentInput,
         IncidentLook,
-        IncidentPace,
-        IncidentSoFar,
+        IncidentState,
         ResolveIncident,
         SentCanary,
     )
@@ -42,15 +40,14 @@ class IncidentWorkflow:
     and after that one is restarted from time to time as a canary. Signal: `repaired`.
     """
 
-    def __init__(self) -> None:
+    @workflow.init
+    def __init__(self, state: IncidentState) -> None:
+        self._state = state
         self._said_by: str | None = None
-        self._restarted = 0
-        self._sent: Counter[HitKey] = Counter()
-        self._notes: list[str] = []
-        self._number = 0
-        self._pace = IncidentPace()
-        self._canary_pause = self._pause = self._pace.probe_first
-        self._next_canary_at: datetime | None = None
+        self._sent: Counter[HitKey] = Counter(
+            {(each.revision, each.job): each.times for each in state.sent}
+        )
+        self._pause = state.pause or state.pace.probe_first
 
     @workflow.signal
     def repaired(self, by: str | None = None) -> None:
@@ -62,61 +59,43 @@ class IncidentWorkflow:
         self._said_by = by or "an operator"
 
     @workflow.run
-    async def run(self, given: IncidentInput) -> int:
+    async def run(self, state: IncidentState) -> int:
         """Runs until the incident is resolved and its jobs are restarted.
+
+        Args:
+            state: Which incident, and what a run before this one knew.
 
         Returns:
             How many jobs it restarted, canaries among them.
         """
-        self._number = given.incident
-        self._pace = given.pace
-        self._canary_pause = self._pause = given.pace.probe_first
-        if given.so_far is not None:
-            self._resume(given.so_far)
         while True:
             sent = self._sent.total()
             look = await self._look()
             if look.incident is None:
-                return self._restarted
+                return state.restarted
             resolved = not look.incident.is_open
             if not resolved:
                 resolved = await self._is_repaired(look)
             if resolved:
                 await self._restart_all()
-                return self._restarted
+                return state.restarted
             if self._is_told():
                 continue
             if self._sent.total() > sent:
                 # What the canary comes to is the others' answer too: it is asked for soon.
-                self._pause = given.pace.probe_first
+                self._pause = state.pace.probe_first
             if not await came_true(self._is_told, limit=self._pause):
-                self._pause = min(2 * self._pause, given.pace.probe_maximum)
+                self._pause = min(2 * self._pause, state.pace.probe_maximum)
             if not self._is_told() and workflow.info().is_continue_as_new_suggested():
-                workflow.continue_as_new(given.model_copy(update={"so_far": self._so_far()}))
+                state.pause = self._pause
+                state.sent = tuple(
+                    SentCanary(revision=revision, job=job, times=times)
+                    for (revision, job), times in self._sent.items()
+                )
+                workflow.continue_as_new(state)
 
     def _is_told(self) -> bool:
         return self._said_by is not None
-
-    def _resume(self, before: IncidentSoFar) -> None:
-        self._restarted = before.restarted
-        self._sent.update({(each.revision, each.job): each.times for each in before.sent})
-        self._canary_pause = before.canary_pause
-        self._next_canary_at = before.next_canary_at
-        self._pause = before.pause
-        self._notes = list(before.notes)
-
-    def _so_far(self) -> IncidentSoFar:
-        return IncidentSoFar(
-            restarted=self._restarted,
-            sent=tuple(
-                SentCanary(revision=revision, job=job, times=times)
-                for (revision, job), times in self._sent.items()
-            ),
-            canary_pause=self._canary_pause,
-            next_canary_at=self._next_canary_at,
-            pause=self._pause,
-            notes=tuple(self._notes),
-        )
 
     async def _is_repaired(self, look: IncidentLook) -> bool:
         """Resolves the incident if there is evidence; else sends a canary if none runs."""
@@ -134,16 +113,18 @@ class IncidentWorkflow:
         if look.hit:
             if not look.undecided and self._may_probe(incident):
                 await self._send_canary(look)
-                self._next_canary_at = workflow.now() + self._canary_pause
-                self._canary_pause = min(2 * self._canary_pause, self._pace.probe_maximum)
+                state = self._state
+                pause = state.canary_pause or state.pace.probe_first
+                state.next_canary_at = workflow.now() + pause
+                state.canary_pause = min(2 * pause, state.pace.probe_maximum)
             return False
-        quiet = workflow.now() - incident.last_seen_at >= self._pace.quiet
+        quiet = workflow.now() - incident.last_seen_at >= self._state.pace.quiet
         return quiet and not look.undecided and await self._resolve("all jobs recovered")
 
     def _may_probe(self, incident: Incident) -> bool:
         """Whether the last canary is long enough ago, or for the first one the last fault."""
-        first_at = incident.last_seen_at + self._pace.probe_first
-        return workflow.now() >= (self._next_canary_at or first_at)
+        first_at = incident.last_seen_at + self._state.pace.probe_first
+        return workflow.now() >= (self._state.next_canary_at or first_at)
 
     async def _send_canary(self, look: IncidentLook) -> bool:
         canary = canary_of(look.hit, self._sent)
@@ -194,12 +175,12 @@ class IncidentWorkflow:
         except FailureError:
             self._note(f"{order.workflow_id} is gone; it needs no restart")
             return
-        self._restarted += len(order.jobs)
+        self._state.restarted += len(order.jobs)
 
     async def _look(self) -> IncidentLook:
         look = await workflow.execute_activity_method(
             IncidentActivities.look_at_incident,
-            IncidentInput(incident=self._number),
+            self._state.incident,
             task_queue=options.ORCHESTRATION_QUEUE,
             start_to_close_timeout=options.RECORD_TIMEOUT,
             retry_policy=options.RECORD_RETRY,
@@ -207,14 +188,14 @@ class IncidentWorkflow:
         )
         if look.incident is not None:
             workflow.set_current_details(
-                incident_details(look.incident, len(look.hit), look.undecided, self._notes)
+                incident_details(look.incident, len(look.hit), look.undecided, self._state.notes)
             )
         return look
 
     async def _resolve(self, by: str) -> bool:
         return await workflow.execute_activity_method(
             IncidentActivities.resolve_incident,
-            ResolveIncident(incident=self._number, by=by),
+            ResolveIncident(incident=self._state.incident, by=by),
             task_queue=options.ORCHESTRATION_QUEUE,
             start_to_close_timeout=options.RECORD_TIMEOUT,
             retry_policy=options.RECORD_RETRY,
@@ -222,5 +203,5 @@ class IncidentWorkflow:
         )
 
     def _note(self, text: str) -> None:
-        self._notes.append(text)
-        del self._notes[:-20]
+        self._state.notes.append(text)
+        del self._state.notes[:-20]

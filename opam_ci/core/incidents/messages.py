@@ -3,10 +3,10 @@
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from opam_ci.core.incidents.model import HitJob, Incident
-from opam_ci.core.model import Frozen
+from opam_ci.core.model import Frozen, State
 from opam_ci.core.packed import Packed
 from opam_ci.core.records import RevisionKey
 
@@ -39,38 +39,28 @@ class SentCanary(Frozen):
     times: int
 
 
-class IncidentSoFar(Frozen):
-    """What an IncidentWorkflow carries over when it continues as new.
+class IncidentState(State):
+    """What an IncidentWorkflow knows; its input.
 
     Attributes:
+        incident: The incident's number in the index.
+        pace: How often it is looked at.
         restarted: How many jobs it has restarted, canaries among them.
         sent: Canaries so far.
-        canary_pause: How long after the next canary the one after it comes.
+        canary_pause: How long after the next canary the one after it comes; None before the first.
         next_canary_at: When the next one may come, None for at once.
-        pause: How long until the next look.
+        pause: How long until the next look; None before the first.
         notes: What its page says besides.
-    """
-
-    restarted: int
-    sent: Annotated[tuple[SentCanary, ...], Packed()]
-    canary_pause: timedelta
-    next_canary_at: AwareDatetime | None
-    pause: timedelta
-    notes: tuple[str, ...]
-
-
-class IncidentInput(Frozen):
-    """Input of IncidentWorkflow.
-
-    Attributes:
-        incident: Its number in the index.
-        pace: How often it is looked at.
-        so_far: What the run before this one did, where it continues as new.
     """
 
     incident: int
     pace: IncidentPace = IncidentPace()
-    so_far: IncidentSoFar | None = None
+    restarted: int = 0
+    sent: Annotated[tuple[SentCanary, ...], Packed()] = ()
+    canary_pause: timedelta | None = None
+    next_canary_at: AwareDatetime | None = None
+    pause: timedelta | None = None
+    notes: list[str] = Field(default_factory=list)
 
 
 class IncidentLook(Frozen):
