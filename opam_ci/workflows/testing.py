@@ -1,6 +1,7 @@
 """The testing of one head inside a PullRequestWorkflow: its analysis, and who runs its jobs."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedError
@@ -214,15 +215,11 @@ class Testing:
                 await self.stop("request")
                 self.begin(selector.asker)
             return Taken(jobs=1, by_platform={"": 1}, first=(ANALYSIS.id,))
-        if not await self._write_down():
-            return _OVERTAKEN
         round_ = self.state.round + 1
-        taken = await ask(
-            self.tasks,
+        taken = await self._change(
             JobActivities.restart_jobs,
             ChangeJobs(key=self.key, selector=selector, round=round_, preview=preview),
-            self._is_called_away,
-            options.index_activity("restart jobs", changes=True),
+            "restart jobs",
         )
         if taken is None:
             # It may have been done all the same: that round is spent.
@@ -262,14 +259,10 @@ class Testing:
             )
         if not self.state.planned:
             return Taken(refusal="the analysis is under way: only all jobs can be cancelled yet")
-        if not await self._write_down():
-            return _OVERTAKEN
-        taken = await ask(
-            self.tasks,
+        taken = await self._change(
             JobActivities.cancel_jobs,
             ChangeJobs(key=self.key, selector=selector, preview=preview),
-            self._is_called_away,
-            options.index_activity("cancel jobs", changes=True),
+            "cancel jobs",
         )
         if taken is None:
             return _OVERTAKEN
@@ -411,6 +404,14 @@ class Testing:
 
     def _running(self) -> set[str]:
         return set(self.state.children)
+
+    async def _change(self, method: Any, change: ChangeJobs, summary: str) -> Taken | None:
+        """Changes jobs in the index once all that is decided is there; None if overtaken."""
+        if not await self._write_down():
+            return None
+        how = options.index_activity(summary, changes=True)
+        taken: Taken | None = await ask(self.tasks, method, change, self._is_called_away, how)
+        return taken
 
     async def _write_down(self) -> bool:
         """Waits until all that is decided is in the index; False if that is overtaken."""
