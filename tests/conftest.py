@@ -42,16 +42,18 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.fixture(autouse=True)
-def all_indexes_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def all_indexes_are_closed() -> Iterator[None]:
     """Fails a test that leaves an index open: its connections would be found in a later one."""
+    # Not with the fixture `monkeypatch`: what a test patches would then outlive its other fixtures.
     opened: list[Engine] = []
 
     def noted(url: str) -> Engine:
         opened.append(create(url))
         return opened[-1]
 
-    monkeypatch.setattr("opam_ci.clients.index.index.create", noted)
-    yield
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("opam_ci.clients.index.index.create", noted)
+        yield
     pools = [cast("QueuePool", each.pool) for each in opened]
     assert [pool for pool in pools if pool.checkedin() or pool.checkedout()] == []
 
