@@ -452,8 +452,12 @@ class Fleet:
         """Ends the workers, and hears what the orchestration worker says of itself."""
         for role, process in self._workers.items():
             words, _ = process.communicate(timeout=60)
+            # Temporal's SDK writes its warnings there, too.
+            *warnings, last = words.splitlines()
+            for warning in warnings:
+                say(f"{role}: {warning}")
             if role == "orchestrate":
-                self.said = json.loads(words)
+                self.said = json.loads(last)
 
 
 @contextmanager
