@@ -181,10 +181,7 @@ class IncidentWorkflow:
         look = await workflow.execute_activity_method(
             IncidentActivities.look_at_incident,
             self._state.incident,
-            task_queue=options.ORCHESTRATION_QUEUE,
-            start_to_close_timeout=options.RECORD_TIMEOUT,
-            retry_policy=options.RECORD_RETRY,
-            summary="look at the incident",
+            **options.index_activity("look at the incident"),
         )
         if look.incident is not None:
             workflow.set_current_details(
@@ -196,10 +193,7 @@ class IncidentWorkflow:
         return await workflow.execute_activity_method(
             IncidentActivities.resolve_incident,
             ResolveIncident(incident=self._state.incident, by=by),
-            task_queue=options.ORCHESTRATION_QUEUE,
-            start_to_close_timeout=options.RECORD_TIMEOUT,
-            retry_policy=options.RECORD_RETRY,
-            summary=f"resolve: {by}",
+            **options.index_activity(f"resolve: {by}"),
         )
 
     def _note(self, text: str) -> None:
