@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import sys
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from opam_ci.cli.all_rows import with_all_rows
 from opam_ci.cli.platforms import FileOption, chosen_table
 from opam_ci.cli.render import View, make_view
 from opam_ci.cli.session import working
+from opam_ci.cli.tables import note
 from opam_ci.cli.watch import watch
 from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
@@ -35,11 +35,6 @@ from opam_ci.workflows.pull_request import PullRequestWorkflow
 
 EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
 """What a check exits with: 1 is the package's, 3 is the CI's. 2 is a usage error."""
-
-
-def tell(words: str) -> None:
-    """Says on stderr what is being done; stdout is the result's."""
-    print(words, file=sys.stderr, flush=True)
 
 
 def find_platforms(
@@ -159,7 +154,7 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
             elif now.notices and now.notices[-1].startswith("head_changed refused"):
                 raise UsageError(now.notices[-1])
     except asyncio.CancelledError:
-        tell("interrupted: cancelling the check and its builds")
+        note("interrupted: cancelling the check and its builds")
         await _cancel(client, ref)
         raise
     finally:
@@ -177,7 +172,7 @@ async def _cancel(client: Client, ref: PullRequestRef) -> None:
     try:
         await client.get_workflow_handle(ref.workflow_id).signal(PullRequestWorkflow.cancel)
     except RPCError as error:
-        tell(f"could not cancel {ref.workflow_id}: {error.message}; try `opam-ci cancel`")
+        note(f"could not cancel {ref.workflow_id}: {error.message}; try `opam-ci cancel`")
 
 
 def check(
@@ -282,7 +277,7 @@ async def _check(
     if revision.options.lint_only:
         pools = frozenset()
     own = pools & frozenset(settings.pools)
-    async with working(settings, temporal=temporal, pools=own, port=port, tell=tell) as client:
+    async with working(settings, temporal=temporal, pools=own, port=port, tell=note) as client:
         await require_workers(client, pools - own)
         return await run_check(client, ref, revision, view)
 

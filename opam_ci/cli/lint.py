@@ -12,9 +12,8 @@ from typing import Annotated, Final
 
 import typer
 
-from opam_ci.cli.check import tell
 from opam_ci.cli.lint_batch import lint_opam_texts, lint_packages_of
-from opam_ci.cli.tables import output
+from opam_ci.cli.tables import note, output
 from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_tree import GitTree
@@ -103,7 +102,7 @@ def lint(
     _one_of(packages=bool(packages), all=every, batch=bool(batch), opam_batch=bool(opam_batch))
     if rev:
         programs.require("git")
-    opam = make_lint(Settings(), tell, check_upstream=check_upstream)
+    opam = make_lint(Settings(), note, check_upstream=check_upstream)
     asyncio.run(opam.program.require())
     if opam_batch is not None:
         answered = asyncio.run(lint_opam_texts(opam_batch, kinds=kinds, opam=opam))

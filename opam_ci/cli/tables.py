@@ -167,5 +167,5 @@ def print_listing(listing: Listing) -> None:
 
 
 def note(text: str) -> None:
-    """Prints what is no row of a list to standard error: a pipe gets the rows alone."""
+    """Prints a line to standard error: standard output is for results, in a pipe for rows alone."""
     typer.echo(text, err=True)
