@@ -240,6 +240,16 @@ async def workers(
                 await script.end()
 
 
+def passes_after(released: asyncio.Event) -> Step:
+    """Makes a step that passes once an event is set."""
+
+    async def step(_attempt: Attempt) -> Outcome:
+        await released.wait()
+        return PASSED
+
+    return step
+
+
 async def for_ever(attempt: Attempt) -> Outcome:
     """Returns long after any test."""
     del attempt

@@ -18,7 +18,17 @@ from opam_ci.core.requests import PullRequestRef, RestartAsker, RestartSelector,
 from opam_ci.core.summary import SHOWN_ROWS, Counts, PlatformStanding, State, Summary
 from opam_ci.core.workflow_states import PlatformProgress
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_1, HEAD_2, PASSED, Script, World, for_ever, is_decided, workers
+from tests.fakes.world import (
+    HEAD_1,
+    HEAD_2,
+    PASSED,
+    Script,
+    World,
+    for_ever,
+    is_decided,
+    passes_after,
+    workers,
+)
 
 BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
 TEST = "test debian-13-ocaml-5.3/amd64 a.1"
@@ -244,12 +254,7 @@ async def test_continues_as_new_and_loses_nothing(
     )
     released = asyncio.Event()
 
-    async def waits(attempt: Attempt) -> Outcome:
-        del attempt
-        await released.wait()
-        return PASSED
-
-    world.script.steps[BUILD] = [waits]
+    world.script.steps[BUILD] = [passes_after(released)]
     handle = await world.open(ref, world.revision())
     await world.until(handle, lambda _: (BUILD, 1, 1) in world.script.started)
     first = (await handle.describe()).run_id
@@ -475,12 +480,7 @@ async def test_a_platform_is_over_once_it_has_heard_everything(
     """It may say that it is done before it hears that it is to look at the index again."""
     released = asyncio.Event()
 
-    async def waits(attempt: Attempt) -> Outcome:
-        del attempt
-        await released.wait()
-        return PASSED
-
-    world.script.steps[BUILD] = [waits]
+    world.script.steps[BUILD] = [passes_after(released)]
     handle = await world.open(ref, world.revision(keep_open=False))
     await world.until(handle, lambda _: (BUILD, 1, 1) in world.script.started)
     [revision] = world.script.index.real.revisions().items

@@ -6,7 +6,6 @@ from datetime import timedelta
 import pytest
 from temporalio import workflow
 
-from opam_ci.activities.attempt import Attempt
 from opam_ci.core.build import Revdep
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import REVDEP_KINDS
@@ -15,7 +14,6 @@ from opam_ci.core.outcome import (
     Evidence,
     Failed,
     FailureReason,
-    Outcome,
     Skipped,
     SkipReason,
 )
@@ -24,7 +22,7 @@ from opam_ci.core.requests import RESTART_COST, PullRequestRef, RestartAsker, Re
 from opam_ci.core.summary import Counts, State, Summary, total
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_2, PASSED, Script, World, for_ever, is_decided
+from tests.fakes.world import HEAD_2, Script, World, for_ever, is_decided, passes_after
 
 PLATFORM = EMBEDDED.model_copy(update={"lower_bounds": True, "revdeps": True})
 BROKEN = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="test"))
@@ -213,13 +211,8 @@ async def test_an_index_that_is_away_holds_no_job_in_hand_up(
     listing(world.script, 6)
     released = asyncio.Event()
 
-    async def waits(attempt: Attempt) -> Outcome:
-        del attempt
-        await released.wait()
-        return PASSED
-
-    world.script.steps[job(0)] = [waits]
-    world.script.steps[job(1)] = [waits]
+    world.script.steps[job(0)] = [passes_after(released)]
+    world.script.steps[job(1)] = [passes_after(released)]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
     await world.until(handle, lambda now: revdeps(now).running == 2)
     with world.env.auto_time_skipping_disabled():

@@ -7,11 +7,10 @@ import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
-from opam_ci.activities.attempt import Attempt
 from opam_ci.core.build import Revdep
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
+from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, label
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import (
     CancelUpdate,
@@ -24,7 +23,7 @@ from opam_ci.core.requests import (
 )
 from opam_ci.core.summary import State
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_1, HEAD_2, PASSED, World, for_ever, is_decided
+from tests.fakes.world import HEAD_1, HEAD_2, PASSED, World, for_ever, is_decided, passes_after
 
 PLATFORM = EMBEDDED.model_copy(update={"revdeps": True})
 BUILD = f"build {PLATFORM.name} a.1"
@@ -98,15 +97,10 @@ async def test_a_reverse_dependency_restarts_by_its_name(world: World, ref: Pull
 async def test_one_job_is_cancelled_and_the_others_go_on(world: World, ref: PullRequestRef) -> None:
     released = asyncio.Event()
 
-    async def waits(attempt: Attempt) -> Outcome:
-        del attempt
-        await released.wait()
-        return PASSED
-
     other = PLATFORM.model_copy(update={"ocaml": "5.4"})
     elsewhere = BUILD.replace("5.3", "5.4")
     world.script.steps[BUILD] = [for_ever]
-    world.script.steps[elsewhere] = [waits]
+    world.script.steps[elsewhere] = [passes_after(released)]
     handle = await world.open(ref, world.revision(platforms=(EMBEDDED, other)))
     await world.until(
         handle,
@@ -154,12 +148,7 @@ async def test_a_restart_during_the_analysis_takes_nothing(
 ) -> None:
     released = asyncio.Event()
 
-    async def waits(attempt: Attempt) -> Outcome:
-        del attempt
-        await released.wait()
-        return PASSED
-
-    world.script.steps["analysis"] = [waits]
+    world.script.steps["analysis"] = [passes_after(released)]
     handle = await world.open(ref, world.revision())
     await world.until(handle, lambda _: bool(world.script.started))
     with world.env.auto_time_skipping_disabled():
