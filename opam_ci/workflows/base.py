@@ -137,7 +137,7 @@ async def ask(
     if handle.done():
         answer: T = await handle
         return answer
-    # How it ends is nobody's concern any more.
+    # Its result is not needed any more.
     handle.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     handle.cancel()
     if how["cancellation_type"] is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED:

@@ -67,7 +67,7 @@ class RuleClass(StrEnum):
         "mirror",
         "The mirror of a package manager: without its lists every package seems unknown.",
     )
-    REF = "ref", "A host of sources answered: there is no such branch, commit or repository."
+    REF = "ref", "A host of sources answered: no such branch, commit or repository."
     GIT = "git", "git could not talk to the other side, or its copy is damaged."
     DEPEXT = "depext", "A package manager that has its lists knows no package of a name."
     PACKAGER = "packager", "A package manager failed, as it also does for an unknown package."
