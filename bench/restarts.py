@@ -34,12 +34,12 @@ from opam_ci.core.messages import JobReport, RunJob
 from opam_ci.core.outcome import Cause, Errored, Evidence
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
-from opam_ci.core.workflow_states import PullRequestState
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.states import PullRequestState
 from tests.fakes.world import PASSED, Script
 
 LIMIT = 30.0

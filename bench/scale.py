@@ -95,11 +95,11 @@ from opam_ci.core.outcome import Evidence, Outcome, Passed
 from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.summary import Counts
-from opam_ci.core.workflow_states import PullRequestState
 from opam_ci.instruments import Instruments
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.states import PullRequestState
 from tests.e2e.conftest import free_port
 
 SHAPES = ("builds", "lint", "revdeps")

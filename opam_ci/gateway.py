@@ -17,22 +17,18 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.github.messages import Delivered
-from opam_ci.core.github.origin import ClosedAs
+from opam_ci.core.github.ordering import ClosedAs
+from opam_ci.core.github.posting_options import PostingOptions
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
-from opam_ci.core.requests import (
-    CancelUpdate,
-    PullRequestRef,
-    RestartSelector,
-    RestartUpdate,
-    Revision,
-    Taken,
-)
-from opam_ci.core.workflow_states import PullRequestState
+from opam_ci.core.requests import PullRequestRef, Revision
+from opam_ci.core.selector import CancelUpdate, RestartSelector, RestartUpdate, Taken
 from opam_ci.workflows import options
 from opam_ci.workflows.delivery import DeliveryWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.states import PullRequestState
 
 T = TypeVar("T")
 
@@ -54,8 +50,10 @@ class PullRequests:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def head_changed(self, ref: PullRequestRef, revision: Revision) -> None:
-        """Starts a pull request's workflow, or tells the running one, in one request."""
+    async def head_changed(
+        self, ref: PullRequestRef, revision: Revision, posting: PostingOptions | None = None
+    ) -> None:
+        """Signals a pull request's workflow, and starts it if need be, in one request."""
         try:
             await self._client.start_workflow(
                 PullRequestWorkflow.run,
@@ -64,7 +62,7 @@ class PullRequests:
                 task_queue=options.ORCHESTRATION_QUEUE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 start_signal="head_changed",
-                start_signal_args=[revision],
+                start_signal_args=[revision] if posting is None else [revision, posting],
                 static_summary=f"{ref.title}: analysis, lint, builds",
             )
         except RPCError as error:

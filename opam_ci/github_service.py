@@ -30,9 +30,10 @@ from opam_ci.activities.outlast import OutlastInterceptor
 from opam_ci.clients.deliveries import StoredDeliveries
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.github.messages import ReconcileTask
 from opam_ci.core.github.revision import Policy
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import CheckOptions
 from opam_ci.gateway import PullRequests

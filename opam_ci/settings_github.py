@@ -13,7 +13,7 @@ from opam_ci.clients.github_http import PUBLIC_API, TOTAL_TIMEOUT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import Tracked
 from opam_ci.core.github.model import RefName, RepositoryName
-from opam_ci.core.github.origin import SILENCE_AFTER_REQUEST, Report
+from opam_ci.core.github.posting_options import SILENCE_AFTER_REQUEST, PostingOptions
 from opam_ci.core.github.revision import Policy, lighter
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, About, Context
 from opam_ci.core.requests import CheckOptions
@@ -152,7 +152,7 @@ class GitHubSettings(BaseSettings):
         return Policy(
             clone_url=self.clone_url or f"https://github.com/{self.tracked.repository}.git",
             branch=self.branch,
-            report=Report(
+            posting=PostingOptions(
                 contexts=tuple(
                     context.model_copy(update={"advisory": True})
                     if context.about in self.advisory

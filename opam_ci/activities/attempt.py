@@ -12,12 +12,12 @@ from temporalio.service import RPCError
 from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, retry_delay
 from opam_ci.activities.heartbeats import beating
 from opam_ci.activities.stand_in import STAND_IN
-from opam_ci.core.errors import InfrastructureError, SubmissionError
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError, SubmissionError
 from opam_ci.core.messages import JobContext, JobHeartbeat, JobReport
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
+from opam_ci.core.signals import AttemptFaulted, AttemptStarted
 from opam_ci.core.summary import Fault
-from opam_ci.core.workflow_states import AttemptFaulted, AttemptStarted
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from temporalio.exceptions import (
 )
 
 from opam_ci.clients.github_errors import GitHubRefusedError
-from opam_ci.core.errors import InfrastructureError, SubmissionError
+from opam_ci.core.job_errors import InfrastructureError, SubmissionError
 from opam_ci.core.messages import JobHeartbeat, JobReport
 from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, Outcome
 from opam_ci.core.result_text import reason_line

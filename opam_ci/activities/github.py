@@ -20,7 +20,6 @@ from opam_ci.clients.github_late import confirmed
 from opam_ci.clients.github_posting import Posting, Writer, post_due
 from opam_ci.clients.lint_findings import load_findings
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.action import (
     Action,
     Cancel,
@@ -45,12 +44,15 @@ from opam_ci.core.github.messages import (
     ReconcileTask,
     ToPost,
 )
-from opam_ci.core.github.origin import ClosedAs
+from opam_ci.core.github.ordering import ClosedAs
 from opam_ci.core.github.pace import Posted, doubted
+from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.github.reconcile import compare, to_redeliver
 from opam_ci.core.github.revision import Policy
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
-from opam_ci.core.requests import PullRequestRef, RestartSelector, Revision
+from opam_ci.core.requests import PullRequestRef, Revision
+from opam_ci.core.selector import RestartSelector
 
 _QUERY_TIMEOUT = timedelta(seconds=20)
 _A_LITTLE_LATER = timedelta(seconds=5)
@@ -60,7 +62,9 @@ _POSTED: TypeAdapter[dict[str, Posted]] = TypeAdapter(dict[str, Posted])
 class Steers(Protocol):
     """How activities reach the workflows of pull requests: see `gateway.PullRequests`."""
 
-    async def head_changed(self, ref: PullRequestRef, revision: Revision) -> None:
+    async def head_changed(
+        self, ref: PullRequestRef, revision: Revision, posting: PostingOptions | None
+    ) -> None:
         """Starts a workflow, or tells the running one."""
 
     async def closed(self, ref: PullRequestRef, said: ClosedAs) -> bool:
@@ -206,8 +210,9 @@ class GitHubActivities:
     async def _carry_out(self, action: Action, now: datetime, *, sure: bool) -> Carried:
         match action:
             case HeadChanged():
-                revision = self._policy.revision(action, sure=sure)
-                await self._steers.head_changed(action.pull_request, revision)
+                ref = action.pull_request
+                revision = self._policy.revision(action, authoritative=sure)
+                await self._steers.head_changed(ref, revision, self._policy.posting_for(ref))
                 words = f"head {action.head[:12]}: {action.why}"
             case Closed():
                 return await self._close(action, sure=sure)
@@ -224,7 +229,7 @@ class GitHubActivities:
         return Carried(words=words)
 
     async def _close(self, action: Closed, *, sure: bool) -> Carried:
-        said = ClosedAs(as_of=action.as_of, sure=sure)
+        said = ClosedAs(as_of=action.as_of, authoritative=sure)
         told = await self._steers.closed(action.pull_request, said)
         # An older head that comes after this would bring the workflow back. Once it is late
         # it does not; until then this is looked at again.

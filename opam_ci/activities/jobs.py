@@ -13,7 +13,7 @@ from temporalio import activity
 from opam_ci.clients.index import Index
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.build import RevdepList
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.messages import (
     ChangeJobs,
     ConcludeJobs,
@@ -27,7 +27,7 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.outcome import Cause
 from opam_ci.core.plan import PlannedJob, planned_jobs, revdep_jobs
-from opam_ci.core.requests import RestartAsker, Taken
+from opam_ci.core.selector import RestartAsker, Taken
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
 """Jobs that are put into the index in some hundred milliseconds."""

@@ -19,14 +19,15 @@ from opam_ci.core.admission import CHANGE_REFUSED
 from opam_ci.core.analysis import CONFLICT
 from opam_ci.core.analysis_result import Analysis, ChangeKind
 from opam_ci.core.build import RepositoryRef
-from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
-from opam_ci.core.github.origin import Origin
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError, SubmissionError
 from opam_ci.core.lint.finding import LintRequest
 from opam_ci.core.lint_outcome import outcome_of
 from opam_ci.core.messages import AnalysisReport, LintReport, LintVerdict, RepositoryTask
 from opam_ci.core.outcome import Cause, Evidence, FailureReason, Outcome, Passed
 from opam_ci.core.plan import BUILT_KINDS
+from opam_ci.core.requests import Origin
 
 
 class RepositoryActivities:

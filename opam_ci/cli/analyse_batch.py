@@ -10,7 +10,8 @@ from opam_ci.cli.json_lines import read_lines
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse, analyse_merge
 from opam_ci.core.analysis_result import Analysis
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.packed import FOR_PEOPLE
 from opam_ci.core.text import problems
 

@@ -21,17 +21,18 @@ from opam_ci.cli.watch import watch
 from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.connection import served
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.platform_select import embedded, named
 from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import State, Summary
-from opam_ci.core.workflow_states import PullRequestState
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.states import PullRequestState
 
 EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
 """What a check exits with: 1 is the package's, 3 is the CI's. 2 is a usage error."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from textwrap import dedent
 
 from opam_ci.cli.source_host import SourceHost
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 from opam_ci.core.summary import JobStatus, Summary

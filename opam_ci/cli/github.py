@@ -11,8 +11,9 @@ from opam_ci.clients.git_upstream import git_environment
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.connection import connect
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.github.setup import missing
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.requests import CheckOptions
 from opam_ci.settings import Settings
 from opam_ci.settings_github import GitHubSettings

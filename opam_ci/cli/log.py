@@ -20,8 +20,9 @@ from opam_ci.cli.operate import JsonOption, opened_index
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs import LogReader
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import label
 from opam_ci.core.records import AttemptRecord, JobRecord, log_key
 from opam_ci.core.summary import JobState

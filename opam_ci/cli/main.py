@@ -26,7 +26,8 @@ from opam_ci.cli.serve import serve
 from opam_ci.cli.status import status
 from opam_ci.cli.up import up
 from opam_ci.cli.work import worker
-from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError, SubmissionError
 from opam_ci.core.text import problems
 
 app = typer.Typer(

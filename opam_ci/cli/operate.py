@@ -15,7 +15,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from opam_ci.cli.lookup import one_of
 from opam_ci.cli.watch import with_phases
 from opam_ci.clients.index import Index
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.summary import Summary
 from opam_ci.settings import Settings

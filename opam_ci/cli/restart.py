@@ -16,11 +16,12 @@ from opam_ci.cli.lookup import head_of, one_of, refused, target_of
 from opam_ci.cli.operate import JsonOption, TemporalOption, cause_of, opened_index, print_json
 from opam_ci.cli.session import connected
 from opam_ci.clients.index import CURRENT, Index, JobFilter
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.restarts import orders_of, workflow_of
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
-from opam_ci.core.requests import (
+from opam_ci.core.selector import (
     TAKEN_SHOWN,
     CancelUpdate,
     JobSelector,

@@ -20,7 +20,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from opam_ci.cli import daemon, ports
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 from opam_ci.stopping import PROCESS_TIMEOUT

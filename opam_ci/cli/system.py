@@ -7,7 +7,8 @@ from collections.abc import Callable
 from opam_ci.cli import debian
 from opam_ci.clients.runners import sandbox
 from opam_ci.clients.runners.preflight import namespace_trouble
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 

@@ -21,7 +21,7 @@ from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import connect
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 from opam_ci.core.packed import FOR_PEOPLE

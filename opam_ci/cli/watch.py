@@ -16,7 +16,7 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.messages import JobHeartbeat
 from opam_ci.core.outcome import Cause
 from opam_ci.core.summary import JobState, JobStatus, Summary, activity_id

@@ -11,9 +11,9 @@ from opam_ci.clients.store import ArtifactStore
 from opam_ci.core import canary
 from opam_ci.core.build import BuildSpec, PhaseTimeouts, RepositoryRef
 from opam_ci.core.classify import judge
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.health import Finding
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.platforms import Platform
 
 

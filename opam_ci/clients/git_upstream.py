@@ -15,9 +15,10 @@ from typing import Final
 
 from opam_ci.clients.git_names import is_object_id
 from opam_ci.core.admission import CHANGE_REFUSED, MAX_DEPTH
-from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError, SubmissionError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Evidence, FailureReason
 

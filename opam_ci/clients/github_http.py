@@ -11,9 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from opam_ci.clients.github_auth import Credentials, InstallationToken
 from opam_ci.clients.github_errors import GitHubRefusedError
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.limits import is_limited, retry_after
 from opam_ci.core.github.model import RepositoryName, Tolerant
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.text import problems
 

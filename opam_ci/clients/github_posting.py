@@ -7,10 +7,10 @@ from typing import Protocol
 from pydantic import AwareDatetime
 
 from opam_ci.clients.github_errors import GitHubRefusedError
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.checks import Annotation, CheckRun
 from opam_ci.core.github.pace import Pace, Posted, after, due
 from opam_ci.core.github.status import Status
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 
 _TROUBLE_WAIT = timedelta(seconds=30)

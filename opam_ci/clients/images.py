@@ -16,13 +16,13 @@ from typing import Final
 
 import httpx
 
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.images import (
     DIGEST,
     ImageReference,
     bearer_challenge,
     parse_image,
 )
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _MANIFESTS: Final = (

@@ -6,9 +6,9 @@ from opam_ci.clients.logs import LogReader, LogWriter
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.classify import cut
 from opam_ci.core.classify.cut import HEAD_BYTES, TAIL_BYTES
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import BuildFacts
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.replay import Judged
 

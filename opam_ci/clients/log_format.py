@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pydantic import AwareDatetime
 
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 

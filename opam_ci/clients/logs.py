@@ -30,7 +30,7 @@ from opam_ci.clients.log_format import (
     segment_key,
 )
 from opam_ci.clients.store import ArtifactStore, MissingKeyError
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 

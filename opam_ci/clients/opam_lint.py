@@ -17,7 +17,7 @@ from typing import Any, Final
 from opam_ci.clients.lint_program import FILES, LintProgram, new_scratch
 from opam_ci.clients.runners import beneath
 from opam_ci.clients.runners.supervise import Ended, supervise
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
 from opam_ci.core.lint.subject import OpamMessage
 from opam_ci.core.outcome import Cause

@@ -15,7 +15,8 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, from_url
 
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.records import OBJECT_KEY
 

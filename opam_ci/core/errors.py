@@ -7,12 +7,9 @@
     ├── UsageError            the caller asked for something that cannot be: exit 2
     ├── SubmissionError       the pull request is at fault: a package failure
     └── InfrastructureError   the CI is at fault: retried with backoff
+
+The last two decide what becomes of a job; they are in `core/jobs/errors.py`.
 """
-
-from datetime import timedelta
-
-from opam_ci.core.job import Phase
-from opam_ci.core.outcome import Cause, Evidence, FailureReason
 
 
 class OpamCiError(Exception):
@@ -21,43 +18,3 @@ class OpamCiError(Exception):
 
 class UsageError(OpamCiError):
     """The request itself is wrong; its text says what to do instead."""
-
-
-class SubmissionError(OpamCiError):
-    """The submission is at fault: maps to `failed(reason)`.
-
-    Attributes:
-        reason: What about it.
-        evidence: On what the verdict rests.
-    """
-
-    def __init__(self, message: str, *, reason: FailureReason, evidence: Evidence) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.evidence = evidence
-
-
-class InfrastructureError(OpamCiError):
-    """The CI is at fault: maps to a fault with a cause, and is retried.
-
-    Attributes:
-        cause: What to repair.
-        phase: Where it happened.
-        evidence: On what it rests; made from the message where none is given.
-        retry_after: When the other side said when to come back.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        cause: Cause,
-        phase: Phase | None = None,
-        evidence: Evidence | None = None,
-        retry_after: timedelta | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.cause = cause
-        self.phase = phase
-        self.evidence = evidence or Evidence(rule=f"raised-{cause}", phase=phase, detail=message)
-        self.retry_after = retry_after

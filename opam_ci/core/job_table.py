@@ -8,8 +8,8 @@ from opam_ci.core.job_states import JobEvent, after
 from opam_ci.core.lost_attempt import LOST, lost
 from opam_ci.core.messages import JobReport
 from opam_ci.core.outcome import Cancelled, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.signals import AttemptFaulted, AttemptStarted
 from opam_ci.core.summary import Fault, JobStatus
-from opam_ci.core.workflow_states import AttemptFaulted, AttemptStarted
 
 KILLS_WORKER_AFTER = 2
 """Distinct workers lost under one job before the job itself is blamed, if it was alone on the last

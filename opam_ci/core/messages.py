@@ -1,6 +1,6 @@
 """What activities are told, and what they answer. Small: logs and lists travel as references."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, model_serializer
@@ -14,14 +14,9 @@ from opam_ci.core.outcome import CancelledBy, Outcome
 from opam_ci.core.packed import Packed
 from opam_ci.core.platforms import Platform
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import (
-    JobSelector,
-    PullRequestRef,
-    RestartAsker,
-    RestartSelector,
-    Revision,
-)
+from opam_ci.core.requests import PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
+from opam_ci.core.selector import JobSelector, RestartAsker, RestartSelector
 from opam_ci.core.summary import Fault, PlatformStanding
 
 
@@ -368,3 +363,15 @@ def revision_key(pull_request: PullRequestRef, head: str, opened_at: datetime) -
         head=head,
         opened_at=opened_at,
     )
+
+
+def opened_at(now: datetime, before: datetime | None) -> datetime:
+    """Returns when a testing counts as opened.
+
+    The index takes the latest for the newest, and two may begin in one workflow task.
+
+    Args:
+        now: The workflow's time.
+        before: When the testing before this one was opened.
+    """
+    return now if before is None else max(now, before + timedelta(microseconds=1))

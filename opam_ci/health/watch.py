@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from opam_ci.activities.observe import ORCHESTRATION_POOL, AttemptBegan, AttemptEnded
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.health import (
     UNPROVEN,
     Attempt,
@@ -19,6 +18,7 @@ from opam_ci.core.health import (
     after_probe,
 )
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.recording import RowBatch
 

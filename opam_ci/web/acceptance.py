@@ -40,7 +40,8 @@ class Acceptance:
             InfrastructureError: Temporal does not take it.
         """
         if isinstance(action, HeadChanged) and not is_late(action, self._clock()):
-            revision = self._policy.revision(action)
-            await self._pull_requests.head_changed(action.pull_request, revision)
+            ref = action.pull_request
+            revision, posting = self._policy.revision(action), self._policy.posting_for(ref)
+            await self._pull_requests.head_changed(ref, revision, posting)
         else:
             await self._pull_requests.deliver(Delivered(action=action), delivery)

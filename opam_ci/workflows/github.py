@@ -14,15 +14,17 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.github.check_page import check_run
     from opam_ci.core.github.messages import CHECK_RUN, Look, PostTask, ToPost
     from opam_ci.core.github.model import HEAD_GONE
-    from opam_ci.core.github.origin import Known, Report, order
+    from opam_ci.core.github.ordering import LatestEvent, compare_events
     from opam_ci.core.github.pace import HURRIED, Due, Pace, doubted, due
+    from opam_ci.core.github.posting_options import PostingOptions
     from opam_ci.core.github.status import About, Status, statuses
     from opam_ci.core.messages import revision_key
     from opam_ci.core.requests import Revision
+    from opam_ci.core.signals import AttemptFaulted
     from opam_ci.core.summary import Summary
-    from opam_ci.core.workflow_states import AttemptFaulted, PullRequestState
     from opam_ci.workflows import options
     from opam_ci.workflows.pause import pause
+    from opam_ci.workflows.states import PullRequestState, TestingState
 
 
 class GitHubSide:
@@ -53,19 +55,19 @@ class GitHubSide:
 
     # What GitHub says.
 
-    def is_news(self, as_of: datetime, head: str | None, *, sure: bool) -> bool:
-        """Whether what is said counts: deliveries come in any order, and more than once.
+    def is_newer(self, as_of: datetime, head: str | None, *, authoritative: bool) -> bool:
+        """Whether an event is newer than what is known.
 
-        Where nobody can tell, GitHub is asked, and says it again so that it is sure.
+        Where that is unclear, GitHub is asked, and an authoritative event follows.
 
         Args:
-            as_of: When it was so, by GitHub's clock.
+            as_of: Time of the event, by GitHub's clock.
             head: The head, None for a close.
-            sure: Whether GitHub was asked.
+            authoritative: Whether GitHub's API confirmed it.
         """
-        how = order(self._state.known, as_of, head, sure=sure)
+        how = compare_events(self._state.latest_event, as_of, head, authoritative=authoritative)
         if how == "newer":
-            self._state.known = Known(as_of=as_of, head=head)
+            self._state.latest_event = LatestEvent(as_of=as_of, head=head)
         elif how == "unclear":
             self._doubtful = True
         return how == "newer"
@@ -77,49 +79,49 @@ class GitHubSide:
 
     # What GitHub is told.
 
-    def look(self, summary: Summary, revision: Revision, *, hurried: bool) -> None:
-        """Notes what GitHub is to be told from now on.
+    def update(self, summary: Summary, testing: TestingState, *, hurried: bool) -> None:
+        """Notes the statuses that GitHub should have from now on.
 
         Args:
-            summary: How the head stands.
-            revision: The head.
-            hurried: Whether these may be the last words.
+            summary: State of the head.
+            testing: The head, and how its results are posted.
+            hurried: Whether these may be the final statuses.
         """
-        report = revision.origin.report if revision.origin is not None else None
         self._hurried = hurried
-        if report is None:
+        posting = testing.posting
+        if posting is None:
             self._wanted = ()
             return
-        self._pace = report.pace
-        self._heartbeat_timeout = report.heartbeat_timeout
-        self._wanted = _wanted(summary, revision, report)
+        self._pace = posting.pace
+        self._heartbeat_timeout = posting.heartbeat_timeout
+        self._wanted = _wanted(summary, testing.revision, posting)
 
-    def to_post(self, summary: Summary, revision: Revision, opened_at: datetime) -> ToPost:
-        """Returns what GitHub is to be told at this moment."""
-        report = revision.origin.report if revision.origin is not None else None
-        if report is None:
+    def to_post(self, summary: Summary, testing: TestingState) -> ToPost:
+        """Returns the statuses and check runs that GitHub should have at this moment."""
+        posting, revision = testing.posting, testing.revision
+        if posting is None:
             return ToPost()
         runs = {}
         annotated = None
-        if report.check_runs:
-            for context in report.contexts:
+        if posting.check_runs:
+            for context in posting.contexts:
                 runs[CHECK_RUN + context.name] = check_run(
                     summary,
                     context,
-                    report.contexts,
+                    posting.contexts,
                     pull_request=self._pull_request,
                     maximum_attempts=revision.options.retry.maximum_attempts,
-                    target_url=report.target_url,
+                    target_url=posting.target_url,
                 )
                 if context.about is About.LINTER:
                     annotated = CHECK_RUN + context.name
         return ToPost(
-            statuses=_wanted(summary, revision, report),
+            statuses=_wanted(summary, revision, posting),
             check_runs=runs,
             posted=self._state.posted,
-            pace=HURRIED if self._hurried else report.pace,
+            pace=HURRIED if self._hurried else posting.pace,
             annotated=annotated,
-            testing=revision_key(self._pull_request, summary.head, opened_at),
+            testing=revision_key(self._pull_request, summary.head, testing.opened_at),
         )
 
     @property
@@ -240,14 +242,14 @@ class GitHubSide:
             self._under_way = None
 
 
-def _wanted(summary: Summary, revision: Revision, report: Report) -> tuple[Status, ...]:
+def _wanted(summary: Summary, revision: Revision, posting: PostingOptions) -> tuple[Status, ...]:
     found = statuses(
         summary,
-        contexts=report.contexts,
+        contexts=posting.contexts,
         maximum_attempts=revision.options.retry.maximum_attempts,
-        target_url=report.target_url,
+        target_url=posting.target_url,
     )
-    if not report.check_runs:
+    if not posting.check_runs:
         return found
     runs = (status.model_copy(update={"context": CHECK_RUN + status.context}) for status in found)
     return (*found, *runs)

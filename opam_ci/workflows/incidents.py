@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
         orders_of,
         restart_plan,
     )
-    from opam_ci.core.requests import RestartAsker
+    from opam_ci.core.selector import RestartAsker
     from opam_ci.core.text import incident_details
     from opam_ci.workflows import options
     from opam_ci.workflows.pause import came_true

@@ -36,15 +36,11 @@ with workflow.unsafe.imports_passed_through():
         Outcome,
     )
     from opam_ci.core.plan import BUILT_KINDS
+    from opam_ci.core.signals import AttemptFaulted, AttemptStarted, RestartJobs
     from opam_ci.core.summary import JobStatus, activity_id
     from opam_ci.core.text import activity_summary
-    from opam_ci.core.workflow_states import (
-        AttemptFaulted,
-        AttemptStarted,
-        PlatformState,
-        RestartJobs,
-    )
     from opam_ci.workflows import options
+    from opam_ci.workflows.states import PlatformState
 
 
 @dataclass

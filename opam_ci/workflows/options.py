@@ -72,7 +72,7 @@ says when to come back, the error says so."""
 
 GITHUB_HEARTBEAT_TIMEOUT = timedelta(seconds=20)
 """Silence after which a worker that asks GitHub counts as lost; all that is asked may be asked
-twice. One that writes states has more, see `Report.heartbeat_timeout`."""
+twice. One that writes states has more, see `PostingOptions.heartbeat_timeout`."""
 
 RECONCILE_TIMEOUT = timedelta(minutes=30)
 """Longest comparison of all open pull requests with the workflows."""

@@ -23,22 +23,22 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.plan import outcome_after
     from opam_ci.core.platforms import Platform
     from opam_ci.core.recording import rows_of
-    from opam_ci.core.requests import JobSelector
-    from opam_ci.core.summary import Counts, JobStatus, PlatformStanding, Summary, total
-    from opam_ci.core.tally import Tally
-    from opam_ci.core.text import markdown_matrix
-    from opam_ci.core.workflow_states import (
+    from opam_ci.core.selector import JobSelector
+    from opam_ci.core.signals import (
         AttemptFaulted,
         AttemptStarted,
         PlatformProgress,
-        PlatformState,
         RestartJobs,
         StopJobs,
     )
+    from opam_ci.core.summary import Counts, JobStatus, PlatformStanding, Summary, total
+    from opam_ci.core.tally import Tally
+    from opam_ci.core.text import markdown_matrix
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records, Tasks, ask, told
     from opam_ci.workflows.jobs import JobRunner, lost_verdict, reports_of
     from opam_ci.workflows.pause import pause, see_through
+    from opam_ci.workflows.states import PlatformState
 
 
 @workflow.defn

@@ -4,41 +4,37 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.core.github.messages import ToPost
-    from opam_ci.core.github.origin import ClosedAs
+    from opam_ci.core.github.ordering import ClosedAs
+    from opam_ci.core.github.posting_options import PostingOptions
     from opam_ci.core.incidents.restarts import has_budget
+    from opam_ci.core.messages import opened_at
     from opam_ci.core.outcome import CancelledBy
     from opam_ci.core.plan import ANALYSIS
     from opam_ci.core.recording import batch_of
     from opam_ci.core.records import RevisionKey
-    from opam_ci.core.requests import (
+    from opam_ci.core.requests import Revision
+    from opam_ci.core.selector import (
         CancelUpdate,
         JobSelector,
         RestartSelector,
         RestartUpdate,
-        Revision,
         Taken,
     )
+    from opam_ci.core.signals import AttemptFaulted, AttemptStarted, PlatformProgress
     from opam_ci.core.summary import Counts, JobStatus, State, Summary
     from opam_ci.core.text import markdown_matrix, problems
-    from opam_ci.core.workflow_states import (
-        AttemptFaulted,
-        AttemptStarted,
-        PlatformProgress,
-        PullRequestState,
-        TestingState,
-        opened_at,
-    )
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records
     from opam_ci.workflows.github import GitHubSide
     from opam_ci.workflows.pause import came_true, pause, see_through
+    from opam_ci.workflows.states import PullRequestState, TestingState
     from opam_ci.workflows.testing import Testing
 
 _NOTICES_KEPT = 20
@@ -63,6 +59,13 @@ class _Order:
     answer: Taken | None = None
 
 
+class _Next(NamedTuple):
+    """A head that waits for the one before it to stop."""
+
+    revision: Revision
+    posting: PostingOptions | None
+
+
 @workflow.defn
 class PullRequestWorkflow:
     """Tests every head of one pull request; a new head supersedes the one before.
@@ -80,7 +83,7 @@ class PullRequestWorkflow:
         if state.testing is not None:
             self._testing = self._new_testing(state.testing)
         self._github = GitHubSide(state, self._note)
-        self._next: Revision | None = None
+        self._next: _Next | None = None
         self._orders: deque[_Order] = deque()
         self._cancel_asked = False
         self._closed = False
@@ -128,25 +131,30 @@ class PullRequestWorkflow:
         return self.summary().counts
 
     @workflow.signal
-    def head_changed(self, revision: Any = None) -> None:
-        """A new head is to be tested; the same head again only if it says so.
+    def head_changed(self, revision: Any = None, posting: Any = None) -> None:
+        """A new head is to be tested; the same head again only if the revision says so.
 
         Args:
             revision: A Revision as JSON.
+            posting: PostingOptions as JSON, None where nothing is posted to GitHub.
         """
-        said = self._parsed("head_changed", Revision, revision)
-        if said is None:
+        new = self._parsed("head_changed", Revision, revision)
+        options_given = posting is not None
+        how = self._parsed("head_changed", PostingOptions, posting) if options_given else None
+        if new is None or (options_given and how is None):
             return
-        origin = said.origin
-        if origin and not self._github.is_news(origin.as_of, said.head, sure=origin.sure):
+        origin = new.origin
+        if origin and not self._github.is_newer(
+            origin.as_of, new.head, authoritative=origin.authoritative
+        ):
             return
         # What was asked about the head before is overtaken; so is a close by a reopen.
         self._cancel_asked = self._closed = False
         tested = self._testing.revision if self._testing is not None else None
-        if self._next is None and tested is not None and not said.is_more_than(tested):
+        if self._next is None and tested is not None and not new.is_more_than(tested):
             # A redelivered webhook, or a poll that sees what it saw before.
             return
-        self._next = said
+        self._next = _Next(new, how)
 
     @workflow.signal
     def restart(self, selector: Any = None) -> None:
@@ -190,7 +198,9 @@ class PullRequestWorkflow:
         as_of = None if said is None else self._parsed("closed", ClosedAs, said)
         if said is not None and as_of is None:
             return
-        if as_of and not self._github.is_news(as_of.as_of, None, sure=as_of.sure):
+        if as_of and not self._github.is_newer(
+            as_of.as_of, None, authoritative=as_of.authoritative
+        ):
             return
         self._closed = True
         self._next = None
@@ -267,7 +277,7 @@ class PullRequestWorkflow:
         testing = self._testing
         if testing is None:
             return ToPost()
-        return self._github.to_post(self.summary(), testing.revision, testing.state.opened_at)
+        return self._github.to_post(self.summary(), testing.state)
 
     async def _serve(self) -> None:
         while await self._something_to_do():
@@ -356,9 +366,9 @@ class PullRequestWorkflow:
         return Testing(self._state.pull_request, state, self._records, self._is_called_away)
 
     async def _take_next(self) -> None:
-        revision, self._next = self._next, None
-        if revision is None:
+        if self._next is None:
             return
+        (revision, posting), self._next = self._next, None
         testing = self._testing
         if testing is not None and not revision.is_more_than(testing.revision):
             # Pushed away and back before anybody had looked: what was given up is taken up again.
@@ -376,6 +386,7 @@ class PullRequestWorkflow:
         self._testing = self._new_testing(
             TestingState(
                 revision=revision,
+                posting=posting,
                 opened_at=opened_at(workflow.now(), before),
                 analysis=JobStatus(job=ANALYSIS),
             )
@@ -474,7 +485,7 @@ class PullRequestWorkflow:
         self._stale = testing.is_changed = False
         rows = testing.take_analysis()
         summary = self.summary()
-        self._github.look(summary, testing.revision, hurried=self._closed)
+        self._github.update(summary, testing.state, hurried=self._closed)
         self._state.sequence += 1
         self._records.add(
             batch_of(

@@ -26,29 +26,17 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.plan import ANALYSIS
     from opam_ci.core.platforms import Platform
     from opam_ci.core.records import RevisionKey
-    from opam_ci.core.requests import (
-        TAKEN_SHOWN,
-        JobSelector,
-        PullRequestRef,
-        RestartAsker,
-        RestartSelector,
-        Revision,
-        Taken,
-    )
+    from opam_ci.core.requests import PullRequestRef, Revision
+    from opam_ci.core.selector import TAKEN_SHOWN, JobSelector, RestartAsker, RestartSelector, Taken
+    from opam_ci.core.signals import PlatformProgress, RestartJobs, StopJobs
     from opam_ci.core.summary import JobState, JobStatus, PlatformStanding, Standing, total
     from opam_ci.core.tally import counts_of_rows, settled
-    from opam_ci.core.workflow_states import (
-        PlatformProgress,
-        PlatformState,
-        RestartJobs,
-        StopJobs,
-        TestingState,
-    )
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records, Tasks, ask, told
     from opam_ci.workflows.jobs import JobRunner, lost_verdict, reports_of
     from opam_ci.workflows.pause import came_true
     from opam_ci.workflows.platform import PlatformWorkflow
+    from opam_ci.workflows.states import PlatformState, TestingState
 
 _NOTICES = 20
 """How many notices of images a summary shows."""

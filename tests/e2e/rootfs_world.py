@@ -31,9 +31,9 @@ from opam_ci.core.build import (
     PhaseTimeouts,
     RepositoryRef,
 )
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.platforms import EMBEDDED
 

@@ -11,9 +11,9 @@ import pytest
 
 from opam_ci.core.build import PhaseTimeouts
 from opam_ci.core.classify import judge
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import OpamAction
 from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause, label
 from tests.e2e.rootfs_world import (
     FAST,

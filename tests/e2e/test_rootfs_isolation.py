@@ -17,8 +17,9 @@ from opam_ci.clients.runners.jobroot import overlay
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.supervise import supervise
 from opam_ci.core.build import BuildReport
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from tests.e2e.rootfs_world import Log, World, last, mounts_below, processes_with
 

@@ -30,13 +30,13 @@ from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import Counts
-from opam_ci.core.workflow_states import PlatformState
 from opam_ci.health.slots import BuildSlots
 from opam_ci.instruments import Instruments
 from opam_ci.settings import Settings
 from opam_ci.worker import WORKFLOW_RUNNER, build_worker
 from opam_ci.workflows import options
 from opam_ci.workflows.platform import PlatformWorkflow
+from opam_ci.workflows.states import PlatformState
 from tests.fakes.runners import FakeRunner
 
 pytestmark = pytest.mark.e2e

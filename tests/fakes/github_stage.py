@@ -12,8 +12,8 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from opam_ci.activities.github import GitHubActivities
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.github.action import Tracked
-from opam_ci.core.github.origin import Report
 from opam_ci.core.github.pace import Pace
+from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.github.revision import Policy, lighter
 from opam_ci.core.requests import CheckOptions
 from opam_ci.core.retry import RetrySettings
@@ -51,7 +51,7 @@ def policy_for(  # noqa: PLR0913 - each is a setting that a story may need
     return Policy(
         clone_url=clone_url,
         branch="master",
-        report=Report(
+        posting=PostingOptions(
             check_runs=check_runs,
             pace=pace or Pace(interval=timedelta(seconds=2)),
             heartbeat_timeout=heartbeat_timeout,

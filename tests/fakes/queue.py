@@ -21,9 +21,7 @@ from opam_ci.core.outcome import (
 from opam_ci.core.plan import PlannedJob, depends_on
 from opam_ci.core.recording import rows_of
 from opam_ci.core.records import JobRecord, RevisionKey
-from opam_ci.core.requests import (
-    RestartSelector,
-)
+from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import (
     Fault,
     JobState,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.core import canary
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import BuildFacts, HostFacts, OpamAction, PhaseRun
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 AMPLE = HostFacts(free_bytes=50 << 30, free_inodes=10**6)

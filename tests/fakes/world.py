@@ -24,8 +24,9 @@ from opam_ci.clients.index import Index, Place
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.build import RepositoryRef, Revdep, RevdepList
-from opam_ci.core.errors import InfrastructureError, OpamCiError
+from opam_ci.core.errors import OpamCiError
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.messages import (
     AnalysisReport,
     JobReport,
@@ -41,10 +42,10 @@ from opam_ci.core.records import AttemptRecord, JobRecord
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import JobStatus, Summary
-from opam_ci.core.workflow_states import PullRequestState
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.states import PullRequestState
 from tests.fakes.histories import children_of
 
 PASSED = Passed(evidence=Evidence(rule="test"))

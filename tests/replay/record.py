@@ -33,11 +33,12 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.build import Revdep
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.platforms import EMBEDDED, Runner
-from opam_ci.core.requests import CancelUpdate, JobSelector, PullRequestRef, RestartUpdate
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.selector import CancelUpdate, JobSelector, RestartUpdate
 from opam_ci.core.summary import State
 from opam_ci.github_service import github_worker
 from opam_ci.worker import WORKFLOW_RUNNER

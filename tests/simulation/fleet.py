@@ -28,8 +28,8 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 from opam_ci.activities.attempt import Attempt
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.build import Revdep
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.pace import Pace
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import (
     Cause,
     Evidence,

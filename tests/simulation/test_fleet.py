@@ -26,7 +26,7 @@ from opam_ci.core.github.status import statuses
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Outcome
 from opam_ci.core.records import JobRecord
-from opam_ci.core.requests import RestartSelector, RestartUpdate, RestartWhich, Taken
+from opam_ci.core.selector import RestartSelector, RestartUpdate, RestartWhich, Taken
 from opam_ci.core.summary import UNDECIDED, Standing, State, Summary, total
 from opam_ci.core.tally import counts_of_rows
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS

@@ -9,7 +9,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from opam_ci.core.github.action import Closed, HeadChanged, Tracked
 from opam_ci.core.github.late import LATE_AFTER, current, is_late
-from opam_ci.core.github.origin import Known, order
+from opam_ci.core.github.ordering import LatestEvent, compare_events
 from opam_ci.core.github.payload import PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
 from tests.simulation.harness import (
@@ -67,7 +67,7 @@ class Run:
         newest: The latest time that it was told of.
     """
 
-    known: Known | None = None
+    known: LatestEvent | None = None
     head: str = ""
     whole: bool = False
     doubtful: bool = False
@@ -242,14 +242,14 @@ class GitHubEvents(Simulation):
             self.run = Run()
         run = self.run
         run.newest = max(run.newest, said.as_of)
-        match order(run.known, said.as_of, head, sure=sure):
+        match compare_events(run.known, said.as_of, head, authoritative=sure):
             case "older":
                 self.hit("older")
             case "unclear":
                 self.hit("unclear")
                 run.doubtful = True
             case "newer":
-                run.known = Known(as_of=said.as_of, head=head)
+                run.known = LatestEvent(as_of=said.as_of, head=head)
                 if isinstance(said, Closed):
                     self.hit("ended")
                     self.run = None

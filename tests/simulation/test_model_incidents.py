@@ -25,7 +25,7 @@ from opam_ci.core.incidents.restarts import (
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import OWN_MEMORY_LIMIT, Cause, Evidence
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import CANARY_COST, RESTART_COST, RestartAsker
+from opam_ci.core.selector import CANARY_COST, RESTART_COST, RestartAsker
 from tests.simulation.harness import (
     AT,
     Simulation,

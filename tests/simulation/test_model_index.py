@@ -36,7 +36,7 @@ from opam_ci.core.outcome import (
 from opam_ci.core.plan import PlannedJob, depends_on, follows, outcome_after
 from opam_ci.core.recording import RowBatch, rows_of
 from opam_ci.core.records import JobRecord, RevisionKey
-from opam_ci.core.requests import JobSelector, RestartSelector, RestartWhich, Taken
+from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich, Taken
 from opam_ci.core.summary import CountKey, JobState, JobStatus, Standing, count_key
 from opam_ci.core.tally import counts_of
 from tests.simulation.harness import (

@@ -28,6 +28,7 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
+from opam_ci.core.signals import AttemptFaulted, AttemptStarted
 from opam_ci.core.summary import (
     CountKey,
     Fault,
@@ -38,7 +39,6 @@ from opam_ci.core.summary import (
     count_key,
 )
 from opam_ci.core.tally import Tally, counts_of, explaining
-from opam_ci.core.workflow_states import AttemptFaulted, AttemptStarted
 from tests.simulation.harness import (
     AT,
     EVIDENCE,

@@ -15,7 +15,7 @@ from opam_ci.core import admission
 from opam_ci.core.admission import is_package, refusal, too_many_packages
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.change import FileChange
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from tests.fakes.clone import EXECUTABLE, REGULAR, SUBMODULE, SYMLINK, Clone, Content, at, opam
 

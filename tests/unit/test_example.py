@@ -15,8 +15,8 @@ import pytest
 
 from opam_ci.cli import example
 from opam_ci.clients.opam_lint import OpamLint
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import (
     Cause,
     Evidence,

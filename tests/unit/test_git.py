@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from opam_ci.clients import git
 from opam_ci.clients.git import Merge, Repository
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from tests.fakes.clone import Clone, at, opam
 

@@ -7,7 +7,7 @@ import pytest
 
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_export import archive_tree, overlay
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.opam.file import parse
 from opam_ci.core.opam.nodes import Bool
 from tests.fakes.clone import EXECUTABLE, SUBMODULE, SYMLINK, Clone, Content, at, opam

@@ -8,8 +8,9 @@ import pytest
 
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_upstream import Upstream, upstream_in
-from opam_ci.core.errors import InfrastructureError, SubmissionError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.github.model import HEAD_GONE
+from opam_ci.core.job_errors import InfrastructureError, SubmissionError
 from opam_ci.core.outcome import Cause, FailureReason
 from tests.fakes.clone import Clone, opam
 

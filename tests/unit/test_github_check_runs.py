@@ -3,9 +3,9 @@
 import pytest
 
 from opam_ci.clients.github_posting import Writer
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.checks import Annotation, CheckOutput, CheckRun, Conclusion
 from opam_ci.core.github.status import Status
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.summary import State
 from tests.fakes.github import FakeGitHub, Trouble
 from tests.fakes.github_wire import connect

@@ -13,9 +13,10 @@ from pydantic import SecretStr
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_auth import AppCredentials, TokenCredentials
 from opam_ci.clients.github_errors import GitHubRefusedError
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.github.checks import BUTTON_ERRORS, Annotation, CheckOutput, CheckRun
 from opam_ci.core.github.status import Status
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.summary import State
 from tests.fakes.github import FakeGitHub, Trouble, private_pem

@@ -15,7 +15,7 @@ from opam_ci.core.github.command import (
 )
 from opam_ci.core.github.limits import is_limited, retry_after
 from opam_ci.core.github.signature import is_signed, sign
-from opam_ci.core.requests import RestartSelector, RestartWhich
+from opam_ci.core.selector import RestartSelector, RestartWhich
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

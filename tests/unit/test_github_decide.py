@@ -22,7 +22,7 @@ from opam_ci.core.github.action import (
     Tracked,
 )
 from opam_ci.core.github.decide import UnreadablePayloadError, decide
-from opam_ci.core.requests import RestartSelector, RestartWhich
+from opam_ci.core.selector import RestartSelector, RestartWhich
 from tests.fakes.github_bodies import Pull, comment, pull_request_whole, repository, user
 
 NAME = "ocaml/opam-repository"

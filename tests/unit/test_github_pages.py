@@ -6,8 +6,8 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.status import Status
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.summary import State
 from tests.fakes.github import FakeGitHub, Trouble
 from tests.fakes.github_wire import Wire, connect

@@ -11,10 +11,10 @@ import uvicorn
 
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_auth import AppCredentials
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.action import Action, Tracked
 from opam_ci.core.github.signature import sign
 from opam_ci.core.github.status import Status
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.summary import State
 from opam_ci.web.webhook import BODY_LIMIT, Webhook, application
 from tests.fakes.deliveries import RememberedDeliveries

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from opam_ci.clients.github_http import TOTAL_TIMEOUT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import HeadChanged, Tracked
-from opam_ci.core.github.origin import Known, order
+from opam_ci.core.github.ordering import LatestEvent, compare_events
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.requests import CheckOptions
 from opam_ci.github_service import transport_for
@@ -100,28 +100,27 @@ def test_links_contexts_and_clone_url(env: pytest.MonkeyPatch) -> None:
     env.setenv("OPAM_CI_GITHUB_TEMPORAL_UI", "http://ui:8233/")
     env.setenv("OPAM_CI_GITHUB_ADVISORY", '["revdeps"]')
     policy = GitHubSettings().policy(CheckOptions(), namespace="ci")
-    origin = policy.revision(head()).origin
+    origin, posting = policy.revision(head()).origin, policy.posting_for(head().pull_request)
     assert origin is not None
-    assert origin.report is not None
+    assert posting is not None
     assert origin.clone_url == "https://github.com/ocaml/opam-repository.git"
     url = "http://ui:8233/namespaces/ci/workflows/pr%2Focaml%2Fopam-repository%2F7"
-    assert origin.report.target_url == url
-    assert [context.advisory for context in origin.report.contexts] == [False, False, True]
+    assert posting.target_url == url
+    assert [context.advisory for context in posting.contexts] == [False, False, True]
     env.setenv("OPAM_CI_GITHUB_PAGE_URL", "https://ci.example.org/{owner}/{repo}/{number}")
-    origin = GitHubSettings().policy(CheckOptions()).revision(head()).origin
-    assert origin is not None
-    assert origin.report is not None
-    assert origin.report.target_url == "https://ci.example.org/ocaml/opam-repository/7"
+    posting = GitHubSettings().policy(CheckOptions()).posting_for(head().pull_request)
+    assert posting is not None
+    assert posting.target_url == "https://ci.example.org/ocaml/opam-repository/7"
 
 
 def test_a_lost_worker_is_replaced_only_after_its_longest_request(env: pytest.MonkeyPatch) -> None:
-    report = GitHubSettings().policy(CheckOptions()).report
-    assert report is not None
-    assert report.heartbeat_timeout > TOTAL_TIMEOUT
+    posting = GitHubSettings().policy(CheckOptions()).posting
+    assert posting is not None
+    assert posting.heartbeat_timeout > TOTAL_TIMEOUT
     env.setenv("OPAM_CI_GITHUB_REQUEST_TIMEOUT", "PT5S")
-    report = GitHubSettings().policy(CheckOptions()).report
-    assert report is not None
-    assert timedelta(seconds=5) < report.heartbeat_timeout < timedelta(seconds=15)
+    posting = GitHubSettings().policy(CheckOptions()).posting
+    assert posting is not None
+    assert timedelta(seconds=5) < posting.heartbeat_timeout < timedelta(seconds=15)
 
 
 def test_drafts_are_tested_lightly_and_ready_ones_anew(env: pytest.MonkeyPatch) -> None:
@@ -158,9 +157,9 @@ def test_drafts_are_tested_lightly_and_ready_ones_anew(env: pytest.MonkeyPatch) 
     ],
 )
 def test_order_of_what_is_said(seconds: int, said: str | None, sure: bool, how: str) -> None:
-    known = Known(as_of=AT, head="1" * 40)
-    assert order(known, AT + timedelta(seconds=seconds), said, sure=sure) == how
-    assert order(None, AT, said, sure=sure) == "newer"
+    known = LatestEvent(as_of=AT, head="1" * 40)
+    assert compare_events(known, AT + timedelta(seconds=seconds), said, authoritative=sure) == how
+    assert compare_events(None, AT, said, authoritative=sure) == "newer"
 
 
 async def test_requests_go_by_the_proxy_that_the_environment_names(

@@ -22,7 +22,7 @@ from opam_ci.core.github.checks import BUTTON_ERRORS, BUTTON_FAILED, CheckRun
 from opam_ci.core.github.pace import Pace, Posted
 from opam_ci.core.github.reconcile import compare, to_redeliver
 from opam_ci.core.github.status import Status
-from opam_ci.core.requests import RestartSelector, RestartWhich
+from opam_ci.core.selector import RestartSelector, RestartWhich
 from opam_ci.core.summary import State
 from opam_ci.web.webhook import Webhook
 from tests.fakes.deliveries import RememberedDeliveries

@@ -20,8 +20,8 @@ import pytest
 
 from opam_ci.clients import images
 from opam_ci.clients.images import ImageResolver, UnknownImageError
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.images import ImageReference, parse_image
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 INDEX = "application/vnd.oci.image.index.v1+json"

@@ -22,7 +22,7 @@ from opam_ci.core.incidents.restarts import (
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Cause, Evidence
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import RestartAsker
+from opam_ci.core.selector import RestartAsker
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"

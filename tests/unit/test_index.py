@@ -14,8 +14,9 @@ from opam_ci.clients.index import (
     Place,
     RevisionFilter,
 )
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import (
     Cause,
     Errored,

@@ -17,13 +17,14 @@ from opam_ci.clients.index.engine import reading, writing
 from opam_ci.clients.index.migrations import STEPS
 from opam_ci.clients.index.schema import SCHEMA_VERSION, VERSION
 from opam_ci.clients.index.triggers import create_triggers
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.messages import ChangeJobs, TakeJobs
 from opam_ci.core.outcome import Cause
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey, RevisionRecord
-from opam_ci.core.requests import RestartSelector
+from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
 from tests.fakes.written import write
 

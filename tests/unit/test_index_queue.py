@@ -13,12 +13,7 @@ from opam_ci.core.outcome import (
     Outcome,
 )
 from opam_ci.core.plan import ANALYSIS, PlannedJob, outcome_after
-from opam_ci.core.requests import (
-    CANARY_COST,
-    RESTART_COST,
-    RestartAsker,
-    RestartSelector,
-)
+from opam_ci.core.selector import CANARY_COST, RESTART_COST, RestartAsker, RestartSelector
 from opam_ci.core.summary import (
     SHOWN_ROWS,
     JobState,

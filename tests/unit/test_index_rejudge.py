@@ -28,7 +28,7 @@ from opam_ci.core.outcome import (
 from opam_ci.core.plan import outcome_after
 from opam_ci.core.recording import RowBatch, rows_of
 from opam_ci.core.records import RevisionKey, RevisionRecord
-from opam_ci.core.requests import RestartSelector
+from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
 from tests.fakes.written import write
 

@@ -18,11 +18,7 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.plan import ANALYSIS, PlannedJob, outcome_after
-from opam_ci.core.requests import (
-    JobSelector,
-    RestartSelector,
-    RestartWhich,
-)
+from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich
 from opam_ci.core.summary import (
     JobState,
     JobStatus,

@@ -13,8 +13,8 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.analysis_result import ChangedPackage, ChangeKind
 from opam_ci.core.build import Revdep, RevdepList
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.messages import (
     ChangeJobs,
     ConcludeJobs,
@@ -28,7 +28,7 @@ from opam_ci.core.outcome import Cancelled, Cause, Errored, Evidence, Skipped, S
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.recording import rows_of
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import JobSelector, RestartSelector
+from opam_ci.core.selector import JobSelector, RestartSelector
 from opam_ci.core.summary import JobState, JobStatus, total
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)

@@ -26,10 +26,11 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.platforms import EMBEDDED
 from opam_ci.core.recording import rows_of
-from opam_ci.core.requests import JobSelector, PullRequestRef, RestartSelector, RestartWhich
+from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.retry import RetrySettings
+from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich
+from opam_ci.core.signals import AttemptFaulted, AttemptStarted
 from opam_ci.core.summary import Fault, JobState, JobStatus, Standing
-from opam_ci.core.workflow_states import AttemptFaulted, AttemptStarted
 from opam_ci.workflows.options import job_priority
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

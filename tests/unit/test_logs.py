@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from opam_ci.clients.logs import LogLimits, LogReader, LogWriter
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 KEY = "logs/o/r/pr-1/abc/build,cppo.1/1-1"

@@ -19,9 +19,10 @@ from temporalio.client import Client
 from opam_ci.activities.observe import AttemptBegan, AttemptEnded
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.gauges import IndexGauges, IndexState
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.health import Finding, Health, WorkerState, after_check
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import (
     Cancelled,
     Cause,

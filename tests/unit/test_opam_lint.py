@@ -16,7 +16,8 @@ from opam_ci.cli.lint import lint
 from opam_ci.clients.lint_program import FILES, HostProgram, RootProgram, confined
 from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.clients.runners.supervise import supervise
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
 from opam_ci.core.outcome import Cause
 

@@ -18,7 +18,8 @@ from opam_ci.clients.runners.preflight import (
 )
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.settings import Settings
 from opam_ci.worker import make_runner

@@ -12,8 +12,9 @@ import pytest
 from opam_ci.cli.main import run
 from opam_ci.cli.restart import _IDS_AT_ONCE, requests_for
 from opam_ci.clients.index import Index
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import (
     Cancelled,
     Cause,
@@ -26,7 +27,7 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey, RevisionRecord
-from opam_ci.core.requests import (
+from opam_ci.core.selector import (
     CancelUpdate,
     JobSelector,
     RestartSelector,

@@ -9,8 +9,8 @@ from opam_ci.clients.runners.coinstall_process import ExitCode
 from opam_ci.clients.runners.steps import Step
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.platforms import EMBEDDED
 

@@ -5,7 +5,7 @@ import pytest
 from opam_ci.clients.runners.jobrun import check_repository
 from opam_ci.clients.runners.layer import LayerManifest
 from opam_ci.core.build import RepositoryRef
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 BASE = frozenset({"a.1", "b.1", "c.1"})

@@ -13,7 +13,8 @@ import pytest
 from temporalio.client import Client
 
 from opam_ci.cli import daemon, ports, services
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.workflows import options
 
 READY_WORKER = (

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from opam_ci.cli import daemon, launcher, ports
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 
 PATIENCE = timedelta(seconds=10)
 

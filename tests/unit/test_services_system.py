@@ -8,7 +8,8 @@ import pytest
 
 from opam_ci.cli import debian, main, system
 from opam_ci.clients.runners import preflight, sandbox
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 
 USER = next(entry for entry in pwd.getpwall() if entry.pw_uid != 0)
 

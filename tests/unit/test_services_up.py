@@ -12,8 +12,9 @@ import pytest
 from opam_ci.cli import example, ports, services, up
 from opam_ci.cli.render import View
 from opam_ci.cli.services import Embedded
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import (
     Cause,
     Evidence,

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from opam_ci.clients.store import ArtifactStore, MissingKeyError, _write
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 

@@ -25,8 +25,8 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.requests import RestartSelector
 from opam_ci.core.result_text import reason_line
+from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import (
     Counts,
     Fault,

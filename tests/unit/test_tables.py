@@ -18,7 +18,7 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Cause, Errored, Evidence, LogLine, Passed
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey, RevisionRecord
-from opam_ci.core.requests import Taken
+from opam_ci.core.selector import Taken
 from opam_ci.core.summary import JobState, JobStatus, Summary
 from opam_ci.workflows import options
 from tests.fakes.clone import Clone, at, opam

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from opam_ci.core.workflow_states import opened_at
+from opam_ci.core.messages import opened_at
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

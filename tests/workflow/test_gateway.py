@@ -13,14 +13,9 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from opam_ci import gateway
-from opam_ci.core.errors import InfrastructureError, UsageError
-from opam_ci.core.requests import (
-    CancelUpdate,
-    JobSelector,
-    RestartSelector,
-    RestartUpdate,
-    Taken,
-)
+from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
+from opam_ci.core.selector import CancelUpdate, JobSelector, RestartSelector, RestartUpdate, Taken
 from opam_ci.gateway import PullRequests
 
 QUEUE = "updates"

@@ -7,8 +7,8 @@ import pytest
 from temporalio.common import RetryPolicy
 
 from opam_ci.activities import github as activities
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github import late
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
 from opam_ci.workflows import options
 from tests.e2e.github_world import LiveGitHub

@@ -7,10 +7,10 @@ from functools import partial
 
 from opam_ci.activities.attempt import Attempt
 from opam_ci.core.analysis_result import ChangedPackage, ChangeKind
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.messages import Reconciled, ReconcileTask
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.github.pace import Pace
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.workflows import options

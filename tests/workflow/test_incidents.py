@@ -18,12 +18,13 @@ from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index, JobFilter
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.incidents.messages import IncidentPace, workflow_id
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
-from opam_ci.core.requests import CANARY_COST, RESTART_COST, PullRequestRef
+from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.retry import RetrySettings
+from opam_ci.core.selector import CANARY_COST, RESTART_COST
 from opam_ci.core.summary import Standing, State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options

@@ -12,8 +12,8 @@ from opam_ci.activities.attempt import Attempt
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, ObservingInterceptor
 from opam_ci.clients.index import Index
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
 from opam_ci.core.recording import RowBatch
 from opam_ci.core.requests import PullRequestRef

@@ -30,7 +30,8 @@ from opam_ci.core.outcome import (
     Outcome,
 )
 from opam_ci.core.recording import rows_of
-from opam_ci.core.requests import PullRequestRef, RestartSelector, RestartUpdate
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.selector import RestartSelector, RestartUpdate
 from opam_ci.core.summary import Counts, JobState, JobStatus, Standing, State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options

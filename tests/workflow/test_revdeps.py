@@ -7,8 +7,8 @@ import pytest
 from temporalio import workflow
 
 from opam_ci.core.build import Revdep
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import REVDEP_KINDS
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import (
     Cause,
     Evidence,
@@ -18,7 +18,8 @@ from opam_ci.core.outcome import (
     SkipReason,
 )
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import RESTART_COST, PullRequestRef, RestartAsker, RestartSelector
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.selector import RESTART_COST, RestartAsker, RestartSelector
 from opam_ci.core.summary import Counts, State, Summary, total
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow

@@ -8,14 +8,14 @@ from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
 from opam_ci.core.build import Revdep
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import JobKind
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, label
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import (
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.selector import (
     CancelUpdate,
     JobSelector,
-    PullRequestRef,
     RestartSelector,
     RestartUpdate,
     RestartWhich,

@@ -28,7 +28,7 @@ from opam_ci.core.messages import (
 from opam_ci.core.outcome import Cancelled, Outcome
 from opam_ci.core.plan import PlannedJob, outcome_after
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import RestartAsker, RestartSelector, Taken
+from opam_ci.core.selector import RestartAsker, RestartSelector, Taken
 from opam_ci.core.summary import UNDECIDED, PlatformStanding, Standing
 
 _WRITTEN_AT_ONCE = 1_000

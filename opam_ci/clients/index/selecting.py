@@ -13,7 +13,7 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import ChangeJobs
 from opam_ci.core.outcome import FailureReason
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import TAKEN_SHOWN, JobSelector, RestartSelector, RestartWhich, Taken
+from opam_ci.core.selector import TAKEN_SHOWN, JobSelector, RestartSelector, RestartWhich, Taken
 from opam_ci.core.summary import DECIDED, UNDECIDED, Standing
 
 Candidate = AnyRow

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from opam_ci.clients.runners.hierarchies import CONTROLLERS, Hierarchy, find_hierarchies
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 PREFIX = "opam-ci-"

@@ -20,8 +20,8 @@ from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core.build import BuildSpec, Revdep
 from opam_ci.core.coinstall.answer import Answers, Said
 from opam_ci.core.coinstall.post import SEPARATOR
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 SAID = "home/opam/.opam-ci-universe"

@@ -27,8 +27,9 @@ from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import ContainerSettings
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _KINDS = frozenset(JobKind) - {JobKind.ANALYSIS, JobKind.LINT}

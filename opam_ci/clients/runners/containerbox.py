@@ -14,7 +14,7 @@ from opam_ci.clients.runners.hierarchies import groups_of
 from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import APT_CAPABILITIES
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _START_TIMEOUT = 60.0

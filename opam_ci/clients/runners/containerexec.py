@@ -17,9 +17,9 @@ from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.executor import Output
 from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.supervise import Ended, supervise
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import HostFacts
 from opam_ci.core.job import PACKAGE_PHASES, Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _MARK = b"\0opam-ci starts\n"

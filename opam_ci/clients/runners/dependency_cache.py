@@ -31,8 +31,8 @@ from opam_ci.clients.runners.steps import OPAM_ENVIRONMENT, Step
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec
 from opam_ci.core.build_keys import CachedBuild, cached_builds
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _SWITCH_FILES: Final = f"{phases.OPAM_ROOT}/{phases.SWITCH}"

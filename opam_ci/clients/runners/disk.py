@@ -12,9 +12,9 @@ from pathlib import Path
 from opam_ci.clients.runners.sandbox import Rights
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.clients.runners.supervise import supervise
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import DiskOveruse
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _INTERVAL = 0.5

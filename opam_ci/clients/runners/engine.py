@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from opam_ci.clients.runners.settings import ContainerSettings
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _CALL_TIMEOUT = 60.0

@@ -20,7 +20,7 @@ from opam_ci.clients.runners.aptsources import Archives
 from opam_ci.clients.runners.locks import lock, locked_directory, try_lock
 from opam_ci.clients.runners.sandbox import USER, Rights
 from opam_ci.clients.runners.supervise import Ended, supervise
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 

@@ -10,8 +10,8 @@ from opam_ci.clients.runners.cgroups import remove_recorded
 from opam_ci.clients.runners.image import remove_tree, remove_unlocked
 from opam_ci.clients.runners.locks import locked_directory
 from opam_ci.clients.runners.sandbox import ROOT, Overlay, Rights
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import HostFacts
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 

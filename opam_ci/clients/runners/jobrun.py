@@ -23,9 +23,9 @@ from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import OpamAction
 from opam_ci.core.job import PACKAGE_PHASES, JobKind, Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.opam.explanation import rests_on_hidden
 from opam_ci.core.outcome import Cause
 

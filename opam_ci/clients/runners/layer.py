@@ -20,8 +20,8 @@ from opam_ci.clients.runners.jobroot import overlay
 from opam_ci.clients.runners.locks import lock, locked_directory, try_lock
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.core.build import BuildSpec
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 

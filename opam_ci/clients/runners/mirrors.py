@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 

@@ -8,9 +8,9 @@ from opam_ci.clients.runners.jobrun import JobRun
 from opam_ci.clients.runners.layer import ArtifactSource
 from opam_ci.clients.runners.phasebook import Begun, PhaseBook
 from opam_ci.core.build import BuildReport, BuildSpec
-from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.facts import BuildFacts
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 

@@ -10,7 +10,7 @@ from opam_ci.clients.host import HostNeeds, read_host
 from opam_ci.clients.runners.cgroups import Cgroups
 from opam_ci.clients.runners.sandbox import Rights
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _log = logging.getLogger(__name__)

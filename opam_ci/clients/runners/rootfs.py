@@ -41,8 +41,9 @@ from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
-from opam_ci.core.errors import InfrastructureError, UsageError
+from opam_ci.core.errors import UsageError
 from opam_ci.core.job import JobKind, Phase
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 __all__ = ["ArtifactSource", "RootfsRunner", "RootfsSettings", "default_home"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from opam_ci.clients import programs
 from opam_ci.clients.runners import emptyproc
-from opam_ci.core.errors import InfrastructureError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 USER = 1000

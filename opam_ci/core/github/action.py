@@ -6,7 +6,8 @@ from pydantic import AwareDatetime, Field
 
 from opam_ci.core.github.model import Login, RefName, RepositoryName, Sha
 from opam_ci.core.model import Frozen
-from opam_ci.core.requests import PullRequestRef, RestartSelector
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.selector import RestartSelector
 
 
 class Tracked(Frozen):

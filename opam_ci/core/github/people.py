@@ -29,7 +29,7 @@ from opam_ci.core.github.payload import (
     IssueCommentPayload,
     Repository,
 )
-from opam_ci.core.requests import RestartSelector, RestartWhich
+from opam_ci.core.selector import RestartSelector, RestartWhich
 
 RESTART_ERRORS = "restart-errors"
 """Identifier of the button "Restart CI errors"; GitHub accepts 20 characters."""

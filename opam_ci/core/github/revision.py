@@ -1,13 +1,13 @@
-"""From a head on GitHub to what a workflow is asked to test."""
+"""From a head on GitHub to the input of its workflow."""
 
 from urllib.parse import quote
 
 from pydantic import Field
 
 from opam_ci.core.github.action import HeadChanged
-from opam_ci.core.github.origin import Origin, Report
+from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.model import Frozen
-from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.requests import CheckOptions, Origin, PullRequestRef, Revision
 
 
 class Policy(Frozen):
@@ -16,7 +16,7 @@ class Policy(Frozen):
     Attributes:
         clone_url: Where commits are fetched from.
         branch: The base branch that is tracked.
-        report: What GitHub is told, None for nothing; its target URL is made from `target`.
+        posting: What is posted, None for nothing; its target URL is made from `target`.
         target: Where statuses link to: a URL in which `{owner}`, `{repo}`, `{number}` and
             `{workflow}` (the workflow's id, quoted) are filled in; None for nowhere.
         checks: How a head is checked.
@@ -25,22 +25,18 @@ class Policy(Frozen):
 
     clone_url: str = Field(min_length=1)
     branch: str
-    report: Report | None = Report()
+    posting: PostingOptions | None = PostingOptions()
     target: str | None = None
     checks: CheckOptions = CheckOptions()
     draft_checks: CheckOptions = CheckOptions()
 
-    def revision(self, action: HeadChanged, *, sure: bool = False) -> Revision:
+    def revision(self, action: HeadChanged, *, authoritative: bool = False) -> Revision:
         """Returns what is to be tested.
 
         Args:
             action: What was decided.
-            sure: Whether GitHub itself was asked.
+            authoritative: Whether GitHub's API confirmed it.
         """
-        report = self.report
-        if report is not None:
-            target_url = self._target_url(action.pull_request)
-            report = report.model_copy(update={"target_url": target_url})
         return Revision(
             head=action.head,
             base=action.base,
@@ -52,10 +48,15 @@ class Policy(Frozen):
                 branch=self.branch,
                 draft=action.draft,
                 as_of=action.as_of,
-                sure=sure,
-                report=report,
+                authoritative=authoritative,
             ),
         )
+
+    def posting_for(self, pull_request: PullRequestRef) -> PostingOptions | None:
+        """Returns what is posted for a pull request, None for nothing."""
+        if self.posting is None:
+            return None
+        return self.posting.model_copy(update={"target_url": self._target_url(pull_request)})
 
     def _target_url(self, pull_request: PullRequestRef) -> str | None:
         if self.target is None:

@@ -8,13 +8,8 @@ from opam_ci.core.incidents.model import HitJob
 from opam_ci.core.job import JobKind
 from opam_ci.core.model import Frozen
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import (
-    CANARY_COST,
-    RESTART_COST,
-    PullRequestRef,
-    RestartAsker,
-    RestartSelector,
-)
+from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.selector import CANARY_COST, RESTART_COST, RestartAsker, RestartSelector
 
 WINDOW = 100
 """Jobs that are restarted at once: 500 take five windows."""

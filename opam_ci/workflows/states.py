@@ -1,115 +1,19 @@
-"""Signals that workflows take, and states that they carry over when they continue as new."""
-
-from datetime import datetime, timedelta
+"""What workflows know: the input of each, and of its next run when it continues as new."""
 
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.analysis_result import Packages
 from opam_ci.core.build import RepositoryRef
-from opam_ci.core.github.origin import Known
+from opam_ci.core.github.ordering import LatestEvent
 from opam_ci.core.github.pace import Posted
-from opam_ci.core.messages import JobHeartbeat, revision_key
-from opam_ci.core.model import Frozen, State
+from opam_ci.core.github.posting_options import PostingOptions
+from opam_ci.core.messages import revision_key
+from opam_ci.core.model import State
 from opam_ci.core.outcome import CancelledBy
 from opam_ci.core.platforms import Platform
 from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import JobSelector, PullRequestRef, RestartSelector, Revision
-from opam_ci.core.summary import Fault, JobStatus, PlatformStanding
-
-
-class AttemptFaulted(Frozen):
-    """Signal: an attempt met an infrastructure fault.
-
-    Attributes:
-        job: Id of the job; of the first one where an attempt does several, as lint does.
-        round: Of which round.
-        fault: What happened.
-        next_attempt_at: When the next attempt comes, None if this was the last.
-    """
-
-    job: str
-    round: int
-    fault: Fault
-    next_attempt_at: datetime | None = None
-
-
-class AttemptStarted(Frozen):
-    """Signal: an attempt after the first has begun.
-
-    Attributes:
-        job: As in `AttemptFaulted`.
-        round: Of which round.
-        attempt: Its number.
-        worker: Who runs it.
-        at: When.
-        previous: Last heartbeat of the attempts before. Where no fault is known for the
-            attempt before this one, its worker was lost.
-    """
-
-    job: str
-    round: int
-    attempt: int
-    worker: str
-    at: datetime
-    previous: JobHeartbeat | None = None
-
-
-class StopJobs(Frozen):
-    """Signal to a PlatformWorkflow: cancel jobs under way.
-
-    Attributes:
-        selector: Which; nothing selects all.
-        by: Who cancels.
-        final: Whether it is to end and take no further jobs.
-        number: See `PlatformProgress.heard`.
-    """
-
-    selector: JobSelector = JobSelector()
-    by: CancelledBy = "request"
-    final: bool = False
-    number: int = 0
-
-
-class RestartJobs(Frozen):
-    """Signal to a PlatformWorkflow: jobs were queued again in the index.
-
-    Attributes:
-        selector: Which were; those of them that wait for their retry start at once.
-        round: Their round.
-        number: See `PlatformProgress.heard`.
-    """
-
-    selector: RestartSelector
-    round: int
-    number: int
-
-
-class PlatformProgress(Frozen):
-    """Signal from a PlatformWorkflow to its parent: how its jobs stand.
-
-    Attributes:
-        key: Of which testing: late words about a superseded one are ignored.
-        workflow_id: Who says it.
-        standing: How the platform's jobs stand.
-        heard: The newest of its parent's numbered signals that it has taken into account: one that
-            was sent a newer one is not over, whatever it says.
-        written: The highest request to write everything down that it has fulfilled.
-        stopped: Whether nothing of it runs any more, though not all may be written down.
-        done: Whether it has nothing more to say.
-        platform: The platform with its image by digest, once it was looked up: later jobs of
-            the head use the same one.
-        notice: What people should know of the image.
-    """
-
-    key: RevisionKey
-    workflow_id: str
-    standing: PlatformStanding
-    heard: int = 0
-    written: int = 0
-    stopped: bool = False
-    done: bool = False
-    platform: Platform | None = None
-    notice: str | None = None
+from opam_ci.core.requests import PullRequestRef, Revision
+from opam_ci.core.summary import JobStatus, PlatformStanding
 
 
 class PlatformState(State):
@@ -160,6 +64,7 @@ class TestingState(State):
 
     Attributes:
         revision: The head, with the base that the analysis found where it looks for one.
+        posting: How its results are posted to GitHub, None for not at all.
         opened_at: When the testing of this head began.
         analysis: The row of the analysis.
         packages: What the analysis found.
@@ -181,6 +86,7 @@ class TestingState(State):
     __test__ = False
 
     revision: Revision
+    posting: PostingOptions | None = None
     opened_at: AwareDatetime
     analysis: JobStatus
     packages: Packages = ()
@@ -207,25 +113,13 @@ class PullRequestState(State):
         testing: The head that it tests, None until the first `head_changed`.
         sequence: Number of the last record written to the index.
         notices: Things to know that are no verdict.
-        known: The newest that GitHub said of the pull request.
-        posted: By context, what GitHub was told last.
+        latest_event: The newest event of the pull request on GitHub.
+        posted: By context, the last status on GitHub.
     """
 
     pull_request: PullRequestRef
     testing: TestingState | None = None
     sequence: int = 0
     notices: list[str] = Field(default_factory=list)
-    known: Known | None = None
+    latest_event: LatestEvent | None = None
     posted: dict[str, Posted] = Field(default_factory=dict)
-
-
-def opened_at(now: datetime, before: datetime | None) -> datetime:
-    """Returns when a testing counts as opened.
-
-    The index takes the latest for the newest, and two may begin in one workflow task.
-
-    Args:
-        now: The workflow's time.
-        before: When the testing before this one was opened.
-    """
-    return now if before is None else max(now, before + timedelta(microseconds=1))
