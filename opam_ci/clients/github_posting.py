@@ -9,7 +9,7 @@ from pydantic import AwareDatetime
 from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.core.github.checks import Annotation, CheckRun
 from opam_ci.core.github.pace import Pace, Posted, after, due
-from opam_ci.core.github.status import Status
+from opam_ci.core.github.status import Channel, Status
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 
@@ -46,7 +46,7 @@ class Writer:
 
         Args:
             github: Where to.
-            check_runs: By context of the status that stands for it.
+            check_runs: By context, the check run.
             annotated: Which of them gets annotations, once it is concluded.
             annotations: Finds them.
         """
@@ -56,11 +56,11 @@ class Writer:
         self._annotations = annotations
 
     async def create_status(self, status: Status) -> None:
-        """Posts a status, or the check run that it stands for."""
-        run = self._check_runs.get(status.context)
-        if run is None:
+        """Posts a status, or the check run of its context."""
+        if status.channel is Channel.STATUS:
             await self._github.create_status(status)
             return
+        run = self._check_runs[status.context]
         output = run.output
         if status.context == self._annotated and run.conclusion is not None and output is not None:
             found = output.model_copy(update={"annotations": await self._annotations()})
@@ -116,7 +116,7 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
             await github.create_status(status)
         except GitHubRefusedError as error:
             known = after(known, status, clock(), refused=str(error))
-            refused.append(f"{status.context}: {error}")
+            refused.append(f"{status.key}: {error}")
         except InfrastructureError as error:
             return Posting(
                 posted=known,

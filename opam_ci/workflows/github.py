@@ -12,12 +12,12 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.activities.github import GitHubActivities
     from opam_ci.core.github.check_page import check_run
-    from opam_ci.core.github.messages import CHECK_RUN, Look, PostTask, ToPost
+    from opam_ci.core.github.messages import Look, PostTask, ToPost
     from opam_ci.core.github.model import HEAD_GONE
     from opam_ci.core.github.ordering import LatestEvent, compare_events
     from opam_ci.core.github.pace import HURRIED, Due, Pace, doubted, due
     from opam_ci.core.github.posting_options import PostingOptions
-    from opam_ci.core.github.status import About, Status, statuses
+    from opam_ci.core.github.status import About, Channel, Status, statuses
     from opam_ci.core.messages import revision_key
     from opam_ci.core.requests import Revision
     from opam_ci.core.signals import AttemptFaulted
@@ -105,7 +105,7 @@ class GitHubSide:
         annotated = None
         if posting.check_runs:
             for context in posting.contexts:
-                runs[CHECK_RUN + context.name] = check_run(
+                runs[context.name] = check_run(
                     summary,
                     context,
                     posting.contexts,
@@ -114,7 +114,7 @@ class GitHubSide:
                     target_url=posting.target_url,
                 )
                 if context.about is About.LINTER:
-                    annotated = CHECK_RUN + context.name
+                    annotated = context.name
         return ToPost(
             statuses=_wanted(summary, revision, posting),
             check_runs=runs,
@@ -251,5 +251,5 @@ def _wanted(summary: Summary, revision: Revision, posting: PostingOptions) -> tu
     )
     if not posting.check_runs:
         return found
-    runs = (status.model_copy(update={"context": CHECK_RUN + status.context}) for status in found)
+    runs = (status.model_copy(update={"channel": Channel.CHECK_RUN}) for status in found)
     return (*found, *runs)

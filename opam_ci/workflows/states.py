@@ -114,7 +114,7 @@ class PullRequestState(State):
         sequence: Number of the last record written to the index.
         notices: Things to know that are no verdict.
         latest_event: The newest event of the pull request on GitHub.
-        posted: By context, the last status on GitHub.
+        posted: By `Status.key`, what was posted last.
     """
 
     pull_request: PullRequestRef

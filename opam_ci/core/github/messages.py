@@ -12,9 +12,6 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import PullRequestRef
 
-CHECK_RUN = "check run: "
-"""Before the name of a context: the key under which its check run is kept in `posted`."""
-
 
 class Delivered(Frozen):
     """Input of DeliveryWorkflow: what a delivery asks for."""
@@ -46,12 +43,11 @@ class ToPost(Frozen):
     An activity that had to wait for GitHub asks anew, so that nothing old is posted late.
 
     Attributes:
-        statuses: As they should be; for check runs those of which the run is made, with
-            `CHECK_RUN` before the name of the context.
-        check_runs: By such a name, the check run.
-        posted: By context, what GitHub was told before.
+        statuses: As they should be, on either channel.
+        check_runs: By context, the check run.
+        posted: By `Status.key`, what was posted before.
         pace: How often.
-        annotated: Name of the check run to which lint's findings belong, None for none.
+        annotated: Context to whose check run lint's findings belong, None for none.
         testing: Which testing of which head.
     """
 

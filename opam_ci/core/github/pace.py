@@ -85,14 +85,14 @@ def due(wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, p
 
     Args:
         wanted: The statuses as they should be.
-        posted: By context, what was sent.
+        posted: By `Status.key`, what was sent.
         now: The time.
         pace: How often.
     """
     post: list[Status] = []
     later: list[datetime] = []
     for status in wanted:
-        at = _due_at(status, posted.get(status.context), now, pace)
+        at = _due_at(status, posted.get(status.key), now, pace)
         if at is None:
             continue
         if at <= now:
@@ -129,12 +129,12 @@ def after(
         at: When.
         refused: GitHub's final refusal, None if it took the status.
     """
-    last = posted.get(status.context)
+    last = posted.get(status.key)
     count = last.count if last is not None and last.status.sha == status.sha else 0
     entry = Posted(
         status=status, at=at, count=count + (1 if refused is None else 0), refused=refused
     )
-    return {**posted, status.context: entry}
+    return {**posted, status.key: entry}
 
 
 def doubted(posted: Mapping[str, Posted]) -> dict[str, Posted]:
@@ -143,4 +143,4 @@ def doubted(posted: Mapping[str, Posted]) -> dict[str, Posted]:
     GitHub may have taken a status whose answer was lost. Should the one before it be wanted again
     by then, GitHub must be told all the same.
     """
-    return {context: last.model_copy(update={"doubtful": True}) for context, last in posted.items()}
+    return {key: last.model_copy(update={"doubtful": True}) for key, last in posted.items()}

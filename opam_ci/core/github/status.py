@@ -48,10 +48,18 @@ DEFAULT_CONTEXTS = (
 """What is posted unless configured otherwise."""
 
 
+class Channel(StrEnum):
+    """As what GitHub shows the state of a context."""
+
+    STATUS = "status"
+    CHECK_RUN = "check run"
+
+
 class Status(Frozen):
-    """One commit status as it is sent.
+    """The state of one context: sent as a commit status, or as the head of a check run.
 
     Attributes:
+        channel: As which of the two.
         context: Name of its context.
         sha: Commit it is about: always a head, never a merge.
         state: GitHub's state.
@@ -59,11 +67,18 @@ class Status(Frozen):
         target_url: Where to read more, None for nowhere.
     """
 
+    channel: Channel = Channel.STATUS
     context: str
     sha: Sha
     state: State
     description: str = Field(max_length=STATUS_LIMIT)
     target_url: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name among all that is posted for a pull request."""
+        is_status = self.channel is Channel.STATUS
+        return self.context if is_status else f"{self.channel}: {self.context}"
 
 
 def statuses(
