@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from temporalio import workflow
@@ -76,10 +77,6 @@ class JobRunner:
         self._table = table
         self._running: dict[str, _Running] = {}
         self._window = asyncio.Semaphore(in_flight)
-        self._packages = {changed.package: changed for changed in state.packages}
-        self._submitted = tuple(
-            changed.package for changed in state.packages if changed.kind in BUILT_KINDS
-        )
         checks = state.revision.options
         self._timeouts = checks.timeouts
         if state.platform is not None:
@@ -176,11 +173,12 @@ class JobRunner:
         match job.kind:
             case JobKind.ANALYSIS | JobKind.LINT:
                 lint = job.kind is JobKind.LINT
+                names = {each.package for each in jobs if lint}
                 method = RepositoryActivities.lint if lint else RepositoryActivities.analyse
                 task = RepositoryTask(
                     context=context,
                     revision=state.revision,
-                    packages=tuple(self._packages[each.package] for each in jobs if lint),
+                    packages=tuple(each for each in state.packages if each.package in names),
                     merge_tree=state.merge_tree if lint else None,
                 )
                 how = options.repository_activity(job.kind, state.pull_request, checks)
@@ -203,6 +201,11 @@ class JobRunner:
             summary=activity_summary(job.kind, job.title),
             **how,
         )
+
+    @cached_property
+    def _submitted(self) -> tuple[str, ...]:
+        packages = self._state.packages
+        return tuple(changed.package for changed in packages if changed.kind in BUILT_KINDS)
 
     def _spec(self, job: Job) -> BuildSpec:
         state, checks = self._state, self._state.revision.options

@@ -27,7 +27,7 @@ class PlatformState(State):
         name: Name of the platform; empty for lint.
         platform: Where to build; None for lint.
         repository: With which packages; None for lint.
-        packages: What the analysis found.
+        packages: What the analysis found, for lint and for listing reverse dependencies.
         merge_tree: The merged tree.
         standing: How its jobs stand, None before they were counted.
         sequence: Number of the last record written to the index.

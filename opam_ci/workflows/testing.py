@@ -504,6 +504,8 @@ class Testing:
 
     def _platform_state(self, name: str, platform: Platform | None) -> PlatformState:
         state = self.state
+        # Of thousands each copy takes megabytes: only who uses them has one.
+        uses_packages = platform is None or platform.revdeps
         return PlatformState(
             pull_request=self._pull_request,
             parent=workflow.info().workflow_id,
@@ -512,7 +514,7 @@ class Testing:
             name=name,
             platform=platform,
             repository=state.repository,
-            packages=state.packages,
+            packages=state.packages if uses_packages else (),
             merge_tree=state.merge_tree,
         )
 
