@@ -6,6 +6,7 @@ the same: what opam would not take is an empty answer here.
 
 from collections.abc import Iterator, Sequence
 
+from opam_ci.core.opam.formula import negate_relop
 from opam_ci.core.opam.nodes import (
     Group,
     Ident,
@@ -18,15 +19,7 @@ from opam_ci.core.opam.nodes import (
     String,
     Value,
 )
-
-_NEGATED: dict[RelopKind, RelopKind] = {
-    "=": "!=",
-    "!=": "=",
-    ">=": "<",
-    "<": ">=",
-    ">": "<=",
-    "<=": ">",
-}
+from opam_ci.core.opam.values import nested
 
 
 def strings(value: Value) -> list[str] | None:
@@ -48,26 +41,8 @@ def rows(value: Value) -> tuple[Value, ...]:
     opam judges by the first element only, and so does this: `["a" "b"]` is one row and
     `[["a"] ["b"]]` are two.
     """
-    missing = 2 - _depth(value)
-    if missing <= 0:
-        return value.items if isinstance(value, List) else ()
-    if missing == 1:
-        return (value,)
-    return (List((value,), value.start, value.end),)
-
-
-def _depth(value: Value) -> int:
-    depth = 0
-    while True:
-        if isinstance(value, Option):
-            value = value.value
-        elif isinstance(value, List):
-            depth += 1
-            if not value.items:
-                return depth
-            value = value.items[0]
-        else:
-            return depth
+    deep = nested(value, 2)
+    return deep.items if isinstance(deep, List) else ()
 
 
 def option(value: Value) -> tuple[Value, tuple[Value, ...]]:
@@ -115,7 +90,7 @@ def constraint_operators(conditions: Sequence[Value]) -> Iterator[RelopKind]:
         node, negated = stack.pop()
         match node:
             case PrefixRelop(op=op):
-                yield _NEGATED[op] if negated else op
+                yield negate_relop(op) if negated else op
             case Logop(operands=operands):
                 stack.extend((operand, negated) for operand in operands)
             case Group(items=items):

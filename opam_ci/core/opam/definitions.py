@@ -141,6 +141,8 @@ _DEPEXTS: Final = either(
         depth=3,
     ),
 )
+#: An element of the old field `extra-sources`: `["url" {"name"} "checksum"]`.
+EXTRA_SOURCE: Final = tuple_of(option_of(URL, optional(ONLY.then(FILE_NAME))), CHECKSUM)
 _VARIABLE: Final = IDENT.then(of_text("variable", str))
 
 _READERS: Final[dict[str, Reader]] = {
@@ -193,9 +195,7 @@ _READERS: Final[dict[str, Reader]] = {
     .then(constraints(Reader(_compiler_version, "compiler-version"))),
     "os": OS_CONSTRAINT,
     "descr": STRIPPED.then(of_text("descr", str)),
-    "extra-sources": list_of(
-        tuple_of(option_of(URL, optional(ONLY.then(FILE_NAME))), CHECKSUM), depth=2
-    ),
+    "extra-sources": list_of(EXTRA_SOURCE, depth=2),
     "build-test": _COMMANDS,
     "build-doc": _COMMANDS,
 }

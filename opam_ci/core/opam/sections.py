@@ -189,7 +189,12 @@ _URL_FIELDS: Final = {
 _NO_URL: Final = Url("http", "https", "", None)
 
 
-def _url_contents(items: Sequence[Item], span: Span) -> UrlSection:
+def url_contents(items: Sequence[Item], span: Span) -> UrlSection:
+    """Read the fields of a `url` or `extra-source` section; wrong ones become its errors.
+
+    Raises:
+        BadFormat: No URL is left; the error has `span` for its place.
+    """
     record = read_fields(items, _URL_FIELDS, {})
     if record.values.get("url", _NO_URL) == _NO_URL:
         raise BadFormat(span, "missing URL")
@@ -199,7 +204,7 @@ def _url_contents(items: Sequence[Item], span: Span) -> UrlSection:
 def _url_section(sections: SectionContents, span: Span) -> UrlSection:
     match sections:
         case [(None, items)]:
-            return _url_contents(items, span)
+            return url_contents(items, span)
         case [_]:
             raise BadFormat(span, "Unexpected section title")
     raise BadFormat(span, "Duplicate section")
@@ -208,7 +213,7 @@ def _url_section(sections: SectionContents, span: Span) -> UrlSection:
 def _extra_sources(sections: SectionContents, span: Span) -> tuple[tuple[str, UrlSection], ...]:
     read: list[tuple[str, UrlSection]] = []
     for name, items in sections:
-        source = _url_contents(items, span)
+        source = url_contents(items, span)
         if name is None:
             raise BadFormat(span, "missing extra-source name")
         read.append((name, source))

@@ -99,14 +99,14 @@ STRICT_OPTION: Final = Reader(_strict_option, "option")
 
 def list_depth(expected: int) -> Reader:
     """Put lists around a value until its first elements nest as deep as expected."""
+    return Reader(lambda value, _span: nested(value, expected))
 
-    def run(value: Value, _span: Span) -> Value:
-        missing = expected - _depth(value)
-        for _ in range(missing):
-            value = List((value,))
-        return value
 
-    return Reader(run)
+def nested(value: Value, depth: int) -> Value:
+    """The value in as many lists as it takes for its first elements to nest so deep."""
+    for _ in range(depth - _depth(value)):
+        value = List((value,))
+    return value
 
 
 def _depth(value: Value) -> int:
