@@ -8,7 +8,7 @@ key are the same build.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
 
@@ -16,19 +16,15 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.opam.errors import OpamSyntaxError
 from opam_ci.core.opam.file import parse
 from opam_ci.core.opam.formula import (
-    And,
-    Atom,
-    Block,
-    Dependency,
-    Empty,
-    FAnd,
+    EMPTY,
+    Constraint,
     FBool,
     FIdent,
-    FNot,
-    FOr,
+    Filter,
     Formula,
-    Or,
+    as_filter,
     atoms,
+    truth,
 )
 from opam_ci.core.opam.metadata import Opam, read
 
@@ -158,33 +154,24 @@ def _needed(opam: Opam) -> set[str]:
     return {
         leaf.name
         for field in ("depends", "depopts")
-        for leaf in _leaves(opam.values.get(field))
+        for leaf in atoms(opam.values.get(field, EMPTY))
         if not _is_false(leaf.condition)
     }
 
 
-def _leaves(formula: Formula | None) -> Iterator[Dependency]:
-    return atoms(formula) if formula is not None else iter(())
-
-
-def _is_false(condition: Any) -> bool:  # noqa: PLR0911 - one case a kind of condition
+def _is_false(condition: Formula) -> bool:
     """Whether a condition is false whatever versions and the platform are."""
-    match condition:
-        case Atom(value=inner) | Block(formula=inner):
-            return _is_false(inner)
-        case And(operands=operands) | FAnd(operands=operands):
-            return any(map(_is_false, operands))
-        case Or(operands=operands) | FOr(operands=operands):
-            return bool(operands) and all(map(_is_false, operands))
-        case FNot(operand=operand):
-            return operand == FBool(value=True)
-        case FBool(value=value):
-            return not value
-        case FIdent(packages=(), variable=variable, converter=None):
-            return variable in _UNSET
-        case Empty():
+    filters = as_filter(
+        condition, lambda leaf: FBool(value=True) if isinstance(leaf, Constraint) else leaf
+    )
+    return truth(filters, _value) is False
+
+
+def _value(leaf: Filter) -> bool | None:
+    match leaf:
+        case FIdent(packages=(), variable=variable, converter=None) if variable in _UNSET:
             return False
-    return False
+    return None
 
 
 def _in_order(direct: Mapping[str, list[str]]) -> list[str]:

@@ -23,7 +23,6 @@ from opam_ci.core.opam.formula import (
     Dependency,
     Empty,
     FAnd,
-    FBool,
     FDefined,
     FIdent,
     Filter,
@@ -33,6 +32,8 @@ from opam_ci.core.opam.formula import (
     Formula,
     FString,
     Or,
+    leaves,
+    truth,
 )
 from opam_ci.core.opam.readers import BadFormat, Unexpected
 from opam_ci.core.opam.values import span_of
@@ -293,33 +294,20 @@ class _Evaluation:
         raise _UncertainError
 
     def _holds(self, condition: Filter, flags: Mapping[str, bool]) -> bool:
-        value = self._value(condition, flags)
-        if value is None:
+        value = truth(condition, lambda leaf: self._value(leaf, flags))
+        if value is None or _negates_a_phase(condition):
             raise _UncertainError
         return value
 
-    def _value(  # noqa: PLR0911 - one answer a kind of filter
-        self, condition: Filter, flags: Mapping[str, bool]
-    ) -> bool | None:
-        """Evaluates a filter; None stands for undefined."""
-        match condition:
-            case FBool(value=value):
-                return value
+    def _value(self, leaf: Filter, flags: Mapping[str, bool]) -> bool | None:
+        """Returns the value of a leaf of a filter; None stands for undefined."""
+        match leaf:
             case FIdent(packages=(), variable=name, converter=None):
                 return self._flag(name, flags)
             case FDefined(operand=FIdent(packages=(), variable=name)) if name not in flags:
                 return name in self._variables.defined
-            case FNot(operand=operand):
-                if _names_a_phase(operand):
-                    raise _UncertainError
-                return _inverse(self._value(operand, flags))
-            case FAnd(operands=operands):
-                return _all([self._value(part, flags) for part in operands])
-            case FOr(operands=operands):
-                none = _all([_inverse(self._value(part, flags)) for part in operands])
-                return _inverse(none)
             case FOp(left=left, op=op, right=right):
-                return _compare(self._text(left), op, self._text(right))
+                return version.satisfies(self._text(left), op, self._text(right))
         raise _UncertainError
 
     def _flag(self, name: str, flags: Mapping[str, bool]) -> bool | None:
@@ -330,36 +318,11 @@ class _Evaluation:
         raise _UncertainError
 
 
-def _names_a_phase(condition: Filter) -> bool:
+def _negates_a_phase(condition: Filter) -> bool:
     match condition:
-        case FIdent(variable=name):
-            return name in _PHASES
-        case FNot(operand=operand) | FDefined(operand=operand):
-            return _names_a_phase(operand)
+        case FNot(operand=operand):
+            idents = (leaf for leaf in leaves(operand) if isinstance(leaf, FIdent))
+            return any(ident.variable in _PHASES for ident in idents)
         case FAnd(operands=operands) | FOr(operands=operands):
-            return any(_names_a_phase(part) for part in operands)
-        case FOp(left=left, right=right):
-            return _names_a_phase(left) or _names_a_phase(right)
+            return any(map(_negates_a_phase, operands))
     return False
-
-
-def _inverse(value: bool | None) -> bool | None:  # noqa: FBT001 - a logical value
-    return None if value is None else not value
-
-
-def _all(values: Collection[bool | None]) -> bool | None:
-    if False in values:
-        return False
-    return None if None in values else True
-
-
-def _compare(left: str, op: str, right: str) -> bool:
-    order = version.compare(left, right)
-    return {
-        "=": order == 0,
-        "!=": order != 0,
-        "<": order < 0,
-        "<=": order <= 0,
-        ">": order > 0,
-        ">=": order >= 0,
-    }[op]

@@ -7,7 +7,7 @@ The shapes are those of opam 2.3 to 2.5 (`conflicts.causes` of the JSON report; 
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from opam_ci.core.opam.version import compare as compare_versions
+from opam_ci.core.opam.version import satisfies
 
 LIMIT = 300
 """Characters of an explanation: a table and a log show it on one line."""
@@ -92,15 +92,12 @@ def rests_on_hidden(own: str, causes: Iterable[str], hidden: Iterable[str]) -> t
                 found.update(
                     name
                     for name in _NAME.findall(part if wanted is None else wanted[1])
-                    if any(wanted is None or _fits(v, wanted) for v in versions.get(name, ()))
+                    if any(
+                        wanted is None or satisfies(version, wanted[2], wanted[3])
+                        for version in versions.get(name, ())
+                    )
                 )
     return tuple(sorted(found)[:_HIDDEN_SHOWN])
-
-
-def _fits(version: str, wanted: re.Match[str]) -> bool:
-    order = compare_versions(version, wanted[3])
-    signs = {"<": (-1,), "<=": (-1, 0), "=": (0,), ">=": (0, 1), ">": (1,), "!=": (-1, 1)}
-    return order in signs[wanted[2]]
 
 
 def _read(own: str, cause: str, *, hidden: Collection[str]) -> str | None:

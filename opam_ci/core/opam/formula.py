@@ -221,6 +221,58 @@ def as_disjunction(formula: Formula) -> Formula:
     return formula
 
 
+def as_filter(formula: Formula, of_leaf: Callable[[Any], Filter]) -> Filter:
+    """The filter that a formula stands for, given that of each leaf."""
+    match formula:
+        case Empty():
+            return FBool(value=True)
+        case Atom(value=value):
+            return of_leaf(value)
+        case Block(formula=inner):
+            return as_filter(inner, of_leaf)
+        case And(operands=operands):
+            return chain(FAnd, [as_filter(one, of_leaf) for one in operands])
+        case Or(operands=operands):
+            return chain(FOr, [as_filter(one, of_leaf) for one in operands])
+
+
+def truth(condition: Filter, of_leaf: Callable[[Filter], bool | None]) -> bool | None:
+    """Evaluate a filter in three-valued logic (Kleene's).
+
+    Args:
+        condition: The filter.
+        of_leaf: The value of a variable, comparison, text or `?filter`; None: it has none.
+    """
+    match condition:
+        case FBool(value=value):
+            return value
+        case FNot(operand=operand):
+            value = truth(operand, of_leaf)
+            return None if value is None else not value
+        case FAnd(operands=operands) | FOr(operands=operands):
+            values = {truth(operand, of_leaf) for operand in operands}
+            decides = isinstance(condition, FOr)
+            if decides in values:
+                return decides
+            return None if None in values else not decides
+    return of_leaf(condition)
+
+
+def leaves(condition: Filter) -> Iterator[FBool | FString | FIdent]:
+    """The literals and variables of a filter, from left to right."""
+    match condition:
+        case FNot(operand=operand) | FDefined(operand=operand):
+            yield from leaves(operand)
+        case FOp(left=left, right=right):
+            yield from leaves(left)
+            yield from leaves(right)
+        case FAnd(operands=operands) | FOr(operands=operands):
+            for operand in operands:
+                yield from leaves(operand)
+        case _:
+            yield condition
+
+
 def filters_of(formula: Formula) -> Iterator[Filter]:
     """All filters in the conditions of a formula of `Dependency`s."""
     for dependency in atoms(formula):

@@ -23,24 +23,17 @@ from opam_ci.core.opam.errors import OcamlFailure, OpamSyntaxError
 from opam_ci.core.opam.file import OpamFile
 from opam_ci.core.opam.formula import (
     EMPTY,
-    And,
-    Atom,
-    Block,
     Constraint,
-    Empty,
     FAnd,
     FBool,
-    FDefined,
     FIdent,
     Filter,
-    FNot,
     FOp,
-    FOr,
-    Formula,
     FString,
-    Or,
+    as_filter,
     chain,
     filters_of,
+    leaves,
 )
 from opam_ci.core.opam.nodes import Field, Ident, Item, String, Value
 from opam_ci.core.opam.package import Package
@@ -85,10 +78,10 @@ class Opam:
         """On which platforms it is available; the old `os` and `ocaml-version` say so too."""
         available: Filter = self.values.get("available", FBool(value=True))
         if "ocaml-version" in self.values:
-            condition = _formula_as_filter(self.values["ocaml-version"], _ocaml_version_is)
+            condition = as_filter(self.values["ocaml-version"], _ocaml_version_is)
             available = _restricted(available, condition)
         if self.values.get("os", EMPTY) != EMPTY:
-            available = _restricted(available, _formula_as_filter(self.values["os"], _os_is))
+            available = _restricted(available, as_filter(self.values["os"], _os_is))
         return available
 
     @cached_property
@@ -298,21 +291,6 @@ def _os_is(leaf: tuple[bool, str]) -> Filter:
     return FOp(FIdent((), "os"), "=" if leaf[0] else "!=", FString(leaf[1]))
 
 
-def _formula_as_filter(formula: Formula, of_leaf: Any) -> Filter:
-    match formula:
-        case Empty():
-            return FBool(value=True)
-        case Atom(value=value):
-            leaf: Filter = of_leaf(value)
-            return leaf
-        case Block(formula=inner):
-            return _formula_as_filter(inner, of_leaf)
-        case And(operands=operands):
-            return chain(FAnd, [_formula_as_filter(one, of_leaf) for one in operands])
-        case Or(operands=operands):
-            return chain(FOr, [_formula_as_filter(one, of_leaf) for one in operands])
-
-
 # Variables
 
 
@@ -322,19 +300,12 @@ def variables_of(condition: Filter | None) -> Iterator[FIdent]:
     Raises:
         OcamlFailure: A `%{…}%` names an impossible package.
     """
-    match condition:
-        case FIdent():
-            yield condition
-        case FString(value=text):
-            yield from interpolated(text)
-        case FNot(operand=operand) | FDefined(operand=operand):
-            yield from variables_of(operand)
-        case FOp(left=left, right=right):
-            yield from variables_of(left)
-            yield from variables_of(right)
-        case FAnd(operands=operands) | FOr(operands=operands):
-            for operand in operands:
-                yield from variables_of(operand)
+    for leaf in leaves(condition) if condition is not None else ():
+        match leaf:
+            case FIdent():
+                yield leaf
+            case FString(value=text):
+                yield from interpolated(text)
 
 
 def _command_variables(command: tuple[Any, Filter | None]) -> Iterator[FIdent]:

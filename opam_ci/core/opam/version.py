@@ -16,6 +16,16 @@ _END_OF_TEXT: Final = 0
 #: More than any letter, so that all other characters follow the letters.
 _NOT_A_LETTER: Final = 0x200
 
+#: What `compare` may be, where a relation holds.
+_ORDERS: Final[dict[str, tuple[int, ...]]] = {
+    "<": (-1,),
+    "<=": (-1, 0),
+    "=": (0,),
+    ">=": (0, 1),
+    ">": (1,),
+    "!=": (-1, 1),
+}
+
 _Weights = tuple[int, ...]
 
 
@@ -27,6 +37,11 @@ def compare(left: str, right: str) -> int:
             if ours != theirs:
                 return -1 if ours < theirs else 1
     return 0
+
+
+def satisfies(version: str, op: str, bound: str) -> bool:
+    """Whether a version is in the relation to a bound, as in `>= "1.0"`."""
+    return compare(version, bound) in _ORDERS[op]
 
 
 #: A key for `sorted` and friends: `sorted(versions, key=version.key)`.
