@@ -68,7 +68,7 @@ def run_checks(
     for kind in CheckKind:
         if kind in kinds:
             checks += CHECKS[kind]
-    if subject.new and CheckKind.PUBLICATION in kinds:
+    if subject.facts.new and CheckKind.PUBLICATION in kinds:
         checks += NEW_PACKAGE_CHECKS
     return tuple(finding for check in checks for finding in check(subject))
 
@@ -89,5 +89,5 @@ def unreadable(subject: LintSubject, fault: Unreadable) -> tuple[LintFinding, ..
             "column": None if fault.column is None else fault.column + 1,
         }
     )
-    checks = (*_WITHOUT_CONTENT, *(NEW_PACKAGE_CHECKS if subject.new else ()))
+    checks = (*_WITHOUT_CONTENT, *(NEW_PACKAGE_CHECKS if subject.facts.new else ()))
     return (finding, *(finding for check in checks for finding in check(subject)))

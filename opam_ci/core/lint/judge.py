@@ -1,42 +1,21 @@
 """From the bytes of an opam file and opam's own lint to the findings about a package."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from opam_ci.core.lint.checks import DEFAULT_KINDS, run_checks, unreadable
 from opam_ci.core.lint.finding import CheckKind, LintFinding
 from opam_ci.core.lint.opam_messages import Unreadable, dropped_fields, unreadable_by_opam
 from opam_ci.core.lint.subject import (
-    DirectoryEntry,
     LintSubject,
     OpamMessage,
-    PackageNames,
+    PackageFacts,
     package_directory,
 )
 from opam_ci.core.opam.errors import OpamSyntaxError
 from opam_ci.core.opam.file import OpamFile, parse
 
 _UPSTREAM_CHECK_FAILED: Final = 60
-
-
-@dataclass(frozen=True, slots=True)
-class PackageFacts:
-    """What is known of a package beside the content of its opam file.
-
-    Attributes:
-        package: Full name.
-        new: Whether no version of it was published before.
-        entries: What its directory holds; None when that is not known.
-        names: The names in the repository that it could be mistaken for.
-        with_upstream: Whether opam was asked to download sources.
-    """
-
-    package: str
-    new: bool
-    entries: Sequence[DirectoryEntry] | None = None
-    names: PackageNames | None = None
-    with_upstream: bool = False
 
 
 def read_opam_file(package: str, content: bytes) -> OpamFile | Unreadable:
@@ -78,13 +57,10 @@ def judge(
     fault = file if isinstance(file, Unreadable) else unreadable_by_opam(messages)
     opam_file = OpamFile("opam", ()) if isinstance(file, Unreadable) else file
     subject = LintSubject(
-        package=facts.package,
-        new=facts.new,
+        facts=facts,
         file=opam_file,
         dropped=dropped_fields(messages),
         opam_messages=messages,
-        entries=facts.entries,
-        names=facts.names,
         sources=sources_fetched(opam_file, messages) if facts.with_upstream else None,
     )
     return unreadable(subject, fault) if fault else run_checks(subject, kinds)

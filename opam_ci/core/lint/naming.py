@@ -49,7 +49,7 @@ def check_conflict_class(subject: LintSubject) -> Iterator[LintFinding]:
 
 def check_name_collision(subject: LintSubject) -> Iterator[LintFinding]:
     """A new package whose name people will mistake for another's."""
-    for other in subject.names.like(subject.name) if subject.names else ():
+    for other in subject.facts.names.like(subject.name) if subject.facts.names else ():
         yield subject.finding(
             CheckId.NAME_COLLISION,
             f"Possible name collision with package '{other}'",

@@ -59,29 +59,47 @@ def likeness(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class LintSubject:
-    """One package to be judged.
+class PackageFacts:
+    """What is known of a package beside the content of its opam file.
 
     Attributes:
-        package: Full name, `name.version`.
+        package: Full name.
         new: Whether no version of it was published before.
-        file: Its opam file.
-        dropped: The fields of it that opam refuses and therefore does not see; section
-            fields as `url.checksum`.
-        opam_messages: What `opam lint` says of the file.
         entries: What its directory holds; None when that is not known.
         names: The names in the repository that it could be mistaken for.
-        sources: Whether its source could be fetched; None when nobody tried.
+        with_upstream: Whether opam was asked to download sources.
     """
 
     package: str
     new: bool
+    entries: Sequence[DirectoryEntry] | None = None
+    names: PackageNames | None = None
+    with_upstream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LintSubject:
+    """One package to be judged.
+
+    Attributes:
+        facts: What is known of it beside the content of its opam file.
+        file: Its opam file.
+        dropped: The fields of it that opam refuses and therefore does not see; section
+            fields as `url.checksum`.
+        opam_messages: What `opam lint` says of the file.
+        sources: Whether its source could be fetched; None when nobody tried.
+    """
+
+    facts: PackageFacts
     file: OpamFile
     dropped: frozenset[str] = frozenset()
     opam_messages: Sequence[OpamMessage] = ()
-    entries: Sequence[DirectoryEntry] | None = None
-    names: PackageNames | None = None
     sources: bool | None = None
+
+    @property
+    def package(self) -> str:
+        """The package's full name, `name.version`."""
+        return self.facts.package
 
     @property
     def name(self) -> str:
