@@ -6,7 +6,7 @@ a world, and a world proves more than what is in it: whatever has its dependenci
 conflicts with nothing that these need. So some hundred models decide thousands of packages.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -64,7 +64,13 @@ def coinstallable(
 
 
 class _Decision:
-    """One problem as clauses; packages go by the number of their variable."""
+    """One problem as clauses; packages go by the number of their variable.
+
+    Attributes:
+        needs: What each package depends on: of each set, one.
+        conflicts: What each package cannot be together with, other versions of it apart.
+        names: The name of each package.
+    """
 
     def __init__(self, problem: Problem, report: Callable[[str], None]) -> None:
         self._problem = problem
@@ -87,9 +93,9 @@ class _Decision:
         self._solver = Cadical153()
         self._sets: dict[int, frozenset[int]] = {}
         self._choices: dict[int, list[int]] = {}
-        self._needs: dict[int, list[frozenset[int]]] = {}
-        self._conflicts: dict[int, set[int]] = {}
-        self._names = ["", *(universe.packages[place][0] for place in self._places)]
+        self.needs: dict[int, list[frozenset[int]]] = {}
+        self.conflicts: dict[int, set[int]] = {}
+        self.names = ["", *(universe.packages[place][0] for place in self._places)]
 
     def _cone(self, usable: frozenset[int]) -> set[int]:
         """Finds all that could matter: what the candidates could depend on."""
@@ -165,7 +171,7 @@ class _Decision:
                 # What a package itself satisfies it does not need.
                 if not any(place in places for _, places in clause):
                     needs.append(self._union(clause, problem.universe.packages[place][0]))
-            self._needs[variable] = needs
+            self.needs[variable] = needs
 
     def _state_conflicts(self) -> None:
         universe = self._problem.universe
@@ -182,8 +188,8 @@ class _Decision:
                 self._solver.add_clause([-one, -other])
 
     def _exclude(self, one: int, other: int) -> None:
-        self._conflicts.setdefault(one, set()).add(other)
-        self._conflicts.setdefault(other, set()).add(one)
+        self.conflicts.setdefault(one, set()).add(other)
+        self.conflicts.setdefault(other, set()).add(one)
         self._solver.add_clause([-one, -other])
 
     def _literals(self, clause: Iterable[tuple[str, frozenset[int]]]) -> list[int]:
@@ -207,7 +213,7 @@ class _Decision:
         parts = [self._variables(places) for _, places in clause]
         found = parts[0] if len(parts) == 1 else frozenset().union(*parts)
         if any(name == own for name, _ in clause):
-            found = frozenset(v for v in found if self._names[v] != own)
+            found = frozenset(v for v in found if self.names[v] != own)
         return found
 
     def _variables(self, places: frozenset[int]) -> frozenset[int]:
@@ -288,29 +294,10 @@ class _Decision:
             assumed = assumed[: len(plain) + (len(assumed) - len(plain)) // 2]
         return False
 
-    @property
-    def root(self) -> int:
-        """What every world must keep, apart from the invariant."""
-        return self._variable[self._problem.package]
-
-    @property
-    def needs(self) -> Mapping[int, list[frozenset[int]]]:
-        """What each package depends on: of each set, one."""
-        return self._needs
-
-    @property
-    def conflicts(self) -> Mapping[int, set[int]]:
-        """What each package cannot be together with, other versions of it apart."""
-        return self._conflicts
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The name of each package."""
-        return self._names
-
-    def invariant(self) -> list[frozenset[int]]:
+    def required(self) -> list[frozenset[int]]:
         """Of each of these sets, one must be in every world."""
-        return [self._union(clause, "") for clause in self._problem.invariant]
+        package = frozenset({self._variable[self._problem.package]})
+        return [package, *(self._union(clause, "") for clause in self._problem.invariant)]
 
 
 class _World:
@@ -358,8 +345,8 @@ class _World:
 
     def _kept(self) -> set[int]:
         if self._base is None:
-            self._base = set(self._closure(self._decision.root))
-            for need in self._decision.invariant():
+            self._base = set()
+            for need in self._decision.required():
                 self._base |= self._closure(min(need & self._members))
         return self._base
 
