@@ -152,10 +152,8 @@ def _unstamped(text: str) -> str:
 def _strip_stamps(text: str) -> str:
     """Removes time stamps and indentation, and leaves citation marks."""
     text = text.lstrip()
-    while stamp := _STAMPS.match(text):
-        if not stamp.end():
-            break
-        text = text[stamp.end() :].lstrip()
+    while (rest := _unstamped(text).lstrip()) != text:
+        text = rest
     return text
 
 

@@ -140,10 +140,8 @@ def _judge_time(case: Case, run: PhaseRun) -> Outcome | None:
     elif lock := RULES.first_match(case.lines(run.phase), run.phase, _LOCKED):
         return case.errored(Cause.OPAM_INTERNAL, lock.rule, run, lines=lock.lines, detail=detail)
     cause = _TIMEOUT_CAUSES[run.phase]
-    unreachable = [name for name in ("dns", "mirror") if case.facts.probes.get(name) is False]
-    if run.phase is Phase.FETCH and unreachable:
-        cause = Cause.DNS if "dns" in unreachable else Cause.NETWORK
-        detail = f"{detail}; not reachable: {', '.join(unreachable)}"
+    if run.phase is Phase.FETCH and (fault := case.unreachable()):
+        cause, detail = fault[0], f"{detail}; {fault[1]}"
     return case.errored(cause, f"timeout-{run.phase}", run, detail=detail)
 
 

@@ -76,7 +76,7 @@ def _judge_action(case: Case, run: PhaseRun, action: OpamAction) -> Outcome:
         detail = f"{detail}; {signal_name(number)} ended it, which the CI did not send"
     lines, rule = (_telling(case, run, words), words.rule if words else "action-failed")
     if action.package != case.own:
-        return _judge_dependency(case, run, action, detail)
+        return _judge_dependency(case, run, action, lines, detail)
     reason = OWN_REASONS.get(run.phase, FailureReason.BUILD)
     if words and words.reason in _KEPT_REASONS:
         reason = FailureReason(words.reason)
@@ -98,9 +98,13 @@ def _telling(case: Case, run: PhaseRun, words: TextVerdict | None) -> tuple[LogL
     return (*lines[: MOST_LINES - 1], last.as_evidence())
 
 
-def _judge_dependency(case: Case, run: PhaseRun, action: OpamAction, detail: str) -> Outcome:
-    words = RULES.first_match(case.lines(run.phase), run.phase, _THEIRS)
-    lines = _telling(case, run, words)
+def _judge_dependency(
+    case: Case,
+    run: PhaseRun,
+    action: OpamAction,
+    lines: tuple[LogLine, ...] | None,
+    detail: str,
+) -> Outcome:
     if action.package.startswith("conf-") and case.run_of(Phase.DEPEXTS) is None:
         # A conf- package only looks for a system package; nobody here installed any.
         detail = f"{detail}; no phase installed system packages"

@@ -40,9 +40,8 @@ def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
     for verdict in (*verdicts.values(), RULES.first_match(lines, Phase.FETCH)):
         if verdict and verdict.outcome == "errored":
             return _with_probes(case, run, verdict)
-    if unreachable := [name for name in ("dns", "mirror") if case.facts.probes.get(name) is False]:
-        cause = Cause.DNS if "dns" in unreachable else Cause.NETWORK
-        detail = f"not reachable: {', '.join(unreachable)}"
+    if fault := case.unreachable():
+        cause, detail = fault
         return case.errored(cause, "probe", run, detail=detail)
     # The job's own package first: that is what its author can repair.
     for name in sorted(names, key=lambda name: name != case.own):

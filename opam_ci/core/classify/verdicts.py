@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 from opam_ci.core.classify.frames import is_command
 from opam_ci.core.classify.lines import Line, clean
@@ -20,6 +21,13 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
+
+
+class _Shown(TypedDict, total=False):
+    """What evidence shows besides the facts of its phase."""
+
+    lines: tuple[LogLine, ...] | None
+    detail: str | None
 
 
 @dataclass
@@ -66,64 +74,56 @@ class Case:
         """Returns the end of a phase's log: what to show where no rule found a line."""
         return tuple(line.as_evidence() for line in self.lines(phase)[-count:])
 
-    def evidence(
-        self,
-        rule: str,
-        run: PhaseRun | None,
-        *,
-        lines: tuple[LogLine, ...] | None = None,
-        detail: str | None = None,
-    ) -> Evidence:
+    def unreachable(self) -> tuple[Cause, str] | None:
+        """Returns the fault that the probes show, and which of them found nothing to answer."""
+        failed = [name for name in ("dns", "mirror") if self.facts.probes.get(name) is False]
+        if not failed:
+            return None
+        return (
+            Cause.DNS if "dns" in failed else Cause.NETWORK,
+            f"not reachable: {', '.join(failed)}",
+        )
+
+    def evidence(self, rule: str, run: PhaseRun | None, **shown: Unpack[_Shown]) -> Evidence:
         """Makes evidence; without lines of its own it shows the end of the phase's log."""
-        shown = lines if lines is not None else self.last_lines(run.phase) if run else ()
+        lines = shown.get("lines")
+        if lines is None:
+            lines = self.last_lines(run.phase) if run else ()
         return Evidence(
             rule=rule,
             phase=run.phase if run else None,
-            lines=shown,
+            lines=lines,
             exit_code=run.exit_code if run else None,
             signal=run.signal if run else None,
             worker=self.worker,
             attempt=self.attempt,
-            detail=detail,
+            detail=shown.get("detail"),
         )
 
     def errored(
-        self,
-        cause: Cause,
-        rule: str,
-        run: PhaseRun | None,
-        *,
-        lines: tuple[LogLine, ...] | None = None,
-        detail: str | None = None,
+        self, cause: Cause, rule: str, run: PhaseRun | None, **shown: Unpack[_Shown]
     ) -> Errored:
         """The CI is at fault."""
-        return Errored(cause=cause, evidence=self.evidence(rule, run, lines=lines, detail=detail))
+        return Errored(cause=cause, evidence=self.evidence(rule, run, **shown))
 
-    def failed(  # noqa: PLR0913 - the parts of a failure, most of them named
+    def failed(
         self,
         reason: FailureReason,
         rule: str,
         run: PhaseRun | None,
         *,
-        lines: tuple[LogLine, ...] | None = None,
-        detail: str | None = None,
         blame: str | None = None,
+        **shown: Unpack[_Shown],
     ) -> Failed:
         """The package, or the dependency that is to blame, is at fault."""
-        evidence = self.evidence(rule, run, lines=lines, detail=detail)
+        evidence = self.evidence(rule, run, **shown)
         return Failed(reason=reason, evidence=evidence, blame=None if blame == self.own else blame)
 
     def skipped(
-        self,
-        reason: SkipReason,
-        rule: str,
-        run: PhaseRun | None,
-        *,
-        lines: tuple[LogLine, ...] | None = None,
-        detail: str | None = None,
+        self, reason: SkipReason, rule: str, run: PhaseRun | None, **shown: Unpack[_Shown]
     ) -> Skipped:
         """There is nothing to decide here."""
-        return Skipped(reason=reason, evidence=self.evidence(rule, run, lines=lines, detail=detail))
+        return Skipped(reason=reason, evidence=self.evidence(rule, run, **shown))
 
     def of_text(self, verdict: TextVerdict, run: PhaseRun) -> Outcome:
         """Turns what a rule says into an outcome; an undecided rule leaves it `unknown`."""

@@ -247,8 +247,8 @@ def truth(condition: Filter, of_leaf: Callable[[Filter], bool | None]) -> bool |
         case FBool(value=value):
             return value
         case FNot(operand=operand):
-            value = truth(operand, of_leaf)
-            return None if value is None else not value
+            opposite = truth(operand, of_leaf)
+            return None if opposite is None else not opposite
         case FAnd(operands=operands) | FOr(operands=operands):
             values = {truth(operand, of_leaf) for operand in operands}
             decides = isinstance(condition, FOr)
