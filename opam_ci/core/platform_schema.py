@@ -1,10 +1,10 @@
 """The keys of a file of platforms: their types, their meaning, and words for what is wrong."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError
 
@@ -146,20 +146,71 @@ class PlatformEntry(Frozen):
     revdeps: StrictBool = Field(default=False, description="also build reverse dependencies")
 
 
-def told(where: str, model: type[Frozen], error: ValidationError) -> Iterable[str]:
-    """Yields a line for each thing that is wrong with a part of the file."""
+class PlatformFile(Frozen):
+    """The tables of the file."""
+
+    defaults: PlatformDefaults = PlatformDefaults()
+    architectures: dict[_Arch, ArchitectureEntry] = Field(default_factory=dict)
+    pools: dict[_PoolName, PoolEntry] = Field(default_factory=dict)
+    platforms: tuple[PlatformEntry, ...] = ()
+
+
+_MODELS: Final[Mapping[str, type[Frozen]]] = {
+    "defaults": PlatformDefaults,
+    "architectures": ArchitectureEntry,
+    "pools": PoolEntry,
+    "platforms": PlatformEntry,
+}
+
+
+def problems(data: Mapping[str, Any], error: ValidationError) -> Iterable[str]:
+    """Yields a line for each thing that is wrong with the keys and values of a file."""
     for item in error.errors(include_url=False):
-        at = [str(part) for part in item["loc"] if isinstance(part, str)]
+        place, rest = _place(data, item["loc"])
+        at = [part for part in rest if isinstance(part, str)]
         match item["type"]:
             case "extra_forbidden":
+                model = _MODELS[str(item["loc"][0])] if place else PlatformFile
                 keys = PhaseLimits.model_fields if len(at) > 1 else model.model_fields
-                words = f"unknown key {'.'.join(at)!r}" + instead(at[-1], keys)
+                problem = f"unknown key {'.'.join(at)!r}" + instead(at[-1], keys)
             case "missing":
-                words = f"{'.'.join(at)!r} is missing"
+                problem = f"{'.'.join(at)!r} is missing"
+            case "dict_type":
+                problem = f"write a table [{place}.NAME] for each"
+            case "tuple_type" if item["loc"] == ("platforms",):
+                problem = "write [[platforms]], with two brackets, for each entry"
             case _:
                 message = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
-                words = ": ".join([".".join(at), message] if at else [message])
-        yield one_line(f"{where}: {words}" if where else words)
+                problem = ": ".join([".".join(at), message] if at else [message])
+        yield one_line(f"{place}: {problem}" if place else problem)
+
+
+def _place(data: Mapping[str, Any], loc: Sequence[str | int]) -> tuple[str, Sequence[str | int]]:
+    """Splits pydantic's location in two: what messages call the table, and the keys in it."""
+    match loc:
+        case ["platforms", int(number), *rest]:
+            return entry_place(data, number), rest
+        case ["pools" | "architectures" as table, _, "[key]"]:
+            return table, ()
+        case ["pools" | "architectures" as table, name, *rest]:
+            return f"{table}.{name}", rest
+        case [table, *rest] if table in _MODELS:
+            return str(table), rest
+    return "", loc
+
+
+def entry_place(data: Mapping[str, Any], number: int) -> str:
+    """Returns what messages call an entry of `platforms`, such as `platforms entry 1 (debian-13)`.
+
+    Args:
+        data: The file.
+        number: The entry's place in its list, from 0.
+    """
+    entry = data["platforms"][number]
+    name = entry.get("distribution") if isinstance(entry, dict) else None
+    return one_line(
+        f"platforms entry {number + 1}" + (f" ({name[:64]})" if isinstance(name, str) else "")
+    )
 
 
 _WORDS: Final[Mapping[str, str]] = {
