@@ -1,8 +1,8 @@
-"""What the build of a dependency is a function of: keys for a cache of compiled packages.
+"""Keys for a cache of compiled packages.
 
 A key covers all that a package is built from when it is built in a root that has just its
 own dependencies: its directory in the repository with the checksums of its sources, the keys
-of its dependencies, and the surroundings that all of them share. Two packages with the same
+of its dependencies, and the environment that all of them share. Two packages with the same
 key are the same build.
 """
 
@@ -63,7 +63,7 @@ class CachedBuild(Frozen):
 def cached_builds(
     solution: Mapping[str, PackageFiles], surroundings: str, system: str = ""
 ) -> tuple[CachedBuild, ...]:
-    """Finds the packages of a solution whose builds can be cached, and their keys.
+    """Find the packages of a solution whose builds can be cached, and their keys.
 
     Left out are packages whose sources are not fixed by a checksum, those whose files cannot
     be read, those that need one another, and all that need one of these.
@@ -92,12 +92,12 @@ def cached_builds(
         needs = direct[package]
         if opam is None or not _is_fixed(opam) or any(need not in done for need in needs):
             continue
-        # Through others first, so that each comes after what it needs.
+        # Indirect ones first, so that each comes after what it needs.
         closure = dict.fromkeys(one for need in needs for one in (*done[need].needs, need))
         plain = b"depexts" not in solution[package]["opam"] and all(
             done[need].plain for need in closure
         )
-        words = [
+        parts = [
             KEY_VERSION,
             surroundings,
             None if plain else system,
@@ -105,7 +105,7 @@ def cached_builds(
             {path: _digest(data) for path, data in solution[package].items()},
             [done[need].key for need in needs],
         ]
-        key = _digest(json.dumps(words, sort_keys=True).encode())
+        key = _digest(json.dumps(parts, sort_keys=True).encode())
         done[package] = CachedBuild(package=package, key=key, needs=tuple(closure), plain=plain)
     return tuple(done.values())
 
@@ -124,9 +124,9 @@ def _metadata(files: PackageFiles) -> Opam | None:
 
 
 def has_checksums(opam: bytes) -> bool:
-    """Whether every source that an opam file names has a checksum; a version control has its own.
+    """Whether every source of an opam file has a checksum; those in version control need none.
 
-    A file that cannot be read is not said to lack any.
+    True for a file that cannot be read.
     """
     metadata = _metadata({"opam": opam})
     return metadata is None or all(
@@ -148,8 +148,8 @@ def _sources(opam: Opam) -> list[Any]:
 def _needed(opam: Opam) -> set[str]:
     """Names in `depends` and `depopts` whose filter is not false for a dependency.
 
-    Whichever of these the solution has, is there when the package is built: opam does it
-    so, and it makes no difference to a package that its filter rules out for another reason.
+    Those that are in the solution are installed before the package is built, as opam does it.
+    That is harmless for a dependency that its filter rules out for another reason.
     """
     return {
         leaf.name
@@ -175,10 +175,10 @@ def _value(leaf: Filter) -> bool | None:
 
 
 def _in_order(direct: Mapping[str, list[str]]) -> list[str]:
-    """Sorts so that each package comes after what it needs; without those in a cycle."""
+    """Sort so that each package comes after what it needs; without those in a cycle."""
     remaining = {package: set(needs) for package, needs in direct.items()}
     while True:
-        # The same solution in the same order, whoever asks.
+        # The same solution gives the same order everywhere.
         sorter = TopologicalSorter({one: sorted(remaining[one]) for one in sorted(remaining)})
         try:
             return list(sorter.static_order())

@@ -8,13 +8,13 @@ from pydantic import Field
 from opam_ci.core.model import Frozen
 
 LONGEST = timedelta(days=1)
-"""No phase may take longer: a worker would be taken by a job that never ends."""
+"""The longest limit of a phase: a job that never ends would occupy its worker."""
 
 Limit = Annotated[timedelta, Field(gt=timedelta(), le=LONGEST)]
 
 
 class PhaseLimits(Frozen):
-    """The limits that a platform has of its own; None leaves a phase's limit as it is.
+    """A platform's own limits; None leaves a phase's limit unchanged.
 
     It has the fields of `core.build.PhaseTimeouts`.
     """
@@ -38,5 +38,5 @@ class PhaseLimits(Frozen):
         }
 
     def then(self, closer: "PhaseLimits") -> Self:
-        """Returns these limits with those of something closer to the platform over them."""
+        """Return these limits, overridden by those of something closer to the platform."""
         return self.model_copy(update=closer.given)

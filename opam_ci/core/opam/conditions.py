@@ -64,7 +64,7 @@ def variable(text: str, *, in_string: bool = False) -> FIdent:
 
     Args:
         text: The text.
-        in_string: It stood in `%{…}%`, where `?package:variable` is a hack of opam 2.2 for
+        in_string: Whether it was in `%{…}%`, where `?package:variable` is a hack of opam 2.2 for
             packages with `+` in their names.
 
     Raises:
@@ -170,7 +170,7 @@ def _formula(
     """A function that reads formulas.
 
     Args:
-        kind: What combines values between which no operator stands.
+        kind: What combines values that no operator separates.
         leaf: Reads a leaf; refuses other values with `Unexpected`.
         negate_leaf: Negates a leaf; None where no formula can be negated.
         operators: Those that the formula may have.
@@ -245,7 +245,7 @@ def _with_variables_as_dashes(text: str) -> str:
         if not match[2]:
             return match[0]
         found = variable(match[1], in_string=True)
-        # A converter of something that is no boolean gives its second text.
+        # A converter of a value that is not a boolean yields its second text.
         return found.converter[1] if found.converter else "-"
 
     return INTERPOLATION.sub(replace, text)
@@ -267,7 +267,7 @@ def formula_items(
     *,
     only_or: bool = False,
 ) -> Reader:
-    """A list of atoms with conditions, combined by `kind` where no operator stands."""
+    """A list of atoms with conditions, combined by `kind` where an operator is missing."""
     with_condition = option_of(atom, condition)
 
     def leaf(value: Value) -> Dependency:
@@ -325,7 +325,7 @@ TAGS: Final = list_of(STRING)
 
 
 def tags_as_filter(tags: Sequence[str]) -> Filter:
-    """The filter that the old form of `depexts` stands for."""
+    """The filter that the tags in the old form of `depexts` mean."""
     if not tags:
         return FBool(value=True)
     *first, last = tags

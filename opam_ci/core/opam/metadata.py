@@ -1,4 +1,4 @@
-"""What an opam file says: its fields read into typed values.
+"""The meaning of an opam file: its fields read into typed values.
 
     opam = read(parse(data, filename=path), package)
     opam.available, opam.depends, opam.errors, opam.has_tests
@@ -38,7 +38,7 @@ from opam_ci.core.opam.formula import (
 from opam_ci.core.opam.nodes import Field, Ident, Item, String, Value
 from opam_ci.core.opam.package import Package
 from opam_ci.core.opam.readers import WHOLE_FILE, BadFormat, Span, either
-from opam_ci.core.opam.sections import FormatError, Known, read_fields
+from opam_ci.core.opam.sections import FormatError, ReadValues, read_fields
 from opam_ci.core.opam.values import BOOL, IDENT, list_of, tuple_of
 
 #: The newest opam-version that opam-repository's files may have.
@@ -54,7 +54,7 @@ class Opam:
 
     Attributes:
         file: The file that was read.
-        package: The package whose file it is, None if its path names none.
+        package: The package that the file belongs to, None if its path is not that of a package.
         values: Its fields that could be read, by name; `url` and `extra-sources` too.
         extensions: Its `x-` fields.
         errors: What is wrong with the fields that could not be read.
@@ -75,7 +75,7 @@ class Opam:
 
     @cached_property
     def available(self) -> Filter:
-        """On which platforms it is available; the old `os` and `ocaml-version` say so too."""
+        """The filter for the platforms that it is available on, with the old fields for these."""
         available: Filter = self.values.get("available", FBool(value=True))
         if "ocaml-version" in self.values:
             condition = as_filter(self.values["ocaml-version"], _ocaml_version_is)
@@ -101,7 +101,7 @@ class Opam:
 
     @property
     def has_tests(self) -> bool:
-        """Whether there are test commands, or `with-test` stands in any of its filters.
+        """Whether there are test commands, or any of its filters uses `with-test`.
 
         Raises:
             OcamlFailure: A `%{…}%` names an impossible package.
@@ -132,11 +132,11 @@ class Opam:
 
     @cached_property
     def effective(self) -> tuple[object, ...]:
-        """What counts when opam asks whether a package changed (`effectively_equal`)."""
+        """What opam compares to decide whether a package changed (`effectively_equal`)."""
         values = self.values
         url = values.get("url")
         return (
-            *(_stated(values.get(name)) for name in _EFFECTIVE),
+            *(_none_if_empty(values.get(name)) for name in _EFFECTIVE),
             *(_without_empty(values.get(name, ())) for name in ("build", "install", "remove")),
             _without_empty(self.tests),
             self.available,
@@ -154,12 +154,12 @@ class Opam:
 
     @property
     def depexts(self) -> tuple[tuple[frozenset[str], Filter], ...]:
-        """The system packages, each with the filter that says where."""
+        """The system packages, each set with the filter for its platforms."""
         depexts: tuple[tuple[frozenset[str], Filter], ...] = self.values.get("depexts", ())
         return depexts
 
     def describe(self, error: FormatError) -> str:
-        """An error with its place, in opam's words."""
+        """An error with its place, in opam's format."""
         if error.span == WHOLE_FILE:
             return f"In {self.file.filename}:\n{error.message}"
         at = self.file.position_of(*error.span)
@@ -171,7 +171,7 @@ class Opam:
 _WITH_FILTERS: Final = ("patches", "messages", "post-messages", "depexts", "libraries", "syntax")
 _FORMULAS: Final = ("depends", "depopts", "conflicts")
 _COMMANDS: Final = ("build", "run-test", "install", "remove", "build-test", "build-doc")
-# The fields that count as they are when opam compares two files.
+# The fields that opam compares as they are.
 _EFFECTIVE: Final = (
     "depends",
     "depopts",
@@ -187,14 +187,14 @@ _EFFECTIVE: Final = (
 )
 
 
-def read(file: OpamFile, package: Package | None = None, known: Known | None = None) -> Opam:
+def read(file: OpamFile, package: Package | None = None, known: ReadValues | None = None) -> Opam:
     """Read the fields of an opam file.
 
-    A field that is wrong is dropped and becomes an error, as opam has it.
+    A field that is wrong is dropped and becomes an error, as in opam.
 
     Args:
         file: The file.
-        package: The package whose file it is, if any.
+        package: The package that the file belongs to, if any.
         known: What fields of a file with common items were read as, see `parse_like`; it
             grows by what is read now.
 
@@ -265,8 +265,8 @@ def _check_extensions(extensions: dict[str, Value]) -> None:
             raise BadFormat(Span(value.start, value.end), f"Field {name} must be a string")
 
 
-def _stated(value: Any) -> Any:
-    """None for what says nothing, which equals a field that is not there."""
+def _none_if_empty(value: Any) -> Any:
+    """The value, None for an empty one, which equals a missing field."""
     return None if value == EMPTY or value == () else value  # noqa: PLR1714 -- one is a formula, one a list
 
 

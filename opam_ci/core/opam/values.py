@@ -1,7 +1,7 @@
 """Readers of single values: strings, lists, options, names, URLs, commands.
 
-Where opam reads a pair it reads the right one first, and so do these: of two wrong parts
-the right one is reported.
+Of a pair opam reads the right part first, and so do these: if both are wrong, the right one is
+reported.
 """
 
 from collections.abc import Callable
@@ -32,12 +32,12 @@ from opam_ci.core.opam.url import Url
 
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 _HASH_LENGTHS: Final = {"md5": 32, "sha256": 64, "sha512": 128}
-#: What opam strips from texts.
+#: The characters that opam strips from texts.
 _BLANKS: Final = " \t\r\n"
 
 
 def span_of(value: Value) -> Span:
-    """Where a value stands."""
+    """The position of a value."""
     return Span(value.start, value.end)
 
 
@@ -103,7 +103,7 @@ def list_depth(expected: int) -> Reader:
 
 
 def nested(value: Value, depth: int) -> Value:
-    """The value in as many lists as it takes for its first elements to nest so deep."""
+    """The value in as many lists as needed for its first elements to nest `depth` deep."""
     for _ in range(depth - _depth(value)):
         value = List((value,))
     return value
@@ -195,7 +195,7 @@ def checksum(text: str) -> tuple[str, str]:
     """Kind and digits of a checksum, in lower case; an MD5 may lack its kind.
 
     Raises:
-        OcamlException: In opam's words.
+        OcamlException: It is invalid; the message is opam's.
     """
     kind, separator, digits = text.partition("=")
     if not separator:
