@@ -19,7 +19,7 @@ _UPSTREAM_CHECK_FAILED: Final = 60
 
 
 def read_opam_file(package: str, content: bytes) -> OpamFile | Unreadable:
-    """Parse a package's opam file, or say why that cannot be done."""
+    """Parse a package's opam file, or return why it cannot be read."""
     try:
         return parse(content, filename=f"{package_directory(package)}/opam")
     except OpamSyntaxError as error:
@@ -27,11 +27,11 @@ def read_opam_file(package: str, content: bytes) -> OpamFile | Unreadable:
 
 
 def sources_fetched(file: OpamFile, messages: Sequence[OpamMessage]) -> bool | None:
-    """What a lint with `--check-upstream` tells about a package's source.
+    """Whether a lint with `--check-upstream` found a package's source.
 
     Returns:
-        False when there is none, or opam could not download what the checksums name; None
-        when nothing speaks against it. opam does not try sources in version control.
+        False if there is none, or opam could not download one that matches the checksums;
+        otherwise None, which proves nothing: opam does not try sources in version control.
     """
     refused = "url" in dropped_fields(messages) or file.section("url") is None
     unfetched = any(message.code == _UPSTREAM_CHECK_FAILED for message in messages)
@@ -48,10 +48,10 @@ def judge(
 
     Args:
         facts: What is known of it.
-        file: Its opam file, as `read_opam_file` gives it.
-        messages: What `opam lint` says of the same bytes. They are needed even where opam's
-            checks are not asked for, since they say which fields opam refuses; the other
-            checks judge what opam sees.
+        file: Its opam file, as returned by `read_opam_file`.
+        messages: The messages of `opam lint` about the same bytes. They are needed even if
+            opam's own checks are not to run, since they name the fields that opam refuses,
+            and the other checks judge what opam reads.
         kinds: The families of checks to run.
     """
     fault = file if isinstance(file, Unreadable) else unreadable_by_opam(messages)

@@ -18,9 +18,9 @@ class Source:
     """Where something is downloaded from.
 
     Attributes:
-        filename: The last part of the URL, by which messages call it.
+        filename: The last part of the URL, its name in messages.
         checksums: The kinds of the checksums that opam accepted.
-        node: What to point at.
+        node: The node that findings point at.
     """
 
     filename: str

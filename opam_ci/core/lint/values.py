@@ -1,7 +1,7 @@
-"""Read the values of fields that opam accepted, in the shapes that opam gives them.
+"""Reading the values of fields that opam accepted.
 
-opam drops a field whose value has the wrong shape and goes on without it. These readers do
-the same: what opam would not take is an empty answer here.
+opam drops a field whose value has the wrong form. So do these readers: for a value that opam
+would refuse they return nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from opam_ci.core.opam.values import nested
 
 
 def strings(value: Value) -> list[str] | None:
-    """The strings of `"a"` or `["a" "b"]`; None for every other shape."""
+    """The strings of `"a"` or `["a" "b"]`; None for any other form."""
     items = value.items if isinstance(value, List) else (value,)
     texts = [item.value for item in items if isinstance(item, String)]
     return texts if len(texts) == len(items) else None
@@ -36,9 +36,9 @@ def idents(value: Value) -> list[str]:
 
 
 def rows(value: Value) -> tuple[Value, ...]:
-    """The elements of a list of lists, where one row may stand without its outer brackets.
+    """The elements of a list of lists, where a single row may lack its outer brackets.
 
-    opam judges by the first element only, and so does this: `["a" "b"]` is one row and
+    opam decides by the first element only, and so does this: `["a" "b"]` is one row and
     `[["a"] ["b"]]` are two.
     """
     deep = nested(value, 2)
@@ -82,8 +82,7 @@ def package_atoms(value: Value) -> Iterator[tuple[String, tuple[Value, ...]]]:
 def constraint_operators(conditions: Sequence[Value]) -> Iterator[RelopKind]:
     """The operators of the version constraints among a dependency's conditions.
 
-    A `!` before a constraint turns its operator round; what it says of a filter does not
-    matter here.
+    A `!` before a constraint inverts its operator; its effect on a filter does not matter here.
     """
     stack = [(value, False) for value in conditions]
     while stack:
@@ -102,9 +101,9 @@ def constraint_operators(conditions: Sequence[Value]) -> Iterator[RelopKind]:
 
 
 def plain_variables(conditions: Sequence[Value]) -> Iterator[str]:
-    """The variables that stand alone among a dependency's conditions, as in `{build & dev}`.
+    """The variables that are conditions of a dependency by themselves, as in `{build & dev}`.
 
-    Inside `!`, a comparison or a string they do not stand alone.
+    Those inside `!`, a comparison or a string are not.
     """
     stack = list(conditions)
     while stack:
