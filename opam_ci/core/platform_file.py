@@ -1,7 +1,7 @@
 """Reading the file that describes platforms and pools.
 
-The file is TOML. One entry of `platforms` stands for every combination of its lists, so
-that a large matrix is a page long. What is wrong is told all at once, a line each.
+The file is TOML. One entry of `platforms` makes a platform for every combination of its lists,
+so that a large matrix is a page long. All errors are reported at once, a line each.
 """
 
 import re
@@ -24,8 +24,8 @@ from opam_ci.core.platform_schema import (
 from opam_ci.core.platforms import ARCHITECTURES, Platform, PlatformTable, Pool, Runner
 
 
-class InvalidPlatformFile(UsageError):  # noqa: N818  it is what the file is, not what went wrong
-    """A file of platforms cannot be used.
+class InvalidPlatformFile(UsageError):  # noqa: N818  it names the state of the file, not an event
+    """A file of platforms is invalid.
 
     Attributes:
         problems: What is wrong, in one line each.
@@ -38,20 +38,20 @@ class InvalidPlatformFile(UsageError):  # noqa: N818  it is what the file is, no
 
 
 def parse_platforms(text: str) -> PlatformTable:
-    """Reads a file of platforms and pools.
+    """Parse a file of platforms and pools.
 
     Args:
         text: TOML.
 
     Raises:
-        InvalidPlatformFile: With everything that is wrong with its keys and values; if nothing is,
-            with everything that is wrong with the platforms which these make.
+        InvalidPlatformFile: With all errors in its keys and values; if there are none, with all
+            errors in the platforms that they make.
     """
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        # Besides its own error, tomllib lets through that of `int` about too many digits.
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        # Besides its own error, tomllib raises that of `int` about too many digits.
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidPlatformFile([f"not TOML: {one_line(reason)}"]) from None
     try:
         file = PlatformFile.model_validate(data)
@@ -66,10 +66,10 @@ def parse_platforms(text: str) -> PlatformTable:
 
 
 class _Expansion:
-    """The platforms that the entries of a file stand for.
+    """The platforms that the entries of a file make.
 
     Attributes:
-        problems: What is wrong with them, a line each.
+        problems: The errors in them, a line each.
     """
 
     def __init__(self, file: PlatformFile) -> None:
@@ -81,21 +81,21 @@ class _Expansion:
         }
 
     def table(self, places: Iterable[str]) -> PlatformTable:
-        """Returns the platforms without problems.
+        """Return the platforms without problems.
 
         Args:
-            places: What messages call each entry.
+            places: The name of each entry in messages.
         """
         found: dict[str, tuple[str, Platform]] = {}
         for place, entry in zip(places, self._file.platforms, strict=True):
             for platform in self._platforms(place, entry):
                 if (other := found.get(platform.name)) is not None:
                     before = "it" if other[0] == place else other[0]
-                    self._add(place, f"{platform.name}: {before} has this platform already")
+                    self._add(place, f"duplicate platform {platform.name}: {before} has it already")
                 else:
                     found[platform.name] = (place, platform)
         if not found and not self.problems:
-            self.problems.append("there is no [[platforms]] in it")
+            self.problems.append("no [[platforms]]: the file needs one at least")
         return PlatformTable(
             pools=tuple(self._pools.values()), platforms=tuple(one for _, one in found.values())
         )
@@ -111,10 +111,10 @@ class _Expansion:
                 continue
             runner = Runner(entry.runner or self._file.pools[pool].runner or defaults.runner)
             if runner is Runner.CONTAINER and (entry.image or defaults.image) is None:
-                self._add(place, "the container runner needs an image; give one")
+                self._add(place, "the container runner needs an image; set `image`")
                 continue
             if runner is not Runner.CONTAINER and entry.image is not None:
-                self._add(place, f"the {runner} runner takes no image")
+                self._add(place, f"the {runner} runner has no images; remove `image`")
                 continue
             for distribution, ocaml, variant, opam in product(
                 entry.distribution,
@@ -152,7 +152,7 @@ class _Expansion:
                 .replace("{ocaml}", plain.release)
             )
             if re.fullmatch(known.IMAGE, image) is None:
-                self._add(place, f"{image!r} is no image; write [HOST/]PATH:TAG")
+                self._add(place, f"invalid image {image!r}; write [HOST/]PATH:TAG")
                 return None
         return Platform.model_validate(
             {
@@ -168,7 +168,7 @@ class _Expansion:
         )
 
     def _needs_linux32(self, arch: str, pool: str) -> bool:
-        """On a machine that only has 32 bits, `linux32` changes nothing."""
+        """Whether builds run under `linux32`; it does nothing on a machine with 32 bits only."""
         return ARCHITECTURES[arch].bits == 32 and self._pools[pool].os == "linux"  # noqa: PLR2004
 
     def _pool(self, place: str, entry: PlatformEntry, arch: str) -> str | None:
@@ -176,13 +176,14 @@ class _Expansion:
             pool.name for pool in self._pools.values() if pool.os == entry.os and arch in pool.arch
         ]
         if entry.pool is not None and entry.pool not in self._pools:
-            problem = f"there is no pool {entry.pool!r}" + instead(entry.pool, self._pools)
+            problem = f"no such pool: {entry.pool!r}" + instead(entry.pool, self._pools)
         elif entry.pool is not None and entry.pool not in fitting:
             problem = f"pool {entry.pool} does not build for {entry.os} on {arch}"
         elif not fitting:
             problem = f"no pool builds for {entry.os} on {arch}"
         elif entry.pool is None and len(fitting) > 1:
-            problem = f"name the pool: {' and '.join(fitting)} build for {entry.os} on {arch}"
+            pools = " and ".join(fitting)
+            problem = f"ambiguous pool: {pools} build for {entry.os} on {arch}; set `pool`"
         else:
             return entry.pool or fitting[0]
         self._add(place, problem)
