@@ -1,8 +1,8 @@
-"""Dependencies marked `{post}`: opam's solver obeys them, its dump leaves them out.
+"""Dependencies marked `{post}`: opam's solver respects them, its dump lacks them.
 
-They are read from the `depends` fields that name `post`, as `opam list --columns` prints them,
-and evaluated here. Where our evaluation cannot be shown to be opam's, the package is
-`uncertain`: what we get without `{post}` is not what the dump has, or a variable is unknown.
+They are parsed from the `depends` fields that name `post`, as `opam list --columns` prints them,
+and evaluated here. If our evaluation cannot be proved to be opam's, the package is `uncertain`:
+the result without `{post}` differs from the dump, or a variable is unknown.
 """
 
 from collections.abc import Collection, Mapping
@@ -41,19 +41,19 @@ from opam_ci.core.opam.values import span_of
 SEPARATOR: Final = "|||"
 _PHASES: Final = frozenset({"build", "post"})
 _SIMPLE: Final = ("arch", "os", "opam-version", "sys-ocaml-")
-"""How the names of variables begin whose value is one word."""
+"""Prefixes of the names of variables whose value is a single word."""
 
 _CLAUSES_LIMIT: Final = 2000
 _FORMULA: Final = package_formula(And)
 
 
 class _UncertainError(Exception):
-    """A formula whose value under opam is not known for sure."""
+    """The value of a formula under opam is not certain."""
 
 
 @dataclass(frozen=True)
 class Variables:
-    """opam's variables, as far as they are known.
+    """The variables of opam, as far as they are known.
 
     Attributes:
         values: Those with a known value.
@@ -65,11 +65,11 @@ class Variables:
 
 
 @dataclass(frozen=True)
-class Known:
-    """Depends fields with all that holds after an installation, too.
+class PostDepends:
+    """Depends fields with the dependencies that are marked `{post}`.
 
     Attributes:
-        depends: By place; packages without `{post}` are not here.
+        depends: By place; packages without `{post}` are missing.
         uncertain: Packages whose field cannot be evaluated.
     """
 
@@ -78,10 +78,10 @@ class Known:
 
 
 def read_table(table: str) -> dict[str, str]:
-    """Reads the printed fields: `package   |||field`, after comments.
+    """Parse the printed fields: `package   |||field`, after comments.
 
     Raises:
-        DumpError: It is no such table.
+        DumpError: A line has another form.
     """
     fields = {}
     for line in table.splitlines():
@@ -89,7 +89,7 @@ def read_table(table: str) -> dict[str, str]:
             continue
         package, separator, field = line.partition(SEPARATOR)
         if not separator:
-            raise DumpError(f"no line of a table: {line[:80]!r}")
+            raise DumpError(f"not a line of a table: {line[:80]!r}")
         fields[package.strip()] = field
     return fields
 
@@ -101,8 +101,8 @@ def evaluate(
     variables: Variables,
     *,
     with_test: bool,
-) -> Known:
-    """Evaluates the depends fields of a table."""
+) -> PostDepends:
+    """Evaluate the depends fields of a table."""
     depends = {}
     uncertain = set()
     for package, field in table.items():
@@ -115,11 +115,11 @@ def evaluate(
             depends[place] = evaluation.agreed(formula, universe.depends[place])
         except _UncertainError:
             uncertain.add(place)
-    return Known(depends, frozenset(uncertain))
+    return PostDepends(depends, frozenset(uncertain))
 
 
 def _as_sets(clauses: Collection[Clause]) -> set[frozenset[Alternative]]:
-    """Gives clauses a form in which order and repetition do not matter."""
+    """Convert clauses to a form in which order and repetition do not matter."""
     found = set()
     for clause in clauses:
         by_name: dict[str, frozenset[int]] = {}
@@ -129,7 +129,7 @@ def _as_sets(clauses: Collection[Clause]) -> set[frozenset[Alternative]]:
     return found
 
 
-@lru_cache(maxsize=1024)  # the versions of a compiler have the same
+@lru_cache(maxsize=1024)  # the versions of a compiler have the same field
 def _read(field: str) -> Formula:
     try:
         value = file.parse(f"depends: {field}\n".encode()).value("depends")
@@ -142,22 +142,22 @@ def _read(field: str) -> Formula:
 
 
 def read_invariant(atoms: Atoms, text: str) -> Clauses:
-    """Reads a switch's invariant as `opam switch invariant` prints it.
+    """Parse a switch's invariant as `opam switch invariant` prints it.
 
     Raises:
-        DumpError: It is none.
+        DumpError: It is malformed.
     """
     evaluation = _Evaluation(atoms, Variables({}, frozenset()), ("", ""), with_test=False)
     try:
         return evaluation.all(_read(text.strip()))
     except _UncertainError as error:
-        raise DumpError(f"no invariant of a switch: {text[:80]!r}") from error
+        raise DumpError(f"not an invariant of a switch: {text[:80]!r}") from error
 
 
 def read_variables(listing: str) -> Variables:
-    """Reads opam's variables as `opam var` lists them: name, value, and `#` comment."""
-    words = [line.split() for line in listing.splitlines() if not line.startswith("<")]
-    named = [line for line in words if line and ":" not in line[0]]
+    """Parse opam's variables as `opam var` lists them: name, value, and `#` comment."""
+    split = [line.split() for line in listing.splitlines() if not line.startswith("<")]
+    named = [line for line in split if line and ":" not in line[0]]
     return Variables(
         values={
             line[0]: line[1]
@@ -183,21 +183,21 @@ class _Evaluation:
         }
 
     def all(self, formula: Formula) -> Clauses:
-        """Gives the conjunctive normal form of a formula without conditions."""
+        """Return the conjunctive normal form of a formula without conditions."""
         return tuple(self._cnf(formula, {}))
 
     def agreed(self, formula: Formula, dumped: Clauses) -> Clauses:
-        """Gives the conjunctive normal form with `{post}`, if ours without it is opam's."""
-        # Whether a package is a development version is opam's to know: see what fits.
-        answers = [
+        """Return the conjunctive normal form with `{post}`, if ours without it is opam's."""
+        # Only opam knows whether a package is a development version: try both.
+        matching = [
             self._cnf(formula, {**self._flags, "dev": dev, "post": True})
             for dev in (False, True)
             if _as_sets(self._cnf(formula, {**self._flags, "dev": dev, "post": False}))
             == _as_sets(dumped)
         ]
-        if not answers or any(_as_sets(each) != _as_sets(answers[0]) for each in answers):
+        if not matching or any(_as_sets(each) != _as_sets(matching[0]) for each in matching):
             raise _UncertainError
-        return tuple(answers[0])
+        return tuple(matching[0])
 
     def _cnf(self, formula: Formula, flags: Mapping[str, bool]) -> list[Clause]:
         match formula:
@@ -208,7 +208,7 @@ class _Evaluation:
             case And(operands=operands):
                 return [clause for part in operands for clause in self._cnf(part, flags)]
             case Or(operands=operands):
-                # An alternative that falls away is no alternative: it does not hold.
+                # An alternative whose condition is false is dropped: it is not satisfied.
                 parts = [part for each in operands if (part := self._cnf(each, flags))]
                 return self._distribute(parts)
             case Atom(value=Dependency() as dependency):
@@ -236,11 +236,11 @@ class _Evaluation:
     def _bounds(  # noqa: PLR0911 - one answer a kind of formula
         self, name: str, condition: Formula, flags: Mapping[str, bool]
     ) -> list[frozenset[int]] | None:
-        """Evaluates what stands in braces.
+        """Evaluate the condition in braces.
 
         Returns:
-            Sets of versions, in all of which the package's must be; None if the dependency
-            falls away.
+            Sets of versions, in all of which the package's must be; None if the condition is
+            false, which drops the dependency.
         """
         match condition:
             case Empty():
@@ -269,7 +269,7 @@ class _Evaluation:
             try:
                 part = self._bounds(name, condition, flags)
             except _UncertainError as error:
-                # What is not known matters only if all else holds.
+                # An unknown condition matters only if all others are true.
                 unknown = error
                 continue
             if part is None:
@@ -300,7 +300,7 @@ class _Evaluation:
         return value
 
     def _value(self, leaf: Filter, flags: Mapping[str, bool]) -> bool | None:
-        """Returns the value of a leaf of a filter; None stands for undefined."""
+        """Return the value of a leaf of a filter, None if it is undefined."""
         match leaf:
             case FIdent(packages=(), variable=name, converter=None):
                 return self._flag(name, flags)
