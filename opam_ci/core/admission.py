@@ -89,7 +89,7 @@ def _odd_mode(path: str, mode: int) -> str | None:
 
 
 def too_large(entries: int, size: int) -> str | None:
-    """Returns why a change is too large, None if it is not.
+    """Return why a change is too large, None if it is not.
 
     Args:
         entries: How many files and folders it adds or modifies.
@@ -103,7 +103,7 @@ def too_large(entries: int, size: int) -> str | None:
 
 
 def too_many_packages(changes: Iterable[FileChange]) -> str | None:
-    """Returns why a change touches too many packages, None if it does not."""
+    """Return why a change touches too many packages, None if it does not."""
     paths = (change.path.split("/") for change in changes)
     packages = {
         tuple(parts[1:_PACKAGE_DEPTH])

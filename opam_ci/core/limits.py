@@ -29,14 +29,10 @@ class PhaseLimits(Frozen):
     verify: Limit | None = None
 
     @property
-    def given(self) -> dict[str, timedelta]:
+    def overrides(self) -> dict[str, timedelta]:
         """The limits that are set, by phase."""
-        return {
-            name: limit
-            for name in type(self).model_fields
-            if isinstance(limit := getattr(self, name), timedelta)
-        }
+        return self.model_dump(exclude_none=True)
 
     def then(self, closer: "PhaseLimits") -> Self:
         """Return these limits, overridden by those of something closer to the platform."""
-        return self.model_copy(update=closer.given)
+        return self.model_copy(update=closer.overrides)

@@ -173,10 +173,10 @@ def _native(platforms: Iterable[Platform]) -> list[str]:
 def _limits(platforms: Sequence[Platform]) -> list[str]:
     own = {
         one.name: ", ".join(
-            f"{phase} {_duration(limit)}" for phase, limit in one.timeouts.given.items()
+            f"{phase} {_duration(limit)}" for phase, limit in one.timeouts.overrides.items()
         )
         for one in platforms
-        if one.timeouts.given
+        if one.timeouts.overrides
     }
     if not own:
         return []

@@ -407,4 +407,4 @@ def test_the_example_of_the_page_is_right() -> None:
         "debian-13-ocaml-5.4-flambda/i386",
     ]
     limits = {one.arch: one.timeouts for one in example.platforms}
-    assert limits["arm64"].given == {"build": timedelta(hours=3), "test": timedelta(hours=2)}
+    assert limits["arm64"].overrides == {"build": timedelta(hours=3), "test": timedelta(hours=2)}

@@ -3,7 +3,7 @@
 opam shows such output in two forms: its report after a failure (a header of fields, then the
 output, each line behind `# `), and, with --verbose, behind `- ` after the line that starts the
 command. opam 2 runs these commands in its sandbox, without network and without the system's
-package manager: messages of theirs about mirrors, hosts or workers are never about ours.
+package manager: their messages about mirrors, hosts or workers are never about the CI's.
 
 opam 1 had no sandbox, so that its reports prove nothing.
 """

@@ -21,7 +21,7 @@ from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, FailureReason, LogLine, Outcome
 
 _REPORT_HEAD = (RULES.by_id[OPAM_COMMAND_FAILED],)
-_THEIRS = tuple(rule for rule in RULES if rule.verdict == "failed")
+_FAILURES = tuple(rule for rule in RULES if rule.verdict == "failed")
 _KEPT_REASONS = {FailureReason.CHECKSUM, FailureReason.SOURCE, FailureReason.OPAM_FILE}
 
 
@@ -31,9 +31,9 @@ def judge_package_phase(case: Case, run: PhaseRun) -> Outcome:
     if run.exit_code == OpamExit.SYNC_ERROR or any(a.action == "fetch" for a in failed):
         return _late_fetch(case, run)
     if run.exit_code != OpamExit.PACKAGE_OPERATION_ERROR:
-        ours = RULES.first_match(_outside(case, run), run.phase)
-        if ours and ours.outcome == "errored":
-            return case.of_text(ours, run)
+        fault = RULES.first_match(_outside(case, run), run.phase)
+        if fault and fault.outcome == "errored":
+            return case.of_text(fault, run)
         return judge_no_solution(case, run) or judge_opam_exit(case, run)
     if culprit := _culprit(case, failed):
         return _judge_action(case, run, culprit)
@@ -63,7 +63,7 @@ def _culprit(case: Case, failed: list[OpamAction]) -> OpamAction | None:
 
 
 def _judge_action(case: Case, run: PhaseRun, action: OpamAction) -> Outcome:
-    words = RULES.first_match(case.lines(run.phase), run.phase, _THEIRS)
+    verdict = RULES.first_match(case.lines(run.phase), run.phase, _FAILURES)
     detail = f"{action.action} of {action.package} failed"
     if action.exit_code is not None:
         detail = f"{detail} with exit code {action.exit_code}"
@@ -74,23 +74,23 @@ def _judge_action(case: Case, run: PhaseRun, action: OpamAction) -> Outcome:
         return host_oom
     if number is not None:
         detail = f"{detail}; {signal_name(number)} ended it, which the CI did not send"
-    lines, rule = (_shown_lines(case, run, words), words.rule if words else "action-failed")
+    lines, rule = (_shown_lines(case, run, verdict), verdict.rule if verdict else "action-failed")
     if action.package != case.own:
         return _judge_dependency(case, run, action, lines, detail)
     reason = OWN_REASONS.get(run.phase, FailureReason.BUILD)
-    if words and words.reason in _KEPT_REASONS:
-        reason = FailureReason(words.reason)
+    if verdict and verdict.reason in _KEPT_REASONS:
+        reason = FailureReason(verdict.reason)
     return case.failed(reason, rule, run, lines=lines, detail=detail)
 
 
 def _shown_lines(
-    case: Case, run: PhaseRun, words: TextVerdict | None
+    case: Case, run: PhaseRun, verdict: TextVerdict | None
 ) -> tuple[LogLine, ...] | None:
     """Return a rule's lines, and if these are generic, the last specific line of the package."""
-    lines = words.lines if words else ()
-    if words is not None and words.rule not in WEAK_IDS:
+    lines = verdict.lines if verdict else ()
+    if verdict is not None and verdict.rule not in WEAK_IDS:
         return lines
-    if words is not None and words.rule == PACKAGE_REPORT:
+    if verdict is not None and verdict.rule == PACKAGE_REPORT:
         # The line that matched is the report's exit code; its head names what failed.
         head = RULES.first_match(case.lines(run.phase), run.phase, _REPORT_HEAD)
         lines = head.lines if head is not None else lines
@@ -127,8 +127,11 @@ def _judge_unreported(case: Case, run: PhaseRun) -> Outcome:
     The exit code means that an action failed, and in a build or test only the package's own is
     run. The text may name the dependency, which is shown.
     """
-    words = RULES.first_match(case.lines(run.phase), run.phase, _THEIRS)
-    rule, lines = words.rule if words else "unreported-failure", _shown_lines(case, run, words)
+    verdict = RULES.first_match(case.lines(run.phase), run.phase, _FAILURES)
+    rule, lines = (
+        verdict.rule if verdict else "unreported-failure",
+        _shown_lines(case, run, verdict),
+    )
     detail = "opam exited 31: an action failed; its report is missing or too large"
     named = attribute(_outside(case, run)).failed
     reason = OWN_REASONS.get(run.phase)

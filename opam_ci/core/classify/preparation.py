@@ -1,4 +1,4 @@
-"""Phases before package code runs, and the check after it: faults of ours unless disproved."""
+"""Phases before package code, and the check after it: infrastructure faults unless disproved."""
 
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.matching import TextVerdict

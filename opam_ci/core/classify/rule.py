@@ -24,7 +24,7 @@ _VERDICT = re.compile(r"(?P<verdict>[a-z]+)(?:\((?P<detail>[a-z_]+)\))?")
 class RuleClass(StrEnum):
     """Classes of rules, strongest first: a rule decides only if none of a stronger class matches.
 
-    Within a class, the line that stands first in the text decides: what follows may follow from it.
+    Within a class, the first line in the text decides: later ones may be its consequences.
 
     Attributes:
         meaning: What its rules prove, or the reason for its place.
@@ -144,7 +144,7 @@ class Rule(Frozen):
             source line shown by a compiler) count.
         reads: Which lines count: those of a package's sandboxed command (`frames.py`), all
             others, or both. Outside the phases of package code it is always the others.
-        why: Why a matching line proves what the rule says.
+        why: Why a matching line proves the verdict.
         examples: Texts that it decides; each pattern has one.
         not_when: Texts that it must not decide.
     """

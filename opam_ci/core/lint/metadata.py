@@ -78,8 +78,8 @@ def check_dune_subst(subject: LintSubject) -> Iterator[LintFinding]:
         command, filters = option(row)
         if not isinstance(command, List):
             continue
-        words = [item.value for item in command.items if isinstance(item, String)]
-        if words != ["dune", "subst"] or len(command.items) != len(words):
+        strings_only = [item.value for item in command.items if isinstance(item, String)]
+        if strings_only != ["dune", "subst"] or len(command.items) != len(strings_only):
             continue
         guard = ungrouped(filters[0]) if len(filters) == 1 else None
         if not (isinstance(guard, Ident) and guard.name == "dev"):

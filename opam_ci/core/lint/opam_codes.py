@@ -60,7 +60,7 @@ FIELDS: Final[Mapping[int, tuple[str, ...]]] = {
     74: ("pin-depends",),
 }
 
-#: How to fix what a message reports, if the message itself does not say it.
+#: How to fix what a message reports, where the message itself has no advice.
 ADVICE: Final[Mapping[int, str]] = {
     3: (
         "opam ignores the field because its value has the wrong form. The manual lists the"

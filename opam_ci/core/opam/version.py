@@ -33,9 +33,9 @@ def compare(left: str, right: str) -> int:
     """-1, 0 or 1: `left` is older than, as new as, or newer than `right`."""
     for left_part, right_part in zip(_parts(left), _parts(right), strict=True):
         # The shorter one is filled with the end of the text, which is also the number zero.
-        for ours, theirs in zip_longest(left_part, right_part, fillvalue=_END_OF_TEXT):
-            if ours != theirs:
-                return -1 if ours < theirs else 1
+        for one, other in zip_longest(left_part, right_part, fillvalue=_END_OF_TEXT):
+            if one != other:
+                return -1 if one < other else 1
     return 0
 
 
