@@ -17,8 +17,7 @@ from opam_ci.cli.json_lines import read_lines
 from opam_ci.clients.lint_run import PackageFiles, PackageTree, judge_all, lint_each
 from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.core.lint.finding import CheckId, CheckKind, LintFinding, LintRequest
-from opam_ci.core.lint.judge import PackageFacts
-from opam_ci.core.lint.subject import DirectoryEntry, PackageNames, package_name
+from opam_ci.core.lint.subject import DirectoryEntry, PackageFacts, PackageNames, package_name
 from opam_ci.core.opam.package import Package
 from opam_ci.core.text import problems
 

@@ -8,11 +8,12 @@ from typing import Final, Protocol
 from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.core.lint.checks import DEFAULT_KINDS
 from opam_ci.core.lint.finding import CheckKind, LintFinding, LintReport, LintRequest
-from opam_ci.core.lint.judge import PackageFacts, judge, read_opam_file
+from opam_ci.core.lint.judge import judge, read_opam_file
 from opam_ci.core.lint.opam_messages import Unreadable
 from opam_ci.core.lint.subject import (
     DirectoryEntry,
     OpamMessage,
+    PackageFacts,
     PackageNames,
     package_name,
 )

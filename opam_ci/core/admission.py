@@ -1,4 +1,4 @@
-"""What a change may consist of, so that git, the store and every worker can take it.
+"""What a change may consist of, so that git, the store and every worker can handle it.
 
 The analysis refuses the rest before anything is merged, exported or built. A path of the base
 that breaks the rules is left out of exports, and may be deleted.
@@ -24,8 +24,8 @@ MAX_ENTRIES: Final = 100_000
 """Files and folders that a change adds or modifies: three times as many as in a change of
 `MAX_PACKAGES` packages with one file each."""
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of these files together: more than twice as many as opam-repository has. An export goes
-through memory, and the same blob under many names counts each time."""
+"""Bytes of these files together: more than twice as many as opam-repository has. An export is
+made in memory, and the same blob under many names counts each time."""
 MAX_TREE_BYTES: Final = 32 * 1024 * 1024
 """Bytes of the git trees in which these files are; those of a change of `MAX_PACKAGES`
 packages have 3 MB."""
@@ -38,13 +38,13 @@ into the arguments of one git command (2 MB)."""
 _REGULAR: Final = frozenset({0o100644, 0o100755})
 _KINDS: Final = {0o120000: "symbolic link", 0o160000: "submodule"}
 _EXPECTED: Final = "(expecting regular files of mode 100644 or 100755)"
-_NO_NAMES: Final = frozenset({"", ".", ".."})
+_INVALID_NAMES: Final = frozenset({"", ".", ".."})
 _SHOWN: Final = 100
 _PACKAGE_DEPTH: Final = 3
 
 
 def refusal(path: str, mode: str) -> str | None:
-    """Returns why a file cannot be taken, None if it can.
+    """Return why a file is refused, None if it is accepted.
 
     Args:
         path: From the repository's root, as `surrogateescape` decodes it.
@@ -72,7 +72,7 @@ def _odd_name(path: str) -> str | None:
             "(expecting printable ASCII characters without quotes and backslashes)"
         )
     names = path.split("/")
-    if not _NO_NAMES.isdisjoint(names):
+    if not _INVALID_NAMES.isdisjoint(names):
         return f"Unexpected path {shown(path)} in packages directory"
     longest = max(map(len, names))
     if longest > MAX_NAME:
@@ -89,7 +89,7 @@ def _odd_mode(path: str, mode: int) -> str | None:
 
 
 def too_large(entries: int, size: int) -> str | None:
-    """Returns why a change is too large, None if it is not.
+    """Return why a change is too large, None if it is not.
 
     Args:
         entries: How many files and folders it adds or modifies.
@@ -103,7 +103,7 @@ def too_large(entries: int, size: int) -> str | None:
 
 
 def too_many_packages(changes: Iterable[FileChange]) -> str | None:
-    """Returns why a change touches too many packages, None if it does not."""
+    """Return why a change touches too many packages, None if it does not."""
     paths = (change.path.split("/") for change in changes)
     packages = {
         tuple(parts[1:_PACKAGE_DEPTH])
@@ -122,7 +122,7 @@ def too_many_packages(changes: Iterable[FileChange]) -> str | None:
 
 
 def is_package(path: str) -> bool:
-    """Whether a path is the one of a package's opam file, and opam and every worker see it."""
+    """Whether a path is that of a package's opam file, visible to opam and every worker."""
     match path.split("/"):
         case ["packages", _, folder, "opam"]:
             return refusal(path, "100644") is None and Package.find(folder) is not None
@@ -131,10 +131,10 @@ def is_package(path: str) -> bool:
 
 
 def is_plain(path: str) -> bool:
-    """Whether git prints the path as it is: printable ASCII without quotes and backslashes."""
+    """Whether git prints the path unchanged: printable ASCII without quotes and backslashes."""
     return path.isascii() and path.isprintable() and '"' not in path and "\\" not in path
 
 
 def shown(path: str) -> str:
-    """Returns a path as messages show it: quoted, on one line, in a bounded length."""
+    """Return a path for a message: quoted, on one line, of bounded length."""
     return quote(path if len(path) <= _SHOWN else f"{path[:_SHOWN]}...")

@@ -1,7 +1,7 @@
-"""What a change does to which packages: the same answer, in the same words, as the peer.
+"""Which packages a change touches, and how: the result and the messages of opam-repo-ci.
 
-The rules are those of opam-repo-ci's analysis (lib/analyse.ml), with opam 2.5's idea of
-what is the same in two opam files. `docs/analysis.md` lists them. Pure: the files come from
+The rules are those of opam-repo-ci's analysis (lib/analyse.ml), with opam 2.5's comparison
+of two opam files. `docs/analysis.md` lists them. Pure: the files come from
 a `Trees`, which reads git objects.
 """
 
@@ -18,10 +18,10 @@ from opam_ci.core.opam.formula import FBool
 from opam_ci.core.opam.metadata import Opam, read
 from opam_ci.core.opam.nodes import Field
 from opam_ci.core.opam.package import Package, check_name, quote
-from opam_ci.core.opam.sections import Known
+from opam_ci.core.opam.sections import ReadValues
 
 CONFLICT: Final = "Cannot merge to master - please rebase!"
-#: Of two kinds for one package the one that stands later here counts.
+#: Of two kinds for one package the one that is later in this list counts.
 _STRENGTH: Final = {
     kind: strength
     for strength, kind in enumerate(
@@ -38,7 +38,7 @@ _STRENGTH: Final = {
 
 
 class _RefusedError(Exception):
-    """The change is refused as a whole; the text says why."""
+    """The change is refused as a whole; the message is the reason."""
 
 
 def conflict() -> Analysis:
@@ -54,7 +54,7 @@ def analyse(
     Args:
         changes: The files that differ between base and merged tree, in git's order.
         trees: Their contents.
-        merge_tree: The merged tree's id, for the record.
+        merge_tree: The merged tree's id, for the result.
     """
     analyser = _Analyser(trees)
     try:
@@ -71,7 +71,7 @@ class _Analyser:
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
         self._kinds: dict[object, tuple[Package, ChangeKind]] = {}
-        # By path, for the files that were read already; the files themselves are let go,
+        # By path, of the files that were read already; the files themselves are not kept,
         # since a change may touch thousands.
         self._tests: dict[str, bool | OcamlFailure] = {}
         self._last = _Last(OpamFile("", ()), {})
@@ -94,8 +94,8 @@ class _Analyser:
                 )
 
     def packages(self) -> tuple[ChangedPackage, ...]:
-        in_order = sorted(self._kinds.values(), key=lambda pair: pair[0].order)
-        # The peer goes from the last package to the first, so the last failure is the one.
+        in_order = sorted(self._kinds.values(), key=lambda pair: pair[0].sort_key)
+        # opam-repo-ci goes from the last package to the first, so the last failure is reported.
         found = [
             ChangedPackage(
                 package=str(package), kind=kind, has_tests=self._has_tests(package, kind)
@@ -127,7 +127,7 @@ class _Analyser:
         if path not in self._tests:
             data = self._trees.new(path)
             if data is None:
-                raise _RefusedError("impossible")  # the peer's word for files/ without opam
+                raise _RefusedError("impossible")  # opam-repo-ci's message for files/ without opam
             self._parse(path, data)
         tests = self._tests[path]
         if isinstance(tests, OcamlFailure):
@@ -141,18 +141,18 @@ class _Analyser:
         try:
             opam, self._last = _read_like(path, data, self._last)
         except OpamSyntaxError as error:
-            raise _RefusedError(_in_words(path, error)) from None
+            raise _RefusedError(_failure_text(path, error)) from None
         try:
             self._tests[path] = opam.has_tests
         except OcamlFailure as failure:
-            self._tests[path] = failure  # it counts only once all files were looked at
+            self._tests[path] = failure  # raised only after all files were read
         return opam
 
     def _add(self, path: str, name: str, package_dir: str, kind: ChangeKind) -> None:
         package = _package(path, name, package_dir)
         known = self._kinds.get(package.identity)
         # Versions such as 1.0 and 1.00 are one version to opam, and so one package here; it
-        # has the name under which its kind came up.
+        # has the name of the file that determined its kind.
         if known is None or _STRENGTH[kind] > _STRENGTH[known[1]]:
             self._kinds[package.identity] = (package, kind)
 
@@ -182,32 +182,32 @@ def _package(path: str, name: str, package_dir: str) -> Package:
 class _Last(NamedTuple):
     """The file that was read last, and what its fields were read as.
 
-    Its neighbours, the versions of one package, mostly say the same, and so does the file
-    in the base. `known` is good for as long as `file` lives, so the two stay together.
+    Its neighbours, the versions of one package, are mostly the same, and so is the file in
+    the base. `values` is valid as long as `file` lives, so the two are kept together.
     """
 
     file: OpamFile
-    known: Known
+    values: ReadValues
 
 
 def _read_like(path: str, data: bytes, last: _Last) -> tuple[Opam, _Last]:
-    """Read a file, taking over what it shares with the last one.
+    """Read a file, reusing what it shares with the last one.
 
     Raises:
         OpamSyntaxError: It cannot be read.
     """
     file = parse_like(data, last.file, filename=path)
     shared = (id(item.value) for item in file.items if isinstance(item, Field))
-    known = {node: last.known[node] for node in shared if node in last.known}
-    opam = read(file, _package_of(path), known)
-    if opam.errors:  # their positions count, and fields that are taken over have others
-        file, known = parse(data, filename=path), {}
-        opam = read(file, _package_of(path), known)
-    return opam, _Last(file, known)
+    values = {node: last.values[node] for node in shared if node in last.values}
+    opam = read(file, _package_of(path), values)
+    if opam.errors:  # errors have positions, and those of reused fields are of the other file
+        file, values = parse(data, filename=path), {}
+        opam = read(file, _package_of(path), values)
+    return opam, _Last(file, values)
 
 
 def _parse_old(path: str, data: bytes | Oversized, like: _Last) -> Opam | None:
-    """The file in the base; what is wrong with it is not the change's fault."""
+    """The file in the base, None if it cannot be read: that is not the change's fault."""
     try:
         if isinstance(data, Oversized):
             return None
@@ -220,20 +220,20 @@ def _package_of(path: str) -> Package | None:
     return Package.find(path.split("/")[-2])
 
 
-def _in_words(path: str, error: OpamSyntaxError) -> str:
+def _failure_text(path: str, error: OpamSyntaxError) -> str:
     if error.message == "int_of_string":
-        return error.message  # opam lets this one through as it is
+        return error.message  # opam does not wrap this one
     return f"{quote(path)} failed to be parsed: {error.message}"
 
 
 def _is_available(opam: Opam) -> bool:
-    """Whether the package may be available somewhere.
+    """Whether the package may be available on some platform.
 
     Raises:
         _RefusedError: The file is of an old format, or some of its fields are wrong.
     """
     if opam.package is None:
-        return True  # the folder's name is refused by whoever wants to add it
+        return True  # the folder's name is refused when the package is added
     if versions.compare(opam.opam_version, "2") < 0:
         raise _RefusedError(
             f"Package {quote(str(opam.package))} uses unsupported opam version "

@@ -1,4 +1,4 @@
-"""What the analysis of a pull request says."""
+"""The result of the analysis of a pull request."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -8,7 +8,7 @@ from opam_ci.core.packed import Packed
 
 
 class ChangeKind(StrEnum):
-    """How a package differs between base and merge, in the peer's words."""
+    """How a package differs between base and merge, in the terms of opam-repo-ci."""
 
     NEW_PACKAGE = "new_package"
     NEW_RELEASE = "new_release"
@@ -33,7 +33,7 @@ class ChangedPackage(Frozen):
 
 
 Packages = Annotated[tuple[ChangedPackage, ...], Packed(above=300)]
-"""Packages as they travel between workflows and activities: with `MAX_PACKAGES` of
+"""Packages as they are passed between workflows and activities: with `MAX_PACKAGES` of
 `core/admission.py` they take a quarter of a payload."""
 
 
@@ -41,9 +41,9 @@ class Analysis(Frozen):
     """The outcome of analysing the merge of a head into its base.
 
     Attributes:
-        packages: Changed packages, sorted by name as the peer sorts them.
-        failure: Why the change is refused as a whole, in the peer's words, else None.
-        merge_tree: Object id of the merged tree, None when there is no merge.
+        packages: Changed packages, sorted by name in opam's order.
+        failure: Why the change is refused as a whole, in opam-repo-ci's wording, else None.
+        merge_tree: Object id of the merged tree, None if there is no merge.
     """
 
     packages: Packages = ()

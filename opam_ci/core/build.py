@@ -58,7 +58,7 @@ class PhaseTimeouts(Frozen):
 
     def with_limits(self, limits: PhaseLimits) -> Self:
         """Returns these limits with a platform's own in their place."""
-        return self.model_copy(update=limits.given)
+        return self.model_copy(update=limits.overrides)
 
 
 class BuildSpec(Frozen):

@@ -1,14 +1,14 @@
-"""What the build of a dependency is a function of: keys for a cache of compiled packages.
+"""Keys for a cache of compiled packages.
 
 A key covers all that a package is built from when it is built in a root that has just its
 own dependencies: its directory in the repository with the checksums of its sources, the keys
-of its dependencies, and the surroundings that all of them share. Two packages with the same
+of its dependencies, and the environment that all of them share. Two packages with the same
 key are the same build.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
 
@@ -16,19 +16,15 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.opam.errors import OpamSyntaxError
 from opam_ci.core.opam.file import parse
 from opam_ci.core.opam.formula import (
-    And,
-    Atom,
-    Block,
-    Dependency,
-    Empty,
-    FAnd,
+    EMPTY,
+    Constraint,
     FBool,
     FIdent,
-    FNot,
-    FOr,
+    Filter,
     Formula,
-    Or,
+    as_filter,
     atoms,
+    truth,
 )
 from opam_ci.core.opam.metadata import Opam, read
 
@@ -67,7 +63,7 @@ class CachedBuild(Frozen):
 def cached_builds(
     solution: Mapping[str, PackageFiles], surroundings: str, system: str = ""
 ) -> tuple[CachedBuild, ...]:
-    """Finds the packages of a solution whose builds can be cached, and their keys.
+    """Find the packages of a solution whose builds can be cached, and their keys.
 
     Left out are packages whose sources are not fixed by a checksum, those whose files cannot
     be read, those that need one another, and all that need one of these.
@@ -96,12 +92,12 @@ def cached_builds(
         needs = direct[package]
         if opam is None or not _is_fixed(opam) or any(need not in done for need in needs):
             continue
-        # Through others first, so that each comes after what it needs.
+        # Indirect ones first, so that each comes after what it needs.
         closure = dict.fromkeys(one for need in needs for one in (*done[need].needs, need))
         plain = b"depexts" not in solution[package]["opam"] and all(
             done[need].plain for need in closure
         )
-        words = [
+        parts = [
             KEY_VERSION,
             surroundings,
             None if plain else system,
@@ -109,7 +105,7 @@ def cached_builds(
             {path: _digest(data) for path, data in solution[package].items()},
             [done[need].key for need in needs],
         ]
-        key = _digest(json.dumps(words, sort_keys=True).encode())
+        key = _digest(json.dumps(parts, sort_keys=True).encode())
         done[package] = CachedBuild(package=package, key=key, needs=tuple(closure), plain=plain)
     return tuple(done.values())
 
@@ -128,9 +124,9 @@ def _metadata(files: PackageFiles) -> Opam | None:
 
 
 def has_checksums(opam: bytes) -> bool:
-    """Whether every source that an opam file names has a checksum; a version control has its own.
+    """Whether every source of an opam file has a checksum; those in version control need none.
 
-    A file that cannot be read is not said to lack any.
+    True for a file that cannot be read.
     """
     metadata = _metadata({"opam": opam})
     return metadata is None or all(
@@ -152,46 +148,37 @@ def _sources(opam: Opam) -> list[Any]:
 def _needed(opam: Opam) -> set[str]:
     """Names in `depends` and `depopts` whose filter is not false for a dependency.
 
-    Whichever of these the solution has, is there when the package is built: opam does it
-    so, and it makes no difference to a package that its filter rules out for another reason.
+    Those that are in the solution are installed before the package is built, as opam does it.
+    That is harmless for a dependency that its filter rules out for another reason.
     """
     return {
         leaf.name
         for field in ("depends", "depopts")
-        for leaf in _leaves(opam.values.get(field))
+        for leaf in atoms(opam.values.get(field, EMPTY))
         if not _is_false(leaf.condition)
     }
 
 
-def _leaves(formula: Formula | None) -> Iterator[Dependency]:
-    return atoms(formula) if formula is not None else iter(())
-
-
-def _is_false(condition: Any) -> bool:  # noqa: PLR0911 - one case a kind of condition
+def _is_false(condition: Formula) -> bool:
     """Whether a condition is false whatever versions and the platform are."""
-    match condition:
-        case Atom(value=inner) | Block(formula=inner):
-            return _is_false(inner)
-        case And(operands=operands) | FAnd(operands=operands):
-            return any(map(_is_false, operands))
-        case Or(operands=operands) | FOr(operands=operands):
-            return bool(operands) and all(map(_is_false, operands))
-        case FNot(operand=operand):
-            return operand == FBool(value=True)
-        case FBool(value=value):
-            return not value
-        case FIdent(packages=(), variable=variable, converter=None):
-            return variable in _UNSET
-        case Empty():
+    filters = as_filter(
+        condition, lambda leaf: FBool(value=True) if isinstance(leaf, Constraint) else leaf
+    )
+    return truth(filters, _value) is False
+
+
+def _value(leaf: Filter) -> bool | None:
+    match leaf:
+        case FIdent(packages=(), variable=variable, converter=None) if variable in _UNSET:
             return False
-    return False
+    return None
 
 
 def _in_order(direct: Mapping[str, list[str]]) -> list[str]:
-    """Sorts so that each package comes after what it needs; without those in a cycle."""
+    """Sort so that each package comes after what it needs; without those in a cycle."""
     remaining = {package: set(needs) for package, needs in direct.items()}
     while True:
-        # The same solution in the same order, whoever asks.
+        # The same solution gives the same order everywhere.
         sorter = TopologicalSorter({one: sorted(remaining[one]) for one in sorted(remaining)})
         try:
             return list(sorter.static_order())

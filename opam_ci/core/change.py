@@ -1,4 +1,4 @@
-"""What a change touches, as git reports it, and the files it lies between."""
+"""The files of a change, as git reports them, and the two trees that it is the difference of."""
 
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -11,8 +11,8 @@ class FileChange:
     """One file that differs between two trees.
 
     Attributes:
-        path: Where it is now, or was, if it is deleted.
-        old_path: Where it was; differs from `path` for a rename only.
+        path: Its path now, or before, if it is deleted.
+        old_path: Its path before; differs from `path` for a rename only.
         status: Git's letter: `A`dded, `D`eleted, `M`odified, `R`enamed, `T`ype changed.
         old_mode: Git's octal mode before, 000000 if it is new.
         new_mode: Git's octal mode now, 000000 if it is deleted.
@@ -30,7 +30,7 @@ class FileChange:
 
     @property
     def is_deletion(self) -> bool:
-        """Whether the file is in the old tree only."""
+        """Whether the file is only in the old tree."""
         return self.new_mode == _ABSENT
 
     @property
@@ -41,7 +41,7 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class Oversized:
-    """A file that is too big to be read.
+    """A file that is too large to be read.
 
     Attributes:
         size: Its bytes.
@@ -54,7 +54,7 @@ Content = bytes | Oversized | None
 
 
 class Trees(Protocol):
-    """The files of the two trees that a change lies between."""
+    """The files of the two trees that a change is the difference of."""
 
     def old(self, change: FileChange) -> Content:
         """The file at the change's `path` in the base; None if it was not there."""

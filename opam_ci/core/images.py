@@ -1,4 +1,4 @@
-"""Container images: what a reference says."""
+"""References to container images."""
 
 import re
 from typing import Final, NamedTuple
@@ -11,7 +11,7 @@ _CHALLENGE: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
 class ImageReference(NamedTuple):
-    """A reference, in parts.
+    """A parsed reference.
 
     Attributes:
         host: The registry; `localhost` without a port is a machine's own storage.
@@ -37,21 +37,21 @@ class ImageReference(NamedTuple):
 
     @property
     def manifest_url(self) -> str:
-        """Where the registry answers for the tag (source: OCI distribution specification).
+        """URL of the tag's manifest (source: OCI distribution specification).
 
-        A registry on this very machine is asked without TLS, as podman and docker do.
+        For a registry on this very machine it is plain HTTP, as with podman and docker.
         """
         host = "registry-1.docker.io" if self.host == _HUB else self.host
-        scheme = "http" if host.partition(":")[0] in {"localhost", "127.0.0.1"} else "https"
+        scheme = "http" if self.is_on_loopback else "https"
         return f"{scheme}://{host}/v2/{self.path}/manifests/{self.tag}"
 
     def at(self, digest: str) -> str:
-        """Returns the reference by digest: engines refuse one with both tag and digest."""
+        """Return the reference by digest: engines refuse one with both tag and digest."""
         return f"{self.host}/{self.path}@{digest}"
 
 
 def parse_image(image: str) -> ImageReference:
-    """Reads a reference that is well-formed (`core.platforms.IMAGE`)."""
+    """Parse a reference that is well-formed (`core.platforms.IMAGE`)."""
     name, _, digest = image.partition("@")
     path, tag = name, "latest"
     if ":" in name.rpartition("/")[2]:
@@ -64,10 +64,10 @@ def parse_image(image: str) -> ImageReference:
 
 
 def bearer_challenge(header: str) -> dict[str, str] | None:
-    """Reads what a registry's 401 asks for: `realm`, and mostly `service` and `scope`.
+    """Parse the challenge of a registry's 401: `realm`, and mostly `service` and `scope`.
 
     Returns:
-        None if it is no challenge for a token.
+        None if it is not a challenge for a token.
     """
     scheme, _, rest = header.partition(" ")
     found = dict(_CHALLENGE.findall(rest))
@@ -75,5 +75,5 @@ def bearer_challenge(header: str) -> dict[str, str] | None:
 
 
 def is_pinned(platform: Platform) -> bool:
-    """Whether the platform has no image that is to be looked up: none, or one by digest."""
+    """Whether no image of the platform must be resolved: it has none, or one by digest."""
     return platform.image is None or "@" in platform.image

@@ -8,13 +8,13 @@ from pydantic import Field
 from opam_ci.core.model import Frozen
 
 LONGEST = timedelta(days=1)
-"""No phase may take longer: a worker would be taken by a job that never ends."""
+"""The longest limit of a phase: a job that never ends would occupy its worker."""
 
 Limit = Annotated[timedelta, Field(gt=timedelta(), le=LONGEST)]
 
 
 class PhaseLimits(Frozen):
-    """The limits that a platform has of its own; None leaves a phase's limit as it is.
+    """A platform's own limits; None leaves a phase's limit unchanged.
 
     It has the fields of `core.build.PhaseTimeouts`.
     """
@@ -29,14 +29,10 @@ class PhaseLimits(Frozen):
     verify: Limit | None = None
 
     @property
-    def given(self) -> dict[str, timedelta]:
+    def overrides(self) -> dict[str, timedelta]:
         """The limits that are set, by phase."""
-        return {
-            name: limit
-            for name in type(self).model_fields
-            if isinstance(limit := getattr(self, name), timedelta)
-        }
+        return self.model_dump(exclude_none=True)
 
     def then(self, closer: "PhaseLimits") -> Self:
-        """Returns these limits with those of something closer to the platform over them."""
-        return self.model_copy(update=closer.given)
+        """Return these limits, overridden by those of something closer to the platform."""
+        return self.model_copy(update=closer.overrides)

@@ -1,4 +1,4 @@
-"""What lint's findings mean for a package's lint job."""
+"""The outcome of a package's lint job, made from its findings."""
 
 from opam_ci.core.lint.finding import LintReport, Severity
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
@@ -14,14 +14,14 @@ from opam_ci.core.outcome import (
 )
 
 _LINES = 8
-"""Findings that a verdict shows; the command line shows all of them."""
+"""Findings in the evidence; the command line shows all of them."""
 
 
 def outcome_of(package: str, report: LintReport) -> Outcome:
-    """Returns the outcome of a package's lint job: one line of evidence for each finding.
+    """Return the outcome of a package's lint job: one line of evidence for each finding.
 
-    A warning turns the lint red like an error, as with the peer. The evidence names the version
-    of opam whose lint it was.
+    A warning fails the lint like an error, as in opam-repo-ci. The evidence has the version of
+    opam that linted.
     """
     if package not in report.checked:
         return Errored(

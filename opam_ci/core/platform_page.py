@@ -1,4 +1,4 @@
-"""Platforms as people read them: a line each, and the page docs/platforms.md."""
+"""Platforms for people: a line each, and the page docs/platforms.md."""
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -21,12 +21,11 @@ _INTRODUCTION = """\
 A *platform* is a distribution with an OCaml, an architecture and an opam. A *pool* is the
 workers that can build for an operating system and an architecture; its jobs are in the task queue
 `build-POOL`. `opam-ci platforms` lists them; `opam-ci check --platform NAME` builds on the ones
-it is given, by name or glob (`'debian-13-*/amd64'`), and otherwise on those of the `rootfs`
-runner.
+with that name or glob (`'debian-13-*/amd64'`), and by default on those of the `rootfs` runner.
 
 On a platform with lower bounds, packages are also built with the oldest dependencies that they
-allow; on one with reverse dependencies, so is what depends on them. Whether a package is
-available on a platform at all is for opam's solver to say, when the job runs.
+allow; on one with reverse dependencies, the packages that depend on them are built too. Whether a
+package is available on a platform is decided by opam's solver when the job runs.
 """
 
 _NO_NATIVE_RUNNER = """\
@@ -37,10 +36,10 @@ what is not tested; no jobs are planned on them while their pools have no worker
 _OWN_FILE = """\
 ## A file of your own
 
-What the tables above show is `opam_ci/platforms.toml`. A file of yours replaces it, as a whole:
+The tables above are made from `opam_ci/platforms.toml`. A file of your own replaces it as a whole:
 
 ```
-opam-ci platforms --check my-platforms.toml     # a line for each thing that is wrong
+opam-ci platforms --check my-platforms.toml     # a line for each error
 opam-ci check --platforms my-platforms.toml --platform 'fedora-*'
 export OPAM_CI_PLATFORMS=/etc/opam-ci/platforms.toml
 ```
@@ -79,34 +78,34 @@ A time limit is written as `90 s`, `15 min` or `2 h`, at most 24 h, for the phas
 that of `defaults`, else the product's own.
 
 On Linux, platforms of 32-bit architectures are built under `linux32`, in a pool of machines that
-can run them. In `image`, `{distribution}` and `{ocaml}` stand for what the platform has; OCaml
-with its variant, and `~` as `-`. An image is given by tag. Before the first job of a head on a
-platform, its tag is looked up, and all jobs and attempts of that head there use the image with the
-digest found then.
-Registries are asked without credentials. An image whose name starts with `localhost/` is looked
-up in the podman of the machine that asks. A registry that does not answer is a fault of the CI's
-(cause `image`) on the platforms whose images it has, and on no other: their jobs wait for the
-retry, end as `errored(image)`, and a restart looks again; analysis, lint and all other platforms go
-on. A tag that its registry does not have, or not without credentials, stays a tag, which the build
-workers have to find.
+can run them. In `image`, `{distribution}` and `{ocaml}` are replaced by those of the platform:
+OCaml with its variant, and `-` for `~`. An image is named by tag. Before the first job of a head on
+a platform, its tag is resolved, and all jobs and attempts of that head there use the image with
+the resulting digest.
+Registries are queried without credentials. An image whose name starts with `localhost/` is looked
+up in the podman of the machine that resolves it. A registry that does not respond is an
+infrastructure fault (cause `image`) on the platforms with its images, and on no other: their jobs
+wait for the retry, end as `errored(image)`, and a restart resolves the tag again; analysis, lint
+and all other platforms go on. A tag that its registry does not have, or only with credentials,
+remains a tag, which the build workers must be able to pull.
 """
 
 
 def extras(platform: Platform) -> list[str]:
-    """Returns what is done on a platform besides builds and tests, and how."""
+    """Return the kinds of jobs on a platform besides builds and tests, and its personality."""
     return [
-        words
-        for words, is_so in (
+        extra
+        for extra, applies in (
             ("lower bounds", platform.lower_bounds),
             ("revdeps", platform.revdeps),
             (platform.personality or "", platform.personality is not None),
         )
-        if is_so
+        if applies
     ]
 
 
 def page(table: PlatformTable) -> str:
-    """Returns docs/platforms.md."""
+    """Return docs/platforms.md."""
     platforms = sorted(table.platforms, key=_order)
     names = [
         ("Distributions", dict.fromkeys(one.distribution for one in platforms)),
@@ -130,7 +129,7 @@ def page(table: PlatformTable) -> str:
             ),
         ),
         f"## The {len(platforms)} platforms\n",
-        *(f"{title}: {', '.join(words)}.\n" for title, words in names),
+        *(f"{title}: {', '.join(values)}.\n" for title, values in names),
         _matrix(platforms),
         *_native(platforms),
         *_limits(platforms),
@@ -174,10 +173,10 @@ def _native(platforms: Iterable[Platform]) -> list[str]:
 def _limits(platforms: Sequence[Platform]) -> list[str]:
     own = {
         one.name: ", ".join(
-            f"{phase} {_span(limit)}" for phase, limit in one.timeouts.given.items()
+            f"{phase} {_duration(limit)}" for phase, limit in one.timeouts.overrides.items()
         )
         for one in platforms
-        if one.timeouts.given
+        if one.timeouts.overrides
     }
     if not own:
         return []
@@ -202,7 +201,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def _span(limit: timedelta) -> str:
+def _duration(limit: timedelta) -> str:
     seconds = int(limit.total_seconds())
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds % size == 0:

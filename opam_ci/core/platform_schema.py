@@ -1,10 +1,10 @@
-"""The keys of a file of platforms: their types, their meaning, and words for what is wrong."""
+"""The keys of a file of platforms: their types, their meaning, and messages about errors."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError
 
@@ -13,30 +13,30 @@ from opam_ci.core.limits import PhaseLimits
 from opam_ci.core.model import Frozen
 from opam_ci.core.platforms import ARCHITECTURES, Runner
 
-_SPAN: Final = re.compile(r"([0-9]{1,6}) ?(s|min|h)")
+_DURATION: Final = re.compile(r"([0-9]{1,6}) ?(s|min|h)")
 _UNITS: Final = {"s": 1, "min": 60, "h": 3600}
 
 
-def _span(value: object) -> timedelta:
-    """Reads a span of time such as `90 s`, `15 min` or `2 h`."""
-    found = _SPAN.fullmatch(value) if isinstance(value, str) else None
+def _duration(value: object) -> timedelta:
+    """Parse a duration such as `90 s`, `15 min` or `2 h`."""
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise ValueError(f'{value!r} is no span of time; write "90 s", "15 min" or "2 h"')
+        raise ValueError(f'invalid duration {value!r}; write "90 s", "15 min" or "2 h"')
     return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
 
 def _limits(value: object) -> object:
     if isinstance(value, Mapping):
-        return {phase: _span(span) for phase, span in value.items()}
+        return {phase: _duration(limit) for phase, limit in value.items()}
     return value
 
 
-def _like(pattern: str, what: str) -> AfterValidator:
-    """A check of a whole text that says in words what it should be."""
+def _like(pattern: str, what: str, form: str) -> AfterValidator:
+    """A validator for texts that match a pattern; its message describes the right form."""
 
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) is None:
-            raise ValueError(f"{value!r} is no {what}")
+            raise ValueError(f"invalid {what} {value!r}; {form}")
         return value
 
     return AfterValidator(check)
@@ -47,7 +47,7 @@ def _one_of(names: Iterable[str], what: str) -> AfterValidator:
 
     def check(value: str) -> str:
         if value not in allowed:
-            raise ValueError(f"{value!r} is no {what}; there is: {', '.join(allowed)}")
+            raise ValueError(f"no such {what}: {value!r}; there is: {', '.join(allowed)}")
         return value
 
     return AfterValidator(check)
@@ -64,30 +64,32 @@ def _one_or_more(value: object) -> object:
 
 
 _Distribution = Annotated[
-    str, _like(known.DISTRIBUTION, "distribution; write it as the tags of images do: debian-13")
+    str, _like(known.DISTRIBUTION, "distribution", "write it as in tags of images: debian-13")
 ]
 _Ocaml = Annotated[
-    str, _like(known.OCAML, "OCaml version; write MAJOR.MINOR as in 5.4, or 5.5~beta1")
+    str, _like(known.OCAML, "OCaml version", "write MAJOR.MINOR as in 5.4, or 5.5~beta1")
 ]
-_Variant = Annotated[str, _like(known.VARIANT, "variant of OCaml; write it as in flambda-fp")]
-_Opam = Annotated[str, _like(known.OPAM, "opam version; write MAJOR.MINOR, dev or system")]
+_Variant = Annotated[str, _like(known.VARIANT, "variant of OCaml", "write it as in flambda-fp")]
+_Opam = Annotated[str, _like(known.OPAM, "opam version", "write MAJOR.MINOR, dev or system")]
 _Arch = Annotated[str, _one_of(ARCHITECTURES, "architecture")]
 _Runner = Annotated[str, _one_of((runner.value for runner in Runner), "runner")]
 _Os = Annotated[str, _one_of(("linux", "macos", "freebsd"), "operating system")]
-_Compiler = Annotated[str, _like(known.COMPILER, "package, nor empty for the image's own switch")]
-_PoolName = Annotated[str, _like(known.POOL, "name of a pool; use lower case, digits, - and _")]
+_Compiler = Annotated[
+    str, _like(known.COMPILER, "package", "write its name, or nothing for the image's own switch")
+]
+_PoolName = Annotated[str, _like(known.POOL, "name of a pool", "use lower case, digits, - and _")]
 _Limits = Annotated[PhaseLimits, BeforeValidator(_limits)]
 _List = BeforeValidator(_one_or_more)
 
 
 class PlatformDefaults(Frozen):
-    """Keys of `[defaults]`: what an entry of `platforms` has unless it says otherwise."""
+    """Keys of `[defaults]`: the values of an entry of `platforms` that does not set them."""
 
     opam: _Opam = Field("system", description="version of opam: `2.4`, `dev` or `system`")
     runner: _Runner = Field("rootfs", description="`rootfs`, `container` or `native`")
     image: str | None = Field(
         None,
-        description="image of containers; `{distribution}` and `{ocaml}` stand for the platform's",
+        description="image of containers; `{distribution}` and `{ocaml}` become the platform's",
     )
     compiler: _Compiler | None = Field(
         None,
@@ -115,7 +117,7 @@ class PoolEntry(Frozen):
 
 
 class PlatformEntry(Frozen):
-    """Keys of a `[[platforms]]`; each list gives a platform for each of its words."""
+    """Keys of a `[[platforms]]`; each list makes a platform for each of its elements."""
 
     distribution: Annotated[tuple[_Distribution, ...], _List] = Field(
         description="distribution and release, one or a list"
@@ -128,7 +130,7 @@ class PlatformEntry(Frozen):
     )
     os: _Os = Field("linux", description="`linux`, `macos` or `freebsd`")
     arch: Annotated[tuple[_Arch, ...], _List] = Field(
-        ("amd64",), description="architecture, one or a list; `amd64` if not given"
+        ("amd64",), description="architecture, one or a list; `amd64` by default"
     )
     opam: Annotated[tuple[_Opam, ...], _List] | None = Field(
         None, description="version of opam, one or a list"
@@ -146,42 +148,93 @@ class PlatformEntry(Frozen):
     revdeps: StrictBool = Field(default=False, description="also build reverse dependencies")
 
 
-def told(where: str, model: type[Frozen], error: ValidationError) -> Iterable[str]:
-    """Yields a line for each thing that is wrong with a part of the file."""
+class PlatformFile(Frozen):
+    """The tables of the file."""
+
+    defaults: PlatformDefaults = PlatformDefaults()
+    architectures: dict[_Arch, ArchitectureEntry] = Field(default_factory=dict)
+    pools: dict[_PoolName, PoolEntry] = Field(default_factory=dict)
+    platforms: tuple[PlatformEntry, ...] = ()
+
+
+_MODELS: Final[Mapping[str, type[Frozen]]] = {
+    "defaults": PlatformDefaults,
+    "architectures": ArchitectureEntry,
+    "pools": PoolEntry,
+    "platforms": PlatformEntry,
+}
+
+
+def problems(data: Mapping[str, Any], error: ValidationError) -> Iterable[str]:
+    """Yield a line for each error in the keys and values of a file."""
     for item in error.errors(include_url=False):
-        at = [str(part) for part in item["loc"] if isinstance(part, str)]
+        place, rest = _place(data, item["loc"])
+        at = [part for part in rest if isinstance(part, str)]
         match item["type"]:
             case "extra_forbidden":
+                model = _MODELS[str(item["loc"][0])] if place else PlatformFile
                 keys = PhaseLimits.model_fields if len(at) > 1 else model.model_fields
-                words = f"unknown key {'.'.join(at)!r}" + instead(at[-1], keys)
+                problem = f"unknown key {'.'.join(at)!r}" + instead(at[-1], keys)
             case "missing":
-                words = f"{'.'.join(at)!r} is missing"
+                problem = f"{'.'.join(at)!r} is missing"
+            case "dict_type":
+                problem = f"write a table [{place}.NAME] for each"
+            case "tuple_type" if item["loc"] == ("platforms",):
+                problem = "write [[platforms]], with two brackets, for each entry"
             case _:
-                message = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
-                words = ": ".join([".".join(at), message] if at else [message])
-        yield one_line(f"{where}: {words}" if where else words)
+                message = _MESSAGES.get(item["type"], item["msg"].removeprefix("Value error, "))
+                problem = ": ".join([".".join(at), message] if at else [message])
+        yield one_line(f"{place}: {problem}" if place else problem)
 
 
-_WORDS: Final[Mapping[str, str]] = {
+def _place(data: Mapping[str, Any], loc: Sequence[str | int]) -> tuple[str, Sequence[str | int]]:
+    """Split pydantic's location in two: the name of the table in messages, and the keys in it."""
+    match loc:
+        case ["platforms", int(number), *rest]:
+            return entry_place(data, number), rest
+        case ["pools" | "architectures" as table, _, "[key]"]:
+            return table, ()
+        case ["pools" | "architectures" as table, name, *rest]:
+            return f"{table}.{name}", rest
+        case [table, *rest] if table in _MODELS:
+            return str(table), rest
+    return "", loc
+
+
+def entry_place(data: Mapping[str, Any], number: int) -> str:
+    """Return the name of an entry in messages, such as `platforms entry 1 (debian-13)`.
+
+    Args:
+        data: The file.
+        number: The entry's index in `platforms`.
+    """
+    entry = data["platforms"][number]
+    name = entry.get("distribution") if isinstance(entry, dict) else None
+    return one_line(
+        f"platforms entry {number + 1}" + (f" ({name[:64]})" if isinstance(name, str) else "")
+    )
+
+
+_MESSAGES: Final[Mapping[str, str]] = {
     "string_type": "write a text in quotes",
-    "tuple_type": "write a text in quotes, or a list of such",
+    "tuple_type": "write a text in quotes, or a list of texts",
     "bool_type": "write true or false",
     "model_type": "this must be a table",
-    "greater_than": "a time limit is longer than nothing",
-    "less_than_equal": "a time limit is at most 24 h",
+    "greater_than": "a time limit must be longer than 0 s",
+    "less_than_equal": "a time limit must be at most 24 h",
     "string_too_long": "this text is too long",
 }
 
 
-def instead(word: str, known_words: Iterable[str]) -> str:
-    """Returns what may have been meant, or what there is."""
-    names = list(known_words)
-    if close := get_close_matches(word, names, n=1):
+def instead(name: str, known_names: Iterable[str]) -> str:
+    """Return a suggestion for a wrong name: the closest known one, or all of them."""
+    names = list(known_names)
+    if close := get_close_matches(name, names, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; there is: {', '.join(names) or 'none'}"
 
 
 def one_line(text: str) -> str:
-    """Returns a text that a terminal shows on one line."""
+    """Return a text on one line, printable, of at most 300 characters."""
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return shown if len(shown) <= 300 else shown[:299] + "…"  # noqa: PLR2004  a few lines at most

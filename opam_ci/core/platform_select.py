@@ -1,4 +1,4 @@
-"""Choosing platforms: by name, by what they are, by which pools there are."""
+"""Selecting platforms: by name, by their properties, by the pools that have workers."""
 
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
@@ -11,22 +11,22 @@ _SUGGESTIONS = 3
 
 
 def named(platforms: Sequence[Platform], patterns: Iterable[str]) -> tuple[Platform, ...]:
-    """Returns the platforms that names or globs take, each once, in the order of the table.
+    """Return the platforms that names or globs match, each once, in the order of the table.
 
     Args:
-        platforms: From these.
-        patterns: Names, or globs such as `debian-*-ocaml-5.4/*`; `*` takes slashes too.
+        platforms: The platforms to select from.
+        patterns: Names, or globs such as `debian-*-ocaml-5.4/*`; `*` matches slashes too.
 
     Raises:
-        UsageError: A pattern takes none; the text says what may have been meant.
+        UsageError: A pattern matches none; the message suggests similar names.
     """
-    taken: set[str] = set()
+    matched: set[str] = set()
     for pattern in patterns:
         names = [one.name for one in platforms if fnmatchcase(one.name, pattern)]
         if not names:
-            raise UsageError(f"no platform {pattern!r}{_suggestion(pattern, platforms)}")
-        taken.update(names)
-    return tuple(one for one in platforms if one.name in taken)
+            raise UsageError(f"no such platform: {pattern!r}{_suggestion(pattern, platforms)}")
+        matched.update(names)
+    return tuple(one for one in platforms if one.name in matched)
 
 
 def filtered(
@@ -36,25 +36,25 @@ def filtered(
     arches: Collection[str] = (),
     distributions: Collection[str] = (),
 ) -> tuple[Platform, ...]:
-    """Returns the platforms that match one glob of each criterion that is given."""
+    """Return the platforms that match one glob of each criterion that has globs."""
 
-    def fits(word: str, globs: Collection[str]) -> bool:
-        return not globs or any(fnmatchcase(word, glob) for glob in globs)
+    def matches(value: str, globs: Collection[str]) -> bool:
+        return not globs or any(fnmatchcase(value, glob) for glob in globs)
 
     return tuple(
         one
         for one in platforms
-        if fits(one.pool, pools)
-        and fits(one.arch, arches)
-        and fits(one.distribution, distributions)
+        if matches(one.pool, pools)
+        and matches(one.arch, arches)
+        and matches(one.distribution, distributions)
     )
 
 
 def embedded(table: PlatformTable) -> tuple[Platform, ...]:
-    """Returns what a machine builds on without images or a registry.
+    """Return the platforms that need neither images nor a registry.
 
     Raises:
-        UsageError: No platform of the table can be built so.
+        UsageError: The table has none.
     """
     found = tuple(one for one in table.platforms if one.runner is Runner.ROOTFS)
     if not found:
@@ -68,7 +68,7 @@ def embedded(table: PlatformTable) -> tuple[Platform, ...]:
 def served(
     platforms: Iterable[Platform], pools: Collection[str]
 ) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
-    """Parts platforms into those that some pool builds for, and those that nobody does.
+    """Split platforms into those whose pool has workers, and the others.
 
     Args:
         platforms: In the order of the plan, which is kept.
@@ -84,5 +84,5 @@ def _suggestion(pattern: str, platforms: Sequence[Platform]) -> str:
     close = [name for name in names if pattern and pattern in name]
     close = close[:_SUGGESTIONS] or get_close_matches(pattern, names, n=_SUGGESTIONS)
     if not close:
-        return f"; `opam-ci platforms` lists the {len(names)} there are"
+        return f"; `opam-ci platforms` lists all {len(names)}"
     return f"; did you mean {' or '.join(close)}?"

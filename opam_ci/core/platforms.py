@@ -1,4 +1,4 @@
-"""Platforms: what a package is built on, and the pools of workers that can build there."""
+"""Platforms that packages are built on, and the pools of workers that build for them."""
 
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, Self
@@ -18,15 +18,15 @@ IMAGE: Final = (
     r"^[a-z0-9][a-z0-9.-]*(:[0-9]{1,5}/[a-z0-9][a-z0-9._-]*)?(/[a-z0-9][a-z0-9._-]*)*"
     r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$"
 )
-"""`[HOST[:PORT]/]PATH[:TAG][@DIGEST]`, so that none is taken for an option or a file."""
+"""`[HOST[:PORT]/]PATH[:TAG][@DIGEST]`, so that none is mistaken for an option or a file."""
 
 
 class Runner(StrEnum):
     """How a platform's jobs are isolated on a worker.
 
     `ROOTFS` is the root file system that a worker makes from Debian's packages;
-    `CONTAINER` runs an image with podman or docker; `NATIVE` stands for systems that have
-    neither (macOS, FreeBSD): this version has no such runner, so nobody serves them yet.
+    `CONTAINER` runs an image with podman or docker; `NATIVE` is for systems that have
+    neither (macOS, FreeBSD): this version has no such runner, so no worker serves them.
     """
 
     ROOTFS = "rootfs"
@@ -39,8 +39,8 @@ class Architecture(NamedTuple):
 
     Attributes:
         bits: Of its addresses; 32 means that a 64-bit machine builds for it under `linux32`.
-        oci: What the manifest of a container image calls it.
-        variant: The OCI variant, where the name alone is not enough.
+        oci: Its name in the manifest of a container image.
+        variant: The OCI variant, if the name alone is ambiguous.
     """
 
     bits: Literal[32, 64]
@@ -57,14 +57,14 @@ ARCHITECTURES: Final = {
     "riscv64": Architecture(64, "riscv64"),
     "s390x": Architecture(64, "s390x"),
 }
-"""By the names that opam-repo-ci shows (source: `string_of_arch` of ocaml-version)."""
+"""By opam-repo-ci's names (source: `string_of_arch` of ocaml-version)."""
 
 
 class Platform(Frozen):
-    """A distribution with an OCaml, an architecture and an opam: the peer's *variant*.
+    """A distribution with an OCaml, an architecture and an opam: opam-repo-ci's *variant*.
 
     Attributes:
-        distribution: Distribution and release as opam-repo-ci names it, such as `debian-13`.
+        distribution: Distribution and release, such as `debian-13`.
         ocaml: OCaml release, `MAJOR.MINOR`, or that with `~beta1` and the like.
         variant: How that OCaml is configured, such as `flambda`; None for the plain one.
         arch: Architecture, one of `ARCHITECTURES`.
@@ -74,8 +74,8 @@ class Platform(Frozen):
             `build-{pool}`.
         runner: How its jobs are isolated.
         image: Container image, by tag, or by digest once it is pinned for a run.
-        compiler: Package that provides OCaml in a fresh switch; empty where the image
-            brings a switch with its compiler.
+        compiler: Package that provides OCaml in a fresh switch; empty if the image has a switch
+            with its compiler.
         personality: Program under which every command runs: `linux32` makes a 64-bit
             kernel look like a 32-bit one to a build.
         timeouts: Time limits that differ from those of the check.
@@ -100,30 +100,30 @@ class Platform(Frozen):
     @model_validator(mode="after")
     def _image_only_for_containers(self) -> Self:
         if (self.image is not None) != (self.runner is Runner.CONTAINER):
-            raise ValueError("the container runner, and no other, has an image")
+            raise ValueError("a platform has an image exactly if its runner is container")
         return self
 
     @property
     def release(self) -> str:
-        """OCaml and variant as tags of images have them, such as `5.4-flambda`, `5.5-beta1`."""
-        words = self.ocaml if self.variant is None else f"{self.ocaml}-{self.variant}"
-        return words.replace("~", "-")
+        """OCaml and variant as in tags of images, such as `5.4-flambda`, `5.5-beta1`."""
+        release = self.ocaml if self.variant is None else f"{self.ocaml}-{self.variant}"
+        return release.replace("~", "-")
 
     @property
     def name(self) -> str:
-        """Such as `debian-13-ocaml-5.3/amd64`, `debian-13-ocaml-5.4-opam-2.1/amd64`."""
+        """The name, such as `debian-13-ocaml-5.3/amd64`, `debian-13-ocaml-5.4-opam-2.1/amd64`."""
         opam = "" if self.opam in {"system", "dev"} else f"-opam-{self.opam}"
         return f"{self.distribution}-ocaml-{self.release}{opam}/{self.arch}"
 
 
 class Pool(Frozen):
-    """Workers that are alike: each can build for every platform of the pool.
+    """Interchangeable workers: each can build for every platform of the pool.
 
     Attributes:
         name: Its task queue is `build-{name}`.
         os: `linux`, `macos` or `freebsd`.
         arch: Architectures that its machines build for.
-        description: What its machines are, for people.
+        description: A description of its machines.
     """
 
     name: str = Field(pattern=POOL)
@@ -145,7 +145,8 @@ EMBEDDED = Platform(
     arch="amd64",
     pool="linux-amd64",
 )
-"""What the root-file-system runner offers without any set-up: Debian 13's own OCaml.
+"""The platform that the root-file-system runner has without any set-up: Debian 13's own OCaml.
 
-Builds and tests alone: what a person waits for. The matrix has lower bounds on it too.
+It has builds and tests alone, so that a person gets results soon. In the matrix it has lower
+bounds too.
 """

@@ -1,4 +1,4 @@
-"""Judging an attempt anew: what is kept for it, and what changed rules make of it."""
+"""Replaying attempts: what is stored of one, and the verdict of today's rules on it."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,14 @@ from opam_ci.core.outcome import Errored, Failed, Outcome, Passed, Skipped, labe
 
 
 class Judged(Frozen):
-    """An attempt as it was judged, kept beside its log.
+    """An attempt and its verdict, stored beside its log.
 
-    Together with the log it is all that the judge had, so that changed rules can be tried on
-    it later.
+    Together with the log it is the whole input of the judge, so that changed rules can be
+    tried on it later.
 
     Attributes:
         facts: What the runner observed.
-        outcome: What the judge made of it then.
+        outcome: The verdict then.
     """
 
     facts: BuildFacts
@@ -28,8 +28,8 @@ class Replay(Frozen):
     """One attempt, judged then and now.
 
     Attributes:
-        before: What the judge said then.
-        now: What it says now.
+        before: The verdict then.
+        now: The verdict now.
     """
 
     before: Outcome
@@ -37,27 +37,27 @@ class Replay(Frozen):
 
     @property
     def flips(self) -> bool:
-        """Whether the verdict changed: its kind, its reason or cause, or who is to blame."""
+        """Whether the verdict changed: its kind, its reason or cause, or the package at fault."""
         return _verdict(self.before) != _verdict(self.now)
 
     @property
     def rules_differ(self) -> bool:
-        """Whether another rule decides, be the verdict the same or not."""
+        """Whether another rule decided, whether the verdict changed or not."""
         return rule_of(self.before) != rule_of(self.now)
 
 
 def replay(judged: Judged, logs: Mapping[Phase, str]) -> Replay:
-    """Judges an attempt anew.
+    """Judge a stored attempt again.
 
     Args:
-        judged: What was kept of it.
+        judged: The stored attempt.
         logs: Text of each phase, as the judge had it then (see `core/classify/cut.py`).
     """
     return Replay(before=judged.outcome, now=judge(judged.facts, logs))
 
 
 def rule_of(outcome: Outcome) -> str | None:
-    """Returns the rule that decided an outcome, None for one without evidence."""
+    """Return the rule that decided an outcome, None for one without evidence."""
     match outcome:
         case Passed() | Failed() | Skipped() | Errored():
             return outcome.evidence.rule

@@ -208,7 +208,7 @@ def test_a_root_that_cannot_be_made_errs_the_lint_and_not_the_analysis(
         (["--repo", "REPO", "--branch", "topic", "--base", "nowhere"], 2, "nowhere"),
         (["--repo", "/", "--branch", "topic"], 2, "git"),
         (["--repo", "REPO"], 2, "--pr NUMBER or --branch NAME"),
-        (["--repo", "REPO", "--branch", "topic", "--platform", "x"], 2, "no platform 'x'"),
+        (["--repo", "REPO", "--branch", "topic", "--platform", "x"], 2, "no such platform: 'x'"),
         (
             ["--repo", "REPO", "--branch", "topic", "--temporal", "127.0.0.1:1"],
             2,

@@ -78,6 +78,7 @@ def test_another_version_of_a_dependency_is_another_build() -> None:
         ("{with-dev-setup}", False),
         ("{post}", False),
         ("{!post}", True),
+        ("{!(!post)}", False),
         ('{os = "win32"}', True),
     ],
 )

@@ -181,7 +181,7 @@ def test_opam_before_1_2_says_what_it_will_not_begin(words: str) -> None:
 def test_a_directory_is_no_package_that_was_asked_for() -> None:
     text = f"$ opam install .\n{REPORT.format(package='a.1')}# Error: Unbound module X\n"
 
-    assert attribute(clean(text)).asked == ()
+    assert attribute(clean(text)).requested == ()
     assert classify_text(text, exit_code=None, phase=None).reason == "build"
 
 
@@ -189,7 +189,7 @@ def test_a_directory_is_no_package_that_was_asked_for() -> None:
     "prompt", ["$ ", "+ ", "", "\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT} "]
 )
 def test_a_typed_command_names_what_was_asked_for(prompt: str) -> None:
-    assert attribute(clean(f"{prompt}opam install a=1 b.2\n")).asked == ("a.1", "b.2")
+    assert attribute(clean(f"{prompt}opam install a=1 b.2\n")).requested == ("a.1", "b.2")
 
 
 DRESSES: dict[str, Callable[[str], str]] = {

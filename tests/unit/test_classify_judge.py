@@ -152,7 +152,7 @@ def test_the_jobs_own_limit_is_tried_once_more_and_then_its_failure(
     assert label(again) == "failed(own_fault)"
     assert isinstance(again, Failed)
     assert again.evidence.detail is not None
-    assert "an earlier attempt on w1 met a limit too" in again.evidence.detail
+    assert "an earlier attempt on w1 reached a limit too" in again.evidence.detail
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from opam_ci.core.build import BuildSpec, RepositoryRef
 from opam_ci.core.classify import judge
 from opam_ci.core.classify.lines import clean
-from opam_ci.core.classify.telling import last_words, says_little, telling
+from opam_ci.core.classify.telling import last_specific_line, says_little, telling
 from opam_ci.core.incidents.signature import signature
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.outcome import label
@@ -83,8 +83,8 @@ def test_words_about_the_package_are_no_signature() -> None:
         (log("a.1").partition("# copying")[0], None),
     ],
 )
-def test_the_last_words_are_the_packages(text: str, words: str | None) -> None:
-    found = last_words(clean(text))
+def test_the_last_specific_line_are_the_packages(text: str, words: str | None) -> None:
+    found = last_specific_line(clean(text))
     assert (found.text if found is not None else None) == words
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opam_ci.core.lint.finding import CheckId, CheckKind, LintFinding
-from opam_ci.core.lint.judge import PackageFacts, judge, read_opam_file
+from opam_ci.core.lint.judge import judge, read_opam_file
 from opam_ci.core.lint.opam_messages import Unreadable
-from opam_ci.core.lint.subject import DirectoryEntry, OpamMessage, PackageNames
+from opam_ci.core.lint.subject import DirectoryEntry, OpamMessage, PackageFacts, PackageNames
 
 GOOD = """opam-version: "2.0"
 synopsis: "Say hello"

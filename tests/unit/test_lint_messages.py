@@ -3,10 +3,10 @@
 import pytest
 
 from opam_ci.core.lint.finding import CheckId, CheckKind, LintFinding, LintReport, Severity
-from opam_ci.core.lint.judge import PackageFacts, judge, read_opam_file
+from opam_ci.core.lint.judge import judge, read_opam_file
 from opam_ci.core.lint.opam_messages import Unreadable, dropped_fields, unreadable_by_opam
 from opam_ci.core.lint.render import human_lines, machine_lines, summary_line
-from opam_ci.core.lint.subject import OpamMessage
+from opam_ci.core.lint.subject import OpamMessage, PackageFacts
 
 TEXT = """opam-version: "2.0"
 license: [

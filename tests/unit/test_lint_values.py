@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opam_ci.core.lint import values
-from opam_ci.core.lint.urls import checksum_kind, url_filename
+from opam_ci.core.lint.urls import checksum_kind, section_source, url_filename
 from opam_ci.core.opam.file import parse
-from opam_ci.core.opam.nodes import List, String, Value
+from opam_ci.core.opam.nodes import Field, List, Section, String, Value
+from opam_ci.core.opam.url import Url
 
 
 def value(text: str) -> Value:
@@ -120,16 +121,20 @@ def test_checksums(text: str, kind: str | None) -> None:
         ("git@example.org:bar.git", "bar.git"),
         ("git@example.org:foo/bar.git#v1", "bar.git#v1"),
         ("/abs/path.tgz", "path.tgz"),
-        ("svn+https://example.org/x", None),
-        ("gopher://example.org/x", None),
     ],
 )
-def test_the_name_by_which_messages_call_a_url(url: str, filename: str | None) -> None:
-    assert url_filename(url) == filename
+def test_the_name_by_which_messages_call_a_url(url: str, filename: str) -> None:
+    assert url_filename(Url.parse(url)) == filename
 
 
 @given(st.text(max_size=60))
 def test_any_text_may_stand_for_a_url_or_a_checksum(text: str) -> None:
     assert checksum_kind(text) in {None, "md5", "sha256", "sha512"}
-    filename = url_filename(text)
-    assert filename is None or isinstance(filename, str)
+    section = Section("url", None, (Field("src", String(text)), Field("checksum", String(text))))
+    source = section_source(section)
+    assert source is None or "/" not in source.filename
+
+
+@pytest.mark.parametrize("url", ["svn+https://example.org/x", "gopher://example.org/x"])
+def test_a_url_that_opam_refuses_is_no_source(url: str) -> None:
+    assert section_source(Section("url", None, (Field("src", String(url)),))) is None

@@ -254,7 +254,7 @@ def test_packages() -> None:
     assert Package.find("a.1.0") == Package("a", "1.0")
     assert [Package.find(text) for text in ("a", "a.", ".1", "1.1", "a b.1", "é.1")] == [None] * 6
     order = sorted([Package("b", "1"), Package("B", "1"), Package("a", "10"), Package("a", "9")],
-                   key=lambda one: one.order)  # fmt: skip
+                   key=lambda one: one.sort_key)  # fmt: skip
     assert [str(one) for one in order] == ["a.9", "a.10", "B.1", "b.1"]
     assert quote('é"\n') == '"\\195\\169\\"\\n"'
 

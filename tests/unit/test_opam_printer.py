@@ -25,8 +25,7 @@ from opam_ci.core.opam.nodes import (
     String,
     Value,
 )
-from opam_ci.core.opam.printer import print_value
-from tests.fakes.opam_text import print_file
+from tests.fakes.opam_text import print_file, print_value
 
 RELOPS = st.sampled_from(["=", "!=", ">=", ">", "<=", "<"])
 NAMES = st.from_regex(r"\A[a-z_][a-z0-9_-]{0,5}\Z").filter(

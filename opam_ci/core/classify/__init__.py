@@ -1,7 +1,7 @@
-"""Tells "this package is broken" from "the CI is broken": pure functions over what happened.
+"""Distinguishing package failures from infrastructure faults: pure functions over facts and logs.
 
-`judge` decides one attempt of a build job from its facts and logs; `classify_text` decides
-what a log alone can say; `RULES` are the text rules, which are data (see `rulebook.py`).
+`judge` decides one attempt of a build job from its facts and logs; `classify_text` decides by a
+log alone; `RULES` are the text rules, which are data (see `rulebook.py`).
 """
 
 from opam_ci.core.classify.cut import cut, cut_mark

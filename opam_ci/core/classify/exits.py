@@ -1,4 +1,4 @@
-"""What exit codes and signals mean, where they mean one thing."""
+"""Exit codes and signals that have one meaning."""
 
 from enum import IntEnum
 
@@ -30,14 +30,14 @@ SIGILL = 4
 SIGKILL = 9
 
 SENT_FROM_OUTSIDE = frozenset({1, 2, 3, 9, 15})
-"""Signals that a program gets from somebody else, not from its own mistakes."""
+"""Signals that another process sends; a program does not cause them by its own mistakes."""
 
 SHELL_SIGNAL_BASE = 128
 """A shell, and bubblewrap, report the death by signal n as exit code 128 + n."""
 
 
 def signal_of(exit_code: int | None, signal: int | None) -> int | None:
-    """Returns the signal that ended a command, None if it ended by itself."""
+    """Return the signal that ended a command, None if it exited by itself."""
     if signal is not None:
         return signal
     if exit_code is not None and exit_code - SHELL_SIGNAL_BASE in SIGNALS:
@@ -46,5 +46,5 @@ def signal_of(exit_code: int | None, signal: int | None) -> int | None:
 
 
 def signal_name(number: int) -> str:
-    """Returns a signal's name, such as `SIGKILL`."""
+    """Return a signal's name, such as `SIGKILL`."""
     return SIGNALS.get(number, f"signal {number}")

@@ -1,11 +1,11 @@
-"""Tells which lines of a log are the output of a package's own command.
+"""Finding the lines of a log that are the output of a package's own command.
 
 opam shows such output in two forms: its report after a failure (a header of fields, then the
 output, each line behind `# `), and, with --verbose, behind `- ` after the line that starts the
-command. opam 2 runs these commands in its sandbox, without network and away from the system's
-package manager: what they print about mirrors, hosts or workers is never about ours.
+command. opam 2 runs these commands in its sandbox, without network and without the system's
+package manager: their messages about mirrors, hosts or workers are never about the CI's.
 
-opam 1 had no sandbox, so that nothing follows from its reports.
+opam 1 had no sandbox, so that its reports prove nothing.
 """
 
 import re
@@ -25,24 +25,24 @@ _COMMAND = re.compile(
 
 
 def is_command(text: str) -> bool:
-    """Returns whether a line, without time stamps, is the start of a command by opam --verbose."""
+    """Whether a line, without time stamps, is the start of a command by opam --verbose."""
     return _COMMAND.match(text) is not None
 
 
 _CITED = re.compile(r"(?:>{1,3} ?)+")
-"""A mail's or markdown's citation, around whatever marks opam made."""
+"""A citation in a mail or in markdown, around opam's own marks."""
 
 
 def _is_shown_output(unstamped: str) -> bool:
-    # An empty line of the output is a bare mark.
+    # An empty line of the output has the mark alone.
     return unstamped.startswith("- ") or unstamped == "-"
 
 
 class Frames:
-    """Follows a log line by line.
+    """State of the search while it goes through a log line by line.
 
-    A report's output ends with its `# ` marks, or, where somebody removed these, with the next
-    thing that only opam says.
+    A report's output ends with its `# ` marks, or, if these were removed, with the next message
+    that only opam prints.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Frames:
         self._verbose = False
 
     def next(self, unstamped: str, body: str) -> bool:
-        """Returns whether a line is a package command's output.
+        """Whether the next line is a package command's output.
 
         Args:
             unstamped: The line without time stamps and indentation, its other marks in place.
@@ -62,12 +62,12 @@ class Frames:
         if self._verbose and _is_shown_output(unstamped):
             return True
         if self._inside and self._marked and unstamped.startswith("# "):
-            # Whatever it looks like: a report of opam's own has no blank behind its mark.
+            # Even if it resembles a report: opam's own has no blank behind its mark.
             return True
         if _REPORT.match(body):
             self._inside = self._verbose = False
         elif _SANDBOXED.match(body):
-            # The header's first field tells: the title of the output has its marks regardless.
+            # Only the header's first field shows it: the title of the output always has its marks.
             self._marked = self._marked if self._inside else unstamped.startswith("#")
             self._inside = True
         elif _COMMAND.match(unstamped):

@@ -1,13 +1,13 @@
-"""Judges one attempt of a build job: phase first, typed facts before text, unknown is no failure.
+"""The judge of one attempt of a build job: facts before text, and unknown is not a failure.
 
-The order is the design's:
+Its order is part of the design:
 
-1. Nothing is green without positive evidence, and nothing red by default.
+1. A job passes only with positive evidence, and it never fails by default.
 2. Facts of the machine (full disk, the kernel's kills, time limits, signals).
-3. The phase: what fails before the submission's own content runs is ours unless its words
-   prove otherwise; what fails while package code runs is the package's unless the facts, or
-   words that no package writes, prove otherwise.
-4. Words of the log, by the ordered rules.
+3. The phase: a failure before the submission's own content runs is an infrastructure fault
+   unless messages prove otherwise; one while package code runs is a package failure unless
+   facts, or messages that no package writes, prove otherwise.
+4. The text of the log, by the ordered rules.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def judge(
     worker: str | None = None,
     attempt: int | None = None,
 ) -> Outcome:
-    """Decides what one attempt came to, with the evidence for it.
+    """Decide the outcome of one attempt, with its evidence.
 
     Args:
         facts: What the runner observed.
@@ -52,10 +52,10 @@ def judge(
         attempt: Number of the attempt, for the evidence.
 
     Returns:
-        The outcome; never `cancelled`, which is no finding but a request.
+        The outcome; never `cancelled`, which results from a request only.
     """
     case = Case(facts=facts, logs=logs, worker=worker, attempt=attempt)
-    outcome = _proven(_once_more(_decide(case), facts.limit_reached_on))
+    outcome = _proven(_failed_if_repeated(_decide(case), facts.limit_reached_on))
     if facts.accepts_failure and isinstance(outcome, Failed):
         return _accepted(outcome)
     return outcome
@@ -63,7 +63,7 @@ def judge(
 
 def _decide(case: Case) -> Outcome:
     if case.facts.last is None:
-        return case.errored(Cause.UNKNOWN, "nothing-ran", None, detail="no phase ever began")
+        return case.errored(Cause.UNKNOWN, "nothing-ran", None, detail="no phase was started")
     stopped = next((run for run in case.facts.phases if not _succeeded(run)), None)
     if stopped is None:
         return _judge_end(case)
@@ -76,15 +76,17 @@ def _decide(case: Case) -> Outcome:
     return judge_preparation(case, stopped)
 
 
-def _once_more(outcome: Outcome, limit_reached_on: str | None) -> Outcome:
-    """Turns the second time that the job's own commands reach its limit into its failure."""
+def _failed_if_repeated(outcome: Outcome, limit_reached_on: str | None) -> Outcome:
+    """Turn the second time that the job's own commands reach its limit into a failure."""
     if (
         limit_reached_on is None
         or not isinstance(outcome, Errored)
         or outcome.evidence.rule not in OWN_LIMIT_RULES
     ):
         return outcome
-    detail = f"{outcome.evidence.detail}; an earlier attempt on {limit_reached_on} met a limit too"
+    detail = (
+        f"{outcome.evidence.detail}; an earlier attempt on {limit_reached_on} reached a limit too"
+    )
     return Failed(
         reason=FailureReason.OWN_FAULT,
         evidence=outcome.evidence.model_copy(update={"detail": detail}),
@@ -92,7 +94,7 @@ def _once_more(outcome: Outcome, limit_reached_on: str | None) -> Outcome:
 
 
 def _proven(outcome: Outcome) -> Outcome:
-    """Keeps a failure only if package code ran, or a positive proof says so."""
+    """Keep a failure only if package code ran, or a positive proof supports it."""
     if not isinstance(outcome, Failed) or is_proven(outcome):
         return outcome
     evidence = outcome.evidence
@@ -106,14 +108,14 @@ def _succeeded(run: PhaseRun) -> bool:
 
 
 def _judge_end(case: Case) -> Outcome:
-    """Judges a run in which no command failed: is there evidence that it did its work?"""
+    """Judge a run in which no command failed: look for evidence that it did its work."""
     facts, last = case.facts, case.facts.last
     if not facts.finished:
         return case.errored(
             Cause.UNKNOWN,
             "no-end-marker",
             last,
-            detail="every command that is known succeeded, but the run never reached its end",
+            detail="every reported command succeeded, but the run did not reach its end",
         )
     if facts.job.kind not in INSTALLING_KINDS:
         return Passed(evidence=case.evidence("all-phases-succeeded", last, lines=()))
@@ -125,17 +127,17 @@ def _judge_end(case: Case) -> Outcome:
             Cause.UNKNOWN,
             "not-verified",
             last,
-            detail="every command succeeded, but nobody looked whether the package is installed",
+            detail="every command succeeded, but nothing checked whether the package is installed",
         )
     return _judge_missing(case)
 
 
 def _judge_missing(case: Case) -> Outcome:
-    """Judges a run that succeeded without the package being there at its end.
+    """Judge a run that succeeded although the package is not installed at its end.
 
     opam exits 0 on an empty switch state, a stale repository cache or a deleted switch: it
-    then did nothing at all. Only where its report says that it did install the package has
-    the package taken itself away.
+    then did nothing at all. Only if its report has the installation of the package did the
+    package remove itself.
     """
     last = case.facts.last
     did_install = any(
@@ -144,14 +146,14 @@ def _judge_missing(case: Case) -> Outcome:
         for action in run.actions
     )
     if did_install:
-        detail = f"opam installed {case.own}, and at the end it is not installed"
+        detail = f"opam installed {case.own}, but at the end it is not installed"
         return case.failed(FailureReason.NOT_INSTALLED, "not-installed", last, detail=detail)
     detail = f"opam exited 0, reports no installation of {case.own}, and it is not installed"
     return case.errored(Cause.OPAM_INTERNAL, "opam-did-nothing", last, detail=detail)
 
 
 def _accepted(outcome: Failed) -> Skipped:
-    """Turns a package failure into the skip that `x-ci-accept-failures` asks for."""
+    """Turn a package failure into the skip that `x-ci-accept-failures` requests."""
     was = f"failed({outcome.reason})" + (f" of {outcome.blame}" if outcome.blame else "")
     detail = f"{was}, accepted by x-ci-accept-failures"
     if outcome.evidence.detail:

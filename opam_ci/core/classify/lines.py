@@ -1,4 +1,4 @@
-"""Cleans a log for matching, and marks lines that quote something instead of saying it."""
+"""Cleaning a log for matching, and marking the lines that only quote something."""
 
 import html
 import re
@@ -9,11 +9,11 @@ from opam_ci.core.classify.frames import Frames
 from opam_ci.core.outcome import LogLine
 
 LINE_CAP = 1200
-"""Characters of a line that rules see: its first 900 and last 300. Compiler command lines
-run to tens of kilobytes; what they say about a failure stands at one of their ends."""
+"""Characters of a line that are matched: its first 900 and last 300. Compiler command lines
+may have tens of kilobytes; what shows a failure is at one of their ends."""
 
 EVIDENCE_CHARS = 400
-"""As core/outcome.py promises for `LogLine.text`."""
+"""The limit of `LogLine.text` in core/outcome.py."""
 
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]{0,400}(?:\x07|\x1b\\)?|\x1b[@-_]"
@@ -57,8 +57,8 @@ class Line:
         text: Without escape codes, time stamps, citation marks and indentation.
         shown: As evidence shows it: without escape codes.
         lower: `text` in lower case, for cheap look-ups.
-        quoted: It quotes something (see `_Quotes`).
-        of_package: It is the output of a package's own command (see `frames.py`).
+        quoted: Whether it only quotes something (see `_Quotes`).
+        of_package: Whether it is the output of a package's own command (see `frames.py`).
     """
 
     number: int
@@ -70,17 +70,17 @@ class Line:
     of_package: bool = False
 
     def as_evidence(self) -> LogLine:
-        """Returns the line as a verdict cites it."""
+        """Return the line as evidence."""
         return LogLine(offset=self.offset, text=self.shown[:EVIDENCE_CHARS])
 
 
 def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[Line]:
-    """Splits a text into cleaned lines with their places in the log.
+    """Split a text into cleaned lines with their places in the log.
 
     Args:
         text: A log or a phase of one, as it was written.
         log_start: Byte offset of the text in the whole log.
-        log_end: Byte offset of its end, where the middle of it may be missing.
+        log_end: Byte offset of its end, if the middle of it may be missing.
     """
     offsets = Offsets(text, log_start=log_start, log_end=log_end)
     quotes, frames = _Quotes(), Frames()
@@ -93,15 +93,15 @@ def clean(text: str, *, log_start: int = 0, log_end: int | None = None) -> list[
         plain = piece if piece.isprintable() else _CONTROL.sub("", piece)
         capped = _cap(plain)
         if "&" in capped and _ENTITY.search(capped):
-            # Capped first: a number of over 4,300 digits is more than Python takes.
+            # Capped first: Python refuses numbers of over 4,300 digits.
             capped = html.unescape(capped)
         capped = capped.rstrip()
-        # An empty line behind a stamp or a mark is one only with the blank that follows these.
+        # A stamp or mark on an empty line is recognised only with the blank that follows it.
         body = _strip_marks(f"{capped} ").rstrip()
         if not body.isascii():
             body = body.translate(_QUOTATION_MARKS)
         quoted = quotes.next(piece, capped, body)
-        # What follows a carriage return has no mark of its own: it is whose the line is.
+        # The part after a carriage return has no mark of its own: it belongs to the same line.
         if not lines or "\n" in text[position:start]:
             inside = frames.next(_strip_stamps(capped), body)
         offset = offsets.at(start, seen)
@@ -116,10 +116,10 @@ _MOST_JOINED = 4
 
 
 def _unwrapped(lines: list[Line]) -> list[Line]:
-    """Gives the first line of a message that opam wrapped the whole message.
+    """Give the first line of each message that opam wrapped the text of the whole message.
 
-    opam breaks its messages at the width of the terminal and indents what follows; patterns
-    are for one line. The lines that follow stay as they are besides.
+    opam wraps its messages at the width of the terminal and indents the further lines; patterns
+    match in one line. The further lines are kept unchanged.
     """
     for at, line in enumerate(lines):
         bare = _unstamped(line.shown)
@@ -143,26 +143,24 @@ def _cap(text: str) -> str:
 
 
 def _unstamped(text: str) -> str:
-    """Removes time stamps, and leaves indentation and citation marks."""
+    """Remove time stamps, and keep indentation and citation marks."""
     while (stamp := _STAMPS.match(text)) and stamp.end():
         text = text[stamp.end() :]
     return text
 
 
 def _strip_stamps(text: str) -> str:
-    """Removes time stamps and indentation, and leaves citation marks."""
+    """Remove time stamps and indentation, and keep citation marks."""
     text = text.lstrip()
-    while stamp := _STAMPS.match(text):
-        if not stamp.end():
-            break
-        text = text[stamp.end() :].lstrip()
+    while (rest := _unstamped(text).lstrip()) != text:
+        text = rest
     return text
 
 
 def _strip_marks(text: str) -> str:
-    """Removes time stamps and citation marks, at most a few of them.
+    """Remove time stamps and citation marks, at most a few of them.
 
-    GitHub's runner shows opam's `[ERROR] x` as `##[error] x` or `Error:  x`; it is put back.
+    GitHub's runner shows opam's `[ERROR] x` as `##[error] x` or `Error:  x`; it is restored.
     """
     for _ in range(6):
         before = text
@@ -184,8 +182,8 @@ _DIFF_LINE = re.compile(r"[ +\-@\\]|index |diff |new file|deleted file|similarit
 _SCRIPT = re.compile(
     r"\\n|(?!\").*\\$|.*\\n\\|"  # continued or escaped script lines
     r"(?:if|elif|while|for|case) .*(?:; *(?:then|do)\b|\bin$)|(?:fi|done|esac|else|then)\b"
-    # A shell's test; QCheck, too, begins with that word, and goes on with a quoted title, and
-    # dune of before 2.0 tells by it what a test's alias came to.
+    # A shell's test. QCheck's lines begin with that word too, followed by a quoted title, and those
+    # of dune before 2.0 about the alias of a test.
     r"|echo\b|printf\b|export "
     r"|test (?!alias \S|[`'\"]\S.{0,200}['`\"] (?:failed on|raised|errored)\b)"
     r"|res=|[A-Za-z_]+=\$\(|(?:\+\+* )?(?:set -|exit \d)"
@@ -197,11 +195,11 @@ _GITHUB_SCRIPT = "\x1b[36;1m"
 
 
 class _Quotes:
-    """Follows a log and tells lines that quote from lines that say.
+    """State of the search for quoting lines while it goes through a log.
 
-    Quoted are: the lines of a diff (a test's expected output), lines of a script that the
-    log echoes before it runs it, and source lines that a compiler shows. A marker or an
-    error message in them has not happened.
+    These are: the lines of a diff (a test's expected output), lines of a script that the log
+    echoes before it runs it, and source lines that a compiler shows. A marker or an error
+    message in them is not an event.
     """
 
     def __init__(self) -> None:

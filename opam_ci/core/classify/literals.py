@@ -1,4 +1,4 @@
-"""What every match of a pattern contains: the cheap test before the search itself."""
+"""Literal texts that every match of a pattern contains: a cheap test before the search."""
 
 from collections.abc import Iterable, Sequence
 from re import _constants as sre
@@ -12,7 +12,7 @@ _REPEATS = frozenset({sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT})
 
 
 def literals(patterns: Iterable[str]) -> frozenset[str]:
-    """Returns lower-case texts, one of which every text that one of the patterns matches contains.
+    """Return lower-case texts; each text that a pattern matches contains one of them.
 
     Empty if a pattern has no such text: then only a search decides.
     """
@@ -26,7 +26,7 @@ def literals(patterns: Iterable[str]) -> frozenset[str]:
 
 
 def _of_sequence(parts: Sequence[Part]) -> frozenset[str]:
-    """Returns the best choice among what the parts of a sequence need: the longest texts."""
+    """Return the best of the texts that the parts of a sequence require: the longest."""
     choices: list[frozenset[str]] = []
     run = ""
     for part in parts:
@@ -34,7 +34,7 @@ def _of_sequence(parts: Sequence[Part]) -> frozenset[str]:
             run += char
             continue
         if part[0] is sre.AT:
-            continue  # a place, between two characters
+            continue  # a position between two characters
         choices += [frozenset({run}), _of_part(part)]
         run = ""
     choices.append(frozenset({run}))
@@ -45,7 +45,7 @@ def _of_part(part: Part) -> frozenset[str]:
     operation, operand = part
     if operation is sre.SUBPATTERN:
         _, flags, _, parts = operand
-        # What matches in either case may have lower-case forms that are none of its own.
+        # A match that ignores case may contain characters with other lower-case forms.
         return frozenset() if flags else _of_sequence(list(parts))
     if operation is sre.ATOMIC_GROUP:
         return _of_sequence(list(operand))
@@ -59,7 +59,7 @@ def _of_part(part: Part) -> frozenset[str]:
 
 
 def _character(part: Part) -> str | None:
-    """Returns the one lower-case character that a part matches, None if there are more."""
+    """Return the only lower-case character that a part matches, None if there are more."""
     operation, operand = part
     if operation is sre.LITERAL:
         return chr(operand).lower()

@@ -1,4 +1,4 @@
-"""Facts of the machine, which beat every word of a log."""
+"""Facts of the machine, which outweigh all text of a log."""
 
 from opam_ci.core.classify.exits import (
     SENT_FROM_OUTSIDE,
@@ -22,23 +22,23 @@ from opam_ci.core.outcome import (
 DISK_FLOOR_BYTES = 64 * 1024 * 1024
 """With less than this free during a failure or after it, the disk was full.
 
-opam and compilers remove their temporary files when they fail, so that a full disk shows
-some free space a moment later; a healthy worker takes no work below gigabytes.
+opam and compilers remove their temporary files when they fail, so that a full disk has some
+free space a moment later; a healthy worker takes no jobs with less than gigabytes.
 """
 
 FLOOD_BYTES = 256 * 1024 * 1024
-"""Output of one package above which opam itself may run out of memory.
+"""Bytes of output of one package above which opam itself may run out of memory.
 
 opam keeps the whole output of a failed command in memory: it took more than 10 GiB for 1 GiB
 of short lines (measured, opam 2.3.0).
 """
 
 OPAM_SANDBOX = "opam_sandbox"
-"""Name of the probe that ran a command in a sandbox like opam's, after a phase of package code
-had failed: False if it does not work."""
+"""Name of the probe that runs a command in a sandbox like opam's after a failed phase of package
+code: False if it does not work."""
 
 _LOCKED = (RULES.by_id["opam-locked"],)
-"""opam waits for ever for a lock on its root: that is no endless build."""
+"""opam waits forever for a lock on its root, which is not an endless build."""
 
 _TIMEOUT_CAUSES = {
     Phase.CHECKOUT: Cause.GIT,
@@ -47,7 +47,7 @@ _TIMEOUT_CAUSES = {
     Phase.DEPEXTS: Cause.PACKAGE_MIRROR,
     Phase.FETCH: Cause.SOURCE_HOST,
     # One limit covers all dependencies: too short a limit or a slow worker, and a retry with
-    # a warmer cache gets further. It proves nothing against any package.
+    # a warmer cache may finish. It proves nothing against any package.
     Phase.DEPENDENCIES: Cause.UNKNOWN,
     Phase.BUILD: Cause.UNKNOWN,
     Phase.TEST: Cause.UNKNOWN,
@@ -60,7 +60,7 @@ OWN_REASONS = {Phase.BUILD: FailureReason.BUILD, Phase.TEST: FailureReason.TEST}
 
 
 def judge_machine(case: Case, run: PhaseRun) -> Outcome | None:
-    """Returns the outcome if the machine's own facts explain why a phase failed."""
+    """Return the outcome if the machine's own facts explain why a phase failed."""
     return (
         _judge_disk_budget(case, run)
         or _judge_disk(case, run)
@@ -72,9 +72,9 @@ def judge_machine(case: Case, run: PhaseRun) -> Outcome | None:
 
 
 def _judge_disk_budget(case: Case, run: PhaseRun) -> Outcome | None:
-    """Judges a job that was ended because it wrote too much.
+    """Judge a job that was ended because it wrote too much.
 
-    It is the package's own doing only where its own commands wrote most of it: a budget that
+    It is a package failure only if the package's own commands wrote most of it: a budget that
     many dependencies use up together is too small.
     """
     over = case.facts.host.disk_overuse
@@ -103,10 +103,10 @@ def _judge_disk(case: Case, run: PhaseRun) -> Outcome | None:
 
 
 def _judge_limits(case: Case, run: PhaseRun) -> Outcome | None:
-    """Judges what the kernel counted.
+    """Judge the kernel's counters.
 
-    In a phase of the package's own commands, its own limit is its own doing: such a verdict has a
-    rule of `OWN_LIMIT_RULES`, and `judge` makes a failure of the second one.
+    In a phase of the package's own commands, reaching the job's limit is due to the package: such a
+    verdict has a rule of `OWN_LIMIT_RULES`, and `judge` turns the second one into a failure.
     """
     host = case.facts.host
     own = run.phase in OWN_REASONS
@@ -140,15 +140,13 @@ def _judge_time(case: Case, run: PhaseRun) -> Outcome | None:
     elif lock := RULES.first_match(case.lines(run.phase), run.phase, _LOCKED):
         return case.errored(Cause.OPAM_INTERNAL, lock.rule, run, lines=lock.lines, detail=detail)
     cause = _TIMEOUT_CAUSES[run.phase]
-    unreachable = [name for name in ("dns", "mirror") if case.facts.probes.get(name) is False]
-    if run.phase is Phase.FETCH and unreachable:
-        cause = Cause.DNS if "dns" in unreachable else Cause.NETWORK
-        detail = f"{detail}; not reachable: {', '.join(unreachable)}"
+    if run.phase is Phase.FETCH and (fault := case.unreachable()):
+        cause, detail = fault[0], f"{detail}; {fault[1]}"
     return case.errored(cause, f"timeout-{run.phase}", run, detail=detail)
 
 
 def _judge_signal(case: Case, run: PhaseRun) -> Outcome | None:
-    """Judges a phase whose own command (opam, a shell, apt) was killed."""
+    """Judge a phase whose own command (opam, a shell, apt) was killed."""
     if run.sandbox_killed:
         detail = f"the sandbox was ended from outside by {signal_name(run.signal or 0)}"
         return case.errored(Cause.WORKER_LOST, "sandbox-killed", run, detail=detail)
@@ -159,7 +157,7 @@ def _judge_signal(case: Case, run: PhaseRun) -> Outcome | None:
     if number == SIGKILL and (host_oom := foreign_oom(case, run, detail)):
         return host_oom
     if run.phase in PACKAGE_PHASES and number in {*SENT_FROM_OUTSIDE, SIGILL}:
-        # Nobody but the package was there to send it: not the runner (above), not the kernel.
+        # Only the package can have sent it: not the runner (above), not the kernel.
         detail = f"{detail}; neither the CI nor the kernel sent it"
         reason = OWN_REASONS.get(run.phase, FailureReason.DEPENDENCY)
         return case.failed(reason, "opam-killed", run, detail=detail)
@@ -169,7 +167,7 @@ def _judge_signal(case: Case, run: PhaseRun) -> Outcome | None:
 
 
 def foreign_oom(case: Case, run: PhaseRun, detail: str) -> Outcome | None:
-    """Returns a fault for a SIGKILL that may be the kernel's, where no group counts its kills."""
+    """Return a fault for a SIGKILL that may be the kernel's, if no cgroup counts its kills."""
     kills = case.facts.host.foreign_oom_kills
     if not kills:
         return None
@@ -178,7 +176,7 @@ def foreign_oom(case: Case, run: PhaseRun, detail: str) -> Outcome | None:
 
 
 def _judge_sandbox(case: Case, run: PhaseRun) -> Outcome | None:
-    """Judges a phase of package code on a machine on which opam's sandbox has stopped working."""
+    """Judge a phase of package code on a machine on which opam's sandbox has stopped working."""
     if run.phase not in PACKAGE_PHASES or case.facts.probes.get(OPAM_SANDBOX) is not False:
         return None
     detail = "a sandbox like opam's could not be started in the build root afterwards"

@@ -1,4 +1,4 @@
-"""How rules decide together: the strongest class that matches, and in it the first line."""
+"""How several rules decide: the strongest class that matches, and in it the first line."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,17 +11,17 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, FailureReason, LogLine, SkipReason
 
 MOST_LINES = 5
-"""Lines of evidence in a verdict: enough to see it, few enough for a status page."""
+"""Lines of evidence in a verdict: enough to show it, few enough for a status page."""
 
 NO_RULE = "no-rule"
-"""The rule id of a verdict that no rule gave."""
+"""The rule id of a verdict without a rule."""
 
 _PLACED = frozenset({*PASSED_BY, *PASSED_BY.values()})
-"""Classes of which it matters where they match last."""
+"""Classes of which the place of the last match matters."""
 
 
 class TextVerdict(Frozen):
-    """What a text alone shows.
+    """The verdict on a text alone.
 
     Attributes:
         outcome: Never `passed`.
@@ -38,7 +38,7 @@ class TextVerdict(Frozen):
     reason: FailureReason | SkipReason | None = None
     cause: Cause | None = None
     rule: str = NO_RULE
-    rationale: str = "No rule knows these words, and what is not known is not called a failure."
+    rationale: str = "No rule matches this text, and an unknown text is not a failure."
     lines: tuple[LogLine, ...] = ()
     numbers: tuple[int, ...] = ()
     package: str | None = None
@@ -60,18 +60,18 @@ class Rulebook:
         return iter(self.rules)
 
     def of(self, *kinds: RuleClass) -> tuple[Rule, ...]:
-        """Returns the rules of some classes."""
+        """Return the rules of some classes."""
         return tuple(rule for rule in self.rules if rule.kind in kinds)
 
     def first_match(
         self, lines: Sequence[Line], phase: Phase | None, among: Sequence[Rule] | None = None
     ) -> TextVerdict | None:
-        """Returns the verdict of the strongest rule that matches, None if none does.
+        """Return the verdict of the strongest rule that matches, None if none does.
 
         Args:
             lines: The text.
-            phase: Phase that it comes from; None makes every rule a candidate.
-            among: Rules that may decide, in their order; all if not given.
+            phase: Phase that it is from; None makes every rule a candidate.
+            among: Rules that may decide, in their order; all by default.
         """
         matches = _Matches(self, lines, phase)
         candidates = self.rules if among is None else among
@@ -83,7 +83,7 @@ class Rulebook:
 
 
 class _Matches:
-    """Which rules match in a text, found on demand and only once."""
+    """The rules that match in a text, found on demand and only once."""
 
     def __init__(self, book: Rulebook, lines: Sequence[Line], phase: Phase | None) -> None:
         self._book = book
@@ -94,13 +94,13 @@ class _Matches:
         self._last: dict[str, int] = {}
 
     def of(self, rule: Rule) -> tuple[Line, ...]:
-        """Returns the first lines that a rule matches, at most `MOST_LINES`."""
+        """Return the first lines that a rule matches, at most `MOST_LINES`."""
         if rule.id not in self._found:
             self._found[rule.id] = self._search(rule) if rule.holds_in(self._phase) else ()
         return self._found[rule.id]
 
     def decides(self, rule: Rule) -> bool:
-        """Returns whether a rule matches, and nothing shows that opam got past it."""
+        """Whether a rule matches, and nothing shows that opam continued after it."""
         return bool(self.of(rule)) and not self._is_passed(rule)
 
     def _is_passed(self, rule: Rule) -> bool:
@@ -141,7 +141,7 @@ class _Matches:
         )
 
     def _allowed(self, rule: Rule) -> list[bool] | None:
-        """Returns for each line whether what must stand before it does; None: nothing must."""
+        """Return for each line whether `after` matched shortly before it; None without `after`."""
         after = rule.compiled_after
         if after is None:
             return None
@@ -153,7 +153,7 @@ class _Matches:
 
 
 def _verdict_of(rule: Rule, found: Sequence[Line]) -> TextVerdict:
-    """Makes a verdict of a rule and the lines that it matched."""
+    """Make a verdict of a rule and the lines that it matched."""
     named = rule.compiled.search(found[0].text)
     return TextVerdict(
         outcome=rule.verdict,

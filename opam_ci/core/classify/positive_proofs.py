@@ -1,7 +1,7 @@
-"""What proves a package failure although no code of a package ran: one table.
+"""Proofs of a package failure although no code of a package ran: one table.
 
-Whatever else fails before package code runs is the CI's affair, however often it is repeated. Each
-row has a test: tests/unit/test_positive_proofs.py.
+Every other failure before package code runs is an infrastructure fault, however often it repeats.
+Each row has a test: tests/unit/test_positive_proofs.py.
 """
 
 from opam_ci.core.admission import CHANGE_REFUSED
@@ -16,9 +16,9 @@ class Proof(Frozen):
 
     Attributes:
         reason: Of the failure.
-        phase: Where it is found; None: in no phase, since no build job finds it.
+        phase: The phase that finds it; None if no build job does.
         rules: Rules that prove it there.
-        why: Why it can only be the submission's, or its dependency's.
+        why: Why it can only be a fault of the submission, or of its dependency.
     """
 
     reason: FailureReason
@@ -43,14 +43,14 @@ PROOFS = (
         reason=FailureReason.MERGE_CONFLICT,
         phase=Phase.CHECKOUT,
         rules=frozenset({"merge-conflict"}),
-        why="git merged two commits that it has and names the files that conflict",
+        why="git has both commits, and names the files that conflict",
     ),
     *(
         Proof(
             reason=FailureReason.OPAM_FILE,
             phase=phase,
             rules=frozenset({"opam-file-unreadable"}),
-            why="opam read the file of the submission and says where its syntax is wrong",
+            why="opam read the file of the submission and reports where its syntax is wrong",
         )
         for phase in (Phase.SETUP, Phase.SOLVE)
     ),
@@ -76,13 +76,13 @@ PROOFS = (
         reason=FailureReason.NOT_INSTALLED,
         phase=Phase.VERIFY,
         rules=frozenset({"not-installed"}),
-        why="opam's report says that it installed the package, whose commands have run",
+        why="opam reports that it installed the package, whose commands have run",
     ),
     Proof(
         reason=FailureReason.ANALYSIS,
         phase=Phase.CHECKOUT,
         rules=frozenset({CHANGE_REFUSED}),
-        why="the change is there to see, and the sentence names the path or the limit",
+        why="the change is public, and the message names the path or the limit",
     ),
     Proof(
         reason=FailureReason.LINT,
@@ -104,7 +104,7 @@ PROOFS = (
 
 
 def is_proven(outcome: Failed) -> bool:
-    """Whether a failure rests on package code that ran, or on a positive proof."""
+    """Whether package code ran before a failure, or a positive proof supports it."""
     evidence = outcome.evidence
     return evidence.phase in PACKAGE_PHASES or any(
         proof.reason is outcome.reason

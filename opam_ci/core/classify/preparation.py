@@ -1,4 +1,4 @@
-"""Phases before any package code runs, and the check after it: ours unless proven otherwise."""
+"""Phases before package code, and the check after it: infrastructure faults unless disproved."""
 
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.matching import TextVerdict
@@ -17,24 +17,24 @@ _EXIT_CAUSES = {
     OpamExit.INTERNAL_ERROR: (Cause.OPAM_INTERNAL, "opam-internal-error"),
     OpamExit.BAD_ARGUMENTS: (Cause.OPAM_INTERNAL, "opam-arguments"),
 }
-"""Exits of opam that are the CI's fault in every phase, when no words say more."""
+"""Exit codes of opam that are infrastructure faults in every phase, if no rule matches."""
 
 _APT_FAILED = 100
 _DEPEXT_EXITS = {OpamExit.ABORTED, _APT_FAILED}
-"""opam's and apt's exits for system packages that could not be installed."""
+"""Exit codes of opam and apt for system packages that could not be installed."""
 
 PACKAGE_KNOWN = "package_known"
-"""Name of the probe that asked opam, after its exit 5, whether it knows the package at all."""
+"""Name of the probe, after opam's exit 5, whether opam knows the package at all."""
 
 _PROOFS = {
     Phase.CHECKOUT: {FailureReason.MERGE_CONFLICT},
     Phase.SETUP: {FailureReason.OPAM_FILE},
     Phase.SOLVE: {FailureReason.OPAM_FILE},
 }
-"""What a text may prove against the submission before its own content runs."""
+"""Failures that a text may prove before the submission's own content runs."""
 
 _HEADLINE = "Package conflict!"
-"""opam's first line about every conflict, which says nothing of this one."""
+"""opam's first line about every conflict, which has no details."""
 
 _UNREADABLE = (RULES.by_id["opam-file-unreadable"],)
 
@@ -42,10 +42,10 @@ _LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL
 
 
 def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
-    """Judges a failed checkout, setup, solve, depexts or verify phase."""
+    """Judge a failed checkout, setup, solve, depexts or verify phase."""
     verdict = case.text_verdict(run.phase)
     if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
-        # opam's own report: its words repeat what opam files say, which may look like anything.
+        # opam's own report: it quotes opam files, whose text could match any rule.
         return _judge_conflict(case, run, verdict)
     if verdict and verdict.outcome == "errored":
         return _unless_unreadable(case, run, verdict)
@@ -57,7 +57,7 @@ def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
 
 
 def judge_opam_exit(case: Case, run: PhaseRun) -> Outcome:
-    """Judges by opam's exit code alone; what it does not decide is unknown."""
+    """Judge by opam's exit code alone; the cause of any other is unknown."""
     if run.exit_code in _EXIT_CAUSES:
         cause, rule = _EXIT_CAUSES[OpamExit(run.exit_code)]
         return case.errored(cause, rule, run, detail=f"opam exited {run.exit_code}")
@@ -67,12 +67,12 @@ def judge_opam_exit(case: Case, run: PhaseRun) -> Outcome:
     if run.phase is Phase.SETUP and run.exit_code == OpamExit.SYNC_ERROR:
         detail = "opam could not update its repositories"
         return case.errored(Cause.REPOSITORY_STATE, "opam-update-failed", run, detail=detail)
-    detail = f"phase {run.phase} ended with exit code {run.exit_code}, and no rule knows why"
+    detail = f"phase {run.phase} ended with exit code {run.exit_code}, and no rule matches its log"
     return case.errored(Cause.UNKNOWN, "unknown-exit", run, detail=detail)
 
 
 def judge_no_solution(case: Case, run: PhaseRun) -> Outcome | None:
-    """Returns a skip if opam proves, in its report or in words, that there is no solution."""
+    """Return a skip if opam's report or messages prove that there is no solution."""
     verdict = case.text_verdict(run.phase)
     return _judge_skip(case, run, verdict)
 
@@ -95,7 +95,7 @@ def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outco
 
 
 def _judge_conflict(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome:
-    """Judges what the solver's report says, which is a proof if nothing was hidden from it."""
+    """Judge the solver's report, which is a proof if no package was hidden from the solver."""
     rule, reason = "solver-conflict", SkipReason.NO_SOLUTION
     detail = explain(case.own, run.conflicts, hidden=case.facts.hidden)
     if case.facts.hidden:
@@ -111,10 +111,10 @@ def _judge_conflict(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> O
 
 
 def _refused(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
-    """Makes the skip that a rule asks for, with its line in plain words."""
-    said = (explain_refusal(case.own, line.text) for line in verdict.lines)
+    """Make the skip of a rule, with its line explained in the detail."""
+    explained = (explain_refusal(case.own, line.text) for line in verdict.lines)
     outcome = case.of_text(verdict, run)
-    detail = next(filter(None, said), None)
+    detail = next(filter(None, explained), None)
     if outcome.kind != "skipped" or detail is None:
         return outcome
     evidence = outcome.evidence.model_copy(update={"detail": detail})
@@ -122,7 +122,7 @@ def _refused(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
 
 
 def _judge_not_found(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome | None:
-    """Judges opam's exit 5, which has two meanings: not available here, and not known at all."""
+    """Judge opam's exit 5, which has two meanings: not available here, and not known at all."""
     lines = verdict.lines if verdict else None
     known = case.facts.probes.get(PACKAGE_KNOWN)
     if known is False:
@@ -135,7 +135,7 @@ def _judge_not_found(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> 
     if verdict and verdict.outcome == "skipped":
         return _refused(case, run, verdict)
     if known:
-        detail = f"{case.own} is not available here, says opam, which knows it"
+        detail = f"opam knows {case.own} and reports that it is not available here"
         return case.skipped(
             SkipReason.UNAVAILABLE, "package-unavailable", run, lines=lines, detail=detail
         )
@@ -143,10 +143,10 @@ def _judge_not_found(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> 
 
 
 def _stale_lists(case: Case, run: PhaseRun) -> Outcome | None:
-    """Returns a fault if the package lists were not refreshed: then no package is available.
+    """Return a fault if the package lists were not refreshed: then no package is available.
 
-    `opam update --depexts` exits 0 when the mirror is down, and every system package is
-    then "unavailable" in the same words as one that does not exist.
+    `opam update --depexts` exits 0 if the mirror is down, and then opam reports every system
+    package as unavailable, with the same message as for one that does not exist.
     """
     for phase in (Phase.SETUP, Phase.DEPEXTS, Phase.SOLVE):
         verdict = case.text_verdict(phase)
@@ -162,13 +162,13 @@ def _stale_lists(case: Case, run: PhaseRun) -> Outcome | None:
 
 
 def _unless_unreadable(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
-    """Keeps a fault, unless the package is missing because its own opam file is unreadable."""
+    """Keep a fault, unless the package is missing because its own opam file is unreadable."""
     unreadable = _unreadable(case, run) if verdict.cause is Cause.REPOSITORY_STATE else None
     return unreadable or case.of_text(verdict, run)
 
 
 def _unreadable(case: Case, run: PhaseRun) -> Outcome | None:
-    """Returns a failure if opam could not read an opam file of the submission."""
+    """Return a failure if opam could not read an opam file of the submission."""
     for phase in (Phase.SETUP, Phase.SOLVE):
         found = RULES.first_match(case.lines(phase), phase, _UNREADABLE)
         if found:

@@ -1,8 +1,8 @@
 """The rules, read from files of data.
 
-The files lie beside this module, one for each tool. They are part of the code and read like it,
-once in a process (ADR 0020). Those in `elsewhere/` are about the logs of other CIs and of systems
-that this one never runs; only `opam-ci classify` reads them.
+The files are beside this module, one for each tool. They are part of the code and are read once in
+a process, as code is (ADR 0020). Those in `elsewhere/` are about the logs of other CIs and of
+systems that this one never runs; only `opam-ci classify` reads them.
 """
 
 import tomllib
@@ -17,11 +17,11 @@ PACKAGE_REPORT = "package-report"
 """Id of the rule by opam's report of a package's failed command."""
 
 OPAM_COMMAND_FAILED = "opam-command-failed"
-"""Id of the rule by what is left of such a report."""
+"""Id of the rule by the remains of such a report."""
 
 
 def parse_rules(text: str) -> Iterator[Rule]:
-    """Reads a file of rules: tables `rules`, and in `defaults` what they have in common.
+    """Parse a file of rules: tables `rules`, and in `defaults` their common keys.
 
     Raises:
         ValueError: The text is not TOML, or a rule is incomplete.
@@ -43,12 +43,12 @@ def _read(folder: str) -> Iterator[Rule]:
 
 
 RULES = Rulebook(_read("rules"))
-"""What this CI judges its own jobs by."""
+"""The rules for this CI's own jobs."""
 
 
 @cache
 def every_rule() -> Rulebook:
-    """Returns these rules and those about the logs of other CIs."""
+    """Return these rules and those about the logs of other CIs."""
     return Rulebook([*RULES.rules, *_read("rules/elsewhere")])
 
 

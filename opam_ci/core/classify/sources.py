@@ -13,12 +13,12 @@ from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, FailureReason, Outcome
 
 CHECKSUM_REPEATS = "checksum_repeats"
-"""Name of the probe that fetched a source with a wrong checksum once more: True if the same
-wrong sum came again, so that the source is what its host means to serve."""
+"""Name of the probe that fetches a source with a wrong checksum again: True if it had the same
+wrong checksum, so that its host serves it consistently."""
 
 SOURCES_FIXED = "sources_fixed"
-"""Name of the probe that read, after a download in a phase without network, the opam files of the
-packages concerned: False if a source of theirs has no checksum, so that opam could not keep it."""
+"""Name of the probe that, after a download in a phase without network, reads the opam files of the
+packages concerned: False if a source of theirs has no checksum, so that opam could not cache it."""
 
 _NAMES = re.compile(
     r"(?:ERROR while fetching sources for |Failed to get (?:sources|extra source \"[^\"]*\") of )"
@@ -28,10 +28,10 @@ _SOURCE_REASONS = {FailureReason.SOURCE, FailureReason.CHECKSUM}
 
 
 def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
-    """Judges a phase in which sources could not be fetched.
+    """Judge a phase in which sources could not be fetched.
 
-    A fault of the network wins over a missing source: while the one is under way, the
-    other may be its doing, and a retry tells.
+    A fault of the network outweighs a missing source: the first may be the reason for the
+    second, which a retry shows.
     """
     # `opam source P` names no package: it fetches one, the job's own.
     names = _failed_packages(case, run) or [case.own]
@@ -40,11 +40,10 @@ def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
     for verdict in (*verdicts.values(), RULES.first_match(lines, Phase.FETCH)):
         if verdict and verdict.outcome == "errored":
             return _with_probes(case, run, verdict)
-    if unreachable := [name for name in ("dns", "mirror") if case.facts.probes.get(name) is False]:
-        cause = Cause.DNS if "dns" in unreachable else Cause.NETWORK
-        detail = f"not reachable: {', '.join(unreachable)}"
+    if fault := case.unreachable():
+        cause, detail = fault
         return case.errored(cause, "probe", run, detail=detail)
-    # The job's own package first: that is what its author can repair.
+    # The job's own package first: that is what its author can fix.
     for name in sorted(names, key=lambda name: name != case.own):
         verdict = verdicts[name]
         if verdict and verdict.reason in _SOURCE_REASONS:
@@ -55,15 +54,15 @@ def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
 
 
 def judge_unfixed_source(case: Case, run: PhaseRun) -> Outcome | None:
-    """Returns the failure of a source without checksum, which opam wants again in the build."""
+    """Return the failure of a source without checksum, which opam downloads again in the build."""
     if case.facts.probes.get(SOURCES_FIXED) is not False:
         return None
     names = _failed_packages(case, run) or [case.own]
     name = case.own if case.own in names else names[0]
     reason = FailureReason.SOURCE if name == case.own else FailureReason.DEPENDENCY
     detail = (
-        f"a source of {name} has no checksum, so opam does not keep it for the build, which has no "
-        "network: add a checksum"
+        f"a source of {name} has no checksum, so opam does not cache it for the build, which has "
+        "no network: add a checksum"
     )
     return case.failed(reason, "source-without-checksum", run, detail=detail, blame=name)
 
@@ -71,9 +70,11 @@ def judge_unfixed_source(case: Case, run: PhaseRun) -> Outcome | None:
 def _judge_source(case: Case, run: PhaseRun, name: str, verdict: TextVerdict) -> Outcome:
     repeats = case.facts.probes.get(CHECKSUM_REPEATS)
     if verdict.reason is FailureReason.CHECKSUM and repeats is not True:
-        detail = "a second download had another checksum: the host serves something else at times"
+        detail = "a second download had another checksum: the host serves varying content"
         if repeats is None:
-            detail = "it could not be downloaded again, so that nothing shows whose bytes are wrong"
+            detail = (
+                "a second download failed: it is unknown whether the host or the opam file is wrong"
+            )
         return case.errored(
             Cause.SOURCE_HOST, "checksum-varies", run, lines=verdict.lines, detail=detail
         )
@@ -86,18 +87,18 @@ def _judge_source(case: Case, run: PhaseRun, name: str, verdict: TextVerdict) ->
 
 
 def _with_probes(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
-    """Names the cause of a fetch fault, with what the probes know."""
+    """Determine the cause of a fetch fault with the help of the probes."""
     cause = verdict.cause or Cause.UNKNOWN
     probes, detail = case.facts.probes, None
     if cause is Cause.DNS and probes.get("dns") is True:
-        cause, detail = Cause.SOURCE_HOST, "other names resolve: this host's name does not"
+        cause, detail = Cause.SOURCE_HOST, "other names resolve, but this host's name does not"
     elif cause is Cause.SOURCE_HOST and probes.get("mirror") is False:
         cause, detail = Cause.NETWORK, "the mirror is not reachable either"
     return case.errored(cause, verdict.rule, run, lines=verdict.lines, detail=detail)
 
 
 def _failed_packages(case: Case, run: PhaseRun) -> list[str]:
-    """Returns the packages whose fetch failed: by opam's report, else by its words."""
+    """Return the packages whose fetch failed: by opam's report, else by its messages."""
     reported = [
         action.package
         for action in run.actions
@@ -114,7 +115,7 @@ def _named(line: Line) -> list[str]:
 
 
 def _verdict_on(name: str, names: Sequence[str], lines: Sequence[Line]) -> TextVerdict | None:
-    """Returns what the lines about one package say; all lines are, if it is the only one."""
+    """Return the verdict on the lines about one package; all lines are, if it is the only one."""
     if len(names) == 1:
         return RULES.first_match(lines, Phase.FETCH)
     about: list[Line] = []

@@ -1,4 +1,4 @@
-"""The rules as a page that people read."""
+"""The rules as a page for people."""
 
 from opam_ci.core.classify.rule import PASSED_BY, Rule, RuleClass
 from opam_ci.core.classify.rulebook import RULES, every_rule
@@ -7,29 +7,29 @@ _INTRODUCTION = """\
 # Classification: the text rules
 
 Written by `opam-ci classify --rules`; the rules are in `opam_ci/core/classify/rules/`, a file for
-each tool, and CONTRIBUTING.md tells how to add one.
+each tool, and CONTRIBUTING.md describes how to add one.
 
-A log is judged by its text only where facts leave something open: exit codes, signals, the
-kernel's counters, free space, time limits, opam's own report and the phase come first (see
-`opam_ci/core/classify/judge.py`). Rules know nothing of each other: each belongs to a class, and
-the strongest class of which a rule matches decides; within it, the line that stands first in the
-text. Lines that only quote something (an echoed script, a difference between expected and actual
-output, a source line in a compiler's message) prove nothing. A text that no rule knows is
-`unknown`, which in a job becomes `errored(unknown)`: never a failure, never green.
+A log is judged by its text only if facts do not decide: exit codes, signals, the kernel's counters,
+free space, time limits, opam's own report and the phase are judged first (see
+`opam_ci/core/classify/judge.py`). Rules do not refer to each other: each belongs to a class, and
+the strongest class with a matching rule decides; within it, the first matching line in the text.
+Lines that only quote something (an echoed script, a difference between expected and actual
+output, a source line in a compiler's message) prove nothing. A text that no rule matches is
+`unknown`, which in a job becomes `errored(unknown)`: never `failed`, never `passed`.
 
 """
 
 _ELSEWHERE = """\
 # Logs of other CIs
 
-`opam-ci classify` knows these, too: they are about programs and systems that this CI never runs,
+Only `opam-ci classify` uses these: they are about programs and systems that this CI never runs,
 and judge none of its jobs.
 
 """
 
 
 def rules_markdown() -> str:
-    """Returns the page with all rules, the strongest class first."""
+    """Return the page with all rules, the strongest class first."""
     others = [rule for rule in every_rule() if rule.id not in RULES.by_id]
     parts = [_INTRODUCTION, _classes(), *map(_section, RULES), _ELSEWHERE]
     return "\n".join([*parts, *map(_section, others)])
@@ -38,10 +38,10 @@ def rules_markdown() -> str:
 def _classes() -> str:
     rows = (f"{number}. **{kind}**: {kind.meaning}\n" for number, kind in enumerate(RuleClass, 1))
     passed = (
-        f"- `{kind}` does not decide where `{by}` matches further down: opam got past it.\n"
+        f"- `{kind}` does not decide if `{by}` matches further down: opam continued.\n"
         for kind, by in PASSED_BY.items()
     )
-    missing = "- That a report follows proves nothing where `missing` matches, too.\n"
+    missing = "- A report further down proves nothing if `missing` matches too.\n"
     return f"## Classes, strongest first\n\n{''.join(rows)}\n{''.join(passed)}{missing}"
 
 

@@ -1,4 +1,4 @@
-"""Which lines of a failure tell how it failed, and which only that it did."""
+"""Specific lines of a failure, which show how it failed, and generic ones, which only show that."""
 
 import re
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ _WEAK = (*RULES.of(RuleClass.REPORT, RuleClass.STATUS), RULES.by_id["make-failed
 _TESTS = RULES.of(RuleClass.TEST)
 
 WEAK_IDS = frozenset(rule.id for rule in _WEAK)
-"""Ids of the rules whose words say that something failed, and not how."""
+"""Ids of the rules for messages that something failed, but not how."""
 
-_OPAM_SAYS = re.compile(
+_OPAM_SUMMARY = re.compile(
     r"^\W*(?:no changes have been performed|the following (?:actions|have been)|'opam "
     r"|make(?:\[\d+\])?: (?:entering|leaving) directory"
     r"|the former state can be restored|run-time error|(?:re)?install |build |the packages )",
     re.IGNORECASE,
 )
-"""The end of opam's every report: what is shown where no rule found a line."""
+"""Lines at the end of all reports of opam."""
 
 
 _REPORT_HEAD = re.compile(r"^#=== ERROR while ")
@@ -29,18 +29,18 @@ _FIELD = re.compile(r"^(?:context|path|command|exit-code|(?:env|output|stdout|st
 
 
 def says_little(text: str) -> bool:
-    """Whether a line is what opam, make or a test framework says of any failure."""
-    if not text or _OPAM_SAYS.match(text) or _FIELD.match(text):
+    """Whether a line is generic: opam, make or a test framework prints it for any failure."""
+    if not text or _OPAM_SUMMARY.match(text) or _FIELD.match(text):
         return True
     return any(rule.compiled.search(text) for rule in (*_WEAK, *_TESTS))
 
 
 def telling(texts: Sequence[str], detail: str | None = None) -> str:
-    """Returns the first line, unless it only says that something failed and a later one how.
+    """Return the first line, unless it is generic and a later one is specific.
 
     Args:
         texts: The lines, at least one.
-        detail: What else is known; it says more than the head of opam's report.
+        detail: The detail of the evidence, which is more specific than the head of opam's report.
     """
     first = texts[0]
     if first.endswith(":") and len(texts) > 1:
@@ -53,7 +53,7 @@ def telling(texts: Sequence[str], detail: str | None = None) -> str:
     return next((text for text in texts[1:] if not says_little(text)), detail)
 
 
-def last_words(lines: Sequence[Line]) -> Line | None:
-    """Returns the last line by which a package's own command says how it failed, if one does."""
-    spoken = (line for line in reversed(lines) if line.of_package)
-    return next((line for line in spoken if not says_little(line.text)), None)
+def last_specific_line(lines: Sequence[Line]) -> Line | None:
+    """Return the last specific line of the output of a package's own command, if there is one."""
+    printed = (line for line in reversed(lines) if line.of_package)
+    return next((line for line in printed if not says_little(line.text)), None)

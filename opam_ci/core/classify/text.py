@@ -1,4 +1,4 @@
-"""Judges a text by the rules alone: for logs without facts, be they of this CI or of another."""
+"""Judging a text by the rules alone: for logs without facts, of this CI or of another."""
 
 from collections.abc import Sequence
 
@@ -10,25 +10,25 @@ from opam_ci.core.classify.rulebook import every_rule
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause, FailureReason
 
-_OF_SOMEBODY = {
+_DEPENDENCY_TOO = {
     FailureReason.BUILD,
     FailureReason.TEST,
     FailureReason.SOURCE,
     FailureReason.CHECKSUM,
 }
-"""Reasons that may be a dependency's as well as the package's own."""
+"""Reasons that may be those of a dependency as well as of the package itself."""
 
 
 def classify_text(text: str, *, exit_code: int | None, phase: Phase | None) -> TextVerdict:
-    """Judges a log, or an excerpt of one, by its words alone.
+    """Judge a log, or an excerpt of one, by its text alone.
 
     Args:
-        text: The text, escape codes and all.
-        exit_code: Exit code of what wrote it, if known.
-        phase: Phase it comes from, if known; None makes every rule a candidate.
+        text: The text, with its escape codes.
+        exit_code: Exit code of the command that wrote it, if known.
+        phase: Phase it is from, if known; None makes every rule a candidate.
 
     Returns:
-        The verdict. Words alone cannot prove success, and unknown words prove nothing.
+        The verdict. Text alone cannot prove success, and unknown text proves nothing.
     """
     lines = clean(text)
     verdict = every_rule().first_match(lines, phase)
@@ -43,11 +43,11 @@ _EXITS = {
     OpamExit.SOLVER_FAILURE: Cause.SOLVER_TIMEOUT,
     OpamExit.INTERNAL_ERROR: Cause.OPAM_INTERNAL,
 }
-"""Exit codes that no other program has a use for, and that mean one thing."""
+"""Exit codes that no other program uses, and that have one meaning."""
 
 
 def _of_exit(exit_code: int | None) -> TextVerdict:
-    """Judges by an exit code alone, where no word says anything."""
+    """Judge by an exit code alone, if no rule matches."""
     if exit_code in _EXITS:
         return TextVerdict(
             outcome="errored",
@@ -59,8 +59,8 @@ def _of_exit(exit_code: int | None) -> TextVerdict:
 
 
 def blamed(verdict: TextVerdict, lines: Sequence[Line]) -> TextVerdict:
-    """Turns a failure into a dependency's, where the log says that one failed."""
-    if verdict.outcome != "failed" or verdict.reason not in _OF_SOMEBODY:
+    """Turn a failure into that of a dependency, if the log shows that one failed."""
+    if verdict.outcome != "failed" or verdict.reason not in _DEPENDENCY_TOO:
         return verdict
     package = attribute(lines).blame
     if package is None:

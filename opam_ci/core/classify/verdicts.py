@@ -1,7 +1,8 @@
-"""Makes outcomes with their evidence: the one place where both are put together."""
+"""Making outcomes with their evidence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 from opam_ci.core.classify.frames import is_command
 from opam_ci.core.classify.lines import Line, clean
@@ -22,9 +23,16 @@ from opam_ci.core.outcome import (
 )
 
 
+class _Shown(TypedDict, total=False):
+    """Parts of evidence besides the facts of its phase."""
+
+    lines: tuple[LogLine, ...] | None
+    detail: str | None
+
+
 @dataclass
 class Case:
-    """One attempt on the judge's table: facts, logs, and where evidence comes from."""
+    """One attempt to judge: its facts and logs, and the source of its evidence."""
 
     facts: BuildFacts
     logs: Mapping[Phase, str]
@@ -34,15 +42,15 @@ class Case:
 
     @property
     def own(self) -> str:
-        """The package that the job is about: the revdep, for revdep jobs."""
+        """The package that the job is about: the reverse dependency, if it has one."""
         return self.facts.job.revdep or self.facts.job.package
 
     def run_of(self, phase: Phase) -> PhaseRun | None:
-        """Returns the run of a phase, None if the job did not get there."""
+        """Return the run of a phase, None if the job did not reach it."""
         return next((run for run in self.facts.phases if run.phase is phase), None)
 
     def lines(self, phase: Phase) -> list[Line]:
-        """Returns a phase's cleaned lines, with offsets in the attempt's whole log."""
+        """Return a phase's cleaned lines, with offsets in the attempt's whole log."""
         if phase not in self._lines:
             run = self.run_of(phase)
             self._lines[phase] = clean(
@@ -53,80 +61,72 @@ class Case:
         return self._lines[phase]
 
     def ran_package_code(self, run: PhaseRun) -> bool:
-        """Whether a command of a package began in a phase; unknown without its log: then it did."""
+        """Whether a command of a package began in a phase; assumed if its log is missing."""
         return run.phase not in self.logs or any(
             is_command(line.shown) for line in self.lines(run.phase)
         )
 
     def text_verdict(self, phase: Phase) -> TextVerdict | None:
-        """Returns what the rules say about a phase's text, None if no rule matches."""
+        """Return the verdict of the rules on a phase's text, None if no rule matches."""
         return RULES.first_match(self.lines(phase), phase)
 
     def last_lines(self, phase: Phase, count: int = 3) -> tuple[LogLine, ...]:
-        """Returns the end of a phase's log: what to show where no rule found a line."""
+        """Return the end of a phase's log: the evidence if no rule found a line."""
         return tuple(line.as_evidence() for line in self.lines(phase)[-count:])
 
-    def evidence(
-        self,
-        rule: str,
-        run: PhaseRun | None,
-        *,
-        lines: tuple[LogLine, ...] | None = None,
-        detail: str | None = None,
-    ) -> Evidence:
-        """Makes evidence; without lines of its own it shows the end of the phase's log."""
-        shown = lines if lines is not None else self.last_lines(run.phase) if run else ()
+    def unreachable(self) -> tuple[Cause, str] | None:
+        """Return the cause if a probe of the network failed, and which of them did."""
+        failed = [name for name in ("dns", "mirror") if self.facts.probes.get(name) is False]
+        if not failed:
+            return None
+        return (
+            Cause.DNS if "dns" in failed else Cause.NETWORK,
+            f"not reachable: {', '.join(failed)}",
+        )
+
+    def evidence(self, rule: str, run: PhaseRun | None, **shown: Unpack[_Shown]) -> Evidence:
+        """Make evidence; without lines of its own it shows the end of the phase's log."""
+        lines = shown.get("lines")
+        if lines is None:
+            lines = self.last_lines(run.phase) if run else ()
         return Evidence(
             rule=rule,
             phase=run.phase if run else None,
-            lines=shown,
+            lines=lines,
             exit_code=run.exit_code if run else None,
             signal=run.signal if run else None,
             worker=self.worker,
             attempt=self.attempt,
-            detail=detail,
+            detail=shown.get("detail"),
         )
 
     def errored(
-        self,
-        cause: Cause,
-        rule: str,
-        run: PhaseRun | None,
-        *,
-        lines: tuple[LogLine, ...] | None = None,
-        detail: str | None = None,
+        self, cause: Cause, rule: str, run: PhaseRun | None, **shown: Unpack[_Shown]
     ) -> Errored:
-        """The CI is at fault."""
-        return Errored(cause=cause, evidence=self.evidence(rule, run, lines=lines, detail=detail))
+        """Make an infrastructure fault."""
+        return Errored(cause=cause, evidence=self.evidence(rule, run, **shown))
 
-    def failed(  # noqa: PLR0913 - the parts of a failure, most of them named
+    def failed(
         self,
         reason: FailureReason,
         rule: str,
         run: PhaseRun | None,
         *,
-        lines: tuple[LogLine, ...] | None = None,
-        detail: str | None = None,
         blame: str | None = None,
+        **shown: Unpack[_Shown],
     ) -> Failed:
-        """The package, or the dependency that is to blame, is at fault."""
-        evidence = self.evidence(rule, run, lines=lines, detail=detail)
+        """Make a package failure; `blame` is the package at fault, if it is a dependency."""
+        evidence = self.evidence(rule, run, **shown)
         return Failed(reason=reason, evidence=evidence, blame=None if blame == self.own else blame)
 
     def skipped(
-        self,
-        reason: SkipReason,
-        rule: str,
-        run: PhaseRun | None,
-        *,
-        lines: tuple[LogLine, ...] | None = None,
-        detail: str | None = None,
+        self, reason: SkipReason, rule: str, run: PhaseRun | None, **shown: Unpack[_Shown]
     ) -> Skipped:
-        """There is nothing to decide here."""
-        return Skipped(reason=reason, evidence=self.evidence(rule, run, lines=lines, detail=detail))
+        """Make a skip."""
+        return Skipped(reason=reason, evidence=self.evidence(rule, run, **shown))
 
     def of_text(self, verdict: TextVerdict, run: PhaseRun) -> Outcome:
-        """Turns what a rule says into an outcome; an undecided rule leaves it `unknown`."""
+        """Turn a rule's verdict into an outcome; an undecided one becomes `unknown`."""
         if verdict.outcome == "errored" and verdict.cause:
             return self.errored(verdict.cause, verdict.rule, run, lines=verdict.lines)
         if verdict.outcome == "skipped" and isinstance(verdict.reason, SkipReason):

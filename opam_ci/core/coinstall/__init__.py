@@ -1,5 +1,6 @@
-"""What depends on a package and can be installed together with it, as `opam list` answers.
+"""Packages that depend on a package and can be installed together with it, as in `opam list`.
 
-`universe` reads what opam says about all packages, `post` what that leaves out, `dependents`
-finds the candidates, `worlds` decides about them with a SAT solver, `answer` puts it together.
+`universe` parses opam's dump of all packages, `post` the dependencies that the dump lacks,
+`dependents` finds the candidates, `worlds` decides about them with a SAT solver, `answer` runs
+the three queries.
 """

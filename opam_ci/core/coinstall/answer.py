@@ -1,4 +1,4 @@
-"""The three queries of a listing, answered from what opam says about its packages once."""
+"""The three queries of a listing, computed from one set of opam's dumps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from opam_ci.core.model import Frozen
 
 @dataclass(frozen=True)
 class Said:
-    """What opam printed in one state.
+    """The output of opam's commands in one state of its repository and switch.
 
     Attributes:
         universe: `opam config pef-universe`.
@@ -27,12 +27,12 @@ class Said:
 
 
 class Answers(Frozen):
-    """What can be installed together with the package, by query; sorted.
+    """The packages that can be installed together with the package, by query; sorted.
 
     Attributes:
-        direct: Depends on it, or can make use of it.
-        recursive: Depends on it over any number of steps.
-        testing: As `direct`, where tests count.
+        direct: Those that depend on it, optionally too.
+        recursive: Those that depend on it over any number of steps.
+        testing: As `direct`, with the dependencies of tests.
     """
 
     direct: tuple[str, ...] = ()
@@ -40,48 +40,50 @@ class Answers(Frozen):
     testing: tuple[str, ...] = ()
 
 
-def answer(package: str, said: Said, report: Callable[[str], None] = lambda _line: None) -> Answers:
-    """Answers the three queries.
+def answer(
+    package: str, dumps: Said, report: Callable[[str], None] = lambda _line: None
+) -> Answers:
+    """Run the three queries.
 
     Args:
-        package: Whose reverse dependencies.
-        said: What opam said.
+        package: The package whose reverse dependencies are listed.
+        dumps: opam's output.
         report: Receives lines about progress.
 
     Raises:
-        DumpError: opam said nonsense, or does not have the package.
-        UnprovenError: The answer cannot be shown to be opam's.
+        DumpError: The output is malformed, or opam does not have the package.
+        UnprovenError: The result cannot be proved to be opam's.
     """
-    table = post.read_table(said.post)
-    variables = post.read_variables(said.variables)
+    table = post.read_table(dumps.post)
+    variables = post.read_variables(dumps.variables)
 
-    def ask(
-        dump: str, *, with_test: bool, queries: tuple[Callable[..., frozenset[int]], ...]
+    def query(
+        dump: str, *, with_test: bool, candidates: tuple[Callable[..., frozenset[int]], ...]
     ) -> list[tuple[str, ...]]:
         packages, atoms = universe.parse(dump)
         place = packages.index.get(package)
         if place is None:
             raise universe.DumpError(f"opam does not have {package}")
-        questions = [query(packages, place) - {place} for query in queries]
+        questions = [find(packages, place) - {place} for find in candidates]
         if not any(questions):
             return [() for _ in questions]
-        known = post.evaluate(packages, atoms, table, variables, with_test=with_test)
+        evaluated = post.evaluate(packages, atoms, table, variables, with_test=with_test)
         depends = list(packages.depends)
-        for other, clauses in known.depends.items():
+        for other, clauses in evaluated.depends.items():
             depends[other] = clauses
         problem = worlds.Problem(
             universe=packages,
             depends=depends,
-            uncertain=known.uncertain,
+            uncertain=evaluated.uncertain,
             package=place,
-            invariant=post.read_invariant(atoms, said.invariant),
+            invariant=post.read_invariant(atoms, dumps.invariant),
             questions=questions,
         )
         found = worlds.coinstallable(problem, report)
         return [tuple(sorted(map(packages.name, some))) for some in found]
 
-    direct, recursive = ask(
-        said.universe, with_test=False, queries=(dependents.direct, dependents.recursive)
+    direct, recursive = query(
+        dumps.universe, with_test=False, candidates=(dependents.direct, dependents.recursive)
     )
-    (testing,) = ask(said.universe_with_tests, with_test=True, queries=(dependents.direct,))
+    (testing,) = query(dumps.universe_with_tests, with_test=True, candidates=(dependents.direct,))
     return Answers(direct=direct, recursive=recursive, testing=testing)

@@ -1,4 +1,4 @@
-"""Who depends on a package: the candidates of opam's three queries."""
+"""Packages that depend on a package: the candidates of opam's three queries."""
 
 from collections.abc import Collection
 
@@ -6,10 +6,10 @@ from opam_ci.core.coinstall.universe import Clauses, Universe
 
 
 def accepted(clauses: Clauses, name: str) -> frozenset[int]:
-    """Says which versions of a package satisfy a formula, as `OpamFormula.verifies` has it.
+    """Find the versions of a package that satisfy a formula, as `OpamFormula.verifies` does.
 
-    Clauses about this package alone bind; others name it as one choice among several and
-    count only where nothing binds.
+    Clauses about this package alone are binding; others name it as one choice among several
+    and apply only if none is binding.
     """
     binding: frozenset[int] | None = None
     optional: frozenset[int] = frozenset()
@@ -26,7 +26,7 @@ def accepted(clauses: Clauses, name: str) -> frozenset[int]:
 
 
 def direct(universe: Universe, package: int) -> frozenset[int]:
-    """Finds what depends on a package itself, or can make use of it."""
+    """Find the packages that depend on a package directly, optionally too."""
     name = universe.packages[package][0]
     return frozenset(
         place
@@ -38,7 +38,7 @@ def direct(universe: Universe, package: int) -> frozenset[int]:
 
 
 def recursive(universe: Universe, package: int) -> frozenset[int]:
-    """Finds what depends on a package over any number of steps, and the package itself."""
+    """Find the packages that depend on a package over any number of steps, and itself."""
     naming: dict[str, list[int]] = {}
     for place, clauses in enumerate(universe.depends):
         for name in {name for clause in clauses for name, _ in clause}:

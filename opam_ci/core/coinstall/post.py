@@ -1,8 +1,8 @@
-"""Dependencies marked `{post}`: opam's solver obeys them, its dump leaves them out.
+"""Dependencies marked `{post}`: opam's solver respects them, its dump lacks them.
 
-They are read from the `depends` fields that name `post`, as `opam list --columns` prints them,
-and evaluated here. Where our evaluation cannot be shown to be opam's, the package is
-`uncertain`: what we get without `{post}` is not what the dump has, or a variable is unknown.
+They are parsed from the `depends` fields that name `post`, as `opam list --columns` prints them,
+and evaluated here. If our evaluation cannot be proved to be opam's, the package is `uncertain`:
+the result without `{post}` differs from the dump, or a variable is unknown.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,7 +23,6 @@ from opam_ci.core.opam.formula import (
     Dependency,
     Empty,
     FAnd,
-    FBool,
     FDefined,
     FIdent,
     Filter,
@@ -33,6 +32,8 @@ from opam_ci.core.opam.formula import (
     Formula,
     FString,
     Or,
+    leaves,
+    truth,
 )
 from opam_ci.core.opam.readers import BadFormat, Unexpected
 from opam_ci.core.opam.values import span_of
@@ -40,19 +41,19 @@ from opam_ci.core.opam.values import span_of
 SEPARATOR: Final = "|||"
 _PHASES: Final = frozenset({"build", "post"})
 _SIMPLE: Final = ("arch", "os", "opam-version", "sys-ocaml-")
-"""How the names of variables begin whose value is one word."""
+"""Prefixes of the names of variables whose value is a single word."""
 
 _CLAUSES_LIMIT: Final = 2000
 _FORMULA: Final = package_formula(And)
 
 
 class _UncertainError(Exception):
-    """A formula whose value under opam is not known for sure."""
+    """The value of a formula under opam is not certain."""
 
 
 @dataclass(frozen=True)
 class Variables:
-    """opam's variables, as far as they are known.
+    """The variables of opam, as far as they are known.
 
     Attributes:
         values: Those with a known value.
@@ -64,11 +65,11 @@ class Variables:
 
 
 @dataclass(frozen=True)
-class Known:
-    """Depends fields with all that holds after an installation, too.
+class PostDepends:
+    """Depends fields with the dependencies that are marked `{post}`.
 
     Attributes:
-        depends: By place; packages without `{post}` are not here.
+        depends: By place; packages without `{post}` are missing.
         uncertain: Packages whose field cannot be evaluated.
     """
 
@@ -77,10 +78,10 @@ class Known:
 
 
 def read_table(table: str) -> dict[str, str]:
-    """Reads the printed fields: `package   |||field`, after comments.
+    """Parse the printed fields: `package   |||field`, after comments.
 
     Raises:
-        DumpError: It is no such table.
+        DumpError: A line has another form.
     """
     fields = {}
     for line in table.splitlines():
@@ -88,7 +89,7 @@ def read_table(table: str) -> dict[str, str]:
             continue
         package, separator, field = line.partition(SEPARATOR)
         if not separator:
-            raise DumpError(f"no line of a table: {line[:80]!r}")
+            raise DumpError(f"not a line of a table: {line[:80]!r}")
         fields[package.strip()] = field
     return fields
 
@@ -100,8 +101,8 @@ def evaluate(
     variables: Variables,
     *,
     with_test: bool,
-) -> Known:
-    """Evaluates the depends fields of a table."""
+) -> PostDepends:
+    """Evaluate the depends fields of a table."""
     depends = {}
     uncertain = set()
     for package, field in table.items():
@@ -114,11 +115,11 @@ def evaluate(
             depends[place] = evaluation.agreed(formula, universe.depends[place])
         except _UncertainError:
             uncertain.add(place)
-    return Known(depends, frozenset(uncertain))
+    return PostDepends(depends, frozenset(uncertain))
 
 
 def _as_sets(clauses: Collection[Clause]) -> set[frozenset[Alternative]]:
-    """Gives clauses a form in which order and repetition do not matter."""
+    """Convert clauses to a form in which order and repetition do not matter."""
     found = set()
     for clause in clauses:
         by_name: dict[str, frozenset[int]] = {}
@@ -128,7 +129,7 @@ def _as_sets(clauses: Collection[Clause]) -> set[frozenset[Alternative]]:
     return found
 
 
-@lru_cache(maxsize=1024)  # the versions of a compiler have the same
+@lru_cache(maxsize=1024)  # the versions of a compiler have the same field
 def _read(field: str) -> Formula:
     try:
         value = file.parse(f"depends: {field}\n".encode()).value("depends")
@@ -141,22 +142,22 @@ def _read(field: str) -> Formula:
 
 
 def read_invariant(atoms: Atoms, text: str) -> Clauses:
-    """Reads a switch's invariant as `opam switch invariant` prints it.
+    """Parse a switch's invariant as `opam switch invariant` prints it.
 
     Raises:
-        DumpError: It is none.
+        DumpError: It is malformed.
     """
     evaluation = _Evaluation(atoms, Variables({}, frozenset()), ("", ""), with_test=False)
     try:
         return evaluation.all(_read(text.strip()))
     except _UncertainError as error:
-        raise DumpError(f"no invariant of a switch: {text[:80]!r}") from error
+        raise DumpError(f"not an invariant of a switch: {text[:80]!r}") from error
 
 
 def read_variables(listing: str) -> Variables:
-    """Reads opam's variables as `opam var` lists them: name, value, and `#` comment."""
-    words = [line.split() for line in listing.splitlines() if not line.startswith("<")]
-    named = [line for line in words if line and ":" not in line[0]]
+    """Parse opam's variables as `opam var` lists them: name, value, and `#` comment."""
+    split = [line.split() for line in listing.splitlines() if not line.startswith("<")]
+    named = [line for line in split if line and ":" not in line[0]]
     return Variables(
         values={
             line[0]: line[1]
@@ -182,21 +183,21 @@ class _Evaluation:
         }
 
     def all(self, formula: Formula) -> Clauses:
-        """Gives the conjunctive normal form of a formula without conditions."""
+        """Return the conjunctive normal form of a formula without conditions."""
         return tuple(self._cnf(formula, {}))
 
     def agreed(self, formula: Formula, dumped: Clauses) -> Clauses:
-        """Gives the conjunctive normal form with `{post}`, if ours without it is opam's."""
-        # Whether a package is a development version is opam's to know: see what fits.
-        answers = [
+        """Return the conjunctive normal form with `{post}`, if ours without it is opam's."""
+        # Only opam knows whether a package is a development version: try both.
+        matching = [
             self._cnf(formula, {**self._flags, "dev": dev, "post": True})
             for dev in (False, True)
             if _as_sets(self._cnf(formula, {**self._flags, "dev": dev, "post": False}))
             == _as_sets(dumped)
         ]
-        if not answers or any(_as_sets(each) != _as_sets(answers[0]) for each in answers):
+        if not matching or any(_as_sets(each) != _as_sets(matching[0]) for each in matching):
             raise _UncertainError
-        return tuple(answers[0])
+        return tuple(matching[0])
 
     def _cnf(self, formula: Formula, flags: Mapping[str, bool]) -> list[Clause]:
         match formula:
@@ -207,7 +208,7 @@ class _Evaluation:
             case And(operands=operands):
                 return [clause for part in operands for clause in self._cnf(part, flags)]
             case Or(operands=operands):
-                # An alternative that falls away is no alternative: it does not hold.
+                # An alternative whose condition is false is dropped: it is not satisfied.
                 parts = [part for each in operands if (part := self._cnf(each, flags))]
                 return self._distribute(parts)
             case Atom(value=Dependency() as dependency):
@@ -235,11 +236,11 @@ class _Evaluation:
     def _bounds(  # noqa: PLR0911 - one answer a kind of formula
         self, name: str, condition: Formula, flags: Mapping[str, bool]
     ) -> list[frozenset[int]] | None:
-        """Evaluates what stands in braces.
+        """Evaluate the condition in braces.
 
         Returns:
-            Sets of versions, in all of which the package's must be; None if the dependency
-            falls away.
+            Sets of versions, in all of which the package's must be; None if the condition is
+            false, which drops the dependency.
         """
         match condition:
             case Empty():
@@ -268,7 +269,7 @@ class _Evaluation:
             try:
                 part = self._bounds(name, condition, flags)
             except _UncertainError as error:
-                # What is not known matters only if all else holds.
+                # An unknown condition matters only if all others are true.
                 unknown = error
                 continue
             if part is None:
@@ -293,33 +294,20 @@ class _Evaluation:
         raise _UncertainError
 
     def _holds(self, condition: Filter, flags: Mapping[str, bool]) -> bool:
-        value = self._value(condition, flags)
-        if value is None:
+        value = truth(condition, lambda leaf: self._value(leaf, flags))
+        if value is None or _negates_a_phase(condition):
             raise _UncertainError
         return value
 
-    def _value(  # noqa: PLR0911 - one answer a kind of filter
-        self, condition: Filter, flags: Mapping[str, bool]
-    ) -> bool | None:
-        """Evaluates a filter; None stands for undefined."""
-        match condition:
-            case FBool(value=value):
-                return value
+    def _value(self, leaf: Filter, flags: Mapping[str, bool]) -> bool | None:
+        """Return the value of a leaf of a filter, None if it is undefined."""
+        match leaf:
             case FIdent(packages=(), variable=name, converter=None):
                 return self._flag(name, flags)
             case FDefined(operand=FIdent(packages=(), variable=name)) if name not in flags:
                 return name in self._variables.defined
-            case FNot(operand=operand):
-                if _names_a_phase(operand):
-                    raise _UncertainError
-                return _inverse(self._value(operand, flags))
-            case FAnd(operands=operands):
-                return _all([self._value(part, flags) for part in operands])
-            case FOr(operands=operands):
-                none = _all([_inverse(self._value(part, flags)) for part in operands])
-                return _inverse(none)
             case FOp(left=left, op=op, right=right):
-                return _compare(self._text(left), op, self._text(right))
+                return version.satisfies(self._text(left), op, self._text(right))
         raise _UncertainError
 
     def _flag(self, name: str, flags: Mapping[str, bool]) -> bool | None:
@@ -330,36 +318,11 @@ class _Evaluation:
         raise _UncertainError
 
 
-def _names_a_phase(condition: Filter) -> bool:
+def _negates_a_phase(condition: Filter) -> bool:
     match condition:
-        case FIdent(variable=name):
-            return name in _PHASES
-        case FNot(operand=operand) | FDefined(operand=operand):
-            return _names_a_phase(operand)
+        case FNot(operand=operand):
+            idents = (leaf for leaf in leaves(operand) if isinstance(leaf, FIdent))
+            return any(ident.variable in _PHASES for ident in idents)
         case FAnd(operands=operands) | FOr(operands=operands):
-            return any(_names_a_phase(part) for part in operands)
-        case FOp(left=left, right=right):
-            return _names_a_phase(left) or _names_a_phase(right)
+            return any(map(_negates_a_phase, operands))
     return False
-
-
-def _inverse(value: bool | None) -> bool | None:  # noqa: FBT001 - a logical value
-    return None if value is None else not value
-
-
-def _all(values: Collection[bool | None]) -> bool | None:
-    if False in values:
-        return False
-    return None if None in values else True
-
-
-def _compare(left: str, op: str, right: str) -> bool:
-    order = version.compare(left, right)
-    return {
-        "=": order == 0,
-        "!=": order != 0,
-        "<": order < 0,
-        "<=": order <= 0,
-        ">": order > 0,
-        ">=": order >= 0,
-    }[op]

@@ -1,4 +1,4 @@
-"""All packages as opam sees them in a switch: its dump `opam config pef-universe`, read.
+"""All packages as opam has them in a switch: its dump `opam config pef-universe`, parsed.
 
 The dump has a paragraph a package, with variables replaced and formulas in conjunctive normal
 form (`OpamSwitchState.dump_pef_state` of opam 2.3). Dependencies marked `{post}` are not in it.
@@ -15,7 +15,7 @@ from opam_ci.core.opam import version
 _ATOM = re.compile(r"(\S+)(?: \((=|!=|<=?|>=?) (\S+)\))?")
 _PACKAGES_LIMIT = 200_000
 _WORK_LIMIT = 20_000_000
-"""Packages named by all alternatives together; the real repository has some 300,000."""
+"""Limit of the packages in all alternatives together; the real repository has some 300,000."""
 
 Alternative = tuple[str, frozenset[int]]
 """A package name, and those of its versions that satisfy the constraint."""
@@ -28,7 +28,7 @@ Clauses = tuple[Clause, ...]
 
 
 class DumpError(ValueError):
-    """What opam printed is not what it prints for a universe, or is beyond all measure."""
+    """opam's output is malformed, or exceeds a limit."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Universe:
         versions: The places of a name's versions, the oldest first.
         available: Those that opam may choose.
         installed: Those that are installed.
-        depends: What each depends on, without `{post}`.
-        depopts: What each can make use of.
-        conflicts: What each cannot be together with: each atom of each clause.
+        depends: Dependencies of each, without `{post}`.
+        depopts: Optional dependencies of each.
+        conflicts: Conflicts of each: each atom of each clause.
     """
 
     packages: Sequence[tuple[str, str]]
@@ -56,13 +56,13 @@ class Universe:
     conflicts: Sequence[Clauses]
 
     def name(self, package: int) -> str:
-        """Returns `name.version`."""
+        """Return `name.version`."""
         return ".".join(self.packages[package])
 
 
 @dataclass
 class Atoms:
-    """Reads constraints on packages; equal ones are read once."""
+    """Parser of constraints on packages; equal ones are parsed once."""
 
     packages: Sequence[tuple[str, str]]
     versions: Mapping[str, Sequence[int]]
@@ -73,10 +73,10 @@ class Atoms:
     _work: int = 0
 
     def clauses(self, text: str) -> Clauses:
-        """Reads a formula as the dump has it.
+        """Parse a formula in the format of the dump.
 
         Raises:
-            DumpError: It is none.
+            DumpError: It is malformed.
         """
         if not text:
             return ()
@@ -89,7 +89,7 @@ class Atoms:
         return found
 
     def alternative(self, name: str, op: str | None = None, bound: str = "") -> Alternative:
-        """Finds the versions of a package that satisfy a constraint."""
+        """Find the versions of a package that satisfy a constraint."""
         places = self.versions.get(name, ())
         if op is None:
             chosen = places
@@ -110,7 +110,7 @@ class Atoms:
         return name, frozenset(chosen)
 
     def _range(self, name: str, places: Sequence[int], bound: str) -> tuple[int, int]:
-        """Finds the versions that are equal to a bound, or where it would stand."""
+        """Find the range of versions that equal a bound, an empty one at its place if none does."""
         ranges = self._ranges.get(name)
         if ranges is None:
             # Most bounds are versions that exist: no search, no comparisons.
@@ -129,7 +129,7 @@ class Atoms:
         if found is None:
             match = _ATOM.fullmatch(text)
             if match is None:
-                raise DumpError(f"no constraint on a package: {text[:80]!r}")
+                raise DumpError(f"not a constraint on a package: {text[:80]!r}")
             found = self._known[text] = self.alternative(match[1], match[2], match[3] or "")
         return found
 
@@ -152,10 +152,10 @@ def _paragraphs(dump: str) -> list[dict[str, str]]:
         for line in paragraph.strip("\n").split("\n"):
             name, colon, value = line.partition(":")
             if not colon:
-                raise DumpError(f"no field: {line[:80]!r}")
+                raise DumpError(f"not a field: {line[:80]!r}")
             fields[name] = value.strip()
         if not fields.get("package") or not fields.get("version"):
-            raise DumpError(f"a paragraph about no package: {paragraph[:80]!r}")
+            raise DumpError(f"a paragraph without package or version: {paragraph[:80]!r}")
         read.append(fields)
         if len(read) > _PACKAGES_LIMIT:
             raise DumpError(f"more than {_PACKAGES_LIMIT} packages")
@@ -163,13 +163,13 @@ def _paragraphs(dump: str) -> list[dict[str, str]]:
 
 
 def parse(dump: str) -> tuple[Universe, Atoms]:
-    """Reads a dump.
+    """Parse a dump.
 
     Returns:
-        The universe, and the reader of constraints on its packages.
+        The universe, and the parser of constraints on its packages.
 
     Raises:
-        DumpError: It is none, or is too big.
+        DumpError: It is malformed, or too large.
     """
     fields = _paragraphs(dump)
     if not fields:
@@ -182,7 +182,7 @@ def parse(dump: str) -> tuple[Universe, Atoms]:
     for place, (name, _) in enumerate(packages):
         versions.setdefault(name, []).append(place)
     for places in versions.values():
-        # The dump's own order is opam's; the search relies on it, so make sure.
+        # The search relies on opam's order, which the dump should have already.
         places.sort(key=lambda place: version.key(packages[place][1]))
     atoms = Atoms(packages, versions)
     if any(field.get("pinned") == "true" for field in fields):

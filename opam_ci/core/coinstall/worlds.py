@@ -1,12 +1,12 @@
-"""Which packages can be installed together with a given one, and with a switch's invariant.
+"""Which packages can be installed together with another one, and with a switch's invariant.
 
-What `OpamSolver.coinstallable_subset` of opam 2.3 asks Dose for each package alone is asked
-here of one SAT solver that learns: a variable says that a package is installed. Each model is
-a world, and a world proves more than what is in it: whatever has its dependencies there and
-conflicts with nothing that these need. So some hundred models decide thousands of packages.
+`OpamSolver.coinstallable_subset` of opam 2.3 runs Dose for each package alone. Here one SAT solver
+that learns decides about all: a variable means that a package is installed. Each model is a world,
+and a world proves more packages installable than it contains: those whose dependencies are in it
+and that conflict with nothing that these need. So some hundred models decide thousands of packages.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -16,25 +16,25 @@ from opam_ci.core.coinstall.universe import Clauses, Universe
 
 _REPORT_EVERY = 200
 _TOGETHER = 40
-"""Candidates that are tried for one world. For csexp.1.5.2 40 took 6 s, 1 took 17 s, 120 10 s."""
+"""Candidates that are assumed for one world. For csexp.1.5.2 40 took 6 s, 1 took 17 s, 120 10 s."""
 
 
 class UnprovenError(Exception):
-    """The answer rests on a package whose dependencies are not known for sure."""
+    """The result depends on a package whose dependencies are uncertain."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked.
+    """The input of the decision.
 
     Attributes:
         universe: All packages.
-        depends: What each depends on, with what it needs after its installation.
-        uncertain: Packages whose dependencies are not known for sure.
+        depends: Dependencies of each, with those that are marked `{post}`.
+        uncertain: Packages whose dependencies are uncertain.
         package: Must be in every world.
-        invariant: Holds in every world.
-        questions: Candidates. As in opam, candidates that are not available can serve as
-            dependencies of those that are asked about with them, and are not in the answer.
+        invariant: Must be satisfied in every world.
+        questions: Sets of candidates. As in opam, candidates that are not available can be
+            dependencies of the others of their set, and are not in the result.
     """
 
     universe: Universe
@@ -48,14 +48,14 @@ class Problem:
 def coinstallable(
     problem: Problem, report: Callable[[str], None] = lambda _line: None
 ) -> list[frozenset[int]]:
-    """Decides.
+    """Decide which candidates can be installed.
 
     Args:
-        problem: What is asked.
+        problem: The input.
         report: Receives lines about progress.
 
     Returns:
-        For each question those candidates that can be installed.
+        For each question the candidates that can be installed.
 
     Raises:
         UnprovenError: An uncertain package could be part of a world.
@@ -64,7 +64,13 @@ def coinstallable(
 
 
 class _Decision:
-    """One problem as clauses; packages go by the number of their variable."""
+    """One problem as clauses; packages are identified by the number of their variable.
+
+    Attributes:
+        needs: Dependencies of each package: of each set, one.
+        conflicts: Conflicts of each package, apart from its other versions.
+        names: The name of each package.
+    """
 
     def __init__(self, problem: Problem, report: Callable[[str], None]) -> None:
         self._problem = problem
@@ -75,7 +81,7 @@ class _Decision:
         self._asked = frozenset().union(*problem.questions)
         usable = (universe.available | self._asked | {problem.package}) - broken
         cone = self._cone(usable)
-        # The solver decides low variables first: prefer what is new.
+        # The solver decides low variables first: these are the newest versions.
         age = {
             place: rank
             for places in universe.versions.values()
@@ -87,12 +93,12 @@ class _Decision:
         self._solver = Cadical153()
         self._sets: dict[int, frozenset[int]] = {}
         self._choices: dict[int, list[int]] = {}
-        self._needs: dict[int, list[frozenset[int]]] = {}
-        self._conflicts: dict[int, set[int]] = {}
-        self._names = ["", *(universe.packages[place][0] for place in self._places)]
+        self.needs: dict[int, list[frozenset[int]]] = {}
+        self.conflicts: dict[int, set[int]] = {}
+        self.names = ["", *(universe.packages[place][0] for place in self._places)]
 
     def _cone(self, usable: frozenset[int]) -> set[int]:
-        """Finds all that could matter: what the candidates could depend on."""
+        """Find all packages that could matter: those that the candidates could depend on."""
         problem = self._problem
         todo = [problem.package, *self._asked]
         todo += [p for clause in problem.invariant for _, places in clause for p in places]
@@ -111,7 +117,7 @@ class _Decision:
         return cone
 
     def run(self) -> list[frozenset[int]]:
-        """Decides all questions."""
+        """Decide all questions."""
         with self._solver:
             return self._run()
 
@@ -147,7 +153,7 @@ class _Decision:
         return self._places[variable - 1]
 
     def _state(self) -> None:
-        """Tells the solver what holds."""
+        """Add the clauses of the problem to the solver."""
         self._state_needs()
         self._state_conflicts()
         for clause in self._problem.invariant:
@@ -162,10 +168,10 @@ class _Decision:
             needs = []
             for clause in problem.depends[place]:
                 self._solver.add_clause([-variable, *self._literals(clause)])
-                # What a package itself satisfies it does not need.
+                # A dependency that the package itself satisfies is none.
                 if not any(place in places for _, places in clause):
                     needs.append(self._union(clause, problem.universe.packages[place][0]))
-            self._needs[variable] = needs
+            self.needs[variable] = needs
 
     def _state_conflicts(self) -> None:
         universe = self._problem.universe
@@ -182,12 +188,12 @@ class _Decision:
                 self._solver.add_clause([-one, -other])
 
     def _exclude(self, one: int, other: int) -> None:
-        self._conflicts.setdefault(one, set()).add(other)
-        self._conflicts.setdefault(other, set()).add(one)
+        self.conflicts.setdefault(one, set()).add(other)
+        self.conflicts.setdefault(other, set()).add(one)
         self._solver.add_clause([-one, -other])
 
     def _literals(self, clause: Iterable[tuple[str, frozenset[int]]]) -> list[int]:
-        """Writes alternatives as literals; one of several versions is one more variable."""
+        """Return alternatives as literals; several versions are one variable of their own."""
         literals: list[int] = []
         for _, places in clause:
             found = self._choices.get(id(places))
@@ -203,11 +209,11 @@ class _Decision:
         return literals
 
     def _union(self, clause: tuple[tuple[str, frozenset[int]], ...], own: str) -> frozenset[int]:
-        """Collects what satisfies a clause, other versions of the same package left out."""
+        """Collect the packages that satisfy a clause, without other versions of `own`."""
         parts = [self._variables(places) for _, places in clause]
         found = parts[0] if len(parts) == 1 else frozenset().union(*parts)
         if any(name == own for name, _ in clause):
-            found = frozenset(v for v in found if self._names[v] != own)
+            found = frozenset(v for v in found if self.names[v] != own)
         return found
 
     def _variables(self, places: frozenset[int]) -> frozenset[int]:
@@ -222,7 +228,7 @@ class _Decision:
         return self._top
 
     def _selector(self, hidden: Collection[int]) -> list[int]:
-        """Makes an assumption under which some packages are not there."""
+        """Make an assumption under which some packages are not installed."""
         if not hidden:
             return []
         selector = self._new_variable()
@@ -235,11 +241,11 @@ class _Decision:
             possible, _ = self._solver.propagate(assumptions=[self._variable[place]])
             if possible:
                 raise UnprovenError(
-                    f"the dependencies of {self._problem.universe.name(place)} are not known"
+                    f"the dependencies of {self._problem.universe.name(place)} are uncertain"
                 )
 
     def _decide(self, targets: Sequence[int], plain: list[int]) -> tuple[set[int], set[int]]:
-        """Splits candidates into those with a world, and those without."""
+        """Split candidates into those with a world, and those without."""
         solver = self._solver
         refuted: set[int] = set()
         rest = []
@@ -264,7 +270,7 @@ class _Decision:
                 left = world.leaves(rest)
                 new = set(rest).difference(left)
                 proved |= new
-                # What is proved would only crowd the next worlds.
+                # Prefer worlds without what is proved already.
                 solver.set_phases([-v for v in new])
                 rest = left
                 if worlds % _REPORT_EVERY == 0:
@@ -276,7 +282,7 @@ class _Decision:
         return proved, refuted
 
     def _solve_with_many(self, plain: list[int], rest: Sequence[int]) -> bool:
-        """Looks for a world with the first candidate and as many of the next as seem to fit."""
+        """Search for a world with the first candidate and as many of the next as seem to fit."""
         assumed = [*plain, rest[0]]
         for other in rest[1:_TOGETHER]:
             possible, _ = self._solver.propagate(assumptions=[*assumed, other])
@@ -288,29 +294,10 @@ class _Decision:
             assumed = assumed[: len(plain) + (len(assumed) - len(plain)) // 2]
         return False
 
-    @property
-    def root(self) -> int:
-        """What every world must keep, apart from the invariant."""
-        return self._variable[self._problem.package]
-
-    @property
-    def needs(self) -> Mapping[int, list[frozenset[int]]]:
-        """What each package depends on: of each set, one."""
-        return self._needs
-
-    @property
-    def conflicts(self) -> Mapping[int, set[int]]:
-        """What each package cannot be together with, other versions of it apart."""
-        return self._conflicts
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The name of each package."""
-        return self._names
-
-    def invariant(self) -> list[frozenset[int]]:
+    def required(self) -> list[frozenset[int]]:
         """Of each of these sets, one must be in every world."""
-        return [self._union(clause, "") for clause in self._problem.invariant]
+        package = frozenset({self._variable[self._problem.package]})
+        return [package, *(self._union(clause, "") for clause in self._problem.invariant)]
 
 
 class _World:
@@ -324,7 +311,7 @@ class _World:
         self._base: set[int] | None = None
 
     def leaves(self, candidates: Sequence[int]) -> list[int]:
-        """Returns those that this world does not prove installable."""
+        """Return the candidates that this world does not prove installable."""
         members, needs = self._members, self._decision.needs
         left = []
         for candidate in candidates:
@@ -333,7 +320,7 @@ class _World:
             for place, need in enumerate(needs[candidate]):
                 if need.isdisjoint(members):
                     if place:
-                        # Most likely lacking in the next world, too.
+                        # Most likely missing in the next world, too.
                         needs[candidate].insert(0, needs[candidate].pop(place))
                     left.append(candidate)
                     break
@@ -343,7 +330,7 @@ class _World:
         return left
 
     def _can_join(self, package: int) -> bool:
-        """Says whether a package can join this world, or what of it the package needs."""
+        """Whether a package can join this world, or the part of it that the package needs."""
         conflicts = self._decision.conflicts.get(package, set())
         if self._by_name is None:
             self._by_name = {self._decision.names[v]: v for v in self._members}
@@ -358,13 +345,13 @@ class _World:
 
     def _kept(self) -> set[int]:
         if self._base is None:
-            self._base = set(self._closure(self._decision.root))
-            for need in self._decision.invariant():
+            self._base = set()
+            for need in self._decision.required():
                 self._base |= self._closure(min(need & self._members))
         return self._base
 
     def _closure(self, package: int) -> set[int]:
-        """Collects a part of the world that the package can be in alone."""
+        """Collect a part of the world that contains the package and all its dependencies."""
         found = self._closures.get(package)
         if found is None:
             found = {package}

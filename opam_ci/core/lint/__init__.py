@@ -1,1 +1,1 @@
-"""Lint: what a maintainer would ask to change before a package is published."""
+"""Lint: changes that a maintainer would request before a package is published."""

@@ -18,7 +18,7 @@ _UPPER_BOUNDS: Final = frozenset({"=", "<=", "<"})
 
 
 def check_upper_bounds(subject: LintSubject) -> Iterator[LintFinding]:
-    """Every dependency but the compiler is bounded from above."""
+    """Require an upper bound on every dependency but the compiler."""
     value = subject.value("depends")
     for name, conditions in package_atoms(value) if value is not None else ():
         if name.value == "ocaml":
@@ -32,7 +32,7 @@ def check_upper_bounds(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_archive_reason(subject: LintSubject) -> Iterator[LintFinding]:
-    """The file says why the package was archived, in words that are agreed on."""
+    """Require the reason of the archiving, from a fixed list."""
     field = _extension(subject, _REASON)
     value = field.value if field else None
     if isinstance(value, List) and value.items:
@@ -48,7 +48,7 @@ def check_archive_reason(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_archive_commit(subject: LintSubject) -> Iterator[LintFinding]:
-    """The file says at which commit the package was archived."""
+    """Require the commit at which the package was archived."""
     field = _extension(subject, _COMMIT)
     if field is None or not isinstance(field.value, String):
         yield subject.finding(

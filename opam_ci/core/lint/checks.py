@@ -1,4 +1,4 @@
-"""Which checks belong to which family, and how to run them on a package."""
+"""The checks of each family, and how to run them on a package."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -32,7 +32,7 @@ from opam_ci.core.lint.subject import LintSubject
 
 Check = Callable[[LintSubject], Iterable[LintFinding]]
 
-#: What the CI runs on a pull request; the archive's checks are for the archive alone.
+#: The families that the CI checks on a pull request; the archive's are for the archive alone.
 DEFAULT_KINDS: Final = (CheckKind.OPAM, CheckKind.PUBLICATION)
 
 CHECKS: Final[Mapping[CheckKind, Sequence[Check]]] = {
@@ -56,25 +56,25 @@ CHECKS: Final[Mapping[CheckKind, Sequence[Check]]] = {
 }
 #: Further publication checks for the first version of a package.
 NEW_PACKAGE_CHECKS: Final[Sequence[Check]] = (check_name_collision, check_restricted_prefix)
-#: The checks that make sense of a package whose opam file cannot be read.
+#: The checks that apply to a package whose opam file cannot be read.
 _WITHOUT_CONTENT: Final[Sequence[Check]] = (check_directory,)
 
 
 def run_checks(
     subject: LintSubject, kinds: Collection[CheckKind] = DEFAULT_KINDS
 ) -> tuple[LintFinding, ...]:
-    """Judge one package whose opam file can be read."""
+    """Check one package whose opam file can be read."""
     checks: list[Check] = []
     for kind in CheckKind:
         if kind in kinds:
             checks += CHECKS[kind]
-    if subject.new and CheckKind.PUBLICATION in kinds:
+    if subject.facts.new and CheckKind.PUBLICATION in kinds:
         checks += NEW_PACKAGE_CHECKS
     return tuple(finding for check in checks for finding in check(subject))
 
 
 def unreadable(subject: LintSubject, fault: Unreadable) -> tuple[LintFinding, ...]:
-    """Judge one package whose opam file cannot be read: that fault and what needs no content.
+    """Report an opam file that cannot be read, and run the checks that need no content.
 
     Args:
         subject: The package, with an `OpamFile` without items.
@@ -89,5 +89,5 @@ def unreadable(subject: LintSubject, fault: Unreadable) -> tuple[LintFinding, ..
             "column": None if fault.column is None else fault.column + 1,
         }
     )
-    checks = (*_WITHOUT_CONTENT, *(NEW_PACKAGE_CHECKS if subject.new else ()))
+    checks = (*_WITHOUT_CONTENT, *(NEW_PACKAGE_CHECKS if subject.facts.new else ()))
     return (finding, *(finding for check in checks for finding in check(subject)))

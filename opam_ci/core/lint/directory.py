@@ -12,8 +12,8 @@ _PERMISSIONS: Final = frozenset({0o644, 0o664})
 
 
 def check_directory(subject: LintSubject) -> Iterator[LintFinding]:
-    """The directory holds a plain file `opam` and nothing else."""
-    for entry in subject.entries or ():
+    """Allow a plain file `opam` in the directory and nothing else."""
+    for entry in subject.facts.entries or ():
         path = f"{subject.directory}/{entry.name}"
         if entry.name != OPAM_FILE:
             yield subject.finding(CheckId.UNEXPECTED_FILE, f"Unexpected file in {path}", file=path)

@@ -1,4 +1,4 @@
-"""Checks of what a package downloads or carries along."""
+"""Checks of a package's downloads and extra files."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ _PAIR = 2
 
 
 def check_checksums(subject: LintSubject) -> Iterator[LintFinding]:
-    """Every download has a checksum that is still hard to forge."""
+    """Require a checksum that is hard to forge for every download."""
     url = None if "url" in subject.dropped else subject.file.section("url")
     if url is not None and (source := section_source(url)) is not None:
         yield from _weak(subject, "url", source)
@@ -49,7 +49,7 @@ def _finding(
 def _extra_sources(subject: LintSubject) -> Iterator[Source]:
     sections = {} if "extra-source" in subject.dropped else _extra_source_sections(subject)
     if sections:
-        # opam reads the old field first and lets the sections replace it.
+        # opam reads the old field first; the sections replace it.
         yield from (source for section in sections.values() if (source := section_source(section)))
     elif (value := subject.value("extra-sources")) is not None:
         yield from deprecated_extra_sources(value)
@@ -73,7 +73,7 @@ def _extra_files(subject: LintSubject) -> Iterator[tuple[String, String]]:
 
 
 def check_extra_files(subject: LintSubject) -> Iterator[LintFinding]:
-    """Files beside the opam file are a thing of the past."""
+    """Refuse files beside the opam file."""
     value = subject.value("extra-files")
     if value is not None and rows(value):
         yield subject.finding(

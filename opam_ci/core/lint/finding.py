@@ -1,4 +1,4 @@
-"""What a lint check says about a package."""
+"""The findings of lint checks."""
 
 from enum import StrEnum
 
@@ -6,14 +6,14 @@ from opam_ci.core.model import Frozen
 
 
 class CheckKind(StrEnum):
-    """Which family of checks to run; the peer's `--checks` has the same three."""
+    """A family of checks; opam-repo-ci's `--checks` has the same three."""
 
     OPAM = "opam"
     """opam's own lint, by the real `opam lint`."""
     PUBLICATION = "publication"
-    """What opam-repository asks of a package that is published or changed."""
+    """opam-repository's requirements on a package that is published or changed."""
     ARCHIVE = "archive"
-    """What opam-repository's archive asks of a package that is moved there."""
+    """The requirements of opam-repository's archive on a package that is moved there."""
 
 
 class CheckId(StrEnum):
@@ -43,21 +43,21 @@ class CheckId(StrEnum):
 
 
 class Severity(StrEnum):
-    """How the peer introduces the message. Both turn the lint red."""
+    """The first word of the message in opam-repo-ci. Both fail the lint."""
 
     WARNING = "warning"
     ERROR = "error"
 
 
 class LintFinding(Frozen):
-    """One thing to change, in the peer's words and in ours.
+    """One finding, with opam-repo-ci's message and our explanation.
 
     Attributes:
         package: Full name, such as `cppo.1.8.0`.
         check: Which check found it.
-        severity: `warning` for advice on form, else `error`, as the peer says it.
-        message: The peer's sentence without its `Error in PACKAGE:` head. Scripts and
-            maintainers know these words, so they do not change.
+        severity: `warning` for advice on form, else `error`, as in opam-repo-ci.
+        message: opam-repo-ci's message without its `Error in PACKAGE:` head, unchanged, since
+            scripts and maintainers rely on it.
         explanation: Why it matters and what to do about it.
         file: Path in the repository, such as `packages/cppo/cppo.1.8.0/opam`.
         line: 1-based line in `file`, None where no one line is at fault.
@@ -77,7 +77,7 @@ class LintFinding(Frozen):
 
     @property
     def machine_message(self) -> str:
-        """The line that the peer's `--machine-readable` prints for it."""
+        """The line that opam-repo-ci's `--machine-readable` prints for it."""
         return f"{self.severity.value.capitalize()} in {self.package}: {self.message}"
 
     @property
@@ -87,12 +87,12 @@ class LintFinding(Frozen):
 
 
 class LintReport(Frozen):
-    """What a lint of some packages found.
+    """The result of linting some packages.
 
     Attributes:
         findings: In the order of `checked`, then in the order of the checks.
-        checked: The packages that were looked at, as asked for.
-        missing: The packages that were asked for and have no opam file.
+        checked: The packages that were linted, in the order of the request.
+        missing: The requested packages that have no opam file.
     """
 
     findings: tuple[LintFinding, ...] = ()
@@ -101,7 +101,7 @@ class LintReport(Frozen):
 
     @property
     def clean(self) -> bool:
-        """Whether every package was there and nothing was found."""
+        """Whether no package is missing and nothing was found."""
         return not self.findings and not self.missing
 
 
@@ -111,7 +111,7 @@ class LintRequest(Frozen):
     Attributes:
         package: Full name.
         new: Whether no other version of it was published before; None to find out by
-            looking for other versions in the repository, as the peer does.
+            looking for other versions in the repository, as opam-repo-ci does.
     """
 
     package: str

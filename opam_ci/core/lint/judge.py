@@ -1,17 +1,15 @@
 """From the bytes of an opam file and opam's own lint to the findings about a package."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from opam_ci.core.lint.checks import DEFAULT_KINDS, run_checks, unreadable
 from opam_ci.core.lint.finding import CheckKind, LintFinding
 from opam_ci.core.lint.opam_messages import Unreadable, dropped_fields, unreadable_by_opam
 from opam_ci.core.lint.subject import (
-    DirectoryEntry,
     LintSubject,
     OpamMessage,
-    PackageNames,
+    PackageFacts,
     package_directory,
 )
 from opam_ci.core.opam.errors import OpamSyntaxError
@@ -20,27 +18,8 @@ from opam_ci.core.opam.file import OpamFile, parse
 _UPSTREAM_CHECK_FAILED: Final = 60
 
 
-@dataclass(frozen=True, slots=True)
-class PackageFacts:
-    """What is known of a package beside the content of its opam file.
-
-    Attributes:
-        package: Full name.
-        new: Whether no version of it was published before.
-        entries: What its directory holds; None when that is not known.
-        names: The names in the repository that it could be mistaken for.
-        with_upstream: Whether opam was asked to download sources.
-    """
-
-    package: str
-    new: bool
-    entries: Sequence[DirectoryEntry] | None = None
-    names: PackageNames | None = None
-    with_upstream: bool = False
-
-
 def read_opam_file(package: str, content: bytes) -> OpamFile | Unreadable:
-    """Parse a package's opam file, or say why that cannot be done."""
+    """Parse a package's opam file, or return why it cannot be read."""
     try:
         return parse(content, filename=f"{package_directory(package)}/opam")
     except OpamSyntaxError as error:
@@ -48,11 +27,11 @@ def read_opam_file(package: str, content: bytes) -> OpamFile | Unreadable:
 
 
 def sources_fetched(file: OpamFile, messages: Sequence[OpamMessage]) -> bool | None:
-    """What a lint with `--check-upstream` tells about a package's source.
+    """Whether a lint with `--check-upstream` found a package's source.
 
     Returns:
-        False when there is none, or opam could not download what the checksums name; None
-        when nothing speaks against it. opam does not try sources in version control.
+        False if there is none, or opam could not download one that matches the checksums;
+        otherwise None, which proves nothing: opam does not try sources in version control.
     """
     refused = "url" in dropped_fields(messages) or file.section("url") is None
     unfetched = any(message.code == _UPSTREAM_CHECK_FAILED for message in messages)
@@ -69,22 +48,19 @@ def judge(
 
     Args:
         facts: What is known of it.
-        file: Its opam file, as `read_opam_file` gives it.
-        messages: What `opam lint` says of the same bytes. They are needed even where opam's
-            checks are not asked for, since they say which fields opam refuses; the other
-            checks judge what opam sees.
+        file: Its opam file, as returned by `read_opam_file`.
+        messages: The messages of `opam lint` about the same bytes. They are needed even if
+            opam's own checks are not to run, since they name the fields that opam refuses,
+            and the other checks judge what opam reads.
         kinds: The families of checks to run.
     """
     fault = file if isinstance(file, Unreadable) else unreadable_by_opam(messages)
     opam_file = OpamFile("opam", ()) if isinstance(file, Unreadable) else file
     subject = LintSubject(
-        package=facts.package,
-        new=facts.new,
+        facts=facts,
         file=opam_file,
         dropped=dropped_fields(messages),
         opam_messages=messages,
-        entries=facts.entries,
-        names=facts.names,
         sources=sources_fetched(opam_file, messages) if facts.with_upstream else None,
     )
     return unreadable(subject, fault) if fault else run_checks(subject, kinds)

@@ -21,13 +21,13 @@ from opam_ci.core.opam.nodes import Ident, List, String
 _EXAMPLE_TAGS: Final = ("add topics", "topics", "to describe", "your", "project")
 _CONF_PREFIX: Final = "conf-"
 _CONF_TAG: Final = "flags:conf"
-# OCaml's String.trim and opam's strip: what opam takes off a version before it looks at it.
+# OCaml's String.trim and opam's strip: the characters that opam strips from a version.
 _BLANKS: Final = " \t\r\n\f"
 _ALL_CONF_PROPERTIES: Final = 3
 
 
 def check_name_field(subject: LintSubject) -> Iterator[LintFinding]:
-    """A `name:` field repeats the directory, or contradicts it."""
+    """Report a `name:` field that repeats the directory, or contradicts it."""
     value = subject.value("name")
     if not isinstance(value, String):
         return
@@ -38,7 +38,7 @@ def check_name_field(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_version_field(subject: LintSubject) -> Iterator[LintFinding]:
-    """A `version:` field repeats the directory, or contradicts it."""
+    """Report a `version:` field that repeats the directory, or contradicts it."""
     value = subject.value("version")
     if not isinstance(value, String):
         return
@@ -70,7 +70,7 @@ def _unmatched(
 
 
 def check_dune_subst(subject: LintSubject) -> Iterator[LintFinding]:
-    """`dune subst` runs in a release, where only `{dev}` may guard it."""
+    """Report `dune subst` without `{dev}`: it would run in a release."""
     value = subject.value("build")
     if value is None:
         return
@@ -78,8 +78,8 @@ def check_dune_subst(subject: LintSubject) -> Iterator[LintFinding]:
         command, filters = option(row)
         if not isinstance(command, List):
             continue
-        words = [item.value for item in command.items if isinstance(item, String)]
-        if words != ["dune", "subst"] or len(command.items) != len(words):
+        strings_only = [item.value for item in command.items if isinstance(item, String)]
+        if strings_only != ["dune", "subst"] or len(command.items) != len(strings_only):
             continue
         guard = ungrouped(filters[0]) if len(filters) == 1 else None
         if not (isinstance(guard, Ident) and guard.name == "dev"):
@@ -94,7 +94,7 @@ def check_dune_subst(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_dune_build(subject: LintSubject) -> Iterator[LintFinding]:
-    """A dependency on dune for building alone would not cause rebuilds when dune changes."""
+    """Report a dependency on dune for building alone: dune's changes would not cause rebuilds."""
     value = subject.value("depends")
     if value is None:
         return
@@ -112,9 +112,9 @@ def check_dune_build(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_maintainer_contact(subject: LintSubject) -> Iterator[LintFinding]:
-    """Nobody can be told of a fault: no `bug-reports` and no address in `maintainer`."""
+    """Require a contact: `bug-reports`, or an address in `maintainer`."""
     maintainers = _strings(subject, "maintainer")
-    # The peer's expression does not look past the first line of a maintainer.
+    # The expression of opam-repo-ci matches in the first line of a maintainer only.
     if _strings(subject, "bug-reports") or any("@" in m.partition("\n")[0] for m in maintainers):
         return
     yield subject.finding(
@@ -127,7 +127,7 @@ def check_maintainer_contact(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_default_tags(subject: LintSubject) -> Iterator[LintFinding]:
-    """The example tags of `dune init` were left in place."""
+    """Report the example tags of `dune init`."""
     tags = _strings(subject, "tags")
     examples = [tag for tag in _EXAMPLE_TAGS if tag in tags]
     if examples:
@@ -141,7 +141,7 @@ def check_default_tags(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_pin_depends(subject: LintSubject) -> Iterator[LintFinding]:
-    """A published package pins what it depends on."""
+    """Report a published package that pins its dependencies."""
     if subject.value("pin-depends") is not None:
         yield subject.finding(
             CheckId.PIN_DEPENDS,
@@ -151,7 +151,7 @@ def check_pin_depends(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_conf(subject: LintSubject) -> Iterator[LintFinding]:
-    """The prefix `conf-`, the flag `conf` and `depexts` go together."""
+    """Require the prefix `conf-`, the flag `conf` and `depexts` together."""
     properties = []
     if is_conf(subject):
         properties.append("the 'conf' flag")
@@ -170,7 +170,7 @@ def check_conf(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def is_conf(subject: LintSubject) -> bool:
-    """Whether opam takes the package for a conf package: by flag, or by the tag of old."""
+    """Whether opam considers the package a conf package: by its flag, or by the old tag."""
     flags = subject.value("flags")
     if flags is not None and "conf" in idents(flags):
         return True
@@ -178,7 +178,7 @@ def is_conf(subject: LintSubject) -> bool:
 
 
 def check_sources(subject: LintSubject) -> Iterator[LintFinding]:
-    """The source could not be fetched; conf packages have none."""
+    """Report a source that could not be fetched; conf packages have none."""
     if subject.sources is False and not is_conf(subject):
         yield subject.finding(
             CheckId.SOURCES,

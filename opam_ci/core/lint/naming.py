@@ -7,8 +7,8 @@ from opam_ci.core.lint.finding import CheckId, LintFinding, Severity
 from opam_ci.core.lint.subject import LintSubject
 from opam_ci.core.lint.values import strings
 
-# Each reserved prefix and the conflict class of the packages that bear it, as the peer has
-# them (it writes `mysys2-`, and the answers that we are compared with do too).
+# Each reserved prefix and the conflict class of the packages that have it, as in opam-repo-ci
+# (which has `mysys2-`, as have its results that ours are compared with).
 CONFLICT_CLASSES: Final[Mapping[str, str]] = {
     "mysys2-": "msys2-env",
     "arch-": "ocaml-arch",
@@ -24,7 +24,7 @@ _PREFIXES: Final[Mapping[str, str]] = {
 
 
 def check_conflict_class(subject: LintSubject) -> Iterator[LintFinding]:
-    """A reserved prefix and its conflict class come together or not at all."""
+    """Require a reserved prefix and its conflict class together."""
     value = subject.value("conflict-class")
     classes = (strings(value) or []) if value is not None else []
     field = subject.file.field("conflict-class")
@@ -48,8 +48,8 @@ def check_conflict_class(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_name_collision(subject: LintSubject) -> Iterator[LintFinding]:
-    """A new package whose name people will mistake for another's."""
-    for other in subject.names.like(subject.name) if subject.names else ():
+    """Report a new package with a name that can be mistaken for that of another."""
+    for other in subject.facts.names.like(subject.name) if subject.facts.names else ():
         yield subject.finding(
             CheckId.NAME_COLLISION,
             f"Possible name collision with package '{other}'",
@@ -58,7 +58,7 @@ def check_name_collision(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def check_restricted_prefix(subject: LintSubject) -> Iterator[LintFinding]:
-    """A new package with a name that looks like a part of the compiler's environment."""
+    """Report a new package with a prefix that is reserved for the compiler's environment."""
     for prefix in CONFLICT_CLASSES:
         if subject.name.startswith(prefix):
             yield subject.finding(

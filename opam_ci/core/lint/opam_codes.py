@@ -1,4 +1,4 @@
-"""What we know of opam's lint codes: which fields they are about, and what to do.
+"""opam's lint codes: the fields that they are about, and how to fix their messages.
 
 The codes are those of opam 2.3 to 2.5 (opamFileTools.ml, `t_lint`).
 """
@@ -14,8 +14,8 @@ _FORMULAS: Final = ("depends", "depopts", "conflicts")
 _FILTERED: Final = (*_FORMULAS, "available", "depexts", *_SCRIPTS)
 _URLS: Final = ("url", "dev-repo", "extra-source", "pin-depends")
 
-#: The fields and sections to look in for what a message is about. Codes for a missing field
-#: have no place.
+#: The fields and sections in which to search for the text that a message quotes. Codes for a
+#: missing field have no place.
 FIELDS: Final[Mapping[int, tuple[str, ...]]] = {
     20: ("opam-version",),
     21: ("opam-version",),
@@ -60,21 +60,21 @@ FIELDS: Final[Mapping[int, tuple[str, ...]]] = {
     74: ("pin-depends",),
 }
 
-#: What to do about a message whose own words do not say it.
+#: How to fix what a message reports, where the message itself has no advice.
 ADVICE: Final[Mapping[int, str]] = {
     3: (
         "opam ignores the field because its value has the wrong form. The manual lists the"
         " form of every field: https://opam.ocaml.org/doc/Manual.html#opam"
     ),
-    22: "A field that says nothing is better left out.",
+    22: "Remove the empty field, or fill it in.",
     23: 'Add maintainer: "Name <address>".',
     25: 'Add authors: ["Name <address>"].',
-    26: "What is installed by `build:` belongs into `install:`, so that opam can track it.",
+    26: "Move what installs files from `build:` to `install:`, so that opam can track it.",
     28: "Check the spelling; the manual lists the flags that exist.",
     35: "Add homepage: with the URL of the project.",
     36: "Add bug-reports: with the URL of the issue tracker.",
     37: 'Add dev-repo: "git+https://…" with the URL that `git clone` takes.',
-    39: "Write `make` without quotes: opam then takes the make of the platform.",
+    39: "Write `make` without quotes: opam then uses the make of the platform.",
     41: (
         "Add the packages to `depends:` or `depopts:`, or guard the argument with"
         " {package:installed}."
@@ -84,9 +84,9 @@ ADVICE: Final[Mapping[int, str]] = {
     46: "A conf package only checks the system; remove what downloads or installs.",
     47: 'Write it like a title: synopsis: "Parser for something".',
     49: "Write the URL with its version control system in front, such as git+https://….",
-    54: "One string for each system package: two names in one string are no package.",
-    55: "opam never sees this spelling, so the condition would never hold.",
-    57: "Add synopsis: with one line that says what the package is for.",
+    54: "Write one string for each system package: two names in one string are not a package.",
+    55: "opam never uses this spelling, so the condition would never be true.",
+    57: "Add synopsis: with one line that describes the purpose of the package.",
     59: 'Add checksum: "sha256=…" with the output of `sha256sum ARCHIVE`.',
     62: (
         "Use an expression of SPDX identifiers, such as MIT, LGPL-2.1-or-later WITH"

@@ -10,13 +10,13 @@ from opam_ci.core.lint.opam_codes import ADVICE, FIELDS
 from opam_ci.core.lint.subject import LintSubject, OpamMessage
 from opam_ci.core.opam.nodes import Node, String
 
-# opam's numbers for "does not parse" and "is no opam file of this format".
+# opam's codes for "does not parse" and "not an opam file of this format".
 _UNREADABLE: Final = frozenset({1, 2})
 _FILE_FORMAT: Final = re.compile(r"File format error(?P<place>[^:]*): (?P<reason>.*)", re.DOTALL)
 _FORMAT_ERROR: Final = 3
 _IN_FIELD: Final = re.compile(r"File format error in '(?P<field>[^']*)'(?P<rest>.*)", re.DOTALL)
 _PLACE: Final = re.compile(r" at line (?P<line>\d+), column (?P<column>\d+)")
-# These say that opam keeps the first of two, or never knew the field; none is dropped.
+# In these cases opam keeps the first of two, or does not know the field; no field is dropped.
 _KEPT: Final = re.compile(r": (?:Duplicate|Invalid) (?:field|section) ")
 _FURTHER_LINE: Final = re.compile(r"\n(?=[^\n])")
 _INDENT: Final = 14
@@ -28,8 +28,8 @@ class Unreadable:
     """Why an opam file cannot be read at all.
 
     Attributes:
-        reason: What is wrong, in opam's words where it has some.
-        line: 1-based, None where the file as a whole is refused.
+        reason: What is wrong; opam's own message where it has one.
+        line: 1-based, None if the file as a whole is refused.
         column: 0-based, as opam counts.
     """
 
@@ -39,7 +39,7 @@ class Unreadable:
 
 
 def unreadable_by_opam(messages: Iterable[OpamMessage]) -> Unreadable | None:
-    """What opam says of a file that it cannot read; None for one that it can."""
+    """The error of opam about a file that it cannot read; None for one that it can."""
     for message in messages:
         if message.code in _UNREADABLE:
             match = _FILE_FORMAT.match(message.text)
@@ -53,7 +53,7 @@ def unreadable_by_opam(messages: Iterable[OpamMessage]) -> Unreadable | None:
 
 
 def dropped_fields(messages: Iterable[OpamMessage]) -> frozenset[str]:
-    """The fields that opam refuses and reads the file without, by its own account."""
+    """The fields that opam reports as refused; it reads the file without them."""
     dropped = set()
     for message in messages:
         match = _IN_FIELD.match(message.text) if message.code == _FORMAT_ERROR else None
@@ -63,10 +63,9 @@ def dropped_fields(messages: Iterable[OpamMessage]) -> frozenset[str]:
 
 
 def opam_findings(subject: LintSubject) -> Iterator[LintFinding]:
-    """What opam's lint says, in the peer's words."""
+    """Report the messages of opam's lint, in the format of opam-repo-ci."""
     for message in subject.opam_messages:
-        # opam pads its numbers to two places and indents further lines, and the peer passes
-        # them on so.
+        # opam pads its codes to two places and indents further lines; opam-repo-ci keeps both.
         sentence = _FURTHER_LINE.sub(f"\n{' ' * _INDENT}", message.text)
         text = f"Opam lint {message.level} {message.code:2d}: {sentence}".rstrip()
         finding = subject.finding(
@@ -83,7 +82,7 @@ def opam_findings(subject: LintSubject) -> Iterator[LintFinding]:
 
 
 def _culprit(subject: LintSubject, message: OpamMessage) -> Node | None:
-    """The text that a message quotes, in the fields that its code is about; else the field."""
+    """Find the text that a message quotes, in the fields that its code is about; else the field."""
     file = subject.file
     found = (file.field(name) or file.section(name) for name in FIELDS.get(message.code, ()))
     nodes = [node for node in found if node is not None]

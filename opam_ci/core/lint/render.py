@@ -1,4 +1,4 @@
-"""A lint report as text: one line a message for scripts, grouped by package for people."""
+"""A lint report as text: a line for each message, or grouped by package for people."""
 
 import textwrap
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ _INDENT: Final = "    "
 
 
 def machine_lines(report: LintReport) -> Iterator[str]:
-    """The lines that the peer's `--machine-readable` prints."""
+    """The lines that opam-repo-ci's `--machine-readable` prints."""
     return (finding.machine_message for finding in report.findings)
 
 
 def human_lines(report: LintReport, *, width: int) -> Iterator[str]:
-    """What an author reads: each package, each finding with its place and what to do.
+    """The report for authors: each package, each finding with its place and how to fix it.
 
     Args:
-        report: What was found.
-        width: In characters; sentences are wrapped at words to fit it.
+        report: The report.
+        width: In characters; sentences are wrapped at blanks to fit it.
     """
     for package, findings in groupby(report.findings, key=lambda finding: finding.package):
         yield f"{package}:"
@@ -47,7 +47,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def summary_line(report: LintReport) -> str:
-    """How many packages were looked at, with which opam, and in how many something was found."""
+    """The number of packages checked, the opam that checked them, and the number of findings."""
     checked = len(report.checked)
     faulty = len({finding.package for finding in report.findings})
     packages = f"{checked} package{'' if checked == 1 else 's'} checked with opam {OPAM_VERSION}"

@@ -1,4 +1,4 @@
-"""What the checks look at: one package with all that is known of it."""
+"""The input of the checks: one package with all that is known of it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class DirectoryEntry(Frozen):
 
     Attributes:
         name: File name, without the directory.
-        permissions: Permission bits such as 0o644; None for what is no regular file.
+        permissions: Permission bits such as 0o644; None for anything but a regular file.
     """
 
     name: str
@@ -31,8 +31,8 @@ class OpamMessage(Frozen):
 
     Attributes:
         code: opam's number of it.
-        level: How opam ranks it.
-        text: opam's sentence.
+        level: Its severity.
+        text: Its text.
     """
 
     code: int
@@ -41,7 +41,7 @@ class OpamMessage(Frozen):
 
 
 class PackageNames:
-    """The names of all packages in a repository, ready to be asked for look-alikes."""
+    """An index of the names of all packages in a repository, to find similar ones."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._by_likeness: defaultdict[str, list[str]] = defaultdict(list)
@@ -54,34 +54,52 @@ class PackageNames:
 
 
 def likeness(name: str) -> str:
-    """What two names have in common when people mistake one for the other."""
+    """A key that is equal for names that can be mistaken for each other."""
     return name.lower().translate(_SEPARATORS)
 
 
 @dataclass(frozen=True, slots=True)
-class LintSubject:
-    """One package to be judged.
+class PackageFacts:
+    """What is known of a package beside the content of its opam file.
 
     Attributes:
-        package: Full name, `name.version`.
+        package: Full name.
         new: Whether no version of it was published before.
-        file: Its opam file.
-        dropped: The fields of it that opam refuses and therefore does not see; section
-            fields as `url.checksum`.
-        opam_messages: What `opam lint` says of the file.
-        entries: What its directory holds; None when that is not known.
+        entries: The content of its directory; None if that is not known.
         names: The names in the repository that it could be mistaken for.
-        sources: Whether its source could be fetched; None when nobody tried.
+        with_upstream: Whether opam's lint also downloads sources.
     """
 
     package: str
     new: bool
+    entries: Sequence[DirectoryEntry] | None = None
+    names: PackageNames | None = None
+    with_upstream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LintSubject:
+    """One package to check.
+
+    Attributes:
+        facts: What is known of it beside the content of its opam file.
+        file: Its opam file.
+        dropped: The fields of it that opam refuses and therefore ignores; section fields as
+            `url.checksum`.
+        opam_messages: The messages of `opam lint` about the file.
+        sources: False if its source could not be fetched; None if that is not known.
+    """
+
+    facts: PackageFacts
     file: OpamFile
     dropped: frozenset[str] = frozenset()
     opam_messages: Sequence[OpamMessage] = ()
-    entries: Sequence[DirectoryEntry] | None = None
-    names: PackageNames | None = None
     sources: bool | None = None
+
+    @property
+    def package(self) -> str:
+        """The package's full name, `name.version`."""
+        return self.facts.package
 
     @property
     def name(self) -> str:
@@ -99,7 +117,7 @@ class LintSubject:
         return package_directory(self.package)
 
     def value(self, field: str) -> Value | None:
-        """The value of a field as opam sees it: None when absent or refused."""
+        """The value of a field as opam reads it: None if absent or refused."""
         return None if field in self.dropped else self.file.value(field)
 
     def finding(  # noqa: PLR0913  every argument after `message` has one plain default
@@ -112,7 +130,7 @@ class LintSubject:
         explanation: str | None = None,
         file: str | None = None,
     ) -> LintFinding:
-        """A finding about this package, at a node of its opam file where one is to blame."""
+        """Make a finding about this package, at a node of its opam file if one is at fault."""
         position = self.file.position(at) if at is not None else None
         return LintFinding(
             package=self.package,
@@ -132,5 +150,5 @@ def package_name(package: str) -> str:
 
 
 def package_directory(package: str) -> str:
-    """Where a repository keeps a package: `packages/cppo/cppo.1.8.0`."""
+    """The directory of a package in a repository: `packages/cppo/cppo.1.8.0`."""
     return f"packages/{package_name(package)}/{package}"

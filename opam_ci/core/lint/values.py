@@ -1,11 +1,12 @@
-"""Read the values of fields that opam accepted, in the shapes that opam gives them.
+"""Reading the values of fields that opam accepted.
 
-opam drops a field whose value has the wrong shape and goes on without it. These readers do
-the same: what opam would not take is an empty answer here.
+opam drops a field whose value has the wrong form. So do these readers: for a value that opam
+would refuse they return nothing.
 """
 
 from collections.abc import Iterator, Sequence
 
+from opam_ci.core.opam.formula import negate_relop
 from opam_ci.core.opam.nodes import (
     Group,
     Ident,
@@ -18,19 +19,11 @@ from opam_ci.core.opam.nodes import (
     String,
     Value,
 )
-
-_NEGATED: dict[RelopKind, RelopKind] = {
-    "=": "!=",
-    "!=": "=",
-    ">=": "<",
-    "<": ">=",
-    ">": "<=",
-    "<=": ">",
-}
+from opam_ci.core.opam.values import nested
 
 
 def strings(value: Value) -> list[str] | None:
-    """The strings of `"a"` or `["a" "b"]`; None for every other shape."""
+    """The strings of `"a"` or `["a" "b"]`; None for any other form."""
     items = value.items if isinstance(value, List) else (value,)
     texts = [item.value for item in items if isinstance(item, String)]
     return texts if len(texts) == len(items) else None
@@ -43,31 +36,13 @@ def idents(value: Value) -> list[str]:
 
 
 def rows(value: Value) -> tuple[Value, ...]:
-    """The elements of a list of lists, where one row may stand without its outer brackets.
+    """The elements of a list of lists, where a single row may lack its outer brackets.
 
-    opam judges by the first element only, and so does this: `["a" "b"]` is one row and
+    opam decides by the first element only, and so does this: `["a" "b"]` is one row and
     `[["a"] ["b"]]` are two.
     """
-    missing = 2 - _depth(value)
-    if missing <= 0:
-        return value.items if isinstance(value, List) else ()
-    if missing == 1:
-        return (value,)
-    return (List((value,), value.start, value.end),)
-
-
-def _depth(value: Value) -> int:
-    depth = 0
-    while True:
-        if isinstance(value, Option):
-            value = value.value
-        elif isinstance(value, List):
-            depth += 1
-            if not value.items:
-                return depth
-            value = value.items[0]
-        else:
-            return depth
+    deep = nested(value, 2)
+    return deep.items if isinstance(deep, List) else ()
 
 
 def option(value: Value) -> tuple[Value, tuple[Value, ...]]:
@@ -107,15 +82,14 @@ def package_atoms(value: Value) -> Iterator[tuple[String, tuple[Value, ...]]]:
 def constraint_operators(conditions: Sequence[Value]) -> Iterator[RelopKind]:
     """The operators of the version constraints among a dependency's conditions.
 
-    A `!` before a constraint turns its operator round; what it says of a filter does not
-    matter here.
+    A `!` before a constraint inverts its operator; its effect on a filter does not matter here.
     """
     stack = [(value, False) for value in conditions]
     while stack:
         node, negated = stack.pop()
         match node:
             case PrefixRelop(op=op):
-                yield _NEGATED[op] if negated else op
+                yield negate_relop(op) if negated else op
             case Logop(operands=operands):
                 stack.extend((operand, negated) for operand in operands)
             case Group(items=items):
@@ -127,9 +101,9 @@ def constraint_operators(conditions: Sequence[Value]) -> Iterator[RelopKind]:
 
 
 def plain_variables(conditions: Sequence[Value]) -> Iterator[str]:
-    """The variables that stand alone among a dependency's conditions, as in `{build & dev}`.
+    """The variables that are conditions of a dependency by themselves, as in `{build & dev}`.
 
-    Inside `!`, a comparison or a string they do not stand alone.
+    Those inside `!`, a comparison or a string are not.
     """
     stack = list(conditions)
     while stack:

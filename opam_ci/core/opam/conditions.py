@@ -1,7 +1,7 @@
 """Readers of filters, version constraints and package formulas."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from opam_ci.core.opam.errors import OcamlFailure
@@ -64,7 +64,7 @@ def variable(text: str, *, in_string: bool = False) -> FIdent:
 
     Args:
         text: The text.
-        in_string: It stood in `%{…}%`, where `?package:variable` is a hack of opam 2.2 for
+        in_string: Whether it was in `%{…}%`, where `?package:variable` is a hack of opam 2.2 for
             packages with `+` in their names.
 
     Raises:
@@ -148,9 +148,50 @@ def _from_the_right(read: Callable[[Value], Any], operands: Sequence[Value]) -> 
     return [read(operand) for operand in reversed(operands)][::-1]
 
 
+def _from_the_left(read: Callable[[Value], Any], operands: Sequence[Value]) -> list[Any]:
+    return [read(operand) for operand in operands]
+
+
 FILTER: Final = Reader(_filter, "filter-expression")
 ARGUMENT: Final = option_of(SIMPLE_ARG, optional(FILTER))
 COMMAND: Final = option_of(list_of(ARGUMENT), optional(FILTER))
+
+# Formulas
+
+
+def _formula(
+    kind: type[And] | type[Or],
+    leaf: Callable[[Value], Any],
+    *,
+    negate_leaf: Callable[[Any], Any] | None = None,
+    operators: Collection[str] = ("&", "|"),
+    read: Callable[[Callable[[Value], Formula], Sequence[Value]], list[Formula]] = _from_the_right,
+) -> Callable[[Sequence[Value], Span], Formula]:
+    """A function that reads formulas.
+
+    Args:
+        kind: What combines values that no operator separates.
+        leaf: Reads a leaf; refuses other values with `Unexpected`.
+        negate_leaf: Negates a leaf; None where no formula can be negated.
+        operators: Those that the formula may have.
+        read: Reads the operands of an operator, in opam's order.
+    """
+
+    def run(values: Sequence[Value], _span: Span) -> Formula:
+        return join(kind, [one(value) for value in values])
+
+    def one(value: Value) -> Formula:
+        match value:
+            case Group(items=items):
+                return Block(run(items, span_of(value)))
+            case Logop(op=op, operands=operands) if op in operators:
+                return chain(And if op == "&" else Or, read(one, operands))
+            case Pfxop(op="!", value=operand) if negate_leaf is not None:
+                return negate(one(operand), negate_leaf)
+        return Atom(leaf(value))
+
+    return run
+
 
 # Version constraints
 
@@ -158,46 +199,28 @@ COMMAND: Final = option_of(list_of(ARGUMENT), optional(FILTER))
 def constraints(version: Reader) -> Reader:
     """A formula of `Constraint`s alone, for the old `ocaml-version` field."""
 
-    def run(values: Sequence[Value], _span: Span) -> Formula:
-        return join(And, [one(value) for value in values])
-
-    def one(value: Value) -> Formula:
+    def leaf(value: Value) -> Constraint:
         match value:
             case PrefixRelop(op=op, value=bound):
-                return Atom(Constraint(op, FString(version.read(bound, span_of(bound)))))
-            case Logop(op=op, operands=operands):
-                kind = And if op == "&" else Or
-                return chain(kind, _from_the_right(one, operands))
-            case Pfxop(op="!", value=operand):
-                return negate(one(operand), _negate_constraint)
-            case Group(items=items):
-                return Block(run(items, span_of(value)))
+                return Constraint(op, FString(version.read(bound, span_of(bound))))
         raise Unexpected(span_of(value))
 
+    run = _formula(And, leaf, negate_leaf=_negate_condition)
     return Reader(run, f"{version.name}-constraints")
 
 
-def _negate_constraint(leaf: Constraint | Filter) -> Constraint | Filter:
+def _negate_condition(leaf: Constraint | Filter) -> Constraint | Filter:
     if isinstance(leaf, Constraint):
         return Constraint(negate_relop(leaf.op), leaf.version)
     return FNot(leaf)
 
 
-def _filtered(values: Sequence[Value], _span: Span) -> Formula:
-    return join(And, [_filtered_one(value) for value in values])
-
-
-def _filtered_one(value: Value) -> Formula:
+def _condition(value: Value) -> Constraint | Filter:
     match value:
         case PrefixRelop(op=op, value=bound):
-            return Atom(Constraint(op, EXTENDED_VERSION.read(bound, span_of(bound))))
-        case Logop(op=op, operands=operands):
-            return join(And if op == "&" else Or, _from_the_right(_filtered_one, operands))
-        case Group(items=items):
-            return Block(_filtered(items, span_of(value)))
-        case Pfxop(op="!", value=operand):
-            return negate(_filtered((operand,), span_of(value)), _negate_constraint)
-    return Atom(FILTER.run((value,), span_of(value)))
+            return Constraint(op, EXTENDED_VERSION.read(bound, span_of(bound)))
+    condition: Filter = FILTER.run((value,), span_of(value))
+    return condition
 
 
 def _extended_version(value: Value, _span: Span) -> Filter:
@@ -222,14 +245,16 @@ def _with_variables_as_dashes(text: str) -> str:
         if not match[2]:
             return match[0]
         found = variable(match[1], in_string=True)
-        # A converter of something that is no boolean gives its second text.
+        # A converter of a value that is not a boolean yields its second text.
         return found.converter[1] if found.converter else "-"
 
     return INTERPOLATION.sub(replace, text)
 
 
 EXTENDED_VERSION: Final = Reader(_extended_version, "version-expr")
-FILTERED_CONSTRAINTS: Final = Reader(_filtered, "filtered-constraints")
+FILTERED_CONSTRAINTS: Final = Reader(
+    _formula(And, _condition, negate_leaf=_negate_condition), "filtered-constraints"
+)
 
 # Package formulas
 
@@ -242,25 +267,16 @@ def formula_items(
     *,
     only_or: bool = False,
 ) -> Reader:
-    """A list of atoms with conditions, combined by `kind` where no operator stands."""
+    """A list of atoms with conditions, combined by `kind` where an operator is missing."""
     with_condition = option_of(atom, condition)
 
-    def run(values: Sequence[Value], _span: Span) -> Formula:
-        return join(kind, [one(value) for value in values])
-
-    def one(value: Value) -> Formula:
-        match value:
-            case String() | Option():
-                return Atom(Dependency(*with_condition.read(value, span_of(value))))
-            case Group(items=items):
-                return Block(run(items, span_of(value)))
-            case Logop(op="|", operands=operands):
-                return chain(Or, [one(operand) for operand in operands])
-            case Logop(op="&", operands=operands) if not only_or:
-                return chain(And, [one(operand) for operand in operands])
+    def leaf(value: Value) -> Dependency:
+        if isinstance(value, String | Option):
+            return Dependency(*with_condition.read(value, span_of(value)))
         raise Unexpected(span_of(value))
 
-    return Reader(run, name)
+    operators = ("|",) if only_or else ("&", "|")
+    return Reader(_formula(kind, leaf, operators=operators, read=_from_the_left), name)
 
 
 def package_formula(kind: type[And] | type[Or]) -> Reader:
@@ -272,24 +288,18 @@ def package_formula(kind: type[And] | type[Or]) -> Reader:
 # The old `os` field
 
 
-def _os_items(values: Sequence[Value], _span: Span) -> Formula:
-    return join(Or, [_os_item(value) for value in values])
-
-
-def _os_item(value: Value) -> Formula:
-    match value:
-        case Group(items=items):
-            return Block(_os_items(items, span_of(value)))
-        case String(value=name):
-            return Atom((True, name))
-        case Logop(op=op, operands=operands):
-            return chain(And if op == "&" else Or, _from_the_right(_os_item, operands))
-        case Pfxop(op="!", value=operand):
-            return negate(_os_item(operand), lambda leaf: (not leaf[0], leaf[1]))
+def _os(value: Value) -> tuple[bool, str]:
+    if isinstance(value, String):
+        return True, value.value
     raise Unexpected(span_of(value))
 
 
-OS_CONSTRAINT: Final = LIST.then(Reader(_os_items, "os-constraint"))
+OS_CONSTRAINT: Final = LIST.then(
+    Reader(
+        _formula(Or, _os, negate_leaf=lambda leaf: (not leaf[0], leaf[1])),
+        "os-constraint",
+    )
+)
 
 # Paths in environment variables
 
@@ -315,7 +325,7 @@ TAGS: Final = list_of(STRING)
 
 
 def tags_as_filter(tags: Sequence[str]) -> Filter:
-    """The filter that the old form of `depexts` stands for."""
+    """The filter that the tags in the old form of `depexts` mean."""
     if not tags:
         return FBool(value=True)
     *first, last = tags

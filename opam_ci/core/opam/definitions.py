@@ -1,7 +1,7 @@
 """The fields of opam files: how each is read, in the order in which opam reads them.
 
-The order matters for messages: of two wrong fields the one that stands first here is
-reported first, whatever the file's order.
+The order matters for messages: of two wrong fields the first one in this list is reported
+first, whatever the file's order.
 """
 
 from typing import Any, Final
@@ -82,13 +82,13 @@ def _store_author(record: Record, authors: tuple[str, ...]) -> None:
 
 
 def _store_depopts(record: Record, formula: Formula) -> None:
-    # opam takes optional dependencies for alternatives, whatever the operators say.
+    # opam treats optional dependencies as alternatives, whatever their operators.
     flat: list[Formula] = []
     for one in alternatives(formula):
         if isinstance(one, Atom):
             flat.append(one)
         else:
-            # It goes through the atoms of such a formula from the last to the first.
+            # opam collects the atoms of such a formula from the last to the first.
             flat.extend(Atom(value) for value in reversed(list(atoms(one))))
     record.values["depopts"] = join(Or, flat)
 
@@ -120,7 +120,7 @@ def _compiler_version(value: Value, _span: Span) -> str:
 
 
 def _ignore(_record: Record, _value: Any) -> None:
-    """Old opam's `configure-style` is read and thrown away."""
+    """Drop the value: `configure-style` was a field of old opam."""
 
 
 _STRINGS: Final = list_of(STRING, depth=1)
@@ -141,6 +141,8 @@ _DEPEXTS: Final = either(
         depth=3,
     ),
 )
+#: An element of the old field `extra-sources`: `["url" {"name"} "checksum"]`.
+EXTRA_SOURCE: Final = tuple_of(option_of(URL, optional(ONLY.then(FILE_NAME))), CHECKSUM)
 _VARIABLE: Final = IDENT.then(of_text("variable", str))
 
 _READERS: Final[dict[str, Reader]] = {
@@ -193,9 +195,7 @@ _READERS: Final[dict[str, Reader]] = {
     .then(constraints(Reader(_compiler_version, "compiler-version"))),
     "os": OS_CONSTRAINT,
     "descr": STRIPPED.then(of_text("descr", str)),
-    "extra-sources": list_of(
-        tuple_of(option_of(URL, optional(ONLY.then(FILE_NAME))), CHECKSUM), depth=2
-    ),
+    "extra-sources": list_of(EXTRA_SOURCE, depth=2),
     "build-test": _COMMANDS,
     "build-doc": _COMMANDS,
 }

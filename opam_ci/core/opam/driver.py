@@ -14,7 +14,7 @@ from lark.parsers.lalr_analysis import Shift
 from lark.parsers.lalr_parser import LALR_Parser
 
 # For each state and symbol a state to go to, or a rule to reduce by: its callback, its
-# length, what it makes.
+# length, the name of its result.
 _Table = dict[Any, dict[str, Any]]
 
 

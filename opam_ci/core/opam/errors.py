@@ -1,15 +1,15 @@
-"""What can be wrong with the text of an opam file."""
+"""Errors in the text of an opam file."""
 
 from opam_ci.core.errors import OpamCiError
 
 
 class OpamSyntaxError(OpamCiError):
-    """The text is no opam file.
+    """The text is not an opam file.
 
     Attributes:
-        message: What is wrong, in opam's words where opam has words for it.
-        filename: The name under which the text was given.
-        line: 1-based line, 1 when the text as a whole is refused.
+        message: What is wrong; opam's own message where opam has one.
+        filename: The name of the file in messages.
+        line: 1-based line, 1 if the text as a whole is refused.
         column: 0-based column in bytes, as opam counts.
     """
 
@@ -21,12 +21,12 @@ class OpamSyntaxError(OpamCiError):
         self.column = column
 
 
-class OcamlFailure(Exception):  # noqa: N818 -- the name of the exception whose words it carries
-    """What opam raises as `Failure` when a text is none of the kind that a field wants.
+class OcamlFailure(Exception):  # noqa: N818 -- the name of OCaml's exception
+    """OCaml's `Failure`, which opam raises for a text that is not of the kind of its field.
 
-    Its text is opam's, since that is what people see; the reader of a field adds the rest.
+    Its message is opam's, since users see it; the reader of a field adds the rest.
     """
 
 
 class OcamlException(OcamlFailure):
-    """Another exception of opam; its text is how OCaml prints it."""
+    """Another exception of opam; its message is how OCaml prints it."""

@@ -1,13 +1,13 @@
-"""Why a package cannot be installed, in one line: opam's explanation, read and shortened.
+"""Why a package cannot be installed, in one line: opam's explanation, parsed and shortened.
 
-The shapes are those of opam 2.3 to 2.5 (`conflicts.causes` of the JSON report; source:
-`OpamCudf.string_of_explanation`), and those of its words before exit 5.
+The formats are those of opam 2.3 to 2.5 (`conflicts.causes` of the JSON report; source:
+`OpamCudf.string_of_explanation`), and those of its messages before exit 5.
 """
 
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from opam_ci.core.opam.version import compare as compare_versions
+from opam_ci.core.opam.version import satisfies
 
 LIMIT = 300
 """Characters of an explanation: a table and a log show it on one line."""
@@ -33,7 +33,7 @@ _APT = re.compile(r"^(?:E|Error): Unable to locate package (\S+)")
 
 
 def explain(own: str, causes: Sequence[str], *, hidden: Collection[str] = ()) -> str:
-    """Returns the solver's first telling cause in one line, at most `LIMIT` characters.
+    """Return the solver's most specific cause in one line, at most `LIMIT` characters.
 
     Args:
         own: Full name of the package that was to be installed.
@@ -41,18 +41,18 @@ def explain(own: str, causes: Sequence[str], *, hidden: Collection[str] = ()) ->
         hidden: Names of packages that are missing because an offline mirror lacks their sources.
     """
     read = [_read(own, cause[:_CAUSE_LIMIT], hidden=hidden) for cause in causes[:_CAUSES_READ]]
-    # A cause that begins with the package itself says what its author can change.
-    telling = sorted(filter(None, read), key=lambda line: not line.startswith(f"{own} "))
-    line = _clip(telling[0] if telling else _flat(causes[0][:_CAUSE_LIMIT]), LIMIT - 20)
+    # A cause that begins with the package itself names what its author can change.
+    explained = sorted(filter(None, read), key=lambda line: not line.startswith(f"{own} "))
+    line = _clip(explained[0] if explained else _flat(causes[0][:_CAUSE_LIMIT]), LIMIT - 20)
     return f"{line} (and {len(causes) - 1} more)" if len(causes) > 1 else line
 
 
 def explain_refusal(own: str, line: str) -> str | None:
-    """Returns in one line why opam, or apt, refused without asking the solver; None if unknown.
+    """Return in one line why opam, or apt, refused before the solver ran; None if unknown.
 
     Args:
         own: Full name of the package that was to be installed.
-        line: What the program said.
+        line: The program's message.
     """
     if (unmet := _UNMET.search(line)) is not None:
         return _clip(_flat(f"{own} is not available here (available: {unmet[1]})"), LIMIT)
@@ -62,14 +62,14 @@ def explain_refusal(own: str, line: str) -> str | None:
 
 
 def lacks_system_package(cause: str) -> bool:
-    """Whether a cause is that a dependency's system package does not exist here."""
+    """Whether a cause is a dependency's system package that does not exist here."""
     return _DEPEXTS.search(cause) is not None
 
 
 def rests_on_hidden(own: str, causes: Iterable[str], hidden: Iterable[str]) -> tuple[str, ...]:
-    """Returns names of hidden packages without which there might be a solution, sorted.
+    """Return names of hidden packages that could make a solution possible, sorted.
 
-    None if the causes hold whatever is hidden: they are about other packages, or want a version
+    Empty if the causes hold whatever is hidden: they are about other packages, or need a version
     that no hidden package has.
 
     Args:
@@ -92,15 +92,12 @@ def rests_on_hidden(own: str, causes: Iterable[str], hidden: Iterable[str]) -> t
                 found.update(
                     name
                     for name in _NAME.findall(part if wanted is None else wanted[1])
-                    if any(wanted is None or _fits(v, wanted) for v in versions.get(name, ()))
+                    if any(
+                        wanted is None or satisfies(version, wanted[2], wanted[3])
+                        for version in versions.get(name, ())
+                    )
                 )
     return tuple(sorted(found)[:_HIDDEN_SHOWN])
-
-
-def _fits(version: str, wanted: re.Match[str]) -> bool:
-    order = compare_versions(version, wanted[3])
-    signs = {"<": (-1,), "<=": (-1, 0), "=": (0,), ">=": (0, 1), ">": (1,), "!=": (-1, 1)}
-    return order in signs[wanted[2]]
 
 
 def _read(own: str, cause: str, *, hidden: Collection[str]) -> str | None:
@@ -125,25 +122,25 @@ def _missing(
     is_hidden = [each.split(" ", 1)[0] in hidden for each in choices]
     if len(choices) != len(reasons):
         is_hidden = [any(is_hidden)] * len(reasons)
-    whys = [_reason(*each) for each in zip(reasons, is_hidden, strict=True)]
+    explained = [_reason(*each) for each in zip(reasons, is_hidden, strict=True)]
     if not needs:
-        return f"{subject}: {whys[0]}"
-    if len(choices) == len(whys) > 1:
-        last = " or ".join(f"{each} ({why})" for each, why in zip(choices, whys, strict=True))
+        return f"{subject}: {explained[0]}"
+    if len(choices) == len(explained) > 1:
+        last = " or ".join(f"{each} ({why})" for each, why in zip(choices, explained, strict=True))
         return f"{subject} needs {_path([*needs[:-1], last])}"
-    return f"{subject} needs {_path(needs)}: {' or '.join(dict.fromkeys(whys))}"
+    return f"{subject} needs {_path(needs)}: {' or '.join(dict.fromkeys(explained))}"
 
 
-def _reason(words: str, is_hidden: bool) -> str:  # noqa: FBT001 - one of a pair
-    if words == "unknown package":
+def _reason(reason: str, is_hidden: bool) -> str:  # noqa: FBT001 - one of a pair
+    if reason == "unknown package":
         return "not in the offline mirror" if is_hidden else "no such package"
-    if words == "no matching version":
+    if reason == "no matching version":
         return "no such version" + (" in the offline mirror" if is_hidden else "")
-    if (unmet := _UNMET.search(words)) is not None:
+    if (unmet := _UNMET.search(reason)) is not None:
         return f"not available here (available: {unmet[1]})"
-    if (depexts := _DEPEXTS.search(words)) is not None:
+    if (depexts := _DEPEXTS.search(reason)) is not None:
         return f"it needs {_system(depexts[1])}"
-    return words
+    return reason
 
 
 def _system(packages: str) -> str:
@@ -157,8 +154,8 @@ def _clash(own: str, chains: list[list[str]], how: str) -> str:
     compiler = next((chain[1] for chain in chains if chain[:1] == [_INVARIANT] and chain[1:]), None)
     parted = [_parted(own, chain) for chain in chains if chain[:1] != [_INVARIANT]]
     if compiler is not None:
-        wishes = [f"{subject} needs {_path(_down_to_compiler(needs))}" for subject, needs in parted]
-        return f"{wishes[0] if wishes else own}, and the compiler here is {compiler}"
+        needed = [f"{subject} needs {_path(_down_to_compiler(needs))}" for subject, needs in parted]
+        return f"{needed[0] if needed else own}, and the compiler here is {compiler}"
     needing = [(subject, _path(needs)) for subject, needs in parted if needs]
     alone = [subject for subject, needs in parted if not needs]
     if needing and alone:
@@ -170,14 +167,17 @@ def _clash(own: str, chains: list[list[str]], how: str) -> str:
 
 
 def _parted(own: str, chain: list[str]) -> tuple[str, list[str]]:
-    """Returns who needs something, and what down to the last: opam knows the package by name."""
+    """Split a chain into the package that needs something and what it needs, the last one last.
+
+    opam names the package itself without its version.
+    """
     name = _NAME.match(chain[0])
     is_own = name is not None and name[0] == own.split(".", 1)[0]
     return own if is_own else chain[0], chain[1:]
 
 
 def _down_to_compiler(needs: list[str]) -> list[str]:
-    """Leaves out which packages stand for a version of OCaml that is needed."""
+    """Leave out the packages through which a version of OCaml is needed."""
     at = next((i for i, each in enumerate(needs) if each.split(" ", 1)[0] == "ocaml"), len(needs))
     return needs[: at + 1]
 

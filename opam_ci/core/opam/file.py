@@ -1,6 +1,6 @@
-"""Reading opam files: `parse` makes an `OpamFile` of bytes, or says where it went wrong.
+"""Reading opam files: `parse` makes an `OpamFile` of bytes, or reports where they are wrong.
 
-The API, for those who code to it:
+The API:
 
     file = parse(data, filename="packages/re/re.1.10.4/opam")
     file.items                      fields and sections in the order of the file
@@ -12,8 +12,8 @@ The API, for those who code to it:
     file.text                       the source as text
 
 The nodes are in `opam_ci.core.opam.nodes`: match on them with `case List(items=...)`.
-What is wrong with a file is an `OpamSyntaxError` with `message`, `filename`, `line`,
-`column`. This module knows the syntax only; what fields mean is in `fields.py`.
+Errors in a file are reported as an `OpamSyntaxError` with `message`, `filename`, `line`,
+`column`. This module handles the syntax only; `metadata.py` has the meaning of fields.
 """
 
 import bisect
@@ -40,10 +40,10 @@ from opam_ci.core.opam.syntax_rules import (
 
 __all__ = ["MAX_DEPTH", "MAX_SIZE", "UNREADABLE", "OpamFile", "parse", "parse_like"]
 
-#: The opam whose verdicts are the contract. A file of a newer opam-version that it cannot read
-#: is one of a newer format to it, and not one with a syntax error.
+#: The opam that our verdicts must agree with. It treats a file of a newer opam-version that it
+#: cannot read as one of a newer format, and not as a syntax error.
 _CURRENT_OPAM: Final = (2, 5)
-#: The kind of the section that stands for the rest of a file of a newer format.
+#: The kind of the section that replaces the rest of a file of a newer format.
 UNREADABLE: Final = "#"
 
 
@@ -52,14 +52,14 @@ class _Edge(NamedTuple):
 
     Attributes:
         start: The offset of its first byte.
-        sure: The offset up to which a text must be the same to be sure of that.
+        sure: The offset up to which two texts must agree for the item to begin there in both.
     """
 
     start: int
     sure: int
 
     def by(self, offset: int) -> "_Edge":
-        """The same edge in a text in which everything stands so much later."""
+        """The same edge in a text that has `offset` bytes more before it."""
         return _Edge(self.start + offset, self.sure + offset)
 
 
@@ -68,7 +68,7 @@ class OpamFile:
     """A parsed opam file.
 
     Attributes:
-        filename: The name under which the text was given.
+        filename: The name of the file in messages.
         items: Fields and sections, in order.
         data: The source.
     """
@@ -105,7 +105,7 @@ class OpamFile:
         return (item for item in self.items if isinstance(item, Section) and item.kind == kind)
 
     def position(self, node: Node) -> Position:
-        """Where a node of this file stands."""
+        """The position of a node of this file."""
         return self.position_of(node.start, node.end)
 
     def position_of(self, start: int, end: int) -> Position:
@@ -143,18 +143,18 @@ def parse(data: bytes, *, filename: str = "opam", max_size: int = MAX_SIZE) -> O
     Args:
         data: The text, UTF-8.
         filename: Its name, for messages.
-        max_size: Refuse more bytes than these.
+        max_size: Largest size in bytes.
 
     Raises:
-        OpamSyntaxError: The text is too big, no UTF-8, holds a NUL, nests too deep, or
-            is against opam's grammar; then the message is opam's own.
+        OpamSyntaxError: The text is too big, not UTF-8, contains a NUL, nests too deep, or
+            violates opam's grammar; then the message is opam's own.
     """
     text = data.decode("latin-1")
     version: String | None = None
     try:
         check_text(data, max_size)
         version = header(text)
-        items: list[Item] = PARSER.parse(text)  # type: ignore[assignment]  # what Builder.first gives
+        items: list[Item] = PARSER.parse(text)  # type: ignore[assignment]  # what Builder.first returns
         check_versions(items, version)
         if may_be_deep(text):
             check_depth(items)
@@ -178,12 +178,12 @@ def _with_place(error: LexicalError, data: bytes, filename: str) -> OpamSyntaxEr
 
 
 def parse_like(data: bytes, like: OpamFile, *, filename: str = "opam") -> OpamFile:
-    """Parse a text by what it shares with a file that is parsed already.
+    """Parse a text, reusing the items that it shares with a file that is already parsed.
 
-    An analysis reads two versions of each opam file that mostly say the same. The items
-    before the first difference and after the last one are taken over, as the same objects;
-    what is between is parsed on its own. When that fails, or gains nothing, the whole text
-    is parsed as usual. The nodes' positions are not those in `data`.
+    An analysis reads two versions of each opam file, which are mostly the same. The items
+    before the first difference and after the last one are reused, as the same objects; the
+    rest is parsed on its own. If that fails, or nothing is shared, the whole text is parsed
+    as usual. The positions of reused nodes are not those in `data`.
 
     Raises:
         OpamSyntaxError: See `parse`.
@@ -203,7 +203,7 @@ def _reuse(data: bytes, like: OpamFile, filename: str) -> OpamFile | None:
         check_text(data)
         text = data.decode("latin-1")
         version = header(text)
-        between: list[Item] = PARSER.parse(text[start:end])  # type: ignore[assignment]  # what Builder.first gives
+        between: list[Item] = PARSER.parse(text[start:end])  # type: ignore[assignment]  # what Builder.first returns
         items = (*like.items[:kept], *between, *like.items[rest:])
         check_versions(items, version)
         if may_be_deep(text):
@@ -222,16 +222,16 @@ def _reuse(data: bytes, like: OpamFile, filename: str) -> OpamFile | None:
 def _edge(item: Item, data: bytes) -> _Edge:
     if isinstance(item, Section):
         return _Edge(item.start, item.start + len(item.kind) + 1)
-    # `name:` may go on as one identifier, `name:variable`, unless a blank ends it.
+    # `name:` may continue as one identifier, `name:variable`, unless a blank ends it.
     first = item.value.start
     return _Edge(item.start, first - 1 if data[first - 1 : first].isspace() else first)
 
 
 def _same_at_the_start(data: bytes, like: OpamFile) -> tuple[int, int]:
-    """How many items both have at their start, and where the next one begins in both.
+    """Count the items that both have at their start, and find where the next one begins in both.
 
-    An item is known to be over only where the next one's name and what follows it are the
-    same too: `a: "x"` may go on with `{build}`, but not with a name.
+    An item is known to end only where the next one's name and what follows it are the same
+    too: `a: "x"` may continue with `{build}`, but not with a name.
     """
     same = _common_prefix(data, like.data)
     for number in range(len(like.items) - 1, 0, -1):
@@ -242,10 +242,10 @@ def _same_at_the_start(data: bytes, like: OpamFile) -> tuple[int, int]:
 
 
 def _same_at_the_end(data: bytes, like: OpamFile, kept: int, start: int) -> tuple[int, int]:
-    """From which item on both are the same, and where it begins in `data`.
+    """Find the item from which on both are the same, and where it begins in `data`.
 
-    Before it there is a line end, at which no token goes on but a string or a comment; one
-    that does has no end in what is parsed apart.
+    Before it there is a line end. Only a string or a comment can continue over that; its end
+    is then missing in the part that is parsed on its own, which fails.
     """
     longest = min(len(data), len(like.data)) - start
     same = _common_prefix(data[::-1][:longest], like.data[::-1][:longest])

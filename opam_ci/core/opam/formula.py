@@ -2,7 +2,7 @@
 
 A `Filter` is a condition on variables (`{build & os = "linux"}`, `available:`), a
 `Formula` combines packages or version constraints. Two values are equal just when opam's
-own are: a chain `a & b & c` is one node with its operands, which stands for opam's
+own are: a chain `a & b & c` is one node with its operands, which represents opam's
 left-nested pairs, so `(a & b) & c` as a filter equals it and `a & (b & c)` does not.
 """
 
@@ -93,7 +93,7 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """A leaf: what it holds depends on the formula, see `Dependency` and `Constraint`."""
+    """A leaf; the type of its value depends on the formula, see `Dependency` and `Constraint`."""
 
     value: Any
 
@@ -150,7 +150,7 @@ _NEGATED: dict[RelopKind, RelopKind] = {
 
 
 def negate_relop(op: RelopKind) -> RelopKind:
-    """The comparison that holds when `op` does not."""
+    """The comparison that is true when `op` is false."""
     return _NEGATED[op]
 
 
@@ -166,7 +166,7 @@ def chain(kind: Any, operands: Iterable[Any]) -> Any:
 
 
 def join(kind: type[And] | type[Or], formulas: Iterable[Formula]) -> Formula:
-    """Combine formulas from the left; empty ones do not count."""
+    """Combine formulas from the left, without the empty ones."""
     present = [formula for formula in formulas if not isinstance(formula, Empty)]
     if not present:
         return EMPTY
@@ -174,7 +174,7 @@ def join(kind: type[And] | type[Or], formulas: Iterable[Formula]) -> Formula:
 
 
 def atoms(formula: Formula) -> Iterator[Any]:
-    """What the leaves hold, from left to right."""
+    """The values of the leaves, from left to right."""
     match formula:
         case Atom(value=value):
             yield value
@@ -186,7 +186,7 @@ def atoms(formula: Formula) -> Iterator[Any]:
 
 
 def negate(formula: Formula, negate_atom: Callable[[Any], Any]) -> Formula:
-    """Swap `&` and `|`, and negate each leaf."""
+    """Negate a formula: swap `&` and `|`, and negate each leaf."""
     match formula:
         case Atom(value=value):
             return Atom(negate_atom(value))
@@ -219,6 +219,63 @@ def as_disjunction(formula: Formula) -> Formula:
         case Block(formula=inner):
             return replace(formula, formula=as_disjunction(inner))
     return formula
+
+
+def as_filter(formula: Formula, of_leaf: Callable[[Any], Filter]) -> Filter:
+    """Convert a formula to a filter.
+
+    Args:
+        formula: The formula.
+        of_leaf: The filter of the value of a leaf.
+    """
+    match formula:
+        case Empty():
+            return FBool(value=True)
+        case Atom(value=value):
+            return of_leaf(value)
+        case Block(formula=inner):
+            return as_filter(inner, of_leaf)
+        case And(operands=operands):
+            return chain(FAnd, [as_filter(one, of_leaf) for one in operands])
+        case Or(operands=operands):
+            return chain(FOr, [as_filter(one, of_leaf) for one in operands])
+
+
+def truth(condition: Filter, of_leaf: Callable[[Filter], bool | None]) -> bool | None:
+    """Evaluate a filter in three-valued logic (Kleene's).
+
+    Args:
+        condition: The filter.
+        of_leaf: The value of a variable, comparison, text or `?filter`; None if it is undefined.
+    """
+    match condition:
+        case FBool(value=value):
+            return value
+        case FNot(operand=operand):
+            opposite = truth(operand, of_leaf)
+            return None if opposite is None else not opposite
+        case FAnd(operands=operands) | FOr(operands=operands):
+            values = {truth(operand, of_leaf) for operand in operands}
+            decides = isinstance(condition, FOr)
+            if decides in values:
+                return decides
+            return None if None in values else not decides
+    return of_leaf(condition)
+
+
+def leaves(condition: Filter) -> Iterator[FBool | FString | FIdent]:
+    """The literals and variables of a filter, from left to right."""
+    match condition:
+        case FNot(operand=operand) | FDefined(operand=operand):
+            yield from leaves(operand)
+        case FOp(left=left, right=right):
+            yield from leaves(left)
+            yield from leaves(right)
+        case FAnd(operands=operands) | FOr(operands=operands):
+            for operand in operands:
+                yield from leaves(operand)
+        case _:
+            yield condition
 
 
 def filters_of(formula: Formula) -> Iterator[Filter]:

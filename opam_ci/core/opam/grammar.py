@@ -1,10 +1,10 @@
 """The grammar of the opam format, on lark's LALR parser.
 
 The language is that of opam-file-format 2.2 (`opamBaseParser.mly`). Two shift-reduce
-conflicts are meant, and lark settles them by a shift, which is also what opam's precedence
-declarations say: `a = b` in a list is one comparison and not `a` and a prefix `= b`, and
-`!a {b}` is `!(a {b})`. Chains of `&` and `|` are read flat and get their precedence in
-`Builder.chain`; that spares four reductions a value.
+conflicts are intended; lark resolves them by a shift, as opam's precedence declarations
+require: `a = b` in a list is one comparison and not `a` and a prefix `= b`, and `!a {b}` is
+`!(a {b})`. Chains of `&` and `|` are parsed flat and get their precedence in
+`Builder.chain`, which saves four reductions a value.
 """
 
 from itertools import groupby
@@ -92,7 +92,7 @@ class Builder(Transformer[Any, Any]):
         return _section(kind.name, name.value, items, kind.start, close.end)
 
     def link(self, children: Children) -> Children:
-        """The first two units of a chain and what is between."""
+        """The first two units of a chain and the operator between them."""
         return children
 
     def longer_link(self, children: Children) -> Children:

@@ -2,10 +2,10 @@
 
 The rules are those of opam-file-format 2.2 (`opamLexer.mll`): the longest match wins, the
 first rule on a tie. One compiled expression finds a token and the blanks before it; atoms
-leave here as finished nodes, since lark asks no more of a token than its `type`.
+are yielded as finished nodes, since lark only needs the `type` of a token.
 
 The text is Latin-1 decoded, one character a byte, so that offsets are those that opam
-reports; strings are decoded as the UTF-8 that they are when they leave.
+reports; strings are decoded as UTF-8 when they are yielded.
 """
 
 import re
@@ -67,7 +67,7 @@ _MAX_BYTE: Final = 255
 
 
 class LexicalError(Exception):
-    """The text at `offset` is no token; the parser adds file and line."""
+    """The text at `offset` is not a token; the parser adds file and line."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -77,7 +77,7 @@ class LexicalError(Exception):
 
 @dataclass(slots=True)
 class Mark:
-    """A token that is no value: punctuation or an operator."""
+    """A token that is not a value: punctuation or an operator."""
 
     type: str
     text: str
@@ -136,8 +136,8 @@ def _integer(literal: str, offset: int) -> int:
     return number
 
 
-def _no_token(text: str, offset: int) -> LexicalError:
-    """Why nothing matches at `offset`, which may still be before blanks."""
+def _invalid_token(text: str, offset: int) -> LexicalError:
+    """The error for a text of which nothing matches at `offset`, which may be before blanks."""
     blanks = _BLANKS.match(text, offset)
     offset = blanks.end() if blanks else offset
     if text[offset] == '"':
@@ -150,7 +150,7 @@ def _no_token(text: str, offset: int) -> LexicalError:
 def _unterminated(text: str, offset: int) -> LexicalError:
     start = offset + (3 if text.startswith('"""', offset) else 1)
     try:
-        _unescape(text[start:], start)  # opam meets a wrong escape before the end of the file
+        _unescape(text[start:], start)  # opam reports a wrong escape before the end of the file
     except LexicalError as error:
         return error
     return LexicalError("unterminated string", len(text))
@@ -160,14 +160,14 @@ def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -
     """The tokens of a Latin-1 decoded opam file, with `EOF` as the last one.
 
     Raises:
-        LexicalError: When it gets to something that is no token.
+        LexicalError: A part of the text is not a token.
     """
     match_at = _TOKEN.match
     offset = 0
     while True:
         match = match_at(text, offset)
         if match is None:
-            raise _no_token(text, offset)
+            raise _invalid_token(text, offset)
         kind = match.lastgroup
         end = match.end()
         if kind == "plain":
@@ -215,11 +215,11 @@ def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -
 
 
 class OpamLexer(Lexer):
-    """`tokens` in the shape that lark asks for."""
+    """`tokens` behind lark's interface of a lexer."""
 
     def __init__(self, _configuration: object) -> None:
         """Nothing is configured: the tokens are fixed by the format."""
 
-    def lex(self, text: str) -> Iterator[Token]:  # type: ignore[override]  # lark's interface 0 gives the text itself
-        """See `tokens`; lark only looks at a token's `type`."""
-        return tokens(text)  # type: ignore[return-value]  # nodes stand for lark's tokens
+    def lex(self, text: str) -> Iterator[Token]:  # type: ignore[override]  # lark's interface 0 passes the text itself
+        """See `tokens`; lark only uses a token's `type`."""
+        return tokens(text)  # type: ignore[return-value]  # nodes replace lark's tokens

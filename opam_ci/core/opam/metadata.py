@@ -1,4 +1,4 @@
-"""What an opam file says: its fields read into typed values.
+"""The meaning of an opam file: its fields read into typed values.
 
     opam = read(parse(data, filename=path), package)
     opam.available, opam.depends, opam.errors, opam.has_tests
@@ -23,29 +23,22 @@ from opam_ci.core.opam.errors import OcamlFailure, OpamSyntaxError
 from opam_ci.core.opam.file import OpamFile
 from opam_ci.core.opam.formula import (
     EMPTY,
-    And,
-    Atom,
-    Block,
     Constraint,
-    Empty,
     FAnd,
     FBool,
-    FDefined,
     FIdent,
     Filter,
-    FNot,
     FOp,
-    FOr,
-    Formula,
     FString,
-    Or,
+    as_filter,
     chain,
     filters_of,
+    leaves,
 )
 from opam_ci.core.opam.nodes import Field, Ident, Item, String, Value
 from opam_ci.core.opam.package import Package
 from opam_ci.core.opam.readers import WHOLE_FILE, BadFormat, Span, either
-from opam_ci.core.opam.sections import FormatError, Known, read_fields
+from opam_ci.core.opam.sections import FormatError, ReadValues, read_fields
 from opam_ci.core.opam.values import BOOL, IDENT, list_of, tuple_of
 
 #: The newest opam-version that opam-repository's files may have.
@@ -61,7 +54,7 @@ class Opam:
 
     Attributes:
         file: The file that was read.
-        package: The package whose file it is, None if its path names none.
+        package: The package that the file belongs to, None if its path is not that of a package.
         values: Its fields that could be read, by name; `url` and `extra-sources` too.
         extensions: Its `x-` fields.
         errors: What is wrong with the fields that could not be read.
@@ -82,13 +75,13 @@ class Opam:
 
     @cached_property
     def available(self) -> Filter:
-        """On which platforms it is available; the old `os` and `ocaml-version` say so too."""
+        """The filter for the platforms that it is available on, with the old fields for these."""
         available: Filter = self.values.get("available", FBool(value=True))
         if "ocaml-version" in self.values:
-            condition = _formula_as_filter(self.values["ocaml-version"], _ocaml_version_is)
+            condition = as_filter(self.values["ocaml-version"], _ocaml_version_is)
             available = _restricted(available, condition)
         if self.values.get("os", EMPTY) != EMPTY:
-            available = _restricted(available, _formula_as_filter(self.values["os"], _os_is))
+            available = _restricted(available, as_filter(self.values["os"], _os_is))
         return available
 
     @cached_property
@@ -108,7 +101,7 @@ class Opam:
 
     @property
     def has_tests(self) -> bool:
-        """Whether there are test commands, or `with-test` stands in any of its filters.
+        """Whether there are test commands, or any of its filters uses `with-test`.
 
         Raises:
             OcamlFailure: A `%{…}%` names an impossible package.
@@ -139,11 +132,11 @@ class Opam:
 
     @cached_property
     def effective(self) -> tuple[object, ...]:
-        """What counts when opam asks whether a package changed (`effectively_equal`)."""
+        """What opam compares to decide whether a package changed (`effectively_equal`)."""
         values = self.values
         url = values.get("url")
         return (
-            *(_stated(values.get(name)) for name in _EFFECTIVE),
+            *(_none_if_empty(values.get(name)) for name in _EFFECTIVE),
             *(_without_empty(values.get(name, ())) for name in ("build", "install", "remove")),
             _without_empty(self.tests),
             self.available,
@@ -161,12 +154,12 @@ class Opam:
 
     @property
     def depexts(self) -> tuple[tuple[frozenset[str], Filter], ...]:
-        """The system packages, each with the filter that says where."""
+        """The system packages, each set with the filter for its platforms."""
         depexts: tuple[tuple[frozenset[str], Filter], ...] = self.values.get("depexts", ())
         return depexts
 
     def describe(self, error: FormatError) -> str:
-        """An error with its place, in opam's words."""
+        """An error with its place, in opam's format."""
         if error.span == WHOLE_FILE:
             return f"In {self.file.filename}:\n{error.message}"
         at = self.file.position_of(*error.span)
@@ -178,7 +171,7 @@ class Opam:
 _WITH_FILTERS: Final = ("patches", "messages", "post-messages", "depexts", "libraries", "syntax")
 _FORMULAS: Final = ("depends", "depopts", "conflicts")
 _COMMANDS: Final = ("build", "run-test", "install", "remove", "build-test", "build-doc")
-# The fields that count as they are when opam compares two files.
+# The fields that opam compares as they are.
 _EFFECTIVE: Final = (
     "depends",
     "depopts",
@@ -194,14 +187,14 @@ _EFFECTIVE: Final = (
 )
 
 
-def read(file: OpamFile, package: Package | None = None, known: Known | None = None) -> Opam:
+def read(file: OpamFile, package: Package | None = None, known: ReadValues | None = None) -> Opam:
     """Read the fields of an opam file.
 
-    A field that is wrong is dropped and becomes an error, as opam has it.
+    A field that is wrong is dropped and becomes an error, as in opam.
 
     Args:
         file: The file.
-        package: The package whose file it is, if any.
+        package: The package that the file belongs to, if any.
         known: What fields of a file with common items were read as, see `parse_like`; it
             grows by what is read now.
 
@@ -272,8 +265,8 @@ def _check_extensions(extensions: dict[str, Value]) -> None:
             raise BadFormat(Span(value.start, value.end), f"Field {name} must be a string")
 
 
-def _stated(value: Any) -> Any:
-    """None for what says nothing, which equals a field that is not there."""
+def _none_if_empty(value: Any) -> Any:
+    """The value, None for an empty one, which equals a missing field."""
     return None if value == EMPTY or value == () else value  # noqa: PLR1714 -- one is a formula, one a list
 
 
@@ -298,21 +291,6 @@ def _os_is(leaf: tuple[bool, str]) -> Filter:
     return FOp(FIdent((), "os"), "=" if leaf[0] else "!=", FString(leaf[1]))
 
 
-def _formula_as_filter(formula: Formula, of_leaf: Any) -> Filter:
-    match formula:
-        case Empty():
-            return FBool(value=True)
-        case Atom(value=value):
-            leaf: Filter = of_leaf(value)
-            return leaf
-        case Block(formula=inner):
-            return _formula_as_filter(inner, of_leaf)
-        case And(operands=operands):
-            return chain(FAnd, [_formula_as_filter(one, of_leaf) for one in operands])
-        case Or(operands=operands):
-            return chain(FOr, [_formula_as_filter(one, of_leaf) for one in operands])
-
-
 # Variables
 
 
@@ -322,19 +300,12 @@ def variables_of(condition: Filter | None) -> Iterator[FIdent]:
     Raises:
         OcamlFailure: A `%{…}%` names an impossible package.
     """
-    match condition:
-        case FIdent():
-            yield condition
-        case FString(value=text):
-            yield from interpolated(text)
-        case FNot(operand=operand) | FDefined(operand=operand):
-            yield from variables_of(operand)
-        case FOp(left=left, right=right):
-            yield from variables_of(left)
-            yield from variables_of(right)
-        case FAnd(operands=operands) | FOr(operands=operands):
-            for operand in operands:
-                yield from variables_of(operand)
+    for leaf in leaves(condition) if condition is not None else ():
+        match leaf:
+            case FIdent():
+                yield leaf
+            case FString(value=text):
+                yield from interpolated(text)
 
 
 def _command_variables(command: tuple[Any, Filter | None]) -> Iterator[FIdent]:

@@ -1,8 +1,8 @@
 """The typed tree of an opam file.
 
-Every node knows the byte offsets `start` (of its first byte) and `end` (just after its
+Every node has the byte offsets `start` (of its first byte) and `end` (just after its
 last one); `OpamFile.position` turns them into lines and columns. Offsets do not take part
-in equality, so two nodes are equal when they say the same thing. Nodes are values: nothing
+in equality, so two nodes are equal if they have the same content. Nodes are values: nothing
 changes one after the parser made it. They are plain slotted classes and not frozen ones
 because a frozen dataclass costs three times as much to make, and a lint of the whole
 repository makes seven million of them.
@@ -23,7 +23,7 @@ EnvopKind = Literal["=", "+=", "=+", "=+=", ":=", "=:"]
 
 @dataclass(slots=True)
 class String:
-    """A string, its escapes resolved; bytes that are no UTF-8 are surrogate escapes."""
+    """A string, its escapes resolved; bytes that are not UTF-8 are surrogate escapes."""
 
     type: ClassVar[str] = "STRING"
     value: str
@@ -193,7 +193,7 @@ def _fields(items: "tuple[Item, ...]", name: str) -> Iterator[Field]:
 
 @dataclass(slots=True, frozen=True)
 class Position:
-    """Where a node stands: 1-based lines, 0-based columns in bytes, `end_column` exclusive."""
+    """The position of a node: 1-based lines, 0-based columns in bytes, `end_column` exclusive."""
 
     line: int
     column: int

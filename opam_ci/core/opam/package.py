@@ -28,10 +28,10 @@ class Package(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `name.version`.
+        """Parse `name.version`.
 
         Raises:
-            OcamlFailure: In opam's words.
+            OcamlFailure: It is invalid; the message is opam's.
         """
         found = cls.find(text)
         if found is None:
@@ -40,7 +40,7 @@ class Package(NamedTuple):
 
     @classmethod
     def find(cls, text: str) -> Self | None:
-        """Read `name.version`; None if the text is none."""
+        """Parse `name.version`; None if it is invalid."""
         name, dot, version = text.partition(".")
         if not dot or " " in text or "\n" in text:
             return None
@@ -55,11 +55,11 @@ class Package(NamedTuple):
 
     @property
     def identity(self) -> tuple[str, object]:
-        """A value that is equal for packages that opam takes for the same one."""
+        """A value that is equal for packages that opam considers the same."""
         return self.name, versions.canonical(self.version)
 
     @property
-    def order(self) -> tuple[object, object]:
+    def sort_key(self) -> tuple[object, object]:
         """A sort key: opam's order of packages."""
         return name_order(self.name), versions.key(self.version)
 
@@ -70,10 +70,10 @@ def name_order(name: str) -> tuple[tuple[str, str], ...]:
 
 
 def check_name(name: str) -> str:
-    """The name, if opam takes it for a package's name.
+    """The name, if opam accepts it as a package's name.
 
     Raises:
-        OcamlFailure: In opam's words.
+        OcamlFailure: It is invalid; the message is opam's.
     """
     for char in name:
         if char not in _NAME_CHARS:
@@ -84,10 +84,10 @@ def check_name(name: str) -> str:
 
 
 def check_version(version: str) -> str:
-    """The version, if opam takes it for a package's version.
+    """The version, if opam accepts it as a package's version.
 
     Raises:
-        OcamlFailure: In opam's words.
+        OcamlFailure: It is invalid; the message is opam's.
     """
     if not version:
         raise OcamlFailure("Package version can't be empty")
@@ -105,7 +105,7 @@ def quote(text: str) -> str:
 
 
 def _escape(char: str) -> str:
-    # A character beyond ASCII is several characters to OCaml, which escapes each.
+    # A character beyond ASCII is several bytes to OCaml, which escapes each.
     if char in _ESCAPES:
         return _ESCAPES[char]
     if ord(char) in _PRINTABLE:

@@ -2,8 +2,8 @@
 
 opam builds its field parsers from small parser-printers (`OpamPp`); which message a wrong
 value gets, and at which position, follows from how they are combined. These readers are
-combined the same way, so that they say the same. Each has a name (what was expected); a
-message gets the position of the innermost value that has one.
+combined in the same way, so that they produce the same messages. Each has a name (what was
+expected); a message gets the position of the innermost value that has one.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,24 +13,24 @@ from opam_ci.core.opam.errors import OcamlException, OcamlFailure
 
 
 class Span(NamedTuple):
-    """From which byte to which byte something reaches."""
+    """A range of bytes, `end` exclusive."""
 
     start: int
     end: int
 
 
-#: The position of values that stand in no file, such as the list around a single value.
+#: The position of values that are not in the file, such as the list around a single value.
 NOWHERE: Final = Span(-1, -1)
 #: The position of a file as a whole.
 WHOLE_FILE: Final = Span(-2, -2)
 
 
 class BadFormat(Exception):  # noqa: N818 -- opam's name for it
-    """A value is not what its field wants.
+    """A value does not have the form that its field requires.
 
     Attributes:
-        span: Where; `NOWHERE` or None until a reader further out knows.
-        message: opam's words.
+        span: Where; `NOWHERE` or None until a reader further out sets it.
+        message: opam's message.
     """
 
     def __init__(self, span: Span | None, message: str) -> None:
@@ -40,7 +40,7 @@ class BadFormat(Exception):  # noqa: N818 -- opam's name for it
 
 
 class Unexpected(Exception):  # noqa: N818 -- opam's name for it
-    """A value is of the wrong kind; the reader's name says which one was expected."""
+    """A value is of the wrong kind; the reader's name is the one that was expected."""
 
     def __init__(self, span: Span | None = None) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Reader:
 
     Attributes:
         run: Reads a value at a position; raises `Unexpected`, `BadFormat` or `OcamlFailure`.
-        name: What is expected, as messages say it.
-        wrap: How the name of what follows is wrapped, such as `[…]` after a list.
+        name: What is expected, as in messages.
+        wrap: Wraps the name of the reader that follows, such as in `[…]` after a list.
     """
 
     __slots__ = ("name", "run", "wrap")
@@ -74,10 +74,10 @@ class Reader:
         self.wrap = wrap
 
     def read(self, value: Any, span: Span) -> Any:
-        """Run, and make every refusal a `BadFormat` with a position.
+        """Run, and turn every error into a `BadFormat` with a position.
 
         Raises:
-            BadFormat: The value is refused.
+            BadFormat: The value is invalid.
         """
         try:
             return self.run(value, span)
@@ -113,7 +113,7 @@ def invalid_argument(message: str) -> OcamlException:
 
 
 def either(first: Reader, second: Reader) -> Reader:
-    """Try another reader when the first one refuses; its refusal is what counts."""
+    """Try another reader if the first one fails; if both do, the first error is raised."""
 
     def run(value: Any, span: Span) -> Any:
         try:

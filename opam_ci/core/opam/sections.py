@@ -13,11 +13,11 @@ from opam_ci.core.opam.values import CHECKSUM, STRING, URL, list_of, url_by
 
 
 class FormatError(NamedTuple):
-    """Something about a file that opam drops a field for.
+    """An error for which opam drops a field.
 
     Attributes:
-        span: Where, `WHOLE_FILE` when opam knows no place.
-        message: opam's words.
+        span: Where, `WHOLE_FILE` if opam reports no place.
+        message: opam's message.
     """
 
     span: Span
@@ -26,18 +26,18 @@ class FormatError(NamedTuple):
 
 @dataclass(slots=True)
 class Record:
-    """The values of a list of fields while they are read."""
+    """The values of a list of fields, and the errors so far, while they are read."""
 
     values: dict[str, Any] = attribute(default_factory=dict)
     errors: list[FormatError] = attribute(default_factory=list)
 
 
-#: Stores a value that was read; may refuse it with `BadFormat`.
+#: Stores a value that was read; may raise `BadFormat`.
 Store = Callable[[Record, Any], None]
 
 
 class FieldReader(NamedTuple):
-    """How a field is read, and what becomes of its value."""
+    """How a field is read, and how its value is stored."""
 
     reader: Reader
     store: Store
@@ -52,9 +52,9 @@ def keep(name: str) -> Store:
     return store
 
 
-#: What the values of fields were read as, by the identity of their nodes; good for as long
-#: as those nodes live.
-Known = dict[int, Any]
+#: Cache of what the values of fields were read as, by the identity of their nodes; valid for as
+#: long as those nodes live.
+ReadValues = dict[int, Any]
 
 SectionContents = Sequence[tuple[str | None, Sequence[Item]]]
 
@@ -63,11 +63,11 @@ def read_fields(
     items: Sequence[Item],
     fields: Mapping[str, FieldReader],
     sections: Mapping[str, FieldReader],
-    known: Known | None = None,
+    known: ReadValues | None = None,
 ) -> Record:
-    """Read fields and sections, in the order of `fields`, collecting what is wrong.
+    """Read fields and sections, in the order of `fields`, and collect errors.
 
-    A field or section that is wrong is left out, as opam does, and is an error.
+    A field or section that is wrong is dropped, as in opam, and becomes an error.
     """
     record = Record()
     found, contents = _sort_out(items, fields, sections, record.errors)
@@ -83,7 +83,9 @@ def read_fields(
     return record
 
 
-def _read_into(record: Record, field: FieldReader, value: Any, span: Span, known: Known) -> None:
+def _read_into(
+    record: Record, field: FieldReader, value: Any, span: Span, known: ReadValues
+) -> None:
     reader, store = field
     try:
         if id(value) not in known:
@@ -96,9 +98,9 @@ def _read_into(record: Record, field: FieldReader, value: Any, span: Span, known
 
 
 def _again(reader: Reader, value: Any, span: Span) -> BadFormat | None:
-    """The error of a field's value that takes itself to stand where the whole field does.
+    """The error of a field's value, placed at the whole field, which is where opam places it.
 
-    That is how opam places it; only values that are wrong are worth a copy.
+    The value is copied for that, which is done only for wrong ones.
     """
     value = copy(value)
     value.start, value.end = span
@@ -141,13 +143,13 @@ def _sort_out(
 
 
 class UrlSection(NamedTuple):
-    """What a `url` or `extra-source` section says.
+    """The content of a `url` or `extra-source` section.
 
     Attributes:
         url: Where the archive is.
         checksums: Kind and digits of each checksum, in order.
-        mirrors: Where it is too.
-        subpath: The folder in the archive that counts.
+        mirrors: Other places of the archive.
+        subpath: The folder in the archive to build from.
         errors: What is wrong with its fields.
     """
 
@@ -159,7 +161,7 @@ class UrlSection(NamedTuple):
 
     @property
     def effective(self) -> object:
-        """What opam compares to see whether a package changed: first checksum, else URL."""
+        """What opam compares to decide whether a package changed: first checksum, else URL."""
         return self.checksums[0] if self.checksums else self.url
 
 
@@ -185,11 +187,16 @@ _URL_FIELDS: Final = {
     "mirrors": FieldReader(list_of(URL, depth=1), keep("mirrors")),
     "subpath": FieldReader(STRING.then(of_text("subpath", str)), keep("subpath")),
 }
-# What opam takes for no URL at all.
+# What opam treats as a missing URL.
 _NO_URL: Final = Url("http", "https", "", None)
 
 
-def _url_contents(items: Sequence[Item], span: Span) -> UrlSection:
+def url_contents(items: Sequence[Item], span: Span) -> UrlSection:
+    """Read the fields of a `url` or `extra-source` section; wrong ones become its errors.
+
+    Raises:
+        BadFormat: It has no valid URL; the error is placed at `span`.
+    """
     record = read_fields(items, _URL_FIELDS, {})
     if record.values.get("url", _NO_URL) == _NO_URL:
         raise BadFormat(span, "missing URL")
@@ -199,7 +206,7 @@ def _url_contents(items: Sequence[Item], span: Span) -> UrlSection:
 def _url_section(sections: SectionContents, span: Span) -> UrlSection:
     match sections:
         case [(None, items)]:
-            return _url_contents(items, span)
+            return url_contents(items, span)
         case [_]:
             raise BadFormat(span, "Unexpected section title")
     raise BadFormat(span, "Duplicate section")
@@ -208,7 +215,7 @@ def _url_section(sections: SectionContents, span: Span) -> UrlSection:
 def _extra_sources(sections: SectionContents, span: Span) -> tuple[tuple[str, UrlSection], ...]:
     read: list[tuple[str, UrlSection]] = []
     for name, items in sections:
-        source = _url_contents(items, span)
+        source = url_contents(items, span)
         if name is None:
             raise BadFormat(span, "missing extra-source name")
         read.append((name, source))

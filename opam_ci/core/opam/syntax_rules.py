@@ -1,4 +1,4 @@
-"""What opam refuses about the text of a file besides its grammar."""
+"""What opam refuses in the text of a file besides violations of its grammar."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from opam_ci.core.opam.nodes import (
     String,
 )
 
-#: Bytes; the peer's own limit, `get_opam ~max_len` of its analyse.ml.
+#: Bytes; the limit of opam-repo-ci, `get_opam ~max_len` in its analyse.ml.
 MAX_SIZE: Final = 102_400
 #: Levels of values and sections within each other. The deepest of the 18.8k real files has
 #: 12. Code that walks the tree recurses, up to four calls a level, and Python's stack has room
@@ -31,10 +31,10 @@ _MAJOR_MINOR: Final = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
 
 
 def check_text(data: bytes, max_size: int = MAX_SIZE) -> None:
-    """Refuse what is no text of a file, whatever its grammar.
+    """Check the size and the encoding of a file's text.
 
     Raises:
-        LexicalError: The text is too big, no UTF-8, or holds a NUL.
+        LexicalError: The text is too big, not UTF-8, or contains a NUL.
     """
     if len(data) > max_size:
         raise LexicalError(f"File too big ({len(data)} bytes, at most {max_size} are read)", 0)
@@ -57,11 +57,11 @@ def major_minor(version: str) -> tuple[int, int]:
 
 
 def header(text: str) -> String | None:
-    """The version in a file's first `opam-version: "…"`, None if it begins otherwise."""
+    """The version in an `opam-version: "…"` at the start of a file, None if there is none."""
     try:
         first = list(islice(tokens(text), 3))
     except LexicalError as error:
-        # opam looks ahead over three tokens and forgets what it saw when that fails.
+        # opam looks ahead over three tokens and discards the error when that fails.
         raise LexicalError("Parse error", error.offset) from None
     match first:
         case [Ident(name="opam-version"), Mark(type="COLON"), String() as version]:
@@ -70,7 +70,7 @@ def header(text: str) -> String | None:
 
 
 def check_versions(items: Sequence[Item], header: String | None) -> None:
-    """Refuse what opam-file-format refuses about an `opam-version` after the first item."""
+    """Refuse an `opam-version` after the first item where opam-file-format does."""
     is_new_format = header is not None and major_minor(header.value) >= (2, 1)
     for item in items[1:]:
         match item:
@@ -84,14 +84,14 @@ def check_versions(items: Sequence[Item], header: String | None) -> None:
 
 
 def may_be_deep(text: str) -> bool:
-    """Whether the text has enough brackets and prefixes to nest too deep; cheap to ask."""
+    """Whether the text has enough brackets and prefixes to nest too deep: a cheap test."""
     brackets = text.count("[") + text.count("(") + text.count("{")
     # Within one bracket there is at most a level each for `|`, for `&` and for the bracket.
     return 3 * (brackets + 1) + text.count("!") + text.count("?") > MAX_DEPTH
 
 
 def check_depth(items: Sequence[Item]) -> None:
-    """Refuse a tree deeper than `MAX_DEPTH`; level by level, so itself without recursion."""
+    """Refuse a tree deeper than `MAX_DEPTH`; it goes level by level, without recursion."""
     level: list[Node] = list(items)
     for _ in range(MAX_DEPTH):
         level = [child for node in level for child in _children(node)]

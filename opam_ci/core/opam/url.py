@@ -1,4 +1,4 @@
-"""URLs as opam reads them: which program fetches them, by which protocol, from where."""
+"""URLs as opam reads them: the program that fetches them, the protocol, the place."""
 
 import re
 from typing import Final, NamedTuple, Self
@@ -13,7 +13,7 @@ _BACKENDS: Final = {
 }
 # [backend+]protocol://rest, where a backend may be set apart by :// too.
 _SCHEME: Final = re.compile(r"(?:(?P<backend>[^+:]*)(?:\+|://))?(?P<protocol>[^:]*)://")
-# host:path, as ssh and git have it; one letter before the colon is a drive.
+# host:path, as in ssh and git; one letter before the colon is a drive.
 _SSH_PATH: Final = re.compile(
     r"(?P<host>[^/:]{2,}):/?(?P<path>(?:[^0-9]|[0-9]*[^0-9/]).*)?", re.DOTALL
 )
@@ -23,10 +23,10 @@ class Url(NamedTuple):
     """A URL.
 
     Attributes:
-        backend: What fetches it: `http`, `rsync`, `git`, `hg` or `darcs`.
+        backend: The program that fetches it: `http`, `rsync`, `git`, `hg` or `darcs`.
         transport: The protocol.
         path: Host and path.
-        fragment: What stands after the first `#`, such as a git branch; None without one.
+        fragment: The part after the first `#`, such as a git branch; None without one.
     """
 
     backend: str
@@ -40,10 +40,10 @@ class Url(NamedTuple):
 
         Args:
             text: The URL.
-            backend: The backend, where the field says which.
+            backend: The backend, if the field determines it.
 
         Raises:
-            OcamlException: The protocol is none that opam knows.
+            OcamlException: opam does not know the protocol.
         """
         scheme = _SCHEME.match(text)
         named, transport = (scheme["backend"], scheme["protocol"]) if scheme else (None, None)

@@ -1,7 +1,7 @@
 """Readers of single values: strings, lists, options, names, URLs, commands.
 
-Where opam reads a pair it reads the right one first, and so do these: of two wrong parts
-the right one is reported.
+Of a pair opam reads the right part first, and so do these: if both are wrong, the right one is
+reported.
 """
 
 from collections.abc import Callable
@@ -32,12 +32,12 @@ from opam_ci.core.opam.url import Url
 
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 _HASH_LENGTHS: Final = {"md5": 32, "sha256": 64, "sha512": 128}
-#: What opam strips from texts.
+#: The characters that opam strips from texts.
 _BLANKS: Final = " \t\r\n"
 
 
 def span_of(value: Value) -> Span:
-    """Where a value stands."""
+    """The position of a value."""
     return Span(value.start, value.end)
 
 
@@ -99,14 +99,14 @@ STRICT_OPTION: Final = Reader(_strict_option, "option")
 
 def list_depth(expected: int) -> Reader:
     """Put lists around a value until its first elements nest as deep as expected."""
+    return Reader(lambda value, _span: nested(value, expected))
 
-    def run(value: Value, _span: Span) -> Value:
-        missing = expected - _depth(value)
-        for _ in range(missing):
-            value = List((value,))
-        return value
 
-    return Reader(run)
+def nested(value: Value, depth: int) -> Value:
+    """The value in as many lists as needed for its first elements to nest `depth` deep."""
+    for _ in range(depth - _depth(value)):
+        value = List((value,))
+    return value
 
 
 def _depth(value: Value) -> int:
@@ -195,7 +195,7 @@ def checksum(text: str) -> tuple[str, str]:
     """Kind and digits of a checksum, in lower case; an MD5 may lack its kind.
 
     Raises:
-        OcamlException: In opam's words.
+        OcamlException: It is invalid; the message is opam's.
     """
     kind, separator, digits = text.partition("=")
     if not separator:

@@ -1,8 +1,8 @@
-"""The order of versions: Debian's, with `~` before everything, as opam has it.
+"""The order of versions: Debian's, with `~` before everything, as in opam.
 
-The rules are those of opam's `OpamVersionCompare`: what stands before the last `-` counts
-first, then what stands after it; runs of digits compare as numbers; other characters one by
-one, `~` before the end of the text, the end before letters, letters before the rest.
+The rules are those of opam's `OpamVersionCompare`: the part before the last `-` is compared
+first, then the part after it; runs of digits compare as numbers; other characters one by one,
+`~` before the end of the text, the end before letters, letters before the rest.
 """
 
 import re
@@ -16,17 +16,32 @@ _END_OF_TEXT: Final = 0
 #: More than any letter, so that all other characters follow the letters.
 _NOT_A_LETTER: Final = 0x200
 
+#: The results of `compare` for which a relation holds.
+_ORDERS: Final[dict[str, tuple[int, ...]]] = {
+    "<": (-1,),
+    "<=": (-1, 0),
+    "=": (0,),
+    ">=": (0, 1),
+    ">": (1,),
+    "!=": (-1, 1),
+}
+
 _Weights = tuple[int, ...]
 
 
 def compare(left: str, right: str) -> int:
     """-1, 0 or 1: `left` is older than, as new as, or newer than `right`."""
     for left_part, right_part in zip(_parts(left), _parts(right), strict=True):
-        # What is missing is the end of the text, then the number zero, and so on.
-        for ours, theirs in zip_longest(left_part, right_part, fillvalue=_END_OF_TEXT):
-            if ours != theirs:
-                return -1 if ours < theirs else 1
+        # The shorter one is filled with the end of the text, which is also the number zero.
+        for one, other in zip_longest(left_part, right_part, fillvalue=_END_OF_TEXT):
+            if one != other:
+                return -1 if one < other else 1
     return 0
+
+
+def satisfies(version: str, op: str, bound: str) -> bool:
+    """Whether a version satisfies a constraint such as `>= "1.0"`."""
+    return compare(version, bound) in _ORDERS[op]
 
 
 #: A key for `sorted` and friends: `sorted(versions, key=version.key)`.
@@ -34,7 +49,7 @@ key: Any = cmp_to_key(compare)
 
 
 def canonical(version: str) -> tuple[_Weights, _Weights]:
-    """A value that is equal and hashes alike for just the versions that compare as equal."""
+    """A hashable value that is equal exactly for versions that compare as equal."""
     return _parts(version)
 
 
