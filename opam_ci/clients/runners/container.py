@@ -117,7 +117,10 @@ class ContainerRunner:
         async with self._box(image, mirrors.Mirrors()) as (executor, _):
             said = bytearray()
             ended = await executor.run(
-                steps.CANARY, output=said.extend, phase=Phase.SETUP, time_limit=_PREFLIGHT_TIMEOUT
+                steps.SELF_TEST,
+                output=said.extend,
+                phase=Phase.SETUP,
+                time_limit=_PREFLIGHT_TIMEOUT,
             )
             if not ended.ok:
                 last = (said.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]

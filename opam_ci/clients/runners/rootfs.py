@@ -147,7 +147,10 @@ class RootfsRunner:
             executor = RootfsExecutor(root, mirrors.Mirrors(), self._rights, groups=groups)
             said = bytearray()
             ended = await executor.run(
-                steps.CANARY, output=said.extend, phase=Phase.SETUP, time_limit=_PREFLIGHT_TIMEOUT
+                steps.SELF_TEST,
+                output=said.extend,
+                phase=Phase.SETUP,
+                time_limit=_PREFLIGHT_TIMEOUT,
             )
             if not ended.ok:
                 raise InfrastructureError(
