@@ -62,7 +62,7 @@ def in_root(roots: JobRoots, image: Image, cgroups: Cgroups) -> Life:
 
 def in_container(home: Path, image: str) -> Life:
     settings = ContainerSettings()
-    engine = Engine(settings)
+    engine = Engine(settings.command, settings.runtime)
 
     async def life() -> tuple[float, float]:
         begin = time.perf_counter()

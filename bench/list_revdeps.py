@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.build_cache import PR_SET_CHILD_SUBREAPER, Log, cpu
 from opam_ci.clients.runners import coinstall, listing, sandbox, steps
-from opam_ci.clients.runners.image import remove_tree
+from opam_ci.clients.runners.locks import remove_tree
 from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings

@@ -7,10 +7,10 @@ import pytest
 
 from opam_ci.clients.runners.cgroups import (
     Cgroups,
-    Counted,
+    Counters,
     JobGroups,
-    counted,
     host_oom_kills,
+    read_counters,
 )
 from opam_ci.clients.runners.hierarchies import WORKER_GROUP, Hierarchy, find_hierarchies
 from opam_ci.clients.runners.settings import JobLimits
@@ -148,13 +148,13 @@ def test_counters_of_both_versions_are_read(tmp_path: Path) -> None:
     (one / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     (one / "pids.events").write_text("max 3\n")
     (two / "memory.events").write_text("low 0\noom 1\noom_kill 4\noom_group_kill 0\n")
-    assert counted([one]) == Counted(oom_kills=2, pids_limit_hits=3)
-    assert counted([two]) == Counted(oom_kills=4, memory_limit_reached=True)
-    assert counted([tmp_path / "gone"]) == Counted()
+    assert read_counters([one]) == Counters(oom_kills=2, pids_limit_hits=3)
+    assert read_counters([two]) == Counters(oom_kills=4, memory_limit_reached=True)
+    assert read_counters([tmp_path / "gone"]) == Counters()
     (one / "memory.limit_in_bytes").write_text("1000000\n")
     for usage, reached in ((500_000, False), (999_000, True)):
         (one / "memory.max_usage_in_bytes").write_text(f"{usage}\n")
-        assert counted([one]).memory_limit_reached is reached
+        assert read_counters([one]).memory_limit_reached is reached
 
 
 def test_kills_on_the_host_count_where_no_group_counts_the_jobs_own() -> None:

@@ -218,8 +218,8 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
     [
         ("busy", "HTTP 429"),
         ("broken", "HTTP 503"),
-        ("no-digest", "gives no digest"),
-        ("forged", "gives no digest"),
+        ("no-digest", "returned no digest"),
+        ("forged", "returned no digest"),
         ("slow", "does not answer"),
     ],
 )

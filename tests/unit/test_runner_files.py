@@ -13,10 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from opam_ci.clients.runners import beneath, mirrors
-from opam_ci.clients.runners.image import remove_tree
 from opam_ci.clients.runners.jobroot import JobRoots, overlay
 from opam_ci.clients.runners.layer import require_pid_namespace, require_sandbox
-from opam_ci.clients.runners.locks import lock, try_lock
+from opam_ci.clients.runners.locks import lock, remove_tree, try_lock
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
@@ -270,7 +269,7 @@ async def test_a_directory_into_which_a_sweep_looks_is_removed_all_the_same(
         (root / "lock").touch()
         return replace(ended, exit_code=1)
 
-    monkeypatch.setattr("opam_ci.clients.runners.image.supervise", disturbed)
+    monkeypatch.setattr("opam_ci.clients.runners.locks.supervise", disturbed)
     await remove_tree(root, ROOT)
     assert not root.exists()
     assert removals == 2

@@ -86,7 +86,7 @@ class DependencyCache:
         store: The cache.
         executor: The job's build root.
         base: Its base layer.
-        surroundings: All that every build of the job depends on; see `surroundings_of`.
+        surroundings: All that every build of the job depends on; see `cache_context`.
         book: The job's log and time limits.
     """
 
@@ -112,12 +112,12 @@ class DependencyCache:
         self._target: CachedBuild | None = None
         self._have: dict[str, CacheEntry] = {}
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         """Takes nothing yet."""
         return self
 
-    async def __aexit__(self, *_error: object) -> None:
-        """Gives all entries back."""
+    def __exit__(self, *_error: object) -> None:
+        """Releases all entries."""
         for entry in self._have.values():
             entry.close()
 
@@ -372,7 +372,7 @@ def cache_store(home: Path, limit: int) -> CacheStore:
     return CacheStore(home / "cache", _SWITCH_FILES, limit, sandbox.rights())
 
 
-def surroundings_of(spec: BuildSpec, image_digest: str, base: Layer) -> str:
+def cache_context(spec: BuildSpec, image_digest: str, base: Layer) -> str:
     """Returns all that every build of a job depends on besides packages, as one text.
 
     Args:
