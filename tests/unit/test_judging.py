@@ -89,7 +89,7 @@ async def test_a_log_that_takes_too_long_leaves_it_to_the_facts(
 ) -> None:
     outcome = await judge(facts, ENDLESS, processor_limit=timedelta(seconds=1))
 
-    assert f"signal={signal.SIGXCPU.value}," in caplog.text
+    assert f"failed: signal {signal.SIGXCPU.value}" in caplog.text
     assert label(outcome) == expected
     assert judging.UNREAD in str(outcome)
 

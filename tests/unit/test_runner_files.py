@@ -20,8 +20,9 @@ from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.clients.runners.supervise import Ended, supervise
-from opam_ci.clients.runners.transcript import HEAD_LIMIT, TAIL_LIMIT, Excerpt, Transcript
+from opam_ci.clients.runners.transcript import Excerpt, Transcript
 from opam_ci.core.build import BuildProgress
+from opam_ci.core.classify.cut import HEAD_BYTES, TAIL_BYTES
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause
@@ -200,12 +201,12 @@ def test_an_excerpt_keeps_both_ends() -> None:
     whole = b"".join(b"%08d\n" % number for number in range(100_000))
     for begin in range(0, len(whole), 1000):
         excerpt.feed(whole[begin : begin + 1000])
-    left_out = len(whole) - HEAD_LIMIT - TAIL_LIMIT
-    head, tail = whole[:HEAD_LIMIT].decode(), whole[-TAIL_LIMIT:].decode()
+    left_out = len(whole) - HEAD_BYTES - TAIL_BYTES
+    head, tail = whole[:HEAD_BYTES].decode(), whole[-TAIL_BYTES:].decode()
     assert excerpt.text == f"{head}\n[opam-ci: {left_out} bytes left out here]\n{tail}"
 
 
-@pytest.mark.parametrize("size", [0, 1, HEAD_LIMIT, HEAD_LIMIT + 1, HEAD_LIMIT + TAIL_LIMIT])
+@pytest.mark.parametrize("size", [0, 1, HEAD_BYTES, HEAD_BYTES + 1, HEAD_BYTES + TAIL_BYTES])
 def test_an_excerpt_of_little_is_all_of_it(size: int) -> None:
     excerpt = Excerpt()
     excerpt.feed(b"x" * size)
@@ -224,7 +225,7 @@ class _Log:
         self.data += data
 
 
-def test_progress_is_told_at_each_begin_and_then_rarely() -> None:
+def test_progress_is_reported_at_each_begin_and_then_rarely() -> None:
     log, seen = _Log(), list[BuildProgress]()
     transcript = Transcript(log, seen.append)
     transcript.begin(Phase.SETUP, "x")
@@ -238,7 +239,7 @@ def test_progress_is_told_at_each_begin_and_then_rarely() -> None:
 
 
 def test_a_home_that_no_mount_option_can_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="no comma"):
+    with pytest.raises(ValidationError, match="remove commas"):
         RootfsSettings(home=tmp_path / "a,b")
 
 

@@ -134,7 +134,7 @@ class ContainerRunner:
             self._layers.use(image, spec, transcript.output) as base,
             self._box(base.image, mirrors.inside(spec.archive_mirrors)) as executor,
         ):
-            transcript.say(limits_line(self._limits))
+            transcript.note(limits_line(self._limits))
             job = JobRun(
                 spec,
                 executor,

@@ -228,25 +228,18 @@ class JobRun:
         return self._book.end(ended, found)
 
     async def _list_revdeps(self) -> bool:
-        self._book.begin(Phase.SOLVE, f"what depends on {self._spec.job.package}?")
+        self._book.begin(Phase.SOLVE, f"reverse dependencies of {self._spec.job.package}")
         known = await self._step(phases.is_known(self._spec))
         if not known.ok:
             # opam would list nothing for a package that it does not know, and exit 0.
             self._probes["package_known"] = False
             return self._book.end(known)
         ended, self._revdeps = await coinstall.run(
-            self._spec,
-            coinstall.Surroundings(
-                run_step=self._captured,
-                read=self._executor.read,
-                say=self._book.transcript.say,
-                output=self._book.transcript.output,
-                time_left=lambda: self._book.time_left,
-            ),
+            self._spec, self._captured, self._executor.read, self._book
         )
         if self._revdeps is not None:
             tested = sum(revdep.has_tests for revdep in self._revdeps)
-            self._book.transcript.say(f"{len(self._revdeps)} revdeps, {tested} of them with tests")
+            self._book.transcript.note(f"{len(self._revdeps)} revdeps, {tested} of them with tests")
         return self._book.end(ended)
 
     async def _freeze(self) -> None:
@@ -354,7 +347,7 @@ class JobRun:
     async def _verify(self) -> None:
         expected = kinds.expected(self._spec)
         package = ", ".join(sorted(expected))
-        self._book.begin(Phase.VERIFY, f"is {package} installed?")
+        self._book.begin(Phase.VERIFY, f"installation of {package}")
         found = await layer.read_installed(self._executor)
         if found is None:
             raise InfrastructureError(
@@ -363,7 +356,7 @@ class JobRun:
                 phase=Phase.VERIFY,
             )
         self._installed = expected <= found
-        self._book.transcript.say(
+        self._book.transcript.note(
             f"{package} is {'installed' if self._installed else 'not installed'}; installed: "
             + ", ".join(sorted(found))
         )
@@ -374,12 +367,11 @@ class JobRun:
         step: steps.Step,
         *,
         executor: Executor | None = None,
-        stdin: IO[bytes] | None = None,
-        quiet: bool = False,
+        stdin: IO[bytes],
     ) -> tuple[Ended, report.OpamReport | None]:
         """Implements `dependency_cache.Run`."""
         executor = executor or self._executor
-        ended = await self._step(step, stdin=stdin, executor=executor, quiet=quiet)
+        ended = await self._step(step, stdin=stdin, executor=executor, quiet=True)
         return ended, await self._read_report(step, executor)
 
     def _report_path(self) -> str:
@@ -397,7 +389,7 @@ class JobRun:
         return report.parse_report(data) if data is not None else None
 
     async def _captured(self, step: steps.Step, output: bytearray) -> Ended:
-        """Implements `listing.RunStep`."""
+        """Implements `executor.RunStep`."""
         return await self._step(step, keep=output)
 
     async def _step(
@@ -410,7 +402,7 @@ class JobRun:
         quiet: bool = False,
     ) -> Ended:
         if step.shown:
-            self._book.transcript.say(step.shown)
+            self._book.transcript.note(step.shown)
 
         def output(data: bytes) -> None:
             if not quiet:

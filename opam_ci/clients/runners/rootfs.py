@@ -158,7 +158,7 @@ class RootfsRunner:
                 groups=groups,
                 disk=DiskWatch(root.upper, self._limits, self._rights),
             )
-            transcript.say(limits_line(self._limits, self._cgroups.missing))
+            transcript.note(limits_line(self._limits, self._cgroups.missing))
             cache = None
             if self._settings.build_cache and spec.build_cache:
                 context = cache_context(spec, image.manifest.digest, base)
