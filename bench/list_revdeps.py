@@ -20,7 +20,7 @@ from bench.build_cache import PR_SET_CHILD_SUBREAPER, Log, cpu
 from opam_ci.clients.runners import coinstall, listing, sandbox, steps
 from opam_ci.clients.runners.locks import remove_tree
 from opam_ci.clients.runners.mirrors import Mirrors
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.settings import default_home
@@ -88,9 +88,9 @@ class Bench:
         return listing.revdeps(spec, answers)
 
     async def ours(self, spec: BuildSpec) -> tuple[Revdep, ...]:
-        book = PhaseBook(Transcript(self.log, lambda _: None), PhaseTimeouts())
-        book.begin(Phase.SOLVE, "a listing")
-        _, found = await coinstall.run(spec, self.run_step, self._executor.read, book)
+        phase_log = PhaseLog(Transcript(self.log, lambda _: None), PhaseTimeouts())
+        phase_log.begin(Phase.SOLVE, "a listing")
+        _, found = await coinstall.run(spec, self.run_step, self._executor.read, phase_log)
         assert b"falling back" not in self.log.data
         assert found is not None
         return found

@@ -6,7 +6,7 @@ import pytest
 
 from opam_ci.clients.runners import coinstall
 from opam_ci.clients.runners.coinstall_process import ExitCode
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.steps import Step
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.clients.runners.transcript import Transcript
@@ -61,8 +61,8 @@ class Job_:  # noqa: N801 - not the job of a plan
         self.described = described or ended()
         self.asked: list[str] = []
         self.log = b""
-        self.book = PhaseBook(Transcript(self, lambda _progress: None), PhaseTimeouts())
-        self.book.begin(Phase.SOLVE, "a listing")
+        self.phase_log = PhaseLog(Transcript(self, lambda _progress: None), PhaseTimeouts())
+        self.phase_log.begin(Phase.SOLVE, "a listing")
 
     @property
     def size(self) -> int:
@@ -72,7 +72,7 @@ class Job_:  # noqa: N801 - not the job of a plan
         self.log += data
 
     async def list(self) -> tuple[Ended, tuple[Revdep, ...] | None]:
-        return await coinstall.run(SPEC, self.run_step, self.read, self.book)
+        return await coinstall.run(SPEC, self.run_step, self.read, self.phase_log)
 
     async def run_step(self, step: Step, output: bytearray) -> Ended:
         if step is coinstall.DESCRIBE:

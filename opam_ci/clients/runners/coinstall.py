@@ -15,7 +15,7 @@ from opam_ci.clients.runners import coinstall_process, listing
 from opam_ci.clients.runners.coinstall_process import ExitCode
 from opam_ci.clients.runners.executor import Output, Read, RunStep
 from opam_ci.clients.runners.listing import Query
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.steps import Step
 from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core.build import BuildSpec, Revdep
@@ -47,7 +47,7 @@ DESCRIBE = Step(
 
 
 async def run(
-    spec: BuildSpec, run_step: RunStep, read: Read, book: PhaseBook
+    spec: BuildSpec, run_step: RunStep, read: Read, phase_log: PhaseLog
 ) -> tuple[Ended, tuple[Revdep, ...] | None]:
     """Lists the reverse dependencies of a job's package.
 
@@ -55,7 +55,7 @@ async def run(
         spec: The job.
         run_step: Runs a command in the build root.
         read: Reads files of the build root.
-        book: The job's log and the time limit of its phase.
+        phase_log: The job's log and the time limit of its phase.
 
     Returns:
         How the last command ended, and the result if there is one.
@@ -74,8 +74,8 @@ async def run(
             answers = await decide(
                 spec.job.package,
                 described,
-                output=book.transcript.output,
-                time_limit=book.time_left,
+                output=phase_log.transcript.output,
+                time_limit=phase_log.time_left,
             )
             if answers is not None:
                 by_query = {
@@ -84,7 +84,7 @@ async def run(
                     Query.TESTING: frozenset(answers.testing),
                 }
                 return ended, listing.revdeps(spec, by_query)
-    book.transcript.note("falling back to `opam list`")
+    phase_log.transcript.note("falling back to `opam list`")
     return await listing.run(spec, run_step)
 
 

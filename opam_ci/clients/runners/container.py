@@ -11,17 +11,17 @@ from pathlib import Path
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners import aptsources, mirrors
 from opam_ci.clients.runners.base import LogSink
-from opam_ci.clients.runners.containerbox import open_box, remove
+from opam_ci.clients.runners.containerbox import open_container, remove
 from opam_ci.clients.runners.containerexec import ContainerExecutor
 from opam_ci.clients.runners.containerlayer import ContainerLayers
 from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.engine import Engine
-from opam_ci.clients.runners.jobroot import held_directory
+from opam_ci.clients.runners.jobroot import job_directory
 from opam_ci.clients.runners.jobrun import JobRun
 from opam_ci.clients.runners.kinds import BUILDS
 from opam_ci.clients.runners.layer import ArtifactSource
 from opam_ci.clients.runners.locks import remove_unlocked
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.preflight import (
     check_clock,
     check_room,
@@ -89,7 +89,7 @@ class ContainerRunner:
         """Removes the containers of dead workers; returns how many there were."""
 
         async def first(directory: Path) -> None:
-            await remove(self._engine, _container(directory))
+            await remove(self._engine, _container_name(directory))
 
         self._engine.require()
         return await remove_unlocked(self._jobs, "job-", ROOT, first=first)
@@ -108,7 +108,7 @@ class ContainerRunner:
         image = await self._layers.image(self._settings.image, lambda _: None)
         if (made_at := await self._layers.made_at(image)) is not None:
             check_clock(datetime.now(UTC), not_before=made_at)
-        async with self._box(image, mirrors.Mirrors()) as executor:
+        async with self._open(image, mirrors.Mirrors()) as executor:
             await check_sandbox(
                 executor,
                 f"in {self._settings.image}",
@@ -128,11 +128,11 @@ class ContainerRunner:
         transcript.plain(f"Image: {name} ({image})\n")
         distribution = spec.platform.distribution.removeprefix("debian-")
         transcript.plain(reproduction(spec, debian=distribution))
-        book = PhaseBook(transcript, spec.timeouts)
-        book.begin_checkout(spec)
+        phase_log = PhaseLog(transcript, spec.timeouts)
+        phase_log.begin_checkout(spec)
         async with (
             self._layers.use(image, spec, transcript.output) as base,
-            self._box(base.image, mirrors.inside(spec.archive_mirrors)) as executor,
+            self._open(base.image, mirrors.inside(spec.archive_mirrors)) as executor,
         ):
             transcript.note(limits_line(self._limits))
             job = JobRun(
@@ -140,29 +140,30 @@ class ContainerRunner:
                 executor,
                 base.manifest,
                 base.system,
-                book,
+                phase_log,
                 apt_options=aptsources.read_host().options,
                 environment=self._settings.environment,
             )
             return await job.run(self._artifacts)
 
     @asynccontextmanager
-    async def _box(self, image: str, shown: mirrors.Mirrors) -> AsyncIterator[ContainerExecutor]:
+    async def _open(self, image: str, shown: mirrors.Mirrors) -> AsyncIterator[ContainerExecutor]:
         async with (
-            held_directory(self._jobs, "job-") as directory,
-            open_box(
+            job_directory(self._jobs, "job-") as directory,
+            open_container(
                 self._engine,
                 image,
-                _container(directory),
+                _container_name(directory),
                 network=self._settings.network,
                 mirrors=shown,
                 limits=self._limits,
-            ) as box,
+            ) as container,
         ):
-            disk = DiskWatch(box.upper, self._limits, ROOT) if box.upper is not None else None
-            yield ContainerExecutor(box, shown, disk=disk)
+            upper = container.upper
+            disk = None if upper is None else DiskWatch(upper, self._limits, ROOT)
+            yield ContainerExecutor(container, shown, disk=disk)
 
 
-def _container(directory: Path) -> str:
+def _container_name(directory: Path) -> str:
     """Returns the name of the container of a job root."""
     return f"opam-ci-{directory.name}"

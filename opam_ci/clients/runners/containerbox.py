@@ -35,7 +35,7 @@ _OWN_PROCESSES = 2
 """The shell and the `cat` of _INIT."""
 
 
-class Box:
+class Container:
     """A running container.
 
     Args:
@@ -136,7 +136,7 @@ def _limited(groups: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 @asynccontextmanager
-async def open_box(  # noqa: PLR0913 - the parts of a container
+async def open_container(  # noqa: PLR0913 - the parts of a container
     engine: Engine,
     image: str,
     name: str,
@@ -144,7 +144,7 @@ async def open_box(  # noqa: PLR0913 - the parts of a container
     network: str,
     mirrors: Mirrors,
     limits: JobLimits | None,
-) -> AsyncIterator[Box]:
+) -> AsyncIterator[Container]:
     """Starts a container, and removes it at the end with everything in it.
 
     Args:
@@ -170,14 +170,14 @@ async def open_box(  # noqa: PLR0913 - the parts of a container
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
             start_new_session=True,
         )
-        box = Box(engine, name, process)
+        container = Container(engine, name, process)
         try:
             await _ready(process, name)
             await until_started.aclose()
-            await box.locate()
-            yield box
+            await container.locate()
+            yield container
         finally:
-            await box.end()
+            await container.end()
 
 
 def _options(
@@ -204,7 +204,7 @@ def _options(
 
 
 async def _ready(process: asyncio.subprocess.Process, name: str) -> None:
-    assert process.stdout is not None  # noqa: S101 - for mypy: asked for above
+    assert process.stdout is not None  # noqa: S101 - for mypy: PIPE above
     lines = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_START_TIMEOUT):

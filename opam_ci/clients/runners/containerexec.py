@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import IO
 
 from opam_ci.clients.runners import sandbox, steps
-from opam_ci.clients.runners.containerbox import Box
+from opam_ci.clients.runners.containerbox import Container
 from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.executor import Output
 from opam_ci.clients.runners.jobroot import host_facts
@@ -76,13 +76,15 @@ class ContainerExecutor:
     """Implements `executor.Executor` in a container.
 
     Args:
-        box: The container.
+        container: The container.
         mirrors: Archive mirrors that it shows.
         disk: Watch over what is written, where that is on this machine.
     """
 
-    def __init__(self, box: Box, mirrors: Mirrors, *, disk: DiskWatch | None = None) -> None:
-        self._box = box
+    def __init__(
+        self, container: Container, mirrors: Mirrors, *, disk: DiskWatch | None = None
+    ) -> None:
+        self._container = container
         self._mirrors = mirrors
         self._disk = disk
 
@@ -97,7 +99,7 @@ class ContainerExecutor:
         stdin: IO[bytes] | None = None,
     ) -> Ended:
         """Runs one command; see `executor.Executor.run`."""
-        if self._box.is_over:
+        if self._container.is_over:
             raise InfrastructureError(
                 "the job's container has ended", cause=Cause.SANDBOX, phase=phase
             )
@@ -108,7 +110,9 @@ class ContainerExecutor:
         finished = False
         try:
             ended = await supervise(
-                self._box.engine.command(*self._exec_call(confined, interactive=stdin is not None)),
+                self._container.engine.command(
+                    *self._exec_call(confined, interactive=stdin is not None)
+                ),
                 output=marked,
                 time_limit=time_limit,
                 stdin=stdin,
@@ -118,7 +122,7 @@ class ContainerExecutor:
         finally:
             # The kill reached only the engine's client.
             if not finished:
-                await self._box.end()
+                await self._container.end()
         marked.end()
         if finished:
             await self._kill_leftovers(phase, as_root=confined.as_root)
@@ -129,12 +133,20 @@ class ContainerExecutor:
         begin = ("sh", "-c", _START, "sh")
         if step.as_root:
             variables = [f"{name}={value}" for name, value in step.environment]
-            call += ["--user", "0:0", "--workdir", step.directory, self._box.name, "env", "-i"]
+            call += [
+                "--user",
+                "0:0",
+                "--workdir",
+                step.directory,
+                self._container.name,
+                "env",
+                "-i",
+            ]
             return [*call, *variables, *begin, *step.argv]
         user = f"{sandbox.USER}:{sandbox.USER}"
         return [
             *call,
-            *("--user", user, self._box.name),
+            *("--user", user, self._container.name),
             # Not --die-with-parent: the parent of an executed command is the runtime, which
             # ends at once.
             *("bwrap", "--dev-bind", "/", "/", "--unshare-ipc", "--cap-drop", "ALL"),
@@ -148,22 +160,22 @@ class ContainerExecutor:
     async def _kill_leftovers(self, phase: Phase, *, as_root: bool) -> None:
         """Kills processes that a command left running, so that none outlives its phase."""
         for _ in range(_END_ATTEMPTS):
-            others = self._box.others
+            others = self._container.others
             if others == 0 or (others is None and phase not in PACKAGE_PHASES):
                 return
             user, script = ("0:0", _KILL_ALL_OF_ROOT) if as_root else (str(sandbox.USER), _KILL_ALL)
-            code, _, _ = await self._box.engine.try_call(
-                "exec", "--user", user, self._box.name, "sh", "-c", script
+            code, _, _ = await self._container.engine.try_call(
+                "exec", "--user", user, self._container.name, "sh", "-c", script
             )
             if others is None and code == 0:
                 return
-        if self._box.others != 0:
+        if self._container.others != 0:
             # At its process limit, a job leaves no room for the command that would kill it.
-            await self._box.end()
+            await self._container.end()
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
         """Reads regular files by a `tar` in the container, where links cannot lead outside."""
-        if not paths or self._box.is_over:
+        if not paths or self._container.is_over:
             return {}
         code, output, _ = await self._exec("sh", "-c", _READ, "sh", str(limit), *paths)
         if code != 0:
@@ -184,11 +196,11 @@ class ContainerExecutor:
 
     async def _exec(self, *argv: str) -> tuple[int | None, bytes, str]:
         user = ("--user", f"{sandbox.USER}:{sandbox.USER}", "--workdir", "/")
-        return await self._box.engine.try_call("exec", *user, self._box.name, *argv)
+        return await self._container.engine.try_call("exec", *user, self._container.name, *argv)
 
     async def host(self) -> HostFacts:
         """Reads the kernel's counters, and the free room where it is on this machine."""
-        upper = self._box.upper
+        upper = self._container.upper
         if upper is not None and not upper.exists():
             upper = upper.parents[1]  # the container has ended
-        return host_facts(upper, await self._box.counters(), self._disk)
+        return host_facts(upper, await self._container.counters(), self._disk)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from opam_ci.clients.runners import mirrors, steps
-from opam_ci.clients.runners.containerbox import open_box
+from opam_ci.clients.runners.containerbox import open_container
 from opam_ci.clients.runners.containerexec import ContainerExecutor
 from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.executor import read_one
@@ -152,20 +152,20 @@ class ContainerLayers:
         with tempfile.TemporaryDirectory(prefix="opam-ci-") as directory:
             archive = Path(directory) / "base.tar.gz"
             await self._artifacts.fetch(spec.repository.base_archive, archive)
-            async with open_box(
+            async with open_container(
                 self._engine,
                 image,
                 f"opam-ci-layer-{key}-{os.getpid()}",
                 network=self._network,
                 mirrors=shown,
                 limits=None,
-            ) as box:
-                executor = ContainerExecutor(box, shown)
+            ) as container:
+                executor = ContainerExecutor(container, shown)
                 manifest = await LayerMaking(executor, shown, output).run(spec, archive)
                 _check_compiler(spec, manifest)
                 system = await _system(executor, image, await self.made_at(image))
                 await self._engine.call(
-                    *("commit", "--pause=false", box.name, name),
+                    *("commit", "--pause=false", container.name, name),
                     time_limit=_COMMIT_TIMEOUT,
                     cause=Cause.STORAGE,
                 )

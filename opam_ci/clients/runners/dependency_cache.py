@@ -23,7 +23,7 @@ from opam_ci.clients.runners.cache_store import CacheEntry, CacheStore
 from opam_ci.clients.runners.executor import Executor, read_one
 from opam_ci.clients.runners.jobroot import overlay
 from opam_ci.clients.runners.layer import Layer
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.steps import OPAM_ENVIRONMENT, Step
 from opam_ci.clients.runners.supervise import Ended
@@ -79,7 +79,7 @@ class DependencyCache:
         executor: The job's build root.
         base: Its base layer.
         context: All that every build of the job depends on; see `cache_context`.
-        book: The job's log and time limits.
+        phase_log: The job's log and time limits.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class DependencyCache:
         executor: RootfsExecutor,
         base: Layer,
         context: str,
-        book: PhaseBook,
+        phase_log: PhaseLog,
     ) -> None:
         self._store = store
         self._executor = executor
         self._base = base
         self._context = context
-        self._note = book.transcript.note
-        self._book = book
+        self._note = phase_log.transcript.note
+        self._phase_log = phase_log
         self._files: dict[str, dict[str, bytes]] = {}
         self._plain_bottom: tuple[Path, ...] = ()
         self._bottom: tuple[Path, ...] = ()
@@ -205,7 +205,7 @@ class DependencyCache:
         expected = frozenset({*self._base.manifest.installed, *self._solution})
         if state is None or report.installed(state) != expected:
             return
-        seconds = sum(run.duration for run in self._book.runs if run.phase is Phase.BUILD)
+        seconds = sum(run.duration for run in self._phase_log.runs if run.phase is Phase.BUILD)
         try:
             if (entry := await asyncio.to_thread(self._store.find, target.key)) is not None:
                 entry.close()
@@ -304,7 +304,7 @@ class DependencyCache:
             finally:
                 if waited:
                     # The limit is for what the packages of this job do.
-                    self._book.restart_limit(Phase.DEPENDENCIES)
+                    self._phase_log.restart_limit(Phase.DEPENDENCIES)
             if self._take(build, await asyncio.to_thread(self._store.find, build.key)):
                 self._note(f"from the cache, meanwhile: {build.package}")
                 return None

@@ -38,4 +38,4 @@ async def empty_proc() -> AsyncIterator[Path | None]:
         finally:
             if ended.ok:
                 # A millisecond; not awaited, so that no cancellation leaves it behind.
-                subprocess.run(["umount", "--lazy", directory], check=True)  # noqa: ASYNC221, S603, S607 - as said
+                subprocess.run(["umount", "--lazy", directory], check=True)  # noqa: ASYNC221, S603, S607 - see above

@@ -40,7 +40,7 @@ class JobRoots:
         Raises:
             InfrastructureError: Cause `disk_full` or `storage`: it cannot be made or removed.
         """
-        async with held_directory(self._home, "job-", self._rights) as directory:
+        async with job_directory(self._home, "job-", self._rights) as directory:
             try:
                 root = overlay(directory, lowers)
             except OSError as error:
@@ -57,7 +57,7 @@ class JobRoots:
 
 
 @asynccontextmanager
-async def held_directory(home: Path, prefix: str, rights: Rights = ROOT) -> AsyncIterator[Path]:
+async def job_directory(home: Path, prefix: str, rights: Rights = ROOT) -> AsyncIterator[Path]:
     """Makes a directory of a job; see `own_directory`.
 
     Raises:

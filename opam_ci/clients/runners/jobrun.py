@@ -20,7 +20,7 @@ from opam_ci.clients.runners.dependency_cache import DependencyCache
 from opam_ci.clients.runners.executor import Executor, read_one
 from opam_ci.clients.runners.failure_facts import sandbox_works, sources_fixed
 from opam_ci.clients.runners.image import ImageManifest
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildReport, BuildSpec, RepositoryRef, Revdep
 from opam_ci.core.classify.exits import OpamExit
@@ -80,7 +80,7 @@ class JobRun:
         executor: Its build root.
         base: Its base layer.
         image: The Debian packages below that.
-        book: Its log and phases.
+        phase_log: Its log and phases.
         apt_options: Options of apt in phases with network.
         environment: Environment variables of every command.
         cache: Compiled dependencies, if it may use them.
@@ -92,7 +92,7 @@ class JobRun:
         executor: Executor,
         base: layer.LayerManifest,
         image: ImageManifest,
-        book: PhaseBook,
+        phase_log: PhaseLog,
         *,
         apt_options: tuple[tuple[str, str], ...],
         environment: dict[str, str],
@@ -102,7 +102,8 @@ class JobRun:
         self._executor = executor
         self._base = base
         self._image = image
-        self._book = book
+        self._phase_log = phase_log
+        self._transcript = phase_log.transcript
         self._apt_options = apt_options
         self._environment = environment
         self._cache = cache
@@ -130,12 +131,11 @@ class JobRun:
         """
         await self._check_out(artifacts)
         finished = await self._run_phases()
-        transcript = self._book.transcript
         if finished:
-            transcript.finish()
+            self._transcript.finish()
         facts = BuildFacts(
             job=self._spec.job,
-            phases=tuple(self._book.runs),
+            phases=tuple(self._phase_log.runs),
             installed=self._installed,
             finished=finished,
             host=await self._executor.host(),
@@ -143,7 +143,7 @@ class JobRun:
             accepts_failure=await self._accepts_failure(),
             hidden=self._hidden,
         )
-        return BuildReport(facts=facts, logs=transcript.texts, revdeps=self._revdeps)
+        return BuildReport(facts=facts, logs=self._transcript.texts, revdeps=self._revdeps)
 
     async def _check_out(self, artifacts: layer.ArtifactSource) -> None:
         """Unpacks the overlay repository within the build root."""
@@ -153,9 +153,9 @@ class JobRun:
             await artifacts.fetch(key, archive)
             with archive.open("rb") as stream:
                 # The making of a base layer, which has its own limits, is over.
-                self._book.restart_limit(Phase.CHECKOUT)
+                self._phase_log.restart_limit(Phase.CHECKOUT)
                 ended = await self._step(steps.unpack(phases.SUBMISSION_FILES), stdin=stream)
-        if not self._book.end(ended):
+        if not self._phase_log.end(ended):
             raise InfrastructureError(
                 f"the submission's archive {key} cannot be unpacked",
                 cause=Cause.STORAGE,
@@ -195,7 +195,7 @@ class JobRun:
         if needs_depexts and not await self._depexts():
             return False
         if cache is not None:
-            self._book.restart_limit(Phase.SETUP)
+            self._phase_log.restart_limit(Phase.SETUP)
             await cache.attach(kinds.target(self._spec), self._for_cache)
         return True
 
@@ -212,7 +212,7 @@ class JobRun:
 
     async def _solve(self) -> bool:
         step = phases.solve(self._spec, reinstall=self._reinstall)
-        self._book.begin(Phase.SOLVE, step.title)
+        self._phase_log.begin(Phase.SOLVE, step.title)
         ended = await self._step(step)
         found = await self._read_report(step)
         if ended.exit_code == _UNKNOWN:
@@ -225,22 +225,22 @@ class JobRun:
         if ended.ok:
             self._solution = found.solution if found is not None else ()
             await self._freeze()
-        return self._book.end(ended, found)
+        return self._phase_log.end(ended, found)
 
     async def _list_revdeps(self) -> bool:
-        self._book.begin(Phase.SOLVE, f"reverse dependencies of {self._spec.job.package}")
+        self._phase_log.begin(Phase.SOLVE, f"reverse dependencies of {self._spec.job.package}")
         known = await self._step(phases.is_known(self._spec))
         if not known.ok:
             # opam would list nothing for a package that it does not know, and exit 0.
             self._probes["package_known"] = False
-            return self._book.end(known)
+            return self._phase_log.end(known)
         ended, self._revdeps = await coinstall.run(
-            self._spec, self._captured, self._executor.read, self._book
+            self._spec, self._captured, self._executor.read, self._phase_log
         )
         if self._revdeps is not None:
             tested = sum(revdep.has_tests for revdep in self._revdeps)
-            self._book.transcript.note(f"{len(self._revdeps)} revdeps, {tested} of them with tests")
-        return self._book.end(ended)
+            self._transcript.note(f"{len(self._revdeps)} revdeps, {tested} of them with tests")
+        return self._phase_log.end(ended)
 
     async def _freeze(self) -> None:
         submitted = await self._executor.packages(_REPOSITORY_FILES)
@@ -281,7 +281,7 @@ class JobRun:
         for every exit code: the judge decides whether a failure is a package's, and accepts no
         other.
         """
-        last = self._book.runs[-1]
+        last = self._phase_log.runs[-1]
         failed = [action.package for action in last.actions if action.result == "failed"]
         wanted = failed or [kinds.target(self._spec)]
         files = await self._solution_files(*wanted) or await self._opam_files(
@@ -293,7 +293,7 @@ class JobRun:
         )
 
     async def _depexts(self) -> bool:
-        self._book.begin(Phase.DEPEXTS, "system packages of the solution")
+        self._phase_log.begin(Phase.DEPEXTS, "system packages of the solution")
         listing = bytearray()
         ended = await self._step(phases.list_depexts(self._solution), keep=listing)
         packages = phases.debian_packages(listing.decode(errors="replace"))
@@ -304,30 +304,30 @@ class JobRun:
             ended, _ = await self._series(
                 (*update, *phases.install_depexts(packages, self._apt_options))
             )
-        return self._book.end(ended)
+        return self._phase_log.end(ended)
 
     async def _fetch(self, sources: tuple[steps.Step, ...]) -> bool:
-        self._book.begin(Phase.FETCH, " && ".join(step.title for step in sources))
+        self._phase_log.begin(Phase.FETCH, " && ".join(step.title for step in sources))
         ended, found = await self._series(sources)
         if ended.exit_code == OpamExit.SYNC_ERROR and found is not None:
             again = await checksums.repeats(found.actions, sources, self._captured)
             if again is not None:
                 self._probes[CHECKSUM_REPEATS] = again
-        return self._book.end(ended, found)
+        return self._phase_log.end(ended, found)
 
     async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:
-        self._book.begin(phase, " && ".join(step.title for step in commands))
+        self._phase_log.begin(phase, " && ".join(step.title for step in commands))
         if phase is Phase.DEPENDENCIES and self._cache is not None:
             too_late = await self._cache.fill(self._for_cache)
             if too_late is not None:
-                return self._book.end(too_late)
+                return self._phase_log.end(too_late)
         ended, found = await self._series(commands)
         if phase in PACKAGE_PHASES and not (ended.ok or ended.timed_out or ended.stopped):
             self._probes |= await sources_fixed(ended, found, self._solution_files)
             self._probes |= await sandbox_works(
-                self._executor, self._book.transcript, own_processes=self._base.own_processes
+                self._executor, self._transcript, own_processes=self._base.own_processes
             )
-        return self._book.end(ended, found)
+        return self._phase_log.end(ended, found)
 
     async def _series(
         self, commands: tuple[steps.Step, ...]
@@ -347,7 +347,7 @@ class JobRun:
     async def _verify(self) -> None:
         expected = kinds.expected(self._spec)
         package = ", ".join(sorted(expected))
-        self._book.begin(Phase.VERIFY, f"installation of {package}")
+        self._phase_log.begin(Phase.VERIFY, f"installation of {package}")
         found = await layer.read_installed(self._executor)
         if found is None:
             raise InfrastructureError(
@@ -356,11 +356,11 @@ class JobRun:
                 phase=Phase.VERIFY,
             )
         self._installed = expected <= found
-        self._book.transcript.note(
+        self._transcript.note(
             f"{package} is {'installed' if self._installed else 'not installed'}; installed: "
             + ", ".join(sorted(found))
         )
-        self._book.end(Ended())
+        self._phase_log.end(Ended())
 
     async def _for_cache(
         self,
@@ -402,11 +402,11 @@ class JobRun:
         quiet: bool = False,
     ) -> Ended:
         if step.shown:
-            self._book.transcript.note(step.shown)
+            self._transcript.note(step.shown)
 
         def output(data: bytes) -> None:
             if not quiet:
-                self._book.transcript.output(data)
+                self._transcript.output(data)
             if keep is not None:
                 keep.extend(data)
 
@@ -417,15 +417,15 @@ class JobRun:
         ended = await (executor or self._executor).run(
             step,
             output=output,
-            phase=self._book.transcript.phase,
+            phase=self._transcript.phase,
             environment=extra,
-            time_limit=self._book.time_left,
+            time_limit=self._phase_log.time_left,
             stdin=stdin,
         )
         if not ended.started and not ended.timed_out:
             raise InfrastructureError(
-                f"the sandbox of the build root did not start: {self._book.transcript.last_line}",
+                f"the sandbox of the build root did not start: {self._transcript.last_line}",
                 cause=Cause.SANDBOX,
-                phase=self._book.transcript.phase,
+                phase=self._transcript.phase,
             )
         return ended

@@ -11,7 +11,7 @@ from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Phase
 
 
-class PhaseBook:
+class PhaseLog:
     """The record of one job's phases, of which one runs at a time.
 
     Args:

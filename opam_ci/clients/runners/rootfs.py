@@ -26,7 +26,7 @@ from opam_ci.clients.runners.jobroot import JobRoots
 from opam_ci.clients.runners.jobrun import JobRun
 from opam_ci.clients.runners.kinds import BUILDS
 from opam_ci.clients.runners.layer import ArtifactSource
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.preflight import (
     check_clock,
     check_limits,
@@ -143,8 +143,8 @@ class RootfsRunner:
         transcript = Transcript(log, progress)
         image = await self._image_for(spec)
         transcript.plain(reproduction(spec, debian=_DEBIAN[image.manifest.suite]))
-        book = PhaseBook(transcript, spec.timeouts)
-        book.begin_checkout(spec)
+        phase_log = PhaseLog(transcript, spec.timeouts)
+        phase_log.begin_checkout(spec)
         async with (
             self._layers.use(image, spec, transcript.output) as base,
             self._jobs.open((base.upper, image.root)) as root,
@@ -163,14 +163,14 @@ class RootfsRunner:
             if self._settings.build_cache and spec.build_cache:
                 context = cache_context(spec, image.manifest.digest, base)
                 cache = stack.enter_context(
-                    DependencyCache(self.cache, executor, base, context, book)
+                    DependencyCache(self.cache, executor, base, context, phase_log)
                 )
             job = JobRun(
                 spec,
                 executor,
                 base.manifest,
                 image.manifest,
-                book,
+                phase_log,
                 apt_options=self._archives.options,
                 environment=self._settings.environment,
                 cache=cache,

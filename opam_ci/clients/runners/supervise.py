@@ -205,7 +205,7 @@ async def _follow_guarded(
 
 
 async def _follow(process: asyncio.subprocess.Process, output: Callable[[bytes], None]) -> None:
-    assert process.stdout is not None  # noqa: S101 - for mypy: asked for above
+    assert process.stdout is not None  # noqa: S101 - for mypy: PIPE above
     # Ends when the last process that holds the pipe is gone; does not wait for a process that
     # outlives the command without the pipe.
     while data := await process.stdout.read(_CHUNK):
