@@ -11,8 +11,8 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -122,12 +122,10 @@ class CacheStore:
         os.close(lock)
         return None
 
-    @asynccontextmanager
-    async def making(self, key: str, waiting: Callable[[], None]) -> AsyncIterator[None]:
+    def making(self, key: str, waiting: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         """Holds the lock under which an entry is made, so that two jobs do not build the same."""
         (self.home / "making").mkdir(parents=True, exist_ok=True)
-        async with locks.lock(self.home / "making" / key[:_BUCKETS], waiting=waiting):
-            yield
+        return locks.lock(self.home / "making" / key[:_BUCKETS], waiting=waiting)
 
     def directory(self) -> AbstractAsyncContextManager[Path]:
         """Makes a directory to build in, and removes it at the end unless it was kept."""

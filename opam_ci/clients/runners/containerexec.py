@@ -7,7 +7,6 @@ serves all phases, on podman and on docker alike, and nothing is copied between 
 
 import io
 import tarfile
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import IO
 
@@ -88,13 +87,12 @@ class ContainerExecutor:
         self._mirrors = mirrors
         self._disk = disk
 
-    async def run(  # noqa: PLR0913 - as the interface has it
+    async def run(
         self,
         step: steps.Step,
         *,
         output: Output,
         phase: Phase,
-        environment: Mapping[str, str] | None = None,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
     ) -> Ended:
@@ -103,7 +101,7 @@ class ContainerExecutor:
             raise InfrastructureError(
                 "the job's container has ended", cause=Cause.SANDBOX, phase=phase
             )
-        confined = steps.confined(step, self._mirrors, environment)
+        confined = steps.confined(step, self._mirrors)
         if self._disk is not None:
             await self._disk.begin(phase)
         marked = _Marked(output)

@@ -1,6 +1,6 @@
 """The build root of a job: the interface in which the runners differ."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import IO, Protocol
 
 from opam_ci.clients.runners.steps import Step
@@ -25,13 +25,12 @@ class Executor(Protocol):
     implementation never follows a symbolic link outside of the build root.
     """
 
-    async def run(  # noqa: PLR0913 - the parts of a command, all of them named
+    async def run(
         self,
         step: Step,
         *,
         output: Output,
         phase: Phase,
-        environment: Mapping[str, str] | None = None,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
     ) -> Ended:
@@ -41,7 +40,6 @@ class Executor(Protocol):
             step: The command.
             output: Receives its output, as it comes.
             phase: The phase to which it belongs.
-            environment: Variables besides those that every step has.
             time_limit: Seconds after which everything is killed.
             stdin: A file to read from; nothing by default.
 

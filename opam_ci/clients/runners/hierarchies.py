@@ -57,16 +57,14 @@ def find_hierarchies(root: Path) -> tuple[Hierarchy, ...]:
     taken: set[str] = set()
     for mount in mounts:
         if mount.version == 1 and (new := mount.controllers - taken):
-            group = next((path for names, path in own if names & mount.controllers), "/")
-            parent = _below(mount, group)
+            parent = _below(mount, _group(mount, own) or "/")
             if parent is not None:
                 found.append(Hierarchy(1, parent, frozenset(new)))
                 taken |= new
     for mount in mounts:
         wanted = frozenset(CONTROLLERS) - taken
         if mount.version == 2 and wanted:  # noqa: PLR2004 - the version's number
-            group = next((path for names, path in own if not names), "/")
-            place = _place(root, mount, group, wanted)
+            place = _place(root, mount, _group(mount, own) or "/", wanted)
             if place is not None:
                 found.append(place)
                 taken |= place.controllers
@@ -94,6 +92,14 @@ def _own_groups(root: Path, *, pid: str = "self") -> list[tuple[frozenset[str], 
         _, names, path = line.split(":", 2)
         found.append((frozenset(filter(None, names.split(","))), path))
     return found
+
+
+def _group(mount: _Mount, own: list[tuple[frozenset[str], str]]) -> str | None:
+    """Returns a process's group in the hierarchy of a mount; None if it has none."""
+    for names, path in own:
+        if names & mount.controllers if mount.version == 1 else not names:
+            return path
+    return None
 
 
 def _below(mount: _Mount, group: str) -> Path | None:
@@ -173,11 +179,6 @@ def groups_of(pid: int) -> tuple[Path, ...]:
         own = _own_groups(root, pid=str(pid))
     except OSError:
         return ()
-    found = []
-    for mount in mounts:
-        for names, group in own:
-            matches = names & mount.controllers if mount.version == 1 else not names
-            directory = _below(mount, group) if matches else None
-            if directory is not None and directory.is_dir():
-                found.append(directory)
-    return tuple(found)
+    groups = ((mount, _group(mount, own)) for mount in mounts)
+    found = (_below(mount, group) for mount, group in groups if group is not None)
+    return tuple(path for path in found if path is not None and path.is_dir())

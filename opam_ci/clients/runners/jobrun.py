@@ -1,6 +1,7 @@
 """One job from its checkout to its report, the same for every runner."""
 
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
@@ -411,14 +412,13 @@ class JobRun:
                 keep.extend(data)
 
         self._steps += 1
-        extra = {**self._environment}
+        variables = {**self._environment, **dict(step.environment)}
         if step.report:
-            extra["OPAMJSON"] = f"/{self._report_path()}"
+            variables["OPAMJSON"] = f"/{self._report_path()}"
         ended = await (executor or self._executor).run(
-            step,
+            replace(step, environment=tuple(variables.items())),
             output=output,
             phase=self._transcript.phase,
-            environment=extra,
             time_limit=self._phase_log.time_left,
             stdin=stdin,
         )

@@ -1,6 +1,5 @@
 """The build root of the root-file-system runner: an overlay, entered through bubblewrap."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -77,18 +76,17 @@ class RootfsExecutor:
         """
         self._root = replace(self._root, lowers=(*layers, *self._bottom))
 
-    async def run(  # noqa: PLR0913 - as the interface has it
+    async def run(
         self,
         step: steps.Step,
         *,
         output: Output,
         phase: Phase,
-        environment: Mapping[str, str] | None = None,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
     ) -> Ended:
         """Runs one command; see `executor.Executor.run`."""
-        confined = steps.confined(step, self._mirrors, environment)
+        confined = steps.confined(step, self._mirrors)
         command = sandbox.confine(self._root, confined, self._rights)
         if self._disk is not None:
             await self._disk.begin(phase)

@@ -1,6 +1,5 @@
 """One command of a job and its environment in the build root."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from opam_ci.clients.runners import sandbox
@@ -78,17 +77,14 @@ def unpack(directory: str) -> Step:
     )
 
 
-def confined(
-    step: Step, mirrors: Mirrors, extra: Mapping[str, str] | None = None
-) -> sandbox.Confined:
+def confined(step: Step, mirrors: Mirrors) -> sandbox.Confined:
     """Adds to a command what every command of a job has.
 
     Args:
         step: The command.
         mirrors: Archive mirrors to show.
-        extra: Further environment variables.
     """
-    variables = {**OPAM_ENVIRONMENT, **(extra or {}), **dict(step.environment)}
+    variables = {**OPAM_ENVIRONMENT, **dict(step.environment)}
     if step.as_root:
         variables |= {"DEBIAN_FRONTEND": "noninteractive", "HOME": "/root", "USER": "root"}
     if step.network:
