@@ -90,7 +90,7 @@ def test_nobody_elses_processes_are_moved(machine: Machine) -> None:
     assert not (own / "cgroup.subtree_control").read_text()
 
 
-def test_in_a_container_the_group_at_the_top_is_no_root(machine: Machine) -> None:
+def test_in_a_container_the_group_at_the_top_is_not_the_root(machine: Machine) -> None:
     machine.describe(UNIFIED, "0::/\n")
     machine.group("", controllers="memory", pids="4242\n")
     (machine.root / "proc/4242").mkdir()

@@ -32,7 +32,7 @@ def test_a_clock_before_the_image_was_made_is_wrong() -> None:
         check_clock(NOW, not_before=NOW + timedelta(hours=1))
 
 
-def test_empty_package_lists_are_no_image(tmp_path: Path) -> None:
+def test_an_image_needs_package_lists(tmp_path: Path) -> None:
     lists = tmp_path / "var/lib/apt/lists"
     lists.mkdir(parents=True)
     (lists / "archive_dists_trixie_main_binary-amd64_Packages").touch()
@@ -51,7 +51,7 @@ def test_too_little_room_is_a_full_disk(tmp_path: Path) -> None:
         assert caught.value.cause is Cause.DISK_FULL
 
 
-def test_a_machine_without_limits_is_said_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_machine_without_limits_is_logged_or_refused(caplog: pytest.LogCaptureFixture) -> None:
     limits = JobLimits(memory_bytes=1 << 30)
     none = Cgroups((), limits)
     with caplog.at_level(logging.WARNING):
@@ -80,7 +80,7 @@ async def test_the_runner_is_a_setting(tmp_path: Path, monkeypatch: pytest.Monke
     runner = make_runner(Settings(), ArtifactStore.open(tmp_path.as_uri()))
     with pytest.raises(InfrastructureError, match="no no-such-engine"):
         await runner.preflight()
-    # A worker does not start: that is for whoever runs it to mend.
+    # A worker does not start: its operator must install it.
     with pytest.raises(UsageError, match="no no-such-engine"):
         await runner.require()
 

@@ -77,7 +77,7 @@ def test_one_line_sources_are_read() -> None:
         "",
     ],
 )
-def test_what_is_no_open_debian_archive_is_passed_over(line: str) -> None:
+def test_what_is_not_an_open_debian_archive_is_ignored(line: str) -> None:
     assert choose(one_line_sources(line)) == Archives(main=DEFAULT_ARCHIVE)
 
 

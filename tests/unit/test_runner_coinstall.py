@@ -59,7 +59,7 @@ class Job_:  # noqa: N801 - not the job of a plan
     def __init__(self, files: dict[str, bytes], described: Ended | None = None) -> None:
         self.files = files
         self.described = described or ended()
-        self.asked: list[str] = []
+        self.queries: list[str] = []
         self.log = b""
         self.phase_log = PhaseLog(Transcript(self, lambda _progress: None), PhaseTimeouts())
         self.phase_log.begin(Phase.SOLVE, "a listing")
@@ -77,8 +77,8 @@ class Job_:  # noqa: N801 - not the job of a plan
     async def run_step(self, step: Step, output: bytearray) -> Ended:
         if step is coinstall.DESCRIBE:
             return self.described
-        self.asked.append(step.title)
-        output += b"asked.1\n"
+        self.queries.append(step.title)
+        output += b"listed.1\n"
         return ended()
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
@@ -91,7 +91,7 @@ async def test_one_description_is_enough() -> None:
     job = Job_(FILES)
     _, found = await job.list()
     assert found == (Revdep(package="user.1", has_tests=True),)
-    assert (job.asked, b"falling back" in job.log) == ([], False)
+    assert (job.queries, b"falling back" in job.log) == ([], False)
     assert b"[opam-ci] 1 worlds: 2 proved, 0 refuted" in job.log
 
 
@@ -110,15 +110,15 @@ async def test_opam_lists_where_nothing_is_proved(
 ) -> None:
     job = Job_(files, described)
     _, found = await job.list()
-    assert found == (Revdep(package="asked.1", has_tests=True),)
+    assert found == (Revdep(package="listed.1", has_tests=True),)
     assert b"\n[opam-ci] falling back to `opam list`\n" in job.log
-    assert sum("--coinstallable-with" in title for title in job.asked) == 3
+    assert sum("--coinstallable-with" in title for title in job.queries) == 3
 
 
-async def test_no_time_is_left_to_ask_again() -> None:
+async def test_no_time_is_left_for_queries() -> None:
     job = Job_(FILES, ended(0, timed_out=True))
     end, found = await job.list()
-    assert (end.timed_out, found, job.asked) == (True, None, [])
+    assert (end.timed_out, found, job.queries) == (True, None, [])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from opam_ci.clients.runners import beneath, mirrors
 from opam_ci.clients.runners.jobroot import JobRoots, overlay
 from opam_ci.clients.runners.layer import require_pid_namespace, require_sandbox
-from opam_ci.clients.runners.locks import lock, remove_tree, try_lock
+from opam_ci.clients.runners.locks import lock, made_on_demand, prune_unused, remove_tree, try_lock
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
@@ -87,6 +87,43 @@ async def test_shared_locks_are_held_together_and_not_with_an_exclusive_one(
     free = try_lock(path)
     assert free is not None
     os.close(free)
+
+
+async def test_what_is_made_on_demand_is_made_once(tmp_path: Path) -> None:
+    made, together = list[str](), asyncio.Barrier(3)
+
+    async def find() -> str | None:
+        found = made[0] if made else None
+        await asyncio.sleep(0)  # the others look too
+        return found
+
+    async def make() -> None:
+        await asyncio.sleep(0.1)
+        made.append("it")
+
+    async def use() -> None:
+        async with made_on_demand(tmp_path / "home/it.lock", find, make, lambda: None) as found:
+            assert found == "it"
+            await together.wait()
+
+    await asyncio.gather(use(), use(), use())
+    assert made == ["it"]
+
+
+async def test_what_was_used_longest_ago_is_pruned_unless_it_is_held(tmp_path: Path) -> None:
+    marks = [tmp_path / f"{number}.mark" for number in range(4)]
+    for age, mark in enumerate(marks):
+        mark.touch()
+        os.utime(mark, (1000 - age, 1000 - age))
+    left: dict[Path, list[Path]] = {}
+
+    async def remove(mark: Path) -> None:
+        left[mark] = [each for each in marks if os.access(each, os.F_OK)]
+
+    async with lock(tmp_path / "2.lock", shared=True):
+        await prune_unused(marks, 1, lambda mark: mark.with_suffix(".lock"), remove)
+    # The mark of each is gone before the rest of it.
+    assert left == {marks[1]: [marks[0], marks[2], marks[3]], marks[3]: [marks[0], marks[2]]}
 
 
 async def test_a_sweep_removes_the_roots_of_dead_workers_only(tmp_path: Path) -> None:

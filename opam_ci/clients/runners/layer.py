@@ -206,8 +206,9 @@ class LayerStore:
 
     async def _prune(self) -> None:
         await self.sweep()
+        complete = self._home.glob("*/manifest.json")
         await prune_unused(
-            self._home.glob("*/manifest.json"),
+            (mark for mark in complete if not mark.parent.name.startswith(HALF_MADE)),
             self._keep,
             lambda manifest: self._lock_file(manifest.parent),
             lambda manifest: remove_tree(manifest.parent, self._rights),

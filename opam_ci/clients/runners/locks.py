@@ -80,6 +80,10 @@ async def made_on_demand(
 ) -> AsyncIterator[T]:
     """Holds something that is made when first needed, by one process, and used by many.
 
+    Whoever uses or makes it holds its lock shared, and who removes it takes the lock exclusively.
+    Making has a lock of its own: with one for both, a job that found nothing would wait until
+    the jobs that use what was made meanwhile end.
+
     Args:
         path: Its lock file; its directory is made if need be.
         find: Returns it if it is there and complete.
@@ -87,14 +91,12 @@ async def made_on_demand(
         waiting: As in `lock`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        async with lock(path, shared=True, waiting=waiting):
-            if (found := await find()) is not None:
-                yield found
-                return
-        async with lock(path, waiting=waiting):
-            if await find() is None:
-                await make()
+    async with lock(path, shared=True, waiting=waiting):
+        if (found := await find()) is None:
+            async with lock(path.with_suffix(".making"), waiting=waiting):
+                while (found := await find()) is None:
+                    await make()
+        yield found
 
 
 async def prune_unused(
