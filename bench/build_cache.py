@@ -228,7 +228,7 @@ class Root:
         """Runs a command and returns its exit code."""
         said = bytearray()
         confined = steps.confined(
-            steps.Step(argv, network=True), self._mirrors, {"OPAMDOWNLOADJOBS": "1"}
+            steps.Step(argv, network=True, environment=(("OPAMDOWNLOADJOBS", "1"),)), self._mirrors
         )
         ended = await supervise(
             sandbox.confine(self.root, confined, self._rights), output=said.extend, stdin=stdin

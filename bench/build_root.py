@@ -20,12 +20,12 @@ from pathlib import Path
 
 from opam_ci.clients.runners import aptsources, sandbox
 from opam_ci.clients.runners.cgroups import Cgroups
-from opam_ci.clients.runners.containerbox import open_box
+from opam_ci.clients.runners.containerbox import open_container
 from opam_ci.clients.runners.containerexec import ContainerExecutor
 from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.executor import Executor
 from opam_ci.clients.runners.image import Image, ImageStore
-from opam_ci.clients.runners.jobroot import JobRoots, held_directory
+from opam_ci.clients.runners.jobroot import JobRoots, job_directory
 from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, default_home
@@ -62,22 +62,22 @@ def in_root(roots: JobRoots, image: Image, cgroups: Cgroups) -> Life:
 
 def in_container(home: Path, image: str) -> Life:
     settings = ContainerSettings()
-    engine = Engine(settings)
+    engine = Engine(settings.command, settings.runtime)
 
     async def life() -> tuple[float, float]:
         begin = time.perf_counter()
         async with (
-            held_directory(home / "containers", "job-") as directory,
-            open_box(
+            job_directory(home / "containers", "job-") as directory,
+            open_container(
                 engine,
                 image,
                 f"opam-ci-{directory.name}",
                 network=settings.network,
                 mirrors=Mirrors(),
                 limits=LIMITED,
-            ) as box,
+            ) as container,
         ):
-            await first_command(ContainerExecutor(box, Mirrors()))
+            await first_command(ContainerExecutor(container, Mirrors()))
             started = time.perf_counter() - begin
         return started, time.perf_counter() - begin
 

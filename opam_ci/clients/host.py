@@ -1,4 +1,4 @@
-"""What a machine has left to build with: disk, inodes, memory."""
+"""Free disk, inodes and memory of a machine."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ class HostNeeds(Frozen):
         home: Directory where builds write.
         free_bytes: Bytes free there.
         free_inodes: Inodes free there.
-        memory_bytes: Memory that the kernel can still give to builds.
+        memory_bytes: Memory that the kernel can still give to builds without swapping.
     """
 
     home: Path
@@ -27,12 +27,12 @@ class HostNeeds(Frozen):
 
 
 class HostReading(Frozen):
-    """What a machine has left.
+    """Resources that a machine has left.
 
     Attributes:
         free_bytes: Bytes free where builds write.
         free_inodes: Inodes free there, None on a file system without a fixed number of them.
-        memory_bytes: Memory that the kernel can give without swapping, None if it does not say.
+        memory_bytes: Memory that the kernel can give without swapping, None if unknown.
     """
 
     free_bytes: int
@@ -41,10 +41,10 @@ class HostReading(Frozen):
 
 
 def read_host(home: Path) -> HostReading:
-    """Reads what a machine has left: two system calls, no process.
+    """Reads the free resources of a machine: two system calls, no process.
 
     Raises:
-        OSError: The directory is gone or its file system does not answer.
+        OSError: The directory is gone or its file system fails.
     """
     status = os.statvfs(home)
     return HostReading(
@@ -55,7 +55,7 @@ def read_host(home: Path) -> HostReading:
 
 
 def check_host(reading: HostReading, needs: HostNeeds) -> Finding | None:
-    """Returns what a machine lacks, None if it has enough of everything."""
+    """Returns what a machine lacks, None if it meets all needs."""
     if reading.free_bytes < needs.free_bytes:
         return Finding(
             cause=Cause.DISK_FULL,

@@ -1,9 +1,9 @@
 """Looking up the digest that an image's tag has right now.
 
-Registries are asked directly, by `HEAD`: that works for lists of images and for single ones
-alike, needs no container engine where workflows run, and is no pull in the terms of Docker
+Registries are queried directly, by `HEAD`: that works for lists of images and for single ones
+alike, needs no container engine where workflows run, and does not count as a pull for Docker
 Hub's limits. `podman manifest inspect` can do neither of the first two: it does not show a
-list's digest, refuses an image that is no list, and prefers a local copy to the registry.
+list's digest, refuses an image that is not a list, and prefers a local copy to the registry.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Final
 
 import httpx
 
+from opam_ci.clients.runners.engine import Engine
 from opam_ci.core.images import (
     DIGEST,
     ImageReference,
@@ -32,26 +33,26 @@ _MANIFESTS: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _TIMEOUT: Final = httpx.Timeout(20, connect=10)
-#: For all requests about one image: a token may be needed, and a registry may drip.
+#: For all requests about one image: a token may be needed, and a response may come in small parts.
 _ANSWER_TIMEOUT: Final = timedelta(seconds=60)
 _ENGINE_TIMEOUT: Final = timedelta(seconds=30)
-#: A registry that hangs is asked again this long after it did: until then its images are faults
-#: at once, so that many platforms of one registry do not take all activities of a worker.
+#: Time without further requests to a registry that hung: until then its images are faults at
+#: once, so that many platforms of one registry do not take all activities of a worker.
 _AWAY_FOR: Final = timedelta(seconds=15)
 _KNOWN_FOR: Final = timedelta(hours=1)
 _ENGINES: Final = ("podman", "docker")
 
 
 class UnknownImageError(InfrastructureError):
-    """Whoever should have the image answers, and does not have it, or not for us."""
+    """The registry or engine answers that it lacks the image, or refuses it to us."""
 
 
 class ImageResolver:
-    """Finds digests, and remembers them for a while.
+    """Finds digests, and caches them.
 
     Args:
-        known_for: How long a digest is taken for a tag's without asking again; images of
-            distributions are made anew every few days.
+        known_for: How long a tag's digest is cached; distributions publish new images every few
+            days.
         timeout: Of one request to a registry.
     """
 
@@ -64,13 +65,13 @@ class ImageResolver:
         self._away: dict[str, tuple[float, str]] = {}
 
     async def resolve(self, image: str) -> str:
-        """Returns the reference by digest of the image that a tag stands for now.
+        """Returns the reference by digest of a tag's current image.
 
-        For a list of images by architecture it is the list's digest: an engine that is told
-        the architecture (`--platform`) takes the one that it needs from it.
+        For a list of images by architecture it is the list's digest: an engine with the option
+        `--platform` takes the image of that architecture from it.
 
         Args:
-            image: A well-formed reference; one by digest is returned as it is.
+            image: A well-formed reference; one by digest is returned unchanged.
 
         Raises:
             UnknownImageError: There is no such image.
@@ -79,20 +80,20 @@ class ImageResolver:
         reference = parse_image(image)
         if reference.digest is not None:
             return image
-        asked_at = time.monotonic()
-        if image in self._known and asked_at - self._known[image][0] < self._known_for:
+        now = time.monotonic()
+        if image in self._known and now - self._known[image][0] < self._known_for:
             return self._known[image][1]
         if reference.is_local:
-            # What a machine has itself can change at any time, and costs nothing to ask.
+            # A machine's own images can change at any time, and cost nothing to look up.
             return await _inspect(image, reference)
         away_since, why = self._away.get(reference.host, (-math.inf, ""))
-        if asked_at - away_since < _AWAY_FOR.total_seconds():
+        if now - away_since < _AWAY_FOR.total_seconds():
             raise _fault(f"image {image}: {why}")
-        found = reference.at(await self._ask(image, reference))
-        self._known[image] = (asked_at, found)
+        found = reference.at(await self._digest(image, reference))
+        self._known[image] = (now, found)
         return found
 
-    async def _ask(self, image: str, reference: ImageReference) -> str:
+    async def _digest(self, image: str, reference: ImageReference) -> str:
         headers = {"Accept": ", ".join(_MANIFESTS)}
         try:
             async with (
@@ -100,7 +101,7 @@ class ImageResolver:
                 httpx.AsyncClient(
                     timeout=self._timeout,
                     follow_redirects=True,
-                    # No proxy leads to this very machine.
+                    # Not through a proxy to this machine itself.
                     trust_env=not reference.is_on_loopback,
                 ) as http,
             ):
@@ -117,7 +118,7 @@ class ImageResolver:
             raise _fault(f"image {image}: {why}") from error
         if answer.status_code in _NOT_THERE:
             raise UnknownImageError(
-                f"image {image}: registry {reference.host} does not have it for us: "
+                f"image {image}: not found in registry {reference.host}, or no access to it: "
                 f"HTTP {answer.status_code}",
                 cause=Cause.IMAGE,
             )
@@ -128,7 +129,7 @@ class ImageResolver:
             )
         digest = answer.headers.get("Docker-Content-Digest", "")
         if DIGEST.fullmatch(digest) is None:
-            raise _fault(f"image {image}: registry {reference.host} gives no digest for it")
+            raise _fault(f"image {image}: registry {reference.host} returned no digest")
         return str(digest)
 
 
@@ -147,18 +148,18 @@ def _retry_after(answer: httpx.Response) -> timedelta | None:
 
 
 async def _token(http: httpx.AsyncClient, refused: httpx.Response) -> str | None:
-    """Gets a token for anonymous reading, as Docker Hub wants it; None if none is offered."""
-    asked = bearer_challenge(refused.headers.get("WWW-Authenticate", ""))
-    if asked is None:
+    """Gets a token for anonymous reading, which Docker Hub requires; None if none is offered."""
+    challenge = bearer_challenge(refused.headers.get("WWW-Authenticate", ""))
+    if challenge is None:
         return None
-    answer = await http.get(asked.pop("realm"), params=asked)
+    answer = await http.get(challenge.pop("realm"), params=challenge)
     if not answer.is_success:
         return None
     try:
-        said = answer.json()
+        body = answer.json()
     except ValueError:
         return None
-    token = said.get("token") or said.get("access_token") if isinstance(said, dict) else None
+    token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
     return token if isinstance(token, str) and token.isascii() and token.isprintable() else None
 
 
@@ -166,34 +167,21 @@ async def _inspect(image: str, reference: ImageReference) -> str:
     """Returns the reference by digest of an image in this machine's own storage."""
     engine = next(filter(shutil.which, _ENGINES), None)
     if engine is None:
-        raise _fault(f"image {image}: neither podman nor docker is here to look for it")
-    process = await asyncio.create_subprocess_exec(
-        *(engine, "image", "inspect", image),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        raise _fault(f"image {image}: neither podman nor docker is installed here to find it")
+    code, output, errors = await Engine(engine).try_call(
+        "image", "inspect", image, time_limit=_ENGINE_TIMEOUT.total_seconds()
     )
-    try:
-        async with asyncio.timeout(_ENGINE_TIMEOUT.total_seconds()):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise _fault(f"image {image}: {engine} does not answer") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    said = errors.decode(errors="replace").strip().splitlines()
-    if process.returncode != 0:
-        words = said[-1] if said else f"exit code {process.returncode}"
-        if "image not known" in words.lower() or "no such image" in words.lower():
-            raise UnknownImageError(f"image {image}: {words}", cause=Cause.IMAGE)
-        raise _fault(f"image {image}: {engine}: {words}")
+    if code != 0:
+        last = (errors.splitlines() or [f"exit code {code}"])[-1]
+        if "image not known" in last.lower() or "no such image" in last.lower():
+            raise UnknownImageError(f"image {image}: {last}", cause=Cause.IMAGE)
+        raise _fault(f"image {image}: {engine}: {last}")
     try:
         [found] = json.loads(output)
         # podman gives every image a digest; docker knows only those that a registry gave.
         digest = found.get("Digest")
     except (ValueError, TypeError, AttributeError):
-        raise _fault(f"image {image}: {engine} says what we cannot read") from None
+        raise _fault(f"image {image}: {engine} printed an invalid description") from None
     if not isinstance(digest, str) or DIGEST.fullmatch(digest) is None:
         raise UnknownImageError(f"image {image}: {engine} has no digest for it", cause=Cause.IMAGE)
     return reference.at(digest)

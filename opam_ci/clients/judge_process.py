@@ -1,7 +1,7 @@
-"""The process that judges one attempt: `python -m …`, the question on standard input.
+"""The process that judges one attempt: `python -m …`, with its input on standard input.
 
-A process of its own, since it computes on what packages wrote: it has a bound on its processor
-time and memory, can be killed, and leaves the worker's event loop alone. The outcome goes to
+A process of its own, since it computes on input from packages: it has a bound on its processor
+time and memory, can be killed, and does not block the worker's event loop. The outcome goes to
 standard output.
 """
 
@@ -19,14 +19,10 @@ MEMORY_LIMIT = 2 << 30
 """Bytes of address space; the worst 320 KiB of a phase, 160,000 lines, take some 200 MB."""
 
 
-class Question(Frozen):
-    """What is to be judged.
+class JudgeInput(Frozen):
+    """Input of the process; see `judge`.
 
     Attributes:
-        facts: As for `judge`.
-        logs: As for `judge`.
-        worker: As for `judge`.
-        attempt: As for `judge`.
         processor_limit: Processor time after which the kernel ends the process, whole seconds.
     """
 
@@ -39,12 +35,12 @@ class Question(Frozen):
 
 def main() -> None:
     """Judges."""
-    question = Question.model_validate_json(sys.stdin.buffer.read())
-    seconds = round(question.processor_limit.total_seconds())
+    given = JudgeInput.model_validate_json(sys.stdin.buffer.read())
+    seconds = round(given.processor_limit.total_seconds())
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    outcome = judge(question.facts, question.logs, worker=question.worker, attempt=question.attempt)
+    outcome = judge(given.facts, given.logs, worker=given.worker, attempt=given.attempt)
     sys.stdout.buffer.write(OUTCOME.dump_json(outcome))
 
 

@@ -1,4 +1,4 @@
-"""Judging an attempt where its log cannot hold up a worker."""
+"""Judging an attempt without letting its log block a worker."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from opam_ci.clients import judge_process
-from opam_ci.clients.judge_process import Question
+from opam_ci.clients.judge_process import JudgeInput
 from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core import classify
 from opam_ci.core.facts import BuildFacts
@@ -19,17 +19,17 @@ from opam_ci.core.outcome import OUTCOME, Cancelled, Outcome
 _log = logging.getLogger(__name__)
 
 PROCESSOR_LIMIT = timedelta(seconds=20)
-"""Processor time for one verdict. A usual log takes a tenth of a second; the worst that was found
-(320 KiB of two-byte lines) takes three."""
+"""Processor time for one verdict. A usual log takes a tenth of a second; the worst known one (320
+KiB of two-byte lines) takes three."""
 
 TIME_LIMIT = timedelta(minutes=2)
-"""Time on the clock for the same, which passes faster on a machine that is busy building."""
+"""Wall time for the same, which is longer on a machine that is busy building."""
 
 UNREAD = "the log took too long to read: judged by the facts alone"
-"""What the evidence says of a verdict for which the log was not read."""
+"""Evidence of a verdict for which the log was not read."""
 
-_ANSWER_LIMIT = 1 << 20
-"""Bytes of an answer: an outcome cites at most five lines."""
+_OUTPUT_LIMIT = 1 << 20
+"""Bytes of the process's output: an outcome quotes at most five lines."""
 
 
 async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for tests
@@ -44,7 +44,7 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
     """Judges an attempt: here if no log is read for it, else in a process of its own.
 
     Args:
-        facts: What the runner observed.
+        facts: The runner's observations.
         logs: Text of each phase.
         worker: Identity of the worker, for the evidence.
         attempt: Number of the attempt, for the evidence.
@@ -52,27 +52,27 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
         start: Starts the process.
 
     Returns:
-        The outcome. Where the logs took too long, or the process died over them, that of the
-        facts alone, which says so.
+        The outcome. If the process took too long, or failed, that of the facts alone, with
+        `UNREAD` in its evidence.
     """
     by_facts = classify.judge(facts, {}, worker=worker, attempt=attempt)
     if by_facts.kind == "passed":
-        return by_facts  # no word of a log makes, or unmakes, a success
-    question = Question(
+        return by_facts  # no text of a log changes a success
+    given = JudgeInput(
         facts=facts,
         logs=dict(logs),
         worker=worker,
         attempt=attempt,
         processor_limit=processor_limit,
     )
-    answer = bytearray()
+    output = bytearray()
 
     def keep(data: bytes) -> None:
-        answer.extend(data[: _ANSWER_LIMIT - len(answer)])
+        output.extend(data[: _OUTPUT_LIMIT - len(output)])
 
     try:
         with tempfile.TemporaryFile() as file:
-            file.write(question.model_dump_json().encode())
+            file.write(given.model_dump_json().encode())
             file.seek(0)
             ended = await start(
                 [sys.executable, "-P", "-m", judge_process.__name__],
@@ -81,8 +81,8 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
                 stdin=file,
             )
         if ended.ok:
-            return OUTCOME.validate_json(answer)
-        _log.warning("judging %s by its log ended with %s", facts.job.id, ended)
+            return OUTCOME.validate_json(output)
+        _log.warning("judging %s by its log failed: %s", facts.job.id, ended.how)
     except (OSError, ValidationError) as error:
         _log.warning("judging %s by its log failed", facts.job.id, exc_info=error)
     return _unread(by_facts)

@@ -11,7 +11,7 @@ import pytest
 
 from opam_ci.clients.runners.cache_store import CacheManifest
 from opam_ci.clients.runners.dependency_cache import cache_store
-from opam_ci.clients.runners.image import HALF_MADE
+from opam_ci.clients.runners.locks import HALF_MADE
 from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
 from opam_ci.core.build import BuildReport
 from opam_ci.core.classify import judge

@@ -28,26 +28,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_the_cache_is_counted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     await fill(home)
     assert run(["cache"]) == 0
-    said = capsys.readouterr().out
-    assert f"{home}/cache: 1 compiled packages" in said
-    assert "at most 10240; the cache is on" in said
+    shown = capsys.readouterr().out
+    assert f"{home}/cache: 1 compiled packages" in shown
+    assert "at most 10240; the cache is on" in shown
 
 
 def test_the_cache_is_cleared(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(fill(home))
     assert run(["cache", "--clear"]) == 0
-    said = capsys.readouterr().out
-    assert "removed 1 compiled packages" in said
-    assert ": 0 compiled packages, 0 MiB" in said
+    shown = capsys.readouterr().out
+    assert "removed 1 compiled packages" in shown
+    assert ": 0 compiled packages, 0 MiB" in shown
     assert not (home / "cache" / KEY[:20]).exists()
 
 
-@pytest.mark.parametrize(("word", "on"), [("off", False), ("on", True), (None, True)])
+@pytest.mark.parametrize(("value", "on"), [("off", False), ("on", True), (None, True)])
 def test_one_variable_turns_it_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str | None, *, on: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, *, on: bool
 ) -> None:
-    if word is not None:
-        monkeypatch.setenv("OPAM_CI_BUILD_CACHE", word)
+    if value is not None:
+        monkeypatch.setenv("OPAM_CI_BUILD_CACHE", value)
     monkeypatch.setenv("OPAM_CI_BUILD_CACHE_BYTES", "50GiB")
     settings = Settings()
     assert (settings.build_cache, settings.build_cache_bytes) == (on, 50 << 30)

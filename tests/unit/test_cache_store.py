@@ -8,7 +8,7 @@ import pytest
 
 from opam_ci.clients.runners import locks
 from opam_ci.clients.runners.cache_store import CacheStore
-from opam_ci.clients.runners.image import HALF_MADE
+from opam_ci.clients.runners.locks import HALF_MADE
 from opam_ci.clients.runners.sandbox import ROOT
 
 INSIDE = "home/opam/.opam/ci"

@@ -1,17 +1,21 @@
-"""Where control groups can be made, on machines that are shown as trees of files."""
+"""Where control groups can be made, on machines simulated as trees of files; their counters."""
 
+import asyncio
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from opam_ci.clients.runners.cgroups import (
     Cgroups,
-    Counted,
+    Counters,
     JobGroups,
-    counted,
     host_oom_kills,
+    read_counters,
 )
+from opam_ci.clients.runners.containerbox import Container
+from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.hierarchies import WORKER_GROUP, Hierarchy, find_hierarchies
 from opam_ci.clients.runners.settings import JobLimits
 
@@ -90,7 +94,7 @@ def test_nobody_elses_processes_are_moved(machine: Machine) -> None:
     assert not (own / "cgroup.subtree_control").read_text()
 
 
-def test_in_a_container_the_group_at_the_top_is_no_root(machine: Machine) -> None:
+def test_in_a_container_the_group_at_the_top_is_not_the_root(machine: Machine) -> None:
     machine.describe(UNIFIED, "0::/\n")
     machine.group("", controllers="memory", pids="4242\n")
     (machine.root / "proc/4242").mkdir()
@@ -148,13 +152,44 @@ def test_counters_of_both_versions_are_read(tmp_path: Path) -> None:
     (one / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     (one / "pids.events").write_text("max 3\n")
     (two / "memory.events").write_text("low 0\noom 1\noom_kill 4\noom_group_kill 0\n")
-    assert counted([one]) == Counted(oom_kills=2, pids_limit_hits=3)
-    assert counted([two]) == Counted(oom_kills=4, memory_limit_reached=True)
-    assert counted([tmp_path / "gone"]) == Counted()
+    assert read_counters([one]) == Counters(oom_kills=2, pids_limit_hits=3)
+    assert read_counters([two]) == Counters(oom_kills=4, memory_limit_reached=True)
+    assert read_counters([tmp_path / "gone"]) == Counters()
     (one / "memory.limit_in_bytes").write_text("1000000\n")
     for usage, reached in ((500_000, False), (999_000, True)):
         (one / "memory.max_usage_in_bytes").write_text(f"{usage}\n")
-        assert counted([one]).memory_limit_reached is reached
+        assert read_counters([one]).memory_limit_reached is reached
+
+
+_VERSION_1 = b"""\
+/sys/fs/cgroup/memory/memory.oom_control:under_oom 0
+/sys/fs/cgroup/memory/memory.oom_control:oom_kill 2
+/sys/fs/cgroup/memory/memory.max_usage_in_bytes:999000
+/sys/fs/cgroup/memory/memory.limit_in_bytes:1000000
+/sys/fs/cgroup/pids/pids.events:max 3
+"""
+_VERSION_2 = b"""\
+/sys/fs/cgroup/memory.events:oom 1
+/sys/fs/cgroup/memory.events:oom_kill 2
+/sys/fs/cgroup/pids.events:max 3
+"""
+
+
+@pytest.mark.parametrize("printed", [_VERSION_1, _VERSION_2], ids=["v1", "v2"])
+async def test_a_container_on_another_machine_reads_its_own_counters(
+    printed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def call(*arguments: str) -> tuple[int, bytes, str]:
+        # Files of the other version are missing.
+        assert {line.partition(b":")[0].decode() for line in printed.splitlines()} < {*arguments}
+        return 2, printed, ""
+
+    engine = Engine("docker")
+    monkeypatch.setattr(engine, "try_call", call)
+    process = cast("asyncio.subprocess.Process", None)
+    assert await Container(engine, "x", process).counters() == Counters(
+        oom_kills=2, memory_limit_reached=True, pids_limit_hits=3
+    )
 
 
 def test_kills_on_the_host_count_where_no_group_counts_the_jobs_own() -> None:

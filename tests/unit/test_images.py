@@ -144,7 +144,7 @@ async def test_an_image_that_the_registry_does_not_have(registry: Registry) -> N
 
 
 class Odd(BaseHTTPRequestHandler):
-    """Answers by the tag that is asked for; a token is needed for `private`."""
+    """Answers depending on the tag; a token is needed for `private`."""
 
     digest = "sha256:" + "5" * 64
 
@@ -214,31 +214,31 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "said"),
+    ("tag", "message"),
     [
         ("busy", "HTTP 429"),
         ("broken", "HTTP 503"),
-        ("no-digest", "gives no digest"),
-        ("forged", "gives no digest"),
+        ("no-digest", "returned no digest"),
+        ("forged", "returned no digest"),
         ("slow", "does not answer"),
     ],
 )
-async def test_a_registry_that_is_not_well_is_a_fault_of_ours(
-    odd: str, tag: str, said: str
+async def test_a_registry_that_fails_is_an_infrastructure_fault(
+    odd: str, tag: str, message: str
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    with pytest.raises(InfrastructureError, match=said) as caught:
+    with pytest.raises(InfrastructureError, match=message) as caught:
         await resolver.resolve(f"{odd}/x:{tag}")
     assert caught.value.cause is Cause.IMAGE
     assert not isinstance(caught.value, UnknownImageError)
     assert caught.value.retry_after == (timedelta(seconds=77) if tag == "busy" else None)
 
 
-async def test_a_registry_that_hangs_is_not_asked_for_a_while(
+async def test_a_registry_that_hangs_gets_no_requests_for_a_while(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    # One that answers badly is asked again.
+    # One with a bad answer gets another request.
     with pytest.raises(InfrastructureError, match="HTTP 503"):
         await resolver.resolve(f"{odd}/x:broken")
     with pytest.raises(InfrastructureError, match="does not answer"):
@@ -255,13 +255,13 @@ async def test_an_answer_that_drips_ends_in_time(odd: str, monkeypatch: pytest.M
         await ImageResolver().resolve(f"{odd}/x:slow")
 
 
-async def test_an_image_by_digest_is_asked_nobody_about() -> None:
+async def test_an_image_by_digest_needs_no_request() -> None:
     image = "127.0.0.1:1/x@sha256:" + "0" * 64
     assert await ImageResolver().resolve(image) == image
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "registry.invalid"])
-async def test_a_registry_that_is_away_is_a_fault_of_ours(host: str) -> None:
+async def test_a_registry_that_is_away_is_an_infrastructure_fault(host: str) -> None:
     with pytest.raises(InfrastructureError, match="does not answer") as caught:
         await ImageResolver().resolve(f"{host}/x:1")
     assert caught.value.cause is Cause.IMAGE
@@ -272,7 +272,7 @@ def test_an_image_that_only_this_machine_has(
 ) -> None:
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
-    # A storage of its own: the machine's images are no business of a test.
+    # A storage of its own: a test does not touch the machine's images.
     (tmp_path / "storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n'
     )

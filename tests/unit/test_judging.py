@@ -89,7 +89,7 @@ async def test_a_log_that_takes_too_long_leaves_it_to_the_facts(
 ) -> None:
     outcome = await judge(facts, ENDLESS, processor_limit=timedelta(seconds=1))
 
-    assert f"signal={signal.SIGXCPU.value}," in caplog.text
+    assert f"failed: signal {signal.SIGXCPU.value}" in caplog.text
     assert label(outcome) == expected
     assert judging.UNREAD in str(outcome)
 
@@ -100,17 +100,17 @@ async def test_a_log_that_takes_too_long_leaves_it_to_the_facts(
         {"exit_code": 1},
         {"exit_code": None, "signal": 9},
         {"exit_code": None, "signal": 9, "timed_out": True},
-        {"exit_code": 0},  # it said something else than an outcome
+        {"exit_code": 0},  # its output is not an outcome
     ],
 )
-async def test_a_process_that_dies_is_nobodys_failure(how: dict[str, object]) -> None:
+async def test_a_process_that_dies_leaves_it_to_the_facts(how: dict[str, object]) -> None:
     outcome = await judge(build(exit_code=77), "Error: something", start=ends(**how))
 
     assert label(outcome) == "errored(unknown)"
     assert judging.UNREAD in str(outcome)
 
 
-async def test_a_machine_without_room_for_a_process_is_no_crash() -> None:
+async def test_a_machine_without_room_for_a_process_leaves_it_to_the_facts() -> None:
     async def start(*_: object, **__: object) -> Ended:
         raise BlockingIOError("fork")
 

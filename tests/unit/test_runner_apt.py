@@ -7,8 +7,8 @@ import pytest
 from opam_ci.clients.runners.aptsources import (
     DEFAULT_ARCHIVE,
     Archives,
-    carried_options,
     choose,
+    copied_options,
     deb822_sources,
     one_line_sources,
     read_host,
@@ -77,18 +77,18 @@ def test_one_line_sources_are_read() -> None:
         "",
     ],
 )
-def test_what_is_no_open_debian_archive_is_passed_over(line: str) -> None:
+def test_what_is_not_an_open_debian_archive_is_ignored(line: str) -> None:
     assert choose(one_line_sources(line)) == Archives(main=DEFAULT_ARCHIVE)
 
 
-def test_proxies_and_date_checks_are_carried_and_nothing_else() -> None:
+def test_proxies_and_date_checks_are_copied_and_nothing_else() -> None:
     dump = (
         'APT "";\nAcquire "";\nAcquire::http::Proxy "http://proxy.example.org:3128";\n'
         'Acquire::http::Proxy::mirror.example.org "DIRECT";\nAcquire::https::Proxy "";\n'
         'Acquire::Check-Valid-Until "false";\nAPT::Update::Pre-Invoke:: "touch /tmp/x";\n'
         'Acquire::http::Proxy-Auto-Detect "/usr/bin/program";\n'
     )
-    assert carried_options(dump) == (
+    assert copied_options(dump) == (
         ("Acquire::http::Proxy", "http://proxy.example.org:3128"),
         ("Acquire::http::Proxy::mirror.example.org", "DIRECT"),
         ("Acquire::Check-Valid-Until", "false"),

@@ -11,14 +11,14 @@ URL = "https://example.org/a.tgz"
 FETCH = Step(("opam", "install", "--download-only", "a.1"), network=True)
 
 
-def action(words: str) -> OpamAction:
-    return OpamAction(action="fetch", package="a.1", result="failed", command=f"{URL} ({words})")
+def action(reason: str) -> OpamAction:
+    return OpamAction(action="fetch", package="a.1", result="failed", command=f"{URL} ({reason})")
 
 
 WRONG = action("Bad checksum, expected sha256=00")
 
 
-def test_only_what_opam_refused_is_asked_for_again() -> None:
+def test_only_what_opam_refused_is_downloaded_again() -> None:
     assert refused([WRONG, WRONG, action("curl: code 404 while downloading a")]) == (URL,)
     assert refused([WRONG.model_copy(update={"command": "file:///etc/x (Bad checksum)"})]) == ()
 
@@ -37,11 +37,11 @@ async def test_the_same_wrong_content_must_come_twice(
 ) -> None:
     codes, contents = iter(exits), iter(sums)
 
-    async def run(step: Step, said: bytearray) -> Ended:
+    async def run(step: Step, output: bytearray) -> Ended:
         assert step.network
         if step is not FETCH:
             assert step.argv[-1] == URL
-            said += f"{next(contents) * 64}  /tmp/x\n".encode()
+            output += f"{next(contents) * 64}  /tmp/x\n".encode()
         return Ended(next(codes), None, timed_out=False, started=True, duration=0)
 
     assert await repeats([WRONG], [FETCH], run) is came_again
@@ -49,7 +49,7 @@ async def test_the_same_wrong_content_must_come_twice(
 
 
 async def test_nothing_is_fetched_again_without_a_wrong_checksum() -> None:
-    async def run(_step: Step, _said: bytearray) -> Ended:
+    async def run(_step: Step, _output: bytearray) -> Ended:
         raise AssertionError
 
     assert await repeats([action("curl: code 404")], [FETCH], run) is None

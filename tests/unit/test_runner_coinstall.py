@@ -1,4 +1,4 @@
-"""A listing's way: opam describes, a process computes, and opam is asked where that fails."""
+"""A listing: opam describes, a process computes, and where that fails opam's queries run."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,12 @@ import pytest
 
 from opam_ci.clients.runners import coinstall
 from opam_ci.clients.runners.coinstall_process import ExitCode
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.steps import Step
 from opam_ci.clients.runners.supervise import Ended
-from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
-from opam_ci.core.job import Job, JobKind
+from opam_ci.clients.runners.transcript import Transcript
+from opam_ci.core.build import BuildSpec, PhaseTimeouts, RepositoryRef, Revdep
+from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 from opam_ci.core.platforms import EMBEDDED
@@ -40,7 +42,7 @@ version: 1
 available: true
 depends: lib (>= 1)
 """
-SAID = {
+FILES = {
     "universe": UNIVERSE,
     "universe_with_tests": UNIVERSE,
     "post": b"# Package|||# Depends\n",
@@ -57,64 +59,66 @@ class Job_:  # noqa: N801 - not the job of a plan
     def __init__(self, files: dict[str, bytes], described: Ended | None = None) -> None:
         self.files = files
         self.described = described or ended()
-        self.asked: list[str] = []
-        self.lines: list[str] = []
-        self.printed = bytearray()
+        self.queries: list[str] = []
+        self.log = b""
+        self.phase_log = PhaseLog(Transcript(self, lambda _progress: None), PhaseTimeouts())
+        self.phase_log.begin(Phase.SOLVE, "a listing")
 
-    def surroundings(self) -> coinstall.Surroundings:
-        return coinstall.Surroundings(
-            run_step=self.run_step,
-            read=self.read,
-            say=self.lines.append,
-            output=self.printed.extend,
-            time_left=lambda: 60.0,
-        )
+    @property
+    def size(self) -> int:
+        return len(self.log)
 
-    async def run_step(self, step: Step, said: bytearray) -> Ended:
+    def write(self, data: bytes) -> None:
+        self.log += data
+
+    async def list(self) -> tuple[Ended, tuple[Revdep, ...] | None]:
+        return await coinstall.run(SPEC, self.run_step, self.read, self.phase_log)
+
+    async def run_step(self, step: Step, output: bytearray) -> Ended:
         if step is coinstall.DESCRIBE:
             return self.described
-        self.asked.append(step.title)
-        said += b"asked.1\n"
+        self.queries.append(step.title)
+        output += b"listed.1\n"
         return ended()
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
         assert limit > 50 << 20
-        there = {f"{coinstall.SAID}/{name}": data for name, data in self.files.items()}
+        there = {f"{coinstall.DESCRIPTION}/{name}": data for name, data in self.files.items()}
         return {path: there[path] for path in paths if path in there}
 
 
 async def test_one_description_is_enough() -> None:
-    job = Job_(SAID)
-    _, found = await coinstall.run(SPEC, job.surroundings())
+    job = Job_(FILES)
+    _, found = await job.list()
     assert found == (Revdep(package="user.1", has_tests=True),)
-    assert (job.asked, job.lines) == ([], [])
-    assert b"[opam-ci] 1 worlds: 2 proved, 0 refuted" in job.printed
+    assert (job.queries, b"falling back" in job.log) == ([], False)
+    assert b"[opam-ci] 1 worlds: 2 proved, 0 refuted" in job.log
 
 
 @pytest.mark.parametrize(
     ("files", "described"),
     [
-        ({**SAID, "universe": b"[ERROR] no\n"}, ended()),
-        ({**SAID, "post": b"user.1 |||nonsense [\n"}, ended()),
-        ({name: data for name, data in SAID.items() if name != "invariant"}, ended()),
-        (SAID, ended(2)),
+        ({**FILES, "universe": b"[ERROR] no\n"}, ended()),
+        ({**FILES, "post": b"user.1 |||nonsense [\n"}, ended()),
+        ({name: data for name, data in FILES.items() if name != "invariant"}, ended()),
+        (FILES, ended(2)),
     ],
-    ids=["nonsense", "unproven", "missing", "failed"],
+    ids=["invalid", "unproven", "missing", "failed"],
 )
-async def test_opam_is_asked_where_we_cannot_tell(
+async def test_opam_lists_where_nothing_is_proved(
     files: dict[str, bytes], described: Ended
 ) -> None:
     job = Job_(files, described)
-    _, found = await coinstall.run(SPEC, job.surroundings())
-    assert found == (Revdep(package="asked.1", has_tests=True),)
-    assert job.lines == ["opam is asked itself"]
-    assert sum("--coinstallable-with" in title for title in job.asked) == 3
+    _, found = await job.list()
+    assert found == (Revdep(package="listed.1", has_tests=True),)
+    assert b"\n[opam-ci] falling back to `opam list`\n" in job.log
+    assert sum("--coinstallable-with" in title for title in job.queries) == 3
 
 
-async def test_no_time_is_left_to_ask_again() -> None:
-    job = Job_(SAID, ended(0, timed_out=True))
-    end, found = await coinstall.run(SPEC, job.surroundings())
-    assert (end.timed_out, found, job.asked) == (True, None, [])
+async def test_no_time_is_left_for_queries() -> None:
+    job = Job_(FILES, ended(0, timed_out=True))
+    end, found = await job.list()
+    assert (end.timed_out, found, job.queries) == (True, None, [])
 
 
 @pytest.mark.parametrize(
@@ -135,11 +139,11 @@ async def test_a_computation_that_does_not_end_well_is_a_fault(end: Ended, cause
 
     with pytest.raises(InfrastructureError) as caught:
         await coinstall.decide(
-            "lib.1", SAID, output=lambda _data: None, time_limit=5.0, start=start
+            "lib.1", FILES, output=lambda _data: None, time_limit=5.0, start=start
         )
     assert caught.value.cause is cause
 
 
 async def test_a_computation_is_killed_when_its_time_is_over() -> None:
     with pytest.raises(InfrastructureError, match="within 0 s"):
-        await coinstall.decide("lib.1", SAID, output=lambda _data: None, time_limit=0.01)
+        await coinstall.decide("lib.1", FILES, output=lambda _data: None, time_limit=0.01)

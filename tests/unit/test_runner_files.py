@@ -13,16 +13,16 @@ import pytest
 from pydantic import ValidationError
 
 from opam_ci.clients.runners import beneath, mirrors
-from opam_ci.clients.runners.image import remove_tree
 from opam_ci.clients.runners.jobroot import JobRoots, overlay
 from opam_ci.clients.runners.layer import require_pid_namespace, require_sandbox
-from opam_ci.clients.runners.locks import lock, try_lock
+from opam_ci.clients.runners.locks import lock, made_on_demand, prune_unused, remove_tree, try_lock
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.clients.runners.supervise import Ended, supervise
-from opam_ci.clients.runners.transcript import HEAD_LIMIT, TAIL_LIMIT, Excerpt, Transcript
+from opam_ci.clients.runners.transcript import Excerpt, Transcript
 from opam_ci.core.build import BuildProgress
+from opam_ci.core.classify.cut import HEAD_BYTES, TAIL_BYTES
 from opam_ci.core.job import Phase
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
@@ -87,6 +87,43 @@ async def test_shared_locks_are_held_together_and_not_with_an_exclusive_one(
     free = try_lock(path)
     assert free is not None
     os.close(free)
+
+
+async def test_what_is_made_on_demand_is_made_once(tmp_path: Path) -> None:
+    made, together = list[str](), asyncio.Barrier(3)
+
+    async def find() -> str | None:
+        found = made[0] if made else None
+        await asyncio.sleep(0)  # the others look too
+        return found
+
+    async def make() -> None:
+        await asyncio.sleep(0.1)
+        made.append("it")
+
+    async def use() -> None:
+        async with made_on_demand(tmp_path / "home/it.lock", find, make, lambda: None) as found:
+            assert found == "it"
+            await together.wait()
+
+    await asyncio.gather(use(), use(), use())
+    assert made == ["it"]
+
+
+async def test_what_was_used_longest_ago_is_pruned_unless_it_is_held(tmp_path: Path) -> None:
+    marks = [tmp_path / f"{number}.mark" for number in range(4)]
+    for age, mark in enumerate(marks):
+        mark.touch()
+        os.utime(mark, (1000 - age, 1000 - age))
+    left: dict[Path, list[Path]] = {}
+
+    async def remove(mark: Path) -> None:
+        left[mark] = [each for each in marks if os.access(each, os.F_OK)]
+
+    async with lock(tmp_path / "2.lock", shared=True):
+        await prune_unused(marks, 1, lambda mark: mark.with_suffix(".lock"), remove)
+    # The mark of each is gone before the rest of it.
+    assert left == {marks[1]: [marks[0], marks[2], marks[3]], marks[3]: [marks[0], marks[2]]}
 
 
 async def test_a_sweep_removes_the_roots_of_dead_workers_only(tmp_path: Path) -> None:
@@ -201,12 +238,12 @@ def test_an_excerpt_keeps_both_ends() -> None:
     whole = b"".join(b"%08d\n" % number for number in range(100_000))
     for begin in range(0, len(whole), 1000):
         excerpt.feed(whole[begin : begin + 1000])
-    left_out = len(whole) - HEAD_LIMIT - TAIL_LIMIT
-    head, tail = whole[:HEAD_LIMIT].decode(), whole[-TAIL_LIMIT:].decode()
+    left_out = len(whole) - HEAD_BYTES - TAIL_BYTES
+    head, tail = whole[:HEAD_BYTES].decode(), whole[-TAIL_BYTES:].decode()
     assert excerpt.text == f"{head}\n[opam-ci: {left_out} bytes left out here]\n{tail}"
 
 
-@pytest.mark.parametrize("size", [0, 1, HEAD_LIMIT, HEAD_LIMIT + 1, HEAD_LIMIT + TAIL_LIMIT])
+@pytest.mark.parametrize("size", [0, 1, HEAD_BYTES, HEAD_BYTES + 1, HEAD_BYTES + TAIL_BYTES])
 def test_an_excerpt_of_little_is_all_of_it(size: int) -> None:
     excerpt = Excerpt()
     excerpt.feed(b"x" * size)
@@ -225,7 +262,7 @@ class _Log:
         self.data += data
 
 
-def test_progress_is_told_at_each_begin_and_then_rarely() -> None:
+def test_progress_is_reported_at_each_begin_and_then_rarely() -> None:
     log, seen = _Log(), list[BuildProgress]()
     transcript = Transcript(log, seen.append)
     transcript.begin(Phase.SETUP, "x")
@@ -239,7 +276,7 @@ def test_progress_is_told_at_each_begin_and_then_rarely() -> None:
 
 
 def test_a_home_that_no_mount_option_can_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="no comma"):
+    with pytest.raises(ValidationError, match="remove commas"):
         RootfsSettings(home=tmp_path / "a,b")
 
 
@@ -270,7 +307,7 @@ async def test_a_directory_into_which_a_sweep_looks_is_removed_all_the_same(
         (root / "lock").touch()
         return replace(ended, exit_code=1)
 
-    monkeypatch.setattr("opam_ci.clients.runners.image.supervise", disturbed)
+    monkeypatch.setattr("opam_ci.clients.runners.locks.supervise", disturbed)
     await remove_tree(root, ROOT)
     assert not root.exists()
     assert removals == 2

@@ -26,7 +26,7 @@ def ended(exit_code: int = 0) -> Ended:
     return Ended(exit_code, None, timed_out=False, started=True, duration=0)
 
 
-def test_answers_are_put_together_without_what_is_tested_anyway() -> None:
+def test_results_are_merged_without_what_is_tested_anyway() -> None:
     answers = {
         Query.DIRECT: frozenset({"b.1", "new.1"}),
         Query.RECURSIVE: frozenset({"lib.1", "b.1", "c.1"}),
@@ -43,26 +43,26 @@ def test_only_packages_are_read() -> None:
     assert listing.packages(b"a.1\n[WARNING] x\n../b.1\nb.2~beta\n") == {"a.1", "b.2~beta"}
 
 
-async def test_the_expensive_question_is_asked_about_somebody_only() -> None:
-    asked = []
+async def test_the_expensive_query_needs_reverse_dependencies() -> None:
+    commands = []
 
-    async def run(step: Step, said: bytearray) -> Ended:
-        asked.append(step.argv)
+    async def run(step: Step, output: bytearray) -> Ended:
+        commands.append(step.argv)
         if "--recursive" in step.argv:
-            said += b"lib.1\n"
+            output += b"lib.1\n"
         elif "--with-test" in step.argv:
-            said += b"a.1\n"
+            output += b"a.1\n"
         return ended()
 
     _, found = await listing.run(SPEC, run)
     assert found == (Revdep(package="a.1", has_tests=True),)
-    together = [argv for argv in asked if "--coinstallable-with=lib.1" in argv]
+    together = [argv for argv in commands if "--coinstallable-with=lib.1" in argv]
     assert [argv[-2:] for argv in together] == [("--with-test", "--depopts")]
-    assert len(asked) == 4
+    assert len(commands) == 4
 
 
-async def test_a_failed_question_leaves_no_answer() -> None:
-    async def run(step: Step, _said: bytearray) -> Ended:
+async def test_a_failed_query_leaves_no_result() -> None:
+    async def run(step: Step, _output: bytearray) -> Ended:
         return ended(99 if "--recursive" in step.argv else 0)
 
     end, found = await listing.run(SPEC, run)

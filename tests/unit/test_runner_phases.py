@@ -73,20 +73,20 @@ def test_only_apt_and_downloads_have_network() -> None:
 
 def test_a_name_is_one_word_of_a_command_line() -> None:
     # Nothing that comes from a pull request is put together with anything else.
-    words = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))
-    assert words[-4:] == ["opam", "install", "--verbose", "cppo.1.8.0"]
-    script = words[words.index("-c") + 1]
+    argv = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))
+    assert argv[-4:] == ["opam", "install", "--verbose", "cppo.1.8.0"]
+    script = argv[argv.index("-c") + 1]
     assert "cppo" not in script
     assert "$@" in script
 
 
 def test_a_build_has_no_capability_but_to_become_unprivileged() -> None:
-    words = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))
-    granted = [words[index + 1] for index, word in enumerate(words) if word == "--cap-add"]
+    argv = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))
+    granted = [argv[index + 1] for index, word in enumerate(argv) if word == "--cap-add"]
     assert granted == ["CAP_SETUID", "CAP_SETGID"]
-    assert words[words.index("--cap-drop") + 1] == "ALL"
-    assert "--reuid=1000" in words
-    assert {"--clearenv", "--die-with-parent", "--unshare-pid", "--new-session"} <= set(words)
+    assert argv[argv.index("--cap-drop") + 1] == "ALL"
+    assert "--reuid=1000" in argv
+    assert {"--clearenv", "--die-with-parent", "--unshare-pid", "--new-session"} <= set(argv)
 
 
 def test_tests_are_solved_for_and_fetched_with_the_package() -> None:
@@ -102,18 +102,18 @@ def test_tests_are_solved_for_and_fetched_with_the_package() -> None:
     assert "--with-test" not in phases.solve(spec(), reinstall=False).argv
 
 
-def test_words_that_are_no_debian_packages_never_reach_apt() -> None:
+def test_what_is_not_a_debian_package_never_reaches_apt() -> None:
     listing = "libgmp-dev\nlibstdc++6 g++\n-oDPkg::Pre-Invoke::=id\nbash-\nUPPER\n$(id)\n../x\n"
     assert phases.debian_packages(listing) == ("g++", "libgmp-dev", "libstdc++6")
 
 
-def test_the_log_says_how_to_reproduce_a_job() -> None:
+def test_the_log_has_the_commands_that_reproduce_a_job() -> None:
     text = reproduction(spec(JobKind.TEST), debian="13")
     assert "opam reinstall --with-test --verbose cppo.1.8.0" in text
     assert "reinstall" not in reproduction(spec(), debian="13")
 
 
-def test_a_package_is_no_option_of_its_revdeps_tests() -> None:
+def test_a_revdep_is_tested_without_the_tests_of_the_package() -> None:
     # `--with-test` counts for every name of a command line.
     test = spec(JobKind.REVDEP_TEST)
     solve = phases.solve(test, reinstall=False)
@@ -123,7 +123,7 @@ def test_a_package_is_no_option_of_its_revdeps_tests() -> None:
         assert ("cppo.1.8.0" in step.argv) != ("user.3" in step.argv)
 
 
-def test_the_oldest_versions_are_the_solvers_affair() -> None:
+def test_only_the_solver_chooses_the_oldest_versions() -> None:
     lowest = dict(phases.solve(spec(JobKind.LOWER_BOUNDS), reinstall=False).environment)
     assert lowest["OPAMCRITERIA"] == "+removed,+count[version-lag,solution]"
     assert phases.solve(spec(), reinstall=False).environment == ()
@@ -160,13 +160,13 @@ def test_installed_debian_packages_are_read() -> None:
 
 
 async def test_a_command_ends_with_its_exit_code_and_output() -> None:
-    said = bytearray()
+    kept = bytearray()
     ended = await supervise(
         [sys.executable, "-c", "import sys; print('out', flush=True); sys.exit('err')"],
-        output=said.extend,
+        output=kept.extend,
     )
     assert (ended.exit_code, ended.signal, ended.ok) == (1, None, False)
-    assert said == b"out\nerr\n"
+    assert kept == b"out\nerr\n"
 
 
 async def test_a_command_is_killed_at_its_time_limit() -> None:
@@ -176,26 +176,26 @@ async def test_a_command_is_killed_at_its_time_limit() -> None:
     assert (ended.timed_out, ended.signal, ended.exit_code) == (True, 9, None)
 
 
-async def test_a_cancelled_command_is_dead_when_the_caller_hears_of_it() -> None:
-    said, spoke = bytearray(), asyncio.Event()
+async def test_a_cancelled_command_is_dead_before_the_caller_goes_on() -> None:
+    kept, printed = bytearray(), asyncio.Event()
 
     def output(data: bytes) -> None:
-        said.extend(data)
-        spoke.set()
+        kept.extend(data)
+        printed.set()
 
     task = asyncio.create_task(supervise(["sh", "-c", "echo $$; exec sleep 60"], output=output))
-    await spoke.wait()
+    await printed.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     with pytest.raises(ProcessLookupError):
-        os.kill(int(said), 0)
+        os.kill(int(kept), 0)
 
 
 async def test_a_command_has_nothing_of_the_workers_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("GITHUB_TOKEN", "secret")
-    said = bytearray()
-    await supervise(["env"], output=said.extend)
-    assert b"GITHUB_TOKEN" not in said
+    kept = bytearray()
+    await supervise(["env"], output=kept.extend)
+    assert b"GITHUB_TOKEN" not in kept

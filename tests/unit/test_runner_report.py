@@ -50,12 +50,12 @@ def parsed(report: object) -> OpamReport:
     return found
 
 
-def test_a_report_is_read_action_by_action() -> None:
+def test_a_report_is_parsed_action_by_action() -> None:
     report = parsed(REPORT)
     assert report.solution == ("dune.3.17.2", "cppo.1.8.0")
     assert report.conflicts == ("Missing dependency:\n- a -> b",)
-    told = [(a.action, a.package, a.result, a.exit_code, a.command) for a in report.actions]
-    assert told == [
+    actions = [(a.action, a.package, a.result, a.exit_code, a.command) for a in report.actions]
+    assert actions == [
         ("fetch", "far.1", "failed", None, "https://example.org/far.tgz (curl: code 404)"),
         ("build", "dune.3.17.2", "ok", None, None),
         ("build", "cppo.1.8.0", "failed", 2, "dune build -p cppo"),
@@ -64,12 +64,12 @@ def test_a_report_is_read_action_by_action() -> None:
     ]
 
 
-def test_what_is_no_report_is_none() -> None:
+def test_what_is_not_a_report_is_none() -> None:
     for data in (b"", b"[]", b"{", b'"x"', b"\xff\xfe", b"[" * 100_000):
         assert parse_report(data) is None
 
 
-def test_a_package_name_with_a_path_is_no_package() -> None:
+def test_a_package_name_with_a_path_is_not_a_package() -> None:
     entry = {"install": {"name": "../../etc", "version": "passwd"}}
     assert parsed({"solution": [entry]}).solution == ()
 
@@ -115,7 +115,7 @@ def test_no_bytes_crash(data: bytes) -> None:
     installed(data)
 
 
-def test_the_switch_state_names_what_is_installed() -> None:
+def test_the_switch_state_lists_installed_packages() -> None:
     state = b'opam-version: "2.0"\ninstalled: [\n  "a.base"\n  "dune.3.17.2"\n]\nroots: ["x.1"]\n'
     assert installed(state) == frozenset({"a.base", "dune.3.17.2"})
     assert installed(b'opam-version: "2.0"\ninstalled: "a.1"\n') == frozenset({"a.1"})

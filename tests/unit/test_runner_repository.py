@@ -27,7 +27,7 @@ def test_what_a_merge_can_do_is_accepted() -> None:
     check(set(), merged=3)
     check({"a.1"}, merged=3)  # changed
     check({"a.2"}, merged=4)  # new
-    check({"a.1"}, merged=2)  # deleted: it stands in the overlay as unavailable
+    check({"a.1"}, merged=2)  # deleted: the overlay has it as unavailable
 
 
 def test_hidden_packages_may_be_changed_and_deleted_too() -> None:

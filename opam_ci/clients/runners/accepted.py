@@ -1,4 +1,4 @@
-"""What a package says about its own failures: `x-ci-accept-failures`."""
+"""The field `x-ci-accept-failures` of opam files."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -11,21 +11,21 @@ _FIELD: Final = "x-ci-accept-failures"
 
 
 def accepts_failure(opam: bytes | None, distribution: str) -> bool:
-    """Says whether an opam file names a distribution as one on which its package may fail.
+    """Returns whether an opam file lists a distribution as one on which its package may fail.
 
-    opam-repo-ci looks for the quoted name anywhere in the field, and so does this: other
-    shapes than a plain list of strings are no error.
+    opam-repo-ci accepts the quoted name anywhere in the field, and so does this: other forms
+    than a plain list of strings are not errors.
 
     Args:
         opam: The file, None if there is none.
-        distribution: As opam-repo-ci names it, such as `debian-13`.
+        distribution: opam-repo-ci's name of it, such as `debian-13`.
     """
     if opam is None:
         return False
     try:
         value = parse(opam).value(_FIELD)
     except OpamSyntaxError:
-        # Such a file never gets to a build; opam's own refusal is what is judged.
+        # opam refuses such a file before any build, and that is judged.
         return False
     return value is not None and distribution in _strings(value)
 

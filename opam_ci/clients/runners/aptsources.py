@@ -1,4 +1,4 @@
-"""Which Debian archive this machine uses, read from its own apt configuration.
+"""The Debian archive of this machine, read from its own apt configuration.
 
 A worker behind a mirror or a proxy must make its root file system through the same mirror
 and proxy as everything else on that machine. Both formats of apt's sources are read: the
@@ -8,6 +8,7 @@ one-line format of sources.list(5) and deb822.
 import re
 import shutil
 import subprocess
+from email import message_from_string
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,14 +22,14 @@ _DEBIAN_SUITE = re.compile(
     r"(?:-updates|-backports)?"
 )
 _SECURITY_SUITE = re.compile(r"[a-z]+(?:-security|/updates)")
-_CARRIED = re.compile(
+_COPIED = re.compile(
     r"Acquire::(?:(?:https?|ftp)::Proxy(?:::.*)?|Check-Valid-Until|Check-Date|Retries)",
     re.IGNORECASE,
 )
 
 
 class Source(Frozen):
-    """One archive that the machine installs binary packages from."""
+    """An archive of binary packages in the machine's configuration."""
 
     uri: str
     suite: str
@@ -39,7 +40,7 @@ class Archives(Frozen):
 
     Attributes:
         main: URI of the archive.
-        security: URI of the archive of security updates, None if the machine names none.
+        security: URI of the archive of security updates, None if the machine has none.
         options: apt options of the machine (proxies, date checks) as (key, value).
     """
 
@@ -56,7 +57,7 @@ class Archives(Frozen):
 
 
 def one_line_sources(text: str) -> list[Source]:
-    """Reads the one-line format: `deb [options] URI SUITE COMPONENT…`."""
+    """Parses the one-line format: `deb [options] URI SUITE COMPONENT…`."""
     found = []
     for line in text.splitlines():
         words = re.sub(r"\[[^\]]*\]", " ", line.split("#", 1)[0]).split()
@@ -66,19 +67,12 @@ def one_line_sources(text: str) -> list[Source]:
 
 
 def deb822_sources(text: str) -> list[Source]:
-    """Reads stanzas of deb822: every URI with every suite."""
+    """Parses stanzas of deb822, which look like headers of mail: every URI with every suite."""
     found = []
     uncommented = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    for stanza in re.split(r"\n\s*\n", uncommented):
-        fields: dict[str, list[str]] = {}
-        name = ""
-        for line in stanza.splitlines():
-            if line[:1].isspace():
-                fields.setdefault(name, []).extend(line.split())
-            elif ":" in line:
-                name, _, value = line.partition(":")
-                name = name.strip().lower()
-                fields[name] = value.split()
+    for stanza in re.split(r"\n\s*\n", uncommented.strip()):
+        header = message_from_string(stanza)
+        fields = {name.lower(): str(value).split() for name, value in header.items()}
         if fields.get("enabled", ["yes"])[0].lower() in ("no", "false", "0"):
             continue
         if "deb" in fields.get("types", []) and "main" in fields.get("components", []):
@@ -91,7 +85,7 @@ def deb822_sources(text: str) -> list[Source]:
 
 
 def usable(uri: str) -> bool:
-    """Says whether an archive may be named inside a build root.
+    """Returns whether an archive's URI may be written into a build root.
 
     Only HTTP: a `file:` archive is not visible there. No URI with a password: everything in
     the root file system is readable by the packages under test.
@@ -105,8 +99,8 @@ def choose(sources: list[Source], options: tuple[tuple[str, str], ...] = ()) -> 
     good = [source for source in sources if usable(source.uri)]
     main = [source.uri for source in good if _DEBIAN_SUITE.fullmatch(source.suite)]
     security = [source.uri for source in good if _SECURITY_SUITE.fullmatch(source.suite)]
-    # Ubuntu's suites match neither pattern but for its "-security" ones: without a Debian
-    # archive beside them they say nothing about Debian.
+    # Of Ubuntu's suites only the "-security" ones match, and these are not Debian's: an archive
+    # of security updates counts only beside a Debian archive.
     if not main:
         return Archives(options=options)
     return Archives(
@@ -116,10 +110,10 @@ def choose(sources: list[Source], options: tuple[tuple[str, str], ...] = ()) -> 
     )
 
 
-def carried_options(dump: str) -> tuple[tuple[str, str], ...]:
-    """Picks the proxies and date checks out of the output of `apt-config dump`."""
+def copied_options(dump: str) -> tuple[tuple[str, str], ...]:
+    """Returns the proxies and date checks in the output of `apt-config dump`."""
     found = re.findall(r'^(\S+) "([^"\n]*)";$', dump, re.MULTILINE)
-    return tuple((key, value) for key, value in found if value and _CARRIED.fullmatch(key))
+    return tuple((key, value) for key, value in found if value and _COPIED.fullmatch(key))
 
 
 def read_host(etc_apt: Path = Path("/etc/apt")) -> Archives:
@@ -140,4 +134,4 @@ def read_host(etc_apt: Path = Path("/etc/apt")) -> Archives:
         dump = subprocess.run(  # noqa: S603 - a fixed command
             [apt_config, "dump"], capture_output=True, text=True, check=False
         ).stdout
-    return choose(sources, carried_options(dump))
+    return choose(sources, copied_options(dump))

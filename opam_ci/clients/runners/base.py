@@ -8,7 +8,7 @@ from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
 
 
 class LogSink(Protocol):
-    """Where a runner writes the output of a job, byte by byte as it comes."""
+    """Receives the output of a job, as it comes."""
 
     @property
     def size(self) -> int:
@@ -28,12 +28,12 @@ class Runner(Protocol):
 
         Args:
             spec: The job.
-            log: Receives everything the job prints, between phase markers.
+            log: Receives all output of the job, between phase markers.
             progress: Called at each phase's start and whenever output arrived (at most
                 once a second).
 
         Returns:
-            The facts, also when a phase failed: a failed command is a fact, no exception.
+            The facts, also when a phase failed: a failed command is a fact, not an exception.
 
         Raises:
             InfrastructureError: The job could not be run at all (no overlay, no base
@@ -51,7 +51,7 @@ class Runner(Protocol):
 
 
 class MachineRunner(Runner, Protocol):
-    """A runner with what a worker does about its machine at its start."""
+    """A runner, with what a worker does about its machine at its start."""
 
     @property
     def needs(self) -> HostNeeds:
@@ -64,15 +64,15 @@ class MachineRunner(Runner, Protocol):
             UsageError: It does not; the line says what to install or to run.
         """
 
-    async def prepare(self, tell: Callable[[str], None]) -> object:
-        """Makes what takes long to make, if it is not there yet.
+    async def prepare(self, show: Callable[[str], None]) -> object:
+        """Makes what takes long to make, if there is none yet.
 
         Args:
-            tell: Receives words that a person watches.
+            show: Receives lines about progress, for people.
 
         Raises:
             InfrastructureError: With the cause and what to do about it.
         """
 
     async def sweep(self) -> int:
-        """Removes what killed workers left; returns how many jobs they had."""
+        """Removes leftovers of killed workers; returns how many jobs they had."""

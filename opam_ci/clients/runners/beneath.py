@@ -1,7 +1,7 @@
-"""Reading files of a build root from outside it.
+"""Reading files of a build root safely from outside it.
 
-What lies in a build root was written by packages under test. A symbolic link there means
-something else outside: none is ever followed, at any level.
+Files in a build root were written by packages under test. A symbolic link there would lead to
+a file outside: none is ever followed, at any level.
 """
 
 import os
@@ -18,7 +18,7 @@ def _open(root: Path, path: str, flags: int) -> int | None:
         last = index == len(parts) - 1
         wanted = flags if last else os.O_RDONLY | os.O_DIRECTORY
         try:
-            # O_NONBLOCK: a named pipe must not make the reader wait.
+            # O_NONBLOCK: a named pipe must not block the reader.
             following = os.open(
                 part,
                 wanted | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
@@ -57,7 +57,7 @@ def read(root: Path, path: str, *, limit: int) -> bytes | None:
 
 
 def is_directory(root: Path, path: str) -> bool:
-    """Says whether there is a directory at a path beneath a root, with no link on the way."""
+    """Returns whether a path beneath a root is a directory, reached through no link."""
     descriptor = _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
     if descriptor is None:
         return False
@@ -74,7 +74,8 @@ def files(root: Path, path: str, *, limit: int) -> dict[str, bytes] | None:
         limit: Size in bytes above which a file is not read.
 
     Returns:
-        None if there is anything but directories and regular files of at most that size.
+        The content by path; None if there is anything but directories and regular files of at
+        most that size.
     """
     found: dict[str, bytes] = {}
     waiting = [path]
@@ -101,7 +102,7 @@ def files(root: Path, path: str, *, limit: int) -> dict[str, bytes] | None:
 
 
 def names(root: Path, path: str) -> tuple[str, ...]:
-    """Lists the directories within a directory beneath a root, sorted; empty if absent."""
+    """Lists the directories within a directory beneath a root, sorted; none if it is absent."""
     descriptor = _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
     if descriptor is None:
         return ()

@@ -1,9 +1,9 @@
-"""Compiled packages as read-only layers on disk: kept whole, bounded, never half.
+"""Compiled packages as read-only layers on disk, up to a total size.
 
 An entry is a directory named by its key: `upper/` with the files that installing the package
 added below the switch, `manifest.json`, and `lock`. It is made under another name and
-renamed when complete. Whoever uses an entry holds its lock shared; who removes it takes the
-lock alone, and the kernel releases the locks of a killed process.
+renamed when complete. Using an entry takes its lock shared, removing it takes the lock
+exclusively; the kernel releases the locks of a killed process.
 """
 
 import asyncio
@@ -11,28 +11,28 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from opam_ci.clients.runners import locks
-from opam_ci.clients.runners.image import HALF_MADE, remove_tree, remove_unlocked
+from opam_ci.clients.runners.locks import HALF_MADE, remove_tree
 from opam_ci.clients.runners.sandbox import Rights
 from opam_ci.clients.runners.supervise import supervise
 from opam_ci.core.model import Frozen
 
 _NAME = 20
-"""Hex digits of a key that name its directory, for an overlay's options have little room. The
-manifest has the whole key."""
+"""Hex digits of a key in the name of its directory, since an overlay's options are limited to a
+page. The manifest has the whole key."""
 
 _BUCKETS = 2
-"""Hex digits of a key that name the lock of its making: 256 lock files, never removed."""
+"""Hex digits of a key in the name of its lock while it is made: 256 lock files, never removed."""
 
 
 class CachedFile(Frozen):
-    """A file of an entry: enough to notice one that is missing, cut off or overwritten.
+    """A file of an entry, with what reveals that it was truncated or overwritten.
 
     Attributes:
         mode: Kind and permissions.
@@ -46,13 +46,13 @@ class CachedFile(Frozen):
 
 
 class CacheManifest(Frozen):
-    """What an entry holds; written last.
+    """Content of an entry; written last.
 
     Attributes:
-        key: Of the entry, its directory's name.
-        package: Which package it is.
+        key: The entry's key.
+        package: The package, `name.version`.
         files: Everything but directories, by path within the switch.
-        bytes: Room that it takes.
+        bytes: Its size on disk.
         seconds: Time that its build took.
     """
 
@@ -64,7 +64,7 @@ class CacheManifest(Frozen):
 
 
 class CacheEntry:
-    """An entry in use: nobody removes it until it is closed."""
+    """An entry in use: it is not removed until it is closed."""
 
     def __init__(self, directory: Path, manifest: CacheManifest, lock: int) -> None:
         self.upper = directory / "upper"
@@ -72,12 +72,12 @@ class CacheEntry:
         self._lock = lock
 
     def close(self) -> None:
-        """Gives it back."""
+        """Releases its lock."""
         os.close(self._lock)
 
 
 class CacheUse(Frozen):
-    """How full a cache is."""
+    """Number of entries of a cache, and their size."""
 
     entries: int
     bytes: int
@@ -90,7 +90,7 @@ class CacheStore:
         home: The directory, on the file system of layers and job roots.
         inside: Path of the switch within an entry's `upper`.
         limit: Bytes above which the entries used longest ago are removed.
-        rights: How to get the rights over files of builds.
+        rights: Rights over files of builds.
     """
 
     def __init__(self, home: Path, inside: str, limit: int, rights: Rights) -> None:
@@ -100,7 +100,7 @@ class CacheStore:
         self._rights = rights
 
     def find(self, key: str) -> CacheEntry | None:
-        """Returns an entry, None if there is none or it is not what its manifest says."""
+        """Returns an entry, None if it is missing or differs from its manifest."""
         directory = self.home / key[:_NAME]
         try:
             lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -110,38 +110,26 @@ class CacheStore:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             manifest = CacheManifest.model_validate_json((directory / "manifest.json").read_bytes())
             if manifest.key == key and manifest.files == self._listed(directory)[0]:
-                # Its age decides what is removed.
-                os.utime(directory / "manifest.json")
+                os.utime(directory / "manifest.json")  # `prune` goes by its age
                 return CacheEntry(directory, manifest, lock)
         except (BlockingIOError, FileNotFoundError):
-            pass  # somebody is removing it
+            pass  # it is being removed
         except ValidationError:
-            pass  # not of this version; what is used longest ago is removed
+            pass  # of another version; `prune` removes it in the end
         except BaseException:
             os.close(lock)
             raise
         os.close(lock)
         return None
 
-    @asynccontextmanager
-    async def making(self, key: str, waiting: Callable[[], None]) -> AsyncIterator[None]:
-        """Holds the right to make an entry, so that two jobs do not build the same."""
+    def making(self, key: str, waiting: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        """Holds the lock under which an entry is made, so that two jobs do not build the same."""
         (self.home / "making").mkdir(parents=True, exist_ok=True)
-        async with locks.lock(self.home / "making" / key[:_BUCKETS], waiting=waiting):
-            yield
+        return locks.lock(self.home / "making" / key[:_BUCKETS], waiting=waiting)
 
-    @asynccontextmanager
-    async def directory(self) -> AsyncIterator[Path]:
+    def directory(self) -> AbstractAsyncContextManager[Path]:
         """Makes a directory to build in, and removes it at the end unless it was kept."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        directory, mine = await asyncio.to_thread(locks.locked_directory, self.home, HALF_MADE)
-        try:
-            yield directory
-        finally:
-            try:
-                await remove_tree(directory, self._rights)
-            finally:
-                os.close(mine)
+        return locks.own_directory(self.home, HALF_MADE, self._rights)
 
     async def keep(
         self, built: Path, key: str, package: str, seconds: float, lowers: tuple[Path, ...]
@@ -149,15 +137,15 @@ class CacheStore:
         """Makes an entry of what a build wrote.
 
         Args:
-            built: A directory of `directory`, whose `upper` the build wrote; no process of it
+            built: A directory of `directory`, to whose `upper` the build wrote; no process of it
                 is alive.
-            key: Of the entry.
-            package: Which package was built.
-            seconds: How long that took.
+            key: The entry's key.
+            package: The package that was built.
+            seconds: Duration of the build.
             lowers: The layers over which it was built.
 
         Returns:
-            Whether it is kept: not if what was written cannot stand beside other entries.
+            Whether it is kept: not if the files would conflict with those of other entries.
         """
         rubbish = await asyncio.to_thread(_rubbish, built / "upper", self._inside, package)
         if rubbish is None:
@@ -169,16 +157,16 @@ class CacheStore:
         await self._discard(key)
         async with self.directory() as directory:
             (directory / "upper").mkdir(mode=0o755)
-            # New directories, the same files: the kernel marks each directory that a build
-            # makes as one that hides what is below it, such as the same one of another entry.
+            # New directories, the same files: the kernel marks each directory that a build makes
+            # as one that hides directories of this name below it, those of other entries too.
             copy = ("cp", "--archive", "--link", "--no-preserve=xattr", "--no-target-directory")
             source, target = (str(one / "upper") for one in (built, directory))
-            said = bytearray()
+            errors = bytearray()
             ended = await supervise(
-                [*self._rights.prefix, *copy, "--", source, target], output=said.extend
+                [*self._rights.prefix, *copy, "--", source, target], output=errors.extend
             )
             if not ended.ok:
-                raise OSError(f"{source} cannot be kept: {said[-300:].decode(errors='replace')}")
+                raise OSError(f"{source} cannot be kept: {errors[-300:].decode(errors='replace')}")
             if not await asyncio.to_thread(self._complete, directory, key, package, seconds):
                 return False
         await self.prune(self._limit, sparing=key)
@@ -192,13 +180,12 @@ class CacheStore:
             key=key, package=package, files=files, bytes=size, seconds=round(seconds, 1)
         )
         (directory / "manifest.json").write_text(manifest.model_dump_json())
-        # A complete manifest over files that a power failure lost must not be.
-        os.sync()
+        os.sync()  # before the rename, so that no complete entry lacks files after a power failure
         try:
             directory.rename(self.home / key[:_NAME])
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                return False  # a broken one is in the way that somebody still uses
+                return False  # a damaged entry is in its place, and still in use
             raise
         return True
 
@@ -215,9 +202,9 @@ class CacheStore:
         return files, size
 
     async def _discard(self, key: str) -> None:
-        """Removes what is in the way of a new entry: one that `find` does not take."""
+        """Removes an entry that `find` refuses, in the place of a new one."""
         path = self.home / key[:_NAME]
-        # With no lock it is what a killed removal left.
+        # Without a lock it is the rest of a killed removal.
         if path.exists() and not await self._remove(path) and not (path / "lock").exists():
             await remove_tree(path, self._rights)
 
@@ -265,7 +252,7 @@ class CacheStore:
         if mine is None:
             return False
         try:
-            # The manifest goes first: without it the rest counts for nothing.
+            # The manifest goes first: what a killed removal leaves is not complete.
             (path / "manifest.json").unlink(missing_ok=True)
             await remove_tree(path, self._rights)
         finally:
@@ -278,8 +265,8 @@ class CacheStore:
         return CacheUse(entries=len(entries), bytes=sum(size for _, size in entries))
 
     async def sweep(self) -> None:
-        """Removes what killed workers left, entries without manifest, and what is too much."""
-        await remove_unlocked(self.home, HALF_MADE, self._rights)
+        """Removes leftovers of killed workers, entries without manifest and above the limit."""
+        await locks.remove_unlocked(self.home, HALF_MADE, self._rights)
         for path, size in await asyncio.to_thread(self._by_age):
             if size == 0:
                 await self._remove(path)
@@ -287,7 +274,7 @@ class CacheStore:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yields everything below a directory; not recursive, whatever a build nested."""
+    """Yields everything below a directory, however deeply nested."""
     waiting = [str(root)]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
@@ -299,7 +286,7 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _replaces(upper: Path, lowers: tuple[Path, ...]) -> bool:
-    """Whether a build replaced a whole directory of a layer below by one of its own."""
+    """Returns whether a build replaced a whole directory of a layer below by one of its own."""
     for path, status in _walk(upper):
         if stat.S_ISDIR(status.st_mode) and any(
             attribute.endswith(".overlay.opaque") for attribute in os.listxattr(path)
@@ -311,13 +298,13 @@ def _replaces(upper: Path, lowers: tuple[Path, ...]) -> bool:
 
 
 def _rubbish(upper: Path, inside: str, package: str) -> list[Path] | None:
-    """Finds what a build wrote and an entry does not hold.
+    """Returns what a build wrote and an entry does not hold.
 
-    An entry has the files of the switch, and of opam's own records only those of its
-    package: the lists of all that is installed are made anew for each job.
+    An entry has the files of the switch, and of opam's own records only those of its package:
+    the lists of all installed packages are made for each job.
 
     Returns:
-        Paths to remove; None if there is a link where a directory should be.
+        Paths to remove; None if a directory is missing, or is a link.
     """
     name = package.partition(".")[0]
     rubbish: list[Path] = []

@@ -1,16 +1,16 @@
-"""Control groups of jobs: limits on memory, processes and CPU, and what the kernel counted.
+"""Control groups of jobs: limits on memory, processes and CPU, and the kernel's counters.
 
 Version 1, version 2 and both at once (hybrid: the controllers on version 1) are made by hand:
-that takes 2 ms, needs no service manager, and is the same everywhere. A job's group lies in
-the worker's own one where that is possible, so that what limits the worker limits its jobs,
-and so that a service manager that ends the worker ends its jobs.
+that takes 2 ms, needs no service manager, and is the same everywhere. Where possible, a job's
+group lies in the worker's own one, so that limits of the worker limit its jobs, and a service
+manager that ends the worker ends its jobs.
 """
 
 import asyncio
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 PREFIX = "opam-ci-"
-"""How names of job groups begin."""
+"""Prefix of names of job groups."""
 
 RECORD = "cgroups"
 """File of a job root that lists the job's groups, for the sweep after a killed worker."""
@@ -36,13 +36,13 @@ runs outside of them."""
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What the kernel counted in a job's groups.
+class Counters:
+    """The kernel's counters of a job's groups.
 
     Attributes:
-        oom_kills: Processes that it killed for want of memory.
-        memory_limit_reached: Whether their own memory limit was reached.
-        pids_limit_hits: Forks that it refused for the process limit.
+        oom_kills: Processes killed for want of memory.
+        memory_limit_reached: Whether the groups' own memory limit was reached.
+        pids_limit_hits: Forks refused for the process limit.
     """
 
     oom_kills: int = 0
@@ -55,7 +55,8 @@ class JobGroups:
     """The groups of one job, one in each hierarchy; none where the machine grants none.
 
     Attributes:
-        oom_kills_before: What the host had counted when the job began, where no group of the job
+        directories: Of the groups.
+        oom_kills_before: The host's counter when the job began, where no group of the job
             counts its own.
     """
 
@@ -63,18 +64,14 @@ class JobGroups:
     oom_kills_before: int | None = None
 
     def entered(self, argv: Sequence[str]) -> list[str]:
-        """Returns the command that enters the groups first."""
+        """Returns the command line that enters the groups, and then becomes the command."""
         if not self.directories:
             return list(argv)
         files = [str(path / "cgroup.procs") for path in self.directories]
         return ["sh", "-c", _JOIN, "sh", *files, "--", *argv]
 
-    def counted(self) -> Counted:
-        """Reads the counters; what cannot be read counts as nothing."""
-        return counted(self.directories)
-
     def foreign_oom_kills(self) -> int:
-        """Returns the kills on the host since the job began that may have been of the job."""
+        """Returns the kills on the host since the job began, any of which may be of the job."""
         before = self.oom_kills_before
         return 0 if before is None else host_oom_kills() - before
 
@@ -93,11 +90,11 @@ class Cgroups:
 
     @classmethod
     def here(cls, limits: JobLimits, *, root: Path = Path("/")) -> "Cgroups":
-        """Finds out what this machine grants.
+        """Finds out which groups this machine grants.
 
         Args:
             limits: Of every job.
-            root: What stands for `/`, so that tests can show other machines.
+            root: Directory in place of `/`, so that tests can simulate machines.
         """
         found = find_hierarchies(root)
         usable = tuple(each for each in found if _works(each, limits))
@@ -105,7 +102,7 @@ class Cgroups:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Controllers that should limit jobs and are not there."""
+        """Controllers of limits that are set, and that this machine does not grant."""
         have = {name for each in self._hierarchies for name in each.controllers}
         return tuple(name for name in _wanted(self._limits) if name not in have)
 
@@ -114,8 +111,8 @@ class Cgroups:
         """Makes the groups of a job, and ends and removes them at the end.
 
         Args:
-            directory: The job root: its name names the groups, and it keeps the record of
-                them, which a sweep reads if this worker is killed.
+            directory: The job root: its name is in that of the groups, and it keeps the record
+                of them, which a sweep reads if this worker is killed.
 
         Raises:
             InfrastructureError: Cause `sandbox`: the kernel refuses.
@@ -155,7 +152,7 @@ async def remove_recorded(directory: Path) -> None:
     """
     with suppress(FileNotFoundError):
         listed = (directory / RECORD).read_text().splitlines()
-        # The name is checked: whatever is in the file, no other group is ever touched.
+        # The name is checked, so that no content of the file can end another group.
         await remove(
             [path for path in map(Path, listed) if path.name == f"{PREFIX}{directory.name}"]
         )
@@ -184,49 +181,72 @@ async def remove(directories: Iterable[Path]) -> None:
             raise InfrastructureError(f"processes in {directory} do not end", cause=Cause.SANDBOX)
 
 
-def counted(directories: Iterable[Path]) -> Counted:
-    """Adds up the counters of some groups, of either version."""
-    kills = hits = 0
-    reached = False
-    for path in directories:
-        # Version 2 has the first file, version 1 the second.
-        kills += _counter(path / "memory.events", "oom_kill")
-        kills += _counter(path / "memory.oom_control", "oom_kill")
-        # Version 2 counts here what did not fit into the group itself, and nothing else.
-        reached |= _counter(path / "memory.events", "oom") > 0
-        reached |= is_reached(
-            _number(path / "memory.max_usage_in_bytes"), _number(path / "memory.limit_in_bytes")
-        )
-        hits += _counter(path / "pids.events", "max")
-    return Counted(oom_kills=kills, memory_limit_reached=reached, pids_limit_hits=hits)
+COUNTER_FILES = (
+    "memory.events",
+    "memory.oom_control",
+    "memory.max_usage_in_bytes",
+    "memory.limit_in_bytes",
+    "pids.events",
+)
+"""Files of a group that `parse_counters` reads: the first of version 2, the next three of version
+1, the last of both."""
 
 
-def is_reached(highest: int, limit: int) -> bool:
-    """Whether version 1's highest usage of memory is that of a group that reached its limit.
+def read_counters(directories: Iterable[Path]) -> Counters:
+    """Adds up the counters of some groups; what cannot be read counts as nothing."""
+    each = [
+        parse_counters({name: _read(path / name) for name in COUNTER_FILES}) for path in directories
+    ]
+    return Counters(
+        oom_kills=sum(one.oom_kills for one in each),
+        memory_limit_reached=any(one.memory_limit_reached for one in each),
+        pids_limit_hits=sum(one.pids_limit_hits for one in each),
+    )
 
-    It has no counter of its own for that (`failcnt` stays 0 on Linux 6.18), and charges in small
-    portions. Files that the group has read count as well, so this does not prove a kill.
+
+def parse_counters(files: Mapping[str, str]) -> Counters:
+    """Parses the counters of a group, or of the groups of a process, of either version.
+
+    Args:
+        files: Text of those of `COUNTER_FILES` that are there, by name.
     """
-    return limit > 0 and highest >= limit - limit // 64
+    memory, memory_1, pids = (
+        _counters(files.get(name, ""))
+        for name in ("memory.events", "memory.oom_control", "pids.events")
+    )
+    highest, limit = (
+        _number(files.get(f"memory.{name}_in_bytes", "")) for name in ("max_usage", "limit")
+    )
+    return Counters(
+        oom_kills=memory.get("oom_kill", 0) + memory_1.get("oom_kill", 0),
+        # `oom` of version 2 counts what did not fit into the group itself, and nothing else.
+        # Version 1 has no such counter (`failcnt` stays 0 on Linux 6.18), and charges in small
+        # portions. Files that the group has read count as well, so this does not prove a kill.
+        memory_limit_reached=memory.get("oom", 0) > 0
+        or (limit > 0 and highest >= limit - limit // 64),
+        pids_limit_hits=pids.get("max", 0),
+    )
 
 
 def host_oom_kills() -> int:
     """Returns how many processes the kernel has killed for memory since it started."""
-    return _counter(Path("/proc/vmstat"), "oom_kill")
+    return _counters(_read(Path("/proc/vmstat"))).get("oom_kill", 0)
 
 
-def _counter(path: Path, name: str) -> int:
-    with suppress(OSError, ValueError):
-        for line in path.read_text().splitlines():
-            key, _, value = line.partition(" ")
-            if key == name:
-                return int(value)
-    return 0
+def _read(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text()
+    return ""
 
 
-def _number(path: Path) -> int:
-    with suppress(OSError, ValueError):
-        return int(path.read_text())
+def _counters(text: str) -> dict[str, int]:
+    pairs = (line.partition(" ") for line in text.splitlines())
+    return {name: _number(value) for name, _, value in pairs}
+
+
+def _number(text: str) -> int:
+    with suppress(ValueError):
+        return int(text)
     return 0
 
 
@@ -236,7 +256,7 @@ def _wanted(limits: JobLimits) -> tuple[str, ...]:
 
 
 def _works(hierarchy: Hierarchy, limits: JobLimits) -> bool:
-    """Makes a group with all limits and removes it: nothing else is proof."""
+    """Makes a group with all limits and removes it, since nothing less proves that it can."""
     probe = hierarchy.parent / f"{PREFIX}probe-{os.getpid()}"
     try:
         probe.mkdir()
@@ -254,7 +274,7 @@ def _apply(hierarchy: Hierarchy, path: Path, limits: JobLimits) -> None:
     if "memory" in hierarchy.controllers and limits.memory_bytes is not None:
         amount = str(limits.memory_bytes)
         _write(path / ("memory.limit_in_bytes" if old else "memory.max"), amount)
-        # Swap is no way around the limit; kernels without swap accounting lack the file.
+        # The limit includes swap; kernels without swap accounting lack the file.
         with suppress(FileNotFoundError, PermissionError):
             if old:
                 _write(path / "memory.memsw.limit_in_bytes", amount)
@@ -272,7 +292,7 @@ def _apply(hierarchy: Hierarchy, path: Path, limits: JobLimits) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    # Opened as it is, never created: a misspelt name must not pass for a limit.
+    # Opened, never created: a misspelt name must not pass for a limit.
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())

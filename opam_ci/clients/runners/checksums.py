@@ -1,14 +1,14 @@
-"""What a wrong checksum means: the host serves something else for good, or just at times.
+"""Whether a wrong checksum repeats: the host's content changed, or varies between downloads.
 
 The fetch phase has network, and opam keeps nothing of a download that it refuses. So the
-runner downloads once more, and looks whether the same wrong bytes come again.
+runner downloads again, and compares the content.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
+from opam_ci.clients.runners.executor import RunStep
 from opam_ci.clients.runners.steps import Step
-from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.facts import OpamAction
 
 _REFUSED = re.compile(r"(https?://\S+) \((?:Bad checksum|Checksum mismatch)")
@@ -20,9 +20,6 @@ _DOWNLOAD = (
     '&& sha256sum "$file"'
 )
 
-RunStep = Callable[[Step, bytearray], Awaitable[Ended]]
-"""Runs one command and keeps its output."""
-
 
 def refused(actions: Iterable[OpamAction]) -> tuple[str, ...]:
     """Returns the URLs whose content opam refused for its checksum."""
@@ -33,7 +30,7 @@ def refused(actions: Iterable[OpamAction]) -> tuple[str, ...]:
 
 
 def download(url: str) -> Step:
-    """Downloads a file once and says its SHA-256."""
+    """Downloads a file once and prints its SHA-256."""
     return Step(
         ("sh", "-c", _DOWNLOAD, "sh", url),
         network=True,
@@ -44,17 +41,16 @@ def download(url: str) -> Step:
 async def repeats(
     actions: Iterable[OpamAction], fetches: Sequence[Step], run: RunStep
 ) -> bool | None:
-    """Finds out whether wrong checksums come again.
+    """Finds out whether wrong checksums repeat.
 
     Args:
-        actions: What opam reported of a failed fetch.
+        actions: opam's report of a failed fetch.
         fetches: The commands of the fetch.
         run: Runs a command in the build root.
 
     Returns:
-        True if every refused file comes with the same content each time; False if one came
-        right, or different, at another time; None if opam refused none, or it cannot be
-        said.
+        True if every refused file has the same content in each download; False if one was
+        right, or different, in another; None if opam refused none, or a download failed.
     """
     urls = refused(actions)
     if not urls:
@@ -72,7 +68,7 @@ async def repeats(
 
 
 async def _sum(url: str, run: RunStep) -> str | None:
-    said = bytearray()
-    ended = await run(download(url), said)
-    found = _SUM.search(said.decode(errors="replace"))
+    output = bytearray()
+    ended = await run(download(url), output)
+    found = _SUM.search(output.decode(errors="replace"))
     return found[1] if ended.ok and found else None

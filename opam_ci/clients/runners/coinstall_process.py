@@ -1,8 +1,8 @@
-"""The process that answers a listing's queries: `python -m … PACKAGE DIRECTORY`.
+"""The process that computes a listing's queries: `python -m … PACKAGE DIRECTORY`.
 
-A process of its own, since it computes for seconds on what packages wrote: it has a bound on
-its memory, can be killed, and leaves the worker's event loop alone. The directory has what
-opam said, a file a field of `Said`; the answer goes to `answer` there.
+A process of its own, since it computes for seconds on input from packages: it has a bound on
+its memory, can be killed, and does not block the worker's event loop. The directory has opam's
+description, a file a field of `Said`; the result goes to `answer` there.
 """
 
 import gc
@@ -22,40 +22,40 @@ MEMORY_LIMIT = 4 << 30
 
 
 class ExitCode(IntEnum):
-    """How the process ends."""
+    """Exit codes of the process."""
 
     ANSWERED = 0
     UNPROVEN = 3
-    NONSENSE = 4
+    INVALID = 4
     OUT_OF_MEMORY = 5
 
 
-def _say(line: str) -> None:
+def _show(line: str) -> None:
     print(f"[opam-ci] {line}", flush=True)  # noqa: T201 - the way to the job's log
 
 
 def main(package: str, directory: Path) -> ExitCode:
-    """Answers."""
+    """Computes the queries and writes their results."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    # Nearly all that is made here lives to the end.
+    # Nearly all objects live to the end.
     gc.disable()
     try:
-        said = Said(
+        described = Said(
             **{
                 field.name: (directory / field.name).read_text("utf-8", errors="replace")
                 for field in fields(Said)
             }
         )
-        answers = answer(package, said, _say)
+        answers = answer(package, described, _show)
         (directory / ANSWER).write_text(answers.model_dump_json(), "utf-8")
     except UnprovenError as error:
-        _say(str(error))
+        _show(str(error))
         return ExitCode.UNPROVEN
     except DumpError as error:
-        _say(str(error))
-        return ExitCode.NONSENSE
+        _show(str(error))
+        return ExitCode.INVALID
     except MemoryError:
-        _say("there is not enough memory for the answer")
+        _show("not enough memory to compute reverse dependencies")
         return ExitCode.OUT_OF_MEMORY
     return ExitCode.ANSWERED
 

@@ -1,43 +1,45 @@
 """The container runner: the same jobs in containers of podman or docker.
 
-docs/builds.md tells how a job runs, docs/adr/0006-container-runner.md why so.
+docs/builds.md describes how a job runs, docs/adr/0006-container-runner.md why so.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from opam_ci.clients.host import HostNeeds
-from opam_ci.clients.runners import aptsources, layer, mirrors, steps
+from opam_ci.clients.runners import aptsources, mirrors
 from opam_ci.clients.runners.base import LogSink
-from opam_ci.clients.runners.containerbox import open_box, remove
+from opam_ci.clients.runners.containerbox import open_container, remove
 from opam_ci.clients.runners.containerexec import ContainerExecutor
 from opam_ci.clients.runners.containerlayer import ContainerLayers
 from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.engine import Engine
-from opam_ci.clients.runners.image import remove_unlocked
-from opam_ci.clients.runners.jobroot import held_directory
+from opam_ci.clients.runners.jobroot import job_directory
 from opam_ci.clients.runners.jobrun import JobRun
+from opam_ci.clients.runners.kinds import BUILDS
 from opam_ci.clients.runners.layer import ArtifactSource
-from opam_ci.clients.runners.perform import perform
-from opam_ci.clients.runners.phasebook import PhaseBook
-from opam_ci.clients.runners.preflight import check_clock, check_room, limits_line, utc_now
+from opam_ci.clients.runners.locks import remove_unlocked
+from opam_ci.clients.runners.phasebook import PhaseLog
+from opam_ci.clients.runners.preflight import (
+    check_clock,
+    check_room,
+    check_sandbox,
+    limits_line,
+)
 from opam_ci.clients.runners.reproduction import reproduction
 from opam_ci.clients.runners.sandbox import ROOT
 from opam_ci.clients.runners.settings import ContainerSettings
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
-_KINDS = frozenset(JobKind) - {JobKind.ANALYSIS, JobKind.LINT}
-_PREFLIGHT_TIMEOUT = 60.0
-
 
 class ContainerRunner:
-    """Runs build jobs in containers; implements `base.Runner`.
+    """Runs build jobs in containers; implements `base.MachineRunner`.
 
     Any number of jobs may run at once, in one process or several, over one engine.
 
@@ -49,7 +51,7 @@ class ContainerRunner:
     def __init__(self, settings: ContainerSettings, artifacts: ArtifactSource) -> None:
         self._settings = settings
         self._artifacts = artifacts
-        self._engine = Engine(settings)
+        self._engine = Engine(settings.command, settings.runtime)
         self._jobs = settings.home / "containers"
         self._layers = ContainerLayers(
             settings.home / "container-layers",
@@ -63,26 +65,18 @@ class ContainerRunner:
     @property
     def needs(self) -> HostNeeds:
         """What this machine must have left before it takes jobs."""
-        return HostNeeds(
-            home=self._settings.home,
-            free_bytes=self._settings.min_free_bytes,
-            free_inodes=self._settings.min_free_inodes,
-        )
+        return self._settings.needs
 
     async def require(self) -> None:
-        """Checks that the engine's client is installed.
-
-        Raises:
-            UsageError: The line says what to install.
-        """
+        """Checks that the engine's client is installed; see `base.MachineRunner.require`."""
         if missing := self._engine.missing():
             raise UsageError(missing)
 
-    async def prepare(self, tell: Callable[[str], None]) -> None:
+    async def prepare(self, show: Callable[[str], None]) -> None:
         """Checks that the engine answers, and pulls the default image if there is one.
 
         Args:
-            tell: Receives words that a person watches.
+            show: Receives lines about progress, for people.
 
         Raises:
             InfrastructureError: Cause `sandbox` or `image`, and what to do.
@@ -90,13 +84,13 @@ class ContainerRunner:
         self._engine.require()
         await self._engine.call("version")
         if self._settings.image is not None:
-            await self._layers.image(self._settings.image, tell)
+            await self._layers.image(self._settings.image, show)
 
     async def sweep(self) -> int:
-        """Removes the containers of workers that are gone; returns how many there were."""
+        """Removes the containers of dead workers; returns how many there were."""
 
         async def first(directory: Path) -> None:
-            await remove(self._engine, _container(directory))
+            await remove(self._engine, _container_name(directory))
 
         self._engine.require()
         return await remove_unlocked(self._jobs, "job-", ROOT, first=first)
@@ -111,23 +105,16 @@ class ContainerRunner:
         self._settings.home.mkdir(parents=True, exist_ok=True)
         check_room(self.needs)
         if self._settings.image is None:
-            return  # Each platform names its own: the first job of each shows what it is.
+            return  # Each platform has its own: the first job of each is its test.
         image = await self._layers.image(self._settings.image, lambda _: None)
         if (made_at := await self._layers.made_at(image)) is not None:
-            check_clock(utc_now(), not_before=made_at)
-        async with self._box(image, mirrors.Mirrors()) as (executor, _):
-            said = bytearray()
-            ended = await executor.run(
-                steps.CANARY, output=said.extend, phase=Phase.SETUP, time_limit=_PREFLIGHT_TIMEOUT
+            check_clock(datetime.now(UTC), not_before=made_at)
+        async with self._open(image, mirrors.Mirrors()) as executor:
+            await check_sandbox(
+                executor,
+                f"in {self._settings.image}",
+                lambda _: "see docs/builds.md, Container runner",
             )
-            if not ended.ok:
-                last = (said.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
-                raise InfrastructureError(
-                    f"the sandbox of builds does not work in {self._settings.image} ({last}): "
-                    "see docs/builds.md, Container runner",
-                    cause=Cause.SANDBOX,
-                )
-            await layer.require_sandbox(executor)
 
     async def run(
         self, spec: BuildSpec, log: LogSink, progress: Callable[[BuildProgress], None]
@@ -135,54 +122,49 @@ class ContainerRunner:
         """Runs all phases of a job; see `base.Runner.run`."""
         transcript = Transcript(log, progress)
         name = spec.platform.image or self._settings.image
-        if spec.job.kind not in _KINDS or name is None:
+        if spec.job.kind not in BUILDS or name is None:
             what = "without an image" if name is None else f"of kind {spec.job.kind}"
             raise InfrastructureError(f"this worker runs no jobs {what}", cause=Cause.IMAGE)
-        image = await self._layers.image(name, lambda words: transcript.plain(f"{words}\n"))
+        image = await self._layers.image(name, lambda line: transcript.plain(f"{line}\n"))
         transcript.plain(f"Image: {name} ({image})\n")
         distribution = spec.platform.distribution.removeprefix("debian-")
         transcript.plain(reproduction(spec, debian=distribution))
-        book = PhaseBook(transcript, spec.timeouts)
-        begun = book.begin(Phase.CHECKOUT, f"base {spec.repository.base_commit} and submission")
-        shown = mirrors.inside(spec.archive_mirrors)
+        phase_log = PhaseLog(transcript, spec.timeouts)
+        phase_log.begin_checkout(spec)
         async with (
             self._layers.use(image, spec, transcript.output) as base,
-            self._box(base.image, shown) as (executor, limits),
+            self._open(base.image, mirrors.inside(spec.archive_mirrors)) as executor,
         ):
-            transcript.say(limits)
-            environment = {}
-            if self._settings.opam_jobs is not None:
-                environment["OPAMJOBS"] = str(self._settings.opam_jobs)
+            transcript.note(limits_line(self._limits))
             job = JobRun(
                 spec,
                 executor,
                 base.manifest,
                 base.system,
-                book,
+                phase_log,
                 apt_options=aptsources.read_host().options,
-                environment=environment,
+                environment=self._settings.environment,
             )
-            return await perform(spec, executor, job, book, begun, self._artifacts)
+            return await job.run(self._artifacts)
 
     @asynccontextmanager
-    async def _box(
-        self, image: str, shown: mirrors.Mirrors
-    ) -> AsyncIterator[tuple[ContainerExecutor, str]]:
+    async def _open(self, image: str, shown: mirrors.Mirrors) -> AsyncIterator[ContainerExecutor]:
         async with (
-            held_directory(self._jobs, "job-") as directory,
-            open_box(
+            job_directory(self._jobs, "job-") as directory,
+            open_container(
                 self._engine,
                 image,
-                _container(directory),
+                _container_name(directory),
                 network=self._settings.network,
                 mirrors=shown,
                 limits=self._limits,
-            ) as box,
+            ) as container,
         ):
-            disk = DiskWatch(box.upper, self._limits, ROOT) if box.upper is not None else None
-            yield ContainerExecutor(box, shown, disk=disk), limits_line(self._limits)
+            upper = container.upper
+            disk = None if upper is None else DiskWatch(upper, self._limits, ROOT)
+            yield ContainerExecutor(container, shown, disk=disk)
 
 
-def _container(directory: Path) -> str:
-    """Names the container of a job root."""
+def _container_name(directory: Path) -> str:
+    """Returns the name of the container of a job root."""
     return f"opam-ci-{directory.name}"

@@ -6,15 +6,15 @@ serves all phases, on podman and on docker alike, and nothing is copied between 
 """
 
 import io
-import os
 import tarfile
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import IO
 
 from opam_ci.clients.runners import sandbox, steps
-from opam_ci.clients.runners.containerbox import Box
+from opam_ci.clients.runners.containerbox import Container
 from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.executor import Output
+from opam_ci.clients.runners.jobroot import host_facts
 from opam_ci.clients.runners.mirrors import Mirrors
 from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core.facts import HostFacts
@@ -24,9 +24,10 @@ from opam_ci.core.outcome import Cause
 
 _MARK = b"\0opam-ci starts\n"
 _START = 'printf "\\0opam-ci starts\\n"; exec "$@"'
-"""Tells a command that ended from one that the engine or the sandbox never started."""
+"""Distinguishes a command that ended from one that the engine or the sandbox never started."""
 
 _MARK_WITHIN = 8 << 10
+"""Bytes of output, of engine and sandbox, within which the mark comes."""
 
 _READ = (
     'size="$1"; shift; find "$@" -maxdepth 0 -type f -size "-${size}c" -print0 2>/dev/null | '
@@ -34,8 +35,8 @@ _READ = (
 )
 _LIST = 'test ! -d "$1" || find "$1" -mindepth 2 -maxdepth 2 -type d -printf "%P\\n"'
 
-_END_ALL = "kill -KILL -1"
-_END_ALL_OF_ROOT = (
+_KILL_ALL = "kill -KILL -1"
+_KILL_ALL_OF_ROOT = (
     'for path in /proc/[0-9]*; do id="${path#/proc/}"; '
     'if [ "$id" -ne 1 ] && [ "$id" -ne $$ ] && [ "$(cat $path/comm 2>/dev/null)" != cat ]; '
     'then kill -KILL "$id" 2>/dev/null; fi; done; true'
@@ -44,67 +45,72 @@ _END_ATTEMPTS = 5
 
 
 class _Marked:
-    """Passes output on without the mark, and knows whether it came."""
+    """Passes output on without the mark, and records whether it came."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._waiting: bytearray | None = bytearray()
+        self._held: bytearray | None = bytearray()
         self.seen = False
 
     def __call__(self, data: bytes) -> None:
-        if self._waiting is None:
+        if self._held is None:
             self._output(data)
             return
-        self._waiting += data
-        before, mark, after = bytes(self._waiting).partition(_MARK)
+        self._held += data
+        before, mark, after = bytes(self._held).partition(_MARK)
         if mark:
             self.seen = True
-            self._waiting = None
+            self._held = None
             self._output(before + after)
-        elif len(self._waiting) > _MARK_WITHIN:
+        elif len(self._held) > _MARK_WITHIN:
             self.end()
 
     def end(self) -> None:
-        if self._waiting is not None:
-            self._output(bytes(self._waiting))
-            self._waiting = None
+        if self._held is not None:
+            self._output(bytes(self._held))
+            self._held = None
 
 
 class ContainerExecutor:
     """Implements `executor.Executor` in a container.
 
     Args:
-        box: The container.
+        container: The container.
         mirrors: Archive mirrors that it shows.
-        disk: Watches over what is written, where that can be seen.
+        disk: Watch over what is written, where that is on this machine.
     """
 
-    def __init__(self, box: Box, mirrors: Mirrors, *, disk: DiskWatch | None = None) -> None:
-        self._box = box
+    def __init__(
+        self, container: Container, mirrors: Mirrors, *, disk: DiskWatch | None = None
+    ) -> None:
+        self._container = container
         self._mirrors = mirrors
         self._disk = disk
 
-    async def run(  # noqa: PLR0913 - as the interface has it
+    async def run(
         self,
         step: steps.Step,
         *,
         output: Output,
         phase: Phase,
-        environment: Mapping[str, str] | None = None,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
     ) -> Ended:
         """Runs one command; see `executor.Executor.run`."""
-        if self._box.is_over:
-            raise InfrastructureError("the container is gone", cause=Cause.SANDBOX, phase=phase)
-        confined = steps.confined(step, self._mirrors, environment)
+        if self._container.is_over:
+            raise InfrastructureError(
+                "the job's container has ended", cause=Cause.SANDBOX, phase=phase
+            )
+        confined = steps.confined(step, self._mirrors)
         if self._disk is not None:
             await self._disk.begin(phase)
         marked = _Marked(output)
         finished = False
         try:
             ended = await supervise(
-                self._box.engine.words(*self._words(confined, interactive=stdin is not None)),
+                self._container.engine.command(
+                    *self._exec_call(confined, interactive=stdin is not None)
+                ),
                 output=marked,
                 time_limit=time_limit,
                 stdin=stdin,
@@ -112,61 +118,62 @@ class ContainerExecutor:
             )
             finished = not ended.timed_out and not ended.stopped
         finally:
-            # What was killed is only the engine's client.
+            # The kill reached only the engine's client.
             if not finished:
-                await self._box.end()
+                await self._container.end()
         marked.end()
         if finished:
-            await self._end_leftovers(phase, as_root=confined.as_root)
-        return Ended(
-            exit_code=ended.exit_code,
-            signal=ended.signal,
-            timed_out=ended.timed_out,
-            started=marked.seen,
-            duration=ended.duration,
-            stopped=ended.stopped,
-        )
+            await self._kill_leftovers(phase, as_root=confined.as_root)
+        return replace(ended, started=marked.seen)
 
-    def _words(self, what: sandbox.Confined, *, interactive: bool) -> list[str]:
-        words = ["exec", *(("--interactive",) if interactive else ())]
+    def _exec_call(self, step: sandbox.Confined, *, interactive: bool) -> list[str]:
+        call = ["exec", *(("--interactive",) if interactive else ())]
         begin = ("sh", "-c", _START, "sh")
-        if what.as_root:
-            variables = [f"{name}={value}" for name, value in what.environment]
-            words += ["--user", "0:0", "--workdir", what.directory, self._box.name, "env", "-i"]
-            return [*words, *variables, *begin, *what.argv]
+        if step.as_root:
+            variables = [f"{name}={value}" for name, value in step.environment]
+            call += [
+                "--user",
+                "0:0",
+                "--workdir",
+                step.directory,
+                self._container.name,
+                "env",
+                "-i",
+            ]
+            return [*call, *variables, *begin, *step.argv]
         user = f"{sandbox.USER}:{sandbox.USER}"
         return [
-            *words,
-            *("--user", user, self._box.name),
+            *call,
+            *("--user", user, self._container.name),
             # Not --die-with-parent: the parent of an executed command is the runtime, which
-            # leaves at once.
+            # ends at once.
             *("bwrap", "--dev-bind", "/", "/", "--unshare-ipc", "--cap-drop", "ALL"),
-            *(() if what.network else ("--unshare-net", "--tmpfs", "/sys")),
-            *(word for path in what.scratch for word in ("--perms", "1777", "--tmpfs", path)),
+            *(() if step.network else ("--unshare-net", "--tmpfs", "/sys")),
+            *(word for path in step.scratch for word in ("--perms", "1777", "--tmpfs", path)),
             "--clearenv",
-            *(word for name, value in what.environment for word in ("--setenv", name, value)),
-            *("--chdir", what.directory, "--", *begin, *what.argv),
+            *(word for name, value in step.environment for word in ("--setenv", name, value)),
+            *("--chdir", step.directory, "--", *begin, *step.argv),
         ]
 
-    async def _end_leftovers(self, phase: Phase, *, as_root: bool) -> None:
-        """Ends what a command left running: none of it outlives its phase."""
+    async def _kill_leftovers(self, phase: Phase, *, as_root: bool) -> None:
+        """Kills processes that a command left running, so that none outlives its phase."""
         for _ in range(_END_ATTEMPTS):
-            others = self._box.others
+            others = self._container.others
             if others == 0 or (others is None and phase not in PACKAGE_PHASES):
                 return
-            user, script = ("0:0", _END_ALL_OF_ROOT) if as_root else (str(sandbox.USER), _END_ALL)
-            code, _, _ = await self._box.engine.try_call(
-                "exec", "--user", user, self._box.name, "sh", "-c", script
+            user, script = ("0:0", _KILL_ALL_OF_ROOT) if as_root else (str(sandbox.USER), _KILL_ALL)
+            code, _, _ = await self._container.engine.try_call(
+                "exec", "--user", user, self._container.name, "sh", "-c", script
             )
             if others is None and code == 0:
                 return
-        if self._box.others != 0:
-            # A job at its process limit leaves no room for the command that would end it.
-            await self._box.end()
+        if self._container.others != 0:
+            # At its process limit, a job leaves no room for the command that would kill it.
+            await self._container.end()
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
-        """Reads regular files by a `tar` in the container: links lead nowhere outside."""
-        if not paths or self._box.is_over:
+        """Reads regular files by a `tar` in the container, where links cannot lead outside."""
+        if not paths or self._container.is_over:
             return {}
         code, output, _ = await self._exec("sh", "-c", _READ, "sh", str(limit), *paths)
         if code != 0:
@@ -187,25 +194,11 @@ class ContainerExecutor:
 
     async def _exec(self, *argv: str) -> tuple[int | None, bytes, str]:
         user = ("--user", f"{sandbox.USER}:{sandbox.USER}", "--workdir", "/")
-        return await self._box.engine.try_call("exec", *user, self._box.name, *argv)
+        return await self._container.engine.try_call("exec", *user, self._container.name, *argv)
 
     async def host(self) -> HostFacts:
-        """Reads what limits did, and how much room is left, where that can be seen."""
-        counted = await self._box.count()
-        facts = HostFacts(
-            oom_kills=counted.oom_kills,
-            memory_limit_reached=counted.memory_limit_reached,
-            pids_limit_hits=counted.pids_limit_hits,
-            disk_overuse=self._disk.overuse if self._disk is not None else None,
-            lowest_free_bytes=self._disk.lowest_free_bytes if self._disk is not None else None,
-        )
-        upper = self._box.upper
-        if upper is None or not (upper if upper.exists() else upper.parents[1]).exists():
-            return facts
-        status = os.statvfs(upper if upper.exists() else upper.parents[1])
-        return facts.model_copy(
-            update={
-                "free_bytes": status.f_bavail * status.f_frsize,
-                "free_inodes": status.f_favail,
-            }
-        )
+        """Reads the kernel's counters, and the free room where it is on this machine."""
+        upper = self._container.upper
+        if upper is not None and not upper.exists():
+            upper = upper.parents[1]  # the container has ended
+        return host_facts(upper, await self._container.counters(), self._disk)

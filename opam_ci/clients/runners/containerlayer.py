@@ -1,33 +1,31 @@
-"""Base layers of the container runner: images with an opam root that knows one commit.
+"""Base layers of the container runner: images with an opam root with one commit.
 
 The same as the layers of the root-file-system runner, made by the same steps, kept by the
-engine. What is known about each lies in a file of ours, behind a lock.
+engine. The description of each is in a file of ours, under a lock.
 """
 
 import asyncio
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from opam_ci.clients.runners import mirrors, steps
-from opam_ci.clients.runners.containerbox import open_box
+from opam_ci.clients.runners.containerbox import open_container
 from opam_ci.clients.runners.containerexec import ContainerExecutor
 from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.executor import read_one
 from opam_ci.clients.runners.image import ImageManifest, installed_packages
 from opam_ci.clients.runners.layer import (
-    LAYER_VERSION,
     ArtifactSource,
     LayerMaking,
     LayerManifest,
+    layer_key,
+    waiting_line,
 )
-from opam_ci.clients.runners.locks import lock, try_lock
+from opam_ci.clients.runners.locks import made_on_demand, prune_unused
 from opam_ci.core.build import BuildSpec
 from opam_ci.core.job import Phase
 from opam_ci.core.job_errors import InfrastructureError
@@ -49,7 +47,7 @@ class ContainerLayer(Frozen):
 
     Attributes:
         image: The engine's name of it.
-        manifest: What its opam root holds.
+        manifest: Content of its opam root.
         system: Its Debian packages; none for another distribution.
     """
 
@@ -63,10 +61,10 @@ class ContainerLayers:
 
     Args:
         home: Directory of locks and descriptions.
-        engine: Which keeps the images.
+        engine: The engine that keeps the images.
         artifacts: Where base archives come from.
-        keep: How many stay when a new one is made.
-        network: The engine's word for the network.
+        keep: How many stay when a new one is made; those in use always stay.
+        network: The engine's name of the network.
     """
 
     def __init__(
@@ -78,24 +76,28 @@ class ContainerLayers:
         self._keep = keep
         self._network = network
 
-    async def image(self, name: str, tell: Callable[[str], None]) -> str:
-        """Returns the id of an image, which is pulled if it is not there.
+    async def image(self, name: str, show: Callable[[str], None]) -> str:
+        """Returns the id of an image, pulling it first if need be.
 
         Raises:
-            InfrastructureError: Cause `image`: it cannot be had.
+            InfrastructureError: Cause `image`: it cannot be pulled.
         """
         found = await self._engine.inspect("image", name)
         if found is None:
-            tell(f"pulling {name}")
+            show(f"pulling {name}")
             await self._engine.call("pull", name, time_limit=_PULL_TIMEOUT, cause=Cause.IMAGE)
             found = await self._engine.inspect("image", name)
         if found is None:
-            raise InfrastructureError(f"image {name} is not there", cause=Cause.IMAGE)
+            raise InfrastructureError(f"no such image after a pull: {name}", cause=Cause.IMAGE)
         return str(found["Id"]).removeprefix("sha256:")
 
     async def made_at(self, image: str) -> datetime | None:
-        """Returns when an image was made, if it says so."""
-        return _made_at(await self._engine.inspect("image", image))
+        """Returns when an image was made, None if its description lacks that."""
+        described = await self._engine.inspect("image", image) or {}
+        try:
+            return datetime.fromisoformat(str(described.get("Created", "")))
+        except ValueError:
+            return None
 
     @asynccontextmanager
     async def use(
@@ -106,94 +108,73 @@ class ContainerLayers:
         Args:
             image: Id of the image below.
             spec: The job.
-            output: Receives what a person watches while it is made.
+            output: Receives output of its making, for people.
 
         Raises:
             InfrastructureError: It cannot be made.
         """
         shown = mirrors.inside(spec.archive_mirrors)
-        key = _key(image, spec, shown)
-        self._home.mkdir(parents=True, exist_ok=True)
+        description = self._home / f"{layer_key(image, spec, shown)}.json"
 
-        def waiting() -> None:
-            output(b"[opam-ci] waiting for another job that makes the same base layer\n")
+        async def find() -> ContainerLayer | None:
+            try:
+                text = description.read_bytes()
+            except FileNotFoundError:
+                return None
+            os.utime(description)  # `prune_unused` goes by its age
+            layer = ContainerLayer.model_validate_json(text)
+            # The engine's images may be removed without our locks.
+            return layer if await self._engine.inspect("image", layer.image) is not None else None
 
-        while True:
-            async with lock(self._home / f"{key}.lock", shared=True, waiting=waiting):
-                if (layer := await self._find(key)) is not None:
-                    # Its age decides what is pruned.
-                    os.utime(self._home / f"{key}.json")
-                    yield layer
-                    return
-            async with lock(self._home / f"{key}.lock", waiting=waiting):
-                if await self._find(key) is None:
-                    await self._make(image, spec, shown, key, output)
-            await self._prune(sparing=key)
+        async def make() -> None:
+            await self._make(image, spec, shown, description, output)
+            await prune_unused(self._home.glob("*.json"), self._keep, _lock_file, self._remove)
 
-    async def _find(self, key: str) -> ContainerLayer | None:
-        try:
-            text = (self._home / f"{key}.json").read_bytes()
-        except FileNotFoundError:
-            return None
-        layer = ContainerLayer.model_validate_json(text)
-        # Somebody else may tidy up the engine's images.
-        return layer if await self._engine.inspect("image", layer.image) is not None else None
+        async with made_on_demand(
+            _lock_file(description), find, make, waiting_line(output)
+        ) as layer:
+            yield layer
+
+    async def _remove(self, description: Path) -> None:
+        # It fails while a job of another installation uses the image: then that one prunes.
+        await self._engine.try_call("rmi", f"{_NAME}:{description.stem}")
 
     async def _make(
         self,
         image: str,
         spec: BuildSpec,
         shown: mirrors.Mirrors,
-        key: str,
+        description: Path,
         output: Callable[[bytes], None],
     ) -> None:
+        key = description.stem
         name = f"{_NAME}:{key}"
         with tempfile.TemporaryDirectory(prefix="opam-ci-") as directory:
             archive = Path(directory) / "base.tar.gz"
             await self._artifacts.fetch(spec.repository.base_archive, archive)
-            async with open_box(
+            async with open_container(
                 self._engine,
                 image,
                 f"opam-ci-layer-{key}-{os.getpid()}",
                 network=self._network,
                 mirrors=shown,
                 limits=None,
-            ) as box:
-                executor = ContainerExecutor(box, shown)
+            ) as container:
+                executor = ContainerExecutor(container, shown)
                 manifest = await LayerMaking(executor, shown, output).run(spec, archive)
                 _check_compiler(spec, manifest)
-                system = await _system(executor, image, await self._engine.inspect("image", image))
+                system = await _system(executor, image, await self.made_at(image))
                 await self._engine.call(
-                    *("commit", "--pause=false", box.name, name),
+                    *("commit", "--pause=false", container.name, name),
                     time_limit=_COMMIT_TIMEOUT,
                     cause=Cause.STORAGE,
                 )
         layer = ContainerLayer(image=name, manifest=manifest, system=system)
-        await asyncio.to_thread(_write_whole, self._home / f"{key}.json", layer.model_dump_json())
-
-    async def _prune(self, *, sparing: str) -> None:
-        known = sorted(self._home.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for path in known[: -self._keep]:
-            mine = None if path.stem == sparing else try_lock(self._home / f"{path.stem}.lock")
-            if mine is None:
-                continue
-            try:
-                path.unlink(missing_ok=True)
-                # It fails while a job of another installation uses it: then that one prunes.
-                await self._engine.try_call("rmi", f"{_NAME}:{path.stem}")
-            finally:
-                os.close(mine)
+        await asyncio.to_thread(_write_whole, description, layer.model_dump_json())
 
 
-def _key(image: str, spec: BuildSpec, shown: mirrors.Mirrors) -> str:
-    words = [
-        LAYER_VERSION,
-        image,
-        spec.repository.base_commit,
-        spec.platform.compiler,
-        shown.digest if spec.only_mirrored else None,
-    ]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+def _lock_file(description: Path) -> Path:
+    return description.with_suffix(".lock")
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -209,29 +190,22 @@ def _check_compiler(spec: BuildSpec, manifest: LayerManifest) -> None:
     versions = {package.split(".", 1)[1] for package in found}
     if not any(version.startswith(f"{spec.platform.ocaml}.") for version in versions):
         raise InfrastructureError(
-            f"the image of {spec.platform.name} has {', '.join(found) or 'no OCaml'}",
+            f"the image of {spec.platform.name} has {', '.join(found) or 'no OCaml'}, not OCaml "
+            f"{spec.platform.ocaml}",
             cause=Cause.IMAGE,
         )
 
 
-def _made_at(described: dict[str, Any] | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(str((described or {}).get("Created", "")))
-    except ValueError:
-        return None
-
-
 async def _system(
-    executor: ContainerExecutor, image: str, described: dict[str, Any] | None
+    executor: ContainerExecutor, image: str, made_at: datetime | None
 ) -> ImageManifest:
-    """Describes what the distribution of an image has installed."""
+    """Describes the installed packages of an image's distribution."""
     status = await read_one(executor, _STATUS, limit=_STATUS_LIMIT) or b""
     lists = await executor.run(_LISTS, output=lambda _: None, phase=Phase.CHECKOUT)
-    created = _made_at(described)
     return ImageManifest(
         digest=image,
         suite="",
         packages=installed_packages(status.decode(errors="replace")),
-        # Without lists apt knows no package: they are fetched in the first job that asks.
-        made_at=created if created is not None and lists.ok else _NEVER,
+        # Without lists apt knows no package: the first job with depexts fetches them.
+        made_at=made_at if made_at is not None and lists.ok else _NEVER,
     )

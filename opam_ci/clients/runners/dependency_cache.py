@@ -1,10 +1,9 @@
 """The dependencies of one job, taken from the cache or built for it.
 
-docs/adr/0005-build-cache.md tells why it is done this way. In short: each dependency is built
-once, alone over its own dependencies, before anything but its own closure has run in that
-root; and it becomes a read-only layer under the writes of every job that has the same one.
-Whatever cannot be had so is left to the job's plain `opam install --deps-only`, which runs in
-any case and has the last word.
+See docs/adr/0005-build-cache.md. In short: each dependency is built once, alone over its own
+dependencies, before anything but its own closure has run in that root; and it becomes a read-only
+layer under the writes of every job that has the same one. The others are left to the job's plain
+`opam install --deps-only`, which runs in any case and decides.
 """
 
 import asyncio
@@ -16,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol, Self
 
@@ -25,7 +23,7 @@ from opam_ci.clients.runners.cache_store import CacheEntry, CacheStore
 from opam_ci.clients.runners.executor import Executor, read_one
 from opam_ci.clients.runners.jobroot import overlay
 from opam_ci.clients.runners.layer import Layer
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.steps import OPAM_ENVIRONMENT, Step
 from opam_ci.clients.runners.supervise import Ended
@@ -44,10 +42,10 @@ _DOWNLOADS: Final = f"{phases.OPAM_ROOT}/download-cache"
 _DPKG_STATUS: Final = "var/lib/dpkg/status"
 _FILE_LIMIT: Final = 32 << 20
 _PATIENCE: Final = 20 * 60.0
-"""Seconds to wait for another job that builds the same dependency, before this one does."""
+"""Seconds to wait for another job that builds the same dependency."""
 
 _LAYERS: Final = 100
-"""The kernel takes the paths of an overlay's layers as one page of text, 4096 bytes."""
+"""Number of layers whose paths fit into an overlay's options, a page of 4096 bytes."""
 
 _INSTALLED: Final = re.compile(r"^installed: (?:\[[^\]]*\]|\"[^\"]*\")", re.MULTILINE)
 
@@ -64,30 +62,24 @@ class Run(Protocol):
         /,
         *,
         executor: Executor | None = None,
-        stdin: IO[bytes] | None = None,
-        quiet: bool = False,
+        stdin: IO[bytes],
     ) -> tuple[Ended, report.OpamReport | None]:
-        """Runs it in the job's own root, or in another."""
+        """Runs it in the job's own root, or in another; its output is left out of the log."""
 
 
-@dataclass(frozen=True)
-class _Alone:
-    """How the build of a dependency for the cache ended."""
-
-    kept: bool
-    ended: Ended
-    why: str = ""
+class _LeftToOpamError(Exception):
+    """A dependency cannot be cached, for this reason."""
 
 
 class DependencyCache:
-    """What one job takes from the cache and puts into it.
+    """One job's use of the cache.
 
     Args:
         store: The cache.
         executor: The job's build root.
         base: Its base layer.
-        surroundings: All that every build of the job depends on; see `surroundings_of`.
-        book: The job's log and time limits.
+        context: All that every build of the job depends on; see `cache_context`.
+        phase_log: The job's log and time limits.
     """
 
     def __init__(
@@ -95,15 +87,15 @@ class DependencyCache:
         store: CacheStore,
         executor: RootfsExecutor,
         base: Layer,
-        surroundings: str,
-        book: PhaseBook,
+        context: str,
+        phase_log: PhaseLog,
     ) -> None:
         self._store = store
         self._executor = executor
         self._base = base
-        self._surroundings = surroundings
-        self._say = book.transcript.say
-        self._book = book
+        self._context = context
+        self._note = phase_log.transcript.note
+        self._phase_log = phase_log
         self._files: dict[str, dict[str, bytes]] = {}
         self._plain_bottom: tuple[Path, ...] = ()
         self._bottom: tuple[Path, ...] = ()
@@ -112,27 +104,27 @@ class DependencyCache:
         self._target: CachedBuild | None = None
         self._have: dict[str, CacheEntry] = {}
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         """Takes nothing yet."""
         return self
 
-    async def __aexit__(self, *_error: object) -> None:
-        """Gives all entries back."""
+    def __exit__(self, *_error: object) -> None:
+        """Releases all entries."""
         for entry in self._have.values():
             entry.close()
 
     def seal_plain(self, solution: Collection[str]) -> None:
-        """Keeps what the job's root is before apt installs system packages for it.
+        """Seals the job's root before apt installs system packages for it.
 
-        What needs none of these is built over that: whichever ones this job has are no
-        matter of it, and jobs that have others can use it.
+        Dependencies that need no system packages are built over that, so that jobs with other
+        system packages can use them.
 
         Args:
-            solution: What the job installs.
+            solution: The packages that the job installs.
         """
         compiler = {package.partition(".")[0] for package in self._base.manifest.installed}
         if any(package.partition(".")[0] in compiler for package in solution):
-            self._say("the solution changes the compiler: without the cache")
+            self._note("the solution changes the compiler: without the cache")
             return
         upper = self._executor.root.upper
         for package in solution:
@@ -142,11 +134,10 @@ class DependencyCache:
         self._plain_bottom = self._executor.seal()
 
     async def attach(self, target: str, run: Run) -> None:
-        """Puts under the job's root what the cache has of its dependencies.
+        """Puts cached dependencies under the job's root.
 
-        After apt, before anything of a package is fetched or run: what the job wrote so far
-        is what every build for the cache will lie over, or, of plain packages, what it wrote
-        before apt.
+        After apt, before anything of a package is fetched or run: every build for the cache lies
+        over what the job wrote so far, or, of plain packages, before apt.
 
         Args:
             target: The package under test, which is always built by the job itself.
@@ -160,7 +151,7 @@ class DependencyCache:
         found = await asyncio.to_thread(
             cached_builds,
             files,
-            self._surroundings,
+            self._context,
             hashlib.sha256(system or b"").hexdigest(),
         )
         self._solution = frozenset(files)
@@ -171,9 +162,9 @@ class DependencyCache:
                 try:
                     self._take(build, await asyncio.to_thread(self._store.find, build.key))
                 except OSError as error:
-                    self._say(f"the cache's entry of {build.package} cannot be read: {error}")
+                    self._note(f"the cache's entry of {build.package} cannot be read: {error}")
         if self._have:
-            self._say(f"from the cache: {', '.join(self._have)}")
+            self._note(f"from the cache: {', '.join(self._have)}")
             await self._put(run)
 
     async def fill(self, run: Run) -> Ended | None:
@@ -190,24 +181,20 @@ class DependencyCache:
             if build.package in self._have or not self._can_take(build):
                 continue
             try:
-                alone = await self._get(build, run)
-            except OSError as error:
-                self._say(f"{build.package} is left to opam: {error}")
-                continue
-            if alone.ended.timed_out:
-                return alone.ended
-            if not alone.kept:
-                self._say(f"{build.package} is left to opam: {alone.why}")
+                if (too_late := await self._get(build, run)) is not None:
+                    return too_late
+            except (OSError, _LeftToOpamError) as error:
+                self._note(f"{build.package} is left to opam: {error}")
         if len(self._have) > before:
             await self._put(run)
         return None
 
     async def keep_target(self) -> None:
-        """Keeps the package under test too, for the jobs of what needs it.
+        """Keeps the package under test too, for the jobs of its reverse dependencies.
 
-        At the very end of a job that built the package and ran nothing else: what the job
-        wrote is taken apart. Only if all that was ever in the job's root is what the package
-        needs, for then it was as good as built alone.
+        At the very end of a job that built the package and ran nothing else, since it takes the
+        job's files. Only if the job's root never had more than the package needs, for then the
+        package was as good as built alone.
         """
         target, root = self._target, self._executor.root
         if target is None or self._solution != {target.package, *target.needs}:
@@ -218,7 +205,7 @@ class DependencyCache:
         expected = frozenset({*self._base.manifest.installed, *self._solution})
         if state is None or report.installed(state) != expected:
             return
-        seconds = sum(run.duration for run in self._book.runs if run.phase is Phase.BUILD)
+        seconds = sum(run.duration for run in self._phase_log.runs if run.phase is Phase.BUILD)
         try:
             if (entry := await asyncio.to_thread(self._store.find, target.key)) is not None:
                 entry.close()
@@ -227,7 +214,7 @@ class DependencyCache:
                 root.upper.parent, target.key, target.package, seconds, root.lowers
             )
         except (OSError, InfrastructureError) as error:
-            self._say(f"{target.package} cannot be kept in the cache: {error}")
+            self._note(f"{target.package} cannot be kept in the cache: {error}")
 
     def _can_take(self, build: CachedBuild) -> bool:
         return (
@@ -237,30 +224,30 @@ class DependencyCache:
         )
 
     def _take(self, build: CachedBuild, entry: CacheEntry | None) -> bool:
-        """Takes an entry, unless it has files of another package that it does not lie over."""
+        """Takes an entry, unless it has files in common with one that it does not need."""
         if entry is None:
             return False
-        strangers = (have for name, have in self._have.items() if name not in build.needs)
-        if any(entry.manifest.files.keys() & have.manifest.files.keys() for have in strangers):
+        others = (have for name, have in self._have.items() if name not in build.needs)
+        if any(entry.manifest.files.keys() & have.manifest.files.keys() for have in others):
             entry.close()
             return False
         self._have[build.package] = entry
         return True
 
     async def _put(self, run: Run) -> None:
-        """Lays the job's root over all entries, and tells opam that they are installed."""
+        """Puts all entries under the job's root, and into opam's list of installed packages."""
         self._executor.put_between(self._layers(self._have))
         state = await self._state(self._have)
         ended, _ = await self._with_state(state, ("true",), run, None)
         if not ended.ok:
-            # Neither with these layers nor without is the switch now what opam believes.
+            # Neither with these layers nor without them does the switch match opam's list now.
             raise InfrastructureError(
-                f"opam's list of installed packages could not be written: {ended}",
+                f"opam's list of installed packages could not be written ({ended.how})",
                 cause=Cause.STORAGE,
             )
 
     def _layers(self, packages: Iterable[str]) -> tuple[Path, ...]:
-        """Layers of packages, topmost first: each over what it needs."""
+        """Returns the layers of packages, topmost first: each over those that it needs."""
         chosen = set(packages)
         return tuple(self._have[name].upper for name in reversed(self._wanted) if name in chosen)
 
@@ -271,7 +258,7 @@ class DependencyCache:
         state, count = _INSTALLED.subn(f"installed: [\n{listed}\n]", (text or b"").decode())
         if count != 1:
             raise InfrastructureError(
-                "the base layer's list of installed packages cannot be read",
+                "the base layer's list of installed packages is missing or invalid",
                 cause=Cause.OPAM_INTERNAL,
             )
         return state.encode()
@@ -289,38 +276,44 @@ class DependencyCache:
         with tempfile.TemporaryFile() as stdin:
             stdin.write(state)
             stdin.seek(0)
-            return await run(step, executor=executor, stdin=stdin, quiet=True)
+            return await run(step, executor=executor, stdin=stdin)
 
-    async def _get(self, build: CachedBuild, run: Run) -> _Alone:
-        """Builds a dependency, or waits for another job that does."""
-        nothing = Ended(0, None, timed_out=False, started=True, duration=0)
+    async def _get(self, build: CachedBuild, run: Run) -> Ended | None:
+        """Builds a dependency, or waits for another job that does.
 
+        Returns:
+            How the build ended if the time of the phase is over, None otherwise.
+
+        Raises:
+            OSError: The dependency cannot be kept.
+            _LeftToOpamError: The dependency cannot be cached.
+        """
         waited = False
 
         def waiting() -> None:
             nonlocal waited
             waited = True
-            self._say(f"waiting for another job that builds {build.package}")
+            self._note(f"waiting for another job that builds {build.package}")
 
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(_PATIENCE):
                     await stack.enter_async_context(self._store.making(build.key, waiting))
             except TimeoutError:
-                return _Alone(kept=False, ended=nothing, why="another job takes too long over it")
+                raise _LeftToOpamError("another job takes too long to build it") from None
             finally:
                 if waited:
                     # The limit is for what the packages of this job do.
-                    self._book.restart_limit(Phase.DEPENDENCIES)
+                    self._phase_log.restart_limit(Phase.DEPENDENCIES)
             if self._take(build, await asyncio.to_thread(self._store.find, build.key)):
-                self._say(f"from the cache, by now: {build.package}")
-                return _Alone(kept=True, ended=nothing)
+                self._note(f"from the cache, meanwhile: {build.package}")
+                return None
             return await self._build(build, run)
 
-    async def _build(self, build: CachedBuild, run: Run) -> _Alone:
+    async def _build(self, build: CachedBuild, run: Run) -> Ended | None:
         begin = time.monotonic()
-        # Its output is left out: what fails alone is judged by the plain run.
-        self._say(f"building for the cache: {build.package}")
+        # Its output is left out: if it fails alone, the plain run is judged.
+        self._note(f"building for the cache: {build.package}")
         async with self._store.directory() as directory:
             bottom = self._plain_bottom if build.plain else self._bottom
             lowers = (*self._layers(build.needs), *bottom)
@@ -336,9 +329,10 @@ class DependencyCache:
                 alone,
                 downloads,
             )
+            if ended.timed_out:
+                return ended
             if not ended.ok:
-                why = f"built alone, it ends with {ended.exit_code or ended.signal}"
-                return _Alone(kept=False, ended=ended, why=why)
+                raise _LeftToOpamError(f"built alone, it fails ({ended.how})")
             state = beneath.read(directory / "upper", _STATE, limit=report.STATE_LIMIT)
             expected = frozenset({*self._base.manifest.installed, *build.needs, build.package})
             if (
@@ -347,43 +341,41 @@ class DependencyCache:
                 or state is None
                 or report.installed(state) != expected
             ):
-                why = "built alone, it brings other packages with it"
-                return _Alone(kept=False, ended=ended, why=why)
+                raise _LeftToOpamError("built alone, it installs other packages too")
             seconds = time.monotonic() - begin
             try:
                 kept = await self._store.keep(directory, build.key, build.package, seconds, lowers)
             except (OSError, InfrastructureError) as error:
-                # It costs the job the work that was done, and nothing else.
-                return _Alone(kept=False, ended=ended, why=f"it cannot be kept: {error}")
-        if kept and self._take(build, await asyncio.to_thread(self._store.find, build.key)):
-            self._say(f"built for the cache: {build.package} in {seconds:.1f} s")
-            return _Alone(kept=True, ended=ended)
-        why = "its files cannot stand beside those of others"
-        return _Alone(kept=False, ended=ended, why=why)
+                # Only the work is lost.
+                raise _LeftToOpamError(f"it cannot be kept: {error}") from error
+        if not kept or not self._take(build, await asyncio.to_thread(self._store.find, build.key)):
+            raise _LeftToOpamError("its files conflict with those of other packages")
+        self._note(f"built for the cache: {build.package} in {seconds:.1f} s")
+        return None
 
 
 def cache_store(home: Path, limit: int) -> CacheStore:
     """Returns the cache of a machine.
 
     Args:
-        home: Of its images, layers and job roots.
-        limit: Bytes that the cache may take.
+        home: Directory of its images, layers and job roots.
+        limit: Size of the cache in bytes.
     """
     return CacheStore(home / "cache", _SWITCH_FILES, limit, sandbox.rights())
 
 
-def surroundings_of(spec: BuildSpec, image_digest: str, base: Layer) -> str:
+def cache_context(spec: BuildSpec, image_digest: str, base: Layer) -> str:
     """Returns all that every build of a job depends on besides packages, as one text.
 
     Args:
         spec: The job.
-        image_digest: Of the root file system.
-        base: The base layer: of it counts the compiler, not the commit.
+        image_digest: Digest of the root file system.
+        base: The base layer, of which the compiler matters, not the commit.
     """
     compiler = hashlib.sha256()
     for path in (f"{_RECORDS}/packages", f"{_RECORDS}/config"):
         files = beneath.files(base.upper, path, limit=_FILE_LIMIT) or {}
-        # opam's own cache of these files has no fixed form.
+        # The form of opam's own cache of these files varies.
         described = {name: data.hex() for name, data in files.items() if name != "cache"}
         compiler.update(json.dumps(described, sort_keys=True).encode())
     settings = beneath.read(base.upper, f"{phases.OPAM_ROOT}/config", limit=_FILE_LIMIT)

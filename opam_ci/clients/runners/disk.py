@@ -1,8 +1,8 @@
 """The disk budget of a job: watching what it writes.
 
-Weighed: project quotas need a mount option that hardly any machine has; a file system of a
-job's own in a file costs 0.1 s and a loop device, and its "No space left on device" could
-not be told from a full disk of the machine. Watching needs nothing and ends in a fact.
+Alternatives: project quotas need a mount option that hardly any machine has; a file system of
+the job's own in a file costs 0.1 s and a loop device, and its "No space left on device" could
+not be distinguished from a full disk of the machine. Watching needs nothing and yields a fact.
 """
 
 import asyncio
@@ -23,24 +23,24 @@ _SMALL_GROWTH = 16 << 20
 _FEW_INODES = 2_000
 
 _OWN = frozenset({Phase.BUILD, Phase.TEST})
-"""Phases of which it matters how much they themselves wrote."""
+"""Phases whose own writes are counted."""
 
 
 class DiskWatch:
     """Watches one directory tree.
 
-    Counting a tree costs some 10 ms for 10,000 files, so it is counted only when the whole
+    Counting a tree takes some 10 ms for 10,000 files, so it is counted only when the whole
     file system has grown enough that the job might be over its budget.
 
     Args:
-        directory: What the job writes to, and nobody else.
-        limits: Of which `disk_bytes` and `disk_inodes` count.
-        rights: How to get at files of other users.
+        directory: What only the job writes to.
+        limits: Of which `disk_bytes` and `disk_inodes` apply.
+        rights: Rights over files of other users.
 
     Attributes:
-        overuse: Set when the job was over its budget.
-        lowest_free_bytes: The least that was seen free in the last phase; None if it was over
-            before the first look.
+        overuse: Set when the job exceeded its budget.
+        lowest_free_bytes: The lowest measurement of free bytes in the last phase; None if it
+            ended before the first one.
     """
 
     def __init__(self, directory: Path, limits: JobLimits, rights: Rights) -> None:
@@ -57,7 +57,7 @@ class DiskWatch:
         return DiskWatch(directory, self._limits, self._rights)
 
     async def begin(self, phase: Phase) -> None:
-        """Notes what there is at the begin of a command.
+        """Records usage at the beginning of a command.
 
         Raises:
             InfrastructureError: Cause `storage`: the tree cannot be counted.
@@ -67,7 +67,7 @@ class DiskWatch:
             self._phase, self.lowest_free_bytes = phase, None
 
     async def exceeded(self) -> None:
-        """Returns when the job is over its budget; until then it waits.
+        """Waits until the job exceeds its budget.
 
         Raises:
             InfrastructureError: Cause `storage`: the tree cannot be counted.
@@ -77,10 +77,10 @@ class DiskWatch:
         while True:
             await asyncio.sleep(_INTERVAL)
             now = self._used()
-            # What others free must not hide what this job writes after it.
+            # What others free must not hide what this job writes afterwards.
             used = (min(used[0], now[0]), min(used[1], now[1]))
             growth = (now[0] - used[0], now[1] - used[1])
-            # A quarter of what is left: the others on the machine may free as much meanwhile.
+            # A quarter of what is left, since others on the machine may free as much meanwhile.
             if (
                 growth[0] < max(_SMALL_GROWTH, (self._limits.disk_bytes - written[0]) // 4)
                 and growth[1] < max(_FEW_INODES, (self._limits.disk_inodes - written[1]) // 4)
@@ -118,17 +118,17 @@ class DiskWatch:
         return size, inodes
 
     async def _du(self, what: str) -> int:
-        said = bytearray()
-        # Not os.walk: a package under test may nest thousands of directories. Files that
-        # vanish meanwhile make du's exit code 1; its sum stands all the same.
+        output = bytearray()
+        # Not os.walk: a package under test may nest thousands of directories. If files vanish
+        # meanwhile, du exits with 1 but prints the sum.
         command = ("du", "--summarize", "--one-file-system", what, "--", str(self._directory))
-        await supervise([*self._rights.prefix, *command], output=said.extend)
-        for line in reversed(said.decode(errors="replace").splitlines()):
+        await supervise([*self._rights.prefix, *command], output=output.extend)
+        for line in reversed(output.decode(errors="replace").splitlines()):
             number, _, path = line.partition("\t")
             if path == str(self._directory) and number.isdigit():
                 return int(number)
         raise InfrastructureError(
-            f"what a job wrote to {self._directory} cannot be counted", cause=Cause.STORAGE
+            f"the disk usage of {self._directory} cannot be counted", cause=Cause.STORAGE
         )
 
 

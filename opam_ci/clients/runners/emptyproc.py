@@ -1,8 +1,8 @@
-"""A /proc with nothing in it: what opam's nested sandbox needs to mount one of its own.
+"""An empty /proc, which opam's nested sandbox needs to mount one of its own.
 
 The kernel allows that only where some mount of that kind is wholly visible; engines mask parts of a
-container's, and bubblewrap covers parts of the one that it makes for root. This one is of a PID
-namespace that is over, and would show nothing but processes.
+container's, and bubblewrap covers parts of the one that it makes for root. This one belongs to a
+PID namespace that has ended, and would show nothing but processes.
 """
 
 import os
@@ -15,18 +15,18 @@ from pathlib import Path
 from opam_ci.clients.runners.supervise import supervise
 
 INSIDE = "/mnt"
-"""Where a container shows it: a directory that every distribution has, and no package."""
+"""Where a container shows it: a directory of every distribution, and of no package."""
 
 MOUNT = ("unshare", "--pid", "--fork", "--", "mount", "-t", "proc", "-o", "subset=pid", "proc")
-"""The command that mounts it on a directory, its last word (Linux 5.8 or later)."""
+"""The command that mounts it, without its last argument, the directory (Linux 5.8 or later)."""
 
 
 @asynccontextmanager
 async def empty_proc() -> AsyncIterator[Path | None]:
-    """Mounts one on the host for the time of a block; a container that was started keeps its own.
+    """Mounts one on the host during a block; a container that was started keeps it.
 
     Yields:
-        Where, or None if this worker may not mount.
+        The directory, or None if this worker may not mount.
     """
     if os.geteuid() != 0:
         yield None
@@ -38,4 +38,4 @@ async def empty_proc() -> AsyncIterator[Path | None]:
         finally:
             if ended.ok:
                 # A millisecond; not awaited, so that no cancellation leaves it behind.
-                subprocess.run(["umount", "--lazy", directory], check=True)  # noqa: ASYNC221, S603, S607 - as said
+                subprocess.run(["umount", "--lazy", directory], check=True)  # noqa: ASYNC221, S603, S607 - see above

@@ -1,4 +1,4 @@
-"""Calling a container engine: podman or docker, and what is different about them."""
+"""Calling a container engine: podman or docker, and how they differ."""
 
 import asyncio
 import contextlib
@@ -6,16 +6,15 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from opam_ci.clients.runners.settings import ContainerSettings
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _CALL_TIMEOUT = 60.0
 _STDERR_LIMIT = 400
 
-# What the client itself needs of the worker's environment. None of it reaches a container.
+# Variables of the worker's environment that the client itself needs; not passed to containers.
 _CLIENT_ENVIRONMENT = (
     "CONTAINERS_STORAGE_CONF",
     "CONTAINER_HOST",
@@ -33,29 +32,25 @@ class Engine:
     """One container engine.
 
     Args:
-        settings: Which, and how it is called.
+        client: Name or path of its client, `podman` or `docker`.
+        runtime: Its low-level runtime; None for its own choice, and for podman runc where the
+            machine mounts version 1 of cgroups.
     """
 
-    def __init__(self, settings: ContainerSettings) -> None:
-        self._command = settings.command
-        self._runtime = settings.runtime or self._default_runtime()
-
-    @property
-    def _is_podman(self) -> bool:
-        return Path(self._command).name.startswith("podman")
-
-    def _default_runtime(self) -> str | None:
+    def __init__(self, client: str, runtime: str | None = None) -> None:
+        self._client = client
+        self._is_podman = Path(client).name.startswith("podman")
         # crun refuses hosts on which both versions of cgroups are mounted; runc does not.
         unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
-        return "runc" if self._is_podman and not unified and shutil.which("runc") else None
+        default = "runc" if self._is_podman and not unified and shutil.which("runc") else None
+        self._runtime = runtime or default
 
     @property
     def run_options(self) -> tuple[str, ...]:
-        """Options of `run` on which the engines differ.
+        """Options of `run` that differ between the engines.
 
-        The nested sandbox of opam needs system calls that docker's profile forbids and
-        podman's permits; podman hands the worker's proxy settings to containers unless told
-        otherwise.
+        The nested sandbox of opam needs system calls that docker's profile forbids and podman's
+        permits; podman passes the worker's proxy settings to containers by default.
         """
         if self._is_podman:
             return ("--http-proxy=false",)
@@ -63,12 +58,12 @@ class Engine:
         unconfined = ("--security-opt", "seccomp=unconfined", "--security-opt")
         return (*runtime, *unconfined, "apparmor=unconfined")
 
-    def words(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
         """Returns the command line of a call."""
         runtime = ("--runtime", self._runtime) if self._is_podman and self._runtime else ()
         kept = [f"{name}={os.environ[name]}" for name in _CLIENT_ENVIRONMENT if name in os.environ]
         quiet = "PODMAN_IGNORE_CGROUPSV1_WARNING=1"
-        return ["env", quiet, *kept, self._command, *runtime, *arguments]
+        return ["env", quiet, *kept, self._client, *runtime, *arguments]
 
     def removal(self, name: str) -> tuple[str, ...]:
         """Returns the arguments that end a container at once and remove it."""
@@ -76,11 +71,11 @@ class Engine:
         return ("rm", "--force", *at_once, name)
 
     def missing(self) -> str | None:
-        """Returns what to do where the engine's client is not installed, None where it is."""
-        if shutil.which(self._command) is not None:
+        """Returns how to install the engine's client, or None if it is installed."""
+        if shutil.which(self._client) is not None:
             return None
         return (
-            f"this machine has no {self._command}: install it, or choose another with "
+            f"this machine has no {self._client}: install it, or choose another with "
             "OPAM_CI_CONTAINER_COMMAND"
         )
 
@@ -97,33 +92,32 @@ class Engine:
         self,
         *arguments: str,
         time_limit: float = _CALL_TIMEOUT,
-        stdin: IO[bytes] | None = None,
         cause: Cause = Cause.SANDBOX,
     ) -> bytes:
         """Calls the engine and returns its standard output.
 
         Raises:
-            InfrastructureError: It failed, or did not answer in time.
+            InfrastructureError: It failed, or did not end in time.
         """
-        code, output, said = await self.try_call(*arguments, time_limit=time_limit, stdin=stdin)
+        code, output, errors = await self.try_call(*arguments, time_limit=time_limit)
         if code != 0:
+            how = "" if code is None else f" (exit {code})"
             raise InfrastructureError(
-                f"{self._command} {arguments[0]} ended with {code}: {said}", cause=cause
+                f"{self._client} {arguments[0]} failed{how}: {errors}", cause=cause
             )
         return output
 
     async def try_call(
-        self, *arguments: str, time_limit: float = _CALL_TIMEOUT, stdin: IO[bytes] | None = None
+        self, *arguments: str, time_limit: float = _CALL_TIMEOUT
     ) -> tuple[int | None, bytes, str]:
         """Calls the engine.
 
         Returns:
-            Exit code (None for a call that took too long), standard output, and the end of
-            standard error.
+            Exit code (None after the time limit), standard output, and the end of standard error.
         """
         process = await asyncio.create_subprocess_exec(
-            *self.words(*arguments),
-            stdin=stdin if stdin is not None else asyncio.subprocess.DEVNULL,
+            *self.command(*arguments),
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
@@ -131,7 +125,7 @@ class Engine:
         )
         try:
             async with asyncio.timeout(time_limit):
-                output, said = await process.communicate()
+                output, errors = await process.communicate()
         except TimeoutError:
             return None, b"", f"no answer within {time_limit:g} s"
         finally:
@@ -139,10 +133,10 @@ class Engine:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        return process.returncode, output, said.decode(errors="replace").strip()[-_STDERR_LIMIT:]
+        return process.returncode, output, errors.decode(errors="replace").strip()[-_STDERR_LIMIT:]
 
     async def inspect(self, kind: str, name: str) -> dict[str, Any] | None:
-        """Returns what the engine knows about an `image` or a `container`; None if nothing."""
+        """Returns the engine's description of an `image` or a `container`, or None."""
         code, output, _ = await self.try_call(kind, "inspect", name)
         if code != 0:
             return None

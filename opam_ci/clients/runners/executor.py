@@ -1,6 +1,6 @@
-"""What a job needs of the place where it runs: the difference between the runners."""
+"""The build root of a job: the interface in which the runners differ."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from typing import IO, Protocol
 
 from opam_ci.clients.runners.steps import Step
@@ -8,31 +8,38 @@ from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.facts import HostFacts
 from opam_ci.core.job import Phase
 
+Output = Callable[[bytes], None]
+"""Receives output, as it comes."""
+
+RunStep = Callable[[Step, bytearray], Awaitable[Ended]]
+"""Runs one command, and appends its output to a buffer."""
+
+Read = Callable[..., Awaitable[dict[str, bytes]]]
+"""Reads files, by their paths or their packages' names; see `Executor.read`."""
+
 
 class Executor(Protocol):
     """A build root in which steps run, one after another, and whose files can be read.
 
-    Paths are relative to the build root. Whatever lies there was written by packages under
-    test: no symbolic link leads an implementation outside of the build root.
+    Paths are relative to the build root. Files there were written by packages under test: an
+    implementation never follows a symbolic link outside of the build root.
     """
 
-    async def run(  # noqa: PLR0913 - the parts of a command, all of them named
+    async def run(
         self,
         step: Step,
         *,
-        output: "Output",
+        output: Output,
         phase: Phase,
-        environment: Mapping[str, str] | None = None,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
     ) -> Ended:
         """Runs one command to its end.
 
         Args:
-            step: The command and its surroundings.
-            output: Receives what it prints, as it comes.
-            phase: For which phase it runs.
-            environment: Variables besides those that every step has.
+            step: The command.
+            output: Receives its output, as it comes.
+            phase: The phase to which it belongs.
             time_limit: Seconds after which everything is killed.
             stdin: A file to read from; nothing by default.
 
@@ -40,7 +47,7 @@ class Executor(Protocol):
             How it ended. No process of the command is alive any more.
 
         Raises:
-            InfrastructureError: The place itself is gone.
+            InfrastructureError: The build root is gone.
             asyncio.CancelledError: The caller was cancelled; no process is alive any more.
         """
 
@@ -48,27 +55,20 @@ class Executor(Protocol):
         """Reads regular files.
 
         Args:
-            paths: Which.
+            paths: Their paths.
             limit: Size in bytes above which a file is not read.
 
         Returns:
-            The content of those that are there and not larger.
+            The content of those that exist and are not larger, by path.
         """
 
     async def packages(self, repository: str) -> frozenset[str]:
         """Lists the packages (`name.version`) of an opam repository made in this build root."""
 
     async def host(self) -> HostFacts:
-        """Reads the facts of the machine that bear on what ran here."""
-
-
-class Output(Protocol):
-    """Receives output."""
-
-    def __call__(self, data: bytes, /) -> None:
-        """Takes the next bytes."""
+        """Reads the facts of the machine on which the steps ran."""
 
 
 async def read_one(executor: Executor, path: str, *, limit: int) -> bytes | None:
-    """Reads one regular file; None if it is not there or larger."""
+    """Reads one regular file; None if it is missing or larger."""
     return (await executor.read(path, limit=limit)).get(path)

@@ -1,9 +1,7 @@
-"""Facts about a failure of package code, where the words of its log prove nothing."""
-
-from collections.abc import Awaitable, Callable
+"""Facts about a failure of package code, whose log proves nothing."""
 
 from opam_ci.clients.runners import report, steps
-from opam_ci.clients.runners.executor import Executor
+from opam_ci.clients.runners.executor import Executor, Read
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.core.build_keys import has_checksums
@@ -12,7 +10,7 @@ from opam_ci.core.classify.machine import OPAM_SANDBOX
 from opam_ci.core.classify.sources import SOURCES_FIXED
 
 _PROBE_TIMEOUT = 60.0
-"""Seconds for a command that does nothing in a sandbox, 20 ms of work, on a very busy machine."""
+"""Seconds for an empty command in a sandbox, which takes 20 ms on an idle machine."""
 
 
 async def sandbox_works(
@@ -22,7 +20,7 @@ async def sandbox_works(
 
     Args:
         executor: The build root, after the failure.
-        transcript: Of the job; says for which phase it is.
+        transcript: The job's log, in the phase that failed.
         own_processes: Whether opam's sandbox has a PID namespace of its own there.
     """
     probed = await executor.run(
@@ -37,9 +35,9 @@ async def sandbox_works(
 async def sources_fixed(
     ended: Ended,
     found: report.OpamReport | None,
-    read: Callable[..., Awaitable[dict[str, bytes]]],
+    read: Read,
 ) -> dict[str, bool]:
-    """Looks whether opam wanted sources again that it cannot keep, for want of a checksum.
+    """Finds out whether opam fetched sources again that it cannot keep, for want of a checksum.
 
     Args:
         ended: How opam ended.

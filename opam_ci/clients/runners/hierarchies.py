@@ -1,4 +1,4 @@
-"""Where on this machine control groups of jobs can be made.
+"""The places on this machine where control groups of jobs can be made.
 
 Rules of the kernel: Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst. In version 2 a
 group whose children have controllers holds no processes itself, but for the real root.
@@ -13,7 +13,7 @@ CONTROLLERS = ("memory", "pids", "cpu")
 """The controllers that limit jobs."""
 
 WORKER_GROUP = "opam-ci-worker"
-"""The group into which a worker moves, out of the way of its jobs' groups (version 2)."""
+"""The group into which a worker moves itself, beside its jobs' groups (version 2)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Hierarchy:
     Attributes:
         version: 1 or 2.
         parent: The group below which they are made.
-        controllers: Which controllers they have there, of those that limit jobs.
+        controllers: The controllers of `CONTROLLERS` that they have there.
     """
 
     version: int
@@ -42,11 +42,11 @@ class _Mount:
 def find_hierarchies(root: Path) -> tuple[Hierarchy, ...]:
     """Finds a place for each controller: the version-1 hierarchy that has it, or version 2.
 
-    Where version 2 needs it, this process moves itself into a group of its own below the
-    one that it was started in, provided that it and its children are alone there.
+    Where version 2 requires it, this process moves itself into a group of its own below the one
+    that it was started in, provided that the group has no processes but it and its children.
 
     Args:
-        root: What stands for `/`.
+        root: Directory in place of `/`.
     """
     try:
         mounts = _mounts(root)
@@ -57,16 +57,14 @@ def find_hierarchies(root: Path) -> tuple[Hierarchy, ...]:
     taken: set[str] = set()
     for mount in mounts:
         if mount.version == 1 and (new := mount.controllers - taken):
-            group = next((path for names, path in own if names & mount.controllers), "/")
-            parent = _below(mount, group)
+            parent = _below(mount, _group(mount, own) or "/")
             if parent is not None:
                 found.append(Hierarchy(1, parent, frozenset(new)))
                 taken |= new
     for mount in mounts:
         wanted = frozenset(CONTROLLERS) - taken
         if mount.version == 2 and wanted:  # noqa: PLR2004 - the version's number
-            group = next((path for names, path in own if not names), "/")
-            place = _place(root, mount, group, wanted)
+            place = _place(root, mount, _group(mount, own) or "/", wanted)
             if place is not None:
                 found.append(place)
                 taken |= place.controllers
@@ -88,7 +86,7 @@ def _mounts(root: Path) -> list[_Mount]:
 
 
 def _own_groups(root: Path, *, pid: str = "self") -> list[tuple[frozenset[str], str]]:
-    """Reads in which group of each hierarchy a process is; version 2 has no names."""
+    """Reads a process's group in each hierarchy, by names of controllers; version 2 has none."""
     found = []
     for line in (root / f"proc/{pid}/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
@@ -96,12 +94,20 @@ def _own_groups(root: Path, *, pid: str = "self") -> list[tuple[frozenset[str], 
     return found
 
 
+def _group(mount: _Mount, own: list[tuple[frozenset[str], str]]) -> str | None:
+    """Returns a process's group in the hierarchy of a mount; None if it has none."""
+    for names, path in own:
+        if names & mount.controllers if mount.version == 1 else not names:
+            return path
+    return None
+
+
 def _below(mount: _Mount, group: str) -> Path | None:
     """Returns the directory of a group; None if the mount does not show it."""
     if ".." in group.split("/"):
         return None
     if mount.shows != "/":
-        # A container's mount shows a part of the tree, under its full name.
+        # A container's mount shows a subtree, while groups have their full path.
         if group != mount.shows and not group.startswith(f"{mount.shows}/"):
             return mount.at
         group = group[len(mount.shows) :]
@@ -113,7 +119,7 @@ def _place(root: Path, mount: _Mount, group: str, wanted: frozenset[str]) -> Hie
     if own is not None and own.name == WORKER_GROUP:
         own = own.parent
     # In its own group, if that is delegated to the worker; else at the top, as container
-    # engines do it, which only root may.
+    # engines do, which needs root.
     for parent in dict.fromkeys(path for path in (own, mount.at) if path is not None):
         with suppress(OSError):
             available = frozenset((parent / "cgroup.controllers").read_text().split()) & wanted
@@ -136,7 +142,11 @@ def _enable(root: Path, parent: Path, controllers: frozenset[str]) -> bool:
 
 
 def _step_aside(root: Path, parent: Path) -> bool:
-    """Moves this process and its children into a group of their own; says if that is all."""
+    """Moves this process and its children into a group of their own, if no others are there.
+
+    Returns:
+        Whether the group `parent` has no processes now.
+    """
     inside = {int(word) for word in (parent / "cgroup.procs").read_text().split()}
     if not all(_is_ours(root, pid) for pid in inside):
         return False
@@ -156,24 +166,19 @@ def _is_ours(root: Path, pid: int) -> bool:
         try:
             status = (root / f"proc/{pid}/stat").read_text()
         except OSError:
-            return True  # it is gone
+            return True  # it has ended
         pid = int(status.rpartition(")")[2].split()[1])
     return False
 
 
 def groups_of(pid: int) -> tuple[Path, ...]:
-    """Returns the directories of a process's groups that limit it; none if they are not here."""
+    """Returns the directories of a process's groups; none if it is not on this machine."""
     root = Path("/")
     try:
         mounts = _mounts(root)
         own = _own_groups(root, pid=str(pid))
     except OSError:
         return ()
-    found = []
-    for mount in mounts:
-        for names, group in own:
-            matches = names & mount.controllers if mount.version == 1 else not names
-            directory = _below(mount, group) if matches else None
-            if directory is not None and directory.is_dir():
-                found.append(directory)
-    return tuple(found)
+    groups = ((mount, _group(mount, own)) for mount in mounts)
+    found = (_below(mount, group) for mount, group in groups if group is not None)
+    return tuple(path for path in found if path is not None and path.is_dir())

@@ -1,4 +1,4 @@
-"""The clean root file system: Debian with opam and a compiler, made once.
+"""The clean root file system: Debian with opam and a compiler, made once a machine.
 
 Builds never see the machine's own /usr: one Debian OCaml library installed there was
 enough to make four good packages fail.
@@ -10,22 +10,27 @@ import json
 import os
 import platform
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from opam_ci.clients.runners.aptsources import Archives
-from opam_ci.clients.runners.locks import lock, locked_directory, try_lock
+from opam_ci.clients.runners.locks import (
+    HALF_MADE,
+    made_on_demand,
+    own_directory,
+    remove_unlocked,
+)
 from opam_ci.clients.runners.sandbox import USER, Rights
-from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.clients.runners.supervise import supervise
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 
 RECIPE_VERSION = 1
-"""Raised whenever the way of making the image changes without its package list changing."""
+"""Incremented when the recipe changes in another way than by its list of packages."""
 
 PACKAGES = (
     "bubblewrap",
@@ -51,21 +56,18 @@ PACKAGES = (
     "util-linux",
     "xz-utils",
 )
-"""What opam and its packages may take for granted, as opam's own Docker images do."""
-
-HALF_MADE = "half-made-"
-"""How names of directories begin in which something is made."""
+"""Programs that opam and its packages may rely on, as in opam's own Docker images."""
 
 _MAKE_TIMEOUT = 30 * 60.0
 _KEYRINGS = tuple(
     Path(f"/usr/share/keyrings/debian-archive-keyring.{kind}") for kind in ("gpg", "pgp")
 )
 
-# Run by mmdebstrap with the new root as $1. The host's name, name servers and apt options
-# come in only at run time, and only where there is network.
+# Run by mmdebstrap with the new root as $1. The host's name, name servers and apt options are
+# shown only at run time, and only in phases with network.
 _HOOKS = (
     f'chroot "$1" useradd --uid {USER} --user-group --create-home --shell /bin/bash opam',
-    # The sandbox starts there as root without root's power over files.
+    # The sandbox starts there as root without root's capabilities over files.
     'chmod 0755 "$1/home/opam"',
     'echo opam-ci > "$1/etc/hostname"',
     'echo "127.0.0.1 localhost opam-ci" > "$1/etc/hosts"',
@@ -78,7 +80,7 @@ _HOOKS = (
 
 
 class ImageManifest(Frozen):
-    """What an image holds; written last, so that an image with one is complete.
+    """Content of an image; written last, so that an image with a manifest is complete.
 
     Attributes:
         digest: Of the recipe and of every package's version.
@@ -107,7 +109,7 @@ class Image(Frozen):
 
 
 def recipe_digest(suite: str, sources: tuple[str, ...]) -> str:
-    """Returns the key of an image: the same words make the same image."""
+    """Returns the key of an image: a digest of all that it is made from."""
     recipe = {
         "version": RECIPE_VERSION,
         "suite": suite,
@@ -142,7 +144,11 @@ class ImageStore:
         self._rights = rights
 
     def find(self, suite: str, archives: Archives) -> Image | None:
-        """Returns the image if it is there and complete."""
+        """Returns the image if it is complete, else None.
+
+        Raises:
+            InfrastructureError: Cause `image`: its manifest is invalid.
+        """
         directory = self._home / recipe_digest(suite, archives.sources(suite))
         try:
             manifest = ImageManifest.model_validate_json((directory / "manifest.json").read_bytes())
@@ -150,72 +156,75 @@ class ImageStore:
             return None
         except ValidationError as error:
             raise InfrastructureError(
-                f"{directory / 'manifest.json'} cannot be read: remove {directory}, and the "
-                "image is made anew",
+                f"invalid {directory / 'manifest.json'}: remove {directory}, and the image is "
+                "made anew",
                 cause=Cause.IMAGE,
             ) from error
         return Image(root=directory / "rootfs", manifest=manifest)
 
-    async def ensure(self, suite: str, archives: Archives, tell: Callable[[str], None]) -> Image:
+    async def ensure(self, suite: str, archives: Archives, show: Callable[[str], None]) -> Image:
         """Returns the image, making it first if need be (about 40 s).
 
         Args:
             suite: Debian suite, such as `trixie`.
             archives: Where Debian's packages come from.
-            tell: Receives words that a person watches.
+            show: Receives lines about progress, for people.
 
         Raises:
             InfrastructureError: Cause `image`: it cannot be made.
         """
         if (image := self.find(suite, archives)) is not None:
             return image
-        self._home.mkdir(parents=True, exist_ok=True)
         name = recipe_digest(suite, archives.sources(suite))
-        async with lock(
+
+        async def find() -> Image | None:
+            return self.find(suite, archives)
+
+        async def make() -> None:
+            await self.sweep()
+            await self._make(suite, archives, self._home / name, show)
+
+        async with made_on_demand(
             self._home / f"{name}.lock",
-            waiting=lambda: tell("waiting for another worker to make the root file system"),
-        ):
-            if (image := self.find(suite, archives)) is None:
-                await self.sweep()
-                await self._make(suite, archives, self._home / name, tell)
-                image = self.find(suite, archives)
-        assert image is not None  # noqa: S101 - for mypy: made above or an exception
-        return image
+            find,
+            make,
+            waiting=lambda: show("waiting for another worker to make the root file system"),
+        ) as made:
+            return made
 
     async def _make(
-        self, suite: str, archives: Archives, target: Path, tell: Callable[[str], None]
+        self, suite: str, archives: Archives, target: Path, show: Callable[[str], None]
     ) -> None:
-        tell(f"making a clean Debian {suite} root file system from {archives.main}")
-        half_made, mine = locked_directory(self._home, HALF_MADE)
-        try:
-            root = half_made / "rootfs"
-            lines: list[str] = []
+        show(f"making a clean Debian {suite} root file system from {archives.main}")
+        lines: list[str] = []
 
-            def output(data: bytes) -> None:
-                for line in data.decode(errors="replace").splitlines():
-                    if line.startswith(("I: ", "E: ", "W: ")):
-                        tell(line)
-                    lines.append(line)
-                    del lines[:-30]
+        def output(data: bytes) -> None:
+            for line in data.decode(errors="replace").splitlines():
+                if line.startswith(("I: ", "E: ", "W: ")):
+                    show(line)
+                lines.append(line)
+                del lines[:-30]
 
+        async with own_directory(self._home, HALF_MADE, self._rights) as half_made:
             ended = await supervise(
-                self._command(suite, archives, root), output=output, time_limit=_MAKE_TIMEOUT
+                self._command(suite, archives, half_made / "rootfs"),
+                output=output,
+                time_limit=_MAKE_TIMEOUT,
             )
             if not ended.ok:
-                raise _not_made(archives, ended, lines)  # noqa: TRY301 - one way out
+                raise InfrastructureError(
+                    f"the root file system could not be made from {archives.main}: mmdebstrap "
+                    f"failed ({ended.how}): " + " | ".join(lines[-5:]),
+                    cause=Cause.IMAGE,
+                )
             packages = await asyncio.to_thread(_complete, half_made, suite, target)
-            tell(f"root file system ready: {len(packages)} Debian packages")
-        except BaseException:
-            await remove_tree(half_made, self._rights)
-            raise
-        finally:
-            os.close(mine)
+        show(f"root file system ready: {len(packages)} Debian packages")
 
     def _command(self, suite: str, archives: Archives, root: Path) -> list[str]:
         keyrings = [f"--keyring={path}" for path in _KEYRINGS if path.exists()]
         if not keyrings:
             raise InfrastructureError(
-                "this machine does not know Debian's keys: apt-get install debian-archive-keyring",
+                "this machine lacks Debian's keys: apt-get install debian-archive-keyring",
                 cause=Cause.IMAGE,
             )
         return [
@@ -228,7 +237,7 @@ class ImageStore:
             "--skip=cleanup/apt",
             "--include=" + ",".join(PACKAGES),
             keyrings[0],
-            # In the root only while it is made: they may name the proxy of this site.
+            # In the root only while it is made: they may contain the proxy of this site.
             *(f'--aptopt={key} "{value}"' for key, value in archives.options),
             *(f"--customize-hook={hook}" for hook in _HOOKS),
             suite,
@@ -237,25 +246,16 @@ class ImageStore:
         ]
 
     async def sweep(self) -> None:
-        """Removes what workers left that were killed while they made an image."""
+        """Removes images that were being made when their worker was killed."""
         await remove_unlocked(self._home, HALF_MADE, self._rights)
 
 
-def _not_made(archives: Archives, ended: Ended, lines: list[str]) -> InfrastructureError:
-    return InfrastructureError(
-        f"the root file system could not be made from {archives.main}: mmdebstrap ended with "
-        f"{ended.exit_code if ended.signal is None else f'signal {ended.signal}'}: "
-        + " | ".join(lines[-5:]),
-        cause=Cause.IMAGE,
-    )
-
-
 def _complete(half_made: Path, suite: str, target: Path) -> dict[str, str]:
-    """Describes an image and moves it to its place, in this order."""
+    """Writes an image's manifest and renames the image, in this order; returns its packages."""
     root = half_made / "rootfs"
     packages = installed_packages((root / "var/lib/dpkg/status").read_text())
     if not any((root / "var/lib/apt/lists").glob("*Packages*")):
-        # With no lists, opam calls every system package unavailable.
+        # Without lists, every system package is unavailable to opam.
         raise InfrastructureError(
             "the root file system has no apt package lists", cause=Cause.IMAGE
         )
@@ -270,64 +270,3 @@ def _complete(half_made: Path, suite: str, target: Path) -> dict[str, str]:
     os.sync()
     half_made.rename(target)
     return packages
-
-
-_REMOVE_TRIES = 5
-
-
-async def remove_tree(path: Path, rights: Rights) -> None:
-    """Removes a directory tree, whoever owns its files and however deep it is.
-
-    Raises:
-        InfrastructureError: Cause `storage`: something is left.
-    """
-    # Not shutil: it recurses, and a package under test may nest thousands of directories.
-    command = [*rights.prefix, "rm", "--recursive", "--force", "--one-file-system", "--", str(path)]
-    # A worker that starts looks for the lock in it, and makes one where it is just gone: then
-    # the directory was not empty after all, and is the next time.
-    for _ in range(_REMOVE_TRIES):
-        said = bytearray()
-        ended = await supervise(command, output=said.extend)
-        if ended.ok:
-            return
-    raise InfrastructureError(
-        f"{path} cannot be removed: {said[-300:].decode(errors='replace')}", cause=Cause.STORAGE
-    )
-
-
-async def _nothing(_: Path) -> None:
-    pass
-
-
-async def remove_unlocked(
-    parent: Path,
-    prefix: str,
-    rights: Rights,
-    *,
-    first: Callable[[Path], Awaitable[None]] = _nothing,
-) -> int:
-    """Removes directories of a prefix whose owners are gone.
-
-    Args:
-        parent: Where they are.
-        prefix: How their names begin.
-        rights: How to get at files of other users.
-        first: Called with each before it is removed.
-
-    Returns:
-        How many there were.
-    """
-    removed = 0
-    for directory in await asyncio.to_thread(lambda: sorted(parent.glob(f"{prefix}*"))):
-        try:
-            mine = try_lock(directory / "lock")
-        except FileNotFoundError:
-            continue  # its owner has just removed it
-        if mine is not None:
-            try:
-                await first(directory)
-                await remove_tree(directory, rights)
-            finally:
-                os.close(mine)
-            removed += 1
-    return removed

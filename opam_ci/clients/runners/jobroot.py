@@ -1,25 +1,28 @@
-"""The throwaway directory of one job: its upper layer, its lock, its end."""
+"""The throwaway directory of one job: its upper layer, its lock, its removal."""
 
+import errno
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from opam_ci.clients.runners.cgroups import remove_recorded
-from opam_ci.clients.runners.image import remove_tree, remove_unlocked
-from opam_ci.clients.runners.locks import locked_directory
+from opam_ci.clients.runners.cgroups import Counters, remove_recorded
+from opam_ci.clients.runners.disk import DiskWatch
+from opam_ci.clients.runners.locks import own_directory, remove_unlocked
 from opam_ci.clients.runners.sandbox import ROOT, Overlay, Rights
 from opam_ci.core.facts import HostFacts
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class JobRoots:
     """The job roots below one directory.
 
-    A job root belongs to whoever holds the lock in it. The kernel releases the lock of a
-    killed worker, so that a sweep can tell its leftovers from the roots of live workers.
+    A job root belongs to the process that holds the lock in it. The kernel releases the lock of
+    a killed worker, so that a sweep can distinguish its leftovers from roots in use.
 
     Args:
         home: The directory.
@@ -37,7 +40,7 @@ class JobRoots:
         Raises:
             InfrastructureError: Cause `disk_full` or `storage`: it cannot be made or removed.
         """
-        async with held_directory(self._home, "job-", self._rights) as directory:
+        async with job_directory(self._home, "job-", self._rights) as directory:
             try:
                 root = overlay(directory, lowers)
             except OSError as error:
@@ -45,7 +48,7 @@ class JobRoots:
             yield root
 
     async def sweep(self) -> int:
-        """Removes the job roots of workers that are gone, and their control groups.
+        """Removes the job roots of dead workers, and their control groups.
 
         Returns:
             How many there were.
@@ -54,32 +57,18 @@ class JobRoots:
 
 
 @asynccontextmanager
-async def held_directory(home: Path, prefix: str, rights: Rights = ROOT) -> AsyncIterator[Path]:
-    """Makes a directory that belongs to this process, and removes it at the end.
+async def job_directory(home: Path, prefix: str, rights: Rights = ROOT) -> AsyncIterator[Path]:
+    """Makes a directory of a job; see `own_directory`.
 
     Raises:
         InfrastructureError: Cause `disk_full` or `storage`: it cannot be made or removed.
     """
-    try:
-        directory, mine = _new_directory(home, prefix)
-    except OSError as error:
-        raise _not_made(home, error) from error
-    try:
-        yield directory
-    finally:
+    async with AsyncExitStack() as stack:
         try:
-            await remove_tree(directory, rights)
-        finally:
-            os.close(mine)
-
-
-def _new_directory(home: Path, prefix: str) -> tuple[Path, int]:
-    home.mkdir(parents=True, exist_ok=True)
-    return locked_directory(home, prefix)
-
-
-_FULL = (28, 122)
-"""ENOSPC and EDQUOT."""
+            directory = await stack.enter_async_context(own_directory(home, prefix, rights))
+        except OSError as error:
+            raise _not_made(home, error) from error
+        yield directory
 
 
 def _not_made(where: Path, error: OSError) -> InfrastructureError:
@@ -102,7 +91,7 @@ def overlay(directory: Path, lowers: tuple[Path, ...]) -> Overlay:
 
 
 def sealed(root: Overlay) -> Overlay:
-    """Makes what an overlay wrote its topmost read-only layer, and its upper directory new."""
+    """Turns an overlay's upper directory into its topmost lower one, and makes a new upper one."""
     number = len(list(root.upper.parent.glob("sealed-upper-*")))
     lower = root.upper.rename(root.upper.with_name(f"sealed-upper-{number}"))
     # The kernel's scratch directory belongs to the upper directory that it has served.
@@ -122,10 +111,34 @@ def _directory(path: Path) -> Path:
     return path
 
 
-def host_facts(root: Overlay) -> HostFacts:
-    """Reads how much room is left where a build root writes."""
+def host_facts(
+    directory: Path | None,
+    counters: Counters,
+    disk: DiskWatch | None,
+    *,
+    foreign_oom_kills: int = 0,
+) -> HostFacts:
+    """Returns the facts of the machine on which a job ran.
+
+    Args:
+        directory: Where it wrote, None if that is not on this machine.
+        counters: Of its control groups.
+        disk: The watch over what it wrote.
+        foreign_oom_kills: See `HostFacts`.
+    """
+    facts = HostFacts(
+        oom_kills=counters.oom_kills,
+        memory_limit_reached=counters.memory_limit_reached,
+        foreign_oom_kills=foreign_oom_kills,
+        pids_limit_hits=counters.pids_limit_hits,
+        disk_overuse=None if disk is None else disk.overuse,
+        lowest_free_bytes=None if disk is None else disk.lowest_free_bytes,
+    )
     try:
-        status = os.statvfs(root.upper)
+        status = os.statvfs(directory) if directory is not None else None
     except OSError:
-        return HostFacts()
-    return HostFacts(free_bytes=status.f_bavail * status.f_frsize, free_inodes=status.f_favail)
+        status = None
+    if status is None:
+        return facts
+    free = {"free_bytes": status.f_bavail * status.f_frsize, "free_inodes": status.f_favail}
+    return facts.model_copy(update=free)

@@ -1,6 +1,9 @@
-"""One job in its build root: phase after phase, until one fails."""
+"""One job from its checkout to its report, the same for every runner."""
 
+import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import IO
 
 from opam_ci.clients.runners import (
@@ -18,20 +21,20 @@ from opam_ci.clients.runners.dependency_cache import DependencyCache
 from opam_ci.clients.runners.executor import Executor, read_one
 from opam_ci.clients.runners.failure_facts import sandbox_works, sources_fixed
 from opam_ci.clients.runners.image import ImageManifest
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.supervise import Ended
-from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.build import BuildReport, BuildSpec, RepositoryRef, Revdep
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
-from opam_ci.core.facts import OpamAction
+from opam_ci.core.facts import BuildFacts, OpamAction
 from opam_ci.core.job import PACKAGE_PHASES, JobKind, Phase
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.opam.explanation import rests_on_hidden
 from opam_ci.core.outcome import Cause
 
 _LISTS_FRESH = timedelta(days=1)
-"""Age of the image's apt lists up to which they are used as they are: Debian's archive
-keeps a superseded version for about that long."""
+"""Age up to which the image's apt lists are used: Debian's archive keeps a superseded version
+for about that long."""
 
 _UNKNOWN = 5
 """opam's exit code for a package that is unknown or unavailable."""
@@ -44,51 +47,53 @@ _REPOSITORY_FILES = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
 def check_repository(
     base: layer.LayerManifest, submitted: frozenset[str], expected: RepositoryRef
 ) -> None:
-    """Counts packages: a repository that lost some answers 'no such package' to all.
+    """Counts packages, since a repository that lost some makes opam report unknown packages.
 
     Args:
         base: The base layer.
-        submitted: The packages of the overlay, as opam has them.
-        expected: What was exported.
+        submitted: The packages of the overlay that opam has.
+        expected: The exported repository.
 
     Raises:
         InfrastructureError: Cause `repository_state`: there are too few or too many.
     """
     count = len(base.packages | submitted) + base.hidden
-    # Packages that the merge deletes are in the overlay, as unavailable, and not in the
-    # merge; hidden packages that the submission has too are counted twice. One package can
-    # be both.
+    # Packages that the merge deletes are in the overlay, as unavailable, but not in the merge;
+    # hidden packages that the submission has too are counted twice. A package can be both.
     surplus = count - expected.package_count
     counted_twice = min(base.hidden, len(submitted - base.packages))
     if len(submitted) != expected.overlay_packages or not (
         0 <= surplus <= expected.overlay_packages + counted_twice
     ):
         raise InfrastructureError(
-            f"the build sees {count} packages, {len(submitted)} of them submitted; the "
-            f"merge has {expected.package_count}, {expected.overlay_packages} submitted",
+            f"opam has {count} packages, {len(submitted)} of them submitted; the merge has "
+            f"{expected.package_count}, {expected.overlay_packages} submitted",
             cause=Cause.REPOSITORY_STATE,
             phase=Phase.SETUP,
         )
 
 
 class JobRun:
-    """The state of one running job.
+    """One job, over its base layer; its checkout has begun.
 
-    Attributes:
-        probes: Facts by name: `package_known` after the solver said 5; `checksum_repeats`
-            after opam refused a source for its checksum; `opam_sandbox` after package code
-            failed; `sources_fixed` after it wanted a source again.
-        revdeps: The answer of a `list-revdeps` job.
-        hidden: Names of hidden packages on which the solver's answer rests.
+    Args:
+        spec: The job.
+        executor: Its build root.
+        base: Its base layer.
+        image: The Debian packages below that.
+        phase_log: Its log and phases.
+        apt_options: Options of apt in phases with network.
+        environment: Environment variables of every command.
+        cache: Compiled dependencies, if it may use them.
     """
 
-    def __init__(  # noqa: PLR0913 - what a job consists of
+    def __init__(  # noqa: PLR0913 - the parts of a job
         self,
         spec: BuildSpec,
         executor: Executor,
         base: layer.LayerManifest,
         image: ImageManifest,
-        book: PhaseBook,
+        phase_log: PhaseLog,
         *,
         apt_options: tuple[tuple[str, str], ...],
         environment: dict[str, str],
@@ -98,32 +103,68 @@ class JobRun:
         self._executor = executor
         self._base = base
         self._image = image
-        self._book = book
+        self._phase_log = phase_log
+        self._transcript = phase_log.transcript
         self._apt_options = apt_options
         self._environment = environment
         self._cache = cache
         self._mirrors = mirrors.inside(spec.archive_mirrors)
-        # What the base layer has installed already can only be installed again.
+        # `opam install` does nothing for a package that the base layer has installed.
         self._reinstall = kinds.target(spec) in base.installed
         self._solution: tuple[str, ...] = ()
         self._steps = 0
-        self.probes: dict[str, bool] = {}
-        self.hidden: tuple[str, ...] = ()
-        self.installed: bool | None = None
-        self.revdeps: tuple[Revdep, ...] | None = None
+        # Facts by name: `package_known` after the solver's exit code 5; `checksum_repeats` after
+        # opam refused a source for its checksum; `opam_sandbox` after package code failed;
+        # `sources_fixed` after it wanted a source again.
+        self._probes: dict[str, bool] = {}
+        self._hidden: tuple[str, ...] = ()
+        self._installed: bool | None = None
+        self._revdeps: tuple[Revdep, ...] | None = None
 
-    async def unpack_submission(self, archive: IO[bytes]) -> Ended:
-        """Unpacks the overlay repository within the build root."""
-        # The making of a base layer, which has its own limits, is over.
-        self._book.restart_limit(Phase.CHECKOUT)
-        return await self._step(steps.unpack(phases.SUBMISSION_FILES), stdin=archive)
+    async def run(self, artifacts: layer.ArtifactSource) -> BuildReport:
+        """Runs the phases, in order, until one fails, and collects the facts.
 
-    async def run(self) -> bool:
-        """Runs the phases after the checkout.
+        Args:
+            artifacts: Where the submission comes from.
 
-        Returns:
-            Whether all of them succeeded.
+        Raises:
+            InfrastructureError: There is nothing to judge.
         """
+        await self._check_out(artifacts)
+        finished = await self._run_phases()
+        if finished:
+            self._transcript.finish()
+        facts = BuildFacts(
+            job=self._spec.job,
+            phases=tuple(self._phase_log.runs),
+            installed=self._installed,
+            finished=finished,
+            host=await self._executor.host(),
+            probes=self._probes,
+            accepts_failure=await self._accepts_failure(),
+            hidden=self._hidden,
+        )
+        return BuildReport(facts=facts, logs=self._transcript.texts, revdeps=self._revdeps)
+
+    async def _check_out(self, artifacts: layer.ArtifactSource) -> None:
+        """Unpacks the overlay repository within the build root."""
+        key = self._spec.repository.overlay_archive
+        with tempfile.TemporaryDirectory(prefix="opam-ci-") as directory:
+            archive = Path(directory) / "submission.tar.gz"
+            await artifacts.fetch(key, archive)
+            with archive.open("rb") as stream:
+                # The making of a base layer, which has its own limits, is over.
+                self._phase_log.restart_limit(Phase.CHECKOUT)
+                ended = await self._step(steps.unpack(phases.SUBMISSION_FILES), stdin=stream)
+        if not self._phase_log.end(ended):
+            raise InfrastructureError(
+                f"the submission's archive {key} cannot be unpacked",
+                cause=Cause.STORAGE,
+                phase=Phase.CHECKOUT,
+            )
+
+    async def _run_phases(self) -> bool:
+        """Runs the phases after the checkout; returns whether all of them succeeded."""
         if self._spec.job.kind is JobKind.LIST_REVDEPS:
             return await self._setup() and await self._list_revdeps()
         if not await self._setup() or not await self._solve():
@@ -148,14 +189,14 @@ class JobRun:
         return True
 
     async def _prepare_system(self, cache: DependencyCache | None) -> bool:
-        """Installs system packages, and lays what the cache has of the others over them."""
+        """Installs system packages, and puts cached dependencies over them."""
         needs_depexts = await self._needs_depexts()
         if cache is not None:
             cache.seal_plain(self._solution)
         if needs_depexts and not await self._depexts():
             return False
         if cache is not None:
-            self._book.restart_limit(Phase.SETUP)
+            self._phase_log.restart_limit(Phase.SETUP)
             await cache.attach(kinds.target(self._spec), self._for_cache)
         return True
 
@@ -172,42 +213,35 @@ class JobRun:
 
     async def _solve(self) -> bool:
         step = phases.solve(self._spec, reinstall=self._reinstall)
-        begun = self._book.begin(Phase.SOLVE, step.title)
+        self._phase_log.begin(Phase.SOLVE, step.title)
         ended = await self._step(step)
         found = await self._read_report(step)
         if ended.exit_code == _UNKNOWN:
             known = await self._step(phases.is_known(self._spec))
-            self.probes["package_known"] = known.ok
+            self._probes["package_known"] = known.ok
         if found is not None and found.conflicts:
-            self.hidden = rests_on_hidden(
+            self._hidden = rests_on_hidden(
                 kinds.target(self._spec), found.conflicts, self._base.hidden_packages
             )
         if ended.ok:
             self._solution = found.solution if found is not None else ()
             await self._freeze()
-        return self._book.end(begun, ended, found)
+        return self._phase_log.end(ended, found)
 
     async def _list_revdeps(self) -> bool:
-        begun = self._book.begin(Phase.SOLVE, f"what depends on {self._spec.job.package}?")
+        self._phase_log.begin(Phase.SOLVE, f"reverse dependencies of {self._spec.job.package}")
         known = await self._step(phases.is_known(self._spec))
         if not known.ok:
-            # opam lists what depends on a package that it does not know: nothing.
-            self.probes["package_known"] = False
-            return self._book.end(begun, known)
-        ended, self.revdeps = await coinstall.run(
-            self._spec,
-            coinstall.Surroundings(
-                run_step=lambda step, said: self._step(step, keep=said),
-                read=self._executor.read,
-                say=self._book.transcript.say,
-                output=self._book.transcript.output,
-                time_left=lambda: self._book.time_left,
-            ),
+            # opam would list nothing for a package that it does not know, and exit 0.
+            self._probes["package_known"] = False
+            return self._phase_log.end(known)
+        ended, self._revdeps = await coinstall.run(
+            self._spec, self._captured, self._executor.read, self._phase_log
         )
-        if self.revdeps is not None:
-            tested = sum(revdep.has_tests for revdep in self.revdeps)
-            self._book.transcript.say(f"{len(self.revdeps)} revdeps, {tested} of them with tests")
-        return self._book.end(begun, ended)
+        if self._revdeps is not None:
+            tested = sum(revdep.has_tests for revdep in self._revdeps)
+            self._transcript.note(f"{len(self._revdeps)} revdeps, {tested} of them with tests")
+        return self._phase_log.end(ended)
 
     async def _freeze(self) -> None:
         submitted = await self._executor.packages(_REPOSITORY_FILES)
@@ -220,8 +254,7 @@ class JobRun:
             ended = await self._step(step)
             if not ended.ok:
                 raise InfrastructureError(
-                    f"the solution could not be frozen: {step.title} ended with "
-                    f"{ended.exit_code if ended.signal is None else f'signal {ended.signal}'}",
+                    f"the solution could not be frozen: {step.title} failed ({ended.how})",
                     cause=Cause.OPAM_INTERNAL,
                     phase=Phase.SOLVE,
                 )
@@ -231,14 +264,10 @@ class JobRun:
         return any(b"depexts" in files.get(package, b"depexts") for package in self._solution)
 
     async def _solution_files(self, *packages: str) -> dict[str, bytes]:
-        """Reads the opam files of packages of the solution, as far as they are there."""
-        return await self._opam_files(f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}", packages)
+        return await self._opam_files(f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}", *packages)
 
-    async def _submitted_files(self, *packages: str) -> dict[str, bytes]:
-        """Reads the opam files of submitted packages, as far as they are there."""
-        return await self._opam_files(_REPOSITORY_FILES, packages)
-
-    async def _opam_files(self, repository: str, packages: tuple[str, ...]) -> dict[str, bytes]:
+    async def _opam_files(self, repository: str, *packages: str) -> dict[str, bytes]:
+        """Reads the opam files of those packages that a repository has."""
         paths = {
             package: f"{repository}/packages/{package.split('.', 1)[0]}/{package}/opam"
             for package in packages
@@ -246,68 +275,65 @@ class JobRun:
         found = await self._executor.read(*paths.values(), limit=_OPAM_FILE_LIMIT)
         return {package: found[path] for package, path in paths.items() if path in found}
 
-    async def accepts_failure(self) -> bool:
-        """Says whether a package that failed in the last phase accepts that on this platform.
+    async def _accepts_failure(self) -> bool:
+        """Returns whether a package that failed in the last phase accepts that on this platform.
 
-        As in opam-repo-ci, the word of a failing dependency counts too. Unlike there it
-        counts for every exit code: whether a failure is a package's at all is the judge's
-        affair, and one that is not is never accepted.
+        As in opam-repo-ci, the field of a failing dependency counts too. Unlike there it counts
+        for every exit code: the judge decides whether a failure is a package's, and accepts no
+        other.
         """
-        last = self._book.runs[-1]
+        last = self._phase_log.runs[-1]
         failed = [action.package for action in last.actions if action.result == "failed"]
         wanted = failed or [kinds.target(self._spec)]
-        files = await self._solution_files(*wanted) or await self._submitted_files(*wanted)
+        files = await self._solution_files(*wanted) or await self._opam_files(
+            _REPOSITORY_FILES, *wanted
+        )
         return any(
             accepts_failure(files.get(package), self._spec.platform.distribution)
             for package in wanted
         )
 
     async def _depexts(self) -> bool:
-        begun = self._book.begin(Phase.DEPEXTS, "system packages of the solution")
+        self._phase_log.begin(Phase.DEPEXTS, "system packages of the solution")
         listing = bytearray()
         ended = await self._step(phases.list_depexts(self._solution), keep=listing)
         packages = phases.debian_packages(listing.decode(errors="replace"))
         present = self._image.packages
-        todo: list[steps.Step] = []
-        if any(package.partition(":")[0] not in present for package in packages):
+        if ended.ok and any(package.partition(":")[0] not in present for package in packages):
             stale = datetime.now(UTC) - self._image.made_at > _LISTS_FRESH
-            todo += [phases.update_lists(self._apt_options)] if stale else []
-            todo += phases.install_depexts(packages, self._apt_options)
-        for step in todo:
-            if not ended.ok:
-                break
-            ended = await self._step(step)
-        return self._book.end(begun, ended)
+            update = (phases.update_lists(self._apt_options),) if stale else ()
+            ended, _ = await self._series(
+                (*update, *phases.install_depexts(packages, self._apt_options))
+            )
+        return self._phase_log.end(ended)
 
     async def _fetch(self, sources: tuple[steps.Step, ...]) -> bool:
-        begun = self._book.begin(Phase.FETCH, " && ".join(step.title for step in sources))
+        self._phase_log.begin(Phase.FETCH, " && ".join(step.title for step in sources))
         ended, found = await self._series(sources)
         if ended.exit_code == OpamExit.SYNC_ERROR and found is not None:
-            again = await checksums.repeats(
-                found.actions, sources, lambda step, said: self._step(step, keep=said)
-            )
+            again = await checksums.repeats(found.actions, sources, self._captured)
             if again is not None:
-                self.probes[CHECKSUM_REPEATS] = again
-        return self._book.end(begun, ended, found)
+                self._probes[CHECKSUM_REPEATS] = again
+        return self._phase_log.end(ended, found)
 
     async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:
-        begun = self._book.begin(phase, " && ".join(step.title for step in commands))
+        self._phase_log.begin(phase, " && ".join(step.title for step in commands))
         if phase is Phase.DEPENDENCIES and self._cache is not None:
             too_late = await self._cache.fill(self._for_cache)
             if too_late is not None:
-                return self._book.end(begun, too_late)
+                return self._phase_log.end(too_late)
         ended, found = await self._series(commands)
         if phase in PACKAGE_PHASES and not (ended.ok or ended.timed_out or ended.stopped):
-            self.probes |= await sources_fixed(ended, found, self._solution_files)
-            self.probes |= await sandbox_works(
-                self._executor, self._book.transcript, own_processes=self._base.own_processes
+            self._probes |= await sources_fixed(ended, found, self._solution_files)
+            self._probes |= await sandbox_works(
+                self._executor, self._transcript, own_processes=self._base.own_processes
             )
-        return self._book.end(begun, ended, found)
+        return self._phase_log.end(ended, found)
 
     async def _series(
         self, commands: tuple[steps.Step, ...]
     ) -> tuple[Ended, report.OpamReport | None]:
-        """Runs commands until one fails; returns its end, and what opam did in all of them."""
+        """Runs commands until one fails; returns how it ended, and opam's actions in all."""
         found = None
         done: tuple[OpamAction, ...] = ()
         for step in commands:
@@ -322,32 +348,31 @@ class JobRun:
     async def _verify(self) -> None:
         expected = kinds.expected(self._spec)
         package = ", ".join(sorted(expected))
-        begun = self._book.begin(Phase.VERIFY, f"is {package} installed?")
+        self._phase_log.begin(Phase.VERIFY, f"installation of {package}")
         found = await layer.read_installed(self._executor)
         if found is None:
             raise InfrastructureError(
-                "opam's switch state cannot be read after the build",
+                "opam's switch state after the build is missing or invalid",
                 cause=Cause.OPAM_INTERNAL,
                 phase=Phase.VERIFY,
             )
-        self.installed = expected <= found
-        self._book.transcript.say(
-            f"{package} is {'installed' if self.installed else 'not installed'}; installed: "
+        self._installed = expected <= found
+        self._transcript.note(
+            f"{package} is {'installed' if self._installed else 'not installed'}; installed: "
             + ", ".join(sorted(found))
         )
-        self._book.end(begun, Ended(0, None, timed_out=False, started=True, duration=0.0))
+        self._phase_log.end(Ended())
 
     async def _for_cache(
         self,
         step: steps.Step,
         *,
         executor: Executor | None = None,
-        stdin: IO[bytes] | None = None,
-        quiet: bool = False,
+        stdin: IO[bytes],
     ) -> tuple[Ended, report.OpamReport | None]:
-        """Runs a step as `dependency_cache.Run` has it."""
+        """Implements `dependency_cache.Run`."""
         executor = executor or self._executor
-        ended = await self._step(step, stdin=stdin, executor=executor, quiet=quiet)
+        ended = await self._step(step, stdin=stdin, executor=executor, quiet=True)
         return ended, await self._read_report(step, executor)
 
     def _report_path(self) -> str:
@@ -356,13 +381,17 @@ class JobRun:
     async def _read_report(
         self, step: steps.Step, executor: Executor | None = None
     ) -> report.OpamReport | None:
-        """Reads the report of the step that ran last; a killed opam leaves none."""
+        """Reads the report of the last step; a killed opam leaves none."""
         if not step.report:
             return None
         data = await read_one(
             executor or self._executor, self._report_path(), limit=report.REPORT_LIMIT
         )
         return report.parse_report(data) if data is not None else None
+
+    async def _captured(self, step: steps.Step, output: bytearray) -> Ended:
+        """Implements `executor.RunStep`."""
+        return await self._step(step, keep=output)
 
     async def _step(
         self,
@@ -374,30 +403,29 @@ class JobRun:
         quiet: bool = False,
     ) -> Ended:
         if step.shown:
-            self._book.transcript.say(step.shown)
+            self._transcript.note(step.shown)
 
         def output(data: bytes) -> None:
             if not quiet:
-                self._book.transcript.output(data)
+                self._transcript.output(data)
             if keep is not None:
                 keep.extend(data)
 
         self._steps += 1
-        extra = {**self._environment}
+        variables = {**self._environment, **dict(step.environment)}
         if step.report:
-            extra["OPAMJSON"] = f"/{self._report_path()}"
+            variables["OPAMJSON"] = f"/{self._report_path()}"
         ended = await (executor or self._executor).run(
-            step,
+            replace(step, environment=tuple(variables.items())),
             output=output,
-            phase=self._book.transcript.phase,
-            environment=extra,
-            time_limit=self._book.time_left,
+            phase=self._transcript.phase,
+            time_limit=self._phase_log.time_left,
             stdin=stdin,
         )
         if not ended.started and not ended.timed_out:
             raise InfrastructureError(
-                f"the sandbox of the build root could not start: {self._book.transcript.last_line}",
+                f"the sandbox of the build root did not start: {self._transcript.last_line}",
                 cause=Cause.SANDBOX,
-                phase=self._book.transcript.phase,
+                phase=self._transcript.phase,
             )
         return ended

@@ -1,12 +1,15 @@
-"""What distinguishes one kind of job from another: what opam is asked for, and with which words."""
+"""How kinds of jobs differ: the packages that opam is called for, and its options."""
 
 from opam_ci.clients.runners.steps import Step
 from opam_ci.core.build import BuildSpec
 from opam_ci.core.job import REVDEP_KINDS, JobKind
 
+BUILDS = frozenset(JobKind) - {JobKind.ANALYSIS, JobKind.LINT}
+"""The kinds of jobs that runners run."""
+
 _LOWEST = "+removed,+count[version-lag,solution]"
 """The criterion of opam-repo-ci for the oldest versions that a package allows. opam's
-builtin-0install solver knows it by heart and answers in 2 s; mccs takes 100 s."""
+builtin-0install solver has it built in and takes 2 s; mccs takes 100 s."""
 
 LOWER_BOUNDS = tuple(
     (name, _LOWEST) for name in ("OPAMCRITERIA", "OPAMFIXUPCRITERIA", "OPAMUPGRADECRITERIA")
@@ -19,12 +22,12 @@ _COMPILERS = frozenset({"ocaml-variants", "ocaml-base-compiler", "ocaml-compiler
 
 
 def target(spec: BuildSpec) -> str:
-    """Returns the package that the job is about: the reverse dependency, if it has one."""
+    """Returns the package that the job tests: the reverse dependency, if it has one."""
     return spec.job.revdep or spec.job.package
 
 
 def runs_tests(spec: BuildSpec) -> bool:
-    """Says whether the job runs the tests of its target."""
+    """Returns whether the job runs the tests of its target."""
     return spec.job.kind in {JobKind.TEST, JobKind.REVDEP_TEST}
 
 
@@ -34,12 +37,12 @@ def expected(spec: BuildSpec) -> frozenset[str]:
 
 
 def is_revdep(spec: BuildSpec) -> bool:
-    """Says whether the job builds a reverse dependency."""
+    """Returns whether the job builds a reverse dependency."""
     return spec.job.kind in REVDEP_KINDS
 
 
 def tests(spec: BuildSpec) -> tuple[str, ...]:
-    """Returns the option with which dependencies of tests are dependencies."""
+    """Returns the option that includes dependencies of tests."""
     return ("--with-test",) if runs_tests(spec) else ()
 
 
@@ -50,10 +53,10 @@ def invariant(spec: BuildSpec) -> tuple[str, ...]:
 
 
 def wanted(spec: BuildSpec) -> tuple[str, ...]:
-    """Returns what the solver is asked for: the target, beside it the job's package.
+    """Returns what the solver must install: the target, beside it the job's package.
 
-    The package is a formula and no name: `--with-test` is about all names, and the tests
-    of the package, and what they need, are no matter of its reverse dependency.
+    The package is a formula, not a name: `--with-test` applies to all names, and a reverse
+    dependency does not need the tests of the package, nor what they need.
     """
     if not is_revdep(spec):
         return (target(spec),)
@@ -69,8 +72,8 @@ def criteria(spec: BuildSpec) -> tuple[tuple[str, str], ...]:
 def beforehand(spec: BuildSpec, *options: str) -> tuple[Step, ...]:
     """Returns the installation of the package that a reverse dependency is built against.
 
-    It comes first and by name, because an optional dependency would not be installed for
-    the sake of the reverse dependency.
+    It comes first and by name, because opam would not install an optional dependency of the
+    reverse dependency by itself.
     """
     if not is_revdep(spec):
         return ()

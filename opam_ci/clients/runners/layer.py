@@ -1,6 +1,6 @@
-"""The base layer: an opam root that knows one commit of the repository, made once.
+"""The base layer: an opam root with one commit of the repository, made once a commit.
 
-`opam init` on the whole repository costs 8 to 18 s and the compiler 5 s more. A job starts
+`opam init` on the whole repository takes 8 to 18 s and the compiler 5 s more. A job starts
 from a copy-on-write view of their result.
 """
 
@@ -15,9 +15,16 @@ from typing import IO, Protocol
 
 from opam_ci.clients.runners import mirrors, phases, report, sandbox, steps
 from opam_ci.clients.runners.executor import Executor, read_one
-from opam_ci.clients.runners.image import HALF_MADE, Image, remove_tree, remove_unlocked
+from opam_ci.clients.runners.image import Image
 from opam_ci.clients.runners.jobroot import overlay
-from opam_ci.clients.runners.locks import lock, locked_directory, try_lock
+from opam_ci.clients.runners.locks import (
+    HALF_MADE,
+    made_on_demand,
+    own_directory,
+    prune_unused,
+    remove_tree,
+    remove_unlocked,
+)
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.core.build import BuildSpec
 from opam_ci.core.job import Phase
@@ -25,19 +32,19 @@ from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 
-LAYER_VERSION = 5
-"""Raised whenever the way of making a layer changes."""
+_LAYER_VERSION = 5
+"""Incremented when the way of making a layer changes."""
 
 _STEP_TIMEOUT = 10 * 60.0
 _FETCH_FAILED = 40
 _READABLE_SHARE = 0.9
-"""opam skips files that it cannot read. A few such files are the repository's own affair; a
-tenth of it is a fault."""
+"""opam skips files that it cannot read. The repository may contain a few; if it is a tenth, the
+CI is at fault."""
 
 _BASE = "/home/opam/base"
 
 # One sandbox, because the unpacked base is in memory: 40,000 small files that opam copies to
-# its own place and that nobody wants afterwards.
+# its root and that are not needed afterwards.
 _INITIALISE = steps.Step(
     (
         *(
@@ -52,8 +59,8 @@ _INITIALISE = steps.Step(
 )
 
 
-# For an image that comes with a switch and its compiler, as ocaml/opam's do. Their sandbox is
-# off; their switch is known to us under our own name for it.
+# For an image with a switch and its compiler, such as ocaml/opam's. Its opam sandbox is off; its
+# switch gets a link with our name.
 _TAKE_OVER_SCRIPT = (
     'tar --extract --gzip --no-same-owner --directory "$1" && '
     'opam repository set-url --kind=local default "$1" && '
@@ -78,26 +85,26 @@ write to its output. It ends in this line in opam 2.0 to 2.6."""
 
 
 class ArtifactSource(Protocol):
-    """Where the archives of a repository come from."""
+    """A store of the archives of repositories."""
 
     async def fetch(self, key: str, target: Path) -> None:
         """Writes an artifact to a new file.
 
         Raises:
-            InfrastructureError: Cause `storage`: it is not there or cannot be read.
+            InfrastructureError: Cause `storage`: it is missing or cannot be read.
         """
 
 
 class LayerManifest(Frozen):
-    """What a layer holds; written last, so that a layer with one is complete.
+    """Content of a layer; written last, so that a layer with a manifest is complete.
 
     Attributes:
-        base_commit: Which tree.
+        base_commit: Commit of the repository.
         packages: Every package of the base, `name.version`.
-        installed: What the switch has from the start: the compiler.
-        hidden: How many packages were left out for want of sources in the mirrors.
+        installed: Packages of the compiler, which the switch has from the start.
+        hidden: Number of packages that were left out since the mirrors lack their sources.
         own_processes: Whether opam's sandbox has a PID namespace of its own.
-        hidden_packages: Which, `name.version`.
+        hidden_packages: Those packages, `name.version`.
     """
 
     base_commit: str
@@ -113,6 +120,29 @@ class Layer(Frozen):
 
     upper: Path
     manifest: LayerManifest
+
+
+def layer_key(image: str, spec: BuildSpec, shown: mirrors.Mirrors) -> str:
+    """Returns the key of a job's base layer.
+
+    Args:
+        image: Digest of the image below.
+        spec: The job.
+        shown: Its archive mirrors.
+    """
+    parts = [
+        _LAYER_VERSION,
+        image,
+        spec.repository.base_commit,
+        spec.platform.compiler,
+        shown.digest if spec.only_mirrored else None,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def waiting_line(output: Callable[[bytes], None]) -> Callable[[], None]:
+    """Returns a function that writes that a job waits for its base layer."""
+    return lambda: output(b"[opam-ci] waiting for another job that makes the same base layer\n")
 
 
 class LayerStore:
@@ -140,72 +170,52 @@ class LayerStore:
         """Holds the layer of a job, making it first if need be.
 
         Args:
-            image: What it lies over.
+            image: The image below.
             spec: The job.
-            output: Receives what a person watches while it is made.
+            output: Receives output of its making, for people.
 
         Raises:
             InfrastructureError: It cannot be made.
         """
         shown = mirrors.inside(spec.archive_mirrors)
-        name = self._name(image, spec, shown)
-        self._home.mkdir(parents=True, exist_ok=True)
+        directory = self._home / layer_key(image.manifest.digest, spec, shown)
 
-        def waiting() -> None:
-            output(b"[opam-ci] waiting for another job that makes the same base layer\n")
+        async def find() -> Layer | None:
+            manifest = directory / "manifest.json"
+            try:
+                text = manifest.read_bytes()
+            except FileNotFoundError:
+                return None
+            os.utime(manifest)  # `_prune` goes by its age
+            return Layer(
+                upper=directory / "upper", manifest=LayerManifest.model_validate_json(text)
+            )
 
-        while True:
-            async with lock(self._home / f"{name}.lock", shared=True, waiting=waiting):
-                if (layer := self._find(name)) is not None:
-                    # Its age decides what is pruned.
-                    os.utime(self._home / name)
-                    yield layer
-                    return
-            async with lock(self._home / f"{name}.lock", waiting=waiting):
-                if self._find(name) is None:
-                    await self._make(image, spec, shown, self._home / name, output)
-            await self.prune(sparing=name)
+        async def make() -> None:
+            await self._make(image, spec, shown, directory, output)
+            await self._prune()
+
+        async with made_on_demand(
+            self._lock_file(directory), find, make, waiting_line(output)
+        ) as layer:
+            yield layer
 
     async def sweep(self) -> None:
-        """Removes what workers left that were killed while they made a layer."""
+        """Removes layers that were being made when their worker was killed."""
         await remove_unlocked(self._home, HALF_MADE, self._rights)
 
-    async def prune(self, *, sparing: str) -> None:
-        """Removes the layers that were used longest ago."""
+    async def _prune(self) -> None:
         await self.sweep()
-        complete = [path for path in self._home.iterdir() if (path / "manifest.json").exists()]
-        complete.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in complete[self._keep :]:
-            if path.name == sparing:
-                continue
-            mine = try_lock(self._home / f"{path.name}.lock")
-            if mine is None:
-                continue
-            try:
-                # The manifest goes first: without it the rest counts for nothing.
-                (path / "manifest.json").unlink(missing_ok=True)
-                await remove_tree(path, self._rights)
-            finally:
-                os.close(mine)
-
-    def _name(self, image: Image, spec: BuildSpec, shown: mirrors.Mirrors) -> str:
-        words = [
-            LAYER_VERSION,
-            image.manifest.digest,
-            spec.repository.base_commit,
-            spec.platform.compiler,
-            shown.digest if spec.only_mirrored else None,
-        ]
-        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
-
-    def _find(self, name: str) -> Layer | None:
-        try:
-            text = (self._home / name / "manifest.json").read_bytes()
-        except FileNotFoundError:
-            return None
-        return Layer(
-            upper=self._home / name / "upper", manifest=LayerManifest.model_validate_json(text)
+        complete = self._home.glob("*/manifest.json")
+        await prune_unused(
+            (mark for mark in complete if not mark.parent.name.startswith(HALF_MADE)),
+            self._keep,
+            lambda manifest: self._lock_file(manifest.parent),
+            lambda manifest: remove_tree(manifest.parent, self._rights),
         )
+
+    def _lock_file(self, directory: Path) -> Path:
+        return self._home / f"{directory.name}.lock"
 
     async def _make(
         self,
@@ -215,22 +225,16 @@ class LayerStore:
         target: Path,
         output: Callable[[bytes], None],
     ) -> None:
-        half_made, mine = locked_directory(self._home, HALF_MADE)
-        try:
+        async with own_directory(self._home, HALF_MADE, self._rights) as half_made:
             root = overlay(half_made, (image.root,))
             making = LayerMaking(RootfsExecutor(root, shown, self._rights), shown, output)
             archive = half_made / "base.tar.gz"
             await self._artifacts.fetch(spec.repository.base_archive, archive)
             manifest = await making.run(spec, archive)
             await asyncio.to_thread(archive.unlink)
-            # Without a manifest it is what a killed pruning left.
+            # Without a manifest it is the rest of a killed removal.
             await remove_tree(target, self._rights)
             await asyncio.to_thread(_complete, half_made, manifest, target)
-        except BaseException:
-            await remove_tree(half_made, self._rights)
-            raise
-        finally:
-            os.close(mine)
 
 
 def _complete(half_made: Path, manifest: LayerManifest, target: Path) -> None:
@@ -240,12 +244,12 @@ def _complete(half_made: Path, manifest: LayerManifest, target: Path) -> None:
 
 
 class LayerMaking:
-    """One layer in the making, in whatever place.
+    """Makes one layer in a build root of any runner.
 
     Args:
         executor: A build root over the image alone.
         shown: Archive mirrors.
-        output: Receives what a person watches.
+        output: Receives the output, for people.
     """
 
     def __init__(
@@ -256,7 +260,11 @@ class LayerMaking:
         self._output = output
 
     async def run(self, spec: BuildSpec, archive: Path) -> LayerManifest:
-        """Makes it from the archive of the base, which may be changed on the way.
+        """Makes it.
+
+        Args:
+            spec: A job on it.
+            archive: Archive of the base repository; it may be replaced by a reduced one.
 
         Raises:
             InfrastructureError: It cannot be made.
@@ -286,7 +294,7 @@ class LayerMaking:
         known = sum(1 for line in listing.splitlines() if line.strip())
         if known < _READABLE_SHARE * len(base) or not base:
             raise InfrastructureError(
-                f"opam reads {known} of the {len(base)} packages of the base repository",
+                f"opam can read {known} of the {len(base)} packages of the base repository",
                 cause=Cause.REPOSITORY_STATE,
                 phase=Phase.CHECKOUT,
             )
@@ -308,10 +316,10 @@ class LayerMaking:
         )
 
     async def _give_own_processes(self) -> bool:
-        """Gives opam's sandbox a PID namespace of its own; says whether it can have one here.
+        """Gives opam's sandbox a PID namespace of its own; returns whether that is possible here.
 
         Raises:
-            InfrastructureError: Cause `sandbox`: opam's script is not as this CI knows it.
+            InfrastructureError: Cause `sandbox`: opam's script has an unknown form.
         """
         probe = steps.opam_sandbox_probe(own_processes=True)
         tried = await self._executor.run(
@@ -329,8 +337,8 @@ class LayerMaking:
         local = tuple(path for path, _ in self._mirrors.directories)
         reduced = archive.with_name("reduced.tar.gz")
         hidden = await asyncio.to_thread(mirrors.reduce, archive, reduced, local)
-        words = f"[opam-ci] base layer: {len(hidden)} packages have no mirrored source\n"
-        self._output(words.encode())
+        line = f"[opam-ci] base layer: {len(hidden)} packages have no mirrored source\n"
+        self._output(line.encode())
         await asyncio.to_thread(reduced.replace, archive)
         return hidden
 
@@ -339,25 +347,25 @@ class LayerMaking:
     ) -> str:
         if not quiet:
             self._output(f"[opam-ci] base layer: {step.title}\n".encode())
-        said = bytearray()
+        kept = bytearray()
 
         def output(data: bytes) -> None:
-            said.extend(data)
+            kept.extend(data)
             if not quiet:
                 self._output(data)
 
         ended = await self._executor.run(
             step, output=output, phase=Phase.CHECKOUT, time_limit=_STEP_TIMEOUT, stdin=stdin
         )
+        text = kept.decode(errors="replace")
         if not ended.ok:
             raise InfrastructureError(
-                f"the base layer could not be made: {step.title} ended with "
-                f"{ended.exit_code if ended.signal is None else f'signal {ended.signal}'}: "
-                + " | ".join(said.decode(errors="replace").splitlines()[-4:]),
+                f"the base layer could not be made: {step.title} failed ({ended.how}): "
+                + " | ".join(text.splitlines()[-4:]),
                 cause=_cause(ended.exit_code, started=ended.started),
                 phase=Phase.CHECKOUT,
             )
-        return said.decode(errors="replace")
+        return text
 
 
 def _cause(exit_code: int | None, *, started: bool) -> Cause:
@@ -371,7 +379,7 @@ def _cause(exit_code: int | None, *, started: bool) -> Cause:
 async def require_sandbox(executor: Executor) -> None:
     """Checks that opam will run commands in its own sandbox.
 
-    `opam init` turns it off without a word when its own check of bubblewrap fails.
+    `opam init` turns it off silently when its own check of bubblewrap fails.
 
     Raises:
         InfrastructureError: Cause `sandbox`.
@@ -388,7 +396,7 @@ async def require_sandbox(executor: Executor) -> None:
 
 
 async def require_pid_namespace(executor: Executor) -> None:
-    """Checks that commands of packages will see no process but their own.
+    """Checks that opam's sandbox gives commands of packages a PID namespace of their own.
 
     Raises:
         InfrastructureError: Cause `sandbox`.
@@ -397,13 +405,13 @@ async def require_pid_namespace(executor: Executor) -> None:
     if _UNSHARED.encode() not in script:
         raise InfrastructureError(
             "opam's sandbox in the build root has no PID namespace of its own: its script, "
-            "hooks/sandbox.sh, is not as this CI knows it",
+            "hooks/sandbox.sh, has a form that this CI does not know",
             cause=Cause.SANDBOX,
         )
 
 
 async def read_installed(executor: Executor) -> frozenset[str] | None:
-    """Reads which packages are installed; None if there is no readable switch state."""
+    """Reads which packages are installed; None if the switch state is missing or invalid."""
     path = f"{phases.OPAM_ROOT}/{phases.SWITCH}/.opam-switch/switch-state"
     state = await read_one(executor, path, limit=report.STATE_LIMIT)
     return report.installed(state) if state is not None else None

@@ -1,23 +1,21 @@
 """Listing reverse dependencies: opam-repo-ci's three queries, in one opam state.
 
-Source: `opam_build.ml` and `common.ml` of opam-repo-ci. The answer is all that the queries
-name, without the package itself and without what the pull request builds anyway.
+Source: `opam_build.ml` and `common.ml` of opam-repo-ci. The result is the union of the queries,
+without the package itself and those that the pull request builds anyway.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 
+from opam_ci.clients.runners.executor import RunStep
 from opam_ci.clients.runners.report import PACKAGE
 from opam_ci.clients.runners.steps import Step
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.core.build import BuildSpec, Revdep
 
-RunStep = Callable[[Step, bytearray], Awaitable[Ended]]
-"""Runs one command and keeps its output."""
-
 
 class Query(StrEnum):
-    """Whom a query asks for; the value is for people."""
+    """The reverse dependencies of a query; the value is for people."""
 
     DIRECT = "direct and optional"
     RECURSIVE = "of any depth"
@@ -31,14 +29,14 @@ _OPTIONS = {
 }
 
 
-def ask(spec: BuildSpec, query: Query, *, coinstallable: bool) -> Step:
-    """Returns one query.
+def command(spec: BuildSpec, query: Query, *, coinstallable: bool) -> Step:
+    """Returns the command of a query.
 
     Args:
         spec: The job.
-        query: Which.
-        coinstallable: Whether to keep only what can be installed together with the package:
-            what costs nearly all of a query's time.
+        query: The query.
+        coinstallable: Whether to keep only packages that can be installed together with the
+            job's, which takes nearly all of a query's time.
     """
     package = spec.job.package
     together = (f"--coinstallable-with={package}",) if coinstallable else ()
@@ -53,35 +51,35 @@ def ask(spec: BuildSpec, query: Query, *, coinstallable: bool) -> Step:
 
 
 def packages(listing: bytes | bytearray) -> frozenset[str]:
-    """Reads an answer: a package a line."""
+    """Parses the output of a query: a package a line."""
     words = listing.decode(errors="replace").split()
     return frozenset(word for word in words if PACKAGE.fullmatch(word))
 
 
-def revdeps(spec: BuildSpec, answers: Mapping[Query, frozenset[str]]) -> tuple[Revdep, ...]:
-    """Puts the answers together."""
-    # `--recursive` names the package itself, too.
-    found = frozenset().union(*answers.values()) - {spec.job.package, *spec.submitted}
-    testing = answers[Query.TESTING]
+def revdeps(spec: BuildSpec, results: Mapping[Query, frozenset[str]]) -> tuple[Revdep, ...]:
+    """Merges the results of the queries."""
+    # `--recursive` lists the package itself, too.
+    found = frozenset().union(*results.values()) - {spec.job.package, *spec.submitted}
+    testing = results[Query.TESTING]
     return tuple(Revdep(package=name, has_tests=name in testing) for name in sorted(found))
 
 
 async def run(spec: BuildSpec, run_step: RunStep) -> tuple[Ended, tuple[Revdep, ...] | None]:
-    """Asks all queries, one after the other.
+    """Runs all queries, one after the other.
 
     Returns:
-        How the last command ended, and the answer if all of them succeeded.
+        How the last command ended, and the result if all of them succeeded.
     """
-    answers = {}
+    results = {}
     for query in Query:
-        said = bytearray()
-        # A second instead of five and more for the many packages that nobody depends on:
-        # a coinstallable subset of nothing is nothing.
-        ended = await run_step(ask(spec, query, coinstallable=False), said)
-        if ended.ok and packages(said) - {spec.job.package}:
-            said = bytearray()
-            ended = await run_step(ask(spec, query, coinstallable=True), said)
+        output = bytearray()
+        # A second instead of five and more for the many packages without reverse dependencies:
+        # no coinstallability to decide.
+        ended = await run_step(command(spec, query, coinstallable=False), output)
+        if ended.ok and packages(output) - {spec.job.package}:
+            output = bytearray()
+            ended = await run_step(command(spec, query, coinstallable=True), output)
         if not ended.ok:
             return ended, None
-        answers[query] = packages(said)
-    return ended, revdeps(spec, answers)
+        results[query] = packages(output)
+    return ended, revdeps(spec, results)

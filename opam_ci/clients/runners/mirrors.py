@@ -23,8 +23,8 @@ class Mirrors(Frozen):
     """Archive mirrors of a job.
 
     Attributes:
-        urls: What opam is told: a `file://` mirror lies at a path of the build root, so that
-            no path of the host shows.
+        urls: URLs inside a build root: that of a `file://` mirror is a path of the build root,
+            so that no path of the host is visible.
         directories: Host directories to show read-only, as (host path, inside path).
     """
 
@@ -39,7 +39,7 @@ class Mirrors(Frozen):
 
     @property
     def digest(self) -> str:
-        """A key for what depends on which mirrors there are."""
+        """A key for what depends on the mirrors."""
         return hashlib.sha256(repr((self.urls, self.directories)).encode()).hexdigest()[:8]
 
 
@@ -47,46 +47,47 @@ def inside(urls: tuple[str, ...]) -> Mirrors:
     """Translates mirrors for a build root.
 
     Raises:
-        InfrastructureError: Cause `package_mirror`: a `file://` mirror is not there, or a
-            URL cannot stand in an opam setting.
+        InfrastructureError: Cause `package_mirror`: a `file://` mirror is missing, or a URL
+            has characters that an opam setting cannot have.
     """
-    told: list[str] = []
+    shown: list[str] = []
     directories: list[tuple[Path, str]] = []
     for url in urls:
         if re.search(r'["\\\s]', url):
             raise InfrastructureError(
-                f"{url!r} is no URL of an archive mirror", cause=Cause.PACKAGE_MIRROR
+                f"invalid URL of an archive mirror {url!r}: correct the setting",
+                cause=Cause.PACKAGE_MIRROR,
             )
         parts = urlsplit(url)
         if parts.scheme != "file":
-            told.append(url)
+            shown.append(url)
             continue
         path = Path(unquote(parts.path))
         if not path.is_dir():
             raise InfrastructureError(
-                f"the archive mirror {url} is no directory of this machine: correct the "
+                f"the archive mirror {url} is not a directory of this machine: correct the "
                 "setting, or make the mirror",
                 cause=Cause.PACKAGE_MIRROR,
             )
         if path.stat().st_mode & _READABLE != _READABLE:
-            # opam would pass over it without a word and ask the source's own host.
+            # opam would silently ignore it and fetch from the source's own host.
             raise InfrastructureError(
                 f"the archive mirror {url} cannot be read by the user of a build: "
                 f"chmod -R a+rX {path}",
                 cause=Cause.PACKAGE_MIRROR,
             )
         place = f"{_INSIDE}/{len(directories)}"
-        told.append(f"file://{place}")
+        shown.append(f"file://{place}")
         directories.append((path.resolve(), place))
-    return Mirrors(urls=tuple(told), directories=tuple(directories))
+    return Mirrors(urls=tuple(shown), directories=tuple(directories))
 
 
 def reduce(archive: Path, target: Path, directories: tuple[Path, ...]) -> frozenset[str]:
     """Copies an archive of an opam repository without the packages that no mirror has.
 
     Args:
-        archive: A `.tar.gz`; nothing of it is ever unpacked.
-        target: Where the reduced one goes.
+        archive: A `.tar.gz`; none of it is unpacked on the host.
+        target: Path of the reduced one.
         directories: Mirrors, laid out as `KIND/xx/HASH`.
 
     Returns:
@@ -113,7 +114,7 @@ def reduce(archive: Path, target: Path, directories: tuple[Path, ...]) -> frozen
 
 
 def is_mirrored(opam: bytes, directories: tuple[Path, ...]) -> bool:
-    """Says whether all sources that an opam file names are in local mirrors.
+    """Returns whether all sources of an opam file are in local mirrors.
 
     Args:
         opam: The file's text. Fields are found by pattern: a wrong guess hides a package

@@ -2,31 +2,21 @@
 
 import math
 import time
-from dataclasses import dataclass
 
 from opam_ci.clients.runners import report
 from opam_ci.clients.runners.supervise import Ended
 from opam_ci.clients.runners.transcript import Transcript
-from opam_ci.core.build import PhaseTimeouts
+from opam_ci.core.build import BuildSpec, PhaseTimeouts
 from opam_ci.core.facts import PhaseRun
 from opam_ci.core.job import Phase
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A phase under way."""
-
-    phase: Phase
-    at: float
-    offset: int
-
-
-class PhaseBook:
-    """Keeps the record of one job.
+class PhaseLog:
+    """The record of one job's phases, of which one runs at a time.
 
     Args:
         transcript: The job's log.
-        timeouts: Limits by phase.
+        timeouts: Time limits by phase.
 
     Attributes:
         runs: The phases that ended.
@@ -37,37 +27,48 @@ class PhaseBook:
         self.runs: list[PhaseRun] = []
         self._timeouts = timeouts
         self._deadline = math.inf
+        self._began_at = 0.0
+        self._log_start = 0
 
     @property
     def time_left(self) -> float:
-        """Seconds until the limit of the phase under way."""
+        """Seconds until the time limit of the running phase."""
         return max(0.0, self._deadline - time.monotonic())
 
-    def begin(self, phase: Phase, title: str) -> "Begun":
+    def begin(self, phase: Phase, title: str) -> None:
         """Begins a phase: marker, clock, time limit."""
         self.transcript.begin(phase, title)
         self.restart_limit(phase)
-        return Begun(phase, time.monotonic(), self.transcript.size)
+        self._began_at = time.monotonic()
+        self._log_start = self.transcript.size
+
+    def begin_checkout(self, spec: BuildSpec) -> None:
+        """Begins the first phase."""
+        self.begin(Phase.CHECKOUT, f"base {spec.repository.base_commit} and submission")
 
     def restart_limit(self, phase: Phase) -> None:
-        """Gives the phase under way its whole time limit, counted from now."""
+        """Sets the time limit to the whole one of a phase, counted from now."""
         self._deadline = time.monotonic() + self._timeouts.of(phase).total_seconds()
 
-    def end(self, begun: "Begun", ended: Ended, found: report.OpamReport | None = None) -> bool:
-        """Ends a phase and records how.
+    def end(self, ended: Ended, found: report.OpamReport | None = None) -> bool:
+        """Ends the running phase and records how.
+
+        Args:
+            ended: How its last command ended.
+            found: What opam reported, None if it reported nothing.
 
         Returns:
             Whether it succeeded.
         """
-        duration = time.monotonic() - begun.at
+        duration = time.monotonic() - self._began_at
         self.runs.append(
             PhaseRun(
-                phase=begun.phase,
+                phase=self.transcript.phase,
                 exit_code=ended.exit_code,
                 signal=ended.signal,
                 timed_out=ended.timed_out,
                 duration=round(duration, 3),
-                log_start=begun.offset,
+                log_start=self._log_start,
                 log_end=self.transcript.size,
                 actions=found.actions if found is not None else (),
                 has_report=found is not None,
@@ -75,14 +76,5 @@ class PhaseBook:
                 sandbox_killed=ended.sandbox_killed,
             )
         )
-        how = (
-            "time limit"
-            if ended.timed_out
-            else "disk budget"
-            if ended.stopped
-            else f"exit {ended.exit_code}"
-            if ended.signal is None
-            else f"signal {ended.signal}"
-        )
-        self.transcript.end(f"{how} in {duration:.1f} s")
+        self.transcript.end(f"{ended.how} in {duration:.1f} s")
         return ended.ok

@@ -1,4 +1,4 @@
-"""What each phase of a job runs: plain command lines, decided from the job alone."""
+"""The commands of each phase of a job, which depend on the job alone."""
 
 import re
 from dataclasses import replace
@@ -26,7 +26,7 @@ SOURCE_FILES = "/home/opam/source"
 
 _DPKG = (
     "-oDpkg::Use-Pty=0",
-    # The build root is thrown away: nothing in it needs to survive a power failure.
+    # The build root is temporary: it need not survive a power failure.
     "-oDpkg::Options::=--force-unsafe-io",
 )
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?<!-)(?::[a-z0-9]+)?")
@@ -42,7 +42,7 @@ def submission_repository(mirrors: Mirrors) -> tuple[Step, ...]:
 
 
 def solve(spec: BuildSpec, *, reinstall: bool) -> Step:
-    """Asks the solver for the whole solution of the job, tests included."""
+    """Calls the solver for the whole solution of the job, tests included."""
     command = ("opam", _verb(reinstall), "--show-actions", *kinds.tests(spec))
     return Step(
         (*command, *kinds.invariant(spec), *kinds.wanted(spec)),
@@ -52,15 +52,15 @@ def solve(spec: BuildSpec, *, reinstall: bool) -> Step:
 
 
 def is_known(spec: BuildSpec) -> Step:
-    """Asks whether opam knows the package at all: exit code 5 has both answers."""
+    """Checks whether opam knows the package at all: exit code 5 does not distinguish that."""
     return Step(("opam", "show", "--field=version", kinds.target(spec)))
 
 
 def freeze(base: tuple[str, ...], submitted: tuple[str, ...]) -> tuple[Step, ...]:
     """Reduces the switch's repositories to the packages of the solution.
 
-    Every further opam run then acts on the very solution that the solver found, and costs
-    0.4 s instead of 2.5 s, most of which is the making of a universe of 18,000 packages.
+    Every further opam run then acts on the solution that the solver found, and takes 0.4 s
+    instead of 2.5 s, most of which loads a universe of 18,000 packages.
 
     Args:
         base: Packages to take from the base repository.
@@ -68,7 +68,7 @@ def freeze(base: tuple[str, ...], submitted: tuple[str, ...]) -> tuple[Step, ...
     """
     steps = [Step(("mkdir", "-p", SOLUTION_FILES), shown="freeze the solution")]
     for repository, packages, files in (
-        # Without the file that names the format, opam converts the packages from 1.2.
+        # Without the file with the version of the format, opam converts the packages from 1.2.
         ("default", base, ("repo",)),
         (SUBMISSION, submitted, ()),
     ):
@@ -99,16 +99,16 @@ def list_depexts(solution: tuple[str, ...]) -> Step:
 
 
 def debian_packages(listing: str) -> tuple[str, ...]:
-    """Reads the answer of `list_depexts`.
+    """Parses the output of `list_depexts`.
 
-    Words that are no Debian package names are left out: an opam file can say anything, and
-    apt reads `name-` as a wish to remove. opam itself then reports them missing.
+    What is not a Debian package name is left out: an opam file can contain anything, and apt
+    removes a package for `name-`. opam itself then reports them missing.
     """
     return tuple(sorted({word for word in listing.split() if _DEBIAN_PACKAGE.fullmatch(word)}))
 
 
 def update_lists(options: tuple[tuple[str, str], ...]) -> Step:
-    """Fetches apt's package lists; unlike by default, a failed fetch is an error."""
+    """Fetches apt's package lists; a failed fetch is an error, unlike by default."""
     return Step(
         ("apt-get", "update", "-q", *_apt(options), "-oAPT::Update::Error-Mode=any"),
         network=True,
@@ -129,7 +129,7 @@ def install_depexts(
             as_root=True,
             shown=f"apt-get install {' '.join(packages)}",
         ),
-        # The caches of the image are stale now, and opam itself may not write new ones.
+        # The caches of the image are stale now, and opam's user may not write new ones.
         Step(("apt-cache", "gencaches", "-qq"), as_root=True),
     )
 
@@ -145,7 +145,7 @@ def fetch(spec: BuildSpec) -> tuple[Step, ...]:
 
 
 def fetch_again(solution: tuple[str, ...]) -> tuple[Step, ...]:
-    """Downloads the sources of packages that are installed: `install` would do nothing."""
+    """Downloads the sources of installed packages, for which `install` would do nothing."""
     return tuple(
         Step(("opam", "source", f"--dir={SOURCE_FILES}/{package}", package), network=True)
         for package in solution
@@ -161,8 +161,8 @@ def install(phase: Phase, spec: BuildSpec, *, reinstall: bool) -> tuple[Step, ..
             command = ("opam", "install", "--deps-only", *kinds.tests(spec), *invariant, package)
             return (*kinds.beforehand(spec), Step(command, report=True))
         case Phase.BUILD:
-            # Verbose, so that a log which is followed shows what the package does, and the
-            # log of a lost or endless build shows where it was.
+            # Verbose, so that a live log shows what the package does, and the log of a lost or
+            # endless build shows where it was.
             command = ("opam", _verb(reinstall), "--verbose", *invariant, package)
             return (Step(command, report=True),)
         case Phase.TEST:
@@ -172,7 +172,7 @@ def install(phase: Phase, spec: BuildSpec, *, reinstall: bool) -> tuple[Step, ..
             raise ValueError(f"no package code runs in phase {phase}")
 
 
-def _verb(reinstall: bool) -> str:  # noqa: FBT001 - the name of the argument is its meaning
+def _verb(reinstall: bool) -> str:  # noqa: FBT001 - the callers pass a variable of this name
     return "reinstall" if reinstall else "install"
 
 

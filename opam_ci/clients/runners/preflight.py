@@ -1,34 +1,39 @@
-"""What a machine must have before it takes work; the same for every runner."""
+"""Checks of a machine before it takes jobs; the same for every runner."""
 
 import logging
 import subprocess
-from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from opam_ci.clients.host import HostNeeds, read_host
+from opam_ci.clients.host import HostNeeds, check_host, read_host
 from opam_ci.clients.runners.cgroups import Cgroups
+from opam_ci.clients.runners.executor import Executor
+from opam_ci.clients.runners.layer import require_sandbox
 from opam_ci.clients.runners.sandbox import Rights
 from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.clients.runners.steps import SELF_TEST
+from opam_ci.core.job import Phase
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 _log = logging.getLogger(__name__)
 
 _CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How far a clock may be off: GitHub and TLS certificates bear as much."""
+"""Deviation of a clock that GitHub and TLS certificates tolerate."""
+
+_SELF_TEST_TIMEOUT = 60.0
 
 _ESSENTIAL = frozenset({"memory", "pids"})
 """Limits without which one job can take the machine down."""
-
 
 _SWITCHES = {
     "kernel.apparmor_restrict_unprivileged_userns": ("1", "0"),
     "kernel.unprivileged_userns_clone": ("0", "1"),
     "user.max_user_namespaces": ("0", "15000"),
 }
-"""What forbids user namespaces: the value that does so, and one that does not. The first is
-Ubuntu's, the second Debian's, the last the kernel's own."""
+"""Settings that can forbid user namespaces: the value that forbids them, and one that allows
+them. The first is Ubuntu's, the second Debian's, the last the kernel's own."""
 
 
 def namespace_trouble(rights: Rights, *, switches: Path = Path("/proc/sys")) -> str | None:
@@ -36,15 +41,15 @@ def namespace_trouble(rights: Rights, *, switches: Path = Path("/proc/sys")) -> 
 
     Args:
         rights: How this worker gets them.
-        switches: Where the kernel shows its settings.
+        switches: Directory of the kernel's settings.
 
     Returns:
-        A line; None if it can, or is root.
+        A line; None if the user can make them, or is root.
     """
     if not rights.making_images:
         return None
     probe = [*rights.making_images, "true"]
-    done = subprocess.run(probe, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - fixed words
+    done = subprocess.run(probe, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - a fixed command
     if done.returncode == 0:
         return None
     last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
@@ -57,24 +62,21 @@ def namespace_trouble(rights: Rights, *, switches: Path = Path("/proc/sys")) -> 
 
 
 def check_room(needs: HostNeeds) -> None:
-    """Checks that there is room for builds.
+    """Checks that the disk has room for builds.
 
     Raises:
         InfrastructureError: Cause `disk_full`.
     """
-    left = read_host(needs.home)
-    inodes = left.free_inodes
-    if left.free_bytes < needs.free_bytes or (inodes is not None and inodes < needs.free_inodes):
+    # Memory that is free now says nothing about later jobs.
+    disk = read_host(needs.home).model_copy(update={"memory_bytes": None})
+    if (finding := check_host(disk, needs)) is not None:
         raise InfrastructureError(
-            f"{needs.home} has {left.free_bytes >> 20} MiB and {inodes or 0} inodes free, and "
-            f"builds want {needs.free_bytes >> 20} MiB and {needs.free_inodes}: make room, or "
-            "set another home",
-            cause=Cause.DISK_FULL,
+            f"{finding.detail}: make room, or set another home", cause=finding.cause
         )
 
 
 def check_limits(cgroups: Cgroups, limits: JobLimits) -> None:
-    """Checks that jobs can be limited, or says in the worker's log that they are not.
+    """Checks that jobs can be limited, or warns in the worker's log that they are not.
 
     Raises:
         InfrastructureError: Cause `sandbox`: they cannot, and the settings require it.
@@ -82,45 +84,35 @@ def check_limits(cgroups: Cgroups, limits: JobLimits) -> None:
     missing = _ESSENTIAL & frozenset(cgroups.missing)
     if not missing:
         return
-    words = (
+    line = (
         f"this machine grants no control group for {' and '.join(sorted(missing))}: one job can "
         "take all of it. Run the worker as root, or as a systemd service with Delegate=yes"
     )
     if limits.required:
-        raise InfrastructureError(words, cause=Cause.SANDBOX)
-    _log.warning("%s; jobs run without that limit", words)
+        raise InfrastructureError(line, cause=Cause.SANDBOX)
+    _log.warning("%s; jobs run without that limit", line)
 
 
-def check_clock(
-    now: datetime, *, not_before: datetime, server_time: datetime | None = None
-) -> None:
-    """Checks that the machine's clock is sane: TLS, time limits and records rest on it.
+def check_clock(now: datetime, *, not_before: datetime) -> None:
+    """Checks that the machine's clock is not behind: TLS, time limits and records rely on it.
 
     Args:
-        now: What the machine's clock says.
-        not_before: When something happened that is over, such as the making of the image.
-        server_time: What another machine's clock says now, if known.
+        now: The machine's time.
+        not_before: Time of a past event, the making of the image.
 
     Raises:
-        InfrastructureError: Cause `unknown`: it is not.
+        InfrastructureError: Cause `unknown`: it is behind.
     """
     if now < not_before - _CLOCK_TOLERANCE:
         raise InfrastructureError(
-            f"the clock says {now:%Y-%m-%d %H:%M} UTC, and the root file system was made at "
+            f"the clock shows {now:%Y-%m-%d %H:%M} UTC, but the root file system was made at "
             f"{not_before:%Y-%m-%d %H:%M} UTC: set the clock, e.g. with timedatectl set-ntp true",
-            cause=Cause.UNKNOWN,
-        )
-    if server_time is not None and abs(now - server_time) > _CLOCK_TOLERANCE:
-        raise InfrastructureError(
-            f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, and the server's says "
-            f"{server_time:%Y-%m-%d %H:%M:%S} UTC: set the clock, e.g. with timedatectl "
-            "set-ntp true",
             cause=Cause.UNKNOWN,
         )
 
 
 def check_lists(root: Path) -> None:
-    """Checks that a root file system knows packages: else opam calls all unavailable.
+    """Checks that a root file system has package lists: else opam finds all unavailable.
 
     Raises:
         InfrastructureError: Cause `image`.
@@ -133,25 +125,45 @@ def check_lists(root: Path) -> None:
         )
 
 
-def utc_now() -> datetime:
-    """Returns what the machine's clock says."""
-    return datetime.now(UTC)
+async def check_sandbox(executor: Executor, place: str, advice: Callable[[str], str]) -> None:
+    """Checks that the sandbox of builds works in a build root, opam's own inside it too.
+
+    Args:
+        executor: The build root.
+        place: Where that is, for the message.
+        advice: Returns what to do, from the output of the test.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`, with what to do.
+    """
+    kept = bytearray()
+    ended = await executor.run(
+        SELF_TEST, output=kept.extend, phase=Phase.SETUP, time_limit=_SELF_TEST_TIMEOUT
+    )
+    if not ended.ok:
+        output = kept.decode(errors="replace").strip()
+        last = (output.splitlines() or [ended.how])[-1]
+        raise InfrastructureError(
+            f"the sandbox of builds does not work {place} ({last}): {advice(output)}",
+            cause=Cause.SANDBOX,
+        )
+    await require_sandbox(executor)
 
 
 def limits_line(limits: JobLimits, missing: Collection[str] = ()) -> str:
-    """Says in a job's log what it may use.
+    """Returns the line of a job's log about its limits.
 
     Args:
         limits: Its limits.
         missing: Controllers that the machine does not grant.
     """
-    words = []
+    parts = []
     if limits.memory_bytes is not None and "memory" not in missing:
-        words.append(f"{limits.memory_bytes >> 20} MiB of memory")
+        parts.append(f"{limits.memory_bytes >> 20} MiB of memory")
     if limits.pids is not None and "pids" not in missing:
-        words.append(f"{limits.pids} processes")
+        parts.append(f"{limits.pids} processes")
     if limits.cpus is not None and "cpu" not in missing:
-        words.append(f"{limits.cpus:g} CPUs")
-    words.append(f"{limits.disk_bytes >> 20} MiB in {limits.disk_inodes} files on disk")
+        parts.append(f"{limits.cpus:g} CPUs")
+    parts.append(f"{limits.disk_bytes >> 20} MiB in {limits.disk_inodes} files on disk")
     without = f"; no limit of {', '.join(missing)} on this machine" if missing else ""
-    return f"limits: {', '.join(words)}{without}"
+    return f"limits: {', '.join(parts)}{without}"

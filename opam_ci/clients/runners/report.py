@@ -1,6 +1,6 @@
-"""Reading opam's own records: its JSON report, its switch state.
+"""Parsing opam's own records: its JSON report, its switch state.
 
-Both come out of a build root, so neither size nor shape is taken on trust.
+Both come from a build root, so neither size nor structure is trusted.
 """
 
 import json
@@ -33,12 +33,12 @@ PACKAGE = re.compile(r"[A-Za-z0-9_+-]+\.[A-Za-z0-9_+.~-]+")
 
 
 class OpamReport(Frozen):
-    """What an opam run reported.
+    """The report of an opam run.
 
     Attributes:
         solution: Packages that the solution installs, in opam's order.
-        actions: What was done, by action.
-        conflicts: Why there is no solution.
+        actions: Actions with their results.
+        conflicts: opam's explanations why there is no solution.
     """
 
     solution: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class OpamReport(Frozen):
 
 
 def parse_report(data: bytes) -> OpamReport | None:
-    """Parses a JSON report; None if it is no JSON object, whatever else is in it."""
+    """Parses a JSON report; None if it is not a JSON object. Unknown content is left out."""
     try:
         report = json.loads(data)
     except (ValueError, RecursionError):
@@ -76,7 +76,7 @@ def parse_report(data: bytes) -> OpamReport | None:
 
 
 def installed(state: bytes) -> frozenset[str] | None:
-    """Reads the installed packages from the text of a switch state; None if it has none."""
+    """Parses the installed packages in the text of a switch state; None if it is invalid."""
     found = re.search(rb"^installed: (?:\[([^\]]*)\]|(\"[^\"]*\"))", state, re.MULTILINE)
     if found is None:
         # opam writes no `installed` field for an empty switch.
@@ -94,7 +94,7 @@ def _text(value: Any) -> str | None:
 
 
 def _command(value: Any) -> str | None:
-    # Each command of a package runs through opam's sandbox script, which says nothing.
+    # Each command of a package runs through opam's sandbox script, which is not informative.
     return _text(_SANDBOX.sub("", value, count=1)) if isinstance(value, str) else None
 
 
@@ -110,7 +110,7 @@ def _solution(value: Any) -> list[str]:
     for entry in _items(value)[:_ACTIONS_LIMIT]:
         if not isinstance(entry, dict):
             continue
-        # Atomic actions: what is changed or reinstalled is there as "install" too.
+        # Actions are atomic: changed and reinstalled packages have an "install" too.
         name = _name(entry.get("install"))
         if name is not None:
             found.append(name)

@@ -1,4 +1,4 @@
-"""The commands with which a person repeats a job by hand: the head of every log."""
+"""The commands that reproduce a job by hand: the beginning of every log."""
 
 import re
 import shlex
@@ -8,11 +8,11 @@ from opam_ci.core.build import BuildSpec
 from opam_ci.core.job import JobKind
 
 _IN_EVERY_SWITCH = re.compile(r"(?:ocaml|ocaml-config|ocaml-system|base-[a-z]+)\.")
-"""What `opam switch create` installs: it is built only when it is installed again."""
+"""What `opam switch create` installs: it is built only when it is reinstalled."""
 
 
 def reproduction(spec: BuildSpec, *, debian: str) -> str:
-    """Returns the commands with which a person repeats the job by hand."""
+    """Returns the text about how to reproduce a job by hand."""
     lines = [
         f"To reproduce locally, on Debian {debian} with the packages opam and ocaml-nox, in a",
         "clone of the opam repository where the pull request is merged into its base:",
@@ -45,7 +45,7 @@ def commands(spec: BuildSpec) -> tuple[str, ...]:
     if kinds.is_revdep(spec):
         version = shlex.quote(spec.job.package.split(".", 1)[1])
         lines += [
-            # What is installed first must not be changed for the reverse dependency's sake.
+            # The solver must not change this version for the reverse dependency.
             f"opam pin add --kind=version --no-action {package} {version}",
             f"opam install --depext-only {package}",
             f"opam install {package}",

@@ -1,12 +1,11 @@
 """The build root of the root-file-system runner: an overlay, entered through bubblewrap."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from opam_ci.clients.runners import beneath, sandbox, steps
-from opam_ci.clients.runners.cgroups import JobGroups
+from opam_ci.clients.runners.cgroups import JobGroups, read_counters
 from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.executor import Output
 from opam_ci.clients.runners.jobroot import host_facts, sealed
@@ -24,7 +23,7 @@ class RootfsExecutor:
         mirrors: Archive mirrors to show inside.
         rights: How to get the rights that mounts need.
         groups: Control groups in which every process runs.
-        disk: Watches over what is written.
+        disk: Watch over what is written.
     """
 
     def __init__(
@@ -45,11 +44,11 @@ class RootfsExecutor:
 
     @property
     def root(self) -> sandbox.Overlay:
-        """The overlay as it is now."""
+        """The current overlay."""
         return self._root
 
     def over(self, root: sandbox.Overlay) -> "RootfsExecutor":
-        """Returns the executor of another overlay, with the same surroundings and limits."""
+        """Returns the executor of another overlay, with the same mirrors and limits."""
         return RootfsExecutor(
             root,
             self._mirrors,
@@ -59,10 +58,10 @@ class RootfsExecutor:
         )
 
     def seal(self) -> tuple[Path, ...]:
-        """Makes what was written so far read-only; from now on, writes go to a new directory.
+        """Makes what was written so far read-only; further writes go to a new directory.
 
         Returns:
-            The layers, topmost first: what was written so far, and what it lies over.
+            The layers, topmost first: what was written so far, and those below.
         """
         if any(self._root.upper.iterdir()):
             self._root = sealed(self._root)
@@ -70,25 +69,24 @@ class RootfsExecutor:
         return self._bottom
 
     def put_between(self, layers: tuple[Path, ...]) -> None:
-        """Puts read-only layers under what is written from now on, in place of earlier ones.
+        """Puts read-only layers under further writes, in place of those of earlier calls.
 
         Args:
             layers: Topmost first.
         """
         self._root = replace(self._root, lowers=(*layers, *self._bottom))
 
-    async def run(  # noqa: PLR0913 - as the interface has it
+    async def run(
         self,
         step: steps.Step,
         *,
         output: Output,
         phase: Phase,
-        environment: Mapping[str, str] | None = None,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
     ) -> Ended:
         """Runs one command; see `executor.Executor.run`."""
-        confined = steps.confined(step, self._mirrors, environment)
+        confined = steps.confined(step, self._mirrors)
         command = sandbox.confine(self._root, confined, self._rights)
         if self._disk is not None:
             await self._disk.begin(phase)
@@ -101,7 +99,7 @@ class RootfsExecutor:
         )
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
-        """Reads regular files: what the job wrote, else what the layers have."""
+        """Reads regular files, from the topmost layer that has them."""
         found = {}
         for path in paths:
             for layer in (self._root.upper, *self._root.lowers):
@@ -112,19 +110,14 @@ class RootfsExecutor:
         return found
 
     async def packages(self, repository: str) -> frozenset[str]:
-        """Lists the packages of a repository that the job itself made."""
+        """Lists the packages of a repository that the job made."""
         return beneath.packages(self._root.upper, repository)
 
     async def host(self) -> HostFacts:
-        """Reads how much room is left where the build root writes, and what limits did."""
-        counted = self._groups.counted()
-        return host_facts(self._root).model_copy(
-            update={
-                "oom_kills": counted.oom_kills,
-                "memory_limit_reached": counted.memory_limit_reached,
-                "foreign_oom_kills": self._groups.foreign_oom_kills(),
-                "pids_limit_hits": counted.pids_limit_hits,
-                "disk_overuse": self._disk.overuse if self._disk is not None else None,
-                "lowest_free_bytes": self._disk and self._disk.lowest_free_bytes,
-            }
+        """Reads the kernel's counters, and the free room where the build root writes."""
+        return host_facts(
+            self._root.upper,
+            read_counters(self._groups.directories),
+            self._disk,
+            foreign_oom_kills=self._groups.foreign_oom_kills(),
         )

@@ -1,6 +1,6 @@
 """The root-file-system runner: real opam in a throwaway overlay over a clean Debian.
 
-docs/builds.md tells how a job runs, docs/adr/0002-root-file-system-runner.md why so.
+docs/builds.md describes how a job runs, docs/adr/0002-root-file-system-runner.md why so.
 """
 
 import os
@@ -8,54 +8,51 @@ import platform
 from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from functools import cached_property
 
 from opam_ci.clients.host import HostNeeds
-from opam_ci.clients.runners import aptsources, layer, mirrors, sandbox, steps
+from opam_ci.clients.runners import aptsources, layer, mirrors, sandbox
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.cgroups import Cgroups
 from opam_ci.clients.runners.dependency_cache import (
     DependencyCache,
+    cache_context,
     cache_store,
-    surroundings_of,
 )
 from opam_ci.clients.runners.disk import DiskWatch
 from opam_ci.clients.runners.image import Image, ImageStore
 from opam_ci.clients.runners.jobroot import JobRoots
 from opam_ci.clients.runners.jobrun import JobRun
+from opam_ci.clients.runners.kinds import BUILDS
 from opam_ci.clients.runners.layer import ArtifactSource
-from opam_ci.clients.runners.perform import perform
-from opam_ci.clients.runners.phasebook import PhaseBook
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.preflight import (
     check_clock,
     check_limits,
     check_lists,
     check_room,
+    check_sandbox,
     limits_line,
     namespace_trouble,
-    utc_now,
 )
 from opam_ci.clients.runners.reproduction import reproduction
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
-from opam_ci.clients.runners.supervise import Ended
 from opam_ci.clients.runners.transcript import Transcript
 from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job import JobKind, Phase
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
 __all__ = ["ArtifactSource", "RootfsRunner", "RootfsSettings", "default_home"]
 
-_KINDS = frozenset(JobKind) - {JobKind.ANALYSIS, JobKind.LINT}
 _DEBIAN = {"trixie": "13"}
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
-_PREFLIGHT_TIMEOUT = 30.0
 
 
 class RootfsRunner:
-    """Runs build jobs on a Linux machine; implements `base.Runner`.
+    """Runs build jobs on a Linux machine; implements `base.MachineRunner`.
 
     Any number of jobs may run at once, in one process or several, over one `home`.
 
@@ -90,36 +87,28 @@ class RootfsRunner:
     @property
     def needs(self) -> HostNeeds:
         """What this machine must have left before it takes jobs."""
-        return HostNeeds(
-            home=self._settings.home,
-            free_bytes=self._settings.min_free_bytes,
-            free_inodes=self._settings.min_free_inodes,
-        )
+        return self._settings.needs
 
     async def require(self) -> None:
-        """Checks that the programs are there, and that this user can make namespaces.
-
-        Raises:
-            UsageError: The line says what to install or to run.
-        """
+        """Checks for the programs and the user's namespaces; see `base.MachineRunner.require`."""
         trouble = sandbox.missing_tools() or await to_thread(namespace_trouble, self._rights)
         if trouble is not None:
             raise UsageError(trouble)
 
-    async def prepare(self, tell: Callable[[str], None]) -> Image:
-        """Makes the root file system if it is not there yet (40 s), else returns at once.
+    async def prepare(self, show: Callable[[str], None]) -> Image:
+        """Makes the root file system if there is none yet (40 s), else returns at once.
 
         Args:
-            tell: Receives words that a person watches.
+            show: Receives lines about progress, for people.
 
         Raises:
             InfrastructureError: Cause `image` or `sandbox`, and what to do.
         """
         sandbox.require_tools()
-        return await self._images.ensure(self._settings.suite, self._archives, tell)
+        return await self._images.ensure(self._settings.suite, self._archives, show)
 
     async def sweep(self) -> int:
-        """Removes what killed workers left; returns how many job roots there were.
+        """Removes leftovers of killed workers; returns how many job roots there were.
 
         What live workers use, of this process or another, stays.
         """
@@ -129,7 +118,7 @@ class RootfsRunner:
         return await self._jobs.sweep()
 
     async def preflight(self) -> None:
-        """Checks that this machine can build; makes the image if it is not there.
+        """Checks that this machine can build; makes the image if there is none.
 
         Raises:
             InfrastructureError: With the cause and what to do about it.
@@ -139,22 +128,14 @@ class RootfsRunner:
         check_room(self.needs)
         check_limits(self._cgroups, self._limits)
         image = await self.prepare(lambda _: None)
-        check_clock(utc_now(), not_before=image.manifest.made_at)
+        check_clock(datetime.now(UTC), not_before=image.manifest.made_at)
         check_lists(image.root)
         async with (
             self._jobs.open((image.root,)) as root,
             self._cgroups.open(root.upper.parent) as groups,
         ):
             executor = RootfsExecutor(root, mirrors.Mirrors(), self._rights, groups=groups)
-            said = bytearray()
-            ended = await executor.run(
-                steps.CANARY, output=said.extend, phase=Phase.SETUP, time_limit=_PREFLIGHT_TIMEOUT
-            )
-            if not ended.ok:
-                raise InfrastructureError(
-                    _advice(said.decode(errors="replace"), ended), cause=Cause.SANDBOX
-                )
-            await layer.require_sandbox(executor)
+            await check_sandbox(executor, "here", _advice)
 
     async def run(
         self, spec: BuildSpec, log: LogSink, progress: Callable[[BuildProgress], None]
@@ -163,17 +144,14 @@ class RootfsRunner:
         transcript = Transcript(log, progress)
         image = await self._image_for(spec)
         transcript.plain(reproduction(spec, debian=_DEBIAN[image.manifest.suite]))
-        book = PhaseBook(transcript, spec.timeouts)
-        begun = book.begin(Phase.CHECKOUT, f"base {spec.repository.base_commit} and submission")
+        phase_log = PhaseLog(transcript, spec.timeouts)
+        phase_log.begin_checkout(spec)
         async with (
             self._layers.use(image, spec, transcript.output) as base,
             self._jobs.open((base.upper, image.root)) as root,
             self._cgroups.open(root.upper.parent) as groups,
             AsyncExitStack() as stack,
         ):
-            environment = {}
-            if self._settings.opam_jobs is not None:
-                environment["OPAMJOBS"] = str(self._settings.opam_jobs)
             executor = RootfsExecutor(
                 root,
                 mirrors.inside(spec.archive_mirrors),
@@ -181,27 +159,27 @@ class RootfsRunner:
                 groups=groups,
                 disk=DiskWatch(root.upper, self._limits, self._rights),
             )
-            transcript.say(limits_line(self._limits, self._cgroups.missing))
+            transcript.note(limits_line(self._limits, self._cgroups.missing))
             cache = None
             if self._settings.build_cache and spec.build_cache:
-                surroundings = surroundings_of(spec, image.manifest.digest, base)
-                cache = await stack.enter_async_context(
-                    DependencyCache(self.cache, executor, base, surroundings, book)
+                context = cache_context(spec, image.manifest.digest, base)
+                cache = stack.enter_context(
+                    DependencyCache(self.cache, executor, base, context, phase_log)
                 )
             job = JobRun(
                 spec,
                 executor,
                 base.manifest,
                 image.manifest,
-                book,
+                phase_log,
                 apt_options=self._archives.options,
-                environment=environment,
+                environment=self._settings.environment,
                 cache=cache,
             )
-            return await perform(spec, executor, job, book, begun, self._artifacts)
+            return await job.run(self._artifacts)
 
     async def _image_for(self, spec: BuildSpec) -> Image:
-        if spec.job.kind not in _KINDS:
+        if spec.job.kind not in BUILDS:
             raise InfrastructureError(
                 f"this worker does not run {spec.job.kind} jobs", cause=Cause.IMAGE
             )
@@ -225,17 +203,14 @@ class RootfsRunner:
         return image
 
 
-def _advice(said: str, ended: Ended) -> str:
-    last = (said.strip().splitlines() or [f"exit {ended.exit_code}"])[-1]
-    if "mount:" in said:
-        todo = (
+def _advice(output: str) -> str:
+    if "mount:" in output:
+        return (
             "the home directory must be on a file system that overlayfs can write to, and the "
             "kernel must have overlayfs"
         )
-    elif os.geteuid() != 0:
-        todo = "run the worker as root, or give its user ranges in /etc/subuid and /etc/subgid"
-    elif "namespace" in said:
-        todo = "user namespaces must be allowed: sysctl -w user.max_user_namespaces=15000"
-    else:
-        todo = "see docs/builds.md, Preflight"
-    return f"the sandbox of builds does not work here ({last}): {todo}"
+    if os.geteuid() != 0:
+        return "run the worker as root, or give its user ranges in /etc/subuid and /etc/subgid"
+    if "namespace" in output:
+        return "user namespaces must be allowed: sysctl -w user.max_user_namespaces=15000"
+    return "see docs/builds.md, Preflight"

@@ -1,4 +1,4 @@
-"""The command line that runs something inside a build root, isolated.
+"""The command line that runs a command isolated in a build root.
 
 Three programs, each replacing the one before it, so that the worker's child is the
 sandbox itself: `unshare` makes a private mount namespace, a constant shell script mounts
@@ -21,9 +21,9 @@ USER = 1000
 
 HOME = "/home/opam"
 
-# By fsconfig(2), which newer versions of mount prefer, an option has no more than 255 bytes; by
-# mount(2) all options together have a page. The box holds an empty /proc besides its own, hidden,
-# since bubblewrap covers parts of the one that it makes for root (`emptyproc.py`).
+# With fsconfig(2), which newer versions of mount prefer, an option has at most 255 bytes; with
+# mount(2) all options together have a page. The sandbox holds an empty /proc besides its own,
+# hidden, since bubblewrap covers parts of the one that it makes for root (`emptyproc.py`).
 _MOUNT = (
     f'cd "$1" && {" ".join(emptyproc.MOUNT)} "$2" '
     '&& LIBMOUNT_FORCE_MOUNT2=always mount -t overlay overlay -o "$3" "$4" '
@@ -31,7 +31,7 @@ _MOUNT = (
 )
 
 _BUILD_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
-"""Just enough for `setpriv` to become the unprivileged user."""
+"""What `setpriv` needs to become the unprivileged user."""
 
 APT_CAPABILITIES = (
     *_BUILD_CAPABILITIES,
@@ -43,7 +43,7 @@ APT_CAPABILITIES = (
     "CAP_SETFCAP",
     "CAP_SYS_CHROOT",
 )
-"""What dpkg and maintainer scripts need of root's powers, and no more."""
+"""What dpkg and maintainer scripts need."""
 
 TOOLS = {
     "unshare": "util-linux",
@@ -59,15 +59,15 @@ TOOLS = {
 class Overlay:
     """A build root: read-only layers and one writable directory.
 
-    The kernel shows the paths of the mount to whoever is inside; so they are relative.
+    Processes inside can read the paths of the mount, so these are relative.
 
     Attributes:
-        home: What all paths lie below, be it through links.
+        home: Common parent of all paths, possibly through links.
         lowers: Read-only layers, topmost first.
-        upper: Where writes go; the whole difference that the job makes.
+        upper: Directory that takes all writes of the job.
         work: The kernel's scratch directory, on the same file system.
-        merged: An empty directory to mount on.
-        proc: Another one.
+        merged: Empty directory to mount the overlay on.
+        proc: Empty directory to mount a /proc on.
     """
 
     home: Path
@@ -83,9 +83,9 @@ class Rights:
     """How this worker gets the rights that mounts need.
 
     Attributes:
-        prefix: Words before every command that works on a build root: empty for root; a
-            user namespace with subordinate ids for anybody else.
-        making_images: Words before mmdebstrap, which mounts within its own namespaces.
+        prefix: Prefix of every command that works on a build root: empty for root; a
+            user namespace with subordinate ids for other users.
+        making_images: Prefix of mmdebstrap, which mounts within its own namespaces.
         overlay_options: Further mount options of the overlay.
     """
 
@@ -118,9 +118,9 @@ class Confined:
         network: Whether it shares the host's network.
         as_root: Whether it runs as root of the build root, with apt's capabilities.
         read_only: Host directories and files shown read-only, as (host path, inside path).
-        environment: All of its environment.
-        directory: Where it starts.
-        scratch: Directories in memory that everybody inside may write to.
+        environment: Its environment; nothing is inherited.
+        directory: Its working directory.
+        scratch: Directories in memory, empty at the start, writable for all users inside.
     """
 
     argv: tuple[str, ...]
@@ -132,8 +132,8 @@ class Confined:
     scratch: tuple[str, ...] = ()
 
 
-def confine(root: Overlay, what: Confined, rights: Rights) -> Callable[[int], Sequence[str]]:
-    """Builds the command line of a confined command.
+def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Sequence[str]]:
+    """Returns the command line of a confined command.
 
     Returns:
         A function from the number of bubblewrap's status descriptor to the command line.
@@ -146,22 +146,22 @@ def confine(root: Overlay, what: Confined, rights: Rights) -> Callable[[int], Se
             *rights.overlay_options,
         ]
     )
-    capabilities = APT_CAPABILITIES if what.as_root else _BUILD_CAPABILITIES
-    box = [
+    capabilities = APT_CAPABILITIES if step.as_root else _BUILD_CAPABILITIES
+    bwrap = [
         *("bwrap", "--bind", str(root.merged), "/"),
         *("--proc", "/proc", "--dev", "/dev"),
         *("--tmpfs", "/run", "--bind", str(root.proc), "/run/proc", "--tmpfs", "/run"),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "opam-ci"),
-        *(() if what.network else ("--unshare-net",)),
+        *(() if step.network else ("--unshare-net",)),
         *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *(word for name in capabilities for word in ("--cap-add", name)),
-        *(word for path, inside in what.read_only for word in ("--ro-bind", str(path), inside)),
-        *(word for path in what.scratch for word in ("--perms", "1777", "--tmpfs", path)),
+        *(word for path, inside in step.read_only for word in ("--ro-bind", str(path), inside)),
+        *(word for path in step.scratch for word in ("--perms", "1777", "--tmpfs", path)),
         "--clearenv",
-        *(word for name, value in what.environment for word in ("--setenv", name, value)),
-        *("--chdir", what.directory),
+        *(word for name, value in step.environment for word in ("--setenv", name, value)),
+        *("--chdir", step.directory),
     ]
-    user = () if what.as_root else (f"--reuid={USER}", f"--regid={USER}")
+    user = () if step.as_root else (f"--reuid={USER}", f"--regid={USER}")
 
     def command(status: int) -> Sequence[str]:
         return [
@@ -169,16 +169,16 @@ def confine(root: Overlay, what: Confined, rights: Rights) -> Callable[[int], Se
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *("unshare", "--mount", "--propagation", "private", "--"),
             *("sh", "-c", _MOUNT, "sh", str(root.home), str(root.proc), mount, str(root.merged)),
-            *box,
+            *bwrap,
             *("--json-status-fd", str(status), "--"),
-            *("setpriv", *user, "--clear-groups", "--", *what.argv),
+            *("setpriv", *user, "--clear-groups", "--", *step.argv),
         ]
 
     return command
 
 
 def network_files() -> tuple[tuple[Path, str], ...]:
-    """Returns what name resolution needs of the host in phases with network."""
+    """Returns the host's files for name resolution in phases with network."""
     paths = [Path("/etc/resolv.conf"), Path("/etc/hosts")]
     # The targets are plain files in the image; a link's target on the host is what counts.
     return tuple((path.resolve(), str(path)) for path in paths if path.exists())
@@ -201,12 +201,12 @@ def environment(extra: Mapping[str, str] | None = None) -> tuple[tuple[str, str]
 
 
 def missing_tools() -> str | None:
-    """Returns which of the host's programs are missing and what installs them, None if none is."""
+    """Returns which programs the host lacks and the command that installs them, or None."""
     return programs.missing(TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"})
 
 
 def require_tools() -> None:
-    """Checks that the host's programs are there.
+    """Checks that the host has the programs of `TOOLS`.
 
     Raises:
         InfrastructureError: Cause `sandbox`, with the packages to install.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ByteSize, Field, field_validator
 
+from opam_ci.clients.host import HostNeeds
 from opam_ci.core.model import Frozen
 
 _GIB = 1 << 30
@@ -13,8 +14,8 @@ _SMALLEST_SHARE = 2 * _GIB
 """The compilers of large packages take more than 1 GiB."""
 
 BUILD_CACHE_BYTES = ByteSize(10 * _GIB)
-"""Room for compiled dependencies unless settings say otherwise: some hundred packages at 5 to
-50 MB each, several times over."""
+"""Default size of the cache of compiled dependencies: some hundred packages at 5 to 50 MB each,
+several times over."""
 
 
 def default_home() -> Path:
@@ -30,9 +31,9 @@ class JobLimits(Frozen):
         memory_bytes: Memory and page cache together; by default the machine's memory, less a
             tenth, divided by the jobs that run at once.
         pids: Processes and threads. A `make -j` of a large package takes some hundred.
-        cpus: CPUs' worth of time, such as 1.5; by default no limit: the kernel shares them
-            out among the jobs.
-        disk_bytes: Room that a job may fill.
+        cpus: CPU time per time, such as 1.5; by default no limit: the kernel shares CPUs
+            among the jobs.
+        disk_bytes: Bytes that it may write.
         disk_inodes: Files that it may make.
         required: Whether a machine that cannot limit memory and processes must not build.
     """
@@ -57,33 +58,55 @@ class JobLimits(Frozen):
         return self.model_copy(update={"memory_bytes": share})
 
 
-class RootfsSettings(Frozen):
-    """How a machine builds.
+class MachineSettings(Frozen):
+    """How a machine builds, with any runner.
 
     Attributes:
-        home: Directory of images, layers and job roots; on a file system that overlayfs can
-            write to (ext4, xfs, btrfs, tmpfs; no overlay, no NFS).
-        suite: Debian suite of the image.
-        mirror: URI of the Debian archive; by default what the machine's own apt uses.
+        home: Directory of what the runner keeps: images, layers, job roots, locks.
         keep_layers: How many base layers (350 MB each) are kept besides those in use.
         min_free_bytes: Free space in `home` below which a preflight fails.
         min_free_inodes: The same for inodes; a layer of the whole repository takes 30,000.
         opam_jobs: Parallel package builds within one job; by default opam's own choice.
         limits: What one job may use.
         slots: How many jobs run at once.
-        build_cache: Whether compiled dependencies are kept and used again.
-        build_cache_bytes: Room for them; those used longest ago are removed for others.
     """
 
     home: Path = Field(default_factory=default_home)
-    suite: str = Field(default="trixie", pattern=r"^[a-z][a-z0-9-]*$")
-    mirror: str | None = None
     keep_layers: int = Field(default=4, ge=1)
     min_free_bytes: int = Field(default=4 * _GIB, ge=0)
     min_free_inodes: int = Field(default=100_000, ge=0)
     opam_jobs: int | None = Field(default=None, ge=1)
     limits: JobLimits = JobLimits()
     slots: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
+
+    @property
+    def needs(self) -> HostNeeds:
+        """What the machine must have left before it takes jobs."""
+        return HostNeeds(
+            home=self.home, free_bytes=self.min_free_bytes, free_inodes=self.min_free_inodes
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of every command of a job."""
+        return {} if self.opam_jobs is None else {"OPAMJOBS": str(self.opam_jobs)}
+
+
+class RootfsSettings(MachineSettings):
+    """How a machine builds in root file systems.
+
+    Its `home` must be on a file system that overlayfs can write to (ext4, xfs, btrfs, tmpfs;
+    not overlay or NFS).
+
+    Attributes:
+        suite: Debian suite of the image.
+        mirror: URI of the Debian archive; by default that of the machine's own apt.
+        build_cache: Whether compiled dependencies are kept and used again.
+        build_cache_bytes: Size up to which they are kept; those used longest ago are removed.
+    """
+
+    suite: str = Field(default="trixie", pattern=r"^[a-z][a-z0-9-]*$")
+    mirror: str | None = None
     build_cache: bool = True
     build_cache_bytes: int = Field(default=BUILD_CACHE_BYTES, ge=0)
 
@@ -93,36 +116,23 @@ class RootfsSettings(Frozen):
         home = home.expanduser().absolute()
         # An overlay's options are one comma-separated word, its layers separated by colons.
         if re.search(r"[,:\\\"'\s]", str(home)):
-            raise ValueError(f"{home}: no comma, colon, quote, backslash or space, please")
+            raise ValueError(
+                f"invalid directory {home}: remove commas, colons, quotes, backslashes and spaces"
+            )
         return home
 
 
-class ContainerSettings(Frozen):
+class ContainerSettings(MachineSettings):
     """How a machine builds in containers.
 
     Attributes:
-        home: Directory of locks and of what is known about layers.
         command: `podman` or `docker`, or the path of either.
-        runtime: The engine's low-level runtime; by default its own choice, and runc for
-            podman where the machine mounts version 1 of cgroups.
-        image: Image of platforms that name none.
-        network: The engine's word for the network of the phases that have one.
-        keep_layers: How many base layers (images) are kept besides those in use.
-        min_free_bytes: Free space in `home` below which a preflight fails.
-        min_free_inodes: The same for inodes.
-        opam_jobs: Parallel package builds within one job; by default opam's own choice.
-        limits: What one job may use.
-        slots: How many jobs run at once.
+        runtime: The engine's low-level runtime; see `Engine` for the default.
+        image: Image of platforms without one.
+        network: The engine's name of the network of the phases that have one.
     """
 
-    home: Path = Field(default_factory=default_home)
     command: str = "podman"
     runtime: str | None = None
     image: str | None = None
     network: str = Field(default="host", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")
-    keep_layers: int = Field(default=4, ge=1)
-    min_free_bytes: int = Field(default=4 * _GIB, ge=0)
-    min_free_inodes: int = Field(default=100_000, ge=0)
-    opam_jobs: int | None = Field(default=None, ge=1)
-    limits: JobLimits = JobLimits()
-    slots: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)

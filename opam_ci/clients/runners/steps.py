@@ -1,14 +1,12 @@
-"""One command of a job and its surroundings in the build root."""
+"""One command of a job and its environment in the build root."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from opam_ci.clients.runners import sandbox
 from opam_ci.clients.runners.mirrors import Mirrors
 
 OPAM_ENVIRONMENT = {
-    # The peer's own settings: whole logs, precise rebuilds.
+    # opam-repo-ci's own settings: whole logs, precise rebuilds.
     "OPAMERRLOGLEN": "0",
     "OPAMPRECISETRACKING": "1",
     "CI": "true",
@@ -28,51 +26,37 @@ OPAM_ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Step:
-    """One command of a phase.
+class Step(sandbox.Confined):
+    """One command of a phase; `confined` completes its environment and read-only directories.
 
     Attributes:
-        argv: The command within the build root.
-        network: Whether it has network.
-        as_root: Whether it runs as root of the build root.
-        shown: How the log names it; the command itself if empty.
-        report: Whether it is an opam run whose JSON report is wanted.
-        directory: Where it starts.
-        scratch: Directories that are in memory while the command runs, and empty before.
-        environment: Further environment variables.
-        read_only: Host directories shown to it, as (host path, inside path).
+        shown: Its title in the log, by default the command itself.
+        report: Whether it is an opam run whose JSON report is read.
     """
 
-    argv: tuple[str, ...]
-    network: bool = False
-    as_root: bool = False
     shown: str = ""
     report: bool = False
-    directory: str = "/home/opam"
-    scratch: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    read_only: tuple[tuple[Path, str], ...] = ()
 
     @property
     def title(self) -> str:
-        """What the log says that is run."""
+        """Title of the command in the log."""
         return self.shown or " ".join(self.argv)
 
 
 _OPAM_SANDBOX = "bwrap --ro-bind / / --unshare-net --proc /proc --dev /dev"
 """The shape of a build: opam's own sandbox in the outer one."""
 
-_CANARY_SCRIPT = (
+_SELF_TEST = (
     f"{_OPAM_SANDBOX} opam --version && "
     "mkdir -p empty/packages && echo 'opam-version: \"2.0\"' > empty/repo && "
     "exec opam init --bare --no-setup --kind=local default ./empty"
 )
-CANARY = Step(("sh", "-c", _CANARY_SCRIPT), shown="canary", directory="/home/opam")
-"""What a preflight runs: afterwards opam's configuration says whether its sandbox is on."""
+SELF_TEST = Step(("sh", "-c", _SELF_TEST), shown="self-test of the sandbox")
+"""The command of a preflight: opam's configuration then records whether its sandbox is on."""
 
 
 def opam_sandbox_probe(*, own_processes: bool) -> Step:
-    """Tries whether commands of packages can run at all; nothing that a package wrote is used.
+    """Runs a command as opam runs those of packages; uses nothing that a package wrote.
 
     Args:
         own_processes: Whether opam's sandbox has a PID namespace of its own.
@@ -93,31 +77,24 @@ def unpack(directory: str) -> Step:
     )
 
 
-def confined(
-    step: Step, mirrors: Mirrors, extra: Mapping[str, str] | None = None
-) -> sandbox.Confined:
-    """Describes a step's surroundings.
+def confined(step: Step, mirrors: Mirrors) -> sandbox.Confined:
+    """Adds to a command what every command of a job has.
 
     Args:
         step: The command.
         mirrors: Archive mirrors to show.
-        extra: Further environment variables.
     """
-    variables = {**OPAM_ENVIRONMENT, **(extra or {}), **dict(step.environment)}
+    variables = {**OPAM_ENVIRONMENT, **dict(step.environment)}
     if step.as_root:
         variables |= {"DEBIAN_FRONTEND": "noninteractive", "HOME": "/root", "USER": "root"}
     if step.network:
         variables |= sandbox.proxy_environment()
-    return sandbox.Confined(
-        argv=step.argv,
-        network=step.network,
-        as_root=step.as_root,
+    return replace(
+        step,
         read_only=(
             *mirrors.directories,
             *step.read_only,
             *(sandbox.network_files() if step.network else ()),
         ),
         environment=sandbox.environment(variables),
-        directory=step.directory,
-        scratch=step.scratch,
     )

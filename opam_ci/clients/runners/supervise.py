@@ -1,4 +1,4 @@
-"""Running one process tree: its output as it comes, its end as facts, its death on demand."""
+"""Running one process tree: streams its output, reports how it ended, kills all of it."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 _CHUNK = 1 << 16
 _DEATH_TIMEOUT = 5.0
@@ -24,36 +24,44 @@ class Ended:
 
     Attributes:
         exit_code: Its exit code, None if a signal ended it.
-        signal: The signal that ended it. Within a sandbox a shell-like `128 + n` is all
-            that the sandbox reports; no command that we run exits above 128 by itself.
-        timed_out: We ended it because its time was over.
-        started: Whether the sandbox got as far as starting the command; always true
-            without a sandbox.
-        duration: Seconds of wall time.
-        stopped: We ended it because its guard said so.
-        sandbox_killed: The sandbox's own process, outside of its PID namespace, was ended by a
-            signal that we did not send.
+        signal: The signal that ended it. A sandbox reports only a shell-like `128 + n`; no
+            command that we run exits above 128 by itself.
+        timed_out: Whether it was killed at its time limit.
+        started: Whether the sandbox started the command; always true without a sandbox.
+        duration: Wall time in seconds.
+        stopped: Whether it was killed by its guard.
+        sandbox_killed: Whether the sandbox's own process, outside of its PID namespace, was
+            ended by a signal that we did not send.
     """
 
-    exit_code: int | None
-    signal: int | None
-    timed_out: bool
-    started: bool
-    duration: float
+    exit_code: int | None = 0
+    signal: int | None = None
+    timed_out: bool = False
+    started: bool = True
+    duration: float = 0.0
     stopped: bool = False
     sandbox_killed: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether the command itself said that all is well."""
+        """Whether the command ran to its end and succeeded."""
         return self.started and self.exit_code == 0 and not self.timed_out and not self.stopped
+
+    @property
+    def how(self) -> str:
+        """How it ended, for logs and messages: `exit 3`, `signal 9`, `time limit`."""
+        if self.timed_out:
+            return "time limit"
+        if self.stopped:
+            return "disk budget"
+        return f"exit {self.exit_code}" if self.signal is None else f"signal {self.signal}"
 
 
 class _Status:
-    """What bubblewrap reports on its status descriptor: the first process, the exit code.
+    """Reads bubblewrap's status descriptor: the sandbox's first process.
 
-    The pidfd of the first process is taken as soon as the report arrives. When it becomes
-    readable, the kernel has ended every process of that PID namespace.
+    Its pidfd is opened as soon as it is reported. When that becomes readable, the kernel has
+    ended every process of the PID namespace.
     """
 
     def __init__(self) -> None:
@@ -82,8 +90,7 @@ class _Status:
     def kill(self) -> None:
         """Kills the first process of the namespace, and with it all others."""
         if self._pidfd is not None:
-            # Not ours to signal when the sandbox runs as another user; then its death
-            # with its parent does it.
+            # No permission if the sandbox runs as another user; then it dies with its parent.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -118,7 +125,7 @@ async def supervise(
         output: Receives standard output and standard error, in order, as they come.
         time_limit: Seconds after which everything is killed.
         stdin: A file to read from; nothing by default.
-        guard: Watches over the command; when it returns, everything is killed.
+        guard: Runs beside the command; when it returns, everything is killed.
 
     Returns:
         How it ended. No process of the command is alive any more.
@@ -130,19 +137,19 @@ async def supervise(
     begin = time.monotonic()
     status = _Status() if callable(argv) else None
     try:
-        words = argv(status.write_end) if callable(argv) and status is not None else argv
-        assert not callable(words)  # noqa: S101 - for mypy: one of the two cases above
+        command = argv(status.write_end) if callable(argv) and status is not None else argv
+        assert not callable(command)  # noqa: S101 - for mypy: one of the two cases above
         try:
             process = await asyncio.create_subprocess_exec(
-                *words,
+                *command,
                 stdin=stdin if stdin is not None else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=() if status is None else (status.write_end,),
-                # What root makes in a build root, the unprivileged user reads.
+                # The unprivileged user of a build root reads what root makes there.
                 umask=0o022,
-                # Nothing of the worker's environment: it may hold tokens.
+                # Nothing of the worker's environment, which may hold tokens.
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
             )
         finally:
@@ -178,7 +185,7 @@ async def _follow_guarded(
     output: Callable[[bytes], None],
     guard: Callable[[], Awaitable[None]] | None,
 ) -> bool:
-    """Follows a command to its end, or until its guard returns; says if it was the guard."""
+    """Follows a command until it ends or its guard returns; returns whether it was the guard."""
     if guard is None:
         await _follow(process, output)
         return False
@@ -198,30 +205,39 @@ async def _follow_guarded(
 
 
 async def _follow(process: asyncio.subprocess.Process, output: Callable[[bytes], None]) -> None:
-    assert process.stdout is not None  # noqa: S101 - for mypy: asked for above
-    # Ends when the last process that holds the pipe is gone. A process that outlives the
-    # command without the pipe is no reason to wait.
+    assert process.stdout is not None  # noqa: S101 - for mypy: PIPE above
+    # Ends when the last process that holds the pipe is gone; does not wait for a process that
+    # outlives the command without the pipe.
     while data := await process.stdout.read(_CHUNK):
         output(data)
     await process.wait()
 
 
 async def _bury(process: asyncio.subprocess.Process, status: _Status | None) -> None:
-    """Makes sure that nothing of the process tree is left, also when cancelled again."""
+    """Ends the whole process tree, also when cancelled again."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            # With what it started, where no sandbox does that; it leads a group of its own.
+            # With its children, which no sandbox may end; it leads a group of its own.
             os.killpg(process.pid, signal.SIGKILL)
         if status is not None:
             status.kill()
-    ending = asyncio.ensure_future(_wait_dead(process, status))
+    await uninterrupted(_wait_dead(process, status))
+
+
+async def uninterrupted(cleanup: Coroutine[Any, Any, None]) -> None:
+    """Runs a clean-up to its end, also when cancelled meanwhile, any number of times.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled; the clean-up is done.
+    """
+    running = asyncio.ensure_future(cleanup)
     cancelled: asyncio.CancelledError | None = None
-    while not ending.done():
+    while not running.done():
         try:
-            await asyncio.shield(ending)
+            await asyncio.shield(running)
         except asyncio.CancelledError as error:
             cancelled = error
-    ending.result()
+    running.result()
     if cancelled is not None:
         raise cancelled
 

@@ -1,4 +1,4 @@
-"""The log of one job: all output, phase markers, and the excerpts that the judge reads."""
+"""The log of one job: all output, phase markers, and the excerpts for the judge."""
 
 import time
 from collections.abc import Callable
@@ -6,11 +6,8 @@ from datetime import UTC, datetime
 
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.core.build import BuildProgress
+from opam_ci.core.classify.cut import HEAD_BYTES, TAIL_BYTES, cut
 from opam_ci.core.job import Phase
-
-HEAD_LIMIT = 64 << 10
-TAIL_LIMIT = 256 << 10
-"""Bytes of a phase's output that go into a BuildReport, from its begin and its end."""
 
 _PROGRESS_EVERY = 1.0
 
@@ -26,35 +23,35 @@ class Excerpt:
     def feed(self, data: bytes) -> None:
         """Takes the next bytes."""
         self._size += len(data)
-        room = HEAD_LIMIT - len(self._head)
+        room = HEAD_BYTES - len(self._head)
         self._head += data[:room]
         self._tail += data[room:] if room > 0 else data
         # Trimmed now and then, not at every call: trimming copies.
-        if len(self._tail) > 2 * TAIL_LIMIT:
-            del self._tail[:-TAIL_LIMIT]
+        if len(self._tail) > 2 * TAIL_BYTES:
+            del self._tail[:-TAIL_BYTES]
 
     @property
     def text(self) -> str:
-        """The text, with a line in place of what is left out."""
-        tail = self._tail[-TAIL_LIMIT:]
-        left_out = self._size - len(self._head) - len(tail)
-        gap = f"\n[opam-ci: {left_out} bytes left out here]\n".encode() if left_out else b""
-        return (bytes(self._head) + gap + bytes(tail)).decode(errors="replace")
+        """The text, with a line in place of what is left out; see `cut`."""
+        return cut(bytes(self._head + self._tail), size=self._size)
 
 
 class Transcript:
     """Writes the log of one job.
 
     Args:
-        log: Where it goes.
-        progress: Whom to tell how far the job is.
+        log: Receives the log.
+        progress: Receives the progress of the job.
+
+    Attributes:
+        texts: Excerpts of the phases that ended.
     """
 
     def __init__(self, log: LogSink, progress: Callable[[BuildProgress], None]) -> None:
         self._log = log
         self._progress = progress
         self._phase = Phase.CHECKOUT
-        self._told = -_PROGRESS_EVERY
+        self._reported_at = -_PROGRESS_EVERY
         self._excerpt = Excerpt()
         self._at_line_start = True
         self.texts: dict[Phase, str] = {}
@@ -75,29 +72,28 @@ class Transcript:
         return self._log.size
 
     def begin(self, phase: Phase, title: str) -> None:
-        """Marks the begin of a phase."""
+        """Marks the beginning of a phase."""
         self._phase = phase
         self._excerpt = Excerpt()
         self._marker(f"phase {phase} begins {_now()}: {title}")
-        self._tell()
+        self._report()
 
     def output(self, data: bytes) -> None:
-        """Takes output of the phase's commands."""
+        """Adds output of the phase's commands."""
         self._write(data)
         self._excerpt.feed(data)
-        if time.monotonic() - self._told >= _PROGRESS_EVERY:
-            self._tell()
+        if time.monotonic() - self._reported_at >= _PROGRESS_EVERY:
+            self._report()
 
-    def say(self, words: str) -> None:
+    def note(self, line: str) -> None:
         """Adds a line of ours to the phase's output."""
-        self.output(
-            ("" if self._at_line_start else "\n").encode() + f"[opam-ci] {words}\n".encode()
-        )
+        start = "" if self._at_line_start else "\n"
+        self.output(f"{start}[opam-ci] {line}\n".encode())
 
-    def end(self, words: str) -> None:
+    def end(self, how: str) -> None:
         """Marks the end of a phase."""
         self.texts[self._phase] = self._excerpt.text
-        self._marker(f"phase {self._phase} ends {_now()}: {words}")
+        self._marker(f"phase {self._phase} ends {_now()}: {how}")
 
     def plain(self, text: str) -> None:
         """Writes text outside of any phase."""
@@ -107,16 +103,16 @@ class Transcript:
         """Writes the end marker: a log without it was cut off."""
         self._marker(f"job ends {_now()}: all phases ran")
 
-    def _marker(self, words: str) -> None:
-        self._write(f"\n==== opam-ci: {words}\n".encode())
+    def _marker(self, text: str) -> None:
+        self._write(f"\n==== opam-ci: {text}\n".encode())
 
     def _write(self, data: bytes) -> None:
         if data:
             self._log.write(data)
             self._at_line_start = data.endswith(b"\n")
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
+    def _report(self) -> None:
+        self._reported_at = time.monotonic()
         self._progress(BuildProgress(phase=self._phase, log_bytes=self._log.size))
 
 
