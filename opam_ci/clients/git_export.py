@@ -1,9 +1,9 @@
 """Opam repositories for builds, written from git objects as `tar.gz`.
 
 Both exports are deterministic: the same trees give the same bytes, so that a digest of the
-archive identifies its content. `.gitattributes` of the submission have no say in what an
-archive holds, unlike with `git archive`. Only what a change may bring (`core/admission.py`) is
-written: symlinks, submodules and odd names that a base has are left out, so that no archive can
+archive identifies its content. `.gitattributes` of the submission do not affect an archive,
+unlike with `git archive`. Only files that a change may contain (`core/admission.py`) are
+written: symlinks, submodules and odd names in a base are left out, so that no archive can
 point out of the folder into which it is unpacked, and that all of it can be unpacked.
 """
 
@@ -38,9 +38,9 @@ class Overlay(Frozen):
     """An overlay repository that was written.
 
     Attributes:
-        packages: The packages that differ and are still there.
-        deleted: The packages that are gone, each present as an unavailable one.
-        total: Packages in the merged tree, to count against once it is added.
+        packages: The packages that differ and still exist.
+        deleted: The deleted packages, each present as an unavailable one.
+        total: Packages in the merged tree, to compare with once it is added.
     """
 
     packages: tuple[str, ...]
@@ -115,7 +115,7 @@ def _package_folders(changes: Iterable[FileChange]) -> list[str]:
         for path in paths
         if path.startswith("packages/") and path.count("/") >= _PACKAGE_DEPTH
     }
-    # Of another one no worker ever had anything: nothing is to be hidden from it.
+    # Other folders were never exported, so nothing of theirs has to be hidden.
     return sorted(folder for folder in folders if is_package(f"{folder}/opam"))
 
 
@@ -124,7 +124,7 @@ def _folder(path: str) -> str:
 
 
 def _admitted(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
-    """Returns the entries without those of the base that no change may bring."""
+    """Returns the entries without those of the base that no change may contain."""
     return [
         entry
         for entry in entries

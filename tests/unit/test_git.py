@@ -53,9 +53,9 @@ def test_hostile_and_unknown_names_are_one_clear_line(clone: Clone, name: str) -
 
 
 def test_what_is_no_clone_of_an_opam_repository(clone: Clone, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no git repository"):
+    with pytest.raises(UsageError, match="is not a git repository"):
         Repository.open(tmp_path)
-    with pytest.raises(UsageError, match="is no git repository"):
+    with pytest.raises(UsageError, match="is not a git repository"):
         Repository.open(tmp_path / "absent")
     other = clone.commit("other", {"packages": b"a file"})
     with Repository.open(clone.path) as repository:
