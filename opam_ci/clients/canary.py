@@ -1,4 +1,4 @@
-"""Building the canary on this very worker, and putting its repository into the store."""
+"""Building the canary on this worker, and exporting its repository to the store."""
 
 import gzip
 import hashlib
@@ -18,14 +18,14 @@ from opam_ci.core.platforms import Platform
 
 
 async def export(store: ArtifactStore, platform: Platform) -> RepositoryRef:
-    """Puts the canary's repository into the store, unless it is there.
+    """Exports the canary's repository to the store, unless it is there.
 
     Raises:
-        InfrastructureError: The store does not take it.
+        InfrastructureError: The store cannot be written.
     """
     base = await _put(store, canary.base_files(platform))
     return RepositoryRef(
-        # No commit of any clone: a digest of the content, of the same length.
+        # Not a commit of any clone: a digest of the content, of the same length.
         base_commit=hashlib.sha256(base.encode()).hexdigest()[:40],
         base_archive=base,
         overlay_archive=await _put(store, canary.submission_files(platform)),
@@ -45,7 +45,7 @@ def spec(package: str, platform: Platform, repository: RepositoryRef) -> BuildSp
 
 
 class _Discarded:
-    """A log that nobody reads: what matters of it is in the report."""
+    """A log that is not stored: the report has what is needed."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -55,10 +55,10 @@ class _Discarded:
 
 
 async def build_good(runner: Runner, store: ArtifactStore, platform: Platform) -> Finding | None:
-    """Builds the good package here and now, past all queues.
+    """Builds the good package on this worker at once, without a task queue.
 
     Returns:
-        What is wrong with this worker, None if the package was built and installed.
+        A finding about this worker, None if the package was built and installed.
     """
     try:
         repository = await export(store, platform)

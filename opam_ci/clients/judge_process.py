@@ -1,7 +1,7 @@
-"""The process that judges one attempt: `python -m …`, the question on standard input.
+"""The process that judges one attempt: `python -m …`, the request on standard input.
 
-A process of its own, since it computes on what packages wrote: it has a bound on its processor
-time and memory, can be killed, and leaves the worker's event loop alone. The outcome goes to
+A process of its own, since its input is what packages wrote: it has a bound on its processor
+time and memory, can be killed, and does not block the worker's event loop. The outcome goes to
 standard output.
 """
 
@@ -19,8 +19,8 @@ MEMORY_LIMIT = 2 << 30
 """Bytes of address space; the worst 320 KiB of a phase, 160,000 lines, take some 200 MB."""
 
 
-class Question(Frozen):
-    """What is to be judged.
+class JudgeRequest(Frozen):
+    """An attempt that is to be judged.
 
     Attributes:
         facts: As for `judge`.
@@ -38,13 +38,13 @@ class Question(Frozen):
 
 
 def main() -> None:
-    """Judges."""
-    question = Question.model_validate_json(sys.stdin.buffer.read())
-    seconds = round(question.processor_limit.total_seconds())
+    """Judges the attempt on standard input."""
+    request = JudgeRequest.model_validate_json(sys.stdin.buffer.read())
+    seconds = round(request.processor_limit.total_seconds())
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    outcome = judge(question.facts, question.logs, worker=question.worker, attempt=question.attempt)
+    outcome = judge(request.facts, request.logs, worker=request.worker, attempt=request.attempt)
     sys.stdout.buffer.write(OUTCOME.dump_json(outcome))
 
 

@@ -1,4 +1,4 @@
-"""Judging an attempt where its log cannot hold up a worker."""
+"""Judging an attempt in a process of its own, so that its log cannot block a worker."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from opam_ci.clients import judge_process
-from opam_ci.clients.judge_process import Question
+from opam_ci.clients.judge_process import JudgeRequest
 from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core import classify
 from opam_ci.core.facts import BuildFacts
@@ -19,17 +19,17 @@ from opam_ci.core.outcome import OUTCOME, Cancelled, Outcome
 _log = logging.getLogger(__name__)
 
 PROCESSOR_LIMIT = timedelta(seconds=20)
-"""Processor time for one verdict. A usual log takes a tenth of a second; the worst that was found
+"""Processor time for one verdict. A usual log takes a tenth of a second; the worst known one
 (320 KiB of two-byte lines) takes three."""
 
 TIME_LIMIT = timedelta(minutes=2)
-"""Time on the clock for the same, which passes faster on a machine that is busy building."""
+"""Wall clock time for the same, which is longer on a machine that is busy building."""
 
 UNREAD = "the log took too long to read: judged by the facts alone"
-"""What the evidence says of a verdict for which the log was not read."""
+"""In the evidence of a verdict for which the log was not read."""
 
-_ANSWER_LIMIT = 1 << 20
-"""Bytes of an answer: an outcome cites at most five lines."""
+_OUTPUT_LIMIT = 1 << 20
+"""Bytes of output: an outcome cites at most five lines."""
 
 
 async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for tests
@@ -41,7 +41,7 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
     processor_limit: timedelta = PROCESSOR_LIMIT,
     start: Callable[..., Awaitable[Ended]] = supervise,
 ) -> Outcome:
-    """Judges an attempt: here if no log is read for it, else in a process of its own.
+    """Judges an attempt: in this process if that needs no log, else in a process of its own.
 
     Args:
         facts: What the runner observed.
@@ -52,27 +52,27 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
         start: Starts the process.
 
     Returns:
-        The outcome. Where the logs took too long, or the process died over them, that of the
-        facts alone, which says so.
+        The outcome. If the logs took too long, or the process died, that of the facts alone,
+        which says so.
     """
     by_facts = classify.judge(facts, {}, worker=worker, attempt=attempt)
     if by_facts.kind == "passed":
-        return by_facts  # no word of a log makes, or unmakes, a success
-    question = Question(
+        return by_facts  # a log does not make, or unmake, a success
+    request = JudgeRequest(
         facts=facts,
         logs=dict(logs),
         worker=worker,
         attempt=attempt,
         processor_limit=processor_limit,
     )
-    answer = bytearray()
+    output = bytearray()
 
     def keep(data: bytes) -> None:
-        answer.extend(data[: _ANSWER_LIMIT - len(answer)])
+        output.extend(data[: _OUTPUT_LIMIT - len(output)])
 
     try:
         with tempfile.TemporaryFile() as file:
-            file.write(question.model_dump_json().encode())
+            file.write(request.model_dump_json().encode())
             file.seek(0)
             ended = await start(
                 [sys.executable, "-P", "-m", judge_process.__name__],
@@ -81,7 +81,7 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
                 stdin=file,
             )
         if ended.ok:
-            return OUTCOME.validate_json(answer)
+            return OUTCOME.validate_json(output)
         _log.warning("judging %s by its log ended with %s", facts.job.id, ended)
     except (OSError, ValidationError) as error:
         _log.warning("judging %s by its log failed", facts.job.id, exc_info=error)

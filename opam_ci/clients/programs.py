@@ -1,4 +1,4 @@
-"""Programs of the machine that ours run."""
+"""Programs of the machine that this one runs."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from opam_ci.core.errors import UsageError
 
 
 def missing(packages: Mapping[str, str]) -> str | None:
-    """Returns which programs are missing and the command that installs them, None if none is.
+    """Returns a message with missing programs and the command that installs them, None if none.
 
     Args:
         packages: The Debian package of each program.
@@ -21,10 +21,10 @@ def missing(packages: Mapping[str, str]) -> str | None:
 
 
 def require(*names: str) -> None:
-    """Checks that programs are there whose Debian packages have their names.
+    """Checks that programs are installed whose Debian packages have their names.
 
     Raises:
-        UsageError: Some are not; the line says what installs them.
+        UsageError: Some are missing; the message has the command that installs them.
     """
     if line := missing({name: name for name in names}):
         raise UsageError(line)

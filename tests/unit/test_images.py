@@ -218,8 +218,8 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
     [
         ("busy", "HTTP 429"),
         ("broken", "HTTP 503"),
-        ("no-digest", "gives no digest"),
-        ("forged", "gives no digest"),
+        ("no-digest", "sent no digest"),
+        ("forged", "sent no digest"),
         ("slow", "does not answer"),
     ],
 )
@@ -245,12 +245,12 @@ async def test_a_registry_that_hangs_is_not_asked_for_a_while(
         await resolver.resolve(f"{odd}/x:slow")
     with pytest.raises(InfrastructureError, match="x:fine: registry"):
         await resolver.resolve(f"{odd}/x:fine")
-    monkeypatch.setattr(images, "_AWAY_FOR", timedelta(0))
+    monkeypatch.setattr(images, "_UNAVAILABLE_FOR", timedelta(0))
     assert await resolver.resolve(f"{odd}/x:fine") == f"{odd}/x@{Odd.digest}"
 
 
 async def test_an_answer_that_drips_ends_in_time(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_ANSWER_TIMEOUT", timedelta(seconds=0.2))
+    monkeypatch.setattr(images, "_TOTAL_TIMEOUT", timedelta(seconds=0.2))
     with pytest.raises(InfrastructureError, match="does not answer: TimeoutError"):
         await ImageResolver().resolve(f"{odd}/x:slow")
 

@@ -104,11 +104,11 @@ async def test_archives_are_downloaded_from_within_the_sandbox(opam_lint: OpamLi
     [
         ("echo what; exit 99", "exit code 99: what", Cause.OPAM_INTERNAL),
         ("kill -SEGV $$", "signal 11", Cause.OPAM_INTERNAL),
-        ("echo what; exit 0", "no usable answer .*: what", Cause.OPAM_INTERNAL),
-        ("ln -s /etc/passwd ../lint.json", "no usable answer", Cause.OPAM_INTERNAL),
+        ("echo what; exit 0", "no usable result .*: what", Cause.OPAM_INTERNAL),
+        ("ln -s /etc/passwd ../lint.json", "no usable result", Cause.OPAM_INTERNAL),
         (
             'echo \'{"opam-version": "2.3.0", "lint": []}\' > ../lint.json',
-            "no answer for 1 of 1",
+            "no result for 1 of 1",
             Cause.OPAM_INTERNAL,
         ),
         (

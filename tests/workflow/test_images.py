@@ -232,4 +232,4 @@ async def test_an_image_that_the_registry_does_not_have_is_for_the_workers_to_fi
     summary = await world.until(handle, is_decided)
     assert world.script.images[build(platform)] == platform.image
     [notice] = summary.notices
-    assert "does not have it for us: HTTP 404" in notice
+    assert "does not have it, or denies access: HTTP 404" in notice
