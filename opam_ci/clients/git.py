@@ -102,7 +102,7 @@ class Repository:
         """
         _require_version()
         try:
-            found = subprocess.run(  # noqa: S603 -- a list of words, never a shell
+            found = subprocess.run(  # noqa: S603 -- a list of arguments, never a shell
                 ["git", "-C", str(path), *_WHERE],  # noqa: S607 -- found on PATH like any tool
                 capture_output=True,
                 check=False,

@@ -88,7 +88,7 @@ def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
             in `accept`.
     """
     try:
-        done = subprocess.run(  # noqa: S603 -- a list of words, never a shell
+        done = subprocess.run(  # noqa: S603 -- a list of arguments, never a shell
             ["git", f"--git-dir={git_dir}", *arguments],  # noqa: S607 -- found on PATH like any tool
             cwd=cwd,
             env=env,
@@ -226,7 +226,7 @@ class LineProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
         try:
-            self._process = subprocess.Popen(  # noqa: S603 -- a list of words, never a shell
+            self._process = subprocess.Popen(  # noqa: S603 -- a list of arguments, never a shell
                 self._command,
                 cwd=self._cwd,
                 env=self._env,

@@ -8,6 +8,7 @@ import httpx
 from pydantic import Field
 
 from opam_ci.clients.github_http import RestClient
+from opam_ci.core.batched import batched
 from opam_ci.core.github.checks import ANNOTATIONS_LIMIT, CheckRun
 from opam_ci.core.github.command import is_permitted
 from opam_ci.core.github.model import Login, Sha, Tolerant, Word
@@ -196,9 +197,9 @@ def _portions(run: CheckRun) -> list[dict[str, Any]]:
         {
             **open_run,
             "status": "in_progress",
-            "output": {**whole["output"], "annotations": annotations[at : at + ANNOTATIONS_LIMIT]},
+            "output": {**whole["output"], "annotations": list(some)},
         }
-        for at in range(0, len(annotations), ANNOTATIONS_LIMIT)
+        for some in batched(annotations, ANNOTATIONS_LIMIT)
     ]
     last = {**whole, "output": portions[-1]["output"]}
     return [*portions[:-1], last]

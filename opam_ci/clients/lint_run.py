@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from opam_ci.clients.opam_lint import OpamLint
+from opam_ci.core.batched import batched
 from opam_ci.core.lint.checks import DEFAULT_KINDS
 from opam_ci.core.lint.finding import CheckKind, LintFinding, LintReport, LintRequest
 from opam_ci.core.lint.judge import PackageFacts, judge, read_opam_file
@@ -94,8 +95,7 @@ async def lint_each(
     """The findings about each package, None for one that does not exist; see `lint_packages`."""
     facts = await _facts(tree, packages)
     results: list[tuple[LintFinding, ...] | None] = []
-    for start in range(0, len(facts), _CHUNK):
-        chunk = facts[start : start + _CHUNK]
+    for chunk in batched(facts, _CHUNK):
         read = await tree.read([fact.package for fact in chunk])
         present = [
             (fact, files) for fact, files in zip(chunk, read, strict=True) if files is not None

@@ -30,6 +30,7 @@ from opam_ci.clients.log_format import (
     segment_key,
 )
 from opam_ci.clients.store import ArtifactStore, MissingKeyError
+from opam_ci.core.batched import batched
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
@@ -145,11 +146,11 @@ class LogWriter:
         self._unplan_upload()
         try:
             await _finish(self._close(), self._limits.close_timeout)
-        except InfrastructureError as trouble:
+        except InfrastructureError as failure:
             if error is None:
                 raise
-            if error is not trouble:
-                error.add_note(f"the log is incomplete: {trouble}")
+            if error is not failure:
+                error.add_note(f"the log is incomplete: {failure}")
 
     def _plan_upload(self) -> None:
         """Schedules the upload of waiting output: soon, or now if there is much of it.
@@ -325,8 +326,7 @@ class LogReader:
                 if (following is None or following.offset > start)
                 and (end is None or each.offset < end)
             ]
-            for first in range(0, len(wanted), _CONCURRENT_READS):
-                batch = wanted[first : first + _CONCURRENT_READS]
+            for batch in batched(wanted, _CONCURRENT_READS):
                 contents = await asyncio.gather(*(self._load(each.key) for each in batch))
                 for each, data in zip(batch, contents, strict=True):
                     if piece := clip(each.offset, data, start, end):
@@ -361,18 +361,18 @@ async def _finish(work: Coroutine[Any, Any, None], limit: timedelta) -> None:
             await asyncio.wait({task}, timeout=left)
         except asyncio.CancelledError as error:
             cancelled = error
-    trouble: BaseException | None
+    failure: BaseException | None
     if task.done():
-        trouble = task.exception()
+        failure = task.exception()
     else:
         task.cancel()
-        trouble = InfrastructureError(
+        failure = InfrastructureError(
             f"storing the end of a log took over {limit.total_seconds():g} s",
             cause=Cause.STORAGE,
         )
     if cancelled is not None:
-        if trouble is not None:
-            cancelled.add_note(f"the log is incomplete: {trouble}")
+        if failure is not None:
+            cancelled.add_note(f"the log is incomplete: {failure}")
         raise cancelled
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure

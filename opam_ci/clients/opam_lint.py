@@ -17,6 +17,7 @@ from typing import Any, Final
 from opam_ci.clients.lint_program import FILES, LintProgram, new_scratch
 from opam_ci.clients.runners import beneath
 from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.core.batched import batched
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
 from opam_ci.core.lint.subject import OpamMessage
@@ -70,8 +71,8 @@ class OpamLint:
         """
         messages: list[tuple[OpamMessage, ...]] = []
         size = _DOWNLOADING_BATCH_SIZE if self.check_upstream else _BATCH_SIZE
-        for start in range(0, len(files), size):
-            messages += await self._batch(files[start : start + size])
+        for batch in batched(files, size):
+            messages += await self._batch(batch)
         return messages
 
     async def _batch(self, files: Sequence[bytes]) -> list[tuple[OpamMessage, ...]]:

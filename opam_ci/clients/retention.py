@@ -6,6 +6,7 @@ from datetime import datetime
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.retention import Retired
 from opam_ci.clients.store import ArtifactStore
+from opam_ci.core.batched import batched
 
 _HEADS_AT_ONCE = 20
 """Heads in one transaction: some thousand jobs, a fraction of a second."""
@@ -37,8 +38,7 @@ async def prune(
     done = Pruned()
     while True:
         logs = await asyncio.to_thread(index.logs_to_retire, before, limit=heads_at_once)
-        for first in range(0, len(logs), _LOGS_AT_ONCE):
-            some = logs[first : first + _LOGS_AT_ONCE]
+        for some in batched(logs, _LOGS_AT_ONCE):
             await asyncio.gather(*(_delete(store, key) for key in some))
         retired = await asyncio.to_thread(index.retire, before, limit=heads_at_once)
         done = Pruned(

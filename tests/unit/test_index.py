@@ -305,9 +305,16 @@ def test_a_listing_in_parts_shows_everything_once(index: Index) -> None:
     )
 
 
-@pytest.mark.parametrize("after", ["", "x", "2026-05-04T12:00:00/1", "2026-05-04T12:00:00+00:00/x"])
-def test_a_place_from_nowhere_is_refused(index: Index, after: str) -> None:
-    with pytest.raises(UsageError, match="no place"):
+@pytest.mark.parametrize(
+    "after",
+    [
+        *("", "x", "2026-05-04T12:00:00/1", "2026-05-04T12:00:00+00:00/x"),
+        # More than a database's integers hold.
+        f"2026-05-04T12:00:00+00:00/{'9' * 20}",
+    ],
+)
+def test_an_invalid_page_cursor_is_refused(index: Index, after: str) -> None:
+    with pytest.raises(UsageError, match="invalid page cursor"):
         index.jobs(place=Place(after=after))
 
 

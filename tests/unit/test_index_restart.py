@@ -150,7 +150,7 @@ def test_jobs_that_wait_for_their_retry_are_counted_and_left(index: Index) -> No
 def test_an_interrupted_restart_takes_the_rest_when_asked_again(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("opam_ci.clients.index.engine._AT_ONCE", 2)
+    monkeypatch.setattr("opam_ci.clients.index.engine._PARAMETERS", 2)
     builds = [build(f"p{number}.1") for number in range(5)]
     wrote(
         index,
@@ -250,7 +250,7 @@ def test_a_restart_says_what_there_is_where_it_takes_nothing(index: Index) -> No
         f"o/r#1 has no job that matches; it has none on '{'x' * 100}', its platforms are: {P}, {Q}"
     )
     assert refused(package="zzz") == (
-        "o/r#1 has no job that matches; see what it has with `opam-ci status`"
+        "o/r#1 has no job that matches; list its jobs with `opam-ci status`"
     )
 
 
