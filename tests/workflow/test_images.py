@@ -143,7 +143,7 @@ async def test_one_registrys_trouble_is_its_platforms_own(
 
     # A restart of what the CI lost looks again; the analysis and the others stay as they are.
     bad.answer = 200
-    world.script.resolver._away.clear()
+    world.script.resolver._unavailable.clear()
     await handle.signal("restart", {"platform": hanging.name})
     summary = await world.until(
         handle, lambda now: is_decided(now) and outcomes(now)[build(hanging)] == "passed"
