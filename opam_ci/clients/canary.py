@@ -1,13 +1,12 @@
 """Building the canary on this worker, and exporting its repository to the store."""
 
-import gzip
 import hashlib
 import io
-import tarfile
 from collections.abc import Mapping
 
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.store import ArtifactStore
+from opam_ci.clients.tar_gz import add, tar_gz
 from opam_ci.core import canary
 from opam_ci.core.build import BuildSpec, PhaseTimeouts, RepositoryRef
 from opam_ci.core.classify import judge
@@ -72,22 +71,11 @@ async def build_good(runner: Runner, store: ArtifactStore, platform: Platform) -
 
 
 async def _put(store: ArtifactStore, files: Mapping[str, str]) -> str:
-    data = _archive(files)
-    key = f"repositories/canary/{hashlib.sha256(data).hexdigest()}.tar.gz"
-    if not await store.exists(key):
-        await store.put(key, data)
-    return key
-
-
-def _archive(files: Mapping[str, str]) -> bytes:
-    """Makes a `.tar.gz`; the same files make the same bytes."""
     packed = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w") as archive,
-    ):
+    with tar_gz(packed) as archive:
         for path, text in sorted(files.items()):
-            entry = tarfile.TarInfo(path)
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return packed.getvalue()
+            add(archive, path, text.encode())
+    key = f"repositories/canary/{hashlib.sha256(packed.getvalue()).hexdigest()}.tar.gz"
+    if not await store.exists(key):
+        await store.put(key, packed.getvalue())
+    return key

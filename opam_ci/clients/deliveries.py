@@ -8,7 +8,7 @@ from typing import Self
 from sqlalchemy import Column, Engine, MetaData, Table, Text, delete, select
 from sqlalchemy.schema import CreateTable
 
-from opam_ci.clients.index.engine import create, reading, writing
+from opam_ci.clients.index.engine import Connected, create, reading, writing
 from opam_ci.clients.index.schema import Instant
 from opam_ci.clients.index.write import insertion
 
@@ -25,7 +25,7 @@ _TABLE = Table(
 )
 
 
-class StoredDeliveries:
+class StoredDeliveries(Connected):
     """Stores the ids of accepted deliveries in a table of its own, made when it is opened.
 
     A failure of the database is an InfrastructureError: the delivery then counts as not
@@ -33,7 +33,7 @@ class StoredDeliveries:
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._clock = clock
         self._accepted = 0
 
@@ -54,10 +54,6 @@ class StoredDeliveries:
         with writing(engine) as connection:
             connection.execute(CreateTable(_TABLE, if_not_exists=True))
         return cls(engine, clock)
-
-    def close(self) -> None:
-        """Closes all connections."""
-        self._engine.dispose()
 
     async def is_accepted(self, delivery: str) -> bool:
         """Whether it was accepted before."""

@@ -85,7 +85,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 class Connected:
-    """A part of the index; every method blocks on its database.
+    """A part of the index, or a user of its database; every method blocks on it.
 
     Args:
         engine: To the database.
@@ -93,6 +93,10 @@ class Connected:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
 
 
 def portions(values: Iterable[T]) -> Iterator[tuple[T, ...]]:

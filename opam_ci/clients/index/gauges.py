@@ -3,7 +3,7 @@
 from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, exists, func, select
 
-from opam_ci.clients.index.engine import create, reading
+from opam_ci.clients.index.engine import Connected, create, reading
 from opam_ci.clients.index.filters import CURRENT, revision_condition
 from opam_ci.clients.index.schema import HEADS, INCIDENTS, JOBS, REVISIONS
 from opam_ci.core.model import Frozen
@@ -37,7 +37,7 @@ class IndexState(Frozen):
     green_unbuilt: int
 
 
-class IndexGauges:
+class IndexGauges(Connected):
     """Reads the state of an index. Blocks on the database: call it on a thread.
 
     Args:
@@ -48,11 +48,7 @@ class IndexGauges:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create(url)
-
-    def close(self) -> None:
-        """Closes all connections."""
-        self._engine.dispose()
+        super().__init__(create(url))
 
     def read(self) -> IndexState:
         """Reads the state.

@@ -105,7 +105,7 @@ class Index(JobQueue, Incidents, Overview, Retention):
                     connection.execute(text("PRAGMA analysis_limit = 400"))
                     connection.execute(text("PRAGMA optimize"))
         finally:
-            self._engine.dispose()
+            super().close()
 
     def record(self, batch: RowBatch, *, retried: bool = False) -> Recorded:
         """Writes rows, all or none; newer ones in the index are left as they are.
