@@ -1,6 +1,5 @@
 """Incidents in the index: what comes of faults in whatever order they are written."""
 
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -18,6 +17,7 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.threads import in_threads
 from tests.fakes.written import write
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -265,10 +265,6 @@ def test_writers_at_once_make_one_incident(index: Index) -> None:
         for try_ in range(1, 4):
             write(index, fault(number, minutes=try_, try_=try_))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, range(1, 5))
     [found] = index.incidents().items
     assert (found.faults, found.jobs, found.pull_requests) == (12, 4, 4)

@@ -8,25 +8,10 @@ from opam_ci.clients.index import Index
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import ChangeJobs, CountJobs, TakeJobs
-from opam_ci.core.outcome import (
-    Cancelled,
-    Outcome,
-)
+from opam_ci.core.outcome import Cancelled, Outcome
 from opam_ci.core.plan import ANALYSIS, PlannedJob, outcome_after
-from opam_ci.core.requests import (
-    CANARY_COST,
-    RESTART_COST,
-    RestartAsker,
-    RestartSelector,
-)
-from opam_ci.core.summary import (
-    SHOWN_ROWS,
-    JobState,
-    JobStatus,
-    Standing,
-    count_key,
-    total,
-)
+from opam_ci.core.requests import CANARY_COST, RESTART_COST, RestartAsker, RestartSelector
+from opam_ci.core.summary import SHOWN_ROWS, JobState, JobStatus, Standing, count_key, total
 from tests.fakes.queue import (
     DISK,
     DNS,

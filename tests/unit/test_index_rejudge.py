@@ -1,6 +1,5 @@
 """Which verdicts the index throws doubt on, in whatever order they are written."""
 
-import threading
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
@@ -30,6 +29,7 @@ from opam_ci.core.recording import RowBatch, rows_of
 from opam_ci.core.records import RevisionKey, RevisionRecord
 from opam_ci.core.requests import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.threads import in_threads
 from tests.fakes.written import write
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -259,16 +259,7 @@ def test_reverse_dependencies_throw_no_doubt(index: Index) -> None:
 
 
 def test_writers_at_once_throw_doubt_on_all(index: Index) -> None:
-    found: list[Recorded] = []
-
-    def work(number: int) -> None:
-        found.append(write(index, decided(number)))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 7)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = in_threads(lambda number: write(index, decided(number)), range(1, 7))
     assert {number for each in found for number in judged(each)} == {1, 2, 3, 4, 5, 6}
     assert sum(len(each.kinds) for each in found) == 6
 

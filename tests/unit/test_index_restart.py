@@ -1,6 +1,5 @@
 """The list of jobs: restarted, cancelled, settled, concluded; on SQLite and PostgreSQL."""
 
-import threading
 from collections import Counter
 
 import pytest
@@ -9,25 +8,10 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.index.changing import queue_again
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import ChangeJobs, ConcludeJobs, CountJobs, SettleJobs
-from opam_ci.core.outcome import (
-    Cancelled,
-    Cause,
-    Outcome,
-    Skipped,
-    SkipReason,
-    label,
-)
+from opam_ci.core.outcome import Cancelled, Cause, Outcome, Skipped, SkipReason, label
 from opam_ci.core.plan import ANALYSIS, PlannedJob, outcome_after
-from opam_ci.core.requests import (
-    JobSelector,
-    RestartSelector,
-    RestartWhich,
-)
-from opam_ci.core.summary import (
-    JobState,
-    JobStatus,
-    total,
-)
+from opam_ci.core.requests import JobSelector, RestartSelector, RestartWhich
+from opam_ci.core.summary import JobState, JobStatus, total
 from tests.fakes.queue import (
     DNS,
     FAILED,
@@ -51,6 +35,7 @@ from tests.fakes.queue import (
     taken,
     wrote,
 )
+from tests.fakes.threads import in_threads
 
 
 def test_a_restart_begins_a_round_and_forgets_the_last_one(index: Index) -> None:
@@ -356,30 +341,19 @@ def test_available_nowhere_is_as_configured(index: Index) -> None:
 
 def test_changes_at_once_leave_each_job_once_and_in_one_state(index: Index) -> None:
     builds = [build(f"p{number}.1") for number in range(40)]
-    errors: list[BaseException] = []
 
     def work(turn: int) -> None:
-        try:
-            for round_ in range(1, 4):
-                plan(index, *builds, *(its_test(job) for job in builds), round_=round_)
-                if turn % 2:
-                    index.settle(SettleJobs(key=KEY, outcome=DNS, platforms=(P,)), NOON)
-                else:
-                    wrote(index, *(decided(job, DNS, round=round_) for job in builds[::-1]))
-                index.requeue(
-                    ChangeJobs(key=KEY, selector=RestartSelector(), round=10 + round_), NOON
-                )
-                index.cancel(ChangeJobs(key=KEY, selector=JobSelector()), NOON)
-                index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), NOON)
-        except BaseException as error:  # noqa: BLE001 - reported by the assertion below
-            errors.append(error)
+        for round_ in range(1, 4):
+            plan(index, *builds, *(its_test(job) for job in builds), round_=round_)
+            if turn % 2:
+                index.settle(SettleJobs(key=KEY, outcome=DNS, platforms=(P,)), NOON)
+            else:
+                wrote(index, *(decided(job, DNS, round=round_) for job in builds[::-1]))
+            index.requeue(ChangeJobs(key=KEY, selector=RestartSelector(), round=10 + round_), NOON)
+            index.cancel(ChangeJobs(key=KEY, selector=JobSelector()), NOON)
+            index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), NOON)
 
-    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    in_threads(work, range(4))
     [found] = index.count(CountJobs(key=KEY, platforms=(P,)))
     assert total(found.counts).total == len(records(index)) == 80
     assert index.counts().total == 80
