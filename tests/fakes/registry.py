@@ -4,6 +4,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
+
+Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 class Registry(ThreadingHTTPServer):
@@ -49,12 +52,21 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def registry() -> Iterator[Registry]:
     """Runs a registry."""
-    with Registry() as server:
+    with running(Registry()) as server:
+        try:
+            yield server
+        finally:
+            server.over.set()
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Runs a server on a thread of its own."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield server
         finally:
-            server.over.set()
             server.shutdown()
             thread.join()

@@ -201,7 +201,7 @@ def test_trees_and_blobs(clone: Clone) -> None:
         assert repository.count_packages(head) == 2
         assert repository.read(head, "packages") is None
         assert repository.exists(head, "packages/a")
-        assert not repository.exists(head, odd)  # a name that cannot be asked for
+        assert not repository.exists(head, odd)  # a name that cannot be queried
         with pytest.raises(InfrastructureError, match="is missing") as caught:
             list(repository.objects(["1" * 40]))
         assert caught.value.cause is Cause.GIT

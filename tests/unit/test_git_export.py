@@ -106,7 +106,7 @@ def test_what_no_worker_can_take_is_left_out(clone: Clone, tmp_path: Path) -> No
         assert [repository.count_packages(tree) for tree in (old, new)] == [3, 3]
         made = overlay(repository, old, new, tmp_path / "overlay.tar.gz")
     packages = {at("a.1"), at("a.2"), at("b.1"), at("b.1", "files/x.sh")}
-    # opam passes over a folder that is no package's.
+    # opam ignores a folder that is not a package's.
     assert set(members(tmp_path / "all.tar.gz")) == packages | {"packages/b/wrong/opam"}
     assert (made.packages, made.deleted) == (("b.1",), ())
 

@@ -1,4 +1,4 @@
-"""The client at a fake GitHub: what it says, what it bears, what it gives up."""
+"""The client with a fake GitHub: requests, faults, refusals."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Every request of ours and every answer of the fake, judged by GitHub's own description."""
+"""All of our requests and the fake's responses, validated by GitHub's own description."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -23,6 +23,7 @@ from opam_ci.clients.images import ImageResolver, UnknownImageError
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.images import ImageReference, parse_image
 from opam_ci.core.outcome import Cause
+from tests.fakes.registry import running
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -144,7 +145,7 @@ async def test_an_image_that_the_registry_does_not_have(registry: Registry) -> N
 
 
 class Odd(BaseHTTPRequestHandler):
-    """Answers by the tag that is asked for; a token is needed for `private`."""
+    """Responds by the tag in the path; a token is needed for `private`."""
 
     digest = "sha256:" + "5" * 64
 
@@ -195,12 +196,8 @@ class Odd(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def odd() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Odd)) as server:
         yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 async def test_a_token_for_anonymous_reading_is_fetched(odd: str) -> None:
@@ -238,7 +235,7 @@ async def test_a_registry_that_hangs_is_not_asked_for_a_while(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    # One that answers badly is asked again.
+    # One that answers with an error is queried again.
     with pytest.raises(InfrastructureError, match="HTTP 503"):
         await resolver.resolve(f"{odd}/x:broken")
     with pytest.raises(InfrastructureError, match="does not answer"):
@@ -272,7 +269,7 @@ def test_an_image_that_only_this_machine_has(
 ) -> None:
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
-    # A storage of its own: the machine's images are no business of a test.
+    # A storage of its own: a test must not touch the machine's images.
     (tmp_path / "storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n'
     )

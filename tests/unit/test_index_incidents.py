@@ -1,4 +1,4 @@
-"""Incidents in the index: what comes of faults in whatever order they are written."""
+"""Incidents in the index: the same in whatever order faults are written."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -77,7 +77,7 @@ def lost(number: int, *, minutes: float = 0, round_: int = 1, automatic: int = 0
 
 
 def all_incidents(index: Index) -> list[tuple[object, ...]]:
-    """What the index says of incidents, but for their numbers."""
+    """The incidents of the index, without their ids."""
     return sorted(
         (each.cause, each.first_seen_at, each.last_seen_at, each.place.model_dump_json(),
          each.faults, each.jobs, each.pull_requests, each.evidence.rule)
@@ -86,7 +86,7 @@ def all_incidents(index: Index) -> list[tuple[object, ...]]:
 
 
 def expected(records: Sequence[AttemptRecord]) -> list[tuple[object, ...]]:
-    """What the pure rule says of the same faults."""
+    """The incidents that the pure rule makes of the same faults."""
     faults = [
         FaultSeen(
             revision=each.revision, job=each.job, attempt=each.number, cause=each.outcome.cause,

@@ -1,4 +1,4 @@
-"""Opening the index: migrations, races, files of something else, damage, full disks."""
+"""Opening the index: migrations, races, other files, damage, full disks."""
 
 import sqlite3
 import subprocess
@@ -115,7 +115,7 @@ WHERE table_schema = 'public'
 
 
 def schema_of(url: str) -> dict[str, object]:
-    """All that a database knows of its tables, but for the order of columns."""
+    """The whole schema of a database, without the order of columns."""
     index = Index.open(url)
     with reading(index._engine) as connection:
         known = inspect(connection)

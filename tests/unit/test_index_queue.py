@@ -69,7 +69,7 @@ def test_planning_twice_adds_nothing_and_disturbs_nobody(index: Index) -> None:
     before.pop(b.id)
     assert now == before
     plan(index, a, b, c, round_=2)
-    wrote(index, decided(b, FAILED), sequence=9)  # said late, of the round before
+    wrote(index, decided(b, FAILED), sequence=9)  # a late record of the earlier round
     assert records(index)[b.id].status == JobStatus(job=b, round=2)
 
 
@@ -141,7 +141,7 @@ def test_pages_show_each_job_once_while_others_change_the_list(index: Index) -> 
     while True:
         page = index.take(TakeJobs(key=KEY, platform=P, limit=7, after=following))
         seen.update(ids(page.jobs))
-        # What was taken runs, something further on is decided, and more is planned.
+        # Taken jobs run, a later one is decided, and more are planned.
         wrote(
             index,
             *(JobStatus(job=each.job, state=JobState.RUNNING, attempt=1) for each in page.jobs),
@@ -180,7 +180,7 @@ def test_counts_and_rows_are_those_of_the_jobs(index: Index) -> None:
         (each.platform, each.kind, each.standing, each.why): each.number for each in found.counts
     } == wanted
     assert {row.job.id for row in found.shown} == {row.job.id for row in rows}
-    # The analysis is its pull request's own.
+    # The analysis belongs to the workflow of its pull request.
     assert [row.job for row in first.shown] == [lint]
     assert total(first.counts).total == 1
     without = [row.job.id for row in rows[:6]]

@@ -1,4 +1,4 @@
-"""Which verdicts the index throws doubt on, in whatever order they are written."""
+"""Which verdicts the index puts in doubt, in whatever order they are written."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -70,7 +70,7 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     kind: JobKind = JobKind.BUILD,
     opened: datetime = NOON,
 ) -> RowBatch:
-    """What a workflow writes when a job is decided."""
+    """The batch of a workflow when a job is decided."""
     row = JobStatus(
         job=job(package or f"p{number}.1", kind), state=JobState.DECIDED, round=round_, attempt=1,
         automatic=automatic,
@@ -92,7 +92,7 @@ def judged(found: Recorded) -> set[int | None]:
 
 
 def outcomes(index: Index, number: int) -> dict[str, str]:
-    """How the jobs of a pull request stand."""
+    """The outcomes of a pull request's jobs."""
     jobs = index.jobs(JobFilter(of=RevisionFilter(number=number))).items
     return {each.status.job.id: label(each.status.outcome) for each in jobs if each.status.outcome}
 
@@ -130,11 +130,11 @@ def test_the_third_alike_throws_doubt_on_all_in_any_order(
 def test_whoever_may_not_have_told_of_it_says_it_again(index: Index) -> None:
     batches = [decided(number) for number in (1, 2, 3)]
     write(index, *batches)
-    # The same batch again changes nothing: what the workflow wrote does not come back.
+    # The same batch again changes nothing: it does not overwrite the new verdict.
     assert judged(write(index, batches[2])) == set()
     assert judged(write(index, batches[2], retried=True)) == ALL
     assert outcomes(index, 3) == {job("p3.1").id: "errored(unknown)"}
-    # What has gone on needs no telling.
+    # A job that has changed since is not reported again.
     write(index, decided(1, round_=2, minutes=1, outcome=PASSED))
     assert judged(write(index, batches[2], retried=True)) == {2, 3}
 
@@ -156,7 +156,7 @@ def test_what_followed_from_a_verdict_follows_from_the_new_one(index: Index) -> 
         test.id: "errored(unknown)",
         other.id: "skipped(unavailable)",
     }
-    # It comes back with the build.
+    # It is restarted with the build.
     taken = index.requeue(
         ChangeJobs(key=key(1), selector=RestartSelector(job=build.id), round=2), NOON
     )
@@ -169,10 +169,10 @@ def test_a_job_is_doubted_once(index: Index) -> None:
     assert found is not None
     assert (found.cause, found.jobs, found.evidence.rule) == (Cause.UNKNOWN, 3, SAME_FAILURE)
     assert len(index.hit_jobs(incident)) == 3
-    # The first is tried again and fails the same way: it stands, and the late fourth does not.
+    # The first is retried and fails the same way: its verdict stays, the late fourth's does not.
     assert judged(write(index, decided(1, minutes=5, round_=2))) == set()
     assert judged(write(index, decided(4, minutes=6))) == {4}
-    # An hour later it is usual, for what stands stands.
+    # An hour later it is usual, because of the verdict that stayed.
     later = [decided(number, minutes=70) for number in (11, 12, 13)]
     assert judged(write(index, *later)) == set()
 
@@ -206,7 +206,7 @@ def test_a_batch_of_many_times_finds_what_each_of_them_does(index: Index) -> Non
         for package, at in (("p1.1", 0), ("q1.1", 50))
     )
     done = write(index, rows_of(key(1), rows, sequence=1, updated_at=after(50)))
-    # The first three are alike, and so are the others: those verdicts of before do not stand.
+    # The first three are alike, and so are the others: their earlier verdicts are revised.
     assert judged(done) == {1, 2, 3}
     assert judged(write(index, decided(7, minutes=49.5))) == {1, 4, 5, 6, 7}
 

@@ -52,7 +52,7 @@ def test_a_restart_begins_a_round_and_forgets_the_last_one(index: Index) -> None
     assert (found.sequence, found.updated_at) == (0, after(1))
     [queued] = taken(index)
     assert (queued.round, queued.automatic) == (4, 0)
-    # Its attempts stay, and what was written of that round late does not come back.
+    # Its attempts are kept, and a late record of that round does not overwrite it.
     assert len(index.attempts().items) == 2
     wrote(index, decided(job, DNS, attempt=3), sequence=99)
     assert records(index)[job.id] == found
@@ -93,7 +93,7 @@ def test_the_job_that_the_ci_lost_comes_with_the_one_that_needs_it(index: Index)
         *(decided(a, DNS), followed(a, DNS)),
         *(decided(b, Cancelled(by="request")), decided(its_test(b), Cancelled(by="request"))),
         *(decided(c, FAILED), followed(c, FAILED)),
-        # Another dependent of a lost build comes along, for it followed.
+        # Another dependent of a lost build is restarted, too, as its outcome followed.
         decided(a.model_copy(update={"kind": JobKind.LOWER_BOUNDS}), outcome_after(DNS, a) or DNS),
     )
     assert restart(index, RestartSelector(package="a", kind=JobKind.TEST)) == sorted(
@@ -155,7 +155,7 @@ def test_an_interrupted_restart_takes_the_rest_when_asked_again(
     monkeypatch.setattr("opam_ci.clients.index.queue.queue_again", broken)
     with pytest.raises(KeyboardInterrupt):
         index.requeue(ChangeJobs(key=KEY, selector=RestartSelector(), round=2), NOON)
-    # What others need was queued first; meanwhile one of them runs and is lost again.
+    # Jobs that others need were queued first; meanwhile one of them runs and is lost again.
     some = taken(index)
     assert {each.job.kind for each in some} == {JobKind.BUILD}
     wrote(index, decided(some[0].job, DNS, round=2, attempt=1))
@@ -269,7 +269,7 @@ def test_a_cancel_takes_what_is_undecided_and_changes_what_is_queued(index: Inde
         }
     found = records(index)[a.id]
     assert (found.sequence, found.status.decided_at) == (1, after(1))
-    # A workflow that had it in hand says more of it.
+    # A workflow that ran it records its result.
     wrote(index, decided(a, PASSED, attempt=1))
     assert labels(index)[a.id] == "passed"
     late = index.cancel(ChangeJobs(key=KEY, selector=JobSelector(package="d")), after(2))
@@ -326,7 +326,7 @@ def test_what_no_platform_can_install_is_a_failure_with_all_that_follows(index: 
     before = records(index)
     assert index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), after(2)) is False
     assert records(index) == before
-    # Whoever ran it cannot take the verdict back in its round.
+    # The workflow that ran it cannot overwrite the verdict in its round.
     wrote(index, decided(a, NO_SOLUTION, attempt=1))
     assert labels(index)[a.id] == "failed(not_installable)"
 

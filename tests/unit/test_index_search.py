@@ -1,4 +1,4 @@
-"""Jobs of the index by what people remember of them, on each database."""
+"""Jobs of the index by parts of their ids, on each database."""
 
 from datetime import UTC, datetime
 

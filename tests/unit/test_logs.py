@@ -28,7 +28,7 @@ def store() -> ArtifactStore:
 
 
 def numbered(count: int) -> bytes:
-    """Output of which every 10 bytes say where they are."""
+    """Output of which every 10 bytes are their own offset."""
     return b"".join(b"%09d\n" % number for number in range(0, count, 10))
 
 

@@ -1,4 +1,4 @@
-"""One opam lints, whatever the machine has, and its trouble is never the author's."""
+"""One version of opam lints on every machine, and its failures are never the author's."""
 
 import asyncio
 import hashlib
@@ -133,7 +133,7 @@ async def test_an_opam_that_is_gone_is_a_fault_of_ours() -> None:
 
 
 def is_alive(pid: str) -> bool:
-    """Whether a process runs; whoever adopted a dead one may be slow to notice."""
+    """Whether a process runs; the parent that adopted a dead one may reap it late."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
