@@ -8,9 +8,8 @@ from typing import Self
 from sqlalchemy import Column, Engine, MetaData, Table, Text, delete, select
 from sqlalchemy.schema import CreateTable
 
-from opam_ci.clients.index.engine import Connected, create, reading, writing
+from opam_ci.clients.index.engine import Connected, create, insertion, reading, writing
 from opam_ci.clients.index.schema import Instant
-from opam_ci.clients.index.write import insertion
 
 KEPT = timedelta(days=14)
 """How long a delivery is remembered; GitHub redelivers for three days."""

@@ -42,7 +42,7 @@ HITS = tuple(
 
 
 @dataclass
-class Known:
+class KnownIncident:
     """An incident of the index."""
 
     faults: set[FaultSeen]
@@ -68,7 +68,7 @@ class Incidents(Simulation):
     def __init__(self) -> None:
         super().__init__()
         self.clock = AT
-        self.incidents: dict[int, Known] = {}
+        self.incidents: dict[int, KnownIncident] = {}
         self.seen: list[FaultSeen] = []
         self.errored: dict[HitKey, int] = {}
         """The last incident that hit each errored job."""
@@ -141,7 +141,7 @@ class Incidents(Simulation):
         found = joined(fault.at, spans)
         if not found:
             home = 1 + max(self.incidents, default=0)
-            self.incidents[home] = Known({fault})
+            self.incidents[home] = KnownIncident({fault})
             self.hit("new incident")
             if any(span.resolved is not None and span.resolved < fault.at for span in spans):
                 self.hit("after repair")

@@ -65,13 +65,17 @@ def test_what_is_no_clone_of_an_opam_repository(clone: Clone, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("said", "error"), [("echo git version 2.34.1", UsageError), ("exit 1", InfrastructureError)]
+    ("script", "error"), [("echo git version 2.34.1", UsageError), ("exit 1", InfrastructureError)]
 )
 def test_a_git_that_is_too_old_or_broken(
-    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[Exception]
+    clone: Clone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    error: type[Exception],
 ) -> None:
     program = tmp_path / "git"
-    program.write_text(f"#!/bin/sh\n{said}\n")
+    program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     git._require_version.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))

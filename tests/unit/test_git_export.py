@@ -80,7 +80,6 @@ def test_an_overlay_holds_what_differs(clone: Clone, tmp_path: Path) -> None:
     assert found.pop("repo")[1] == b'opam-version: "2.0"\n'
     assert found.pop(at("a.2"))[1] == opam("build: [make]")
     assert found.pop(at("c.1"))[1] == opam()
-    # A link becomes a plain file, so that nothing is written outside of the folder.
     # No link, so that nothing is written outside of the folder.
     assert set(found) == {at("a.1"), at("d.1")}
     for _, body in found.values():

@@ -211,7 +211,7 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "said"),
+    ("tag", "message"),
     [
         ("busy", "HTTP 429"),
         ("broken", "HTTP 503"),
@@ -221,10 +221,10 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
     ],
 )
 async def test_a_registry_that_is_not_well_is_a_fault_of_ours(
-    odd: str, tag: str, said: str
+    odd: str, tag: str, message: str
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    with pytest.raises(InfrastructureError, match=said) as caught:
+    with pytest.raises(InfrastructureError, match=message) as caught:
         await resolver.resolve(f"{odd}/x:{tag}")
     assert caught.value.cause is Cause.IMAGE
     assert not isinstance(caught.value, UnknownImageError)

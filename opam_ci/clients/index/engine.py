@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic_core import to_json
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -33,7 +34,7 @@ _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 T = TypeVar("T")
 
 
-def create(text: str) -> Engine:
+def create(address: str) -> Engine:
     """Makes an engine; no connection is opened yet.
 
     Raises:
@@ -41,9 +42,9 @@ def create(text: str) -> Engine:
         InfrastructureError: The directory of the file cannot be made.
     """
     try:
-        url = make_url(text)
+        url = make_url(address)
     except ArgumentError as error:
-        raise _refused(text) from error
+        raise _refused(address) from error
     match url.get_backend_name():
         case "sqlite" if url.database and url.database != ":memory:":
             return _sqlite(url)
@@ -84,6 +85,23 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def insertion(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Returns an insert that supports `ON CONFLICT`."""
+    postgres = connection.dialect.name == "postgresql"
+    return postgresql.insert(table) if postgres else sqlite.insert(table)
+
+
+def lock(connection: Connection, number: int) -> None:
+    """Takes an exclusive lock until the transaction ends; on SQLite a writer has one anyway.
+
+    Args:
+        connection: In a transaction that writes.
+        number: Id of the lock, any number.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": number})
+
+
 class Connected:
     """A part of the index, or a user of its database; every method blocks on it.
 
@@ -115,18 +133,18 @@ def translated(engine: Engine) -> Iterator[None]:
 
 def _fault(engine: Engine, error: Exception) -> InfrastructureError:
     orig = error.orig if isinstance(error, DBAPIError) else error
-    text = " ".join(str(orig).split())[:300]
+    message = " ".join(str(orig).split())[:300]
     # Extended codes of SQLite hold the primary one in their low byte.
     code = (getattr(orig, "sqlite_errorcode", None) or 0) & 0xFF
     if code in _SQLITE_DAMAGED:
         return InfrastructureError(
-            f"{shown(engine)} is damaged or not an index ({text}): "
+            f"{shown(engine)} is damaged or not an index ({message}): "
             "move the file away to begin with an empty one, or restore it from a backup",
             cause=Cause.STORAGE,
         )
     full = code == _SQLITE_FULL or getattr(orig, "sqlstate", None) == _POSTGRES_FULL
     return InfrastructureError(
-        f"the index at {shown(engine)} does not work: {text}",
+        f"the index at {shown(engine)} does not work: {message}",
         cause=Cause.DISK_FULL if full else Cause.STORAGE,
     )
 

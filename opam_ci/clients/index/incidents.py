@@ -16,11 +16,10 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    text,
     update,
 )
 
-from opam_ci.clients.index.engine import Connected, portions, reading, writing
+from opam_ci.clients.index.engine import Connected, lock, portions, reading, writing
 from opam_ci.clients.index.filters import CURRENT, equal, revision_condition
 from opam_ci.clients.index.paging import Page, page
 from opam_ci.clients.index.paging import Place as ListPlace
@@ -42,8 +41,8 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Evidence
 from opam_ci.core.summary import UNDECIDED, Standing
 
-_ADVISORY_LOCK = 7_263_519_005
-"""Any number: id of the lock for making incidents on PostgreSQL, so that none is made twice."""
+_LOCK = 7_263_519_005
+"""Id of the lock for making incidents, so that none is made twice."""
 
 
 class IncidentFilter(Frozen):
@@ -77,8 +76,7 @@ def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
         The open incidents of all faults of these jobs, also of earlier ones: a repeated call
         returns the same.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
+    lock(connection, _LOCK)
     loose: dict[str, list[Any]] = defaultdict(list)
     for some in portions(job_ids):
         query = (

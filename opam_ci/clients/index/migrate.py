@@ -4,16 +4,15 @@ import sqlite3
 import time
 from contextlib import closing
 
-from sqlalchemy import Connection, Engine, insert, inspect, select, text, update
+from sqlalchemy import Connection, Engine, insert, inspect, select, update
 
-from opam_ci.clients.index.engine import reading, shown, translated, writing
+from opam_ci.clients.index.engine import lock, reading, shown, translated, writing
 from opam_ci.clients.index.migrations import STEPS
 from opam_ci.clients.index.schema import METADATA, SCHEMA_VERSION, VERSION
 from opam_ci.clients.index.triggers import create_triggers
 from opam_ci.core.errors import UsageError
 
-_ADVISORY_LOCK = 7_263_519_004
-"""Any number: the id of our lock in a PostgreSQL database."""
+_LOCK = 7_263_519_004
 _WAL_SECONDS = 30
 
 
@@ -30,8 +29,7 @@ def migrate(engine: Engine) -> None:
         if _version(connection) == SCHEMA_VERSION:
             return
     with writing(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
+        lock(connection, _LOCK)
         found = _version(connection)
         if found is None:
             _create(engine, connection)

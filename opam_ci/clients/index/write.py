@@ -6,10 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from opam_ci.clients.index.engine import portions
+from opam_ci.clients.index.engine import insertion, portions
 from opam_ci.clients.index.filters import RevisionFilter, equal, revision_condition
 from opam_ci.clients.index.incidents import attach
 from opam_ci.clients.index.rows import Values, attempt_rows, job_row, outcome_row
@@ -143,12 +142,6 @@ def insert_queued(connection: Connection, rows: Sequence[Values], *, charge: int
         ),
     )
     connection.execute(statement, rows)
-
-
-def insertion(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """Returns an insert that supports `ON CONFLICT`."""
-    postgres = connection.dialect.name == "postgresql"
-    return postgresql.insert(table) if postgres else sqlite.insert(table)
 
 
 def _write_revision(connection: Connection, revision_id: int, record: RevisionRecord) -> None:
