@@ -43,68 +43,60 @@ CURRENT = RevisionFilter(newest=True, is_open=True)
 """The newest testings of open pull requests."""
 
 
-class JobFilter(Frozen):
+class _Filter(Frozen):
+    """Common fields of jobs and attempts.
+
+    Attributes:
+        of: Those of these testings; its `since` and `until` are of the testing.
+        standing: Its standing; of an attempt, a fault that was retried is `errored`.
+        cause: Its infrastructure fault; of a job, the one that it is errored or retrying for.
+        failure_reason: What about the package is at fault.
+        package: Full name of its package, such as `cppo.1.8.0`, or without a version.
+        worker: Identity of the worker that ran it; of a job, its last attempt.
+        since: A job changed, or an attempt started, at this time or later.
+        until: A job changed, or an attempt started, before this time.
+    """
+
+    of: RevisionFilter = RevisionFilter()
+    standing: Standing | None = None
+    cause: Cause | None = None
+    failure_reason: FailureReason | None = None
+    package: str | None = None
+    worker: str | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class JobFilter(_Filter):
     """Which jobs; a field without a value matches all.
 
     Attributes:
-        of: Jobs of these testings; its `since` and `until` are of the testing.
-        standing: Its standing, such as `errored`.
-        cause: The infrastructure fault that it is errored or retrying for.
-        failure_reason: What about the package is at fault.
         skip_reason: Why there was nothing to do.
         kind: What it does.
         platform: Name of its platform.
-        package: Full name of its package, such as `cppo.1.8.0`, or without a version.
         revdep: Its reverse dependency, with or without a version.
         name: The job's id.
         words: Each of them is contained in the job's id, in any case.
-        worker: Identity of the worker that ran its last attempt.
-        since: Changed at this time or later.
-        until: Changed before this time.
     """
 
-    of: RevisionFilter = RevisionFilter()
-    standing: Standing | None = None
-    cause: Cause | None = None
-    failure_reason: FailureReason | None = None
     skip_reason: SkipReason | None = None
     kind: JobKind | None = None
     platform: str | None = None
-    package: str | None = None
     revdep: str | None = None
     name: str | None = None
     words: tuple[str, ...] = ()
-    worker: str | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
 
 
-class AttemptFilter(Frozen):
+class AttemptFilter(_Filter):
     """Which attempts; a field without a value matches all.
 
     Attributes:
-        of: Attempts of jobs of these testings.
         job: Attempts of this job.
-        standing: `running`, or that of its outcome; a fault that was retried is `errored`.
-        cause: Its infrastructure fault.
-        failure_reason: What about the package is at fault.
         phase: The current phase, or the one in which it stopped.
-        worker: Identity of the worker that ran it.
-        package: Full name of the job's package, or without a version.
-        since: Started at this time or later.
-        until: Started before this time.
     """
 
-    of: RevisionFilter = RevisionFilter()
     job: Job | None = None
-    standing: Standing | None = None
-    cause: Cause | None = None
-    failure_reason: FailureReason | None = None
     phase: Phase | None = None
-    worker: str | None = None
-    package: str | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
 
 
 def revision_condition(wanted: RevisionFilter) -> ColumnElement[bool]:
@@ -195,7 +187,7 @@ def _named(column: ColumnElement[Any], package: str | None) -> list[ColumnElemen
 
 
 def _between(
-    column: ColumnElement[Any], wanted: RevisionFilter | JobFilter | AttemptFilter
+    column: ColumnElement[Any], wanted: RevisionFilter | _Filter
 ) -> list[ColumnElement[bool]]:
     after = [] if wanted.since is None else [column >= wanted.since]
     return after if wanted.until is None else [*after, column < wanted.until]
