@@ -8,7 +8,7 @@ from opam_ci.core.errors import UsageError
 
 _OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _ABBREVIATED_ID: Final = re.compile(r"[0-9a-f]{7,64}")
-# Where a short name is looked for, in this order: what the user made, what was fetched.
+# Namespaces of a short name, in this order: what the user made, what was fetched.
 _NAMESPACES: Final = (
     "refs/heads/{}",
     "refs/remotes/{}",

@@ -214,7 +214,7 @@ class LineProcess:
         if process is not None:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    # The process may be gone with queries unread, and we want it gone.
+                    # The process may have ended already, without reading its queries.
                     with suppress(BrokenPipeError):
                         pipe.close()
             process.kill()

@@ -33,13 +33,13 @@ _SETTINGS: Final = {
     "http.lowSpeedTime": "30",
 }
 _MISSING_REF: Final = re.compile(rb"couldn't find remote ref|not our ref|unadvertised object")
-#: Of the other side's git, or of ours (`core.maxTreeDepth`, 2,048 unless set).
+#: Message of the remote's git, or of the local one (`core.maxTreeDepth`, 2,048 unless set).
 _TOO_DEEP: Final = b"exceeded maximum allowed tree depth"
 _URL: Final = re.compile(r"(?:https?|file|git|ssh)://[^\s\0]{1,900}\Z")
 
 
 class Upstream:
-    """A bare clone in a directory of ours.
+    """A bare clone that belongs to the CI.
 
     Methods block, and may be called by several processes at once: one fetches, the others
     wait for it.

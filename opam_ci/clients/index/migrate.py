@@ -38,7 +38,7 @@ def migrate(engine: Engine) -> None:
 
 
 def _version(connection: Connection) -> str | None:
-    """Returns the schema of the database, None if it has no tables of ours."""
+    """Returns the schema of the database, None if it has no tables of an index."""
     if not inspect(connection).has_table(VERSION.name):
         return None
     return connection.scalar(select(VERSION.c.version_num))
