@@ -153,7 +153,12 @@ class GitHubActivities:
         with github_errors():
             with beating(beat):
                 done = await post_due(
-                    writer, wanted.statuses, posted, clock=clock, pace=wanted.pace, on_posted=note
+                    writer.send,
+                    wanted.statuses,
+                    posted,
+                    clock=clock,
+                    pace=wanted.pace,
+                    on_posted=note,
                 )
             if done.trouble is not None:
                 beat()

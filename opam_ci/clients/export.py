@@ -7,10 +7,11 @@ it. Only when every known base differs too much does the head's own base become 
 
 import asyncio
 import hashlib
-import json
 import tempfile
 from pathlib import Path
 from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_export import archive_tree, overlay
@@ -19,6 +20,7 @@ from opam_ci.core.build import RepositoryRef
 from opam_ci.core.errors import UsageError
 
 _KNOWN_BASES: Final = "repositories/bases.json"
+_BASES: Final = TypeAdapter(list[str])
 _BASES_KEPT: Final = 4
 """As many base layers as a worker keeps."""
 
@@ -80,16 +82,15 @@ class Exporter:
 
     async def _bases(self) -> list[str]:
         try:
-            found = json.loads(await self._store.get(_KNOWN_BASES))
-        except (MissingKeyError, ValueError):
+            return _BASES.validate_json(await self._store.get(_KNOWN_BASES))
+        except (MissingKeyError, ValidationError):
             # A list that does not exist, or is damaged, only costs a new base.
             return []
-        return [base for base in found if isinstance(base, str)] if isinstance(found, list) else []
 
     async def _remember(self, base: str, bases: list[str]) -> None:
         if bases[:1] != [base]:
             kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
-            await self._store.put(_KNOWN_BASES, json.dumps(kept).encode())
+            await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
 
 
 def _nearest(clone: Repository, bases: list[str], base: str, merged_tree: str) -> str:

@@ -1,24 +1,14 @@
 """Checking with GitHub whether a late delivery is still current."""
 
 from datetime import datetime
-from typing import Protocol
 
+from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.core.github.action import Action, Closed, HeadChanged, Ignore, Tracked
 from opam_ci.core.github.late import current, is_late
-from opam_ci.core.github.payload import PullRequest
 
 
-class KnowsPullRequests(Protocol):
-    """The one call of a client that is needed here."""
-
-    async def pull_request(self, number: int) -> PullRequest:
-        """Gets one pull request."""
-
-
-async def confirmed(
-    action: Action, github: KnowsPullRequests, tracked: Tracked, now: datetime
-) -> Action:
+async def confirmed(action: Action, github: GitHub, tracked: Tracked, now: datetime) -> Action:
     """Returns the action for the pull request as it is now: the same unless it came late.
 
     Raises:

@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from pydantic import AwareDatetime
 
+from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.core.errors import InfrastructureError
 from opam_ci.core.github.checks import Annotation, CheckRun
@@ -17,26 +17,12 @@ _RETRY_WAIT = timedelta(seconds=30)
 """Before the next attempt where GitHub sends no `Retry-After`."""
 
 
-class TakesStatuses(Protocol):
-    """The one call of a client that is needed here."""
-
-    async def create_status(self, status: Status) -> None:
-        """Posts a commit status."""
-
-
-class WritesChecks(TakesStatuses, Protocol):
-    """The calls of a client that are needed here."""
-
-    async def put_check_run(self, run: CheckRun) -> None:
-        """Creates or overwrites a check run."""
-
-
 class Writer:
     """Sends each status as a commit status, or as the check run that it stands for."""
 
     def __init__(
         self,
-        github: WritesChecks,
+        github: GitHub,
         check_runs: Mapping[str, CheckRun],
         *,
         annotated: str | None,
@@ -55,7 +41,7 @@ class Writer:
         self._annotated = annotated
         self._annotations = annotations
 
-    async def create_status(self, status: Status) -> None:
+    async def send(self, status: Status) -> None:
         """Posts a status, or the check run that it stands for."""
         run = self._check_runs.get(status.context)
         if run is None:
@@ -88,7 +74,7 @@ class Posting(Frozen):
 
 
 async def post_due(  # noqa: PLR0913 - each is a fact of its own
-    github: TakesStatuses,
+    send: Callable[[Status], Awaitable[None]],
     wanted: tuple[Status, ...],
     posted: Mapping[str, Posted],
     *,
@@ -102,7 +88,7 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
     it: builds go on, and the states that a retry would have posted late are never posted.
 
     Args:
-        github: Where to.
+        send: Posts a status.
         wanted: The statuses as they should be.
         posted: What was posted before.
         clock: Returns the current time.
@@ -113,7 +99,7 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
     refused: list[str] = []
     for status in due(wanted, known, clock(), pace).post:
         try:
-            await github.create_status(status)
+            await send(status)
         except GitHubRefusedError as error:
             known = after(known, status, clock(), refused=str(error))
             refused.append(f"{status.context}: {error}")

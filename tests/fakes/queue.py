@@ -25,6 +25,13 @@ from opam_ci.core.requests import RestartSelector
 from opam_ci.core.summary import Fault, JobState, JobStatus
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+
+def key(number: int, opened: datetime = NOON) -> RevisionKey:
+    """A testing of a pull request."""
+    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=opened)
+
+
 KEY = RevisionKey(repository="o/r", number=1, head="a" * 40, opened_at=NOON)
 OTHER = KEY.model_copy(update={"number": 2})
 P, Q = "p/amd64", "q/arm64"

@@ -83,8 +83,8 @@ async def test_writer_annotates_the_linters_run_once_it_is_concluded() -> None:
                 annotations=find,
             )
             status = Status(context="check", sha=HEAD, state=State.PENDING, description="x")
-            await writer.create_status(status)
-            await writer.create_status(status.model_copy(update={"context": "opam-ci"}))
+            await writer.send(status)
+            await writer.send(status.model_copy(update={"context": "opam-ci"}))
             assert asked == (1 if conclusion else 0)
     (only,) = fake.runs.values()
     assert len(only.annotations) == 3

@@ -63,7 +63,8 @@ class Ci:
 
     async def says(self, head: str, state: State, words: str) -> Posting:
         wanted = Status(context="opam-ci", sha=head, state=state, description=words)
-        done = await post_due(self.github, (wanted,), self.posted, clock=self.fake.clock, pace=PACE)
+        send, clock = self.github.create_status, self.fake.clock
+        done = await post_due(send, (wanted,), self.posted, clock=clock, pace=PACE)
         self.posted = done.posted
         return done
 

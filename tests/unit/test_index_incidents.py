@@ -1,7 +1,7 @@
 """Incidents in the index: the same in whatever order faults are written."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -15,17 +15,13 @@ from opam_ci.core.incidents.grouping import GAP, group
 from opam_ci.core.incidents.model import FaultSeen, Place, Scope
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionRecord
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.queue import NOON, key
 from tests.fakes.threads import in_threads
 from tests.fakes.written import write
 
-NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
-
-
-def revision(number: int, opened: datetime = NOON) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=opened)
 
 
 def job(package: str = "cppo.1.8.0") -> Job:
@@ -48,7 +44,7 @@ def attempt(  # noqa: PLR0913  each is a fact of its own
 ) -> AttemptRecord:
     ended = NOON + timedelta(minutes=minutes)
     return AttemptRecord(
-        revision=revision(number), job=what or job(), number=try_, worker=worker,
+        revision=key(number), job=what or job(), number=try_, worker=worker,
         pool="linux-amd64", started_at=ended, ended_at=ended, outcome=outcome,
     )  # fmt: skip
 
@@ -63,7 +59,7 @@ def fault(
 def lost(number: int, *, minutes: float = 0, round_: int = 1, automatic: int = 0) -> JobRecord:
     outcome = errored(Cause.DISK_FULL, "w1", minutes)
     return JobRecord(
-        revision=revision(number),
+        revision=key(number),
         status=JobStatus(
             job=job(),
             state=JobState.DECIDED,
@@ -205,10 +201,10 @@ def test_an_incident_that_goes_on_is_not_resolved_in_the_past(index: Index) -> N
 
 
 def test_what_is_restarted_is_what_it_hit_and_still_stands(index: Index) -> None:
-    closed = RevisionRecord(key=revision(3), base="b", is_open=False, updated_at=NOON, sequence=1)
-    newer = RevisionRecord(key=revision(4, NOON + GAP), base="b", updated_at=NOON, sequence=1)
+    closed = RevisionRecord(key=key(3), base="b", is_open=False, updated_at=NOON, sequence=1)
+    newer = RevisionRecord(key=key(4, NOON + GAP), base="b", updated_at=NOON, sequence=1)
     passed = JobRecord(
-        revision=revision(2),
+        revision=key(2),
         status=JobStatus(
             job=job(),
             state=JobState.DECIDED,

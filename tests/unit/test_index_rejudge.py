@@ -1,6 +1,6 @@
 """Which verdicts the index puts in doubt, in whatever order they are written."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import permutations
 
 import pytest
@@ -26,27 +26,19 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.plan import outcome_after
 from opam_ci.core.recording import RowBatch, rows_of
-from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.records import RevisionRecord
 from opam_ci.core.requests import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.queue import NOON, after, key
 from tests.fakes.threads import in_threads
 from tests.fakes.written import write
 
-NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
 PASSED = Passed(evidence=Evidence(rule="installed"))
 
 
-def key(number: int, opened: datetime = NOON) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=opened)
-
-
 def job(package: str, kind: JobKind = JobKind.BUILD) -> Job:
     return Job(platform=DEBIAN, package=package, kind=kind)
-
-
-def after(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def failure(line: str = "cp: cannot create x: Structure needs cleaning") -> Failed:
