@@ -41,7 +41,8 @@ from opam_ci.core.build import BuildSpec, RepositoryRef
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.platforms import EMBEDDED
 from tests.fakes import opam_repository
-from tests.fakes.real_branches import borrow, path
+from tests.fakes.clone import at
+from tests.fakes.real_branches import borrow
 
 COLD, WARM = 2.0, 4.0
 """How many times less CPU time than opam-repo-ci's is asked for."""
@@ -137,9 +138,9 @@ async def world(directory: Path, repository: Path, mirror: Path, touched: str) -
     clone = directory / "clone.git"
     clone.mkdir()
     borrow(repository, clone)
-    text = opam_repository.git(clone, "cat-file", "blob", f"master:{path(touched)}") + "\n"
+    text = opam_repository.git(clone, "cat-file", "blob", f"master:{at(touched)}") + "\n"
     edited = f"{text}# edited by a pull request\n"
-    opam_repository.add_branch(clone, "touched", {path(touched): edited})
+    opam_repository.add_branch(clone, "touched", {at(touched): edited})
     store = ArtifactStore.open((directory / "store").as_uri())
     with Repository.open(clone) as opened:
         base, head = opened.resolve("master"), opened.resolve("touched")

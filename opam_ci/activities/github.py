@@ -157,7 +157,12 @@ class GitHubActivities:
         with github_errors():
             with beating(beat):
                 done = await post_due(
-                    writer, wanted.statuses, posted, clock=clock, pace=wanted.pace, tell=note
+                    writer.send,
+                    wanted.statuses,
+                    posted,
+                    clock=clock,
+                    pace=wanted.pace,
+                    on_posted=note,
                 )
             if done.trouble is not None:
                 beat()

@@ -10,7 +10,7 @@ from opam_ci.clients.export import Exporter
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse
 from opam_ci.clients.git_tree import GitTree
-from opam_ci.clients.git_upstream import Fetched, Upstream, upstream_in
+from opam_ci.clients.git_upstream import Upstream, upstream_in
 from opam_ci.clients.lint_findings import store_findings
 from opam_ci.clients.lint_run import lint_packages
 from opam_ci.clients.opam_lint import OpamLint
@@ -62,8 +62,7 @@ class RepositoryActivities:
             nonlocal found, base
             attempt.progress(Phase.CHECKOUT, 0)
             if task.revision.origin is not None:
-                fetched = await self._fetch(task, task.revision.origin)
-                base = fetched.base
+                base = await self._fetch(task, task.revision.origin)
             revision = task.revision.model_copy(update={"base": base})
             found = await self._analyse(task.model_copy(update={"revision": revision}))
             return attempt.passed("analysed", f"{len(found[0].packages)} packages changed")
@@ -156,7 +155,7 @@ class RepositoryActivities:
         ref = task.context.pull_request
         return upstream_in(self._upstreams, ref.owner, ref.repo, origin.clone_url)
 
-    async def _fetch(self, task: RepositoryTask, origin: Origin) -> Fetched:
+    async def _fetch(self, task: RepositoryTask, origin: Origin) -> str:
         number = task.context.pull_request.number
         if number is None:
             raise UsageError("only a pull request with a number can be fetched from GitHub")

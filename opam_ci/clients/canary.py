@@ -1,13 +1,12 @@
-"""Building the canary on this worker, and storing its repository."""
+"""Building the canary on this worker, and exporting its repository to the store."""
 
-import gzip
 import hashlib
 import io
-import tarfile
 from collections.abc import Mapping
 
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.store import ArtifactStore
+from opam_ci.clients.tar_gz import add, tar_gz
 from opam_ci.core import canary
 from opam_ci.core.build import BuildSpec, PhaseTimeouts, RepositoryRef
 from opam_ci.core.classify import judge
@@ -18,14 +17,14 @@ from opam_ci.core.platforms import Platform
 
 
 async def export(store: ArtifactStore, platform: Platform) -> RepositoryRef:
-    """Stores the canary's repository, unless it is stored already.
+    """Exports the canary's repository to the store, unless it is there.
 
     Raises:
-        InfrastructureError: The store fails.
+        InfrastructureError: The store cannot be written.
     """
     base = await _put(store, canary.base_files(platform))
     return RepositoryRef(
-        # Not a commit: a digest of the content, of the same length.
+        # Not a commit of any clone: a digest of the content, of the same length.
         base_commit=hashlib.sha256(base.encode()).hexdigest()[:40],
         base_archive=base,
         overlay_archive=await _put(store, canary.submission_files(platform)),
@@ -45,7 +44,7 @@ def spec(package: str, platform: Platform, repository: RepositoryRef) -> BuildSp
 
 
 class _Discarded:
-    """A log that is discarded, since the report has all that matters."""
+    """A log that is not stored: the report has what is needed."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -55,10 +54,10 @@ class _Discarded:
 
 
 async def build_good(runner: Runner, store: ArtifactStore, platform: Platform) -> Finding | None:
-    """Builds the good package directly on this worker, without a task queue.
+    """Builds the good package on this worker at once, without a task queue.
 
     Returns:
-        What is wrong with this worker, None if the package was built and installed.
+        A finding about this worker, None if the package was built and installed.
     """
     try:
         repository = await export(store, platform)
@@ -72,22 +71,11 @@ async def build_good(runner: Runner, store: ArtifactStore, platform: Platform) -
 
 
 async def _put(store: ArtifactStore, files: Mapping[str, str]) -> str:
-    data = _archive(files)
-    key = f"repositories/canary/{hashlib.sha256(data).hexdigest()}.tar.gz"
-    if not await store.exists(key):
-        await store.put(key, data)
-    return key
-
-
-def _archive(files: Mapping[str, str]) -> bytes:
-    """Makes a `.tar.gz`; the same files make the same bytes."""
     packed = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w") as archive,
-    ):
+    with tar_gz(packed) as archive:
         for path, text in sorted(files.items()):
-            entry = tarfile.TarInfo(path)
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return packed.getvalue()
+            add(archive, path, text.encode())
+    key = f"repositories/canary/{hashlib.sha256(packed.getvalue()).hexdigest()}.tar.gz"
+    if not await store.exists(key):
+        await store.put(key, packed.getvalue())
+    return key

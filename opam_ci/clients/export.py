@@ -1,16 +1,17 @@
-"""The merged repository of a head, put into the store for the build workers.
+"""Export of the merged repository of a head to the store, for the build workers.
 
 A warmed opam root costs a worker some 20 s, so heads share one: a head is exported as a base
 that was exported before, plus an overlay with the packages in which the merge differs from
-it. Only when every known base is too far away does the head's own base become a new one.
+it. Only when every known base differs too much does the head's own base become a new one.
 """
 
 import asyncio
 import hashlib
-import json
 import tempfile
 from pathlib import Path
 from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_export import archive_tree, overlay
@@ -19,8 +20,9 @@ from opam_ci.core.build import RepositoryRef
 from opam_ci.core.errors import UsageError
 
 _KNOWN_BASES: Final = "repositories/bases.json"
+_BASES: Final = TypeAdapter(list[str])
 _BASES_KEPT: Final = 4
-"""As many as a worker keeps base layers."""
+"""As many base layers as a worker keeps."""
 
 MAXIMUM_OVERLAY = 300
 """Files in an overlay, beside those of the pull request itself, before a new base is made.
@@ -29,7 +31,7 @@ packages a day, most of them one file, so a base serves for a week."""
 
 
 class Exporter:
-    """Puts repositories into the store."""
+    """Exports repositories to the store."""
 
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
@@ -40,7 +42,7 @@ class Exporter:
         """Exports a merged tree.
 
         Args:
-            clone: Has both.
+            clone: Contains both.
             base: Commit into which the head was merged.
             merged_tree: The merged tree.
 
@@ -80,16 +82,15 @@ class Exporter:
 
     async def _bases(self) -> list[str]:
         try:
-            found = json.loads(await self._store.get(_KNOWN_BASES))
-        except (MissingKeyError, ValueError):
-            # A list that was never written, or not whole, only costs a new base.
+            return _BASES.validate_json(await self._store.get(_KNOWN_BASES))
+        except (MissingKeyError, ValidationError):
+            # A list that does not exist, or is damaged, only costs a new base.
             return []
-        return [base for base in found if isinstance(base, str)] if isinstance(found, list) else []
 
     async def _remember(self, base: str, bases: list[str]) -> None:
         if bases[:1] != [base]:
             kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
-            await self._store.put(_KNOWN_BASES, json.dumps(kept).encode())
+            await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
 
 
 def _nearest(clone: Repository, bases: list[str], base: str, merged_tree: str) -> str:
@@ -102,13 +103,13 @@ def _nearest(clone: Repository, bases: list[str], base: str, merged_tree: str) -
     if not known:
         return base
     own = _distance(clone, base, merged_tree)
-    # Of two that are equally near, the one that was used last.
+    # Of two with the same distance, the one that was used last.
     best = min(known, key=known.__getitem__)
     return base if own is None or known[best] - own > MAXIMUM_OVERLAY else best
 
 
 def _distance(clone: Repository, base: str, merged_tree: str) -> int | None:
-    """Returns in how many files a base differs, None for a commit that the clone lacks."""
+    """Counts the files in which a base differs, None for a commit that the clone lacks."""
     try:
         tree = clone.tree_of(clone.resolve(base))
     except UsageError:

@@ -6,10 +6,10 @@
         merged = repository.merge(base, head)           # Merge(tree=…) or a conflict
         changes = repository.changes(repository.tree_of(base), merged.tree)
 
-All methods block and may be called from several threads (`asyncio.to_thread`); processes
-that answer questions start at the first one and stay, so a second pull request on the same
-`Repository` is warm. What git fails at is an `InfrastructureError` with cause git; what the
-caller asks wrongly is a `UsageError`. `git_export.py` makes archives of what is found here.
+All methods block and may be called from several threads (`asyncio.to_thread`); long-lived
+processes start at the first query and stay, so a second pull request on the same `Repository`
+is faster. A failure of git is an `InfrastructureError` with cause git, a wrong argument a
+`UsageError`. `git_export.py` makes archives of what is found here.
 """
 
 import re
@@ -24,7 +24,7 @@ from typing import Final, Self
 
 from opam_ci.clients.git_diff import TreeDiffer
 from opam_ci.clients.git_names import resolve
-from opam_ci.clients.git_process import Git, ObjectReader, git_fault
+from opam_ci.clients.git_process import Git, ObjectReader, git_fault, split_nul
 from opam_ci.core.admission import is_package
 from opam_ci.core.change import FileChange
 from opam_ci.core.errors import UsageError
@@ -32,7 +32,7 @@ from opam_ci.core.model import Frozen
 
 
 class Merge(Frozen):
-    """What merging a head into a base gives.
+    """The result of merging a head into a base.
 
     Attributes:
         tree: Id of the merged tree; None for a conflict.
@@ -44,7 +44,7 @@ class Merge(Frozen):
 
 
 class PullRequestRefs(Frozen):
-    """Where a clone has a pull request.
+    """A pull request's commits in a clone.
 
     Attributes:
         number: Its number.
@@ -102,7 +102,7 @@ class Repository:
         """
         _require_version()
         try:
-            found = subprocess.run(  # noqa: S603 -- a list of words, never a shell
+            found = subprocess.run(  # noqa: S603 -- a list of arguments, never a shell
                 ["git", "-C", str(path), *_WHERE],  # noqa: S607 -- found on PATH like any tool
                 capture_output=True,
                 check=False,
@@ -110,10 +110,10 @@ class Repository:
         except OSError as error:
             raise git_fault(f"git cannot be started: {error}") from error
         if found.returncode:
-            said = found.stderr.decode(errors="replace").strip().splitlines()
+            messages = found.stderr.decode(errors="replace").strip().splitlines()
             raise UsageError(
-                f"{path} is no git repository: give a local clone of opam-repository"
-                + (f" ({said[0]})" if said else "")
+                f"{path} is not a git repository: give a local clone of opam-repository"
+                + (f" ({messages[0]})" if messages else "")
             )
         directory = Path(found.stdout.decode("utf-8", "surrogateescape").rstrip("\n"))
         scratch = Path(tempfile.mkdtemp(prefix="opam-ci-objects-"))
@@ -163,15 +163,15 @@ class Repository:
         Raises:
             UsageError: The clone is shallow and lacks the commit at which the two part.
         """
-        # The peer checks out the head and merges the base into it: the same order here.
+        # opam-repo-ci checks out the head and merges the base into it: the same order here.
         arguments = ("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", head, base)
         done = self._git.run(*arguments, accept=(0, 1, 128))
         if done.returncode == 128:  # noqa: PLR2004 -- git's own code for "fatal:"
             return self._merge_without_base(base, head, done.stderr)
-        words = done.stdout.decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
+        tree, *conflicts = split_nul(done.stdout)
         if done.returncode:
-            return Merge(tree=None, conflicts=tuple(words[1:]))
-        return Merge(tree=words[0])
+            return Merge(tree=None, conflicts=tuple(conflicts))
+        return Merge(tree=tree)
 
     def find_pull_request(self, number: int, base: str) -> PullRequestRefs:
         """Find a pull request's head in the refs of the clone, or its merge commit.
@@ -187,10 +187,9 @@ class Repository:
         head = self._fetched_head(number)
         if head is not None and not self.is_ancestor(head, tip):
             return PullRequestRefs(number=number, base=tip, head=head)
-        merge = self._merge_commit(number, tip)
-        if merge is not None:
-            parents = self.parents(merge)
-            return PullRequestRefs(number=number, base=parents[0], head=parents[1], merge=merge)
+        if (merge := self._merge_commit(number, tip)) is not None:
+            base, merged = self.parents(merge)
+            return PullRequestRefs(number=number, base=base, head=merged, merge=merge)
         if head is not None:
             return PullRequestRefs(number=number, base=tip, head=head)
         raise UsageError(
@@ -201,7 +200,7 @@ class Repository:
     # Trees and blobs
 
     def require_packages(self, commit: str) -> None:
-        """Make sure that a commit is one of an opam repository, else `UsageError`."""
+        """Check that a commit is one of an opam repository, else `UsageError`."""
         found = self._objects.info(f"{commit}:packages")
         if found is None or found[1] != "tree":
             raise UsageError(
@@ -246,7 +245,12 @@ class Repository:
         A path that does not exist adds nothing.
         """
         listed = self._git.run("ls-tree", "-r", "-z", "--full-tree", tree, "--", *paths)
-        return _entries(listed.stdout)
+        entries: list[TreeEntry] = []
+        for line in split_nul(listed.stdout):
+            description, path = line.split("\t", 1)
+            mode, kind, object_id = description.split(" ")
+            entries.append(TreeEntry(mode=mode, kind=kind, object_id=object_id, path=path))
+        return entries
 
     def folders(self, tree: str, path: str) -> list[str]:
         """The names of the folders directly in a folder of a tree or commit.
@@ -254,19 +258,16 @@ class Repository:
         One level of opam-repository takes 10 ms, all of it 150.
         """
         listed = self._git.run("ls-tree", "-z", "-d", "--name-only", f"{tree}:{path}")
-        return [
-            name for name in listed.stdout.decode("utf-8", "surrogateescape").split("\0") if name
-        ]
+        return split_nul(listed.stdout)
 
     def count_packages(self, tree: str) -> int:
         """How many packages (name and version) of a tree or commit builds can see."""
         listed = self._git.run(
             "ls-tree", "-r", "-z", "--full-tree", "--name-only", tree, "--", "packages/"
         )
-        paths = listed.stdout.decode("utf-8", "surrogateescape").split("\0")
-        return sum(map(is_package, paths))
+        return sum(map(is_package, split_nul(listed.stdout)))
 
-    # Within
+    # Internals
 
     def _header(self, commit: str) -> list[str]:
         content = self._objects.read(f"{commit}^{{commit}}")
@@ -305,15 +306,15 @@ class Repository:
                 return commit
         return None
 
-    def _merge_without_base(self, base: str, head: str, said: bytes) -> Merge:
-        """What to make of two commits that `git merge-tree` refuses to merge."""
+    def _merge_without_base(self, base: str, head: str, message: bytes) -> Merge:
+        """The merge of two commits that `git merge-tree` refuses to merge."""
         if self.merge_base(base, head) is not None:
-            raise git_fault(f"git merge-tree: {said.decode(errors='replace').strip()}")
+            raise git_fault(f"git merge-tree: {message.decode(errors='replace').strip()}")
         if not (self._git.directory / "shallow").exists():
-            # Two histories that share nothing, which git refuses to merge without being told.
+            # Unrelated histories, which git does not merge by default.
             return Merge(tree=None)
-        # The clone does not reach back to where the two part. If somebody merged just these
-        # two already, that merge is the answer; else only more history gives one.
+        # The clone lacks the common ancestor. If somebody merged just these two already, that
+        # merge is the result; otherwise the clone needs more history.
         made = self._git.run("rev-list", "--all", "--min-parents=2", "--max-parents=2", "--parents")
         for line in made.stdout.decode().splitlines():
             commit, *parents = line.split()
@@ -328,19 +329,9 @@ class Repository:
 @cache
 def _require_version() -> None:
     try:
-        said = subprocess.run(["git", "version"], capture_output=True, check=True).stdout  # noqa: S607 -- found on PATH like any tool
+        output = subprocess.run(["git", "version"], capture_output=True, check=True).stdout  # noqa: S607 -- found on PATH like any tool
     except (OSError, subprocess.CalledProcessError) as error:
         raise git_fault(f"git cannot be started: {error}") from error
-    found = _VERSION.match(said.decode(errors="replace"))
+    found = _VERSION.match(output.decode(errors="replace"))
     if found and (int(found[1]), int(found[2])) < _MINIMUM_VERSION:
         raise UsageError(f"git {found[1]}.{found[2]} is too old: install 2.38 or a newer one")
-
-
-def _entries(listed: bytes) -> list[TreeEntry]:
-    entries: list[TreeEntry] = []
-    for line in listed.decode("utf-8", "surrogateescape").split("\0"):
-        if line:
-            description, path = line.split("\t", 1)
-            mode, kind, object_id = description.split(" ")
-            entries.append(TreeEntry(mode=mode, kind=kind, object_id=object_id, path=path))
-    return entries

@@ -24,16 +24,15 @@ def analyse(repository: Repository, base: str, head: str) -> Analysis:
     """Analyse the merge of two commits, given by their ids.
 
     Raises:
-        UsageError: The base is no opam repository, or a shallow clone cannot merge.
+        UsageError: The base is not an opam repository, or a shallow clone cannot merge.
         InfrastructureError: Git fails.
     """
     repository.require_packages(base)
-    # What the head itself brings: the base may have moved on, or be behind.
+    # What the head itself changes: the base may have moved on, or be behind.
     fork = repository.merge_base(base, head) or base
-    if (
-        wrong := inspect(repository, repository.tree_of(fork), repository.tree_of(head))
-    ) is not None:
-        return Analysis(failure=wrong)
+    trees = (repository.tree_of(fork), repository.tree_of(head))
+    if (refused := inspect(repository, *trees)) is not None:
+        return Analysis(failure=refused)
     merged = repository.merge(base, head)
     if merged.tree is None:
         return analysis.conflict()
@@ -41,28 +40,28 @@ def analyse(repository: Repository, base: str, head: str) -> Analysis:
 
 
 def analyse_merge(repository: Repository, merge: str) -> Analysis:
-    """Analyse what a merge commit brought to its first parent.
+    """Analyse the change of a merge commit to its first parent.
 
     Raises:
-        UsageError: It is no merge, or its first parent is no opam repository.
+        UsageError: It is not a merge, or its first parent is not an opam repository.
         InfrastructureError: Git fails.
     """
     parents = repository.parents(merge)
     if not parents:
-        raise UsageError(f"commit {merge[:12]} has no parents: it is no merge")
+        raise UsageError(f"commit {merge[:12]} is not a merge: it has no parents")
     base = parents[0]
     repository.require_packages(base)
     trees = (repository.tree_of(base), repository.tree_of(merge))
-    if (wrong := inspect(repository, *trees)) is not None:
-        return Analysis(failure=wrong)
+    if (refused := inspect(repository, *trees)) is not None:
+        return Analysis(failure=refused)
     return analyse_trees(repository, *trees)
 
 
 def analyse_trees(repository: Repository, old_tree: str, new_tree: str) -> Analysis:
     """Analyse the difference of two trees, given by their ids."""
     changes = repository.changes(old_tree, new_tree)
-    if (wrong := too_many_packages(changes)) is not None:
-        return Analysis(failure=wrong, merge_tree=new_tree)
+    if (refused := too_many_packages(changes)) is not None:
+        return Analysis(failure=refused, merge_tree=new_tree)
     trees = _GitTrees(repository, old_tree, new_tree, changes)
     return analysis.analyse(changes, trees, merge_tree=new_tree)
 

@@ -1,8 +1,8 @@
-"""A first look at what a head brings, before git merges, compares or exports it.
+"""A first check of what a head changes, before git merges, compares or exports it.
 
-Git's own comparisons go as deep and as far as a hostile tree does: some thousand nested folders
-end them, and a few trees that name one another make millions of paths. This one stops at the
-limits of `core/admission.py`.
+Git's own comparisons have no limit against a hostile tree: some thousand nested folders crash
+them, and a few trees that name one another make millions of paths. This one stops at the limits
+of `core/admission.py`.
 """
 
 import re
@@ -32,7 +32,7 @@ class _Folder(NamedTuple):
 
 
 def inspect(repository: Repository, old_tree: str, new_tree: str) -> str | None:
-    """Looks at each file that a tree has and another one lacks, or has with another content.
+    """Checks each file that a tree has and another one lacks, or has with another content.
 
     Args:
         repository: The clone.
@@ -40,7 +40,7 @@ def inspect(repository: Repository, old_tree: str, new_tree: str) -> str | None:
         new_tree: Id of the head's tree.
 
     Returns:
-        Why the change is refused, None if nothing speaks against it.
+        Why the change is refused, None if it is not.
 
     Raises:
         InfrastructureError: Git fails.
@@ -59,16 +59,16 @@ class _Inspection:
         self._below: list[_Folder] = []
 
     def run(self, old_tree: str, new_tree: str) -> str | None:
-        """Returns why the change is refused, None if nothing speaks against it."""
+        """Returns why the change is refused, None if it is not."""
         self._below = [_Folder("", old_tree, new_tree)]
         while self._below:
-            if (wrong := self._look_at_level()) is not None:
-                return wrong
+            if (refused := self._check_level()) is not None:
+                return refused
         ids = sorted(set(self._blobs))
         sizes = dict(zip(ids, self._repository.sizes(ids), strict=True))
         return too_large(self._seen, sum(sizes[object_id] for object_id in self._blobs))
 
-    def _look_at_level(self) -> str | None:
+    def _check_level(self) -> str | None:
         level, self._below = self._below, []
         ids = sorted({tree for folder in level for tree in (folder.old, folder.new) if tree})
         self._tree_bytes += sum(self._repository.sizes(ids))
@@ -80,22 +80,22 @@ class _Inspection:
             new = _entries(trees[folder.new], folder.new)
             for name, entry in sorted(new.items() - old.items()):
                 path = f"{folder.path}{name.decode('utf-8', 'surrogateescape')}"
-                if (wrong := self._look_at(path, old.get(name), entry)) is not None:
-                    return wrong
+                if (refused := self._check(path, old.get(name), entry)) is not None:
+                    return refused
         return None
 
-    def _look_at(self, path: str, before: _Entry | None, now: _Entry) -> str | None:
+    def _check(self, path: str, before: _Entry | None, now: _Entry) -> str | None:
         self._seen += 1
         mode, object_id = int(now[0], 8), now[1].hex()
         if mode == _FOLDER:
             was_folder = before is not None and int(before[0], 8) == _FOLDER
             known = before[1].hex() if before is not None and was_folder else None
-            # What is in it counts, and not the folder: it may differ by a deletion.
+            # Only its content is checked: the folder may differ by a deletion.
             if path.count("/") >= MAX_DEPTH and known is None:
                 return refusal(path, "100644")
             self._below.append(_Folder(f"{path}/", known, object_id))
-        elif (wrong := refusal(path, f"{mode:o}")) is not None:
-            return wrong
+        elif (refused := refusal(path, f"{mode:o}")) is not None:
+            return refused
         elif path.startswith("packages/"):
             self._blobs.append(object_id)
         return too_large(self._seen, 0)

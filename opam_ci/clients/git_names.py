@@ -1,4 +1,4 @@
-"""Names of commits that people give, checked before git sees them."""
+"""Names of commits as users write them, checked before git gets them."""
 
 import re
 from typing import Final
@@ -8,7 +8,7 @@ from opam_ci.core.errors import UsageError
 
 _OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _ABBREVIATED_ID: Final = re.compile(r"[0-9a-f]{7,64}")
-# Where a short name is looked for, in this order: what the user made, what was fetched.
+# Namespaces of a short name, in this order: what the user made, what was fetched.
 _NAMESPACES: Final = (
     "refs/heads/{}",
     "refs/remotes/{}",
@@ -28,18 +28,18 @@ def resolve(git: Git, objects: ObjectReader, name: str) -> str:
     """The id of the commit that a branch, tag, full ref or commit id names.
 
     Raises:
-        UsageError: The name is no name for git, or there is no such commit.
+        UsageError: The name is not valid in git, or there is no such commit.
     """
     if is_object_id(name):
         found = objects.info(f"{name}^{{commit}}")
         if found is None:
-            raise UsageError(f"the repository holds no commit {name}: fetch it first")
+            raise UsageError(f"the repository has no commit {name}: fetch it first")
         return found[0]
     _check_ref_format(git, name)
     if name.startswith("refs/") or name == "HEAD":
         candidates = [name]
     else:
-        candidates = [place.format(name) for place in _NAMESPACES]
+        candidates = [namespace.format(name) for namespace in _NAMESPACES]
     if _ABBREVIATED_ID.fullmatch(name):
         candidates.append(name)
     for candidate in candidates:
@@ -50,13 +50,13 @@ def resolve(git: Git, objects: ObjectReader, name: str) -> str:
 
 
 def _check_ref_format(git: Git, name: str) -> None:
-    wrong = UsageError(f"{_shown(name)} is no name of a branch or commit")
+    invalid = UsageError(f"{_shown(name)} is not the name of a branch or commit")
     if not name or name.startswith("-") or "\0" in name or not name.isprintable():
-        raise wrong
+        raise invalid
     # One-level names such as `master` are fine here; `a..b`, `a~1`, `@{u}` and the like not.
     done = git.run("check-ref-format", "--allow-onelevel", name, accept=(0, 1))
     if done.returncode:
-        raise wrong
+        raise invalid
 
 
 def _shown(name: str) -> str:

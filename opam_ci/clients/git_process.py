@@ -1,4 +1,4 @@
-"""Running git: one-off commands, and long-lived processes that answer many questions.
+"""Running git: one-off commands, and long-lived processes for many queries.
 
 Everything git writes goes to a scratch object directory that has the clone's own objects
 as an alternate, so the clone may be read-only and is never written. No name reaches a
@@ -9,15 +9,17 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
+from opam_ci.core.result_text import printable
 
-# What a user's or a host's configuration may not change about our answers, as the peer's
-# `git diff` and `git merge` have it by default.
+# What a user's or a host's configuration may not change about our results: the defaults of
+# `git diff` and `git merge`, which opam-repo-ci runs.
 _SETTINGS: Final = {
     "core.fsync": "none",  # scratch objects need no durability
     "core.quotePath": "true",
@@ -34,15 +36,17 @@ _SETTINGS: Final = {
 #: a slow disk with cold caches was seen to take 20 s.
 COMMAND_TIMEOUT: Final = 120.0
 
+T = TypeVar("T")
 
-def environment(objects: Path, scratch: Path) -> dict[str, str]:
-    """The environment in which git reads `objects` and writes `scratch`."""
+
+def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """The process's own environment without what configures git, and with these settings."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "LC_"))
     }
-    settings = {
+    configured = {
         variable: value
-        for number, (key, setting) in enumerate(_SETTINGS.items())
+        for number, (key, setting) in enumerate(settings.items())
         for variable, value in (
             (f"GIT_CONFIG_KEY_{number}", key),
             (f"GIT_CONFIG_VALUE_{number}", setting),
@@ -50,63 +54,102 @@ def environment(objects: Path, scratch: Path) -> dict[str, str]:
     }
     return {
         **kept,
-        **settings,
-        "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
-        "GIT_OBJECT_DIRECTORY": str(scratch),
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_NO_LAZY_FETCH": "1",
+        **configured,
+        "GIT_CONFIG_COUNT": str(len(settings)),
         "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ATTR_NOSYSTEM": "1",
         "LC_ALL": "C",
     }
 
 
+def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
+    git_dir: Path,
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout: float,
+    accept: Container[int] | None = (0,),
+    timeout_cause: Cause = Cause.GIT,
+    cause_of: Callable[[str], Cause] = lambda _message: Cause.GIT,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command on a repository to its end.
+
+    Args:
+        git_dir: The repository.
+        arguments: The command.
+        cwd: A directory that exists.
+        env: Its whole environment.
+        timeout: Seconds.
+        accept: Exit codes that are results, None for all.
+        timeout_cause: Cause of the fault if it takes longer.
+        cause_of: The cause by the last line of git's error output.
+
+    Raises:
+        InfrastructureError: Git is missing, takes too long, or exits with a code that is not
+            in `accept`.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 -- a list of arguments, never a shell
+            ["git", f"--git-dir={git_dir}", *arguments],  # noqa: S607 -- found on PATH like any tool
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InfrastructureError(
+            f"git {arguments[0]} took over {timeout:.0f} s", cause=timeout_cause
+        ) from error
+    except OSError as error:
+        raise git_fault(f"git cannot be started: {error}") from error
+    if accept is not None and done.returncode not in accept:
+        message = last_line(done.stderr)
+        raise InfrastructureError(
+            f"git {arguments[0]} exited with code {done.returncode}: {message}",
+            cause=cause_of(message),
+        )
+    return done
+
+
 class Git:
-    """One-off git commands on one repository."""
+    """Commands on one repository whose new objects go to a scratch directory."""
 
     def __init__(self, directory: Path, *, scratch: Path) -> None:
         """See `Repository.open`, which finds `directory` and owns `scratch`."""
         self.directory = directory
         self._cwd = scratch
-        self.environment = environment(directory / "objects", scratch)
-
-    def command(self, *arguments: str) -> list[str]:
-        """The words of a git command on this repository."""
-        return ["git", f"--git-dir={self.directory}", *arguments]
+        self._env = {
+            **clean_environment(_SETTINGS),
+            "GIT_OBJECT_DIRECTORY": str(scratch),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(directory / "objects"),
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_NO_LAZY_FETCH": "1",
+            "GIT_ATTR_NOSYSTEM": "1",
+        }
 
     def run(
-        self, *arguments: str, accept: Sequence[int] = (0,)
+        self, *arguments: str, accept: Container[int] = (0,)
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command to its end.
+        """Run a command to its end; see `run_git`.
 
         Raises:
             InfrastructureError: Git is missing, takes too long, or exits with a code that
                 is not in `accept`.
         """
-        try:
-            done = subprocess.run(  # noqa: S603 -- a list of words, never a shell
-                self.command(*arguments),
-                cwd=self._cwd,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=COMMAND_TIMEOUT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise git_fault(f"git {arguments[0]} took over {COMMAND_TIMEOUT:.0f} s") from error
-        except OSError as error:
-            raise git_fault(f"git cannot be started: {error}") from error
-        if done.returncode not in accept:
-            raise git_fault(
-                f"git {arguments[0]} exited with code {done.returncode}: {_last_line(done.stderr)}"
-            )
-        return done
+        return run_git(
+            self.directory,
+            *arguments,
+            cwd=self._cwd,
+            env=self._env,
+            timeout=COMMAND_TIMEOUT,
+            accept=accept,
+        )
 
     def stream(self, *arguments: str) -> "LineProcess":
-        """Start a long-lived command that answers on its standard output."""
-        return LineProcess(self.command(*arguments), cwd=self._cwd, env=self.environment)
+        """Prepare a long-lived command that answers on its standard output."""
+        command = ["git", f"--git-dir={self.directory}", *arguments]
+        return LineProcess(command, cwd=self._cwd, env=self._env)
 
 
 def git_fault(message: str) -> InfrastructureError:
@@ -114,19 +157,25 @@ def git_fault(message: str) -> InfrastructureError:
     return InfrastructureError(message, cause=Cause.GIT)
 
 
-def _last_line(text: bytes) -> str:
+def last_line(text: bytes) -> str:
+    """The last line of git's error output, at most 300 characters that can be printed."""
     lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "(no message)"
+    return printable(lines[-1] if lines else "(no message)")[:300]
+
+
+def split_nul(output: bytes) -> list[str]:
+    """The parts of output of `-z`, none of which is empty."""
+    return [part for part in output.decode("utf-8", "surrogateescape").split("\0") if part]
 
 
 class LineProcess:
-    """A long-lived git process that is asked in lines; threads take turns.
+    """A long-lived git process that gets queries in lines; threads take turns.
 
-    It starts at the first question, and again after it was lost.
+    It starts at the first query, and again after it was lost.
     """
 
-    def __init__(self, command: list[str], *, cwd: Path, env: dict[str, str]) -> None:
-        """Nothing runs before the first question."""
+    def __init__(self, command: list[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+        """Nothing runs before the first query."""
         self.lock = threading.Lock()
         self._command = command
         self._cwd = cwd
@@ -134,30 +183,30 @@ class LineProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
-    def ask(self, question: bytes) -> IO[bytes]:
-        """Send lines, and return the stream of the answer. The caller holds `lock`.
+    def query(self, lines: bytes) -> IO[bytes]:
+        """Send lines, and return the stream of results. The caller holds `lock`.
 
         Raises:
-            InfrastructureError: The process cannot be started or is gone.
+            InfrastructureError: The process cannot be started or has ended.
         """
         process = self._process or self._start()
         if process.stdin is None or process.stdout is None:
             raise git_fault("git was started without pipes")
         try:
-            process.stdin.write(question)
+            process.stdin.write(lines)
             process.stdin.flush()
         except OSError as error:
             raise self.lost() from error
         return process.stdout
 
     def lost(self) -> InfrastructureError:
-        """Forget the process, which answered with an end of file, and say why it ended."""
-        said = b""
+        """Forget the process, whose output has ended, and return why it ended."""
+        message = b""
         if self._errors is not None:
             self._errors.seek(0)
-            said = self._errors.read()
+            message = self._errors.read()
         self.close()
-        return git_fault(f"{' '.join(self._command[2:4])} ended: {_last_line(said)}")
+        return git_fault(f"{' '.join(self._command[2:4])} ended: {last_line(message)}")
 
     def close(self) -> None:
         """End the process, if one runs. May be called twice."""
@@ -165,11 +214,9 @@ class LineProcess:
         if process is not None:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    try:
+                    # The process may have ended already, without reading its queries.
+                    with suppress(BrokenPipeError):
                         pipe.close()
-                    except BrokenPipeError:
-                        # The process is gone with questions unread, and we want it gone.
-                        continue
             process.kill()
             process.wait()
         if self._errors is not None:
@@ -179,7 +226,7 @@ class LineProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
         try:
-            self._process = subprocess.Popen(  # noqa: S603 -- a list of words, never a shell
+            self._process = subprocess.Popen(  # noqa: S603 -- a list of arguments, never a shell
                 self._command,
                 cwd=self._cwd,
                 env=self._env,
@@ -196,75 +243,76 @@ class ObjectReader:
     """Objects by name, through one `git cat-file --batch-command`."""
 
     def __init__(self, git: Git) -> None:
-        """The process starts at the first question."""
+        """The process starts at the first query."""
         self._process = git.stream("cat-file", "--batch-command")
 
     def info(self, name: str) -> tuple[str, str] | None:
-        """The id and type of an object, None when there is none of that name."""
-        with self._process.lock:
-            answer = self._process.ask(b"info " + _one_line(name) + b"\n")
-            return self._header(answer, name)[:2] or None  # type: ignore[return-value]  # two or none
+        """The id and type of an object, None if there is no such object."""
+        header = next(self._results("info", [name], self._header))
+        return header and header[:2]
 
     def read(self, name: str) -> bytes | None:
-        """The content of an object, None when there is none of that name."""
+        """The content of an object, None if there is no such object."""
         return next(self.read_many([name]))
 
     def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """The content of each object, in order, None for one that does not exist."""
-        for batch in _fitting(names):
-            with self._process.lock:
-                question = b"".join(b"contents " + _one_line(name) + b"\n" for name in batch)
-                answer = self._process.ask(question)
-                contents = [self._content(answer, name) for name in batch]
-            yield from contents
+        return self._results("contents", names, self._content)
 
     def sizes(self, names: Sequence[str]) -> Iterator[int | None]:
         """The bytes of each object, in order, None for one that does not exist."""
-        for batch in _fitting(names):
-            with self._process.lock:
-                question = b"".join(b"info " + _one_line(name) + b"\n" for name in batch)
-                answer = self._process.ask(question)
-                headers = [self._header(answer, name) for name in batch]
-            yield from (int(header[2]) if header else None for header in headers)
+        for header in self._results("info", names, self._header):
+            yield header and header[2]
 
     def close(self) -> None:
         """End the process."""
         self._process.close()
 
-    def _content(self, answer: IO[bytes], name: str) -> bytes | None:
-        header = self._header(answer, name)
-        if not header:
+    def _results(
+        self, command: str, names: Sequence[str], read: Callable[[IO[bytes], str], T]
+    ) -> Iterator[T]:
+        """Read the result of a command for each name, some at a time."""
+        for batch in _batches(names):
+            with self._process.lock:
+                lines = (f"{command} ".encode() + _one_line(name) + b"\n" for name in batch)
+                output = self._process.query(b"".join(lines))
+                results = [read(output, name) for name in batch]
+            yield from results
+
+    def _content(self, output: IO[bytes], name: str) -> bytes | None:
+        header = self._header(output, name)
+        if header is None:
             return None
-        size = int(header[2])
-        content = answer.read(size + 1)
+        size = header[2]
+        content = output.read(size + 1)
         if len(content) != size + 1:
             raise self._process.lost()
         return content[:-1]
 
-    def _header(self, answer: IO[bytes], name: str) -> tuple[str, ...]:
-        line = answer.readline()
+    def _header(self, output: IO[bytes], name: str) -> tuple[str, str, int] | None:
+        line = output.readline()
         if not line.endswith(b"\n"):
             raise self._process.lost()
-        words = line.decode("utf-8", "surrogateescape").rstrip("\n")
-        if words.endswith((" missing", " ambiguous")) and words.startswith(name):
-            return ()
-        found = tuple(words.rsplit(" ", 2))
-        if len(found) != 3 or not found[2].isdigit():  # noqa: PLR2004 -- id, type, size
-            raise git_fault(f"git cat-file says: {words}")
-        return found
+        text = line.decode("utf-8", "surrogateescape").rstrip("\n")
+        if text.endswith((" missing", " ambiguous")) and text.startswith(name):
+            return None
+        match text.rsplit(" ", 2):
+            case [object_id, kind, size] if size.isdigit():
+                return object_id, kind, int(size)
+        raise git_fault(f"unexpected output of git cat-file: {text}")
 
 
-# A pipe holds 64 KiB; fewer bytes of questions than that, and neither side waits for the
-# other while answers are still to be read. Answers of so few objects fit into memory.
-_MAX_QUESTION: Final = 32_768
+# A pipe holds 64 KiB; fewer bytes of queries than that, and neither side waits for the other
+# while results are still to be read. Results for so few objects fit into memory.
+_MAX_QUERY: Final = 32_768
 _MAX_IN_FLIGHT: Final = 128
 
 
-def _fitting(names: Sequence[str]) -> Iterator[list[str]]:
+def _batches(names: Sequence[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for name in names:
-        if batch and (size + len(name) > _MAX_QUESTION // 4 or len(batch) == _MAX_IN_FLIGHT):
+        if batch and (size + len(name) > _MAX_QUERY // 4 or len(batch) == _MAX_IN_FLIGHT):
             yield batch
             batch, size = [], 0
         batch.append(name)
@@ -275,5 +323,5 @@ def _fitting(names: Sequence[str]) -> Iterator[list[str]]:
 
 def _one_line(name: str) -> bytes:
     if "\n" in name or "\0" in name:
-        raise git_fault("a name with a line end cannot be asked for")
+        raise git_fault("an object's name holds a line end")
     return name.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""A package repository as a tree in git: a branch, a commit, or a merge that nobody made."""
+"""A package repository as a tree in git: of a branch, a commit, or a merge without a commit."""
 
 import asyncio
 from collections import defaultdict

@@ -1,25 +1,23 @@
 """The CI's own bare clone of the repository on GitHub, and how it is kept up to date.
 
-The one place that writes to a clone, and only to clones of our own: what an author's clone
-holds is never touched (`git.py`).
+The one place that writes to a clone, and only to clones of our own: an author's clone is never
+changed (`git.py`).
 """
 
 import fcntl
-import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from opam_ci.clients.git_names import is_object_id
+from opam_ci.clients.git_process import clean_environment, last_line, run_git
 from opam_ci.core.admission import CHANGE_REFUSED, MAX_DEPTH
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.job import Phase
-from opam_ci.core.job_errors import InfrastructureError, SubmissionError
-from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause, Evidence, FailureReason
 
 #: Seconds for one fetch. A first fetch of opam-repository is some hundred MB; a later one
@@ -30,28 +28,18 @@ _SETTINGS: Final = {
     "fetch.fsckObjects": "true",
     "gc.auto": "0",
     "maintenance.auto": "false",
-    # A server that says little for half a minute is down; the attempt comes again.
+    # A server that sends under 1 kB/s for half a minute is down; the attempt is retried.
     "http.lowSpeedLimit": "1000",
     "http.lowSpeedTime": "30",
 }
 _MISSING_REF: Final = re.compile(rb"couldn't find remote ref|not our ref|unadvertised object")
-#: Of the other side's git, or of ours (`core.maxTreeDepth`, 2,048 unless set).
+#: Message of the remote's git, or of the local one (`core.maxTreeDepth`, 2,048 unless set).
 _TOO_DEEP: Final = b"exceeded maximum allowed tree depth"
 _URL: Final = re.compile(r"(?:https?|file|git|ssh)://[^\s\0]{1,900}\Z")
 
 
-class Fetched(Frozen):
-    """What a fetch brought.
-
-    Attributes:
-        base: The newest commit of the base branch.
-    """
-
-    base: str
-
-
 class Upstream:
-    """A bare clone in a directory of ours.
+    """A bare clone that belongs to the CI.
 
     Methods block, and may be called by several processes at once: one fetches, the others
     wait for it.
@@ -65,10 +53,10 @@ class Upstream:
             url: Where it is fetched from.
 
         Raises:
-            UsageError: The URL is none that git fetches from without a shell.
+            UsageError: Git does not fetch from such a URL without a shell.
         """
         if not _URL.match(url):
-            raise UsageError(f"{url[:100]!r} is no https, ssh, git or file URL of a repository")
+            raise UsageError(f"{url[:100]!r} is not an https, ssh, git or file URL of a repository")
         self.directory = directory
         self.url = url
 
@@ -76,34 +64,36 @@ class Upstream:
         """Fetches a branch and returns its newest commit.
 
         Raises:
-            InfrastructureError: The other side is away, or has no such branch.
+            InfrastructureError: The remote is not reachable, or has no such branch.
         """
-        with self._alone():
-            self._fetch([_branch_spec(branch)], f"branch {branch!r}")
-            return self._commit(f"refs/heads/{branch}")
+        with self._locked():
+            return self._fetch_branch(branch)
 
-    def fetch(self, branch: str, number: int, head: str) -> Fetched:
+    def fetch(self, branch: str, number: int, head: str) -> str:
         """Fetches the base branch and a pull request's head.
 
         Args:
             branch: The base branch.
             number: Of the pull request.
-            head: The commit that is to be there afterwards.
+            head: The commit that is to be in the clone afterwards.
+
+        Returns:
+            The newest commit of the base branch.
 
         Raises:
-            InfrastructureError: The other side is away; or, by the rule `HEAD_GONE`, it no
+            InfrastructureError: The remote is not reachable; or, by the rule `HEAD_GONE`, it no
                 longer has the head.
             SubmissionError: The head's folders are nested deeper than git transfers.
         """
         if not is_object_id(head):
-            raise UsageError(f"{head[:80]!r} is no commit id")
+            raise UsageError(f"{head[:80]!r} is not a commit id")
         pull = f"refs/pull/{number}/head"
-        with self._alone():
-            base = self._base(branch)
+        with self._locked():
+            base = self._fetch_branch(branch)
             if not self._has(head):
                 self._fetch([f"+{pull}:{pull}"], f"pull request {number}", of_head=True)
             if not self._has(head):
-                # Pushed over meanwhile; hosts keep such commits for a while.
+                # Force-pushed meanwhile; hosts keep such commits for a while.
                 try:
                     self._fetch([head], f"commit {head[:12]}", of_head=True)
                 except InfrastructureError as error:
@@ -112,28 +102,29 @@ class Upstream:
                     raise
             if not self._has(head):
                 raise self._gone(number, head, pull)
-            return Fetched(base=base)
+            return base
 
     def has(self, *commits: str) -> bool:
         """Whether the clone holds all of these commits."""
         return (self.directory / "HEAD").exists() and all(map(self._has, commits))
 
-    def _base(self, branch: str) -> str:
+    def _fetch_branch(self, branch: str) -> str:
         self._fetch([_branch_spec(branch)], f"branch {branch!r}")
-        return self._commit(f"refs/heads/{branch}")
+        commit = f"refs/heads/{branch}^{{commit}}"
+        return self._run("rev-parse", "--verify", commit).stdout.decode().strip()
 
     def _gone(self, number: int, head: str, pull: str) -> InfrastructureError:
         now = self._run("rev-parse", "--verify", "--quiet", f"{pull}^{{commit}}", accept=(0, 1))
         at = now.stdout.decode().strip()
-        words = f"its branch is now at {at[:12]}" if at else "its branch is gone"
+        branch = f"its branch is now at {at[:12]}" if at else "its branch is gone"
         return InfrastructureError(
-            f"GitHub no longer has commit {head[:12]} of pull request {number}: {words}",
+            f"GitHub no longer has commit {head[:12]} of pull request {number}: {branch}",
             cause=Cause.GITHUB,
             phase=Phase.CHECKOUT,
             evidence=Evidence(
                 rule=HEAD_GONE,
                 phase=Phase.CHECKOUT,
-                detail=f"GitHub no longer has commit {head[:12]}: {words}",
+                detail=f"GitHub no longer has commit {head[:12]}: {branch}",
             ),
         )
 
@@ -144,30 +135,27 @@ class Upstream:
             self._run("cat-file", "-e", f"{commit}^{{commit}}", accept=(0, 1, 128)).returncode == 0
         )
 
-    def _commit(self, ref: str) -> str:
-        return self._run("rev-parse", "--verify", f"{ref}^{{commit}}").stdout.decode().strip()
-
     def _fetch(self, specs: Sequence[str], what: str, *, of_head: bool = False) -> None:
-        words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--end-of-options")
-        done = self._run(*words, self.url, *specs, accept=None)
+        options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--end-of-options")
+        done = self._run("fetch", *options, self.url, *specs, accept=None)
         if not done.returncode:
             return
         if of_head and _TOO_DEEP in done.stderr:
             # The base has arrived, so it is the head's.
             raise _too_deep(what)
-        said = _last_line(done.stderr)
-        # A base branch that is not there is a matter of the set-up, not of the head.
+        message = last_line(done.stderr)
+        # A base branch that does not exist is a mistake in the set-up, not in the head.
         gone = of_head and _MISSING_REF.search(done.stderr) is not None
-        evidence = Evidence(rule=HEAD_GONE, phase=Phase.CHECKOUT, detail=said) if gone else None
+        evidence = Evidence(rule=HEAD_GONE, phase=Phase.CHECKOUT, detail=message) if gone else None
         raise InfrastructureError(
-            f"cannot fetch {what} from {self.url}: {said}",
-            cause=Cause.GITHUB if gone else _cause(said),
+            f"cannot fetch {what} from {self.url}: {message}",
+            cause=Cause.GITHUB if gone else _cause(message),
             phase=Phase.CHECKOUT,
             evidence=evidence,
         )
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Holds the clone's lock, and makes the clone if it is not there."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -183,31 +171,18 @@ class Upstream:
             yield
 
     def _run(
-        self, *words: str, accept: Sequence[int] | None = (0,)
+        self, *arguments: str, accept: Container[int] | None = (0,)
     ) -> subprocess.CompletedProcess[bytes]:
-        command = ["git", f"--git-dir={self.directory}", *words]
-        try:
-            done = subprocess.run(  # noqa: S603 -- a list of words, never a shell
-                command,
-                cwd=self.directory,
-                env=git_environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=FETCH_TIMEOUT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise InfrastructureError(
-                f"git {words[0]} took over {FETCH_TIMEOUT:.0f} s", cause=Cause.NETWORK
-            ) from error
-        except OSError as error:
-            raise InfrastructureError(f"git cannot be started: {error}", cause=Cause.GIT) from error
-        if accept is not None and done.returncode not in accept:
-            raise InfrastructureError(
-                f"git {words[0]} exited with code {done.returncode}: {_last_line(done.stderr)}",
-                cause=_cause(_last_line(done.stderr)),
-            )
-        return done
+        return run_git(
+            self.directory,
+            *arguments,
+            cwd=self.directory,
+            env=git_environment(),
+            timeout=FETCH_TIMEOUT,
+            accept=accept,
+            timeout_cause=Cause.NETWORK,
+            cause_of=_cause,
+        )
 
 
 def upstream_in(clones: Path, owner: str, repo: str, url: str) -> Upstream:
@@ -217,38 +192,25 @@ def upstream_in(clones: Path, owner: str, repo: str, url: str) -> Upstream:
 
 def _branch_spec(branch: str) -> str:
     ref = f"refs/heads/{branch}"
-    # `+` and `:` are syntax; all else is git's to refuse.
+    # `:` and `*` are syntax; git itself refuses other names that are invalid.
     if ":" in ref or "*" in ref or not ref.isprintable():
-        raise UsageError(f"{branch[:80]!r} is no name of a branch")
+        raise UsageError(f"{branch[:80]!r} is not the name of a branch")
     return f"+{ref}:{ref}"
 
 
 def _too_deep(what: str) -> SubmissionError:
-    words = f"Folders of {what} are nested too deeply for git (at most {MAX_DEPTH} names in a path)"
-    evidence = Evidence(rule=CHANGE_REFUSED, phase=Phase.CHECKOUT, detail=words)
-    return SubmissionError(words, reason=FailureReason.ANALYSIS, evidence=evidence)
+    detail = (
+        f"Folders of {what} are nested too deeply for git (at most {MAX_DEPTH} names in a path)"
+    )
+    evidence = Evidence(rule=CHANGE_REFUSED, phase=Phase.CHECKOUT, detail=detail)
+    return SubmissionError(detail, reason=FailureReason.ANALYSIS, evidence=evidence)
 
 
 def git_environment() -> dict[str, str]:
-    """Returns the environment in which git fetches: it asks nobody for a password."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "LC_"))
-    }
-    settings = {
-        variable: value
-        for number, (key, setting) in enumerate(_SETTINGS.items())
-        for variable, value in (
-            (f"GIT_CONFIG_KEY_{number}", key),
-            (f"GIT_CONFIG_VALUE_{number}", setting),
-        )
-    }
+    """Returns the environment in which git fetches: it prompts for no password."""
     return {
-        **kept,
-        **settings,
-        "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
-        "GIT_TERMINAL_PROMPT": "0",
+        **clean_environment(_SETTINGS),
         "GIT_ALLOW_PROTOCOL": "https:http:ssh:git:file",
-        "LC_ALL": "C",
     }
 
 
@@ -265,11 +227,5 @@ _CAUSES: Final = (
 )
 
 
-def _cause(said: str) -> Cause:
-    return next((cause for words, cause in _CAUSES if words.search(said)), Cause.GIT)
-
-
-def _last_line(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
-    flat = lines[-1] if lines else "(no message)"
-    return "".join(char if char.isprintable() else " " for char in flat)[:300]
+def _cause(message: str) -> Cause:
+    return next((cause for pattern, cause in _CAUSES if pattern.search(message)), Cause.GIT)

@@ -1,18 +1,17 @@
 """The calls to GitHub that this CI makes."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from datetime import datetime
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 from pydantic import Field
 
-from opam_ci.clients.github_auth import Credentials
-from opam_ci.clients.github_http import PUBLIC_API, TOTAL_TIMEOUT, Requests
+from opam_ci.clients.github_http import RestClient
+from opam_ci.core.batched import batched
 from opam_ci.core.github.checks import ANNOTATIONS_LIMIT, CheckRun
 from opam_ci.core.github.command import is_permitted
-from opam_ci.core.github.model import Login, RepositoryName, Sha, Tolerant, Word
+from opam_ci.core.github.model import Login, Sha, Tolerant, Word
 from opam_ci.core.github.payload import PullRequest
 from opam_ci.core.github.reconcile import Delivery
 from opam_ci.core.github.status import Status
@@ -23,7 +22,7 @@ class _Permission(Tolerant):
     role_name: Word = ""
 
 
-class _Made(Tolerant):
+class _Created(Tolerant):
     id: int
 
 
@@ -43,7 +42,7 @@ class _FoundRuns(Tolerant):
 
 
 class AppFacts(Tolerant):
-    """What GitHub knows of our App.
+    """Our App as registered at GitHub.
 
     Attributes:
         id: Its id.
@@ -56,54 +55,17 @@ class AppFacts(Tolerant):
     events: tuple[str, ...] = ()
 
 
-class GitHub:
+class GitHub(RestClient):
     """One repository on GitHub.
 
-    Every call raises `InfrastructureError` with cause `github` when GitHub is not there or
-    says "later" (then with `retry_after`), and `GitHubRefusedError` when it will give the
-    same answer again. To be used from one event loop.
+    Every call raises `InfrastructureError` with cause `github` when GitHub is not available or
+    a rate limit holds (then with `retry_after`), and `GitHubRefusedError` when a retry would get
+    the same response. To be used from one event loop.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a fact of its own
-        self,
-        repository: RepositoryName,
-        credentials: Credentials,
-        *,
-        base_url: str = PUBLIC_API,
-        transport: httpx.AsyncBaseTransport | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        total_timeout: timedelta = TOTAL_TIMEOUT,
-    ) -> None:
-        """Makes a client; nothing is sent yet.
-
-        Args:
-            repository: Owner and name.
-            credentials: An App's, or a token.
-            base_url: Of the API; another one for GitHub Enterprise and for tests.
-            transport: For tests.
-            clock: For tests.
-            total_timeout: Longest request, waiting for its turn included.
-        """
-        self.repository = repository
-        self._repo = f"/repos/{repository}"
-        self._requests = Requests(
-            repository,
-            credentials,
-            base_url=base_url,
-            transport=transport,
-            clock=clock,
-            total_timeout=total_timeout,
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Closes all connections."""
-        await self._requests.close()
+    @property
+    def _repo(self) -> str:
+        return f"/repos/{self.repository}"
 
     async def create_status(self, status: Status) -> None:
         """Posts a commit status.
@@ -117,34 +79,34 @@ class GitHub:
             "context": status.context,
             "target_url": status.target_url,
         }
-        await self._requests.send(_Made, "POST", f"{self._repo}/statuses/{status.sha}", body)
+        await self.send(_Created, "POST", f"{self._repo}/statuses/{status.sha}", body)
 
     async def open_pull_requests(self, base: str) -> tuple[PullRequest, ...]:
         """Lists all open pull requests onto a branch, oldest first.
 
         One that is closed meanwhile can push another one off its page, and so off the
-        list: whoever is missing must be asked for by itself.
+        list: get those that are missing one by one.
         """
         query = {"state": "open", "base": base, "sort": "created", "direction": "asc"}
-        found = await self._requests.list(PullRequest, f"{self._repo}/pulls", query)
+        found = await self.get_all(PullRequest, f"{self._repo}/pulls", query)
         return tuple({pull.number: pull for pull in found}.values())
 
     async def pull_request(self, number: int) -> PullRequest:
         """Gets one pull request."""
-        return await self._requests.get(PullRequest, f"{self._repo}/pulls/{number}")
+        return await self.get(PullRequest, f"{self._repo}/pulls/{number}")
 
     async def create_check_run(self, run: CheckRun) -> int:
         """Creates a check run, with all its annotations, and returns its id."""
         portions = _portions(run)
-        made = await self._requests.send(_Made, "POST", f"{self._repo}/check-runs", portions[0])
-        await self._annotate(made.id, portions[1:])
-        return made.id
+        created = await self.send(_Created, "POST", f"{self._repo}/check-runs", portions[0])
+        await self._annotate(created.id, portions[1:])
+        return created.id
 
     async def put_check_run(self, run: CheckRun) -> None:
-        """Makes a check run what it should be, whether it was there before or not.
+        """Creates a check run, or updates the one that exists.
 
-        Annotations are given once, in their order: those that an earlier call did not come
-        to are added. A concluded run is not opened again; a new one takes its place.
+        Annotations are sent once, in their order: those that an earlier, failed call did not
+        send are added. A concluded run is not opened again; a new one takes its place.
         """
         found = await self._newest_run(run.head_sha, run.name, run.external_id)
         if found is None or (found.status == "completed" and run.conclusion is None):
@@ -158,9 +120,7 @@ class GitHub:
 
     async def _newest_run(self, sha: Sha, name: str, external_id: str) -> _FoundRun | None:
         query = httpx.QueryParams({"check_name": name, "filter": "latest", "per_page": "100"})
-        found = await self._requests.get(
-            _FoundRuns, f"{self._repo}/commits/{sha}/check-runs?{query}"
-        )
+        found = await self.get(_FoundRuns, f"{self._repo}/commits/{sha}/check-runs?{query}")
         runs = [run for run in found.check_runs if run.external_id == external_id]
         return max(runs, key=lambda run: run.id, default=None)
 
@@ -183,48 +143,48 @@ class GitHub:
         Args:
             since: Older ones may be missing.
         """
-        return await self._requests.list(
+        return await self.get_all(
             Delivery,
             "/app/hook/deliveries",
             {},
-            who="app",
+            identity="app",
             enough=lambda delivery: delivery.delivered_at < since,
         )
 
     async def redeliver(self, delivery: int) -> None:
-        """Asks for another attempt; it comes as a webhook with the same guid.
+        """Requests another attempt, which arrives as a webhook with the same guid.
 
         Args:
             delivery: Id of an attempt.
         """
         path = f"/app/hook/deliveries/{delivery}/attempts"
-        await self._requests.send(object, "POST", path, who="app")
+        await self.send(object, "POST", path, identity="app")
 
     async def may_command(self, login: Login) -> bool:
-        """Whether an account may command the CI: asked anew each time, as rights end."""
+        """Whether an account may command the CI. Not cached, as permissions can be withdrawn."""
         path = f"{self._repo}/collaborators/{quote(login, safe='')}/permission"
-        found = await self._requests.get(_Permission, path)
+        found = await self.get(_Permission, path)
         return is_permitted(found.permission, found.role_name)
 
     async def comment(self, number: int, text: str) -> None:
-        """Comments on a pull request. Not idempotent: repeated, it is there twice."""
+        """Comments on a pull request. Not idempotent: a second call makes a second comment."""
         path = f"{self._repo}/issues/{number}/comments"
-        await self._requests.send(_Made, "POST", path, {"body": text})
+        await self.send(_Created, "POST", path, {"body": text})
 
     async def app(self) -> AppFacts:
-        """Returns what GitHub knows of our App: for the check of a set-up."""
-        return await self._requests.get(AppFacts, "/app", who="app")
+        """Returns our App as registered at GitHub: for the check of a set-up."""
+        return await self.get(AppFacts, "/app", identity="app")
 
     async def _annotate(self, check_run: int, portions: list[dict[str, Any]]) -> None:
         path = f"{self._repo}/check-runs/{check_run}"
         for portion in portions:
-            await self._requests.send(_Made, "PATCH", path, portion)
+            await self.send(_Created, "PATCH", path, portion)
 
 
 def _portions(run: CheckRun) -> list[dict[str, Any]]:
     """Returns the requests that make up a check run: 50 annotations go into one.
 
-    The conclusion comes with the last of them: GitHub shows the check as done with it.
+    The conclusion is in the last of them: GitHub shows the check as done with it.
     """
     whole = run.model_dump(mode="json", exclude_none=True)
     annotations = whole.get("output", {}).pop("annotations", [])
@@ -237,9 +197,9 @@ def _portions(run: CheckRun) -> list[dict[str, Any]]:
         {
             **open_run,
             "status": "in_progress",
-            "output": {**whole["output"], "annotations": annotations[at : at + ANNOTATIONS_LIMIT]},
+            "output": {**whole["output"], "annotations": list(some)},
         }
-        for at in range(0, len(annotations), ANNOTATIONS_LIMIT)
+        for some in batched(annotations, ANNOTATIONS_LIMIT)
     ]
     last = {**whole, "output": portions[-1]["output"]}
     return [*portions[:-1], last]

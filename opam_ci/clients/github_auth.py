@@ -1,4 +1,4 @@
-"""Who we are to GitHub: an App, or a plain token for small set-ups.
+"""Credentials for GitHub: an App, or a plain token for small set-ups.
 
 No secret leaves this module but in an `Authorization` header: `repr` hides all of them.
 """
@@ -25,14 +25,14 @@ _JWT_LIFE = timedelta(minutes=9)
 """GitHub refuses more than ten, counted by its own clock."""
 
 _RENEW_BEFORE = timedelta(minutes=5)
-"""A token is renewed so long before it expires: longer than any request takes."""
+"""How long before it expires a token is renewed: longer than any request takes."""
 
 
 class InstallationToken(Tolerant):
-    """GitHub's answer to a request for an installation token.
+    """GitHub's response to a request for an installation token.
 
     Attributes:
-        token: Opaque, good for an hour.
+        token: Opaque, valid for an hour.
         expires_at: Until when.
     """
 
@@ -41,11 +41,11 @@ class InstallationToken(Tolerant):
 
 
 MakeToken = Callable[[str], Awaitable[InstallationToken]]
-"""Asks GitHub for an installation token, with the `Authorization` given."""
+"""Requests an installation token from GitHub, with this `Authorization`."""
 
 
 class Credentials(Protocol):
-    """How requests are authorised."""
+    """Authorises requests."""
 
     def as_app(self, now: datetime) -> str:
         """Returns the `Authorization` for `/app` requests.
@@ -61,7 +61,7 @@ class Credentials(Protocol):
         """Drops a refused installation's authorization.
 
         Returns:
-            Whether a new one can be had.
+            Whether a new one can be requested.
         """
 
 
@@ -89,7 +89,7 @@ class TokenCredentials:
 
 
 class AppCredentials:
-    """A GitHub App: signs for itself, and keeps one installation token while it is good."""
+    """A GitHub App: signs its own requests, and caches one installation token."""
 
     def __init__(self, app_id: int, private_key: bytes) -> None:
         """Loads the key once: parsing it costs a hundred times what signing does.
@@ -99,7 +99,7 @@ class AppCredentials:
             private_key: The PEM file that GitHub offers for download.
 
         Raises:
-            UsageError: The key is no RSA private key in PEM form.
+            UsageError: The key is not an RSA private key in PEM form.
         """
         self.app_id = app_id
         self._key = _load(private_key)
@@ -145,5 +145,5 @@ def _load(pem: bytes) -> RSAPrivateKey:
             "the GitHub App's private key cannot be read: give the .pem file as downloaded"
         ) from error
     if not isinstance(key, RSAPrivateKey):
-        raise UsageError("the GitHub App's private key is no RSA key")
+        raise UsageError("the GitHub App's private key is not an RSA key")
     return key

@@ -1,17 +1,17 @@
-"""What GitHub refuses for good."""
+"""The error for requests that GitHub refuses permanently."""
 
 from opam_ci.core.errors import OpamCiError
 
 
 class GitHubRefusedError(OpamCiError):
-    """GitHub will give the same answer again: record it once, do not try again.
+    """A retry would get the same response: record it once, do not retry.
 
-    A commit or repository that is gone (404, 410), a value that it does not take (422), a
-    permission that the App or the token lacks (403 that is no rate limit).
+    A commit or repository that is gone (404, 410), an invalid value (422), a permission that
+    the App or the token lacks (a 403 that is not a rate limit).
 
     Attributes:
         status: HTTP status.
-        message: GitHub's own words.
+        message: GitHub's message.
     """
 
     def __init__(self, what: str, *, status: int, message: str) -> None:

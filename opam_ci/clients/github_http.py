@@ -1,10 +1,11 @@
-"""Requests to GitHub's REST API: authorised, paced, and with errors that say whose they are."""
+"""Requests to GitHub's REST API: authorised, rate-limited, and with errors by who must act."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +16,7 @@ from opam_ci.core.github.limits import is_limited, retry_after
 from opam_ci.core.github.model import RepositoryName, Tolerant
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
+from opam_ci.core.result_text import printable
 from opam_ci.core.text import problems
 
 API_VERSION = "2022-11-28"
@@ -23,17 +25,17 @@ API_VERSION = "2022-11-28"
 PUBLIC_API = "https://api.github.com"
 
 SILENCE_TIMEOUT = timedelta(seconds=20)
-"""Longest silence of GitHub's within a request; it gives up itself after ten seconds."""
+"""Longest time without data within a request; GitHub itself gives up after ten seconds."""
 
 TOTAL_TIMEOUT = timedelta(seconds=60)
 """Longest request. An activity that posts must have a longer time limit, so that no request
-of an earlier attempt is still under way in the next one."""
+of an earlier attempt is still running in the next one."""
 
 _CONCURRENT = 10
 """Requests at once; GitHub's limit is 100 for all that use the same credentials."""
 
 _PAGES_KEPT = 256
-"""Pages whose ETags are remembered, the least recently used forgotten first."""
+"""Pages whose ETags are cached, the least recently used dropped first."""
 
 _PAGE_SIZE = 100
 """Items of a page; GitHub gives no more."""
@@ -47,13 +49,13 @@ _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _SERVER_ERROR = 500
 
-As = Literal["app", "installation"]
-"""Who asks: the App itself, or its installation in our repository."""
+Identity = Literal["app", "installation"]
+"""Whose credentials a request has: the App's, or those of its installation in our repository."""
 
 T = TypeVar("T")
 
 
-class _Words(Tolerant):
+class _ErrorBody(Tolerant):
     message: str = ""
 
 
@@ -61,24 +63,20 @@ class _Installation(Tolerant):
     id: int
 
 
+@dataclass
 class _Page:
-    """A page of a list as it was when GitHub gave us its ETag."""
+    """A page of a list as it was when GitHub sent its ETag."""
 
-    def __init__(self, etag: str, items: tuple[Any, ...], following: str | None) -> None:
-        self.etag = etag
-        self.items = items
-        self.following = following
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.items) >= _PAGE_SIZE
+    etag: str
+    items: tuple[Any, ...]
+    following: str | None
 
 
-class Requests:
-    """Sends requests; knows GitHub's rules and none of its objects.
+class RestClient:
+    """Sends requests; implements GitHub's rules and none of its objects.
 
-    After a rate limit nothing is sent until it is over: asking on is what GitHub bans
-    for. To be used from one event loop.
+    After a rate limit nothing is sent until it is over: GitHub bans clients that go on. To be
+    used from one event loop.
     """
 
     def __init__(  # noqa: PLR0913 - each is a fact of its own
@@ -91,7 +89,17 @@ class Requests:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         total_timeout: timedelta = TOTAL_TIMEOUT,
     ) -> None:
-        self._repository = repository
+        """Makes a client; nothing is sent yet.
+
+        Args:
+            repository: Owner and name.
+            credentials: An App's, or a token.
+            base_url: Of the API; another one for GitHub Enterprise and for tests.
+            transport: For tests.
+            clock: For tests.
+            total_timeout: Longest request, waiting for its turn included.
+        """
+        self.repository = repository
         self._total_timeout = total_timeout
         self._credentials = credentials
         self._clock = clock
@@ -109,18 +117,24 @@ class Requests:
             },
         )
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     async def close(self) -> None:
         """Closes all connections."""
         await self._http.aclose()
 
-    async def get(self, shape: type[T], path: str, *, who: As = "installation") -> T:
+    async def get(self, shape: type[T], path: str, *, identity: Identity = "installation") -> T:
         """Gets one object.
 
         Raises:
-            GitHubRefusedError: GitHub will not give it, now or later.
-            InfrastructureError: GitHub is not there, or it is too early.
+            GitHubRefusedError: GitHub refuses it, now and later.
+            InfrastructureError: GitHub is not available, or a rate limit holds.
         """
-        return _read(shape, await self._send("GET", path, who=who), path)
+        return _parse(shape, await self._send("GET", path, identity), path)
 
     async def send(
         self,
@@ -129,63 +143,65 @@ class Requests:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        who: As = "installation",
+        identity: Identity = "installation",
     ) -> T:
-        """Writes something and returns what GitHub made of it.
+        """Writes something and returns the object in GitHub's response.
 
         Raises:
-            GitHubRefusedError: GitHub will not take it, now or later.
-            InfrastructureError: GitHub is not there, or it is too early.
+            GitHubRefusedError: GitHub refuses it, now and later.
+            InfrastructureError: GitHub is not available, or a rate limit holds.
         """
-        return _read(shape, await self._send(method, path, body=body, who=who), path)
+        return _parse(shape, await self._send(method, path, identity, body), path)
 
-    async def list(
+    async def get_all(
         self,
         shape: type[T],
         path: str,
         query: Mapping[str, str],
         *,
-        who: As = "installation",
+        identity: Identity = "installation",
         enough: Callable[[T], bool] = lambda _item: False,
     ) -> tuple[T, ...]:
-        """Gets the pages of a list; pages that did not change cost nothing.
+        """Gets the pages of a list; pages that did not change do not count for the rate limit.
 
         Args:
             shape: Of an item.
             path: Of the list.
             query: Which items.
-            who: Who asks.
+            identity: Whose credentials the requests have.
             enough: Whether no further page is needed after the one with this item.
 
         Raises:
-            GitHubRefusedError: GitHub will not give it, now or later.
-            InfrastructureError: GitHub is not there, or it is too early.
+            GitHubRefusedError: GitHub refuses it, now and later.
+            InfrastructureError: GitHub is not available, or a rate limit holds.
         """
         items: list[T] = []
         following: str | None = str(httpx.URL(path, params={**query, "per_page": str(_PAGE_SIZE)}))
         for _ in range(_MOST_PAGES):
             if following is None:
                 return tuple(items)
-            page = await self._page(shape, following, who)
+            page = await self._page(shape, following, identity)
             items += page.items
             following = None if any(map(enough, page.items)) else page.following
-        raise InfrastructureError(f"GitHub's list {path} has no end", cause=Cause.GITHUB)
+        raise InfrastructureError(
+            f"GitHub's list {path} has more than {_MOST_PAGES} pages", cause=Cause.GITHUB
+        )
 
-    async def _page(self, shape: type[T], url: str, who: As) -> _Page:
+    async def _page(self, shape: type[T], url: str, identity: Identity) -> _Page:
         known = self._pages.get(url)
         # A last page that is full can be followed by a new one without changing itself.
-        settled = known is not None and (known.following is not None or not known.is_full)
+        settled = known is not None and (
+            known.following is not None or len(known.items) < _PAGE_SIZE
+        )
         headers = {"If-None-Match": known.etag} if known is not None and settled else {}
-        answer = await self._send("GET", url, who=who, headers=headers)
-        if answer.status_code == _NOT_MODIFIED and known is not None:
-            if "link" in answer.headers:
-                known.following = self._following(answer)
+        response = await self._send("GET", url, identity, headers=headers)
+        if response.status_code == _NOT_MODIFIED and known is not None:
+            if "link" in response.headers:
+                known.following = self._following(response)
             self._pages.move_to_end(url)
             return known
-        items: TypeAdapter[tuple[T, ...]] = TypeAdapter(tuple[shape, ...])  # type: ignore[valid-type]
-        page = _Page(
-            answer.headers.get("etag", ""), _parse(items, answer, url), self._following(answer)
-        )
+        items: tuple[T, ...] = _parse(tuple[shape, ...], response, url)  # type: ignore[valid-type]
+        page = _Page(response.headers.get("etag", ""), items, self._following(response))
         if page.etag:
             self._pages[url] = page
             self._pages.move_to_end(url)
@@ -193,15 +209,15 @@ class Requests:
                 self._pages.popitem(last=False)
         return page
 
-    def _following(self, answer: httpx.Response) -> str | None:
-        link = answer.links.get("next", {}).get("url")
+    def _following(self, response: httpx.Response) -> str | None:
+        link = response.links.get("next", {}).get("url")
         if link is None:
             return None
         url, ours = self._http.base_url.join(link), self._http.base_url
         if (url.scheme, url.host, url.port) != (ours.scheme, ours.host, ours.port):
-            # Our token is for GitHub and for nobody whom an answer names.
+            # Our token must not go to a host that a response names.
             raise InfrastructureError(
-                f"GitHub's list goes on at another host: {url.host}", cause=Cause.GITHUB
+                f"GitHub's list continues on another host: {url.host}", cause=Cause.GITHUB
             )
         return str(url)
 
@@ -209,39 +225,38 @@ class Requests:
         self,
         method: str,
         path: str,
-        *,
+        identity: Identity,
         body: Mapping[str, Any] | None = None,
-        who: As,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         for last in (False, True):
-            authorization = await self._authorization(who)
-            answer = await self._exchange(method, path, authorization, body, headers or {})
-            if answer.status_code != _UNAUTHORIZED or who == "app" or last:
+            authorization = await self._authorization(identity)
+            response = await self._exchange(method, path, authorization, body, headers)
+            if response.status_code != _UNAUTHORIZED or identity == "app" or last:
                 break
-            # A token can end before its time, for example when the App is changed.
+            # A token can become invalid before it expires, for example when the App is changed.
             if not self._credentials.forget(authorization):
                 break
-        return self._judged(answer, f"{method} {path.partition('?')[0]}")
+        return self._checked(response, f"{method} {path.partition('?')[0]}")
 
-    async def _authorization(self, who: As) -> str:
+    async def _authorization(self, identity: Identity) -> str:
         now = self._clock()
-        if who == "app":
+        if identity == "app":
             return self._credentials.as_app(now)
         return await self._credentials.as_installation(now, self._make_token)
 
     async def _make_token(self, authorization: str) -> InstallationToken:
         try:
-            path = f"/repos/{self._repository}/installation"
-            answer = await self._exchange("GET", path, authorization)
-            found = _read(_Installation, self._judged(answer, f"GET {path}"), path)
+            path = f"/repos/{self.repository}/installation"
+            response = await self._exchange("GET", path, authorization)
+            found = _parse(_Installation, self._checked(response, f"GET {path}"), path)
             path = f"/app/installations/{found.id}/access_tokens"
-            answer = await self._exchange("POST", path, authorization)
-            return _read(InstallationToken, self._judged(answer, f"POST {path}"), path)
+            response = await self._exchange("POST", path, authorization)
+            return _parse(InstallationToken, self._checked(response, f"POST {path}"), path)
         except GitHubRefusedError as error:
-            # Ours to repair: the request for which the token was to be is not refused.
+            # An operator can repair this, and the request that needs the token is not refused.
             raise InfrastructureError(
-                f"the GitHub App has no use of {self._repository} ({error}): "
+                f"the GitHub App is not installed on {self.repository}, or lacks access ({error}): "
                 "install it there, or end its suspension",
                 cause=Cause.GITHUB,
             ) from error
@@ -262,7 +277,7 @@ class Requests:
                     path,
                     json=body,
                     headers={**(headers or {}), "Authorization": authorization},
-                    # Only what reads may go elsewhere by itself: a moved repository.
+                    # Only reads follow redirects: those of a moved repository.
                     follow_redirects=method == "GET",
                 )
         except (httpx.RequestError, TimeoutError) as error:
@@ -281,55 +296,51 @@ class Requests:
                 retry_after=self._resume_at - now,
             )
 
-    def _judged(self, answer: httpx.Response, what: str) -> httpx.Response:
-        """Returns a good answer, and raises what a bad one means."""
-        status = answer.status_code
+    def _checked(self, response: httpx.Response, what: str) -> httpx.Response:
+        """Returns a successful response, and raises the error that another one stands for."""
+        status = response.status_code
         if status in _OK or status == _NOT_MODIFIED:
-            return answer
-        message = _message(answer)
-        headers = {name.lower(): value for name, value in answer.headers.items()}
+            return response
+        message = _message(response)
+        headers = {name.lower(): value for name, value in response.headers.items()}
         now = self._clock()
         if is_limited(status, headers, message):
             wait = retry_after(status, headers, now)
             if wait is not None:
-                # Of two limits at once, as of two requests under way, the longer one counts.
+                # Two requests at once may meet two limits: the longer one counts.
                 self._resume_at = max(now + wait, self._resume_at or now)
             raise InfrastructureError(
                 f"GitHub's rate limit at {what}: {message}", cause=Cause.GITHUB, retry_after=wait
             )
         if status >= _SERVER_ERROR:
             raise InfrastructureError(
-                f"GitHub has trouble of its own: {status} at {what}",
+                f"GitHub has a server error: {status} at {what}",
                 cause=Cause.GITHUB,
                 retry_after=retry_after(status, headers, now),
             )
         if status == _UNAUTHORIZED:
-            # Nothing is lost while an operator repairs this.
+            # An operator can repair this, and the request is retried.
             raise InfrastructureError(
-                f"GitHub does not know our credentials at {what} ({message}): "
+                f"GitHub rejects our credentials at {what} ({message}): "
                 "check the App's id and private key, or the token",
                 cause=Cause.GITHUB,
             )
         raise GitHubRefusedError(what, status=status, message=message)
 
 
-def _message(answer: httpx.Response) -> str:
+def _message(response: httpx.Response) -> str:
     try:
-        words = _Words.model_validate_json(answer.content).message
+        message = _ErrorBody.model_validate_json(response.content).message
     except ValidationError:
         return ""
-    return "".join(char if char.isprintable() else " " for char in words)[:200]
+    return printable(message)[:200]
 
 
-def _read(shape: type[T], answer: httpx.Response, what: str) -> T:
-    return _parse(TypeAdapter(shape), answer, what)
-
-
-def _parse(adapter: TypeAdapter[T], answer: httpx.Response, what: str) -> T:
+def _parse(shape: type[T], response: httpx.Response, what: str) -> T:
     try:
-        return adapter.validate_json(answer.content or b"null")
+        return TypeAdapter(shape).validate_json(response.content or b"null")
     except ValidationError as error:
         raise InfrastructureError(
-            f"GitHub's answer to {what.partition('?')[0]} is not readable: {problems(error)}",
+            f"invalid response of GitHub to {what.partition('?')[0]}: {problems(error)}",
             cause=Cause.GITHUB,
         ) from error

@@ -1,28 +1,18 @@
-"""Asking GitHub whether a late delivery is still right."""
+"""Checking with GitHub whether a late delivery is still current."""
 
 from datetime import datetime
-from typing import Protocol
 
+from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.core.github.action import Action, Closed, HeadChanged, Ignore, Tracked
 from opam_ci.core.github.late import current, is_late
-from opam_ci.core.github.payload import PullRequest
 
 
-class KnowsPullRequests(Protocol):
-    """The one call of a client that is needed here."""
-
-    async def pull_request(self, number: int) -> PullRequest:
-        """Gets one pull request."""
-
-
-async def confirmed(
-    action: Action, github: KnowsPullRequests, tracked: Tracked, now: datetime
-) -> Action:
-    """Returns an action as it is right now: itself unless it came late.
+async def confirmed(action: Action, github: GitHub, tracked: Tracked, now: datetime) -> Action:
+    """Returns the action for the pull request as it is now: the same unless it came late.
 
     Raises:
-        InfrastructureError: GitHub is not there, or it is too early.
+        InfrastructureError: GitHub is not available, or a rate limit holds.
     """
     if not (isinstance(action, HeadChanged | Closed) and is_late(action, now)):
         return action
@@ -32,5 +22,5 @@ async def confirmed(
     try:
         pull = await github.pull_request(number)
     except GitHubRefusedError as error:
-        return Ignore(reason=f"a late delivery of a pull request that is gone: {error}")
+        return Ignore(reason=f"a late delivery for a pull request that no longer exists: {error}")
     return current(action, pull, tracked)

@@ -1,4 +1,4 @@
-"""Free disk, inodes and memory of a machine."""
+"""Free resources of a machine: disk, inodes, memory."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ _MIB = 1 << 20
 
 
 class HostNeeds(Frozen):
-    """What a machine must have left before it takes jobs.
+    """Free resources that a machine must have before it takes jobs.
 
     Attributes:
         home: Directory where builds write.
@@ -27,12 +27,12 @@ class HostNeeds(Frozen):
 
 
 class HostReading(Frozen):
-    """Resources that a machine has left.
+    """Free resources of a machine.
 
     Attributes:
         free_bytes: Bytes free where builds write.
         free_inodes: Inodes free there, None on a file system without a fixed number of them.
-        memory_bytes: Memory that the kernel can give without swapping, None if unknown.
+        memory_bytes: Memory that the kernel can give without swapping, None if not reported.
     """
 
     free_bytes: int
@@ -44,7 +44,7 @@ def read_host(home: Path) -> HostReading:
     """Reads the free resources of a machine: two system calls, no process.
 
     Raises:
-        OSError: The directory is gone or its file system fails.
+        OSError: The directory does not exist or its file system does not respond.
     """
     status = os.statvfs(home)
     return HostReading(

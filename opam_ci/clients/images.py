@@ -1,8 +1,8 @@
-"""Looking up the digest that an image's tag has right now.
+"""Looking up the digest that an image's tag has now.
 
 Registries are queried directly, by `HEAD`: that works for lists of images and for single ones
-alike, needs no container engine where workflows run, and does not count as a pull for Docker
-Hub's limits. `podman manifest inspect` can do neither of the first two: it does not show a
+alike, needs no container engine where workflows run, and does not count as a pull in Docker
+Hub's limits. `podman manifest inspect` does neither of the first two: it does not show a
 list's digest, refuses an image that is not a list, and prefers a local copy to the registry.
 """
 
@@ -16,7 +16,6 @@ from typing import Final
 
 import httpx
 
-from opam_ci.clients.runners.engine import Engine
 from opam_ci.core.images import (
     DIGEST,
     ImageReference,
@@ -33,42 +32,42 @@ _MANIFESTS: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _TIMEOUT: Final = httpx.Timeout(20, connect=10)
-#: For all requests about one image: a token may be needed, and a response may come in small parts.
-_ANSWER_TIMEOUT: Final = timedelta(seconds=60)
+#: For all requests about one image: a token may be needed, and a registry may drip.
+_TOTAL_TIMEOUT: Final = timedelta(seconds=60)
 _ENGINE_TIMEOUT: Final = timedelta(seconds=30)
-#: Time without further requests to a registry that hung: until then its images are faults at
+#: How long no request is sent to a registry that timed out: until then its images are faults at
 #: once, so that many platforms of one registry do not take all activities of a worker.
-_AWAY_FOR: Final = timedelta(seconds=15)
-_KNOWN_FOR: Final = timedelta(hours=1)
+_UNAVAILABLE_FOR: Final = timedelta(seconds=15)
+_CACHED_FOR: Final = timedelta(hours=1)
 _ENGINES: Final = ("podman", "docker")
 
 
 class UnknownImageError(InfrastructureError):
-    """The registry or engine answers that it lacks the image, or refuses it to us."""
+    """The registry or engine answers, but does not have the image, or denies access to it."""
 
 
 class ImageResolver:
-    """Finds digests, and caches them.
+    """Looks up digests, and caches them.
 
     Args:
-        known_for: How long a tag's digest is cached; distributions publish new images every few
-            days.
+        known_for: How long a tag's digest is cached; images of distributions are rebuilt every
+            few days.
         timeout: Of one request to a registry.
     """
 
     def __init__(
-        self, *, known_for: timedelta = _KNOWN_FOR, timeout: httpx.Timeout = _TIMEOUT
+        self, *, known_for: timedelta = _CACHED_FOR, timeout: httpx.Timeout = _TIMEOUT
     ) -> None:
         self._known_for = known_for.total_seconds()
         self._timeout = timeout
         self._known: dict[str, tuple[float, str]] = {}
-        self._away: dict[str, tuple[float, str]] = {}
+        self._unavailable: dict[str, tuple[float, str]] = {}
 
     async def resolve(self, image: str) -> str:
-        """Returns the reference by digest of a tag's current image.
+        """Returns the reference by digest of the image that a tag refers to now.
 
-        For a list of images by architecture it is the list's digest: an engine with the option
-        `--platform` takes the image of that architecture from it.
+        For a list of images by architecture it is the list's digest: an engine that gets the
+        architecture (`--platform`) takes the one that it needs from it.
 
         Args:
             image: A well-formed reference; one by digest is returned unchanged.
@@ -84,10 +83,10 @@ class ImageResolver:
         if image in self._known and now - self._known[image][0] < self._known_for:
             return self._known[image][1]
         if reference.is_local:
-            # A machine's own images can change at any time, and cost nothing to look up.
+            # A machine's own images can change at any time, and inspecting them is cheap.
             return await _inspect(image, reference)
-        away_since, why = self._away.get(reference.host, (-math.inf, ""))
-        if now - away_since < _AWAY_FOR.total_seconds():
+        failed_at, why = self._unavailable.get(reference.host, (-math.inf, ""))
+        if now - failed_at < _UNAVAILABLE_FOR.total_seconds():
             raise _fault(f"image {image}: {why}")
         found = reference.at(await self._digest(image, reference))
         self._known[image] = (now, found)
@@ -97,39 +96,39 @@ class ImageResolver:
         headers = {"Accept": ", ".join(_MANIFESTS)}
         try:
             async with (
-                asyncio.timeout(_ANSWER_TIMEOUT.total_seconds()),
+                asyncio.timeout(_TOTAL_TIMEOUT.total_seconds()),
                 httpx.AsyncClient(
                     timeout=self._timeout,
                     follow_redirects=True,
-                    # Not through a proxy to this machine itself.
+                    # No proxy leads to this machine.
                     trust_env=not reference.is_on_loopback,
                 ) as http,
             ):
-                answer = await http.head(reference.manifest_url, headers=headers)
-                if answer.status_code == httpx.codes.UNAUTHORIZED:
-                    token = await _token(http, answer)
+                response = await http.head(reference.manifest_url, headers=headers)
+                if response.status_code == httpx.codes.UNAUTHORIZED:
+                    token = await _token(http, response)
                     if token is not None:
                         headers["Authorization"] = f"Bearer {token}"
-                        answer = await http.head(reference.manifest_url, headers=headers)
+                        response = await http.head(reference.manifest_url, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             why = f"registry {reference.host} does not answer: {str(error) or type(error).__name__}"
             if isinstance(error, httpx.TimeoutException | TimeoutError):
-                self._away[reference.host] = (time.monotonic(), why)
+                self._unavailable[reference.host] = (time.monotonic(), why)
             raise _fault(f"image {image}: {why}") from error
-        if answer.status_code in _NOT_THERE:
+        if response.status_code in _NOT_THERE:
             raise UnknownImageError(
-                f"image {image}: not found in registry {reference.host}, or no access to it: "
-                f"HTTP {answer.status_code}",
+                f"image {image}: registry {reference.host} does not have it, or denies access: "
+                f"HTTP {response.status_code}",
                 cause=Cause.IMAGE,
             )
-        if not answer.is_success:
+        if not response.is_success:
             raise _fault(
-                f"image {image}: registry {reference.host} answers HTTP {answer.status_code}",
-                retry_after=_retry_after(answer),
+                f"image {image}: registry {reference.host} answers HTTP {response.status_code}",
+                retry_after=_retry_after(response),
             )
-        digest = answer.headers.get("Docker-Content-Digest", "")
+        digest = response.headers.get("Docker-Content-Digest", "")
         if DIGEST.fullmatch(digest) is None:
-            raise _fault(f"image {image}: registry {reference.host} returned no digest")
+            raise _fault(f"image {image}: registry {reference.host} sent no digest for it")
         return str(digest)
 
 
@@ -142,21 +141,21 @@ def _fault(message: str, retry_after: timedelta | None = None) -> Infrastructure
     return InfrastructureError(message, cause=Cause.IMAGE, retry_after=retry_after)
 
 
-def _retry_after(answer: httpx.Response) -> timedelta | None:
-    seconds = answer.headers.get("Retry-After", "")
+def _retry_after(response: httpx.Response) -> timedelta | None:
+    seconds = response.headers.get("Retry-After", "")
     return timedelta(seconds=min(int(seconds), 86_400)) if seconds.isdecimal() else None
 
 
 async def _token(http: httpx.AsyncClient, refused: httpx.Response) -> str | None:
-    """Gets a token for anonymous reading, which Docker Hub requires; None if none is offered."""
+    """Gets a token for anonymous reading, as Docker Hub requires it; None if none is offered."""
     challenge = bearer_challenge(refused.headers.get("WWW-Authenticate", ""))
     if challenge is None:
         return None
-    answer = await http.get(challenge.pop("realm"), params=challenge)
-    if not answer.is_success:
+    response = await http.get(challenge.pop("realm"), params=challenge)
+    if not response.is_success:
         return None
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         return None
     token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
@@ -167,21 +166,34 @@ async def _inspect(image: str, reference: ImageReference) -> str:
     """Returns the reference by digest of an image in this machine's own storage."""
     engine = next(filter(shutil.which, _ENGINES), None)
     if engine is None:
-        raise _fault(f"image {image}: neither podman nor docker is installed here to find it")
-    code, output, errors = await Engine(engine).try_call(
-        "image", "inspect", image, time_limit=_ENGINE_TIMEOUT.total_seconds()
+        raise _fault(f"image {image}: cannot inspect it: neither podman nor docker is installed")
+    process = await asyncio.create_subprocess_exec(
+        *(engine, "image", "inspect", image),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
-    if code != 0:
-        last = (errors.splitlines() or [f"exit code {code}"])[-1]
-        if "image not known" in last.lower() or "no such image" in last.lower():
-            raise UnknownImageError(f"image {image}: {last}", cause=Cause.IMAGE)
-        raise _fault(f"image {image}: {engine}: {last}")
+    try:
+        async with asyncio.timeout(_ENGINE_TIMEOUT.total_seconds()):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise _fault(f"image {image}: {engine} does not answer") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        lines = errors.decode(errors="replace").strip().splitlines()
+        message = lines[-1] if lines else f"exit code {process.returncode}"
+        if "image not known" in message.lower() or "no such image" in message.lower():
+            raise UnknownImageError(f"image {image}: {message}", cause=Cause.IMAGE)
+        raise _fault(f"image {image}: {engine}: {message}")
     try:
         [found] = json.loads(output)
-        # podman gives every image a digest; docker knows only those that a registry gave.
+        # podman computes a digest for every image; docker has only those of a registry.
         digest = found.get("Digest")
     except (ValueError, TypeError, AttributeError):
-        raise _fault(f"image {image}: {engine} printed an invalid description") from None
+        raise _fault(f"image {image}: invalid output of {engine}") from None
     if not isinstance(digest, str) or DIGEST.fullmatch(digest) is None:
         raise UnknownImageError(f"image {image}: {engine} has no digest for it", cause=Cause.IMAGE)
     return reference.at(digest)

@@ -1,6 +1,6 @@
-"""The process that judges one attempt: `python -m …`, with its input on standard input.
+"""The process that judges one attempt: `python -m …`, the request on standard input.
 
-A process of its own, since it computes on input from packages: it has a bound on its processor
+A process of its own, since its input is what packages wrote: it has a bound on its processor
 time and memory, can be killed, and does not block the worker's event loop. The outcome goes to
 standard output.
 """
@@ -19,8 +19,8 @@ MEMORY_LIMIT = 2 << 30
 """Bytes of address space; the worst 320 KiB of a phase, 160,000 lines, take some 200 MB."""
 
 
-class JudgeInput(Frozen):
-    """Input of the process; see `judge`.
+class JudgeRequest(Frozen):
+    """An attempt that is to be judged.
 
     Attributes:
         processor_limit: Processor time after which the kernel ends the process, whole seconds.
@@ -34,13 +34,13 @@ class JudgeInput(Frozen):
 
 
 def main() -> None:
-    """Judges."""
-    given = JudgeInput.model_validate_json(sys.stdin.buffer.read())
-    seconds = round(given.processor_limit.total_seconds())
+    """Judges the attempt on standard input."""
+    request = JudgeRequest.model_validate_json(sys.stdin.buffer.read())
+    seconds = round(request.processor_limit.total_seconds())
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    outcome = judge(given.facts, given.logs, worker=given.worker, attempt=given.attempt)
+    outcome = judge(request.facts, request.logs, worker=request.worker, attempt=request.attempt)
     sys.stdout.buffer.write(OUTCOME.dump_json(outcome))
 
 

@@ -1,4 +1,4 @@
-"""The judged facts of each attempt, kept with the end of its log, and removed with it."""
+"""What was judged, stored with the end of each attempt's log: small, and deleted with the log."""
 
 from pydantic import ValidationError
 
@@ -14,15 +14,15 @@ from opam_ci.core.replay import Judged
 
 
 def keep(log: LogWriter, judged: Judged) -> None:
-    """Keeps what was judged with the end of an attempt's log."""
+    """Stores what was judged with the end of its log."""
     log.note = judged.model_dump_json()
 
 
 async def load(store: ArtifactStore, log: str) -> Judged | None:
-    """Returns what was judged, None if it is not kept (any more).
+    """Returns what was judged, None if nothing is stored (any more).
 
     Raises:
-        InfrastructureError: The store cannot be read, or its content is invalid.
+        InfrastructureError: The store cannot be read, or what it has is damaged.
     """
     end = await LogReader(store).end(log)
     if end is None or not end.note:
@@ -31,13 +31,13 @@ async def load(store: ArtifactStore, log: str) -> Judged | None:
         return Judged.model_validate_json(end.note)
     except ValidationError as error:
         raise InfrastructureError(
-            f"invalid facts kept with {log}: {str(error).splitlines()[0]}",
+            f"the facts stored with {log} are damaged: {str(error).splitlines()[0]}",
             cause=Cause.STORAGE,
         ) from error
 
 
 async def phase_texts(store: ArtifactStore, log: str, facts: BuildFacts) -> dict[Phase, str]:
-    """Reads the text of each phase from a log, as the judge got it.
+    """Reads the text of each phase from a log, as the judge had it.
 
     Raises:
         InfrastructureError: The store cannot be read.

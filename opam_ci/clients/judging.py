@@ -1,4 +1,4 @@
-"""Judging an attempt without letting its log block a worker."""
+"""Judging an attempt in a process of its own, so that its log cannot block a worker."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from opam_ci.clients import judge_process
-from opam_ci.clients.judge_process import JudgeInput
+from opam_ci.clients.judge_process import JudgeRequest
 from opam_ci.clients.runners.supervise import Ended, supervise
 from opam_ci.core import classify
 from opam_ci.core.facts import BuildFacts
@@ -19,17 +19,17 @@ from opam_ci.core.outcome import OUTCOME, Cancelled, Outcome
 _log = logging.getLogger(__name__)
 
 PROCESSOR_LIMIT = timedelta(seconds=20)
-"""Processor time for one verdict. A usual log takes a tenth of a second; the worst known one (320
-KiB of two-byte lines) takes three."""
+"""Processor time for one verdict. A usual log takes a tenth of a second; the worst known one
+(320 KiB of two-byte lines) takes three."""
 
 TIME_LIMIT = timedelta(minutes=2)
-"""Wall time for the same, which is longer on a machine that is busy building."""
+"""Wall clock time for the same, which is longer on a machine that is busy building."""
 
 UNREAD = "the log took too long to read: judged by the facts alone"
-"""Evidence of a verdict for which the log was not read."""
+"""In the evidence of a verdict for which the log was not read."""
 
 _OUTPUT_LIMIT = 1 << 20
-"""Bytes of the process's output: an outcome quotes at most five lines."""
+"""Bytes of output: an outcome cites at most five lines."""
 
 
 async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for tests
@@ -41,7 +41,7 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
     processor_limit: timedelta = PROCESSOR_LIMIT,
     start: Callable[..., Awaitable[Ended]] = supervise,
 ) -> Outcome:
-    """Judges an attempt: here if no log is read for it, else in a process of its own.
+    """Judges an attempt: in this process if that needs no log, else in a process of its own.
 
     Args:
         facts: The runner's observations.
@@ -52,13 +52,13 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
         start: Starts the process.
 
     Returns:
-        The outcome. If the process took too long, or failed, that of the facts alone, with
-        `UNREAD` in its evidence.
+        The outcome. If the logs took too long, or the process died, that of the facts alone,
+        which says so.
     """
     by_facts = classify.judge(facts, {}, worker=worker, attempt=attempt)
     if by_facts.kind == "passed":
-        return by_facts  # no text of a log changes a success
-    given = JudgeInput(
+        return by_facts  # a log does not make, or unmake, a success
+    request = JudgeRequest(
         facts=facts,
         logs=dict(logs),
         worker=worker,
@@ -72,7 +72,7 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
 
     try:
         with tempfile.TemporaryFile() as file:
-            file.write(given.model_dump_json().encode())
+            file.write(request.model_dump_json().encode())
             file.seek(0)
             ended = await start(
                 [sys.executable, "-P", "-m", judge_process.__name__],
@@ -82,7 +82,7 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
             )
         if ended.ok:
             return OUTCOME.validate_json(output)
-        _log.warning("judging %s by its log failed: %s", facts.job.id, ended.how)
+        _log.warning("judging %s by its log ended with %s", facts.job.id, ended)
     except (OSError, ValidationError) as error:
         _log.warning("judging %s by its log failed", facts.job.id, exc_info=error)
     return _unread(by_facts)

@@ -1,4 +1,4 @@
-"""Lint's findings in the store: verdicts carry a few lines of them, annotations need all."""
+"""Lint's findings in the store: verdicts have a few lines of them, annotations need all."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,10 @@ from opam_ci.core.records import RevisionKey, log_key
 _FINDINGS: TypeAdapter[tuple[LintFinding, ...]] = TypeAdapter(tuple[LintFinding, ...])
 
 
-def _place(revision: RevisionKey, package: str) -> tuple[str, str]:
+def _keys(revision: RevisionKey, package: str) -> tuple[str, str]:
     """Returns the folder of a testing's findings, and the key of a package's.
 
-    They lie as the logs do, below a root of their own.
+    The layout is that of the logs, below a root of its own.
     """
     job = Job(platform="", package=package, kind=JobKind.LINT)
     parts = log_key(revision, job, run="any", round_=1, attempt=1).split("/")[1:-1]
@@ -29,17 +29,17 @@ async def store_findings(
     packages: Sequence[str],
     findings: Iterable[LintFinding],
 ) -> None:
-    """Stores what lint found about packages, in place of what it found before.
+    """Stores lint's findings about packages, in place of earlier ones.
 
     Raises:
-        InfrastructureError: The store does not take it.
+        InfrastructureError: The store cannot be written.
     """
     by_package: dict[str, list[LintFinding]] = {package: [] for package in packages}
     for finding in findings:
         by_package.setdefault(finding.package, []).append(finding)
     await asyncio.gather(
         *(
-            store.put(_place(revision, package)[1], _FINDINGS.dump_json(tuple(found)))
+            store.put(_keys(revision, package)[1], _FINDINGS.dump_json(tuple(found)))
             for package, found in by_package.items()
         )
     )
@@ -51,7 +51,7 @@ async def load_findings(store: ArtifactStore, revision: RevisionKey) -> tuple[Li
     Raises:
         InfrastructureError: The store cannot be read.
     """
-    folder, _ = _place(revision, "")
+    folder, _ = _keys(revision, "")
     objects = await store.list(folder)
     contents = await asyncio.gather(*(store.get(each.key) for each in objects))
     return tuple(finding for content in contents for finding in _FINDINGS.validate_json(content))

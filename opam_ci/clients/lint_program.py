@@ -45,12 +45,12 @@ class LintProgram(Protocol):
         """Checks that it can run here, without making anything.
 
         Raises:
-            UsageError: It cannot; the line says what to install or to set.
+            UsageError: It cannot; the message says what to install or to set.
         """
         ...
 
     async def prepare(self) -> object:
-        """Makes what it needs, if that is not there.
+        """Makes what it needs, unless that exists.
 
         Raises:
             InfrastructureError: Cause `image` or `sandbox`: it cannot be made now.
@@ -72,11 +72,11 @@ class LintProgram(Protocol):
 
 
 class RootProgram:
-    """The opam of a Debian root of ours, which it cannot write to, in a sandbox.
+    """The opam of our own Debian root, read-only, in a sandbox.
 
     Args:
-        home: What the root is kept below, in common with builds.
-        tell: Receives words that a person watches while the root is made (40 s).
+        home: Directory of the root, shared with builds.
+        tell: Receives progress messages while the root is made (40 s).
     """
 
     def __init__(self, home: Path, tell: Callable[[str], None]) -> None:
@@ -96,7 +96,7 @@ class RootProgram:
             raise UsageError(f"{trouble}, or set {SETTING} to the path of an opam {OPAM_VERSION}")
 
     async def prepare(self) -> Image:
-        """Returns the root, made first if it is not there; see `LintProgram.prepare`."""
+        """Returns the root, which is made unless it exists; see `LintProgram.prepare`."""
         sandbox.require_tools()
         return await self._images.ensure(SUITE, self._archives, self._tell)
 
@@ -107,9 +107,9 @@ class RootProgram:
 
 
 class HostProgram:
-    """An opam of the machine that its operator vouches for, outside of any sandbox.
+    """An opam of the machine that its operator chose, outside of any sandbox.
 
-    For containers, in which no sandbox can be made and which are themselves alike everywhere.
+    For containers, in which no sandbox can be made and which are the same everywhere.
 
     Args:
         path: Of the program.
@@ -128,11 +128,11 @@ class HostProgram:
         if not ended.ok or version != OPAM_VERSION:
             raise UsageError(
                 f"{SETTING}: {self._path} is not opam {OPAM_VERSION}, whose lint authors are judged"
-                f" by; `--version` says {version[-200:]!r}"
+                f" by; `--version` prints {version[-200:]!r}"
             )
 
     async def prepare(self) -> None:
-        """Has nothing to make."""
+        """Makes nothing."""
 
     async def command(self, scratch: Path, arguments: Sequence[str], *, network: bool) -> Command:
         """Returns the command; see `LintProgram.command`."""
@@ -142,7 +142,7 @@ class HostProgram:
 
 
 async def _sandbox_trouble() -> str | None:
-    """Tries the sandbox with the machine's own root, which is always there."""
+    """Tries the sandbox with the machine's own root, which always exists."""
     output = bytearray()
     scratch = await to_thread(new_scratch)
     try:
@@ -163,14 +163,14 @@ async def _sandbox_trouble() -> str | None:
 
 
 def confined(
-    root: Path, scratch: Path, words: Sequence[str], *, network: bool
+    root: Path, scratch: Path, command: Sequence[str], *, network: bool
 ) -> Callable[[int], Sequence[str]]:
-    """Returns the command line of a program that can write to its scratch directory alone.
+    """Returns the command line of a program that can write only to its scratch directory.
 
     Args:
-        root: What it sees as its file system.
-        scratch: What it sees, and may write to, as `/tmp`; it starts in `FILES` in there.
-        words: The program, by name within the root, and its arguments.
+        root: Its file system.
+        scratch: Its `/tmp`, which it may write to; it starts in `FILES` in there.
+        command: The program, by name within the root, and its arguments.
         network: Whether it shares the host's network.
 
     Returns:
@@ -189,11 +189,11 @@ def confined(
         *(word for name, value in environment.items() for word in ("--setenv", name, value)),
         *("--chdir", f"{_SCRATCH}/{FILES}"),
     ]
-    return lambda status: [*box, "--json-status-fd", str(status), "--", *words]
+    return lambda status: [*box, "--json-status-fd", str(status), "--", *command]
 
 
 def _environment(scratch: str, path: str, network: bool) -> dict[str, str]:  # noqa: FBT001 - of two callers here
-    """Nothing of the caller's but proxies: opam's own variables would change its lint."""
+    """The environment: of the caller's only proxies, as opam's variables would change its lint."""
     return {
         **(sandbox.proxy_environment() if network else {}),
         "PATH": path,

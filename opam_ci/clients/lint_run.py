@@ -1,4 +1,4 @@
-"""Lint packages of a repository: read them, let opam and our checks judge them."""
+"""Lint packages of a repository: read them, run opam and our checks on them."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from opam_ci.clients.opam_lint import OpamLint
+from opam_ci.core.batched import batched
 from opam_ci.core.lint.checks import DEFAULT_KINDS
 from opam_ci.core.lint.finding import CheckKind, LintFinding, LintReport, LintRequest
 from opam_ci.core.lint.judge import judge, read_opam_file
@@ -29,7 +30,7 @@ class PackageFiles:
 
     Attributes:
         opam: The content of its opam file.
-        entries: All that lies in the directory.
+        entries: All that the directory contains.
     """
 
     opam: bytes
@@ -75,8 +76,8 @@ async def lint_packages(
     findings: list[LintFinding] = []
     checked: list[str] = []
     missing: list[str] = []
-    answers = await lint_each(tree, packages, kinds=kinds, opam=opam)
-    for request, found in zip(packages, answers, strict=True):
+    results = await lint_each(tree, packages, kinds=kinds, opam=opam)
+    for request, found in zip(packages, results, strict=True):
         if found is None:
             missing.append(request.package)
         else:
@@ -92,18 +93,17 @@ async def lint_each(
     opam: OpamLint,
     kinds: Collection[CheckKind] = DEFAULT_KINDS,
 ) -> list[tuple[LintFinding, ...] | None]:
-    """The findings about each package, None for one that is not there; see `lint_packages`."""
+    """The findings about each package, None for one that does not exist; see `lint_packages`."""
     facts = await _facts(tree, packages)
-    answers: list[tuple[LintFinding, ...] | None] = []
-    for start in range(0, len(facts), _CHUNK):
-        chunk = facts[start : start + _CHUNK]
+    results: list[tuple[LintFinding, ...] | None] = []
+    for chunk in batched(facts, _CHUNK):
         read = await tree.read([fact.package for fact in chunk])
         present = [
             (fact, files) for fact, files in zip(chunk, read, strict=True) if files is not None
         ]
         judged = iter(await judge_all(opam, present, kinds))
-        answers += [None if files is None else next(judged) for files in read]
-    return answers
+        results += [None if files is None else next(judged) for files in read]
+    return results
 
 
 async def judge_all(
@@ -112,7 +112,7 @@ async def judge_all(
     kinds: Collection[CheckKind] = DEFAULT_KINDS,
 ) -> list[tuple[LintFinding, ...]]:
     """The findings about each of some packages, in order."""
-    # opam lints in its own process while we parse.
+    # opam lints in its own process while this one parses.
     messages, parsed = await asyncio.gather(
         opam.lint([_for_opam(files) for _, files in packages]),
         asyncio.to_thread(_parse, packages, with_upstream=opam.check_upstream),
@@ -121,7 +121,7 @@ async def judge_all(
 
 
 def _for_opam(files: PackageFiles) -> bytes:
-    """What opam is asked about; a file that we refuse for its size is not worth its time."""
+    """The file as opam gets it; one that is refused for its size is not worth opam's time."""
     return files.opam if len(files.opam) <= MAX_SIZE else b""
 
 
@@ -145,8 +145,8 @@ def _judge(
     kinds: Collection[CheckKind],
 ) -> list[tuple[LintFinding, ...]]:
     return [
-        judge(facts, file, said, kinds)
-        for (facts, file), said in zip(packages, messages, strict=True)
+        judge(facts, file, of_file, kinds)
+        for (facts, file), of_file in zip(packages, messages, strict=True)
     ]
 
 
@@ -156,7 +156,7 @@ async def _facts(tree: PackageTree, packages: Sequence[LintRequest]) -> list[Pac
     new = [
         request.new
         if request.new is not None
-        # The peer's guess: a package is new when the repository has no other version of it.
+        # As opam-repo-ci guesses: a package is new when the repository has no other version of it.
         else not set(versions.get(package_name(request.package), ())) - {request.package}
         for request in packages
     ]

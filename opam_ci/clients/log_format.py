@@ -1,4 +1,4 @@
-"""How a log is laid out in the store.
+"""The layout of a log in the store.
 
 A log is stored as `KEY/OFFSET.gz`, where OFFSET is that of the segment's first byte in the
 original output, and `KEY/end.json`, written when the log is closed, which also holds the
@@ -24,7 +24,7 @@ _GZIP_LEVEL = 4
 _THREAD_BYTES = 32 * 1024
 """Below this, compressing takes less time than handing it to a thread."""
 SEGMENT_NAME = re.compile(r"(\d{12,})\.gz")
-"""What comes after `KEY/` in the key of a segment."""
+"""What follows `KEY/` in the key of a segment."""
 
 
 class LogEnd(Frozen):
@@ -36,7 +36,7 @@ class LogEnd(Frozen):
         closed_at: When.
         last_offset: Offset of the piece that is held here.
         last_gzip: That piece, compressed, in base 64; empty if there is none.
-        note: What the writer had to say besides, such as facts as JSON; empty for nothing.
+        note: A text of the writer, such as facts as JSON; empty for none.
     """
 
     size: int
@@ -95,7 +95,7 @@ def inline(end: LogEnd, key: str) -> bytes:
 
 
 def damaged(key: str, error: Exception) -> InfrastructureError:
-    """Makes the error for an object that is not what its key says."""
+    """Makes the error for an object whose content is invalid."""
     text = str(error).partition("\n")[0]
     return InfrastructureError(f"{key} in the log store is damaged: {text}", cause=Cause.STORAGE)
 
@@ -108,7 +108,7 @@ def clip(offset: int, data: bytes, start: int, end: int | None) -> LogChunk | No
 
 
 def notice(count: int) -> bytes:
-    """What stands in place of output that was cut, empty if there is none."""
+    """The line in place of output that was cut, empty if nothing was cut."""
     if count <= 0:
         return b""
     text = f"[opam-ci: {count} bytes of output cut here; a log keeps its beginning and its end]"

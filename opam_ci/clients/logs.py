@@ -30,6 +30,7 @@ from opam_ci.clients.log_format import (
     segment_key,
 )
 from opam_ci.clients.store import ArtifactStore, MissingKeyError
+from opam_ci.core.batched import batched
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
@@ -79,16 +80,16 @@ DEFAULT_LIMITS = LogLimits()
 class LogWriter:
     """Writes one log: the LogSink of a running job. Use it as `async with`.
 
-    A key is written once: whoever chooses it sees to that (`records.log_key`). Output is
-    uploaded in the background. When an upload fails, the next `write`, or else the end of
-    the `async with` block, raises that InfrastructureError; when the block ends with an
-    exception, that one stays and gets a note. Waiting output is bounded by the cap.
+    A key is written once: the caller ensures that (`records.log_key`). Output is uploaded in
+    the background. When an upload fails, the next `write`, or else the end of the `async with`
+    block, raises that InfrastructureError; when the block ends with an exception, that one
+    is raised and gets a note. Waiting output is bounded by the cap.
 
     Not thread-safe: use it on the thread of its event loop.
 
     Attributes:
         key: Where it is stored.
-        note: A short text that is kept with the end of the log.
+        note: A short text that is stored with the end of the log.
     """
 
     def __init__(
@@ -145,16 +146,16 @@ class LogWriter:
         self._unplan_upload()
         try:
             await _finish(self._close(), self._limits.close_timeout)
-        except InfrastructureError as trouble:
+        except InfrastructureError as failure:
             if error is None:
                 raise
-            if error is not trouble:
-                error.add_note(f"the log is incomplete: {trouble}")
+            if error is not failure:
+                error.add_note(f"the log is incomplete: {failure}")
 
     def _plan_upload(self) -> None:
-        """Sees to it that waiting output is uploaded: soon, or now if there is much of it.
+        """Schedules the upload of waiting output: soon, or now if there is much of it.
 
-        A job that is over before that costs neither a task nor an upload of its own.
+        A job that ends before that needs neither a task nor an upload of its own.
         """
         waiting = len(self._head) + len(self._tail)
         if not self._is_open or not waiting or self._upload_task is not None:
@@ -224,7 +225,7 @@ class LogWriter:
     def _piece(self, offset: int) -> int:
         """Returns how long a segment at an offset may be.
 
-        The tail goes segment by segment: one that were all of it would leave nothing.
+        The tail is trimmed segment by segment: a segment as long as the tail would leave nothing.
         """
         if offset < self._limits.head:
             return self._limits.segment_max
@@ -241,14 +242,16 @@ class LogWriter:
 class LogReader:
     """Reads logs, also while they are written and when their writer was killed.
 
-    A log of which nothing is stored reads as empty: its writer may just have begun.
+    A log of which nothing is stored reads as empty: its writer may just have started.
     """
 
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
 
     async def end(self, key: str) -> LogEnd | None:
-        """Returns what was written when the log was closed, None if it was not (yet).
+        """Returns what was written when the log was closed, None if it was not closed (yet).
+
+        The log of a killed writer is never closed.
 
         Raises:
             InfrastructureError: The store cannot be read, or holds something else.
@@ -261,14 +264,6 @@ class LogReader:
             return LogEnd.model_validate_json(text)
         except ValidationError as error:
             raise damaged(end_key(key), error) from error
-
-    async def is_complete(self, key: str) -> bool:
-        """Tells whether the log was closed: a killed writer's never is.
-
-        Raises:
-            InfrastructureError: The store cannot be read.
-        """
-        return await self.end(key) is not None
 
     async def size(self, key: str) -> int:
         """Returns the length of the original output, as far as it is stored.
@@ -297,22 +292,13 @@ class LogReader:
             position = chunk.offset + len(chunk.data)
         return b"".join((*pieces, notice(known_end - position)))
 
-    async def tail(self, key: str, size: int = 64 * _KIB) -> LogChunk:
-        """Returns the last bytes, and where they begin.
-
-        Raises:
-            InfrastructureError: The store cannot be read.
-        """
-        start = max(await self.size(key) - size, 0)
-        return LogChunk(start, await self.read(key, start))
-
     async def follow(
         self, key: str, start: int = 0, *, poll_interval: timedelta = timedelta(seconds=1)
     ) -> AsyncIterator[bytes]:
         """Yields output from an offset on, as it comes, until the log is closed.
 
-        The log of a killed writer is never closed: whoever follows it must know from
-        elsewhere when to stop, such as from the end of the attempt in the index.
+        The log of a killed writer is never closed: the caller must know from elsewhere when
+        to stop, such as from the end of the attempt in the index.
 
         Raises:
             InfrastructureError: The store cannot be read.
@@ -340,8 +326,7 @@ class LogReader:
                 if (following is None or following.offset > start)
                 and (end is None or each.offset < end)
             ]
-            for first in range(0, len(wanted), _CONCURRENT_READS):
-                batch = wanted[first : first + _CONCURRENT_READS]
+            for batch in batched(wanted, _CONCURRENT_READS):
                 contents = await asyncio.gather(*(self._load(each.key) for each in batch))
                 for each, data in zip(batch, contents, strict=True):
                     if piece := clip(each.offset, data, start, end):
@@ -366,7 +351,7 @@ class LogReader:
 
 
 async def _finish(work: Coroutine[Any, Any, None], limit: timedelta) -> None:
-    """Lets work end even if the caller is cancelled meanwhile, within bounded time."""
+    """Waits until work ends, even if the caller is cancelled meanwhile, within bounded time."""
     task = asyncio.create_task(work)
     clock = asyncio.get_running_loop().time
     deadline = clock() + limit.total_seconds()
@@ -376,18 +361,18 @@ async def _finish(work: Coroutine[Any, Any, None], limit: timedelta) -> None:
             await asyncio.wait({task}, timeout=left)
         except asyncio.CancelledError as error:
             cancelled = error
-    trouble: BaseException | None
+    failure: BaseException | None
     if task.done():
-        trouble = task.exception()
+        failure = task.exception()
     else:
         task.cancel()
-        trouble = InfrastructureError(
-            f"the store did not take the end of a log within {limit.total_seconds():g} s",
+        failure = InfrastructureError(
+            f"storing the end of a log took over {limit.total_seconds():g} s",
             cause=Cause.STORAGE,
         )
     if cancelled is not None:
-        if trouble is not None:
-            cancelled.add_note(f"the log is incomplete: {trouble}")
+        if failure is not None:
+            cancelled.add_note(f"the log is incomplete: {failure}")
         raise cancelled
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure

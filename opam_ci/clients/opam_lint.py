@@ -1,9 +1,9 @@
 """Run the real `opam lint` on many opam files at once.
 
-`opam lint` costs 20 ms to start and 0.3 ms a file, so files go to it in batches, on disk,
-under names that are numbers: with a name that is no package opam takes nothing from the
-path, which is how the peer calls the same code. Nothing here reads an opam root, a switch
-or, unless asked to, the network.
+`opam lint` takes 20 ms to start and 0.3 ms a file, so files go to it in batches, on disk,
+under names that are numbers: from a name that is not a package opam takes nothing, which is
+how opam-repo-ci calls the same code. Nothing here reads an opam root, a switch or, without
+`check_upstream`, the network.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from typing import Any, Final
 from opam_ci.clients.lint_program import FILES, LintProgram, new_scratch
 from opam_ci.clients.runners import beneath
 from opam_ci.clients.runners.supervise import Ended, supervise
+from opam_ci.core.batched import batched
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
 from opam_ci.core.lint.subject import OpamMessage
@@ -28,12 +29,12 @@ _BATCH_SIZE: Final = 1000
 _DOWNLOADING_BATCH_SIZE: Final = 10
 # opam's exit codes: 0 nothing found, 1 errors found (opam's `False`).
 _EXIT_CODES: Final = frozenset({0, 1})
-# 53 compares `extra-files:` with a directory `files/` beside the file, which is not there;
-# the peer does not ask for it either.
+# 53 compares `extra-files:` with a directory `files/` beside the file, which does not exist
+# here; opam-repo-ci leaves it out, too.
 _WARNINGS: Final = "--warnings=-53"
-_ANSWER: Final = "lint.json"
+_RESULT: Final = "lint.json"
 # Twice what a batch of files of the greatest size takes that messages quote as a whole.
-_ANSWER_LIMIT: Final = 1 << 28
+_RESULT_LIMIT: Final = 1 << 28
 _OUTPUT_KEPT: Final = 400
 
 
@@ -42,7 +43,7 @@ class OpamLint:
 
     Args:
         program: The opam.
-        timeout: How long one batch may take before it is taken for hung.
+        timeout: How long one batch may take before it counts as hung.
         check_upstream: Let opam download each archive and compare its checksums (code 60).
 
     Attributes:
@@ -62,7 +63,7 @@ class OpamLint:
         self.check_upstream = check_upstream
 
     async def lint(self, files: Sequence[bytes]) -> list[tuple[OpamMessage, ...]]:
-        """What opam says of each file, in the order of `files`.
+        """The messages of opam about each file, in the order of `files`.
 
         Raises:
             InfrastructureError: opam cannot run, is of another version, hangs, crashes or
@@ -70,8 +71,8 @@ class OpamLint:
         """
         messages: list[tuple[OpamMessage, ...]] = []
         size = _DOWNLOADING_BATCH_SIZE if self.check_upstream else _BATCH_SIZE
-        for start in range(0, len(files), size):
-            messages += await self._batch(files[start : start + size])
+        for batch in batched(files, size):
+            messages += await self._batch(batch)
         return messages
 
     async def _batch(self, files: Sequence[bytes]) -> list[tuple[OpamMessage, ...]]:
@@ -89,7 +90,7 @@ class OpamLint:
         files = (str(index) for index in range(count))
         command = await self.program.command(
             scratch,
-            ["lint", f"--json=../{_ANSWER}", _WARNINGS, *upstream, *files],
+            ["lint", f"--json=../{_RESULT}", _WARNINGS, *upstream, *files],
             network=self.check_upstream,
         )
         output = bytearray()
@@ -126,21 +127,21 @@ def _write(scratch: Path, files: Sequence[bytes]) -> None:
 
 
 def _read(scratch: Path, count: int, output: str) -> list[tuple[OpamMessage, ...]]:
-    # What is there, opam made of an author's files.
-    data = beneath.read(scratch, _ANSWER, limit=_ANSWER_LIMIT)
+    # Its content depends on an author's files: it is not trusted.
+    data = beneath.read(scratch, _RESULT, limit=_RESULT_LIMIT)
     try:
-        # opam passes on bytes that are no UTF-8 as they are.
-        answer = json.loads((data or b"").decode(errors="replace"))
-        _require_version(answer["opam-version"])
-        found = {int(Path(result["file"]).name): _messages(result) for result in answer["lint"]}
+        # opam copies bytes that are not UTF-8.
+        result = json.loads((data or b"").decode(errors="replace"))
+        _require_version(result["opam-version"])
+        found = {int(Path(each["file"]).name): _messages(each) for each in result["lint"]}
     except (ValueError, KeyError, TypeError) as unusable:
         raise InfrastructureError(
-            f"opam lint left no usable answer ({unusable}): {output}", cause=Cause.OPAM_INTERNAL
+            f"opam lint wrote no usable result ({unusable}): {output}", cause=Cause.OPAM_INTERNAL
         ) from unusable
     missing = [index for index in range(count) if index not in found]
     if missing:
         raise InfrastructureError(
-            f"opam lint gave no answer for {len(missing)} of {count} files",
+            f"opam lint wrote no result for {len(missing)} of {count} files",
             cause=Cause.OPAM_INTERNAL,
         )
     return [found[index] for index in range(count)]

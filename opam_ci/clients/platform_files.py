@@ -1,4 +1,4 @@
-"""Finding the file of platforms: a user's own, or the one that comes with the package."""
+"""Loading the file of platforms: a user's own, or the one in this package."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -9,18 +9,18 @@ from opam_ci.core.platform_file import InvalidPlatformFile, parse_platforms
 from opam_ci.core.platforms import PlatformTable
 
 _LARGEST: Final = 1_000_000
-"""Bytes; the default file has 4,000. More is some other file."""
+"""Bytes; the default file has 4,000. A larger file is something else."""
 
 
 def load_platforms(path: Path | None) -> PlatformTable:
     """Returns the platforms of a file.
 
     Args:
-        path: The file; None for the one that comes with the package.
+        path: The file; None for the one in this package.
 
     Raises:
-        UsageError: The file is not there or cannot be read.
-        InvalidPlatformFile: Its content is wrong; its problems tell everything.
+        UsageError: The file does not exist or cannot be read.
+        InvalidPlatformFile: Its content is invalid; `problems` lists everything that is wrong.
     """
     if path is None:
         return parse_platforms(files("opam_ci").joinpath("platforms.toml").read_text("utf-8"))
@@ -30,7 +30,7 @@ def load_platforms(path: Path | None) -> PlatformTable:
     except OSError as error:
         raise UsageError(f"platforms: {path}: {error.strerror or error}") from None
     if len(content) > _LARGEST:
-        raise InvalidPlatformFile([f"{path}: over 1 MB, so no file of platforms"])
+        raise InvalidPlatformFile([f"{path}: over 1 MB, so not a file of platforms"])
     try:
         return parse_platforms(content.decode())
     except UnicodeDecodeError:

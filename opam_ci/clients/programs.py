@@ -1,4 +1,4 @@
-"""Programs of the machine that this CI runs."""
+"""Programs of the machine that this one runs."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from opam_ci.core.errors import UsageError
 
 
 def missing(packages: Mapping[str, str]) -> str | None:
-    """Returns the missing programs and the command that installs them, None if all are installed.
+    """Returns a message with missing programs and the command that installs them, None if none.
 
     Args:
         packages: The Debian package of each program.

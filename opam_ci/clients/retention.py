@@ -1,11 +1,12 @@
-"""Retention: rows of the index and their logs in the store, batch by batch."""
+"""Retention: deletes rows of the index and their logs in the store, batch by batch."""
 
 import asyncio
 from datetime import datetime
 
 from opam_ci.clients.index import Index
+from opam_ci.clients.index.retention import Retired
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.model import Frozen
+from opam_ci.core.batched import batched
 
 _HEADS_AT_ONCE = 20
 """Heads in one transaction: some thousand jobs, a fraction of a second."""
@@ -14,30 +15,30 @@ _LOGS_AT_ONCE = 16
 """Logs deleted at the same time."""
 
 
-class Pruned(Frozen):
-    """What was forgotten."""
+class Pruned(Retired):
+    """What was deleted.
 
-    revisions: int = 0
-    pull_requests: int = 0
-    incidents: int = 0
+    Attributes:
+        logs: Logs in the store.
+    """
+
     logs: int = 0
 
 
 async def prune(
     index: Index, store: ArtifactStore, before: datetime, *, heads_at_once: int = _HEADS_AT_ONCE
 ) -> Pruned:
-    """Forgets testings that have not changed since, but nothing of an open pull request.
+    """Deletes testings that have not changed since, but nothing of an open pull request.
 
     Logs go first: when it is stopped in between, the rows still name what is to be deleted.
 
     Raises:
-        InfrastructureError: The index or the store does not work; what is done is done.
+        InfrastructureError: The index or the store failed; what is deleted so far stays deleted.
     """
     done = Pruned()
     while True:
         logs = await asyncio.to_thread(index.logs_to_retire, before, limit=heads_at_once)
-        for first in range(0, len(logs), _LOGS_AT_ONCE):
-            some = logs[first : first + _LOGS_AT_ONCE]
+        for some in batched(logs, _LOGS_AT_ONCE):
             await asyncio.gather(*(_delete(store, key) for key in some))
         retired = await asyncio.to_thread(index.retire, before, limit=heads_at_once)
         done = Pruned(

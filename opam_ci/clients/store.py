@@ -1,10 +1,10 @@
-"""The artifact store: keyed blobs in a directory or an object store, by one interface."""
+"""The artifact store: keyed blobs in a directory or an object store, behind one interface."""
 
 import asyncio
 import errno
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -22,27 +22,27 @@ from opam_ci.core.records import OBJECT_KEY
 
 _REMOTE_SCHEMES = ("s3", "s3a", "gs", "az")
 _RETRY_TIMEOUT = timedelta(seconds=60)
-"""The library's own three minutes are longer than a heartbeat's patience."""
+"""The library's default of three minutes is longer than a heartbeat timeout."""
 
 _PART_BYTES = 8 * 1024 * 1024
 """S3 refuses parts below 5 MiB, the last one apart."""
 _CHUNK_BYTES = 4 * 1024 * 1024
-"""What is held in memory of an object that is copied to a file."""
+"""Bytes in memory of an object that is copied to a file."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_MARKS = tuple(f"(os error {number})" for number in _FULL)
-"""How the library prints the operating system's error numbers; it has no other form."""
+"""How the library prints the operating system's error numbers; it exposes them no other way."""
 
 
 class MissingKeyError(InfrastructureError):
-    """There is no object of that name, although somebody wrote its key down.
+    """No object has that key.
 
     Attributes:
         key: The object's key.
     """
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the store has no {key}", cause=Cause.STORAGE)
+        super().__init__(f"no {key} in the store", cause=Cause.STORAGE)
         self.key = key
 
 
@@ -61,10 +61,10 @@ class StoredObject(NamedTuple):
 class ArtifactStore:
     """Blobs by key. An object appears whole or not at all, also when a writer is killed.
 
-    Methods are safe to call concurrently, from one event loop. Trouble with the store is
-    an InfrastructureError with cause `storage`, or `disk_full` where the file system says
-    so. A power failure may lose what was written in the seconds before it: nothing is
-    synced to the disk, since everything stored can be made again by another attempt.
+    Methods are safe to call concurrently, from one event loop. A failure of the store is
+    an InfrastructureError with cause `storage`, or `disk_full` where the file system is full.
+    A power failure may lose what was written in the seconds before it: nothing is synced to
+    the disk, since another attempt can make everything again that is stored.
 
     The library is called on threads: its own coroutines (version 0.12) leave threads behind
     that aborted a quarter of all short processes at their exit.
@@ -84,7 +84,7 @@ class ArtifactStore:
                 long as the returned object.
 
         Raises:
-            UsageError: The URL names no store.
+            UsageError: It is not the URL of a store.
             InfrastructureError: The directory cannot be made or opened.
         """
         parts = urlsplit(url)
@@ -98,14 +98,16 @@ class ArtifactStore:
         if parts.scheme in _REMOTE_SCHEMES and parts.netloc:
             with _translated(f"open the store {url}"):
                 return cls(from_url(url, retry_config={"retry_timeout": _RETRY_TIMEOUT}), url)
-        raise UsageError(f"{url!r} names no store: give file:///DIRECTORY or s3://BUCKET/PREFIX")
+        raise UsageError(
+            f"{url!r} is not the URL of a store: give file:///DIRECTORY or s3://BUCKET/PREFIX"
+        )
 
     async def put(self, key: str, data: bytes | Path) -> None:
         """Stores bytes, or the content of a file, in place of what was there.
 
         Raises:
             UsageError: The key is not well-formed.
-            InfrastructureError: The file cannot be read, or the store does not take it.
+            InfrastructureError: The file cannot be read, or the store cannot be written.
         """
         path = _checked(key)
         if isinstance(data, Path):
@@ -154,7 +156,7 @@ class ArtifactStore:
                 part.unlink(missing_ok=True)
 
     async def exists(self, key: str) -> bool:
-        """Tells whether there is such an object.
+        """Whether there is such an object.
 
         Raises:
             UsageError: The key is not well-formed.
@@ -168,17 +170,14 @@ class ArtifactStore:
         return True
 
     async def delete(self, key: str) -> None:
-        """Removes an object; one that is not there is no error.
+        """Removes an object, if it exists.
 
         Raises:
             UsageError: The key is not well-formed.
-            InfrastructureError: The store does not do it.
+            InfrastructureError: The store cannot be written.
         """
-        try:
-            with _translated(f"delete {key}", missing=key):
-                await asyncio.to_thread(obstore.delete, self._backend, _checked(key))
-        except MissingKeyError:
-            return
+        with suppress(MissingKeyError), _translated(f"delete {key}", missing=key):
+            await asyncio.to_thread(obstore.delete, self._backend, _checked(key))
 
     async def list(self, prefix: str, *, after: str | None = None) -> list[StoredObject]:
         """Lists the objects below `prefix/`, sorted by key.
@@ -207,12 +206,12 @@ def _write(path: Path, result: "obstore.GetResult") -> None:
     with path.open("xb") as file:
         written = sum(file.write(chunk) for chunk in result.stream(_CHUNK_BYTES))
     if written != size:
-        raise OSError(errno.EIO, f"{written} of {size} bytes came")
+        raise OSError(errno.EIO, f"only {written} of {size} bytes could be read")
 
 
 def _checked(key: str) -> str:
     if OBJECT_KEY.fullmatch(key) is None:
-        raise UsageError(f"{key[:100]!r} is no key of a stored object")
+        raise UsageError(f"invalid key of a stored object: {key[:100]!r}")
     return key
 
 
@@ -229,12 +228,12 @@ def _translated(what: str, *, missing: str | None = None) -> Iterator[None]:
     except FileNotFoundError as error:
         if missing is not None:
             raise MissingKeyError(missing) from error
-        raise _trouble(what, error) from error
+        raise _fault(what, error) from error
     except (BaseError, OSError, ValueError) as error:
-        raise _trouble(what, error) from error
+        raise _fault(what, error) from error
 
 
-def _trouble(what: str, error: Exception) -> InfrastructureError:
+def _fault(what: str, error: Exception) -> InfrastructureError:
     text = str(error).partition("\n")[0]
     full = isinstance(error, OSError) and error.errno in _FULL
     full = full or any(mark in text for mark in _FULL_MARKS)

@@ -24,7 +24,7 @@ class WorkTree:
         self._root = root
         if not (root / "packages").is_dir():
             raise UsageError(
-                f"{root} is no package repository: it has no directory `packages`. Give the"
+                f"{root} is not a package repository: it has no directory `packages`. Give the"
                 " path of a clone with --repo, and for a bare one a branch with --rev"
             )
 
@@ -54,7 +54,7 @@ class WorkTree:
 
 
 def _directories(path: Path) -> list[str]:
-    """The names in a directory that are no files; none when there is no such directory."""
+    """The names in a directory that are not files; none when there is no such directory."""
     try:
         return [entry.name for entry in path.iterdir() if not entry.is_file()]
     except (FileNotFoundError, NotADirectoryError):
@@ -73,7 +73,7 @@ def _entry(path: Path) -> DirectoryEntry:
 def _recorded(mode: int) -> int | None:
     """The permissions that git would record: it keeps no more than the owner's execute bit.
 
-    What a umask does to a clone is no fault of the submission.
+    A clone's umask is not a fault of the submission.
     """
     if not stat.S_ISREG(mode):
         return None

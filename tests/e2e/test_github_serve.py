@@ -111,7 +111,9 @@ def test_other_commands_of_the_set_up(world: GitHubWorld) -> None:
     assert "2 things to do" in done.stdout
     world.fake.installed = False
     done = check()
-    assert "MISSING  access: the GitHub App has no use of ocaml/opam-repository" in done.stdout
+    assert (
+        "MISSING  access: the GitHub App is not installed on ocaml/opam-repository" in done.stdout
+    )
     assert "Traceback" not in done.stdout + done.stderr
 
 

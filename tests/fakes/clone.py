@@ -1,4 +1,4 @@
-"""Small clones of an opam repository, made by real git for one test each."""
+"""Small clones of an opam repository, made with real git for one test each."""
 
 import subprocess
 from collections.abc import Mapping
@@ -13,15 +13,16 @@ Content = bytes | tuple[str, bytes] | None
 
 
 class Clone:
-    """A bare git repository; commits are written without a work tree."""
+    """A bare git repository, made if it does not exist; commits need no work tree."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True)
-        self.git("init", "-q", "--bare", "-b", "master")
+        if not (path / "HEAD").exists():
+            path.mkdir(parents=True, exist_ok=True)
+            self.git("init", "-q", "--bare", "-b", "master")
 
     def git(self, *arguments: str, data: bytes = b"") -> str:
-        # Whoever runs the tests need not have told git who they are.
+        # The user who runs the tests need not have configured an author.
         author = ("-c", "user.name=a", "-c", "user.email=a@b")
         done = subprocess.run(
             ["git", *author, *arguments], cwd=self.path, input=data, capture_output=True, check=True
@@ -40,7 +41,7 @@ class Clone:
 
         Args:
             branch: Its name, or a full ref.
-            files: Content by path; with a mode where it is no regular file.
+            files: Content by path; with a mode if it is not a regular file.
             parents: The first one's files are the start; none for the first commit.
             message: The commit's message.
         """

@@ -1,8 +1,8 @@
-"""Deliveries of webhooks, remembered in memory."""
+"""Accepted deliveries of webhooks, in memory."""
 
 
 class RememberedDeliveries:
-    """Forgets all when it ends."""
+    """In place of `StoredDeliveries`."""
 
     def __init__(self) -> None:
         self._accepted: set[str] = set()

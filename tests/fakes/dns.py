@@ -15,25 +15,25 @@ _ANSWER, _IPV4, _INTERNET = 0x8580, 1, 1
 
 
 class NameServer:
-    """Says of every name that it is this machine.
+    """Resolves every name to this machine.
 
     Attributes:
-        address: Where it listens, on port 53: a resolver's configuration names no other.
+        address: Where it listens, on port 53: a resolver's configuration has no other port.
     """
 
     def __init__(self) -> None:
-        # All of 127/8 is this machine: each process takes an address that is its own.
+        # All of 127/8 is this machine: each process takes an address of its own.
         self.address = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def configuration(self, path: Path) -> Path:
-        """Writes the file that tells a machine to ask this server."""
+        """Writes a `resolv.conf` with this server."""
         path.write_text(f"nameserver {self.address}\noptions timeout:1 attempts:1\n")
         return path
 
     def start(self) -> None:
-        """Answers from now on."""
+        """Starts to answer."""
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             server.bind((self.address, 53))
@@ -46,7 +46,7 @@ class NameServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Is down from now on: nobody listens."""
+        """Stops: the port is closed."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()

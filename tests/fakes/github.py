@@ -1,4 +1,4 @@
-"""A stateful fake of GitHub: one repository, one App, and whoever listens to its webhooks."""
+"""A stateful fake of GitHub: one repository, one App, and one receiver of its webhooks."""
 
 import json
 from collections import defaultdict, deque
@@ -43,7 +43,7 @@ PERMISSIONS = {
 EVENTS = ["check_run", "check_suite", "issue_comment", "pull_request", "push"]
 
 Listener = Callable[[dict[str, str], bytes], Awaitable[int]]
-"""Gets headers and body of a webhook, returns the HTTP status; 0 stands for no answer."""
+"""Gets headers and body of a webhook, returns the HTTP status; 0 for no response."""
 
 
 @cache
@@ -60,15 +60,15 @@ def private_pem() -> bytes:
 
 @dataclass
 class Trouble:
-    """A fault on demand, for the next requests that match.
+    """A fault injected into the next requests that match.
 
     Attributes:
-        path: What their path contains.
-        status: What is answered; 0 breaks the connection.
-        headers: Of the answer.
-        body: Of the answer.
-        times: How many requests meet it.
-        done: Whether the request is carried out all the same, and only its answer lost.
+        path: Part of their path.
+        status: Of the response; 0 breaks the connection.
+        headers: Of the response.
+        body: Of the response.
+        times: Number of requests that fail.
+        done: Whether the request is carried out, and only its response lost.
     """
 
     path: str
@@ -81,7 +81,7 @@ class Trouble:
 
 @dataclass(repr=False)
 class FakeGitHub:
-    """All state; time stands still unless it is advanced."""
+    """All state; time does not pass unless it is advanced."""
 
     full_name: str = "ocaml/opam-repository"
     app_id: int = 4242
@@ -129,36 +129,36 @@ class FakeGitHub:
         last = self.statuses[sha, context][-1]
         return last["state"], last["description"]
 
-    # What people do.
+    # Actions of users.
 
     async def open(self, number: int, head: str, **more: Any) -> Pull:
         pull = Pull(number=number, head=head, base="b" * 40, **more)
         self.pulls[number] = pull
         self.commits.add(head)
-        await self._say(pull, "opened")
+        await self._emit_pull(pull, "opened")
         return pull
 
     async def push(self, number: int, head: str) -> None:
         pull = self.pulls[number]
         before, pull.head = pull.head, head
         self.commits.add(head)
-        await self._say(pull, "synchronize", before=before, after=head)
+        await self._emit_pull(pull, "synchronize", before=before, after=head)
 
     async def ready(self, number: int, *, ready: bool = True) -> None:
         pull = self.pulls[number]
         pull.draft = not ready
-        await self._say(pull, "ready_for_review" if ready else "converted_to_draft")
+        await self._emit_pull(pull, "ready_for_review" if ready else "converted_to_draft")
 
     async def retarget(self, number: int, base_ref: str) -> None:
         pull = self.pulls[number]
         changes = {"base": {"ref": {"from": pull.base_ref}, "sha": {"from": pull.base}}}
         pull.base_ref = base_ref
-        await self._say(pull, "edited", changes=changes)
+        await self._emit_pull(pull, "edited", changes=changes)
 
     async def close(self, number: int, *, merged: bool = False) -> None:
         pull = self.pulls[number]
         pull.state, pull.merged = "closed", merged
-        await self._say(pull, "closed")
+        await self._emit_pull(pull, "closed")
 
     async def write(self, number: int, text: str, by: str) -> None:
         pull = self.pulls[number]
@@ -185,11 +185,19 @@ class FakeGitHub:
             by,
         )
 
-    async def _say(self, pull: Pull, action: str, **more: Any) -> None:
+    async def _emit_pull(self, pull: Pull, action: str, **more: Any) -> None:
         pull.updated_at = self.now
         body = pull_request_whole(self.full_name, pull, self.now)
         payload = {"action": action, "number": pull.number, "pull_request": body, **more}
         await self.emit("pull_request", payload, pull.author)
+
+    def next_trouble(self, path: str) -> Trouble | None:
+        """Takes the fault that a request for this path meets, None if there is none."""
+        for trouble in self.troubles:
+            if trouble.times and trouble.path in path:
+                trouble.times -= 1
+                return trouble
+        return None
 
     # Webhooks.
 

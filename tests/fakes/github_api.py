@@ -42,7 +42,7 @@ DOCS = "https://docs.github.com/rest"
 _LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class SaysNoError(Exception):
+class RefusedError(Exception):
     def __init__(self, code: int, message: str, **headers: str) -> None:
         super().__init__(message)
         self.code = code
@@ -80,31 +80,29 @@ def api(fake: FakeGitHub) -> Starlette:
 
 
 def _endpoint(fake: FakeGitHub, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         try:
             _authenticate(fake, request)
             _limit(fake, request)
             code, body = await handler(fake, request)
-        except SaysNoError as no:
-            words = {"message": no.message, "documentation_url": DOCS, "status": str(no.code)}
-            return _response(fake, request, no.code, words, no.headers)
+        except RefusedError as error:
+            body = {"message": error.message, "documentation_url": DOCS, "status": str(error.code)}
+            return _response(fake, error.code, body, error.headers)
         if request.method != "GET":
-            return _response(fake, request, code, body, {})
+            return _response(fake, code, body, {})
         page, links = _page(fake, request, body)
         etag = f'W/"{hashlib.sha256(json.dumps(page).encode()).hexdigest()}"'
-        # The description knows no 304 for what only an App may ask.
-        known = not request.url.path.startswith("/app")
-        if known and request.headers.get("if-none-match") == etag:
+        # The description has no 304 for requests as the App.
+        is_cached = not request.url.path.startswith("/app")
+        if is_cached and request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers={"etag": etag, **links})
         fake.remaining -= 1
-        return _response(fake, request, code, page, {"etag": etag, **links})
+        return _response(fake, code, page, {"etag": etag, **links})
 
-    return answer
+    return respond
 
 
-def _response(
-    fake: FakeGitHub, _request: Request, code: int, body: Any, headers: dict[str, str]
-) -> Response:
+def _response(fake: FakeGitHub, code: int, body: Any, headers: dict[str, str]) -> Response:
     return Response(
         json.dumps(body),
         status_code=code,
@@ -121,16 +119,16 @@ def _response(
 def _page(fake: FakeGitHub, request: Request, body: Any) -> tuple[Any, dict[str, str]]:
     if not isinstance(body, list):
         return body, {}
-    asked = int(request.query_params.get("per_page", "30"))
-    if not 1 <= asked <= 100:
-        raise AssertionError("GitHub gives 1 to 100 items a page")
-    size = min(asked, fake.page_size or 100)
+    per_page = int(request.query_params.get("per_page", "30"))
+    if not 1 <= per_page <= 100:
+        raise AssertionError("GitHub's pages have 1 to 100 items")
+    size = min(per_page, fake.page_size or 100)
     # Deliveries are paged by cursor, all others by number.
-    word = "cursor" if request.url.path.endswith("/deliveries") else "page"
-    at = int(request.query_params.get(word, "1"))
+    parameter = "cursor" if request.url.path.endswith("/deliveries") else "page"
+    at = int(request.query_params.get(parameter, "1"))
     links = {}
     if len(body) > at * size:
-        query = {**request.query_params, word: str(at + 1)}
+        query = {**request.query_params, parameter: str(at + 1)}
         joined = "&".join(f"{name}={value}" for name, value in query.items())
         here = str(request.base_url).rstrip("/")
         links["link"] = f'<{here}{request.url.path}?{joined}>; rel="next", <{here}/x>; rel="last"'
@@ -139,17 +137,17 @@ def _page(fake: FakeGitHub, request: Request, body: Any) -> tuple[Any, dict[str,
 
 def _authenticate(fake: FakeGitHub, request: Request) -> None:
     if request.headers.get("x-github-api-version") != "2022-11-28":
-        raise SaysNoError(400, "the API version is not pinned")
+        raise RefusedError(400, "the API version is not pinned")
     if not request.headers.get("user-agent"):
-        raise SaysNoError(403, "Request forbidden by administrative rules")
+        raise RefusedError(403, "Request forbidden by administrative rules")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     path = request.url.path
     if scheme != "Bearer":
-        raise SaysNoError(401, "Requires authentication")
+        raise RefusedError(401, "Requires authentication")
     if path.startswith("/app") or path.endswith("/installation"):
         _check_jwt(fake, given)
     elif given != fake.plain_token and fake.tokens.get(given, fake.now) <= fake.now:
-        raise SaysNoError(401, "Bad credentials")
+        raise RefusedError(401, "Bad credentials")
 
 
 def _check_jwt(fake: FakeGitHub, token: str) -> None:
@@ -158,21 +156,21 @@ def _check_jwt(fake: FakeGitHub, token: str) -> None:
     try:
         claims = jwt.decode(token, private_key().public_key(), algorithms=["RS256"], options=times)
     except jwt.InvalidTokenError as error:
-        raise SaysNoError(401, "A JSON web token could not be decoded") from error
+        raise RefusedError(401, "A JSON web token could not be decoded") from error
     issued, expires = (datetime.fromtimestamp(claims[name], UTC) for name in ("iat", "exp"))
     if issued > fake.now:
-        raise SaysNoError(401, "'Issued at' claim ('iat') must be in the past")
+        raise RefusedError(401, "'Issued at' claim ('iat') must be in the past")
     if expires <= fake.now or expires > fake.now + timedelta(minutes=10):
-        raise SaysNoError(401, "'Expiration time' claim ('exp') is too far in the future or past")
+        raise RefusedError(401, "'Expiration time' claim ('exp') is too far in the future or past")
     if claims["iss"] != str(fake.app_id):
-        raise SaysNoError(404, "Integration not found")
+        raise RefusedError(404, "Integration not found")
 
 
 def _limit(fake: FakeGitHub, request: Request) -> None:
     if fake.now >= fake.reset_at:
         fake.remaining, fake.reset_at = 5000, fake.now + timedelta(hours=1)
     if fake.remaining <= 0:
-        raise SaysNoError(403, "API rate limit exceeded for installation")
+        raise RefusedError(403, "API rate limit exceeded for installation")
     minute = fake.now - timedelta(minutes=1)
     while fake.points and fake.points[0][0] <= minute:
         fake.points.popleft()
@@ -182,9 +180,9 @@ def _limit(fake: FakeGitHub, request: Request) -> None:
     if request.method == "POST" and "/repos/" in request.url.path:
         fake.creations.append(fake.now)
     if sum(points for _, points in fake.points) > POINTS_A_MINUTE:
-        raise SaysNoError(429, "You have exceeded a secondary rate limit", retry_after="60")
+        raise RefusedError(429, "You have exceeded a secondary rate limit", retry_after="60")
     if len(fake.creations) > CREATIONS_A_MINUTE:
-        raise SaysNoError(403, "You have exceeded a secondary rate limit", retry_after="60")
+        raise RefusedError(403, "You have exceeded a secondary rate limit", retry_after="60")
 
 
 async def _app(fake: FakeGitHub, _request: Request) -> tuple[int, Any]:
@@ -197,20 +195,20 @@ async def _deliveries(fake: FakeGitHub, _request: Request) -> tuple[int, Any]:
 
 async def _redeliver(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
     if not await fake.redeliver(request.path_params["id"]):
-        raise SaysNoError(404, "Not Found")
+        raise RefusedError(404, "Not Found")
     return 202, {}
 
 
 async def _installation(fake: FakeGitHub, _request: Request) -> tuple[int, Any]:
     if not fake.installed:
-        raise SaysNoError(404, "Not Found")
+        raise RefusedError(404, "Not Found")
     number = fake.installation_id
     return 200, installation(number, fake.full_name, fake.app_id, PERMISSIONS, EVENTS)
 
 
 async def _token(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
     if not fake.installed or request.path_params["id"] != fake.installation_id:
-        raise SaysNoError(404, "Not Found")
+        raise RefusedError(404, "Not Found")
     token = f"ghs_{fake.next_id()}"
     fake.tokens[token] = fake.now + TOKEN_LIFE
     return 201, {
@@ -235,19 +233,19 @@ async def _pulls(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
 async def _pull(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
     pull = fake.pulls.get(request.path_params["number"])
     if pull is None:
-        raise SaysNoError(404, "Not Found")
+        raise RefusedError(404, "Not Found")
     return 200, pull_request_whole(fake.full_name, pull, pull.updated_at or _LONG_AGO)
 
 
 async def _status(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
     wanted = {**await request.json(), "sha": request.path_params["sha"]}
     if wanted["sha"] not in fake.commits:
-        raise SaysNoError(422, f"No commit found for SHA: {wanted['sha']}")
+        raise RefusedError(422, f"No commit found for SHA: {wanted['sha']}")
     if len(wanted.get("description") or "") > 140:
-        raise SaysNoError(422, "Validation Failed: description is too long (maximum is 140)")
+        raise RefusedError(422, "Validation Failed: description is too long (maximum is 140)")
     history = fake.statuses[wanted["sha"], wanted["context"]]
     if len(history) >= STATUSES_LIMIT:
-        raise SaysNoError(422, "Validation Failed: too many statuses for this SHA and context")
+        raise RefusedError(422, "Validation Failed: too many statuses for this SHA and context")
     history.append(status(fake.full_name, fake.next_id(), wanted, fake.now, "opam-ci[bot]"))
     return 201, history[-1]
 
@@ -255,7 +253,7 @@ async def _status(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
 async def _new_run(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
     wanted = await request.json()
     if wanted["head_sha"] not in fake.commits:
-        raise SaysNoError(422, "No commit found for SHA")
+        raise RefusedError(422, "No commit found for SHA")
     run = Run(id=fake.next_id(), wanted={})
     fake.runs[run.id] = run
     return 201, _merge_run(fake, run, wanted)
@@ -264,18 +262,18 @@ async def _new_run(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
 async def _change_run(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
     run = fake.runs.get(request.path_params["id"])
     if run is None:
-        raise SaysNoError(404, "Not Found")
+        raise RefusedError(404, "Not Found")
     return 200, _merge_run(fake, run, await request.json())
 
 
 def _merge_run(fake: FakeGitHub, run: Run, wanted: dict[str, Any]) -> Any:
     annotations = wanted.get("output", {}).get("annotations", [])
     if len(annotations) > 50:
-        raise SaysNoError(422, "Invalid request: no more than 50 annotations")
+        raise RefusedError(422, "Invalid request: no more than 50 annotations")
     if len(wanted.get("actions", [])) > 3:
-        raise SaysNoError(422, "Invalid request: no more than 3 actions")
+        raise RefusedError(422, "Invalid request: no more than 3 actions")
     if wanted.get("status") == "completed" and not wanted.get("conclusion"):
-        raise SaysNoError(422, "Invalid request: a completed check run has a conclusion")
+        raise RefusedError(422, "Invalid request: a completed check run has a conclusion")
     run.wanted |= wanted
     run.annotations += annotations
     return check_run(fake.full_name, run, fake.app())
@@ -299,7 +297,7 @@ async def _permission(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
 async def _comment(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
     number = request.path_params["number"]
     if number not in fake.pulls:
-        raise SaysNoError(404, "Not Found")
+        raise RefusedError(404, "Not Found")
     text = (await request.json())["body"]
     made = comment(fake.full_name, fake.next_id(), number, text, by="opam-ci[bot]", at=fake.now)
     fake.comments.append(made)

@@ -1,4 +1,4 @@
-"""What the fake GitHub says: whole objects, shaped as GitHub describes them."""
+"""The objects in the fake GitHub's responses, whole, as GitHub's description has them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Body = dict[str, Any]
 
 @dataclass
 class Pull:
-    """A pull request as the fake keeps it."""
+    """A pull request of the fake."""
 
     number: int
     head: str
@@ -31,7 +31,7 @@ class Pull:
 
 @dataclass
 class Run:
-    """A check run as the fake keeps it."""
+    """A check run of the fake."""
 
     id: int
     wanted: Body

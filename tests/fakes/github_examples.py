@@ -1,4 +1,4 @@
-"""Payloads to vary: GitHub's own where they are at hand, else the fake's."""
+"""Payloads to vary: the fake's, and GitHub's own if they are available."""
 
 import json
 from datetime import UTC, datetime

@@ -29,7 +29,7 @@ from tests.fakes.github_wire import Description, Wire, connect, listener
 from tests.fakes.world import Script, is_decided, workers
 
 _LOOK_INTERVAL = 0.05
-"""Seconds between two looks at what is waited for."""
+"""Seconds between two polls."""
 
 CHECKS = CheckOptions(
     retry=RetrySettings(
@@ -63,7 +63,7 @@ def policy_for(  # noqa: PLR0913 - each is a setting that a story may need
 
 
 class Stage:
-    """What a story acts on, and ways to look."""
+    """The parts of a story, and ways to observe them."""
 
     def __init__(  # noqa: PLR0913 - each is a part of the stage
         self,
@@ -120,7 +120,7 @@ class Stage:
         raise AssertionError(f"never decided: {summary.model_dump_json(indent=1)}")
 
     def words(self, head: str, context: str = "opam-ci") -> list[str]:
-        """Returns all that was said about a head, oldest first."""
+        """Returns all statuses of a head, oldest first."""
         return [
             f"{status['state']}: {status['description']}"
             for status in self.fake.statuses.get((head, context), [])
@@ -130,7 +130,7 @@ class Stage:
         return (self.words(head, context) or ["nothing"])[-1]
 
     async def until(self, so: Callable[[], bool], *, seconds: float = 60) -> None:
-        """Waits until something is so; the limit is for a machine that is busy."""
+        """Waits until a condition holds; the limit is for a busy machine."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if so():
@@ -140,17 +140,17 @@ class Stage:
             key: [f"{s['state']}: {s['description']}" for s in all_]
             for key, all_ in self.fake.statuses.items()
         }
-        raise AssertionError(f"never came to be; GitHub has {heads}")
+        raise AssertionError(f"the condition never held; GitHub has {heads}")
 
     async def ended(self, number: int) -> None:
-        """Waits until a pull request's workflow is over, and with it all that it had to say."""
+        """Waits until a pull request's workflow has ended, and with it all of its statuses."""
         handle = self.handle(number)
         await handle.result()
         assert (await handle.describe()).status is WorkflowExecutionStatus.COMPLETED
 
     @contextlib.contextmanager
     def unheard(self) -> Iterator[None]:
-        """Nobody hears of what happens in a block; `fake.redeliver` tells it later."""
+        """No webhook of what happens in a block is received; `fake.redeliver` sends it later."""
         listener, self.fake.listener = self.fake.listener, None
         try:
             yield
@@ -158,7 +158,7 @@ class Stage:
             self.fake.listener = listener
 
     async def until_said(self, head: str, words: str, context: str = "opam-ci") -> None:
-        """Waits until GitHub says these words of a head."""
+        """Waits until the last status of a head contains this text."""
         await self.until(lambda: words in self.last(head, context))
 
 

@@ -1,4 +1,4 @@
-"""The line to the fake GitHub: faults on demand, and a reader of GitHub's own description."""
+"""The transport to the fake GitHub: injected faults, and checks by GitHub's own description."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from openapi_core.testing import MockRequest, MockResponse
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_auth import AppCredentials
 from opam_ci.web.webhook import Webhook, application
-from tests.fakes.github import FakeGitHub, Listener, Trouble, private_pem
+from tests.fakes.github import FakeGitHub, Listener, private_pem
 from tests.fakes.github_api import api
 
 _UNPROCESSABLE = 422
@@ -22,16 +22,16 @@ _ABOUT_COMMITS = re.compile(r"/statuses/[0-9a-f]{40}|/check-runs")
 
 
 class Description:
-    """Judges requests and answers by GitHub's OpenAPI description."""
+    """Validates requests and responses by GitHub's OpenAPI description."""
 
     def __init__(self, file: Path) -> None:
         text = json.loads(file.read_text(), object_hook=_with_null)
         self._description = OpenAPI.from_dict(text)
 
-    def violations(self, request: httpx.Request, answer: httpx.Response) -> Iterator[str]:
-        """Yields what is wrong with a request and with its answer."""
+    def violations(self, request: httpx.Request, response: httpx.Response) -> Iterator[str]:
+        """Yields what is invalid in a request and its response."""
         kind = request.headers.get("content-type", "application/json")
-        asked = MockRequest(
+        mock_request = MockRequest(
             f"{request.url.scheme}://{request.url.host}",
             request.method,
             request.url.path,
@@ -40,30 +40,30 @@ class Description:
             content_type=kind,
         )
         what = f"{request.method} {request.url.path}"
-        if answer.status_code < 400:
-            # What GitHub refuses may be wrong on purpose.
-            for error in self._description.iter_request_errors(asked):
-                yield f"request {what}: {_words(error)}"
-        if answer.status_code == _UNPROCESSABLE and _ABOUT_COMMITS.search(what):
-            # What GitHub says of a commit that it does not have; its description leaves it out.
+        if response.status_code < 400:
+            # A request that GitHub refuses may be invalid on purpose.
+            for error in self._description.iter_request_errors(mock_request):
+                yield f"request {what}: {_details(error)}"
+        if response.status_code == _UNPROCESSABLE and _ABOUT_COMMITS.search(what):
+            # GitHub's response for an unknown commit, which its description leaves out.
             return
-        said = MockResponse(answer.content, status_code=answer.status_code)
-        for error in self._description.iter_response_errors(asked, said):
-            yield f"answer {answer.status_code} to {what}: {_words(error)}"
+        mock_response = MockResponse(response.content, status_code=response.status_code)
+        for error in self._description.iter_response_errors(mock_request, mock_response):
+            yield f"response {response.status_code} to {what}: {_details(error)}"
 
 
 def _with_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Says of an enumeration that may be null that it lists null.
+    """Adds null to an enumeration that is nullable.
 
-    GitHub's description means so (its own example of a check run under way has a null
-    conclusion); read to the letter, OpenAPI 3.0 does not.
+    GitHub's description means so (its own example of a running check run has a null
+    conclusion); by the letter of OpenAPI 3.0, such an enumeration does not allow null.
     """
     if schema.get("nullable") is True and None not in schema.get("enum", [None]):
         return {**schema, "enum": [*schema["enum"], None]}
     return schema
 
 
-def _words(error: Exception) -> str:
+def _details(error: Exception) -> str:
     causes = getattr(error.__cause__, "schema_errors", ())
     details = [f"{'.'.join(map(str, found.absolute_path))}: {found.message}" for found in causes]
     return "; ".join([type(error).__name__, str(error)[:200], *[text[:300] for text in details]])
@@ -73,7 +73,7 @@ class Wire(httpx.AsyncBaseTransport):
     """Carries requests to the fake in this process, or breaks on demand.
 
     Attributes:
-        violations: What was against the description, if there is one to judge by.
+        violations: Violations of the description, if there is one.
         asked_at: When each of the fake's `requests` came, by its clock.
     """
 
@@ -85,15 +85,15 @@ class Wire(httpx.AsyncBaseTransport):
         self.asked_at: list[datetime] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        trouble = self._trouble(request)
+        trouble = self._fake.next_trouble(request.url.path)
         if trouble is None or trouble.done:
-            answer = await self._inner.handle_async_request(request)
-            await answer.aread()
-            self._note(request, answer.status_code)
+            response = await self._inner.handle_async_request(request)
+            await response.aread()
+            self._note(request, response.status_code)
             if self._description is not None:
-                self.violations += self._description.violations(request, answer)
+                self.violations += self._description.violations(request, response)
             if trouble is None:
-                return answer
+                return response
         else:
             self._note(request, trouble.status)
         if not trouble.status:
@@ -104,16 +104,9 @@ class Wire(httpx.AsyncBaseTransport):
         self._fake.requests.append((request.method, request.url.path, code))
         self.asked_at.append(self._fake.now)
 
-    def _trouble(self, request: httpx.Request) -> Trouble | None:
-        for trouble in self._fake.troubles:
-            if trouble.times and trouble.path in request.url.path:
-                trouble.times -= 1
-                return trouble
-        return None
-
 
 def connect(fake: FakeGitHub, wire: Wire | None = None) -> GitHub:
-    """Returns our client at the other end of the line, as the fake's App."""
+    """Returns our client of the fake, as the fake's App."""
     credentials = AppCredentials(fake.app_id, private_pem())
     return GitHub(fake.full_name, credentials, transport=wire or Wire(fake), clock=fake.clock)
 

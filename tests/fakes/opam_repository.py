@@ -1,8 +1,10 @@
-"""Small opam repositories in git, written by a test for the case it is about."""
+"""Small opam repositories in git, written by a test for its own case."""
 
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+
+from tests.fakes.clone import Clone, at
 
 _HEADER = """opam-version: "2.0"
 synopsis: "A package of a test"
@@ -27,13 +29,13 @@ Files = Mapping[str, str | None]
 
 
 def opam(body: str) -> str:
-    """Returns an opam file that has all that a good one says about itself."""
+    """Returns an opam file with all fields that lint requires."""
     return _HEADER + body
 
 
 def package(name: str, body: str) -> dict[str, str]:
     """Returns a package's file."""
-    return {f"packages/{name.split('.', 1)[0]}/{name}/opam": opam(body)}
+    return {at(name): opam(body)}
 
 
 def write(directory: Path, base: Files, branches: Mapping[str, Files]) -> Path:
@@ -48,38 +50,23 @@ def write(directory: Path, base: Files, branches: Mapping[str, Files]) -> Path:
         path: text for name in COMPILER for path, text in package(name, COMPILER[name]).items()
     }
     repo = {"repo": 'opam-version: "2.0"\n'}
-    stream = _commit("master", {**repo, **compiler, **base})
+    Clone(directory).commit("master", _encoded({**repo, **compiler, **base}))
     for branch, files in branches.items():
-        stream += _commit(branch, files, parent="refs/heads/master")
-    git(directory, "init", "--quiet", "--bare", "--initial-branch=master")
-    git(directory, "fast-import", "--quiet", stdin=stream)
+        add_branch(directory, branch, files)
     return directory
 
 
 def add_branch(directory: Path, branch: str, files: Files) -> None:
     """Adds a branch, or moves it, to a new commit on master as it is now."""
-    parent = git(directory, "rev-parse", "master")
-    git(directory, "fast-import", "--quiet", "--force", stdin=_commit(branch, files, parent))
+    clone = Clone(directory)
+    clone.commit(branch, _encoded(files), parents=(clone.git("rev-parse", "master"),))
 
 
-def git(directory: Path, *words: str, stdin: bytes = b"") -> str:
-    """Runs git on a bare repository and returns what it prints."""
-    done = subprocess.run(
-        ["git", f"--git-dir={directory}", *words], input=stdin, capture_output=True, check=True
-    )
-    return done.stdout.decode().strip()
+def git(directory: Path, *arguments: str) -> str:
+    """Runs git on a bare repository, which may not exist yet, and returns its output."""
+    command = ["git", f"--git-dir={directory}", *arguments]
+    return subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()
 
 
-def _commit(branch: str, files: Files, parent: str = "") -> bytes:
-    lines = [
-        f"commit refs/heads/{branch}",
-        "committer tests <tests@example.org> 1700000000 +0000",
-        "data 4\ntest",
-        *([f"from {parent}"] if parent else []),
-    ]
-    for path, text in files.items():
-        if text is None:
-            lines.append(f"D {path}")
-        else:
-            lines.append(f"M 100644 inline {path}\ndata {len(text.encode())}\n{text}")
-    return ("\n".join(lines) + "\n").encode()
+def _encoded(files: Files) -> dict[str, bytes | None]:
+    return {path: None if text is None else text.encode() for path, text in files.items()}

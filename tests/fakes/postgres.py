@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of the tests' own, reached by a socket only."""
+"""A real PostgreSQL server of the tests' own, which listens on a socket only."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 DEBIAN = Path("/usr/lib/postgresql")
-"""Where Debian keeps the server's programs, by version, and not on PATH."""
+"""Debian's directory of the server's programs, by version; it is not on PATH."""
 
 
 def _program(name: str) -> str | None:

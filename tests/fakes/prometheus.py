@@ -1,4 +1,4 @@
-"""A real Prometheus with our rules, scraping what a test runs."""
+"""A real Prometheus with our rules, which scrapes the workers of a test."""
 
 import json
 import shutil
@@ -24,23 +24,23 @@ def require() -> None:
 
 
 class Prometheus:
-    """Asks a Prometheus.
+    """Queries a Prometheus.
 
     Attributes:
-        url: Where it answers.
+        url: Of its API.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:  # noqa: S310 - our own
-            said = json.load(answer)
-        assert said["status"] == "success", said
-        return said["data"]
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as response:  # noqa: S310 - our own
+            body = json.load(response)
+        assert body["status"] == "success", body
+        return body["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Evaluates an expression now; raises an HTTPError if it is none."""
+        """Evaluates an expression now; HTTPError for an invalid one."""
         found: list[dict[str, Any]] = self._get(
             f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
         )["result"]
@@ -64,7 +64,7 @@ def prometheus(
 
     Args:
         directory: For its data.
-        port: Where it answers.
+        port: Of its API.
         targets: `HOST:PORT` of workers.
         interval: Between scrapes, and between evaluations of the rules.
     """
@@ -76,7 +76,7 @@ def prometheus(
     }
     # JSON is YAML.
     (directory / "prometheus.yml").write_text(json.dumps(config))
-    words = [
+    command = [
         "prometheus",
         f"--config.file={directory / 'prometheus.yml'}",
         f"--storage.tsdb.path={directory / 'data'}",
@@ -84,7 +84,7 @@ def prometheus(
         "--log.level=warn",
     ]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         url = f"http://127.0.0.1:{port}"
         end = time.monotonic() + 30

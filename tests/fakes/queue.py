@@ -1,4 +1,4 @@
-"""Jobs in an index, and what tests of its list ask of them."""
+"""Jobs in an index, and helpers for tests of its list of jobs."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -22,13 +22,16 @@ from opam_ci.core.plan import PlannedJob, depends_on
 from opam_ci.core.recording import rows_of
 from opam_ci.core.records import JobRecord, RevisionKey
 from opam_ci.core.selector import RestartSelector
-from opam_ci.core.summary import (
-    Fault,
-    JobState,
-    JobStatus,
-)
+from opam_ci.core.summary import Fault, JobState, JobStatus
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+
+def key(number: int, opened: datetime = NOON) -> RevisionKey:
+    """A testing of a pull request."""
+    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=opened)
+
+
 KEY = RevisionKey(repository="o/r", number=1, head="a" * 40, opened_at=NOON)
 OTHER = KEY.model_copy(update={"number": 2})
 P, Q = "p/amd64", "q/arm64"
@@ -102,20 +105,16 @@ def labels(index: Index) -> dict[str, str]:
 
 
 def restart(index: Index, selector: RestartSelector, round_: int = 2) -> list[str]:
-    """Restarts twice, and previews before: all three say the same."""
-    preview = index.requeue(
-        ChangeJobs(key=KEY, selector=selector, round=round_, preview=True), after(1)
-    )
+    """Restarts twice, and previews twice before: all four have the same result."""
+    change = ChangeJobs(key=KEY, selector=selector, round=round_)
+    preview = change.model_copy(update={"preview": True})
     before = records(index)
-    assert (
-        index.requeue(ChangeJobs(key=KEY, selector=selector, round=round_, preview=True), after(1))
-        == preview
-    )
+    expected = index.requeue(preview, after(1))
+    assert index.requeue(preview, after(1)) == expected
     assert records(index) == before
-    done = index.requeue(ChangeJobs(key=KEY, selector=selector, round=round_), after(1))
-    assert done == preview
+    assert index.requeue(change, after(1)) == expected
     now = records(index)
-    assert index.requeue(ChangeJobs(key=KEY, selector=selector, round=round_), after(2)) == done
+    assert index.requeue(change, after(2)) == expected
     assert records(index) == now
-    assert done.jobs == sum(done.by_platform.values())
-    return sorted(done.first)
+    assert expected.jobs == sum(expected.by_platform.values())
+    return sorted(expected.first)

@@ -1,4 +1,4 @@
-"""Pull requests made on a clone of the real opam-repository, one for each thing that can happen.
+"""Pull requests on a clone of the real opam-repository, one for each kind of result.
 
 Only git objects are written, no work tree. The packages are small and need no more than the
 compiler, so that a check takes seconds: `num` compiles in 5 s and has tests, `obuild` needs
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from opam_ci.cli.source_host import SourceHost
 from tests.fakes import opam_repository
+from tests.fakes.clone import at
 from tests.fakes.opam_repository import Files
 
 _SOURCE_OF_NUM = "https://github.com/ocaml/num/archive/refs/tags/v1.6.tar.gz"
@@ -65,14 +66,14 @@ class Originals:
 
     def text(self, package: str) -> str:
         """Returns a package's opam file."""
-        words = ("cat-file", "blob", f"master:{path(package)}")
+        words = ("cat-file", "blob", f"master:{at(package)}")
         return opam_repository.git(self._repository, *words) + "\n"
 
     def edited(self, package: str, *edits: tuple[str, str]) -> str:
-        """Returns a package's opam file with words replaced, each of which is there once."""
+        """Returns a package's opam file with texts replaced, each of which is in it once."""
         text = self.text(package)
         for old, new in edits:
-            assert text.count(old) == 1, f"{old!r} is there {text.count(old)} times in {package}"
+            assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {package}"
             text = text.replace(old, new)
         return text
 
@@ -82,17 +83,12 @@ class Branch:
     """A pull request.
 
     Attributes:
-        says: What it does, in the words of docs/checks.md.
-        files: What it changes.
+        title: What it does, as in docs/checks.md.
+        files: Its changes.
     """
 
-    says: str
+    title: str
     files: Callable[[Originals], Files]
-
-
-def path(package: str, below: str = "opam") -> str:
-    """Returns the path of a file of a package."""
-    return f"packages/{package.split('.', 1)[0]}/{package}/{below}"
 
 
 def archive_of_num(mirror: Path) -> bytes:
@@ -135,15 +131,15 @@ def _patched(patch: str) -> Callable[[Originals], Files]:
 
     def files(originals: Originals) -> Files:
         return {
-            path("num.1.6"): originals.edited("num.1.6", ('conflicts: [ "base-num" ]\n', fields)),
-            path("num.1.6", "files/change.patch"): patch,
+            at("num.1.6"): originals.edited("num.1.6", ('conflicts: [ "base-num" ]\n', fields)),
+            at("num.1.6", "files/change.patch"): patch,
         }
 
     return files
 
 
 def _edit(package: str, *edits: tuple[str, str]) -> Callable[[Originals], Files]:
-    return lambda originals: {path(package): originals.edited(package, *edits)}
+    return lambda originals: {at(package): originals.edited(package, *edits)}
 
 
 def _served(name: str, digest: str) -> Callable[[Originals], Files]:
@@ -152,7 +148,7 @@ def _served(name: str, digest: str) -> Callable[[Originals], Files]:
         head, found, _ = whole.partition("url {")
         assert found
         source = f'url {{\n  src: "{originals.host}/{name}"\n  checksum: "sha256={digest}"\n}}\n'
-        return {path("num.1.7"): head + source}
+        return {at("num.1.7"): head + source}
 
     return files
 
@@ -161,14 +157,14 @@ def _broken_dependency(originals: Originals) -> Files:
     broken = originals.edited("num.1.6", ('make "PROFILE=release"', 'make "PROFILE=none"'))
     broken = broken.replace('"opam-modern"', '"opam-moderm"')
     user = originals.edited("obuild.0.1.11", ('"ocamlfind" {build}', '"ocamlfind" {build} "num"'))
-    return {path("num.1.6"): broken, path("obuild.0.1.11"): user}
+    return {at("num.1.6"): broken, at("obuild.0.1.11"): user}
 
 
 def _deletion_of_what_is_needed(originals: Originals) -> Files:
     user = originals.edited(
         "obuild.0.1.11", ('"ocamlfind" {build}', '"ocamlfind" {build & = "1.9.6"}')
     )
-    return {path("ocamlfind.1.9.6"): None, path("obuild.0.1.11"): user}
+    return {at("ocamlfind.1.9.6"): None, at("obuild.0.1.11"): user}
 
 
 _OTHER = "0" * 64
@@ -206,9 +202,9 @@ BRANCHES: Mapping[str, Branch] = {
     ),
     "new-release": Branch(
         "num.1.7, with the sources of num.1.6",
-        lambda originals: {path("num.1.7"): originals.text("num.1.6")},
+        lambda originals: {at("num.1.7"): originals.text("num.1.6")},
     ),
-    "deletion": Branch("num.1.6 is deleted", lambda _: {path("num.1.6"): None}),
+    "deletion": Branch("num.1.6 is deleted", lambda _: {at("num.1.6"): None}),
     "needed-deletion": Branch(
         "ocamlfind.1.9.6 is deleted, and obuild.0.1.11 asks for it", _deletion_of_what_is_needed
     ),
@@ -231,7 +227,7 @@ BRANCHES: Mapping[str, Branch] = {
     "source-unknown-host": Branch(
         "num.1.7 whose source host has no address",
         lambda originals: {
-            path("num.1.7"): originals.edited(
+            at("num.1.7"): originals.edited(
                 "num.1.6", (_SOURCE_OF_NUM, "https://sources.invalid/num-1.7.tar.gz")
             ).replace(_SHA256_OF_NUM, _OTHER)
         },
@@ -249,7 +245,7 @@ def main(repository: Path, mirror: Path) -> None:
     archives = {"num-1.7.tar.gz": archive_of_num(mirror), "broken.tar.gz": b""}
     with SourceHost(archives, broken=["broken.tar.gz"]) as host:
         make(repository, BRANCHES, host=host.url)
-        sys.stdout.write("".join(f"{name}: {made.says}\n" for name, made in BRANCHES.items()))
+        sys.stdout.write("".join(f"{name}: {made.title}\n" for name, made in BRANCHES.items()))
         sys.stdout.write(f"their source host serves at {host.url}; interrupt it when done\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):

@@ -1,18 +1,21 @@
-"""A registry of container images that has every image, and can be unwell."""
+"""A registry of container images that has every image, and can fail."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
+
+Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 class Registry(ThreadingHTTPServer):
-    """Answers every question for a digest.
+    """Answers every request for a digest.
 
     Attributes:
-        answer: Status of the answers; None answers nothing until the end.
+        answer: Status of the responses; None sends none until the end.
         digest: Of every image.
-        asked: How many questions came.
+        asked: Number of requests.
     """
 
     daemon_threads = True
@@ -26,7 +29,7 @@ class Registry(ThreadingHTTPServer):
 
     @property
     def host(self) -> str:
-        """Where it answers."""
+        """Its address."""
         return f"127.0.0.1:{self.server_port}"
 
 
@@ -34,7 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Registry
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
-        """Says nothing."""
+        """Logs nothing."""
 
     def do_HEAD(self) -> None:
         self.server.asked += 1
@@ -49,12 +52,21 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def registry() -> Iterator[Registry]:
     """Runs a registry."""
-    with Registry() as server:
+    with running(Registry()) as server:
+        try:
+            yield server
+        finally:
+            server.over.set()
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Runs a server on a thread of its own."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield server
         finally:
-            server.over.set()
             server.shutdown()
             thread.join()

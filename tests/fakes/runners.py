@@ -48,11 +48,11 @@ def facts(spec: BuildSpec, *, fails: bool = False) -> BuildFacts:
 
 
 class FakeRunner:
-    """Every package builds in a moment, but for the canary's bad one.
+    """Builds every package at once, except the canary's bad one.
 
     Attributes:
-        broken: While set, every job fails at once for this cause.
-        ran: Jobs that it was given, the canary's own apart.
+        broken: While set, every job fails at once with this cause.
+        ran: The jobs that it ran, without the canary's.
     """
 
     def __init__(self, *, duration: float = 0.2) -> None:

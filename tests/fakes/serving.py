@@ -1,4 +1,4 @@
-"""Applications on a real port, for parties in other processes."""
+"""Applications on a real port, for other processes."""
 
 import threading
 import time
@@ -30,27 +30,26 @@ def served(app: Any) -> Iterator[str]:
 
 
 def github_with_troubles(fake: FakeGitHub) -> Any:
-    """Returns the fake's API with its faults, as `Wire` has them in one process.
+    """Returns the fake's API with injected faults, as `Wire` has them in one process.
 
-    A connection that is to break gets a 502, since a server cannot hang up in the middle.
+    A fault that breaks the connection is a 502, since a server cannot close it in the middle.
     """
     inner = api(fake)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        for trouble in fake.troubles:
-            if trouble.times and trouble.path in scope["path"]:
-                trouble.times -= 1
-                if trouble.done:
-                    await inner(scope, receive, _swallow)
-                pairs = [(k.encode(), v.encode()) for k, v in trouble.headers.items()]
-                start = {"status": trouble.status or 502, "headers": pairs}
-                await send({"type": "http.response.start", **start})
-                await send({"type": "http.response.body", "body": trouble.body})
-                return
-        await inner(scope, receive, send)
+        trouble = fake.next_trouble(scope["path"])
+        if trouble is None:
+            await inner(scope, receive, send)
+            return
+        if trouble.done:
+            await inner(scope, receive, _swallow)
+        pairs = [(k.encode(), v.encode()) for k, v in trouble.headers.items()]
+        start = {"status": trouble.status or 502, "headers": pairs}
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": trouble.body})
 
     return app
 
 
 async def _swallow(_message: Any) -> None:
-    """Takes an answer that gets lost."""
+    """Takes a response that is lost."""

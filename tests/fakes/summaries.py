@@ -1,4 +1,4 @@
-"""Summaries as workflows make them: rows, and the numbers that go with them."""
+"""Summaries as workflows make them: rows, and their counts."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from opam_ci.core.tally import counts_of_rows
 
 
 def summary_of(rows: Iterable[JobStatus], **changes: Any) -> Summary:
-    """Returns the summary of a head that is planned, with numbers that rows add up to.
+    """Returns the summary of a head that is planned, with the counts of rows.
 
     Args:
         rows: Its jobs.

@@ -16,7 +16,7 @@ def in_terminal(columns: int, call: Callable[[], object]) -> str:
     """Returns what a call prints at a terminal, with escape codes.
 
     Args:
-        columns: Of the terminal, as the kernel knows them.
+        columns: Of the terminal, as the kernel reports them.
         call: Prints to standard output.
     """
     primary, secondary = pty.openpty()
@@ -24,14 +24,14 @@ def in_terminal(columns: int, call: Callable[[], object]) -> str:
     received: list[bytes] = []
 
     def read() -> None:
-        # A read fails with EIO once nobody has the terminal open any more.
+        # A read fails with EIO once no process has the terminal open.
         with contextlib.suppress(OSError):
             while data := os.read(primary, 65_536):
                 received.append(data)
 
     reader = threading.Thread(target=read)
     reader.start()
-    # rich asks these two for the size, whatever stands for them in Python.
+    # rich reads the size from these two, also if Python's streams are redirected.
     kept = {number: os.dup(number) for number in (0, 1)}
     try:
         for number in kept:

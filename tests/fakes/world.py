@@ -1,4 +1,4 @@
-"""A world in which workflows run: a real (time-skipping) server and scripted activities."""
+"""An environment for workflows: a real (time-skipping) server and scripted activities."""
 
 import asyncio
 import contextlib
@@ -55,14 +55,14 @@ HEAD_2 = "2" * 40
 BASE = "b" * 40
 
 Step = Outcome | OpamCiError | Callable[[Attempt], Awaitable[Outcome]]
-"""What an attempt does: come to an outcome, raise, or run a function."""
+"""What an attempt does: return an outcome, raise, or run a function."""
 
 
 class Script:
-    """What the activities do, by job id and attempt, and what they were asked.
+    """What the activities do, by job id and attempt, and a record of their inputs.
 
     Attributes:
-        images: On which image each job ran last.
+        images: The image on which each job ran last.
     """
 
     def __init__(self, index: Index | None = None) -> None:
@@ -83,12 +83,12 @@ class Script:
         self.opened: list[WorkflowHandle[PullRequestWorkflow, object]] = []
 
     async def end(self) -> None:
-        """Ends what was opened: the next test's workers would run and record what it still does.
+        """Terminates the workflows: the next test's workers would continue and record them.
 
-        The workflows of platforms, too, which outlive that of their pull request.
+        Those of platforms, too, which outlive that of their pull request.
         """
         for handle in self.opened:
-            # What ends within a second is not torn from the worker, which is slow to forget it.
+            # Activities get a second to end: the worker is slow to drop those of a dead workflow.
             for _ in range(20):
                 described = await handle.describe()
                 if not described.raw_description.pending_activities:
@@ -181,7 +181,7 @@ class Script:
 
 
 class ScriptedIndex:
-    """A real index that can be away, and says what was asked of it.
+    """A real index that can be unavailable.
 
     Attributes:
         is_down: While set, nothing can be read or written.
@@ -252,14 +252,14 @@ def passes_after(released: asyncio.Event) -> Step:
 
 
 async def for_ever(attempt: Attempt) -> Outcome:
-    """Returns long after any test."""
+    """Takes longer than any test."""
     del attempt
     await asyncio.sleep(3600)
     return PASSED
 
 
 class World:
-    """A server, a worker with a script, and ways to ask."""
+    """A server, a worker with a script, and queries."""
 
     def __init__(self, env: WorkflowEnvironment, script: Script) -> None:
         self.env = env
@@ -308,7 +308,7 @@ class World:
             if wanted(summary):
                 return summary
             await self.sleep(skip)
-        pytest.fail(f"never came to be: {summary.model_dump_json(indent=1)}")
+        pytest.fail(f"the summary never was as wanted: {summary.model_dump_json(indent=1)}")
 
     async def sleep(self, length: timedelta) -> None:
         """Lets time pass in steps: the server ends a request after ten seconds of real time, and

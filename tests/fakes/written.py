@@ -1,4 +1,4 @@
-"""Records as tests name them, written to an index as the batches of rows that workflows send."""
+"""Records, written to an index as the batches of rows that workflows send."""
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.rejudging import Recorded
@@ -10,7 +10,7 @@ Record = RevisionRecord | JobRecord | AttemptRecord
 
 
 def batch_for(record: Record) -> RowBatch:
-    """What a workflow would send: an attempt is known by its job's row of that moment."""
+    """The batch of a workflow: an attempt is in the row of its job at that time."""
     match record:
         case RevisionRecord():
             return RowBatch(
@@ -37,7 +37,7 @@ def batch_for(record: Record) -> RowBatch:
 
 
 def write(index: Index, *records: Record | RowBatch, retried: bool = False) -> Recorded:
-    """Writes records one by one; returns all that came of them."""
+    """Writes records one by one; returns the sum of their results."""
     found = Recorded()
     for record in records:
         batch = record if isinstance(record, RowBatch) else batch_for(record)

@@ -1,4 +1,4 @@
-"""The option `--steps`, and a section at the end of a run that says what was simulated."""
+"""The option `--steps`, and a section at the end of a run with what was simulated."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tests.simulation.harness import Simulation, simulate
 
 DEFAULT_STEPS = 100_000
-"""Of all models together: a minute with `-n 2`. A release is tried with
+"""Of all models together: a minute with `-n 2`. A release is tested with
 `./opam-ci test tests/simulation -k test_model -n 2 --steps 1000000`."""
 
 _DONE = "simulated"
@@ -26,14 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Callable[[type[Simulation], float], None]:
     """Runs a machine for its share of all steps."""
-    # Without the folder on the command line, pytest learns of the option too late.
+    # Without the folder on the command line, pytest adds the option too late.
     wanted = request.config.getoption("--steps", DEFAULT_STEPS)
 
-    def tell(words: str) -> None:
-        request.node.user_properties.append((_DONE, words))
+    def report(line: str) -> None:
+        request.node.user_properties.append((_DONE, line))
 
     def run_share(machine: type[Simulation], share: float) -> None:
-        simulate(machine, int(wanted * share), tell, complete=wanted >= DEFAULT_STEPS)
+        simulate(machine, int(wanted * share), report, complete=wanted >= DEFAULT_STEPS)
 
     return run_share
 
@@ -47,9 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [each for some in terminalreporter.stats.values() for each in some]
     lines = [
-        words
+        line
         for report in reports
-        for name, words in getattr(report, "user_properties", ())
+        for name, line in getattr(report, "user_properties", ())
         if name == _DONE and getattr(report, "when", "") == "call"
     ]
     if lines:

@@ -1,8 +1,8 @@
 """A simulated fleet: real workflows on the time-skipping server, faults chosen by a seed.
 
-What a seed chooses does not depend on the order in which things happen: each choice is made from
-the seed and the name of what it is about. So a seed that fails can be looked at again, although
-tasks of one process take turns in another order each time.
+What a seed chooses does not depend on the order of events: each choice is made from the seed and
+the name of its subject. So a seed that fails can be repeated, although the tasks of one process
+run in another order each time.
 """
 
 import asyncio
@@ -15,11 +15,7 @@ from random import Random
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import (
-    Client,
-    OutboundInterceptor,
-    SignalWorkflowInput,
-)
+from temporalio.client import Client, OutboundInterceptor, SignalWorkflowInput
 from temporalio.client import Interceptor as ClientInterceptor
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
@@ -57,14 +53,14 @@ RETRY = RetrySettings(
 )
 
 HITS: Counter[str] = Counter()
-"""How often each kind of fault was really met, over all seeds of this process."""
+"""How often each kind of fault really happened, over all seeds of this process."""
 
 FAULTS = (
     "attempt meets a fault",
     "activity lost before its effect",
-    "activity's answer lost after its effect",
-    "index away",
-    "GitHub's answer lost",
+    "activity's result lost after its effect",
+    "index unavailable",
+    "GitHub's response lost",
     "GitHub refuses for a while",
     "webhook lost",
     "webhook twice",
@@ -72,17 +68,17 @@ FAULTS = (
     "cancel",
     "two operators at once",
     "new head",
-    "a lost worker speaks again",
+    "a lost worker sends again",
 )
-"""Every kind: a run of many seeds that never met one of them proves nothing."""
+"""Every kind: a run of many seeds in which one never happened proves nothing."""
 
 
 class Chaos(Interceptor):
-    """Loses activities of a worker before their effect, or their answers after it.
+    """Loses activities of a worker before their effect, or their results after it.
 
     Attributes:
-        rate: Share of the activities that each of both happens to.
-        running: Activities under way.
+        rate: Share of the activities for each of the two.
+        running: Running activities.
     """
 
     def __init__(self, seed: int) -> None:
@@ -104,7 +100,7 @@ class _Chaotic(ActivityInboundInterceptor):
         name = (self._chaos.seed, info.activity_type, info.workflow_id, info.activity_id)
         chance = Random(repr((*name, info.attempt)))  # noqa: S311
         roll = chance.random()
-        # The last attempt of a job is let through: its end is chosen by the script alone.
+        # The last attempt of a job is not lost: only the script chooses its end.
         if info.activity_type == "run_job" and info.attempt > 1:
             roll = 1
         if roll < self._chaos.rate:
@@ -112,43 +108,43 @@ class _Chaotic(ActivityInboundInterceptor):
             raise ApplicationError("the worker was lost before it did anything")
         self._chaos.running += 1
         try:
-            answer = await super().execute_activity(input)
+            result = await super().execute_activity(input)
         finally:
             self._chaos.running -= 1
         if roll > 1 - self._chaos.rate and roll < 1:
-            HITS["activity's answer lost after its effect"] += 1
-            raise ApplicationError("the worker was lost before it could answer")
-        return answer
+            HITS["activity's result lost after its effect"] += 1
+            raise ApplicationError("the worker was lost before it could report")
+        return result
 
 
-class Heard(ClientInterceptor):
-    """Keeps what attempts told their workflows, to be said again when they are long over."""
+class SignalLog(ClientInterceptor):
+    """Keeps the signals of attempts to their workflows, to send them again after their end."""
 
     def __init__(self) -> None:
-        self.said: list[tuple[str, str, Any]] = []
+        self.signals: list[tuple[str, str, Any]] = []
 
     def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002  the base's name
-        return _Hearing(next, self)
+        return _SignalRecorder(next, self)
 
 
-class _Hearing(OutboundInterceptor):
-    def __init__(self, following: OutboundInterceptor, heard: Heard) -> None:
+class _SignalRecorder(OutboundInterceptor):
+    def __init__(self, following: OutboundInterceptor, log: SignalLog) -> None:
         super().__init__(following)
-        self._heard = heard
+        self._log = log
 
     async def signal_workflow(self, input: SignalWorkflowInput) -> None:  # noqa: A002  the base's name
         if input.signal.startswith("attempt_"):
-            self._heard.said.append((input.id, input.signal, input.args[0]))
+            self._log.signals.append((input.id, input.signal, input.args[0]))
         await super().signal_workflow(input)
 
 
 class FleetScript(Script):
-    """What jobs come to, by the seed.
+    """The outcomes of jobs, by the seed.
 
     Attributes:
         ran: Head, job, round and number of each attempt.
-        ended: What runs that really ended came to, by head, job and round.
-        faulted: How many faults each job met, by head and job.
+        ended: Outcomes of runs that really ended, by head, job and round.
+        faulted: Number of faults of each job, by head and job.
     """
 
     def __init__(self, seed: int) -> None:
@@ -160,7 +156,7 @@ class FleetScript(Script):
         self.fault_rate = Random(f"{seed} rate").choice((0.0, 0.1, 0.3))  # noqa: S311
 
     def plan(self, head: str) -> None:
-        """Chooses what a head changes, and who depends on it."""
+        """Chooses the changes of a head, and its reverse dependencies."""
         chance = Random(f"{self.seed} {head}")  # noqa: S311
         names = [f"p{number}.1" for number in range(chance.randint(1, 3))]
         self.analyses[head] = Analysis(
@@ -192,7 +188,7 @@ class FleetScript(Script):
         return outcome
 
     def verdict(self, head: str, job: str) -> Outcome:
-        """What a job comes to whenever it gets through."""
+        """The outcome of a job whenever an attempt has no fault."""
         roll = Random(f"{self.seed} {head} {job} verdict").random()  # noqa: S311
         evidence = Evidence(rule="seed", detail=f"{roll:.3f}")
         if job in {"analysis", "lint"} or job.startswith("list-revdeps") or roll < 0.7:
@@ -203,15 +199,15 @@ class FleetScript(Script):
 
 
 class Fleet:
-    """One simulation: a stage with GitHub, an index, workers, and what the seed does to them."""
+    """One simulation: a stage with GitHub, an index, workers, and the actions of the seed."""
 
     def __init__(self, env: WorkflowEnvironment, seed: int, home: Path) -> None:
         self.env = env
         self.seed = seed
-        self.heard = Heard()
-        told = env.client.config()
-        told["interceptors"] = [*told["interceptors"], self.heard]
-        self.client = Client(**told)
+        self.signal_log = SignalLog()
+        config = env.client.config()
+        config["interceptors"] = [*config["interceptors"], self.signal_log]
+        self.client = Client(**config)
         self.chance = Random(f"{seed} actions")  # noqa: S311
         self.script = FleetScript(seed)
         self.chaos = Chaos(seed)
@@ -255,11 +251,11 @@ class Fleet:
         self.script.plan(head)
         return head
 
-    def troubled(self) -> None:
-        """Has GitHub be unwell now and then."""
+    def inject_trouble(self) -> None:
+        """Lets requests to GitHub fail now and then."""
         if self.chance.random() < 0.4:
             done = self.chance.random() < 0.5
-            HITS["GitHub's answer lost" if done else "GitHub refuses for a while"] += 1
+            HITS["GitHub's response lost" if done else "GitHub refuses for a while"] += 1
             times = self.chance.randint(1, 3)
             self.fake.troubles.append(
                 Trouble(path="/statuses/", status=0 if done else 502, times=times, done=done)

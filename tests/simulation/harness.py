@@ -1,4 +1,4 @@
-"""Runs state machines for a number of steps, and counts what they really did."""
+"""Runs state machines for a number of steps, and counts what really happened."""
 
 import time
 from collections import Counter
@@ -29,7 +29,7 @@ PLATFORMS = ("", "debian/amd64", "alpine/amd64")
 """The first one is that of lint."""
 
 UNDECIDED = {Standing.QUEUED, Standing.RUNNING, Standing.RETRYING}
-"""Said here once more: what the models are held to must not come from the code that they test."""
+"""Repeated here: what the models require must not come from the code that they test."""
 
 STEPS_A_HISTORY = 60
 """Long enough for a job to be lost, restarted and lost again, and short enough to be shrunk."""
@@ -61,7 +61,7 @@ class Simulation(RuleBasedStateMachine):
 
 
 def there_are(some: Callable[[Any], Sized]) -> Callable[[_Rule], _Rule]:
-    """Lets a rule happen only where the machine has some of what it is about."""
+    """Lets a rule run only if the machine has something that it applies to."""
     return precondition(lambda machine: len(some(machine)) > 0)
 
 
@@ -71,7 +71,7 @@ def one(some: Sequence[_Item], pick: int) -> _Item:
 
 
 def simulate(
-    machine: type[Simulation], steps: int, tell: Callable[[str], None], *, complete: bool
+    machine: type[Simulation], steps: int, report: Callable[[str], None], *, complete: bool
 ) -> None:
     """Runs histories of a machine until they have had so many steps.
 
@@ -81,11 +81,11 @@ def simulate(
     Args:
         machine: What to run.
         steps: How many at least.
-        tell: Takes what was done, for the end of the run.
-        complete: Whether so many steps should have met every kind of event.
+        report: Takes a line about the run, for its end.
+        complete: Whether every kind of event should happen in so many steps.
 
     Raises:
-        AssertionError: A kind of event never happened: then the run has shown nothing about it.
+        AssertionError: A kind of event never happened: then the run proves nothing about it.
     """
     machine.hits.clear()
     begun = time.monotonic()
@@ -95,7 +95,7 @@ def simulate(
         run_state_machine_as_test(
             machine,
             settings=settings(
-                # Hypothesis begins with the dullest history of all.
+                # Hypothesis starts with the simplest history of all.
                 max_examples=10 + max(0, left) // STEPS_A_HISTORY,
                 stateful_step_count=STEPS_A_HISTORY,
                 deadline=None,
@@ -109,13 +109,13 @@ def simulate(
     hits = {name: number for name, number in machine.hits.items() if name != "steps"}
     seconds = time.monotonic() - begun
     done = f"{machine.hits['steps']} steps in {seconds:.0f} s"
-    tell(f"{machine.__name__}: {done}; {_listed(hits.items())}")
+    report(f"{machine.__name__}: {done}; {_listed(hits.items())}")
     missing = sorted(machine.EXPECTED - hits.keys())
     assert not (complete and missing), f"never happened in {done}: {', '.join(missing)}"
 
 
 def _is_to_go_on(machine: type[Simulation], steps: int) -> bool:
-    """Whether something rare has not happened yet, by chance maybe."""
+    """Whether a rare event has not happened yet, maybe by chance."""
     return bool(machine.EXPECTED - machine.hits.keys()) and machine.hits["steps"] < 2 * steps
 
 

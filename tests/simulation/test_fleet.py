@@ -40,19 +40,19 @@ pytestmark = pytest.mark.xdist_group("fleet-simulation")
 
 _NUMBER = 1
 _PATIENCE = 400
-"""Looks at a pull request, five simulated seconds apart, until it is decided."""
+"""Polls of a pull request, five simulated seconds apart, until it is decided."""
 _RESTARTS_A_SEED = 6
 _EVENTS = 10_000
 _LIVES = 5
-"""Servers that a seed may wear out, see `_watched`."""
+"""Servers that a seed may need, see `_watched`."""
 _STUCK_SECONDS = 10.0
 
 _KEPT = (68, 81, 92, 126)
 """Seeds that once failed, beside some of the first twenty.
 
-68, 126: the numbers after a stop were not the index's. 81: an answer of GitHub's was lost, and the
-status of before was wanted again: GitHub was left with the one in between. 92: a job was restarted
-before its last attempt was written down.
+68, 126: the counts after a stop were not the index's. 81: a response of GitHub was lost, and the
+earlier status was wanted again: GitHub kept the one in between. 92: a job was restarted before its
+last attempt was recorded.
 """
 
 
@@ -71,7 +71,7 @@ class _BrokenServerError(Exception):
 @pytest.mark.parametrize("seed", _seeds())
 async def test_a_seed_violates_no_invariant(seed: int, tmp_path: Path) -> None:
     for life in range(1, _LIVES + 1):
-        # Each on a server of its own: what one leaves running would stand still the next's clock.
+        # Each on its own server: workflows left running would stop the clock of the next seed.
         environment = await WorkflowEnvironment.start_time_skipping(
             test_server_existing_path=str(TEST_SERVER), data_converter=pydantic_data_converter
         )
@@ -91,11 +91,11 @@ async def test_a_seed_violates_no_invariant(seed: int, tmp_path: Path) -> None:
 
 
 async def _watched(fleet: Fleet) -> None:
-    """Plays a seed, unless the server's clock comes to go no faster than that on the wall.
+    """Plays a seed, unless the server's clock becomes as slow as the wall clock.
 
-    The server of simulated time, unlike a real one, now and then keeps half of a workflow task
-    that cancels an activity which ends in that moment. It then waits for good for something that
-    is over, and seeds take hours. Nothing of ours is under way in such a time.
+    The server of simulated time, unlike a real one, sometimes keeps half of a workflow task that
+    cancels an activity which ends in that moment. It then waits forever for something that has
+    ended, and seeds take hours. No activity of ours runs in such a time.
     """
     playing = asyncio.create_task(_play(fleet))
     try:
@@ -124,28 +124,28 @@ async def _play(fleet: Fleet) -> None:
     for _ in range(fleet.chance.randint(1, 4)):
         await fleet.sleep(fleet.chance.choice((1, 1, 5, 40, 200)))
         await _act(fleet)
-        await _sampled(fleet)
+        await _check_state(fleet)
     fleet.script.index.is_down = False
     fleet.chaos.rate = 0
     summary = await _decided(fleet)
-    await _checked(fleet, summary)
+    await _check_all(fleet, summary)
     await fleet.fake.close(_NUMBER, merged=True)
     await fleet.stage.handle(_NUMBER).result()
-    await _replayed(fleet)
+    await _replay(fleet)
 
 
 async def _act(fleet: Fleet) -> None:
-    """Something that an operator, an author, or bad luck does."""
+    """An action of an operator or an author, or a fault."""
     acts: dict[str, Callable[[Fleet], Awaitable[None]]] = {
         "restart": _restart,
         "cancel": _cancel,
         "two operators at once": _two_operators,
         "new head": _push,
-        "index away": _index_away,
-        "a lost worker speaks again": _speak_again,
+        "index unavailable": _index_unavailable,
+        "a lost worker sends again": _send_again,
     }
     what = fleet.chance.choice(sorted(acts))
-    fleet.troubled()
+    fleet.inject_trouble()
     HITS[what] += 1
     await acts[what](fleet)
 
@@ -164,18 +164,18 @@ async def _cancel(fleet: Fleet) -> None:
 
 
 async def _two_operators(fleet: Fleet) -> None:
-    """Two restart the same failed jobs; what both take failed again in between (see I8)."""
+    """Two restart the same failed jobs; a job that both take failed again in between (see I8)."""
     handle = fleet.stage.handle(_NUMBER)
     given = RestartUpdate(selector=RestartSelector(which=RestartWhich.FAILED))
 
-    async def ask() -> Taken:
+    async def restart() -> Taken:
         return await handle.execute_update(PullRequestWorkflow.restart_jobs, given)
 
-    asking = [asyncio.create_task(ask()) for _ in range(2)]
-    while not all(each.done() for each in asking):
-        # Time stands still while nobody sleeps, and the index may be away.
+    restarts = [asyncio.create_task(restart()) for _ in range(2)]
+    while not all(each.done() for each in restarts):
+        # Time does not pass while nobody sleeps, and the index may be unavailable.
         await fleet.sleep(1)
-    for taken in await asyncio.gather(*asking):
+    for taken in await asyncio.gather(*restarts):
         assert bool(taken.jobs) != bool(taken.refusal), taken
 
 
@@ -195,23 +195,23 @@ async def _push(fleet: Fleet) -> None:
         await fleet.fake.redeliver(fleet.fake.deliveries[-1]["id"])
 
 
-async def _index_away(fleet: Fleet) -> None:
+async def _index_unavailable(fleet: Fleet) -> None:
     fleet.script.index.is_down = True
     await fleet.sleep(fleet.chance.choice((2, 20)))
     fleet.script.index.is_down = False
 
 
-async def _speak_again(fleet: Fleet) -> None:
-    """I3: signals of attempts that may be over come again; they change nothing that is decided."""
-    said = fleet.heard.said
-    for workflow_id, signal, message in fleet.chance.sample(said, min(3, len(said))):
+async def _send_again(fleet: Fleet) -> None:
+    """I3: signals of attempts that may have ended come again; they change no decided job."""
+    sent = fleet.signal_log.signals
+    for workflow_id, signal, message in fleet.chance.sample(sent, min(3, len(sent))):
         with contextlib.suppress(RPCError):  # its workflow may have ended
             await fleet.stage.client.get_workflow_handle(workflow_id).signal(signal, message)
 
 
 async def _decided(fleet: Fleet) -> Summary:
-    """I12: everything comes to an end, and the newest head is the one that counts (I6)."""
-    await _found(fleet)
+    """I12: everything ends, and the newest head is the one that is tested (I6)."""
+    await _wait_for_workflow(fleet)
     head = fleet.heads[-1]
     for _ in range(_PATIENCE):
         summary = await fleet.stage.summary(_NUMBER)
@@ -221,7 +221,7 @@ async def _decided(fleet: Fleet) -> Summary:
             and summary.concluded
             and not summary.counts.undecided
         ):
-            # What was asked last may still be about to be carried out.
+            # The last requests may not have been carried out yet.
             await fleet.sleep(70)
             again = await fleet.stage.summary(_NUMBER)
             if again.counts == summary.counts and again.tallies == summary.tallies:
@@ -230,7 +230,7 @@ async def _decided(fleet: Fleet) -> Summary:
     raise AssertionError(f"I12: never decided: {summary.model_dump_json(indent=1)}")
 
 
-async def _found(fleet: Fleet) -> None:
+async def _wait_for_workflow(fleet: Fleet) -> None:
     for _ in range(60):
         try:
             await fleet.stage.summary(_NUMBER)
@@ -241,9 +241,9 @@ async def _found(fleet: Fleet) -> None:
     raise AssertionError("I6: the pull request has no workflow")
 
 
-async def _sampled(fleet: Fleet) -> None:
-    """I5: what is said of a head agrees with its numbers, whenever somebody looks."""
-    await _found(fleet)
+async def _check_state(fleet: Fleet) -> None:
+    """I5: the state of a head agrees with its counts at any time."""
+    await _wait_for_workflow(fleet)
     summary = await fleet.stage.summary(_NUMBER)
     counts = summary.counts
     if not (summary.planned and summary.concluded) or counts.undecided or counts.cancelled:
@@ -255,7 +255,7 @@ async def _sampled(fleet: Fleet) -> None:
     assert all(each.number >= 0 for each in summary.tallies)
 
 
-async def _checked(fleet: Fleet, summary: Summary) -> None:
+async def _check_all(fleet: Fleet, summary: Summary) -> None:
     rows = _rows(fleet, summary.head)
     names = [record.status.job.id for record in rows]
     assert len(names) == len(set(names)), "I1: two rows of one job"
@@ -264,13 +264,13 @@ async def _checked(fleet: Fleet, summary: Summary) -> None:
     assert not undecided, f"I1: undecided in the index: {undecided}"
     counted = counts_of_rows([record.status for record in rows])
     assert total(counted) == summary.counts, (
-        f"I4: the summary says {summary.counts}, the index {total(counted)}"
+        f"I4: the summary has {summary.counts}, the index {total(counted)}"
     )
     assert sorted(map(repr, counted)) == sorted(map(repr, summary.tallies)), "I4: other reasons"
     _no_verdict_invented(fleet, rows)
     _no_amplification(fleet, rows)
     _nothing_uncounted(fleet, rows)
-    await _github_agrees(fleet, summary)
+    await _check_github(fleet, summary)
 
 
 def _rows(fleet: Fleet, head: str) -> list[JobRecord]:
@@ -287,13 +287,13 @@ def _rows(fleet: Fleet, head: str) -> list[JobRecord]:
 
 
 def _no_verdict_invented(fleet: Fleet, rows: list[JobRecord]) -> None:
-    """I2, I3: each verdict is what a run said that really ended, or follows from one that did."""
+    """I2, I3: each verdict is that of a run that really ended, or follows from one."""
     head = rows[0].revision.head
     for record in rows:
         job, outcome = record.status.job.id, record.status.outcome
         assert outcome is not None
         played = "lint" if job.startswith("lint ") else job
-        said = fleet.script.ended[head, played, record.status.round]
+        ended = fleet.script.ended[head, played, record.status.round]
         match record.standing:
             case Standing.ERRORED:
                 rule = outcome.evidence.rule if outcome.kind == "errored" else ""
@@ -304,13 +304,13 @@ def _no_verdict_invented(fleet: Fleet, rows: list[JobRecord]) -> None:
             case _ if _follows(outcome):
                 pass
             case _:
-                kinds = {each.kind for each in said}
+                kinds = {each.kind for each in ended}
                 rule = getattr(getattr(outcome, "evidence", None), "rule", "")
                 alike = outcome.kind in kinds or (
                     # Installable on no platform: skips that became a failure.
                     outcome.kind == "failed" and outcome.reason == "not_installable"
                 )
-                assert alike, f"I2: {job} is {outcome.kind} ({rule}), its runs said {kinds}"
+                assert alike, f"I2: {job} is {outcome.kind} ({rule}), its runs were {kinds}"
 
 
 def _follows(outcome: Outcome) -> bool:
@@ -330,7 +330,7 @@ def _no_amplification(fleet: Fleet, rows: list[JobRecord]) -> None:
 
 
 def _nothing_uncounted(fleet: Fleet, rows: list[JobRecord]) -> None:
-    """I7: the index has every attempt that was made, and none that came to something unmade."""
+    """I7: the index has every attempt that was made, and no verdict of another one."""
     head = rows[0].revision.head
     index = fleet.script.index.real
     of = RevisionFilter(repository=fleet.fake.full_name, number=_NUMBER, newest=True)
@@ -350,24 +350,24 @@ def _nothing_uncounted(fleet: Fleet, rows: list[JobRecord]) -> None:
     assert not unmade, f"I7: never made: {unmade}"
 
 
-async def _github_agrees(fleet: Fleet, summary: Summary) -> None:
-    """I4: the last status of each context is what the numbers say."""
+async def _check_github(fleet: Fleet, summary: Summary) -> None:
+    """I4: the last status of each context agrees with the counts."""
     wanted = statuses(summary, maximum_attempts=RETRY.maximum_attempts)
-    said: dict[str, tuple[str, str]] = {}
-    # Refused often enough, it is asked again after five minutes.
+    posted: dict[str, tuple[str, str]] = {}
+    # After several failures, a request is retried after five minutes.
     for _ in range(240):
-        said = {
+        posted = {
             status.context: fleet.fake.last_status(summary.head, status.context)
             for status in wanted
             if fleet.fake.statuses[summary.head, status.context]
         }
-        if all(said.get(s.context) == (s.state.value, s.description) for s in wanted):
+        if all(posted.get(s.context) == (s.state.value, s.description) for s in wanted):
             return
         await fleet.sleep(5)
-    raise AssertionError(f"I4: GitHub says {said}, the numbers {wanted}")
+    raise AssertionError(f"I4: GitHub has {posted}, the counts {wanted}")
 
 
-async def _replayed(fleet: Fleet) -> None:
+async def _replay(fleet: Fleet) -> None:
     """I11: no history is long, and all replay."""
     replayer = Replayer(
         workflows=WORKFLOWS,
@@ -382,7 +382,7 @@ async def _replayed(fleet: Fleet) -> None:
 
 
 def _is_broken(history: WorkflowHistory) -> bool:
-    """Returns whether a workflow task was begun while another one was: no real server does that."""
+    """Whether a workflow task was started during another one: no real server does that."""
     tasks = [
         EventType.Name(event.event_type).removeprefix("EVENT_TYPE_WORKFLOW_TASK_")
         for event in history.events

@@ -1,4 +1,4 @@
-"""What GitHub says of a pull request: any order, twice, late, never; the last of it stands."""
+"""Events of a pull request in any order, twice, late or lost: the last by GitHub's clock wins."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,10 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from opam_ci.core.github.action import Closed, HeadChanged, Tracked
 from opam_ci.core.github.late import LATE_AFTER, current, is_late
-from opam_ci.core.github.ordering import LatestEvent, compare_events
+from opam_ci.core.github.ordering import LatestEvent
 from opam_ci.core.github.payload import PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
-from tests.simulation.harness import (
-    AT,
-    Simulation,
-    pick,
-    there_are,
-)
+from tests.simulation.harness import AT, Simulation, pick, there_are
 
 SECOND = timedelta(seconds=1)
 TRACKED = Tracked(repository="o/r")
@@ -25,7 +20,7 @@ REF = TRACKED.ref(1)
 BASE = "b" * 40
 MOST_DELIVERIES = 5
 
-Said = HeadChanged | Closed
+Event = HeadChanged | Closed
 
 
 @dataclass
@@ -57,14 +52,14 @@ class Pull:
 
 @dataclass
 class Run:
-    """What the workflow of the pull request knows, while it runs.
+    """The state of the pull request's workflow while it runs.
 
     Attributes:
-        known: The newest that counted.
+        known: The newest event that it accepted.
         head: The head that it tests.
         whole: Whether that is tested as a whole, and not as a draft.
-        doubtful: Whether it asks GitHub.
-        newest: The latest time that it was told of.
+        doubtful: Whether it queries GitHub.
+        newest: The latest time of an event that it received.
     """
 
     known: LatestEvent | None = None
@@ -75,13 +70,13 @@ class Run:
 
 
 class GitHubEvents(Simulation):
-    """A pull request, deliveries of what happens to it, and the workflow that hears of it."""
+    """A pull request, deliveries of its events, and the workflow that receives them."""
 
     EXPECTED = frozenset(
         {
             "push", "close", "reopen", "retarget", "draft", "comment", "same second", "deliver",
             "duplicate", "out of order", "late", "lost", "redelivered", "given up", "older",
-            "unclear", "ended", "began again", "ask", "stale answer", "reconcile", "missed",
+            "unclear", "ended", "started again", "query", "stale response", "reconcile", "missed",
             "suspect",
         }
     )  # fmt: skip
@@ -93,25 +88,25 @@ class GitHubEvents(Simulation):
         self.pushes = 0
         self.heads = {self.pull.head}
         self.run: Run | None = None
-        self.network: list[tuple[str, Said]] = []
-        self.attempts: list[tuple[Delivery, Said]] = []
-        self.looked_at = 0
-        self.answers: list[Said] = []
-        """GitHub's answers on their way to the workflow."""
-        self.again: list[Said] = []
-        """Closes that are looked at again once they are late."""
+        self.network: list[tuple[str, Event]] = []
+        self.attempts: list[tuple[Delivery, Event]] = []
+        self.listed_count = 0
+        self.responses: list[Event] = []
+        """GitHub's responses on their way to the workflow."""
+        self.again: list[Event] = []
+        """Closing events that are checked again once they are late."""
         self.happen("opened")
 
     # What happens on GitHub.
 
     def happen(self, why: str) -> None:
-        """Its clock has seconds; it says what happened, in a delivery."""
+        """Sends an event in a delivery; GitHub's clock has whole seconds."""
         if self.pull.updated_at == self.clock:
             self.hit("same second")
         self.pull.updated_at = self.clock
-        said: Said
+        event: Event
         if self.pull.is_ours:
-            said = HeadChanged.model_validate(
+            event = HeadChanged.model_validate(
                 {
                     "pull_request": REF,
                     "head": self.pull.head,
@@ -122,8 +117,8 @@ class GitHubEvents(Simulation):
                 }
             )
         else:
-            said = Closed(pull_request=REF, why="closed", as_of=self.clock)
-        self.network.append((f"event {len(self.network)} {self.hits['steps']}", said))
+            event = Closed(pull_request=REF, why="closed", as_of=self.clock)
+        self.network.append((f"event {len(self.network)} {self.hits['steps']}", event))
 
     @rule(
         what=st.sampled_from(["push", "push", "close", "close", "retarget", "draft", "comment"]),
@@ -152,7 +147,7 @@ class GitHubEvents(Simulation):
                 pull.draft = not pull.draft
                 self.happen("drafted" if pull.draft else "ready")
             case _:
-                # None of ours, but it moves the time of the pull request.
+                # No event, but it changes the time of the pull request.
                 pull.updated_at = self.clock
 
     # Deliveries.
@@ -162,25 +157,25 @@ class GitHubEvents(Simulation):
     def deliver(self, pick: int, twice: bool) -> None:
         self.step("deliver")
         place = pick % len(self.network)
-        guid, said = self.network[place]
+        guid, event = self.network[place]
         if place:
             self.hit("out of order")
         if twice:
             self.hit("duplicate")
         else:
             del self.network[place]
-        self.attempted(guid, said, 202)
-        self.carry_out(said)
+        self.attempted(guid, event, 202)
+        self.carry_out(event)
 
     @there_are(lambda self: self.network)
     @rule(pick=pick, code=st.sampled_from([0, 503]), times=st.sampled_from([1, 1, 1, 5]))
     def lose(self, pick: int, code: int, times: int) -> None:
         self.step("lost")
-        guid, said = self.network.pop(pick % len(self.network))
+        guid, event = self.network.pop(pick % len(self.network))
         for _ in range(times):
-            self.attempted(guid, said, code)
+            self.attempted(guid, event, code)
 
-    def attempted(self, guid: str, said: Said, code: int) -> None:
+    def attempted(self, guid: str, event: Event, code: int) -> None:
         delivery = Delivery.model_validate(
             {
                 "id": len(self.attempts) + 1,
@@ -190,100 +185,100 @@ class GitHubEvents(Simulation):
                 "event": "pull_request",
             }
         )
-        self.attempts.append((delivery, said))
+        self.attempts.append((delivery, event))
 
-    @precondition(lambda self: len(self.attempts) > self.looked_at)
+    @precondition(lambda self: len(self.attempts) > self.listed_count)
     @rule(order_=st.randoms(use_true_random=False))
     def redeliver(self, order_: object) -> None:
-        """GitHub lists deliveries, in any order; those that nobody took are asked for again."""
+        """GitHub lists deliveries, in any order; those that nobody accepted are requested again."""
         self.step("redeliver")
-        self.looked_at = len(self.attempts)
+        self.listed_count = len(self.attempts)
         listed = [delivery for delivery, _ in self.attempts]
         order_.shuffle(listed)  # type: ignore[attr-defined]  # hypothesis's own Random
-        said = {delivery.id: (delivery.guid, what) for delivery, what in self.attempts}
+        events = {delivery.id: (delivery.guid, what) for delivery, what in self.attempts}
         chosen = to_redeliver(listed, self.clock)
         for number in chosen:
-            guid, what = said[number]
+            guid, what = events[number]
             codes = [each.status_code for each in listed if each.guid == guid]
             assert 202 not in codes
             assert len(codes) < MOST_DELIVERIES
             if all(guid != waiting for waiting, _ in self.network):
                 self.hit("redelivered")
                 self.network.append((guid, what))
-        for guid in {each.guid for each in listed} - {said[number][0] for number in chosen}:
+        for guid in {each.guid for each in listed} - {events[number][0] for number in chosen}:
             codes = [each.status_code for each in listed if each.guid == guid]
             assert 202 in codes or len(codes) >= MOST_DELIVERIES
             if 202 not in codes:
                 self.hit("given up")
 
-    def carry_out(self, said: Said) -> None:
-        """As `activities/github.py` does it: what is late is not believed."""
-        if is_late(said, self.clock):
+    def carry_out(self, event: Event) -> None:
+        """As `activities/github.py` does it: a late event is confirmed with GitHub."""
+        if is_late(event, self.clock):
             self.hit("late")
-            answer = current(said, self.pull.body(), TRACKED)
-            assert isinstance(answer, HeadChanged | Closed)
-            self.tell(answer, sure=True)
+            confirmed = current(event, self.pull.body(), TRACKED)
+            assert isinstance(confirmed, HeadChanged | Closed)
+            self.signal(confirmed, sure=True)
             return
-        self.tell(said, sure=False)
-        if isinstance(said, Closed):
-            # A head that comes after it would begin anew: looked at again once that is over.
-            self.again.append(said)
+        self.signal(event, sure=False)
+        if isinstance(event, Closed):
+            # A head that comes after it would start anew: checked again once that has happened.
+            self.again.append(event)
 
     # The workflow.
 
-    def tell(self, said: Said, *, sure: bool) -> None:
+    def signal(self, event: Event, *, sure: bool) -> None:
         """As `workflows/pull_request.py` does it."""
-        head = said.head if isinstance(said, HeadChanged) else None
+        head = event.head if isinstance(event, HeadChanged) else None
         if self.run is None:
             if head is None:
                 return
             if any(delivery.status_code == 202 for delivery, _ in self.attempts[:-1]):
-                self.hit("began again")
+                self.hit("started again")
             self.run = Run()
         run = self.run
-        run.newest = max(run.newest, said.as_of)
-        match compare_events(run.known, said.as_of, head, authoritative=sure):
+        run.newest = max(run.newest, event.as_of)
+        match order(run.known, event.as_of, head, sure=sure):
             case "older":
                 self.hit("older")
             case "unclear":
                 self.hit("unclear")
                 run.doubtful = True
             case "newer":
-                run.known = LatestEvent(as_of=said.as_of, head=head)
-                if isinstance(said, Closed):
+                run.known = Known(as_of=event.as_of, head=head)
+                if isinstance(event, Closed):
                     self.hit("ended")
                     self.run = None
                     return
-                whole = not said.draft
-                run.whole = whole or (run.whole and run.head == said.head)
-                run.head = said.head
+                whole = not event.draft
+                run.whole = whole or (run.whole and run.head == event.head)
+                run.head = event.head
 
-    def answer(self) -> Said:
-        """What GitHub says now, to somebody who asks."""
-        said = current(
+    def response(self) -> Event:
+        """The pull request as GitHub's API has it now."""
+        event = current(
             Closed(pull_request=REF, why="closed", as_of=self.clock), self.pull.body(), TRACKED
         )
-        assert isinstance(said, HeadChanged | Closed)
-        return said
+        assert isinstance(event, HeadChanged | Closed)
+        return event
 
-    @precondition(lambda self: self.run is not None and len(self.answers) < 2)
+    @precondition(lambda self: self.run is not None and len(self.responses) < 2)
     @rule(doubts=st.booleans())
-    def ask(self, doubts: bool) -> None:
-        """In doubt, or because a job found that its commit is gone."""
+    def query(self, doubts: bool) -> None:
+        """In doubt, or because a job found that its commit no longer exists."""
         if self.run is None or not (doubts or self.run.doubtful):
             return
-        self.step("ask")
+        self.step("query")
         self.run.doubtful = False
-        self.answers.append(self.answer())
+        self.responses.append(self.response())
 
-    @there_are(lambda self: self.answers)
+    @there_are(lambda self: self.responses)
     @rule(pick=pick)
-    def hear(self, pick: int) -> None:
-        self.step("hear")
-        said = self.answers.pop(pick % len(self.answers))
-        if said != self.answer():
-            self.hit("stale answer")
-        self.tell(said, sure=True)
+    def receive(self, pick: int) -> None:
+        self.step("receive")
+        event = self.responses.pop(pick % len(self.responses))
+        if event != self.response():
+            self.hit("stale response")
+        self.signal(event, sure=True)
 
     # Catching up.
 
@@ -294,39 +289,39 @@ class GitHubEvents(Simulation):
         for head in (*found.missed, *found.renewed):
             if head in found.missed:
                 self.hit("missed")
-            self.tell(head, sure=False)
+            self.signal(head, sure=False)
         for number in found.suspects:
             assert number == 1
             self.hit("suspect")
-            self.tell(self.answer(), sure=True)
+            self.signal(self.response(), sure=True)
 
     @rule(order_=st.lists(pick, max_size=4), often=st.sampled_from([False, False, True]))
     def calm(self, order_: list[int], often: bool) -> None:
-        """Nothing happens any more: what is under way arrives in any order, or never at all."""
+        """Nothing happens any more: pending events arrive in any order, or never."""
         if not often:
             return
         self.step("reconcile")
         for number in order_:
             if self.network:
-                _, said = self.network.pop(number % len(self.network))
-                self.carry_out(said)
+                _, event = self.network.pop(number % len(self.network))
+                self.carry_out(event)
         self.network.clear()
-        while self.answers:
-            self.tell(self.answers.pop(), sure=True)
+        while self.responses:
+            self.signal(self.responses.pop(), sure=True)
         self.clock += LATE_AFTER + SECOND
-        for said in self.again:
-            self.carry_out(said)
+        for event in self.again:
+            self.carry_out(event)
         self.again.clear()
         self.reconcile()
         if self.run is not None and self.run.doubtful:
             self.run.doubtful = False
-            self.tell(self.answer(), sure=True)
+            self.signal(self.response(), sure=True)
         assert (self.run is not None) == self.pull.is_ours
         if self.run is not None:
             assert self.run.head == self.pull.head
             assert self.run.whole or self.pull.draft
 
-    # What holds at every moment.
+    # Invariants.
 
     @invariant()
     def the_last_by_githubs_clock_stands(self) -> None:

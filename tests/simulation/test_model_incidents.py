@@ -1,4 +1,4 @@
-"""Incidents: faults in any order, repairs, canaries, restarts, and what they may cost."""
+"""Incidents: faults in any order, repairs, canaries, restarts and their budget."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,13 +26,7 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import OWN_MEMORY_LIMIT, Cause, Evidence
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.selector import CANARY_COST, RESTART_COST, RestartAsker
-from tests.simulation.harness import (
-    AT,
-    Simulation,
-    one,
-    pick,
-    there_are,
-)
+from tests.simulation.harness import AT, Simulation, one, pick, there_are
 
 MINUTE = timedelta(minutes=1)
 CAUSES = (Cause.DISK_FULL, Cause.DNS)
@@ -48,8 +42,8 @@ HITS = tuple(
 
 
 @dataclass
-class Known:
-    """An incident as the index keeps it."""
+class KnownIncident:
+    """An incident of the index."""
 
     faults: set[FaultSeen]
     resolved: datetime | None = None
@@ -61,30 +55,30 @@ class Known:
 
 
 class Incidents(Simulation):
-    """Faults that come to be known in any order, and an operator who repairs."""
+    """Faults that are recorded in any order, and an operator who repairs."""
 
     EXPECTED = frozenset(
         {
             "fault", "late fault", "fault twice", "own limit", "new incident", "united",
             "after repair", "before repair", "resolve", "canary", "no canary is left",
-            "restart", "budget spent", "person asks",
+            "restart", "budget spent", "manual restart",
         }
     )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = AT
-        self.incidents: dict[int, Known] = {}
+        self.incidents: dict[int, KnownIncident] = {}
         self.seen: list[FaultSeen] = []
         self.errored: dict[HitKey, int] = {}
-        """Of jobs that stand errored, which incident hit them last."""
+        """The last incident that hit each errored job."""
         self.automatic: Counter[HitKey] = Counter()
         self.head: Counter[RevisionKey] = Counter()
-        """What restarts of a head have cost, as its workflow counts it."""
+        """Cost of the restarts of a head, as its workflow counts it."""
         self.runs: Counter[HitKey] = Counter()
-        """Automatic restarts since a person asked."""
+        """Automatic restarts since the last manual one."""
 
-    # Faults come in.
+    # Faults are recorded.
 
     @rule(
         pick=pick,
@@ -99,7 +93,7 @@ class Incidents(Simulation):
         if late:
             self.hit("late fault")
         revision, job = one(HITS, pick)
-        said = FaultSeen(
+        fault = FaultSeen(
             revision=revision,
             job=job,
             round=1 + len(self.seen),
@@ -109,22 +103,22 @@ class Incidents(Simulation):
             pool="linux-amd64",
             evidence=Evidence(rule="enospc"),
         )
-        self.take(said)
+        self.take(fault)
 
     @there_are(lambda self: self.seen)
     @rule(pick=pick)
     def fault_again(self, pick: int) -> None:
-        """A batch is recorded twice: the index knows the attempt and makes nothing of it."""
+        """A batch is recorded twice: the index has the attempt already."""
         self.step("fault twice")
-        said = one(self.seen, pick)
-        [home] = [known for known in self.incidents.values() if said in known.faults]
+        fault = one(self.seen, pick)
+        [home] = [known for known in self.incidents.values() if fault in known.faults]
         before = len(home.faults)
-        home.faults.add(said)
+        home.faults.add(fault)
         assert len(home.faults) == before
 
     @rule(pick=pick)
     def own_limit(self, pick: int) -> None:
-        """What a job's own control group measured is nobody's incident."""
+        """A limit of a job's own control group is not an incident."""
         self.step("own limit")
         revision, job = one(HITS, pick)
         own = FaultSeen(
@@ -136,20 +130,20 @@ class Incidents(Simulation):
         )
         assert group([*self.seen, own]) == group(self.seen)
 
-    def take(self, said: FaultSeen) -> None:
+    def take(self, fault: FaultSeen) -> None:
         """Adds a fault as `clients/index/incidents.py` does."""
-        self.seen.append(said)
+        self.seen.append(fault)
         spans = [
             known.span(number)
             for number, known in self.incidents.items()
-            if next(iter(known.faults)).cause is said.cause
+            if next(iter(known.faults)).cause is fault.cause
         ]
-        found = joined(said.at, spans)
+        found = joined(fault.at, spans)
         if not found:
             home = 1 + max(self.incidents, default=0)
-            self.incidents[home] = Known({said})
+            self.incidents[home] = KnownIncident({fault})
             self.hit("new incident")
-            if any(span.resolved is not None and span.resolved < said.at for span in spans):
+            if any(span.resolved is not None and span.resolved < fault.at for span in spans):
                 self.hit("after repair")
         else:
             home = found[0]
@@ -157,10 +151,10 @@ class Incidents(Simulation):
                 self.hit("united")
                 self.incidents[home].faults |= self.incidents.pop(other).faults
             known = self.incidents[home]
-            known.faults.add(said)
+            known.faults.add(fault)
             if known.resolved is not None:
                 self.hit("before repair")
-        self.errored[said.revision, said.job.id] = home
+        self.errored[fault.revision, fault.job.id] = home
         self.errored = {
             key: number if number in self.incidents else home
             for key, number in self.errored.items()
@@ -208,7 +202,7 @@ class Incidents(Simulation):
         assert canary in left
         known.sent[key_of(canary)] += 1
         for order in orders_of((canary,)):
-            self.ask(order, RestartAsker.CANARY, passes=passes)
+            self.send(order, RestartAsker.CANARY, passes=passes)
 
     @there_are(with_hits)
     @rule(pick=pick, passes=st.booleans(), window=st.integers(1, 4))
@@ -219,14 +213,14 @@ class Incidents(Simulation):
         orders = [*((plan.canary,) if plan.canary else ()), *(o for w in plan.windows for o in w)]
         if plan.spent:
             self.hit("budget spent")
-        asked = sorted((order.revision.head, job) for order in orders for job in order.jobs)
+        sent = sorted((order.revision.head, job) for order in orders for job in order.jobs)
         may = [hit for hit in hits if hit.automatic < JOB_BUDGET]
-        assert asked == sorted((hit.revision.head, hit.job.id) for hit in may)
+        assert sent == sorted((hit.revision.head, hit.job.id) for hit in may)
         for order in orders:
-            self.ask(order, RestartAsker.INCIDENT, passes=passes)
+            self.send(order, RestartAsker.INCIDENT, passes=passes)
 
-    def ask(self, order: RestartOrder, asker: RestartAsker, *, passes: bool) -> None:
-        """What the workflow of a pull request does with it: no more than its budget allows."""
+    def send(self, order: RestartOrder, asker: RestartAsker, *, passes: bool) -> None:
+        """The workflow of a pull request restarts jobs within its budget."""
         spent = self.head[order.revision]
         assert has_budget(asker, spent)
         self.head[order.revision] = asker.charged(spent, len(order.jobs))
@@ -240,17 +234,17 @@ class Incidents(Simulation):
     @rule(pick=pick)
     @precondition(lambda self: self.automatic)
     def person(self, pick: int) -> None:
-        """Somebody asks for one head's jobs: their budget is full again."""
+        """A manual restart of one head's jobs: it resets their budget."""
         if pick % 10:
             return
-        self.step("person asks")
+        self.step("manual restart")
         revision = one(REVISIONS, pick)
         self.head[revision] = RestartAsker.PERSON.charged(self.head[revision])
         for key in [key for key in self.automatic if key[0] == revision]:
             self.automatic[key] = RestartAsker.PERSON.charged(self.automatic[key])
             self.runs[key] = 0
 
-    # What holds at every moment.
+    # Invariants.
 
     @invariant()
     def restarts_stay_within_the_budget(self) -> None:

@@ -1,4 +1,4 @@
-"""The list of jobs in the index: whatever is asked of it, in any order, late, and twice."""
+"""The list of jobs in the index: its methods in any order, late, and twice."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -98,7 +98,7 @@ selectors = st.fixed_dictionaries(
 
 
 class ListOfJobs(Simulation):
-    """One testing in an index, those who change it, and workflows that run its jobs."""
+    """One testing in an index, its changes, and workflows that run its jobs."""
 
     EXPECTED = frozenset(
         {
@@ -131,14 +131,14 @@ class ListOfJobs(Simulation):
         self.last_step = what
         self.has_news |= what in {"record", "settle", "cancel"}
 
-    # What the index says.
+    # The state of the index.
 
     def now(self) -> datetime:
         self.clock += timedelta(seconds=1)
         return self.clock
 
     def records(self) -> dict[str, JobRecord]:
-        """All rows: one for each job that was planned, and no other."""
+        """All rows: one for each planned job, and no other."""
         wanted = JobFilter(of=RevisionFilter(revision=self.key))
         found = self.index.jobs(wanted, place=Place(limit=1000)).items
         records = {record.status.job.id: record for record in found}
@@ -150,7 +150,7 @@ class ListOfJobs(Simulation):
         return {name: record.status for name, record in self.records().items()}
 
     def changed(self, before: dict[str, JobRecord]) -> dict[str, JobRecord]:
-        """Rows that are not as they were; each is newer than it was."""
+        """Rows that have changed; each is newer than before."""
         after = self.records()
         found = {name: record for name, record in after.items() if before.get(name) != record}
         for name, record in found.items():
@@ -159,14 +159,14 @@ class ListOfJobs(Simulation):
         return found
 
     def twice(self, change: Callable[[], Taken | bool | None]) -> Taken | bool | None:
-        """Does something twice, as an activity that is retried does it; the second is nothing."""
-        said = change()
+        """Does something twice, like a retried activity; the second call changes nothing."""
+        result = change()
         before = self.records()
         again = change()
         assert self.changed(before) == {}
-        if isinstance(said, Taken):
-            assert again == said
-        return said
+        if isinstance(result, Taken):
+            assert again == result
+        return result
 
     # The list.
 
@@ -227,7 +227,7 @@ class ListOfJobs(Simulation):
         begun=st.sampled_from([True, True, False]),
     )
     def take(self, limit: int, number: int, begun: bool) -> None:
-        """Workflows read the list, and take some of it in hand."""
+        """Workflows read the list, and take some of its jobs."""
         self.step("take")
         rows = self.rows()
         found = self.queued(limit)
@@ -275,7 +275,7 @@ class ListOfJobs(Simulation):
     @precondition(lambda self: self.table.is_dirty)
     @rule(late=st.booleans())
     def record(self, late: bool) -> None:
-        """Rows are written down, and dropped where they are decided."""
+        """Rows are recorded, and dropped if they are decided."""
         self.step("record")
         rows = self.table.take_changed(200)
         self.sequence += 1
@@ -287,7 +287,7 @@ class ListOfJobs(Simulation):
         for row in rows:
             old = before[row.job.id]
             if (row.round, row.attempt) > (old.status.round, old.status.attempt):
-                assert _told(changed[row.job.id].status) == _told(row)
+                assert _stored(changed[row.job.id].status) == _stored(row)
             if row.outcome is not None:
                 self.table.drop(row.job.id)
         if late:
@@ -306,7 +306,7 @@ class ListOfJobs(Simulation):
         self.index.record(batch)
         assert self.changed(before) == {}
 
-    # Somebody changes the list.
+    # Changes of the list.
 
     @precondition(lambda self: self.has_news)
     @rule(
@@ -323,16 +323,16 @@ class ListOfJobs(Simulation):
         before = self.records()
         at = self.now()
 
-        def ask(*, preview: bool = False) -> Taken:
+        def change(*, preview: bool = False) -> Taken:
             return self.index.requeue(
                 ChangeJobs(key=self.key, selector=selector, round=self.round, preview=preview), at
             )
 
-        preview = ask(preview=True)
+        preview = change(preview=True)
         assert self.changed(before) == {}
         self.hit("preview")
-        said = self.twice(ask)
-        assert said == preview
+        result = self.twice(change)
+        assert result == preview
         changed = self.changed(before)
         chosen = {
             name
@@ -354,7 +354,7 @@ class ListOfJobs(Simulation):
     def closed(
         self, before: dict[str, JobRecord], taken: dict[str, JobRecord], chosen: set[str]
     ) -> None:
-        """What belongs to a taken job is taken with it, and nothing else is."""
+        """Jobs that belong to a taken one are taken with it, and no others."""
         reasons: Counter[str] = Counter(dict.fromkeys(chosen, 1))
         nowhere = {record.status.job.package for name, record in taken.items() if _is_build(record)}
         for name, record in before.items():
@@ -382,14 +382,14 @@ class ListOfJobs(Simulation):
         before = self.records()
         at = self.now()
 
-        def ask(*, preview: bool = False) -> Taken:
+        def change(*, preview: bool = False) -> Taken:
             return self.index.cancel(
                 ChangeJobs(key=self.key, selector=selector, preview=preview), at
             )
 
-        preview = ask(preview=True)
+        preview = change(preview=True)
         assert self.changed(before) == {}
-        assert self.twice(ask) == preview
+        assert self.twice(change) == preview
         changed = self.changed(before)
         wanted = {
             name
@@ -465,7 +465,7 @@ class ListOfJobs(Simulation):
                 assert follows(before[name].status.outcome)
 
     def skip_everywhere(self) -> None:
-        """No platform has a solution for a package that nobody has in hand."""
+        """No platform has a solution for a package of which no job was taken."""
         rows = [
             row
             for row in self.rows().values()
@@ -480,11 +480,11 @@ class ListOfJobs(Simulation):
         self.write_everything()
 
     def write_everything(self) -> None:
-        """What a restart asks of the workflows first: all that is decided is in the index."""
+        """What workflows do before a restart: all decided jobs are in the index."""
         while self.table.is_dirty:
             self.record(late=False)
 
-    # What is counted.
+    # Counts.
 
     @precondition(lambda self: self.last_step != "count")
     @rule(names=st.sets(st.sampled_from(sorted(ALL)), max_size=5))
@@ -507,8 +507,8 @@ def _version(record: JobRecord) -> tuple[int, int, int]:
     return record.status.round, record.status.attempt, record.sequence
 
 
-def _told(row: JobStatus) -> tuple[object, ...]:
-    """What the index keeps in the row itself; of attempts it has a table."""
+def _stored(row: JobStatus) -> tuple[object, ...]:
+    """The columns of the row itself; attempts have another table."""
     return row.job, row.round, row.attempt, row.standing, row.outcome, row.decided_at
 
 

@@ -1,6 +1,6 @@
-"""One platform's jobs: the table, the states and the tally under whatever the network does.
+"""One platform's jobs: the table, the states and the tally under any faults of the network.
 
-What the workflow hears of an attempt comes as signals: late, twice, in any order, or never. What
+The workflow learns of an attempt by signals: late, twice, in any order, or never. A record of what
 really happened is kept beside it, and the two are compared after each step.
 """
 
@@ -39,14 +39,7 @@ from opam_ci.core.summary import (
     count_key,
 )
 from opam_ci.core.tally import Tally, counts_of, explaining
-from tests.simulation.harness import (
-    AT,
-    EVIDENCE,
-    Simulation,
-    one,
-    pick,
-    there_are,
-)
+from tests.simulation.harness import AT, EVIDENCE, Simulation, one, pick, there_are
 
 PLATFORM = "debian-13-ocaml-5.3/amd64"
 JOBS = tuple(
@@ -66,7 +59,7 @@ mostly = st.sampled_from([True, True, True, False])
 
 @dataclass
 class Attempt:
-    """What really became of an attempt."""
+    """What really happened to an attempt."""
 
     number: int
     worker: str
@@ -83,7 +76,7 @@ class Run:
     round: int
     attempts: list[Attempt] = field(default_factory=list)
     report: JobReport | None = None
-    """What the activity ended with, until the workflow hears of it."""
+    """The activity's result, until the workflow receives it."""
 
     @property
     def last(self) -> Attempt:
@@ -99,7 +92,7 @@ class Run:
 
 
 class PlatformJobs(Simulation):
-    """A workflow that takes jobs from an index, runs them, and writes them down."""
+    """A workflow that takes jobs from an index, runs them, and records them."""
 
     EXPECTED = frozenset(
         {
@@ -124,14 +117,14 @@ class PlatformJobs(Simulation):
         self.most_attempts = 1
         self.dropped = False
 
-    # What the machine knows for itself.
+    # The machine's own state.
 
     def now(self) -> datetime:
         self.clock += timedelta(seconds=1)
         return self.clock
 
     def recounted(self) -> PlatformStanding:
-        """What the index says of all jobs that are not in hand."""
+        """The standing in the index of all jobs that are not in hand."""
         rows = [row for row in self.index.values() if row.job.id not in self.table]
         numbers: Counter[CountKey] = Counter(map(count_key, rows))
         return PlatformStanding(
@@ -149,7 +142,7 @@ class PlatformJobs(Simulation):
         return [row for row in self.table.rows if which(row)]
 
     def of_runs(self, which: Callable[[Run], bool]) -> list[str]:
-        """Jobs that really run, or wait, as far as they are in the round that is in hand."""
+        """Jobs that really run, or wait, in the round that is in hand."""
         return [
             job_id
             for job_id, run in self.runs.items()
@@ -230,8 +223,10 @@ class PlatformJobs(Simulation):
         )
         is_last = last.number == self.most_attempts
         again = None if is_last else now + timedelta(minutes=last.number)
-        said = AttemptFaulted(job=job_id, round=run.round, fault=last.fault, next_attempt_at=again)
-        self.send(job_id, said, at_once=at_once)
+        message = AttemptFaulted(
+            job=job_id, round=run.round, fault=last.fault, next_attempt_at=again
+        )
+        self.send(job_id, message, at_once=at_once)
         if is_last:
             self.hit("last attempt faulted")
             run.report = self.report(run, Errored(cause=cause, evidence=EVIDENCE))
@@ -239,7 +234,7 @@ class PlatformJobs(Simulation):
     @there_are(lambda self: self.of_runs(lambda run: run.is_running))
     @rule(pick=pick, phase=st.sampled_from([Phase.BUILD, Phase.BUILD, None]), alone=mostly)
     def loss(self, pick: int, phase: Phase | None, alone: bool) -> None:
-        """A worker goes silent: nobody says anything, until another attempt or the limit."""
+        """A worker is lost: no signal comes, until another attempt or the limit."""
         self.step("loss")
         job_id = one(self.of_runs(lambda run: run.is_running), pick)
         run = self.runs[job_id]
@@ -270,7 +265,7 @@ class PlatformJobs(Simulation):
         job_id = one(self.of_runs(lambda run: run.waits), pick)
         run = self.runs[job_id]
         now = self.now()
-        said = AttemptStarted(
+        message = AttemptStarted(
             job=job_id,
             round=run.round,
             attempt=run.last.number + 1,
@@ -278,8 +273,8 @@ class PlatformJobs(Simulation):
             at=now,
             previous=_heartbeat(run.last, now) if knows else None,
         )
-        run.attempts.append(Attempt(said.attempt, worker))
-        self.send(job_id, said, at_once=at_once)
+        run.attempts.append(Attempt(message.attempt, worker))
+        self.send(job_id, message, at_once=at_once)
 
     def report(self, run: Run, outcome: Outcome) -> JobReport:
         return JobReport(
@@ -293,7 +288,7 @@ class PlatformJobs(Simulation):
     @there_are(lambda self: self.of_runs(lambda run: run.report is not None))
     @rule(pick=pick)
     def complete(self, pick: int) -> None:
-        """The workflow hears how the activity ended: once, but maybe before late signals."""
+        """The workflow receives the activity's result: once, but maybe before late signals."""
         self.step("complete")
         job_id = one(self.of_runs(lambda run: run.report is not None), pick)
         report = self.runs[job_id].report
@@ -304,8 +299,8 @@ class PlatformJobs(Simulation):
 
     # The network.
 
-    def send(self, job_id: str, said: AttemptFaulted | AttemptStarted, *, at_once: bool) -> None:
-        self.network.append((job_id, said))
+    def send(self, job_id: str, message: AttemptFaulted | AttemptStarted, *, at_once: bool) -> None:
+        self.network.append((job_id, message))
         if at_once:
             self.arrive(*self.network.pop())
 
@@ -314,28 +309,28 @@ class PlatformJobs(Simulation):
     def deliver(self, pick: int, keep: bool) -> None:
         self.step("deliver")
         place = pick % len(self.network)
-        job_id, said = self.network[place]
+        job_id, message = self.network[place]
         if place:
             self.hit("out of order")
         if keep:
             self.hit("duplicate")
         else:
             del self.network[place]
-        self.arrive(job_id, said)
+        self.arrive(job_id, message)
 
-    def arrive(self, job_id: str, said: AttemptFaulted | AttemptStarted) -> None:
+    def arrive(self, job_id: str, message: AttemptFaulted | AttemptStarted) -> None:
         before = self.row(job_id)
-        if isinstance(said, AttemptFaulted):
-            self.table.fault(job_id, said)
+        if isinstance(message, AttemptFaulted):
+            self.table.fault(job_id, message)
         else:
-            self.table.started(job_id, said)
+            self.table.started(job_id, message)
         if before is None:
             self.hit("late: not in hand")
             assert job_id not in self.table
             return
         self.moved(job_id)
         after = self.table[job_id]
-        if before.outcome is not None or before.round != said.round:
+        if before.outcome is not None or before.round != message.round:
             self.hit("late: decided" if before.outcome is not None else "late: another round")
             assert after == before
 
@@ -345,7 +340,7 @@ class PlatformJobs(Simulation):
         self.step("lost signal")
         del self.network[pick % len(self.network)]
 
-    # People, incidents, and the index.
+    # Users, incidents, and the index.
 
     @there_are(lambda self: self.in_hand(lambda row: row.outcome is None))
     @rule(often=st.sampled_from([False, False, False, True]))
@@ -425,10 +420,10 @@ class PlatformJobs(Simulation):
     def continue_as_new(self) -> None:
         self.step("continue as new")
         self.dropped = False
-        told = PlatformStanding.model_validate_json(self.tally.standing().model_dump_json())
-        self.table, self.tally = JobTable(), Tally(told)
+        standing = PlatformStanding.model_validate_json(self.tally.standing().model_dump_json())
+        self.table, self.tally = JobTable(), Tally(standing)
 
-    # What holds at every moment.
+    # Invariants.
 
     @invariant()
     def holds(self) -> None:
@@ -438,10 +433,10 @@ class PlatformJobs(Simulation):
 
     def numbers_are_a_recount(self) -> None:
         rows = [self.row(job_id) or row for job_id, row in self.index.items()]
-        told = self.tally.standing()
-        assert told.counts == counts_of(Counter(map(count_key, rows)))
+        standing = self.tally.standing()
+        assert standing.counts == counts_of(Counter(map(count_key, rows)))
         newest = {row.job.id: row for row in rows}
-        assert all(newest[row.job.id] == row for row in told.shown)
+        assert all(newest[row.job.id] == row for row in standing.shown)
 
     def rows_say_what_happened(self) -> None:
         for row in self.table.rows:

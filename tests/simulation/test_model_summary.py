@@ -1,4 +1,4 @@
-"""A head's summary and its statuses, while platforms move and tell of it late."""
+"""A head's summary and its statuses, while platforms change and report late."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -61,12 +61,12 @@ PACE = Pace()
 
 
 class HeadSummary(Simulation):
-    """The workflow of a pull request, which knows of each platform what it was last told."""
+    """The workflow of a pull request, which has the last report of each platform."""
 
     EXPECTED = frozenset(
         {
             "plan", "analysis failed", "move", "decide", "restart", "judge again", "conclude",
-            "tell", "told late", "post", "nothing to post", "many jobs",
+            "report", "reported late", "post", "nothing to post", "many jobs",
             *(f"status {state}" for state in State),
         }
     )  # fmt: skip
@@ -75,7 +75,7 @@ class HeadSummary(Simulation):
         super().__init__()
         self.rows: dict[str, JobStatus] = {ANALYSIS.id: JobStatus(job=ANALYSIS)}
         self.tallies: dict[str, Tally] = {}
-        self.told: dict[str, PlatformStanding] = {}
+        self.reported: dict[str, PlatformStanding] = {}
         self.planned = self.concluded = False
         self.clock = AT
         self.posted: dict[str, Posted] = {}
@@ -111,7 +111,7 @@ class HeadSummary(Simulation):
         return [row for row in rows if row.job.platform == platform and row.job != ANALYSIS]
 
     def recount(self, platform: str) -> None:
-        """The index is asked, and the answer reaches the parent before anything else happens."""
+        """The index is queried, and the result reaches the parent before anything else happens."""
         held: list[JobStatus] = []
         rest: list[JobStatus] = []
         for row in self.of(platform):
@@ -123,11 +123,11 @@ class HeadSummary(Simulation):
         )
         self.tallies[platform] = Tally(standing)
         self.tallies[platform].replace(standing, held)
-        self.tell_parent(platform)
+        self.report_to_parent(platform)
 
-    def tell_parent(self, platform: str) -> None:
-        said = self.tallies[platform].standing().model_dump_json()
-        self.told[platform] = PlatformStanding.model_validate_json(said)
+    def report_to_parent(self, platform: str) -> None:
+        report = self.tallies[platform].standing().model_dump_json()
+        self.reported[platform] = PlatformStanding.model_validate_json(report)
 
     def can(self, event: JobEvent) -> list[JobStatus]:
         rows = (row for row in self.rows.values() if row.job != ANALYSIS)
@@ -201,7 +201,7 @@ class HeadSummary(Simulation):
     @precondition(lambda self: not self.concluded and not _undecided(self.rows.values()))
     @rule()
     def conclude(self) -> None:
-        """What no platform could install is a failure."""
+        """A package that no platform can install is a failure."""
         self.step("conclude")
         builds: dict[str, list[JobStatus]] = {}
         for row in self.rows.values():
@@ -219,20 +219,20 @@ class HeadSummary(Simulation):
         return [
             platform
             for platform, tally in self.tallies.items()
-            if tally.standing() != self.told[platform]
+            if tally.standing() != self.reported[platform]
         ]
 
     @there_are(behind)
     @rule(pick=pick)
-    def tell(self, pick: int) -> None:
-        self.step("tell")
+    def report(self, pick: int) -> None:
+        self.step("report")
         if len(self.behind()) > 1:
-            self.hit("told late")
-        self.tell_parent(one(self.behind(), pick))
+            self.hit("reported late")
+        self.report_to_parent(one(self.behind(), pick))
 
     def summary(self) -> Summary:
         analysis = self.rows[ANALYSIS.id]
-        counts = [each for standing in self.told.values() for each in standing.counts]
+        counts = [each for standing in self.reported.values() for each in standing.counts]
         return Summary(
             pull_request="o/r#1",
             head="1" * 40,
@@ -240,14 +240,14 @@ class HeadSummary(Simulation):
             planned=self.planned,
             concluded=self.concluded,
             tallies=(*counts_of(Counter([count_key(analysis)])), *counts),
-            jobs=(analysis, *(row for each in self.told.values() for row in each.shown)),
+            jobs=(analysis, *(row for each in self.reported.values() for row in each.shown)),
             updated_at=self.clock,
         )
 
     @precondition(lambda self: self.posts_in_a_row < 2 or len(self.rows) == 1)
     @rule(seconds=st.sampled_from([1, 40, 4000]))
     def post(self, seconds: int) -> None:
-        """GitHub is told what is due, as the posting activity does it."""
+        """Due statuses are posted, as the posting activity does it."""
         self.step("post")
         self.clock += timedelta(seconds=seconds)
         wanted = statuses(self.summary(), contexts=CONTEXTS, maximum_attempts=5)
@@ -263,7 +263,7 @@ class HeadSummary(Simulation):
             self.posted = after_posting(self.posted, status, self.clock)
         for status in wanted:
             last = self.sent[status.context][-1]
-            # Words may wait for their time; a verdict never does.
+            # A new description may wait; a new state never does.
             assert last.state is status.state
             assert last == status or found.next_at is not None
 
@@ -306,7 +306,7 @@ class HeadSummary(Simulation):
 
     @invariant()
     def what_is_wrong_is_shown(self) -> None:
-        for standing in self.told.values():
+        for standing in self.reported.values():
             assert len(standing.shown) <= SHOWN_ROWS
             shown = {row.standing for row in standing.shown}
             for each in standing.counts:

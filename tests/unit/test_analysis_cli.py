@@ -98,7 +98,7 @@ def test_a_batch_answers_each_line(clone: Clone) -> None:
     assert answers[-1] == {
         "merge": "master", "x": 1, "error": "stdin:9: " + answers[-1]["error"][9:]
     }  # fmt: skip
-    assert "is no merge" in answers[-1]["error"]
+    assert "is not a merge" in answers[-1]["error"]
 
 
 def test_a_batch_from_a_compressed_file(clone: Clone, tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def test_hostile_and_unknown_names_are_one_clear_line(clone: Clone, name: str) -
 
 
 def test_what_is_no_clone_of_an_opam_repository(clone: Clone, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no git repository"):
+    with pytest.raises(UsageError, match="is not a git repository"):
         Repository.open(tmp_path)
-    with pytest.raises(UsageError, match="is no git repository"):
+    with pytest.raises(UsageError, match="is not a git repository"):
         Repository.open(tmp_path / "absent")
     other = clone.commit("other", {"packages": b"a file"})
     with Repository.open(clone.path) as repository:
@@ -66,13 +66,17 @@ def test_what_is_no_clone_of_an_opam_repository(clone: Clone, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("said", "error"), [("echo git version 2.34.1", UsageError), ("exit 1", InfrastructureError)]
+    ("script", "error"), [("echo git version 2.34.1", UsageError), ("exit 1", InfrastructureError)]
 )
 def test_a_git_that_is_too_old_or_broken(
-    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[Exception]
+    clone: Clone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    error: type[Exception],
 ) -> None:
     program = tmp_path / "git"
-    program.write_text(f"#!/bin/sh\n{said}\n")
+    program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     git._require_version.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -202,7 +206,7 @@ def test_trees_and_blobs(clone: Clone) -> None:
         assert repository.count_packages(head) == 2
         assert repository.read(head, "packages") is None
         assert repository.exists(head, "packages/a")
-        assert not repository.exists(head, odd)  # a name that cannot be asked for
+        assert not repository.exists(head, odd)  # a name that cannot be queried
         with pytest.raises(InfrastructureError, match="is missing") as caught:
             list(repository.objects(["1" * 40]))
         assert caught.value.cause is Cause.GIT

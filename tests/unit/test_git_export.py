@@ -80,7 +80,6 @@ def test_an_overlay_holds_what_differs(clone: Clone, tmp_path: Path) -> None:
     assert found.pop("repo")[1] == b'opam-version: "2.0"\n'
     assert found.pop(at("a.2"))[1] == opam("build: [make]")
     assert found.pop(at("c.1"))[1] == opam()
-    # A link becomes a plain file, so that nothing is written outside of the folder.
     # No link, so that nothing is written outside of the folder.
     assert set(found) == {at("a.1"), at("d.1")}
     for _, body in found.values():
@@ -106,7 +105,7 @@ def test_what_no_worker_can_take_is_left_out(clone: Clone, tmp_path: Path) -> No
         assert [repository.count_packages(tree) for tree in (old, new)] == [3, 3]
         made = overlay(repository, old, new, tmp_path / "overlay.tar.gz")
     packages = {at("a.1"), at("a.2"), at("b.1"), at("b.1", "files/x.sh")}
-    # opam passes over a folder that is no package's.
+    # opam ignores a folder that is not a package's.
     assert set(members(tmp_path / "all.tar.gz")) == packages | {"packages/b/wrong/opam"}
     assert (made.packages, made.deleted) == (("b.1",), ())
 

@@ -1,4 +1,4 @@
-"""The client at a fake GitHub: what it says, what it bears, what it gives up."""
+"""The client with a fake GitHub: requests, faults, refusals."""
 
 import asyncio
 import logging
@@ -90,7 +90,7 @@ async def test_plain_token_works_and_has_no_app(fake: FakeGitHub) -> None:
 async def test_wrong_plain_token_is_asked_once_and_said_so(fake: FakeGitHub) -> None:
     token = TokenCredentials(SecretStr("ghp_wrong"))
     async with GitHub(fake.full_name, token, transport=Wire(fake), clock=fake.clock) as github:
-        with pytest.raises(InfrastructureError, match="does not know our credentials"):
+        with pytest.raises(InfrastructureError, match="rejects our credentials"):
             await github.create_status(STATUS)
     assert len(fake.requests) == 1
 
@@ -119,7 +119,7 @@ async def test_no_secret_is_shown_or_logged(
             with pytest.raises((InfrastructureError, GitHubRefusedError)) as caught:
                 await github.create_status(STATUS)
             shown += f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
-        shown += f"{credentials!r} {vars(credentials)} {github!r} {vars(github._requests)}"
+        shown += f"{credentials!r} {vars(credentials)} {github!r} {vars(github)}"
     shown += repr(TokenCredentials(SecretStr("ghp_plain"))) + caplog.text
     assert "ghs_" not in shown
     assert "ghp_" not in shown
@@ -194,7 +194,7 @@ async def test_repeated_after_a_lost_answer_the_end_is_the_same(fake: FakeGitHub
 async def test_unreadable_answer_is_a_fault_of_github(fake: FakeGitHub, body: bytes) -> None:
     fake.troubles = [Trouble("/statuses/", 201, body=body)]
     async with connect(fake) as github:
-        with pytest.raises(InfrastructureError, match="not readable"):
+        with pytest.raises(InfrastructureError, match="invalid response of GitHub"):
             await github.create_status(STATUS)
 
 

@@ -1,4 +1,4 @@
-"""Every request of ours and every answer of the fake, judged by GitHub's own description."""
+"""All of our requests and the fake's responses, validated by GitHub's own description."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -135,7 +135,7 @@ async def test_the_judge_sees_what_is_wrong(description: Description) -> None:
     found = list(description.violations(request, answer))
     assert len(found) == 2
     assert found[0].startswith("request POST")
-    assert found[1].startswith("answer 201")
+    assert found[1].startswith("response 201")
 
 
 async def test_one_character_more_is_refused_by_the_fake_alone() -> None:

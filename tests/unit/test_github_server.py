@@ -100,7 +100,7 @@ async def test_large_and_unsigned_is_refused_before_it_is_read(http: httpx.Async
         answer = await http.post("/webhook", content=endless())
         assert answer.status_code == 401
     except httpx.NetworkError:
-        # The server closed the connection while we were still talking: as good.
+        # The server closed the connection while we were still sending: just as good.
         pass
     assert sent < BODY_LIMIT
     assert (await http.get("/healthz")).status_code == 200
@@ -169,7 +169,7 @@ async def test_the_client_on_a_real_socket() -> None:
                 with pytest.raises(InfrastructureError, match=words):
                     await github.create_status(status)
             await github.create_status(status)
-    # The second one arrived, and only its answer was lost.
+    # The second one arrived, and only its response was lost.
     assert len(fake.statuses["1" * 40, "opam-ci"]) == 2
     credentials = AppCredentials(fake.app_id, private_pem())
     async with GitHub(fake.full_name, credentials, base_url=url, clock=fake.clock) as github:

@@ -1,4 +1,4 @@
-"""Stories between a fake GitHub, the receiver, the client and what decides between them."""
+"""Stories of a fake GitHub, the receiver, the client and the decisions between them."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -34,7 +34,7 @@ PACE = Pace()
 
 
 class Ci:
-    """As much of a CI as is needed here: it remembers what it was asked for."""
+    """The parts of a CI that are needed here: it records the actions that it receives."""
 
     def __init__(self, fake: FakeGitHub) -> None:
         self.fake = fake
@@ -63,7 +63,8 @@ class Ci:
 
     async def says(self, head: str, state: State, words: str) -> Posting:
         wanted = Status(context="opam-ci", sha=head, state=state, description=words)
-        done = await post_due(self.github, (wanted,), self.posted, clock=self.fake.clock, pace=PACE)
+        send, clock = self.github.create_status, self.fake.clock
+        done = await post_due(send, (wanted,), self.posted, clock=clock, pace=PACE)
         self.posted = done.posted
         return done
 

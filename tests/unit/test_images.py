@@ -23,6 +23,7 @@ from opam_ci.clients.images import ImageResolver, UnknownImageError
 from opam_ci.core.images import ImageReference, parse_image
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
+from tests.fakes.registry import running
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -144,7 +145,7 @@ async def test_an_image_that_the_registry_does_not_have(registry: Registry) -> N
 
 
 class Odd(BaseHTTPRequestHandler):
-    """Answers depending on the tag; a token is needed for `private`."""
+    """Responds by the tag in the path; a token is needed for `private`."""
 
     digest = "sha256:" + "5" * 64
 
@@ -195,12 +196,8 @@ class Odd(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def odd() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Odd)) as server:
         yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 async def test_a_token_for_anonymous_reading_is_fetched(odd: str) -> None:
@@ -218,12 +215,12 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
     [
         ("busy", "HTTP 429"),
         ("broken", "HTTP 503"),
-        ("no-digest", "returned no digest"),
-        ("forged", "returned no digest"),
+        ("no-digest", "sent no digest"),
+        ("forged", "sent no digest"),
         ("slow", "does not answer"),
     ],
 )
-async def test_a_registry_that_fails_is_an_infrastructure_fault(
+async def test_a_registry_that_is_not_well_is_a_fault_of_ours(
     odd: str, tag: str, message: str
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
@@ -238,19 +235,19 @@ async def test_a_registry_that_hangs_gets_no_requests_for_a_while(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    # One with a bad answer gets another request.
+    # One that answers with an error is queried again.
     with pytest.raises(InfrastructureError, match="HTTP 503"):
         await resolver.resolve(f"{odd}/x:broken")
     with pytest.raises(InfrastructureError, match="does not answer"):
         await resolver.resolve(f"{odd}/x:slow")
     with pytest.raises(InfrastructureError, match="x:fine: registry"):
         await resolver.resolve(f"{odd}/x:fine")
-    monkeypatch.setattr(images, "_AWAY_FOR", timedelta(0))
+    monkeypatch.setattr(images, "_UNAVAILABLE_FOR", timedelta(0))
     assert await resolver.resolve(f"{odd}/x:fine") == f"{odd}/x@{Odd.digest}"
 
 
 async def test_an_answer_that_drips_ends_in_time(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_ANSWER_TIMEOUT", timedelta(seconds=0.2))
+    monkeypatch.setattr(images, "_TOTAL_TIMEOUT", timedelta(seconds=0.2))
     with pytest.raises(InfrastructureError, match="does not answer: TimeoutError"):
         await ImageResolver().resolve(f"{odd}/x:slow")
 
@@ -272,7 +269,7 @@ def test_an_image_that_only_this_machine_has(
 ) -> None:
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
-    # A storage of its own: a test does not touch the machine's images.
+    # A storage of its own: a test must not touch the machine's images.
     (tmp_path / "storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n'
     )

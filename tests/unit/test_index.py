@@ -1,6 +1,5 @@
 """The job index, on SQLite and on a real PostgreSQL."""
 
-import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -32,6 +31,7 @@ from opam_ci.core.outcome import (
 from opam_ci.core.recording import RowBatch, rows_of
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
 from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, Standing, State
+from tests.fakes.threads import in_threads
 from tests.fakes.written import write
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
@@ -306,9 +306,16 @@ def test_a_listing_in_parts_shows_everything_once(index: Index) -> None:
     )
 
 
-@pytest.mark.parametrize("after", ["", "x", "2026-05-04T12:00:00/1", "2026-05-04T12:00:00+00:00/x"])
-def test_a_place_from_nowhere_is_refused(index: Index, after: str) -> None:
-    with pytest.raises(UsageError, match="no place"):
+@pytest.mark.parametrize(
+    "after",
+    [
+        *("", "x", "2026-05-04T12:00:00/1", "2026-05-04T12:00:00+00:00/x"),
+        # More than a database's integers hold.
+        f"2026-05-04T12:00:00+00:00/{'9' * 20}",
+    ],
+)
+def test_an_invalid_page_cursor_is_refused(index: Index, after: str) -> None:
+    with pytest.raises(UsageError, match="invalid page cursor"):
         index.jobs(place=Place(after=after))
 
 
@@ -326,24 +333,14 @@ def test_a_batch_is_written_whole_or_not_at_all(
 
 
 def test_many_threads_can_write_and_read_at_once(index: Index) -> None:
-    errors: list[BaseException] = []
-
     def work(worker: int) -> None:
-        try:
-            for number in range(10):
-                names = [f"p{each}.{number}" for each in range(20)]
-                rows = tuple(decided(PASSED, job(name)).status for name in names)
-                index.record(RowBatch(key=KEY, rows=rows, sequence=worker, updated_at=NOON))
-                index.counts()
-        except BaseException as error:  # noqa: BLE001 - reported by the assertion below
-            errors.append(error)
+        for number in range(10):
+            names = [f"p{each}.{number}" for each in range(20)]
+            rows = tuple(decided(PASSED, job(name)).status for name in names)
+            index.record(RowBatch(key=KEY, rows=rows, sequence=worker, updated_at=NOON))
+            index.counts()
 
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    in_threads(work, range(4))
     assert index.counts() == Counts(passed=200)
     assert {each.sequence for each in index.jobs(place=Place(limit=1000)).items} == {3}
 

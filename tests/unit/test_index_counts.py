@@ -1,6 +1,6 @@
 """Counters, the overview that is made from them, and retention."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,9 +25,9 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
 from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, Standing
+from tests.fakes.queue import NOON, key
 from tests.fakes.written import write
 
-NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 EVIDENCE = Evidence(rule="r", worker="w1")
 OUTCOMES: tuple[Outcome, ...] = (
     Passed(evidence=EVIDENCE),
@@ -37,10 +37,6 @@ OUTCOMES: tuple[Outcome, ...] = (
     Errored(cause=Cause.DNS, evidence=EVIDENCE),
     Errored(cause=Cause.DISK_FULL, evidence=EVIDENCE),
 )
-
-
-def key(number: int, opened: datetime = NOON) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head="a" * 40, opened_at=opened)
 
 
 def job(platform: str = "p/amd64", kind: JobKind = JobKind.BUILD, package: str = "a.1") -> Job:

@@ -1,8 +1,7 @@
-"""Incidents in the index: what comes of faults in whatever order they are written."""
+"""Incidents in the index: the same in whatever order faults are written."""
 
-import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -16,16 +15,13 @@ from opam_ci.core.incidents.grouping import GAP, group
 from opam_ci.core.incidents.model import FaultSeen, Place, Scope
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionRecord
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.queue import NOON, key
+from tests.fakes.threads import in_threads
 from tests.fakes.written import write
 
-NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
-
-
-def revision(number: int, opened: datetime = NOON) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=opened)
 
 
 def job(package: str = "cppo.1.8.0") -> Job:
@@ -48,7 +44,7 @@ def attempt(  # noqa: PLR0913  each is a fact of its own
 ) -> AttemptRecord:
     ended = NOON + timedelta(minutes=minutes)
     return AttemptRecord(
-        revision=revision(number), job=what or job(), number=try_, worker=worker,
+        revision=key(number), job=what or job(), number=try_, worker=worker,
         pool="linux-amd64", started_at=ended, ended_at=ended, outcome=outcome,
     )  # fmt: skip
 
@@ -63,7 +59,7 @@ def fault(
 def lost(number: int, *, minutes: float = 0, round_: int = 1, automatic: int = 0) -> JobRecord:
     outcome = errored(Cause.DISK_FULL, "w1", minutes)
     return JobRecord(
-        revision=revision(number),
+        revision=key(number),
         status=JobStatus(
             job=job(),
             state=JobState.DECIDED,
@@ -77,7 +73,7 @@ def lost(number: int, *, minutes: float = 0, round_: int = 1, automatic: int = 0
 
 
 def all_incidents(index: Index) -> list[tuple[object, ...]]:
-    """What the index says of incidents, but for their numbers."""
+    """The incidents of the index, without their ids."""
     return sorted(
         (each.cause, each.first_seen_at, each.last_seen_at, each.place.model_dump_json(),
          each.faults, each.jobs, each.pull_requests, each.evidence.rule)
@@ -86,7 +82,7 @@ def all_incidents(index: Index) -> list[tuple[object, ...]]:
 
 
 def expected(records: Sequence[AttemptRecord]) -> list[tuple[object, ...]]:
-    """What the pure rule says of the same faults."""
+    """The incidents that the pure rule makes of the same faults."""
     faults = [
         FaultSeen(
             revision=each.revision, job=each.job, attempt=each.number, cause=each.outcome.cause,
@@ -205,10 +201,10 @@ def test_an_incident_that_goes_on_is_not_resolved_in_the_past(index: Index) -> N
 
 
 def test_what_is_restarted_is_what_it_hit_and_still_stands(index: Index) -> None:
-    closed = RevisionRecord(key=revision(3), base="b", is_open=False, updated_at=NOON, sequence=1)
-    newer = RevisionRecord(key=revision(4, NOON + GAP), base="b", updated_at=NOON, sequence=1)
+    closed = RevisionRecord(key=key(3), base="b", is_open=False, updated_at=NOON, sequence=1)
+    newer = RevisionRecord(key=key(4, NOON + GAP), base="b", updated_at=NOON, sequence=1)
     passed = JobRecord(
-        revision=revision(2),
+        revision=key(2),
         status=JobStatus(
             job=job(),
             state=JobState.DECIDED,
@@ -265,10 +261,6 @@ def test_writers_at_once_make_one_incident(index: Index) -> None:
         for try_ in range(1, 4):
             write(index, fault(number, minutes=try_, try_=try_))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, range(1, 5))
     [found] = index.incidents().items
     assert (found.faults, found.jobs, found.pull_requests) == (12, 4, 4)

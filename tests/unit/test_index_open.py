@@ -1,4 +1,4 @@
-"""Opening the index: migrations, races, files of something else, damage, full disks."""
+"""Opening the index: migrations, races, other files, damage, full disks."""
 
 import sqlite3
 import subprocess
@@ -116,7 +116,7 @@ WHERE table_schema = 'public'
 
 
 def schema_of(url: str) -> dict[str, object]:
-    """All that a database knows of its tables, but for the order of columns."""
+    """The whole schema of a database, without the order of columns."""
     index = Index.open(url)
     with reading(index._engine) as connection:
         known = inspect(connection)
@@ -287,7 +287,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(path: Path) -> N
     with sqlite3.connect(path) as plain:
         plain.execute("CREATE TABLE recipes (name TEXT)")
     plain.close()
-    with pytest.raises(UsageError, match="of something else"):
+    with pytest.raises(UsageError, match="tables that are not an index's"):
         Index.open(f"sqlite:///{path}")
     with sqlite3.connect(path) as plain:
         assert plain.execute("SELECT name FROM sqlite_master").fetchall() == [("recipes",)]
@@ -348,7 +348,7 @@ def test_a_directory_that_cannot_be_made_is_our_fault(tmp_path: Path) -> None:
     "url", ["", "index.db", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "file:///x", "x://y"]
 )
 def test_a_url_that_names_no_index_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="names no index"):
+    with pytest.raises(UsageError, match="is not the URL of an index"):
         Index.open(url)
 
 

@@ -8,20 +8,10 @@ from opam_ci.clients.index import Index
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import ChangeJobs, CountJobs, TakeJobs
-from opam_ci.core.outcome import (
-    Cancelled,
-    Outcome,
-)
+from opam_ci.core.outcome import Cancelled, Outcome
 from opam_ci.core.plan import ANALYSIS, PlannedJob, outcome_after
 from opam_ci.core.selector import CANARY_COST, RESTART_COST, RestartAsker, RestartSelector
-from opam_ci.core.summary import (
-    SHOWN_ROWS,
-    JobState,
-    JobStatus,
-    Standing,
-    count_key,
-    total,
-)
+from opam_ci.core.summary import SHOWN_ROWS, JobState, JobStatus, Standing, count_key, total
 from tests.fakes.queue import (
     DISK,
     DNS,
@@ -79,7 +69,7 @@ def test_planning_twice_adds_nothing_and_disturbs_nobody(index: Index) -> None:
     before.pop(b.id)
     assert now == before
     plan(index, a, b, c, round_=2)
-    wrote(index, decided(b, FAILED), sequence=9)  # said late, of the round before
+    wrote(index, decided(b, FAILED), sequence=9)  # a late record of the earlier round
     assert records(index)[b.id].status == JobStatus(job=b, round=2)
 
 
@@ -151,7 +141,7 @@ def test_pages_show_each_job_once_while_others_change_the_list(index: Index) -> 
     while True:
         page = index.take(TakeJobs(key=KEY, platform=P, limit=7, after=following))
         seen.update(ids(page.jobs))
-        # What was taken runs, something further on is decided, and more is planned.
+        # Taken jobs run, a later one is decided, and more are planned.
         wrote(
             index,
             *(JobStatus(job=each.job, state=JobState.RUNNING, attempt=1) for each in page.jobs),
@@ -190,7 +180,7 @@ def test_counts_and_rows_are_those_of_the_jobs(index: Index) -> None:
         (each.platform, each.kind, each.standing, each.why): each.number for each in found.counts
     } == wanted
     assert {row.job.id for row in found.shown} == {row.job.id for row in rows}
-    # The analysis is its pull request's own.
+    # The analysis belongs to the workflow of its pull request.
     assert [row.job for row in first.shown] == [lint]
     assert total(first.counts).total == 1
     without = [row.job.id for row in rows[:6]]

@@ -1,7 +1,6 @@
-"""Which verdicts the index throws doubt on, in whatever order they are written."""
+"""Which verdicts the index puts in doubt, in whatever order they are written."""
 
-import threading
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import permutations
 
 import pytest
@@ -27,26 +26,19 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.plan import outcome_after
 from opam_ci.core.recording import RowBatch, rows_of
-from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.records import RevisionRecord
 from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.queue import NOON, after, key
+from tests.fakes.threads import in_threads
 from tests.fakes.written import write
 
-NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
 PASSED = Passed(evidence=Evidence(rule="installed"))
 
 
-def key(number: int, opened: datetime = NOON) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=opened)
-
-
 def job(package: str, kind: JobKind = JobKind.BUILD) -> Job:
     return Job(platform=DEBIAN, package=package, kind=kind)
-
-
-def after(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def failure(line: str = "cp: cannot create x: Structure needs cleaning") -> Failed:
@@ -70,7 +62,7 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     kind: JobKind = JobKind.BUILD,
     opened: datetime = NOON,
 ) -> RowBatch:
-    """What a workflow writes when a job is decided."""
+    """The batch of a workflow when a job is decided."""
     row = JobStatus(
         job=job(package or f"p{number}.1", kind), state=JobState.DECIDED, round=round_, attempt=1,
         automatic=automatic,
@@ -92,7 +84,7 @@ def judged(found: Recorded) -> set[int | None]:
 
 
 def outcomes(index: Index, number: int) -> dict[str, str]:
-    """How the jobs of a pull request stand."""
+    """The outcomes of a pull request's jobs."""
     jobs = index.jobs(JobFilter(of=RevisionFilter(number=number))).items
     return {each.status.job.id: label(each.status.outcome) for each in jobs if each.status.outcome}
 
@@ -130,11 +122,11 @@ def test_the_third_alike_throws_doubt_on_all_in_any_order(
 def test_whoever_may_not_have_told_of_it_says_it_again(index: Index) -> None:
     batches = [decided(number) for number in (1, 2, 3)]
     write(index, *batches)
-    # The same batch again changes nothing: what the workflow wrote does not come back.
+    # The same batch again changes nothing: it does not overwrite the new verdict.
     assert judged(write(index, batches[2])) == set()
     assert judged(write(index, batches[2], retried=True)) == ALL
     assert outcomes(index, 3) == {job("p3.1").id: "errored(unknown)"}
-    # What has gone on needs no telling.
+    # A job that has changed since is not reported again.
     write(index, decided(1, round_=2, minutes=1, outcome=PASSED))
     assert judged(write(index, batches[2], retried=True)) == {2, 3}
 
@@ -156,7 +148,7 @@ def test_what_followed_from_a_verdict_follows_from_the_new_one(index: Index) -> 
         test.id: "errored(unknown)",
         other.id: "skipped(unavailable)",
     }
-    # It comes back with the build.
+    # It is restarted with the build.
     taken = index.requeue(
         ChangeJobs(key=key(1), selector=RestartSelector(job=build.id), round=2), NOON
     )
@@ -169,10 +161,10 @@ def test_a_job_is_doubted_once(index: Index) -> None:
     assert found is not None
     assert (found.cause, found.jobs, found.evidence.rule) == (Cause.UNKNOWN, 3, SAME_FAILURE)
     assert len(index.hit_jobs(incident)) == 3
-    # The first is tried again and fails the same way: it stands, and the late fourth does not.
+    # The first is retried and fails the same way: its verdict stays, the late fourth's does not.
     assert judged(write(index, decided(1, minutes=5, round_=2))) == set()
     assert judged(write(index, decided(4, minutes=6))) == {4}
-    # An hour later it is usual, for what stands stands.
+    # An hour later it is usual, because of the verdict that stayed.
     later = [decided(number, minutes=70) for number in (11, 12, 13)]
     assert judged(write(index, *later)) == set()
 
@@ -206,7 +198,7 @@ def test_a_batch_of_many_times_finds_what_each_of_them_does(index: Index) -> Non
         for package, at in (("p1.1", 0), ("q1.1", 50))
     )
     done = write(index, rows_of(key(1), rows, sequence=1, updated_at=after(50)))
-    # The first three are alike, and so are the others: those verdicts of before do not stand.
+    # The first three are alike, and so are the others: their earlier verdicts are revised.
     assert judged(done) == {1, 2, 3}
     assert judged(write(index, decided(7, minutes=49.5))) == {1, 4, 5, 6, 7}
 
@@ -259,16 +251,7 @@ def test_reverse_dependencies_throw_no_doubt(index: Index) -> None:
 
 
 def test_writers_at_once_throw_doubt_on_all(index: Index) -> None:
-    found: list[Recorded] = []
-
-    def work(number: int) -> None:
-        found.append(write(index, decided(number)))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 7)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = in_threads(lambda number: write(index, decided(number)), range(1, 7))
     assert {number for each in found for number in judged(each)} == {1, 2, 3, 4, 5, 6}
     assert sum(len(each.kinds) for each in found) == 6
 

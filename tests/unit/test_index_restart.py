@@ -1,6 +1,5 @@
 """The list of jobs: restarted, cancelled, settled, concluded; on SQLite and PostgreSQL."""
 
-import threading
 from collections import Counter
 
 import pytest
@@ -9,21 +8,10 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.index.changing import queue_again
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import ChangeJobs, ConcludeJobs, CountJobs, SettleJobs
-from opam_ci.core.outcome import (
-    Cancelled,
-    Cause,
-    Outcome,
-    Skipped,
-    SkipReason,
-    label,
-)
+from opam_ci.core.outcome import Cancelled, Cause, Outcome, Skipped, SkipReason, label
 from opam_ci.core.plan import ANALYSIS, PlannedJob, outcome_after
 from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich
-from opam_ci.core.summary import (
-    JobState,
-    JobStatus,
-    total,
-)
+from opam_ci.core.summary import JobState, JobStatus, total
 from tests.fakes.queue import (
     DNS,
     FAILED,
@@ -47,6 +35,7 @@ from tests.fakes.queue import (
     taken,
     wrote,
 )
+from tests.fakes.threads import in_threads
 
 
 def test_a_restart_begins_a_round_and_forgets_the_last_one(index: Index) -> None:
@@ -63,7 +52,7 @@ def test_a_restart_begins_a_round_and_forgets_the_last_one(index: Index) -> None
     assert (found.sequence, found.updated_at) == (0, after(1))
     [queued] = taken(index)
     assert (queued.round, queued.automatic) == (4, 0)
-    # Its attempts stay, and what was written of that round late does not come back.
+    # Its attempts are kept, and a late record of that round does not overwrite it.
     assert len(index.attempts().items) == 2
     wrote(index, decided(job, DNS, attempt=3), sequence=99)
     assert records(index)[job.id] == found
@@ -104,7 +93,7 @@ def test_the_job_that_the_ci_lost_comes_with_the_one_that_needs_it(index: Index)
         *(decided(a, DNS), followed(a, DNS)),
         *(decided(b, Cancelled(by="request")), decided(its_test(b), Cancelled(by="request"))),
         *(decided(c, FAILED), followed(c, FAILED)),
-        # Another dependent of a lost build comes along, for it followed.
+        # Another dependent of a lost build is restarted, too, as its outcome followed.
         decided(a.model_copy(update={"kind": JobKind.LOWER_BOUNDS}), outcome_after(DNS, a) or DNS),
     )
     assert restart(index, RestartSelector(package="a", kind=JobKind.TEST)) == sorted(
@@ -146,7 +135,7 @@ def test_jobs_that_wait_for_their_retry_are_counted_and_left(index: Index) -> No
 def test_an_interrupted_restart_takes_the_rest_when_asked_again(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("opam_ci.clients.index.engine._AT_ONCE", 2)
+    monkeypatch.setattr("opam_ci.clients.index.engine._PARAMETERS", 2)
     builds = [build(f"p{number}.1") for number in range(5)]
     wrote(
         index,
@@ -166,7 +155,7 @@ def test_an_interrupted_restart_takes_the_rest_when_asked_again(
     monkeypatch.setattr("opam_ci.clients.index.queue.queue_again", broken)
     with pytest.raises(KeyboardInterrupt):
         index.requeue(ChangeJobs(key=KEY, selector=RestartSelector(), round=2), NOON)
-    # What others need was queued first; meanwhile one of them runs and is lost again.
+    # Jobs that others need were queued first; meanwhile one of them runs and is lost again.
     some = taken(index)
     assert {each.job.kind for each in some} == {JobKind.BUILD}
     wrote(index, decided(some[0].job, DNS, round=2, attempt=1))
@@ -246,7 +235,7 @@ def test_a_restart_says_what_there_is_where_it_takes_nothing(index: Index) -> No
         f"o/r#1 has no job that matches; it has none on '{'x' * 100}', its platforms are: {P}, {Q}"
     )
     assert refused(package="zzz") == (
-        "o/r#1 has no job that matches; see what it has with `opam-ci status`"
+        "o/r#1 has no job that matches; list its jobs with `opam-ci status`"
     )
 
 
@@ -280,7 +269,7 @@ def test_a_cancel_takes_what_is_undecided_and_changes_what_is_queued(index: Inde
         }
     found = records(index)[a.id]
     assert (found.sequence, found.status.decided_at) == (1, after(1))
-    # A workflow that had it in hand says more of it.
+    # A workflow that ran it records its result.
     wrote(index, decided(a, PASSED, attempt=1))
     assert labels(index)[a.id] == "passed"
     late = index.cancel(ChangeJobs(key=KEY, selector=JobSelector(package="d")), after(2))
@@ -337,7 +326,7 @@ def test_what_no_platform_can_install_is_a_failure_with_all_that_follows(index: 
     before = records(index)
     assert index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), after(2)) is False
     assert records(index) == before
-    # Whoever ran it cannot take the verdict back in its round.
+    # The workflow that ran it cannot overwrite the verdict in its round.
     wrote(index, decided(a, NO_SOLUTION, attempt=1))
     assert labels(index)[a.id] == "failed(not_installable)"
 
@@ -352,30 +341,19 @@ def test_available_nowhere_is_as_configured(index: Index) -> None:
 
 def test_changes_at_once_leave_each_job_once_and_in_one_state(index: Index) -> None:
     builds = [build(f"p{number}.1") for number in range(40)]
-    errors: list[BaseException] = []
 
     def work(turn: int) -> None:
-        try:
-            for round_ in range(1, 4):
-                plan(index, *builds, *(its_test(job) for job in builds), round_=round_)
-                if turn % 2:
-                    index.settle(SettleJobs(key=KEY, outcome=DNS, platforms=(P,)), NOON)
-                else:
-                    wrote(index, *(decided(job, DNS, round=round_) for job in builds[::-1]))
-                index.requeue(
-                    ChangeJobs(key=KEY, selector=RestartSelector(), round=10 + round_), NOON
-                )
-                index.cancel(ChangeJobs(key=KEY, selector=JobSelector()), NOON)
-                index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), NOON)
-        except BaseException as error:  # noqa: BLE001 - reported by the assertion below
-            errors.append(error)
+        for round_ in range(1, 4):
+            plan(index, *builds, *(its_test(job) for job in builds), round_=round_)
+            if turn % 2:
+                index.settle(SettleJobs(key=KEY, outcome=DNS, platforms=(P,)), NOON)
+            else:
+                wrote(index, *(decided(job, DNS, round=round_) for job in builds[::-1]))
+            index.requeue(ChangeJobs(key=KEY, selector=RestartSelector(), round=10 + round_), NOON)
+            index.cancel(ChangeJobs(key=KEY, selector=JobSelector()), NOON)
+            index.conclude(ConcludeJobs(key=KEY, unavailable="skip"), NOON)
 
-    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    in_threads(work, range(4))
     [found] = index.count(CountJobs(key=KEY, platforms=(P,)))
     assert total(found.counts).total == len(records(index)) == 80
     assert index.counts().total == 80

@@ -1,20 +1,12 @@
-"""Jobs of the index by what people remember of them, on each database."""
-
-from datetime import UTC, datetime
+"""Jobs of the index by parts of their ids, on each database."""
 
 import pytest
 
 from opam_ci.clients.index import CURRENT, Index, JobFilter
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey
 from opam_ci.core.summary import JobStatus, Standing
-
-NOW = datetime.now(UTC)
-
-
-def key(number: int) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=NOW)
+from tests.fakes.queue import NOON, key
 
 
 @pytest.fixture
@@ -24,7 +16,7 @@ def filled(index: Index) -> Index:
             JobStatus(job=Job(platform="p", package="a.1", kind=JobKind.REVDEP, revdep=revdep))
             for revdep in revdeps
         )
-        index.record(RowBatch(key=key(number), rows=rows, sequence=1, updated_at=NOW))
+        index.record(RowBatch(key=key(number), rows=rows, sequence=1, updated_at=NOON))
     return index
 
 

@@ -104,8 +104,8 @@ def test_wrong_use(repo: Path, tmp_path: Path) -> None:
     assert "one of them" in usage("--repo", repo, "--all", "a.1")
     assert "'spelling' is none of opam" in usage("--repo", repo, "--checks", "spelling", "a.1")
     assert "is no package" in usage("--repo", repo, "a;b.1")
-    assert "no package repository" in usage("--repo", tmp_path / "nowhere", "a.1")
-    assert "is no git repository" in usage("--repo", repo, "--rev", "master", "a.1")
+    assert "is not a package repository" in usage("--repo", tmp_path / "nowhere", "a.1")
+    assert "is not a git repository" in usage("--repo", repo, "--rev", "master", "a.1")
     assert "cannot be read: No such file" in usage("--repo", repo, "--batch", tmp_path / "none")
 
 

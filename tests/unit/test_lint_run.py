@@ -127,21 +127,21 @@ async def test_a_file_above_the_limit_is_refused(clone: Path, lint_both: LintBot
 
 
 def test_a_directory_without_packages_is_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no package repository"):
+    with pytest.raises(UsageError, match="is not a package repository"):
         WorkTree(tmp_path)
 
 
 async def test_opam_messages_come_in_the_order_of_the_files(opam_lint: OpamLint) -> None:
     texts = [GOOD.replace('"ISC"', f'"BAD{index}"') for index in range(30)]
     messages = await opam_lint.lint([text.encode() for text in texts])
-    assert [said[0].text.rpartition(" ")[2] for said in messages] == [
+    assert [of_file[0].text.rpartition(" ")[2] for of_file in messages] == [
         f'"BAD{index}"' for index in range(30)
     ]
 
 
 async def test_bytes_that_are_no_text_do_not_break_opams_answer(opam_lint: OpamLint) -> None:
-    (said,) = await opam_lint.lint([GOOD.encode().replace(b'"ISC"', b'"IS\xe9"')])
-    assert [message.code for message in said] == [62]
+    (messages,) = await opam_lint.lint([GOOD.encode().replace(b'"ISC"', b'"IS\xe9"')])
+    assert [message.code for message in messages] == [62]
 
 
 async def test_archive_checks_alone_still_know_what_opam_refuses(

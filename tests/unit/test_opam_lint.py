@@ -1,4 +1,4 @@
-"""One opam lints, whatever the machine has, and its trouble is never the author's."""
+"""One version of opam lints on every machine, and its failures are never the author's."""
 
 import asyncio
 import hashlib
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(300)
 
 BAD = b'opam-version: "2.0"\nlicense: "BSD"\n'
 CODES = [23, 25, 35, 36, 57, 62]
-ANSWER = '{"opam-version": "2.3.0", "lint": [{"file": "/0", "errors": [], "warnings": []}]}'
+RESULT = '{"opam-version": "2.3.0", "lint": [{"file": "/0", "errors": [], "warnings": []}]}'
 
 
 def program(folder: Path, name: str, script: str) -> Path:
@@ -44,7 +44,7 @@ async def test_neither_the_machines_opam_nor_its_variables_change_a_verdict(
 ) -> None:
     before = await opam_lint.lint([BAD])
     assert [message.code for message in before[0]] == CODES
-    program(tmp_path, "opam", f"touch {tmp_path}/ran; echo '{ANSWER}' > ../lint.json")
+    program(tmp_path, "opam", f"touch {tmp_path}/ran; echo '{RESULT}' > ../lint.json")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for name, value in {
         "OPAMROOT": "/nowhere",
@@ -70,11 +70,11 @@ async def test_opam_writes_nowhere_and_reaches_nobody(opam_lint: OpamLint, tmp_p
         "cat 0; touch /usr/x || echo read-only; ls /tmp; env | cut -d= -f1 | sort | tr '\\n' ' ';"
         "tail -n +3 /proc/net/dev | cut -d: -f1; grep CapEff /proc/self/status; ls -d /root/*"
     )
-    said = bytearray()
+    printed = bytearray()
     await supervise(
-        confined(image.root, tmp_path, ("sh", "-c", script), network=False), output=said.extend
+        confined(image.root, tmp_path, ("sh", "-c", script), network=False), output=printed.extend
     )
-    assert said.decode().splitlines() == [
+    assert printed.decode().splitlines() == [
         "hello",
         "touch: cannot touch '/usr/x': Read-only file system",
         "read-only",
@@ -86,7 +86,7 @@ async def test_opam_writes_nowhere_and_reaches_nobody(opam_lint: OpamLint, tmp_p
 
 
 async def test_archives_are_downloaded_from_within_the_sandbox(opam_lint: OpamLint) -> None:
-    looking = OpamLint(opam_lint.program, check_upstream=True)
+    downloading = OpamLint(opam_lint.program, check_upstream=True)
     with example.source_host() as host:
         url = f"{host.url}/{example.PASSES}.tar.gz"
         async with httpx.AsyncClient(trust_env=False) as client:
@@ -95,25 +95,25 @@ async def test_archives_are_downloaded_from_within_the_sandbox(opam_lint: OpamLi
             BAD + f'url {{ src: "{url}" checksum: "sha256={digest}" }}\n'.encode()
             for digest in (hashlib.sha256(archive).hexdigest(), "0" * 64)
         ]
-        right, wrong = await looking.lint(texts)
+        right, wrong = await downloading.lint(texts)
     (code,) = {message.code for message in wrong} - {message.code for message in right}
     assert (code, len(wrong)) == (60, len(right) + 1)
 
 
 @pytest.mark.parametrize(
-    ("script", "said", "cause"),
+    ("script", "message", "cause"),
     [
         ("echo what; exit 99", "exit code 99: what", Cause.OPAM_INTERNAL),
         ("kill -SEGV $$", "signal 11", Cause.OPAM_INTERNAL),
-        ("echo what; exit 0", "no usable answer .*: what", Cause.OPAM_INTERNAL),
-        ("ln -s /etc/passwd ../lint.json", "no usable answer", Cause.OPAM_INTERNAL),
+        ("echo what; exit 0", "no usable result .*: what", Cause.OPAM_INTERNAL),
+        ("ln -s /etc/passwd ../lint.json", "no usable result", Cause.OPAM_INTERNAL),
         (
             'echo \'{"opam-version": "2.3.0", "lint": []}\' > ../lint.json',
-            "no answer for 1 of 1",
+            "no result for 1 of 1",
             Cause.OPAM_INTERNAL,
         ),
         (
-            f"echo '{ANSWER.replace('2.3.0', '2.1.2')}' > ../lint.json",
+            f"echo '{RESULT.replace('2.3.0', '2.1.2')}' > ../lint.json",
             "lints with opam 2.1.2, and authors are judged by the lint of opam 2.3.0",
             Cause.IMAGE,
         ),
@@ -121,9 +121,9 @@ async def test_archives_are_downloaded_from_within_the_sandbox(opam_lint: OpamLi
     ],
 )
 async def test_an_opam_that_misbehaves_is_a_fault_of_ours(
-    tmp_path: Path, script: str, said: str, cause: Cause
+    tmp_path: Path, script: str, message: str, cause: Cause
 ) -> None:
-    with pytest.raises(InfrastructureError, match=said) as caught:
+    with pytest.raises(InfrastructureError, match=message) as caught:
         await on_host(tmp_path, script).lint([b"x"])
     assert caught.value.cause is cause
 
@@ -134,7 +134,7 @@ async def test_an_opam_that_is_gone_is_a_fault_of_ours() -> None:
 
 
 def is_alive(pid: str) -> bool:
-    """Whether a process runs; whoever adopted a dead one may be slow to notice."""
+    """Whether a process runs; the parent that adopted a dead one may reap it late."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -158,7 +158,7 @@ async def test_cancelling_ends_opam_and_what_it_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "says"),
+    ("version", "message"),
     [
         ("echo 2.1.2", "is not opam 2.3.0, whose lint authors are judged by; .* '2.1.2'"),
         ("echo 2.3.0; exit 1", "is not opam 2.3.0"),
@@ -166,9 +166,9 @@ async def test_cancelling_ends_opam_and_what_it_started(tmp_path: Path) -> None:
     ],
 )
 async def test_an_opam_of_the_machine_must_be_of_the_version(
-    tmp_path: Path, version: str, says: str
+    tmp_path: Path, version: str, message: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"OPAM_CI_LINT_OPAM: {tmp_path}/opam {says}"):
+    with pytest.raises(UsageError, match=f"OPAM_CI_LINT_OPAM: {tmp_path}/opam {message}"):
         await on_host(tmp_path, version).program.require()
 
 
@@ -180,7 +180,7 @@ async def test_a_missing_opam_of_the_machine_is_refused() -> None:
 def test_a_named_opam_of_the_version_lints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = (
         f'[ "$1" = --version ] && {{ echo {OPAM_VERSION}; exit; }}; '
-        f"env | grep -q OPAMSTRICT || echo '{ANSWER}' > ../lint.json"
+        f"env | grep -q OPAMSTRICT || echo '{RESULT}' > ../lint.json"
     )
     monkeypatch.setenv("OPAM_CI_LINT_OPAM", str(program(tmp_path, "opam", script)))
     monkeypatch.setenv("OPAMSTRICT", "1")
@@ -201,11 +201,11 @@ async def test_a_root_that_cannot_be_made_is_a_fault_of_ours(
     bin_.mkdir()
     program(bin_, "mmdebstrap", "echo 'E: no such host'; exit 1")
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
-    told: list[str] = []
+    progress: list[str] = []
     with pytest.raises(InfrastructureError, match="E: no such host") as caught:
-        await OpamLint(RootProgram(tmp_path, told.append)).lint([BAD])
+        await OpamLint(RootProgram(tmp_path, progress.append)).lint([BAD])
     assert caught.value.cause is Cause.IMAGE
-    assert told[0].startswith("making a clean Debian trixie root file system")
+    assert progress[0].startswith("making a clean Debian trixie root file system")
 
 
 async def test_a_sandbox_that_refuses_is_a_fault_of_ours(

@@ -37,6 +37,6 @@ async def test_old_closed_pull_requests_are_forgotten_with_their_logs(
     assert (done.revisions, done.pull_requests, done.logs) == (6, 6, 6)
     assert [each.key.number for each in index.revisions().items] == [7]
     reader = LogReader(store)
-    assert not await reader.is_complete("logs/1")
+    assert await reader.end("logs/1") is None
     assert await reader.read("logs/7") == b"output\n"
     index.close()

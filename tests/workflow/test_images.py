@@ -143,7 +143,7 @@ async def test_one_registrys_trouble_is_its_platforms_own(
 
     # A restart of what the CI lost looks again; the analysis and the others stay as they are.
     bad.answer = 200
-    world.script.resolver._away.clear()
+    world.script.resolver._unavailable.clear()
     await handle.signal("restart", {"platform": hanging.name})
     summary = await world.until(
         handle, lambda now: is_decided(now) and outcomes(now)[build(hanging)] == "passed"
@@ -232,4 +232,4 @@ async def test_an_image_that_the_registry_does_not_have_is_for_the_workers_to_fi
     summary = await world.until(handle, is_decided)
     assert world.script.images[build(platform)] == platform.image
     [notice] = summary.notices
-    assert "or no access to it: HTTP 404" in notice
+    assert "does not have it, or denies access: HTTP 404" in notice

@@ -1,4 +1,4 @@
-"""The job index: what was tested, with which outcome, in SQL."""
+"""The job index: testings, jobs, attempts and incidents, in SQL."""
 
 from opam_ci.clients.index.filters import CURRENT, AttemptFilter, JobFilter, RevisionFilter
 from opam_ci.clients.index.incidents import IncidentFilter

@@ -1,7 +1,7 @@
-"""Changes of decided and undecided jobs by the index itself, where the rows of all platforms meet.
+"""Changes of decided and undecided jobs by the index itself, which has the rows of all platforms.
 
-Each makes a row's sequence one higher: what a workflow wrote before does not come back, and what it
-writes of a later attempt or round stands.
+Each increments a row's sequence: an older record of a workflow does not overwrite it, and one of a
+later attempt or round does.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ _AT = bindparam("at", type_=Instant)
 _IDS = bindparam("ids", type_=Integer, expanding=True)
 _CHOSEN = and_(JOBS.c.id.in_(_IDS), JOBS.c.standing.in_(bindparam("standings", expanding=True)))
 
-# Made once: to make them takes longer than to run them.
+# Made once: making them takes longer than running them.
 _OF_JOB = (
     update(JOBS)
     .where(_CHOSEN)
@@ -46,7 +46,7 @@ _OF_ATTEMPT = (
             ATTEMPTS.c.job_id == JOBS.c.id,
             ATTEMPTS.c.round == JOBS.c.round,
             ATTEMPTS.c.number == JOBS.c.attempt,
-            # One that was lost stays lost, whatever becomes of a job that waits for another one.
+            # An attempt that was lost stays lost, also where its job waits for another one.
             ATTEMPTS.c.standing == JOBS.c.standing,
         ),
     )
@@ -64,9 +64,9 @@ def queue_again(
 
     Args:
         connection: In a transaction.
-        ids: Which, as many as a statement takes.
+        ids: Which, as many as fit into a statement.
         round_: In which round they run.
-        charge: What a restart takes of a job's budget; 0 makes the budget whole again.
+        charge: Cost of the restart in a job's budget; 0 resets the budget.
         at: When.
     """
     automatic = JOBS.c.automatic + charge if charge else 0
@@ -83,16 +83,16 @@ def decide(
     at: datetime,
     standings: frozenset[Standing],
 ) -> dict[int, Job]:
-    """Gives jobs outcomes, and the attempts that they are of: what is under way ends.
+    """Gives jobs outcomes, and ends their current attempts with them.
 
     Args:
         connection: In a transaction that has locked their testings.
         outcomes: By the id of the job. Jobs that share one are written together.
         at: When.
-        standings: Jobs that stand otherwise are left alone.
+        standings: Only jobs with one of these are changed.
 
     Returns:
-        The jobs that have changed.
+        The changed jobs.
     """
     sharing: dict[int, list[int]] = defaultdict(list)
     for job, outcome in outcomes.items():
@@ -102,7 +102,7 @@ def decide(
         outcome = outcomes[some[0]]
         given = {**outcome_row(outcome), "standing": outcome.kind, "ids": some, "at": at}
         given["standings"] = sorted(standings)
-        # Who ran an attempt, and how far it came, is known whatever is said of its job.
+        # An attempt keeps its own worker and phase.
         of_attempt = {name: given[name] for name in given.keys() - {"worker", "phase"}}
         connection.execute(_OF_ATTEMPT, of_attempt)
         for row in connection.execute(_OF_JOB, {**given, "follows": follows(outcome)}):
@@ -110,8 +110,8 @@ def decide(
     return changed
 
 
-def give(connection: Connection, verdicts: Mapping[int, Outcome], at: datetime) -> None:
-    """Gives decided jobs other outcomes, and what followed from them what follows now.
+def rejudge(connection: Connection, verdicts: Mapping[int, Outcome], at: datetime) -> None:
+    """Gives decided jobs other outcomes, and updates those that followed from them.
 
     Args:
         connection: In a transaction that has locked their testings.
@@ -133,7 +133,7 @@ def give(connection: Connection, verdicts: Mapping[int, Outcome], at: datetime) 
 
 
 def skipped_everywhere(connection: Connection, revision_id: int | None) -> Sequence[str]:
-    """Finds packages of which no build came to anything that proves that it can be installed."""
+    """Finds packages of which no build has an outcome that proves them installable."""
     says_so = or_(
         JOBS.c.skip_reason.in_(SAYS_NOT_INSTALLABLE),
         JOBS.c.failure_reason == FailureReason.NOT_INSTALLABLE,
@@ -158,14 +158,17 @@ def conclude(
     unavailable: Unavailable,
     at: datetime,
 ) -> bool:
-    """Gives the builds of packages that no platform can install their verdict.
+    """Gives their verdict to the builds of packages that no platform can install.
 
     Args:
         connection: In a transaction that has locked the testing.
         revision_id: The testing.
         packages: Some packages.
-        unavailable: What packages are that are available on no platform.
+        unavailable: The outcome of packages that are available on no platform.
         at: When.
+
+    Returns:
+        Whether that changed jobs.
     """
     builds = and_(JOBS.c.revision_id == revision_id, JOBS.c.kind == JobKind.BUILD)
     query = select(JOBS).where(builds, JOBS.c.package.in_(packages))
@@ -174,5 +177,5 @@ def conclude(
         rows[job.id].id: outcome
         for job, outcome in installable_nowhere(map(job_status, rows.values()), unavailable)
     }
-    give(connection, verdicts, at)
+    rejudge(connection, verdicts, at)
     return bool(verdicts)

@@ -1,4 +1,4 @@
-"""Counts over a million jobs: whole days from the counters, the rest from the rows."""
+"""Counts of a million jobs: whole days from the counters, the rest from the rows."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, union_a
 from opam_ci.clients.index.filters import REASONS, JobFilter, equal, job_condition
 from opam_ci.clients.index.schema import ATTEMPT_COUNTS, JOB_COUNTS, JOBS
 from opam_ci.clients.index.triggers import groups
+from opam_ci.core.batched import batched
 
 FOLD_EVERY = 64
 """Batches that a process writes before it folds the counters: some thousand rows."""
@@ -18,15 +19,16 @@ _KNOWN = {*_COLUMNS, *REASONS, "since", "until"}
 
 _DAY = timedelta(days=1)
 _DAYS_AT_ONCE = 100
+"""Days whose counters are in memory at the same time."""
 
 
 def is_counted(wanted: JobFilter) -> bool:
-    """Whether the counters know these jobs: they know no package, worker, head or id."""
+    """Whether these jobs have counters: there are none by package, worker, head or id."""
     return wanted.model_dump(exclude_defaults=True).keys() <= _KNOWN
 
 
 def counting(wanted: JobFilter) -> Select[Any]:
-    """Makes the query for (standing, count) of jobs that the counters know."""
+    """Makes the query for (standing, count) of jobs that have counters."""
     begin = None if wanted.since is None else _midnight(wanted.since + _DAY - datetime.resolution)
     end = None if wanted.until is None else _midnight(wanted.until)
     if begin is not None and end is not None and begin >= end:
@@ -59,16 +61,16 @@ def _midnight(moment: datetime) -> datetime:
 
 
 def fold(connection: Connection) -> None:
-    """Makes one row of the many that changes have left since the last time.
+    """Replaces the rows that changes have added since the last time by one for each day and group.
 
-    On PostgreSQL others may write and fold meanwhile: each row is folded by one of them.
+    On PostgreSQL other processes may write and fold meanwhile: each row is folded by one of them.
     """
     for table in (JOB_COUNTS, ATTEMPT_COUNTS):
         unfolded = select(table.c.day).where(table.c.folded.is_(False)).distinct()
         days = connection.scalars(unfolded).all()
         names = groups(table)
-        for first in range(0, len(days), _DAYS_AT_ONCE):
-            gone = delete(table).where(table.c.day.in_(days[first : first + _DAYS_AT_ONCE]))
+        for some in batched(days, _DAYS_AT_ONCE):
+            gone = delete(table).where(table.c.day.in_(some))
             sums: Counter[tuple[str, ...]] = Counter()
             for *group, count in connection.execute(
                 gone.returning(*(table.c[name] for name in names), table.c.count)

@@ -2,17 +2,19 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic_core import to_json
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from opam_ci.core.batched import batched
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
@@ -24,25 +26,26 @@ _SQLITE_FULL = sqlite3.SQLITE_FULL
 _SQLITE_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _POSTGRES_FULL = "53100"
 
-_AT_ONCE = 500
+_PARAMETERS = 500
+"""Values in a statement: below every database's limit of parameters."""
 
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-"""As it is in JSON, and not the six characters behind a backslash of their own."""
+"""NUL as JSON escapes it, and not the same six characters after an escaped backslash."""
 
 T = TypeVar("T")
 
 
-def create(text: str) -> Engine:
+def create(address: str) -> Engine:
     """Makes an engine; no connection is opened yet.
 
     Raises:
-        UsageError: The URL names no database that the index can use.
+        UsageError: It is not the URL of a database that the index can use.
         InfrastructureError: The directory of the file cannot be made.
     """
     try:
-        url = make_url(text)
+        url = make_url(address)
     except ArgumentError as error:
-        raise _refused(text) from error
+        raise _refused(address) from error
     match url.get_backend_name():
         case "sqlite" if url.database and url.database != ":memory:":
             return _sqlite(url)
@@ -53,7 +56,7 @@ def create(text: str) -> Engine:
 
 
 def shown(engine: Engine) -> str:
-    """Returns the URL as it may be shown: without a password."""
+    """Returns the URL without its password."""
     return engine.url.render_as_string(hide_password=True)
 
 
@@ -83,8 +86,25 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def insertion(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Returns an insert that supports `ON CONFLICT`."""
+    postgres = connection.dialect.name == "postgresql"
+    return postgresql.insert(table) if postgres else sqlite.insert(table)
+
+
+def lock(connection: Connection, number: int) -> None:
+    """Takes an exclusive lock until the transaction ends; on SQLite a writer has one anyway.
+
+    Args:
+        connection: In a transaction that writes.
+        number: Id of the lock, any number.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": number})
+
+
 class Connected:
-    """What works on the database of an index; every method blocks on it.
+    """A part of the index, or a user of its database; every method blocks on it.
 
     Args:
         engine: To the database.
@@ -93,11 +113,14 @@ class Connected:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def close(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
 
-def portions(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yields values in portions below every database's limit of parameters in a statement."""
-    for first in range(0, len(values), _AT_ONCE):
-        yield values[first : first + _AT_ONCE]
+
+def portions(values: Iterable[T]) -> Iterator[tuple[T, ...]]:
+    """Yields values in portions of which each fits into a statement."""
+    return batched(values, _PARAMETERS)
 
 
 @contextmanager
@@ -106,30 +129,31 @@ def translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
-        raise _trouble(engine, error) from error
+        raise _fault(engine, error) from error
 
 
-def _trouble(engine: Engine, error: Exception) -> InfrastructureError:
+def _fault(engine: Engine, error: Exception) -> InfrastructureError:
     orig = error.orig if isinstance(error, DBAPIError) else error
-    text = " ".join(str(orig).split())[:300]
+    message = " ".join(str(orig).split())[:300]
     # Extended codes of SQLite hold the primary one in their low byte.
     code = (getattr(orig, "sqlite_errorcode", None) or 0) & 0xFF
     if code in _SQLITE_DAMAGED:
         return InfrastructureError(
-            f"{shown(engine)} is damaged or no index ({text}): "
+            f"{shown(engine)} is damaged or not an index ({message}): "
             "move the file away to begin with an empty one, or restore it from a backup",
             cause=Cause.STORAGE,
         )
     full = code == _SQLITE_FULL or getattr(orig, "sqlstate", None) == _POSTGRES_FULL
     return InfrastructureError(
-        f"the index at {shown(engine)} does not work: {text}",
+        f"the index at {shown(engine)} does not work: {message}",
         cause=Cause.DISK_FULL if full else Cause.STORAGE,
     )
 
 
 def _refused(url: str) -> UsageError:
     return UsageError(
-        f"{url!r} names no index: give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        f"{url!r} is not the URL of an index: give sqlite:///FILE or "
+        "postgresql://USER@HOST/DATABASE"
     )
 
 
@@ -151,7 +175,7 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _json_text(value: Any) -> str:
-    """Makes JSON of values of ours, without NUL, which PostgreSQL cannot store."""
+    """Makes JSON of our values, without NUL, which PostgreSQL cannot store."""
     return _NUL.sub(r"\1\\ufffd", to_json(value).decode())
 
 
@@ -172,8 +196,8 @@ def _postgres(url: URL) -> Engine:
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     """Sets up a new connection.
 
-    The driver's own transactions begin too late and would let two writers fail each
-    other; ours begin in `_begin_sqlite`. With a write-ahead log, NORMAL loses nothing
+    The driver's own transactions begin too late: of two writers, both could fail. Ours begin
+    in `_begin_sqlite`. With a write-ahead log, NORMAL loses nothing
     when a process is killed; a power failure may cost the last transactions, which the
     activities' retries and Temporal's histories can bring back.
     """

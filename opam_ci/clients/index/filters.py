@@ -1,4 +1,4 @@
-"""What can be asked of the index: each filter becomes a condition in SQL."""
+"""Filters of the index's listings, each of which becomes a condition in SQL."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from opam_ci.core.summary import Standing, State
 
 
 class RevisionFilter(Frozen):
-    """Which testings of heads; what is not given matches all.
+    """Which testings of heads; a field without a value matches all.
 
     Attributes:
         revision: Exactly this one.
@@ -40,71 +40,63 @@ class RevisionFilter(Frozen):
 
 
 CURRENT = RevisionFilter(newest=True, is_open=True)
-"""What operators look at: the newest testings of open pull requests."""
+"""The newest testings of open pull requests."""
 
 
-class JobFilter(Frozen):
-    """Which jobs; what is not given matches all.
+class _Filter(Frozen):
+    """Common fields of jobs and attempts.
 
     Attributes:
-        of: Jobs of these testings; its `since` and `until` are of the testing.
-        standing: How it stands, such as `errored`.
-        cause: The infrastructure fault that it is errored or retrying for.
+        of: Those of these testings; its `since` and `until` are of the testing.
+        standing: Its standing; of an attempt, a fault that was retried is `errored`.
+        cause: Its infrastructure fault; of a job, the one that it is errored or retrying for.
         failure_reason: What about the package is at fault.
+        package: Full name of its package, such as `cppo.1.8.0`, or without a version.
+        worker: Identity of the worker that ran it; of a job, its last attempt.
+        since: A job changed, or an attempt started, at this time or later.
+        until: A job changed, or an attempt started, before this time.
+    """
+
+    of: RevisionFilter = RevisionFilter()
+    standing: Standing | None = None
+    cause: Cause | None = None
+    failure_reason: FailureReason | None = None
+    package: str | None = None
+    worker: str | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class JobFilter(_Filter):
+    """Which jobs; a field without a value matches all.
+
+    Attributes:
         skip_reason: Why there was nothing to do.
         kind: What it does.
         platform: Name of its platform.
-        package: Full name of its package, such as `cppo.1.8.0`, or without a version.
         revdep: Its reverse dependency, with or without a version.
         name: The job's id.
-        words: Each of them is somewhere in the job's id, in capitals or not.
-        worker: Identity of the worker that ran its last attempt.
-        since: Changed at this time or later.
-        until: Changed before this time.
+        words: Each of them is contained in the job's id, in any case.
     """
 
-    of: RevisionFilter = RevisionFilter()
-    standing: Standing | None = None
-    cause: Cause | None = None
-    failure_reason: FailureReason | None = None
     skip_reason: SkipReason | None = None
     kind: JobKind | None = None
     platform: str | None = None
-    package: str | None = None
     revdep: str | None = None
     name: str | None = None
     words: tuple[str, ...] = ()
-    worker: str | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
 
 
-class AttemptFilter(Frozen):
-    """Which attempts; what is not given matches all.
+class AttemptFilter(_Filter):
+    """Which attempts; a field without a value matches all.
 
     Attributes:
-        of: Attempts of jobs of these testings.
         job: Attempts of this job.
-        standing: `running`, or what it came to; a fault that was retried is `errored`.
-        cause: The infrastructure fault that it met.
-        failure_reason: What about the package is at fault.
-        phase: The phase under way, or the one at which it stopped.
-        worker: Identity of the worker that ran it.
-        package: Full name of the job's package, or without a version.
-        since: Began at this time or later.
-        until: Began before this time.
+        phase: The current phase, or the one in which it stopped.
     """
 
-    of: RevisionFilter = RevisionFilter()
     job: Job | None = None
-    standing: Standing | None = None
-    cause: Cause | None = None
-    failure_reason: FailureReason | None = None
     phase: Phase | None = None
-    worker: str | None = None
-    package: str | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
 
 
 def revision_condition(wanted: RevisionFilter) -> ColumnElement[bool]:
@@ -129,8 +121,8 @@ _FEW = 1000
 def of_revisions(connection: Connection, wanted: RevisionFilter) -> ColumnElement[bool]:
     """Makes the condition on pull requests and revisions for a query of jobs.
 
-    The heads are looked up first. Where they are few, the database is told exactly which:
-    its planner cannot know that a pull request's jobs lie a million rows back.
+    The heads are looked up first. If they are few, the condition names them: the planner cannot
+    know that a pull request's jobs lie a million rows back.
     """
     if wanted == RevisionFilter():
         return true()
@@ -146,7 +138,7 @@ REASONS = {
     "failure_reason": (Standing.FAILED,),
     "skip_reason": (Standing.SKIPPED,),
 }
-"""Columns that say why a job stands so, and how it stands that has one."""
+"""The columns with the reason of a standing, and the standings that have one."""
 
 
 def job_condition(wanted: JobFilter) -> ColumnElement[bool]:
@@ -157,7 +149,7 @@ def job_condition(wanted: JobFilter) -> ColumnElement[bool]:
         *_named(JOBS.c.revdep, wanted.revdep),
         *(JOBS.c.name.icontains(word, autoescape=True) for word in wanted.words),
         *_between(JOBS.c.updated_at, wanted),
-        # A reason implies a standing; saying so lets the database search by the standing.
+        # A reason implies a standing; with it the database can search by the standing.
         *(
             JOBS.c.standing.in_(standings)
             for name, standings in REASONS.items()
@@ -195,7 +187,7 @@ def _named(column: ColumnElement[Any], package: str | None) -> list[ColumnElemen
 
 
 def _between(
-    column: ColumnElement[Any], wanted: RevisionFilter | JobFilter | AttemptFilter
+    column: ColumnElement[Any], wanted: RevisionFilter | _Filter
 ) -> list[ColumnElement[bool]]:
     after = [] if wanted.since is None else [column >= wanted.since]
     return after if wanted.until is None else [*after, column < wanted.until]

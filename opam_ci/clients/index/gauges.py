@@ -1,29 +1,26 @@
-"""What the index says about this moment, in a few cheap queries, for metrics."""
+"""The current state of the index, in a few cheap queries, for metrics."""
 
 from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, exists, func, select
 
-from opam_ci.clients.index.engine import create, reading
-from opam_ci.clients.index.schema import INCIDENTS, JOBS, PULL_REQUESTS, REVISIONS
+from opam_ci.clients.index.engine import Connected, create, reading
+from opam_ci.clients.index.filters import CURRENT, revision_condition
+from opam_ci.clients.index.schema import HEADS, INCIDENTS, JOBS, REVISIONS
 from opam_ci.core.model import Frozen
 from opam_ci.core.summary import BUILDS_NOTHING, UNDECIDED, Standing, State
 
-_NEWEST = and_(
-    PULL_REQUESTS.c.is_open,
-    REVISIONS.c.opened_at == PULL_REQUESTS.c.latest_opened_at,
-)
-_HEADS = REVISIONS.join(PULL_REQUESTS)
+_CURRENT = revision_condition(CURRENT)
 
 EVERY_POOL = "any"
-"""Stands for the pool of an incident that is not of one pool."""
+"""In place of the pool of an incident that is not limited to one."""
 
 
 class IndexState(Frozen):
-    """Counts of this moment.
+    """Current counts.
 
     Attributes:
         pull_requests: Open ones by the state of their newest head.
-        undecided: Jobs without an outcome, by how they stand.
+        undecided: Jobs without an outcome, by standing.
         retrying: Jobs that wait for a retry, by cause.
         errored: Jobs of the newest heads of open pull requests that wait for a restart,
             by cause.
@@ -40,22 +37,18 @@ class IndexState(Frozen):
     green_unbuilt: int
 
 
-class IndexGauges:
+class IndexGauges(Connected):
     """Reads the state of an index. Blocks on the database: call it on a thread.
 
     Args:
         url: Of an index that exists.
 
     Raises:
-        UsageError: The URL names no index.
+        UsageError: It is not the URL of an index.
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create(url)
-
-    def close(self) -> None:
-        """Closes all connections."""
-        self._engine.dispose()
+        super().__init__(create(url))
 
     def read(self) -> IndexState:
         """Reads the state.
@@ -64,15 +57,15 @@ class IndexGauges:
             InfrastructureError: The index cannot be read.
         """
         standing, cause = JOBS.c.standing, JOBS.c.cause
-        errored = and_(_NEWEST, standing == Standing.ERRORED)
+        errored = and_(_CURRENT, standing == Standing.ERRORED)
         with reading(self._engine) as connection:
             return IndexState(
-                pull_requests=_numbers(connection, REVISIONS.c.state, _HEADS, _NEWEST),
-                # The undecided are few among millions: asked for by name, each is a range of an
-                # index.
+                pull_requests=_numbers(connection, REVISIONS.c.state, HEADS, _CURRENT),
+                # The undecided are few among millions: with their standings in the condition, each
+                # is a range of a database index.
                 undecided=_numbers(connection, standing, JOBS, standing.in_(UNDECIDED)),
                 retrying=_numbers(connection, cause, JOBS, standing == Standing.RETRYING),
-                errored=_numbers(connection, cause, JOBS.join(_HEADS), errored),
+                errored=_numbers(connection, cause, JOBS.join(HEADS), errored),
                 incidents=_incidents(connection),
                 green_unbuilt=_green_unbuilt(connection),
             )
@@ -98,8 +91,8 @@ def _incidents(connection: Connection) -> dict[str, dict[str, int]]:
 def _green_unbuilt(connection: Connection) -> int:
     built = and_(JOBS.c.revision_id == REVISIONS.c.id, JOBS.c.kind.not_in(BUILDS_NOTHING))
     passed = and_(built, JOBS.c.standing == Standing.PASSED)
-    green = and_(_NEWEST, REVISIONS.c.state == State.SUCCESS)
-    query = select(func.count()).select_from(_HEADS)
+    green = and_(_CURRENT, REVISIONS.c.state == State.SUCCESS)
+    query = select(func.count()).select_from(HEADS)
     return connection.execute(
         query.where(green, exists().where(built), ~exists().where(passed))
     ).scalar_one()

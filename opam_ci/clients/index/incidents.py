@@ -1,4 +1,4 @@
-"""Incidents in the index: written together with the faults that they are made of."""
+"""Incidents in the index, written together with the faults that they consist of."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,11 +16,10 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    text,
     update,
 )
 
-from opam_ci.clients.index.engine import Connected, portions, reading, writing
+from opam_ci.clients.index.engine import Connected, lock, portions, reading, writing
 from opam_ci.clients.index.filters import CURRENT, equal, revision_condition
 from opam_ci.clients.index.paging import Page, page
 from opam_ci.clients.index.paging import Place as ListPlace
@@ -42,19 +41,19 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Evidence
 from opam_ci.core.summary import UNDECIDED, Standing
 
-_ADVISORY_LOCK = 7_263_519_005
-"""Any number: who makes incidents on PostgreSQL does so alone, lest one be made twice."""
+_LOCK = 7_263_519_005
+"""Id of the lock for making incidents, so that none is made twice."""
 
 
 class IncidentFilter(Frozen):
-    """Which incidents; what is not given matches all.
+    """Which incidents; a field without a value matches all.
 
     Attributes:
         is_open: Whether it is not resolved.
-        cause: Why its faults happened.
+        cause: Cause of its faults.
         pool: Only of this pool.
         worker: Only of this worker.
-        least_faults: With so many faults at least; one alone is hardly an incident.
+        least_faults: With at least so many faults; one alone is hardly an incident.
         since: Last seen at this time or later.
     """
 
@@ -71,14 +70,13 @@ _START = ListPlace()
 
 
 def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
-    """Gives every fault of some jobs that has no incident yet its incident, if it makes one.
+    """Adds the faults of some jobs that have no incident yet to an incident, existing or new.
 
     Returns:
-        The open incidents of all faults of these jobs, also of those known before: whoever
-        is told twice of a fault may say so twice.
+        The open incidents of all faults of these jobs, also of earlier ones: a repeated call
+        returns the same.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
+    lock(connection, _LOCK)
     loose: dict[str, list[Any]] = defaultdict(list)
     for some in portions(job_ids):
         query = (
@@ -92,7 +90,7 @@ def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
             .order_by(ATTEMPTS.c.ended_at)
         )
         for row in connection.execute(query):
-            # What a job's own cgroup measured is the job's: nothing of the CI's is broken.
+            # A limit of the job's own cgroup is the job's fault: nothing of the CI is broken.
             if row.outcome.evidence.rule not in OWN_LIMIT_RULES:
                 loose[row.cause].append(row)
     for cause, faults in sorted(loose.items()):
@@ -151,7 +149,7 @@ def _begin(connection: Connection, cause: str, at: datetime) -> int:
 
 
 def _summarise(connection: Connection, incident: int) -> None:
-    """Writes down what an incident's faults come to."""
+    """Updates an incident's counts, times, place and evidence from its faults."""
     of_it = ATTEMPTS.c.incident_id == incident
     counted = select(
         func.count().label("faults"),
@@ -179,7 +177,7 @@ def _summarise(connection: Connection, incident: int) -> None:
 
 
 class Incidents(Connected):
-    """The part of the index that knows incidents."""
+    """The part of the index with incidents."""
 
     def incidents(
         self, wanted: IncidentFilter = _EVERY_INCIDENT, *, place: ListPlace = _START
@@ -187,7 +185,7 @@ class Incidents(Connected):
         """Lists incidents, last seen first.
 
         Raises:
-            UsageError: The place is not one that a listing gave.
+            UsageError: The cursor is not one that a page returned.
             InfrastructureError: The index cannot be read.
         """
         conditions = equal(INCIDENTS, wanted, "cause", "pool", "worker")
@@ -201,7 +199,7 @@ class Incidents(Connected):
             return page(connection, select(INCIDENTS).where(*conditions), order, place, _incident)
 
     def incident(self, number: int) -> Incident | None:
-        """Reads one incident; None if there is none, or it was united with another one.
+        """Reads one incident; None if it does not exist, or was united with another one.
 
         Raises:
             InfrastructureError: The index cannot be read.
@@ -212,11 +210,11 @@ class Incidents(Connected):
             return None if row is None else _incident(row)
 
     def resolve(self, number: int, *, at: datetime, by: str) -> bool:
-        """Resolves an open incident; False where there is nothing to resolve (any more).
+        """Resolves an open incident; False if it is not open (any more).
 
         Args:
             number: Of the incident.
-            at: When it was found repaired; one that was seen later stays open.
+            at: When it was found repaired; one with a later fault stays open.
             by: Who or what found that.
 
         Raises:
@@ -232,9 +230,9 @@ class Incidents(Connected):
             return changed.rowcount == 1
 
     def hit_jobs(self, number: int) -> tuple[HitJob, ...]:
-        """Lists jobs that an incident hit and that still stand errored for its cause.
+        """Lists jobs that an incident hit and that are still errored with its cause.
 
-        Only of the newest testings of open pull requests: what is superseded stays as it is.
+        Only of the newest testings of open pull requests: superseded ones are not restarted.
 
         Raises:
             InfrastructureError: The index cannot be read.
@@ -246,7 +244,7 @@ class Incidents(Connected):
                 INCIDENTS.c.id == number,
                 JOBS.c.standing == Standing.ERRORED,
                 JOBS.c.cause == INCIDENTS.c.cause,
-                # What a later round was lost to is a later incident's.
+                # Faults of later rounds belong to later incidents.
                 or_(ATTEMPTS.c.round == JOBS.c.round, JOBS.c.round == 0),
                 revision_condition(CURRENT),
             )
@@ -259,7 +257,7 @@ class Incidents(Connected):
             )
 
     def undecided_jobs(self, number: int) -> int:
-        """Counts jobs of current heads that an incident hit and that are under way.
+        """Counts undecided jobs of current heads that an incident hit.
 
         Raises:
             InfrastructureError: The index cannot be read.
@@ -274,10 +272,10 @@ class Incidents(Connected):
             return connection.scalar(query) or 0
 
     def recovered_since(self, incident: Incident) -> bool:
-        """Whether a job that it hit has got through since its last fault, at the same place.
+        """Whether a job that it hit has been decided since its last fault, at the same place.
 
-        A package failure counts: the CI did its part. One for which the incident is in doubt of
-        the CI does not, until so many jobs fail that way again, anywhere, that it is refuted.
+        A package failure counts: the CI worked. A failure that is in doubt because of the incident
+        does not count, until so many jobs fail that way again, anywhere, that this is refuted.
 
         Raises:
             InfrastructureError: The index cannot be read.

@@ -1,4 +1,4 @@
-"""The job index as its users see it."""
+"""The job index."""
 
 import itertools
 import time
@@ -43,7 +43,7 @@ from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, Revision
 from opam_ci.core.summary import Counts
 
 CLOSE_PATIENCE = timedelta(seconds=5)
-"""How long calls under way are waited for when an index is closed; they take milliseconds."""
+"""How long closing an index waits for running calls; they take milliseconds."""
 
 _EVERY_REVISION = RevisionFilter()
 _EVERY_JOB = JobFilter()
@@ -56,8 +56,8 @@ class Index(JobQueue, Incidents, Overview, Retention):
 
     Every method blocks on the database (milliseconds, but up to half a minute when
     another process writes for long): call it on a thread. Methods may be called from
-    several threads at once. Trouble with the database is an InfrastructureError with
-    cause `storage`, or `disk_full`.
+    several threads at once. A failure of the database is an InfrastructureError with cause
+    `storage`, or `disk_full`.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -75,7 +75,7 @@ class Index(JobQueue, Incidents, Overview, Retention):
                 `postgresql://USER@HOST/DATABASE`.
 
         Raises:
-            UsageError: The URL names no index, or one of a newer opam-ci.
+            UsageError: It is not the URL of an index, or the index is of a newer opam-ci.
             InfrastructureError: The database is not reachable or damaged.
         """
         engine = create(url)
@@ -89,8 +89,8 @@ class Index(JobQueue, Incidents, Overview, Retention):
     def close(self) -> None:
         """Closes all connections; on SQLite it also refreshes the planner's statistics.
 
-        Waits up to `CLOSE_PATIENCE` for calls that other threads still make: a thread goes on
-        when the activity is cancelled that waits for it.
+        Waits up to `CLOSE_PATIENCE` for calls of other threads: a thread goes on when the activity
+        is cancelled that waits for it.
 
         Raises:
             InfrastructureError: The statistics could not be written.
@@ -105,19 +105,19 @@ class Index(JobQueue, Incidents, Overview, Retention):
                     connection.execute(text("PRAGMA analysis_limit = 400"))
                     connection.execute(text("PRAGMA optimize"))
         finally:
-            self._engine.dispose()
+            super().close()
 
     def record(self, batch: RowBatch, *, retried: bool = False) -> Recorded:
-        """Writes rows, all or none; what is already known is left as it is.
+        """Writes rows, all or none; newer ones in the index are left as they are.
 
-        Rows may come twice and in any order: the newest stands, by round, attempt and sequence.
-        Then verdicts that failures in the batch throw another light on are judged again, at
-        once in all testings. Blocks while another process writes.
+        Rows may come twice and in any order: the newest wins, by round, attempt and sequence.
+        Then verdicts that failures in the batch put in doubt are judged again, at once in all
+        testings. Blocks while another process writes.
 
         Args:
             batch: What to write.
-            retried: Whether the batch may have been given before, and nobody told what came of
-                it: then that is said again.
+            retried: Whether an earlier call may have written the batch without its result being
+                received: then testings that it judged again are reported again.
 
         Raises:
             InfrastructureError: The rows could not be stored; try again.
@@ -128,7 +128,7 @@ class Index(JobQueue, Incidents, Overview, Retention):
             self.fold()
         if not failures:
             return Recorded(incidents)
-        # In a transaction of its own, lest two writers at once miss each other's failures.
+        # In another transaction, so that of two writers at once the later one sees all failures.
         with reading(self._engine) as connection:
             doubtful, before = find_doubtful(connection, failures)
         done = Recorded()
@@ -142,7 +142,7 @@ class Index(JobQueue, Incidents, Overview, Retention):
         )
 
     def fold(self) -> None:
-        """Folds the counters; `record` does it now and then.
+        """Folds the counters; `record` does so after every `FOLD_EVERY` batches.
 
         Raises:
             InfrastructureError: The counters could not be stored.
@@ -156,7 +156,7 @@ class Index(JobQueue, Incidents, Overview, Retention):
         """Lists testings of heads, last changed first.
 
         Raises:
-            UsageError: The place is not one that a listing gave.
+            UsageError: The cursor is not one that a page returned.
             InfrastructureError: The index cannot be read.
         """
         pull_request = (PULL_REQUESTS.c.title, PULL_REQUESTS.c.is_open)
@@ -172,7 +172,7 @@ class Index(JobQueue, Incidents, Overview, Retention):
         """Lists jobs, last changed first.
 
         Raises:
-            UsageError: The place is not one that a listing gave.
+            UsageError: The cursor is not one that a page returned.
             InfrastructureError: The index cannot be read.
         """
         query = select(*KEY_COLUMNS, *JOBS.c).select_from(TESTED)
@@ -184,10 +184,10 @@ class Index(JobQueue, Incidents, Overview, Retention):
     def attempts(
         self, wanted: AttemptFilter = _EVERY_ATTEMPT, *, place: Place = _START
     ) -> Page[AttemptRecord]:
-        """Lists attempts, last begun first.
+        """Lists attempts, last started first.
 
         Raises:
-            UsageError: The place is not one that a listing gave.
+            UsageError: The cursor is not one that a page returned.
             InfrastructureError: The index cannot be read.
         """
         own = (
@@ -202,7 +202,7 @@ class Index(JobQueue, Incidents, Overview, Retention):
             )
 
     def counts(self, wanted: JobFilter = _EVERY_JOB) -> Counts:
-        """Counts jobs by how they stand.
+        """Counts jobs by standing.
 
         Raises:
             InfrastructureError: The index cannot be read.

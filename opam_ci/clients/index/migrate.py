@@ -1,19 +1,18 @@
-"""Brings the database of the index to the newest schema, whoever opens it first."""
+"""Migration of the database to the newest schema, by the first process that opens it."""
 
 import sqlite3
 import time
 from contextlib import closing
 
-from sqlalchemy import Connection, Engine, insert, inspect, select, text, update
+from sqlalchemy import Connection, Engine, insert, inspect, select, update
 
-from opam_ci.clients.index.engine import reading, shown, translated, writing
+from opam_ci.clients.index.engine import lock, reading, shown, translated, writing
 from opam_ci.clients.index.migrations import STEPS
 from opam_ci.clients.index.schema import METADATA, SCHEMA_VERSION, VERSION
 from opam_ci.clients.index.triggers import create_triggers
 from opam_ci.core.errors import UsageError
 
-_ADVISORY_LOCK = 7_263_519_004
-"""Any number: the name of our lock in a PostgreSQL database."""
+_LOCK = 7_263_519_004
 _WAL_SECONDS = 30
 
 
@@ -21,7 +20,7 @@ def migrate(engine: Engine) -> None:
     """Makes the tables, or runs the steps that are missing; blocks while another one does.
 
     Raises:
-        UsageError: The database is of a newer version or too old, or of something else.
+        UsageError: The database is of a newer version or too old, or not an index.
         InfrastructureError: It is not reachable or damaged.
     """
     if engine.dialect.name == "sqlite":
@@ -30,8 +29,7 @@ def migrate(engine: Engine) -> None:
         if _version(connection) == SCHEMA_VERSION:
             return
     with writing(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _ADVISORY_LOCK})
+        lock(connection, _LOCK)
         found = _version(connection)
         if found is None:
             _create(engine, connection)
@@ -40,7 +38,7 @@ def migrate(engine: Engine) -> None:
 
 
 def _version(connection: Connection) -> str | None:
-    """Returns the schema of the database, None if it has no tables of ours."""
+    """Returns the schema of the database, None if it has no tables of an index."""
     if not inspect(connection).has_table(VERSION.name):
         return None
     return connection.scalar(select(VERSION.c.version_num))
@@ -48,8 +46,8 @@ def _version(connection: Connection) -> str | None:
 
 def _create(engine: Engine, connection: Connection) -> None:
     if engine.dialect.name == "sqlite" and inspect(connection).get_table_names():
-        raise UsageError(f"{shown(engine)} is a database of something else: give another file")
-    # Unchecked: a table of the same name in a database that is shared is not ours.
+        raise UsageError(f"{shown(engine)} has tables that are not an index's: give another file")
+    # Unchecked: in a shared database, a table of the same name is not ours.
     METADATA.create_all(connection, checkfirst=False)
     create_triggers(connection)
     connection.execute(insert(VERSION).values(version_num=SCHEMA_VERSION))
@@ -72,16 +70,15 @@ def _upgrade(engine: Engine, connection: Connection, found: str) -> None:
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Turns the log on for good. SQLite itself does not wait for others here, so we do."""
+    """Turns the log on permanently. SQLite itself does not wait for others here, so we do."""
     deadline = time.monotonic() + _WAL_SECONDS
     with translated(engine), closing(engine.raw_connection()) as connection:
         while True:
             try:
                 connection.cursor().execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-                if time.monotonic() > deadline:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
             else:

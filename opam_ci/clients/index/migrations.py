@@ -1,7 +1,7 @@
 """From older schemas to the newest one, step by step.
 
-A step is SQL of its own time, on SQLite and PostgreSQL, and is not changed once released. Whoever
-changes `schema.py` raises its version and adds a step; a test compares both ways to it.
+A step is SQL of its own time, on SQLite and PostgreSQL, and is not changed once released. With a
+change of `schema.py`, raise its version and add a step; a test compares both ways to it.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ CREATE INDEX jobs_by_worker ON jobs (worker, updated_at, id, standing, platform)
 
 
 def _to_0005(connection: Connection) -> None:
-    """Makes a queue of the list of jobs: an order, which job must pass first, and indexes.
+    """Turns the list of jobs into a queue: an order, which job must pass first, and indexes.
 
     The index of workers leaves out jobs that none has run: each plan would write all of them.
     On PostgreSQL a reverse dependency is sorted by characters from now on, as its package is.
@@ -47,4 +47,4 @@ def _to_0005(connection: Connection) -> None:
 
 
 STEPS: dict[str, Callable[[Connection], None]] = {"0004": _to_0005}
-"""What makes the next schema of each older one, oldest first."""
+"""By schema, the step to the next one; oldest first."""

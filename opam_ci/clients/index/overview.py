@@ -15,10 +15,10 @@ from opam_ci.core.summary import Standing
 
 
 class Overview(Connected):
-    """The part of the index that operators look at."""
+    """The part of the index with overviews for operators."""
 
     def errors(self) -> tuple[ErrorGroup, ...]:
-        """Groups what is errored or retrying at current heads by cause, most jobs first.
+        """Groups errored and retrying jobs of current heads by cause, most jobs first.
 
         Raises:
             InfrastructureError: The index cannot be read.
@@ -40,7 +40,7 @@ class Overview(Connected):
         return tuple(sorted(groups, key=lambda each: (-(each.errored + each.retrying), each.cause)))
 
     def workers(self, since: datetime) -> tuple[WorkerRow, ...]:
-        """Lists workers that began attempts on that day (in UTC) or later, last seen first.
+        """Lists workers that started attempts on that day (in UTC) or later, last seen first.
 
         Raises:
             InfrastructureError: The index cannot be read.
@@ -55,7 +55,7 @@ class Overview(Connected):
         with reading(self._engine) as connection:
             for worker, pool, standing, why, number in connection.execute(query.having(total > 0)):
                 found[worker, pool][standing, why] = number
-            # One by one: a search in an index, where a grouping would read all of it.
+            # One by one: each is a search in a database index, and a grouping would read it all.
             for worker in {worker for worker, _ in found}:
                 last = select(func.max(ATTEMPTS.c.started_at)).where(ATTEMPTS.c.worker == worker)
                 if (at := connection.scalar(last)) is not None:

@@ -1,5 +1,6 @@
-"""Listings in parts: each part says where the following one begins."""
+"""Listings page by page: each page has the cursor of the following one."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,13 +14,15 @@ from opam_ci.core.model import Frozen
 
 T = TypeVar("T")
 
+_NUMBER = re.compile(r"[0-9]{1,10}")
+
 
 class Place(Frozen):
-    """Which part of a listing.
+    """Which page of a listing.
 
     Attributes:
         limit: Entries at most.
-        after: The `following` of the part before; None for the beginning.
+        after: Cursor: the `following` of the page before; None for the first page.
     """
 
     limit: int = Field(default=100, ge=1, le=10_000)
@@ -27,18 +30,18 @@ class Place(Frozen):
 
 
 class Page(NamedTuple, Generic[T]):
-    """A part of a listing.
+    """A page of a listing.
 
     Attributes:
         items: The entries, newest first.
-        following: Where the next part begins, None if this is the last one.
+        following: Cursor of the next page, None if this is the last one.
     """
 
     items: tuple[T, ...]
     following: str | None
 
 
-def page(  # noqa: PLR0913  what to read, and which part of it
+def page(  # noqa: PLR0913  what to read, and which page of it
     connection: Connection,
     query: Select[Any],
     order: tuple[Column[Any], Column[Any]],
@@ -47,24 +50,24 @@ def page(  # noqa: PLR0913  what to read, and which part of it
     *,
     chosen: ColumnElement[bool] | None = None,
 ) -> Page[T]:
-    """Reads one part of a query's rows.
+    """Reads one page of a query's rows.
 
-    Places are kept by value, not by number: a listing that grows at its top meanwhile
-    shows nothing twice.
+    Cursors hold values, not row numbers: a listing that grows at its top meanwhile repeats
+    nothing.
 
     Args:
         connection: Where to read.
         query: What, without an order.
         order: A time and an id, both selected by the query: the newest come first.
-        place: Which part.
+        place: Which page.
         read: Makes an entry from a row.
-        chosen: Which rows, of the order's own table alone: then these are found and
+        chosen: Condition on rows of the order's own table alone: then these are found and
             sorted first, in an index at best, and the query reads only those of the page.
     """
     moment, identity = order
     keys = query if chosen is None else select(identity).where(chosen)
     if place.after is not None:
-        last_moment, last_id = _parsed(place.after)
+        last_moment, last_id = parse_cursor(place.after, _moment)
         keys = keys.where(
             moment <= last_moment,
             or_(moment < last_moment, and_(moment == last_moment, identity < last_id)),
@@ -84,12 +87,34 @@ def page(  # noqa: PLR0913  what to read, and which part of it
     return Page(items, following)
 
 
-def _parsed(after: str) -> tuple[datetime, int]:
-    moment, _, identity = after.rpartition("/")
+def parse_cursor(cursor: str, parse: Callable[[str], T]) -> tuple[T, int]:
+    """Reads a cursor: the value by which rows are ordered first, a slash, and an id.
+
+    Args:
+        cursor: As a page returned it.
+        parse: Reads the value; ValueError for an invalid one.
+
+    Raises:
+        UsageError: No page returned such a cursor.
+    """
+    value, _, identity = cursor.rpartition("/")
     try:
-        parsed = datetime.fromisoformat(moment), int(identity)
+        return parse(value), parse_number(identity)
     except ValueError as error:
-        raise UsageError(f"{after[:100]!r} is no place in a listing") from error
-    if parsed[0].tzinfo is None:
-        raise UsageError(f"{after[:100]!r} is no place in a listing")
-    return parsed
+        raise UsageError(
+            f"invalid page cursor {cursor[:100]!r}: use what the page before returned"
+        ) from error
+
+
+def parse_number(text: str) -> int:
+    """Reads a number that databases can compare; ValueError for another one."""
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError(text)
+    return int(text)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(text)
+    return moment

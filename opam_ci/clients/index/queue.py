@@ -1,20 +1,19 @@
-"""The list of jobs: planned, taken, counted, and changed by whoever restarts or cancels."""
+"""The list of jobs: planned, taken, counted, restarted and cancelled."""
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from itertools import islice
 
 from sqlalchemy import and_, literal_column, or_, select, true
 
 from opam_ci.clients.index.changing import conclude, decide, queue_again, skipped_everywhere
 from opam_ci.clients.index.engine import Connected, portions, reading, writing
+from opam_ci.clients.index.paging import parse_cursor, parse_number
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
 from opam_ci.clients.index.schema import JOBS
 from opam_ci.clients.index.selecting import cancelled, candidates, restarted
 from opam_ci.clients.index.standings import standings
 from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
-from opam_ci.core.errors import UsageError
+from opam_ci.core.batched import batched
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.messages import (
     ChangeJobs,
@@ -32,7 +31,7 @@ from opam_ci.core.selector import RestartAsker, RestartSelector, Taken
 from opam_ci.core.summary import UNDECIDED, PlatformStanding, Standing
 
 _WRITTEN_AT_ONCE = 1_000
-"""Jobs in one transaction: others who write wait for less than a tenth of a second."""
+"""Jobs in one transaction: other writers wait for less than a tenth of a second."""
 
 _CONCLUDED_AT_ONCE = 20
 """Packages in one transaction, each with a build on some ten platforms."""
@@ -41,11 +40,9 @@ _JOB = ("platform", "package", "kind", "revdep")
 _QUEUED = ("id", "rank", *_JOB, "round", "automatic", "needs")
 _NEEDED = (*_JOB, "standing", "outcome")
 
-_NUMBER = re.compile(r"[0-9]{1,10}")
-
 
 class JobQueue(Connected):
-    """The part of the index that workflows work on. All of it can be done twice.
+    """The part of the index that workflows use. Every method is idempotent.
 
     The row of an analysis belongs to the workflow of its pull request: nothing here counts or
     changes it.
@@ -65,31 +62,30 @@ class JobQueue(Connected):
         Args:
             key: The testing.
             jobs: Which, each once.
-            round_: In which round they are to run.
-            asker: Who asked for that, None for nobody.
+            round_: In which round they run.
+            asker: Who requested the restart, None for a first plan.
             at: When.
 
         Raises:
             InfrastructureError: The index cannot be written; some jobs may be there already.
         """
-        waiting = iter(jobs)
         same = {name: value for name, value in QUEUED.items() if value is not None}
         common = {**same, "round": round_, "automatic": 0, "updated_at": at}
         charge = 0 if asker is None else asker.charged(0)
-        while some := list(islice(waiting, _WRITTEN_AT_ONCE)):
+        for some in batched(jobs, _WRITTEN_AT_ONCE):
             with writing(self._engine) as connection:
                 revision_id = locked_revision(connection, key, at)
                 rows = [queued_row(revision_id, each, **common) for each in some]
                 insert_queued(connection, rows, charge=charge)
 
     def take(self, given: TakeJobs) -> JobPage:
-        """Returns a platform's queued jobs in the order in which they are to run.
+        """Returns a platform's queued jobs in the order in which they run.
 
         Raises:
-            UsageError: `after` is not what a page returned.
+            UsageError: `after` is not a cursor that a page returned.
             InfrastructureError: The index cannot be read.
         """
-        rank, last = _parsed(given.after)
+        rank, last = (-1, 0) if given.after is None else parse_cursor(given.after, parse_number)
         needed = JOBS.alias("needed")
         needs = and_(needed.c.revision_id == JOBS.c.revision_id, needed.c.name == JOBS.c.needs)
         own = (JOBS.c[name] for name in _QUEUED)
@@ -118,7 +114,7 @@ class JobQueue(Connected):
     def count(self, given: CountJobs) -> tuple[PlatformStanding, ...]:
         """Counts the jobs of platforms, and reads the rows that explain their standing.
 
-        Each of the platforms has a standing, also without a job.
+        Each of the platforms has a standing, also one without jobs.
 
         Raises:
             InfrastructureError: The index cannot be read.
@@ -130,17 +126,18 @@ class JobQueue(Connected):
     def requeue(self, given: ChangeJobs, at: datetime) -> Taken:
         """Queues decided jobs again: those selected, and what belongs to them.
 
-        What only followed from a job that is taken runs again, and so does a job of the CI's loss
-        that a taken one needs. Jobs of that round were taken by this very restart before. Jobs
-        that wait for their retry are counted, and left to whoever runs them.
+        Jobs whose outcome only followed from a job that is taken run again, and so does a job
+        that the CI lost and that a taken one needs. Jobs of that round were taken by an earlier
+        call for the same restart. Jobs that wait for their retry are counted, and left to the
+        workflow that runs them.
 
         Args:
             given: Which; the head is not compared. The round is higher than that of any job of
-                the testing, and the same if asked again.
+                the testing, and the same for a repeated call.
             at: When.
 
         Raises:
-            InfrastructureError: The index cannot be written; ask again for the rest.
+            InfrastructureError: The index cannot be written; call again for the rest.
         """
         selector = given.selector
         if not isinstance(selector, RestartSelector):
@@ -155,14 +152,14 @@ class JobQueue(Connected):
         return taken
 
     def cancel(self, given: ChangeJobs, at: datetime) -> Taken:
-        """Cancels queued jobs; those under way are counted, and left to whoever runs them.
+        """Cancels queued jobs; running ones are counted, and left to the workflow that runs them.
 
         Args:
             given: Which; the head is not compared.
-            at: When; the same if asked again, which then takes the same jobs.
+            at: When; the same for a repeated call, which then takes the same jobs.
 
         Raises:
-            InfrastructureError: The index cannot be written; ask again for the rest.
+            InfrastructureError: The index cannot be written; call again for the rest.
         """
         with reading(self._engine) as connection:
             ids, taken = cancelled(candidates(connection, given.key), given, at)
@@ -175,7 +172,7 @@ class JobQueue(Connected):
         """Gives all undecided jobs an outcome.
 
         Raises:
-            InfrastructureError: The index cannot be written; ask again for the rest.
+            InfrastructureError: The index cannot be written; call again for the rest.
         """
         query = select(JOBS.c.id).where(
             JOBS.c.kind != JobKind.ANALYSIS,
@@ -197,9 +194,9 @@ class JobQueue(Connected):
             InfrastructureError: The index cannot be written.
         """
         with reading(self._engine) as connection:
-            packages = iter(skipped_everywhere(connection, find_revision(connection, given.key)))
+            packages = skipped_everywhere(connection, find_revision(connection, given.key))
         changed = False
-        while some := list(islice(packages, _CONCLUDED_AT_ONCE)):
+        for some in batched(packages, _CONCLUDED_AT_ONCE):
             with writing(self._engine) as connection:
                 revision_id = locked_revision(connection, given.key, at)
                 changed |= conclude(connection, revision_id, some, given.unavailable, at)
@@ -217,15 +214,6 @@ class JobQueue(Connected):
             with writing(self._engine) as connection:
                 locked_revision(connection, key, at)
                 decide(connection, dict.fromkeys(some, outcome), at, standings)
-
-
-def _parsed(after: str | None) -> tuple[int, int]:
-    if after is None:
-        return -1, 0
-    rank, _, last = after.partition("/")
-    if not (_NUMBER.fullmatch(rank) and _NUMBER.fullmatch(last)):
-        raise UsageError(f"invalid page cursor {after[:100]!r}: use what the page before returned")
-    return int(rank), int(last)
 
 
 def _queued_job(row: AnyRow) -> QueuedJob:

@@ -1,7 +1,7 @@
-"""Verdicts that failures of other pull requests throw another light on, in bounded time.
+"""Revision of verdicts that failures of other pull requests put in doubt, in bounded time.
 
-Everything is read anew from the rows, so it does not matter in which order they were written,
-by whom, or how often: whoever writes last sees it all.
+Everything is read again from the rows, so it does not matter in which order they were written,
+by which process, or how often: the last writer sees all of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, exists, func, select
 
-from opam_ci.clients.index.changing import give
+from opam_ci.clients.index.changing import rejudge
 from opam_ci.clients.index.engine import portions
 from opam_ci.clients.index.filters import CURRENT, revision_condition
 from opam_ci.clients.index.incidents import attach
@@ -33,8 +33,8 @@ from opam_ci.core.records import RevisionKey
 from opam_ci.core.summary import Standing
 
 ALIKE_AT_ONCE = 2000
-"""Verdicts of one signature within half an hour that are looked at; those of a whole fleet
-that breaks at once. What more there are, their pull requests can restart."""
+"""Verdicts of one signature within half an hour that are examined; those of a whole fleet
+that breaks at once. Any others can be restarted from their pull requests."""
 
 
 class Doubtful(NamedTuple):
@@ -43,8 +43,8 @@ class Doubtful(NamedTuple):
     Attributes:
         revision_id: Of its testing.
         job_id: Its own.
-        round: In which round it came to that verdict.
-        detail: Why, in words.
+        round: The round of that verdict.
+        detail: Why, as text.
     """
 
     revision_id: int
@@ -54,12 +54,12 @@ class Doubtful(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What came of a batch.
+    """The effects of a batch.
 
     Attributes:
         incidents: The open incidents of its faults, whether it opened them or not.
-        testings: Whose verdicts were judged again.
-        kinds: Of the jobs that were, those apart that only followed.
+        testings: Those whose verdicts were judged again.
+        kinds: Kinds of the jobs that were judged again, without those that only followed.
     """
 
     incidents: tuple[int, ...] = ()
@@ -70,15 +70,15 @@ class Recorded(NamedTuple):
 def find_doubtful(
     connection: Connection, failures: Mapping[str, set[datetime]]
 ) -> tuple[list[Doubtful], set[RevisionKey]]:
-    """Finds the jobs that are to be judged again now that failures are written.
+    """Finds the jobs to be judged again after failures were written.
 
     Args:
         connection: Where to read.
         failures: When they happened, by signature.
 
     Returns:
-        Jobs whose verdict still stands; and testings with jobs that were judged again for such a
-        failure, and stand so.
+        Jobs that have not been judged again; and testings with jobs that were judged again for
+        such a failure, and still have that verdict.
     """
     doubtful: list[Doubtful] = []
     before: set[RevisionKey] = set()
@@ -91,9 +91,9 @@ def find_doubtful(
 
 
 def judge_again(connection: Connection, found: Sequence[Doubtful], at: datetime) -> Recorded:
-    """Gives jobs the verdict of a doubt, and what followed from them what follows from it.
+    """Gives jobs the verdict of a doubt, and updates those that followed from them.
 
-    A job that has gone on meanwhile is left alone.
+    A job that has changed meanwhile is left as it is.
     """
     keys = _locked(connection, sorted({each.revision_id for each in found}))
     testings: set[RevisionKey] = set()
@@ -106,7 +106,7 @@ def judge_again(connection: Connection, found: Sequence[Doubtful], at: datetime)
             verdicts[row.id] = rejudged(row.outcome, each.detail)
             kinds.append(JobKind(row.kind))
             testings.add(keys[row.revision_id])
-    give(connection, verdicts, at)
+    rejudge(connection, verdicts, at)
     incidents = attach(connection, sorted(verdicts)) if verdicts else ()
     return Recorded(incidents, frozenset(testings), tuple(kinds))
 
@@ -123,7 +123,7 @@ def _locked(connection: Connection, revision_ids: Sequence[int]) -> dict[int, Re
 
 
 def _spans(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
-    """Yields the ends of what lies within ten minutes: each is one question to the index."""
+    """Yields first and last of the times within ten minutes: each span is one query."""
     first = last = times[0]
     for at in times:
         if at - first > BURST:
@@ -136,7 +136,7 @@ def _spans(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
 def _doubts_of(
     connection: Connection, digest: str, first: datetime, last: datetime
 ) -> tuple[list[Doubtful], set[RevisionKey]]:
-    """Looks at verdicts of that signature with which some of these times can have a part."""
+    """Reads verdicts of that signature which failures at these times can put in doubt."""
     of_it = ATTEMPTS.c.signature == digest
     usual = select(func.max(ATTEMPTS.c.ended_at)).where(
         of_it,
@@ -153,12 +153,14 @@ def _doubts_of(
         earlier.c.round < ATTEMPTS.c.round,
         earlier.c.signature == ATTEMPTS.c.signature,
     )
-    stands = and_(JOBS.c.standing == ATTEMPTS.c.standing, JOBS.c.round == ATTEMPTS.c.round)
-    can_run_again = and_(stands, JOBS.c.standing == Standing.FAILED, JOBS.c.automatic < JOB_BUDGET)
+    unchanged = and_(JOBS.c.standing == ATTEMPTS.c.standing, JOBS.c.round == ATTEMPTS.c.round)
+    can_run_again = and_(
+        unchanged, JOBS.c.standing == Standing.FAILED, JOBS.c.automatic < JOB_BUDGET
+    )
     query = (
         select(
             *KEY_COLUMNS, *JOB_COLUMNS, ATTEMPTS.c.round, ATTEMPTS.c.ended_at, ATTEMPTS.c.standing,
-            ATTEMPTS.c.outcome, ATTEMPTS.c.job_id, JOBS.c.revision_id, stands.label("stands"),
+            ATTEMPTS.c.outcome, ATTEMPTS.c.job_id, JOBS.c.revision_id, unchanged.label("unchanged"),
             same_before.label("again"), can_run_again.label("can_run_again"),
         )
         .select_from(ATTEMPTED)
@@ -181,7 +183,7 @@ def _doubts_of(
         for doubt in doubts(alike, before=before)
         for each in doubt.verdicts
     ]
-    known = {each.revision for each, row in alike.items() if each.doubted and row.stands}
+    known = {each.revision for each, row in alike.items() if each.doubted and row.unchanged}
     return doubtful, known
 
 

@@ -1,4 +1,4 @@
-"""Forgetting what is long past: rows in bounded batches, and the logs that they name."""
+"""Deletion of old rows in bounded batches, and the logs that they name."""
 
 from datetime import datetime
 
@@ -9,16 +9,16 @@ from opam_ci.clients.index.schema import ATTEMPTS, HEADS, INCIDENTS, JOBS, PULL_
 from opam_ci.core.model import Frozen
 
 _CLOSED = or_(PULL_REQUESTS.c.is_open.is_(False), PULL_REQUESTS.c.branch.is_not(None))
-"""Of an open pull request everything stays; a branch of a clone is never closed."""
+"""Nothing of an open pull request is deleted; a branch of a clone is never closed."""
 
 
 class Retired(Frozen):
-    """What one batch forgot.
+    """What one batch deleted.
 
     Attributes:
         revisions: Testings of heads, with their jobs and attempts.
-        pull_requests: Pull requests and branches of which nothing was left.
-        incidents: Resolved incidents of which nothing was left.
+        pull_requests: Pull requests and branches without testings.
+        incidents: Resolved incidents without faults.
     """
 
     revisions: int = 0
@@ -27,19 +27,19 @@ class Retired(Frozen):
 
 
 class Retention(Connected):
-    """The part of the index that forgets."""
+    """The part of the index that deletes old rows."""
 
     def retire(self, before: datetime, *, limit: int) -> Retired:
-        """Forgets testings of closed pull requests, and of branches, that are long past.
+        """Deletes old testings of closed pull requests, and of branches.
 
-        Call it again until it finds nothing. The logs must be gone by then: see `logs_to_retire`.
+        Call it again until it finds nothing. Delete the logs before: see `logs_to_retire`.
 
         Args:
             before: Those that have not changed since.
             limit: How many at once: a transaction of some hundred milliseconds.
 
         Raises:
-            InfrastructureError: The index cannot be written; nothing was forgotten then.
+            InfrastructureError: The index cannot be written; then nothing was deleted.
         """
         of_none = not_(exists().where(REVISIONS.c.pull_request_id == PULL_REQUESTS.c.id))
         without_faults = not_(exists().where(ATTEMPTS.c.incident_id == INCIDENTS.c.id))
@@ -59,7 +59,7 @@ class Retention(Connected):
             )
 
     def logs_to_retire(self, before: datetime, *, limit: int) -> tuple[str, ...]:
-        """Lists the keys of the logs of what `retire` would forget.
+        """Lists the keys of the logs of what `retire` would delete.
 
         Raises:
             InfrastructureError: The index cannot be read.

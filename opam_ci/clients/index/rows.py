@@ -1,4 +1,4 @@
-"""Between the rows of a job matrix and rows of tables, both ways."""
+"""Conversion between records and rows of tables, both ways."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,13 +14,13 @@ from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, Revision
 from opam_ci.core.summary import JobState, JobStatus, Standing
 
 Values = dict[str, Any]
-"""What is written to a row, by column."""
+"""Values to be written to a row, by column."""
 
 AnyRow = Row[*tuple[Any, ...]]
-"""What was read, by column."""
+"""A row that was read."""
 
 _SAME = ("automatic", "attempt", "started_at", "decided_at", "next_attempt_at", "faults")
-"""Columns of a job that are called as in the job matrix."""
+"""Columns of a job with the names of JobStatus's fields."""
 
 _OF_REVISION = ("base", "merge_tree", "state", "planned", "title", "is_open", "updated_at")
 _OF_ATTEMPT = (
@@ -48,7 +48,7 @@ def job_row(revision_id: int, row: JobStatus, batch: RowBatch) -> Values:
 
 
 def queued_row(revision_id: int, planned: PlannedJob, **common: object) -> Values:
-    """Makes the row of a job that is to run.
+    """Makes the row of a queued job.
 
     Args:
         revision_id: Of its testing.
@@ -59,7 +59,7 @@ def queued_row(revision_id: int, planned: PlannedJob, **common: object) -> Value
 
 
 def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
-    """Makes the rows of a job's attempts in its round that are known, but for the job's id."""
+    """Makes the rows of a job's known attempts in its round, without the job's id."""
     now = batch.updated_at
     common = {
         "round": row.round,
@@ -93,7 +93,7 @@ def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
 
 
 def outcome_row(outcome: Outcome | None) -> Values:
-    """Takes an outcome apart into the columns that are searched, and keeps it whole beside."""
+    """Makes the columns of an outcome: those that are searched, and the whole."""
     evidence = getattr(outcome, "evidence", None)
     worker = evidence and evidence.worker
     return {
@@ -108,12 +108,12 @@ def outcome_row(outcome: Outcome | None) -> Values:
 
 
 def revision_of(row: AnyRow) -> RevisionKey:
-    """Reads which testing a row is about, from `schema.KEY_COLUMNS`."""
+    """Reads the testing of a row, from `schema.KEY_COLUMNS`."""
     return RevisionKey.model_validate(row, from_attributes=True)
 
 
 def job_of(row: AnyRow) -> Job:
-    """Reads which job a row is about, from `schema.JOB_COLUMNS`."""
+    """Reads the job of a row, from `schema.JOB_COLUMNS`."""
     return Job.model_validate(row, from_attributes=True)
 
 

@@ -1,11 +1,11 @@
-"""The tables of the job index: what a new index is made from, and what migrations lead to.
+"""The tables of the job index: those of a new index, and the result of migrations.
 
-Failed and errored are apart in every column: `standing` says which, `failure_reason` is
+Failed and errored are separate in every column: `standing` says which, `failure_reason` is
 set for package failures only, `cause` for infrastructure faults only.
 
-`job_counts` and `attempt_counts` are kept by triggers of the database, whoever writes: each
-change of a row adds a row with +1 or -1, so that writers never wait for each other, and
-`counters.py` folds these into one row a day and group from time to time; see `triggers.py`.
+`job_counts` and `attempt_counts` are kept by triggers of the database: each change of a row adds
+a row with +1 or -1, so that writers never wait for each other, and `counters.py` folds these
+into one row for each day and group from time to time; see `triggers.py`.
 """
 
 from datetime import UTC, datetime
@@ -50,7 +50,7 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuses what names no instant."""
+        """Refuses a time without a time zone."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -58,14 +58,14 @@ class Instant(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Makes what is stored aware again."""
+        """Makes a stored time aware again."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
 
 
 class Model(TypeDecorator[Any]):
-    """A value of ours as JSON; a listing may search in it."""
+    """One of our values as JSON; a listing may search in it."""
 
     impl = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
     cache_ok = True
@@ -75,7 +75,7 @@ class Model(TypeDecorator[Any]):
         self.of = TypeAdapter(of)
 
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
-        """What is looked up in it is a path and no value of ours."""
+        """A lookup in it compares a path, not one of our values."""
         return self.impl_instance.coerce_compared_value(op, value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002  the base's name
@@ -92,7 +92,7 @@ def _optional(of: type[TypeEngine[Any]], *names: str) -> list[Column[Any]]:
 
 
 def _outcome() -> list[Column[Any]]:
-    """How a job or an attempt stands: whole, and in columns that are searched."""
+    """Standing and outcome of a job or an attempt: whole, and in columns that are searched."""
     searched = ("failure_reason", "skip_reason", "cause", "phase", "worker", "log_key")
     return [
         *_required(Text, "standing"),
@@ -102,18 +102,18 @@ def _outcome() -> list[Column[Any]]:
 
 
 def _in(parent: str) -> ForeignKey:
-    """A reference to what a row belongs to, and is deleted with."""
+    """A reference to the row that a row belongs to, and is deleted with."""
     return ForeignKey(f"{parent}.id", ondelete="CASCADE")
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
-    """An index of those rows alone that meet a condition."""
+    """A partial index: of the rows that meet a condition."""
     condition = text(where)
     return Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
 
 
 def _with(name: str, *columns: str) -> Index:
-    """An index of those rows alone that have a value in its first column."""
+    """A partial index: of the rows that have a value in its first column."""
     return _partial(name, *columns, where=f"{columns[0]} IS NOT NULL")
 
 
@@ -170,7 +170,7 @@ JOBS = _table(
     *_required(Text, "name", "kind", "platform"),
     Column("package", _plain_order(), nullable=False),
     Column("revdep", _plain_order()),
-    # In which order jobs run, and the name of the one that must pass first.
+    # The order in which jobs run, and the name of the one that must pass first.
     Column("rank", Integer, nullable=False, server_default="0"),
     Column("needs", Text),
     *_outcome(),
@@ -182,7 +182,7 @@ JOBS = _table(
     *_required(Instant, "updated_at"),
     Column("faults", Model(tuple[Fault, ...]), nullable=False),
     UniqueConstraint("revision_id", "name", name="jobs_key"),
-    # The one of time also answers counts of a part of a day without the rows.
+    # The index by time also serves counts of a part of a day without the rows.
     Index("jobs_by_time", "updated_at", "id", "standing", "platform", "kind", "cause"),
     Index("jobs_by_standing", "standing", "updated_at", "id"),
     _with("jobs_by_cause", "cause", "updated_at", "id", "standing"),
@@ -264,7 +264,7 @@ ATTEMPT_COUNTS = _counts("attempt_counts", "worker", "pool", "standing")
 HEADS = REVISIONS.join(PULL_REQUESTS)
 TESTED = JOBS.join(REVISIONS).join(PULL_REQUESTS)
 ATTEMPTED = ATTEMPTS.join(JOBS).join(REVISIONS).join(PULL_REQUESTS)
-"""Testings, jobs and attempts, each with all that it belongs to."""
+"""Testings, jobs and attempts, each joined with all that it belongs to."""
 
 KEY_COLUMNS = (
     PULL_REQUESTS.c.repository,
@@ -273,7 +273,7 @@ KEY_COLUMNS = (
     REVISIONS.c.head,
     REVISIONS.c.opened_at,
 )
-"""What a testing is known by; `rows.revision_of` reads them."""
+"""The identity of a testing; `rows.revision_of` reads them."""
 
 JOB_COLUMNS = (JOBS.c.platform, JOBS.c.package, JOBS.c.kind, JOBS.c.revdep)
-"""What a job is known by; `rows.job_of` reads them."""
+"""The identity of a job; `rows.job_of` reads them."""

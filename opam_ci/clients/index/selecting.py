@@ -17,7 +17,7 @@ from opam_ci.core.selector import TAKEN_SHOWN, JobSelector, RestartSelector, Res
 from opam_ci.core.summary import DECIDED, UNDECIDED, Standing
 
 Candidate = AnyRow
-"""What of a job decides whether it is taken."""
+"""The columns of a job that decide whether it is taken."""
 
 _CANDIDATE = (
     *JOB_COLUMNS, JOBS.c.id, JOBS.c.name, JOBS.c.rank, JOBS.c.needs, JOBS.c.standing,
@@ -28,7 +28,7 @@ _NAMED = 10
 """Platforms that a refusal names."""
 
 _LONGEST = 200
-"""Characters of a job's id, or of what somebody asked for, in a refusal."""
+"""Characters of a job's id, or of a platform that does not exist, in a refusal."""
 
 
 def candidates(connection: Connection, key: RevisionKey) -> Sequence[Candidate]:
@@ -62,12 +62,13 @@ def _matcher(selector: JobSelector) -> Callable[[Candidate], bool]:
 def restarted(
     rows: Sequence[Candidate], given: ChangeJobs, selector: RestartSelector
 ) -> tuple[list[int], Taken]:
-    """Chooses what a restart takes, and what it took before.
+    """Selects what a restart takes, and what it took before.
 
-    - What only followed from a job that is taken, or was cancelled, comes with it.
-    - The job that a taken one needs comes with it where the CI lost it.
-    - All builds of a package that was said to be installable nowhere come with any of them.
-    - Those that wait for their retry start at once; whoever runs them sees to that.
+    - Jobs whose outcome only followed from a job that is taken, or that were cancelled and need
+      it, are taken with it.
+    - The job that a taken one needs is taken with it where the CI lost it.
+    - All builds of a package with the verdict "installable nowhere" are taken with any of them.
+    - Jobs that wait for their retry start at once; the workflow that runs them does that.
 
     Args:
         rows: All jobs of the testing, in the order in which they run.
@@ -76,7 +77,7 @@ def restarted(
 
     Returns:
         Ids of jobs that are to be queued, in that order: what others need comes before them. And
-        the answer.
+        the result of the restart.
     """
     matches = _matcher(selector)
     standings = set(selector.standings)
@@ -88,7 +89,7 @@ def restarted(
         if row.standing in standings and selector.cause in {None, row.cause} and matches(row)
     ]
     can_run_again = {row.id for row in rows if row.round < given.round and row.standing in DECIDED}
-    others = _Others(row for row in rows if row.id in can_run_again)
+    related = _Related(row for row in rows if row.id in can_run_again)
     pending = [row for row in rows if row.round == given.round]
     pending += [row for row in chosen if row.id in can_run_again]
     taken: dict[str, Candidate] = {}
@@ -96,27 +97,28 @@ def restarted(
         row = pending.pop()
         if row.name not in taken:
             taken[row.name] = row
-            pending += others.of(row)
+            pending += related.to(row)
     found = sorted(taken.values(), key=lambda row: (row.rank, row.needs in taken, row.id))
     ids = [row.id for row in found if row.id in can_run_again]
     found += [row for row in chosen if row.standing == Standing.RETRYING and row.name not in taken]
     which = "decided" if selector.which is RestartWhich.ALL else selector.which.value
     wanted = which if selector.cause is None else f"{which}({selector.cause})"
-    return ids, _answer(given, rows, found, wanted, _advice(selector))
+    return ids, _result(given, rows, found, wanted, _advice(selector))
 
 
 def cancelled(
     rows: Sequence[Candidate], given: ChangeJobs, at: datetime
 ) -> tuple[list[int], Taken]:
-    """Chooses what a cancel takes, and what it took before.
+    """Selects what a cancel takes, and what it took before.
 
     Args:
         rows: All jobs of the testing.
         given: Which.
-        at: When the cancel was asked for: jobs that it cancelled have this time.
+        at: When the cancel was requested: jobs that it cancelled have this time.
 
     Returns:
-        Ids of queued jobs; those under way are left to whoever runs them. And the answer.
+        Ids of queued jobs; running ones are left to the workflow that runs them. And the result
+        of the cancel.
     """
     matches = _matcher(given.selector)
     found = [
@@ -129,11 +131,11 @@ def cancelled(
         )
     ]
     ids = [row.id for row in found if row.standing == Standing.QUEUED]
-    return ids, _answer(given, rows, found, "undecided", "")
+    return ids, _result(given, rows, found, "undecided", "")
 
 
-class _Others:
-    """What comes with a job that is taken."""
+class _Related:
+    """The jobs that are taken with another one."""
 
     def __init__(self, decided: Iterable[Candidate]) -> None:
         self._dependents: dict[str, list[Candidate]] = defaultdict(list)
@@ -147,7 +149,7 @@ class _Others:
             if row.failure_reason == FailureReason.NOT_INSTALLABLE:
                 self._nowhere[row.package].append(row)
 
-    def of(self, row: Candidate) -> Iterator[Candidate]:
+    def to(self, row: Candidate) -> Iterator[Candidate]:
         yield from self._dependents.get(row.name, ())
         if row.needs in self._lost:
             yield self._lost[row.needs]
@@ -155,21 +157,21 @@ class _Others:
             yield from self._nowhere.get(row.package, ())
 
 
-def _answer(
+def _result(
     given: ChangeJobs,
     rows: Sequence[Candidate],
     taken: Sequence[Candidate],
     wanted: str,
     advice: str,
 ) -> Taken:
-    """Counts what is taken, or says what there is instead.
+    """Counts the jobs that are taken, or explains why there are none.
 
     Args:
         given: Which jobs of which testing were wanted.
         rows: All its jobs.
         taken: In the order in which they are to be named.
-        wanted: What kind of job is taken, such as `errored`.
-        advice: What to do where jobs match and stand otherwise.
+        wanted: Which jobs are taken, such as `errored`.
+        advice: What to do if jobs match that have another standing.
     """
     if taken:
         return Taken(
@@ -182,23 +184,23 @@ def _answer(
     matches = _matcher(given.selector)
     found = [row for row in rows if matches(row)]
     if not rows:
-        said = f"{title} has no jobs yet: wait until its change is analysed"
+        refusal = f"{title} has no jobs yet: wait until its change is analysed"
     elif found:
         counts = Counter(row.standing for row in found)
-        stand = ", ".join(f"{counts[each]} {each}" for each in Standing if counts[each])
-        said = f"{title} has no {wanted} job that matches; it has: {stand}"
+        others = ", ".join(f"{counts[each]} {each}" for each in Standing if counts[each])
+        refusal = f"{title} has no {wanted} job that matches; it has: {others}"
         if len(found) == 1:
             [row] = found
             already = "" if row.standing in DECIDED else " already"
-            said = f"{row.name[:_LONGEST]} is not {wanted}: it is {row.standing}{already}"
-        said += advice
+            refusal = f"{row.name[:_LONGEST]} is not {wanted}: it is {row.standing}{already}"
+        refusal += advice
     else:
-        said = f"{title} has no job that matches; {_instead(rows, given.selector)}"
-    return Taken(refusal=said)
+        refusal = f"{title} has no job that matches; {_instead(rows, given.selector)}"
+    return Taken(refusal=refusal)
 
 
 def _advice(selector: RestartSelector) -> str:
-    """Returns what else can be restarted."""
+    """Returns how other jobs can be restarted."""
     match selector.which:
         case RestartWhich.ERRORED if selector.cause is None:
             return ". Decided jobs are restarted with --failed or --all"
@@ -211,7 +213,7 @@ def _advice(selector: RestartSelector) -> str:
 def _instead(rows: Iterable[Candidate], selector: JobSelector) -> str:
     platforms = sorted({row.platform for row in rows if row.platform})
     if selector.platform is None or selector.platform in {"", *platforms}:
-        return "see what it has with `opam-ci status`"
+        return "list its jobs with `opam-ci status`"
     named = ", ".join(platforms[:_NAMED]) or "none"
     if len(platforms) > _NAMED:
         named += f", and {len(platforms) - _NAMED} more"

@@ -1,4 +1,4 @@
-"""How the jobs of a head's platforms stand: numbers by reason, and the rows that explain them."""
+"""Standings of a head's platforms: counts of jobs by reason, and the rows that explain them."""
 
 import json
 from collections import Counter, defaultdict
@@ -36,7 +36,7 @@ _WHY = func.coalesce(
     ),
     "",
 )
-"""The same as `core.summary.why_counted` says of the row."""
+"""The same as `core.summary.why_counted` of the row."""
 
 
 def standings(
@@ -49,7 +49,7 @@ def standings(
 
     Args:
         connection: Where to read, all of it as of one moment.
-        revision_id: The testing; None if nothing is known of it.
+        revision_id: The testing; None if it is not in the index.
         platforms: Names.
         excluding: Ids of jobs that are left out.
     """

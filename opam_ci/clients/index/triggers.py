@@ -1,4 +1,4 @@
-"""The triggers that keep the counters, whoever changes a row of jobs or attempts."""
+"""The triggers that update the counters with every change of jobs or attempts."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -8,10 +8,10 @@ from sqlalchemy import Connection, Table
 from opam_ci.clients.index.schema import ATTEMPT_COUNTS, ATTEMPTS, JOB_COUNTS, JOBS
 
 _COUNTED = ((JOBS, "updated_at", JOB_COUNTS), (ATTEMPTS, "started_at", ATTEMPT_COUNTS))
-"""Tables, by the day of which moment their rows are counted, and where."""
+"""Tables, the time whose day their rows are counted by, and the table of counters."""
 
 _CHANGES = {"INSERT": ("NEW",), "DELETE": ("OLD",), "UPDATE": ("OLD", "NEW")}
-"""Which rows a change counts: new ones are added, old ones taken away."""
+"""Which rows a change counts: new ones are added, old ones subtracted."""
 
 
 def create_triggers(connection: Connection) -> None:
@@ -23,7 +23,7 @@ def create_triggers(connection: Connection) -> None:
 
 
 def groups(counts: Table) -> list[str]:
-    """Names the columns by which a table of counters counts."""
+    """Returns the names of the columns by which a table of counters counts."""
     return [column.name for column in counts.c if column.name not in {"id", "count", "folded"}]
 
 

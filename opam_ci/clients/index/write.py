@@ -6,10 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from opam_ci.clients.index.engine import portions
+from opam_ci.clients.index.engine import insertion, portions
 from opam_ci.clients.index.filters import RevisionFilter, equal, revision_condition
 from opam_ci.clients.index.incidents import attach
 from opam_ci.clients.index.rows import Values, attempt_rows, job_row, outcome_row
@@ -32,7 +31,7 @@ QUEUED: Values = {
     "log_key": None,
     "faults": (),
 }
-"""What of a job is the same at the start of every round."""
+"""Columns of a job that are the same at the start of every round."""
 
 
 def write(
@@ -40,10 +39,10 @@ def write(
 ) -> tuple[tuple[int, ...], dict[str, set[datetime]]]:
     """Writes a batch in the connection's transaction.
 
-    Rows are written in one order, lest two writers wait for each other.
+    Rows are written in one order, so that two writers cannot deadlock.
 
     Returns:
-        The open incidents of the faults in it; and by signature, when attempts ended that failed
+        The open incidents of the faults in it; and by signature, the ends of attempts that failed
         or were failures once.
     """
     revision_id = locked_revision(connection, batch.key, batch.updated_at)
@@ -56,7 +55,7 @@ def write(
         [job_row(revision_id, row, batch) for row in rows],
         ("revision_id", "name"),
         version=lambda row: (row.round, row.attempt, row.sequence),
-        # Whoever planned a job knows these best.
+        # Set by the plan.
         kept=("rank", "needs"),
     )
     tried = [(row.job.id, each) for row in rows for each in attempt_rows(row, batch)]
@@ -67,7 +66,7 @@ def write(
         ATTEMPTS,
         attempts,
         ("job_id", "round", "number"),
-        # An attempt that ended does not run again, whoever says so.
+        # An attempt that ended does not run again.
         version=lambda row: (row.ended_at.is_not(None), row.sequence),
     )
     failures: dict[str, set[datetime]] = defaultdict(set)
@@ -79,10 +78,10 @@ def write(
 
 
 def locked_revision(connection: Connection, key: RevisionKey, seen_at: datetime) -> int:
-    """Returns the id of a testing, made where it is missing.
+    """Returns the id of a testing, which is inserted if it is missing, and locks it.
 
-    Whoever changes its jobs does so one after another: a change that reads rows first sees all
-    of them, and two never wait for each other's rows. On SQLite that is so anyway.
+    Changes of its jobs are made one after another: a change that reads rows first sees all of
+    them, and two never wait for each other's rows. On SQLite that is so anyway.
     """
     query = _id_of(key).with_for_update(key_share=True, of=REVISIONS)
     while (found := connection.scalar(query)) is None:
@@ -114,7 +113,7 @@ def locked_revision(connection: Connection, key: RevisionKey, seen_at: datetime)
 
 
 def find_revision(connection: Connection, key: RevisionKey) -> int | None:
-    """Returns the id of a testing, None if nothing is known of it."""
+    """Returns the id of a testing, None if it is not in the index."""
     return connection.scalar(_id_of(key))
 
 
@@ -124,12 +123,12 @@ def _id_of(key: RevisionKey) -> Select[int]:
 
 
 def insert_queued(connection: Connection, rows: Sequence[Values], *, charge: int) -> None:
-    """Inserts jobs that are to run; those that were decided in an earlier round run again.
+    """Inserts queued jobs; those that were decided in an earlier round are queued again.
 
     Args:
         connection: In a transaction.
         rows: Of one testing, with all columns of a queued job that are not null.
-        charge: What a job's restart takes of its budget; 0 makes the budget whole again.
+        charge: Cost of the restart in a job's budget; 0 resets the budget.
     """
     insert = insertion(connection, JOBS)
     again = {name: insert.excluded[name] for name in (*QUEUED, "round", "needs", "updated_at")}
@@ -137,18 +136,12 @@ def insert_queued(connection: Connection, rows: Sequence[Values], *, charge: int
         index_elements=("revision_id", "name"),
         set_={**again, "automatic": JOBS.c.automatic + charge if charge else 0},
         where=and_(
-            # Not `in`: that cannot be asked for many rows at once.
+            # Not `in`: that cannot be executed for many rows at once.
             *(JOBS.c.standing != standing for standing in sorted(UNDECIDED)),
             JOBS.c.round < insert.excluded.round,
         ),
     )
     connection.execute(statement, rows)
-
-
-def insertion(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """Returns an insert that can say what happens to rows that exist."""
-    postgres = connection.dialect.name == "postgresql"
-    return postgresql.insert(table) if postgres else sqlite.insert(table)
 
 
 def _write_revision(connection: Connection, revision_id: int, record: RevisionRecord) -> None:
@@ -192,7 +185,7 @@ def _insert_newer(  # noqa: PLR0913  what is written where, and what is newer
     version: Callable[[Columns], tuple[ColumnElement[Any], ...]],
     kept: tuple[str, ...] = (),
 ) -> None:
-    """Inserts rows; of one that exists, the higher version stays."""
+    """Inserts rows; of one that exists, the higher version is kept."""
     if not rows:
         return
     insert = insertion(connection, table)
