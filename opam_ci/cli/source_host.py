@@ -1,4 +1,4 @@
-"""A source host on the loopback interface that can be out of order."""
+"""A source host on the loopback interface that can be broken."""
 
 import threading
 from collections.abc import Collection, Mapping
@@ -11,16 +11,16 @@ from opam_ci.cli.ports import LOOPBACK
 
 
 class SourceHost:
-    """Serves archives over HTTP; some of them are answered with 503 until it is repaired.
+    """Serves archives over HTTP, some of them as 503 until it is repaired.
 
-    Used as a context manager: it serves for the time of the block.
+    A context manager: it serves for the duration of the block.
     """
 
     def __init__(self, archives: Mapping[str, bytes], *, broken: Collection[str] = ()) -> None:
-        """See the class.
+        """Opens a port.
 
         Args:
-            archives: File name to content.
+            archives: Contents by file name.
             broken: Names of the archives that are refused until `repair`.
         """
         self._archives = dict(archives)
@@ -32,17 +32,17 @@ class SourceHost:
 
     @property
     def url(self) -> str:
-        """Where it serves, without a slash at the end."""
+        """Its URL, without a slash at the end."""
         return f"http://{LOOPBACK}:{self._server.server_address[1]}"
 
     @property
     def refused(self) -> int:
-        """How many requests it has refused so far."""
+        """The number of refused requests."""
         with self._lock:
             return self._refused
 
     def repair(self) -> None:
-        """Puts the host in order: from now on it serves everything."""
+        """Repairs the host: from now on it serves everything."""
         with self._lock:
             self._broken = frozenset()
 
@@ -60,7 +60,7 @@ class SourceHost:
         self._thread.join()
         self._server.server_close()
 
-    def _answer(self, name: str) -> tuple[HTTPStatus, bytes]:
+    def _response(self, name: str) -> tuple[HTTPStatus, bytes]:
         with self._lock:
             if name in self._broken:
                 self._refused += 1
@@ -70,11 +70,11 @@ class SourceHost:
         return HTTPStatus.NOT_FOUND, b"no such archive\n"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        answer = self._answer
+        response = self._response
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, body = answer(self.path.removeprefix("/"))
+                status, body = response(self.path.removeprefix("/"))
                 self.send_response(status)
                 self.send_header("Content-Type", "application/octet-stream")
                 self.send_header("Content-Length", str(len(body)))
@@ -82,6 +82,6 @@ class SourceHost:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Keeps quiet: the requests belong to no log of ours."""
+                """Logs nothing."""
 
         return Handler

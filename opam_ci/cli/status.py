@@ -1,4 +1,4 @@
-"""`opam-ci status`: pull requests and what is wrong with them, or one of them with its jobs."""
+"""`opam-ci status`: the latest pull requests and their states, or one with its jobs."""
 
 import asyncio
 import json
@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 from temporalio.client import Client, WorkflowExecution
 
+from opam_ci.cli.command_options import JsonOption, TemporalOption
 from opam_ci.cli.lookup import target_of
-from opam_ci.cli.operate import JsonOption, TemporalOption, summary_of
+from opam_ci.cli.operate import print_json, summary_of
 from opam_ci.cli.render import print_summary, whole_state
 from opam_ci.cli.session import connected
 from opam_ci.cli.tables import Column, Listing, note, output, print_listing
@@ -25,7 +26,7 @@ def status(
     temporal: TemporalOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Shows one pull request's jobs, or the latest pull requests and what is wrong with them.
+    """Shows one pull request's jobs, or the latest pull requests and their states.
 
     The first is a report. Of the second, in a pipe, tabs separate: pull request, state, causes,
     head, workflow, since (UTC).
@@ -54,10 +55,10 @@ async def _list(client: Client, *, as_json: bool) -> None:
     ]
     if as_json:
         for execution in found:
-            typer.echo(_as_json(execution))
+            print_json(_values(execution))
         return
     if not found:
-        note("no checks yet; `opam-ci check --help` tells how to start")
+        note("no checks yet; see `opam-ci check --help`")
         return
     listing = Listing(
         Column("pull request", is_key=True),
@@ -82,7 +83,3 @@ def _values(execution: WorkflowExecution) -> dict[str, str]:
         "workflow": execution.status.name.lower() if execution.status else "",
         "since": f"{execution.start_time:%Y-%m-%d %H:%M}",
     }
-
-
-def _as_json(execution: WorkflowExecution) -> str:
-    return json.dumps(_values(execution))

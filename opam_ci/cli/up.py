@@ -1,4 +1,4 @@
-"""`opam-ci up`: sets a machine up, starts the embedded services and shows that they work."""
+"""`opam-ci up`: sets up a machine, starts the embedded services and tests them."""
 
 import asyncio
 import sys
@@ -31,58 +31,56 @@ from opam_ci.core.summary import Summary
 from opam_ci.settings import Settings
 from opam_ci.worker import make_lint, make_runner
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 EXAMPLE_RETRY = RetrySettings(initial_interval=timedelta(seconds=3), backoff_coefficient=1.0)
-"""A retry that a person can wait for: the example's fault is gone within half a second."""
+"""A retry interval for a waiting person: the example's fault is repaired within half a second."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What `bring_up` puts together, in the order of use.
+    """The steps of `bring_up`, in order.
 
     Attributes:
         install_packages: Installs missing Debian packages.
-        start_temporal: Starts the server, or finds it.
-        make_root: Makes the root file system, unless it is there.
-        start_worker: Starts the worker, or finds it.
-        check: Checks a pull request through them and returns its last state.
+        start_temporal: Starts the server, unless it runs.
+        make_root: Makes the root file system, unless it exists.
+        start_worker: Starts the worker, unless it runs.
+        check: Checks a pull request and returns its last state.
     """
 
-    install_packages: Callable[[Tell], None]
+    install_packages: Callable[[Report], None]
     start_temporal: Callable[[], Embedded]
-    make_root: Callable[[Tell], None]
+    make_root: Callable[[Report], None]
     start_worker: Callable[[Embedded], Embedded]
     check: Callable[[Embedded, example.Example, View], Summary]
 
 
 class Progress:
-    """Says on stderr which step is under way, and the seconds since the start."""
+    """Prints to stderr the current step, and the seconds since the start."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._step = 0
         self._started = time.monotonic()
 
-    def tell(self, words: str) -> None:
-        """Says something about the step that is under way."""
+    def report(self, text: str) -> None:
+        """Prints a line about the current step."""
         elapsed = time.monotonic() - self._started
-        print(
-            f"{elapsed:5.0f} s  [{self._step}/{self._steps}] {words}", file=sys.stderr, flush=True
-        )
+        print(f"{elapsed:5.0f} s  [{self._step}/{self._steps}] {text}", file=sys.stderr, flush=True)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Names the next step, and says when it is done and how long it took."""
+        """Prints the name of the next step, and at its end how long it took."""
         self._step += 1
-        self.tell(name)
+        self.report(name)
         begun = time.monotonic()
         yield
-        self.tell(f"{name}: done in {time.monotonic() - begun:.1f} s")
+        self.report(f"{name}: done in {time.monotonic() - begun:.1f} s")
 
 
 class _RepairingView:
-    """Shows the example's check, and ends the source host's fault once it is on record."""
+    """Shows the example's check, and repairs the source host once a job has recorded its fault."""
 
     def __init__(self, inner: View, repair: Callable[[Summary], None]) -> None:
         self._inner = inner
@@ -114,28 +112,28 @@ class Shown(Frozen):
 def bring_up(
     settings: Settings, parts: Parts, view: Callable[[], View] | None
 ) -> tuple[Embedded, Summary | None]:
-    """Goes through all steps; each is a matter of moments where its result is there already.
+    """Executes all steps; a step whose result exists takes a moment.
 
     Args:
         settings: Of the embedded installation.
-        parts: What the steps do.
-        view: Makes what shows the check of the example; None leaves the example out.
+        parts: The steps.
+        view: Makes the view of the example's check; None skips the example.
 
     Returns:
-        The running services, and what the example came to.
+        The running services, and the last state of the example.
 
     Raises:
-        UsageError: The machine lacks something, or a port is taken.
-        InfrastructureError: Something of ours failed, or the example came to the wrong end.
+        UsageError: The machine lacks something, or a port is in use.
+        InfrastructureError: A step failed, or the example has unexpected outcomes.
     """
     progress = Progress(steps=4 if view is None else 5)
     with progress.step("Debian packages"):
-        parts.install_packages(progress.tell)
-    # First the server: that a port is taken is said before a minute's work, not after.
+        parts.install_packages(progress.report)
+    # The server first: a port in use is reported before a minute's work, not after.
     with progress.step("Temporal server"):
         embedded = parts.start_temporal()
     with progress.step("root file system for builds"):
-        parts.make_root(progress.tell)
+        parts.make_root(progress.report)
     with progress.step("worker"):
         embedded = parts.start_worker(embedded)
     summary = None
@@ -146,7 +144,7 @@ def bring_up(
             summary = parts.check(embedded, made, repairing)
         if wrong := example.discrepancies(summary):
             raise InfrastructureError(
-                "the example did not come to the end it was made for: " + "; ".join(wrong),
+                "the example has unexpected outcomes: " + "; ".join(wrong),
                 cause=Cause.UNKNOWN,
             )
     return embedded, summary
@@ -163,20 +161,20 @@ def up(
         bool | None,
         typer.Option(
             "--example/--no-example",
-            help="Check the example pull request; default: unless this version has done so.",
+            help="Check the example pull request; default: unless this version has checked it.",
         ),
     ] = None,
 ) -> None:
     """Sets everything up, starts it, and checks an example pull request with real builds.
 
-    Installs Debian packages where it may, makes the root file system, and starts the Temporal
-    server and a worker in the background. Run it again at any time: what is there is used.
+    Installs Debian packages if permitted, makes the root file system, and starts the Temporal
+    server and a worker in the background. It may be run again at any time: what exists is used.
     """
     settings = Settings()
     parts = Parts(
         install_packages=system.install,
         start_temporal=lambda: services.start_temporal(settings.home, port=port, ui_port=ui_port),
-        make_root=lambda tell: _make_root(settings, tell),
+        make_root=lambda report: _make_root(settings, report),
         start_worker=lambda embedded: session.start_worker(_at(settings, embedded)),
         check=lambda embedded, made, view: asyncio.run(_check(_at(settings, embedded), made, view)),
     )
@@ -187,18 +185,16 @@ def up(
     )
     if summary is not None:
         _keep(settings, summary)
-        print(
-            "\nThat is what the example is for: passed, failed, skipped, and passed after a fault"
-        )
-        print("of the CI's own (a source host out of order) by an automatic retry.")
+        print("\nThese are the outcomes of the example: passed, failed, skipped, and passed after")
+        print("an infrastructure fault (a source host that was unavailable) by an automatic retry.")
     elif shown is not None:
         print("The example, as this version has checked it before (--example checks it again):\n")
         print_summary(output(), shown)
-    print(_how_to_look_further(embedded, with_example=check_it or shown is not None))
+    print(_next_steps(embedded, with_example=check_it or shown is not None))
 
 
 def _last_shown(settings: Settings) -> Summary | None:
-    """Returns what the example came to, if it was this very code that checked it."""
+    """Returns the last state of the example, if this version of the code checked it."""
     try:
         shown = Shown.model_validate_json((settings.home / "example.json").read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -215,14 +211,14 @@ def _at(settings: Settings, embedded: Embedded) -> Settings:
     return settings.model_copy(update={"temporal": embedded.address})
 
 
-def _make_root(settings: Settings, tell: Tell) -> None:
+def _make_root(settings: Settings, report: Report) -> None:
     runner = make_runner(settings, ArtifactStore.open(settings.store_url))
-    asyncio.run(_prepare(runner, make_lint(settings, tell), tell))
+    asyncio.run(_prepare(runner, make_lint(settings, report), report))
 
 
-async def _prepare(runner: MachineRunner, lint: OpamLint, tell: Tell) -> None:
+async def _prepare(runner: MachineRunner, lint: OpamLint, report: Report) -> None:
     await lint.program.require()
-    await runner.prepare(tell)
+    await runner.prepare(report)
     await lint.program.prepare()
 
 
@@ -235,11 +231,11 @@ async def _check(settings: Settings, made: example.Example, view: View) -> Summa
     return await run_check(client, ref, revision, view)
 
 
-def _how_to_look_further(embedded: Embedded, *, with_example: bool) -> str:
+def _next_steps(embedded: Embedded, *, with_example: bool) -> str:
     hints = {"./opam-ci status": "every pull request and its jobs"}
     if with_example:
         log = "./opam-ci log local/example/branch-example 'build example-type-error'"
-        hints[log] = "why a job came out as it did"
+        hints[log] = "why a job has its outcome"
         hints[f"git --git-dir={embedded.home / 'example'} log -p example"] = "what it submits"
     hints["./opam-ci check --repo CLONE --branch NAME"] = "check a branch of your own clone"
     hints["./opam-ci down"] = "stop; nothing is lost"
@@ -250,7 +246,7 @@ def _how_to_look_further(embedded: Embedded, *, with_example: bool) -> str:
             f"Temporal  {embedded.address}",
             f"state     {embedded.home}",
             "",
-            "Look further:",
+            "Next steps:",
             *(f"  {command}\n      {what}" for command, what in hints.items()),
         ]
     )

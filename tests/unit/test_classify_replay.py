@@ -130,7 +130,7 @@ def test_only_verdicts_that_flip_are_listed(
     assert shown.splitlines()[-2:] == [
         "2 x failed(build) -> errored(dns)",
         (
-            "4 attempts, 3 judged anew: 2 verdicts flip, 0 stay by another rule; "
+            "4 attempts, 3 classified again: 2 verdicts change, 0 are the same by another rule; "
             "1 without facts, 0 without a log"
         ),
     ]
@@ -200,9 +200,9 @@ def test_a_log_that_was_removed_is_only_counted(
 
 
 def test_options_of_a_replay_want_one() -> None:
-    with pytest.raises(UsageError, match="want --replay"):
+    with pytest.raises(UsageError, match="need --replay"):
         classify("-", fail_on_flip=True)
-    with pytest.raises(UsageError, match="is no time"):
+    with pytest.raises(UsageError, match="invalid time"):
         classify(replay=True, since="yesterday")
     with pytest.raises(UsageError, match="give one of"):
         classify("-", replay=True)

@@ -101,9 +101,11 @@ def test_a_package_that_is_not_there(repo: Path) -> None:
 
 def test_wrong_use(repo: Path, tmp_path: Path) -> None:
     assert "name the packages" in usage("--repo", repo)
-    assert "one of them" in usage("--repo", repo, "--all", "a.1")
-    assert "'spelling' is none of opam" in usage("--repo", repo, "--checks", "spelling", "a.1")
-    assert "is no package" in usage("--repo", repo, "a;b.1")
+    assert "give one of" in usage("--repo", repo, "--all", "a.1")
+    assert "no such family 'spelling'; there are: opam" in usage(
+        "--repo", repo, "--checks", "spelling", "a.1"
+    )
+    assert "is not a package" in usage("--repo", repo, "a;b.1")
     assert "no package repository" in usage("--repo", tmp_path / "nowhere", "a.1")
     assert "is no git repository" in usage("--repo", repo, "--rev", "master", "a.1")
     assert "cannot be read: No such file" in usage("--repo", repo, "--batch", tmp_path / "none")
@@ -131,10 +133,10 @@ def test_batch_of_packages(repo: Path) -> None:
     }
     assert clean == {"package": "a.1", "new": True, "errors": []}
     for answer, place in (
-        (broken, "<stdin>:3: no JSON"),
-        (missing, "<stdin>:5: the repository has no package a.9"),
+        (broken, "<stdin>:3: not JSON"),
+        (missing, "<stdin>:5: no package a.9 in the repository"),
         (wrong_type, "<stdin>:6: new: "),
-        (no_object, "<stdin>:7: no JSON object"),
+        (no_object, "<stdin>:7: not a JSON object"),
         (no_name, "<stdin>:8: package: "),
     ):
         assert answer["error"].startswith(place)

@@ -136,7 +136,7 @@ def test_a_file_by_the_environment_and_by_option(
 
 def test_a_right_file_is_said_to_be_right(capsys: Captured, own: Path) -> None:
     assert run(["platforms", "--check", str(own)]) == 0
-    assert capsys.readouterr().out == f"{own}: nothing is wrong; platforms: 2, pools: 1\n"
+    assert capsys.readouterr().out == f"{own}: valid; platforms: 2, pools: 1\n"
 
 
 def test_a_wrong_file_brings_a_line_for_each_thing(capsys: Captured, own: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from opam_ci.cli.main import run
-from opam_ci.cli.restart import _IDS_AT_ONCE, requests_for
+from opam_ci.cli.restart import _IDS_AT_ONCE, selectors_for
 from opam_ci.clients.index import Index
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.job import Job, JobKind
@@ -189,7 +189,7 @@ def test_an_accepted_request_is_not_to_be_repeated(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: None
-    assert "nothing need be repeated" in said(capsys, "restart", "o/r/7")
+    assert "do not repeat it" in said(capsys, "restart", "o/r/7")
     assert json.loads(said(capsys, "restart", "o/r/7", "--json"))["pending"]
     assert "nothing was changed" in said(capsys, "restart", "o/r/7", "--dry-run", code=3)
 
@@ -227,13 +227,13 @@ def test_everywhere_the_pull_requests_with_such_jobs_are_asked(
 def test_the_index_knows_whom_to_ask(
     index: Index, selector: RestartSelector, numbers: set[int]
 ) -> None:
-    asked = requests_for(index, selector, None)
+    asked = selectors_for(index, selector, None)
     assert asked == {f"pr/o/r/{number}": (selector,) for number in numbers}
 
 
 def test_an_incident_names_the_jobs_that_it_hit(index: Index) -> None:
     [incident] = index.incidents().items
-    asked = requests_for(index, RestartSelector(platform=DEBIAN), incident.id)
+    asked = selectors_for(index, RestartSelector(platform=DEBIAN), incident.id)
     assert asked == {
         "pr/o/r/1": (RestartSelector(platform=DEBIAN, jobs=(job("a.1").id,), head=key(1).head),),
         "pr/o/r/2": (
@@ -279,8 +279,11 @@ def test_one_that_cannot_answer_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["restart", "--cause", "gremlins"], "no cause 'gremlins'; there are: network,"),
-        (["restart", "o/r/1", "--kind", "sing"], "no kind 'sing'; there are: analysis, image,"),
+        (["restart", "--cause", "gremlins"], "'--cause': 'gremlins' is not one of 'network',"),
+        (
+            ["restart", "o/r/1", "--kind", "sing"],
+            "'--kind': 'sing' is not one of 'analysis', 'image',",
+        ),
         (["restart", "o/r/1", "--platform", ""], "--platform is empty"),
         (["restart", "o/r/1", "--package", "x" * 301], "package: "),
         (["restart", "o/r/1", "--package", "\udcff"], "package: "),
@@ -290,16 +293,16 @@ def test_one_that_cannot_answer_does_not_stop_the_others(
         (["restart", "o/r/0"], "not a pull request: 'o/r/0'"),
         (["restart", "o/r/7/8"], "not a pull request: 'o/r/7/8'"),
         (["cancel", "o r/x/7"], "not a pull request: 'o r/x/7'"),
-        (["restart"], "say what to restart"),
-        (["restart", "o/r/1", "--pr", "o/r/2"], "give one pull request"),
+        (["restart"], "give what to restart"),
+        (["restart", "o/r/1", "--pr", "o/r/2"], "two pull requests, 'o/r/1' and 'o/r/2': give one"),
         (["restart", "--failed", "--all", "o/r/1"], "exclude each other"),
-        (["restart", "--failed", "--cause", "dns"], "--cause is about errors"),
+        (["restart", "--failed", "--cause", "dns"], "--cause selects errored jobs"),
         (["restart", "--all"], "--all needs"),
         (["restart", "--cause", "dns", "--dry-run"], "nothing matches"),
         (["restart", "--platform", "no-such", "--dry-run"], "nothing matches"),
         (["restart", "--incident", "999", "--dry-run"], "no incident 999"),
-        (["restart", "--incident", "1", "--failed"], "--incident is about errors"),
-        (["restart", "o/r/1", "--incident", "1"], "give one of both"),
+        (["restart", "--incident", "1", "--failed"], "--incident selects errored jobs"),
+        (["restart", "o/r/1", "--incident", "1"], "give either a pull request or --incident"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

@@ -91,7 +91,7 @@ def test_a_worker_that_never_gets_ready_is_not_left(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "WORKER_START_TIMEOUT", timedelta(seconds=0.2))
-    with pytest.raises(InfrastructureError, match="the worker does not answer"):
+    with pytest.raises(InfrastructureError, match="the worker does not start in time"):
         worker(home, "import time; time.sleep(60)", version="4")
     running = services.status(home)
     assert running is not None
@@ -103,7 +103,7 @@ def test_a_busy_port_starts_nothing(tmp_path: Path, option: str) -> None:
     with socket.create_server((ports.LOOPBACK, 0)) as server:
         busy = server.getsockname()[1]
         port, ui_port = (busy, free_port()) if option == "--port" else (free_port(), busy)
-        with pytest.raises(UsageError, match=f"port {busy} is taken by .*{option}"):
+        with pytest.raises(UsageError, match=f"port {busy} is in use by .*{option}"):
             services.start_temporal(tmp_path, port=port, ui_port=ui_port)
     assert services.status(tmp_path) is None
     assert not (tmp_path / "temporal.db").exists()

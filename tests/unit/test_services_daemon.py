@@ -15,7 +15,7 @@ import pytest
 from opam_ci.cli import daemon, launcher, ports
 from opam_ci.core.errors import InfrastructureError, UsageError
 
-PATIENCE = timedelta(seconds=10)
+TIMEOUT = timedelta(seconds=10)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., daemon.Daemon]]:
 
     yield start
     for each in started:
-        daemon.stop(each, patience=timedelta(0))
+        daemon.stop(each, timeout=timedelta(0))
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -47,7 +47,7 @@ def test_a_daemon_is_found_again_and_ends_on_request(
     assert daemon.find(tmp_path / "d.json") == running
     assert running.notes == {"port": "1"}
     assert os.getsid(running.pid) == running.pid  # no terminal's end reaches it
-    assert daemon.stop(running, patience=PATIENCE)
+    assert daemon.stop(running, timeout=TIMEOUT)
     assert daemon.find(tmp_path / "d.json") is None
 
 
@@ -57,7 +57,7 @@ def test_one_that_ignores_sigterm_is_killed_with_its_children(
     running = start("/bin/sh", "-c", "trap '' TERM; sleep 61 & echo $!; wait; wait")
     wait_until(lambda: daemon.last_lines(tmp_path / "d.log"))
     child = int(daemon.last_lines(tmp_path / "d.log"))
-    assert not daemon.stop(running, patience=timedelta(seconds=0.1))
+    assert not daemon.stop(running, timeout=timedelta(seconds=0.1))
     wait_until(lambda: launcher.identity(child) is None)
 
 
@@ -70,7 +70,7 @@ def test_a_recycled_pid_is_not_touched(tmp_path: Path) -> None:
         )
         (tmp_path / "d.json").write_text(earlier.model_dump_json())
         assert daemon.find(tmp_path / "d.json") is None
-        assert daemon.stop(earlier, patience=PATIENCE)
+        assert daemon.stop(earlier, timeout=TIMEOUT)
         assert stranger.poll() is None
         stranger.kill()
 
@@ -112,7 +112,7 @@ def test_a_busy_port_names_its_holder_and_the_option() -> None:
         with pytest.raises(UsageError) as caught:
             ports.require_free(port, option="--port")
     message = str(caught.value)
-    assert f"port {port} is taken by " in message
+    assert f"port {port} is in use by " in message
     assert f"(pid {os.getpid()})" in message
     assert "--port" in message
     ports.require_free(port, option="--port")
@@ -146,4 +146,4 @@ def test_the_caller_may_be_killed_at_once(tmp_path: Path) -> None:
     assert ended.returncode == -signal.SIGKILL
     running = daemon.find(state)
     assert running is not None
-    assert daemon.stop(running, patience=PATIENCE)
+    assert daemon.stop(running, timeout=TIMEOUT)

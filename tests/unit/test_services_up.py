@@ -139,7 +139,7 @@ def test_it_brings_all_up_and_the_example_recovers(
     said = capsys.readouterr().err
     assert "[2/5] Temporal server: done in " in said
     assert "[5/5] example pull request with real builds: done in " in said
-    text = up._how_to_look_further(embedded, with_example=True)
+    text = up._next_steps(embedded, with_example=True)
     assert embedded.ui_url in text
     assert "./opam-ci down" in text
     assert summary is not None
@@ -162,7 +162,7 @@ def test_an_example_that_ends_otherwise_is_an_error_of_ours(
 def test_what_the_machine_lacks_is_said_before_anything_starts(
     settings: Settings, done: list[str]
 ) -> None:
-    def refuse(_: up.Tell) -> None:
+    def refuse(_: up.Report) -> None:
         raise UsageError("install opam first")
 
     refusing = parts(settings, done, check_like_a_worker)
