@@ -53,7 +53,8 @@ def _bind_error(port: int) -> OSError | None:
 def listener(port: int) -> str:
     """Returns the name and pid of the program that listens on a port, if this user may know."""
     for found in psutil.net_connections("tcp"):
-        if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
+        is_it = found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port
+        if is_it and found.pid:
             with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
                 return f"{psutil.Process(found.pid).name()} (pid {found.pid})"
     return f"a program of another user (as root, `ss -ltnp sport = :{port}` names it)"
