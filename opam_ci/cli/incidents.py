@@ -17,9 +17,9 @@ from opam_ci.cli.command_options import (
     TemporalOption,
 )
 from opam_ci.cli.lookup import find_incident
-from opam_ci.cli.operate import ago, explained, opened_index, print_json
+from opam_ci.cli.operate import ago, explained, opened_index, print_items, print_json
 from opam_ci.cli.session import connected
-from opam_ci.cli.tables import Column, Listing, note, print_listing
+from opam_ci.cli.tables import Column, Listing
 from opam_ci.clients.index import IncidentFilter, Place
 from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.messages import INCIDENT_WORKFLOW, IncidentState, workflow_id
@@ -60,13 +60,6 @@ def listing(
     )
     with opened_index(Settings()) as index:
         found = index.incidents(wanted, place=Place(limit=limit)).items
-    if as_json:
-        for each in found:
-            print_json(each)
-        return
-    if not found:
-        note("no open incidents; --all lists the others")
-        return
     now = datetime.now(UTC)
     table = Listing(
         Column("#", is_key=True, is_number=True),
@@ -88,7 +81,7 @@ def listing(
             f"{ago(each.first_seen_at, now)} ago", f"{ago(each.last_seen_at, now)} ago",
             str(each.faults), str(each.jobs), str(each.pull_requests), state,
         )  # fmt: skip
-    print_listing(table)
+    print_items(found, table, as_json=as_json, none="no open incidents; --all lists the others")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import typer
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from opam_ci.cli.tables import Listing, note, print_listing
 from opam_ci.cli.watch import with_phases
 from opam_ci.clients.index import Index
 from opam_ci.core.errors import InfrastructureError, UsageError
@@ -103,6 +104,19 @@ def ago(at: datetime, now: datetime) -> str:
 def print_json(value: BaseModel | Mapping[str, object]) -> None:
     """Prints one line of JSON."""
     typer.echo(value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value))
+
+
+def print_items(
+    items: Sequence[BaseModel | Mapping[str, object]], listing: Listing, *, as_json: bool, none: str
+) -> None:
+    """Prints items as JSON lines, or their listing, or a note that there are none."""
+    if as_json:
+        for each in items:
+            print_json(each)
+    elif items:
+        print_listing(listing)
+    else:
+        note(none)
 
 
 def head_target(repository: str, target: str) -> str:

@@ -23,7 +23,7 @@ from opam_ci.cli.command_options import (
     TemporalOption,
 )
 from opam_ci.cli.lookup import find_testing, target_of, totals
-from opam_ci.cli.operate import ago, head_target, moment, opened_index, print_json
+from opam_ci.cli.operate import ago, head_target, moment, opened_index, print_items, print_json
 from opam_ci.cli.session import connected
 from opam_ci.cli.tables import Column, Listing, note, print_listing
 from opam_ci.clients.index import CURRENT, Index, JobFilter, Place, RevisionFilter
@@ -50,13 +50,6 @@ def errors(as_json: JsonOption = False) -> None:
     with opened_index(Settings()) as index:
         groups = index.errors()
     now = datetime.now(UTC)
-    if as_json:
-        for group in groups:
-            print_json(group)
-        return
-    if not groups:
-        note("no errors: no job is errored or waits for a retry")
-        return
     listing = Listing(
         Column("cause", is_key=True),
         Column("errored", is_number=True),
@@ -80,7 +73,9 @@ def errors(as_json: JsonOption = False) -> None:
             f"{ago(group.last_at, now)} ago",
             ", ".join(hit[:most]) + more,
         )
-    print_listing(listing)
+    print_items(
+        groups, listing, as_json=as_json, none="no errors: no job is errored or waits for a retry"
+    )
 
 
 def workers(
@@ -124,13 +119,6 @@ async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
         for name in sorted({*found, *known})
     ]
     listed.sort(key=lambda each: not each.polls)
-    if as_json:
-        for each in listed:
-            print_json(each)
-        return
-    if not listed:
-        note(f"no worker polls {client.service_client.config.target_host}")
-        return
     listing = Listing(
         Column("worker", is_key=True),
         Column("polls"),
@@ -152,7 +140,8 @@ async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
             (f"{row.faults} ({causes})" if causes else "0") if row else "0",
             f"{ago(row.last_seen_at, now)} ago" if row and row.last_seen_at else "never",
         )
-    print_listing(listing)
+    server = client.service_client.config.target_host
+    print_items(listed, listing, as_json=as_json, none=f"no worker polls {server}")
 
 
 async def _polling(client: Client, queues: list[str]) -> dict[str, dict[str, datetime]]:

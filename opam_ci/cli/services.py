@@ -88,18 +88,14 @@ class Embedded(Frozen):
         address: Of Temporal, `HOST:PORT`.
         ui_url: Of Temporal's Web UI.
         temporal_pid: Pid of the server.
-        temporal_log: Its log.
         worker_pid: Pid of the worker, None if it does not run.
-        worker_log: Its log.
     """
 
     home: Path
     address: str
     ui_url: str
     temporal_pid: int
-    temporal_log: Path
     worker_pid: int | None
-    worker_log: Path
 
 
 def start_temporal(home: Path, *, port: int | None = None, ui_port: int | None = None) -> Embedded:
@@ -298,9 +294,7 @@ def _embedded(home: Path, temporal: daemon.Daemon) -> Embedded:
         address=_address(temporal.notes),
         ui_url=f"http://{ports.LOOPBACK}:{temporal.notes['ui_port']}",
         temporal_pid=temporal.pid,
-        temporal_log=_log(home, "temporal"),
         worker_pid=None if worker is None else worker.pid,
-        worker_log=_log(home, "worker"),
     )
 
 

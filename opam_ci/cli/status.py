@@ -9,10 +9,10 @@ from temporalio.client import Client, WorkflowExecution
 
 from opam_ci.cli.command_options import JsonOption, TemporalOption
 from opam_ci.cli.lookup import target_of
-from opam_ci.cli.operate import print_json, summary_of
+from opam_ci.cli.operate import print_items, summary_of
 from opam_ci.cli.render import print_summary, whole_state
 from opam_ci.cli.session import connected
-from opam_ci.cli.tables import Column, Listing, note, output, print_listing
+from opam_ci.cli.tables import Column, Listing, output
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 
@@ -48,18 +48,11 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
 
 async def _list(client: Client, *, as_json: bool) -> None:
     found = [
-        execution
+        _values(execution)
         async for execution in client.list_workflows(
             "WorkflowType = 'PullRequestWorkflow'", limit=_LISTED
         )
     ]
-    if as_json:
-        for execution in found:
-            print_json(_values(execution))
-        return
-    if not found:
-        note("no checks yet; see `opam-ci check --help`")
-        return
     listing = Listing(
         Column("pull request", is_key=True),
         Column("state"),
@@ -68,9 +61,9 @@ async def _list(client: Client, *, as_json: bool) -> None:
         Column("workflow", drop=1),
         Column("since (UTC)", drop=2),
     )
-    for execution in found:
-        listing.add(*_values(execution).values())
-    print_listing(listing)
+    for values in found:
+        listing.add(*values.values())
+    print_items(found, listing, as_json=as_json, none="no checks yet; see `opam-ci check --help`")
 
 
 def _values(execution: WorkflowExecution) -> dict[str, str]:

@@ -108,10 +108,8 @@ def test_the_host_is_out_of_order_until_it_is_repaired() -> None:
         assert [status_of(broken) for _ in range(6)] == [503] * 6
         assert status_of(f"{host.url}/{example.PASSES}.tar.gz") == 200
         assert status_of(f"{host.url}/other.tar.gz") == 404
-        assert host.refused == 6
         host.repair()
         assert status_of(broken) == 200
-        assert host.refused == 6
         url = host.url
     with pytest.raises(httpx.ConnectError):
         status_of(url)

@@ -90,6 +90,8 @@ class FakePullRequests:
 class FakeClient:
     """Temporal, with one workflow and one worker."""
 
+    service_client = SimpleNamespace(config=SimpleNamespace(target_host="127.0.0.1:7233"))
+
     def list_workflows(self, *_: object, **__: object) -> AsyncIterator[SimpleNamespace]:
         async def found() -> AsyncIterator[SimpleNamespace]:
             yield SimpleNamespace(
