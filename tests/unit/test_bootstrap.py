@@ -178,7 +178,7 @@ def test_an_old_python_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_
     loader.exec_module(script)
     monkeypatch.setattr(sys, "version_info", (3, 9))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or later and python3 is 3\.9 here"):
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or later, and python3 is 3\.9"):
         script.main()
 
 
