@@ -9,12 +9,12 @@ import typer
 from pydantic import BaseModel, ConfigDict
 
 from opam_ci.cli.classify_replay import attempt_filter, replay_attempts
-from opam_ci.cli.command_options import CauseOption
 from opam_ci.cli.json_lines import BatchLine, print_line, read_lines
 from opam_ci.core.classify import TextVerdict, classify_text, cut, every_rule
 from opam_ci.core.classify.table import rules_markdown
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Phase
+from opam_ci.core.outcome import Cause
 from opam_ci.core.summary import Standing
 
 LOG_HEAD: Final = 1 << 20
@@ -71,7 +71,9 @@ def classify(
     outcome: Annotated[
         Standing | None, typer.Option(help="With --replay: only attempts with this outcome.")
     ] = None,
-    cause: CauseOption = None,
+    cause: Annotated[
+        Cause | None, typer.Option(help="With --replay: only faults with this cause.")
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(help="With --replay: only attempts begun since then: 90m, 24h, 7d, a date."),

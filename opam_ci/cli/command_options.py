@@ -22,10 +22,16 @@ ServerOption = Annotated[
 
 PlatformOption = Annotated[str | None, typer.Option(help="Only on this platform.")]
 PackageOption = Annotated[str | None, typer.Option(help="Only this package, or version of it.")]
-KindOption = Annotated[JobKind | None, typer.Option(help="Only this kind of jobs.")]
+KindOption = Annotated[
+    JobKind | None,
+    typer.Option(metavar="KIND", help="Only this kind of jobs, such as build, test, revdep."),
+]
 RevdepOption = Annotated[str | None, typer.Option(help="Only on this reverse dependency.")]
 JobOption = Annotated[str | None, typer.Option("--job", help="Only the job with this id, in full.")]
-CauseOption = Annotated[Cause | None, typer.Option(help="Only errors with this cause.")]
+CauseOption = Annotated[
+    Cause | None,
+    typer.Option(metavar="CAUSE", help="Only errors with this cause, such as disk_full."),
+]
 OldHeadOption = Annotated[
     str | None, typer.Option(help="At an older head: its hash, or seven characters of it.")
 ]

@@ -158,11 +158,17 @@ def jobs(
         str | None, typer.Argument(help="OWNER/REPO/NUMBER; none for all.")
     ] = None,
     standing: Annotated[
-        Standing | None, typer.Option("--standing", "--is", help="Only jobs in this state.")
+        Standing | None,
+        typer.Option(
+            *("--standing", "--is"),
+            metavar="STANDING",
+            help="Only these jobs, such as errored, failed, passed.",
+        ),
     ] = None,
     cause: CauseOption = None,
     reason: Annotated[
-        FailureReason | None, typer.Option(help="Only failures for this reason.")
+        FailureReason | None,
+        typer.Option(metavar="REASON", help="Only failures for this reason, such as build."),
     ] = None,
     kind: KindOption = None,
     platform: PlatformOption = None,
