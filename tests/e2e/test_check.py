@@ -171,7 +171,7 @@ def lint_only(system: System) -> None:
     assert set(found) == {"analysis", "lint bad.1"}
     assert outcome(found["lint bad.1"]) == "failed(lint)"
     assert found["lint bad.1"]["outcome"]["evidence"]["detail"].endswith(", opam 2.3.0")
-    assert "runs in this process" in done.stderr
+    assert "this process runs one" in done.stderr
 
 
 def test_a_root_that_cannot_be_made_errs_the_lint_and_not_the_analysis(
