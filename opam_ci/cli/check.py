@@ -11,16 +11,8 @@ import typer
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.all_rows import with_all_rows
-from opam_ci.cli.command_options import (
-    AttemptsOption,
-    JsonOption,
-    LintOnlyOption,
-    MirrorOption,
-    PlatformFileOption,
-    RetryAfterOption,
-    TemporalOption,
-)
 from opam_ci.cli.lookup import base_and_head
 from opam_ci.cli.platforms import chosen_table
 from opam_ci.cli.render import View, make_view
@@ -169,9 +161,9 @@ def check(
         list[str] | None,
         typer.Option(help="Build on this platform only: name or glob; may be repeated."),
     ] = None,
-    platforms: PlatformFileOption = None,
-    lint_only: LintOnlyOption = False,
-    mirror: MirrorOption = None,
+    platforms: opt.PlatformFile = None,
+    lint_only: opt.LintOnly = False,
+    mirror: opt.Mirror = None,
     only_mirrored: Annotated[
         bool,
         typer.Option(help="Build with no package whose sources are missing in the mirror."),
@@ -180,8 +172,8 @@ def check(
         bool,
         typer.Option("--cache/--no-cache", help="Reuse compiled dependencies of earlier builds."),
     ] = True,
-    attempts: AttemptsOption = 5,
-    retry_after: RetryAfterOption = 60,
+    attempts: opt.Attempts = 5,
+    retry_after: opt.RetryAfter = 60,
     heartbeat_timeout: Annotated[
         float,
         typer.Option(
@@ -206,16 +198,16 @@ def check(
             show_default=False,
         ),
     ] = None,
-    temporal: TemporalOption = None,
+    temporal: opt.Temporal = None,
     port: Annotated[
         int | None, typer.Option(help="Port for the embedded server.", min=1, max=65535)
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Checks a pull request of a local clone: analysis, lint, real builds and tests.
 
     Exits 0 if all that ran passed, 1 for a package failure, 2 for a usage error, and 3 for an
-    internal CI error, which says nothing about the package.
+    internal CI error, which is no verdict about the package.
 
     \b
         opam-ci check --repo ~/opam-repository --branch my-release

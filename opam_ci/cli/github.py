@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import typer
 
-from opam_ci.cli.command_options import ServerOption
+from opam_ci.cli import command_options as opt
 from opam_ci.clients.git_upstream import git_environment
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
@@ -38,7 +38,7 @@ Step = Callable[[], Awaitable[str]]
 
 @app.command()
 def check(
-    temporal: ServerOption = None,
+    temporal: opt.Server = None,
 ) -> None:
     """Verifies the set-up of GitHub, and prints what is missing.
 

@@ -9,13 +9,7 @@ import typer
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
-from opam_ci.cli.command_options import (
-    CauseOption,
-    DryRunOption,
-    JsonOption,
-    LimitOption,
-    TemporalOption,
-)
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.lookup import find_incident
 from opam_ci.cli.operate import ago, explained, opened_index, print_items, print_json
 from opam_ci.cli.session import connected
@@ -45,9 +39,9 @@ def listing(
     everything: Annotated[
         bool, typer.Option("--all", help="Also resolved ones and those of a single fault.")
     ] = False,
-    cause: CauseOption = None,
-    limit: LimitOption = 50,
-    as_json: JsonOption = False,
+    cause: opt.Cause = None,
+    limit: opt.Limit = 50,
+    as_json: opt.Json = False,
 ) -> None:
     """Lists open incidents of two faults or more, last seen first."""
     if context.invoked_subcommand is not None:
@@ -85,7 +79,7 @@ def listing(
 
 
 @app.command()
-def show(number: NumberArgument, as_json: JsonOption = False) -> None:
+def show(number: NumberArgument, as_json: opt.Json = False) -> None:
     """Shows one incident: its evidence, and the jobs that are still errored by it."""
     with opened_index(Settings()) as index:
         incident = find_incident(index, number)
@@ -122,9 +116,9 @@ def show(number: NumberArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def resolve(
     number: NumberArgument,
-    dry_run: DryRunOption = False,
-    temporal: TemporalOption = None,
-    as_json: JsonOption = False,
+    dry_run: opt.DryRun = False,
+    temporal: opt.Temporal = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Resolves a repaired incident: restarts one job, and if that does not err all others."""
     asyncio.run(_resolve(number, temporal, dry_run=dry_run, as_json=as_json))

@@ -84,7 +84,7 @@ def lint(
         bool, typer.Option(help="Download archives and compare their checksums.")
     ] = False,
 ) -> None:
-    """Lint packages: opam's own lint and what opam-repository asks of a package.
+    """Lint packages: opam's own lint and the rules of opam-repository.
 
     Exit code: 0 nothing found, 1 something found, 2 wrong use, 3 internal error. The batch
     forms exit with 0 if every line was linted, else 2.

@@ -14,14 +14,7 @@ from typing import Annotated
 
 import typer
 
-from opam_ci.cli.command_options import (
-    JobOption,
-    JsonOption,
-    KindOption,
-    OldHeadOption,
-    PlatformOption,
-    RevdepOption,
-)
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.job_search import JobSearch, attempts_of, choose_attempt, find_job
 from opam_ci.cli.lookup import find_testing, target_of
 from opam_ci.cli.operate import opened_index
@@ -46,11 +39,11 @@ def log(
     words: Annotated[
         list[str] | None, typer.Argument(help="Words of the job's id, such as `test cppo.1.8.0`.")
     ] = None,
-    job: JobOption = None,
-    kind: KindOption = None,
-    platform: PlatformOption = None,
-    revdep: RevdepOption = None,
-    head: OldHeadOption = None,
+    job: opt.Job = None,
+    kind: opt.Kind = None,
+    platform: opt.Platform = None,
+    revdep: opt.Revdep = None,
+    head: opt.OldHead = None,
     round_: Annotated[
         int | None, typer.Option("--round", help="Of this round: a restart begins another one.")
     ] = None,
@@ -60,7 +53,7 @@ def log(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print what is added until the attempt ends.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Prints the log of the one job whose id has all these words, or parts of words."""
     wanted = JobSearch(

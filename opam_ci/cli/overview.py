@@ -10,18 +10,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from temporalio.client import Client
 
-from opam_ci.cli.command_options import (
-    CauseOption,
-    JobOption,
-    JsonOption,
-    KindOption,
-    LimitOption,
-    OldHeadOption,
-    PackageOption,
-    PlatformOption,
-    RevdepOption,
-    TemporalOption,
-)
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.lookup import find_testing, target_of, totals
 from opam_ci.cli.operate import ago, head_target, moment, opened_index, print_items, print_json
 from opam_ci.cli.session import connected
@@ -42,7 +31,7 @@ _SHOWN = 5
 SinceOption = Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d, or a date (UTC).")]
 
 
-def errors(as_json: JsonOption = False) -> None:
+def errors(as_json: opt.Json = False) -> None:
     """Lists infrastructure faults at the current heads by cause, with the pull requests they hit.
 
     In a pipe, tabs separate: cause, errored, retrying, since (UTC), last, hits.
@@ -79,7 +68,7 @@ def errors(as_json: JsonOption = False) -> None:
 
 
 def workers(
-    since: SinceOption = "24h", temporal: TemporalOption = None, as_json: JsonOption = False
+    since: SinceOption = "24h", temporal: opt.Temporal = None, as_json: opt.Json = False
 ) -> None:
     """Lists workers: which poll, and what each did (by whole days in UTC).
 
@@ -165,29 +154,29 @@ def jobs(
             help="Only these jobs, such as errored, failed, passed.",
         ),
     ] = None,
-    cause: CauseOption = None,
+    cause: opt.Cause = None,
     reason: Annotated[
         FailureReason | None,
         typer.Option(metavar="REASON", help="Only failures for this reason, such as build."),
     ] = None,
-    kind: KindOption = None,
-    platform: PlatformOption = None,
-    package: PackageOption = None,
-    revdep: RevdepOption = None,
-    job: JobOption = None,
+    kind: opt.Kind = None,
+    platform: opt.Platform = None,
+    package: opt.Package = None,
+    revdep: opt.Revdep = None,
+    job: opt.Job = None,
     worker: Annotated[
         str | None, typer.Option(help="Only those whose last attempt this worker ran.")
     ] = None,
     since: Annotated[str | None, typer.Option(help="Changed since: 90m, 24h, 7d, a date.")] = None,
     until: Annotated[str | None, typer.Option(help="Changed before.")] = None,
-    head: OldHeadOption = None,
+    head: opt.OldHead = None,
     all_heads: Annotated[
         bool, typer.Option("--all-heads", help="Not only current heads of open pull requests.")
     ] = False,
     count: Annotated[bool, typer.Option("--count", help="Count them instead.")] = False,
-    limit: LimitOption = 50,
+    limit: opt.Limit = 50,
     after: Annotated[str | None, typer.Option(help="The next page of a listing.")] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Lists or counts jobs: of a pull request, or of all; each option narrows the list.
 

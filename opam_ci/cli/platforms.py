@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from opam_ci.cli.command_options import JsonOption, PlatformFileOption
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.tables import Column, Listing, print_listing
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
@@ -32,7 +32,7 @@ def platforms(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Only these: names or globs.")
     ] = None,
-    file: PlatformFileOption = None,
+    file: opt.PlatformFile = None,
     pool: Annotated[
         list[str] | None, typer.Option(help="Only of this pool, or glob; may be repeated.")
     ] = None,
@@ -42,7 +42,7 @@ def platforms(
     distribution: Annotated[
         list[str] | None, typer.Option(help="Only this distribution, or glob; may be repeated.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
     markdown: Annotated[
         bool,
         typer.Option("--markdown", help="Print the page docs/platforms.md, of the whole file."),

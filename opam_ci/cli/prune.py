@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from opam_ci.cli.command_options import JsonOption
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.operate import opened_index, print_json
 from opam_ci.clients.retention import prune as prune_all
 from opam_ci.clients.store import ArtifactStore
@@ -15,7 +15,7 @@ from opam_ci.settings import Settings
 
 def prune(
     days: Annotated[int, typer.Option(help="Keep what has changed in this many days.", min=1)] = 90,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Deletes closed pull requests, and branches, that have not changed for long.
 

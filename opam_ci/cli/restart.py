@@ -1,7 +1,7 @@
 """`opam-ci restart` and `cancel`: for one pull request, or for everything that matches.
 
-The workflows select the jobs and return which: nothing is selected here. The index only tells
-which pull requests have jobs that match.
+The workflows select the jobs and return which: nothing is selected here. The index only lists
+the pull requests with jobs that match.
 """
 
 import asyncio
@@ -12,17 +12,7 @@ from typing import Annotated, NamedTuple
 import typer
 from pydantic import ValidationError
 
-from opam_ci.cli.command_options import (
-    CauseOption,
-    DryRunOption,
-    JobOption,
-    JsonOption,
-    KindOption,
-    PackageOption,
-    PlatformOption,
-    RevdepOption,
-    TemporalOption,
-)
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.lookup import find_incident, head_of, target_of
 from opam_ci.cli.operate import opened_index, print_json
 from opam_ci.cli.session import connected
@@ -46,7 +36,7 @@ from opam_ci.gateway import PullRequests
 from opam_ci.settings import Settings
 
 _AT_ONCE = 20
-"""Updates under way at the same time."""
+"""Concurrent updates."""
 
 _IDS_AT_ONCE = 1000
 """Ids in one update: a message of Temporal's is limited to two megabytes."""
@@ -88,17 +78,17 @@ def restart(
     pr: Annotated[str | None, typer.Option("--pr", help="The same as the argument.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Failed jobs.")] = False,
     all_jobs: Annotated[bool, typer.Option("--all", help="All jobs.")] = False,
-    platform: PlatformOption = None,
-    package: PackageOption = None,
-    kind: KindOption = None,
-    revdep: RevdepOption = None,
-    job: JobOption = None,
-    cause: CauseOption = None,
+    platform: opt.Platform = None,
+    package: opt.Package = None,
+    kind: opt.Kind = None,
+    revdep: opt.Revdep = None,
+    job: opt.Job = None,
+    cause: opt.Cause = None,
     incident: Annotated[int | None, typer.Option(help="Only jobs that this incident hit.")] = None,
     head: HeadOption = None,
-    dry_run: DryRunOption = False,
-    temporal: TemporalOption = None,
-    as_json: JsonOption = False,
+    dry_run: opt.DryRun = False,
+    temporal: opt.Temporal = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Restarts jobs, by default errored ones.
 
@@ -141,15 +131,15 @@ def restart(
 
 def cancel(
     pull_request: Annotated[str, typer.Argument(help="OWNER/REPO/NUMBER.")],
-    platform: PlatformOption = None,
-    package: PackageOption = None,
-    kind: KindOption = None,
-    revdep: RevdepOption = None,
-    job: JobOption = None,
+    platform: opt.Platform = None,
+    package: opt.Package = None,
+    kind: opt.Kind = None,
+    revdep: opt.Revdep = None,
+    job: opt.Job = None,
     head: HeadOption = None,
-    dry_run: DryRunOption = False,
-    temporal: TemporalOption = None,
-    as_json: JsonOption = False,
+    dry_run: opt.DryRun = False,
+    temporal: opt.Temporal = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Cancels jobs of a pull request, by default all undecided ones.
 

@@ -12,16 +12,9 @@ from typing import Annotated
 import typer
 import uvicorn
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli import services
 from opam_ci.cli.check import find_platforms
-from opam_ci.cli.command_options import (
-    AttemptsOption,
-    LintOnlyOption,
-    MirrorOption,
-    PlatformFileOption,
-    RetryAfterOption,
-    ServerOption,
-)
 from opam_ci.cli.platforms import chosen_table
 from opam_ci.cli.work import log_to_stderr
 from opam_ci.core.errors import UsageError
@@ -55,7 +48,7 @@ class _Server(uvicorn.Server):
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8080,
-    temporal: ServerOption = None,
+    temporal: opt.Server = None,
     platform: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,12 +56,12 @@ def serve(
             "Default: those that a machine can build without images."
         ),
     ] = None,
-    platforms: PlatformFileOption = None,
-    mirror: MirrorOption = None,
-    lint_only: LintOnlyOption = False,
+    platforms: opt.PlatformFile = None,
+    mirror: opt.Mirror = None,
+    lint_only: opt.LintOnly = False,
     build: Annotated[bool, typer.Option(help="Also build in this process.")] = False,
-    attempts: AttemptsOption = 5,
-    retry_after: RetryAfterOption = 60,
+    attempts: opt.Attempts = 5,
+    retry_after: opt.RetryAfter = 60,
 ) -> None:
     """Serves a repository on GitHub: webhooks, workflows, statuses; with --build also builds.
 

@@ -219,20 +219,20 @@ def _start_new_temporal(home: Path, port: int, ui_port: int | None) -> Embedded:
         ui_port = above if above <= HIGHEST_PORT else port - UI_PORT_OFFSET
     ports.require_free(port, option="--port")
     ports.require_free(ui_port, option="--ui-port")
-    words = [
+    command = [
         *(_temporal_program(), "server", "start-dev", "--log-level", "warn"),
         *("--db-filename", str(home / "temporal.db"), "--ip", ports.LOOPBACK),
         *("--port", str(port), "--ui-port", str(ui_port)),
     ]
     for name, kind in SEARCH_ATTRIBUTES.items():
-        words += ["--search-attribute", f"{name}={kind}"]
+        command += ["--search-attribute", f"{name}={kind}"]
     for pragma in SQLITE_PRAGMAS:
-        words += ["--sqlite-pragma", pragma]
+        command += ["--sqlite-pragma", pragma]
     for key, value in DYNAMIC_CONFIG.items():
-        words += ["--dynamic-config-value", f"{key}={value}"]
+        command += ["--dynamic-config-value", f"{key}={value}"]
     log = _log(home, "temporal")
     notes = {"port": str(port), "ui_port": str(ui_port)}
-    running = daemon.start(_state(home, "temporal"), log, words, notes=notes)
+    running = daemon.start(_state(home, "temporal"), log, command, notes=notes)
     _await_temporal(_address(notes), running, log)
     return _embedded(home, running)
 

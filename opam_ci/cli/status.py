@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from temporalio.client import Client, WorkflowExecution
 
-from opam_ci.cli.command_options import JsonOption, TemporalOption
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.lookup import target_of
 from opam_ci.cli.operate import print_items, summary_of
 from opam_ci.cli.render import print_summary, whole_state
@@ -23,8 +23,8 @@ def status(
     pull_request: Annotated[
         str | None, typer.Argument(help="OWNER/REPO/NUMBER; none lists all.")
     ] = None,
-    temporal: TemporalOption = None,
-    as_json: JsonOption = False,
+    temporal: opt.Temporal = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Shows one pull request's jobs, or the latest pull requests and their states.
 

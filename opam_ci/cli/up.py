@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
 
@@ -17,8 +16,6 @@ from opam_ci.cli.check import find_revision, run_check
 from opam_ci.cli.render import View, make_view, print_summary
 from opam_ci.cli.services import Embedded
 from opam_ci.cli.tables import output
-from opam_ci.clients.opam_lint import OpamLint
-from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import connect
 from opam_ci.core.errors import InfrastructureError
@@ -35,25 +32,6 @@ Report = Callable[[str], None]
 
 EXAMPLE_RETRY = RetrySettings(initial_interval=timedelta(seconds=3), backoff_coefficient=1.0)
 """A retry interval for a waiting person: the example's fault is repaired within half a second."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The steps of `bring_up`, in order.
-
-    Attributes:
-        install_packages: Installs missing Debian packages.
-        start_temporal: Starts the server, unless it runs.
-        make_root: Makes the root file system, unless it exists.
-        start_worker: Starts the worker, unless it runs.
-        check: Checks a pull request and returns its last state.
-    """
-
-    install_packages: Callable[[Report], None]
-    start_temporal: Callable[[], Embedded]
-    make_root: Callable[[Report], None]
-    start_worker: Callable[[Embedded], Embedded]
-    check: Callable[[Embedded, example.Example, View], Summary]
 
 
 class Progress:
@@ -102,7 +80,7 @@ class Shown(Frozen):
 
     Attributes:
         version: Of the code that checked it.
-        summary: What it came to.
+        summary: The last state.
     """
 
     version: str
@@ -110,14 +88,15 @@ class Shown(Frozen):
 
 
 def bring_up(
-    settings: Settings, parts: Parts, view: Callable[[], View] | None
+    settings: Settings, *, port: int | None, ui_port: int | None, view: View | None
 ) -> tuple[Embedded, Summary | None]:
     """Executes all steps; a step whose result exists takes a moment.
 
     Args:
         settings: Of the embedded installation.
-        parts: The steps.
-        view: Makes the view of the example's check; None skips the example.
+        port: Port for the Temporal server.
+        ui_port: Port for its Web UI.
+        view: Shows the example's check; None skips the example.
 
     Returns:
         The running services, and the last state of the example.
@@ -128,20 +107,21 @@ def bring_up(
     """
     progress = Progress(steps=4 if view is None else 5)
     with progress.step("Debian packages"):
-        parts.install_packages(progress.report)
+        system.install(progress.report)
     # The server first: a port in use is reported before a minute's work, not after.
     with progress.step("Temporal server"):
-        embedded = parts.start_temporal()
+        embedded = services.start_temporal(settings.home, port=port, ui_port=ui_port)
+    settings = settings.model_copy(update={"temporal": embedded.address})
     with progress.step("root file system for builds"):
-        parts.make_root(progress.report)
+        asyncio.run(_make_root(settings, progress.report))
     with progress.step("worker"):
-        embedded = parts.start_worker(embedded)
+        embedded = session.start_worker(settings)
     summary = None
     if view is not None:
         with progress.step("example pull request with real builds"), example.source_host() as host:
             made = example.create(settings.home / "example", host.url)
-            repairing = _RepairingView(view(), example.repair_when_noticed(host))
-            summary = parts.check(embedded, made, repairing)
+            repairing = _RepairingView(view, example.repair_when_noticed(host))
+            summary = asyncio.run(_check(settings, made, repairing))
         if wrong := example.discrepancies(summary):
             raise InfrastructureError(
                 "the example has unexpected outcomes: " + "; ".join(wrong),
@@ -171,18 +151,10 @@ def up(
     server and a worker in the background. It may be run again at any time: what exists is used.
     """
     settings = Settings()
-    parts = Parts(
-        install_packages=system.install,
-        start_temporal=lambda: services.start_temporal(settings.home, port=port, ui_port=ui_port),
-        make_root=lambda report: _make_root(settings, report),
-        start_worker=lambda embedded: session.start_worker(_at(settings, embedded)),
-        check=lambda embedded, made, view: asyncio.run(_check(_at(settings, embedded), made, view)),
-    )
     shown = _last_shown(settings) if with_example is None else None
     check_it = with_example or (with_example is None and shown is None)
-    embedded, summary = bring_up(
-        settings, parts, (lambda: make_view(as_json=False)) if check_it else None
-    )
+    view = make_view(as_json=False) if check_it else None
+    embedded, summary = bring_up(settings, port=port, ui_port=ui_port, view=view)
     if summary is not None:
         _keep(settings, summary)
         print("\nThese are the outcomes of the example: passed, failed, skipped, and passed after")
@@ -207,16 +179,9 @@ def _keep(settings: Settings, summary: Summary) -> None:
     (settings.home / "example.json").write_text(shown.model_dump_json(context=FOR_PEOPLE))
 
 
-def _at(settings: Settings, embedded: Embedded) -> Settings:
-    return settings.model_copy(update={"temporal": embedded.address})
-
-
-def _make_root(settings: Settings, report: Report) -> None:
+async def _make_root(settings: Settings, report: Report) -> None:
     runner = make_runner(settings, ArtifactStore.open(settings.store_url))
-    asyncio.run(_prepare(runner, make_lint(settings, report), report))
-
-
-async def _prepare(runner: MachineRunner, lint: OpamLint, report: Report) -> None:
+    lint = make_lint(settings, report)
     await lint.program.require()
     await runner.prepare(report)
     await lint.program.prepare()

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli import services
-from opam_ci.cli.command_options import ServerOption
 from opam_ci.settings import Settings
 from opam_ci.worker import collect_rarely, serve
 
 
 def worker(
-    temporal: ServerOption = None,
+    temporal: opt.Server = None,
     pool: Annotated[
         list[str] | None, typer.Option(help="Build for this pool; may be repeated.")
     ] = None,
