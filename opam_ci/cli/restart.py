@@ -64,6 +64,11 @@ class Result(NamedTuple):
     error: UsageError | InfrastructureError | None = None
 
     @property
+    def name(self) -> str:
+        """The pull request's name on the command line."""
+        return self.workflow_id.removeprefix("pr/")
+
+    @property
     def refusal(self) -> str | None:
         """Why nothing is done, in a sentence; None if something is."""
         if self.error is not None:
@@ -306,16 +311,8 @@ def _standings(selector: RestartSelector) -> Iterable[Standing]:
 
 
 def _filter(selector: RestartSelector, standing: Standing) -> JobFilter:
-    return JobFilter(
-        of=CURRENT,
-        standing=standing,
-        cause=selector.cause,
-        platform=selector.platform,
-        package=selector.package,
-        kind=selector.kind,
-        revdep=selector.revdep,
-        name=selector.job,
-    )
+    same = selector.model_dump(include={"cause", "platform", "package", "kind", "revdep"})
+    return JobFilter(of=CURRENT, standing=standing, name=selector.job, **same)
 
 
 def _portions(ids: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
@@ -355,13 +352,12 @@ def as_line(result: Result, *, preview: bool) -> dict[str, object]:
 
 def lines_of(result: Result, update: RestartUpdate | CancelUpdate) -> Iterable[str]:
     """Yields the lines that show the result of one pull request."""
-    name = result.workflow_id.removeprefix("pr/")
     if result.taken is None:
         yield pending(result)
         return
     taken = result.taken
     done = "restarted" if isinstance(update, RestartUpdate) else "cancelled"
-    yield f"{_jobs(taken.jobs)} of {name} {_verb(taken.jobs, done, preview=update.preview)}"
+    yield f"{_jobs(taken.jobs)} of {result.name} {_verb(taken.jobs, done, preview=update.preview)}"
     if len(taken.by_platform) > 1:
         for platform, number in sorted(taken.by_platform.items()):
             yield f"  {number:,} on {platform or 'no platform (analysis, lint)'}"
@@ -369,25 +365,24 @@ def lines_of(result: Result, update: RestartUpdate | CancelUpdate) -> Iterable[s
     for job in shown:
         yield f"  {job}"
     if taken.jobs > len(shown):
-        yield f"  and {taken.jobs - len(shown):,} more; `opam-ci jobs {name}` lists jobs"
+        yield f"  and {taken.jobs - len(shown):,} more; `opam-ci jobs {result.name}` lists jobs"
 
 
 def brief(result: Result) -> str:
     """Returns the line that shows the result of one of many pull requests."""
-    name = result.workflow_id.removeprefix("pr/")
     if result.refusal is not None:
-        return f"{name}: not restarted: {result.refusal}"
+        return f"{result.name}: not restarted: {result.refusal}"
     if result.taken is None:
         return pending(result)
     some = ", ".join(result.taken.first[:3])
     more = result.taken.jobs - len(result.taken.first[:3])
-    return f"{name}: {some}" + (f" and {more:,} more" if more > 0 else "")
+    return f"{result.name}: {some}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def pending(result: Result) -> str:
     """Returns the line that shows an update which is accepted and not executed yet."""
     return (
-        f"{result.workflow_id.removeprefix('pr/')}: accepted, and not done yet: the index may be "
+        f"{result.name}: accepted, and not done yet: the index may be "
         "unavailable. It is done as soon as the index is available; do not repeat it"
     )
 
