@@ -42,12 +42,12 @@ PACKAGES = (
 )
 
 
-async def git(repository: Path, *words: str) -> bytes:
+async def git(repository: Path, *arguments: str) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        "git", "-C", str(repository), *words, stdout=asyncio.subprocess.PIPE
+        "git", "-C", str(repository), *arguments, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate()
-    assert process.returncode == 0, words
+    assert process.returncode == 0, arguments
     return output
 
 
@@ -70,23 +70,23 @@ class Bench:
         self._executor = executor
         self.log = Log()
 
-    async def run_step(self, step: steps.Step, said: bytearray) -> Ended:
-        def output(data: bytes) -> None:
-            said.extend(data)
+    async def run_step(self, step: steps.Step, output: bytearray) -> Ended:
+        def append(data: bytes) -> None:
+            output.extend(data)
 
-        return await self._executor.run(step, output=output, phase=Phase.SOLVE)
+        return await self._executor.run(step, output=append, phase=Phase.SOLVE)
 
     async def theirs(self, spec: BuildSpec) -> tuple[Revdep, ...]:
         answers = {}
         for query in listing.Query:
-            said = bytearray()
-            ended = await self.run_step(listing.ask(spec, query, coinstallable=True), said)
-            assert ended.ok, said
-            answers[query] = listing.packages(said)
+            output = bytearray()
+            ended = await self.run_step(listing.ask(spec, query, coinstallable=True), output)
+            assert ended.ok, output
+            answers[query] = listing.packages(output)
         return listing.revdeps(spec, answers)
 
     async def ours(self, spec: BuildSpec) -> tuple[Revdep, ...]:
-        def opam_is_asked(line: str) -> None:
+        def opam_fallback(line: str) -> None:
             raise AssertionError(line)
 
         _, found = await coinstall.run(
@@ -94,7 +94,7 @@ class Bench:
             coinstall.Surroundings(
                 run_step=self.run_step,
                 read=self._executor.read,
-                say=opam_is_asked,
+                say=opam_fallback,
                 output=self.log.write,
                 time_left=lambda: 600.0,
             ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from opam_ci.cli import example, ports, services, up
+from opam_ci.cli import example, ports, services, session, system, up
 from opam_ci.cli.render import View
 from opam_ci.cli.services import Embedded
 from opam_ci.core.errors import InfrastructureError, UsageError
@@ -121,9 +121,9 @@ def steps(monkeypatch: pytest.MonkeyPatch, done: list[str]) -> None:
         assert found.address == settings.temporal
         return found
 
-    monkeypatch.setattr(up.system, "install", lambda _: done.append("packages"))
+    monkeypatch.setattr(system, "install", lambda _: done.append("packages"))
     monkeypatch.setattr(up, "_make_root", make_root)
-    monkeypatch.setattr(up.session, "start_worker", start_worker)
+    monkeypatch.setattr(session, "start_worker", start_worker)
 
 
 def bring_up(settings: Settings, view: View | None) -> tuple[Embedded, Summary | None]:
@@ -182,7 +182,7 @@ def test_what_the_machine_lacks_is_said_before_anything_starts(
     def refuse(_: up.Report) -> None:
         raise UsageError("install opam first")
 
-    monkeypatch.setattr(up.system, "install", refuse)
+    monkeypatch.setattr(system, "install", refuse)
     with pytest.raises(UsageError, match="install opam first"):
         bring_up(settings, None)
     assert done == []
