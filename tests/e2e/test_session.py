@@ -79,7 +79,7 @@ class Proving:
             yield
 
 
-async def test_it_waits_for_a_worker_that_proves_itself_and_says_so(
+async def test_it_reports_and_waits_for_a_worker_that_does_not_poll_yet(
     server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proving = Proving(server, tmp_path)
@@ -90,7 +90,7 @@ async def test_it_waits_for_a_worker_that_proves_itself_and_says_so(
     assert proving.started == []
 
 
-async def test_it_waits_for_a_bounded_time_and_builds_itself_then(
+async def test_it_waits_for_a_limited_time_and_then_builds_itself(
     server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "_FIRST_CANARY_TIMEOUT", timedelta(seconds=1))
@@ -100,7 +100,7 @@ async def test_it_waits_for_a_bounded_time_and_builds_itself_then(
     assert "the worker still takes no jobs: see its log and /healthz" in proving.told
 
 
-async def test_it_does_not_wait_where_nobody_is(
+async def test_it_does_not_wait_without_a_worker(
     server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proving = Proving(server, tmp_path)
@@ -111,7 +111,7 @@ async def test_it_does_not_wait_where_nobody_is(
     assert not [words for words in proving.told if "waiting" in words]
 
 
-async def test_a_pool_whose_worker_proves_itself_is_built_for(
+async def test_a_worker_that_does_not_poll_yet_counts_as_a_worker_of_its_pool(
     server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proving = Proving(server, tmp_path)

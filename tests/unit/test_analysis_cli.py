@@ -75,7 +75,7 @@ def test_wrong_use(clone: Clone, arguments: list[str]) -> None:
         run(clone, *arguments)
 
 
-def test_a_batch_answers_each_line(clone: Clone) -> None:
+def test_a_batch_has_a_result_for_each_line(clone: Clone) -> None:
     lines = [
         {"base": "master", "head": "topic", "pr": 7, "packages": "of old", "failure": "of old"},
         {"merge": "topic", "kept": [1]},

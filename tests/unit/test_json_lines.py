@@ -12,7 +12,7 @@ class Line(BaseModel):
     a: int = 0
 
 
-def test_a_line_that_is_too_long_is_one_bad_line(tmp_path: Path) -> None:
+def test_a_line_that_is_too_long_is_one_invalid_line(tmp_path: Path) -> None:
     file = tmp_path / "lines"
     file.write_bytes(b'{"a": 1}\n{"b": "' + b"x" * (3 << 20) + b'"}\n\n{"c": 3}')
     lines = list(read_lines(str(file), Line, limit=1 << 20))

@@ -169,7 +169,7 @@ def test_words_and_options_name_one_job(
         (["test", "a.1", "--head", "cccc"], "no tested heads of o/r/7 begin with cccc"),
     ],
 )
-def test_what_is_meant_by_no_words_is_told_in_one_line(
+def test_words_that_match_no_job_are_a_usage_error_in_one_line(
     capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     text = said(capfd, *arguments, code=2)
@@ -177,7 +177,7 @@ def test_what_is_meant_by_no_words_is_told_in_one_line(
     assert len(text.splitlines()) == 1
 
 
-def test_a_word_that_thousands_share_is_answered_with_the_first(
+def test_of_thousands_of_matching_jobs_the_first_are_listed(
     stage: Stage, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -211,7 +211,7 @@ def test_each_attempt_of_each_round_has_its_log(
     assert output.err == "opam-ci: queued after a restart; this is the log of round 3\n"
 
 
-def test_the_log_of_a_running_attempt_is_found_though_the_index_has_no_key_yet(
+def test_the_log_of_a_running_attempt_is_found_before_the_index_has_its_key(
     stage: Stage, capfd: pytest.CaptureFixture[str]
 ) -> None:
     what = job("a.1")
@@ -253,7 +253,7 @@ async def test_a_queued_job_is_waited_for_and_followed_to_its_end(
     ]
 
 
-async def test_following_ends_when_the_index_knows_that_the_worker_was_lost(
+async def test_following_ends_when_the_index_has_the_lost_worker(
     stage: Stage, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("opam_ci.cli.log._POLL_INTERVAL", timedelta(seconds=0.05))
@@ -278,7 +278,7 @@ async def test_following_ends_when_the_index_knows_that_the_worker_was_lost(
     await writer.__aexit__(None, None, None)
 
 
-def test_an_attempt_is_over_when_the_index_says_so() -> None:
+def test_how_an_attempt_ended_comes_from_the_index() -> None:
     what = job("a.1")
     running = JobStatus(job=what, state=JobState.RUNNING, attempt=1)
     this = AttemptRecord(revision=NEW, job=what, number=1, started_at=NOW)
@@ -298,7 +298,7 @@ def test_an_attempt_is_over_when_the_index_says_so() -> None:
     assert how(decided, this) == "the job is decided: passed"
 
 
-async def test_following_a_log_that_is_closed_needs_nobody_to_say_so(
+async def test_following_ends_with_a_closed_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store = ArtifactStore.open((tmp_path / "store").as_uri())

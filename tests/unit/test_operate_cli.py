@@ -98,7 +98,9 @@ def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, st
 
 
 @pytest.mark.usefixtures("filled")
-def test_errors_name_the_cause_and_whom_it_hits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_the_cause_and_the_pull_requests_it_hits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = said(capsys, "errors")
     assert "disk_full: disk full" in text
     assert "o/r/1 (2), o/r/2 (1)" in text
@@ -148,7 +150,7 @@ def test_jobs_are_listed_and_counted(
 
 
 @pytest.mark.usefixtures("filled")
-def test_a_listing_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_listing_has_the_cursor_of_the_next_page(capsys: pytest.CaptureFixture[str]) -> None:
     first, besides = listed(capsys, "jobs", "--limit", "3")
     after = besides.splitlines()[-1].removeprefix("more: --after ")
     rest, besides = listed(capsys, "jobs", "--limit", "3", "--after", after)
@@ -209,7 +211,7 @@ def test_incidents_are_listed_shown_and_named(
         (["incidents", "--cause", "gremlins"], "'--cause': 'gremlins' is not one of"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
+def test_invalid_input_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     text = said(capsys, *arguments, code=2)
@@ -217,7 +219,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert len(text.splitlines()) == 1
 
 
-def test_without_an_index_the_command_says_so(
+def test_a_missing_index_is_a_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPAM_CI_HOME", str(tmp_path))
@@ -225,7 +227,7 @@ def test_without_an_index_the_command_says_so(
     assert not (tmp_path / "index.sqlite").exists()
 
 
-def test_times_are_read_and_told() -> None:
+def test_times_are_parsed_and_printed() -> None:
     assert moment("90m", NOW) == NOW - timedelta(minutes=90)
     assert moment("2026-05-04", NOW) == datetime(2026, 5, 4, tzinfo=UTC)
     assert ago(NOW - timedelta(hours=30), NOW) == "1d"

@@ -137,7 +137,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
         (["--job", "build p a.1", "--head", "ABCDEF0"], {"job": "build p a.1", "head": "abcdef0"}),
     ],
 )
-def test_the_options_are_what_the_workflow_is_asked(
+def test_the_options_become_the_selector_of_the_update(
     workflows: Workflows,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -157,7 +157,7 @@ def test_a_cancellation_is_narrowed_like_a_restart(
     assert text.startswith("3 jobs of o/r/7 would be cancelled\n")
 
 
-def test_the_answer_is_told_by_numbers_and_first_jobs(
+def test_the_result_shows_numbers_and_the_first_jobs(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: THREE.model_copy(update={"jobs": 12_345})
@@ -177,7 +177,7 @@ def test_the_answer_is_told_by_numbers_and_first_jobs(
     }  # fmt: skip
 
 
-def test_a_refusal_is_a_usage_error_in_the_workflows_words(
+def test_a_refusal_is_a_usage_error_with_the_workflows_text(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: Taken(refusal="build p a.1 is decided already: passed")
@@ -185,7 +185,7 @@ def test_a_refusal_is_a_usage_error_in_the_workflows_words(
     assert text == "opam-ci: build p a.1 is decided already: passed\n"
 
 
-def test_an_accepted_request_is_not_to_be_repeated(
+def test_an_accepted_update_is_not_to_be_repeated(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: None
@@ -195,7 +195,7 @@ def test_an_accepted_request_is_not_to_be_repeated(
 
 
 @pytest.mark.usefixtures("index")
-def test_everywhere_the_pull_requests_with_such_jobs_are_asked(
+def test_without_a_pull_request_all_with_matching_jobs_get_an_update(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = said(capsys, "restart", "--cause", "disk_full", "--platform", DEBIAN)
@@ -224,14 +224,14 @@ def test_everywhere_the_pull_requests_with_such_jobs_are_asked(
         (RestartSelector(package="_"), set()),
     ],
 )
-def test_the_index_knows_whom_to_ask(
+def test_the_index_lists_the_workflows_to_update(
     index: Index, selector: RestartSelector, numbers: set[int]
 ) -> None:
     asked = selectors_for(index, selector, None)
     assert asked == {f"pr/o/r/{number}": (selector,) for number in numbers}
 
 
-def test_an_incident_names_the_jobs_that_it_hit(index: Index) -> None:
+def test_an_incident_selects_the_jobs_that_it_hit(index: Index) -> None:
     [incident] = index.incidents().items
     asked = selectors_for(index, RestartSelector(platform=DEBIAN), incident.id)
     assert asked == {
@@ -259,7 +259,7 @@ def test_an_incident_that_hit_thousands_is_restarted_in_portions(
 
 
 @pytest.mark.usefixtures("index")
-def test_one_that_cannot_answer_does_not_stop_the_others(
+def test_a_failed_update_does_not_stop_the_others(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended = UsageError("pr/o/r/1 has ended; nothing was changed")
@@ -305,7 +305,7 @@ def test_one_that_cannot_answer_does_not_stop_the_others(
         (["restart", "o/r/1", "--incident", "1"], "give either a pull request or --incident"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
+def test_invalid_input_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     text = said(capsys, *arguments, code=2)

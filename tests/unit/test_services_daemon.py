@@ -75,13 +75,13 @@ def test_a_recycled_pid_is_not_touched(tmp_path: Path) -> None:
         stranger.kill()
 
 
-def test_a_process_that_ended_and_was_not_collected_is_not_alive() -> None:
+def test_a_zombie_is_not_alive() -> None:
     with subprocess.Popen(["/bin/true"]) as zombie:
         wait_until(lambda: launcher.identity(zombie.pid) is None)
         assert Path(f"/proc/{zombie.pid}").exists()
 
 
-def test_a_program_that_cannot_start_says_why_and_leaves_nothing(
+def test_a_program_that_cannot_start_is_reported_and_leaves_nothing(
     start: Callable[..., daemon.Daemon], tmp_path: Path
 ) -> None:
     with pytest.raises(InfrastructureError, match=r"could not start /nowhere.*No such file"):
@@ -89,12 +89,12 @@ def test_a_program_that_cannot_start_says_why_and_leaves_nothing(
     assert not (tmp_path / "d.json").exists()
 
 
-def test_a_broken_state_file_is_no_daemon(tmp_path: Path) -> None:
+def test_a_broken_state_file_is_not_a_daemon(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text('{"pid": 1')
     assert daemon.find(tmp_path / "d.json") is None
 
 
-def test_a_huge_log_is_set_aside(
+def test_a_huge_log_is_renamed(
     start: Callable[..., daemon.Daemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "LOG_LIMIT", 10)
@@ -104,7 +104,7 @@ def test_a_huge_log_is_set_aside(
     assert (tmp_path / "d.old.log").read_text().startswith("old old")
 
 
-def test_a_busy_port_names_its_holder_and_the_option() -> None:
+def test_a_used_port_is_reported_with_its_program_and_the_option() -> None:
     with socket.socket() as listener:
         listener.bind((ports.LOOPBACK, 0))
         listener.listen()
@@ -118,7 +118,7 @@ def test_a_busy_port_names_its_holder_and_the_option() -> None:
     ports.require_free(port, option="--port")
 
 
-def test_a_port_whose_connections_wind_down_is_free() -> None:
+def test_a_port_with_closed_connections_is_free() -> None:
     with socket.create_server((ports.LOOPBACK, 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection((ports.LOOPBACK, port)):

@@ -137,7 +137,7 @@ def free_port() -> int:
 
 
 @pytest.mark.usefixtures("steps")
-def test_it_brings_all_up_and_the_example_recovers(
+def test_it_starts_everything_and_the_example_recovers(
     settings: Settings,
     done: list[str],
     capsys: pytest.CaptureFixture[str],
@@ -164,7 +164,7 @@ def test_it_brings_all_up_and_the_example_recovers(
 
 
 @pytest.mark.usefixtures("steps")
-def test_an_example_that_ends_otherwise_is_an_error_of_ours(
+def test_unexpected_outcomes_of_the_example_are_an_internal_error(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check(*_: object) -> Summary:
@@ -176,7 +176,7 @@ def test_an_example_that_ends_otherwise_is_an_error_of_ours(
 
 
 @pytest.mark.usefixtures("steps")
-def test_what_the_machine_lacks_is_said_before_anything_starts(
+def test_missing_packages_are_reported_before_anything_starts(
     settings: Settings, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: up.Report) -> None:
@@ -190,7 +190,7 @@ def test_what_the_machine_lacks_is_said_before_anything_starts(
 
 
 @pytest.mark.usefixtures("steps")
-def test_without_the_example_there_is_no_check(
+def test_without_the_example_nothing_is_checked(
     settings: Settings, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check(*_: object) -> Summary:
