@@ -10,7 +10,7 @@ each of the packages that need it
 
 All run in the same clean root file system over the same packages: those whose sources are in
 the mirror. CPU time is user and system time of all processes, solver and sandboxes included;
-for ours, of the worker too. The making of image and base layer counts for nobody; neither do
+for ours, of the worker too. The making of image and base layer is not counted; neither do
 opam-repo-ci's `apt-get update` and the setting of the mirror. opam-repo-ci's builders keep
 snapshots of equal first steps: `prefix shared` counts those once.
 """
@@ -45,7 +45,7 @@ from tests.fakes.clone import at
 from tests.fakes.real_branches import borrow
 
 COLD, WARM = 2.0, 4.0
-"""How many times less CPU time than opam-repo-ci's is asked for."""
+"""Required ratio of opam-repo-ci's CPU time to ours."""
 
 
 REVDEPS = (
@@ -82,7 +82,7 @@ def cpu() -> float:
     """CPU seconds of all children that have ended, and of theirs.
 
     bubblewrap does not wait for the first process of its PID namespace: as its subreaper this
-    process does, or the kernel would count the whole build for nobody.
+    process does, or the kernel would not count the whole build.
     """
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -166,7 +166,7 @@ class Peer:
         """A root with the merged repository in `opam-repository/`, as the peer copies it.
 
         Args:
-            prefix: A root whose steps are done already; it only lends what it wrote.
+            prefix: A root whose steps are done already; only its files are used.
         """
         lowers = self._lowers if prefix is None else (prefix.root.upper, *self._lowers)
         async with JobRoots(self._world.home / "jobs", self._rights).open(lowers) as overlay:
@@ -221,27 +221,27 @@ class Root:
         self, root: sandbox.Overlay, shown: mirrors.Mirrors, rights: sandbox.Rights
     ) -> None:
         self.root = root
-        self.said = ""
+        self.output = ""
         self._mirrors = shown
         self._rights = rights
 
     async def do(self, *argv: str, stdin: IO[bytes] | None = None) -> int | None:
         """Runs a command and returns its exit code."""
-        said = bytearray()
+        output = bytearray()
         confined = steps.confined(
             steps.Step(argv, network=True, environment=(("OPAMDOWNLOADJOBS", "1"),)), self._mirrors
         )
         ended = await supervise(
-            sandbox.confine(self.root, confined, self._rights), output=said.extend, stdin=stdin
+            sandbox.confine(self.root, confined, self._rights), output=output.extend, stdin=stdin
         )
-        self.said = said.decode(errors="replace")
+        self.output = output.decode(errors="replace")
         return ended.exit_code
 
     async def must(self, *argv: str) -> None:
         """Runs a command that has to succeed."""
         code = await self.do(*argv)
         if code != 0:
-            raise SystemExit(f"opam-repo-ci: {' '.join(argv)}: exit {code}\n{self.said[-2000:]}")
+            raise SystemExit(f"opam-repo-ci: {' '.join(argv)}: exit {code}\n{self.output[-2000:]}")
 
 
 async def peers(
@@ -257,7 +257,7 @@ async def peers(
     async with peer.root() as prefix:
         first = await peer.set_up(prefix) + await peer.package(prefix)
         alone, shared = first, first
-        tell("opam-repo-ci", options.touch, first)
+        print_row("opam-repo-ci", options.touch, first)
         for revdep in options.revdep:
             if options.each:
                 async with peer.root() as root:
@@ -268,7 +268,9 @@ async def peers(
                     last = await peer.revdep(root, revdep)
             alone += first + last
             shared += last
-            tell("opam-repo-ci", revdep, first + last, f"{last:.1f} of them after the first steps")
+            print_row(
+                "opam-repo-ci", revdep, first + last, f"{last:.1f} of them after the first steps"
+            )
     return alone, shared
 
 
@@ -282,7 +284,7 @@ async def ours(made: World, options: Options, run: str) -> float:
         report = await runner.run(made.spec(package, cache=run != "off"), log, lambda _: None)
         used = cpu() - before + own_cpu() - own
         total += used
-        tell(
+        print_row(
             run, package, used, " ".join(f"{r.phase} {r.duration:.1f}" for r in report.facts.phases)
         )
         if not report.facts.installed:
@@ -292,7 +294,7 @@ async def ours(made: World, options: Options, run: str) -> float:
     return total
 
 
-def tell(run: str, package: str, seconds: float, more: str = "") -> None:
+def print_row(run: str, package: str, seconds: float, more: str = "") -> None:
     print(f"{run:14} {package:26} {seconds:7.1f} s CPU  {more}", flush=True)
 
 

@@ -39,11 +39,11 @@ Life = Callable[[], Awaitable[tuple[float, float]]]
 
 
 async def first_command(executor: Executor) -> None:
-    said = bytearray()
+    output = bytearray()
     ended = await executor.run(
-        Step(("true",)), output=said.extend, phase=Phase.SETUP, time_limit=30
+        Step(("true",)), output=output.extend, phase=Phase.SETUP, time_limit=30
     )
-    assert ended.ok, said.decode(errors="replace")
+    assert ended.ok, output.decode(errors="replace")
 
 
 def in_root(roots: JobRoots, image: Image, cgroups: Cgroups) -> Life:

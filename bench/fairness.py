@@ -20,7 +20,7 @@ import time
 
 from temporalio.client import Client
 
-from bench.scale import Builds, Fleet, Work, check, running, say, start
+from bench.scale import Builds, Fleet, Work, check, print_line, running, start
 from opam_ci.connection import connect
 from opam_ci.settings import Settings
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -49,14 +49,16 @@ async def measure(fleet: Fleet, behind: int) -> tuple[list[float], list[float]]:
     client = await connect(Settings(temporal=fleet.address))
     await check(client, Work(SMALL_JOBS, "builds"), 1)
     idle = await open_all(client, 100)
-    say(f"alone: {statistics.median(idle):.1f} s each, at most {max(idle):.1f} s")
+    print_line(f"alone: {statistics.median(idle):.1f} s each, at most {max(idle):.1f} s")
     large = await start(client, Work(behind, "builds"), 1)
     while (await large.query(PullRequestWorkflow.summary)).counts.decided < BUSY_AFTER:  # noqa: ASYNC110  of another process
         await asyncio.sleep(1)
-    say("the large pull request is under way")
+    print_line("the large pull request is running")
     busy = await open_all(client, 200)
     counts = (await large.query(PullRequestWorkflow.summary)).counts
-    say(f"behind it: {statistics.median(busy):.1f} s each, at most {max(busy):.1f} s; {counts}")
+    print_line(
+        f"behind it: {statistics.median(busy):.1f} s each, at most {max(busy):.1f} s; {counts}"
+    )
     if not counts.undecided:
         raise SystemExit("the large pull request ended too early; make it larger with --behind")
     await large.terminate("measured")
@@ -75,7 +77,7 @@ def main() -> int:
     with running(Builds(seconds=given.seconds, slots=given.slots)) as fleet:
         idle, busy = asyncio.run(measure(fleet, given.behind))
     for number, (early, late) in enumerate(zip(idle, busy, strict=True)):
-        say(f"{number:>2}: {early:5.1f} s alone, {late:5.1f} s behind, {late / early:.2f}")
+        print_line(f"{number:>2}: {early:5.1f} s alone, {late:5.1f} s behind, {late / early:.2f}")
     ratios = [late / early for early, late in zip(idle, busy, strict=True)]
     found = {
         "pull_requests": SMALL,

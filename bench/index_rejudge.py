@@ -1,4 +1,4 @@
-"""What a write costs that asks whether verdicts are to be judged again."""
+"""The cost of a write that looks for verdicts to revise."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ MANY = 500
 
 
 def rejudging(index: Index, at: datetime) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Writes what it asks about, and names every question, with the write that asks it.
+    """Writes the rows, and lists every query, with the write that makes it.
 
     Args:
         index: A filled one.

@@ -104,8 +104,8 @@ async def mutations(lines: Sequence[str]) -> None:
     equal = 0
     for entry, findings in zip(expected, judged, strict=True):
         unreadable = any(found.check is CheckId.PARSE for found in findings)
-        said = set() if unreadable else {found.machine_message for found in findings}
-        equal += said == set(entry["errors"]) and unreadable == ("parse_error" in entry)
+        messages = set() if unreadable else {found.machine_message for found in findings}
+        equal += messages == set(entry["errors"]) and unreadable == ("parse_error" in entry)
     print(f"mutations: {equal}/{len(expected)} message sets equal: {clock}")
 
 

@@ -98,7 +98,7 @@ async def connected(address: str) -> Client:
         try:
             client = await Client.connect(address, data_converter=pydantic_data_converter)
             await ensure_search_attributes(client)
-        except Exception:  # noqa: BLE001  whatever a starting server says
+        except Exception:  # noqa: BLE001  any error of a starting server
             await asyncio.sleep(0.3)
         else:
             return client

@@ -6,7 +6,7 @@
 A pull request goes through PullRequestWorkflow, PlatformWorkflow and the index (SQLite) as in
 production; only what its activities do is left out: the analysis is given, lint and builds
 pass at once. Three processes: Temporal's development server, the orchestration worker (whose
-memory and longest workflow task are told), and a worker of builds.
+memory and longest workflow task are reported), and a worker of builds.
 
 Beside it, in turns, on the same server and in the same processes, bare workflows run as many
 activities that return at once, in the same windows, and continue as new as ours do. What other
@@ -116,7 +116,7 @@ PASSED = Passed(evidence=Evidence(rule="bench"))
 
 @dataclass(frozen=True)
 class Work:
-    """A pull request of some shape, and what it comes to."""
+    """A pull request of some shape, and its expected result."""
 
     jobs: int
     shape: str
@@ -378,14 +378,14 @@ async def _until_told() -> None:
 
 
 async def serve(role: str, address: str, home: Path, how: Builds) -> None:
-    # Activities that a terminated workflow leaves behind are no news.
+    # Activities that a terminated workflow leaves behind are not reported.
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     client = await connect(Settings(home=home, temporal=address))
     if role == "build":
-        said = await build(client, home, how)
+        measured = await build(client, home, how)
     else:
-        said = await orchestrate(client, home)
-    sys.stdout.write(json.dumps(said))
+        measured = await orchestrate(client, home)
+    sys.stdout.write(json.dumps(measured))
 
 
 # What is measured.
@@ -408,14 +408,14 @@ class Fleet:
 
     Attributes:
         pids: Process id of each.
-        said: What the orchestration worker said of itself at its end.
+        reported: Measurements of the orchestration worker, from its end.
     """
 
     def __init__(self, home: Path, builds: Builds) -> None:
         embedded = services.start_temporal(home, port=free_port(), ui_port=free_port())
         self.address = embedded.address
         self.pids = {"server": embedded.temporal_pid}
-        self.said: dict[str, float] = {}
+        self.reported: dict[str, float] = {}
         self._workers: dict[str, subprocess.Popen[str]] = {}
         for role in ("orchestrate", "build"):
             how = json.dumps(asdict(builds))
@@ -449,15 +449,15 @@ class Fleet:
         costs.append(Cost(time.perf_counter() - wall, spent))
 
     def stop(self) -> None:
-        """Ends the workers, and hears what the orchestration worker says of itself."""
+        """Ends the workers, and reads the measurements of the orchestration worker."""
         for role, process in self._workers.items():
-            words, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=60)
             # Temporal's SDK writes its warnings there, too.
-            *warnings, last = words.splitlines()
+            *warnings, last = output.splitlines()
             for warning in warnings:
-                say(f"{role}: {warning}")
+                print_line(f"{role}: {warning}")
             if role == "orchestrate":
-                self.said = json.loads(last)
+                self.reported = json.loads(last)
 
 
 @contextmanager
@@ -539,14 +539,14 @@ async def measure(fleet: Fleet, work: Work, rounds: int) -> dict[str, object]:
             await run_bare(client, work, str(number))
         with fleet.costing(ours):
             await check(client, work, number + 1)
-        say(
+        print_line(
             f"round {number} of {rounds}: ours {ours[-1].wall:.1f} s, bare {theirs[-1].wall:.1f} s;"
             f" CPU {ours[-1].total_cpu:.1f} s {_rounded(ours[-1].cpu)},"
             f" bare {theirs[-1].total_cpu:.1f} s {_rounded(theirs[-1].cpu)};"
             f" load {os.getloadavg()[0]:.1f}"
         )
     longest = max([each async for each in histories(client)], key=lambda each: each[1])
-    say(f"longest history: {longest[0]}, {longest[1]} events, {longest[2]} bytes")
+    print_line(f"longest history: {longest[0]}, {longest[1]} events, {longest[2]} bytes")
 
     def a_job(of: Callable[[Cost], float]) -> float:
         return round(statistics.median(map(of, ours)) / work.jobs * 1000, 3)
@@ -574,9 +574,9 @@ def _rounded(cpu: Mapping[str, float]) -> str:
     return "(" + ", ".join(f"{role} {seconds:.1f}" for role, seconds in cpu.items()) + ")"
 
 
-def say(words: str) -> None:
+def print_line(text: str) -> None:
     """Tells how far it is, apart from the result."""
-    print(words, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -607,7 +607,7 @@ def main() -> None:
     rounds = given.rounds or (3 if work.jobs <= 5000 else 1)
     with running(Builds(whole=given.whole_builds)) as fleet:
         found = asyncio.run(measure(fleet, work, rounds))
-    found |= fleet.said
+    found |= fleet.reported
     for name, value in found.items():
         print(f"{name:<30}{value}")
     if given.json:

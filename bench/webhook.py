@@ -153,8 +153,8 @@ async def real(port: int) -> Counter[str]:
                 "x-hub-signature-256": sign(SECRET, body),
             }
             answer = await http.post("/webhook", content=body, headers=headers)
-            said = answer.json()
-            if not said["reason"]:
+            result = answer.json()
+            if not result["reason"]:
                 raise SystemExit(f"no reason is given for example {number} of {event}")
             codes[f"{event} {answer.status_code}"] += 1
     return codes
@@ -190,8 +190,8 @@ def main() -> None:
         home = Path(folder)
         server = services.start_temporal(home, port=free_port(), ui_port=free_port())
         port = free_port()
-        words = [sys.executable, __file__, "--receive", server.address, str(home), str(port)]
-        receiver = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+        command = [sys.executable, __file__, "--receive", server.address, str(home), str(port)]
+        receiver = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
         try:
             measure(server.address, port, given.rate, given.seconds)
             if given.hostile:

@@ -2,9 +2,11 @@
 
 import os
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from platformdirs import user_state_path
 from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -14,22 +16,12 @@ from opam_ci.core.incidents.messages import IncidentPace
 from opam_ci.core.installable import Unavailable
 
 
-def default_home() -> Path:
-    """Returns where everything of an embedded installation is kept.
-
-    `$OPAM_CI_HOME`, else `$XDG_STATE_HOME/opam-ci`, else `~/.local/state/opam-ci`.
-    """
-    if home := os.environ.get("OPAM_CI_HOME"):
-        return Path(home).absolute()
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "opam-ci"
-
-
 class Settings(BaseSettings):
     """Settings of every process of ours.
 
     Attributes:
-        home: Where an embedded installation keeps everything.
+        home: Where an embedded installation keeps everything; by default
+            `$XDG_STATE_HOME/opam-ci` or `~/.local/state/opam-ci`.
         cache: Where root file systems and warmed opam roots are kept.
         lint_opam: An opam of this machine to lint with, of the version that authors are judged
             by; by default the one of a root file system of ours.
@@ -72,7 +64,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OPAM_CI_", extra="forbid", frozen=True)
 
-    home: Path = Field(default_factory=default_home)
+    home: Path = Field(default_factory=partial(user_state_path, "opam-ci"))
     cache: Path = Field(default_factory=default_cache)
     lint_opam: Path | None = None
     temporal: str = "127.0.0.1:7233"

@@ -1,9 +1,9 @@
-# ruff: noqa: INP001 - a folder of scripts, no package
-"""Writes the lock files in requirements/ anew from pyproject.toml: `./opam-ci lock [--upgrade]`.
+# ruff: noqa: INP001 - a folder of scripts, not a package
+"""Writes the lock files in requirements/ from pyproject.toml: `./opam-ci lock [--upgrade]`.
 
 Versions that still satisfy pyproject.toml are kept; `--upgrade` takes the newest ones that
-do. The files hold every wheel's hash for every Python from 3.11 on and all architectures,
-and no index address: pip asks whichever index the machine is set up for.
+do. The files have every wheel's hash for every Python from 3.11 on and all architectures,
+and no index address: pip uses the index that the machine is configured for.
 """
 
 import os
@@ -19,12 +19,12 @@ HEADER = "# Written by `./opam-ci lock` from pyproject.toml; do not edit.\n"
 
 LOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("main.txt", ("pyproject.toml",)),
-    # The development set holds the main set at the same versions, so that one pip call on
-    # one file gives the whole environment.
+    # The development set includes the main set at the same versions, so that one pip call on
+    # one file installs the whole environment.
     ("dev.txt", ("pyproject.toml", "--group", "dev", "--constraints", "requirements/main.txt")),
     ("lock.txt", ("requirements/lock.in",)),
 )
-"""Each lock file with uv's words for what goes into it, in the order of dependence."""
+"""Each lock file with uv's arguments for its sources, in the order of dependence."""
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: ./opam-ci lock [--upgrade]\n")
         return 2
     with tempfile.TemporaryDirectory() as scratch:
-        # uv is pinned and hashed like all the rest, and is only needed here.
+        # uv is pinned and hashed too, and only needed here.
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
         code = _run([*pip, "--target", scratch, "-r", str(REQUIREMENTS / "lock.txt")])
         uv = Path(scratch) / "bin" / "uv"
@@ -67,9 +67,9 @@ def _compile(uv: Path, name: str, source: tuple[str, ...], arguments: list[str])
 
 
 def _run(command: list[str]) -> int:
-    # Another virtual environment that happens to be active is no business of the lock's.
+    # An active virtual environment must not influence the lock.
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603 - fixed words
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603 - fixed arguments
 
 
 if __name__ == "__main__":

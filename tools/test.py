@@ -1,9 +1,9 @@
-# ruff: noqa: INP001 - a folder of scripts, no package
+# ruff: noqa: INP001 - a folder of scripts, not a package
 """All gates of the project: `./opam-ci test`, or `./opam-ci test PYTEST-ARGUMENTS…`.
 
-Every gate runs even when an earlier one failed. Without arguments the whole suite runs and
-its coverage counts; with arguments, pytest gets these and coverage is left out. What pytest
-said at its end is the last line of the output.
+Every gate runs even if an earlier one failed. Without arguments the whole suite runs with
+coverage; with arguments, pytest gets these, without coverage. The last line of the output is
+pytest's.
 """
 
 import os
@@ -42,30 +42,30 @@ _CLOSING_LINE = re.compile(r"^=* ?\d+ \w+.* in [\d.]+s.*$")
 def main(arguments: list[str]) -> int:
     """Runs all gates and returns 0 if every one passed, else 1."""
     try:
-        system.install(_say)
+        system.install(_print)
     except UsageError as error:
-        _say(f"opam-ci: {error}")
+        _print(f"opam-ci: {error}")
         return EXIT_USAGE
     except InfrastructureError as error:
-        _say(f"opam-ci: {error}")
+        _print(f"opam-ci: {error}")
         return EXIT_INTERNAL
-    results = {name: _run_static(name, words) for name, words in STATIC_GATES.items()}
+    results = {name: _run_static(name, command) for name, command in STATIC_GATES.items()}
     started = time.monotonic()
     code, closing_line = _run_pytest(arguments)
     results["tests"] = code, time.monotonic() - started
-    _say("")
+    _print("")
     for name, (result, seconds) in results.items():
-        _say(f"{'passed' if result == 0 else 'FAILED':<7} {name:<8} {seconds:6.1f} s")
+        _print(f"{'passed' if result == 0 else 'FAILED':<7} {name:<8} {seconds:6.1f} s")
     if code == NO_TESTS_RAN:
-        _say("no test ran: the arguments select none")
-    _say(closing_line)
+        _print("no test ran: the arguments select none")
+    _print(closing_line)
     return int(any(result for result, _ in results.values()))
 
 
-def _run_static(name: str, words: tuple[str, ...]) -> tuple[int, float]:
+def _run_static(name: str, command: tuple[str, ...]) -> tuple[int, float]:
     started = time.monotonic()
-    done = subprocess.run(  # noqa: S603 - the fixed words above
-        [str(PROGRAMS / words[0]), *words[1:]],
+    done = subprocess.run(  # noqa: S603 - the fixed commands above
+        [str(PROGRAMS / command[0]), *command[1:]],
         cwd=ROOT,
         env=_environment(),
         stdin=subprocess.DEVNULL,
@@ -75,23 +75,23 @@ def _run_static(name: str, words: tuple[str, ...]) -> tuple[int, float]:
         check=False,
     )
     seconds = time.monotonic() - started
-    _say(f"{name}: {'passed' if done.returncode == 0 else 'FAILED'} ({' '.join(words)})")
+    _print(f"{name}: {'passed' if done.returncode == 0 else 'FAILED'} ({' '.join(command)})")
     if done.returncode != 0:
-        _say(done.stdout)
+        _print(done.stdout)
     return done.returncode, seconds
 
 
 def _run_pytest(arguments: list[str]) -> tuple[int, str]:
-    """Runs pytest, shows its output as it comes, and returns its exit and closing line."""
-    words = [str(PROGRAMS / "python"), "-m", "pytest", *(arguments or WHOLE_SUITE)]
+    """Runs pytest, prints its output at once, and returns its exit code and last line."""
+    command = [str(PROGRAMS / "python"), "-m", "pytest", *(arguments or WHOLE_SUITE)]
     if not arguments:
-        # Files that a killed run left would be added to this one's coverage.
+        # Files of a killed run would be added to this coverage.
         for left in ROOT.glob(".coverage*"):
             left.unlink()
-    _say(f"tests: {' '.join(words[2:])}")
+    _print(f"tests: {' '.join(command[2:])}")
     kept = bytearray()
     with subprocess.Popen(  # noqa: S603 - our own Python, no shell
-        words,
+        command,
         cwd=ROOT,
         env=_environment(),
         stdin=subprocess.DEVNULL,
@@ -105,15 +105,15 @@ def _run_pytest(arguments: list[str]) -> tuple[int, str]:
             kept += chunk
     lines = kept.decode(errors="replace").splitlines()
     closing = [line for line in lines if _CLOSING_LINE.match(line)]
-    return pytest.returncode, closing[-1] if closing else "pytest did not come to its end"
+    return pytest.returncode, closing[-1] if closing else "pytest did not finish"
 
 
 def _environment() -> dict[str, str]:
-    # Tests find the programs of this environment, such as `temporal`, before any other.
+    # Tests use the programs of this environment, such as `temporal`, before any other.
     return {**os.environ, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

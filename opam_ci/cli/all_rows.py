@@ -1,4 +1,4 @@
-"""The rows of all jobs of a check, from the index: its workflow shows the first ones alone."""
+"""The rows of all jobs of a check, from the index: its workflow has only the first ones."""
 
 import contextlib
 import time
@@ -15,18 +15,19 @@ from opam_ci.settings import Settings
 
 _ALL_ROWS = 10_000
 """Rows that a summary is completed with at most."""
-_LOOKS = 10
-_LOOK_INTERVAL = timedelta(seconds=0.5)
+_READS = 10
+_READ_INTERVAL = timedelta(seconds=0.5)
+"""The index is written a moment after the workflow has decided the last job."""
 
 
 def with_all_rows(summary: Summary, ref: PullRequestRef) -> Summary:
-    """Returns a decided summary with the rows of all its jobs, as the index has them.
+    """Returns a decided summary with the rows of all its jobs from the index.
 
-    A workflow shows the first ones of each platform. These stay where the index cannot be read.
+    A workflow has the first ones of each platform: these remain if the index cannot be read.
 
     Args:
-        summary: As the workflow gave it.
-        ref: Whose.
+        summary: The workflow's.
+        ref: Its pull request.
     """
     if len(summary.jobs) >= min(summary.counts.total, _ALL_ROWS):
         return summary
@@ -35,17 +36,17 @@ def with_all_rows(summary: Summary, ref: PullRequestRef) -> Summary:
     )
     rows: tuple[JobStatus, ...] = ()
     with contextlib.suppress(OpamCiError), opened_index(Settings()) as index:
-        for _ in range(_LOOKS):
+        for _ in range(_READS):
             found = index.jobs(JobFilter(of=of), place=Place(limit=_ALL_ROWS)).items
             rows = tuple(record.status for record in found)
             if total(counts_of_rows(rows)) == summary.counts:
                 break
-            time.sleep(_LOOK_INTERVAL.total_seconds())
+            time.sleep(_READ_INTERVAL.total_seconds())
     if len(rows) <= len(summary.jobs):
         return summary
-    return summary.model_copy(update={"jobs": tuple(sorted(rows, key=_place_of))})
+    return summary.model_copy(update={"jobs": tuple(sorted(rows, key=_sort_key))})
 
 
-def _place_of(row: JobStatus) -> tuple[str, int, str, str]:
+def _sort_key(row: JobStatus) -> tuple[str, int, str, str]:
     job = row.job
     return job.platform, RANKS[job.kind], job.package, job.revdep or ""

@@ -3,20 +3,43 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from pydantic import BaseModel, ConfigDict
 
-from opam_ci.cli.analyse_batch import analyse_lines
+from opam_ci.cli.json_lines import print_line, read_lines
+from opam_ci.cli.lookup import base_and_head
 from opam_ci.cli.tables import Column, Listing, note, print_listing
 from opam_ci.clients import programs
 from opam_ci.clients.git import Repository
 from opam_ci.clients.git_analysis import analyse as analyse_change
+from opam_ci.clients.git_analysis import analyse_merge
 from opam_ci.core.analysis_result import Analysis
 from opam_ci.core.errors import UsageError
+from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.packed import FOR_PEOPLE
 
 _REFUSED_EXIT_CODE: Final = 1
+_INVALID_LINE_EXIT_CODE: Final = 2
+_INTERNAL_EXIT_CODE: Final = 3
+_RESULT_KEYS: Final = frozenset({"packages", "failure", "error"})
+
+
+class AnalysisLine(BaseModel):
+    """A line of the batch: `base` and `head`, or `merge`.
+
+    Attributes:
+        base: Branch or commit into which the change is merged.
+        head: Branch or commit with the change.
+        merge: A merge commit: its first parent is the base and its tree the merged one.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    base: str | None = None
+    head: str | None = None
+    merge: str | None = None
 
 
 def analyse(
@@ -25,7 +48,9 @@ def analyse(
     branch: Annotated[
         str | None, typer.Option(help="A branch or commit of the clone, as the head.")
     ] = None,
-    base: Annotated[str, typer.Option(help="The branch or commit into which it goes.")] = "master",
+    base: Annotated[
+        str, typer.Option(help="The branch or commit into which it is merged.")
+    ] = "master",
     batch: Annotated[
         str | None,
         typer.Option(
@@ -41,27 +66,62 @@ def analyse(
 
     In a pipe, tabs separate: package, kind, tests.
 
-    Exit code: 0 analysed, 1 the change is refused as a whole, 2 wrong use or a wrong line of
+    Exit code: 0 analysed, 1 the change is refused as a whole, 2 wrong use or an invalid line of
     a batch, 3 internal error.
     """
     if (pr is not None) + (branch is not None) + (batch is not None) != 1:
-        raise UsageError("give --pr NUMBER, --branch NAME or --batch FILE: one of them")
+        raise UsageError("give one of --pr NUMBER, --branch NAME and --batch FILE")
     programs.require("git")
     with Repository.open(repo) as repository:
         if batch is not None:
-            code = analyse_lines(batch, repository)
-            raise typer.Exit(code)
-        if pr is not None:
-            found = repository.find_pull_request(pr, base)
-            base_id, head_id = found.base, found.head
-        else:
-            base_id, head_id = repository.resolve(base), repository.resolve(branch or "")
+            raise typer.Exit(analyse_lines(batch, repository))
+        base_id, head_id = base_and_head(repository, number=pr, branch=branch, base=base)
         result = analyse_change(repository, base_id, head_id)
     if as_json:
         sys.stdout.write(_as_json(result))
     else:
         _print_packages(result)
     raise typer.Exit(_REFUSED_EXIT_CODE if result.failure else 0)
+
+
+def analyse_lines(file: str, repository: Repository) -> int:
+    """Prints each line of a batch with its result, as soon as it is analysed.
+
+    Args:
+        file: Its path, plain or `.gz`; `-` for standard input.
+        repository: The clone that has the commits.
+
+    Returns:
+        The exit code: 0, 2 if a line was invalid, 3 if git failed on one.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    exit_code = 0
+    for line in read_lines(file, AnalysisLine):
+        values: dict[str, Any] = {"error": line.error}
+        failed = _INVALID_LINE_EXIT_CODE if line.error else 0
+        if line.request is not None:
+            try:
+                values = _analyse_line(repository, line.request)
+            except UsageError as error:
+                values, failed = {"error": f"{line.place}: {error}"}, _INVALID_LINE_EXIT_CODE
+            except InfrastructureError as error:
+                values, failed = {"error": f"{line.place}: {error}"}, _INTERNAL_EXIT_CODE
+        print_line(line.result(_RESULT_KEYS, **values))
+        exit_code = max(exit_code, failed)
+    return exit_code
+
+
+def _analyse_line(repository: Repository, line: AnalysisLine) -> dict[str, Any]:
+    if line.base is not None and line.head is not None:
+        base, head = repository.resolve(line.base), repository.resolve(line.head)
+        result = analyse_change(repository, base, head)
+    elif line.merge is not None:
+        result = analyse_merge(repository, repository.resolve(line.merge))
+    else:
+        raise UsageError("a line needs `base` and `head`, or `merge`")
+    return result.model_dump(mode="json", include={"packages", "failure"}, context=FOR_PEOPLE)
 
 
 def _as_json(result: Analysis) -> str:
@@ -76,6 +136,8 @@ def _print_packages(result: Analysis) -> None:
         note("no package changes")
         return
     listing = Listing(Column("package", is_key=True), Column("kind"), Column("tests", drop=1))
-    for found in result.packages:
-        listing.add(found.package, found.kind.replace("_", " "), "yes" if found.has_tests else "no")
+    for change in result.packages:
+        listing.add(
+            change.package, change.kind.replace("_", " "), "yes" if change.has_tests else "no"
+        )
     print_listing(listing)

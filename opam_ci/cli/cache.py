@@ -1,4 +1,4 @@
-"""`opam-ci cache`: how full this machine's cache of compiled dependencies is; empties it."""
+"""`opam-ci cache`: the size of this machine's cache of compiled dependencies; clears it."""
 
 import asyncio
 from typing import Annotated
@@ -16,7 +16,7 @@ def cache(
         bool, typer.Option("--clear", help="Remove every entry that no running build uses.")
     ] = False,
 ) -> None:
-    """Shows how full this machine's cache of compiled dependencies is, or empties it."""
+    """Shows the size of this machine's cache of compiled dependencies, or clears it."""
     settings = Settings()
     store = cache_store(settings.cache, settings.build_cache_bytes)
     if clear:

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.all_rows import with_all_rows
-from opam_ci.cli.platforms import FileOption, chosen_table
+from opam_ci.cli.lookup import base_and_head
+from opam_ci.cli.platforms import chosen_table
 from opam_ci.cli.render import View, make_view
 from opam_ci.cli.session import working
 from opam_ci.cli.tables import note
@@ -29,13 +30,13 @@ from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import State, Summary
+from opam_ci.gateway import PullRequests
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from opam_ci.workflows.states import PullRequestState
 
 EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
-"""What a check exits with: 1 is the package's, 3 is the CI's. 2 is a usage error."""
+"""Exit codes of a check: 1 is a package failure, 3 a CI fault. 2 is a usage error."""
 
 
 def find_platforms(
@@ -45,23 +46,23 @@ def find_platforms(
     lower_bounds: bool | None = None,
     revdeps: bool | None = None,
 ) -> tuple[Platform, ...]:
-    """Returns the platforms of these names or globs; for none, what this machine offers.
+    """Returns the platforms of these names or globs; by default those of this machine.
 
     Args:
         file: File of platforms; None for that of the settings.
         patterns: Names or globs.
-        lower_bounds: Whether lower bounds are checked; None for what the file says of a
-            platform that was named, and no otherwise: a person waits for the answer.
+        lower_bounds: Whether lower bounds are checked; None for the file's value of a named
+            platform, and for no otherwise: a person waits for the result.
         revdeps: The same for reverse dependencies.
 
     Raises:
-        UsageError: There is no such platform, or the file cannot be used.
+        UsageError: There is no such platform, or the file is invalid.
     """
     table = chosen_table(file)
     chosen = named(table.platforms, patterns) if patterns else embedded(table)
-    wished = {"lower_bounds": lower_bounds, "revdeps": revdeps}
+    requested = {"lower_bounds": lower_bounds, "revdeps": revdeps}
     changes = {
-        name: bool(wish) for name, wish in wished.items() if wish is not None or not patterns
+        name: bool(value) for name, value in requested.items() if value is not None or not patterns
     }
     return tuple(platform.model_copy(update=changes) for platform in chosen)
 
@@ -75,29 +76,25 @@ def find_revision(
         repo: The clone.
         number: Number of a pull request, open (fetched) or merged.
         branch: Or a branch, tag or commit.
-        base: Branch into which it goes.
+        base: Branch into which it is merged.
         checks: How to check it.
 
     Raises:
-        UsageError: There is no such thing; the text says where it was looked for.
+        UsageError: There is no such pull request or branch.
     """
     if (number is None) == (branch is None):
-        raise UsageError("name what to check: either --pr NUMBER or --branch NAME")
+        raise UsageError("give either --pr NUMBER or --branch NAME")
     programs.require("git")
     with Repository.open(repo) as repository:
-        if number is not None:
-            found = repository.find_pull_request(number, base)
-            head, onto = found.head, found.base
-        else:
-            onto, head = repository.resolve(base), repository.resolve(branch or "")
-        repository.require_packages(onto)
+        base_id, head_id = base_and_head(repository, number=number, branch=branch, base=base)
+        repository.require_packages(base_id)
     directory = repo.resolve()
     directory = directory.parent if directory.name == ".git" else directory
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", directory.name.removesuffix(".git"))[:100]
     ref = PullRequestRef(owner="local", repo=name or "repository", number=number, branch=branch)
     revision = Revision(
-        head=head,
-        base=onto,
+        head=head_id,
+        base=base_id,
         repository=str(repo.resolve()),
         options=checks,
         again=True,
@@ -106,44 +103,20 @@ def find_revision(
     return ref, revision
 
 
-async def start(client: Client, ref: PullRequestRef, revision: Revision) -> None:
-    """Starts a pull request's workflow, or tells the running one of a head to test.
-
-    Raises:
-        InfrastructureError: The server refuses.
-    """
-    try:
-        await client.start_workflow(
-            PullRequestWorkflow.run,
-            PullRequestState(pull_request=ref),
-            id=ref.workflow_id,
-            task_queue=options.ORCHESTRATION_QUEUE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="head_changed",
-            start_signal_args=[revision],
-            static_summary=f"{ref.title}: analysis, lint, builds",
-        )
-    except RPCError as error:
-        raise InfrastructureError(
-            f"Temporal does not start the workflow {ref.workflow_id}: {error.message}",
-            cause=Cause.UNKNOWN,
-        ) from error
-
-
 async def run_check(client: Client, ref: PullRequestRef, revision: Revision, view: View) -> Summary:
-    """Checks a head and shows how it goes, until every job is decided.
+    """Checks a head and shows its progress, until every job is decided.
 
-    When the caller is interrupted, the check is cancelled too, and its builds with it.
+    If the caller is interrupted, the check is cancelled, and its builds with it.
 
     Returns:
         The last state.
     """
-    await start(client, ref, revision)
+    await PullRequests(client).head_changed(ref, revision)
     summary: Summary | None = None
 
     def decided(now: Summary) -> bool:
-        is_answer = now.request == revision.request and now.planned and now.concluded
-        return is_answer and not now.counts.undecided
+        is_current = now.request == revision.request
+        return is_current and now.planned and now.concluded and not now.counts.undecided
 
     try:
         async for now in watch(client, ref.workflow_id, decided):
@@ -151,7 +124,7 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
                 summary = now
                 view.show(now)
             elif summary is not None:
-                raise UsageError(f"another check of {ref.title} has taken this one's place")
+                raise UsageError(f"another check of {ref.title} has superseded this one")
             elif now.notices and now.notices[-1].startswith("head_changed refused"):
                 raise UsageError(now.notices[-1])
     except asyncio.CancelledError:
@@ -161,7 +134,9 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
     finally:
         view.stop()
     if summary is None:
-        raise InfrastructureError("the workflow said nothing", cause=Cause.UNKNOWN)
+        raise InfrastructureError(
+            "the workflow returned no state of this check", cause=Cause.UNKNOWN
+        )
     whole = await asyncio.to_thread(with_all_rows, summary, ref)
     if whole is not summary:
         view.show(whole)
@@ -182,45 +157,37 @@ def check(
         int | None, typer.Option(help="Number of a pull request in it: fetched, or merged.", min=1)
     ] = None,
     branch: Annotated[str | None, typer.Option(help="Or a branch, tag or commit.")] = None,
-    base: Annotated[str, typer.Option(help="The branch it goes into.")] = "master",
+    base: Annotated[str, typer.Option(help="The branch into which it is merged.")] = "master",
     platform: Annotated[
         list[str] | None,
         typer.Option(help="Build on this platform only: name or glob; may be repeated."),
     ] = None,
-    platforms: FileOption = None,
-    lint_only: Annotated[bool, typer.Option(help="Stop after analysis and lint.")] = False,
-    mirror: Annotated[
-        list[str] | None,
-        typer.Option(help="URL of an opam archive mirror for sources; may be repeated."),
-    ] = None,
+    platforms: opt.PlatformFile = None,
+    lint_only: opt.LintOnly = False,
+    mirror: opt.Mirror = None,
     only_mirrored: Annotated[
         bool,
         typer.Option(help="Build with no package whose sources are missing in the mirror."),
     ] = False,
     cache: Annotated[
         bool,
-        typer.Option(
-            "--cache/--no-cache", help="Use compiled dependencies of earlier builds again."
-        ),
+        typer.Option("--cache/--no-cache", help="Reuse compiled dependencies of earlier builds."),
     ] = True,
-    attempts: Annotated[
-        int, typer.Option(help="Attempts of a job that meets a CI fault.", min=1, max=20)
-    ] = 5,
-    retry_after: Annotated[
-        float,
-        typer.Option(help="Seconds before the first retry; tripled each time.", min=0.1, max=86400),
-    ] = 60,
+    attempts: opt.Attempts = 5,
+    retry_after: opt.RetryAfter = 60,
     heartbeat_timeout: Annotated[
         float,
         typer.Option(
-            help="Seconds of silence after which a worker counts as lost.", min=2, max=86400
+            help="Seconds without a heartbeat after which a worker counts as lost.",
+            min=2,
+            max=86400,
         ),
     ] = 60,
     lower_bounds: Annotated[
         bool | None,
         typer.Option(
             "--lower-bounds/--no-lower-bounds",
-            help="Build with the lowest versions too; default: as a named platform says.",
+            help="Build with the lowest versions too; default: as the named platform sets it.",
             show_default=False,
         ),
     ] = None,
@@ -228,29 +195,27 @@ def check(
         bool | None,
         typer.Option(
             "--revdeps/--no-revdeps",
-            help="Build what depends on the packages too; default: as a named platform says.",
+            help="Build reverse dependencies too; default: as the named platform sets it.",
             show_default=False,
         ),
     ] = None,
-    temporal: Annotated[
-        str | None, typer.Option(help="Address of a Temporal server; default: an embedded one.")
-    ] = None,
+    temporal: opt.Temporal = None,
     port: Annotated[
         int | None, typer.Option(help="Port for the embedded server.", min=1, max=65535)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Checks a pull request of a local clone: analysis, lint, real builds and tests.
 
     Exits 0 if all that ran passed, 1 for a package failure, 2 for a usage error, and 3 for an
-    internal CI error, which says nothing about the package.
+    internal CI error, which is no verdict about the package.
 
     \b
         opam-ci check --repo ~/opam-repository --branch my-release
         opam-ci check --repo ~/opam-repository --pr 30203 --lint-only
     """  # noqa: D301 - \b, the character, makes click keep the lines as they are
     checks = CheckOptions(
-        # A lint needs no platform, so it needs no file that has one for this machine either.
+        # A lint needs no platform, so the file need not have one for this machine.
         platforms=find_platforms(
             platforms, platform or [], lower_bounds=lower_bounds, revdeps=revdeps
         )
@@ -266,7 +231,7 @@ def check(
         keep_open=False,
     )
     ref, revision = find_revision(repo, number=pr, branch=branch, base=base, checks=checks)
-    summary = asyncio.run(_check(ref, revision, temporal, port, make_view(as_json=json)))
+    summary = asyncio.run(_check(ref, revision, temporal, port, make_view(as_json=as_json)))
     raise typer.Exit(EXIT_CODES[summary.state])
 
 
@@ -278,20 +243,20 @@ async def _check(
     if revision.options.lint_only:
         pools = frozenset()
     own = pools & frozenset(settings.pools)
-    async with working(settings, temporal=temporal, pools=own, port=port, tell=note) as client:
+    async with working(settings, temporal=temporal, pools=own, port=port, report=note) as client:
         await require_workers(client, pools - own)
         return await run_check(client, ref, revision, view)
 
 
 async def require_workers(client: Client, pools: frozenset[str]) -> None:
-    """Sees to it that jobs of pools that this machine does not serve would not wait for ever.
+    """Checks that each pool has a worker: otherwise its jobs would wait for ever.
 
     Raises:
-        UsageError: Nobody builds for one of the pools.
+        UsageError: A pool has no worker.
     """
     for pool in sorted(pools):
         if not await served(client, options.build_queue(pool)):
             raise UsageError(
-                f"nobody builds for the pool {pool}: run `opam-ci worker --no-orchestrate --pool "
-                f"{pool} --temporal ADDRESS` on a machine of it"
+                f"no worker builds for the pool {pool}: run `opam-ci worker --no-orchestrate "
+                f"--pool {pool} --temporal ADDRESS` on a machine of it"
             )

@@ -1,14 +1,15 @@
-"""`opam-ci classify`: what a log says about whose fault it was, and why."""
+"""`opam-ci classify`: whose fault a failure was, by its log, and why."""
 
 import json
 import sys
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any, Final
 
 import typer
+from pydantic import BaseModel, ConfigDict
 
-from opam_ci.cli.classify_batch import LOG_HEAD, LOG_TAIL, classify_lines
 from opam_ci.cli.classify_replay import attempt_filter, replay_attempts
+from opam_ci.cli.json_lines import BatchLine, print_line, read_lines
 from opam_ci.core.classify import TextVerdict, classify_text, cut, every_rule
 from opam_ci.core.classify.table import rules_markdown
 from opam_ci.core.errors import UsageError
@@ -16,7 +17,28 @@ from opam_ci.core.job import Phase
 from opam_ci.core.outcome import Cause
 from opam_ci.core.summary import Standing
 
-_USAGE_EXIT = 2
+LOG_HEAD: Final = 1 << 20
+LOG_TAIL: Final = 3 << 20
+"""Bytes of a log that are read, from its start and its end; what lies between is skipped."""
+
+_USAGE_EXIT: Final = 2
+_RESULT_KEYS: Final = frozenset({"outcome", "reason", "cause", "rule", "evidence", "error"})
+
+
+class LogText(BaseModel):
+    """A line of the batch.
+
+    Attributes:
+        text: The log.
+        exit_code: Of the command that wrote it.
+        phase: Of the job that it comes from.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: str
+    exit_code: int | None = None
+    phase: Phase | None = None
 
 
 def classify(
@@ -34,33 +56,35 @@ def classify(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Judge JSON lines (text, optional exit_code and phase; .gz too; - for standard "
+            help="Classify JSON lines (text, optional exit_code and phase; .gz too; - for standard "
             "input) and print each with its verdict.",
         ),
     ] = None,
     rules: Annotated[bool, typer.Option("--rules", help="List the rules.")] = False,
     replay: Annotated[
         bool,
-        typer.Option("--replay", help="Judge stored attempts anew and list verdicts that flip."),
+        typer.Option(
+            "--replay", help="Classify stored attempts again and list verdicts that change."
+        ),
     ] = False,
     platform: Annotated[str | None, typer.Option(help="With --replay: only this one.")] = None,
     outcome: Annotated[
-        Standing | None, typer.Option(help="With --replay: only what came to this.")
+        Standing | None, typer.Option(help="With --replay: only attempts with this outcome.")
     ] = None,
     cause: Annotated[
         Cause | None, typer.Option(help="With --replay: only faults with this cause.")
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(help="With --replay: only attempts begun since then (ISO 8601, or 7d, 12h)."),
+        typer.Option(help="With --replay: only attempts begun since then: 90m, 24h, 7d, a date."),
     ] = None,
     fail_on_flip: Annotated[
-        bool, typer.Option(help="With --replay: exit code 1 if a verdict flips.")
+        bool, typer.Option(help="With --replay: exit code 1 if a verdict changes.")
     ] = False,
 ) -> None:
-    """Say whether a log shows a broken package or a broken CI, by which rule and which lines.
+    """Classify a log: a broken package or a broken CI, by which rule and which lines.
 
-    A log alone never proves success. Exit codes: 0 done, 1 a verdict flips (--fail-on-flip),
+    A log alone never proves success. Exit codes: 0 done, 1 a verdict changes (--fail-on-flip),
     2 usage or unreadable input, 3 the store or the index cannot be read.
     """
     if sum((log is not None, batch is not None, rules, replay)) != 1:
@@ -73,9 +97,9 @@ def classify(
             raise typer.Exit(1)
         return
     if fail_on_flip or (platform, outcome, cause, since) != (None, None, None, None):
-        raise UsageError("--platform, --outcome, --cause, --since, --fail-on-flip want --replay")
+        raise UsageError("--platform, --outcome, --cause, --since, --fail-on-flip need --replay")
     if (batch is not None or rules) and (exit_code is not None or phase is not None):
-        raise UsageError("--exit-code and --phase go with a LOG; --batch has them in its lines")
+        raise UsageError("--exit-code and --phase need a LOG; --batch has them in its lines")
     if rules:
         _print_rules(as_json=as_json)
     elif batch is not None:
@@ -100,7 +124,7 @@ def _explain(log: str, *, exit_code: int | None, phase: Phase | None, as_json: b
     if as_json:
         sys.stdout.write(f"{json.dumps(_as_json(verdict))}\n")
         return
-    sys.stdout.write("\n".join(_in_words(verdict)) + "\n")
+    sys.stdout.write("\n".join(_explanation(verdict)) + "\n")
     if size > LOG_HEAD + LOG_TAIL:
         kept = (LOG_HEAD + LOG_TAIL) >> 20
         sys.stdout.write(
@@ -109,23 +133,30 @@ def _explain(log: str, *, exit_code: int | None, phase: Phase | None, as_json: b
         )
 
 
-def _in_words(verdict: TextVerdict) -> list[str]:
+def _explanation(verdict: TextVerdict) -> list[str]:
     meaning = {
         "failed": "the package, or a dependency of it, is at fault",
         "errored": "the CI is at fault",
         "skipped": "the package cannot be installed here",
-        "unknown": "the text does not tell",
+        "unknown": "the text does not show whose fault it is",
     }[verdict.outcome]
-    detail = verdict.reason or verdict.cause
-    head = f"{verdict.outcome}({detail})" if detail else verdict.outcome
-    words = [f"{head}: {meaning}", f"rule: {verdict.rule}", f"why: {verdict.rationale}"]
+    lines = [
+        f"{_label(verdict)}: {meaning}",
+        f"rule: {verdict.rule}",
+        f"why: {verdict.rationale}",
+    ]
     if verdict.package:
-        words.append(f"package: {verdict.package}")
-    words += [
+        lines.append(f"package: {verdict.package}")
+    lines += [
         f"line {number}: {line.text}"
         for number, line in zip(verdict.numbers, verdict.lines, strict=True)
     ]
-    return words
+    return lines
+
+
+def _label(verdict: TextVerdict) -> str:
+    detail = verdict.reason or verdict.cause
+    return f"{verdict.outcome}({detail})" if detail else verdict.outcome
 
 
 def _as_json(verdict: TextVerdict) -> dict[str, object]:
@@ -135,6 +166,49 @@ def _as_json(verdict: TextVerdict) -> dict[str, object]:
     ]
     shown = verdict.model_dump(mode="json", exclude={"lines", "numbers"}, exclude_none=True)
     return {**shown, "lines": lines}
+
+
+def classify_lines(file: str, *, as_json: bool) -> bool:
+    """Prints each line of a batch with its verdict.
+
+    Args:
+        file: JSON lines, possibly compressed with gzip; `-` for standard input.
+        as_json: Print JSON lines; else one line of text for each.
+
+    Returns:
+        Whether every line could be classified.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    complete = True
+    for line in read_lines(file, LogText):
+        complete = complete and line.request is not None
+        verdict = _classify_line(line.request) if line.request is not None else None
+        if as_json:
+            print_line(line.result(_RESULT_KEYS, **_result(line, verdict)))
+        elif verdict is None:
+            sys.stdout.write(f"{line.error}\n")
+        else:
+            name = line.record.get("id", line.place)
+            sys.stdout.write(f"{name}: {_label(verdict)} by {verdict.rule}\n")
+    return complete
+
+
+def _classify_line(line: LogText) -> TextVerdict:
+    text = line.text
+    if len(text) > LOG_HEAD + LOG_TAIL:
+        text = cut(text.encode("utf-8", "surrogatepass"), head=LOG_HEAD, tail=LOG_TAIL)
+    return classify_text(text, exit_code=line.exit_code, phase=line.phase)
+
+
+def _result(line: BatchLine[LogText], verdict: TextVerdict | None) -> dict[str, Any]:
+    if verdict is None:
+        return {"error": line.error}
+    named = verdict.model_dump(
+        mode="json", include={"outcome", "reason", "cause", "rule"}, exclude_none=True
+    )
+    return {**named, "evidence": [found.text for found in verdict.lines]}
 
 
 def _read(log: str) -> tuple[bytes, int]:

@@ -1,20 +1,19 @@
-"""`opam-ci classify --replay`: what changed rules would have made of stored attempts."""
+"""`opam-ci classify --replay`: the verdicts that the current rules give stored attempts."""
 
 import asyncio
-import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
+from opam_ci.cli.json_lines import print_line
+from opam_ci.cli.operate import moment, opened_index
 from opam_ci.clients import judged
 from opam_ci.clients.index.filters import AttemptFilter
 from opam_ci.clients.index.index import Index
 from opam_ci.clients.index.paging import Place
 from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.errors import UsageError
 from opam_ci.core.outcome import Cause, Errored, Failed, Passed, Skipped, label
 from opam_ci.core.records import AttemptRecord
 from opam_ci.core.replay import Replay, replay, rule_of
@@ -22,57 +21,42 @@ from opam_ci.core.summary import Standing
 from opam_ci.settings import Settings
 
 _PAGE = 500
-_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 def attempt_filter(
     *, outcome: Standing | None, cause: Cause | None, since: str | None
 ) -> AttemptFilter:
-    """Makes a filter of the command's options.
+    """Returns the filter that the command's options describe.
 
     Raises:
-        UsageError: `since` is no time.
+        UsageError: `since` is not a time.
     """
     return AttemptFilter(
         standing=outcome,
         cause=cause,
-        since=None if since is None else _moment(since),
+        since=None if since is None else moment(since, datetime.now(UTC)),
     )
 
 
-def _moment(words: str) -> datetime:
-    if span := re.fullmatch(r"(\d{1,5})([dhm])", words):
-        return datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})
-    try:
-        moment = datetime.fromisoformat(words)
-    except ValueError as error:
-        raise UsageError(
-            f"--since {words!r} is no time: write 7d, 12h, or 2026-11-24T10:00"
-        ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def replay_attempts(wanted: AttemptFilter, *, platform: str | None, as_json: bool) -> int:
-    """Judges stored attempts anew and prints those whose verdict flips, then counts.
+    """Classifies stored attempts again and prints changed verdicts, then counts.
 
-    Attempts without facts (the worker was lost, or they are older than the keeping of facts)
-    and those whose log is gone are counted and left alone.
+    Attempts without facts (the worker was lost, or they are older than the storage of facts)
+    and those without a stored log are only counted.
 
     Returns:
-        How many verdicts flip.
+        How many verdicts change.
 
     Raises:
+        UsageError: There is no index.
         InfrastructureError: The index or the store cannot be read.
     """
     settings = Settings()
     store = ArtifactStore.open(settings.store_url)
-    index = Index.open(settings.index_url)
-    try:
+    with opened_index(settings) as index:
         counts = asyncio.run(
             _replay_all(store, _attempts(index, wanted, platform), as_json=as_json)
         )
-    finally:
-        index.close()
     _print_counts(counts, as_json=as_json)
     return counts["flips"]
 
@@ -82,7 +66,7 @@ def _attempts(index: Index, wanted: AttemptFilter, platform: str | None) -> Iter
     after: str | None = None
     while True:
         items, after = index.attempts(wanted, place=Place(limit=_PAGE, after=after))
-        # By platform here: the index has no quick way, and every log is read anyway.
+        # Filtered here: the index has no column for the platform, and reading logs costs more.
         yield from (
             each
             for each in items
@@ -132,7 +116,7 @@ def _print_flip(attempt: AttemptRecord, found: Replay, *, as_json: bool) -> None
             "before": found.before.model_dump(mode="json"),
             "now": now.model_dump(mode="json"),
         }
-        sys.stdout.write(f"{json.dumps(flip)}\n")
+        print_line(flip)
         return
     sys.stdout.write(
         f"{attempt.revision.repository} {attempt.revision.target} {attempt.job.id} "
@@ -150,12 +134,12 @@ def _print_counts(counts: Counter[str], *, as_json: bool) -> None:
         for name in ("attempts", "judged", "flips", "other_rule", "without_facts", "without_log")
     }
     if as_json:
-        sys.stdout.write(f"{json.dumps({'event': 'summary', **numbers, 'kinds': kinds})}\n")
+        print_line({"event": "summary", **numbers, "kinds": kinds})
         return
     for name, count in sorted(kinds.items()):
         sys.stdout.write(f"{count} x {name}\n")
     sys.stdout.write(
-        f"{numbers['attempts']} attempts, {numbers['judged']} judged anew: {numbers['flips']} "
-        f"verdicts flip, {numbers['other_rule']} stay by another rule; "
+        f"{numbers['attempts']} attempts, {numbers['judged']} classified again: {numbers['flips']} "
+        f"verdicts change, {numbers['other_rule']} are the same by another rule; "
         f"{numbers['without_facts']} without facts, {numbers['without_log']} without a log\n"
     )

@@ -1,7 +1,7 @@
-"""Daemons: programs that go on when the command that started them ends.
+"""Daemons: programs that continue when the command that started them ends.
 
-A daemon's state file names its pid together with the time when it started, so that a
-recycled pid is never taken for it, and never killed.
+A daemon's state file has its pid and its start time, so that another process with a recycled pid
+is never mistaken for it, and never killed.
 """
 
 import json
@@ -22,7 +22,7 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
 
 LOG_LIMIT = 10_000_000
-"""A log of more bytes than this is set aside at the next start; one old log is kept."""
+"""A log of more bytes than this is renamed at the next start; one old log is kept."""
 
 
 class Daemon(Frozen):
@@ -32,7 +32,7 @@ class Daemon(Frozen):
         pid: Its process, which leads a session and a process group of its own.
         boot: Id of the machine's boot in which it runs.
         started: When it started, in clock ticks since that boot.
-        notes: What its starter wanted to remember about it.
+        notes: Of the command that started it.
     """
 
     pid: int
@@ -42,14 +42,14 @@ class Daemon(Frozen):
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Whether this process still runs."""
         return launcher.identity(self.pid) == {"boot": self.boot, "started": self.started}
 
 
 def find(state_file: Path) -> Daemon | None:
     """Returns the daemon of a state file if it runs.
 
-    A state file that a full disk or a crash left unreadable says nothing: None.
+    None too for a file that a full disk or a crash left incomplete.
     """
     try:
         daemon = Daemon.model_validate_json(state_file.read_bytes())
@@ -69,10 +69,10 @@ def start(
     """Starts a daemon; its output is appended to its log.
 
     Args:
-        state_file: Where its identity is kept; its folder exists.
-        log_file: Where its output goes.
+        state_file: Receives its identity; its folder exists.
+        log_file: Receives its output.
         command: Absolute path of the program, and its arguments.
-        notes: To be found again in `Daemon.notes`.
+        notes: For `Daemon.notes`.
         environment: Variables in addition to the caller's.
 
     Raises:
@@ -80,9 +80,9 @@ def start(
     """
     if log_file.exists() and log_file.stat().st_size > LOG_LIMIT:
         log_file.replace(log_file.with_suffix(".old.log"))
-    words = [str(state_file), str(log_file), json.dumps(dict(notes or {})), *command]
-    answer = subprocess.run(  # noqa: S603 - our own program, no shell
-        [sys.executable, "-I", "-S", launcher.__file__, *words],
+    arguments = [str(state_file), str(log_file), json.dumps(dict(notes or {})), *command]
+    done = subprocess.run(  # noqa: S603 - our own program, no shell
+        [sys.executable, "-I", "-S", launcher.__file__, *arguments],
         cwd=state_file.parent,
         env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
@@ -90,27 +90,26 @@ def start(
         text=True,
         check=False,
     )
-    if answer.returncode != 0:
+    if done.returncode != 0:
         raise InfrastructureError(
-            f"could not start {command[0]}: {answer.stderr.strip()}", cause=Cause.UNKNOWN
+            f"could not start {command[0]}: {done.stderr.strip()}", cause=Cause.UNKNOWN
         )
-    # Read without asking whether it still runs: one that ended at once is the caller's to see.
+    # Not `find`: a daemon that ended at once is returned too, for the caller to report.
     return Daemon.model_validate_json(state_file.read_bytes())
 
 
-def stop(daemon: Daemon, *, patience: timedelta) -> bool:
-    """Ends a daemon, by SIGTERM and, when it takes too long, its whole group by SIGKILL.
+def stop(daemon: Daemon, *, timeout: timedelta) -> bool:
+    """Ends a daemon, by SIGTERM and, after a timeout, its whole group by SIGKILL.
 
     Args:
-        daemon: Which; if it is gone, and even if its pid is someone else's by now, nothing
-            happens.
-        patience: How long it may take to end by itself.
+        daemon: The daemon; if it has ended, nothing happens, even if another process has its pid.
+        timeout: How long it may take to end by itself.
 
     Returns:
         Whether it ended by itself.
     """
     try:
-        # From here on the pid cannot become another process's unnoticed.
+        # From here on the handle refers to this process, even if its pid is recycled.
         handle = os.pidfd_open(daemon.pid)
     except ProcessLookupError:
         return True
@@ -118,7 +117,7 @@ def stop(daemon: Daemon, *, patience: timedelta) -> bool:
         if not daemon.alive:
             return True
         signal.pidfd_send_signal(handle, signal.SIGTERM)
-        if select.select([handle], [], [], patience.total_seconds())[0]:
+        if select.select([handle], [], [], timeout.total_seconds())[0]:
             return True
         os.killpg(daemon.pid, signal.SIGKILL)
         select.select([handle], [], [])

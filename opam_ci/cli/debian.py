@@ -1,4 +1,4 @@
-"""What a Debian machine lacks: packages and subordinate ids, and the commands that add them.
+"""Missing packages and subordinate ids of a Debian machine, and the commands that add them.
 
 Imported by `./opam-ci` before there is a virtual environment: the standard library only.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = Path(__file__).with_name("debian-packages.txt")
-"""What the embedded default needs: a package a line, with the program or file it brings."""
+"""What the embedded installation needs: a package a line, with a program or file of it."""
 
 SUBORDINATE_IDS = {
     "--add-subuids": Path("/etc/subuid"),
@@ -22,7 +22,7 @@ SUBORDINATE_IDS = {
 
 _FIRST_ID = 100_000
 _ID_COUNT = 65_536
-"""The begin and the size of the ranges that useradd(8) gives: see login.defs(5)."""
+"""The start and the size of the ranges that useradd(8) assigns: see login.defs(5)."""
 
 
 def missing() -> list[str]:
@@ -30,17 +30,17 @@ def missing() -> list[str]:
     lines = (line.partition("#")[0].split() for line in PACKAGES.read_text().splitlines())
     return [
         package
-        for package, sign, *users in (words for words in lines if words)
+        for package, file, *users in filter(None, lines)
         if not (users and os.geteuid() == 0)
-        if not (shutil.which(sign) or ("/" in sign and Path(sign).exists()))
+        if not (shutil.which(file) or ("/" in file and Path(file).exists()))
     ]
 
 
 def id_commands() -> list[list[str]]:
-    """Returns the command that gives this user subordinate ids; none if it has them, or is root.
+    """Returns the command that adds subordinate ids for this user; none if it has them, or is root.
 
-    User and group ids of a build root are this user's subordinate ids. The new ones begin
-    after everybody's: usermod itself does not see to that.
+    User and group ids of a build root are this user's subordinate ids. The new range begins
+    after all others: usermod itself does not ensure that.
     """
     if os.geteuid() == 0:
         return []
@@ -54,7 +54,7 @@ def id_commands() -> list[list[str]]:
             lacking.append(option)
         ends = [int(begin) + int(count) for _, begin, count in ranges if (begin + count).isdigit()]
         first = max([first, *ends])
-    added = [word for option in lacking for word in (option, f"{first}-{first + _ID_COUNT - 1}")]
+    added = [each for option in lacking for each in (option, f"{first}-{first + _ID_COUNT - 1}")]
     return [["usermod", *added, user]] if added else []
 
 
@@ -66,43 +66,43 @@ def _lines(path: Path) -> list[str]:
 
 
 def has_apt() -> bool:
-    """Tells whether this machine has Debian packages at all."""
+    """Returns whether this machine has Debian packages."""
     return shutil.which("apt-get") is not None
 
 
 def may_install() -> bool:
-    """Tells whether packages can be installed without a question."""
+    """Returns whether packages can be installed without a password."""
     return has_apt() and may_become_root()
 
 
 def may_become_root() -> bool:
-    """Tells whether this is root, or a user whom sudo asks nothing."""
+    """Returns whether this is root, or a user of sudo without a password."""
     if os.geteuid() == 0:
         return True
     if shutil.which("sudo") is None:
         return False
-    answer = subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False)  # noqa: S607 - sudo of the path
-    return answer.returncode == 0
+    done = subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False)  # noqa: S607 - sudo of the path
+    return done.returncode == 0
 
 
 def command_for_people(packages: Sequence[str]) -> str:
-    """Returns the one command for a terminal: it installs packages, and adds subordinate ids."""
+    """Returns the one command for a person: it installs packages, and adds subordinate ids."""
     steps = id_commands()
     if packages:
         install = ["apt-get", "install", "--no-install-recommends", *packages]
         steps = [["apt-get", "update"], install, *steps]
     sudo = [] if os.geteuid() == 0 else ["sudo"]
-    return " && ".join(shlex.join([*sudo, *words]) for words in steps)
+    return " && ".join(shlex.join([*sudo, *step]) for step in steps)
 
 
 def commands(packages: Sequence[str]) -> list[list[str]]:
-    """Returns the commands that do the same and ask nothing, in order.
+    """Returns the commands that do the same without questions, in order.
 
-    They change nothing else: where apt would have to upgrade or remove a package of the
-    machine's owner, it stops, and a person decides with `command_for_people`.
+    They change nothing else: apt fails if it would have to upgrade or remove a package, and a
+    person decides with `command_for_people`.
     """
     apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
     careful = ["--yes", "--no-install-recommends", "--no-upgrade", "--no-remove"]
     install = [[*apt, "update"], [*apt, "install", *careful, *packages]] if packages else []
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    return [[*sudo, *words] for words in (*install, *id_commands())]
+    return [[*sudo, *command] for command in (*install, *id_commands())]

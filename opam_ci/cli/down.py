@@ -7,11 +7,11 @@ from opam_ci.settings import Settings
 def down() -> None:
     """Stops the embedded worker and Temporal server; all state is kept.
 
-    A build that runs is stopped, and starts again after the next `opam-ci up`.
+    Running builds are stopped, and start again after the next `opam-ci up`.
     """
     home = Settings().home
     stopped = services.stop(home)
     if stopped:
         print(f"stopped: {', '.join(stopped)}; the state is kept in {home}")
     else:
-        print("nothing of ours runs")
+        print("no embedded service runs")

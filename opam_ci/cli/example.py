@@ -1,9 +1,9 @@
-"""The example: a small opam repository and a pull request that comes to all four outcomes.
+"""The example: a small opam repository and a pull request with all four outcomes.
 
-The repository is laid out like opam-repository and lies in the state directory. Its base is
-the same at every time and place, so that the opam root that was warmed for it serves again;
-the pull request's branch is written anew for each run, since its sources are served on a
-loopback port that is free at that moment.
+The repository has the layout of opam-repository and is in the state directory. Its base never
+changes, so that the opam root that was prepared for it is reused; the pull request's branch is
+rewritten for each run, since its sources are served on a loopback port that is free at that
+moment.
 """
 
 import gzip
@@ -33,16 +33,16 @@ BASE = "master"
 BRANCH = "example"
 
 _WRITTEN_AT = 1_700_000_000
-"""Time of all commits and archives, in seconds since 1970: any, as long as it never changes."""
+"""Time of all commits and archives, in seconds since 1970: any constant."""
 
 
 class Example(Frozen):
-    """The example, written out.
+    """The example's repository.
 
     Attributes:
         repo: Path of the (bare) repository.
         branch: The pull request's branch.
-        base: The branch that it is to be merged into.
+        base: The branch into which it is merged.
     """
 
     repo: Path
@@ -51,16 +51,16 @@ class Example(Frozen):
 
 
 def source_host() -> SourceHost:
-    """Returns the host of the example's sources; one of them is out of order until `repair`."""
+    """Returns the host of the example's sources; one of them is unavailable until `repair`."""
     return SourceHost(_archives(), broken={f"{RECOVERS}.tar.gz"})
 
 
 def create(directory: Path, source_url: str) -> Example:
-    """Writes the repository with both branches, in place of the last one.
+    """Writes the repository with both branches, and replaces the last one.
 
     Args:
-        directory: Where; its parent is made if there is none.
-        source_url: Where the pull request's sources are served, without a slash at the end.
+        directory: Its path; the parent is made if it does not exist.
+        source_url: URL of the pull request's sources, without a slash at the end.
 
     Raises:
         InfrastructureError: git is missing or fails.
@@ -85,10 +85,10 @@ def create(directory: Path, source_url: str) -> Example:
 
 
 def repair_when_noticed(host: SourceHost) -> Callable[[Summary], None]:
-    """Returns a watcher of the check that repairs the host as soon as its fault is on record.
+    """Returns a watcher of the check that repairs the host once a job has recorded its fault.
 
-    How often one attempt asks is up to the downloader (opam's default asks four times), so
-    no number of refusals would let exactly the first attempt fail.
+    The number of requests in one attempt depends on the downloader (opam's default makes four),
+    so no number of refusals would make exactly the first attempt fail.
     """
 
     def watch(summary: Summary) -> None:
@@ -99,18 +99,18 @@ def repair_when_noticed(host: SourceHost) -> Callable[[Summary], None]:
 
 
 def discrepancies(summary: Summary) -> tuple[str, ...]:
-    """Returns what is not as the example is meant to end, a line each; nothing if all is well."""
+    """Returns the jobs whose outcome is not the expected one, a line each."""
     builds = {row.job.package: row for row in summary.jobs if row.job.kind is JobKind.BUILD}
     found = []
-    for package, wanted in _WANTED.items():
+    for package, expected in _EXPECTED.items():
         row = builds.get(package)
-        came_to = "no build job" if row is None else _verdict(row)
-        if came_to != wanted:
-            found.append(f"{package}: {wanted} was expected, and it is {came_to}")
+        actual = "no build job" if row is None else _verdict(row)
+        if actual != expected:
+            found.append(f"{package}: expected {expected}, got {actual}")
     return tuple(found)
 
 
-_WANTED = {
+_EXPECTED = {
     PASSES: "passed",
     FAILS: "failed",
     SKIPPED: "skipped",
@@ -146,7 +146,7 @@ def _with_source(opam: str, url: str, archive: bytes) -> str:
 
 
 def _commit(branch: str, message: str, files: Mapping[str, str], parent: str = "") -> bytes:
-    """Returns a commit in the language of git-fast-import(1)."""
+    """Returns a commit in the format of git-fast-import(1)."""
     lines = [
         f"commit refs/heads/{branch}",
         f"committer opam-ci example <example@example.org> {_WRITTEN_AT} +0000",
@@ -160,13 +160,13 @@ def _commit(branch: str, message: str, files: Mapping[str, str], parent: str = "
     return ("\n".join(lines) + "\n").encode()
 
 
-def _git(*words: str, stdin: bytes = b"") -> None:
-    # No setting of the user or the machine has a say in what the example looks like.
+def _git(*arguments: str, stdin: bytes = b"") -> None:
+    # The example does not depend on settings of the user or the machine.
     ours = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(  # noqa: S603 - fixed words and a path of ours, no shell
-            ["git", *words],  # noqa: S607 - the user's git
+        done = subprocess.run(  # noqa: S603 - fixed arguments and a path of ours, no shell
+            ["git", *arguments],  # noqa: S607 - the user's git
             env=kept | ours,
             input=stdin,
             capture_output=True,
@@ -182,7 +182,7 @@ def _git(*words: str, stdin: bytes = b"") -> None:
 
 
 def _opam(synopsis: str, body: str) -> str:
-    """Returns an opam file with all that a good one says about itself."""
+    """Returns an opam file with all the fields that lint requires."""
     head = f"""\
         opam-version: "2.0"
         synopsis: "{synopsis}"
@@ -253,7 +253,7 @@ _PULL_REQUEST = {
         "Is available on Alpine only",
         dedent(_GREETING_BUILD) + 'available: os-distribution = "alpine"\n',
     ),
-    RECOVERS: _opam("Is fine, but its source host is out of order at first", _GREETING_BUILD),
+    RECOVERS: _opam("Is fine, but its source host is unavailable at first", _GREETING_BUILD),
 }
 
 _MAIN = 'let () = print_endline (Greeting.greet "opam")\n'

@@ -1,12 +1,12 @@
-"""`opam-ci github check`: is everything set up, and if not, what is missing?"""
+"""`opam-ci github check`: verifies the set-up of GitHub."""
 
 import asyncio
 import subprocess
 from collections.abc import Awaitable, Callable
-from typing import Annotated
 
 import typer
 
+from opam_ci.cli import command_options as opt
 from opam_ci.clients.git_upstream import git_environment
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
@@ -24,29 +24,27 @@ app = typer.Typer(
     name="github",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="The GitHub side: is it set up?",
+    help="The set-up of GitHub.",
 )
 
 
 @app.callback()
 def _group() -> None:
-    """Keeps `check` a command of its own although it is the only one."""
+    """Makes typer keep the name `check` of the only command."""
 
 
 Step = Callable[[], Awaitable[str]]
-"""Checks one thing: returns what is well, raises what is wrong."""
+"""Checks one thing: returns what it found, raises an error if something is wrong."""
 
 
 @app.command()
 def check(
-    temporal: Annotated[
-        str | None, typer.Option(help="Address of the Temporal server [env: OPAM_CI_TEMPORAL].")
-    ] = None,
+    temporal: opt.Server = None,
 ) -> None:
-    """Verifies the set-up of GitHub, and says what is missing.
+    """Verifies the set-up of GitHub, and prints what is missing.
 
-    Looks at the settings OPAM_CI_GITHUB_…, the App's permissions and events, its installation,
-    the clone URL and Temporal; changes nothing. Exits 0 if all is well, else 2.
+    Reads the settings OPAM_CI_GITHUB_…, the App's permissions and events, its installation,
+    the clone URL and Temporal; changes nothing. Exits 0 if nothing is missing, else 2.
     """
     settings = Settings()
     if temporal is not None:
@@ -55,14 +53,14 @@ def check(
 
 
 async def check_setup(
-    settings: Settings, github: GitHubSettings, say: Callable[[str], None]
+    settings: Settings, github: GitHubSettings, report: Callable[[str], None]
 ) -> int:
-    """Checks all there is to check, one line each.
+    """Checks everything, one line each.
 
     Args:
         settings: Of this process.
-        github: Of the GitHub side.
-        say: Takes the lines.
+        github: Of GitHub.
+        report: Receives the lines.
 
     Returns:
         The exit code.
@@ -70,12 +68,14 @@ async def check_setup(
     problems = 0
     for name, step in _steps(settings, github):
         try:
-            say(f"ok       {name}: {await step()}")
+            report(f"ok       {name}: {await step()}")
         except (UsageError, InfrastructureError, GitHubRefusedError) as error:
             problems += 1
             for line in str(error).splitlines():
-                say(f"MISSING  {name}: {line}")
-    say(f"{problems} things to do" if problems else "all is set up: `opam-ci serve` may start")
+                report(f"MISSING  {name}: {line}")
+    report(
+        f"{problems} things are missing" if problems else "nothing is missing: run `opam-ci serve`"
+    )
     return 2 if problems else 0
 
 
@@ -92,7 +92,7 @@ def _steps(settings: Settings, github: GitHubSettings) -> list[tuple[str, Step]]
 
     async def app_facts() -> str:
         if github.app_id is None:
-            return "none: a token has no check runs, and missed webhooks are not redelivered"
+            return "none: a token cannot write check runs, and missed webhooks are not redelivered"
         async with _client(github) as api:
             facts = await api.app()
         if lacking := missing(facts.permissions, facts.events, checks=github.checks):
@@ -102,7 +102,7 @@ def _steps(settings: Settings, github: GitHubSettings) -> list[tuple[str, Step]]
     async def access() -> str:
         async with _client(github) as api:
             found = await api.open_pull_requests(github.branch)
-        return f"{len(found)} open pull requests are listed"
+        return f"{len(found)} open pull requests"
 
     async def clone() -> str:
         policy = github.policy(CheckOptions())
@@ -130,7 +130,7 @@ def _client(github: GitHubSettings) -> GitHub:
 
 def _tip(url: str, branch: str) -> str:
     try:
-        done = subprocess.run(  # noqa: S603 -- a list of words, never a shell
+        done = subprocess.run(  # noqa: S603 -- a list of arguments, never a shell
             ["git", "ls-remote", "--exit-code", "--", url, f"refs/heads/{branch}"],  # noqa: S607 -- found on PATH like any tool
             capture_output=True,
             stdin=subprocess.DEVNULL,
@@ -139,8 +139,8 @@ def _tip(url: str, branch: str) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"git does not reach {url}: {error}") from error
+        raise UsageError(f"git cannot reach {url}: {error}") from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UsageError(f"{url} has no branch {branch}" + (f": {said[-1]}" if said else ""))
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise UsageError(f"{url} has no branch {branch}" + (f": {lines[-1]}" if lines else ""))
     return done.stdout.decode().split()[0]

@@ -1,4 +1,4 @@
-"""`opam-ci incidents`: what broke, where, whom it hit; and saying that it is repaired."""
+"""`opam-ci incidents`: lists, shows and resolves incidents."""
 
 import asyncio
 import getpass
@@ -9,18 +9,12 @@ import typer
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
-from opam_ci.cli.operate import (
-    JsonOption,
-    TemporalOption,
-    ago,
-    cause_of,
-    explained,
-    opened_index,
-    print_json,
-)
+from opam_ci.cli import command_options as opt
+from opam_ci.cli.lookup import find_incident
+from opam_ci.cli.operate import ago, explained, opened_index, print_items, print_json
 from opam_ci.cli.session import connected
-from opam_ci.cli.tables import Column, Listing, note, print_listing
-from opam_ci.clients.index import IncidentFilter, Index, Place
+from opam_ci.cli.tables import Column, Listing
+from opam_ci.clients.index import IncidentFilter, Place
 from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.messages import INCIDENT_WORKFLOW, IncidentState, workflow_id
 from opam_ci.core.incidents.model import Incident, Scope
@@ -33,7 +27,7 @@ app = typer.Typer(
     name="incidents",
     rich_markup_mode=None,
     invoke_without_command=True,
-    help="Lists incidents; `show` and `resolve` are about one. In a pipe, tabs separate: #, cause, "
+    help="Lists incidents; `show` and `resolve` take one. In a pipe, tabs separate: #, cause, "
     "where, first, last, faults, jobs, prs, state.",
 )
 NumberArgument = Annotated[int, typer.Argument(help="Number of the incident.", min=1)]
@@ -43,30 +37,23 @@ NumberArgument = Annotated[int, typer.Argument(help="Number of the incident.", m
 def listing(
     context: typer.Context,
     everything: Annotated[
-        bool, typer.Option("--all", help="Resolved ones and single faults too.")
+        bool, typer.Option("--all", help="Also resolved ones and those of a single fault.")
     ] = False,
-    cause: Annotated[str | None, typer.Option(help="Only of this cause.")] = None,
-    limit: Annotated[int, typer.Option(help="How many to list.", min=1, max=10_000)] = 50,
-    as_json: JsonOption = False,
+    cause: opt.Cause = None,
+    limit: opt.Limit = 50,
+    as_json: opt.Json = False,
 ) -> None:
     """Lists open incidents of two faults or more, last seen first."""
     if context.invoked_subcommand is not None:
         return
-    # One fault that its retry undoes is hardly an incident.
+    # A single fault whose retry succeeds is hardly an incident.
     wanted = IncidentFilter(
         is_open=None if everything else True,
         least_faults=1 if everything else 2,
-        cause=cause_of(cause),
+        cause=cause,
     )
     with opened_index(Settings()) as index:
         found = index.incidents(wanted, place=Place(limit=limit)).items
-    if as_json:
-        for each in found:
-            print_json(each)
-        return
-    if not found:
-        note("no open incidents; --all lists the others")
-        return
     now = datetime.now(UTC)
     table = Listing(
         Column("#", is_key=True, is_number=True),
@@ -88,14 +75,14 @@ def listing(
             f"{ago(each.first_seen_at, now)} ago", f"{ago(each.last_seen_at, now)} ago",
             str(each.faults), str(each.jobs), str(each.pull_requests), state,
         )  # fmt: skip
-    print_listing(table)
+    print_items(found, table, as_json=as_json, none="no open incidents; --all lists the others")
 
 
 @app.command()
-def show(number: NumberArgument, as_json: JsonOption = False) -> None:
-    """Shows one incident: its evidence, and the jobs that still stand errored for it."""
+def show(number: NumberArgument, as_json: opt.Json = False) -> None:
+    """Shows one incident: its evidence, and the jobs that are still errored by it."""
     with opened_index(Settings()) as index:
-        incident = known(index, number)
+        incident = find_incident(index, number)
         hit = index.hit_jobs(number)
         undecided = index.undecided_jobs(number)
     orders = orders_of(hit)
@@ -121,7 +108,7 @@ def show(number: NumberArgument, as_json: JsonOption = False) -> None:
     typer.echo(f"evidence [{evidence.rule}]: {evidence.detail or ''}")
     for line in evidence.lines:
         typer.echo(f"  {line.text}")
-    typer.echo(f"{len(hit)} jobs stand errored for it, {undecided} are under way")
+    typer.echo(f"{len(hit)} jobs are errored by it, {undecided} are undecided")
     for order in orders:
         typer.echo(f"  {order.workflow_id}: {', '.join(order.jobs)}")
 
@@ -129,18 +116,18 @@ def show(number: NumberArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def resolve(
     number: NumberArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
-    temporal: TemporalOption = None,
-    as_json: JsonOption = False,
+    dry_run: opt.DryRun = False,
+    temporal: opt.Temporal = None,
+    as_json: opt.Json = False,
 ) -> None:
-    """Says that an incident is repaired: one job is restarted, and if it lives all others."""
+    """Resolves a repaired incident: restarts one job, and if that does not err all others."""
     asyncio.run(_resolve(number, temporal, dry_run=dry_run, as_json=as_json))
 
 
 async def _resolve(number: int, temporal: str | None, *, dry_run: bool, as_json: bool) -> None:
     settings = Settings()
     with opened_index(settings) as index:
-        incident = known(index, number)
+        incident = find_incident(index, number)
         plan = restart_plan(index.hit_jobs(number))
     if not incident.is_open:
         raise UsageError(
@@ -174,23 +161,9 @@ async def _resolve(number: int, temporal: str | None, *, dry_run: bool, as_json:
     )
     if plan.spent:
         typer.echo(
-            f"{len(plan.spent)} jobs have had their automatic restarts: "
+            f"{len(plan.spent)} jobs have used their automatic restarts: "
             f"`opam-ci restart --incident {number}` restarts these too"
         )
-
-
-def known(index: Index, number: int) -> Incident:
-    """Reads an incident.
-
-    Raises:
-        UsageError: There is none of that number.
-    """
-    incident = index.incident(number)
-    if incident is None:
-        raise UsageError(
-            f"there is no incident {number} (any more); `opam-ci incidents --all` lists them"
-        )
-    return incident
 
 
 def _where(incident: Incident) -> str:

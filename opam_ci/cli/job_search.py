@@ -1,4 +1,4 @@
-"""Finding one job of a testing by what people remember of it."""
+"""Finding one job of a testing by words of its id."""
 
 from collections.abc import Iterator
 
@@ -10,23 +10,23 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey
 
 _LISTED = 8
-"""Matching jobs that are named where several match."""
+"""How many jobs are named if several match."""
 
 _COMPARED = 200
-"""Matching jobs up to which one whose words match as a whole is looked for."""
+"""Up to this many matching jobs, one that matches by whole words is preferred."""
 
 _ATTEMPTS_READ = 1000
 
 
 class JobSearch(Frozen):
-    """Which job is meant; every given field narrows.
+    """A search for a job; every field narrows it.
 
     Attributes:
         words: Words of its id, or parts of them.
         job: Its id, in full.
-        kind: What it does.
-        platform: Where.
-        revdep: On which reverse dependency, with or without its version.
+        kind: Its kind.
+        platform: Its platform.
+        revdep: Its reverse dependency, with or without the version.
     """
 
     words: tuple[str, ...] = ()
@@ -36,10 +36,10 @@ class JobSearch(Frozen):
     revdep: str | None = None
 
     def filters(self, testing: RevisionKey) -> Iterator[JobFilter]:
-        """Yields what to look for, the narrowest meaning of the words first.
+        """Yields filters of the index, the narrowest meaning of the words first.
 
-        A word that is a kind of jobs means that kind: `build x.1` names one job, though that of
-        a package `build-x.1` has the same letters.
+        A word that is a kind of jobs means that kind: `build x.1` names one job, although that of
+        a package `build-x.1` contains the same text.
         """
         whole = JobFilter(
             of=RevisionFilter(revision=testing),
@@ -58,13 +58,13 @@ class JobSearch(Frozen):
 
 
 def find_job(index: Index, testing: RevisionKey, title: str, wanted: JobSearch) -> JobRecord:
-    """Finds the one job that is meant.
+    """Finds the one job that matches a search.
 
     Args:
-        index: Where to look.
-        testing: Of which head.
-        title: What people call the pull request.
-        wanted: Which job.
+        index: The job index.
+        testing: The testing of a head.
+        title: Name of the pull request, for messages.
+        wanted: The search.
 
     Raises:
         UsageError: There is none, or there are several.
@@ -85,9 +85,9 @@ def find_job(index: Index, testing: RevisionKey, title: str, wanted: JobSearch) 
                 f"{number:,} jobs of {title} match: {'; '.join(named)}{more}. Give more words, or "
                 "narrow with --kind, --platform, --revdep or --job"
             )
-    there = index.counts(JobFilter(of=RevisionFilter(revision=testing)))
+    existing = index.counts(JobFilter(of=RevisionFilter(revision=testing)))
     raise UsageError(
-        f"no job of {title} at {testing.head[:12]} matches; it has: {totals(there)}. "
+        f"no job of {title} at {testing.head[:12]} matches; it has: {totals(existing)}. "
         f"`opam-ci jobs {title}` lists them"
     )
 
@@ -106,7 +106,7 @@ def attempts_of(index: Index, record: JobRecord) -> tuple[AttemptRecord, ...]:
 def choose_attempt(
     attempts: tuple[AttemptRecord, ...], *, round_: int | None, number: int | None
 ) -> AttemptRecord | None:
-    """Returns the last attempt, or the last one of a round or number; None where none began yet.
+    """Returns the last attempt, or the last one of a round or number; None before the first one.
 
     Raises:
         UsageError: There are attempts, but not that one.
@@ -118,10 +118,10 @@ def choose_attempt(
         return matching[-1]
     if not attempts:
         return None
-    there = ", ".join(f"{each.number} of round {each.round}" for each in attempts)
-    asked = " of ".join(
+    existing = ", ".join(f"{each.number} of round {each.round}" for each in attempts)
+    missing = " of ".join(
         f"{name} {value}"
         for name, value in (("attempt", number), ("round", round_))
         if value is not None
     )
-    raise UsageError(f"{attempts[0].job.id} has no {asked}; there are attempts: {there}")
+    raise UsageError(f"{attempts[0].job.id} has no {missing}; there are attempts: {existing}")

@@ -1,11 +1,11 @@
-"""Starts a program as a daemon, and notes who it is before it runs.
+"""Starts a program as a daemon, and writes its identity before it runs.
 
 A script of the standard library alone, run in a process of its own by `daemon.start`:
 
     python launcher.py STATE_FILE LOG_FILE NOTES_JSON PROGRAM [ARGUMENT…]
 
 The daemon writes its own identity and only then becomes the program, so that no kill at any
-moment leaves a running program that nobody knows of. Ends with 0 once the program runs.
+moment leaves a running program without a state file. Ends with 0 once the program runs.
 """
 
 import json
@@ -16,11 +16,11 @@ from pathlib import Path
 
 
 def identity(pid: int) -> dict[str, object] | None:
-    """Returns what tells a process from any other that has had, or will have, its pid.
+    """Returns what distinguishes a process from all others with the same pid, before or after.
 
     Returns:
         The boot of the machine and the start of the process in clock ticks since then
-        (field 22 of proc_pid_stat(5)); None if the process is gone or a zombie.
+        (field 22 of proc_pid_stat(5)); None if the process has ended or is a zombie.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -41,8 +41,8 @@ def main(state_file: str, log_file: str, notes: str, *command: str) -> None:
         os.close(reader)
         _become(Path(state_file), log_file, json.loads(notes), list(command), writer)
     os.close(writer)
-    with os.fdopen(reader) as answers:
-        sys.exit(answers.read() or 0)
+    with os.fdopen(reader) as errors:
+        sys.exit(errors.read() or 0)
 
 
 def _become(
@@ -59,9 +59,9 @@ def _become(
         new = state_file.with_suffix(".new")
         new.write_text(json.dumps(state))
         new.replace(state_file)
-        # Python ignores SIGPIPE, and what is ignored stays so in the program that follows.
+        # Python ignores SIGPIPE, and an ignored signal stays ignored after exec.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        os.execv(command[0], command)  # noqa: S606 - the caller's fixed words, no shell
+        os.execv(command[0], command)  # noqa: S606 - the caller's arguments, no shell
     except OSError as error:
         state_file.unlink(missing_ok=True)
         os.write(writer, str(error).encode())

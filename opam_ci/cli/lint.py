@@ -1,4 +1,4 @@
-"""`opam-ci lint`: what a maintainer would ask to change, before you submit."""
+"""`opam-ci lint`: lint packages before they are submitted."""
 
 import asyncio
 import json
@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -36,14 +35,6 @@ _READABLE_WIDTH: Final = 96
 """Characters in a line at a terminal, at most: longer ones are hard to read."""
 
 
-class LintFormat(StrEnum):
-    """How findings are printed."""
-
-    HUMAN = "human"
-    MACHINE = "machine"
-    JSON = "json"
-
-
 def lint(
     packages: Annotated[
         list[str] | None,
@@ -53,11 +44,11 @@ def lint(
         ),
     ] = None,
     repo: Annotated[
-        Path, typer.Option(help="Clone of opam-repository: its files are linted as they lie there.")
+        Path, typer.Option(help="Clone of opam-repository: the files of its work tree are linted.")
     ] = Path(),
     rev: Annotated[
         str | None,
-        typer.Option(help="Lint this branch or commit of the clone and not its files."),
+        typer.Option(help="Lint this branch or commit of the clone, not its work tree."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Lint all packages.")] = False,
     checks: Annotated[
@@ -69,7 +60,7 @@ def lint(
         typer.Option(
             "--new/--changed",
             help="Whether the packages are the first version under their name."
-            " Without it, those are that have no other version in the repository.",
+            " Default: those that have no other version in the repository.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -93,39 +84,42 @@ def lint(
         bool, typer.Option(help="Download archives and compare their checksums.")
     ] = False,
 ) -> None:
-    """Lint packages: opam's own lint and what opam-repository asks of a package.
+    """Lint packages: opam's own lint and the rules of opam-repository.
 
     Exit code: 0 nothing found, 1 something found, 2 wrong use, 3 internal error. The batch
-    forms exit with 0 when every line got an answer.
+    forms exit with 0 if every line was linted, else 2.
     """
     kinds = parse_kinds(checks)
-    _one_of(packages=bool(packages), all=every, batch=bool(batch), opam_batch=bool(opam_batch))
+    chosen = (bool(packages), every, bool(batch), bool(opam_batch))
+    if sum(chosen) > 1:
+        raise UsageError("give one of packages, --all, --batch and --opam-batch")
+    if not any(chosen):
+        raise UsageError("name the packages to lint, such as cppo.1.8.0, or give --all")
     if rev:
         programs.require("git")
     opam = make_lint(Settings(), note, check_upstream=check_upstream)
     asyncio.run(opam.program.require())
     if opam_batch is not None:
-        answered = asyncio.run(lint_opam_texts(opam_batch, kinds=kinds, opam=opam))
-        raise typer.Exit(0 if answered else USAGE_EXIT_CODE)
+        complete = asyncio.run(lint_opam_texts(opam_batch, kinds=kinds, opam=opam))
+        raise typer.Exit(0 if complete else USAGE_EXIT_CODE)
     with _open_tree(repo, rev) as tree:
         if batch is not None:
-            answered = asyncio.run(lint_packages_of(batch, tree, kinds=kinds, opam=opam, new=new))
-            raise typer.Exit(0 if answered else USAGE_EXIT_CODE)
+            complete = asyncio.run(lint_packages_of(batch, tree, kinds=kinds, opam=opam, new=new))
+            raise typer.Exit(0 if complete else USAGE_EXIT_CODE)
         report = asyncio.run(
             _lint(tree, packages or [], every=every, new=new, kinds=kinds, opam=opam)
         )
-    form = LintFormat.JSON if as_json else LintFormat.MACHINE if machine else LintFormat.HUMAN
-    print_report(report, form)
+    _print_report(report, as_json=as_json, machine=machine)
     if report.missing:
         raise typer.Exit(USAGE_EXIT_CODE)
     raise typer.Exit(FOUND_EXIT_CODE if report.findings else 0)
 
 
 def parse_kinds(text: str) -> frozenset[CheckKind]:
-    """The families of checks in `opam,publication`.
+    """Parses families of checks, such as `opam,publication`.
 
     Raises:
-        UsageError: A word names no family.
+        UsageError: There is no such family, or none at all.
     """
     kinds = set()
     for word in filter(None, (part.strip() for part in text.split(","))):
@@ -133,18 +127,10 @@ def parse_kinds(text: str) -> frozenset[CheckKind]:
             kinds.add(CheckKind(word))
         except ValueError:
             known = ", ".join(CheckKind)
-            raise UsageError(f"--checks: {word!r} is none of {known}") from None
+            raise UsageError(f"--checks: no such family {word!r}; there are: {known}") from None
     if not kinds:
         raise UsageError(f"--checks needs one of {', '.join(CheckKind)}")
     return frozenset(kinds)
-
-
-def _one_of(**given: bool) -> None:
-    chosen = [name for name, is_given in given.items() if is_given]
-    if len(chosen) > 1:
-        raise UsageError("give packages, --all, --batch or --opam-batch: one of them")
-    if not chosen:
-        raise UsageError("name the packages to lint, such as cppo.1.8.0, or give --all")
 
 
 @contextmanager
@@ -179,27 +165,26 @@ async def _lint(
 
 
 def _package(word: str) -> str:
-    """The package that a word on the command line means; paths are for completion's sake."""
+    """Returns the package of an argument: a name, or a path as shells complete it."""
     parts = [part for part in Path(word).parts if part != "opam"]
     name = parts[-1] if parts else ""
     if not _PACKAGE_NAME.fullmatch(name.partition(".")[0]):
-        raise UsageError(f"{word!r} is no package: write NAME.VERSION, such as cppo.1.8.0")
+        raise UsageError(f"{word!r} is not a package: write NAME.VERSION, such as cppo.1.8.0")
     return name
 
 
-def print_report(report: LintReport, form: LintFormat) -> None:
-    """Print a report to standard output; messages about missing packages to standard error."""
-    match form:
-        case LintFormat.HUMAN:
-            lines = list(human_lines(report, width=_width()))
-        case LintFormat.MACHINE:
-            lines = list(machine_lines(report))
-        case LintFormat.JSON:
-            lines = [json.dumps(_as_json(report), indent=2)]
+def _print_report(report: LintReport, *, as_json: bool, machine: bool) -> None:
+    """Prints a report to standard output, and missing packages to standard error."""
+    if as_json:
+        lines = [json.dumps(_as_json(report), indent=2)]
+    elif machine:
+        lines = list(machine_lines(report))
+    else:
+        lines = list(human_lines(report, width=_width()))
     for line in lines:
         sys.stdout.write(f"{line}\n")
-    if form is not LintFormat.HUMAN and report.missing:
-        sys.stderr.write(f"no such package in this repository: {', '.join(report.missing)}\n")
+    if (as_json or machine) and report.missing:
+        note(f"no such package in this repository: {', '.join(report.missing)}")
 
 
 def _width() -> int:

@@ -1,32 +1,29 @@
 """The batch forms of `opam-ci lint`: JSON lines in, JSON lines with `errors` out.
 
-`errors` holds exactly what the peer would say. About a file that it cannot read the peer
-says nothing package by package, so such a line has empty `errors` and a `parse_error`.
+`errors` are exactly the messages of opam-repo-ci. It has no messages by package about a file
+that it cannot parse, so such a line has empty `errors` and a `parse_error`.
 """
 
-import json
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from opam_ci.cli.json_lines import read_lines
+from opam_ci.cli.json_lines import BatchLine, Request, print_line, read_lines
 from opam_ci.clients.lint_run import PackageFiles, PackageTree, judge_all, lint_each
 from opam_ci.clients.opam_lint import OpamLint
 from opam_ci.core.lint.finding import CheckId, CheckKind, LintFinding, LintRequest
 from opam_ci.core.lint.subject import DirectoryEntry, PackageFacts, PackageNames, package_name
 from opam_ci.core.opam.package import Package
-from opam_ci.core.text import problems
 
 _CHUNK: Final = 500
 
 
 def _check_full_name(text: str) -> str:
     if Package.find(text) is None:
-        raise ValueError(f"{text!r} is no package: write NAME.VERSION, such as cppo.1.8.0")
+        raise ValueError(f"{text!r} is not a package: write NAME.VERSION, such as cppo.1.8.0")
     return text
 
 
@@ -36,7 +33,7 @@ def _check_encodable(text: str) -> str:
 
 
 def _encode(text: str) -> bytes:
-    # Python writes a byte that is no UTF-8 as a lone surrogate, and so may whoever asks us.
+    # Python writes a byte that is not UTF-8 as a lone surrogate, and so may the input.
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -45,8 +42,7 @@ FullName = Annotated[str, AfterValidator(_check_full_name)]
 Mode = Annotated[str, Field(pattern=r"^[0-7]{3,6}$")]
 _PERMISSION_BITS: Final = 0o777
 _PLAIN: Final = 0o644
-# The keys that are ours in an answer, whatever the line had there.
-_ANSWER_KEYS: Final = frozenset({"errors", "parse_error", "error"})
+_RESULT_KEYS: Final = frozenset({"errors", "parse_error", "error"})
 
 
 class PackageLine(BaseModel):
@@ -54,7 +50,7 @@ class PackageLine(BaseModel):
 
     Attributes:
         package: Full name.
-        new: Whether it is the first version; without it, the repository is asked.
+        new: Whether it is the first version; by default, as the repository shows.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -71,9 +67,9 @@ class OpamTextLine(BaseModel):
         package: Full name.
         new: Whether it is the first version.
         mode: Permissions of the opam file, octal.
-        dir_listing: What lies in the package directory.
+        dir_listing: Names of the files in the package directory.
         extra_packages: Names of other packages in the repository.
-        original: A package that was there before, whose name counts among them.
+        original: A package that was in the repository before: one more name.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -87,26 +83,6 @@ class OpamTextLine(BaseModel):
     original: str | None = None
 
 
-Question = TypeVar("Question", PackageLine, OpamTextLine)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLine(Generic[Question]):
-    """A line of input.
-
-    Attributes:
-        place: `FILE:LINE`.
-        record: All that it says.
-        question: What we understood of it.
-        fault: Why we understood nothing.
-    """
-
-    place: str
-    record: dict[str, Any]
-    question: Question | None
-    fault: str | None = None
-
-
 async def lint_packages_of(
     file: str,
     tree: PackageTree,
@@ -115,49 +91,49 @@ async def lint_packages_of(
     opam: OpamLint,
     new: bool | None,
 ) -> bool:
-    """Answer each line of `--batch` on standard output; whether every one got an answer.
+    """Prints each line of `--batch` with its result; returns whether all were linted.
 
     Raises:
         UsageError: The file cannot be read.
-        InfrastructureError: opam or git does not work.
+        InfrastructureError: opam or git failed.
     """
     complete = True
-    for lines in _chunks(_read(file, PackageLine)):
-        questions = [line.question for line in lines if line.question]
+    for lines in _chunks(read_lines(file, PackageLine)):
         requests = [
-            LintRequest(package=asked.package, new=asked.new if new is None else new)
-            for asked in questions
+            LintRequest(package=line.request.package, new=line.request.new if new is None else new)
+            for line in lines
+            if line.request
         ]
-        found = iter(await lint_each(tree, requests, kinds=kinds, opam=opam))
+        results = iter(await lint_each(tree, requests, kinds=kinds, opam=opam))
         for line in lines:
-            findings, fault = None, line.fault
-            if line.question is not None:
-                findings = next(found)
+            findings, error = None, line.error
+            if line.request is not None:
+                findings = next(results)
                 if findings is None:
-                    fault = f"{line.place}: the repository has no package {line.question.package}"
-            complete = _answer(line, findings, fault) and complete
+                    error = f"{line.place}: no package {line.request.package} in the repository"
+            complete = _print_result(line, findings, error) and complete
     return complete
 
 
 async def lint_opam_texts(file: str, *, kinds: Collection[CheckKind], opam: OpamLint) -> bool:
-    """Answer each line of `--opam-batch` on standard output; whether every one got an answer.
+    """Prints each line of `--opam-batch` with its result; returns whether all were linted.
 
     Raises:
         UsageError: The file cannot be read.
-        InfrastructureError: opam does not work.
+        InfrastructureError: opam failed.
     """
     complete = True
-    for lines in _chunks(_read(file, OpamTextLine)):
-        packages = [from_text(line.question) for line in lines if line.question]
-        found = iter(await judge_all(opam, packages, kinds))
+    for lines in _chunks(read_lines(file, OpamTextLine)):
+        packages = [from_text(line.request) for line in lines if line.request]
+        results = iter(await judge_all(opam, packages, kinds))
         for line in lines:
-            findings = next(found) if line.question else None
-            complete = _answer(line, findings, line.fault) and complete
+            findings = next(results) if line.request else None
+            complete = _print_result(line, findings, line.error) and complete
     return complete
 
 
 def from_text(line: OpamTextLine) -> tuple[PackageFacts, PackageFiles]:
-    """The package that a line describes."""
+    """Returns the package that a line describes."""
     mode = int(line.mode, 8) & _PERMISSION_BITS
     entries = tuple(
         DirectoryEntry(name=name, permissions=mode if name == "opam" else _PLAIN)
@@ -171,34 +147,22 @@ def from_text(line: OpamTextLine) -> tuple[PackageFacts, PackageFiles]:
     )
 
 
-def _answer(
-    line: BatchLine[Any], findings: Sequence[LintFinding] | None, fault: str | None
+def _print_result(
+    line: BatchLine[Request], findings: Sequence[LintFinding] | None, error: str | None
 ) -> bool:
-    """Print the answer to one line; whether it is one."""
-    answer = {key: value for key, value in line.record.items() if key not in _ANSWER_KEYS}
-    if fault is not None or findings is None:
-        answer["error"] = fault
-        sys.stderr.write(f"{fault}\n")
+    """Prints a line with its result, an error to stderr too; returns whether it was linted."""
+    values: dict[str, object] = {"error": error}
+    if findings is None:
+        sys.stderr.write(f"{error}\n")
     else:
-        unreadable = [finding for finding in findings if finding.check is CheckId.PARSE]
-        answer["errors"] = [] if unreadable else [each.machine_message for each in findings]
+        unreadable = [each.machine_message for each in findings if each.check is CheckId.PARSE]
+        values = {"errors": [] if unreadable else [each.machine_message for each in findings]}
         if unreadable:
-            answer["parse_error"] = unreadable[0].machine_message
-    sys.stdout.write(f"{json.dumps(answer)}\n")
-    return "error" not in answer
+            values["parse_error"] = unreadable[0]
+    print_line(line.result(_RESULT_KEYS, **values))
+    return findings is not None
 
 
-def _read(file: str, model: type[Question]) -> Iterator[BatchLine[Question]]:
-    for line in read_lines(file):
-        if line.fault is not None:
-            yield BatchLine(line.place, {}, None, line.fault)
-            continue
-        try:
-            yield BatchLine(line.place, line.record, model.model_validate(line.record))
-        except ValidationError as error:
-            yield BatchLine(line.place, line.record, None, f"{line.place}: {problems(error)}")
-
-
-def _chunks(lines: Iterator[BatchLine[Question]]) -> Iterator[list[BatchLine[Question]]]:
+def _chunks(lines: Iterator[BatchLine[Request]]) -> Iterator[list[BatchLine[Request]]]:
     while chunk := list(islice(lines, _CHUNK)):
         yield chunk

@@ -1,6 +1,6 @@
 """`opam-ci log`: the log of a job's attempt, also while it grows.
 
-It needs no Temporal: the index knows the jobs and their attempts, and the store has the logs.
+It needs no Temporal: the index has the jobs and their attempts, the store has the logs.
 """
 
 import asyncio
@@ -14,14 +14,15 @@ from typing import Annotated
 
 import typer
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.job_search import JobSearch, attempts_of, choose_attempt, find_job
-from opam_ci.cli.lookup import find_testing, one_of, target_of
-from opam_ci.cli.operate import JsonOption, opened_index
+from opam_ci.cli.lookup import find_testing, target_of
+from opam_ci.cli.operate import opened_index
+from opam_ci.cli.tables import note
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs import LogReader
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job import JobKind
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import label
 from opam_ci.core.records import AttemptRecord, JobRecord, log_key
@@ -29,9 +30,9 @@ from opam_ci.core.summary import JobState
 from opam_ci.core.text import verdict, why
 from opam_ci.settings import Settings
 
-_LOOK_INTERVAL = timedelta(seconds=2)
+_POLL_INTERVAL = timedelta(seconds=2)
 _END_GRACE = timedelta(seconds=5)
-"""How long the end of a log may come after the end of its attempt: it is uploaded last."""
+"""How long after its attempt a log may end: the end is uploaded last."""
 
 
 def log(
@@ -39,34 +40,34 @@ def log(
     words: Annotated[
         list[str] | None, typer.Argument(help="Words of the job's id, such as `test cppo.1.8.0`.")
     ] = None,
-    job: Annotated[str | None, typer.Option("--job", help="The job's id, in full.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Such as build, test, revdep.")] = None,
-    platform: Annotated[str | None, typer.Option(help="On this platform.")] = None,
-    revdep: Annotated[str | None, typer.Option(help="Of this reverse dependency.")] = None,
-    head: Annotated[
-        str | None, typer.Option(help="At an older head; seven characters of its hash do.")
-    ] = None,
+    job: opt.Job = None,
+    kind: opt.Kind = None,
+    platform: opt.Platform = None,
+    revdep: opt.Revdep = None,
+    head: opt.OldHead = None,
     round_: Annotated[
         int | None, typer.Option("--round", help="Of this round: a restart begins another one.")
     ] = None,
     attempt: Annotated[
         int | None, typer.Option(help="Of this attempt; default: the last one.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it grows.")] = False,
-    as_json: JsonOption = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print what is added until the attempt ends.")
+    ] = False,
+    as_json: opt.Json = False,
 ) -> None:
-    """Prints the log of the one job that all words name; any parts of its id will do."""
+    """Prints the log of the one job whose id has all these words, or parts of words."""
     wanted = JobSearch(
         words=tuple(word for each in words or () for word in each.split()),
         job=job,
-        kind=one_of(JobKind, kind, "kind"),
+        kind=kind,
         platform=platform,
         revdep=revdep,
     )
     target = target_of(pull_request)
     if wanted == JobSearch():
         raise UsageError(
-            "say which job: by words of its id, --job, --kind, --platform or --revdep; "
+            "give the job: words of its id, --job, --kind, --platform or --revdep; "
             f"`opam-ci jobs {target.title}` lists them"
         )
     settings = Settings()
@@ -87,14 +88,14 @@ class AttemptLog:
         round_: int | None = None,
         number: int | None = None,
     ) -> None:
-        """Names the attempt.
+        """Selects the attempt.
 
         Args:
-            index: Where jobs and attempts are known.
-            store: Where logs are.
+            index: The job index.
+            store: The store of logs.
             record: The job.
-            round_: Of which round, None for the last one.
-            number: Which attempt, None for the last one.
+            round_: Number of a round, None for the last one.
+            number: Number of the attempt, None for the last one.
         """
         self._index = index
         self._store = store
@@ -104,10 +105,10 @@ class AttemptLog:
         self._number = number
 
     async def show(self, *, as_json: bool) -> None:
-        """Prints what there is of it.
+        """Prints what is stored of it.
 
         Raises:
-            UsageError: There is none, or no such attempt.
+            UsageError: Nothing is stored, or there is no such attempt.
             InfrastructureError: The index or the store cannot be read.
         """
         attempt = await self._attempt()
@@ -117,11 +118,14 @@ class AttemptLog:
         if key is None or not await self._reader.size(key):
             raise UsageError(no_log(self._record, attempt))
         if self._is_before_restart(attempt):
-            _note(f"{verdict(self._record.status)} again; this is the log of round {attempt.round}")
+            _note(
+                f"{verdict(self._record.status)} after a restart; this is the log of round "
+                f"{attempt.round}"
+            )
         _write(await self._reader.read(key), as_json=as_json)
 
     async def follow(self, *, as_json: bool) -> None:
-        """Prints it as it comes, from the start of the attempt until it has ended.
+        """Prints it while it is written, from the start of the attempt to its end.
 
         Raises:
             UsageError: The attempt ended without a log, or there is no such attempt.
@@ -143,39 +147,39 @@ class AttemptLog:
             if what != waits_for:
                 _note(f"{self._record.status.job.id}: waiting for {what}")
             waits_for = what
-            await asyncio.sleep(_LOOK_INTERVAL.total_seconds())
-            await self._look()
+            await asyncio.sleep(_POLL_INTERVAL.total_seconds())
+            await self._reload()
         over = asyncio.create_task(self._ended(attempt))
         await follow_until(self._reader, key, over, as_json=as_json)
 
     async def _ended(self, attempt: AttemptRecord) -> str:
-        """Waits until an attempt is over and says how it ended."""
-        is_away = False
+        """Waits until an attempt is over and returns how it ended."""
+        is_unavailable = False
         while True:
             try:
-                await self._look()
+                await self._reload()
                 attempts = await to_thread(attempts_of, self._index, self._record)
-                if (how := how_it_ended(self._record, attempts, attempt)) is not None:
-                    return how
+                if (end := how_it_ended(self._record, attempts, attempt)) is not None:
+                    return end
             except InfrastructureError as error:
-                # The log itself is in the store, and may be closed there meanwhile.
-                if not is_away:
-                    _note(f"cannot tell whether the job still runs: {error}")
-                is_away = True
-            await asyncio.sleep(_LOOK_INTERVAL.total_seconds())
+                # The log is in the store, and may be closed there meanwhile.
+                if not is_unavailable:
+                    _note(f"the index is unavailable, so the job may have ended: {error}")
+                is_unavailable = True
+            await asyncio.sleep(_POLL_INTERVAL.total_seconds())
 
     async def _attempt(self) -> AttemptRecord | None:
         attempts = await to_thread(attempts_of, self._index, self._record)
         return choose_attempt(attempts, round_=self._round, number=self._number)
 
-    async def _look(self) -> None:
+    async def _reload(self) -> None:
         """Reads the job again."""
         wanted = JobSearch(job=self._record.status.job.id)
         testing = self._record.revision
         self._record = await to_thread(find_job, self._index, testing, testing.target, wanted)
 
     def _is_before_restart(self, attempt: AttemptRecord) -> bool:
-        """Whether an attempt that nobody chose is of a round before the job's current one."""
+        """Whether an attempt that the user did not choose is of an earlier round than the job's."""
         chosen = self._round is not None or self._number is not None
         return not chosen and attempt.round < self._record.status.round
 
@@ -183,7 +187,7 @@ class AttemptLog:
 async def find_log(store: ArtifactStore, attempt: AttemptRecord) -> str | None:
     """Returns the key of an attempt's log, None if nothing of it is stored (yet).
 
-    The index learns the key when the attempt ends; until then its place in the store tells.
+    The index has the key once the attempt has ended; until then the store is searched.
 
     Raises:
         InfrastructureError: The store cannot be read.
@@ -197,19 +201,19 @@ async def find_log(store: ArtifactStore, attempt: AttemptRecord) -> str | None:
     begin = f"{folder}/{name.removesuffix('any')}"
     stored = {each.key for each in await store.list(folder) if each.key.startswith(begin)}
     found = sorted({each.rpartition("/")[0] for each in stored})
-    # Of several, an operator's reset has repeated the attempt: one that is still open goes on.
+    # Several: an operator's reset has repeated the attempt. The open one is still written.
     return max(found, key=lambda each: (f"{each}/end.json" not in stored, each), default=None)
 
 
 async def follow_until(
     reader: LogReader, key: str, over: asyncio.Task[str], *, as_json: bool
 ) -> None:
-    """Writes a log as it comes, until it is closed or its attempt is over.
+    """Prints a log while it is written, until it is closed or its attempt is over.
 
     Args:
         reader: Of logs.
-        key: Of this one.
-        over: Ends when the attempt has ended, and says how: a killed worker closes no log.
+        key: Of this log.
+        over: Returns how the attempt ended: a killed worker closes no log.
         as_json: Write JSON lines.
     """
 
@@ -221,10 +225,10 @@ async def follow_until(
     try:
         await asyncio.wait({writing, over}, return_when=asyncio.FIRST_COMPLETED)
         if not writing.done():
-            how = await over
+            end = await over
             await asyncio.wait({writing}, timeout=_END_GRACE.total_seconds())
             if not writing.done():
-                _note(f"the log ends here: {how}")
+                _note(f"the log ends here: {end}")
                 return
         await writing
     finally:
@@ -248,7 +252,7 @@ def how_it_ended(
     now = next((each for each in attempts if (each.round, each.number) == this), attempt)
     status = record.status
     if now.outcome is not None:
-        return f"attempt {attempt.number} came to {label(now.outcome)}"
+        return f"attempt {attempt.number} ended with {label(now.outcome)}"
     if record.status.round != attempt.round:
         return "the job was restarted"
     if status.outcome is not None:
@@ -263,9 +267,10 @@ def not_run(record: JobRecord) -> str:
     status = record.status
     if status.outcome is None:
         return (
-            f"{status.job.id} has not begun: it is {verdict(status)}; `opam-ci log -f` waits for it"
+            f"{status.job.id} has not started: it is {verdict(status)}; "
+            "`opam-ci log -f` waits for it"
         )
-    return f"{status.job.id} has no log: it came to {verdict(status)} without a run: {why(status)}"
+    return f"{status.job.id} has no log: it is {verdict(status)} without a run: {why(status)}"
 
 
 def no_log(record: JobRecord, attempt: AttemptRecord) -> str:
@@ -273,18 +278,18 @@ def no_log(record: JobRecord, attempt: AttemptRecord) -> str:
     which = f"attempt {attempt.number} of round {attempt.round} of {record.status.job.id}"
     if attempt.outcome is None:
         return f"nothing of the log of {which} is stored yet; `opam-ci log -f` waits for it"
-    words = why(record.status)
-    return f"{which} has no log (any more); it came to {label(attempt.outcome)}" + (
-        f": {words}" if words else ""
+    reason = why(record.status)
+    return f"{which} has no log (any more); it ended with {label(attempt.outcome)}" + (
+        f": {reason}" if reason else ""
     )
 
 
 def _note(text: str) -> None:
-    print(f"opam-ci: {text}", file=sys.stderr)
+    note(f"opam-ci: {text}")
 
 
 def _write(text: bytes, *, as_json: bool) -> None:
-    """Writes a log to stdout; a terminal gets no escape codes, since a build wrote them."""
+    """Prints a log; control characters, which a build wrote, are removed for a terminal."""
     if as_json:
         typer.echo(json.dumps({"text": text.decode(errors="replace")}))
         return

@@ -1,20 +1,18 @@
-"""What people name on the command line: pull requests, their heads, kinds of jobs."""
+"""What users name on the command line: pull requests, their heads, incidents."""
 
 import re
 from datetime import datetime
-from enum import StrEnum
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from opam_ci.clients.git import Repository
 from opam_ci.clients.index import Index, Place, RevisionFilter
 from opam_ci.core.errors import UsageError
+from opam_ci.core.incidents.model import Incident
 from opam_ci.core.records import RevisionRecord
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.summary import Counts
-from opam_ci.core.text import problems
-
-E = TypeVar("E", bound=StrEnum)
 
 _TARGET = re.compile(
     r"(?:pr/)?(?P<owner>[A-Za-z0-9_.-]+)/(?P<repo>[A-Za-z0-9_.-]+)"
@@ -27,7 +25,7 @@ _HEADS_READ = 1000
 _ORDER = (
     "failed", "errored", "retrying", "running", "queued", "cancelled", "skipped", "passed",
 )  # fmt: skip
-"""Standings as they are counted for people: what needs a look comes first."""
+"""The order in which numbers of jobs are printed: what needs attention first."""
 
 
 class Target(NamedTuple):
@@ -52,12 +50,12 @@ class Target(NamedTuple):
 
     @property
     def title(self) -> str:
-        """How every command takes it."""
+        """Its name on the command line."""
         return f"{self.repository}/{self.slug}"
 
 
-def target_of(words: str) -> Target:
-    """Reads `OWNER/REPO/NUMBER`, `OWNER/REPO#NUMBER`, or a branch of a local clone.
+def target_of(text: str) -> Target:
+    """Parses `OWNER/REPO/NUMBER`, `OWNER/REPO#NUMBER`, or a branch of a local clone.
 
     A branch is `OWNER/REPO/heads/BRANCH`, `OWNER/REPO:BRANCH`, or the `branch-…` of
     `opam-ci status`.
@@ -65,9 +63,9 @@ def target_of(words: str) -> Target:
     Raises:
         UsageError: It is none of these.
     """
-    found = _TARGET.fullmatch(words)
+    found = _TARGET.fullmatch(text)
     if found is None:
-        raise _not_a_pull_request(words)
+        raise _not_a_pull_request(text)
     rest, branch, number = found["rest"] or "", found["branch"], None
     if rest.isascii() and rest.isdecimal():
         number = int(rest[:20])
@@ -76,34 +74,34 @@ def target_of(words: str) -> Target:
     repository = f"{found['owner']}/{found['repo']}"
     if number is None and branch is None:
         if re.fullmatch(r"branch-[A-Za-z0-9_.-]+", rest) is None:
-            raise _not_a_pull_request(words)
-        # The hash at the end of a slug stands for characters that are unknown here.
+            raise _not_a_pull_request(text)
+        # The hash at the end of a slug replaces characters that a slug cannot have.
         plain = re.search(r"-[0-9a-f]{8}$", rest) is None
         name = rest.removeprefix("branch-") if plain else None
         return Target(repository, None, name, rest)
     try:
         ref = PullRequestRef(owner=found["owner"], repo=found["repo"], number=number, branch=branch)
     except ValidationError as error:
-        raise _not_a_pull_request(words) from error
+        raise _not_a_pull_request(text) from error
     return Target(repository, number, branch, ref.slug)
 
 
 def find_testing(index: Index, target: Target, head: str | None = None) -> RevisionRecord:
-    """Finds the newest testing of a pull request, or that of an older head of it.
+    """Finds the newest testing of a pull request, or the one of an older head.
 
     Args:
-        index: Where to look.
-        target: Which pull request.
+        index: The job index.
+        target: The pull request.
         head: A commit's hash or its beginning; None for the newest head.
 
     Raises:
-        UsageError: There is none, or several heads begin like that.
+        UsageError: There is none, or several heads begin with these characters.
         InfrastructureError: The index cannot be read.
     """
     found = _testings(index, target)
     if not found:
         raise UsageError(
-            f"the index knows no test of {target.title} (yet); `opam-ci status` lists the checks "
+            f"no test of {target.title} in the index (yet); `opam-ci status` lists the checks "
             "of this server"
         )
     newest = max(found, key=_opened_at)
@@ -143,51 +141,64 @@ def _testings(index: Index, target: Target) -> list[RevisionRecord]:
     ]
 
 
-def head_of(words: str) -> str:
-    """Reads a commit's hash, or its beginning.
+def head_of(text: str) -> str:
+    """Parses a commit's hash, or its beginning.
 
     Raises:
         UsageError: It is neither.
     """
-    head = words.lower()
+    head = text.lower()
     if _HEAD.fullmatch(head) is None:
         raise UsageError(
-            f"not a commit: {words!r}; give its hash, or the first seven characters of it"
+            f"not a commit: {text!r}; give its hash, or the first seven characters of it"
         )
     return head
 
 
-def one_of(choices: type[E], word: str | None, what: str) -> E | None:
-    """Reads a word of an enumeration; None for none.
+def base_and_head(
+    repository: Repository, *, number: int | None, branch: str | None, base: str
+) -> tuple[str, str]:
+    """Finds the base and the head of a change in a local clone.
+
+    Args:
+        repository: The clone.
+        number: Number of a pull request, open (fetched) or merged.
+        branch: Without a number: a branch, tag or commit.
+        base: Branch into which it is merged.
 
     Raises:
-        UsageError: There is no such word.
+        UsageError: The clone lacks one of them.
     """
-    if word is None:
-        return None
-    try:
-        return choices(word)
-    except ValueError as error:
-        raise UsageError(f"no {what} {word!r}; there are: {', '.join(choices)}") from error
+    if number is not None:
+        found = repository.find_pull_request(number, base)
+        return found.base, found.head
+    return repository.resolve(base), repository.resolve(branch or "")
+
+
+def find_incident(index: Index, number: int) -> Incident:
+    """Reads an incident.
+
+    Raises:
+        UsageError: There is none with this number.
+    """
+    incident = index.incident(number)
+    if incident is None:
+        raise UsageError(f"no incident {number} (any more); `opam-ci incidents --all` lists them")
+    return incident
 
 
 def totals(counts: Counts) -> str:
-    """Returns numbers of jobs for people, such as `120 failed, 9,877 passed`."""
+    """Returns numbers of jobs as text, such as `120 failed, 9,877 passed`."""
     numbers = counts.model_dump()
     return ", ".join(f"{numbers[name]:,} {name}" for name in _ORDER if numbers[name]) or "no jobs"
-
-
-def refused(error: ValidationError) -> UsageError:
-    """Returns what is wrong with the options of a command."""
-    return UsageError(problems(error))
 
 
 def _opened_at(record: RevisionRecord) -> datetime:
     return record.key.opened_at
 
 
-def _not_a_pull_request(words: str) -> UsageError:
+def _not_a_pull_request(text: str) -> UsageError:
     return UsageError(
-        f"not a pull request: {words!r}; write OWNER/REPO/NUMBER as `opam-ci status` does, or "
+        f"not a pull request: {text!r}; write OWNER/REPO/NUMBER as `opam-ci status` does, or "
         "OWNER/REPO/heads/BRANCH for a branch of a clone"
     )

@@ -1,4 +1,4 @@
-"""The command's entry point: one line and the right exit code for every error of ours."""
+"""The entry point of the command: each error is one line and an exit code."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="The CI of opam-repository: it tells a broken package from a broken CI.",
+    help="The CI of opam-repository: it distinguishes a broken package from a broken CI.",
     epilog="Start with `opam-ci up`. Exit codes: 0 passed, 1 package failure, 2 usage, "
     "3 internal CI error.",
 )
@@ -66,10 +66,10 @@ app.add_typer(github_app)
 
 
 def main() -> None:
-    """Runs the command line; ends the process with the documented exit code.
+    """Runs the command line, and ends the process with the documented exit code.
 
-    The interpreter is not torn down: the native threads of Temporal's library may still be
-    about to enter it, and then end the process by a signal instead (seen in 1 of 20 runs).
+    The interpreter is not finalized: native threads of Temporal's library may still try to
+    enter it, and then the process ends by a signal instead (seen in 1 of 20 runs).
     """
     code = run(sys.argv[1:])
     logging.shutdown()
@@ -77,12 +77,12 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough, as with `| head`.
+        # The reader has closed the pipe, as with `| head`.
         code = code or 0
     os._exit(code)
 
 
-def run(arguments: list[str]) -> int:  # noqa: C901, PLR0911  one return for each way to end
+def run(arguments: list[str]) -> int:  # noqa: C901, PLR0911  one return for each kind of error
     """Runs a command line and returns its exit code."""
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     if arguments in (["--version"], ["-V"]):
@@ -93,30 +93,31 @@ def run(arguments: list[str]) -> int:  # noqa: C901, PLR0911  one return for eac
     except typer.Exit as exit_:
         return exit_.exit_code
     except typer.TyperException as error:
-        return _say(f"{error.format_message()}; see `opam-ci --help`", 2)
+        problem = error.format_message().replace("Value error, ", "").rstrip(".")
+        return _fail(f"{problem}; see `opam-ci --help`", 2)
     except (KeyboardInterrupt, typer.Abort):
         print("opam-ci: interrupted", file=sys.stderr)
         return 130
     except UsageError as error:
-        return _say(error, 2)
+        return _fail(error, 2)
     except SettingsError as error:
-        return _say(f"settings: {error}", 2)
+        return _fail(f"settings: {error}", 2)
     except ValidationError as error:
-        # Settings from the environment; everything else is validated where it comes in.
-        return _say(f"settings: {problems(error)}", 2)
+        # Settings from the environment; all other input is validated where it is read.
+        return _fail(f"settings: {problems(error)}", 2)
     except SubmissionError as error:
-        return _say(error, 1)
+        return _fail(error, 1)
     except InfrastructureError as error:
-        return _say(f"internal CI error ({error.cause}): {error}", 3)
-    except Exception as error:  # the boundary: a bug of ours is no package failure
+        return _fail(f"internal CI error ({error.cause}): {error}", 3)
+    except Exception as error:  # the boundary: a bug of ours is not a package failure
         if os.environ.get("OPAM_CI_TRACEBACK"):
             raise
-        what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        return _say(f"internal error, a bug of ours: {what} (OPAM_CI_TRACEBACK=1 shows where)", 3)
+        bug = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return _fail(f"internal error, a bug of ours: {bug} (OPAM_CI_TRACEBACK=1 shows where)", 3)
     return code if isinstance(code, int) else 0
 
 
-def _say(error: object, code: int) -> int:
+def _fail(error: object, code: int) -> int:
     print(f"opam-ci: {error}", file=sys.stderr)
     return code
 

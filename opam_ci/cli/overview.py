@@ -1,4 +1,4 @@
-"""`opam-ci errors`, `workers` and `jobs`: the whole CI, as the job index knows it."""
+"""`opam-ci errors`, `workers` and `jobs`: lists of the job index, across pull requests."""
 
 import asyncio
 import sys
@@ -10,23 +10,14 @@ import typer
 from pydantic import BaseModel, ValidationError
 from temporalio.client import Client
 
-from opam_ci.cli.lookup import find_testing, one_of, target_of, totals
-from opam_ci.cli.operate import (
-    JsonOption,
-    TemporalOption,
-    ago,
-    cause_of,
-    head_target,
-    moment,
-    opened_index,
-    print_json,
-)
+from opam_ci.cli import command_options as opt
+from opam_ci.cli.lookup import find_testing, target_of, totals
+from opam_ci.cli.operate import ago, head_target, moment, opened_index, print_items, print_json
 from opam_ci.cli.session import connected
 from opam_ci.cli.tables import Column, Listing, note, print_listing
 from opam_ci.clients.index import CURRENT, Index, JobFilter, Place, RevisionFilter
 from opam_ci.connection import is_live, pollers
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import FailureReason
 from opam_ci.core.overview import WorkerRow
 from opam_ci.core.summary import Standing
@@ -40,21 +31,14 @@ _SHOWN = 5
 SinceOption = Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d, or a date (UTC).")]
 
 
-def errors(as_json: JsonOption = False) -> None:
-    """Shows what the CI itself lost at the current heads, by cause, with whom it hits.
+def errors(as_json: opt.Json = False) -> None:
+    """Lists infrastructure faults at the current heads by cause, with the pull requests they hit.
 
     In a pipe, tabs separate: cause, errored, retrying, since (UTC), last, hits.
     """
     with opened_index(Settings()) as index:
         groups = index.errors()
     now = datetime.now(UTC)
-    if as_json:
-        for group in groups:
-            print_json(group)
-        return
-    if not groups:
-        note("no errors: nothing is errored or waits for a retry")
-        return
     listing = Listing(
         Column("cause", is_key=True),
         Column("errored", is_number=True),
@@ -78,13 +62,15 @@ def errors(as_json: JsonOption = False) -> None:
             f"{ago(group.last_at, now)} ago",
             ", ".join(hit[:most]) + more,
         )
-    print_listing(listing)
+    print_items(
+        groups, listing, as_json=as_json, none="no errors: no job is errored or waits for a retry"
+    )
 
 
 def workers(
-    since: SinceOption = "24h", temporal: TemporalOption = None, as_json: JsonOption = False
+    since: SinceOption = "24h", temporal: opt.Temporal = None, as_json: opt.Json = False
 ) -> None:
-    """Lists workers: who polls, and what each did (of whole days in UTC).
+    """Lists workers: which poll, and what each did (by whole days in UTC).
 
     In a pipe, tabs separate: worker, polls, queues, attempts, running, faults, last attempt.
     """
@@ -92,7 +78,7 @@ def workers(
 
 
 class _Worker(BaseModel):
-    """A worker, as Temporal and the index know it."""
+    """A worker in Temporal and in the index."""
 
     worker: str
     queues: tuple[str, ...]
@@ -122,13 +108,6 @@ async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
         for name in sorted({*found, *known})
     ]
     listed.sort(key=lambda each: not each.polls)
-    if as_json:
-        for each in listed:
-            print_json(each)
-        return
-    if not listed:
-        note(f"no worker polls {client.service_client.config.target_host}")
-        return
     listing = Listing(
         Column("worker", is_key=True),
         Column("polls"),
@@ -150,11 +129,12 @@ async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
             (f"{row.faults} ({causes})" if causes else "0") if row else "0",
             f"{ago(row.last_seen_at, now)} ago" if row and row.last_seen_at else "never",
         )
-    print_listing(listing)
+    server = client.service_client.config.target_host
+    print_items(listed, listing, as_json=as_json, none=f"no worker polls {server}")
 
 
 async def _polling(client: Client, queues: list[str]) -> dict[str, dict[str, datetime]]:
-    """Returns by worker when it last polled each queue."""
+    """Returns the times of the last polls by worker and queue."""
     found: dict[str, dict[str, datetime]] = defaultdict(dict)
     for queue in queues:
         for worker, seen_at in (await pollers(client, queue)).items():
@@ -167,43 +147,51 @@ def jobs(
         str | None, typer.Argument(help="OWNER/REPO/NUMBER; none for all.")
     ] = None,
     standing: Annotated[
-        str | None,
-        typer.Option("--standing", "--is", help="How it stands, such as errored, failed, passed."),
+        Standing | None,
+        typer.Option(
+            *("--standing", "--is"),
+            metavar="STANDING",
+            help="Only these jobs, such as errored, failed, passed.",
+        ),
     ] = None,
-    cause: Annotated[str | None, typer.Option(help="Errored or retrying for this cause.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Failed for this reason.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Such as build, test, revdep.")] = None,
-    platform: Annotated[str | None, typer.Option(help="On this platform.")] = None,
-    package: Annotated[str | None, typer.Option(help="With or without its version.")] = None,
-    revdep: Annotated[str | None, typer.Option(help="Of this reverse dependency.")] = None,
-    job: Annotated[str | None, typer.Option("--job", help="The job's id, in full.")] = None,
-    worker: Annotated[str | None, typer.Option(help="Whose last attempt it ran.")] = None,
+    cause: opt.Cause = None,
+    reason: Annotated[
+        FailureReason | None,
+        typer.Option(metavar="REASON", help="Only failures for this reason, such as build."),
+    ] = None,
+    kind: opt.Kind = None,
+    platform: opt.Platform = None,
+    package: opt.Package = None,
+    revdep: opt.Revdep = None,
+    job: opt.Job = None,
+    worker: Annotated[
+        str | None, typer.Option(help="Only those whose last attempt this worker ran.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="Changed since: 90m, 24h, 7d, a date.")] = None,
     until: Annotated[str | None, typer.Option(help="Changed before.")] = None,
-    head: Annotated[
-        str | None, typer.Option(help="At an older head; seven characters of its hash do.")
-    ] = None,
+    head: opt.OldHead = None,
     all_heads: Annotated[
         bool, typer.Option("--all-heads", help="Not only current heads of open pull requests.")
     ] = False,
     count: Annotated[bool, typer.Option("--count", help="Count them instead.")] = False,
-    limit: Annotated[int, typer.Option(help="How many to list.", min=1, max=10_000)] = 50,
+    limit: opt.Limit = 50,
     after: Annotated[str | None, typer.Option(help="The next page of a listing.")] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
-    """Lists or counts jobs: of a pull request, or of all, by everything that is known of them.
+    """Lists or counts jobs: of a pull request, or of all; each option narrows the list.
 
     In a pipe, tabs separate: pull request, job, outcome, changed, why.
     """
     if head is not None and (pull_request is None or all_heads):
-        raise UsageError("--head is about one head of one pull request: give OWNER/REPO/NUMBER")
+        raise UsageError(
+            "--head needs one pull request: give OWNER/REPO/NUMBER, and not --all-heads"
+        )
     now = datetime.now(UTC)
     try:
         wanted = JobFilter.model_validate({
-            "standing": one_of(Standing, standing, "standing"), "cause": cause_of(cause),
-            "failure_reason": one_of(FailureReason, reason, "reason"),
-            "kind": one_of(JobKind, kind, "kind"), "platform": platform, "package": package,
-            "revdep": revdep, "name": job, "worker": worker,
+            "standing": standing, "cause": cause, "failure_reason": reason, "kind": kind,
+            "platform": platform, "package": package, "revdep": revdep, "name": job,
+            "worker": worker,
             "since": moment(since, now) if since else None,
             "until": moment(until, now) if until else None,
         })  # fmt: skip
@@ -220,13 +208,13 @@ def jobs(
                 typer.echo(totals(counts))
             return
         part = index.jobs(wanted, place=Place(limit=limit, after=after))
-        there = index.counts(JobFilter(of=of)) if not part.items else counts
+        existing = index.counts(JobFilter(of=of)) if not part.items else counts
     if as_json:
         for record in part.items:
             print_json(record)
         return
     if not part.items:
-        note("no jobs match" + (f"; there are: {totals(there)}" if there.total else ""))
+        note("no jobs match" + (f"; there are: {totals(existing)}" if existing.total else ""))
         return
     note(f"{totals(counts)}; {len(part.items):,} shown")
     listing = Listing(
@@ -253,10 +241,10 @@ def jobs(
 def _of(
     index: Index, pull_request: str | None, head: str | None, *, all_heads: bool
 ) -> RevisionFilter:
-    """Returns which testings are meant.
+    """Returns the filter of testings that the options describe.
 
     Raises:
-        UsageError: There is no such pull request, or no such head of it.
+        UsageError: No such pull request, or no such head of it.
     """
     if pull_request is None:
         return RevisionFilter() if all_heads else CURRENT

@@ -1,4 +1,4 @@
-"""`opam-ci platforms`: on what packages are built."""
+"""`opam-ci platforms`: lists the platforms that packages are built on."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.tables import Column, Listing, print_listing
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
@@ -17,21 +18,12 @@ from opam_ci.core.platform_select import filtered, named
 from opam_ci.core.platforms import Platform, PlatformTable
 from opam_ci.settings import Settings
 
-FileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--platforms",
-        metavar="FILE",
-        help="TOML file of platforms and pools [env: OPAM_CI_PLATFORMS].",
-    ),
-]
-
 
 def chosen_table(file: Path | None) -> PlatformTable:
     """Returns the platforms of the given file, else of the settings', else the default ones.
 
     Raises:
-        UsageError: The file cannot be used.
+        UsageError: The file is invalid.
     """
     return load_platforms(file if file is not None else Settings().platforms)
 
@@ -40,7 +32,7 @@ def platforms(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Only these: names or globs.")
     ] = None,
-    file: FileOption = None,
+    file: opt.PlatformFile = None,
     pool: Annotated[
         list[str] | None, typer.Option(help="Only of this pool, or glob; may be repeated.")
     ] = None,
@@ -50,13 +42,14 @@ def platforms(
     distribution: Annotated[
         list[str] | None, typer.Option(help="Only this distribution, or glob; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON line for each.")] = False,
+    as_json: opt.Json = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="The page docs/platforms.md, about the whole file.")
+        bool,
+        typer.Option("--markdown", help="Print the page docs/platforms.md, of the whole file."),
     ] = False,
     check: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Say what is wrong with a file, a line for each thing."),
+        typer.Option(metavar="FILE", help="Validate a file, and print its errors, one a line."),
     ] = None,
 ) -> None:
     """Lists the platforms that packages are built on.
@@ -69,7 +62,7 @@ def platforms(
     """
     narrowed = bool(names or pool or arch or distribution)
     if (markdown or check is not None) and (narrowed or as_json or (markdown and check)):
-        raise UsageError("--markdown and --check are about a whole file and go with nothing else")
+        raise UsageError("--markdown and --check are about a whole file: give no other option")
     if check is not None:
         _check(check)
         return
@@ -91,7 +84,7 @@ def _check(path: Path) -> None:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(2) from None
-    print(f"{path}: nothing is wrong; platforms: {len(table.platforms)}, pools: {len(table.pools)}")
+    print(f"{path}: valid; platforms: {len(table.platforms)}, pools: {len(table.pools)}")
 
 
 def _show(found: Sequence[Platform], *, as_json: bool) -> None:

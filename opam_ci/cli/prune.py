@@ -1,4 +1,4 @@
-"""`opam-ci prune`: forgets what is long past, rows and logs."""
+"""`opam-ci prune`: deletes old rows of the index, and their logs."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -6,20 +6,21 @@ from typing import Annotated
 
 import typer
 
-from opam_ci.cli.operate import JsonOption, opened_index, print_json
+from opam_ci.cli import command_options as opt
+from opam_ci.cli.operate import opened_index, print_json
 from opam_ci.clients.retention import prune as prune_all
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.settings import Settings
 
 
 def prune(
-    days: Annotated[int, typer.Option(help="Keep what has changed in so many days.", min=1)] = 90,
-    as_json: JsonOption = False,
+    days: Annotated[int, typer.Option(help="Keep what has changed in this many days.", min=1)] = 90,
+    as_json: opt.Json = False,
 ) -> None:
-    """Forgets closed pull requests, and branches, that have not changed for long.
+    """Deletes closed pull requests, and branches, that have not changed for long.
 
-    Nothing of an open pull request is forgotten. It may be stopped at any time, and run by
-    cron: each batch of rows goes in one transaction, after its logs.
+    Nothing of an open pull request is deleted. It may be stopped at any time, and run by
+    cron: each batch of rows is deleted in one transaction, after its logs.
     """
     settings = Settings()
     before = datetime.now(UTC) - timedelta(days=days)
@@ -29,6 +30,6 @@ def prune(
         print_json(done)
         return
     typer.echo(
-        f"forgot {done.revisions} heads, {done.pull_requests} pull requests, "
+        f"deleted {done.revisions} heads, {done.pull_requests} pull requests, "
         f"{done.incidents} incidents and {done.logs} logs not changed since {before:%Y-%m-%d}"
     )

@@ -38,10 +38,10 @@ _STYLES = {
 
 
 _MOST_ROWS = 300
-"""Rows that are printed of a head: more than anybody reads, less than scrolls everything away."""
+"""Rows that are printed of a head: more than a person reads, and few enough to scroll back."""
 
 _UNLISTED_INTERVAL = timedelta(seconds=10)
-"""How often the numbers of jobs without a row are printed."""
+"""How often numbers of jobs without a row are printed."""
 
 
 def elapsed(status: JobStatus, now: datetime) -> str:
@@ -54,10 +54,10 @@ def elapsed(status: JobStatus, now: datetime) -> str:
 
 
 def matrix(rows: Sequence[JobStatus], now: datetime) -> Listing:
-    """Returns the jobs of a head as a list; reasons stand below it.
+    """Returns the jobs of a head as a list, without reasons.
 
     Args:
-        rows: What to show.
+        rows: The jobs.
         now: For the elapsed time of running jobs.
     """
     platforms = {status.job.platform for status in rows if status.job.platform}
@@ -87,7 +87,7 @@ def chosen_rows(summary: Summary, most: int) -> Sequence[JobStatus]:
 
 
 def reasons(rows: Sequence[JobStatus]) -> list[str]:
-    """Returns a line for each job of which there is more to say than its outcome."""
+    """Returns a line for each job whose outcome has a reason."""
     return [f"{status.job.title}: {printable(why(status))}" for status in rows if why(status)]
 
 
@@ -98,14 +98,14 @@ class View(Protocol):
         """Shows the state as it is now."""
 
     def stop(self) -> None:
-        """Gives the terminal back; may be called at any time and again."""
+        """Restores the terminal; may be called at any time and repeatedly."""
 
     def close(self, summary: Summary) -> None:
-        """Shows the last state for good."""
+        """Shows the last state."""
 
 
 class LiveView:
-    """A table that is redrawn in place, for a person at a terminal."""
+    """A table that is redrawn in place, for a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -115,12 +115,12 @@ class LiveView:
         """Redraws the table."""
         if not self._live.is_started:
             self._live.start()
-        now, room = datetime.now(UTC), max(5, self._console.height - 6)
-        rows = chosen_rows(summary, room)
+        now, height = datetime.now(UTC), max(5, self._console.height - 6)
+        rows = chosen_rows(summary, height)
         # A narrow terminal shows a row in several lines.
         lines = len(self._console.render_lines(matrix(rows, now)))
-        if lines > room + 1:
-            rows = chosen_rows(summary, max(1, room * len(rows) // lines))
+        if lines > height + 1:
+            rows = chosen_rows(summary, max(1, height * len(rows) // lines))
         self._live.update(Group(matrix(rows, now), "", Text(headline(summary))))
 
     def stop(self) -> None:
@@ -135,9 +135,9 @@ class LiveView:
 
 
 class _Printed:
-    """What was printed so far: the last line of every job that had a row, and how many had none.
+    """What was printed: the last line of each job that had a row, and how many had none.
 
-    Rows come and go between one state and the next: a large head has rows of some jobs only.
+    Rows appear and disappear between two states: a large head has rows of some jobs only.
 
     Args:
         line: Returns the line of a row.
@@ -152,7 +152,7 @@ class _Printed:
         self._unlisted_at: datetime | None = None
 
     def changes(self, summary: Summary) -> Iterator[tuple[JobStatus, str]]:
-        """Yields the rows whose line is another one than before, with it."""
+        """Yields the rows whose line has changed, with the line."""
         for row in summary.jobs:
             line = self._line(row)
             if self._lines.get(row.job.id) == line:
@@ -165,12 +165,12 @@ class _Printed:
             yield row, line
 
     def unlisted(self, summary: Summary, now: datetime, *, at_once: bool) -> dict[str, int]:
-        """Returns how many jobs were decided without a line; empty if that is not due.
+        """Returns how many jobs were decided without a line; empty between two intervals.
 
         Args:
-            summary: The true numbers.
+            summary: The state, with the numbers of all jobs.
             now: The time.
-            at_once: Whether changed numbers are due before the interval is over.
+            at_once: Whether to ignore the interval.
         """
         counts = total(summary.tallies)
         numbers = {
@@ -187,7 +187,7 @@ class _Printed:
 
 
 class LineView:
-    """One line for each change, for logs and pipes."""
+    """One line for each change, and a table at the end, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -202,11 +202,11 @@ class LineView:
         for _, line in self._printed.changes(summary):
             self._console.out(f"{now:%H:%M:%S} {line}", highlight=False)
         if unlisted := self._printed.unlisted(summary, now, at_once=at_once):
-            words = ", ".join(f"{number} {word}" for word, number in unlisted.items())
-            self._console.out(f"{now:%H:%M:%S} other jobs: {words}", highlight=False)
+            listed = ", ".join(f"{number} {standing}" for standing, number in unlisted.items())
+            self._console.out(f"{now:%H:%M:%S} other jobs: {listed}", highlight=False)
 
     def stop(self) -> None:
-        """Has nothing to give back."""
+        """Does nothing: the terminal was not changed."""
 
     def close(self, summary: Summary) -> None:
         """Prints the table."""
@@ -236,7 +236,7 @@ class JsonView:
             self._print({"event": "unlisted", "counts": unlisted})
 
     def stop(self) -> None:
-        """Has nothing to give back."""
+        """Does nothing: the terminal was not changed."""
 
     def close(self, summary: Summary) -> None:
         """Prints the whole state."""
@@ -250,7 +250,7 @@ class JsonView:
 def whole_state(summary: Summary) -> dict[str, Any]:
     """Returns the whole state as JSON: `counts` of builds and tests, the rest in `apart`.
 
-    `total` is the number of jobs; `jobs` has only those that explain the state if there are many.
+    `total` is the number of jobs; of many, `jobs` has only those that explain the state.
     """
     apart: dict[str, Counter[str]] = {}
     for each in summary.tallies:
@@ -267,7 +267,7 @@ def whole_state(summary: Summary) -> dict[str, Any]:
 
 
 def _line(status: JobStatus) -> str:
-    """Returns the line that is printed of a job when it changed."""
+    """Returns the line that is printed when a job has changed."""
     phase = f" ({status.phase})" if status.phase and status.outcome is None else ""
     line = f"{status.job.id}: {verdict(status)}{phase}"
     if (status.outcome is not None or status.state is JobState.RETRYING) and why(status):
@@ -276,7 +276,7 @@ def _line(status: JobStatus) -> str:
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """Prints the jobs as a table, the numbers of what it leaves out, and the one-line result."""
+    """Prints the jobs as a table, the numbers of omitted ones, and the one-line result."""
     rows = chosen_rows(summary, _MOST_ROWS)
     console.print(matrix(rows, datetime.now(UTC)), soft_wrap=True)
     for line in [
@@ -290,7 +290,7 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 def make_view(*, as_json: bool) -> View:
-    """Returns the view that fits where the output goes."""
+    """Returns the view for this kind of output: JSON, a terminal, or a pipe."""
     if as_json:
         return JsonView()
     return LiveView(output()) if sys.stdout.isatty() else LineView(output())

@@ -1,7 +1,7 @@
 """`opam-ci restart` and `cancel`: for one pull request, or for everything that matches.
 
-The workflows choose the jobs and answer what they took: nothing is selected here. The index only
-says which pull requests are worth asking.
+The workflows select the jobs and return which: nothing is selected here. The index only lists
+the pull requests with jobs that match.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from typing import Annotated, NamedTuple
 import typer
 from pydantic import ValidationError
 
-from opam_ci.cli.lookup import head_of, one_of, refused, target_of
-from opam_ci.cli.operate import JsonOption, TemporalOption, cause_of, opened_index, print_json
+from opam_ci.cli import command_options as opt
+from opam_ci.cli.lookup import find_incident, head_of, target_of
+from opam_ci.cli.operate import opened_index, print_json
 from opam_ci.cli.session import connected
 from opam_ci.clients.index import CURRENT, Index, JobFilter
 from opam_ci.core.errors import UsageError
@@ -31,35 +32,32 @@ from opam_ci.core.selector import (
     Taken,
 )
 from opam_ci.core.summary import Standing
+from opam_ci.core.text import problems
 from opam_ci.gateway import PullRequests
 from opam_ci.settings import Settings
 
 _AT_ONCE = 20
-"""Updates under way at the same time."""
+"""Concurrent updates."""
 
 _IDS_AT_ONCE = 1000
 """Ids in one update: a message of Temporal's is limited to two megabytes."""
 
 _IDS_SHOWN = 5
 
-PlatformOption = Annotated[str | None, typer.Option(help="Only on this platform.")]
-PackageOption = Annotated[str | None, typer.Option(help="Only this package, or version of it.")]
-KindOption = Annotated[str | None, typer.Option(help="Only this kind, such as build, revdep.")]
-RevdepOption = Annotated[str | None, typer.Option(help="Only on this reverse dependency.")]
-JobOption = Annotated[str | None, typer.Option("--job", help="Only the job with this id.")]
 HeadOption = Annotated[
-    str | None, typer.Option(help="Only if this commit is under test; seven characters do.")
+    str | None,
+    typer.Option(help="Only if this is the head under test: its hash, or seven characters of it."),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")]
 
 
-class Answer(NamedTuple):
-    """What one workflow said.
+class Result(NamedTuple):
+    """The result of an update of one workflow.
 
     Attributes:
-        workflow_id: Whose answer.
-        taken: What it took; None if it accepted and does it later, or did not take it.
-        error: Why it did not take it.
+        workflow_id: The workflow.
+        taken: The jobs that it took; None if it accepted the update and executes it later, or if
+            the update failed.
+        error: Why the update failed.
     """
 
     workflow_id: str
@@ -67,8 +65,13 @@ class Answer(NamedTuple):
     error: UsageError | InfrastructureError | None = None
 
     @property
+    def name(self) -> str:
+        """The pull request's name on the command line."""
+        return self.workflow_id.removeprefix("pr/")
+
+    @property
     def refusal(self) -> str | None:
-        """Why nothing happens, in a sentence; None if something does."""
+        """Why nothing is done, in a sentence; None if something is."""
         if self.error is not None:
             return str(self.error)
         return self.taken.refusal if self.taken is not None else None
@@ -81,41 +84,40 @@ def restart(
     pr: Annotated[str | None, typer.Option("--pr", help="The same as the argument.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Failed jobs.")] = False,
     all_jobs: Annotated[bool, typer.Option("--all", help="All jobs.")] = False,
-    platform: PlatformOption = None,
-    package: PackageOption = None,
-    kind: KindOption = None,
-    revdep: RevdepOption = None,
-    job: JobOption = None,
-    cause: Annotated[str | None, typer.Option(help="Only errors with this cause.")] = None,
-    incident: Annotated[int | None, typer.Option(help="Only what this incident hit.")] = None,
+    platform: opt.Platform = None,
+    package: opt.Package = None,
+    kind: opt.Kind = None,
+    revdep: opt.Revdep = None,
+    job: opt.Job = None,
+    cause: opt.Cause = None,
+    incident: Annotated[int | None, typer.Option(help="Only jobs that this incident hit.")] = None,
     head: HeadOption = None,
-    dry_run: DryRunOption = False,
-    temporal: TemporalOption = None,
-    as_json: JsonOption = False,
+    dry_run: opt.DryRun = False,
+    temporal: opt.Temporal = None,
+    as_json: opt.Json = False,
 ) -> None:
-    """Starts jobs again: by default those that the CI itself lost.
+    """Restarts jobs, by default errored ones.
 
-    Without a pull request, everything that matches at the current heads of all open ones. A
-    job that runs already is left alone, so two who restart the same restart it once.
+    Without a pull request, all jobs that match at the current heads of all open ones. A
+    running job is left alone, so that two restarts of the same job restart it once.
     """
     if pull_request is not None and pr is not None and pull_request != pr:
-        raise UsageError(f"give one pull request: {pull_request!r} or {pr!r}")
+        raise UsageError(f"two pull requests, {pull_request!r} and {pr!r}: give one")
     if failed and all_jobs:
         raise UsageError("--failed and --all exclude each other")
-    known = cause_of(cause)
-    if known is not None and (failed or all_jobs):
-        raise UsageError("--cause is about errors: it excludes --failed and --all")
+    if cause is not None and (failed or all_jobs):
+        raise UsageError("--cause selects errored jobs: it excludes --failed and --all")
     narrowed = selector_of(platform, package, kind, revdep, job, head)
     which = RestartWhich.FAILED if failed else RestartWhich.ERRORED
     selector = RestartSelector(
-        **narrowed.model_dump(), which=RestartWhich.ALL if all_jobs else which, cause=known
+        **narrowed.model_dump(), which=RestartWhich.ALL if all_jobs else which, cause=cause
     )
     if incident is not None and (failed or all_jobs):
-        raise UsageError("--incident is about errors: it excludes --failed and --all")
+        raise UsageError("--incident selects errored jobs: it excludes --failed and --all")
     named = pull_request or pr
     if named is not None:
         if incident is not None:
-            raise UsageError("--incident knows its pull requests: give one of both")
+            raise UsageError("give either a pull request or --incident")
         update = RestartUpdate(selector=selector, preview=dry_run)
         asyncio.run(_one(target_of(named).workflow_id, update, temporal, as_json=as_json))
         return
@@ -123,7 +125,7 @@ def restart(
         raise UsageError("--head needs a pull request")
     if selector == RestartSelector() and incident is None:
         raise UsageError(
-            "say what to restart: a pull request, --cause, --platform, --package, --kind, "
+            "give what to restart: a pull request, --cause, --platform, --package, --kind, "
             "--revdep, --job or --incident"
         )
     if selector == RestartSelector(which=RestartWhich.ALL):
@@ -135,19 +137,19 @@ def restart(
 
 def cancel(
     pull_request: Annotated[str, typer.Argument(help="OWNER/REPO/NUMBER.")],
-    platform: PlatformOption = None,
-    package: PackageOption = None,
-    kind: KindOption = None,
-    revdep: RevdepOption = None,
-    job: JobOption = None,
+    platform: opt.Platform = None,
+    package: opt.Package = None,
+    kind: opt.Kind = None,
+    revdep: opt.Revdep = None,
+    job: opt.Job = None,
     head: HeadOption = None,
-    dry_run: DryRunOption = False,
-    temporal: TemporalOption = None,
-    as_json: JsonOption = False,
+    dry_run: opt.DryRun = False,
+    temporal: opt.Temporal = None,
+    as_json: opt.Json = False,
 ) -> None:
-    """Stops jobs of a pull request, all that are undecided if nothing narrows them.
+    """Cancels jobs of a pull request, by default all undecided ones.
 
-    `opam-ci restart` brings them back.
+    `opam-ci restart` restarts them.
     """
     selector = selector_of(platform, package, kind, revdep, job, head)
     update = CancelUpdate(selector=selector, preview=dry_run)
@@ -157,26 +159,26 @@ def cancel(
 def selector_of(
     platform: str | None,
     package: str | None,
-    kind: str | None,
+    kind: JobKind | None,
     revdep: str | None,
     job: str | None,
     head: str | None,
 ) -> JobSelector:
-    """Reads which jobs are meant.
+    """Returns the selector that the options describe.
 
     Raises:
-        UsageError: An option is empty, too long, or no such kind or commit.
+        UsageError: An option is empty or too long, or the head is not a commit.
     """
-    given = {"platform": platform, "package": package, "revdep": revdep, "job": job}
-    for name, value in given.items():
+    names = {"platform": platform, "package": package, "revdep": revdep, "job": job}
+    for name, value in names.items():
         if value is not None and not value.strip():
             raise UsageError(f"--{name} is empty; leave it out to take all")
     try:
         return JobSelector.model_validate(
-            given | {"kind": one_of(JobKind, kind, "kind"), "head": head_of(head) if head else None}
+            {**names, "kind": kind, "head": head_of(head) if head else None}
         )
     except ValidationError as error:
-        raise refused(error) from error
+        raise UsageError(problems(error)) from error
 
 
 async def _one(
@@ -187,29 +189,30 @@ async def _one(
     as_json: bool,
 ) -> None:
     pull_requests = PullRequests(await connected(Settings(), temporal=temporal))
-    answer = await _ask(pull_requests, workflow_id, update)
-    if answer.refusal is not None:
-        raise UsageError(answer.refusal)
+    result = await _update(pull_requests, workflow_id, update)
+    if result.refusal is not None:
+        raise UsageError(result.refusal)
     if as_json:
-        print_json(as_line(answer, preview=update.preview))
+        print_json(as_line(result, preview=update.preview))
         return
-    for line in lines_of(answer, update):
+    for line in lines_of(result, update):
         typer.echo(line)
 
 
-async def _ask(
+async def _update(
     pull_requests: PullRequests, workflow_id: str, update: RestartUpdate | CancelUpdate
-) -> Answer:
+) -> Result:
     if isinstance(update, RestartUpdate):
         taken = await pull_requests.restart_jobs(workflow_id, update)
     else:
         taken = await pull_requests.cancel_jobs(workflow_id, update)
     if taken is None and update.preview:
         raise InfrastructureError(
-            f"{workflow_id} cannot tell now: the index may be away; nothing was changed",
+            f"{workflow_id} did not return a preview in time: the index may be unavailable; "
+            "nothing was changed",
             cause=Cause.STORAGE,
         )
-    return Answer(workflow_id, taken)
+    return Result(workflow_id, taken)
 
 
 async def _many(
@@ -222,8 +225,8 @@ async def _many(
 ) -> None:
     settings = Settings()
     with opened_index(settings) as index:
-        asked = await asyncio.to_thread(requests_for, index, selector, incident)
-    if not asked:
+        updates = await asyncio.to_thread(selectors_for, index, selector, incident)
+    if not updates:
         raise UsageError(
             "nothing matches at the current heads of open pull requests; `opam-ci errors` "
             "shows what is errored"
@@ -231,49 +234,49 @@ async def _many(
     pull_requests = PullRequests(await connected(settings, temporal=temporal))
     limit = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(workflow_id: str, selectors: Sequence[RestartSelector]) -> Answer:
+    async def send(workflow_id: str, selectors: Sequence[RestartSelector]) -> Result:
         async with limit:
-            answers = []
+            results = []
             for each in selectors:
                 update = RestartUpdate(selector=each, preview=dry_run)
                 try:
-                    answers.append(await _ask(pull_requests, workflow_id, update))
+                    results.append(await _update(pull_requests, workflow_id, update))
                 except (UsageError, InfrastructureError) as error:
-                    answers.append(Answer(workflow_id, error=error))
+                    results.append(Result(workflow_id, error=error))
                     break
-            return joined(workflow_id, answers)
+            return joined(workflow_id, results)
 
-    answers = await asyncio.gather(*(ask(name, selectors) for name, selectors in asked.items()))
-    for answer in answers:
+    results = await asyncio.gather(*(send(name, selectors) for name, selectors in updates.items()))
+    for result in results:
         if as_json:
-            print_json(as_line(answer, preview=dry_run))
+            print_json(as_line(result, preview=dry_run))
         else:
-            typer.echo(brief(answer))
+            typer.echo(brief(result))
     if not as_json:
-        typer.echo(tally(answers, preview=dry_run))
-    silent = [each.error for each in answers if isinstance(each.error, InfrastructureError)]
-    if silent:
+        typer.echo(tally(results, preview=dry_run))
+    failed = [each.error for each in results if isinstance(each.error, InfrastructureError)]
+    if failed:
         raise InfrastructureError(
-            f"{len(silent)} of {len(answers)} pull requests did not answer; repeat the command: "
+            f"{len(failed)} of {len(results)} pull requests did not answer; repeat the command: "
             "what was restarted is left alone",
-            cause=silent[0].cause,
+            cause=failed[0].cause,
         )
-    if all(each.refusal is not None for each in answers):
-        raise UsageError("nothing was restarted: no pull request took it")
+    if all(each.refusal is not None for each in results):
+        raise UsageError("nothing was restarted: all pull requests refused")
 
 
-def requests_for(
+def selectors_for(
     index: Index, selector: RestartSelector, incident: int | None
 ) -> dict[str, tuple[RestartSelector, ...]]:
-    """Finds whom to ask for what, at the current heads of all open pull requests.
+    """Finds the workflows whose jobs match, at the current heads of all open pull requests.
 
     Args:
-        index: Where to look.
+        index: The job index.
         selector: What to restart.
-        incident: Of what this incident hit alone: then jobs are named by their ids.
+        incident: Only jobs that this incident hit: these are selected by their ids.
 
     Returns:
-        By workflow, those with most jobs first where it is about no incident.
+        Selectors by workflow; without an incident, those with most jobs first.
 
     Raises:
         UsageError: There is no such incident.
@@ -286,8 +289,7 @@ def requests_for(
             for testing in index.counts_by_testing(_filter(selector, standing))
         ]
         return {workflow_of(each): (selector,) for each in testings}
-    if index.incident(incident) is None:
-        raise UsageError(f"there is no incident {incident}; `opam-ci incidents` lists them")
+    find_incident(index, incident)
     hit = (each for each in index.hit_jobs(incident) if selector.narrows_to(each.job))
     return {
         order.workflow_id: tuple(
@@ -299,75 +301,64 @@ def requests_for(
 
 
 def _standings(selector: RestartSelector) -> Iterable[Standing]:
-    """Returns how jobs stand for which a pull request is asked.
+    """Returns the standings of jobs for which a pull request gets an update.
 
-    Not cancelled ones by default: whoever stopped a pull request did not mean the restart of
-    everything that some fault hit.
+    Not cancelled ones by default: a cancelled pull request is not to be restarted with everything
+    that some fault hit.
     """
-    match selector.which:
-        case RestartWhich.ERRORED:
-            return (Standing.ERRORED, Standing.RETRYING)
-        case _:
-            return sorted(selector.standings)
+    if selector.which is RestartWhich.ERRORED:
+        return (Standing.ERRORED, Standing.RETRYING)
+    return sorted(selector.standings)
 
 
 def _filter(selector: RestartSelector, standing: Standing) -> JobFilter:
-    return JobFilter(
-        of=CURRENT,
-        standing=standing,
-        cause=selector.cause,
-        platform=selector.platform,
-        package=selector.package,
-        kind=selector.kind,
-        revdep=selector.revdep,
-        name=selector.job,
-    )
+    same = selector.model_dump(include={"cause", "platform", "package", "kind", "revdep"})
+    return JobFilter(of=CURRENT, standing=standing, name=selector.job, **same)
 
 
 def _portions(ids: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
     return (ids[first : first + _IDS_AT_ONCE] for first in range(0, len(ids), _IDS_AT_ONCE))
 
 
-def joined(workflow_id: str, answers: Sequence[Answer]) -> Answer:
-    """Makes one answer of those of one workflow: a refusal counts only where all are refusals."""
-    for answer in answers:
-        if answer.error is not None or answer.taken is None:
-            return answer
-    taken = [each.taken for each in answers if each.taken is not None]
+def joined(workflow_id: str, results: Sequence[Result]) -> Result:
+    """Joins the results of one workflow: a refusal counts only if all are refusals."""
+    for result in results:
+        if result.error is not None or result.taken is None:
+            return result
+    taken = [each.taken for each in results if each.taken is not None]
     done = [each for each in taken if each.refusal is None]
     if not done:
-        return answers[0]
+        return results[0]
     platforms = Counter[str]()
     for each in done:
         platforms.update(each.by_platform)
     first = tuple(job for each in done for job in each.first)[:TAKEN_SHOWN]
     jobs = sum(each.jobs for each in done)
-    return Answer(workflow_id, Taken(jobs=jobs, by_platform=dict(platforms), first=first))
+    return Result(workflow_id, Taken(jobs=jobs, by_platform=dict(platforms), first=first))
 
 
-def as_line(answer: Answer, *, preview: bool) -> dict[str, object]:
-    """Returns an answer as a line of JSON."""
-    taken = answer.taken or Taken()
+def as_line(result: Result, *, preview: bool) -> dict[str, object]:
+    """Returns a result as a line of JSON."""
+    taken = result.taken or Taken()
     return {
-        "workflow": answer.workflow_id,
+        "workflow": result.workflow_id,
         "jobs": taken.jobs,
         "by_platform": taken.by_platform,
         "first": list(taken.first),
         "preview": preview,
-        "pending": answer.taken is None and answer.error is None,
-        "error": answer.refusal,
+        "pending": result.taken is None and result.error is None,
+        "error": result.refusal,
     }
 
 
-def lines_of(answer: Answer, update: RestartUpdate | CancelUpdate) -> Iterable[str]:
-    """Yields what people are told of the answer of one pull request."""
-    name = answer.workflow_id.removeprefix("pr/")
-    if answer.taken is None:
-        yield pending(answer)
+def lines_of(result: Result, update: RestartUpdate | CancelUpdate) -> Iterable[str]:
+    """Yields the lines that show the result of one pull request."""
+    if result.taken is None:
+        yield pending(result)
         return
-    taken = answer.taken
+    taken = result.taken
     done = "restarted" if isinstance(update, RestartUpdate) else "cancelled"
-    yield f"{_jobs(taken.jobs)} of {name} {_verb(taken.jobs, done, preview=update.preview)}"
+    yield f"{_jobs(taken.jobs)} of {result.name} {_verb(taken.jobs, done, preview=update.preview)}"
     if len(taken.by_platform) > 1:
         for platform, number in sorted(taken.by_platform.items()):
             yield f"  {number:,} on {platform or 'no platform (analysis, lint)'}"
@@ -375,32 +366,31 @@ def lines_of(answer: Answer, update: RestartUpdate | CancelUpdate) -> Iterable[s
     for job in shown:
         yield f"  {job}"
     if taken.jobs > len(shown):
-        yield f"  and {taken.jobs - len(shown):,} more; `opam-ci jobs {name}` lists jobs"
+        yield f"  and {taken.jobs - len(shown):,} more; `opam-ci jobs {result.name}` lists jobs"
 
 
-def brief(answer: Answer) -> str:
-    """Returns one line about the answer of one of many pull requests."""
-    name = answer.workflow_id.removeprefix("pr/")
-    if answer.refusal is not None:
-        return f"{name}: not restarted: {answer.refusal}"
-    if answer.taken is None:
-        return pending(answer)
-    some = ", ".join(answer.taken.first[:3])
-    more = answer.taken.jobs - len(answer.taken.first[:3])
-    return f"{name}: {some}" + (f" and {more:,} more" if more > 0 else "")
+def brief(result: Result) -> str:
+    """Returns the line that shows the result of one of many pull requests."""
+    if result.refusal is not None:
+        return f"{result.name}: not restarted: {result.refusal}"
+    if result.taken is None:
+        return pending(result)
+    some = ", ".join(result.taken.first[:3])
+    more = result.taken.jobs - len(result.taken.first[:3])
+    return f"{result.name}: {some}" + (f" and {more:,} more" if more > 0 else "")
 
 
-def pending(answer: Answer) -> str:
-    """Returns what is said of a request that is accepted, and not answered yet."""
+def pending(result: Result) -> str:
+    """Returns the line that shows an update which is accepted and not executed yet."""
     return (
-        f"{answer.workflow_id.removeprefix('pr/')}: accepted, and not done yet: the index may be "
-        "away. It is done as soon as that is back; nothing need be repeated"
+        f"{result.name}: accepted, and not done yet: the index may be "
+        "unavailable. It is done as soon as the index is available; do not repeat it"
     )
 
 
-def tally(answers: Sequence[Answer], *, preview: bool) -> str:
-    """Returns the sum of many answers."""
-    done = [each.taken for each in answers if each.taken is not None and each.refusal is None]
+def tally(results: Sequence[Result], *, preview: bool) -> str:
+    """Returns the line that sums up many results."""
+    done = [each.taken for each in results if each.taken is not None and each.refusal is None]
     number = sum(each.jobs for each in done)
     where = f"{len(done)} pull request{'' if len(done) == 1 else 's'}"
     return f"{_jobs(number)} of {where} {_verb(number, 'restarted', preview=preview)}"

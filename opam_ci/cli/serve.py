@@ -1,4 +1,4 @@
-"""`opam-ci serve`: the process that GitHub talks to."""
+"""`opam-ci serve`: the process that receives GitHub's webhooks."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,11 @@ from typing import Annotated
 import typer
 import uvicorn
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli import services
 from opam_ci.cli.check import find_platforms
 from opam_ci.cli.platforms import chosen_table
+from opam_ci.cli.work import log_to_stderr
 from opam_ci.core.errors import UsageError
 from opam_ci.core.platform_select import embedded
 from opam_ci.core.platforms import Platform
@@ -30,13 +32,13 @@ from opam_ci.worker import collect_rarely, measured
 
 _log = logging.getLogger(__name__)
 
-_ANSWERS_TIMEOUT = 10
-"""Seconds in which requests under way are answered when the process stops; GitHub waits no
-longer for one, and delivers again what was not accepted."""
+_SHUTDOWN_TIMEOUT = 10
+"""Seconds that the server waits for requests in flight when the process stops: GitHub's own
+timeout for a delivery. What was not accepted is delivered again."""
 
 
 class _Server(uvicorn.Server):
-    """Leaves the process's signals to us."""
+    """A server that installs no signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -46,36 +48,20 @@ class _Server(uvicorn.Server):
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8080,
-    temporal: Annotated[
-        str | None, typer.Option(help="Address of the Temporal server [env: OPAM_CI_TEMPORAL].")
-    ] = None,
+    temporal: opt.Server = None,
     platform: Annotated[
         list[str] | None,
         typer.Option(
             help="Build on this platform, name or glob; may be repeated. "
-            "Default: what a machine builds on without images."
+            "Default: those that a machine can build without images."
         ),
     ] = None,
-    platforms: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="TOML file of platforms and pools [env: OPAM_CI_PLATFORMS].",
-        ),
-    ] = None,
-    mirror: Annotated[
-        list[str] | None,
-        typer.Option(help="URL of an opam archive mirror for sources; may be repeated."),
-    ] = None,
-    lint_only: Annotated[bool, typer.Option(help="Stop after analysis and lint.")] = False,
+    platforms: opt.PlatformFile = None,
+    mirror: opt.Mirror = None,
+    lint_only: opt.LintOnly = False,
     build: Annotated[bool, typer.Option(help="Also build in this process.")] = False,
-    attempts: Annotated[
-        int, typer.Option(help="Attempts of a job that meets a CI fault.", min=1, max=20)
-    ] = 5,
-    retry_after: Annotated[
-        float,
-        typer.Option(help="Seconds before the first retry; tripled each time.", min=0.1, max=86400),
-    ] = 60,
+    attempts: opt.Attempts = 5,
+    retry_after: opt.RetryAfter = 60,
 ) -> None:
     """Serves a repository on GitHub: webhooks, workflows, statuses; with --build also builds.
 
@@ -88,11 +74,7 @@ def serve(
         changes["temporal"] = temporal
     if not build:
         changes["pools"] = ()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # A request's URL is nobody's business, and there are many.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr()
     checks = CheckOptions(
         platforms=served_platforms(platforms, platform or []),
         lint_only=lint_only,
@@ -113,10 +95,10 @@ def serve(
 
 
 def served_platforms(file: Path | None, patterns: list[str]) -> tuple[Platform, ...]:
-    """Returns the platforms on which heads are checked, with all the kinds that the file says.
+    """Returns the platforms on which heads are checked, with all kinds of jobs as in the file.
 
     Raises:
-        UsageError: There is no such platform, or the file cannot be used.
+        UsageError: There is no such platform, or the file is invalid.
     """
     names = patterns or [one.name for one in embedded(chosen_table(file))]
     return find_platforms(file, names)
@@ -135,20 +117,20 @@ async def serve_github(
     listen: tuple[str, int],
     ready: Callable[[str], None],
 ) -> None:
-    """Runs receiver and workers until the process is told to stop.
+    """Receives webhooks and runs workers until SIGTERM or SIGINT.
 
     Args:
         settings: Of this process.
         github: Of the GitHub side.
         checks: How heads are checked.
         listen: Address and port for webhooks; port 0 for a free one.
-        ready: Is told the address once everything runs.
+        ready: Called with the address once everything runs.
 
     Raises:
         UsageError: A setting is missing, or the port is taken.
-        InfrastructureError: Something that is needed is away.
+        InfrastructureError: Temporal, GitHub or the index is unavailable.
     """
-    # What is missing is said before anything is started.
+    # Missing settings are reported before anything is started.
     github.policy(checks)
     github.webhook_secret()
     github.credentials()
@@ -190,13 +172,13 @@ async def _receiving(webhook: Webhook, listener: socket.socket) -> AsyncIterator
         application(webhook),
         log_level="warning",
         lifespan="off",
-        timeout_graceful_shutdown=_ANSWERS_TIMEOUT,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield
     finally:
-        # Requests under way are answered first.
+        # Requests in flight are answered first.
         server.should_exit = True
         await task

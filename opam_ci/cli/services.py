@@ -1,7 +1,7 @@
 """The embedded services: Temporal's development server and one worker, as daemons.
 
-Everything they keep is in one state directory, so that a second start finds what the first
-one left: Temporal's database, the job index, the logs.
+All their state is in one directory, so that a second start finds it: Temporal's database, the
+job index, the logs.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from opam_ci.stopping import PROCESS_TIMEOUT
 from opam_ci.workflows import options
 
 DEFAULT_PORT = 7233
-"""Temporal's own."""
+"""Temporal's default."""
 
 UI_PORT_OFFSET = 1000
-"""Where the development server puts its Web UI by default, counted from its port."""
+"""Offset of the Web UI's port from the server's: the development server's default."""
 
 HIGHEST_PORT = 65_535
 
@@ -42,7 +42,7 @@ SEARCH_ATTRIBUTES = {
     key.name: key.indexed_value_type.name.title().replace("_", "")
     for key in options.SEARCH_ATTRIBUTES
 }
-"""What operators find pull requests by, with the command line's names of the types."""
+"""By which operators find pull requests, with the command line's names of the types."""
 
 DYNAMIC_CONFIG = {
     "matching.useNewMatcher": "true",
@@ -51,34 +51,34 @@ DYNAMIC_CONFIG = {
 }
 """Fairness between pull requests needs the first two; priorities work without.
 
-The server looks up an activity's input when the activity starts. By default it keeps 512 KiB of
+The server reads an activity's input when the activity starts. By default it caches 512 KiB of
 events for each of its shards, of which this server has one: less than the inputs of the jobs that
-several platforms have in flight, and it would read most of them from its database.
+several platforms have in flight, so that it would read most of them from its database.
 """
 
 SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL")
-"""How the server keeps its database: appended to, and synced at checkpoints only. Starting
+"""How the server writes its database: appended to, and synced at checkpoints only. Starting
 workflows is two to three times as fast as with SQLite's default, which syncs twice for each
-transaction. A killed server loses nothing; a machine that loses its power may lose the last
-seconds, but the database stays whole (https://sqlite.org/wal.html), and comparing with GitHub
-starts again what is missing."""
+transaction. A killed server loses nothing; a machine that loses power may lose the last
+seconds, but the database stays consistent (https://sqlite.org/wal.html), and the comparison with
+GitHub starts missing checks again."""
 
 START_TIMEOUT = timedelta(seconds=60)
-"""How long the server may take to answer. It needs 0.3 s on an idle machine."""
+"""How long the server may take to start. It needs 0.3 s on an idle machine."""
 
 WORKER_START_TIMEOUT = timedelta(minutes=15)
-"""How long the worker may take to take work: where nobody has made the root file system yet,
-it makes it first, which takes about a minute with a near package mirror."""
+"""How long the worker may take until it polls: without a root file system, it makes one first,
+which takes about a minute with a near package mirror."""
 
 STOP_TIMEOUT = PROCESS_TIMEOUT
 """How long a service may take to end by itself. The server needs 1.4 s; a worker first ends
-the process trees of its builds, and if it hangs says where."""
+the process trees of its builds, and if it hangs logs where."""
 
 READY_FILE = "OPAM_CI_READY_FILE"
-"""Variable that names the file with which a worker says that it takes work."""
+"""Variable with the path of the file that a worker makes when it polls."""
 
 HOME = "OPAM_CI_HOME"
-"""Variable that names the state directory."""
+"""Variable with the path of the state directory."""
 
 
 class Embedded(Frozen):
@@ -88,44 +88,40 @@ class Embedded(Frozen):
         home: The state directory.
         address: Of Temporal, `HOST:PORT`.
         ui_url: Of Temporal's Web UI.
-        temporal_pid: The server's process.
-        temporal_log: Its log.
-        worker_pid: The worker's process, None if there is none.
-        worker_log: Its log.
+        temporal_pid: Pid of the server.
+        worker_pid: Pid of the worker, None if it does not run.
     """
 
     home: Path
     address: str
     ui_url: str
     temporal_pid: int
-    temporal_log: Path
     worker_pid: int | None
-    worker_log: Path
 
 
 def start_temporal(home: Path, *, port: int | None = None, ui_port: int | None = None) -> Embedded:
-    """Starts the Temporal server, or finds it running, and waits until it answers.
+    """Starts the Temporal server, unless it runs, and waits until it serves.
 
     Blocks; from a coroutine, call it with `asyncio.to_thread`.
 
     Args:
-        home: The state directory, made if there is none.
-        port: Where to listen; by default where it runs already, else on 7233.
-        ui_port: For the Web UI; by default `port` + 1000.
+        home: The state directory, made if it does not exist.
+        port: Where to listen; by default the running server's port, else 7233.
+        ui_port: Of the Web UI; by default `port` + 1000.
 
     Raises:
-        UsageError: A port is taken, or the server runs on another port already.
-        InfrastructureError: The server does not come up; nothing is left running.
+        UsageError: A port is in use, or the server already runs on another port.
+        InfrastructureError: The server does not start; no process is left.
     """
-    with _alone(home):
+    with _locked(home):
         running = daemon.find(_state(home, "temporal"))
         if running is None:
             return _start_new_temporal(home, port or DEFAULT_PORT, ui_port)
         notes = running.notes
-        for wish, key, option in ((port, "port", "--port"), (ui_port, "ui_port", "--ui-port")):
-            if wish is not None and str(wish) != notes[key]:
+        for wanted, key, option in ((port, "port", "--port"), (ui_port, "ui_port", "--ui-port")):
+            if wanted is not None and str(wanted) != notes[key]:
                 raise UsageError(
-                    f"the embedded Temporal of {home} already runs with {option} {notes[key]}; "
+                    f"the Temporal server of {home} already runs with {option} {notes[key]}; "
                     "use that, or stop it with `opam-ci down`"
                 )
         _await_temporal(_address(notes), running, _log(home, "temporal"))
@@ -135,29 +131,31 @@ def start_temporal(home: Path, *, port: int | None = None, ui_port: int | None =
 def start_worker(
     home: Path, command: Sequence[str], *, version: str, environment: Mapping[str, str]
 ) -> Embedded:
-    """Starts the worker, or finds it running, and waits until it takes work.
+    """Starts the worker, unless it runs, and waits until it polls.
 
-    The worker says so itself, with `announce_ready`.
+    The worker reports that itself, with `announce_ready`.
 
     Args:
         home: The state directory; its Temporal server runs.
         command: Absolute path of a program, and its arguments.
-        version: Of the worker's code and settings: a worker with another one is replaced.
+        version: Of the worker's code and settings: a worker of another version is replaced.
         environment: Variables for the worker, in addition to this process's own.
 
     Raises:
         UsageError: The Temporal server does not run.
-        InfrastructureError: The worker does not come up; it is not left running.
+        InfrastructureError: The worker does not start; no process is left.
     """
-    with _alone(home):
+    with _locked(home):
         temporal = daemon.find(_state(home, "temporal"))
         if temporal is None:
-            raise UsageError("the embedded Temporal does not run; start it with `opam-ci up`")
+            raise UsageError(
+                "the embedded Temporal server does not run; start it with `opam-ci up`"
+            )
         notes = {"version": version, "address": _address(temporal.notes)}
         running = daemon.find(_state(home, "worker"))
         ready = home / "run" / "worker.ready"
         if running is not None and (running.notes != notes or not ready.exists()):
-            daemon.stop(running, patience=STOP_TIMEOUT)
+            daemon.stop(running, timeout=STOP_TIMEOUT)
             running = None
         if running is None:
             ready.unlink(missing_ok=True)
@@ -180,13 +178,13 @@ def start_worker(
 
 
 def announce_ready() -> None:
-    """Tells whoever started this worker that it takes work. Elsewhere, it does nothing."""
+    """Reports that this worker polls, if `start_worker` started it."""
     if path := os.environ.get(READY_FILE):
         Path(path).touch()
 
 
 def code_version() -> str:
-    """Returns what changes with every edit of the product: the worker then has to be replaced."""
+    """Returns a fingerprint of the product's files: after an edit, the worker is replaced."""
     product = Path(__file__).resolve().parents[1]
     files = sorted(product.rglob("*.py"))
     return f"{len(files)}-{max(file.stat().st_mtime_ns for file in files)}"
@@ -201,10 +199,10 @@ def stop(home: Path) -> tuple[str, ...]:
     if not home.exists():
         return ()
     stopped = []
-    with _alone(home):
+    with _locked(home):
         for name in ("worker", "temporal"):
             if (running := daemon.find(_state(home, name))) is not None:
-                daemon.stop(running, patience=STOP_TIMEOUT)
+                daemon.stop(running, timeout=STOP_TIMEOUT)
                 stopped.append(name)
             _state(home, name).unlink(missing_ok=True)
     return tuple(stopped)
@@ -222,20 +220,20 @@ def _start_new_temporal(home: Path, port: int, ui_port: int | None) -> Embedded:
         ui_port = above if above <= HIGHEST_PORT else port - UI_PORT_OFFSET
     ports.require_free(port, option="--port")
     ports.require_free(ui_port, option="--ui-port")
-    words = [
+    command = [
         *(_temporal_program(), "server", "start-dev", "--log-level", "warn"),
         *("--db-filename", str(home / "temporal.db"), "--ip", ports.LOOPBACK),
         *("--port", str(port), "--ui-port", str(ui_port)),
     ]
     for name, kind in SEARCH_ATTRIBUTES.items():
-        words += ["--search-attribute", f"{name}={kind}"]
+        command += ["--search-attribute", f"{name}={kind}"]
     for pragma in SQLITE_PRAGMAS:
-        words += ["--sqlite-pragma", pragma]
+        command += ["--sqlite-pragma", pragma]
     for key, value in DYNAMIC_CONFIG.items():
-        words += ["--dynamic-config-value", f"{key}={value}"]
+        command += ["--dynamic-config-value", f"{key}={value}"]
     log = _log(home, "temporal")
     notes = {"port": str(port), "ui_port": str(ui_port)}
-    running = daemon.start(_state(home, "temporal"), log, words, notes=notes)
+    running = daemon.start(_state(home, "temporal"), log, command, notes=notes)
     _await_temporal(_address(notes), running, log)
     return _embedded(home, running)
 
@@ -249,14 +247,14 @@ def _temporal_program() -> str:
 
 
 def _await_temporal(address: str, running: daemon.Daemon, log: Path) -> None:
-    def answers() -> bool:
-        return asyncio.run(_answers(address))
+    def serves() -> bool:
+        return asyncio.run(_serves(address))
 
-    _await("the Temporal server", answers, running, log, START_TIMEOUT)
+    _await("the Temporal server", serves, running, log, START_TIMEOUT)
 
 
-async def _answers(address: str) -> bool:
-    """Tells whether the server serves: its namespace is there, with our search attributes."""
+async def _serves(address: str) -> bool:
+    """Returns whether the server serves: its namespace exists, with our search attributes."""
     client = await Client.connect(address, namespace=NAMESPACE, lazy=True)
     limit = timedelta(seconds=5)
     try:
@@ -276,16 +274,16 @@ async def _answers(address: str) -> bool:
 def _await(
     what: str, ready: Callable[[], bool], running: daemon.Daemon, log: Path, limit: timedelta
 ) -> None:
-    """Waits for a service, and ends it if it does not come up in time."""
+    """Waits for a service, and ends it if it does not start in time."""
     deadline = time.monotonic() + limit.total_seconds()
     while not ready():
         if running.alive and time.monotonic() < deadline:
             time.sleep(0.02)
             continue
-        how = "does not answer" if running.alive else "ended at once"
-        daemon.stop(running, patience=STOP_TIMEOUT)
+        problem = "does not start in time" if running.alive else "ended at once"
+        daemon.stop(running, timeout=STOP_TIMEOUT)
         raise InfrastructureError(
-            f"{what} {how}; the end of its log, {log}:\n{daemon.last_lines(log)}",
+            f"{what} {problem}; the end of its log, {log}:\n{daemon.last_lines(log)}",
             cause=Cause.UNKNOWN,
         )
 
@@ -297,9 +295,7 @@ def _embedded(home: Path, temporal: daemon.Daemon) -> Embedded:
         address=_address(temporal.notes),
         ui_url=f"http://{ports.LOOPBACK}:{temporal.notes['ui_port']}",
         temporal_pid=temporal.pid,
-        temporal_log=_log(home, "temporal"),
         worker_pid=None if worker is None else worker.pid,
-        worker_log=_log(home, "worker"),
     )
 
 
@@ -316,7 +312,7 @@ def _log(home: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def _locked(home: Path) -> Iterator[None]:
     """Holds the state directory's lock: two commands at once start one server."""
     try:
         (home / "run").mkdir(parents=True, exist_ok=True, mode=0o700)

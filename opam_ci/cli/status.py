@@ -1,4 +1,4 @@
-"""`opam-ci status`: pull requests and what is wrong with them, or one of them with its jobs."""
+"""`opam-ci status`: the latest pull requests and their states, or one with its jobs."""
 
 import asyncio
 import json
@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 from temporalio.client import Client, WorkflowExecution
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli.lookup import target_of
-from opam_ci.cli.operate import JsonOption, TemporalOption, summary_of
+from opam_ci.cli.operate import print_items, summary_of
 from opam_ci.cli.render import print_summary, whole_state
 from opam_ci.cli.session import connected
-from opam_ci.cli.tables import Column, Listing, note, output, print_listing
+from opam_ci.cli.tables import Column, Listing, output
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 
@@ -22,10 +23,10 @@ def status(
     pull_request: Annotated[
         str | None, typer.Argument(help="OWNER/REPO/NUMBER; none lists all.")
     ] = None,
-    temporal: TemporalOption = None,
-    as_json: JsonOption = False,
+    temporal: opt.Temporal = None,
+    as_json: opt.Json = False,
 ) -> None:
-    """Shows one pull request's jobs, or the latest pull requests and what is wrong with them.
+    """Shows one pull request's jobs, or the latest pull requests and their states.
 
     The first is a report. Of the second, in a pipe, tabs separate: pull request, state, causes,
     head, workflow, since (UTC).
@@ -47,18 +48,11 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
 
 async def _list(client: Client, *, as_json: bool) -> None:
     found = [
-        execution
+        _values(execution)
         async for execution in client.list_workflows(
             "WorkflowType = 'PullRequestWorkflow'", limit=_LISTED
         )
     ]
-    if as_json:
-        for execution in found:
-            typer.echo(_as_json(execution))
-        return
-    if not found:
-        note("no checks yet; `opam-ci check --help` tells how to start")
-        return
     listing = Listing(
         Column("pull request", is_key=True),
         Column("state"),
@@ -67,9 +61,9 @@ async def _list(client: Client, *, as_json: bool) -> None:
         Column("workflow", drop=1),
         Column("since (UTC)", drop=2),
     )
-    for execution in found:
-        listing.add(*_values(execution).values())
-    print_listing(listing)
+    for values in found:
+        listing.add(*values.values())
+    print_items(found, listing, as_json=as_json, none="no checks yet; see `opam-ci check --help`")
 
 
 def _values(execution: WorkflowExecution) -> dict[str, str]:
@@ -82,7 +76,3 @@ def _values(execution: WorkflowExecution) -> dict[str, str]:
         "workflow": execution.status.name.lower() if execution.status else "",
         "since": f"{execution.start_time:%Y-%m-%d %H:%M}",
     }
-
-
-def _as_json(execution: WorkflowExecution) -> str:
-    return json.dumps(_values(execution))

@@ -1,4 +1,4 @@
-"""What the embedded default needs of the machine it runs on."""
+"""What the embedded installation needs of its machine."""
 
 import subprocess
 import sys
@@ -17,49 +17,49 @@ def require() -> None:
 
     Raises:
         UsageError: Debian packages, subordinate ids or user namespaces are missing; its text
-            holds the one command to run first.
+            has the one command to run first.
     """
     packages = debian.missing()
     if packages or debian.id_commands():
-        raise UsageError(_complaint(packages))
+        raise UsageError(_problem(packages))
     if trouble := namespace_trouble(sandbox.rights()):
         raise UsageError(trouble)
 
 
-def install(tell: Callable[[str], None]) -> None:
+def install(report: Callable[[str], None]) -> None:
     """Installs Debian packages and adds subordinate ids, for commands that set a machine up.
 
     Args:
-        tell: Receives a line before anything is changed.
+        report: Receives a line before anything is changed.
 
     Raises:
-        UsageError: This user may not, or user namespaces are forbidden, which is for the
-            machine's owner to change; its text holds the one command to run first.
-        InfrastructureError: A command failed; its own words are on stderr.
+        UsageError: This user may not, or user namespaces are disabled, which only the machine's
+            owner can change; the text has the one command to run first.
+        InfrastructureError: A command failed; its output is on stderr.
     """
     packages = debian.missing()
     if packages or debian.id_commands():
         if not (debian.may_install() if packages else debian.may_become_root()):
-            raise UsageError(_complaint(packages))
+            raise UsageError(_problem(packages))
         by_hand = debian.command_for_people(packages)
-        tell(f"installing {_lacking(packages)}")
-        for words in debian.commands(packages):
-            _run(words, by_hand)
+        report(f"installing {_lacking(packages)}")
+        for command in debian.commands(packages):
+            _run(command, by_hand)
     if still := debian.missing():
         raise InfrastructureError(
-            f"apt-get reports success, and yet these are missing: {' '.join(still)}",
+            f"apt-get succeeded, but these packages are missing: {' '.join(still)}",
             cause=Cause.PACKAGE_MIRROR,
         )
     require()
 
 
-def _run(words: list[str], by_hand: str) -> None:
-    # Its output belongs with the progress, not with a command's result.
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)  # noqa: S603 - fixed words
+def _run(command: list[str], by_hand: str) -> None:
+    # Its output is progress: stdout is for the result of the command.
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)  # noqa: S603 - fixed arguments
     if done.returncode != 0:
         raise InfrastructureError(
-            f"`{' '.join(words)}` ended with {done.returncode}; run this by hand: {by_hand}",
-            cause=Cause.PACKAGE_MIRROR if "apt-get" in words else Cause.SANDBOX,
+            f"`{' '.join(command)}` ended with {done.returncode}; run this by hand: {by_hand}",
+            cause=Cause.PACKAGE_MIRROR if "apt-get" in command else Cause.SANDBOX,
         )
 
 
@@ -70,11 +70,11 @@ def _lacking(packages: list[str]) -> str:
     return " and ".join([*names, *([ids] if debian.id_commands() else [])])
 
 
-def _complaint(packages: list[str]) -> str:
+def _problem(packages: list[str]) -> str:
     if packages and not debian.has_apt():
         return (
-            f"{', '.join(packages)} missing, and there is no apt-get to install them with: "
-            "the embedded default runs on Debian and Ubuntu"
+            f"these packages are missing: {', '.join(packages)}; they cannot be installed without "
+            "apt-get: the embedded installation needs Debian or Ubuntu"
         )
     return (
         f"this machine lacks {_lacking(packages)}; run this first: "

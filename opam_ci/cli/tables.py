@@ -1,12 +1,12 @@
 """Lists on standard output: for people at a terminal of any width, and for tools in a pipe.
 
-At a terminal, a list is a table. Where it is too narrow for one, columns are dropped, those first
-that matter least, and where even that is not enough, each row is a block of lines. Text is wrapped
-at words. Nothing is ever cut: a word longer than a line is left to the terminal, so that a name can
-be copied whole.
+At a terminal, a list is a table. If the terminal is too narrow, columns are dropped, the least
+important first, and if that is not enough, each row is a block of lines. Text is wrapped at words.
+Nothing is ever truncated: the terminal wraps a word longer than a line, so that a whole name can be
+copied.
 
-In a pipe, a list is what `gh` prints there: a row a line, all columns, separated by tabs, without
-headings or colour. `NO_COLOR` and `COLUMNS` are respected at a terminal, by rich.
+In a pipe, the format is that of `gh`: a row a line, all columns, separated by tabs, without
+headings or colour. rich respects `NO_COLOR` and `COLUMNS` at a terminal.
 """
 
 import sys
@@ -22,8 +22,8 @@ from rich.text import Text
 
 from opam_ci.core.result_text import printable
 
-_ENDLESS = 1_000_000
-"""Columns of what is no terminal: more than any line of ours has."""
+_UNLIMITED = 1_000_000
+"""Width of an output that is not a terminal: more than any line has."""
 
 _GAP = Text("  ")
 
@@ -32,10 +32,10 @@ class Column(NamedTuple):
     """A column of a list.
 
     Attributes:
-        heading: What stands above it.
-        is_key: Whether it is part of the row's name: such cells begin a block.
-        wraps: Width in characters from which on it is wrapped at words; None never wraps it.
-        drop: When it is dropped: the lowest number first, 0 never.
+        heading: Its heading.
+        is_key: Whether it is part of the row's name: these cells begin a block.
+        wraps: Least width in characters to which it is wrapped at words; None never wraps it.
+        drop: Order in which columns are dropped: the lowest number first, 0 never.
         is_number: Whether its cells are aligned on the right.
     """
 
@@ -49,7 +49,7 @@ class Column(NamedTuple):
 class Listing:
     """Rows under headings, for `Console.print`.
 
-    Not rich's own `Table`: that shrinks columns below the length of a word, and so breaks names.
+    Not rich's `Table`: that shrinks columns below the length of a word, and so breaks names.
 
     Args:
         columns: From left to right.
@@ -60,7 +60,7 @@ class Listing:
         self._rows: list[tuple[Text, ...]] = []
 
     def add(self, *cells: str | Text) -> None:
-        """Adds a row, a cell for each column; control characters in it become spaces."""
+        """Adds a row, a cell for each column; control characters are replaced by spaces."""
         self._rows.append(
             tuple(
                 Text(printable(cell.plain), cell.style)
@@ -71,7 +71,7 @@ class Listing:
         )
 
     def tab_separated(self) -> Iterator[str]:
-        """Yields the rows as tools read them."""
+        """Yields the rows in the format for tools."""
         for row in self._rows:
             yield "\t".join(cell.plain for cell in row)
 
@@ -83,7 +83,7 @@ class Listing:
                 yield from self._block(row, options.max_width)
 
     def _widths(self, width: int) -> dict[int, int]:
-        """Returns the widths of the columns that fit, by index; empty if too few do."""
+        """Returns the widths of the columns that fit, by index; empty if not all key columns do."""
         natural = [self._longest(index) for index in range(len(self._columns))]
         least = [
             natural[index]
@@ -140,7 +140,7 @@ class Listing:
             for column, cell in pairs
             if not column.is_key
         )
-        # rich wraps either inside long words, too, or not at all.
+        # rich wraps inside long words too, or not at all.
         start = 0
         for words in textwrap.wrap(
             rest.plain, max(1, width - len(_GAP)), break_long_words=False, break_on_hyphens=False
@@ -150,11 +150,11 @@ class Listing:
 
 
 def output() -> Console:
-    """Returns the console of standard output, which has no end where that is no terminal."""
+    """Returns the console of standard output, of unlimited width if that is not a terminal."""
     if sys.stdout.isatty():
         return Console()
-    # FORCE_COLOR, which many a CI sets, does not make a terminal of a pipe.
-    return Console(width=_ENDLESS, force_terminal=False)
+    # FORCE_COLOR, which many CIs set, does not make a pipe a terminal.
+    return Console(width=_UNLIMITED, force_terminal=False)
 
 
 def print_listing(listing: Listing) -> None:
@@ -167,5 +167,5 @@ def print_listing(listing: Listing) -> None:
 
 
 def note(text: str) -> None:
-    """Prints a line to standard error: standard output is for results, in a pipe for rows alone."""
+    """Prints a line to standard error: standard output is for results only."""
     typer.echo(text, err=True)

@@ -1,11 +1,10 @@
-"""`opam-ci up`: sets a machine up, starts the embedded services and shows that they work."""
+"""`opam-ci up`: sets up a machine, starts the embedded services and tests them."""
 
 import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
 
@@ -17,8 +16,6 @@ from opam_ci.cli.check import find_revision, run_check
 from opam_ci.cli.render import View, make_view, print_summary
 from opam_ci.cli.services import Embedded
 from opam_ci.cli.tables import output
-from opam_ci.clients.opam_lint import OpamLint
-from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.store import ArtifactStore
 from opam_ci.connection import connect
 from opam_ci.core.job_errors import InfrastructureError
@@ -31,58 +28,37 @@ from opam_ci.core.summary import Summary
 from opam_ci.settings import Settings
 from opam_ci.worker import make_lint, make_runner
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 EXAMPLE_RETRY = RetrySettings(initial_interval=timedelta(seconds=3), backoff_coefficient=1.0)
-"""A retry that a person can wait for: the example's fault is gone within half a second."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What `bring_up` puts together, in the order of use.
-
-    Attributes:
-        install_packages: Installs missing Debian packages.
-        start_temporal: Starts the server, or finds it.
-        make_root: Makes the root file system, unless it is there.
-        start_worker: Starts the worker, or finds it.
-        check: Checks a pull request through them and returns its last state.
-    """
-
-    install_packages: Callable[[Tell], None]
-    start_temporal: Callable[[], Embedded]
-    make_root: Callable[[Tell], None]
-    start_worker: Callable[[Embedded], Embedded]
-    check: Callable[[Embedded, example.Example, View], Summary]
+"""A retry interval for a waiting person: the example's fault is repaired within half a second."""
 
 
 class Progress:
-    """Says on stderr which step is under way, and the seconds since the start."""
+    """Prints to stderr the current step, and the seconds since the start."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._step = 0
         self._started = time.monotonic()
 
-    def tell(self, words: str) -> None:
-        """Says something about the step that is under way."""
+    def report(self, text: str) -> None:
+        """Prints a line about the current step."""
         elapsed = time.monotonic() - self._started
-        print(
-            f"{elapsed:5.0f} s  [{self._step}/{self._steps}] {words}", file=sys.stderr, flush=True
-        )
+        print(f"{elapsed:5.0f} s  [{self._step}/{self._steps}] {text}", file=sys.stderr, flush=True)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Names the next step, and says when it is done and how long it took."""
+        """Prints the name of the next step, and at its end how long it took."""
         self._step += 1
-        self.tell(name)
+        self.report(name)
         begun = time.monotonic()
         yield
-        self.tell(f"{name}: done in {time.monotonic() - begun:.1f} s")
+        self.report(f"{name}: done in {time.monotonic() - begun:.1f} s")
 
 
 class _RepairingView:
-    """Shows the example's check, and ends the source host's fault once it is on record."""
+    """Shows the example's check, and repairs the source host once a job has recorded its fault."""
 
     def __init__(self, inner: View, repair: Callable[[Summary], None]) -> None:
         self._inner = inner
@@ -104,7 +80,7 @@ class Shown(Frozen):
 
     Attributes:
         version: Of the code that checked it.
-        summary: What it came to.
+        summary: The last state.
     """
 
     version: str
@@ -112,41 +88,43 @@ class Shown(Frozen):
 
 
 def bring_up(
-    settings: Settings, parts: Parts, view: Callable[[], View] | None
+    settings: Settings, *, port: int | None, ui_port: int | None, view: View | None
 ) -> tuple[Embedded, Summary | None]:
-    """Goes through all steps; each is a matter of moments where its result is there already.
+    """Executes all steps; a step whose result exists takes a moment.
 
     Args:
         settings: Of the embedded installation.
-        parts: What the steps do.
-        view: Makes what shows the check of the example; None leaves the example out.
+        port: Port for the Temporal server.
+        ui_port: Port for its Web UI.
+        view: Shows the example's check; None skips the example.
 
     Returns:
-        The running services, and what the example came to.
+        The running services, and the last state of the example.
 
     Raises:
-        UsageError: The machine lacks something, or a port is taken.
-        InfrastructureError: Something of ours failed, or the example came to the wrong end.
+        UsageError: The machine lacks something, or a port is in use.
+        InfrastructureError: A step failed, or the example has unexpected outcomes.
     """
     progress = Progress(steps=4 if view is None else 5)
     with progress.step("Debian packages"):
-        parts.install_packages(progress.tell)
-    # First the server: that a port is taken is said before a minute's work, not after.
+        system.install(progress.report)
+    # The server first: a port in use is reported before a minute's work, not after.
     with progress.step("Temporal server"):
-        embedded = parts.start_temporal()
+        embedded = services.start_temporal(settings.home, port=port, ui_port=ui_port)
+    settings = settings.model_copy(update={"temporal": embedded.address})
     with progress.step("root file system for builds"):
-        parts.make_root(progress.tell)
+        asyncio.run(_make_root(settings, progress.report))
     with progress.step("worker"):
-        embedded = parts.start_worker(embedded)
+        embedded = session.start_worker(settings)
     summary = None
     if view is not None:
         with progress.step("example pull request with real builds"), example.source_host() as host:
             made = example.create(settings.home / "example", host.url)
-            repairing = _RepairingView(view(), example.repair_when_noticed(host))
-            summary = parts.check(embedded, made, repairing)
+            repairing = _RepairingView(view, example.repair_when_noticed(host))
+            summary = asyncio.run(_check(settings, made, repairing))
         if wrong := example.discrepancies(summary):
             raise InfrastructureError(
-                "the example did not come to the end it was made for: " + "; ".join(wrong),
+                "the example has unexpected outcomes: " + "; ".join(wrong),
                 cause=Cause.UNKNOWN,
             )
     return embedded, summary
@@ -163,42 +141,32 @@ def up(
         bool | None,
         typer.Option(
             "--example/--no-example",
-            help="Check the example pull request; default: unless this version has done so.",
+            help="Check the example pull request; default: unless this version has checked it.",
         ),
     ] = None,
 ) -> None:
     """Sets everything up, starts it, and checks an example pull request with real builds.
 
-    Installs Debian packages where it may, makes the root file system, and starts the Temporal
-    server and a worker in the background. Run it again at any time: what is there is used.
+    Installs Debian packages if permitted, makes the root file system, and starts the Temporal
+    server and a worker in the background. It may be run again at any time: what exists is used.
     """
     settings = Settings()
-    parts = Parts(
-        install_packages=system.install,
-        start_temporal=lambda: services.start_temporal(settings.home, port=port, ui_port=ui_port),
-        make_root=lambda tell: _make_root(settings, tell),
-        start_worker=lambda embedded: session.start_worker(_at(settings, embedded)),
-        check=lambda embedded, made, view: asyncio.run(_check(_at(settings, embedded), made, view)),
-    )
     shown = _last_shown(settings) if with_example is None else None
     check_it = with_example or (with_example is None and shown is None)
-    embedded, summary = bring_up(
-        settings, parts, (lambda: make_view(as_json=False)) if check_it else None
-    )
+    view = make_view(as_json=False) if check_it else None
+    embedded, summary = bring_up(settings, port=port, ui_port=ui_port, view=view)
     if summary is not None:
         _keep(settings, summary)
-        print(
-            "\nThat is what the example is for: passed, failed, skipped, and passed after a fault"
-        )
-        print("of the CI's own (a source host out of order) by an automatic retry.")
+        print("\nThese are the outcomes of the example: passed, failed, skipped, and passed after")
+        print("an infrastructure fault (a source host that was unavailable) by an automatic retry.")
     elif shown is not None:
         print("The example, as this version has checked it before (--example checks it again):\n")
         print_summary(output(), shown)
-    print(_how_to_look_further(embedded, with_example=check_it or shown is not None))
+    print(_next_steps(embedded, with_example=check_it or shown is not None))
 
 
 def _last_shown(settings: Settings) -> Summary | None:
-    """Returns what the example came to, if it was this very code that checked it."""
+    """Returns the last state of the example, if this version of the code checked it."""
     try:
         shown = Shown.model_validate_json((settings.home / "example.json").read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -211,18 +179,11 @@ def _keep(settings: Settings, summary: Summary) -> None:
     (settings.home / "example.json").write_text(shown.model_dump_json(context=FOR_PEOPLE))
 
 
-def _at(settings: Settings, embedded: Embedded) -> Settings:
-    return settings.model_copy(update={"temporal": embedded.address})
-
-
-def _make_root(settings: Settings, tell: Tell) -> None:
+async def _make_root(settings: Settings, report: Report) -> None:
     runner = make_runner(settings, ArtifactStore.open(settings.store_url))
-    asyncio.run(_prepare(runner, make_lint(settings, tell), tell))
-
-
-async def _prepare(runner: MachineRunner, lint: OpamLint, tell: Tell) -> None:
+    lint = make_lint(settings, report)
     await lint.program.require()
-    await runner.prepare(tell)
+    await runner.prepare(report)
     await lint.program.prepare()
 
 
@@ -235,11 +196,11 @@ async def _check(settings: Settings, made: example.Example, view: View) -> Summa
     return await run_check(client, ref, revision, view)
 
 
-def _how_to_look_further(embedded: Embedded, *, with_example: bool) -> str:
+def _next_steps(embedded: Embedded, *, with_example: bool) -> str:
     hints = {"./opam-ci status": "every pull request and its jobs"}
     if with_example:
         log = "./opam-ci log local/example/branch-example 'build example-type-error'"
-        hints[log] = "why a job came out as it did"
+        hints[log] = "why a job has its outcome"
         hints[f"git --git-dir={embedded.home / 'example'} log -p example"] = "what it submits"
     hints["./opam-ci check --repo CLONE --branch NAME"] = "check a branch of your own clone"
     hints["./opam-ci down"] = "stop; nothing is lost"
@@ -250,7 +211,7 @@ def _how_to_look_further(embedded: Embedded, *, with_example: bool) -> str:
             f"Temporal  {embedded.address}",
             f"state     {embedded.home}",
             "",
-            "Look further:",
+            "Next steps:",
             *(f"  {command}\n      {what}" for command, what in hints.items()),
         ]
     )

@@ -23,58 +23,58 @@ from opam_ci.core.summary import JobState, JobStatus, Summary, activity_id
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 
 POLL_INTERVAL = timedelta(milliseconds=500)
-"""How often the workflow is asked while somebody looks."""
+"""How often the workflow is queried by a watcher."""
 
 _GIVE_UP_AFTER = timedelta(minutes=2)
-"""How long the server may be away before a watcher stops waiting for it."""
+"""How long the server may be unavailable before a watcher gives up."""
 
 
 async def watch(
     client: Client, workflow_id: str, wanted: Callable[[Summary], bool]
 ) -> AsyncIterator[Summary]:
-    """Yields the state of a pull request again and again, until it is as wanted.
+    """Yields the state of a pull request repeatedly, until it is as wanted.
 
     Raises:
-        InfrastructureError: The server stays away for two minutes.
+        InfrastructureError: The server is unavailable for two minutes, or the workflow has ended.
     """
     handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
-    away_since: datetime | None = None
+    unavailable_since: datetime | None = None
     shown: dict[str, JobStatus] = {}
     while True:
         try:
             summary = await handle.query(PullRequestWorkflow.summary)
             described = await handle.describe()
             yield never_back(await with_phases(client, described, summary), shown)
-            away_since = None
+            unavailable_since = None
             if wanted(summary):
                 return
             if described.status is not WorkflowExecutionStatus.RUNNING:
-                # What it said last may have been said before it ended.
+                # The last query may have been answered before the workflow ended.
                 summary = await handle.query(PullRequestWorkflow.summary)
                 yield summary
                 if wanted(summary):
                     return
                 raise InfrastructureError(
-                    f"the workflow {workflow_id} ended before it was done; see the Web UI",
+                    f"the workflow {workflow_id} ended with undecided jobs; see the Web UI",
                     cause=Cause.UNKNOWN,
                 )
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise InfrastructureError(
-                    f"the server does not know the workflow {workflow_id} (any more)",
+                    f"no workflow {workflow_id} on the server (any more)",
                     cause=Cause.UNKNOWN,
                 ) from error
             now = datetime.now(UTC)
-            away_since = away_since or now
-            if now - away_since > _GIVE_UP_AFTER:
+            unavailable_since = unavailable_since or now
+            if now - unavailable_since > _GIVE_UP_AFTER:
                 raise InfrastructureError(
-                    f"the Temporal server has been away for {_GIVE_UP_AFTER}: {error.message}; "
-                    "the check itself goes on there, see `opam-ci status`",
+                    f"the Temporal server has been unavailable for {_GIVE_UP_AFTER}: "
+                    f"{error.message}; the check continues there, see `opam-ci status`",
                     cause=Cause.UNKNOWN,
                 ) from error
         except WorkflowQueryFailedError as error:
             raise InfrastructureError(
-                f"the workflow {workflow_id} does not answer: {error}", cause=Cause.UNKNOWN
+                f"the query of the workflow {workflow_id} failed: {error}", cause=Cause.UNKNOWN
             ) from error
         await asyncio.sleep(POLL_INTERVAL.total_seconds())
 
@@ -82,12 +82,12 @@ async def watch(
 async def with_phases(
     client: Client, described: WorkflowExecutionDescription, summary: Summary
 ) -> Summary:
-    """Returns the summary with what the running attempts' heartbeats add to it.
+    """Returns the summary with the phases from the running attempts' heartbeats.
 
     Args:
         client: Of the server.
         described: The pull request's workflow, as the server describes it.
-        summary: What the workflow says itself.
+        summary: The workflow's.
     """
     if not summary.counts.undecided:
         return summary
@@ -99,18 +99,18 @@ async def with_phases(
             for parent in parents
             for child in parent.raw_description.pending_children
         ]
-        answers = await asyncio.gather(
+        results = await asyncio.gather(
             *(client.get_workflow_handle(child).describe() for child in ids),
             return_exceptions=True,
         )
         parents = []
-        for answer in answers:
-            if isinstance(answer, RPCError):
+        for result in results:
+            if isinstance(result, RPCError):
                 continue
-            if isinstance(answer, BaseException):
-                raise answer
-            parents.append(answer)
-            for pending in answer.raw_description.pending_activities:
+            if isinstance(result, BaseException):
+                raise result
+            parents.append(result)
+            for pending in result.raw_description.pending_activities:
                 running[pending.activity_id] = _facts(client, pending)
 
     rows = tuple(_merge(row, running.get(activity_id(row, summary.head))) for row in summary.jobs)
@@ -118,14 +118,14 @@ async def with_phases(
 
 
 def never_back(summary: Summary, shown: dict[str, JobStatus]) -> Summary:
-    """Returns the summary without jobs that seem to wait again.
+    """Returns the summary without jobs that seem to be queued again.
 
-    An attempt that has just ended is no longer pending, and the pull request's workflow hears of
-    its outcome a moment later: meanwhile it knows the job as queued.
+    An attempt that has just ended is no longer pending, and the pull request's workflow receives
+    its outcome a moment later: in between, the job is queued there.
 
     Args:
-        summary: As it is now.
-        shown: The rows that were shown last, by job id; brought up to date.
+        summary: The current one.
+        shown: The rows that were shown last, by job id; updated.
     """
     rows = []
     for row in summary.jobs:
@@ -155,7 +155,7 @@ def _facts(client: Client, pending: Any) -> dict[str, object]:
                     0
                 ]
             except ValidationError:
-                # A worker of another version says something else; the row does without.
+                # A worker of another version sends other details: the row has none of them.
                 return facts
             if beat.attempt == pending.attempt:
                 facts["phase"] = beat.phase
@@ -167,9 +167,9 @@ def _merge(row: JobStatus, facts: dict[str, object] | None) -> JobStatus:
     if row.outcome is not None:
         return row
     if facts is None:
-        # The workflow has handed it to nobody yet, or waits for the job before it.
-        is_early = row.state is JobState.RUNNING and row.job.platform
-        return row.model_copy(update={"state": JobState.QUEUED}) if is_early else row
+        # The workflow has not scheduled its activity yet, or waits for a job before it.
+        is_unscheduled = row.state is JobState.RUNNING and row.job.platform
+        return row.model_copy(update={"state": JobState.QUEUED}) if is_unscheduled else row
     if row.state is JobState.RETRYING and facts["state"] is JobState.QUEUED:
         return row
     return row.model_copy(update=facts)

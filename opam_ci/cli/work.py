@@ -1,4 +1,4 @@
-"""`opam-ci worker`: a process that takes jobs until it is told to stop."""
+"""`opam-ci worker`: a process that runs jobs until SIGTERM."""
 
 import asyncio
 import logging
@@ -6,15 +6,14 @@ from typing import Annotated
 
 import typer
 
+from opam_ci.cli import command_options as opt
 from opam_ci.cli import services
 from opam_ci.settings import Settings
 from opam_ci.worker import collect_rarely, serve
 
 
 def worker(
-    temporal: Annotated[
-        str | None, typer.Option(help="Address of the Temporal server [env: OPAM_CI_TEMPORAL].")
-    ] = None,
+    temporal: opt.Server = None,
     pool: Annotated[
         list[str] | None, typer.Option(help="Build for this pool; may be repeated.")
     ] = None,
@@ -24,13 +23,13 @@ def worker(
     orchestrate: Annotated[
         bool, typer.Option(help="Also run workflows, analysis and lint, and write the index.")
     ] = True,
-    build: Annotated[bool, typer.Option(help="Build at all.")] = True,
+    build: Annotated[bool, typer.Option(help="Build packages.")] = True,
 ) -> None:
-    """Runs a worker: by default one for all roles.
+    """Runs a worker, by default with all roles.
 
     A fleet has orchestration workers (`--no-build`) and build workers
-    (`--no-orchestrate --pool NAME`). SIGTERM stops it; its running builds go back to the
-    queue and are tried again elsewhere.
+    (`--no-orchestrate --pool NAME`). SIGTERM stops it; its running builds return to the
+    queue and are retried elsewhere.
     """
     settings = Settings()
     changes: dict[str, object] = {"orchestrate": orchestrate}
@@ -42,10 +41,15 @@ def worker(
         changes["pools"] = ()
     if builds is not None:
         changes["builds"] = builds
+    log_to_stderr()
+    collect_rarely()
+    asyncio.run(serve(settings.model_copy(update=changes), ready=services.announce_ready))
+
+
+def log_to_stderr() -> None:
+    """Sets up logging of a process that runs in the background."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # Each scrape asks the SDK for its metrics.
+    # httpx logs the URL of each request: each scrape of the SDK's metrics makes one.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    collect_rarely()
-    asyncio.run(serve(settings.model_copy(update=changes), ready=services.announce_ready))

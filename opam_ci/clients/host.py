@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import psutil
+
 from opam_ci.core.health import Finding
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Cause
@@ -32,16 +34,16 @@ class HostReading(Frozen):
     Attributes:
         free_bytes: Bytes free where builds write.
         free_inodes: Inodes free there, None on a file system without a fixed number of them.
-        memory_bytes: Memory that the kernel can give without swapping, None if not reported.
+        memory_bytes: Memory that the kernel can give without swapping.
     """
 
     free_bytes: int
     free_inodes: int | None
-    memory_bytes: int | None
+    memory_bytes: int
 
 
 def read_host(home: Path) -> HostReading:
-    """Reads the free resources of a machine: two system calls, no process.
+    """Reads what a machine has left: a system call and a file of /proc, no process.
 
     Raises:
         OSError: The directory does not exist or its file system does not respond.
@@ -50,7 +52,7 @@ def read_host(home: Path) -> HostReading:
     return HostReading(
         free_bytes=status.f_bavail * status.f_frsize,
         free_inodes=status.f_favail if status.f_files else None,
-        memory_bytes=_available_memory(Path("/proc/meminfo").read_text(encoding="ascii")),
+        memory_bytes=psutil.virtual_memory().available,
     )
 
 
@@ -68,19 +70,10 @@ def check_host(reading: HostReading, needs: HostNeeds) -> Finding | None:
             detail=f"{needs.home} has {reading.free_inodes} inodes free and needs "
             f"{needs.free_inodes}",
         )
-    if reading.memory_bytes is not None and reading.memory_bytes < needs.memory_bytes:
+    if reading.memory_bytes < needs.memory_bytes:
         return Finding(
             cause=Cause.OUT_OF_MEMORY,
             detail=f"{reading.memory_bytes // _MIB} MiB of memory are available, and builds "
             f"need {needs.memory_bytes // _MIB}",
         )
-    return None
-
-
-def _available_memory(meminfo: str) -> int | None:
-    """Reads `MemAvailable` of proc(5), in bytes."""
-    for line in meminfo.splitlines():
-        name, _, rest = line.partition(":")
-        if name == "MemAvailable":
-            return int(rest.split()[0]) * 1024
     return None

@@ -70,5 +70,4 @@ class MeteredHost:
         self._metrics.disk_free.set(reading.free_bytes)
         if reading.free_inodes is not None:
             self._metrics.inodes_free.set(reading.free_inodes)
-        if reading.memory_bytes is not None:
-            self._metrics.memory_available.set(reading.memory_bytes)
+        self._metrics.memory_available.set(reading.memory_bytes)

@@ -171,7 +171,7 @@ def lint_only(system: System) -> None:
     assert set(found) == {"analysis", "lint bad.1"}
     assert outcome(found["lint bad.1"]) == "failed(lint)"
     assert found["lint bad.1"]["outcome"]["evidence"]["detail"].endswith(", opam 2.3.0")
-    assert "runs in this process" in done.stderr
+    assert "this process runs one" in done.stderr
 
 
 def test_a_root_that_cannot_be_made_errs_the_lint_and_not_the_analysis(
@@ -237,7 +237,7 @@ def test_platform_that_nobody_builds_for_is_refused_and_not_waited_for(system: S
     words = ("check", "--repo", str(repo), "--branch", "topic")
     done = system.run(*words, "--platform", "debian-13-ocaml-5.4/s390x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "nobody builds for the pool linux-s390x: run" in done.stderr.splitlines()[-1]
+    assert "no worker builds for the pool linux-s390x: run" in done.stderr.splitlines()[-1]
     # As soon as a worker polls for the pool, the check goes ahead.
     worker = system.start_worker("--pool", "linux-s390x")
     check = system.start_check(*words[1:], "--platform", "*/s390x", "--attempts", "1")

@@ -75,11 +75,11 @@ class Proving:
     async def check(self) -> AsyncIterator[None]:
         pools = frozenset({self.pool})
         address = self.settings.temporal
-        async with session.working(self.settings, temporal=address, pools=pools, tell=self.tell):
+        async with session.working(self.settings, temporal=address, pools=pools, report=self.tell):
             yield
 
 
-async def test_it_waits_for_a_worker_that_proves_itself_and_says_so(
+async def test_it_reports_and_waits_for_a_worker_that_does_not_poll_yet(
     server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proving = Proving(server, tmp_path)
@@ -90,17 +90,17 @@ async def test_it_waits_for_a_worker_that_proves_itself_and_says_so(
     assert proving.started == []
 
 
-async def test_it_waits_for_a_bounded_time_and_builds_itself_then(
+async def test_it_waits_for_a_limited_time_and_then_builds_itself(
     server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_PROVING_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(session, "_FIRST_CANARY_TIMEOUT", timedelta(seconds=1))
     proving = Proving(server, tmp_path)
     async with proving.worker(monkeypatch), proving.check():
         assert proving.started == [proving.pool]
-    assert "the worker still takes no jobs: its log and /healthz say why" in proving.told
+    assert "the worker still takes no jobs: see its log and /healthz" in proving.told
 
 
-async def test_it_does_not_wait_where_nobody_is(
+async def test_it_does_not_wait_without_a_worker(
     server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proving = Proving(server, tmp_path)
@@ -111,11 +111,11 @@ async def test_it_does_not_wait_where_nobody_is(
     assert not [words for words in proving.told if "waiting" in words]
 
 
-async def test_a_pool_whose_worker_proves_itself_is_built_for(
+async def test_a_worker_that_does_not_poll_yet_counts_as_a_worker_of_its_pool(
     server: services.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proving = Proving(server, tmp_path)
     async with proving.worker(monkeypatch) as client:
         await require_workers(client, frozenset({proving.pool}))
-        with pytest.raises(UsageError, match="nobody builds for the pool"):
+        with pytest.raises(UsageError, match="no worker builds for the pool"):
             await require_workers(client, frozenset({f"no-{proving.pool}"}))

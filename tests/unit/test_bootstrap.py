@@ -106,14 +106,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     return made
 
 
-def test_a_later_run_hands_over_at_once(clone: Clone) -> None:
+def test_a_later_run_executes_the_command_at_once(clone: Clone) -> None:
     answer, err = clone.run("check", "--repo", "a b", "*")
     assert answer["arguments"] == ["check", "--repo", "a b", "*"]
     assert answer["main"] == str(clone.root / "opam_ci" / "cli" / "main.py")
     assert err == ""
 
 
-def test_a_file_of_the_current_folder_stands_in_for_no_module(clone: Clone, tmp_path: Path) -> None:
+def test_a_file_of_the_current_folder_shadows_no_module(clone: Clone, tmp_path: Path) -> None:
     for module in ("tiny.py", "json.py", "tools.py"):
         (tmp_path / module).write_text("raise SystemExit('taken over')\n")
     answer, _ = clone.run("hello", cwd=tmp_path)
@@ -129,7 +129,7 @@ def test_a_changed_lock_is_installed(clone: Clone) -> None:
     assert clone.run("hello")[0]["tiny"] == "1.0"
 
 
-def test_killed_in_the_middle_it_starts_over(tmp_path: Path) -> None:
+def test_after_a_kill_it_starts_from_nothing(tmp_path: Path) -> None:
     clone = Clone(tmp_path)
     process = clone.start("hello")
     venv = clone.root / ".venv"
@@ -178,7 +178,7 @@ def test_an_old_python_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_
     loader.exec_module(script)
     monkeypatch.setattr(sys, "version_info", (3, 9))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or later and python3 is 3\.9 here"):
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or later, and python3 is 3\.9"):
         script.main()
 
 

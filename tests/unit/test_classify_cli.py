@@ -68,7 +68,7 @@ def test_a_huge_log_is_read_at_its_ends(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Only the first 1 and last 3 MiB" in shown
 
 
-def test_batch_passes_through_what_it_does_not_know(
+def test_batch_passes_unknown_keys_through(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -111,7 +111,7 @@ def test_batch_reads_a_huge_text_at_its_ends(
     ]
 
 
-def test_bad_lines_are_named_and_the_others_judged(
+def test_invalid_lines_are_named_and_the_others_classified(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "rows"
@@ -145,7 +145,7 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         {"batch": "/nonexistent/rows"},
     ],
 )
-def test_wrong_uses_are_said_in_one_line(options: dict[str, object]) -> None:
+def test_wrong_usage_is_reported_in_one_line(options: dict[str, object]) -> None:
     with pytest.raises(UsageError) as refused:
         classify_file(None, **options)
 

@@ -113,7 +113,7 @@ def once() -> Outcome:
     return Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="an-old-rule"))
 
 
-def test_only_verdicts_that_flip_are_listed(
+def test_only_changed_verdicts_are_listed(
     stored: Stored, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored.add("same.1", None)
@@ -130,13 +130,13 @@ def test_only_verdicts_that_flip_are_listed(
     assert shown.splitlines()[-2:] == [
         "2 x failed(build) -> errored(dns)",
         (
-            "4 attempts, 3 judged anew: 2 verdicts flip, 0 stay by another rule; "
+            "4 attempts, 3 classified again: 2 verdicts change, 0 are the same by another rule; "
             "1 without facts, 0 without a log"
         ),
     ]
 
 
-def test_json_says_the_same(stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_same_content(stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
     stored.add("flips.1", once())
 
     classify(replay=True, as_json=True)
@@ -148,7 +148,7 @@ def test_json_says_the_same(stored: Stored, capsys: pytest.CaptureFixture[str]) 
     assert (summary["flips"], summary["kinds"]) == (1, {"failed(build) -> errored(dns)": 1})
 
 
-def test_a_flip_fails_where_that_is_asked_for(stored: Stored) -> None:
+def test_a_changed_verdict_is_exit_code_1_with_fail_on_flip(stored: Stored) -> None:
     stored.add("same.1", None)
     classify(replay=True, fail_on_flip=True)
 
@@ -199,16 +199,16 @@ def test_a_log_that_was_removed_is_only_counted(
     assert (summary["flips"], summary["without_facts"]) == (0, 1)
 
 
-def test_options_of_a_replay_want_one() -> None:
-    with pytest.raises(UsageError, match="want --replay"):
+def test_options_of_a_replay_need_replay() -> None:
+    with pytest.raises(UsageError, match="need --replay"):
         classify("-", fail_on_flip=True)
-    with pytest.raises(UsageError, match="is no time"):
+    with pytest.raises(UsageError, match="invalid time"):
         classify(replay=True, since="yesterday")
     with pytest.raises(UsageError, match="give one of"):
         classify("-", replay=True)
 
 
-def test_another_rule_with_the_same_verdict_is_no_flip() -> None:
+def test_another_rule_with_the_same_verdict_is_not_a_change() -> None:
     run = PhaseRun(phase=Phase.FETCH, exit_code=40, duration=1, log_start=0, log_end=len(DNS))
     facts = BuildFacts(job=job("a.1"), phases=(run,))
     before = Errored(cause=Cause.DNS, evidence=Evidence(rule="an-old-rule"))
@@ -220,7 +220,7 @@ def test_another_rule_with_the_same_verdict_is_no_flip() -> None:
     assert not found.flips
 
 
-def test_another_package_to_blame_is_a_flip() -> None:
+def test_another_package_at_fault_is_a_change() -> None:
     facts = BuildFacts(job=job("a.1"), phases=())
     found = replay(Judged(facts=facts, outcome=once()), {})
     other = found.model_copy(

@@ -64,7 +64,7 @@ def test_a_clean_package(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["a", "packages/a", "a.2", "packages/a/a.2/opam", "a.2/"])
-def test_findings_say_where_and_what_to_do(repo: Path, word: str) -> None:
+def test_findings_have_a_place_and_a_fix(repo: Path, word: str) -> None:
     result = run("--repo", repo, word)
     assert result.exit_code == 1
     assert "  packages/a/a.2/opam:5:11: error [opam-lint]\n    Opam lint" in result.stdout
@@ -93,7 +93,7 @@ def test_families_of_checks(repo: Path) -> None:
     assert result.stdout.count("How to fix") == 2
 
 
-def test_a_package_that_is_not_there(repo: Path) -> None:
+def test_a_missing_package(repo: Path) -> None:
     result = run("--repo", repo, "a.1", "a.9")
     assert result.exit_code == 2
     assert "a.9: no such package in this repository" in result.stdout
@@ -101,11 +101,13 @@ def test_a_package_that_is_not_there(repo: Path) -> None:
 
 def test_wrong_use(repo: Path, tmp_path: Path) -> None:
     assert "name the packages" in usage("--repo", repo)
-    assert "one of them" in usage("--repo", repo, "--all", "a.1")
-    assert "'spelling' is none of opam" in usage("--repo", repo, "--checks", "spelling", "a.1")
-    assert "is no package" in usage("--repo", repo, "a;b.1")
-    assert "is not a package repository" in usage("--repo", tmp_path / "nowhere", "a.1")
-    assert "is not a git repository" in usage("--repo", repo, "--rev", "master", "a.1")
+    assert "give one of" in usage("--repo", repo, "--all", "a.1")
+    assert "no such family 'spelling'; there are: opam" in usage(
+        "--repo", repo, "--checks", "spelling", "a.1"
+    )
+    assert "is not a package" in usage("--repo", repo, "a;b.1")
+    assert "no package repository" in usage("--repo", tmp_path / "nowhere", "a.1")
+    assert "is no git repository" in usage("--repo", repo, "--rev", "master", "a.1")
     assert "cannot be read: No such file" in usage("--repo", repo, "--batch", tmp_path / "none")
 
 
@@ -131,10 +133,10 @@ def test_batch_of_packages(repo: Path) -> None:
     }
     assert clean == {"package": "a.1", "new": True, "errors": []}
     for answer, place in (
-        (broken, "<stdin>:3: no JSON"),
-        (missing, "<stdin>:5: the repository has no package a.9"),
+        (broken, "<stdin>:3: not JSON"),
+        (missing, "<stdin>:5: no package a.9 in the repository"),
         (wrong_type, "<stdin>:6: new: "),
-        (no_object, "<stdin>:7: no JSON object"),
+        (no_object, "<stdin>:7: not a JSON object"),
         (no_name, "<stdin>:8: package: "),
     ):
         assert answer["error"].startswith(place)
@@ -195,7 +197,7 @@ def test_a_damaged_archive(tmp_path: Path, content: bytes, said: str) -> None:
         b'{"opam": "\\ud800", "package": "a.1"}',
     ],
 )
-def test_a_hostile_line_is_named_and_the_next_is_answered(tmp_path: Path, line: bytes) -> None:
+def test_a_hostile_line_is_named_and_the_next_is_linted(tmp_path: Path, line: bytes) -> None:
     file = tmp_path / "lines"
     file.write_bytes(line + b"\n" + json.dumps(text_line()).encode())
     result = run("--opam-batch", file)

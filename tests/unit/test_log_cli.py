@@ -161,15 +161,15 @@ def test_words_and_options_name_one_job(
         (["nothing"], "no job of o/r/7 at bbbbbbbbbbbb matches; it has: 1 skipped, 14 passed"),
         (["%"], "no job of o/r/7"),
         (["build", "--kind", "test"], "no job of o/r/7"),
-        ([], "say which job: by words of its id"),
-        (["--kind", "sing"], "no kind 'sing'"),
-        (["lower-bounds"], "has no log: it came to skipped(not_built) without a run: a.1 build"),
+        ([], "give the job: words of its id"),
+        (["--kind", "sing"], "'--kind': 'sing' is not one of"),
+        (["lower-bounds"], "has no log: it is skipped(not_built) without a run: a.1 build"),
         (["test", "a.1", "--attempt", "3"], "has no attempt 3; there are attempts: 1 of round 1"),
         (["test", "a.1", "--round", "2"], "has no round 2; there are attempts: 1 of round 1"),
         (["test", "a.1", "--head", "cccc"], "no tested heads of o/r/7 begin with cccc"),
     ],
 )
-def test_what_is_meant_by_no_words_is_told_in_one_line(
+def test_words_that_match_no_job_are_a_usage_error_in_one_line(
     capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     text = said(capfd, *arguments, code=2)
@@ -177,7 +177,7 @@ def test_what_is_meant_by_no_words_is_told_in_one_line(
     assert len(text.splitlines()) == 1
 
 
-def test_a_word_that_thousands_share_is_answered_with_the_first(
+def test_of_thousands_of_matching_jobs_the_first_are_listed(
     stage: Stage, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -188,7 +188,7 @@ def test_a_word_that_thousands_share_is_answered_with_the_first(
     assert "3,000 jobs of o/r/7 match" in said(capfd, "revdep", code=2)
     assert said(capfd, "build", "a.1") == "build of a"
     text = said(capfd, "revdep", "r77.1", code=2)
-    assert "has not begun: it is queued; `opam-ci log -f` waits for it" in text
+    assert "has not started: it is queued; `opam-ci log -f` waits for it" in text
 
 
 def test_each_attempt_of_each_round_has_its_log(
@@ -208,10 +208,10 @@ def test_each_attempt_of_each_round_has_its_log(
     assert run(["log", "o/r/7", "a.1"]) == 0
     output = capfd.readouterr()
     assert output.out == "log (3, 1)"
-    assert output.err == "opam-ci: queued again; this is the log of round 3\n"
+    assert output.err == "opam-ci: queued after a restart; this is the log of round 3\n"
 
 
-def test_the_log_of_a_running_attempt_is_found_though_the_index_has_no_key_yet(
+def test_the_log_of_a_running_attempt_is_found_before_the_index_has_its_key(
     stage: Stage, capfd: pytest.CaptureFixture[str]
 ) -> None:
     what = job("a.1")
@@ -227,7 +227,7 @@ def test_the_log_of_a_running_attempt_is_found_though_the_index_has_no_key_yet(
 async def test_a_queued_job_is_waited_for_and_followed_to_its_end(
     stage: Stage, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("opam_ci.cli.log._LOOK_INTERVAL", timedelta(seconds=0.05))
+    monkeypatch.setattr("opam_ci.cli.log._POLL_INTERVAL", timedelta(seconds=0.05))
     what = job("a.1")
     # What ran before the restart is not what is waited for.
     stage.write(NEW, ended(what, LOST, key=run_key(NEW, what)))
@@ -253,10 +253,10 @@ async def test_a_queued_job_is_waited_for_and_followed_to_its_end(
     ]
 
 
-async def test_following_ends_when_the_index_knows_that_the_worker_was_lost(
+async def test_following_ends_when_the_index_has_the_lost_worker(
     stage: Stage, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("opam_ci.cli.log._LOOK_INTERVAL", timedelta(seconds=0.05))
+    monkeypatch.setattr("opam_ci.cli.log._POLL_INTERVAL", timedelta(seconds=0.05))
     monkeypatch.setattr("opam_ci.cli.log._END_GRACE", timedelta(seconds=0.3))
     what = job("a.1")
     running = JobStatus(job=what, state=JobState.RUNNING, attempt=1)
@@ -274,11 +274,11 @@ async def test_following_ends_when_the_index_knows_that_the_worker_was_lost(
         await following
     output = capfd.readouterr()
     assert output.out.startswith("building\n")
-    assert "the log ends here: attempt 1 came to errored(worker_lost)" in output.err
+    assert "the log ends here: attempt 1 ended with errored(worker_lost)" in output.err
     await writer.__aexit__(None, None, None)
 
 
-def test_an_attempt_is_over_when_the_index_says_so() -> None:
+def test_how_an_attempt_ended_comes_from_the_index() -> None:
     what = job("a.1")
     running = JobStatus(job=what, state=JobState.RUNNING, attempt=1)
     this = AttemptRecord(revision=NEW, job=what, number=1, started_at=NOW)
@@ -289,7 +289,7 @@ def test_an_attempt_is_over_when_the_index_says_so() -> None:
 
     assert how(running, this) is None
     over = this.model_copy(update={"outcome": BROKEN, "ended_at": NOW})
-    assert how(running, over) == "attempt 1 came to failed(build)"
+    assert how(running, over) == "attempt 1 ended with failed(build)"
     lost = "attempt 1 is over; its worker was lost or stopped"
     assert how(running.model_copy(update={"attempt": 2}), this) == lost
     assert how(running.model_copy(update={"state": JobState.RETRYING})) == lost
@@ -298,7 +298,7 @@ def test_an_attempt_is_over_when_the_index_says_so() -> None:
     assert how(decided, this) == "the job is decided: passed"
 
 
-async def test_following_a_log_that_is_closed_needs_nobody_to_say_so(
+async def test_following_ends_with_a_closed_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store = ArtifactStore.open((tmp_path / "store").as_uri())

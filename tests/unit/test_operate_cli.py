@@ -98,7 +98,9 @@ def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, st
 
 
 @pytest.mark.usefixtures("filled")
-def test_errors_name_the_cause_and_whom_it_hits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_the_cause_and_the_pull_requests_it_hits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = said(capsys, "errors")
     assert "disk_full: disk full" in text
     assert "o/r/1 (2), o/r/2 (1)" in text
@@ -148,7 +150,7 @@ def test_jobs_are_listed_and_counted(
 
 
 @pytest.mark.usefixtures("filled")
-def test_a_listing_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_listing_has_the_cursor_of_the_next_page(capsys: pytest.CaptureFixture[str]) -> None:
     first, besides = listed(capsys, "jobs", "--limit", "3")
     after = besides.splitlines()[-1].removeprefix("more: --after ")
     rest, besides = listed(capsys, "jobs", "--limit", "3", "--after", after)
@@ -181,7 +183,7 @@ def test_incidents_are_listed_shown_and_named(
     shown = said(capsys, "incidents", "show", str(incident.id))
     assert "disk full (disk_full) on worker w1: 3 jobs of 2 pull requests" in shown
     assert "No space left on device" in shown
-    assert "3 jobs stand errored for it" in shown
+    assert "3 jobs are errored by it" in shown
     dry = said(capsys, "incidents", "resolve", str(incident.id), "--dry-run", "--json")
     assert json.loads(dry) == {"incident": incident.id, "jobs": 3, "spent": 0, "sent": False}
     assert "no incident 999" in said(capsys, "incidents", "show", "999", code=2)
@@ -195,21 +197,21 @@ def test_incidents_are_listed_shown_and_named(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["jobs", "--is", "broken"], "no standing 'broken'; there are: queued,"),
-        (["jobs", "--kind", "sing"], "no kind 'sing'; there are: analysis,"),
-        (["jobs", "--reason", "sloth"], "no reason 'sloth'"),
-        (["jobs", "--cause", "sloth"], "no cause 'sloth'"),
+        (["jobs", "--is", "broken"], "'broken' is not one of 'queued',"),
+        (["jobs", "--kind", "sing"], "'--kind': 'sing' is not one of 'analysis',"),
+        (["jobs", "--reason", "sloth"], "'--reason': 'sloth' is not one of"),
+        (["jobs", "--cause", "sloth"], "'--cause': 'sloth' is not one of"),
         (["jobs", "nonsense"], "not a pull request: 'nonsense'"),
-        (["jobs", "o/r/8"], "the index knows no test of o/r/8"),
+        (["jobs", "o/r/8"], "no test of o/r/8 in the index"),
         (["jobs", "o/r/1", "--head", "fffffff"], "no tested heads of o/r/1 begin with fffffff"),
         (["jobs", "o/r/3", "--head", "abcdef"], "2 tested heads of o/r/3 begin with abcdef;"),
         (["jobs", "o/r/3", "--head", "HEAD"], "not a commit: 'HEAD'"),
-        (["jobs", "--head", "abcdef0"], "--head is about one head of one pull request"),
-        (["jobs", "--since", "yesterday"], "is no time"),
-        (["incidents", "--cause", "gremlins"], "no cause 'gremlins'"),
+        (["jobs", "--head", "abcdef0"], "--head needs one pull request"),
+        (["jobs", "--since", "yesterday"], "invalid time 'yesterday'"),
+        (["incidents", "--cause", "gremlins"], "'--cause': 'gremlins' is not one of"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
+def test_invalid_input_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     text = said(capsys, *arguments, code=2)
@@ -217,15 +219,15 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert len(text.splitlines()) == 1
 
 
-def test_without_an_index_the_command_says_so(
+def test_a_missing_index_is_a_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPAM_CI_HOME", str(tmp_path))
-    assert "there is no index" in said(capsys, "errors", code=2)
+    assert "no index at" in said(capsys, "errors", code=2)
     assert not (tmp_path / "index.sqlite").exists()
 
 
-def test_times_are_read_and_told() -> None:
+def test_times_are_parsed_and_printed() -> None:
     assert moment("90m", NOW) == NOW - timedelta(minutes=90)
     assert moment("2026-05-04", NOW) == datetime(2026, 5, 4, tzinfo=UTC)
     assert ago(NOW - timedelta(hours=30), NOW) == "1d"

@@ -49,7 +49,7 @@ def refusal(capsys: Captured, *arguments: str | Path) -> str:
     return line
 
 
-def test_the_page_in_docs_is_the_one_of_the_default_file(capsys: Captured) -> None:
+def test_the_page_in_docs_is_that_of_the_default_file(capsys: Captured) -> None:
     """Make it with `./opam-ci platforms --markdown > docs/platforms.md`."""
     assert run(["platforms", "--markdown"]) == 0
     assert capsys.readouterr().out == (ROOT / "docs" / "platforms.md").read_text()
@@ -134,12 +134,14 @@ def test_a_file_by_the_environment_and_by_option(
     assert capsys.readouterr().out.startswith("alpine-3.23-ocaml-5.5/amd64")
 
 
-def test_a_right_file_is_said_to_be_right(capsys: Captured, own: Path) -> None:
+def test_a_valid_file_is_reported_as_valid(capsys: Captured, own: Path) -> None:
     assert run(["platforms", "--check", str(own)]) == 0
-    assert capsys.readouterr().out == f"{own}: nothing is wrong; platforms: 2, pools: 1\n"
+    assert capsys.readouterr().out == f"{own}: valid; platforms: 2, pools: 1\n"
 
 
-def test_a_wrong_file_brings_a_line_for_each_thing(capsys: Captured, own: Path) -> None:
+def test_an_invalid_file_is_reported_with_a_line_for_each_error(
+    capsys: Captured, own: Path
+) -> None:
     own.write_text(OWN.replace("ocaml =", "caml =").replace("amd64", "x86"))
     assert run(["platforms", "--check", str(own)]) == 2
     said = capsys.readouterr()
@@ -153,7 +155,7 @@ def test_a_wrong_file_brings_a_line_for_each_thing(capsys: Captured, own: Path) 
     ]
 
 
-def test_a_wrong_file_stops_what_needs_it(capsys: Captured, own: Path) -> None:
+def test_an_invalid_file_stops_the_commands_that_need_it(capsys: Captured, own: Path) -> None:
     own.write_text(OWN.replace("5.4", "54").replace("alpine", "Alpine"))
     said = refusal(capsys, "check", "--branch", "x", "--platforms", own, "--platform", "*")
     assert said.startswith(
@@ -171,7 +173,7 @@ def test_a_wrong_file_stops_what_needs_it(capsys: Captured, own: Path) -> None:
         (b"\x00", "not TOML"),
     ],
 )
-def test_what_is_no_file_of_platforms(
+def test_not_a_file_of_platforms(
     capsys: Captured, tmp_path: Path, content: bytes | None, said: str
 ) -> None:
     path = tmp_path / "x.toml"
@@ -183,13 +185,13 @@ def test_what_is_no_file_of_platforms(
     assert str(path) in line
 
 
-def test_check_asks_for_a_platform_that_there_is(capsys: Captured) -> None:
+def test_check_needs_a_platform_that_exists(capsys: Captured) -> None:
     said = refusal(capsys, "check", "--branch", "x", "--platform", "debian-13-ocaml-5.9/amd64")
     assert said.startswith(
         "opam-ci: no such platform: 'debian-13-ocaml-5.9/amd64'; did you mean debian-"
     )
 
 
-def test_check_without_a_platform_asks_for_one_of_this_machine(capsys: Captured, own: Path) -> None:
+def test_check_without_a_platform_needs_one_of_this_machine(capsys: Captured, own: Path) -> None:
     own.write_text(OWN.replace('ocaml = "5.3"', 'ocaml = "5.3"\nrunner = "native"'))
     assert "name others" in refusal(capsys, "check", "--branch", "x", "--platforms", own)

@@ -1,12 +1,13 @@
 """What a machine must have before it takes work."""
 
 import logging
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.host import HostNeeds
+from opam_ci.clients.host import HostNeeds, check_host, read_host
 from opam_ci.clients.runners.cgroups import Cgroups
 from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.preflight import (
@@ -52,7 +53,27 @@ def test_too_little_room_is_a_full_disk(tmp_path: Path) -> None:
         assert caught.value.cause is Cause.DISK_FULL
 
 
-def test_a_machine_without_limits_is_logged_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_little_memory_is_found_in_what_the_kernel_can_give(tmp_path: Path) -> None:
+    reading = read_host(tmp_path)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < reading.memory_bytes <= total
+    needs = HostNeeds(home=tmp_path, free_bytes=0, free_inodes=0, memory_bytes=2 * total)
+    found = check_host(reading, needs)
+    assert found is not None
+    assert found.cause is Cause.OUT_OF_MEMORY
+
+
+def test_the_state_directory_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("OPAM_CI_HOME", raising=False)
+    assert Settings().home == tmp_path / "opam-ci"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert Settings().home == Path.home() / ".local/state/opam-ci"
+    monkeypatch.setenv("OPAM_CI_HOME", str(tmp_path / "elsewhere"))
+    assert Settings().home == tmp_path / "elsewhere"
+
+
+def test_a_machine_without_limits_is_said_or_refused(caplog: pytest.LogCaptureFixture) -> None:
     limits = JobLimits(memory_bytes=1 << 30)
     none = Cgroups((), limits)
     with caplog.at_level(logging.WARNING):

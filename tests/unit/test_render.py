@@ -43,7 +43,7 @@ def lines(*summaries: Summary) -> list[str]:
     return [line[9:] for line in [*shown.splitlines(), *last.splitlines()] if line[2:3] == ":"]
 
 
-def test_a_table_has_all_rows_of_a_usual_head_and_says_why() -> None:
+def test_a_table_has_all_rows_of_a_usual_head_and_the_reasons() -> None:
     text = printed(summary_of([row(1, PASSED), row(2, FAILED), row(3)]))
     assert [line.split()[0] for line in text[1:4]] == ["a.1", "a.2", "a.3"]
     assert not any("shown" in line for line in text)
@@ -52,7 +52,7 @@ def test_a_table_has_all_rows_of_a_usual_head_and_says_why() -> None:
     assert text[-1] == f"o/r#1 at {'a' * 12}: 2/3 done, 1 failed"
 
 
-def test_a_table_of_a_large_head_is_not_endless_and_says_what_is_missing() -> None:
+def test_a_table_of_a_large_head_is_limited_and_counts_what_is_missing() -> None:
     rows = [row(n, PASSED, f"p{n % 9}") for n in range(990)] + [
         row(n, FAILED) for n in range(1000, 1010)
     ]
@@ -67,7 +67,7 @@ def test_a_table_of_a_large_head_is_not_endless_and_says_what_is_missing() -> No
     assert text[-1].endswith("1000/3000 done, 10 failed")
 
 
-def test_each_row_is_told_once_until_it_changes() -> None:
+def test_each_row_is_printed_once_until_it_changes() -> None:
     before, after = summary_of([row(1), row(2)]), summary_of([row(1, PASSED), row(2)])
     assert lines(before, before, after, after) == [
         "build p a.1: queued",
@@ -88,7 +88,7 @@ def test_jobs_without_a_row_are_summed_up() -> None:
     ]
 
 
-def test_a_pipe_is_not_told_of_every_job_without_a_row_but_of_all_in_the_end() -> None:
+def test_in_a_pipe_jobs_without_a_row_are_counted_at_intervals_and_at_the_end() -> None:
     states = [
         summary_of([], tallies=counts_of_rows([row(n, PASSED) for n in range(many)]))
         for many in (10, 20, 30)
@@ -114,7 +114,7 @@ def test_json_has_rows_numbers_and_the_whole_state() -> None:
     assert said[4]["state"] == "failure"
 
 
-def test_whole_state_counts_builds_and_names_the_rest_apart() -> None:
+def test_whole_state_counts_builds_and_lists_the_rest_apart() -> None:
     analysis = JobStatus(job=ANALYSIS, outcome=PASSED, state=JobState.DECIDED)
     lint = Job(platform="", package="a.1", kind=JobKind.LINT)
     rows = [analysis, JobStatus(job=lint, outcome=FAILED, state=JobState.DECIDED), row(1, PASSED)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from opam_ci.cli.main import run
-from opam_ci.cli.restart import _IDS_AT_ONCE, requests_for
+from opam_ci.cli.restart import _IDS_AT_ONCE, selectors_for
 from opam_ci.clients.index import Index
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job import Job, JobKind
@@ -138,7 +138,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
         (["--job", "build p a.1", "--head", "ABCDEF0"], {"job": "build p a.1", "head": "abcdef0"}),
     ],
 )
-def test_the_options_are_what_the_workflow_is_asked(
+def test_the_options_become_the_selector_of_the_update(
     workflows: Workflows,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -158,7 +158,7 @@ def test_a_cancellation_is_narrowed_like_a_restart(
     assert text.startswith("3 jobs of o/r/7 would be cancelled\n")
 
 
-def test_the_answer_is_told_by_numbers_and_first_jobs(
+def test_the_result_shows_numbers_and_the_first_jobs(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: THREE.model_copy(update={"jobs": 12_345})
@@ -178,7 +178,7 @@ def test_the_answer_is_told_by_numbers_and_first_jobs(
     }  # fmt: skip
 
 
-def test_a_refusal_is_a_usage_error_in_the_workflows_words(
+def test_a_refusal_is_a_usage_error_with_the_workflows_text(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: Taken(refusal="build p a.1 is decided already: passed")
@@ -186,17 +186,17 @@ def test_a_refusal_is_a_usage_error_in_the_workflows_words(
     assert text == "opam-ci: build p a.1 is decided already: passed\n"
 
 
-def test_an_accepted_request_is_not_to_be_repeated(
+def test_an_accepted_update_is_not_to_be_repeated(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: None
-    assert "nothing need be repeated" in said(capsys, "restart", "o/r/7")
+    assert "do not repeat it" in said(capsys, "restart", "o/r/7")
     assert json.loads(said(capsys, "restart", "o/r/7", "--json"))["pending"]
     assert "nothing was changed" in said(capsys, "restart", "o/r/7", "--dry-run", code=3)
 
 
 @pytest.mark.usefixtures("index")
-def test_everywhere_the_pull_requests_with_such_jobs_are_asked(
+def test_without_a_pull_request_all_with_matching_jobs_get_an_update(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = said(capsys, "restart", "--cause", "disk_full", "--platform", DEBIAN)
@@ -225,16 +225,16 @@ def test_everywhere_the_pull_requests_with_such_jobs_are_asked(
         (RestartSelector(package="_"), set()),
     ],
 )
-def test_the_index_knows_whom_to_ask(
+def test_the_index_lists_the_workflows_to_update(
     index: Index, selector: RestartSelector, numbers: set[int]
 ) -> None:
-    asked = requests_for(index, selector, None)
+    asked = selectors_for(index, selector, None)
     assert asked == {f"pr/o/r/{number}": (selector,) for number in numbers}
 
 
-def test_an_incident_names_the_jobs_that_it_hit(index: Index) -> None:
+def test_an_incident_selects_the_jobs_that_it_hit(index: Index) -> None:
     [incident] = index.incidents().items
-    asked = requests_for(index, RestartSelector(platform=DEBIAN), incident.id)
+    asked = selectors_for(index, RestartSelector(platform=DEBIAN), incident.id)
     assert asked == {
         "pr/o/r/1": (RestartSelector(platform=DEBIAN, jobs=(job("a.1").id,), head=key(1).head),),
         "pr/o/r/2": (
@@ -260,7 +260,7 @@ def test_an_incident_that_hit_thousands_is_restarted_in_portions(
 
 
 @pytest.mark.usefixtures("index")
-def test_one_that_cannot_answer_does_not_stop_the_others(
+def test_a_failed_update_does_not_stop_the_others(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended = UsageError("pr/o/r/1 has ended; nothing was changed")
@@ -280,8 +280,11 @@ def test_one_that_cannot_answer_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["restart", "--cause", "gremlins"], "no cause 'gremlins'; there are: network,"),
-        (["restart", "o/r/1", "--kind", "sing"], "no kind 'sing'; there are: analysis, image,"),
+        (["restart", "--cause", "gremlins"], "'--cause': 'gremlins' is not one of 'network',"),
+        (
+            ["restart", "o/r/1", "--kind", "sing"],
+            "'--kind': 'sing' is not one of 'analysis', 'image',",
+        ),
         (["restart", "o/r/1", "--platform", ""], "--platform is empty"),
         (["restart", "o/r/1", "--package", "x" * 301], "package: "),
         (["restart", "o/r/1", "--package", "\udcff"], "package: "),
@@ -291,19 +294,19 @@ def test_one_that_cannot_answer_does_not_stop_the_others(
         (["restart", "o/r/0"], "not a pull request: 'o/r/0'"),
         (["restart", "o/r/7/8"], "not a pull request: 'o/r/7/8'"),
         (["cancel", "o r/x/7"], "not a pull request: 'o r/x/7'"),
-        (["restart"], "say what to restart"),
-        (["restart", "o/r/1", "--pr", "o/r/2"], "give one pull request"),
+        (["restart"], "give what to restart"),
+        (["restart", "o/r/1", "--pr", "o/r/2"], "two pull requests, 'o/r/1' and 'o/r/2': give one"),
         (["restart", "--failed", "--all", "o/r/1"], "exclude each other"),
-        (["restart", "--failed", "--cause", "dns"], "--cause is about errors"),
+        (["restart", "--failed", "--cause", "dns"], "--cause selects errored jobs"),
         (["restart", "--all"], "--all needs"),
         (["restart", "--cause", "dns", "--dry-run"], "nothing matches"),
         (["restart", "--platform", "no-such", "--dry-run"], "nothing matches"),
         (["restart", "--incident", "999", "--dry-run"], "no incident 999"),
-        (["restart", "--incident", "1", "--failed"], "--incident is about errors"),
-        (["restart", "o/r/1", "--incident", "1"], "give one of both"),
+        (["restart", "--incident", "1", "--failed"], "--incident selects errored jobs"),
+        (["restart", "o/r/1", "--incident", "1"], "give either a pull request or --incident"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
+def test_invalid_input_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     text = said(capsys, *arguments, code=2)

@@ -92,7 +92,7 @@ def test_a_worker_that_never_gets_ready_is_not_left(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "WORKER_START_TIMEOUT", timedelta(seconds=0.2))
-    with pytest.raises(InfrastructureError, match="the worker does not answer"):
+    with pytest.raises(InfrastructureError, match="the worker does not start in time"):
         worker(home, "import time; time.sleep(60)", version="4")
     running = services.status(home)
     assert running is not None
@@ -100,11 +100,11 @@ def test_a_worker_that_never_gets_ready_is_not_left(
 
 
 @pytest.mark.parametrize("option", ["--port", "--ui-port"])
-def test_a_busy_port_starts_nothing(tmp_path: Path, option: str) -> None:
+def test_with_a_used_port_nothing_is_started(tmp_path: Path, option: str) -> None:
     with socket.create_server((ports.LOOPBACK, 0)) as server:
         busy = server.getsockname()[1]
         port, ui_port = (busy, free_port()) if option == "--port" else (free_port(), busy)
-        with pytest.raises(UsageError, match=f"port {busy} is taken by .*{option}"):
+        with pytest.raises(UsageError, match=f"port {busy} is in use by .*{option}"):
             services.start_temporal(tmp_path, port=port, ui_port=ui_port)
     assert services.status(tmp_path) is None
     assert not (tmp_path / "temporal.db").exists()
@@ -132,7 +132,7 @@ def test_a_state_directory_that_cannot_be_written_is_one_line(tmp_path: Path) ->
         services.start_temporal(tmp_path / "file" / "home")
 
 
-def test_a_worker_announces_itself_only_where_asked(
+def test_a_worker_reports_that_it_polls_only_to_its_starter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(services.READY_FILE, raising=False)
@@ -142,7 +142,7 @@ def test_a_worker_announces_itself_only_where_asked(
     assert (tmp_path / "ready").exists()
 
 
-def test_the_server_is_told_of_every_search_attribute(home: Path) -> None:
+def test_the_server_gets_every_search_attribute(home: Path) -> None:
     running = daemon.find(home / "run" / "temporal.json")
     assert running is not None
     words = Path(f"/proc/{running.pid}/cmdline").read_text().split("\0")

@@ -16,7 +16,7 @@ from opam_ci.cli import daemon, launcher, ports
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job_errors import InfrastructureError
 
-PATIENCE = timedelta(seconds=10)
+TIMEOUT = timedelta(seconds=10)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., daemon.Daemon]]:
 
     yield start
     for each in started:
-        daemon.stop(each, patience=timedelta(0))
+        daemon.stop(each, timeout=timedelta(0))
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -48,7 +48,7 @@ def test_a_daemon_is_found_again_and_ends_on_request(
     assert daemon.find(tmp_path / "d.json") == running
     assert running.notes == {"port": "1"}
     assert os.getsid(running.pid) == running.pid  # no terminal's end reaches it
-    assert daemon.stop(running, patience=PATIENCE)
+    assert daemon.stop(running, timeout=TIMEOUT)
     assert daemon.find(tmp_path / "d.json") is None
 
 
@@ -58,7 +58,7 @@ def test_one_that_ignores_sigterm_is_killed_with_its_children(
     running = start("/bin/sh", "-c", "trap '' TERM; sleep 61 & echo $!; wait; wait")
     wait_until(lambda: daemon.last_lines(tmp_path / "d.log"))
     child = int(daemon.last_lines(tmp_path / "d.log"))
-    assert not daemon.stop(running, patience=timedelta(seconds=0.1))
+    assert not daemon.stop(running, timeout=timedelta(seconds=0.1))
     wait_until(lambda: launcher.identity(child) is None)
 
 
@@ -71,18 +71,18 @@ def test_a_recycled_pid_is_not_touched(tmp_path: Path) -> None:
         )
         (tmp_path / "d.json").write_text(earlier.model_dump_json())
         assert daemon.find(tmp_path / "d.json") is None
-        assert daemon.stop(earlier, patience=PATIENCE)
+        assert daemon.stop(earlier, timeout=TIMEOUT)
         assert stranger.poll() is None
         stranger.kill()
 
 
-def test_a_process_that_ended_and_was_not_collected_is_not_alive() -> None:
+def test_a_zombie_is_not_alive() -> None:
     with subprocess.Popen(["/bin/true"]) as zombie:
         wait_until(lambda: launcher.identity(zombie.pid) is None)
         assert Path(f"/proc/{zombie.pid}").exists()
 
 
-def test_a_program_that_cannot_start_says_why_and_leaves_nothing(
+def test_a_program_that_cannot_start_is_reported_and_leaves_nothing(
     start: Callable[..., daemon.Daemon], tmp_path: Path
 ) -> None:
     with pytest.raises(InfrastructureError, match=r"could not start /nowhere.*No such file"):
@@ -90,12 +90,12 @@ def test_a_program_that_cannot_start_says_why_and_leaves_nothing(
     assert not (tmp_path / "d.json").exists()
 
 
-def test_a_broken_state_file_is_no_daemon(tmp_path: Path) -> None:
+def test_a_broken_state_file_is_not_a_daemon(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text('{"pid": 1')
     assert daemon.find(tmp_path / "d.json") is None
 
 
-def test_a_huge_log_is_set_aside(
+def test_a_huge_log_is_renamed(
     start: Callable[..., daemon.Daemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "LOG_LIMIT", 10)
@@ -105,7 +105,7 @@ def test_a_huge_log_is_set_aside(
     assert (tmp_path / "d.old.log").read_text().startswith("old old")
 
 
-def test_a_busy_port_names_its_holder_and_the_option() -> None:
+def test_a_used_port_is_reported_with_its_program_and_the_option() -> None:
     with socket.socket() as listener:
         listener.bind((ports.LOOPBACK, 0))
         listener.listen()
@@ -113,13 +113,13 @@ def test_a_busy_port_names_its_holder_and_the_option() -> None:
         with pytest.raises(UsageError) as caught:
             ports.require_free(port, option="--port")
     message = str(caught.value)
-    assert f"port {port} is taken by " in message
+    assert f"port {port} is in use by " in message
     assert f"(pid {os.getpid()})" in message
     assert "--port" in message
     ports.require_free(port, option="--port")
 
 
-def test_a_port_whose_connections_wind_down_is_free() -> None:
+def test_a_port_with_closed_connections_is_free() -> None:
     with socket.create_server((ports.LOOPBACK, 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection((ports.LOOPBACK, port)):
@@ -147,4 +147,4 @@ def test_the_caller_may_be_killed_at_once(tmp_path: Path) -> None:
     assert ended.returncode == -signal.SIGKILL
     running = daemon.find(state)
     assert running is not None
-    assert daemon.stop(running, patience=PATIENCE)
+    assert daemon.stop(running, timeout=TIMEOUT)

@@ -46,14 +46,16 @@ def program(path: Path, name: str, script: str = "exit 0") -> None:
     (path / name).chmod(0o755)
 
 
-def test_the_real_list_is_there_and_complete_here() -> None:
+def test_the_real_list_exists_and_is_installed_here() -> None:
     assert debian.missing() == []
     text = debian.PACKAGES.read_text()
     for package in ("git", "bubblewrap", "mmdebstrap", "util-linux", "uidmap"):
         assert f"\n{package} " in text
 
 
-def test_what_is_missing_is_one_line_with_the_one_command(path: Path, ids: dict[str, Path]) -> None:
+def test_missing_packages_are_one_line_with_the_one_command(
+    path: Path, ids: dict[str, Path]
+) -> None:
     program(path, "apt-get")
     program(path, "opam")
     packages = "sudo apt-get update && sudo apt-get install --no-install-recommends"
@@ -98,7 +100,7 @@ def test_ids_may_be_listed_by_number_and_root_needs_none(
     system.require()
 
 
-def test_sudo_adds_ids_after_saying_so(path: Path, ids: dict[str, Path]) -> None:
+def test_sudo_adds_ids_after_a_line_about_it(path: Path, ids: dict[str, Path]) -> None:
     for name in ("opam", "bwrap", "newuidmap", "unshare"):
         program(path, name)
     for file in ids.values():
@@ -118,7 +120,7 @@ def test_sudo_adds_ids_after_saying_so(path: Path, ids: dict[str, Path]) -> None
     assert len(said) == 1
 
 
-def test_forbidden_user_namespaces_are_the_owners_to_allow(
+def test_disabled_user_namespaces_are_a_usage_error(
     path: Path, ids: dict[str, Path], tmp_path: Path
 ) -> None:
     assert ids
@@ -141,7 +143,7 @@ def test_forbidden_user_namespaces_are_the_owners_to_allow(
     assert preflight.namespace_trouble(sandbox.ROOT, switches=tmp_path) is None
 
 
-def test_root_installs_after_saying_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_installs_after_a_line_about_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     (path / "env").symlink_to("/usr/bin/env")
     program(
@@ -160,8 +162,8 @@ def test_root_installs_after_saying_so(path: Path, monkeypatch: pytest.MonkeyPat
     assert len(said) == 1
 
 
-@pytest.mark.parametrize(("script", "says"), [("exit 100", "ended with 100"), ("", "and yet")])
-def test_a_failing_apt_is_our_fault_not_the_users(
+@pytest.mark.parametrize(("script", "says"), [("exit 100", "ended with 100"), ("", "are missing")])
+def test_a_failing_apt_is_an_internal_error(
     path: Path, monkeypatch: pytest.MonkeyPatch, script: str, says: str
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -183,9 +185,9 @@ def test_sudo_counts_only_without_a_password(path: Path, ids: dict[str, Path]) -
         system.install(lambda _: None)
 
 
-def test_a_machine_without_apt_is_told_where_it_runs(path: Path) -> None:
+def test_without_apt_the_error_names_debian_and_ubuntu(path: Path) -> None:
     assert not debian.may_install()
-    with pytest.raises(UsageError, match="runs on Debian and Ubuntu"):
+    with pytest.raises(UsageError, match="needs Debian or Ubuntu"):
         system.require()
     assert path.exists()
 

@@ -2,14 +2,14 @@
 
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
-from opam_ci.cli import example, ports, services, up
+from opam_ci.cli import example, ports, services, session, system, up
 from opam_ci.cli.render import View
 from opam_ci.cli.services import Embedded
 from opam_ci.core.errors import UsageError
@@ -61,11 +61,11 @@ def summary_of(outcomes: dict[str, Outcome | None], faults: tuple[Fault, ...]) -
     return Summary(pull_request="example", head="h", base="b", planned=True, jobs=rows)
 
 
-def check_like_a_worker(_: Embedded, made: example.Example, view: View) -> Summary:
+async def check_like_a_worker(_: Settings, made: example.Example, view: View) -> Summary:
     """Goes through the example as a worker would: asks, notes a fault, asks again."""
     opam = opam_file(made, example.RECOVERS)
     url = next(line.split('"')[1] for line in opam.splitlines() if "src:" in line)
-    assert httpx.get(url, trust_env=False).status_code == 503
+    assert await status_of(url) == 503
     at = datetime(2024, 1, 1, tzinfo=UTC)
     fault = Fault(attempt=1, cause=Cause.SOURCE_HOST, evidence=EVIDENCE, worker=None, at=at)
     outcomes: dict[str, Outcome | None] = {
@@ -75,10 +75,15 @@ def check_like_a_worker(_: Embedded, made: example.Example, view: View) -> Summa
         example.RECOVERS: None,
     }
     view.show(summary_of(outcomes, (fault,)))
-    assert httpx.get(url, trust_env=False).status_code == 200
+    assert await status_of(url) == 200
     last = summary_of(outcomes | {example.RECOVERS: Passed(evidence=EVIDENCE)}, (fault,))
     view.close(last)
     return last
+
+
+async def status_of(url: str) -> int:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(url)).status_code
 
 
 def opam_file(made: example.Example, package: str) -> str:
@@ -103,22 +108,27 @@ def done() -> list[str]:
     return []
 
 
-def parts(settings: Settings, done: list[str], check: Callable[..., Summary]) -> up.Parts:
-    def start_temporal() -> Embedded:
-        done.append("temporal")
-        return services.start_temporal(settings.home, port=free_port(), ui_port=free_port())
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch, done: list[str]) -> None:
+    """What builds is replaced."""
 
-    def start_worker(embedded: Embedded) -> Embedded:
+    async def make_root(*_: object) -> None:
+        done.append("root")
+
+    def start_worker(settings: Settings) -> Embedded:
         done.append("worker")
-        return embedded
+        found = services.status(settings.home)
+        assert found is not None
+        assert found.address == settings.temporal
+        return found
 
-    return up.Parts(
-        install_packages=lambda _: done.append("packages"),
-        start_temporal=start_temporal,
-        make_root=lambda _: done.append("root"),
-        start_worker=start_worker,
-        check=check,
-    )
+    monkeypatch.setattr(system, "install", lambda _: done.append("packages"))
+    monkeypatch.setattr(up, "_make_root", make_root)
+    monkeypatch.setattr(session, "start_worker", start_worker)
+
+
+def bring_up(settings: Settings, view: View | None) -> tuple[Embedded, Summary | None]:
+    return up.bring_up(settings, port=free_port(), ui_port=free_port(), view=view)
 
 
 def free_port() -> int:
@@ -127,20 +137,24 @@ def free_port() -> int:
     return port
 
 
-def test_it_brings_all_up_and_the_example_recovers(
-    settings: Settings, done: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("steps")
+def test_it_starts_everything_and_the_example_recovers(
+    settings: Settings,
+    done: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(up, "_check", check_like_a_worker)
     view = Recorder()
-    ready = parts(settings, done, check_like_a_worker)
-    embedded, summary = up.bring_up(settings, ready, lambda: view)
+    embedded, summary = bring_up(settings, view)
     assert [summary] == view.closed
-    assert done == ["packages", "temporal", "root", "worker"]
+    assert done == ["packages", "root", "worker"]
     assert len(view.shown) == len(view.closed) == 1
     assert services.status(settings.home) == embedded
     said = capsys.readouterr().err
     assert "[2/5] Temporal server: done in " in said
     assert "[5/5] example pull request with real builds: done in " in said
-    text = up._how_to_look_further(embedded, with_example=True)
+    text = up._next_steps(embedded, with_example=True)
     assert embedded.ui_url in text
     assert "./opam-ci down" in text
     assert summary is not None
@@ -150,34 +164,40 @@ def test_it_brings_all_up_and_the_example_recovers(
     assert up._last_shown(settings) is None
 
 
-def test_an_example_that_ends_otherwise_is_an_error_of_ours(
-    settings: Settings, done: list[str]
+@pytest.mark.usefixtures("steps")
+def test_unexpected_outcomes_of_the_example_are_an_internal_error(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check(*_: object) -> Summary:
+    async def check(*_: object) -> Summary:
         return summary_of({example.PASSES: Passed(evidence=EVIDENCE)}, ())
 
+    monkeypatch.setattr(up, "_check", check)
     with pytest.raises(InfrastructureError, match=r"example-type-error.*no build job"):
-        up.bring_up(settings, parts(settings, done, check), Recorder)
+        bring_up(settings, Recorder())
 
 
-def test_what_the_machine_lacks_is_said_before_anything_starts(
-    settings: Settings, done: list[str]
+@pytest.mark.usefixtures("steps")
+def test_missing_packages_are_reported_before_anything_starts(
+    settings: Settings, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: up.Tell) -> None:
+    def refuse(_: up.Report) -> None:
         raise UsageError("install opam first")
 
-    refusing = parts(settings, done, check_like_a_worker)
-    refusing = up.Parts(**{**vars(refusing), "install_packages": refuse})
+    monkeypatch.setattr(system, "install", refuse)
     with pytest.raises(UsageError, match="install opam first"):
-        up.bring_up(settings, refusing, None)
+        bring_up(settings, None)
     assert done == []
     assert not settings.home.exists()
 
 
-def test_without_the_example_there_is_no_check(settings: Settings, done: list[str]) -> None:
-    def check(*_: object) -> Summary:
+@pytest.mark.usefixtures("steps")
+def test_without_the_example_nothing_is_checked(
+    settings: Settings, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(*_: object) -> Summary:
         raise AssertionError
 
-    up.bring_up(settings, parts(settings, done, check), None)
+    monkeypatch.setattr(up, "_check", check)
+    bring_up(settings, None)
     assert done[-1] == "worker"
     assert not (settings.home / "example").exists()

@@ -90,6 +90,8 @@ class FakePullRequests:
 class FakeClient:
     """Temporal, with one workflow and one worker."""
 
+    service_client = SimpleNamespace(config=SimpleNamespace(target_host="127.0.0.1:7233"))
+
     def list_workflows(self, *_: object, **__: object) -> AsyncIterator[SimpleNamespace]:
         async def found() -> AsyncIterator[SimpleNamespace]:
             yield SimpleNamespace(
@@ -256,7 +258,7 @@ def test_a_running_check_in_a_pipe_has_a_line_for_each_change_and_a_table(
     assert first.index(PLATFORM) == heading.index("platform")
 
 
-def test_colours_and_width_are_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_and_width_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     coloured = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
     assert coloured.search(in_terminal(120, command("status-of-one")))
     monkeypatch.setenv("NO_COLOR", "1")
@@ -316,7 +318,7 @@ def test_columns_are_dropped_least_important_first_then_rows_become_blocks() -> 
     ]
 
 
-def test_numbers_are_on_the_right_and_empty_cells_leave_no_trace() -> None:
+def test_numbers_are_on_the_right_and_empty_cells_are_omitted() -> None:
     assert laid_out(60, ROW, ("b", "10", "", "", ""))[1:] == [
         "a-name   7  yesterday  today  because of this and that",
         "b       10",

@@ -16,7 +16,7 @@ def seen(*rows: JobStatus) -> list[tuple[JobState, int, int]]:
     return [(look.state, look.round, look.attempt) for look in looks]
 
 
-def test_a_job_that_has_just_ended_does_not_seem_to_wait_again() -> None:
+def test_a_job_that_has_just_ended_does_not_seem_queued_again() -> None:
     passed = Passed(evidence=Evidence(rule="test"))
     assert seen(
         JobStatus(job=JOB),

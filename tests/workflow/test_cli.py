@@ -75,7 +75,7 @@ async def test_failed_reverse_dependencies_are_listed_and_restarted(
     assert "has no failed job" in await say("restart", name, "--failed", code=2)
 
 
-async def test_what_cannot_be_is_told_in_a_sentence(
+async def test_refused_updates_are_one_sentence(
     world: World, ref: PullRequestRef, say: Say
 ) -> None:
     world.script.steps[BUILD] = [for_ever]
@@ -87,7 +87,7 @@ async def test_what_cannot_be_is_told_in_a_sentence(
         ("restart", name, "--job", BUILD): "running",
         ("restart", name, "--head", HEAD_2[:9]): f"superseded by {HEAD_1[:12]}",
         ("cancel", name, "--package", "no-such"): "has no job that matches",
-        ("cancel", "o/r/404"): "there is no running check 'pr/o/r/404'",
+        ("cancel", "o/r/404"): "no running check 'pr/o/r/404'",
     }
     for arguments, words in refused.items():
         text = await say(*arguments, code=2)
@@ -100,7 +100,7 @@ async def test_what_cannot_be_is_told_in_a_sentence(
         assert "passed" in text or "nothing to cancel" in text
 
 
-async def test_while_the_index_is_away_a_restart_is_accepted_and_done_later(
+async def test_while_the_index_is_unavailable_a_restart_is_accepted_and_done_later(
     world: World, ref: PullRequestRef, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway, "RESULT_TIMEOUT", timedelta(seconds=1))

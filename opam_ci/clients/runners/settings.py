@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from platformdirs import user_cache_path
 from pydantic import ByteSize, Field, field_validator
 
 from opam_ci.clients.host import HostNeeds
@@ -20,8 +21,7 @@ several times over."""
 
 def default_home() -> Path:
     """Returns the per-user cache directory: `$XDG_CACHE_HOME/opam-ci` or `~/.cache/opam-ci`."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "opam-ci"
+    return user_cache_path("opam-ci")
 
 
 class JobLimits(Frozen):
