@@ -18,6 +18,7 @@ from opam_ci.core.admission import CHANGE_REFUSED, MAX_DEPTH
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.job import Phase
+from opam_ci.core.job_errors import InfrastructureError, SubmissionError
 from opam_ci.core.outcome import Cause, Evidence, FailureReason
 
 #: Seconds for one fetch. A first fetch of opam-repository is some hundred MB; a later one

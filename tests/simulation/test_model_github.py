@@ -237,14 +237,14 @@ class GitHubEvents(Simulation):
             self.run = Run()
         run = self.run
         run.newest = max(run.newest, event.as_of)
-        match order(run.known, event.as_of, head, sure=sure):
+        match compare_events(run.known, event.as_of, head, authoritative=sure):
             case "older":
                 self.hit("older")
             case "unclear":
                 self.hit("unclear")
                 run.doubtful = True
             case "newer":
-                run.known = Known(as_of=event.as_of, head=head)
+                run.known = LatestEvent(as_of=event.as_of, head=head)
                 if isinstance(event, Closed):
                     self.hit("ended")
                     self.run = None
