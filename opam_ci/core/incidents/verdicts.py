@@ -6,7 +6,7 @@ A failure that unrelated pull requests share within minutes may be the CI's. Why
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import AwareDatetime, Field
 
@@ -106,9 +106,12 @@ def doubts(
     return tuple(found)
 
 
-def _order(verdict: FailedVerdict) -> tuple[datetime, str, str, str, str, int]:
+def _order(verdict: FailedVerdict) -> tuple[Any, ...]:
     key = verdict.revision
-    return (verdict.at, key.repository, key.target, key.head, verdict.job.id, verdict.round)
+    named = (key.repository, key.target, key.head, verdict.job.id, verdict.round)
+    # The rest makes it a total order even where the input contradicts itself.
+    flags = (verdict.again, verdict.doubted, verdict.is_over, verdict.blame or "")
+    return (verdict.at, *named, key.opened_at, *flags)
 
 
 def _unrelated(verdicts: Iterable[FailedVerdict]) -> int:
