@@ -1,7 +1,5 @@
 """Changed rows of the job matrix, on their way to the index."""
 
-from datetime import datetime
-
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.model import Frozen
@@ -10,16 +8,16 @@ from opam_ci.core.summary import JobStatus, Rows, Summary
 
 
 class RowBatch(Frozen):
-    """Changed rows of one testing, on their way to the index.
+    """Changed rows of one testing, to be written to the index.
 
-    A row makes rows of the index: one of its job, and one of each attempt of the row's round.
+    For each row the index has one row of the job, and one of each attempt of the row's round.
 
     Attributes:
         key: The testing.
-        revision: How it stands, None where only rows are told of.
+        revision: The state of the testing, None if only rows are written.
         rows: The rows.
         sequence: Number of this batch, higher than any before with the same rows.
-        updated_at: When they were so.
+        updated_at: Time of this state.
         pools: The pool of each platform.
     """
 
@@ -40,7 +38,7 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
     merge_tree: str | None = None,
     is_open: bool = True,
 ) -> RowBatch:
-    """Returns what is to be written after rows have changed.
+    """Returns the batch to write after rows have changed.
 
     Args:
         revision: The testing.
@@ -52,7 +50,7 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
     """
     now = summary.updated_at
     if now is None:
-        raise ValueError("a summary that is written down says when it was true")
+        raise ValueError("a summary without updated_at cannot be recorded")
     record = RevisionRecord(
         key=revision,
         base=summary.base,
@@ -64,17 +62,3 @@ def batch_of(  # noqa: PLR0913  each is a fact of its own
         sequence=sequence,
     )
     return RowBatch(key=revision, revision=record, rows=changed, sequence=sequence, updated_at=now)
-
-
-def rows_of(
-    revision: RevisionKey,
-    changed: tuple[JobStatus, ...],
-    *,
-    sequence: int,
-    updated_at: datetime,
-    pools: dict[str, str] | None = None,
-) -> RowBatch:
-    """Returns what is to be written of changed rows alone; see `RowBatch`."""
-    return RowBatch(
-        key=revision, rows=changed, sequence=sequence, updated_at=updated_at, pools=pools or {}
-    )
