@@ -285,7 +285,7 @@ class GitHubEvents(Simulation):
             self.hit("stale answer")
         self.tell(said, sure=True)
 
-    # Catching up.
+    # Difference up.
 
     def reconcile(self) -> None:
         running = {} if self.run is None else {1: self.run.head}

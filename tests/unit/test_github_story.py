@@ -127,7 +127,7 @@ async def test_commands_are_for_the_author_and_for_those_who_may_write(ci: Ci) -
     misunderstood = ci.last()
     assert isinstance(misunderstood, Misunderstood)
     await ci.github.comment(1, misunderstood.answer)
-    assert "I know these commands" in fake.comments[0]["body"]
+    assert "No such command" in fake.comments[0]["body"]
     before = len(ci.asked)
     await fake.write(1, "/opam-ci cancel", by="opam-ci[bot]")
     assert len(ci.asked) == before

@@ -1,4 +1,4 @@
-"""What workflows and activities say to each other about GitHub."""
+"""Messages between workflows and activities about GitHub."""
 
 from datetime import timedelta
 
@@ -13,21 +13,21 @@ from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import PullRequestRef
 
 CHECK_RUN = "check run: "
-"""Before the name of a context: the key under which its check run is kept in `posted`."""
+"""Prefix of a context's name in the key of its check run in `posted`."""
 
 
 class Delivered(Frozen):
-    """Input of DeliveryWorkflow: what a delivery asks for."""
+    """Input of DeliveryWorkflow: the action of a delivery."""
 
     action: Action
 
 
 class Carried(Frozen):
-    """What became of an action.
+    """Result of an action.
 
     Attributes:
-        words: What was done, for people who look.
-        again_at: When it is to be looked at again, None for never.
+        words: What was done, for people.
+        again_at: When to repeat the action, None for never.
     """
 
     words: str
@@ -35,24 +35,24 @@ class Carried(Frozen):
 
 
 class Look(Frozen):
-    """Input of the activity that asks GitHub how a pull request is."""
+    """Input of the activity that fetches a pull request's state from GitHub."""
 
     pull_request: PullRequestRef
 
 
 class ToPost(Frozen):
-    """What GitHub is to be told, as it is at this moment: the answer of a query.
+    """What to post to GitHub at this moment: the result of a query.
 
-    An activity that had to wait for GitHub asks anew, so that nothing old is posted late.
+    An activity that had to wait for GitHub queries again, so that no outdated status is posted.
 
     Attributes:
-        statuses: As they should be; for check runs those of which the run is made, with
-            `CHECK_RUN` before the name of the context.
-        check_runs: By such a name, the check run.
-        posted: By context, what GitHub was told before.
-        pace: How often.
-        annotated: Name of the check run to which lint's findings belong, None for none.
-        testing: Which testing of which head.
+        statuses: As they should be; for check runs the status from which the run is made, with
+            `CHECK_RUN` before the name of its context.
+        check_runs: Check runs, by that name.
+        posted: Last posted statuses, by context.
+        pace: Debounce of the statuses.
+        annotated: Name of the check run that gets lint's findings, None for none.
+        testing: The testing.
     """
 
     statuses: tuple[Status, ...] = ()
@@ -64,10 +64,10 @@ class ToPost(Frozen):
 
 
 class PostTask(Frozen):
-    """Input of the activity that posts; what to post it asks the workflow.
+    """Input of the activity that posts; it queries the workflow for what to post.
 
     Attributes:
-        pull_request: Whose statuses.
+        pull_request: The pull request.
     """
 
     pull_request: PullRequestRef
@@ -77,20 +77,20 @@ class ReconcileTask(Frozen):
     """Input of ReconcileWorkflow.
 
     Attributes:
-        since: How far back failed deliveries are asked for.
+        since: How far back failed deliveries are redelivered.
     """
 
     since: timedelta = timedelta(days=3)
 
 
 class Reconciled(Frozen):
-    """What a comparison of GitHub with the workflows came to.
+    """Result of a reconciliation of GitHub with the workflows.
 
     Attributes:
-        open_pull_requests: How many are open on GitHub.
-        missed: Pull requests whose head no workflow knew.
-        looked_at: Those that were not listed, and asked for one by one.
-        redelivered: How many deliveries were asked for again.
+        open_pull_requests: Number of pull requests open on GitHub.
+        missed: Pull requests whose head no workflow had.
+        looked_at: Those that were not listed, and fetched one by one.
+        redelivered: Number of deliveries that GitHub was requested to redeliver.
     """
 
     open_pull_requests: int
