@@ -99,6 +99,6 @@ class CanaryWorkflow:
         except ActivityError as error:
             if boundary.is_cancelled(error):
                 raise
-            found = boundary.report_of(error)
+            found = boundary.report_in(error.cause)
             outcome = found.outcome if found else boundary.outcome_without_report(error)
         return canary.finding(package, outcome)

@@ -227,7 +227,7 @@ class JobRunner:
     def _report(self, running: _Running, job: Job, error: ActivityError) -> JobReport:
         now = workflow.now()
         row = self._table[job.id]
-        report = boundary.report_of(error)
+        report = boundary.report_in(error.cause)
         # A further fault does not change the verdict; an attempt that succeeded does.
         if running.verdict is not None and (report is None or report.outcome.kind == "errored"):
             return report_for(row, running.verdict, now)

@@ -87,7 +87,7 @@ async def test_what_cannot_be_is_told_in_a_sentence(
         ("restart", name, "--job", BUILD): "running",
         ("restart", name, "--head", HEAD_2[:9]): f"superseded by {HEAD_1[:12]}",
         ("cancel", name, "--package", "no-such"): "has no job that matches",
-        ("cancel", "o/r/404"): "there is no running check 'pr/o/r/404'",
+        ("cancel", "o/r/404"): "no running check 'pr/o/r/404'",
     }
     for arguments, words in refused.items():
         text = await say(*arguments, code=2)

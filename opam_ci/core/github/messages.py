@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, Field
 from opam_ci.core.github.action import Action
 from opam_ci.core.github.checks import CheckRun
 from opam_ci.core.github.pace import HURRIED, Pace, Posted
+from opam_ci.core.github.reconcile import REDELIVERED_FOR
 from opam_ci.core.github.status import Status
 from opam_ci.core.model import Frozen
 from opam_ci.core.records import RevisionKey
@@ -80,7 +81,7 @@ class ReconcileTask(Frozen):
         since: How far back failed deliveries are redelivered.
     """
 
-    since: timedelta = timedelta(days=3)
+    since: timedelta = REDELIVERED_FOR
 
 
 class Reconciled(Frozen):
