@@ -80,7 +80,7 @@ async def github_service(
 
     Raises:
         UsageError: A setting is missing; the text says which.
-        InfrastructureError: The database or Temporal is away.
+        InfrastructureError: The database or Temporal is unavailable.
     """
     tracked, policy = github.tracked, github.policy(checks, namespace=settings.namespace)
     secret, credentials = github.webhook_secret(), github.credentials()

@@ -1,7 +1,6 @@
 """Temporal Schedules."""
 
 from datetime import timedelta
-from typing import Any
 
 from temporalio.client import (
     Client,
