@@ -15,7 +15,7 @@ from opam_ci.core.installable import Unavailable
 
 
 def default_home() -> Path:
-    """Returns where everything of an embedded installation is kept.
+    """Returns the default directory of an embedded installation.
 
     `$OPAM_CI_HOME`, else `$XDG_STATE_HOME/opam-ci`, else `~/.local/state/opam-ci`.
     """
@@ -26,42 +26,42 @@ def default_home() -> Path:
 
 
 class Settings(BaseSettings):
-    """Settings of every process of ours.
+    """Settings of all processes.
 
     Attributes:
-        home: Where an embedded installation keeps everything.
-        cache: Where root file systems and warmed opam roots are kept.
+        home: Directory of an embedded installation.
+        cache: Directory of root file systems and warmed opam roots.
         lint_opam: An opam of this machine to lint with, of the version that authors are judged
-            by; by default the one of a root file system of ours.
+            by; by default the one of a root file system that the CI made.
         temporal: Address of the Temporal server.
         namespace: Temporal namespace.
         store: URL of the object store for logs and artifacts.
         index: SQLAlchemy URL of the job index.
         pools: Pools whose jobs this worker builds; empty for none.
         orchestrate: Whether this worker runs workflows and repository activities.
-        builds: How many jobs this worker builds at once.
+        builds: Number of jobs that this worker builds at once.
         platforms: File of platforms and pools; None for the one of the package.
         runner: How this worker isolates jobs: in a root file system that it makes, or in
             containers.
         container_command: `podman` or `docker`, or the path of either.
-        container_runtime: The engine's low-level runtime; by default what works here.
-        container_image: Image of platforms that name none.
-        container_network: The engine's word for the network of the phases that have one.
-        job_memory: Bytes of memory that a job may use; by default a share of the machine's.
-        job_pids: Processes and threads that a job may have.
-        job_cpus: CPUs' worth of time that a job may use; by default no limit.
-        job_disk: Bytes that a job may write.
-        job_files: Files that a job may make.
+        container_runtime: The engine's low-level runtime; by default one that works here.
+        container_image: Image of platforms without one.
+        container_network: The engine's name of the network for phases with network.
+        job_memory: Memory limit of a job in bytes; by default a share of the machine's.
+        job_pids: Maximum number of processes and threads of a job.
+        job_cpus: Maximum CPU time of a job in CPUs; by default no limit.
+        job_disk: Maximum number of bytes that a job may write.
+        job_files: Maximum number of files that a job may make.
         require_limits: Whether a machine that cannot limit jobs must not build.
         unavailable: Whether a package that is available on none of the platforms is a failure
             (`fail`) or a skip (`skip`); by default the former for pull requests of GitHub, as in
             opam-repo-ci, and the latter for `check`, whose platforms are this machine's.
-        build_cache: Whether builds use compiled dependencies of earlier ones again.
-        build_cache_bytes: Room for these, in bytes, or with a unit such as `20GiB`.
-        metrics: Address on which a worker shows metrics and its health; empty for nowhere.
+        build_cache: Whether builds reuse compiled dependencies of earlier ones.
+        build_cache_bytes: Size limit of these, in bytes, or with a unit such as `20GiB`.
+        metrics: Address of a worker's metrics and health; empty for none.
         canary: Whether a build worker builds a canary before it takes jobs and after faults,
-            and has one go through its pools' queues now and then.
-        incident_probe: How long after its fault an incident is looked at first.
+            and has a schedule of canaries for each of its pools.
+        incident_probe: Wait after an incident's fault before it is first checked.
         incident_quiet: How long an incident without lost jobs must be quiet to be over.
     """
 
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
 
     @property
     def given_temporal(self) -> str | None:
-        """The server's address if the environment names one, else None."""
+        """The server's address if it is set in the environment, else None."""
         return self.temporal if "temporal" in self.model_fields_set else None
 
     @property
@@ -121,10 +121,10 @@ class Settings(BaseSettings):
 
     @property
     def incident_pace(self) -> IncidentPace:
-        """How often incidents are looked at."""
+        """How often incidents are checked."""
         return IncidentPace(probe_first=self.incident_probe, quiet=self.incident_quiet)
 
     @property
     def clones(self) -> Path:
-        """Where this machine keeps its clones of repositories on GitHub."""
+        """Directory of this machine's clones of repositories on GitHub."""
         return self.home / "clones"

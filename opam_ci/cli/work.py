@@ -8,7 +8,7 @@ import typer
 
 from opam_ci.cli import services
 from opam_ci.settings import Settings
-from opam_ci.worker import collect_rarely, serve
+from opam_ci.worker import serve, tune_gc
 
 
 def worker(
@@ -47,5 +47,5 @@ def worker(
     )
     # Each scrape asks the SDK for its metrics.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    collect_rarely()
+    tune_gc()
     asyncio.run(serve(settings.model_copy(update=changes), ready=services.announce_ready))

@@ -107,7 +107,7 @@ def test_other_commands_of_the_set_up(world: GitHubWorld) -> None:
     done = check(OPAM_CI_GITHUB_CLONE_URL="file:///nowhere", OPAM_CI_TEMPORAL="127.0.0.1:1")
     assert done.returncode == 2
     assert "MISSING  clone: file:///nowhere has no branch master" in done.stdout
-    assert "MISSING  temporal: no Temporal server answers" in done.stdout
+    assert "MISSING  temporal: no Temporal server responds" in done.stdout
     assert "2 things to do" in done.stdout
     world.fake.installed = False
     done = check()
