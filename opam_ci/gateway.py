@@ -18,7 +18,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from opam_ci.core.errors import InfrastructureError, UsageError
 from opam_ci.core.github.action import number_in
-from opam_ci.core.github.messages import Delivered
+from opam_ci.core.github.messages import DeliveryTask
 from opam_ci.core.github.origin import ClosedAs
 from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import (
@@ -84,7 +84,7 @@ class PullRequests:
                 static_summary=f"{ref.title}: analysis, lint, builds",
             )
 
-    async def deliver(self, delivered: Delivered, delivery: str) -> None:
+    async def deliver(self, delivered: DeliveryTask, delivery: str) -> None:
         """Starts the workflow of a delivery, unless it was started before.
 
         Args:

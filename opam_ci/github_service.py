@@ -76,10 +76,10 @@ async def github_service(
         github: Of the GitHub part.
         client: To Temporal.
         checks: How heads are checked.
-        metrics: Where to count what GitHub answers.
+        metrics: The metrics to update.
 
     Raises:
-        UsageError: A setting is missing; the text says which.
+        UsageError: A setting is missing.
         InfrastructureError: The database or Temporal is unavailable.
     """
     tracked, policy = github.tracked, github.policy(checks, namespace=settings.namespace)

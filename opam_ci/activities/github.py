@@ -27,18 +27,18 @@ from opam_ci.core.github.action import (
     Closed,
     HeadChanged,
     Ignore,
-    Misunderstood,
     Reconcile,
     RefreshBase,
     Restart,
     Tracked,
+    UnknownCommand,
 )
 from opam_ci.core.github.check_page import annotation
 from opam_ci.core.github.checks import Annotation
 from opam_ci.core.github.late import LATE_AFTER, current, is_late
 from opam_ci.core.github.messages import (
-    Carried,
-    Delivered,
+    DeliveryResult,
+    DeliveryTask,
     Look,
     PostTask,
     Reconciled,
@@ -174,7 +174,7 @@ class GitHubActivities:
             return await self._look(task.pull_request, _clock()())
 
     @activity.defn(name="github_carry_out")
-    async def carry_out(self, delivered: Delivered) -> Carried:
+    async def carry_out(self, delivered: DeliveryTask) -> DeliveryResult:
         """Executes the action of a delivery.
 
         Raises:
@@ -203,7 +203,7 @@ class GitHubActivities:
         """
         await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
 
-    async def _carry_out(self, action: Action, now: datetime, *, sure: bool) -> Carried:
+    async def _carry_out(self, action: Action, now: datetime, *, sure: bool) -> DeliveryResult:
         match action:
             case HeadChanged():
                 revision = self._policy.revision(action, sure=sure)
@@ -219,25 +219,25 @@ class GitHubActivities:
                 done = f"{len(found.missed)} missed"
             case Ignore():
                 done = action.reason
-            case Restart() | Cancel() | Misunderstood():
+            case Restart() | Cancel() | UnknownCommand():
                 done = await self._command(action)
-        return Carried(words=done)
+        return DeliveryResult(words=done)
 
-    async def _close(self, action: Closed, *, sure: bool) -> Carried:
+    async def _close(self, action: Closed, *, sure: bool) -> DeliveryResult:
         event = ClosedAs(as_of=action.as_of, sure=sure)
         is_running = await self._pull_requests.closed(action.pull_request, event)
         # An older head that arrives after this would start the workflow again. Once it is late
         # it does not; until then this is repeated.
-        return Carried(
+        return DeliveryResult(
             words=action.why if is_running else f"{action.why}: no workflow",
             again_at=None if sure else action.as_of + LATE_AFTER + _MARGIN,
         )
 
-    async def _command(self, action: Restart | Cancel | Misunderstood) -> str:
+    async def _command(self, action: Restart | Cancel | UnknownCommand) -> str:
         if action.ask_permission and not await self._may_command(action.by):
             return f"{action.by} may not command"
         match action:
-            case Misunderstood():
+            case UnknownCommand():
                 if (number := action.pull_request.number) is not None:
                     await self._github.comment(number, action.answer)
                 return "answered"

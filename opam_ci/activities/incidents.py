@@ -12,9 +12,9 @@ from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import (
     HIT_JOBS_AT_ONCE,
     INCIDENT_WORKFLOW,
-    IncidentLook,
     IncidentPace,
     IncidentState,
+    IncidentStatus,
     ResolveIncident,
     workflow_id,
 )
@@ -27,7 +27,7 @@ class IncidentActivities:
         self._index = index
 
     @activity.defn
-    async def look_at_incident(self, incident: int) -> IncidentLook:
+    async def look_at_incident(self, incident: int) -> IncidentStatus:
         """Reads the state of an incident.
 
         Args:
@@ -36,7 +36,7 @@ class IncidentActivities:
         Raises:
             InfrastructureError: The index cannot be read; retried until it can.
         """
-        return await asyncio.to_thread(self._look, incident)
+        return await asyncio.to_thread(self._read, incident)
 
     @activity.defn
     async def resolve_incident(self, message: ResolveIncident) -> bool:
@@ -48,11 +48,11 @@ class IncidentActivities:
         now = datetime.now(UTC)
         return await asyncio.to_thread(self._index.resolve, message.incident, at=now, by=message.by)
 
-    def _look(self, number: int) -> IncidentLook:
+    def _read(self, number: int) -> IncidentStatus:
         incident = self._index.incident(number)
         if incident is None:
-            return IncidentLook(incident=None)
-        return IncidentLook(
+            return IncidentStatus(incident=None)
+        return IncidentStatus(
             incident=incident,
             hit=self._index.hit_jobs(number)[:HIT_JOBS_AT_ONCE],
             undecided=self._index.undecided_jobs(number),

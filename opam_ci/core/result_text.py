@@ -12,7 +12,7 @@ from opam_ci.core.outcome import Failed, Outcome, SkipReason
 from opam_ci.core.plan import BUILT_KINDS
 from opam_ci.core.summary import BUILDS_NOTHING, UNDECIDED, Counts, Summary
 
-SKIP_WORDS = {
+SKIP_TEXTS = {
     SkipReason.UNAVAILABLE: "not available here",
     SkipReason.NO_SOLUTION: "cannot be installed here",
     SkipReason.DEPEXT_UNAVAILABLE: "a system package does not exist here",
@@ -21,7 +21,7 @@ SKIP_WORDS = {
     SkipReason.NOT_BUILT: "the build did not pass",
 }
 
-CHANGE_WORDS = {
+CHANGE_TEXTS = {
     ChangeKind.DELETED: "deleted",
     ChangeKind.UNAVAILABLE: "available on no platform",
     ChangeKind.INSIGNIFICANTLY_CHANGED: "no change that a build sees",
@@ -132,7 +132,7 @@ def unbuilt(summary: Summary) -> str:
         if any(changed.kind in BUILT_KINDS for changed in summary.packages):
             return "nothing was built: no build was requested"
         kinds = dict.fromkeys(changed.kind for changed in summary.packages)
-        why = ", ".join(CHANGE_WORDS[kind] for kind in kinds if kind in CHANGE_WORDS)
+        why = ", ".join(CHANGE_TEXTS[kind] for kind in kinds if kind in CHANGE_TEXTS)
         return "nothing needed a build" + (f" ({why})" if why else "")
     skips = [each for each in summary.tallies if each.kind not in BUILDS_NOTHING and each.number]
     reasons: Counter[SkipReason] = Counter()
@@ -141,7 +141,7 @@ def unbuilt(summary: Summary) -> str:
     if len(reasons) > 1:
         # A skip that follows from another one is not a reason of its own.
         reasons.pop(SkipReason.NOT_BUILT, None)
-    words = ", ".join(SKIP_WORDS[reason] for reason, _ in reasons.most_common(2))
+    words = ", ".join(SKIP_TEXTS[reason] for reason, _ in reasons.most_common(2))
     only_builds = all(each.kind is JobKind.BUILD for each in skips)
     what = ("build" if only_builds else "job") + "s" * (ran.skipped != 1)
     return f"nothing was built: {ran.skipped} {what} skipped ({words})"

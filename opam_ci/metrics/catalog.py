@@ -10,9 +10,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from opam_ci import __version__
 
-_MINUTE = 60
-_HOUR = 60 * _MINUTE
-
 JOB_BUCKETS = (1, 2, 5, 10, 20, 40, *(60 * n for n in (1.5, 3, 5, 10, 20, 40, 90, 180)))
 """From a lint of a second to the longest build that the time limits allow."""
 

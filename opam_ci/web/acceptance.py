@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from opam_ci.core.github.action import Action, HeadChanged
 from opam_ci.core.github.late import is_late
-from opam_ci.core.github.messages import Delivered
+from opam_ci.core.github.messages import DeliveryTask
 from opam_ci.core.github.revision import Policy
 from opam_ci.gateway import PullRequests
 
@@ -43,4 +43,4 @@ class Acceptance:
             revision = self._policy.revision(action)
             await self._pull_requests.head_changed(action.pull_request, revision)
         else:
-            await self._pull_requests.deliver(Delivered(action=action), delivery)
+            await self._pull_requests.deliver(DeliveryTask(action=action), delivery)

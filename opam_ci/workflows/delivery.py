@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.github import GitHubActivities
-    from opam_ci.core.github.messages import Carried, Delivered, Reconciled, ReconcileTask
+    from opam_ci.core.github.messages import DeliveryResult, DeliveryTask, Reconciled, ReconcileTask
     from opam_ci.workflows import options
     from opam_ci.workflows.pause import pause
 
@@ -17,7 +17,7 @@ class DeliveryWorkflow:
     """
 
     @workflow.run
-    async def run(self, delivered: Delivered) -> Carried:
+    async def run(self, delivered: DeliveryTask) -> DeliveryResult:
         """Executes an action, and repeats it if its result demands that.
 
         Returns:

@@ -9,8 +9,8 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.incidents import IncidentActivities
     from opam_ci.core.incidents.messages import (
-        IncidentLook,
         IncidentState,
+        IncidentStatus,
         ResolveIncident,
         SentCanary,
     )
@@ -70,12 +70,12 @@ class IncidentWorkflow:
         """
         while True:
             sent = self._sent.total()
-            look = await self._look()
-            if look.incident is None:
+            status = await self._read_status()
+            if status.incident is None:
                 return state.restarted
-            resolved = not look.incident.is_open
+            resolved = not status.incident.is_open
             if not resolved:
-                resolved = await self._is_repaired(look)
+                resolved = await self._is_repaired(status)
             if resolved:
                 await self._restart_all()
                 return state.restarted
@@ -97,37 +97,37 @@ class IncidentWorkflow:
     def _is_reported_repaired(self) -> bool:
         return self._repaired_by is not None
 
-    async def _is_repaired(self, look: IncidentLook) -> bool:
+    async def _is_repaired(self, status: IncidentStatus) -> bool:
         """Resolves the incident if there is evidence; else sends a canary if none runs."""
-        incident = look.incident
+        incident = status.incident
         if incident is None:
             return False
-        if look.recovered:
+        if status.recovered:
             return await self._resolve("a job that succeeded")
         if self._repaired_by is not None:
             repaired_by, self._repaired_by = self._repaired_by, None
-            if await self._canary_survives(look, incident.last_seen_at):
+            if await self._canary_survives(status, incident.last_seen_at):
                 return await self._resolve(repaired_by)
             self._note(f"reported as repaired by {repaired_by}, but the canary met the fault again")
             return False
-        if look.hit:
-            if not look.undecided and self._may_probe(incident):
-                await self._send_canary(look)
+        if status.hit:
+            if not status.undecided and self._may_probe(incident):
+                await self._send_canary(status)
                 state = self._state
                 pause = state.canary_pause or state.pace.probe_first
                 state.next_canary_at = workflow.now() + pause
                 state.canary_pause = min(2 * pause, state.pace.probe_maximum)
             return False
         quiet = workflow.now() - incident.last_seen_at >= self._state.pace.quiet
-        return quiet and not look.undecided and await self._resolve("all jobs recovered")
+        return quiet and not status.undecided and await self._resolve("all jobs recovered")
 
     def _may_probe(self, incident: Incident) -> bool:
         """Whether the last canary, or for the first one the last fault, is long enough ago."""
         first_at = incident.last_seen_at + self._state.pace.probe_first
         return workflow.now() >= (self._state.next_canary_at or first_at)
 
-    async def _send_canary(self, look: IncidentLook) -> bool:
-        canary = canary_of(look.hit, self._sent)
+    async def _send_canary(self, status: IncidentStatus) -> bool:
+        canary = canary_of(status.hit, self._sent)
         if canary is None:
             return False
         self._sent[key_of(canary)] += 1
@@ -135,14 +135,14 @@ class IncidentWorkflow:
             await self._send(order, RestartAsker.CANARY)
         return True
 
-    async def _canary_survives(self, look: IncidentLook, last_seen_at: datetime) -> bool:
+    async def _canary_survives(self, status: IncidentStatus, last_seen_at: datetime) -> bool:
         """Restarts one job and returns whether it does not meet the fault again at once."""
-        if not await self._send_canary(look):
+        if not await self._send_canary(status):
             return True
         rounds = int(options.CANARY_PATIENCE / options.CANARY_LOOK_INTERVAL)
         for _ in range(rounds):
             await workflow.sleep(options.CANARY_LOOK_INTERVAL)
-            now = await self._look()
+            now = await self._read_status()
             if now.incident is None or now.incident.last_seen_at > last_seen_at:
                 return False
             if now.recovered:
@@ -152,8 +152,8 @@ class IncidentWorkflow:
     async def _restart_all(self) -> None:
         """Restarts the jobs in windows; then those whose loss was recorded late."""
         for _ in range(_STRAGGLER_ROUNDS):
-            look = await self._look()
-            plan = restart_plan(look.hit)
+            status = await self._read_status()
+            plan = restart_plan(status.hit)
             windows = plan.windows
             if plan.canary is not None:
                 windows = ((plan.canary,), *windows)
@@ -168,7 +168,7 @@ class IncidentWorkflow:
                     "restart them with `opam-ci restart`"
                 )
             await workflow.sleep(options.STRAGGLER_PAUSE)
-            if not restart_plan((await self._look()).hit).jobs:
+            if not restart_plan((await self._read_status()).hit).jobs:
                 return
 
     async def _send(self, order: RestartOrder, asker: RestartAsker) -> None:
@@ -177,17 +177,19 @@ class IncidentWorkflow:
         else:
             self._note(f"{order.workflow_id} has ended: no restart needed")
 
-    async def _look(self) -> IncidentLook:
-        look = await workflow.execute_activity_method(
+    async def _read_status(self) -> IncidentStatus:
+        status = await workflow.execute_activity_method(
             IncidentActivities.look_at_incident,
             self._state.incident,
             **options.index_activity("look at the incident"),
         )
-        if look.incident is not None:
+        if status.incident is not None:
             workflow.set_current_details(
-                incident_details(look.incident, len(look.hit), look.undecided, self._state.notes)
+                incident_details(
+                    status.incident, len(status.hit), status.undecided, self._state.notes
+                )
             )
-        return look
+        return status
 
     async def _resolve(self, by: str) -> bool:
         return await workflow.execute_activity_method(

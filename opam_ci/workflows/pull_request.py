@@ -15,8 +15,8 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.incidents.restarts import has_budget
     from opam_ci.core.outcome import CancelledBy
     from opam_ci.core.plan import ANALYSIS
-    from opam_ci.core.recording import batch_of
-    from opam_ci.core.records import RevisionKey
+    from opam_ci.core.recording import RowBatch
+    from opam_ci.core.records import RevisionKey, RevisionRecord
     from opam_ci.core.requests import (
         CancelUpdate,
         JobSelector,
@@ -481,14 +481,23 @@ class PullRequestWorkflow:
         summary = self.summary()
         self._github.look(summary, testing.revision, hurried=self._closed)
         self._state.sequence += 1
+        record = RevisionRecord(
+            key=testing.key,
+            base=summary.base,
+            merge_tree=testing.state.merge_tree,
+            is_open=not self._closed,
+            state=summary.state,
+            planned=summary.planned,
+            updated_at=workflow.now(),
+            sequence=self._state.sequence,
+        )
         self._records.add(
-            batch_of(
-                testing.key,
-                summary,
-                rows,
-                sequence=self._state.sequence,
-                merge_tree=testing.state.merge_tree,
-                is_open=not self._closed,
+            RowBatch(
+                key=record.key,
+                revision=record,
+                rows=rows,
+                sequence=record.sequence,
+                updated_at=record.updated_at,
             )
         )
 

@@ -114,7 +114,7 @@ class Cancel(Frozen):
     ask_permission: bool
 
 
-class Misunderstood(Frozen):
+class UnknownCommand(Frozen):
     """A comment with an unknown command: to be answered, once.
 
     Attributes:
@@ -166,7 +166,7 @@ class Ignore(Frozen):
 
 
 Action = Annotated[
-    HeadChanged | Closed | Restart | Cancel | Misunderstood | RefreshBase | Reconcile | Ignore,
+    HeadChanged | Closed | Restart | Cancel | UnknownCommand | RefreshBase | Reconcile | Ignore,
     Field(discriminator="kind"),
 ]
 """The action of a delivery."""

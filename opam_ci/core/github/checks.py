@@ -42,13 +42,11 @@ class CheckOutput(Frozen):
     Attributes:
         title: One line.
         summary: Markdown; GitHub accepts 65,535 characters.
-        text: Further markdown.
         annotations: Any number; the client sends them in batches.
     """
 
     title: str = Field(min_length=1, max_length=255)
     summary: str = Field(max_length=65_535)
-    text: str | None = Field(default=None, max_length=65_535)
     annotations: tuple[Annotation, ...] = ()
 
 

@@ -17,13 +17,13 @@ CHECK_RUN = "check run: "
 """Prefix of a context's name in the key of its check run in `posted`."""
 
 
-class Delivered(Frozen):
+class DeliveryTask(Frozen):
     """Input of DeliveryWorkflow: the action of a delivery."""
 
     action: Action
 
 
-class Carried(Frozen):
+class DeliveryResult(Frozen):
     """Result of an action.
 
     Attributes:

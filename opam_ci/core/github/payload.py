@@ -120,7 +120,7 @@ class CheckedPullRequest(Tolerant):
 CheckedPullRequests = Annotated[tuple[CheckedPullRequest, ...], BeforeValidator(_known)]
 
 
-class CheckRun(Tolerant):
+class ReceivedCheckRun(Tolerant):
     """A check run."""
 
     head_sha: Sha
@@ -140,7 +140,7 @@ class CheckRunPayload(Tolerant):
     """`check_run`."""
 
     action: Word
-    check_run: CheckRun
+    check_run: ReceivedCheckRun
     repository: Repository
     requested_action: RequestedAction | None = None
     sender: Account

@@ -4,9 +4,9 @@ from opam_ci.core.github.action import (
     Action,
     Cancel,
     Ignore,
-    Misunderstood,
     Restart,
     Tracked,
+    UnknownCommand,
     foreign,
     number_in,
 )
@@ -150,6 +150,6 @@ def _commanded(command: Command, issue: Issue, author: Account, tracked: Tracked
                 ask_permission=ask,
             )
         case NoSuchCommand():
-            return Misunderstood(
+            return UnknownCommand(
                 pull_request=ref, by=author.login, ask_permission=ask, answer=USAGE
             )

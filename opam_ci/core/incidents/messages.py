@@ -62,7 +62,7 @@ class IncidentState(State):
     notes: list[str] = Field(default_factory=list)
 
 
-class IncidentLook(Frozen):
+class IncidentStatus(Frozen):
     """The state of an incident.
 
     Attributes:
