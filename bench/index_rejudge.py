@@ -8,7 +8,7 @@ from bench.index_fill import FAILED, PLATFORMS, REPOSITORY
 from opam_ci.clients.index import Index
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import LogLine
-from opam_ci.core.recording import RowBatch, rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.summary import JobState, JobStatus
 
@@ -53,4 +53,4 @@ def _batch(number: int, at: datetime, row: JobStatus) -> RowBatch:
     key = RevisionKey(
         repository=REPOSITORY, number=900_000 + number, head=f"{number:040x}", opened_at=at
     )
-    return rows_of(key, (row,), sequence=1, updated_at=at)
+    return RowBatch(key=key, rows=(row,), sequence=1, updated_at=at)

@@ -319,7 +319,7 @@ async def orchestrate(client: Client, home: Path) -> dict[str, float]:
     """The orchestration worker, until its standard input ends."""
     runner = TimedRunner()
     production.WORKFLOW_RUNNER = runner  # type: ignore[assignment]  # production's own, timed
-    production.collect_rarely()
+    production.tune_gc()
     store = ArtifactStore.open((home / "store").as_uri())
     index = await asyncio.to_thread(Index.open, f"sqlite:///{home / 'index.sqlite'}")
     given = Given(store)

@@ -21,13 +21,13 @@ from opam_ci.workflows import options
 
 
 def identity() -> str:
-    """Returns how this process names itself to Temporal and in evidence."""
+    """Returns the identity of this process for Temporal and in evidence."""
     return f"{os.getpid()}@{socket.gethostname()}"
 
 
 PATIENT = RetryConfig(max_interval_millis=2_000, max_elapsed_time_millis=60_000, max_retries=1_000)
-"""How long a worker tries to tell Temporal of an attempt: as long as Temporal by default waits
-for a sign of life of it. The SDK's own ten seconds are less than a restart may take."""
+"""How long a worker retries requests to Temporal: the default heartbeat timeout of a job. The
+SDK's own ten seconds are less than a restart may take."""
 
 
 async def connect(
@@ -38,10 +38,10 @@ async def connect(
     Args:
         settings: Of this process.
         runtime: The SDK's, for metrics.
-        retry: How long requests are repeated; by default so that a person need not wait.
+        retry: How requests are retried; the default is for a person who waits.
 
     Raises:
-        UsageError: Nothing answers at the address.
+        UsageError: No server responds at the address.
     """
     try:
         return await Client.connect(
@@ -54,13 +54,13 @@ async def connect(
         )
     except (RuntimeError, ValueError, RPCError) as error:
         raise UsageError(
-            f"no Temporal server answers at {settings.temporal} ({_short(error)}); "
-            "start one with `opam-ci up`, or name another with --temporal ADDRESS"
+            f"no Temporal server responds at {settings.temporal} ({_short(error)}); "
+            "start one with `opam-ci up`, or choose another with --temporal ADDRESS"
         ) from error
 
 
 async def ensure_search_attributes(client: Client) -> None:
-    """Adds our search attributes to the server, unless they are there."""
+    """Adds our search attributes to the server, unless they exist."""
     request = AddSearchAttributesRequest(
         namespace=client.namespace,
         search_attributes={
@@ -73,7 +73,7 @@ async def ensure_search_attributes(client: Client) -> None:
     except RPCError as error:
         if error.status is not RPCStatusCode.ALREADY_EXISTS:
             raise UsageError(
-                f"the Temporal server refuses our search attributes ({error.message}); an "
+                f"the Temporal server rejects our search attributes ({error.message}); an "
                 "operator must add them: see docs/operations.md"
             ) from error
 
@@ -89,15 +89,15 @@ _PRESENCE = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
 async def pollers(
     client: Client, queue: str, kind: TaskQueueType.ValueType = _JOBS
 ) -> dict[str, datetime]:
-    """Returns who polls a task queue, by default for activities, and when each was heard of last.
+    """Returns the pollers of a task queue, by default for activities, with their last poll.
 
     The server remembers a poller for five minutes.
 
     Raises:
-        InfrastructureError: The server does not say.
+        InfrastructureError: The request to Temporal failed.
     """
     try:
-        answer = await client.workflow_service.describe_task_queue(
+        description = await client.workflow_service.describe_task_queue(
             DescribeTaskQueueRequest(
                 namespace=client.namespace,
                 task_queue=TaskQueue(name=queue),
@@ -106,11 +106,12 @@ async def pollers(
         )
     except RPCError as error:
         raise InfrastructureError(
-            f"Temporal does not describe the task queue {queue}: {error.message}",
+            f"Temporal cannot describe the task queue {queue}: {error.message}",
             cause=Cause.UNKNOWN,
         ) from error
     return {
-        poller.identity: poller.last_access_time.ToDatetime(tzinfo=UTC) for poller in answer.pollers
+        poller.identity: poller.last_access_time.ToDatetime(tzinfo=UTC)
+        for poller in description.pollers
     }
 
 
@@ -118,19 +119,19 @@ async def polled(client: Client, queue: str) -> bool:
     """Returns whether any worker polls a task queue for activities at the moment.
 
     Raises:
-        InfrastructureError: The server does not say.
+        InfrastructureError: The request to Temporal failed.
     """
     return await _is_polled(client, queue, _JOBS)
 
 
 async def served(client: Client, queue: str) -> bool:
-    """Returns whether a build queue has a worker, be it one that takes no jobs at the moment.
+    """Returns whether a build queue has a worker, even one that takes no jobs at the moment.
 
-    A worker that proves itself, or whose slots are all in use, does not poll for activities; for
+    A worker that probes itself, or whose slots are all in use, does not poll for activities; for
     workflow tasks every build worker polls all the time (`worker.build_worker`).
 
     Raises:
-        InfrastructureError: The server does not say.
+        InfrastructureError: The request to Temporal failed.
     """
     return await _is_polled(client, queue, _PRESENCE) or await polled(client, queue)
 
@@ -141,12 +142,12 @@ async def _is_polled(client: Client, queue: str, kind: TaskQueueType.ValueType) 
 
 
 def is_live(seen_at: datetime, now: datetime) -> bool:
-    """Whether a worker that polled then is still there."""
+    """Whether a worker that polled at a time is still running."""
     return now - seen_at < _POLL_TIMEOUT
 
 
 def _short(error: BaseException) -> str:
-    """Returns what of the library's nested error text helps a person."""
+    """Returns the useful part of the library's nested error text."""
     text = str(error)
     if "refused" in text:
         return "connection refused"

@@ -1,9 +1,8 @@
-"""How anybody outside a workflow talks to the workflows of pull requests."""
+"""Client of the workflows of pull requests, for code outside of workflows."""
 
 import asyncio
 import contextlib
-import re
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,7 +17,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from opam_ci.core.errors import UsageError
-from opam_ci.core.github.messages import Delivered
+from opam_ci.core.github.action import number_in
+from opam_ci.core.github.messages import DeliveryTask
 from opam_ci.core.github.ordering import ClosedAs
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.job_errors import InfrastructureError
@@ -32,19 +32,35 @@ from opam_ci.workflows.states import PullRequestState
 
 T = TypeVar("T")
 
-_NUMBER = re.compile(r"pr/.*/([1-9][0-9]{0,11})")
-
 ACCEPTANCE_TIMEOUT = timedelta(seconds=30)
-"""How long an update may take until a worker has it in the workflow's history."""
+"""For a worker to accept an update into the workflow's history."""
 
 RESULT_TIMEOUT = timedelta(seconds=30)
-"""How long the result of an accepted update is waited for."""
+"""For the result of an accepted update."""
+
+
+@contextlib.contextmanager
+def temporal_errors(what: str) -> Iterator[None]:
+    """Converts errors of requests to Temporal.
+
+    Args:
+        what: The request as a verb phrase, such as `list the workflows`.
+
+    Raises:
+        InfrastructureError: The request failed.
+    """
+    try:
+        yield
+    except RPCError as error:
+        raise InfrastructureError(
+            f"Temporal cannot {what}: {error.message}", cause=Cause.UNKNOWN
+        ) from error
 
 
 class PullRequests:
-    """The workflows of pull requests. All methods may be called twice with the same effect.
+    """The workflows of pull requests. All methods are idempotent.
 
-    Each raises `InfrastructureError` when Temporal does not take it.
+    Each raises `InfrastructureError` when a request to Temporal fails.
     """
 
     def __init__(self, client: Client) -> None:
@@ -53,8 +69,8 @@ class PullRequests:
     async def head_changed(
         self, ref: PullRequestRef, revision: Revision, posting: PostingOptions | None = None
     ) -> None:
-        """Signals a pull request's workflow, and starts it if need be, in one request."""
-        try:
+        """Signals a new head to a pull request's workflow, starting it if needed (one request)."""
+        with temporal_errors(f"start the workflow {ref.workflow_id}"):
             await self._client.start_workflow(
                 PullRequestWorkflow.run,
                 PullRequestState(pull_request=ref),
@@ -65,18 +81,19 @@ class PullRequests:
                 start_signal_args=[revision] if posting is None else [revision, posting],
                 static_summary=f"{ref.title}: analysis, lint, builds",
             )
-        except RPCError as error:
-            raise _trouble(f"does not start the workflow {ref.workflow_id}", error) from error
 
-    async def deliver(self, delivered: Delivered, delivery: str) -> None:
+    async def deliver(self, delivered: DeliveryTask, delivery: str) -> None:
         """Starts the workflow of a delivery, unless it was started before.
 
         Args:
-            delivered: What the delivery asks for.
+            delivered: The action of the delivery.
             delivery: Its `X-GitHub-Delivery`.
         """
         workflow_id = f"delivery/{delivery}"
-        try:
+        with (
+            temporal_errors(f"start the workflow {workflow_id}"),
+            contextlib.suppress(WorkflowAlreadyStartedError),
+        ):
             await self._client.start_workflow(
                 DeliveryWorkflow.run,
                 delivered,
@@ -85,14 +102,10 @@ class PullRequests:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=f"delivery: {delivered.action.kind}",
             )
-        except WorkflowAlreadyStartedError:
-            return
-        except RPCError as error:
-            raise _trouble(f"does not start the workflow {workflow_id}", error) from error
 
-    async def closed(self, ref: PullRequestRef, said: ClosedAs) -> bool:
-        """Tells a pull request's workflow that it is closed; returns whether there is one."""
-        return await self._signal(ref, "closed", said)
+    async def closed(self, ref: PullRequestRef, event: ClosedAs) -> bool:
+        """Signals to a pull request's workflow that it is closed; returns whether it is running."""
+        return await self._signal(ref, "closed", event)
 
     async def restart(
         self, ref: PullRequestRef, selectors: Collection[RestartSelector], *, head: str | None
@@ -100,22 +113,21 @@ class PullRequests:
         """Restarts jobs, a round for each selector.
 
         Args:
-            ref: Whose.
+            ref: The pull request.
             selectors: Which jobs.
-            head: Only if this is the head; None for whatever it is.
+            head: Only if this is the head; None for any head.
 
         Returns:
-            Whether there was a workflow, with this head.
+            Whether its workflow is running, with this head.
         """
         if head is not None and await self._head(ref) != head:
             return False
-        # The workflow looks at the head too: a push may come in between.
+        # The workflow checks the head too: there may be a push in between.
         only = [selector.model_copy(update={"head": head}) for selector in selectors]
-        told = [await self._signal(ref, "restart", selector) for selector in only]
-        return all(told)
+        return all([await self._signal(ref, "restart", selector) for selector in only])
 
     async def cancel(self, ref: PullRequestRef) -> bool:
-        """Stops a pull request's jobs; returns whether there is a workflow."""
+        """Stops a pull request's jobs; returns whether its workflow is running."""
         return await self._signal(ref, "cancel")
 
     async def restart_jobs(self, workflow_id: str, update: RestartUpdate) -> Taken | None:
@@ -136,85 +148,90 @@ class PullRequests:
         return tuple(sorted(await self._list(query)))
 
     async def _update(
-        self, workflow_id: str, name: str, given: RestartUpdate | CancelUpdate
+        self, workflow_id: str, name: str, update: RestartUpdate | CancelUpdate
     ) -> Taken | None:
         """Sends an update.
 
         Returns:
-            What the workflow took; None if it has accepted the update and does it later, as
-            while the index is away. Once it is accepted, nothing can lose it.
+            What the workflow took; None if it has accepted the update and completes it later, as
+            during an index outage. An accepted update cannot be lost.
 
         Raises:
-            UsageError: The workflow cannot take it: it has ended, or is of an older version.
-            InfrastructureError: Nobody took it in time, or it failed.
+            UsageError: The workflow cannot accept it: it has ended, or is of an older version.
+            InfrastructureError: No worker accepted it in time, or it failed.
         """
         handle = self._client.get_workflow_handle(workflow_id)
-        try:
-            accepted = await _within(
-                ACCEPTANCE_TIMEOUT,
-                handle.start_update(
-                    name,
-                    given,
-                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
-                    result_type=Taken,
-                ),
-            )
-            if accepted is None:
-                raise InfrastructureError(
-                    f"no worker has taken the request for {workflow_id} within "
-                    f"{ACCEPTANCE_TIMEOUT.seconds} s; see `opam-ci workers`, then ask again: "
-                    "nothing is done twice",
-                    cause=Cause.UNKNOWN,
+        with temporal_errors(f"update {workflow_id}"):
+            try:
+                accepted = await _within(
+                    ACCEPTANCE_TIMEOUT,
+                    handle.start_update(
+                        name,
+                        update,
+                        wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+                        result_type=Taken,
+                    ),
                 )
-            return await _within(RESULT_TIMEOUT, accepted.result())
-        except WorkflowUpdateFailedError as error:
-            raise _update_failure(workflow_id, name, error) from error
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                raise _gone(workflow_id, known="already completed" in error.message) from error
-            raise _trouble(f"does not update {workflow_id}", error) from error
+                if accepted is None:
+                    raise InfrastructureError(
+                        f"no worker has accepted the request for {workflow_id} within "
+                        f"{ACCEPTANCE_TIMEOUT.seconds} s; check `opam-ci workers`, then repeat "
+                        "it: nothing is done twice",
+                        cause=Cause.UNKNOWN,
+                    )
+                return await _within(RESULT_TIMEOUT, accepted.result())
+            except WorkflowUpdateFailedError as error:
+                raise _update_failure(workflow_id, name, error) from error
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+                has_ended = "already completed" in error.message
+                raise _not_running(workflow_id, has_ended=has_ended) from error
 
     async def _list(self, query: str) -> dict[int, str]:
         found = {}
         query = f"{query} AND ExecutionStatus = 'Running' AND WorkflowType = 'PullRequestWorkflow'"
-        try:
+        with temporal_errors("list the workflows"):
             async for execution in self._client.list_workflows(query):
-                number = _NUMBER.fullmatch(execution.id)
-                if number is not None:
+                if (number := number_in(execution.id)) is not None:
                     head = execution.typed_search_attributes.get(options.CI_HEAD)
-                    found[int(number[1])] = head or ""
-        except RPCError as error:
-            raise _trouble("does not list the workflows", error) from error
+                    found[number] = head or ""
         return found
 
     async def _head(self, ref: PullRequestRef) -> str | None:
         handle = self._client.get_workflow_handle(ref.workflow_id)
-        try:
-            described = await handle.describe()
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return None
-            raise _trouble(f"does not describe {ref.workflow_id}", error) from error
-        return described.typed_search_attributes.get(options.CI_HEAD)
+        with temporal_errors(f"describe {ref.workflow_id}"):
+            described = await _unless_missing(handle.describe())
+        return None if described is None else described.typed_search_attributes.get(options.CI_HEAD)
 
-    async def _signal(self, ref: PullRequestRef, name: str, *given: object) -> bool:
+    async def _signal(self, ref: PullRequestRef, name: str, *message: object) -> bool:
         handle = self._client.get_workflow_handle(ref.workflow_id)
-        try:
-            await handle.signal(name, args=list(given))
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise _trouble(f"does not signal {ref.workflow_id}", error) from error
-        return True
+
+        async def signal() -> bool:
+            await handle.signal(name, args=list(message))
+            return True
+
+        with temporal_errors(f"signal {ref.workflow_id}"):
+            return await _unless_missing(signal()) or False
 
 
-async def _within(limit: timedelta, waited_for: Coroutine[Any, Any, T]) -> T | None:
-    """Waits for a while; returns None if that was too short.
+async def _unless_missing(request: Coroutine[Any, Any, T]) -> T | None:
+    """Returns the result of a request about a workflow, None if there is no such workflow."""
+    try:
+        return await request
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
 
-    Not `asyncio.timeout`: the client makes an error of its own of a cancellation, and whoever
-    interrupts the wait would be taken for a time that has run out.
+
+async def _within(limit: timedelta, work: Coroutine[Any, Any, T]) -> T | None:
+    """Waits with a time limit; returns None once it is reached.
+
+    Not `asyncio.timeout`: the client converts a cancellation to an error of its own, and an
+    interruption of the wait could not be told from the time limit.
     """
-    task = asyncio.create_task(waited_for)
+    task = asyncio.create_task(work)
     try:
         done, _ = await asyncio.wait({task}, timeout=limit.total_seconds())
         return task.result() if done else None
@@ -225,14 +242,14 @@ async def _within(limit: timedelta, waited_for: Coroutine[Any, Any, T]) -> T | N
                 await task
 
 
-def _gone(workflow_id: str, *, known: bool) -> UsageError:
-    if known:
+def _not_running(workflow_id: str, *, has_ended: bool) -> UsageError:
+    if has_ended:
         return UsageError(
-            f"{workflow_id} has ended (closed, or a one-off check whose answer was taken); "
+            f"{workflow_id} has ended (closed, or a one-off check that is done); "
             "nothing was changed"
         )
     return UsageError(
-        f"there is no running check {workflow_id!r} on this server; `opam-ci status` lists them"
+        f"no running check {workflow_id!r} on this server; `opam-ci status` lists them"
     )
 
 
@@ -241,18 +258,14 @@ def _update_failure(
 ) -> UsageError | InfrastructureError:
     what = str(error.cause)
     if "AcceptedUpdateCompletedWorkflow" in what:
-        return _gone(workflow_id, known=True)
+        return _not_running(workflow_id, has_ended=True)
     if "Update handler" in what and "not found" in what:
         signal = name.removesuffix("_jobs")
         return UsageError(
-            f"{workflow_id} is of a version that does not answer; send it the signal `{signal}` "
+            f"{workflow_id} is of a version without updates; send it the signal `{signal}` "
             f"(`temporal workflow signal --workflow-id {workflow_id} --name {signal}`), or wait "
             "for its next head"
         )
     return InfrastructureError(
-        f"{workflow_id} could not do it: {what.splitlines()[0][:300]}", cause=Cause.UNKNOWN
+        f"the update of {workflow_id} failed: {what.splitlines()[0][:300]}", cause=Cause.UNKNOWN
     )
-
-
-def _trouble(what: str, error: RPCError) -> InfrastructureError:
-    return InfrastructureError(f"Temporal {what}: {error.message}", cause=Cause.UNKNOWN)

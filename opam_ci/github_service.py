@@ -1,4 +1,4 @@
-"""The GitHub side of a process: client, worker, memory of deliveries, schedule."""
+"""The GitHub part of a process: client, worker, accepted deliveries, schedule."""
 
 import asyncio
 import contextlib
@@ -9,20 +9,8 @@ from datetime import timedelta
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-    ScheduleUpdate,
-    ScheduleUpdateInput,
-)
+from temporalio.client import Client, ScheduleActionStartWorkflow
 from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from opam_ci.activities.github import GitHubActivities
@@ -34,11 +22,11 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.github.messages import ReconcileTask
 from opam_ci.core.github.revision import Policy
 from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import CheckOptions
-from opam_ci.gateway import PullRequests
+from opam_ci.gateway import PullRequests, temporal_errors
 from opam_ci.metrics.catalog import Metrics
 from opam_ci.metrics.github import MeteredTransport
+from opam_ci.schedules import ensure_schedule
 from opam_ci.settings import Settings
 from opam_ci.settings_github import GitHubSettings
 from opam_ci.stopping import polling
@@ -52,19 +40,19 @@ SCHEDULED_SINCE = timedelta(hours=6)
 back for all three days for which GitHub keeps them."""
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
-"""How often heartbeats reach the server at most, and with them what was posted so far."""
+"""Minimum time between heartbeats, which carry the statuses posted so far."""
 
 GRACEFUL_SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
 class GitHubService:
-    """What a receiver of webhooks needs.
+    """Dependencies of the receiver of webhooks.
 
     Attributes:
         pull_requests: The workflows.
         policy: How heads are tested.
-        deliveries: Which deliveries were accepted.
+        deliveries: Accepted deliveries.
         secret: The webhook's.
     """
 
@@ -82,18 +70,18 @@ async def github_service(
     checks: CheckOptions,
     metrics: Metrics,
 ) -> AsyncIterator[GitHubService]:
-    """Runs the GitHub side for the time of a block. The index has been opened before.
+    """Runs the GitHub part for the time of a block. The index has been opened before.
 
     Args:
         settings: Of this process.
-        github: Of the GitHub side.
+        github: Of the GitHub part.
         client: To Temporal.
         checks: How heads are checked.
-        metrics: Where to count what GitHub answers.
+        metrics: The metrics to update.
 
     Raises:
-        UsageError: A setting is missing; the text says which.
-        InfrastructureError: The database or Temporal is away.
+        UsageError: A setting is missing.
+        InfrastructureError: The database or Temporal is unavailable.
     """
     tracked, policy = github.tracked, github.policy(checks, namespace=settings.namespace)
     secret, credentials = github.webhook_secret(), github.credentials()
@@ -120,13 +108,21 @@ async def github_service(
         )
         cloning = asyncio.create_task(_clone(activities, policy))
         stack.push_async_callback(_end, cloning)
-        await ensure_schedule(client, tracked.repository, github.reconcile_interval)
+        reconcile_id = f"reconcile/{tracked.repository}"
+        with temporal_errors(f"create the schedule {reconcile_id}"):
+            action = ScheduleActionStartWorkflow(
+                ReconcileWorkflow.run,
+                ReconcileTask(since=SCHEDULED_SINCE),
+                id=reconcile_id,
+                task_queue=options.ORCHESTRATION_QUEUE,
+            )
+            await ensure_schedule(client, action, github.reconcile_interval)
         await stack.enter_async_context(polling([github_worker(client, activities)]))
         yield GitHubService(pull_requests, policy, deliveries, secret)
 
 
 def github_worker(client: Client, activities: GitHubActivities) -> Worker:
-    """Returns the worker of the activities that talk to GitHub."""
+    """Returns the worker of the activities that use GitHub's API."""
     return Worker(
         client,
         task_queue=options.GITHUB_QUEUE,
@@ -144,48 +140,15 @@ def github_worker(client: Client, activities: GitHubActivities) -> Worker:
     )
 
 
-async def ensure_schedule(client: Client, repository: str, every: timedelta) -> None:
-    """Creates the schedule of comparisons, or changes it to what is configured.
-
-    Raises:
-        InfrastructureError: Temporal refuses.
-    """
-    wanted = Schedule(
-        action=ScheduleActionStartWorkflow(
-            ReconcileWorkflow.run,
-            ReconcileTask(since=SCHEDULED_SINCE),
-            id=f"reconcile/{repository}",
-            task_queue=options.ORCHESTRATION_QUEUE,
-        ),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    )
-
-    def update(_found: ScheduleUpdateInput) -> ScheduleUpdate:
-        return ScheduleUpdate(schedule=wanted)
-
-    schedule_id = f"reconcile/{repository}"
-    try:
-        try:
-            await client.create_schedule(schedule_id, wanted)
-        except ScheduleAlreadyRunningError:
-            await client.get_schedule_handle(schedule_id).update(update)
-    except RPCError as error:
-        raise InfrastructureError(
-            f"Temporal does not take the schedule {schedule_id}: {error.message}",
-            cause=Cause.UNKNOWN,
-        ) from error
-
-
 async def catch_up(client: Client, repository: str) -> None:
-    """Starts a comparison of GitHub with the workflows, unless one runs.
+    """Starts a reconciliation of GitHub with the workflows, unless one is running.
 
-    To be called once webhooks are received: failed deliveries are asked for again.
+    To be called once webhooks are received: failed deliveries are redelivered.
 
     Raises:
-        InfrastructureError: Temporal refuses.
+        InfrastructureError: The request to Temporal failed.
     """
-    try:
+    with temporal_errors("start the reconciliation"):
         await client.start_workflow(
             ReconcileWorkflow.run,
             ReconcileTask(),
@@ -193,16 +156,12 @@ async def catch_up(client: Client, repository: str) -> None:
             task_queue=options.ORCHESTRATION_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         )
-    except RPCError as error:
-        raise InfrastructureError(
-            f"Temporal does not start the comparison: {error.message}", cause=Cause.UNKNOWN
-        ) from error
 
 
 def transport_for(url: str) -> httpx.AsyncBaseTransport:
-    """Returns what sends requests to a server, by the proxy that the environment names for it.
+    """Returns a transport to a server, by the proxy that the environment sets for it.
 
-    httpx looks for one by itself only as long as nobody gives it a transport.
+    httpx uses the environment's proxies only if it makes the transport itself.
     """
     address = httpx.URL(url)
     proxy = None if proxy_bypass(address.host) else getproxies().get(address.scheme)
@@ -210,7 +169,7 @@ def transport_for(url: str) -> httpx.AsyncBaseTransport:
 
 
 async def _clone(activities: GitHubActivities, policy: Policy) -> None:
-    """Makes the clone ahead of the first head. Failing costs time and nothing else."""
+    """Makes the clone ahead of the first head. A failure costs only time."""
     try:
         await activities.prepare()
     except (InfrastructureError, UsageError) as error:

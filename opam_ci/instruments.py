@@ -1,4 +1,4 @@
-"""The instruments of one worker process: metrics, health, and the endpoint that shows both."""
+"""Metrics and health of one worker process, and the endpoint for both."""
 
 import asyncio
 import contextlib
@@ -41,11 +41,11 @@ def canary_platform(pool: str) -> Platform:
 
 
 class Instruments:
-    """What one worker process measures of itself and, if it orchestrates, of the system.
+    """Metrics and health of one worker process and, if it orchestrates, metrics of the system.
 
     Attributes:
-        metrics: All of them.
-        observers: Who wants to hear of this process's attempts.
+        metrics: All metrics.
+        observers: Observers of this process's attempts.
 
     Args:
         settings: Of this process.
@@ -72,13 +72,13 @@ class Instruments:
         *,
         policy: HealthPolicy | None = None,
     ) -> WorkerHealth:
-        """Returns the health of this process as a build worker; `watching` keeps it.
+        """Returns the health of this process as a build worker; `watching` updates it.
 
         Args:
-            runner: Builds, so also the canary.
-            store: Where the canary's repository is put.
-            needs: What the machine must have left.
-            policy: When to step back.
+            runner: Builds the canary.
+            store: For the canary's repository.
+            needs: Free resources that the host must have.
+            policy: When to quarantine.
         """
 
         async def probe() -> Finding | None:
@@ -89,10 +89,10 @@ class Instruments:
             return await canary.build_good(runner, store, platform)
 
         health = WorkerHealth(
-            look=MeteredHost(self.metrics, needs).look,
+            check_host=MeteredHost(self.metrics, needs).check,
             probe=probe,
             policy=policy,
-            # Its caller has just made the preflight.
+            # The caller has just run the preflight.
             proven=not self._settings.canary,
         )
         health.listen(HealthMetrics(self.metrics, self._settings.pools).show)
@@ -101,7 +101,7 @@ class Instruments:
         return health
 
     def canary_ended(self, result: CanaryResult) -> None:
-        """Counts a canary that went through a pool's queue."""
+        """Updates metrics at the end of a pool's canary."""
         self._attempts.declare_canary(result.pool)
         self._attempts.canary_ended(
             result.pool,
@@ -110,12 +110,12 @@ class Instruments:
         )
 
     def status(self) -> WorkerStatus:
-        """Returns what `/healthz` says."""
+        """Returns the response of `/healthz`."""
         here = WorkerStatus(worker=identity(), pools=self._settings.pools)
         if self._health is None:
             return here
         now = self._health.now
-        # A fault that a probe is to explain is no trouble yet, and still worth showing.
+        # A fault that a probe is to explain is not `trouble` yet, but shown all the same.
         trouble = now.reason if now.state is WorkerState.PROBING else now.trouble
         return here.model_copy(
             update={
@@ -128,13 +128,13 @@ class Instruments:
         )
 
     async def proven(self) -> None:
-        """Waits until a build worker's first probe has ended, however it did."""
+        """Waits until a build worker's first probe has ended, with any result."""
         if self._health is not None:
             await self._health.proven()
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Keeps the worker's health for the time of a block."""
+        """Updates the worker's health for the time of a block."""
         if self._health is None:
             yield
             return
@@ -143,14 +143,14 @@ class Instruments:
 
     @contextlib.asynccontextmanager
     async def shown(self, client: Client, sdk_url: str | None) -> AsyncIterator[None]:
-        """Shows everything on the endpoint for the time of a block, if one is asked for.
+        """Serves the endpoint for the time of a block, if one is configured.
 
         Args:
-            client: To ask Temporal.
-            sdk_url: Where the SDK shows its own metrics.
+            client: To Temporal.
+            sdk_url: URL of the SDK's own metrics.
 
         Raises:
-            UsageError: The address is none, or taken.
+            UsageError: The address is invalid or in use.
         """
         if not self._settings.metrics:
             yield
@@ -173,9 +173,9 @@ class Instruments:
 
 @contextlib.asynccontextmanager
 async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs a task for the time of a block; a bug that ends it early is logged at once."""
+    """Runs a task for the time of a block; an exception that ends it early is logged at once."""
     task = asyncio.create_task(work)
-    task.add_done_callback(_said)
+    task.add_done_callback(_log_crash)
     try:
         yield
     finally:
@@ -183,6 +183,6 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _said(task: "asyncio.Task[None]") -> None:
+def _log_crash(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("a task of the worker ended by a bug", exc_info=error)

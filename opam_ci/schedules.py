@@ -1,4 +1,6 @@
-"""Temporal Schedules: a canary for each pool."""
+"""Temporal Schedules."""
+
+from datetime import timedelta
 
 from temporalio.client import (
     Client,
@@ -23,52 +25,69 @@ _PREFIX = "canary/"
 
 
 async def ensure_canary(client: Client, platform: Platform) -> None:
-    """Sees to it that a pool's canary runs, also after its platform has changed.
-
-    Any number of workers may do so at once. A schedule that an operator paused stays paused.
+    """Creates or updates the schedule of a pool's canary, and runs it at once if it is new.
 
     Raises:
-        UsageError: Temporal refuses it.
+        UsageError: The request to Temporal failed.
     """
+    action = ScheduleActionStartWorkflow(
+        CanaryWorkflow.run,
+        platform,
+        id=f"{_PREFIX}{platform.pool}",
+        task_queue=options.ORCHESTRATION_QUEUE,
+    )
     try:
-        await _ensure(client, platform)
+        await ensure_schedule(client, action, options.CANARY_INTERVAL, trigger_immediately=True)
     except RPCError as error:
         raise UsageError(
-            f"the Temporal server refuses the schedule canary/{platform.pool} ({error.message}); "
-            "allow it, or leave canaries out with OPAM_CI_CANARY=false"
+            f"the Temporal server rejects the schedule canary/{platform.pool} ({error.message}); "
+            "allow it, or disable canaries with OPAM_CI_CANARY=false"
         ) from error
 
 
-async def _ensure(client: Client, platform: Platform) -> None:
+async def ensure_schedule(
+    client: Client,
+    action: ScheduleActionStartWorkflow,
+    every: timedelta,
+    *,
+    trigger_immediately: bool = False,
+) -> None:
+    """Creates a schedule of a workflow, or changes it to what is configured.
+
+    Any number of processes may do so at once. A schedule that an operator paused stays paused.
+
+    Args:
+        client: To Temporal.
+        action: The workflow; its id becomes the schedule's.
+        every: Time between two runs; one is skipped while the previous one is running.
+        trigger_immediately: Whether a new schedule runs at once, too.
+
+    Raises:
+        RPCError: The request to Temporal failed.
+    """
     schedule = Schedule(
-        action=ScheduleActionStartWorkflow(
-            CanaryWorkflow.run,
-            platform,
-            id=f"{_PREFIX}{platform.pool}",
-            task_queue=options.ORCHESTRATION_QUEUE,
-        ),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=options.CANARY_INTERVAL)]),
+        action=action,
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     )
-    name = f"{_PREFIX}{platform.pool}"
+
+    def updated(known: ScheduleUpdateInput) -> ScheduleUpdate:
+        schedule.state = known.description.schedule.state
+        return ScheduleUpdate(schedule=schedule)
+
     try:
-        await client.create_schedule(name, schedule, trigger_immediately=True)
+        await client.create_schedule(action.id, schedule, trigger_immediately=trigger_immediately)
     except ScheduleAlreadyRunningError:
-
-        def renewed(known: ScheduleUpdateInput) -> ScheduleUpdate:
-            schedule.state = known.description.schedule.state
-            return ScheduleUpdate(schedule=schedule)
-
-        await client.get_schedule_handle(name).update(renewed)
+        await client.get_schedule_handle(action.id).update(updated)
 
 
 async def pools(client: Client) -> frozenset[str]:
     """Returns the pools that have a canary: all that any worker ever built for.
 
-    An operator who gives up a pool deletes its schedule.
+    An operator who removes a pool deletes its schedule.
 
     Raises:
-        RPCError: Temporal does not answer.
+        RPCError: The request to Temporal failed.
     """
     return frozenset(
         [

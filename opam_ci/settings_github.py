@@ -1,4 +1,4 @@
-"""Configuration of the GitHub side: environment variables `OPAM_CI_GITHUB_…`."""
+"""Configuration of the GitHub part: environment variables `OPAM_CI_GITHUB_…`."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -20,27 +20,29 @@ from opam_ci.core.requests import CheckOptions
 
 
 class GitHubSettings(BaseSettings):
-    """Which repository on GitHub this CI serves, and as whom. Secrets are files or hidden.
+    """The repository on GitHub that this CI serves, and its credentials.
+
+    Secrets are files or hidden.
 
     Attributes:
         repository: Owner and name, such as `ocaml/opam-repository`.
         branch: The base branch whose pull requests are tested.
         app_id: Id of the GitHub App.
-        private_key_file: The App's private key, as GitHub offers it for download.
+        private_key_file: The App's private key, as downloaded from GitHub.
         token: A plain token, for small set-ups without an App.
-        token_file: A file that holds it.
-        webhook_secret_file: A file that holds the webhook's secret.
-        api_url: Of GitHub's API; another one for GitHub Enterprise.
-        clone_url: Where commits are fetched from; by default the repository on github.com.
-        checks: Whether check runs are written besides statuses; needs an App.
-        contexts: The statuses to write, as JSON.
+        token_file: A file with the token.
+        webhook_secret_file: A file with the webhook's secret.
+        api_url: URL of GitHub's API; another one for GitHub Enterprise.
+        clone_url: URL to fetch commits from; by default the repository on github.com.
+        checks: Whether check runs are posted besides statuses; needs an App.
+        contexts: The statuses to post, as JSON.
         advisory: Which of the contexts are advisory, by what they are about.
-        page_url: Where statuses link to: a URL with `{owner}`, `{repo}`, `{number}`.
-        temporal_ui: Address of Temporal's Web UI, to which statuses link without a page.
-        drafts: How drafts are tested: `light`ly, or like all others (`full`).
-        request_timeout: Longest request to GitHub. A worker that tells GitHub something and is
-            silent for five seconds more counts as lost.
-        reconcile_interval: How often open pull requests are compared with the workflows.
+        page_url: Link of statuses: a URL with `{owner}`, `{repo}`, `{number}`.
+        temporal_ui: Address of Temporal's Web UI, the link of statuses without `page_url`.
+        drafts: Whether drafts are tested `light`ly, or like all others (`full`).
+        request_timeout: Timeout of a request to GitHub. A worker that posts and sends no
+            heartbeat for five seconds more counts as lost.
+        reconcile_interval: Time between comparisons of open pull requests with the workflows.
     """
 
     model_config = SettingsConfigDict(env_prefix="OPAM_CI_GITHUB_", extra="forbid", frozen=True)
@@ -69,7 +71,7 @@ class GitHubSettings(BaseSettings):
     @classmethod
     def _web_address(cls, url: str) -> str:
         if url and not url.startswith(("https://", "http://")):
-            raise ValueError("give an address that starts with https://")
+            raise ValueError("not a URL that starts with https://")
         return url.rstrip("/")
 
     @model_validator(mode="after")
@@ -81,10 +83,10 @@ class GitHubSettings(BaseSettings):
 
     @property
     def tracked(self) -> Tracked:
-        """What this CI is responsible for.
+        """The repository and branch that this CI tests.
 
         Raises:
-            UsageError: No repository is named.
+            UsageError: No repository is configured.
         """
         if self.repository is None:
             raise UsageError(
@@ -94,10 +96,10 @@ class GitHubSettings(BaseSettings):
         return Tracked(repository=self.repository, branch=self.branch, app_id=self.app_id)
 
     def credentials(self) -> Credentials:
-        """Returns who we are to GitHub.
+        """Returns the credentials for GitHub.
 
         Raises:
-            UsageError: Neither an App nor a token is given, or a file cannot be read.
+            UsageError: Neither an App nor a token is configured, or a file cannot be read.
         """
         if self.app_id is not None:
             if self.private_key_file is None:
@@ -125,22 +127,22 @@ class GitHubSettings(BaseSettings):
         if self.webhook_secret_file is None:
             raise UsageError(
                 "no webhook secret: set OPAM_CI_GITHUB_WEBHOOK_SECRET_FILE to a file with the "
-                "secret that the webhook has on GitHub"
+                "secret of the webhook on GitHub"
             )
         secret = _secret(self.webhook_secret_file, "WEBHOOK_SECRET_FILE").strip()
         if not secret:
-            raise UsageError(f"{self.webhook_secret_file} is empty: it must hold the secret")
+            raise UsageError(f"{self.webhook_secret_file} is empty: write the secret into it")
         return secret
 
     def policy(self, checks: CheckOptions, *, namespace: str = "default") -> Policy:
         """Returns how pull requests are tested and reported.
 
         Args:
-            checks: How a head that is no draft is checked.
+            checks: How a head that is not a draft is checked.
             namespace: Temporal's, for links to its Web UI.
 
         Raises:
-            UsageError: No repository is named, or check runs are asked for without an App.
+            UsageError: No repository is configured, or check runs without an App.
         """
         if self.checks and self.app_id is None:
             raise UsageError("OPAM_CI_GITHUB_CHECKS needs a GitHub App: only Apps have check runs")

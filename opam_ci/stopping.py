@@ -1,4 +1,4 @@
-"""How a process of ours is told to stop, and that it then does."""
+"""Stopping a process on a signal, with its workers, within a time limit."""
 
 import asyncio
 import contextlib
@@ -13,17 +13,17 @@ from temporalio.worker import Worker
 _log = logging.getLogger(__name__)
 
 WORKERS_TIMEOUT = timedelta(seconds=30)
-"""How long stopping workers are waited for: what they give activities
-(`GRACEFUL_SHUTDOWN_TIMEOUT`), and time to clear a cancelled build away. The SDK itself waits for
-the server to end the last poll, for a minute where the server overlooks it or refuses the
-goodbye (temporalio/temporal#11841, temporalio/sdk-rust#1297): such a poll is left behind."""
+"""For stopping workers: their `GRACEFUL_SHUTDOWN_TIMEOUT`, and time to clean up a cancelled
+build. The SDK itself waits for the server to end the last poll, for a minute if the server
+overlooks it or rejects the worker's shutdown request (temporalio/temporal#11841,
+temporalio/sdk-rust#1297): such a poll is abandoned."""
 
 PROCESS_TIMEOUT = timedelta(seconds=75)
-"""How long a process that was told to stop may take in all, before it says where it hangs and
-ends. Under the 90 seconds after which systemd kills without a word."""
+"""For a process that stops, before it prints where it hangs and exits. Less than the 90 seconds
+after which systemd kills it."""
 
 
-def told_to_stop() -> asyncio.Event:
+def stop_on_signal() -> asyncio.Event:
     """Returns an event that is set when the process gets SIGTERM or SIGINT.
 
     From then on the process ends within `PROCESS_TIMEOUT`, in the worst case with exit code 1
@@ -33,16 +33,16 @@ def told_to_stop() -> asyncio.Event:
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
-    def tell() -> None:
+    def handle() -> None:
         for number in signals:
             loop.remove_signal_handler(number)
-            # A KeyboardInterrupt would first wait for everything that is being cleared away.
+            # A KeyboardInterrupt would first wait for the clean-up.
             signal.signal(number, signal.SIG_DFL)
         faulthandler.dump_traceback_later(PROCESS_TIMEOUT.total_seconds(), exit=True)
         stop.set()
 
     for number in signals:
-        loop.add_signal_handler(number, tell)
+        loop.add_signal_handler(number, handle)
     return stop
 
 
@@ -54,11 +54,11 @@ async def polling(
 
     Args:
         workers: Not yet running.
-        stop_timeout: How long to wait for them to stop; one that has not stopped by then is left
-            behind, with a warning.
+        stop_timeout: How long to wait for them to stop; one that has not stopped by then is
+            abandoned, with a warning.
 
     Raises:
-        Exception: A worker failed for good, in place of the cancellation of the block.
+        Exception: A worker failed fatally, in place of the cancellation of the block.
     """
     for worker in workers:
         await worker.__aenter__()
@@ -82,7 +82,7 @@ async def _stop(
     for end in late:
         end.cancel()
         _log.warning(
-            "the worker of %s has not stopped after %d s and is left behind",
+            "the worker of %s has not stopped after %d s and is abandoned",
             ends[end].task_queue,
             stop_timeout.total_seconds(),
         )

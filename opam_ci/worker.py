@@ -37,7 +37,7 @@ from opam_ci.instruments import Instruments, canary_platform
 from opam_ci.metrics.telemetry import runtime_with_metrics
 from opam_ci.schedules import ensure_canary
 from opam_ci.settings import Settings
-from opam_ci.stopping import polling, told_to_stop
+from opam_ci.stopping import polling, stop_on_signal
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
@@ -49,13 +49,13 @@ _log = logging.getLogger(__name__)
 
 GRACEFUL_SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 """How long a stopping worker waits for activities before it cancels them: a build takes
-minutes, so it is handed to another worker instead of waited for."""
+minutes, so it is retried by another worker instead."""
 
 WORKFLOW_RUNNER = UnsandboxedWorkflowRunner()
-"""Without Temporal's sandbox, which costs 0.1 s a workflow and some 50 µs a payload and guards
-nothing in modules that are passed through, as ours must be. What it is for, workflow code
-that replays the same, is held by import contracts, by a test that reads the code
-(tests/unit/test_house.py) and by the replay of recorded histories."""
+"""Without Temporal's sandbox, which costs 0.1 s a workflow and some 50 µs a payload and protects
+nothing in modules that are passed through, as ours must be. Its purpose, deterministic workflow
+code, is ensured by import contracts, by a test that reads the code (tests/unit/test_house.py) and
+by the replay of recorded histories."""
 
 WORKFLOWS = [
     PullRequestWorkflow,
@@ -65,11 +65,11 @@ WORKFLOWS = [
     DeliveryWorkflow,
     ReconcileWorkflow,
 ]
-"""All workflows of ours."""
+"""All workflows."""
 
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
-"""Heartbeats carry cancellations back, so they go out every second and not, as by default,
-at 80 % of the heartbeat timeout: a cancelled build must be gone within 5 seconds."""
+"""Responses to heartbeats carry cancellations, so they are sent every second and not, as by
+default, at 80 % of the heartbeat timeout: a cancelled build must end within 5 seconds."""
 
 
 def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
@@ -114,7 +114,7 @@ def make_lint(
 
     Args:
         settings: Of this process.
-        tell: Receives words that a person watches while a root file system is made for it.
+        tell: Receives progress messages while a root file system is made for it.
         check_upstream: Whether it downloads archives and compares their checksums.
     """
     program = (
@@ -164,7 +164,7 @@ def build_worker(
         workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(1),
         interceptors=[OutlastInterceptor(), ObservingInterceptor(pool, observers)],
         tuner=tuner(slots),
-        # A poll under way cannot be called back when the worker must step back, so there is
+        # A pending poll cannot be withdrawn when the worker is quarantined, so there is only
         # one: it fetches a job in milliseconds.
         activity_task_poller_behavior=PollerBehaviorSimpleMaximum(1),
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
@@ -174,19 +174,19 @@ def build_worker(
     return STAND_IN.serve(worker)
 
 
-def collect_rarely() -> None:
-    """Has Python look for garbage rarely, and not among what stays.
+def tune_gc() -> None:
+    """Raises the GC thresholds and freezes start-up objects.
 
-    Open workflows and their rows live long: to look through them after every 700 new objects took
-    a twentieth of the processor time of a worker (bench/scale.py).
+    Open workflows and their rows live long: scanning them after every 700 new objects took a
+    twentieth of the processor time of a worker (bench/scale.py).
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
-def _log_root(words: str) -> None:
-    _log.info("root file system: %s", words)
+def _log_root(message: str) -> None:
+    _log.info("root file system: %s", message)
 
 
 @contextlib.asynccontextmanager
@@ -202,13 +202,13 @@ async def running(
     Args:
         settings: Of this process.
         client: Connected.
-        instruments: What measures them; without, the process measures for itself alone and
-            builds no canary: a one-off check must not wait for one.
-        tell: Receives words that a person watches while a root file system is made.
+        instruments: Metrics and health; by default private ones, without a canary: a one-off
+            check must not wait for one.
+        tell: Receives progress messages while a root file system is made.
 
     Raises:
-        UsageError: This machine lacks what builds.
-        InfrastructureError: This machine cannot build (preflight), or a store is away.
+        UsageError: This machine lacks programs that builds need.
+        InfrastructureError: This machine cannot build (preflight), or a store is unavailable.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     store = ArtifactStore.open(settings.store_url)
@@ -230,7 +230,7 @@ async def running(
             programs.require("git")
             lint = make_lint(settings, tell)
             await lint.program.require()
-            # Workflows set them, so whoever runs workflows sees to it that they exist.
+            # Workflows set them, so they must exist before workflows run.
             await ensure_search_attributes(client)
             index = await asyncio.to_thread(Index.open, settings.index_url)
             stack.callback(index.close)
@@ -267,11 +267,11 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
     """Runs this process's workers for the time of a block, with metrics and canaries.
 
     Yields:
-        A client, and what measures this process.
+        A client, and the instruments of this process.
 
     Raises:
-        UsageError: Temporal does not answer, or the address for metrics is taken.
-        InfrastructureError: This machine cannot build, or a store is away.
+        UsageError: Temporal is unavailable, or the address for metrics is in use.
+        InfrastructureError: This machine cannot build, or a store is unavailable.
     """
     runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
     client = await connect(settings, runtime=runtime, retry=PATIENT)
@@ -284,17 +284,17 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
 
 
 async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) -> None:
-    """Runs workers until the process is told to stop by SIGTERM or SIGINT.
+    """Runs workers until the process gets SIGTERM or SIGINT.
 
     Args:
         settings: Of this process.
         ready: Called once the workers take jobs, or a first probe has found why they must not.
 
     Raises:
-        UsageError: Temporal does not answer.
+        UsageError: Temporal is unavailable.
         InfrastructureError: This machine cannot build.
     """
-    stop = told_to_stop()
+    stop = stop_on_signal()
     async with measured(settings) as (_, instruments):
         _log.info("worker %s polls %s", identity(), settings.temporal)
         stopped = asyncio.create_task(stop.wait())
@@ -304,4 +304,4 @@ async def serve(settings: Settings, *, ready: Callable[[], Any] = lambda: None) 
             ready()
         proven.cancel()
         await stopped
-        _log.info("stopping: running builds go back to the queue")
+        _log.info("stopping: running builds return to the queue")

@@ -1,4 +1,4 @@
-"""One attempt of a job: announced, heartbeated, judged, and told to the workflow at once."""
+"""One attempt of a job: its heartbeats, its verdict, and its signals to the workflow."""
 
 import asyncio
 import logging
@@ -29,10 +29,10 @@ class Attempt:
         number: From 1.
         worker: Identity of this worker.
         log: Key of the attempt's log; set by the activity once it has one.
-        task_queue: From which this worker took it.
-        task_token: What Temporal knows the attempt by.
-        heartbeat_timeout: Silence after which Temporal counts it as lost, None if never.
-        beaten_at: When the event loop last had its turn, as `time.monotonic()` says.
+        task_queue: Of this worker.
+        task_token: The attempt's id for Temporal.
+        heartbeat_timeout: Time without heartbeats after which it counts as lost, None if never.
+        beaten_at: Time of the last heartbeat from the event loop, by `time.monotonic()`.
         limit_reached_on: Worker on which an earlier attempt reached the job's own limit.
     """
 
@@ -54,7 +54,7 @@ class Attempt:
         self._log_bytes = 0
 
     def progress(self, phase: Phase | None, log_bytes: int) -> None:
-        """Notes how far the attempt is; the next heartbeat carries it."""
+        """Sets the progress for the next heartbeat."""
         self._phase = phase
         self._log_bytes = log_bytes
 
@@ -62,13 +62,13 @@ class Attempt:
         """Sends a heartbeat now.
 
         Args:
-            fault: How the attempt ended, when it ended by an infrastructure fault.
+            fault: The fault, if the attempt ended by one.
         """
         self.beaten_at = time.monotonic()
         activity.heartbeat(self.state(fault))
 
     def state(self, fault: Fault | None = None) -> JobHeartbeat:
-        """Returns what a heartbeat says now."""
+        """Returns the details of a heartbeat now."""
         reached = fault is not None and fault.evidence.rule in OWN_LIMIT_RULES
         return JobHeartbeat(
             attempt=self.number,
@@ -83,16 +83,16 @@ class Attempt:
         )
 
     def passed(self, rule: str, detail: str | None = None) -> Passed:
-        """Returns the outcome of an attempt that has done its work."""
+        """Returns the outcome of an attempt that succeeded."""
         return Passed(
             evidence=Evidence(rule=rule, worker=self.worker, attempt=self.number, detail=detail)
         )
 
     async def announce(self) -> None:
-        """Tells the workflow that an attempt after a fault has begun."""
+        """Signals to the workflow that an attempt after a fault has begun."""
         if self.number == 1 or not self.context.notify:
             return
-        await _tell(
+        await _signal(
             "attempt_started",
             AttemptStarted(
                 job=self.job,
@@ -104,8 +104,8 @@ class Attempt:
             ),
         )
 
-    async def tell_fault(self, report: JobReport, delay: timedelta | None) -> None:
-        """Tells the workflow that this attempt met an infrastructure fault."""
+    async def signal_fault(self, report: JobReport, delay: timedelta | None) -> None:
+        """Signals to the workflow that this attempt met an infrastructure fault."""
         if not isinstance(report.outcome, Errored):
             return
         fault = Fault(
@@ -117,10 +117,10 @@ class Attempt:
             started_at=self.started_at,
             log=self.log,
         )
-        # Should the signal not get through, the next attempt finds the fault here.
+        # If the signal fails, the next attempt finds the fault here.
         self.heartbeat(fault)
         if self.context.notify:
-            await _tell(
+            await _signal(
                 "attempt_faulted",
                 AttemptFaulted(
                     job=self.job,
@@ -131,7 +131,7 @@ class Attempt:
             )
 
 
-async def _tell(signal: str, message: AttemptFaulted | AttemptStarted) -> None:
+async def _signal(signal: str, message: AttemptFaulted | AttemptStarted) -> None:
     workflow_id = activity.info().workflow_id
     if workflow_id is None:
         return
@@ -139,8 +139,8 @@ async def _tell(signal: str, message: AttemptFaulted | AttemptStarted) -> None:
     try:
         await handle.signal(signal, message)
     except RPCError as error:
-        # The workflow may be gone or Temporal away; neither may change the job's verdict,
-        # and the next attempt's announcement makes up for it.
+        # The workflow may have ended or Temporal be unavailable; neither may change the job's
+        # verdict, and the signal of the next attempt makes up for it.
         _log.warning("could not signal %s to %s: %s", signal, workflow_id, error)
 
 
@@ -159,11 +159,11 @@ def _shut_down(attempt: Attempt) -> Errored:
 async def run_attempt(
     context: JobContext, job: str, work: Callable[[Attempt], Awaitable[Outcome]]
 ) -> JobReport:
-    """Runs one attempt of a job and turns whatever happens into a report or an error.
+    """Runs one attempt of a job and converts its result or exception to a report or an error.
 
     Args:
-        context: To whom the job belongs.
-        job: Its id, as the workflow knows it.
+        context: Of the job.
+        job: The job's id in the workflow.
         work: Does the job. May return any outcome, or raise.
 
     Returns:
@@ -172,7 +172,7 @@ async def run_attempt(
     Raises:
         ApplicationError: `PackageFailure` (final), `InfrastructureFault` (retried), or
             `InternalError` (a bug of ours, final), each with the report in its details.
-        asyncio.CancelledError: Cancellation was asked for.
+        asyncio.CancelledError: The activity was cancelled.
     """
     attempt = Attempt(context, job)
     await attempt.announce()
@@ -199,7 +199,7 @@ async def run_attempt(
         log=attempt.log,
     )
     delay = retry_delay(context.retry, report, retry_after)
-    await attempt.tell_fault(report, delay)
+    await attempt.signal_fault(report, delay)
     if (error_to_raise := error_for(report, delay)) is not None:
         raise error_to_raise
     return report

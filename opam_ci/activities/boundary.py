@@ -1,4 +1,4 @@
-"""The one place where exceptions and outcomes become Temporal errors, and back."""
+"""Conversion of exceptions and outcomes to Temporal errors, and back; made only here."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from opam_ci.core.retry import RetrySettings
 T = TypeVar("T")
 
 PACKAGE_FAILURE = "PackageFailure"
-"""Type of the error of a package failure: final, and no cause for alarm."""
+"""Type of the error of a package failure: final, and not an alert."""
 
 INFRASTRUCTURE_FAULT = "InfrastructureFault"
 """Type of the error of an infrastructure fault: retried with backoff."""
@@ -38,16 +38,16 @@ _HEARTBEAT = TypeAdapter(JobHeartbeat)
 _WITH_REPORT = frozenset({PACKAGE_FAILURE, INFRASTRUCTURE_FAULT, INTERNAL_ERROR})
 
 GITHUB_REFUSED = "GitHubRefused"
-"""Type of the error of what GitHub will refuse again: final, recorded once."""
+"""Type of the error of a request that GitHub rejects for good: final."""
 
 
 @contextmanager
 def github_errors() -> Iterator[None]:
-    """Turns the errors of calls to GitHub into Temporal's.
+    """Converts errors of requests to GitHub to Temporal's.
 
     Raises:
-        ApplicationError: `GitHubRefused` (final), or `InfrastructureFault` (retried, at the
-            time that GitHub gave if it gave one).
+        ApplicationError: `GitHubRefused` (final), or `InfrastructureFault` (retried, after
+            GitHub's `retry-after` if there was one).
     """
     try:
         yield
@@ -60,9 +60,9 @@ def github_errors() -> Iterator[None]:
 
 
 def outcome_of(error: Exception) -> Outcome:
-    """Returns what an exception means for the job in which it was raised.
+    """Returns the outcome of a job in which an exception was raised.
 
-    Anything that we did not raise on purpose is a bug of ours, so an error and never the
+    An exception that was not raised on purpose is a bug of ours, so an error and never the
     author's failure.
     """
     match error:
@@ -81,7 +81,7 @@ def outcome_of(error: Exception) -> Outcome:
 
 
 def is_bug(report: JobReport) -> bool:
-    """Whether an attempt ended in an exception that nobody raised on purpose."""
+    """Whether an attempt ended by an exception that was not raised on purpose."""
     outcome = report.outcome
     return isinstance(outcome, Errored) and outcome.evidence.rule == "internal-error"
 
@@ -98,11 +98,11 @@ def retry_delay(
 
 
 def error_for(report: JobReport, delay: timedelta | None) -> ApplicationError | None:
-    """Returns the Temporal error for an attempt's report, None if it is no error.
+    """Returns the Temporal error for an attempt's report, None if it is not an error.
 
     Args:
-        report: How the attempt ended; travels in the error's details.
-        delay: When the next attempt comes, for a fault.
+        report: Of the attempt; becomes the error's details.
+        delay: Wait before the next attempt, for a fault.
     """
     match report.outcome:
         case Failed() as failed:
@@ -126,26 +126,21 @@ def error_for(report: JobReport, delay: timedelta | None) -> ApplicationError | 
 
 
 def report_in(error: BaseException | None) -> JobReport | None:
-    """Returns the report in the details of an attempt's error, None if it carries none."""
+    """Returns the report in the details of an attempt's error, None if it has none."""
     if isinstance(error, ApplicationError) and error.type in _WITH_REPORT:
         for detail in error.details:
             return JobReport.model_validate(detail)
     return None
 
 
-def report_of(error: ActivityError) -> JobReport | None:
-    """Returns the report that a failed activity carries, None if it carries none."""
-    return report_in(error.cause)
-
-
 def is_lost(error: ActivityError) -> bool:
-    """Whether an activity ended because its worker went silent."""
+    """Whether an activity ended by its heartbeat timeout."""
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.HEARTBEAT
 
 
 def last_heartbeat(error: ActivityError) -> JobHeartbeat | None:
-    """Returns the last heartbeat of an activity whose worker went silent, if one arrived."""
+    """Returns the last heartbeat of an activity that ended by its heartbeat timeout, if any."""
     cause = error.cause
     if not isinstance(cause, TimeoutError) or not cause.last_heartbeat_details:
         return None
@@ -153,7 +148,7 @@ def last_heartbeat(error: ActivityError) -> JobHeartbeat | None:
 
 
 def details_as(kind: TypeAdapter[T], details: Sequence[Any]) -> T | None:
-    """Returns what heartbeat details say; a worker of another version may say it otherwise."""
+    """Returns parsed heartbeat details, None if they are of another version of the worker."""
     try:
         return kind.validate_python(details[0]) if details else None
     except ValidationError:
@@ -161,21 +156,21 @@ def details_as(kind: TypeAdapter[T], details: Sequence[Any]) -> T | None:
 
 
 def heartbeat_of(details: Sequence[Any]) -> JobHeartbeat | None:
-    """Returns what the heartbeat details of an attempt say, if they can be read."""
+    """Returns the parsed heartbeat details of an attempt, None if they cannot be read."""
     return details_as(_HEARTBEAT, details)
 
 
 def is_cancelled(error: ActivityError) -> bool:
-    """Whether an activity ended because its cancellation was asked for."""
+    """Whether an activity was cancelled."""
     return isinstance(error.cause, CancelledError)
 
 
 def outcome_without_report(error: ActivityError) -> Errored:
-    """Returns the outcome of an activity that ended without a word of its own."""
+    """Synthesises the outcome of an activity that ended without a report."""
     cause = error.cause
     rule, detail = "activity-error", str(cause or error)[:400]
     if isinstance(cause, TimeoutError):
         kind = cause.type.name.lower() if cause.type is not None else "unknown"
         rule = f"activity-timeout-{kind}"
-        detail = f"the job's activity ran into its {kind} time limit"
+        detail = f"the job's activity reached its {kind} timeout"
     return Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule=rule, detail=detail))

@@ -17,7 +17,7 @@ from opam_ci.core.text import verdict_line
 
 
 class BuildActivities:
-    """What a build worker offers. It needs a runner and the store, nothing else."""
+    """Activities of a build worker, which needs only a runner and the store."""
 
     def __init__(self, runner: Runner, store: ArtifactStore) -> None:
         self._runner = runner
@@ -25,7 +25,7 @@ class BuildActivities:
 
     @activity.defn
     async def run_job(self, task: RunJob) -> JobReport:
-        """Runs one job in isolation and judges what happened.
+        """Runs one job in isolation and judges its report.
 
         Raises:
             ApplicationError: See `run_attempt`.
@@ -56,13 +56,13 @@ class BuildActivities:
                 log.write(verdict_line(outcome).encode())
                 judged.keep(log, Judged(facts=facts, outcome=outcome))
             if report.revdeps is not None:
-                listing = await self._keep(report.revdeps, f"{attempt.log}/revdeps.json")
+                listing = await self._store_listing(report.revdeps, f"{attempt.log}/revdeps.json")
             return outcome
 
         done = await run_attempt(task.context, task.spec.job.id, work)
         return done.model_copy(update={"listing": listing}) if listing is not None else done
 
-    async def _keep(self, revdeps: tuple[Revdep, ...], key: str) -> Listing:
+    async def _store_listing(self, revdeps: tuple[Revdep, ...], key: str) -> Listing:
         await self._store.put(key, RevdepList(revdeps=revdeps).model_dump_json().encode())
         tested = sum(revdep.has_tests for revdep in revdeps)
         return Listing(key=key, revdeps=len(revdeps), tested=tested)

@@ -1,4 +1,4 @@
-"""What the canary's workflow needs besides builds: its repository, and somebody who counts."""
+"""The activities of a canary besides its builds: exporting its repository, reporting its end."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,10 @@ from opam_ci.core.platforms import Platform
 
 
 class CanaryResult(Frozen):
-    """How a canary of a pool ended.
+    """The result of a pool's canary.
 
     Attributes:
-        pool: Which.
+        pool: The pool.
         finding: What is wrong with the pool, None if both verdicts were right.
         started_at: When it began.
         ended_at: When it ended.
@@ -33,26 +33,26 @@ class CanaryActivities:
     """Activities of the orchestration worker for canaries.
 
     Args:
-        store: Where build workers find the repository.
-        tell: Is told of each canary that ended; must neither block nor raise.
+        store: For the repository.
+        on_result: Called with each result; must neither block nor raise.
     """
 
-    def __init__(self, store: ArtifactStore, tell: Callable[[CanaryResult], None]) -> None:
+    def __init__(self, store: ArtifactStore, on_result: Callable[[CanaryResult], None]) -> None:
         self._store = store
-        self._tell = tell
+        self._on_result = on_result
 
     @activity.defn
     async def export_canary(self, platform: Platform) -> RepositoryRef:
         """Puts the canary's repository into the store.
 
         Raises:
-            InfrastructureError: The store does not take it.
+            InfrastructureError: The store cannot be written.
         """
         return await canary.export(self._store, platform)
 
     @activity.defn
     async def report_canary(self, result: CanaryResult) -> None:
-        """Makes a canary's end known on this worker: in its metrics and its log."""
+        """Reports a canary's result in the metrics and the log of this worker."""
         if result.finding is not None:
             activity.logger.warning(
                 "canary of pool %s: %s: %s",
@@ -60,4 +60,4 @@ class CanaryActivities:
                 result.finding.cause,
                 result.finding.detail,
             )
-        self._tell(result)
+        self._on_result(result)

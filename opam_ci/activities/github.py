@@ -1,4 +1,4 @@
-"""Activities that tell GitHub, ask it, and catch up with it."""
+"""Activities that use GitHub's API: posting, deliveries, reconciliation."""
 
 import asyncio
 import contextlib
@@ -26,18 +26,18 @@ from opam_ci.core.github.action import (
     Closed,
     HeadChanged,
     Ignore,
-    Misunderstood,
     Reconcile,
     RefreshBase,
     Restart,
     Tracked,
+    UnknownCommand,
 )
 from opam_ci.core.github.check_page import annotation
 from opam_ci.core.github.checks import Annotation
 from opam_ci.core.github.late import LATE_AFTER, current, is_late
 from opam_ci.core.github.messages import (
-    Carried,
-    Delivered,
+    DeliveryResult,
+    DeliveryTask,
     Look,
     PostTask,
     Reconciled,
@@ -47,7 +47,7 @@ from opam_ci.core.github.messages import (
 from opam_ci.core.github.ordering import ClosedAs
 from opam_ci.core.github.pace import Posted, doubted
 from opam_ci.core.github.posting_options import PostingOptions
-from opam_ci.core.github.reconcile import compare, to_redeliver
+from opam_ci.core.github.reconcile import REDELIVERED_FOR, compare, to_redeliver
 from opam_ci.core.github.revision import Policy
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
@@ -55,20 +55,20 @@ from opam_ci.core.requests import PullRequestRef, Revision
 from opam_ci.core.selector import RestartSelector
 
 _QUERY_TIMEOUT = timedelta(seconds=20)
-_A_LITTLE_LATER = timedelta(seconds=5)
+_MARGIN = timedelta(seconds=5)
 _POSTED: TypeAdapter[dict[str, Posted]] = TypeAdapter(dict[str, Posted])
 
 
-class Steers(Protocol):
-    """How activities reach the workflows of pull requests: see `gateway.PullRequests`."""
+class PullRequestClient(Protocol):
+    """Client of the workflows of pull requests, implemented by `gateway.PullRequests`."""
 
     async def head_changed(
         self, ref: PullRequestRef, revision: Revision, posting: PostingOptions | None
     ) -> None:
-        """Starts a workflow, or tells the running one."""
+        """Signals a new head; starts the workflow if needed."""
 
-    async def closed(self, ref: PullRequestRef, said: ClosedAs) -> bool:
-        """Tells that it is closed."""
+    async def closed(self, ref: PullRequestRef, event: ClosedAs) -> bool:
+        """Signals that the pull request is closed."""
 
     async def restart(
         self, ref: PullRequestRef, selectors: Collection[RestartSelector], *, head: str | None
@@ -86,12 +86,12 @@ class Steers(Protocol):
 
 
 class GitHubActivities:
-    """What needs GitHub's API; one client for all, which knows ETags, tokens and limits."""
+    """Activities that use GitHub's API; they share one client with its ETags, tokens and limits."""
 
-    def __init__(  # noqa: PLR0913 - each is a part that it is put together from
+    def __init__(  # noqa: PLR0913 - each is a dependency of its own
         self,
         github: GitHub,
-        steers: Steers,
+        pull_requests: PullRequestClient,
         store: ArtifactStore,
         *,
         tracked: Tracked,
@@ -99,7 +99,7 @@ class GitHubActivities:
         clones: Path,
     ) -> None:
         self._github = github
-        self._steers = steers
+        self._pull_requests = pull_requests
         self._store = store
         self._tracked = tracked
         self._policy = policy
@@ -111,16 +111,16 @@ class GitHubActivities:
     async def post(self, task: PostTask) -> Posting:
         """Posts the statuses of a pull request that are due.
 
-        What to post it asks the workflow: after an hour without GitHub, what was to be
-        posted an hour ago is nobody's concern.
+        It queries the workflow for them: after an hour without GitHub, the statuses of an hour
+        ago are outdated.
 
         Raises:
-            ApplicationError: GitHub is not there or says "later"; what was posted before
-                that is in the heartbeat's details.
+            ApplicationError: GitHub is unavailable or limits requests; the statuses posted
+                before that are in the heartbeat's details.
         """
         info = activity.info()
         if info.workflow_id is None:
-            raise RuntimeError("an activity of a workflow runs without one")
+            raise RuntimeError("github_post runs without a workflow")
         handle = activity.client().get_workflow_handle(
             info.workflow_id, run_id=info.workflow_run_id
         )
@@ -131,7 +131,7 @@ class GitHubActivities:
         before = details_as(_POSTED, info.heartbeat_details)
         posted = {**wanted.posted, **(before or {})}
         if info.attempt > 1:
-            # The attempt before may have sent something of which no answer came.
+            # The previous attempt may have posted a status without getting a response.
             posted = doubted(posted)
 
         def beat() -> None:
@@ -174,104 +174,106 @@ class GitHubActivities:
 
     @activity.defn(name="github_look")
     async def look(self, task: Look) -> str:
-        """Asks GitHub how a pull request is, and tells its workflow.
+        """Fetches a pull request's state from GitHub, and signals it to its workflow.
 
         Returns:
-            What GitHub says, in a word.
+            What was done.
         """
         with github_errors(), beating(activity.heartbeat):
             return await self._look(task.pull_request, _clock()())
 
     @activity.defn(name="github_carry_out")
-    async def carry_out(self, given: Delivered) -> Carried:
-        """Does what a delivery asks for.
+    async def carry_out(self, delivered: DeliveryTask) -> DeliveryResult:
+        """Executes the action of a delivery.
 
         Raises:
-            ApplicationError: GitHub is not there, or Temporal; tried again until it is.
+            ApplicationError: GitHub or Temporal is unavailable; retried until it is.
         """
         with github_errors(), beating(activity.heartbeat):
             now = _clock()()
-            action = await confirmed(given.action, self._github, self._tracked, now)
-            return await self._carry_out(action, now, sure=is_late(given.action, now))
+            action = await confirmed(delivered.action, self._github, self._tracked, now)
+            return await self._carry_out(action, now, sure=is_late(delivered.action, now))
 
     @activity.defn(name="github_reconcile")
     async def reconcile(self, task: ReconcileTask) -> Reconciled:
-        """Compares the open pull requests with the workflows, and has missed deliveries repeated.
+        """Compares the open pull requests with the workflows, and redelivers missed deliveries.
 
         Raises:
-            ApplicationError: GitHub is not there, or Temporal; tried again until it is.
+            ApplicationError: GitHub or Temporal is unavailable; retried until it is.
         """
         with github_errors(), beating(activity.heartbeat):
             return await self._reconcile(task.since, _clock()())
 
     async def prepare(self) -> None:
-        """Makes or refreshes the clone, so that the first head finds it there.
+        """Makes or refreshes the clone, so that it is ready for the first head.
 
         Raises:
             InfrastructureError: It cannot be fetched.
         """
         await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
 
-    async def _carry_out(self, action: Action, now: datetime, *, sure: bool) -> Carried:
+    async def _carry_out(self, action: Action, now: datetime, *, sure: bool) -> DeliveryResult:
         match action:
             case HeadChanged():
                 ref = action.pull_request
                 revision = self._policy.revision(action, authoritative=sure)
-                await self._steers.head_changed(ref, revision, self._policy.posting_for(ref))
-                words = f"head {action.head[:12]}: {action.why}"
+                await self._pull_requests.head_changed(ref, revision, self._policy.posting_for(ref))
+                done = f"head {action.head[:12]}: {action.why}"
             case Closed():
                 return await self._close(action, sure=sure)
             case RefreshBase():
                 tip = await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
-                words = f"clone at {tip[:12]}"
+                done = f"clone at {tip[:12]}"
             case Reconcile():
-                found = await self._reconcile(timedelta(days=3), now)
-                words = f"{len(found.missed)} missed"
+                found = await self._reconcile(REDELIVERED_FOR, now)
+                done = f"{len(found.missed)} missed"
             case Ignore():
-                words = action.reason
-            case Restart() | Cancel() | Misunderstood():
-                words = await self._command(action)
-        return Carried(words=words)
+                done = action.reason
+            case Restart() | Cancel() | UnknownCommand():
+                done = await self._command(action)
+        return DeliveryResult(words=done)
 
-    async def _close(self, action: Closed, *, sure: bool) -> Carried:
-        said = ClosedAs(as_of=action.as_of, authoritative=sure)
-        told = await self._steers.closed(action.pull_request, said)
-        # An older head that comes after this would bring the workflow back. Once it is late
-        # it does not; until then this is looked at again.
-        return Carried(
-            words=action.why if told else f"{action.why}: no workflow",
-            again_at=None if sure else action.as_of + LATE_AFTER + _A_LITTLE_LATER,
+    async def _close(self, action: Closed, *, sure: bool) -> DeliveryResult:
+        event = ClosedAs(as_of=action.as_of, authoritative=sure)
+        is_running = await self._pull_requests.closed(action.pull_request, event)
+        # An older head that arrives after this would start the workflow again. Once it is late
+        # it does not; until then this is repeated.
+        return DeliveryResult(
+            words=action.why if is_running else f"{action.why}: no workflow",
+            again_at=None if sure else action.as_of + LATE_AFTER + _MARGIN,
         )
 
-    async def _command(self, action: Restart | Cancel | Misunderstood) -> str:
+    async def _command(self, action: Restart | Cancel | UnknownCommand) -> str:
         if action.ask_permission and not await self._may_command(action.by):
             return f"{action.by} may not command"
         match action:
-            case Misunderstood():
+            case UnknownCommand():
                 if (number := action.pull_request.number) is not None:
                     await self._github.comment(number, action.answer)
                 return "answered"
             case Cancel():
-                told = await self._steers.cancel(action.pull_request)
-                return "cancelled" if told else "no workflow"
+                is_running = await self._pull_requests.cancel(action.pull_request)
+                return "cancelled" if is_running else "no workflow"
             case Restart():
                 numbers = action.numbers
                 if not numbers and action.head is not None:
-                    numbers = await self._steers.with_head(self._owner, self._repo, action.head)
-                told_all = [
+                    numbers = await self._pull_requests.with_head(
+                        self._owner, self._repo, action.head
+                    )
+                restarted = [
                     number
                     for number in numbers
-                    if await self._steers.restart(
+                    if await self._pull_requests.restart(
                         self._tracked.ref(number), action.selectors, head=action.head
                     )
                 ]
-                return f"restarted: {told_all}" if told_all else "no workflow with that head"
+                return f"restarted: {restarted}" if restarted else "no workflow with that head"
 
     async def _may_command(self, login: str) -> bool:
         try:
             return await self._github.may_command(login)
         except GitHubRefusedError:
-            # Nobody that GitHub knows in this repository.
+            # Not a collaborator of this repository.
             return False
 
     async def _look(self, ref: PullRequestRef, now: datetime) -> str:
@@ -289,8 +291,8 @@ class GitHubActivities:
         return (await self._carry_out(action, now, sure=True)).words
 
     async def _reconcile(self, since: timedelta, now: datetime) -> Reconciled:
-        # First the workflows: what starts meanwhile is listed by GitHub.
-        running = await self._steers.running(self._owner, self._repo)
+        # The workflows first: pull requests that open meanwhile are in GitHub's list.
+        running = await self._pull_requests.running(self._owner, self._repo)
         listed = await self._github.open_pull_requests(self._policy.branch)
         found = compare(listed, running, self._tracked, lately=now - since)
         for missed in (*found.missed, *found.renewed):
@@ -308,16 +310,16 @@ class GitHubActivities:
         if self._tracked.app_id is None:
             return 0
         failed = to_redeliver(await self._github.deliveries(now - since), now)
-        asked = 0
+        redelivered = 0
         for delivery in failed:
-            # GitHub forgets deliveries; one that it no longer has is not asked for again.
+            # GitHub may have deleted the delivery meanwhile.
             with contextlib.suppress(GitHubRefusedError):
                 await self._github.redeliver(delivery)
-                asked += 1
-        return asked
+                redelivered += 1
+        return redelivered
 
 
 def _clock() -> Callable[[], datetime]:
-    """Returns Temporal's clock: a worker's own may be wrong, and that one orders all."""
+    """Returns Temporal's clock, which orders all events: a worker's own may be wrong."""
     started_at, begun = activity.info().started_time, time.monotonic()
     return lambda: started_at + timedelta(seconds=time.monotonic() - begun)

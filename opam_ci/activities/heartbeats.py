@@ -1,4 +1,4 @@
-"""Heartbeats for as long as an activity works, so that a lost worker is noticed."""
+"""Heartbeats of an activity while it runs, so that a lost worker is noticed."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 INTERVAL = timedelta(seconds=1)
-"""How often an activity says that it is supervised; cancellation arrives with the answers, so
-this also bounds how long a cancelled build goes on."""
+"""Time between heartbeats; cancellation arrives with their responses, so this also bounds how
+long a cancelled build continues."""
 
 
 @contextmanager
 def beating(beat: Callable[[], None]) -> Iterator[None]:
-    """Sends heartbeats for the time of a block; one that is over before the first costs none.
+    """Sends heartbeats for the time of a block, the first one after `INTERVAL`.
 
     Args:
-        beat: Sends one.
+        beat: Sends one heartbeat.
     """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle

@@ -9,20 +9,20 @@ from opam_ci.core.outcome import Outcome
 
 
 class ImageActivities:
-    """What asks registries."""
+    """Activities that query registries."""
 
     def __init__(self, resolver: ImageResolver) -> None:
         self._resolver = resolver
 
     @activity.defn
     async def pin_image(self, task: ImageTask) -> ImageReport:
-        """Looks up the digest that the tag of a platform's image stands for now.
+        """Resolves the tag of a platform's image to its present digest.
 
-        An image that its registry does not have, or not for us, keeps its tag: a build worker
-        may have it, or credentials for it.
+        An image that its registry does not have, or does not serve to us, keeps its tag: a build
+        worker may have it, or credentials for it.
 
         Raises:
-            ApplicationError: See `run_attempt`; cause `image` if the registry does not answer.
+            ApplicationError: See `run_attempt`; cause `image` if the registry does not respond.
         """
         image: str | None = None
         notice: str | None = None

@@ -1,4 +1,4 @@
-"""The activities about incidents: look, resolve, and who looks after them."""
+"""The activities about incidents: read, resolve, and start their workflows."""
 
 import asyncio
 from collections.abc import Iterable
@@ -12,23 +12,23 @@ from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import (
     HIT_JOBS_AT_ONCE,
     INCIDENT_WORKFLOW,
-    IncidentLook,
     IncidentPace,
     IncidentState,
+    IncidentStatus,
     ResolveIncident,
     workflow_id,
 )
 
 
 class IncidentActivities:
-    """What the workflow of an incident needs of the job index."""
+    """Activities of the workflow of an incident, on the index."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
 
     @activity.defn
-    async def look_at_incident(self, incident: int) -> IncidentLook:
-        """Reads how an incident stands.
+    async def look_at_incident(self, incident: int) -> IncidentStatus:
+        """Reads the state of an incident.
 
         Args:
             incident: Its number.
@@ -36,23 +36,23 @@ class IncidentActivities:
         Raises:
             InfrastructureError: The index cannot be read; retried until it can.
         """
-        return await asyncio.to_thread(self._look, incident)
+        return await asyncio.to_thread(self._read, incident)
 
     @activity.defn
-    async def resolve_incident(self, given: ResolveIncident) -> bool:
-        """Resolves an incident; False if it went on meanwhile, or was resolved before.
+    async def resolve_incident(self, message: ResolveIncident) -> bool:
+        """Resolves an incident; False if it had another fault meanwhile, or was resolved before.
 
         Raises:
             InfrastructureError: The index cannot be written; retried until it can.
         """
         now = datetime.now(UTC)
-        return await asyncio.to_thread(self._index.resolve, given.incident, at=now, by=given.by)
+        return await asyncio.to_thread(self._index.resolve, message.incident, at=now, by=message.by)
 
-    def _look(self, number: int) -> IncidentLook:
+    def _read(self, number: int) -> IncidentStatus:
         incident = self._index.incident(number)
         if incident is None:
-            return IncidentLook(incident=None)
-        return IncidentLook(
+            return IncidentStatus(incident=None)
+        return IncidentStatus(
             incident=incident,
             hit=self._index.hit_jobs(number)[:HIT_JOBS_AT_ONCE],
             undecided=self._index.undecided_jobs(number),
@@ -60,13 +60,13 @@ class IncidentActivities:
         )
 
 
-async def look_after(
+async def ensure_workflows(
     client: Client, incidents: Iterable[int], task_queue: str, pace: IncidentPace
 ) -> None:
-    """Sees to it that each of these incidents has a workflow, and starts none twice.
+    """Starts the workflow of each of these incidents, unless it is running.
 
     Raises:
-        RPCError: Temporal does not take it; whoever records the faults tries again.
+        RPCError: A request to Temporal failed; the record of the faults is retried.
     """
     for number in incidents:
         await client.start_workflow(

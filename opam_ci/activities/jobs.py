@@ -1,4 +1,4 @@
-"""Activities on the list of jobs, which the index alone has."""
+"""Activities on the index, which is the only list of jobs."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -30,15 +30,15 @@ from opam_ci.core.plan import PlannedJob, planned_jobs, revdep_jobs
 from opam_ci.core.selector import RestartAsker, Taken
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
-"""Jobs that are put into the index in some hundred milliseconds."""
+"""Jobs that are added to the index in some hundred milliseconds."""
 
 
 class JobActivities:
-    """What workflows ask of the list of jobs. All of it can be done twice.
+    """Activities on the list of jobs. All of them are idempotent.
 
     Args:
         index: The list.
-        store: Where listings of reverse dependencies are.
+        store: Has the listings of reverse dependencies.
     """
 
     def __init__(self, index: Index, store: ArtifactStore) -> None:
@@ -60,106 +60,109 @@ class JobActivities:
         ]
 
     @activity.defn
-    async def plan_jobs(self, given: PlanJobs) -> None:
-        """Puts the jobs of a head into the index; those of an earlier round run again.
+    async def plan_jobs(self, message: PlanJobs) -> None:
+        """Adds the jobs of a head to the index; those of an earlier round run again.
 
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        jobs = planned_jobs(given.packages, given.platforms)
-        await self._plan(given, jobs, given.asker)
+        jobs = planned_jobs(message.packages, message.platforms)
+        await self._plan(message, jobs, message.asker)
 
     @activity.defn
-    async def plan_revdeps(self, given: PlanRevdeps) -> None:
-        """Puts the jobs on the reverse dependencies of a package into the index.
+    async def plan_revdeps(self, message: PlanRevdeps) -> None:
+        """Adds the jobs on the reverse dependencies of a package to the index.
 
         Raises:
-            InfrastructureError: The store cannot be read or holds something else, or the index
-                cannot be written.
+            InfrastructureError: The listing cannot be read or is invalid, or the index cannot be
+                written.
         """
-        text = await self._store.get(given.listing)
+        text = await self._store.get(message.listing)
         try:
             listed = RevdepList.model_validate_json(text)
         except ValidationError as error:
             raise InfrastructureError(
-                f"{given.listing} is not a list of reverse dependencies", cause=Cause.STORAGE
+                f"{message.listing} is not a list of reverse dependencies", cause=Cause.STORAGE
             ) from error
-        jobs = revdep_jobs(given.platform, given.package, listed.revdeps)
-        await self._plan(given, jobs, None)
+        jobs = revdep_jobs(message.platform, message.package, listed.revdeps)
+        await self._plan(message, jobs, None)
 
     @activity.defn
-    async def take_jobs(self, given: TakeJobs) -> JobPage:
+    async def take_jobs(self, message: TakeJobs) -> JobPage:
         """Returns a platform's next queued jobs.
 
         Raises:
-            UsageError: `after` is not what a page before returned.
+            UsageError: `after` is not the cursor of a previous page.
             InfrastructureError: The index cannot be read.
         """
-        return await asyncio.to_thread(self._index.take, given)
+        return await asyncio.to_thread(self._index.take, message)
 
     @activity.defn
-    async def count_jobs(self, given: CountJobs) -> PlatformStandings:
+    async def count_jobs(self, message: CountJobs) -> PlatformStandings:
         """Counts the jobs of platforms.
 
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        return PlatformStandings(platforms=await asyncio.to_thread(self._index.count, given))
+        return PlatformStandings(platforms=await asyncio.to_thread(self._index.count, message))
 
     @activity.defn
-    async def restart_jobs(self, given: ChangeJobs) -> Taken:
-        """Queues decided jobs again, or says which it would.
+    async def restart_jobs(self, message: ChangeJobs) -> Taken:
+        """Queues decided jobs again, or returns which it would.
 
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        return await asyncio.to_thread(self._index.requeue, given, datetime.now(UTC))
+        return await asyncio.to_thread(self._index.requeue, message, datetime.now(UTC))
 
     @activity.defn
-    async def cancel_jobs(self, given: ChangeJobs) -> Taken:
-        """Cancels queued jobs, or says which it would; those under way are counted with them.
+    async def cancel_jobs(self, message: ChangeJobs) -> Taken:
+        """Cancels queued jobs, or returns which it would; those under way are counted with them.
 
         Raises:
             InfrastructureError: The index cannot be written.
         """
         # The same for each attempt, so that a later one recognises what this one cancelled.
         at = activity.info().scheduled_time
-        return await asyncio.to_thread(self._index.cancel, given, at)
+        return await asyncio.to_thread(self._index.cancel, message, at)
 
     @activity.defn
-    async def settle_jobs(self, given: SettleJobs) -> None:
+    async def settle_jobs(self, message: SettleJobs) -> None:
         """Decides all undecided jobs of platforms.
 
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        await asyncio.to_thread(self._index.settle, given, datetime.now(UTC))
+        await asyncio.to_thread(self._index.settle, message, datetime.now(UTC))
 
     @activity.defn
-    async def conclude_jobs(self, given: ConcludeJobs) -> bool:
-        """Decides what only all platforms together can decide.
+    async def conclude_jobs(self, message: ConcludeJobs) -> bool:
+        """Decides jobs that depend on all platforms together.
 
         Returns:
-            Whether jobs have changed, or may have: an attempt before this one could not say so.
+            Whether jobs have changed, or may have in a previous attempt.
 
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        changed = await asyncio.to_thread(self._index.conclude, given, datetime.now(UTC))
+        changed = await asyncio.to_thread(self._index.conclude, message, datetime.now(UTC))
         return changed or activity.info().attempt > 1
 
     async def _plan(
-        self, given: PlanJobs | PlanRevdeps, jobs: Iterator[PlannedJob], asker: RestartAsker | None
+        self,
+        message: PlanJobs | PlanRevdeps,
+        jobs: Iterator[PlannedJob],
+        asker: RestartAsker | None,
     ) -> None:
         plan = partial(
-            self._index.plan, given.key, round_=given.round, asker=asker, at=datetime.now(UTC)
+            self._index.plan, message.key, round_=message.round, asker=asker, at=datetime.now(UTC)
         )
-        while some := tuple(islice(jobs, _PLANNED_BETWEEN_HEARTBEATS)):
-            planning = asyncio.create_task(asyncio.to_thread(plan, some))
+        while batch := tuple(islice(jobs, _PLANNED_BETWEEN_HEARTBEATS)):
+            planning = asyncio.create_task(asyncio.to_thread(plan, batch))
             try:
                 await asyncio.shield(planning)
             except asyncio.CancelledError:
-                # A thread cannot be stopped, and whoever cancels counts on that nothing follows.
+                # A thread cannot be stopped, and the canceller relies on no later changes.
                 await asyncio.wait({planning})
                 raise
             activity.heartbeat()

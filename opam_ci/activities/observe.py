@@ -1,7 +1,4 @@
-"""Watching attempts from outside: whoever wants to know of them hears of each one's end.
-
-An interceptor, so that no activity has to think of it.
-"""
+"""Observers of attempts, notified by an interceptor of activities."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -27,18 +24,18 @@ from opam_ci.core.outcome import Errored, Outcome
 from opam_ci.core.recording import RowBatch
 
 ORCHESTRATION_POOL = "orchestration"
-"""Stands for a pool where jobs run that no build pool runs: analysis and lint."""
+"""In place of a pool for jobs that no build pool runs: analysis and lint."""
 
 
 class _Attempt(Frozen):
-    """What is known of an attempt from its beginning on.
+    """An attempt.
 
     Attributes:
         pool: Of the worker.
-        kind: What the job does.
-        is_canary: Whether it is a canary's job and no submission's.
-        pull_request: Whose job it is: id of its workflow.
-        packages: Packages that a build is about; empty for analysis and lint.
+        kind: Of the job.
+        is_canary: Whether it is a canary's job and not a submission's.
+        pull_request: Id of the workflow of the job's pull request.
+        packages: Packages of a build; empty for analysis and lint.
     """
 
     pool: str
@@ -52,11 +49,11 @@ class AttemptBegan(_Attempt):
     """An attempt has begun.
 
     Attributes:
-        due_at: When Temporal put it into the queue.
-        began_at: When Temporal gave it to this worker, by Temporal's clock.
+        due_at: When Temporal queued it.
+        began_at: When this worker got it, by Temporal's clock.
         seen_at: The same by this machine's clock.
-        lost_before: Whether the attempt before ended without a word: its worker was lost.
-        jobs: How many jobs it does together: lint does those of many packages.
+        lost_before: Whether the worker of the previous attempt was lost.
+        jobs: Number of its jobs: lint does those of many packages.
     """
 
     due_at: AwareDatetime
@@ -70,8 +67,8 @@ class AttemptEnded(_Attempt):
     """An attempt has ended.
 
     Attributes:
-        outcome: What it came to, None if it was cancelled.
-        verdicts: What each of its jobs came to, where it did several.
+        outcome: None if it was cancelled.
+        verdicts: Outcome of each of its jobs, if it has several.
         is_last: Whether it decided the job: no retry follows.
         began_at: When it began, by this machine's clock.
         ended_at: When it ended.
@@ -85,24 +82,24 @@ class AttemptEnded(_Attempt):
 
 
 class Observer(Protocol):
-    """Hears of attempts, on the worker's event loop; must neither block nor raise."""
+    """Is notified of attempts, on the worker's event loop; must neither block nor raise."""
 
     def attempt_began(self, began: AttemptBegan) -> None:
         """An attempt has begun."""
 
     def attempt_ended(self, ended: AttemptEnded) -> None:
-        """An attempt has ended, however it did."""
+        """An attempt has ended in any way."""
 
     def recorded(self, batch: RowBatch, rejudged: Sequence[JobKind]) -> None:
-        """Rows were written to the index, and jobs of these kinds judged again because of them."""
+        """Rows were written to the index; verdicts of these kinds of jobs were revised."""
 
 
 class ObservingInterceptor(Interceptor):
-    """Tells observers of every attempt of a worker.
+    """Notifies observers of every attempt of a worker.
 
     Args:
         pool: Pool of the worker.
-        observers: Whom to tell.
+        observers: The observers.
     """
 
     def __init__(self, pool: str, observers: Sequence[Observer]) -> None:
@@ -110,7 +107,7 @@ class ObservingInterceptor(Interceptor):
         self._observers = tuple(observers)
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the base's name
-        """Puts the observation around an activity."""
+        """Wraps an activity in notifications."""
         return _Observing(next, self._pool, self._observers)
 
 
@@ -143,7 +140,7 @@ class _Observing(ActivityInboundInterceptor):
 
     async def _attempt(
         self,
-        given: ExecuteActivityInput,
+        activity_input: ExecuteActivityInput,
         context: JobContext,
         kind: JobKind,
         packages: tuple[str, ...],
@@ -168,12 +165,12 @@ class _Observing(ActivityInboundInterceptor):
         )
         for observer in self._observers:
             observer.attempt_began(began)
-        # As it is said of an attempt that is cancelled.
+        # The values for an attempt that is cancelled.
         outcome: Outcome | None = None
         verdicts: tuple[Outcome | None, ...] | None = None
         is_last = True
         try:
-            answer = await super().execute_activity(given)
+            result = await super().execute_activity(activity_input)
         except Exception as error:
             report = report_in(error)
             outcome = report.outcome if report is not None else outcome_of(error)
@@ -181,11 +178,11 @@ class _Observing(ActivityInboundInterceptor):
             is_last = bug or not isinstance(outcome, Errored) or context.retry.is_last(info.attempt)
             raise
         else:
-            outcome = _outcome(answer)
+            outcome = _outcome(result)
             verdicts = (outcome,)
-            if isinstance(answer, LintReport):
-                verdicts = tuple(verdict.outcome for verdict in answer.verdicts)
-            return answer
+            if isinstance(result, LintReport):
+                verdicts = tuple(verdict.outcome for verdict in result.verdicts)
+            return result
         finally:
             ended = AttemptEnded(
                 **dict(attempt),
@@ -199,15 +196,15 @@ class _Observing(ActivityInboundInterceptor):
                 observer.attempt_ended(ended)
 
 
-def _outcome(answer: Any) -> Outcome | None:
-    report = answer.report if isinstance(answer, AnalysisReport | LintReport) else answer
+def _outcome(result: Any) -> Outcome | None:
+    report = result.report if isinstance(result, AnalysisReport | LintReport) else result
     return report.outcome if isinstance(report, JobReport) else None
 
 
 def _was_lost(info: activity.Info) -> bool:
-    """Whether the attempt before left no word of how it ended.
+    """Whether the worker of the previous attempt was lost.
 
-    Every attempt that ends by a fault says so in its last heartbeat.
+    Every attempt that ends by a fault reports it in its last heartbeat.
     """
     if info.attempt == 1:
         return False

@@ -1,4 +1,4 @@
-"""An activity's result is kept until Temporal can take it."""
+"""Holds the result of an activity until the Temporal server is available."""
 
 import asyncio
 import logging
@@ -14,61 +14,61 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 _log = logging.getLogger(__name__)
 
-_ANSWER_TIMEOUT = timedelta(seconds=5)
+_HEALTH_CHECK_TIMEOUT = timedelta(seconds=5)
 _PAUSE = timedelta(seconds=1)
 _FRESH = timedelta(seconds=0.1)
-"""How long an answer counts. A tenth of what an outage lasts at least that anybody notices."""
-_AWAY = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
+"""How long a successful health check is valid: a tenth of the shortest noticeable outage."""
+_UNAVAILABLE = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
 
 
 class OutlastInterceptor(Interceptor):
-    """Holds back how an activity ended while Temporal is away.
+    """Holds back the result of an activity while the Temporal server is unavailable.
 
-    The SDK tries for some ten seconds to hand a result over, whatever it is configured to, and
-    then throws it away: a build that ends while Temporal is restarted would count as lost with
-    its worker, and run again. Asking first whether anybody listens costs a millisecond, and many
-    activities that end together ask once. What is handed over within `_FRESH` of the moment in
-    which Temporal goes away is still lost.
+    The SDK tries for some ten seconds to report a result, whatever it is configured to, and
+    then drops it: a build that ends while Temporal is restarted would count as lost with
+    its worker, and run again. A health check before costs a millisecond, and activities that
+    end together share one. A result reported within `_FRESH` of the moment in which the server
+    becomes unavailable is still lost.
     """
 
     def __init__(self) -> None:
-        self._answered_at = -math.inf
-        self._asking: asyncio.Task[None] | None = None
+        self._last_response_at = -math.inf
+        self._check: asyncio.Task[None] | None = None
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the base's name
-        """Puts the wait behind an activity."""
+        """Adds the wait after an activity."""
         return _Outlasting(next, self)
 
-    async def answered(self, client: Client) -> None:
-        """Waits until Temporal answers, whatever it says, unless it just did.
+    async def wait(self, client: Client) -> None:
+        """Waits until the server responds, with any response, unless it just did.
 
-        There is no last attempt: what would be given up is lost, and an activity that Temporal
-        no longer waits for costs nothing but its slot. Cancellation ends it.
+        There is no last attempt: a result that is given up is lost, and an activity whose result
+        is not needed any more costs only its slot. Cancellation ends the wait.
         """
-        if time.monotonic() - self._answered_at <= _FRESH.total_seconds():
+        if time.monotonic() - self._last_response_at <= _FRESH.total_seconds():
             return
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask(client))
-        # Others may wait for the same answer.
-        await asyncio.shield(self._asking)
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._wait(client))
+        # Others may wait for the same check.
+        await asyncio.shield(self._check)
 
-    async def _ask(self, client: Client) -> None:
-        told = False
+    async def _wait(self, client: Client) -> None:
+        warned = False
         while True:
-            asked_at = time.monotonic()
+            checked_at = time.monotonic()
             try:
-                await client.service_client.check_health(timeout=_ANSWER_TIMEOUT)
+                await client.service_client.check_health(timeout=_HEALTH_CHECK_TIMEOUT)
             except RPCError as error:
-                if error.status not in _AWAY:
+                if error.status not in _UNAVAILABLE:
                     return
-                if not told:
-                    _log.warning("Temporal is away (%s): results wait for it", error.message)
-                    told = True
+                if not warned:
+                    _log.warning("Temporal is unavailable (%s): results wait", error.message)
+                    warned = True
                 await asyncio.sleep(_PAUSE.total_seconds())
             else:
-                if told:
-                    _log.info("Temporal is back")
-                self._answered_at = asked_at
+                if warned:
+                    _log.info("Temporal is available again")
+                self._last_response_at = checked_at
                 return
 
 
@@ -79,9 +79,9 @@ class _Outlasting(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the base's name
         try:
-            answer = await super().execute_activity(input)
+            result = await super().execute_activity(input)
         except Exception:
-            await self._outlast.answered(activity.client())
+            await self._outlast.wait(activity.client())
             raise
-        await self._outlast.answered(activity.client())
-        return answer
+        await self._outlast.wait(activity.client())
+        return result

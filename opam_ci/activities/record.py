@@ -1,4 +1,4 @@
-"""The index activity: writes what happened for good."""
+"""The activity that records rows in the index."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from opam_ci.activities.incidents import look_after
+from opam_ci.activities.incidents import ensure_workflows
 from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import IncidentPace
 from opam_ci.core.incidents.restarts import workflow_of
@@ -19,11 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class RecordActivities:
-    """What needs the job index.
+    """Activities that record in the index.
 
     Args:
-        index: Where to write.
-        pace: How often incidents are looked at.
+        index: The index.
+        pace: How often incidents are checked.
     """
 
     def __init__(self, index: Index, pace: IncidentPace | None = None) -> None:
@@ -32,25 +32,25 @@ class RecordActivities:
 
     @activity.defn
     async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:
-        """Writes changed rows; the same batch twice changes nothing.
+        """Writes changed rows; idempotent.
 
-        Verdicts that its failures make doubtful are judged again, and the workflows of their pull
-        requests get the signal `recount`. Its faults belong to an incident then, and each open
-        incident has a workflow. If that cannot be done, all of this is done again.
+        Verdicts that its failures put in doubt are revised, and the workflows of their pull
+        requests get the signal `recount`. Its faults are grouped into incidents, and each open
+        incident gets a workflow. If any of this fails, all of it is retried.
 
         Returns:
-            The kinds of the jobs that were judged again.
+            The kinds of the jobs whose verdicts were revised.
 
         Raises:
             InfrastructureError: The index cannot be written; retried until it can.
-            RPCError: Temporal does not take it; retried until it does.
+            RPCError: A request to Temporal failed; retried until it succeeds.
         """
         info = activity.info()
         done = await asyncio.to_thread(self._index.record, batch, retried=info.attempt > 1)
         client = activity.client()
         for key in sorted(done.testings, key=lambda each: (each.repository, each.target)):
             await _recount(client, key)
-        await look_after(client, done.incidents, info.task_queue, self._pace)
+        await ensure_workflows(client, done.incidents, info.task_queue, self._pace)
         return done.kinds
 
 
@@ -61,5 +61,5 @@ async def _recount(client: Client, key: RevisionKey) -> None:
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
-        # It has ended: closed, or a one-off check whose answer was taken.
-        _log.info("%s has ended; nothing is counted again there", workflow_id)
+        # It has ended: closed, or a one-off check that is done.
+        _log.info("%s has ended; signal recount not sent", workflow_id)

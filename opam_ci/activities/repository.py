@@ -31,17 +31,16 @@ from opam_ci.core.requests import Origin
 
 
 class RepositoryActivities:
-    """What needs a clone of the repository."""
+    """Activities on a clone of the repository.
+
+    Args:
+        store: For exports and findings.
+        opam: The opam that lints.
+        clones: Directory of this worker's clones of GitHub's repositories; None for a worker
+            without GitHub.
+    """
 
     def __init__(self, store: ArtifactStore, opam: OpamLint, clones: Path | None = None) -> None:
-        """Opens nothing yet.
-
-        Args:
-            store: Where exports and findings go.
-            opam: What lints.
-            clones: Where this worker keeps clones of what is on GitHub; None for a worker
-                that has no use of GitHub.
-        """
         self._store = store
         self._opam = opam
         self._exporter = Exporter(store)
@@ -50,7 +49,7 @@ class RepositoryActivities:
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
-        """Merges head into base, analyses the change, and exports what builds need.
+        """Merges head into base, analyses the change, and exports the merged repository.
 
         Raises:
             ApplicationError: See `run_attempt`.
@@ -113,10 +112,10 @@ class RepositoryActivities:
         if revision.origin is not None:
             upstream = self._upstream(task, revision.origin)
             if not await asyncio.to_thread(upstream.has, revision.base, revision.head):
-                # Another worker made the analysis, in a clone of its own.
+                # Another worker made the analysis, in its own clone.
                 await self._fetch(task, revision.origin)
         clone = await self._clone(self._path(task))
-        # The merged tree lives in this process's scratch objects; another worker's does not.
+        # The merged tree is in a process's own scratch objects, so another worker merges again.
         merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
         if merged.tree is None or merged.tree != task.merge_tree:
             raise InfrastructureError(
@@ -168,8 +167,7 @@ class RepositoryActivities:
             try:
                 clone = await asyncio.to_thread(Repository.open, Path(path))
             except UsageError as error:
-                # The path was checked when the job was asked for: it is the worker that
-                # does not have it now.
+                # The path was checked when the check was requested: it is missing on this worker.
                 raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error
             self._clones[path] = clone
         return clone

@@ -1,9 +1,9 @@
 """Heartbeats while the event loop is blocked.
 
-The SDK sends heartbeats from the event loop: what blocks it would make Temporal count every job of
-the worker as lost. A thread then hands them to the SDK's core, which sends them by itself. The
-SDK has no public way to do so, hence the one private attribute; a heartbeat that goes past the
-core, by a client, would not do: the core keeps the time as well, and cancels what is late.
+The SDK sends heartbeats from the event loop: a blocked one would make Temporal count every job of
+the worker as lost. A thread then passes them to the SDK's core, which sends them. The SDK has no
+public API for that, hence the one private attribute; heartbeats by a client instead of the core
+would not do: the core checks the heartbeat timeout as well, and cancels late activities.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from opam_ci.core.messages import JobHeartbeat
 _log = logging.getLogger(__name__)
 
 SILENCE = timedelta(seconds=5)
-"""How long the event loop may send nothing before the thread does; a quarter of the heartbeat
-timeout where that is less."""
+"""Time without heartbeats from the event loop after which the thread sends them; a quarter of the
+heartbeat timeout if that is less."""
 
 STALL_LIMIT = timedelta(minutes=10)
-"""How long a blocked event loop counts as alive. One that is stuck for good must be lost, for its
-jobs would never end."""
+"""How long a blocked event loop counts as alive. One that is blocked for ever must count as lost,
+since its jobs would never end."""
 
 _INTERVAL = timedelta(seconds=1)
 
@@ -37,10 +37,10 @@ class Attempt(Protocol):
     """An attempt that sends heartbeats from the event loop.
 
     Attributes:
-        task_queue: From which its worker took it.
-        task_token: What Temporal knows it by.
-        heartbeat_timeout: Silence after which Temporal counts it as lost, None if never.
-        beaten_at: When the event loop last had its turn, as `time.monotonic()` says.
+        task_queue: Of its worker.
+        task_token: Its id for Temporal.
+        heartbeat_timeout: Time without heartbeats after which it counts as lost, None if never.
+        beaten_at: Time of the last heartbeat from the event loop, by `time.monotonic()`.
     """
 
     task_queue: str
@@ -49,11 +49,11 @@ class Attempt(Protocol):
     beaten_at: float
 
     def state(self) -> JobHeartbeat:
-        """Returns what a heartbeat says now."""
+        """Returns the details of a heartbeat now."""
 
 
 class StandIn:
-    """Knows the attempts of this process, and sends their heartbeats when nobody else does."""
+    """Sends the heartbeats of this process's attempts while the event loop is blocked."""
 
     def __init__(self) -> None:
         self._workers: WeakValueDictionary[str, Worker] = WeakValueDictionary()
@@ -63,17 +63,17 @@ class StandIn:
 
     @property
     def attempts(self) -> int:
-        """How many attempts run in this process."""
+        """Number of attempts in this process."""
         return len(self._attempts)
 
     def serve(self, worker: Worker) -> Worker:
-        """Stands in for the attempts of a worker, and returns it."""
+        """Registers a worker, and returns it."""
         self._workers[worker.task_queue] = worker
         return worker
 
     @contextlib.contextmanager
     def watching(self, attempt: Attempt) -> Iterator[None]:
-        """Watches over an attempt for the time of a block."""
+        """Registers an attempt for the time of a block."""
         with self._lock:
             self._attempts[attempt.task_token] = attempt
             if self._thread is None:
@@ -86,8 +86,8 @@ class StandIn:
                 del self._attempts[attempt.task_token]
 
     def _watch(self) -> None:
-        """Looks after the attempts each second, until there are none."""
-        told = False
+        """Checks the attempts each second, until there are none."""
+        warned = False
         while True:
             time.sleep(_INTERVAL.total_seconds())
             with self._lock:
@@ -95,9 +95,11 @@ class StandIn:
                     self._thread = None
                     return
                 silent = [each for each in self._attempts.values() if _is_silent(each)]
-            if silent and not told:
-                _log.warning("the event loop is blocked: %d jobs get heartbeats", len(silent))
-            told = bool(silent)
+            if silent and not warned:
+                _log.warning(
+                    "the event loop is blocked: a thread sends heartbeats of %d jobs", len(silent)
+                )
+            warned = bool(silent)
             for attempt in silent:
                 self._beat(attempt)
 
@@ -111,12 +113,12 @@ class StandIn:
         )
         try:
             worker._bridge_worker.record_activity_heartbeat(heartbeat)  # noqa: SLF001 - see above
-        except Exception as error:  # noqa: BLE001  the attempt is over, or will be lost
-            _log.warning("could not stand in for a blocked event loop", exc_info=error)
+        except Exception as error:  # noqa: BLE001  the attempt has ended, or will be lost
+            _log.warning("cannot send a heartbeat for the blocked event loop", exc_info=error)
 
 
 def _is_silent(attempt: Attempt) -> bool:
-    """Returns whether the event loop is blocked, and not yet for so long that it is lost."""
+    """Whether the event loop is blocked, and not for longer than `STALL_LIMIT`."""
     if attempt.heartbeat_timeout is None:
         return False
     silence = timedelta(seconds=time.monotonic() - attempt.beaten_at)

@@ -25,10 +25,10 @@ from opam_ci.core.retry import RetrySettings
 from opam_ci.github_service import catch_up, github_service
 from opam_ci.settings import Settings
 from opam_ci.settings_github import GitHubSettings
-from opam_ci.stopping import told_to_stop
+from opam_ci.stopping import stop_on_signal
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.webhook import Webhook, application
-from opam_ci.worker import collect_rarely, measured
+from opam_ci.worker import measured, tune_gc
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def serve(
         unavailable=settings.unavailable or "fail",
         retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
     )
-    collect_rarely()
+    tune_gc()
     asyncio.run(
         serve_github(
             settings.model_copy(update=changes),
@@ -134,7 +134,7 @@ async def serve_github(
     github.policy(checks)
     github.webhook_secret()
     github.credentials()
-    stop = told_to_stop()
+    stop = stop_on_signal()
     with _listening(*listen) as listener:
         async with (
             measured(settings) as (client, instruments),

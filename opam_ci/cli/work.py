@@ -9,7 +9,7 @@ import typer
 from opam_ci.cli import command_options as opt
 from opam_ci.cli import services
 from opam_ci.settings import Settings
-from opam_ci.worker import collect_rarely, serve
+from opam_ci.worker import serve, tune_gc
 
 
 def worker(
@@ -42,7 +42,7 @@ def worker(
     if builds is not None:
         changes["builds"] = builds
     log_to_stderr()
-    collect_rarely()
+    tune_gc()
     asyncio.run(serve(settings.model_copy(update=changes), ready=services.announce_ready))
 
 

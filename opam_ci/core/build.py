@@ -1,4 +1,4 @@
-"""What a build worker is told, and what it answers."""
+"""Input and result of a build job."""
 
 from datetime import timedelta
 from typing import Self
@@ -15,8 +15,8 @@ _MINUTE = timedelta(minutes=1)
 class RepositoryRef(Frozen):
     """The merged repository of one head, as artifacts in the store.
 
-    A worker keeps one warmed opam root for each `base_commit`; the overlay holds just the
-    packages in which the merge differs from it, so that a job pays 0.6 s for its
+    A worker keeps one warmed opam root for each `base_commit`; the overlay holds only the
+    packages in which the merge differs from it, so that a job needs 0.6 s for its
     repository instead of the 15 s of an `opam init`. A package that the merge deletes is
     in the overlay as `available: false`.
 
@@ -24,8 +24,8 @@ class RepositoryRef(Frozen):
         base_commit: Commit whose tree the base archive holds, 40 hex digits.
         base_archive: Artifact key of a `.tar.gz` of that tree (`repo`, `packages/…`).
         overlay_archive: Artifact key of a `.tar.gz` of an opam repository with the differences.
-        overlay_packages: How many packages the overlay holds.
-        package_count: How many packages (name and version) the merge has: a preflight fact.
+        overlay_packages: Number of packages in the overlay.
+        package_count: Number of packages (name and version) in the merge: a preflight fact.
     """
 
     base_commit: str
@@ -36,10 +36,10 @@ class RepositoryRef(Frozen):
 
 
 class PhaseTimeouts(Frozen):
-    """How long each phase may take before its process tree is ended.
+    """Time limit of each phase, after which its process tree is ended.
 
     The defaults are generous for real packages (the slowest of the offline mirror takes
-    70 s) and far below a worker's patience; operators set them by platform.
+    70 s); operators set them by platform.
     """
 
     setup: timedelta = 5 * _MINUTE
@@ -57,24 +57,24 @@ class PhaseTimeouts(Frozen):
         return limit
 
     def with_limits(self, limits: PhaseLimits) -> Self:
-        """Returns these limits with a platform's own in their place."""
+        """Returns these limits, overridden by a platform's own."""
         return self.model_copy(update=limits.overrides)
 
 
 class BuildSpec(Frozen):
-    """One build job, complete: a worker needs nothing else but the store.
+    """One complete build job: besides it a worker needs only the store.
 
     Attributes:
-        job: What to run: any kind but the repository jobs.
-        platform: On what.
-        repository: With which packages.
+        job: The job: any kind but the repository jobs.
+        platform: The platform to build on.
+        repository: The merged repository.
         timeouts: Limits by phase.
         archive_mirrors: URLs for opam's `archive-mirrors`; a `file://` mirror is bound
             read-only into the build.
         only_mirrored: Hide every package of the base whose sources no `file://` mirror has,
             for machines without internet: the solver would choose what cannot be fetched.
         submitted: Packages that the pull request itself builds: a `list-revdeps` job leaves
-            them out, for they have jobs of their own.
+            them out, since they have jobs of their own.
         build_cache: Whether compiled dependencies may come from the worker's cache.
     """
 
@@ -93,8 +93,8 @@ class Revdep(Frozen):
 
     Attributes:
         package: Its full name, such as `calendar.3.0.0`.
-        has_tests: Whether its tests are to run too: it is in the answer of
-            `opam list --depends-on P --with-test --depopts`, so that it needs the package
+        has_tests: Whether its tests are to run too: it is in the output of
+            `opam list --depends-on P --with-test --depopts`, so it needs the package
             directly, or optionally, or for its tests.
     """
 
@@ -103,20 +103,20 @@ class Revdep(Frozen):
 
 
 class RevdepList(Frozen):
-    """What is stored of a listing: sorted, each package once."""
+    """A stored listing of reverse dependencies: sorted, each package once."""
 
     revdeps: tuple[Revdep, ...]
 
 
 class BuildReport(Frozen):
-    """What a runner hands to the judge.
+    """The result of a runner, input of the judge.
 
     Attributes:
         facts: What it observed.
         logs: Text of each phase that ran, decoded with replacement: at most the first
             64 KiB and the last 256 KiB of each; offsets come from `facts`.
-        revdeps: The answer of a `list-revdeps` job, sorted, each package once; None if the
-            job has none, for it failed or is of another kind.
+        revdeps: Result of a `list-revdeps` job, sorted, each package once; None if it failed
+            or the job is of another kind.
     """
 
     facts: BuildFacts
@@ -125,7 +125,7 @@ class BuildReport(Frozen):
 
 
 class BuildProgress(Frozen):
-    """How far a running job has come: what its heartbeats carry.
+    """Progress of a running job, for its heartbeats.
 
     Attributes:
         phase: The phase under way.

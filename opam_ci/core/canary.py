@@ -1,7 +1,7 @@
 """The canary: two packages of our own whose verdicts are known before they are built.
 
-A pool that lets the good one pass and finds the bad one at fault can tell the two apart. All
-else is the CI's own trouble, whatever the packages of submissions look like meanwhile.
+A pool in which the good one passes and the bad one fails can tell the two apart. Any other
+outcome is a fault of the CI, whatever the packages of submissions look like meanwhile.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ BAD = "canary-bad.1.0.0"
 """Its build command fails."""
 
 OWNER, REPOSITORY = "opam-ci", "canary"
-"""Under this name the canary's logs are kept; GitHub has no such repository of ours."""
+"""The canary's logs are stored under this name; no such repository exists on GitHub."""
 
 _HEADER = """opam-version: "2.0"
 synopsis: "A canary of the CI"
@@ -33,17 +33,17 @@ _SYSTEM_COMPILER = "ocaml-system"
 
 
 def reference(pool: str) -> PullRequestRef:
-    """Returns what stands for a pull request in the jobs of a pool's canary."""
+    """Returns the pull request that the jobs of a pool's canary are recorded under."""
     return PullRequestRef(owner=OWNER, repo=REPOSITORY, branch=pool)
 
 
 def is_canary(pull_request: PullRequestRef) -> bool:
-    """Whether a job is the canary's and so counts with nobody's."""
+    """Whether a job is the canary's and so is not counted as a submission's."""
     return (pull_request.owner, pull_request.repo) == (OWNER, REPOSITORY)
 
 
 def base_files(platform: Platform) -> Mapping[str, str]:
-    """Returns the files of a repository that holds nothing but the platform's compiler."""
+    """Returns the files of a repository that holds only the platform's compiler."""
     name, _, version = platform.compiler.partition(".")
     return {
         "repo": 'opam-version: "2.0"\n',
@@ -56,7 +56,7 @@ def base_files(platform: Platform) -> Mapping[str, str]:
 
 def submission_files(platform: Platform) -> Mapping[str, str]:
     """Returns the files of a repository that holds the two packages."""
-    # Only the system's compiler is there without building one first.
+    # Only the system compiler is available without building one first.
     compiles = platform.compiler == _SYSTEM_COMPILER
     compile_ = '["sh" "-c" "echo \'let () = print_int 42\' > canary.ml"]\n'
     compile_ += '  ["ocamlc" "canary.ml" "-o" "canary"]\n'
@@ -70,11 +70,11 @@ def submission_files(platform: Platform) -> Mapping[str, str]:
 
 
 def finding(package: str, outcome: Outcome) -> Finding | None:
-    """Returns what a canary's outcome says about the CI, None if it is the right one.
+    """Returns what is wrong with the CI by a canary's outcome, None if the outcome is right.
 
     Args:
         package: `GOOD` or `BAD`.
-        outcome: What its build came to.
+        outcome: Of its build.
     """
     match outcome:
         case Passed() if package == GOOD:
@@ -91,7 +91,7 @@ def finding(package: str, outcome: Outcome) -> Finding | None:
             wanted = "passed" if package == GOOD else "failed(build)"
             return Finding(
                 cause=Cause.UNKNOWN,
-                detail=f"{package} came out as {label(outcome)} instead of {wanted}",
+                detail=f"{package}: {label(outcome)} instead of {wanted}",
             )
 
 

@@ -1,4 +1,4 @@
-"""What a run of a build job observed: facts of the machine, not words of a log."""
+"""What a run of a build job observed: facts of the machine, not text of a log."""
 
 from typing import Literal
 
@@ -15,8 +15,8 @@ class OpamAction(Frozen):
         action: What opam did.
         package: Full name of the package it did it to.
         result: `ok`, `failed`, or `aborted` (not started because another one failed).
-        exit_code: Exit code of the failed command, if the report names one.
-        command: The failed command's words, at most 400 characters.
+        exit_code: Exit code of the failed command, if the report has one.
+        command: The failed command line, at most 400 characters.
     """
 
     action: Literal["fetch", "build", "install", "remove", "other"]
@@ -30,16 +30,16 @@ class PhaseRun(Frozen):
     """One phase's command and how it ended.
 
     Attributes:
-        phase: Which.
+        phase: The phase.
         exit_code: Its exit code, None if a signal ended it.
         signal: The signal that ended it, if one did.
-        timed_out: The supervisor ended it because its time limit was over.
+        timed_out: The supervisor ended it at its time limit.
         duration: Seconds of wall time.
         log_start: Byte offset of the phase's first output in the attempt's log.
         log_end: Byte offset just after its last output.
         actions: What OPAMJSON reported, empty if opam wrote no report.
         has_report: Whether opam wrote its JSON report: a killed opam writes none.
-        conflicts: `conflicts.causes` of the report: why the solver says no.
+        conflicts: `conflicts.causes` of the report: why there is no solution.
         sandbox_killed: The process that holds the sandbox was itself ended by a signal that
             the runner did not send. It is outside of the sandbox's PID namespace, so nothing
             inside can have sent it.
@@ -59,14 +59,14 @@ class PhaseRun(Frozen):
 
 
 class DiskOveruse(Frozen):
-    """What a job had written when it was ended for it.
+    """Disk usage of a job that was ended for exceeding its disk limits.
 
     Attributes:
-        limit_bytes: Its budget of room.
-        limit_inodes: Its budget of files.
-        written_bytes: What it had written, in all phases.
-        written_inodes: How many files it had made.
-        phase_bytes: How much of it in the phase at which it was ended.
+        limit_bytes: Its limit of bytes.
+        limit_inodes: Its limit of files.
+        written_bytes: Bytes written in all phases.
+        written_inodes: Files made in all phases.
+        phase_bytes: Bytes written in the phase at which it was ended.
         phase_inodes: The same for files.
     """
 
@@ -79,7 +79,7 @@ class DiskOveruse(Frozen):
 
     @property
     def by_last_phase(self) -> bool:
-        """Whether the last phase alone wrote more than half of a budget that is used up."""
+        """Whether the last phase alone wrote more than half of a limit that is exceeded."""
         return (
             self.written_bytes > self.limit_bytes and 2 * self.phase_bytes > self.limit_bytes
         ) or (self.written_inodes > self.limit_inodes and 2 * self.phase_inodes > self.limit_inodes)
@@ -90,16 +90,16 @@ class HostFacts(Frozen):
 
     Attributes:
         free_bytes: Bytes free where the build writes, None if it could not be read.
-        lowest_free_bytes: The least that was free there in the last phase, as far as it was
-            watched: what fails on a full disk often removes its files at once.
+        lowest_free_bytes: The minimum in the last phase, as far as it was watched: a command
+            that fails on a full disk often removes its files at once.
         free_inodes: Inodes free there.
-        oom_kills: How many processes of the job the kernel killed for want of memory.
-        memory_limit_reached: Whether the job reached its own memory limit. If not, a kill was for
-            the need of the host or of a neighbour.
-        foreign_oom_kills: How many processes the kernel killed on the host meanwhile, where no
+        oom_kills: Processes of the job that the kernel's OOM killer ended.
+        memory_limit_reached: Whether the job reached its own memory limit. If not, the kills were
+            due to the host or to a neighbour.
+        foreign_oom_kills: Processes that the OOM killer ended on the host meanwhile, where no
             control group counts the job's own.
-        pids_limit_hits: How often a fork was refused for the process limit.
-        disk_overuse: Set if the runner ended the job because it wrote more than it may.
+        pids_limit_hits: How often a fork failed at the process limit.
+        disk_overuse: Set if the runner ended the job for exceeding its disk limits.
     """
 
     free_bytes: int | None = None
@@ -116,16 +116,16 @@ class BuildFacts(Frozen):
     """Everything the judge may use besides the log's text.
 
     Attributes:
-        job: What was run.
+        job: The job that ran.
         phases: In the order in which they ran; the last one is where the run stopped.
         installed: Whether opam's switch state lists the job's package (for revdep jobs the
-            revdep as well) at exactly its version at the end; None if it was never looked at.
+            revdep as well) at exactly its version at the end; None if it was not checked.
         finished: Whether all phases of the job ran to their end.
         host: Facts of the host after the run.
-        probes: Results of probes, by name (`mirror`, `dns`, `opam_sandbox`), True for good.
+        probes: Results of probes, by name (`mirror`, `dns`, `opam_sandbox`); True is a success.
         accepts_failure: Whether the package's `x-ci-accept-failures` names this platform.
-        hidden: Names of packages that the solver's answer may rest on, and of which the build
-            saw not all versions, since an offline mirror lacks their sources; at most 20.
+        hidden: Names of packages on which the solver's result may depend, and of which some
+            versions were hidden, since an offline mirror lacks their sources; at most 20.
         limit_reached_on: Worker on which an earlier attempt of the same round reached the job's
             own limit in the package's own commands (`OWN_LIMIT_RULES`), None if none did.
     """

@@ -1,20 +1,20 @@
-"""Whether a build worker should take jobs: a state machine over what it has seen of itself.
+"""Whether a build worker should take jobs: a state machine over its own faults and probes.
 
 A fault that can be the worker's own makes it probe itself at once (host checks and a build that
-must pass, never the job that met the fault). A bad probe quarantines it, for twice as long each
-time, until a job passes; a good one leaves the fault to its job. Without a bad probe only
-unrelated pull requests that met the same cause here quarantine it: what one pull request submits
-cannot take a worker that is well out of service. So a worker that fails everything fast takes a
-handful of jobs and then leaves the queue alone, and a hostile package costs it some probes.
+must pass, never the job that met the fault). A failed probe quarantines it, for twice as long each
+time, until a job passes; a successful one attributes the fault to the job. Without a failed probe
+only unrelated pull requests that met the same cause here quarantine it: what one pull request
+submits cannot take a healthy worker out of service. So a worker that fails everything fast takes
+a handful of jobs and then stops polling, and a hostile package costs it some probes.
 """
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
 from pydantic import AwareDatetime, Field
 
+from opam_ci.core.job import count_unrelated, package_name
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Outcome
 
@@ -30,47 +30,47 @@ OWN_CAUSES = frozenset(
         Cause.UNKNOWN,
     }
 )
-"""Causes that lie in the worker's machine as far as one fault can tell: one makes it probe."""
+"""Causes that may lie in the worker's machine: one such fault makes it probe."""
 
 NETWORK_CAUSES = frozenset({Cause.NETWORK, Cause.DNS, Cause.PACKAGE_MIRROR, Cause.GIT})
-"""Causes that lie in the worker's network or in the other side: several in a row are needed.
+"""Causes that lie in the worker's network or in the remote host: several in a row are needed.
 
-When the network is down for everybody, all workers step back one by one; the jobs wait in the
-queue instead of using up their attempts, and each quarantine's end tries again.
+When the network is down for all, the workers are quarantined one by one; the jobs wait in the
+queue instead of using up their attempts, and the end of each quarantine tries again.
 """
 
 _SUSPECTS = 16
-"""Pull requests that are remembered at most, the newest."""
+"""The newest pull requests that are remembered, at most."""
 
 _NAMES = 64
-"""Package names of each that are remembered at most."""
+"""Package names of each that are remembered, at most."""
 
 
 class WorkerState(StrEnum):
-    """What a worker does with jobs."""
+    """Whether a worker takes jobs."""
 
     HEALTHY = "healthy"
-    """It takes as many as it is set to."""
+    """It takes as many as configured."""
     PROBING = "probing"
-    """It takes none for the moment: it finds out whether it is well. Nothing is known wrong."""
+    """It takes none while it probes itself. No fault of its own is known."""
     PROBATION = "probation"
-    """Back from a quarantine, it takes one at a time until one has passed."""
+    """After a quarantine, it takes one at a time until one has passed."""
     QUARANTINED = "quarantined"
     """It takes none."""
 
 
 class HealthPolicy(Frozen):
-    """When a worker steps back, and for how long.
+    """When a worker is quarantined, and for how long.
 
     Attributes:
         first_quarantine: Length of the first quarantine.
-        coefficient: Factor for each further bad probe, and each further unrelated pull request,
-            before a job passes.
+        coefficient: Factor for each further failed probe, and each further unrelated pull
+            request, before a job passes.
         longest_quarantine: Cap of one quarantine.
-        network_faults: Faults of the network in a row that count as one of the worker's own.
+        network_faults: Network faults in a row that count as one of the worker's own.
         memory: How long a pull request that met a fault is remembered.
-        fresh_jobs: Jobs that a worker has in its hands at most, of which nothing is known
-            yet: so many can be lost before the first fault is noticed.
+        fresh_jobs: Maximum number of jobs under way that have just begun: so many can be lost
+            before the first fault is noticed.
         fresh_for: A job that has run for so long is no longer fresh: it did not fail fast.
     """
 
@@ -86,7 +86,7 @@ class HealthPolicy(Frozen):
         """Returns the length of a quarantine.
 
         Args:
-            strikes: How many reasons there were for one since a job passed, from 1.
+            strikes: Number of reasons for one since a job passed, from 1.
         """
         # The exponent is bounded so that no number of strikes can overflow a float.
         factor = self.coefficient ** min(strikes - 1, 64)
@@ -99,7 +99,7 @@ class Finding(Frozen):
 
     Attributes:
         cause: What to repair.
-        detail: The same in words.
+        detail: The same as a sentence.
     """
 
     cause: Cause
@@ -113,8 +113,8 @@ class Suspect(Frozen):
         pull_request: Id of its workflow.
         packages: Names, without versions, of the packages in these jobs.
         causes: Of the faults.
-        faults: How many.
-        probe_at: With how many faults the worker probes next: twice as many each time, so
+        faults: Number of the faults.
+        probe_at: Number of faults at which the worker probes next: twice as many each time, so
             that one pull request alone cannot keep it busy with probes.
         faulted_at: When the last one happened.
     """
@@ -128,15 +128,15 @@ class Suspect(Frozen):
 
 
 class Health(Frozen):
-    """How a worker is.
+    """The health of a worker.
 
     Attributes:
-        strikes: Reasons for quarantines since a job passed: bad probes, or unrelated pull
+        strikes: Reasons for quarantines since a job passed: failed probes, or unrelated pull
             requests beyond the first one that met the same cause.
-        network_faults: Faults of the network in a row.
+        network_faults: Network faults in a row.
         suspects: Pull requests that met faults since a job passed.
         faulted_at: When the last fault that counts happened.
-        probing: Whether a probe is wanted or under way outside of a quarantine.
+        probing: Whether a probe is due or under way outside of a quarantine.
         until: Earliest end of the quarantine, None outside of one.
         reason: Why it was quarantined, or probed, last.
         host: What the host check finds wrong at the moment: no job is taken meanwhile.
@@ -153,7 +153,7 @@ class Health(Frozen):
 
     @property
     def state(self) -> WorkerState:
-        """What the worker does with jobs."""
+        """Whether the worker takes jobs."""
         if self.host is not None or self.until is not None:
             return WorkerState.QUARANTINED
         if self.probing:
@@ -162,7 +162,7 @@ class Health(Frozen):
 
     @property
     def trouble(self) -> Finding | None:
-        """What is wrong with the worker that it takes no jobs, None if nothing is known."""
+        """Why the worker takes no jobs, None if nothing is known to be wrong with it."""
         if self.host is not None:
             return self.host
         return self.reason if self.until is not None else None
@@ -171,7 +171,7 @@ class Health(Frozen):
         """Returns how many jobs the worker may run at once.
 
         Args:
-            builds: How many it is set to.
+            builds: The configured number.
         """
         match self.state:
             case WorkerState.QUARANTINED | WorkerState.PROBING:
@@ -182,15 +182,15 @@ class Health(Frozen):
                 return builds
 
     def fresh_jobs(self, policy: HealthPolicy) -> int:
-        """Returns how many jobs of which nothing is known yet the worker may have in its hands.
+        """Returns how many jobs under way may have just begun; see `HealthPolicy.fresh_jobs`.
 
         After a fault that its probe did not explain it is one, until a job passes: a fault that
-        the probe cannot show costs one job at a time, and long jobs wait for nothing.
+        the probe cannot show costs one job at a time, and long jobs are not held up.
         """
         return 1 if self.suspects else policy.fresh_jobs
 
     def needs_probe(self, now: datetime) -> bool:
-        """Whether a probe decides now whether the worker takes jobs."""
+        """Whether a probe is due now."""
         if self.host is not None:
             return False
         return now >= self.until if self.until is not None else self.probing
@@ -204,8 +204,8 @@ class Attempt(NamedTuple):
     """An attempt of a job that has ended on this worker.
 
     Attributes:
-        pull_request: Whose job it was: id of its workflow.
-        packages: What the job was about, with or without versions.
+        pull_request: Id of the workflow of the job's pull request.
+        packages: Packages of the job, with or without versions.
         began_at: When it began.
         ended_at: When it ended.
     """
@@ -223,11 +223,11 @@ def after_attempt(
 
     Args:
         health: Before.
-        outcome: What the attempt came to. Only a job that passed proves the worker good:
-            packages fail for their own reasons, and on a broken worker for another's. A limit
-            that the job's own cgroup hit is the job's.
-        attempt: Whose it was, and when.
-        policy: When to step back.
+        outcome: Of the attempt. Only a job that passed proves the worker good: packages fail
+            for reasons of their own, and on a broken worker for the worker's. A limit that the
+            job's own cgroup hit is the job's.
+        attempt: Its pull request and times.
+        policy: When to quarantine.
     """
     if not isinstance(outcome, Errored):
         return _after_pass(health, attempt.began_at) if outcome.kind == "passed" else health
@@ -235,7 +235,7 @@ def after_attempt(
     if not counts or outcome.evidence.rule in OWN_LIMIT_RULES:
         return health
     if health.until is not None:
-        # Jobs that were under way when it was quarantined fail of what is known already.
+        # Jobs that were under way when it was quarantined fail for a reason already known.
         return health.model_copy(update={"faulted_at": attempt.ended_at})
     return _after_fault(health, outcome, attempt, policy)
 
@@ -245,27 +245,27 @@ def after_probe(
 ) -> Health:
     """Returns a worker's health after a probe.
 
-    A good one after a fault lets it take jobs again as before; at the end of a quarantine, one
-    at a time. Only a job that passes lets it forget: a probe builds one tiny package and cannot
-    know everything that jobs need. A bad one explains all faults: nobody is suspected any more.
+    After a successful one it takes jobs as before; at the end of a quarantine, one at a time.
+    Only a job that passes resets strikes and suspects: a probe builds one tiny package and cannot
+    test everything that jobs need. A failed one explains all faults and so clears the suspects.
     """
     if finding is not None:
         explained = health.model_copy(update={"suspects": ()})
         return _struck(explained, finding, health.strikes + 1, now, policy)
-    # A quarantine that began while the probe ran stands.
+    # A quarantine that began while the probe ran stays in force.
     until = health.until if health.until is not None and health.until > now else None
     return health.model_copy(update={"until": until, "probing": False, "network_faults": 0})
 
 
 def after_check(health: Health, finding: Finding | None) -> Health:
-    """Returns a worker's health after a look at its host (disk, memory, clock)."""
+    """Returns a worker's health after a check of its host (disk, memory, clock)."""
     return health.model_copy(update={"host": finding})
 
 
 def _after_pass(health: Health, began_at: datetime) -> Health:
     if health.faulted_at is None or began_at >= health.faulted_at:
         return Health(host=health.host)
-    # What began before a fault says nothing about the time after it.
+    # A job that began before a fault proves nothing about the time after it.
     later = tuple(each for each in health.suspects if each.faulted_at > began_at)
     return health.model_copy(update={"suspects": later})
 
@@ -285,12 +285,12 @@ def _after_fault(
             "faulted_at": now,
         }
     )
-    # On probation the network has not been seen to work again: one more is enough.
+    # On probation the network is not yet known to work again: one more fault is enough.
     if is_network and noted.network_faults < policy.network_faults and not health.strikes:
         return noted
-    finding = Finding(cause=outcome.cause, detail=_words(outcome))
+    finding = Finding(cause=outcome.cause, detail=_detail(outcome))
     alike = NETWORK_CAUSES if is_network else frozenset({outcome.cause})
-    unrelated = _unrelated(each for each in noted.suspects if each.causes & alike)
+    unrelated = count_unrelated(each.packages for each in noted.suspects if each.causes & alike)
     if unrelated > 1:
         return _struck(noted, finding, max(health.strikes, unrelated - 1), now, policy)
     if health.probing or suspect.faults < suspect.probe_at:
@@ -302,7 +302,7 @@ def _after_fault(
 
 def _with_fault(suspect: Suspect | None, cause: Cause, attempt: Attempt) -> Suspect:
     before = suspect or Suspect(pull_request=attempt.pull_request, faulted_at=attempt.ended_at)
-    names = before.packages | {package.split(".", 1)[0] for package in attempt.packages}
+    names = before.packages | {package_name(package) for package in attempt.packages}
     return before.model_copy(
         update={
             "packages": frozenset(sorted(names)[:_NAMES]),
@@ -311,17 +311,6 @@ def _with_fault(suspect: Suspect | None, cause: Cause, attempt: Attempt) -> Susp
             "faulted_at": attempt.ended_at,
         }
     )
-
-
-def _unrelated(suspects: Iterable[Suspect]) -> int:
-    """Counts pull requests that share no package with one counted before."""
-    seen: set[str] = set()
-    count = 0
-    for each in suspects:
-        if not each.packages & seen:
-            count += 1
-            seen |= each.packages
-    return count
 
 
 def _struck(
@@ -339,6 +328,6 @@ def _struck(
     )
 
 
-def _words(outcome: Errored) -> str:
+def _detail(outcome: Errored) -> str:
     evidence = outcome.evidence
     return evidence.detail or (evidence.lines[0].text if evidence.lines else evidence.rule)

@@ -1,4 +1,4 @@
-"""Whether a package can be installed anywhere: decided where all platforms' rows meet."""
+"""Whether a package can be installed on any platform: decided from the rows of all platforms."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -9,33 +9,33 @@ from opam_ci.core.outcome import Failed, FailureReason, Outcome, Skipped, SkipRe
 from opam_ci.core.summary import JobStatus, PlatformStanding, Standing
 
 Unavailable = Literal["skip", "fail"]
-"""What a package is that `available:` excludes from every platform: a skip, or a failure."""
+"""The outcome of a package that `available:` excludes from every platform: skipped or failed."""
 
 _NOT_INSTALLABLE = frozenset({SkipReason.NO_SOLUTION, SkipReason.DEPEXT_UNAVAILABLE})
 
 SAYS_NOT_INSTALLABLE = _NOT_INSTALLABLE | {SkipReason.UNAVAILABLE}
-"""Skips that say of a platform that the package cannot be installed on it."""
+"""Reasons of skips by which the package cannot be installed on a platform."""
 
 
 def installable_nowhere(
     rows: Iterable[JobStatus], unavailable: Unavailable
 ) -> Iterator[tuple[Job, Failed]]:
-    """Yields the builds that are a failure, since no platform can install their package.
+    """Yields the builds that fail because no platform can install their package.
 
     That is so once every plain build of the package was skipped because it cannot be installed;
     a skip for another reason (a failure that is accepted, an offline mirror) proves nothing.
 
     Args:
         rows: Of all platforms, and of each package that is to be decided.
-        unavailable: What those are that are available on no platform; where one platform says
-            that the package is not installable, those that say unavailable stay skips.
+        unavailable: Outcome of packages that are available on no platform; where one platform
+            finds the package not installable, those with `unavailable` stay skipped.
     """
     builds: dict[str, list[JobStatus]] = defaultdict(list)
     for row in rows:
         if row.job.kind is JobKind.BUILD:
             builds[row.job.package].append(row)
     for of_package in builds.values():
-        reasons = {_says(row.outcome) for row in of_package}
+        reasons = {_reason(row.outcome) for row in of_package}
         if reasons == {SkipReason.UNAVAILABLE}:
             taken = reasons if unavailable == "fail" else set()
         elif reasons <= {*SAYS_NOT_INSTALLABLE, FailureReason.NOT_INSTALLABLE}:
@@ -53,15 +53,15 @@ def may_be_installable_nowhere(standing: PlatformStanding) -> bool:
     return any(
         each.kind is JobKind.BUILD
         and each.standing is Standing.SKIPPED
-        and each.why in {*_NOT_INSTALLABLE, SkipReason.UNAVAILABLE}
+        and each.why in SAYS_NOT_INSTALLABLE
         for each in standing.counts
     )
 
 
 def is_not_installable(outcome: Outcome | None) -> bool:
-    """Whether a verdict was given on the word of all platforms."""
+    """Whether a verdict follows from the rows of all platforms."""
     return isinstance(outcome, Failed) and outcome.reason is FailureReason.NOT_INSTALLABLE
 
 
-def _says(outcome: Outcome | None) -> SkipReason | FailureReason | None:
+def _reason(outcome: Outcome | None) -> SkipReason | FailureReason | None:
     return outcome.reason if isinstance(outcome, Skipped | Failed) else None

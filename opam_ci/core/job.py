@@ -1,5 +1,7 @@
-"""Jobs: what is to be run, and the phases a run goes through."""
+"""Jobs: what to run, and the phases of a run."""
 
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import Self
 
@@ -27,11 +29,11 @@ REVDEP_KINDS = frozenset({JobKind.REVDEP, JobKind.REVDEP_TEST})
 
 
 class Phase(StrEnum):
-    """Where in a job something happened, in the order in which they run.
+    """The phases of a job, in the order in which they run.
 
-    `CHECKOUT` and `SETUP` run before any of the submission's own content; `SOLVE` asks
-    the solver; `DEPEXTS` and `FETCH` are the only phases with network; `DEPENDENCIES`,
-    `BUILD` and `TEST` run package code; `VERIFY` looks whether the package is installed.
+    `CHECKOUT` and `SETUP` run before any of the submission's own content; `SOLVE` runs the
+    solver; `DEPEXTS` and `FETCH` are the only phases with network; `DEPENDENCIES`, `BUILD`
+    and `TEST` run package code; `VERIFY` checks that the package is installed.
     """
 
     CHECKOUT = "checkout"
@@ -69,7 +71,7 @@ class Job(Frozen):
     @model_validator(mode="after")
     def _revdep_only_for_revdeps(self) -> Self:
         if (self.revdep is not None) != (self.kind in REVDEP_KINDS):
-            raise ValueError("a revdep job, and no other, names a reverse dependency")
+            raise ValueError("a revdep job, and only such a job, has a reverse dependency")
         return self
 
     @property
@@ -80,7 +82,7 @@ class Job(Frozen):
 
     @property
     def title(self) -> str:
-        """What people read: the package and what is done with it."""
+        """The title for people: the package and what the job does with it."""
         match self.kind:
             case JobKind.ANALYSIS:
                 return "analysis"
@@ -92,3 +94,23 @@ class Job(Frozen):
                 return f"{self.revdep} with {self.package} test"
             case _:
                 return f"{self.package} {self.kind.value}".strip()
+
+
+def package_name(package: str) -> str:
+    """Returns the name of a package with or without its version."""
+    return package.partition(".")[0]
+
+
+def count_unrelated(pull_requests: Iterable[AbstractSet[str]]) -> int:
+    """Counts pull requests that have no package in common with one counted before.
+
+    Args:
+        pull_requests: Names of the packages of each.
+    """
+    seen: set[str] = set()
+    count = 0
+    for names in pull_requests:
+        if not names & seen:
+            count += 1
+            seen |= names
+    return count

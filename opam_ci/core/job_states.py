@@ -1,8 +1,8 @@
-"""How a job moves: state and event give the next state, in one table.
+"""The states of a job: one table of transitions by state and event.
 
-Whatever is not in the table is a bug of whoever sent the event: nothing is guessed. Events that
-come late or twice are no bug; `job_table.py` tells them by round and attempt and leaves them out
-before they come here.
+An event that is not in the table is a bug of its sender: nothing is guessed. Events that arrive
+late or twice are not bugs; `job_table.py` recognises them by round and attempt and drops them
+before they get here.
 """
 
 from enum import StrEnum
@@ -12,7 +12,7 @@ from opam_ci.core.summary import JobState
 
 
 class JobEvent(StrEnum):
-    """What happens to a job."""
+    """An event in the life of a job."""
 
     START = "start"
     """Its activity is scheduled: the first attempt of a round."""
@@ -25,13 +25,13 @@ class JobEvent(StrEnum):
     DECIDE = "decide"
     """It has an outcome: its own, or one that follows from another job's, or a cancellation."""
     JUDGE_AGAIN = "judge again"
-    """Other jobs throw another light on its outcome."""
+    """Its outcome is revised in the light of other jobs' outcomes."""
     RESTART = "restart"
     """It is to run again, in a new round."""
 
 
-class IllegalEvent(OpamCiError):  # noqa: N818  named after what it is
-    """A job cannot do that where it stands: a bug of ours."""
+class IllegalEvent(OpamCiError):  # noqa: N818  the term of h11's state machine
+    """The event is illegal in the job's state: a bug of ours."""
 
 
 TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
@@ -41,7 +41,7 @@ TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.RUNNING, JobEvent.RETRY): JobState.RETRYING,
     (JobState.RUNNING, JobEvent.ATTEMPT): JobState.RUNNING,
     (JobState.RUNNING, JobEvent.DECIDE): JobState.DECIDED,
-    # Its first attempt is under way as far as the workflow knows, and has just failed.
+    # The workflow has not yet been notified that the first attempt failed.
     (JobState.RUNNING, JobEvent.RESTART): JobState.QUEUED,
     (JobState.RETRYING, JobEvent.FAULT): JobState.RUNNING,
     (JobState.RETRYING, JobEvent.RETRY): JobState.RETRYING,
@@ -57,7 +57,7 @@ def after(state: JobState, event: JobEvent) -> JobState:
     """Returns the state of a job after an event.
 
     Raises:
-        IllegalEvent: The event cannot happen in that state.
+        IllegalEvent: The event is illegal in that state.
     """
     if (following := TRANSITIONS.get((state, event))) is None:
         raise IllegalEvent(f"a {state} job cannot {event}")

@@ -1,4 +1,4 @@
-"""The jobs that a workflow has taken and not written down yet: every change of a row."""
+"""The jobs that a workflow has taken and not recorded yet, and every change of a row."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,15 +12,15 @@ from opam_ci.core.signals import AttemptFaulted, AttemptStarted
 from opam_ci.core.summary import Fault, JobStatus
 
 KILLS_WORKER_AFTER = 2
-"""Distinct workers lost under one job before the job itself is blamed, if it was alone on the last
-one (design, §2.5)."""
+"""Distinct workers lost while running one job before the job itself is blamed, if it was alone on
+the last one (design, §2.5)."""
 
 FAULT_WEIGHT = 4
-"""How many rows one fault of a row counts as when rows are taken in portions of bounded size."""
+"""Weight of one fault of a row, in rows, when rows are taken in batches of bounded size."""
 
 
 class JobTable:
-    """Rows by job id, in the order in which they were added, with a set of changed ones."""
+    """Rows by job id, in the order in which they were added, and which of them changed."""
 
     def __init__(self, rows: Iterable[JobStatus] = ()) -> None:
         self._rows = {row.job.id: row for row in rows}
@@ -43,13 +43,13 @@ class JobTable:
         return bool(self._changed)
 
     def take_changed(self, limit: int) -> tuple[JobStatus, ...]:
-        """Returns changed rows, oldest change first, and forgets the change.
+        """Returns changed rows, oldest change first, and marks them as unchanged.
 
-        A job that was restarted since comes twice: as its round ended, and as it stands now.
+        A job that was restarted since comes twice: as its last round ended, and as it is now.
 
         Args:
-            limit: How many at most, each fault of a row counting as `FAULT_WEIGHT` more, since
-                each carries evidence of its own. One row is always taken.
+            limit: Maximum number of rows, each fault of a row counting as `FAULT_WEIGHT` more,
+                since each carries evidence of its own. One row is always taken.
         """
         taken = list[JobStatus]()
         weight = 0
@@ -63,7 +63,7 @@ class JobTable:
         return tuple(taken)
 
     def take(self, row: JobStatus) -> None:
-        """Adds a row as the index has it: it is no change."""
+        """Adds a row as it is in the index, without marking it as changed."""
         self._rows[row.job.id] = row
 
     def put(self, row: JobStatus) -> None:
@@ -73,13 +73,13 @@ class JobTable:
             self._changed[row.job.id, row.round] = row
 
     def restart(self, job_id: str, *, round_: int, automatic: int) -> None:
-        """Puts a job at the start of another round; the index keeps what the last one met."""
+        """Starts another round of a job; the index keeps the faults of the last one."""
         row = self._rows[job_id]
         state = after(row.state, JobEvent.RESTART)
         self.put(JobStatus(job=row.job, state=state, round=round_, automatic=automatic))
 
     def drop(self, job_id: str) -> None:
-        """Forgets a job."""
+        """Removes a job."""
         row = self._rows.pop(job_id, None)
         if row is not None:
             self._changed.pop((job_id, row.round), None)
@@ -89,56 +89,56 @@ class JobTable:
         row = self._rows[job_id]
         self._update(row, JobEvent.START, attempt=1, started_at=row.started_at or at)
 
-    def fault(self, job_id: str, said: AttemptFaulted) -> None:
-        """Notes a faulted attempt, once, however often it is said."""
+    def fault(self, job_id: str, event: AttemptFaulted) -> None:
+        """Records a faulted attempt, once, however often it is reported."""
         row = self._rows.get(job_id)
-        if row is None or row.outcome is not None or row.round != said.round:
+        if row is None or row.outcome is not None or row.round != event.round:
             return
         known = {fault.attempt for fault in row.faults}
-        if said.fault.attempt in known:
+        if event.fault.attempt in known:
             return
-        faults = _sorted([*row.faults, said.fault])
-        if said.fault.attempt < row.attempt:
+        faults = _sorted([*row.faults, event.fault])
+        if event.fault.attempt < row.attempt:
             self.put(row.model_copy(update={"faults": faults}))
             return
         self._update(
             row,
-            JobEvent.FAULT if said.next_attempt_at is None else JobEvent.RETRY,
+            JobEvent.FAULT if event.next_attempt_at is None else JobEvent.RETRY,
             faults=faults,
-            attempt=said.fault.attempt,
-            next_attempt_at=said.next_attempt_at,
-            log=said.fault.log or row.log,
+            attempt=event.fault.attempt,
+            next_attempt_at=event.next_attempt_at,
+            log=event.fault.log or row.log,
         )
 
-    def started(self, job_id: str, said: AttemptStarted) -> None:
-        """Notes that an attempt began, and the loss of the one before if nobody told of it."""
+    def started(self, job_id: str, event: AttemptStarted) -> None:
+        """Records that an attempt began, and the loss of the one before if it was not reported."""
         row = self._rows.get(job_id)
-        if row is None or row.outcome is not None or row.round != said.round:
+        if row is None or row.outcome is not None or row.round != event.round:
             return
         known = {fault.attempt for fault in row.faults}
-        missing = [n for n in range(1, said.attempt) if n not in known]
-        told = said.previous.fault if said.previous is not None else None
+        missing = [n for n in range(1, event.attempt) if n not in known]
+        last = event.previous.fault if event.previous is not None else None
         found = [
-            told if told is not None and told.attempt == n else lost(said.previous, n, said.at)
+            last if last is not None and last.attempt == n else lost(event.previous, n, event.at)
             for n in missing
         ]
         faults = _sorted([*row.faults, *found])
-        if said.attempt < row.attempt or said.attempt in known:
-            # It is over already: what came after it was told of before it.
+        if event.attempt < row.attempt or event.attempt in known:
+            # Reported out of order: a later attempt is known already.
             self.put(row.model_copy(update={"faults": faults}))
             return
         self._update(
             row,
             JobEvent.ATTEMPT,
             faults=faults,
-            attempt_started_at=said.at,
-            worker=said.worker,
-            attempt=said.attempt,
+            attempt_started_at=event.at,
+            worker=event.worker,
+            attempt=event.attempt,
             next_attempt_at=None,
         )
 
     def decide(self, job_id: str, report: JobReport) -> None:
-        """Gives a job its outcome."""
+        """Sets the outcome of a job from the report of its last attempt."""
         row = self._rows[job_id]
         self._update(
             row,
@@ -155,7 +155,7 @@ class JobTable:
         )
 
     def settle(self, job_id: str, outcome: Outcome, at: datetime) -> None:
-        """Gives a job an outcome that no attempt of its own reported."""
+        """Sets an outcome that no attempt of the job reported."""
         row = self._rows[job_id]
         self._update(row, JobEvent.DECIDE, outcome=outcome, decided_at=at, next_attempt_at=None)
 
@@ -168,13 +168,10 @@ class JobTable:
     def killer(self, job_id: str) -> Failed | None:
         """Returns the verdict on a job that took two different workers down, else None.
 
-        A job that was lost in company may be somebody else's victim. So it must have been alone on
-        the worker that it was lost with last. And only losses while package code ran count.
-
-        Args:
-            job_id: Which.
+        A job that was lost together with others may be the victim of one of them. So it must have
+        been alone on the last worker lost. And only losses while package code ran count.
         """
-        # A worker that was shut down in good order was not killed by its job.
+        # A worker that was shut down in an orderly way was not killed by its job.
         losses = [
             fault
             for fault in self._rows[job_id].faults

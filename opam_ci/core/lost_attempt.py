@@ -1,4 +1,4 @@
-"""The fault of an attempt whose worker went silent, as its last heartbeat explains it."""
+"""The fault of an attempt whose worker was lost, made from its last heartbeat."""
 
 from datetime import datetime
 
@@ -7,21 +7,21 @@ from opam_ci.core.outcome import Cause, Evidence
 from opam_ci.core.summary import Fault
 
 LOST = "heartbeat-lost"
-"""Rule of the fault of an attempt whose worker went silent."""
+"""Rule of the fault of an attempt whose heartbeats stopped."""
 
 
 def lost(previous: JobHeartbeat | None, attempt: int, at: datetime) -> Fault:
-    """Returns the fault of an attempt whose worker went silent.
+    """Returns the fault of an attempt whose heartbeats stopped.
 
     Args:
-        previous: The last heartbeat that arrived, if it was of that attempt.
+        previous: The last heartbeat that arrived; ignored if it is of another attempt.
         attempt: The attempt that was lost.
         at: When the loss was noticed.
     """
     known = previous if previous is not None and previous.attempt == attempt else None
     where = f" in phase {known.phase}" if known and known.phase else ""
-    who = f"worker {known.worker}" if known else "the worker"
-    detail = f"{who} went silent{where}: killed, crashed, or cut off"
+    worker = f"worker {known.worker}" if known else "the worker"
+    detail = f"{worker} sends no more heartbeats{where}: killed, crashed, or cut off"
     return Fault(
         attempt=attempt,
         cause=Cause.WORKER_LOST,

@@ -1,7 +1,7 @@
-"""What a job came to, and why.
+"""The outcome of a job, and its reasons.
 
 A discriminated union of frozen values: no booleans, no string prefixes. Each verdict
-carries the evidence on which it rests, so that any page can say *why*.
+carries the evidence on which it rests, so that any page can show *why*.
 """
 
 from enum import StrEnum
@@ -14,7 +14,7 @@ from opam_ci.core.model import Frozen
 
 
 class Cause(StrEnum):
-    """Why an infrastructure fault happened: the CI's own failings, by what to repair."""
+    """Why an infrastructure fault happened, by what is to be repaired."""
 
     NETWORK = "network"
     DNS = "dns"
@@ -35,7 +35,7 @@ class Cause(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """What about the submission, or a dependency of it, is at fault."""
+    """Why the submission, or a dependency of it, is at fault."""
 
     BUILD = "build"
     """The package's own build or install commands failed."""
@@ -44,21 +44,21 @@ class FailureReason(StrEnum):
     DEPENDENCY = "dependency"
     """A dependency failed to build or to be fetched; the package itself never started."""
     SOURCE = "source"
-    """The package's own source cannot be had where its opam file says (404, no such branch)."""
+    """The package's own source is not at its opam file's URL (404, no such branch)."""
     CHECKSUM = "checksum"
-    """The package's own source is there and does not match the opam file's checksum."""
+    """The package's own source does not match the opam file's checksum."""
     OPAM_FILE = "opam_file"
     """The opam file cannot be read, or opam refuses it."""
     MERGE_CONFLICT = "merge_conflict"
     """The head does not merge into its base."""
     ANALYSIS = "analysis"
-    """The change as a whole is refused, for example for an unexpected file."""
+    """The change as a whole is rejected, for example for an unexpected file."""
     LINT = "lint"
     """A lint check found an error."""
     TIMEOUT = "timeout"
     """The package's own commands ran longer than its platform allows."""
     KILLS_WORKER = "kills_worker"
-    """The job took down two different workers, the last one alone: the fault follows it around."""
+    """The job took down two different workers, running alone on the last one."""
     OWN_FAULT = "own_fault"
     """In two attempts the package's own commands reached the job's limit of memory or processes."""
     NOT_INSTALLABLE = "not_installable"
@@ -71,15 +71,15 @@ OWN_MEMORY_LIMIT = "own-memory-limit"
 """Rule of a build or test that used more memory than its own control group has."""
 
 OWN_PROCESS_LIMIT = "own-process-limit"
-"""Rule of a build or test that wanted more processes than its own control group allows."""
+"""Rule of a build or test that needed more processes than its own control group allows."""
 
 OWN_LIMIT_RULES = frozenset({OWN_MEMORY_LIMIT, OWN_PROCESS_LIMIT})
 """Rules of faults that the job's own control group measured in the package's own commands: they
-say nothing about the worker."""
+are no evidence against the worker."""
 
 
 class SkipReason(StrEnum):
-    """Why a job has nothing to say here. A skip is no failure and no error."""
+    """Why a job decides nothing on its platform. A skip is neither a failure nor an error."""
 
     UNAVAILABLE = "unavailable"
     """The opam file's `available:` excludes this platform."""
@@ -88,7 +88,7 @@ class SkipReason(StrEnum):
     DEPEXT_UNAVAILABLE = "depext_unavailable"
     """A system package that it needs does not exist on this distribution."""
     NOT_MIRRORED = "not_mirrored"
-    """It needs a package that an offline mirror hides; whether it can be installed is unknown."""
+    """It needs a package missing from an offline mirror; whether it is installable is unknown."""
     ACCEPTED_FAILURE = "accepted_failure"
     """It failed, and its `x-ci-accept-failures` names this platform."""
     NOT_BUILT = "not_built"
@@ -112,13 +112,13 @@ class Evidence(Frozen):
 
     Attributes:
         rule: Id of the rule that decided, such as `fetch-dns`.
-        phase: Where it happened, if it happened in a phase.
+        phase: The phase in which it happened, if any.
         lines: The log lines that show it.
         exit_code: Exit code of the phase's command, if it ended by itself.
         signal: Signal that ended it, if one did.
         worker: Identity of the worker that ran the attempt.
         attempt: Number of the attempt, from 1.
-        detail: Typed facts in words, such as `0 bytes free in the build root`.
+        detail: Facts as text, such as `0 bytes free in the build root`.
     """
 
     rule: str
@@ -132,7 +132,7 @@ class Evidence(Frozen):
 
 
 class Passed(Frozen):
-    """The job did what it should, with positive evidence."""
+    """The job succeeded, with positive evidence."""
 
     kind: Literal["passed"] = "passed"
     evidence: Evidence
@@ -145,11 +145,11 @@ class Failed(Frozen):
     reason: FailureReason
     evidence: Evidence
     blame: str | None = None
-    """The package that failed, where it is another than the job's own."""
+    """The package that failed, if it is not the job's own."""
 
 
 class Skipped(Frozen):
-    """There was nothing to decide here."""
+    """There was nothing to decide; see `SkipReason`."""
 
     kind: Literal["skipped"] = "skipped"
     reason: SkipReason
@@ -165,14 +165,14 @@ class Errored(Frozen):
 
 
 CancelledBy = Literal["superseded", "closed", "request"]
-"""Who stops jobs: a newer head, the end of the pull request, or somebody who asked for it."""
+"""Why jobs are stopped: a newer head, a closed pull request, or a request to cancel."""
 
 
 class Cancelled(Frozen):
-    """Stopped on request; says nothing about the package.
+    """Stopped before a verdict; proves nothing about the package.
 
     Attributes:
-        by: Who asked: `superseded`, `closed`, or `request`.
+        by: Why it was stopped.
     """
 
     kind: Literal["cancelled"] = "cancelled"
@@ -180,7 +180,7 @@ class Cancelled(Frozen):
 
 
 Outcome = Annotated[Passed | Failed | Skipped | Errored | Cancelled, Field(discriminator="kind")]
-"""What one attempt, or one job after its last attempt, came to."""
+"""Of one attempt, or of one job after its last attempt."""
 
 OUTCOME: TypeAdapter[Passed | Failed | Skipped | Errored | Cancelled] = TypeAdapter(Outcome)
 """Parses and prints any outcome."""

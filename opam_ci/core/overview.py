@@ -1,4 +1,4 @@
-"""What operators ask of the whole CI: errors by cause, and workers."""
+"""The overview for operators: errors by cause, and workers."""
 
 from pydantic import AwareDatetime
 
@@ -7,12 +7,12 @@ from opam_ci.core.outcome import Cause
 
 
 class HitPullRequest(Frozen):
-    """A pull request, or branch of a clone, that errors hit.
+    """A pull request, or branch of a clone, with errored jobs.
 
     Attributes:
         repository: `owner/name`.
         target: `pull/30203` or `heads/some-branch`.
-        jobs: How many of its jobs.
+        jobs: How many of its jobs are affected.
     """
 
     repository: str
@@ -21,15 +21,15 @@ class HitPullRequest(Frozen):
 
 
 class ErrorGroup(Frozen):
-    """Jobs that the CI itself lost, or is about to try again, for one cause.
+    """Jobs that met an infrastructure fault of one cause and are not decided since.
 
     Attributes:
-        cause: Why.
+        cause: Of the faults.
         errored: Jobs that wait for a restart.
         retrying: Jobs that wait for their automatic retry.
-        since: When the first of them was lost.
-        last_at: When the last of them was.
-        pull_requests: Whom it hits, most jobs first.
+        since: Time of the first fault.
+        last_at: Time of the last fault.
+        pull_requests: Those affected, most jobs first.
     """
 
     cause: Cause
@@ -41,14 +41,14 @@ class ErrorGroup(Frozen):
 
 
 class WorkerRow(Frozen):
-    """What a worker did, as the index knows it.
+    """The attempts of a worker, from the index.
 
     Attributes:
         worker: Its identity.
-        pool: What it builds for, empty where no record says so.
-        attempts: Attempts that it began.
-        running: Those of them that have not ended.
-        faults: Those of them that ended by an infrastructure fault.
+        pool: Of its attempts, empty if not recorded.
+        attempts: Number of attempts that it began.
+        running: Those that have not ended.
+        faults: Those that ended by an infrastructure fault.
         causes: The faults by cause.
         last_seen_at: When its last attempt began.
     """

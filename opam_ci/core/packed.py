@@ -1,9 +1,9 @@
-"""Long tuples of values that travel packed: rows of a job matrix repeat themselves.
+"""Compression of long tuples in payloads: rows of a job matrix repeat themselves.
 
 A payload of Temporal's holds 2 MB (`limit.blobSize.error`), which is some 3,400 decided rows as
-JSON. Packed, a row takes a twentieth of that. Short tuples travel as they are, so that people can
-read them with Temporal's own tools; what is packed is a text that `base64 -d | zlib-flate
--uncompress` turns into the JSON that it stands for.
+JSON. Packed, a row takes a twentieth of that. Short tuples are left as they are, so that people
+can read them with Temporal's own tools; `base64 -d | zlib-flate -uncompress` turns a packed one
+into its JSON.
 """
 
 import base64
@@ -17,15 +17,15 @@ from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
 MAX_BYTES = 256 * 1024 * 1024
-"""How much a packed text may hold unpacked: a signal can come from anybody."""
+"""Maximum size of a text once unpacked: signals are not trusted."""
 
 _READABLE = "readable"
 
 FOR_PEOPLE = {_READABLE: True}
-"""Context of `model_dump_json` for whoever is not Temporal: nothing is packed."""
+"""Context of `model_dump_json` for output outside of Temporal: nothing is packed."""
 
 _LEVEL = 1
-"""Of zlib: the fastest. What repeats does so within a few hundred bytes."""
+"""Of zlib: the fastest. Repetitions are within a few hundred bytes of each other."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Packed:
     """Marks a tuple whose JSON is packed if it is long, as in `Annotated[tuple[X, ...], Packed()]`.
 
     Attributes:
-        above: Up to how many values it travels as it is.
+        above: Number of values above which it is packed.
     """
 
     above: int = 20
@@ -41,11 +41,11 @@ class Packed:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Puts packing around what pydantic does with the tuple itself."""
+        """Wraps packing around the tuple's own schema."""
         inner = handler(source)
 
-        def unpack(given: Any) -> Any:
-            return _unpacked(source, given) if isinstance(given, str) else given
+        def unpack(value: Any) -> Any:
+            return _unpacked(source, value) if isinstance(value, str) else value
 
         def pack(
             values: tuple[Any, ...],
@@ -75,7 +75,7 @@ def _unpacked(source: Any, text: str) -> Any:
     """Reads a packed text.
 
     Raises:
-        ValueError: It is none, or far too long.
+        ValueError: The text is not packed, or far too long.
     """
     try:
         inflater = zlib.decompressobj()

@@ -1,4 +1,4 @@
-"""From an analysis to the jobs of each platform."""
+"""Planning: from an analysis to the jobs of each platform."""
 
 from collections.abc import Iterable, Iterator
 
@@ -23,18 +23,18 @@ from opam_ci.core.platforms import Platform
 BUILT_KINDS = frozenset(
     {ChangeKind.NEW_PACKAGE, ChangeKind.NEW_RELEASE, ChangeKind.SIGNIFICANTLY_CHANGED}
 )
-"""Kinds of change whose packages are built: the others change nothing that a build can see
-(source: `lib/build.ml` of opam-repo-ci)."""
+"""Kinds of change whose packages are built: the others do not affect builds (source:
+`lib/build.ml` of opam-repo-ci)."""
 
 ANALYSIS = Job(platform="", package="", kind=JobKind.ANALYSIS)
 """The one analysis job of a head."""
 
 
 class PlannedJob(Frozen):
-    """A job on its way into the index.
+    """A job to be added to the index.
 
     Attributes:
-        job: Which.
+        job: The job.
         needs: The job that must pass first.
     """
 
@@ -45,15 +45,15 @@ class PlannedJob(Frozen):
 def planned_jobs(
     packages: Iterable[ChangedPackage], platforms: Iterable[Platform]
 ) -> Iterator[PlannedJob]:
-    """Yields all jobs that are known before anything ran: lint, and those of the platforms.
+    """Yields all jobs that are known before any has run: lint, and those of the platforms.
 
     Every package that still exists after the merge is linted. A platform whose image has no digest
-    yet begins with a job that finds it. What the reverse dependencies are is known only once they
-    are listed; their jobs follow.
+    yet begins with a job that finds it. Reverse dependencies are known only once they are listed;
+    see `revdep_jobs`.
 
     Args:
-        packages: What the analysis found.
-        platforms: Where to build; none for lint alone.
+        packages: The changed packages.
+        platforms: Platforms to build on; none for lint alone.
     """
     packages = tuple(packages)
     for changed in packages:
@@ -78,7 +78,7 @@ def planned_jobs(
 
 
 def depends_on(job: Job) -> Job | None:
-    """Returns the job that must pass first: whatever repeats a build waits for the plain one."""
+    """Returns the job that must pass first: jobs that repeat a build wait for the plain build."""
     if job.kind is JobKind.REVDEP_TEST:
         return job.model_copy(update={"kind": JobKind.REVDEP})
     if job.kind in {JobKind.TEST, JobKind.LOWER_BOUNDS, JobKind.LIST_REVDEPS}:
@@ -87,7 +87,7 @@ def depends_on(job: Job) -> Job | None:
 
 
 def revdep_jobs(platform: str, package: str, revdeps: Iterable[Revdep]) -> Iterator[PlannedJob]:
-    """Yields the jobs on reverse dependencies: of each its build, then its tests if it has any."""
+    """Yields the jobs on reverse dependencies: for each a build, then its tests if it has any."""
     for revdep in revdeps:
         kinds = (JobKind.REVDEP, JobKind.REVDEP_TEST) if revdep.has_tests else (JobKind.REVDEP,)
         for kind in kinds:
@@ -106,29 +106,29 @@ RANKS = {
     JobKind.REVDEP: 5,
     JobKind.REVDEP_TEST: 5,
 }
-"""Which kinds of jobs a platform's workflow takes first: whatever others wait for comes before
-them, and a reverse dependency's tests right behind its build."""
+"""Order in which a platform's workflow takes jobs: a job comes before those that need it, and a
+reverse dependency's tests right behind its build."""
 
 FOLLOWED = frozenset({"build-errored", "build-not-passed"})
-"""Rules of outcomes that a job has only because of the job it depends on."""
+"""Rules of outcomes that follow from the outcome of the job that was needed."""
 
 
 def follows(outcome: Outcome | None) -> bool:
-    """Whether a job has its outcome only because of the job it depends on."""
+    """Whether an outcome follows from the outcome of the job that was needed."""
     return outcome is not None and outcome.kind != "cancelled" and outcome.evidence.rule in FOLLOWED
 
 
-def outcome_after(came_to: Outcome | None, needed: Job) -> Outcome | None:
-    """Returns what a job comes to without being run, None if it is to be run.
+def outcome_after(needed_outcome: Outcome | None, needed: Job) -> Outcome | None:
+    """Returns the outcome that a job has without being run, None if it is to be run.
 
-    A proven failure or a skip of the build leaves nothing to test. An error is passed on
-    as an error, so that the job comes back together with the build that the CI lost.
+    A failure or a skip of the build leaves nothing to test. An error is passed on as an error, so
+    that the job is restarted together with the errored build.
 
     Args:
-        came_to: Outcome of the job that had to pass.
+        needed_outcome: Outcome of the job that had to pass.
         needed: That job.
     """
-    match came_to:
+    match needed_outcome:
         case None | Passed():
             return None
         case Errored(cause=cause):
@@ -139,12 +139,12 @@ def outcome_after(came_to: Outcome | None, needed: Job) -> Outcome | None:
                 ),
             )
         case Cancelled():
-            return came_to
+            return needed_outcome
         case Failed() | Skipped():
             return Skipped(
                 reason=SkipReason.NOT_BUILT,
                 evidence=Evidence(
                     rule="build-not-passed",
-                    detail=f"{needed.title} came to {label(came_to)}",
+                    detail=f"{needed.title} ended with {label(needed_outcome)}",
                 ),
             )

@@ -1,25 +1,23 @@
 """Changed rows of the job matrix, on their way to the index."""
 
-from datetime import datetime
-
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.model import Frozen
 from opam_ci.core.records import RevisionKey, RevisionRecord
-from opam_ci.core.summary import JobStatus, Rows, Summary
+from opam_ci.core.summary import Rows
 
 
 class RowBatch(Frozen):
-    """Changed rows of one testing, on their way to the index.
+    """Changed rows of one testing, to be written to the index.
 
-    A row makes rows of the index: one of its job, and one of each attempt of the row's round.
+    For each row the index has one row of the job, and one of each attempt of the row's round.
 
     Attributes:
         key: The testing.
-        revision: How it stands, None where only rows are told of.
+        revision: The state of the testing, None if only rows are written.
         rows: The rows.
         sequence: Number of this batch, higher than any before with the same rows.
-        updated_at: When they were so.
+        updated_at: Time of this state.
         pools: The pool of each platform.
     """
 
@@ -29,52 +27,3 @@ class RowBatch(Frozen):
     sequence: int = Field(ge=0)
     updated_at: AwareDatetime
     pools: dict[str, str] = Field(default_factory=dict)
-
-
-def batch_of(  # noqa: PLR0913  each is a fact of its own
-    revision: RevisionKey,
-    summary: Summary,
-    changed: tuple[JobStatus, ...],
-    *,
-    sequence: int,
-    merge_tree: str | None = None,
-    is_open: bool = True,
-) -> RowBatch:
-    """Returns what is to be written after rows have changed.
-
-    Args:
-        revision: The testing.
-        summary: Its state.
-        changed: The rows that changed since the last batch.
-        sequence: Number of this batch, higher than any before.
-        merge_tree: The merged tree, if there is one.
-        is_open: Whether the pull request is still open.
-    """
-    now = summary.updated_at
-    if now is None:
-        raise ValueError("a summary that is written down says when it was true")
-    record = RevisionRecord(
-        key=revision,
-        base=summary.base,
-        merge_tree=merge_tree,
-        is_open=is_open,
-        state=summary.state,
-        planned=summary.planned,
-        updated_at=now,
-        sequence=sequence,
-    )
-    return RowBatch(key=revision, revision=record, rows=changed, sequence=sequence, updated_at=now)
-
-
-def rows_of(
-    revision: RevisionKey,
-    changed: tuple[JobStatus, ...],
-    *,
-    sequence: int,
-    updated_at: datetime,
-    pools: dict[str, str] | None = None,
-) -> RowBatch:
-    """Returns what is to be written of changed rows alone; see `RowBatch`."""
-    return RowBatch(
-        key=revision, rows=changed, sequence=sequence, updated_at=updated_at, pools=pools or {}
-    )

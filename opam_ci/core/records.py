@@ -1,4 +1,4 @@
-"""What is written down for good: rows of the job index, and the keys of stored objects."""
+"""Rows of the job index, and the keys of stored objects."""
 
 import re
 from datetime import UTC, datetime
@@ -15,10 +15,10 @@ from opam_ci.core.summary import JobStatus, Standing, State
 OBJECT_KEY = re.compile(
     r"(?=.{1,900}\Z)[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199}(?:/[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199})*"
 )
-"""What the key of a stored object looks like.
+"""Pattern of the key of a stored object.
 
-No part begins with a dot, so there is no `..` and no hidden file. 900 characters stay
-below S3's limit of 1,024 bytes with room for a prefix; 200 in a part stay below the 255
+No part begins with a dot, so there is no `..` and no hidden file. 900 characters are
+below S3's limit of 1,024 bytes with room for a prefix; 200 in a part are below the 255
 of file systems with room for the suffix that a local store adds to an unfinished file.
 """
 
@@ -27,14 +27,14 @@ _JOB_SLUG_LENGTH = 160
 
 
 class RevisionKey(Frozen):
-    """Names one testing of one head.
+    """Identifies one testing of one head.
 
     The same head can be tested more than once (pushed back to, or checked again from the
-    command line). `opened_at` keeps these apart, so that numbers of rounds and attempts
+    command line). `opened_at` distinguishes these, so that numbers of rounds and attempts
     that begin anew overwrite nothing of an earlier testing.
 
     Attributes:
-        repository: `owner/name` on GitHub, or what stands for it for a local clone.
+        repository: `owner/name` on GitHub; `local/DIRECTORY` for a local clone.
         number: The pull request, or None for a local branch.
         branch: The local branch, or None for a pull request.
         head: Commit under test.
@@ -55,23 +55,23 @@ class RevisionKey(Frozen):
 
     @property
     def target(self) -> str:
-        """`pull/30203` or `heads/some-branch`: what git calls it below `refs/`."""
+        """`pull/30203` or `heads/some-branch`: its name in git, below `refs/`."""
         return f"pull/{self.number}" if self.branch is None else f"heads/{self.branch}"
 
 
 class RevisionRecord(Frozen):
-    """How the testing of one head stands.
+    """The state of the testing of one head.
 
     Attributes:
-        key: Which.
+        key: The testing.
         base: Commit that the head is merged into.
         merge_tree: The merged tree, None if there is none (yet).
-        state: What GitHub is told.
+        state: The status state on GitHub.
         planned: Whether the list of its jobs is complete.
         title: The pull request's title, empty if not known.
         is_open: Whether the pull request is open.
-        updated_at: When this was true.
-        sequence: Grows with each record of the same testing; the highest one stands.
+        updated_at: Time of this state.
+        sequence: Grows with each record of the same testing; the highest one wins.
     """
 
     key: RevisionKey
@@ -86,16 +86,16 @@ class RevisionRecord(Frozen):
 
 
 class JobRecord(Frozen):
-    """How one job of a revision stands.
+    """The state of one job of a testing.
 
-    The record with the highest (round and attempt of the status, sequence) stands,
+    The record with the highest (round and attempt of the status, sequence) wins,
     in whatever order records arrive; of two with the same numbers the first one does.
 
     Attributes:
-        revision: Of which testing.
+        revision: The testing.
         status: The row of the job matrix.
         sequence: Grows with each record of the same attempt.
-        updated_at: When this was true.
+        updated_at: Time of this state.
     """
 
     revision: RevisionKey
@@ -105,7 +105,7 @@ class JobRecord(Frozen):
 
     @property
     def standing(self) -> Standing:
-        """The outcome's kind once it is decided, and before that the state."""
+        """The outcome's kind once it is decided, before that the state."""
         return self.status.standing
 
 
@@ -113,22 +113,22 @@ class AttemptRecord(Frozen):
     """One run of a job.
 
     An attempt that ended never goes back to running; apart from that the highest
-    sequence stands, and of two with the same numbers the first one.
+    sequence wins, and of two with the same numbers the first one.
 
     Attributes:
-        revision: Of which testing.
-        job: Of what.
+        revision: The testing.
+        job: The job.
         round: The job's round, from 1.
         number: Number of the attempt within its round, from 1.
         sequence: Grows with each record of the same attempt.
         worker: Identity of the worker that ran it, if known.
-        pool: For what that worker builds; None for repository jobs.
+        pool: Pool of that worker; None for repository jobs.
         started_at: When it began.
         ended_at: When it ended, None while it runs.
-        outcome: What it came to; an infrastructure fault is `errored`, also when the job
-            is tried again. None while it runs.
+        outcome: An infrastructure fault is `errored`, also if the job is retried. None while
+            it runs.
         phase: The phase under way, or the one at which it stopped.
-        log_key: Where its log is.
+        log_key: Key of its log in the store.
     """
 
     revision: RevisionKey
@@ -146,7 +146,7 @@ class AttemptRecord(Frozen):
 
     @property
     def standing(self) -> Standing:
-        """`running`, or what it came to."""
+        """`running`, or the outcome's kind."""
         return Standing.RUNNING if self.outcome is None else Standing(self.outcome.kind)
 
     @model_validator(mode="after")
@@ -157,17 +157,17 @@ class AttemptRecord(Frozen):
 
 
 def log_key(revision: RevisionKey, job: Job, *, run: str, round_: int, attempt: int) -> str:
-    """Returns where the log of an attempt is kept; different attempts have different keys.
+    """Returns the key of an attempt's log; different attempts have different keys.
 
-    Names are hostile: whatever is not a plain name is replaced and marked with a hash of
-    the original, behind a `=` that no plain name has.
+    Names are hostile: a name that is not plain is replaced and marked with a hash of the
+    original, behind a `=` that no plain name has.
 
     Args:
-        revision: Which testing of which head.
-        job: Which job.
-        run: Run id of the workflow that asked for it: an operator's `temporal workflow
+        revision: The testing.
+        job: The job.
+        run: Run id of the workflow that scheduled it: an operator's `temporal workflow
             reset` repeats rounds and attempts in a new run, and must not mix their logs.
-            Its end tells runs apart; its beginning is a time.
+            Only its end is used; its beginning is a time.
         round_: The job's round, from 1.
         attempt: Number of the attempt within the round, from 1.
     """
@@ -186,7 +186,7 @@ def log_key(revision: RevisionKey, job: Job, *, run: str, round_: int, attempt: 
 
 
 def _slug(text: str) -> str:
-    """Makes one part of a key of any text; different texts yield different parts."""
+    """Returns a text as one part of a key; different texts yield different parts."""
     if _SLUG.fullmatch(text):
         return text
     safe = re.sub(r"[^A-Za-z0-9._+~-]+", "-", text)[:60]
@@ -207,5 +207,5 @@ def _instant(moment: datetime) -> str:
 
 
 def _digest(text: str) -> str:
-    """64 bits: nobody finds two names of the same key by trying."""
+    """Returns 64 bits of a hash: two names with the same key cannot be found by trying."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a head came to, in words: numbers of builds and tests, the rest named apart."""
+"""Texts of the result of a head: numbers of builds and tests, and the state of all other jobs."""
 
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ from opam_ci.core.outcome import Failed, Outcome, SkipReason
 from opam_ci.core.plan import BUILT_KINDS
 from opam_ci.core.summary import BUILDS_NOTHING, UNDECIDED, Counts, Summary
 
-SKIP_WORDS = {
+SKIP_TEXTS = {
     SkipReason.UNAVAILABLE: "not available here",
     SkipReason.NO_SOLUTION: "cannot be installed here",
     SkipReason.DEPEXT_UNAVAILABLE: "a system package does not exist here",
@@ -21,25 +21,25 @@ SKIP_WORDS = {
     SkipReason.NOT_BUILT: "the build did not pass",
 }
 
-CHANGE_WORDS = {
+CHANGE_TEXTS = {
     ChangeKind.DELETED: "deleted",
     ChangeKind.UNAVAILABLE: "available on no platform",
     ChangeKind.INSIGNIFICANTLY_CHANGED: "no change that a build sees",
 }
 
-_APART_KINDS = {
+_OTHER_KINDS = {
     JobKind.ANALYSIS: "analysis",
     JobKind.LINT: "lint",
     JobKind.IMAGE: "the build image",
     JobKind.LIST_REVDEPS: "the listing of reverse dependencies",
 }
-_HELPS = {JobKind.IMAGE, JobKind.LIST_REVDEPS}
-"""Kinds that only others need: they are named if something is wrong with them."""
+_AUXILIARY = {JobKind.IMAGE, JobKind.LIST_REVDEPS}
+"""Kinds that only other jobs need: they are mentioned if something is wrong with them."""
 
 _MARK = re.compile(r"^[-#|] +")
-"""What opam puts before each line of a command's output."""
+"""Opam's prefix of each line of a command's output."""
 
-_APART_ORDER = ("failed", "errored", "cancelled", "under way", "skipped", "passed")
+_WORST_FIRST = ("failed", "errored", "cancelled", "under way", "skipped", "passed")
 
 
 def printable(text: str) -> str:
@@ -53,10 +53,10 @@ def flat(text: str) -> str:
 
 
 def reason_line(outcome: Outcome) -> str:
-    """Returns the one line that says why: the log's own words before ours.
+    """Returns the reason of an outcome in one line, by preference a line of the log.
 
-    Where other jobs decided, what they say comes first: the log alone speaks for another
-    verdict. Why a package cannot be installed is said better by the detail than by the log.
+    For a revised verdict the evidence of other jobs comes first: the log alone suggests another
+    verdict. Why a package cannot be installed is clearer in the detail than in the log.
     """
     if outcome.kind == "cancelled":
         return {
@@ -70,7 +70,7 @@ def reason_line(outcome: Outcome) -> str:
     if is_rejudged(outcome):
         return f"{evidence.detail}: {lines[0]}" if lines else f"{evidence.detail}"
     if outcome.kind == "skipped" and outcome.reason is SkipReason.ACCEPTED_FAILURE and lines:
-        # What was accepted, without what is in the line anyway.
+        # Only the first part of the detail: the rest repeats the line.
         return f"{(evidence.detail or '').partition(';')[0]}: {telling(lines)}"
     if evidence.detail and (outcome.kind == "skipped" or is_not_installable(outcome)):
         return flat(evidence.detail)
@@ -79,8 +79,8 @@ def reason_line(outcome: Outcome) -> str:
     return blame + (evidence.detail or evidence.rule)
 
 
-def tally(counts: Counts) -> str:
-    """Returns numbers in words, the worst first."""
+def counts_text(counts: Counts) -> str:
+    """Returns numbers as text, the worst first."""
     parts = [
         f"{number} {word}"
         for number, word in (
@@ -95,108 +95,111 @@ def tally(counts: Counts) -> str:
     return ", ".join(parts) or "no builds"
 
 
-def apart(summary: Summary, *, passed: bool = True) -> str:
-    """Returns how the jobs that build nothing stand, empty if nothing is to say.
+def other_jobs(summary: Summary, *, passed: bool = True) -> str:
+    """Returns the state of the jobs that build nothing, empty if there is nothing to report.
 
     Args:
         summary: The state.
-        passed: Whether to say, too, that nothing is wrong with them.
+        passed: Whether to mention those that all passed.
     """
-    found: dict[JobKind, Counter[str]] = {kind: Counter() for kind in _APART_KINDS}
+    found: dict[JobKind, Counter[str]] = {kind: Counter() for kind in _OTHER_KINDS}
     for each in summary.tallies:
         if each.kind in found:
             word = "under way" if each.standing in UNDECIDED else each.standing.value
             found[each.kind][word] += each.number
     names: dict[str, list[str]] = {}
-    for kind, name in _APART_KINDS.items():
-        stand = found[kind]
-        worst = next((word for word in _APART_ORDER if stand[word]), None)
-        if worst is None or (kind in _HELPS and worst in {"passed", "skipped"}):
+    for kind, name in _OTHER_KINDS.items():
+        numbers = found[kind]
+        worst = next((word for word in _WORST_FIRST if numbers[word]), None)
+        if worst is None or (kind in _AUXILIARY and worst in {"passed", "skipped"}):
             continue
-        many = (
-            f" ({stand[worst]} of {stand.total()})" if worst != "passed" and len(stand) > 1 else ""
-        )
-        names.setdefault(worst, []).append(name + many)
+        is_mixed = worst != "passed" and len(numbers) > 1
+        share = f" ({numbers[worst]} of {numbers.total()})" if is_mixed else ""
+        names.setdefault(worst, []).append(name + share)
     if not passed or len(names) > 1:
         names.pop("passed", None)
-    said = (f"{' and '.join(names[word])} {word}" for word in _APART_ORDER if word in names)
-    return "; ".join(said)
+    return "; ".join(
+        f"{' and '.join(names[word])} {word}" for word in _WORST_FIRST if word in names
+    )
 
 
 def unbuilt(summary: Summary) -> str:
-    """Returns that nothing was built, and why; empty if something was."""
+    """Returns why nothing was built; empty if something was."""
     ran = summary.ran
     if ran.total > ran.skipped:
         return ""
     if not ran.total:
         if any(changed.kind in BUILT_KINDS for changed in summary.packages):
-            return "nothing was built: no build was asked for"
+            return "nothing was built: no build was requested"
         kinds = dict.fromkeys(changed.kind for changed in summary.packages)
-        why = ", ".join(CHANGE_WORDS[kind] for kind in kinds if kind in CHANGE_WORDS)
+        why = ", ".join(CHANGE_TEXTS[kind] for kind in kinds if kind in CHANGE_TEXTS)
         return "nothing needed a build" + (f" ({why})" if why else "")
     skips = [each for each in summary.tallies if each.kind not in BUILDS_NOTHING and each.number]
     reasons: Counter[SkipReason] = Counter()
     for each in skips:
         reasons[SkipReason(each.why)] += each.number
     if len(reasons) > 1:
-        # What followed from another skip is no reason of its own.
+        # A skip that follows from another one is not a reason of its own.
         reasons.pop(SkipReason.NOT_BUILT, None)
-    words = ", ".join(SKIP_WORDS[reason] for reason, _ in reasons.most_common(2))
+    words = ", ".join(SKIP_TEXTS[reason] for reason, _ in reasons.most_common(2))
     only_builds = all(each.kind is JobKind.BUILD for each in skips)
     what = ("build" if only_builds else "job") + "s" * (ran.skipped != 1)
     return f"nothing was built: {ran.skipped} {what} skipped ({words})"
 
 
 def result(summary: Summary, *, builds: bool = True) -> str:
-    """Returns in words what came of a head: the numbers of builds and tests, then the rest.
+    """Returns the result of a head: the numbers of builds and tests, then the other jobs.
 
     Args:
         summary: Its state.
-        builds: Whether the jobs that it has are meant to build something.
+        builds: Whether its jobs are meant to build something.
     """
     analysis = next((row.outcome for row in summary.jobs if row.job.kind is JobKind.ANALYSIS), None)
     if isinstance(analysis, Failed):
         return f"analysis failed: {flat(reason_line(analysis))}"
-    words = (unbuilt(summary) or tally(summary.ran)) if builds else ""
-    return "; ".join(filter(None, (words, apart(summary)))) or "nothing was to be done"
+    builds_text = (unbuilt(summary) or counts_text(summary.ran)) if builds else ""
+    return _joined(builds_text, other_jobs(summary)) or "nothing to do"
 
 
-def tally_of_all(summary: Summary) -> str:
-    """Returns the numbers, and what is wrong with the rest, for brackets."""
-    numbers = tally(summary.ran) if summary.ran.total else ""
-    return "; ".join(filter(None, (numbers, apart(summary, passed=not numbers)))) or "no builds"
+def all_counts_text(summary: Summary) -> str:
+    """Returns the numbers, and what is wrong with the other jobs, for use in parentheses."""
+    numbers = counts_text(summary.ran) if summary.ran.total else ""
+    return _joined(numbers, other_jobs(summary, passed=not numbers)) or "no builds"
 
 
 def is_stopped(summary: Summary) -> bool:
-    """Whether nothing is under way any more, since jobs were cancelled."""
+    """Whether jobs were cancelled and none is under way any more."""
     counts = summary.counts
     return counts.cancelled > 0 and not counts.undecided
 
 
-def _left(summary: Summary) -> str:
-    """Returns what is still to be decided once every job is."""
-    is_left = not summary.concluded and not summary.counts.undecided
-    return "comparing results across platforms" if is_left else ""
+def _conclusion(summary: Summary) -> str:
+    """Returns the step that follows once every job is decided; empty if it is done."""
+    is_due = not summary.concluded and not summary.counts.undecided
+    return "comparing results across platforms" if is_due else ""
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(filter(None, texts))
 
 
 def progress(summary: Summary) -> str:
-    """Returns how far a head is: how many builds and tests are done, and what else is not."""
+    """Returns the progress of a head: numbers of builds and tests, and the other jobs."""
     if not summary.planned:
         return "queueing the jobs" if summary.is_analysed else "analysing the change"
     ran = summary.ran
     done = f"{ran.decided}/{ran.total} done" if ran.total else ""
     if ran.failed:
         done += f", {ran.failed} failed"
-    return "; ".join(filter(None, (done, apart(summary, passed=not done), _left(summary))))
+    return _joined(done, other_jobs(summary, passed=not done), _conclusion(summary))
 
 
 def standing(summary: Summary) -> str:
-    """Returns how a head stands, be it decided or not."""
+    """Returns the progress of an undecided head, or the result of a decided one."""
     if not summary.planned and not is_stopped(summary):
         return progress(summary)
-    if summary.counts.undecided or _left(summary):
-        numbers = tally(summary.ran) if summary.ran.decided else ""
+    if summary.counts.undecided or _conclusion(summary):
+        numbers = counts_text(summary.ran) if summary.ran.decided else ""
         to_go = f"{summary.ran.undecided} to go" if summary.ran.undecided else ""
-        words = (numbers, to_go, apart(summary, passed=False), _left(summary))
-        return "; ".join(filter(None, words))
+        return _joined(numbers, to_go, other_jobs(summary, passed=False), _conclusion(summary))
     return result(summary)

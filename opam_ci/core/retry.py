@@ -1,4 +1,4 @@
-"""How infrastructure faults are retried: pure arithmetic, no clock."""
+"""Retries after infrastructure faults: pure arithmetic, no clock."""
 
 from datetime import timedelta
 from typing import Self
@@ -12,15 +12,15 @@ class RetrySettings(Frozen):
     """Backoff of a job that met an infrastructure fault.
 
     The defaults give waits of 1, 3, 9 and 27 minutes: short enough for a restarted
-    host, long enough in sum for an operator to repair one, and then it is `errored`.
+    host, long enough in sum for an operator to repair one; then the job is `errored`.
 
     Attributes:
         initial_interval: Wait after the first fault.
         backoff_coefficient: Factor for each further one.
         maximum_interval: Cap of one wait, no less than the first.
-        maximum_attempts: How many attempts a round has.
-        jitter: Share of a wait by which it varies at random, so that jobs that one
-            fault hit together do not come back together.
+        maximum_attempts: Attempts of a round.
+        jitter: Fraction of a wait by which it varies at random, so that jobs that met
+            one fault together are not retried together.
     """
 
     initial_interval: timedelta = timedelta(seconds=60)
@@ -31,18 +31,18 @@ class RetrySettings(Frozen):
 
     @model_validator(mode="after")
     def _cap_above_first_wait(self) -> Self:
-        # Temporal refuses such a policy, and the workflow that gives it would hang.
+        # Temporal rejects such a policy, and the workflow that sets it would hang.
         if self.maximum_interval < self.initial_interval:
             raise ValueError("the longest wait before a retry is shorter than the first one")
         return self
 
     @classmethod
     def beginning_with(cls, first: timedelta, *, attempts: int) -> Self:
-        """Returns the usual backoff with another first wait; the cap rises where it must.
+        """Returns the default backoff with another first wait, and a higher cap if needed.
 
         Args:
             first: Wait after the first fault.
-            attempts: How many attempts a round has.
+            attempts: Attempts of a round.
         """
         longest = max(first, cls().maximum_interval)
         return cls(initial_interval=first, maximum_interval=longest, maximum_attempts=attempts)
@@ -55,7 +55,7 @@ class RetrySettings(Frozen):
         Args:
             attempt: The attempt that faulted, from 1.
             chance: A random number in [0, 1) from the caller; 0.5 means no jitter.
-            retry_after: When the other side said to come back: never earlier.
+            retry_after: Minimum wait, as requested by the remote side.
         """
         # The exponent is bounded so that a huge attempt number cannot overflow a float.
         factor = self.backoff_coefficient ** min(attempt - 1, 64)

@@ -1,4 +1,4 @@
-"""The state of one pull request's head: what statuses, tables and pages are made from."""
+"""The state of one pull request's head, from which statuses, tables and pages are made."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -16,7 +16,7 @@ from opam_ci.core.packed import Packed
 
 
 class JobState(StrEnum):
-    """How far a job is. Only `DECIDED` jobs have an outcome."""
+    """The state of a job. Only `DECIDED` jobs have an outcome."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -26,7 +26,7 @@ class JobState(StrEnum):
 
 
 class Standing(StrEnum):
-    """How a job stands, in one word: the fields of `Counts`, failed and errored apart."""
+    """The state of an undecided job, or the kind of a decided one's outcome."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -39,10 +39,10 @@ class Standing(StrEnum):
 
 
 UNDECIDED = frozenset({Standing.QUEUED, Standing.RUNNING, Standing.RETRYING})
-"""How jobs stand that have no outcome."""
+"""Standings of jobs without an outcome."""
 
 DECIDED = frozenset(Standing) - UNDECIDED
-"""How jobs stand that have one."""
+"""Standings of jobs with an outcome."""
 
 
 class State(StrEnum):
@@ -59,13 +59,13 @@ class Fault(Frozen):
 
     Attributes:
         attempt: Number of the attempt, from 1.
-        cause: Why.
-        evidence: On what that rests.
+        cause: Of the fault.
+        evidence: For the cause.
         worker: Identity of the worker that ran it, if known.
         at: When it was noticed.
         started_at: When the attempt began, if known.
-        log: Key of the attempt's log in the store, if it got that far.
-        alone: Whether the attempt ran alone in its worker's process when it was last heard of.
+        log: Key of the attempt's log in the store, if there is one.
+        alone: Whether the attempt ran alone in its worker's process at its last heartbeat.
     """
 
     attempt: int
@@ -82,19 +82,20 @@ class JobStatus(Frozen):
     """One row of the job matrix.
 
     Attributes:
-        job: Which.
-        state: How far.
+        job: The job.
+        state: Its state.
         round: 1 for the job's first run at this head, one more for each restart.
-        automatic: What restarts of it have cost since somebody last asked for one.
+        automatic: Cost of automatic restarts since the last manual one, in units of
+            `RESTART_COST`.
         attempt: Number of the current or last attempt of the round, 0 before the first.
-        phase: The phase under way, when it is known.
-        outcome: What it came to, once decided.
-        faults: Attempts of this round lost to the CI itself, oldest first.
+        phase: The phase under way, if known.
+        outcome: Its outcome, once decided.
+        faults: Attempts of this round lost to infrastructure faults, oldest first.
         started_at: When its current round began.
         attempt_started_at: When its current or last attempt began.
-        worker: Who runs, or ran, that attempt, if known.
+        worker: Identity of the worker of that attempt, if known.
         decided_at: When it was decided.
-        next_attempt_at: When the automatic retry comes, for `RETRYING`.
+        next_attempt_at: Time of the automatic retry, for `RETRYING`.
         log: Key of the last attempt's log.
     """
 
@@ -115,16 +116,16 @@ class JobStatus(Frozen):
 
     @property
     def standing(self) -> Standing:
-        """Where it stands: the outcome's kind, before it the state."""
+        """The outcome's kind once it is decided, before that the state."""
         return Standing(self.outcome.kind if self.outcome is not None else self.state.value)
 
 
 Rows = Annotated[tuple[JobStatus, ...], Packed()]
-"""Rows as they travel between workflows and activities."""
+"""Rows in payloads between workflows and activities."""
 
 ReadableRows = Annotated[tuple[JobStatus, ...], Packed(above=300)]
-"""Rows that people read with Temporal's own tools: as they are for as long as a payload holds
-them with certainty, each with five kilobytes of faults."""
+"""Rows that people read with Temporal's own tools: unpacked as long as they certainly fit in a
+payload, each with five kilobytes of faults."""
 
 
 ROUND_MARK = " round "
@@ -136,14 +137,14 @@ def activity_id(row: JobStatus, head: str) -> str:
 
     Args:
         row: The job.
-        head: Under test; the workflow of a pull request analyses one after the other.
+        head: Commit under test; the workflow of a pull request analyses one after the other.
     """
     name = row.job.id if row.round == 1 else f"{row.job.id}{ROUND_MARK}{row.round}"
     return f"{name} of {head[:12]}" if row.job.kind is JobKind.ANALYSIS else name
 
 
 class Counts(Frozen):
-    """How many jobs are where. Failed and errored are never one number."""
+    """Numbers of jobs by standing. Failed and errored are never added up."""
 
     queued: int = 0
     running: int = 0
@@ -171,15 +172,15 @@ class Counts(Frozen):
 
 
 class JobCount(Frozen):
-    """How many jobs of one kind on one platform stand the same way for the same reason.
+    """Number of jobs of one kind on one platform with the same standing and reason.
 
     Attributes:
         platform: Name of the platform; empty for analysis and lint.
-        kind: What the jobs do.
-        standing: How they stand.
-        why: Of failed and skipped ones the reason, of errored and retrying ones the cause, of
-            cancelled ones by whom; else empty.
-        number: How many.
+        kind: Kind of the jobs.
+        standing: Their standing.
+        why: Reason of failed and skipped ones, cause of errored and retrying ones,
+            `Cancelled.by` of cancelled ones; else empty.
+        number: Number of the jobs.
     """
 
     platform: str
@@ -190,7 +191,7 @@ class JobCount(Frozen):
 
 
 JobCounts = Annotated[tuple[JobCount, ...], Packed(above=40)]
-"""Counts as they travel: of 75 platforms there can be some thousand."""
+"""Counts in payloads: for 75 platforms there can be some thousand."""
 
 SHOWN_ROWS = 50
 """Rows of one platform that a summary shows: all of a usual pull request's, and of ten thousand
@@ -198,12 +199,12 @@ those that people look for first. The others are in the index."""
 
 
 class PlatformStanding(Frozen):
-    """How the jobs on one platform stand: numbers, and the few rows that explain them.
+    """The standing of the jobs on one platform: numbers, and the few rows that explain them.
 
     Attributes:
         platform: Name of the platform; empty for lint.
         counts: Of all its jobs.
-        shown: `SHOWN_ROWS` rows at most.
+        shown: At most `SHOWN_ROWS` rows.
     """
 
     platform: str
@@ -212,20 +213,20 @@ class PlatformStanding(Frozen):
 
 
 class Summary(Frozen):
-    """All about one head: counts, causes, and the first rows of the index's list.
+    """The state of one head: counts, causes, and the rows that explain them.
 
     Attributes:
         pull_request: Such as `ocaml/opam-repository#30203`, or a local branch's name.
         head: Commit under test.
         base: Commit it is merged into.
-        request: Which request this answers, see `Revision.request`.
+        request: The request that this answers, see `Revision.request`.
         planned: Whether the list of jobs is complete: before that, nothing is green.
         concluded: Whether nothing is left that only all platforms together can decide.
-        packages: What the analysis found.
-        tallies: How many jobs stand how: the truth about numbers.
+        packages: The changed packages.
+        tallies: Numbers of all jobs.
         jobs: Rows that explain them, analysis first; not all rows of a large head.
-        notices: Things to know that are no verdict, such as a refused signal.
-        updated_at: When this was true.
+        notices: Notices that are not verdicts, such as a rejected signal.
+        updated_at: Time of this state.
     """
 
     pull_request: str
@@ -242,12 +243,12 @@ class Summary(Frozen):
 
     @property
     def counts(self) -> Counts:
-        """How many jobs are where, those included that build nothing."""
+        """Numbers of all jobs, those included that build nothing."""
         return total(self.tallies)
 
     @property
     def ran(self) -> Counts:
-        """How many builds and tests are where: the numbers that people are told."""
+        """Numbers of builds and tests: those that people see."""
         return total(each for each in self.tallies if each.kind not in BUILDS_NOTHING)
 
     @property
@@ -260,7 +261,7 @@ class Summary(Frozen):
 
     @property
     def state(self) -> State:
-        """What GitHub is told."""
+        """The status state on GitHub."""
         return state_of(self.counts, planned=self.planned and self.concluded)
 
     @property
@@ -270,7 +271,7 @@ class Summary(Frozen):
 
     @property
     def cause_counts(self) -> Counter[Cause]:
-        """How many jobs are errored or wait for a retry, by cause."""
+        """Numbers of jobs that are errored or wait for a retry, by cause."""
         causes: Counter[Cause] = Counter()
         for each in self.tallies:
             if each.standing in {Standing.ERRORED, Standing.RETRYING}:
@@ -278,7 +279,7 @@ class Summary(Frozen):
         return causes
 
     def of_kinds(self, kinds: Collection[JobKind]) -> Self:
-        """Returns the summary of the jobs of some kinds alone."""
+        """Returns the summary of the jobs of some kinds only."""
         return self.model_copy(
             update={
                 "tallies": tuple(each for each in self.tallies if each.kind in kinds),
@@ -292,12 +293,12 @@ CountKey = tuple[str, JobKind, Standing, str]
 
 
 def count_key(row: JobStatus) -> CountKey:
-    """Returns as what a row is counted."""
+    """Returns the key under which a row is counted."""
     return row.job.platform, row.job.kind, row.standing, why_counted(row)
 
 
 def why_counted(row: JobStatus) -> str:
-    """Returns the reason, cause, or who cancelled it; empty where there is none."""
+    """Returns the reason, cause, or `Cancelled.by`, see `JobCount.why`; empty if there is none."""
     match row.outcome:
         case Failed(reason=reason):
             return reason.value
@@ -351,4 +352,4 @@ REPOSITORY_JOBS = (JobKind.ANALYSIS, JobKind.LINT)
 """Kinds that run once for each head and belong to no platform."""
 
 BUILDS_NOTHING = (*REPOSITORY_JOBS, JobKind.IMAGE, JobKind.LIST_REVDEPS)
-"""Kinds that are named apart wherever builds and tests are counted."""
+"""Kinds that are not counted with builds and tests, but listed separately."""

@@ -1,4 +1,4 @@
-"""Keeps the numbers of many jobs while they move, and the few rows that explain them."""
+"""Counts many jobs while their standing changes, and selects the few rows that explain them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -26,14 +26,14 @@ _INTEREST = {
     Standing.PASSED: 2,
     Standing.QUEUED: 2,
 }
-"""How many rows of each standing are shown before any other gets more, most interesting first."""
+"""Rows of each standing that are shown before any standing gets more, most interesting first."""
 
 
 class Tally:
     """The standing of one platform's jobs.
 
     Args:
-        standing: How they stood so far.
+        standing: Their standing so far.
     """
 
     def __init__(self, standing: PlatformStanding) -> None:
@@ -44,11 +44,11 @@ class Tally:
         self.replace(standing)
 
     def replace(self, standing: PlatformStanding, rows: Iterable[JobStatus] = ()) -> None:
-        """Starts from numbers that somebody counted anew.
+        """Starts from numbers that were counted anew.
 
         Args:
             standing: All jobs but those of `rows`.
-            rows: Those that were left out of the count.
+            rows: Those that were excluded from the count.
         """
         self._numbers = Counter(
             {(each.platform, each.kind, each.standing, each.why): each.number
@@ -63,12 +63,12 @@ class Tally:
             self._shown[row.job.id] = row
 
     def take(self, row: JobStatus) -> None:
-        """Notes a queued row that is counted already, before it moves for the first time."""
+        """Adds a queued row that is counted already, before its standing first changes."""
         self._counted[row.job.id] = count_key(row)
         self._shown.setdefault(row.job.id, row)
 
     def move(self, row: JobStatus) -> None:
-        """Counts a row as it stands now, and no longer as it was counted."""
+        """Counts a row by its present standing instead of by its previous one."""
         before, now = self._counted.get(row.job.id), count_key(row)
         if before is not None:
             self._numbers[before] -= 1
@@ -79,11 +79,11 @@ class Tally:
             self._shown = {row.job.id: row for row in explaining(self._shown.values())}
 
     def forget(self, job_id: str) -> None:
-        """Drops what is known of a decided job but its number."""
+        """Removes a decided job's row, but not its number."""
         self._counted.pop(job_id, None)
 
     def standing(self) -> PlatformStanding:
-        """Returns how the jobs stand."""
+        """Returns the standing of the jobs."""
         return PlatformStanding(
             platform=self._platform,
             counts=counts_of(self._numbers),
@@ -92,7 +92,7 @@ class Tally:
 
 
 def counts_of(numbers: Counter[CountKey]) -> tuple[JobCount, ...]:
-    """Returns numbers by what is counted, sorted, without zeros."""
+    """Returns numbers by key, sorted, without zeros."""
     return tuple(
         JobCount(platform=platform, kind=kind, standing=standing, why=why, number=number)
         for (platform, kind, standing, why), number in sorted(numbers.items())
@@ -101,11 +101,11 @@ def counts_of(numbers: Counter[CountKey]) -> tuple[JobCount, ...]:
 
 
 def explaining(rows: Iterable[JobStatus], limit: int = SHOWN_ROWS) -> tuple[JobStatus, ...]:
-    """Returns the rows that explain a state best: some of each standing, then the most telling.
+    """Returns the rows that explain a state best: some of each standing, then the worst.
 
     Args:
         rows: Of one platform.
-        limit: How many at most.
+        limit: Maximum number of rows.
     """
     rows = tuple(rows)
     if len(rows) <= limit:
@@ -124,13 +124,13 @@ def counts_of_rows(rows: Iterable[JobStatus]) -> tuple[JobCount, ...]:
 
 
 def settled(standing: PlatformStanding, outcome: Cancelled) -> PlatformStanding:
-    """Returns a standing of which everything undecided was cancelled."""
+    """Returns a standing with everything undecided cancelled."""
     numbers: Counter[CountKey] = Counter()
     for each in standing.counts:
-        undecided = each.standing in UNDECIDED
-        stands = Standing.CANCELLED if undecided else each.standing
-        why = outcome.by if undecided else each.why
-        numbers[each.platform, each.kind, stands, why] += each.number
+        key = (each.standing, each.why)
+        if each.standing in UNDECIDED:
+            key = (Standing.CANCELLED, outcome.by)
+        numbers[each.platform, each.kind, *key] += each.number
     shown = tuple(
         row
         if row.outcome is not None

@@ -1,4 +1,4 @@
-"""Every text of ours that a user reads in a status, a table or the Temporal Web UI."""
+"""Texts of statuses, tables and the Temporal Web UI."""
 
 import shlex
 from collections import Counter
@@ -11,12 +11,12 @@ from opam_ci.core.incidents.model import Incident, Scope
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Outcome, label
 from opam_ci.core.result_text import (
+    all_counts_text,
     is_stopped,
     progress,
     reason_line,
     result,
     standing,
-    tally_of_all,
     unbuilt,
 )
 from opam_ci.core.summary import UNDECIDED, JobState, JobStatus, Standing, State, Summary
@@ -47,26 +47,27 @@ _WORST_FIRST = (
 )
 
 CAUSE_WORDS = {
-    Cause.NETWORK: "network trouble",
-    Cause.DNS: "names do not resolve",
-    Cause.GIT: "git trouble",
+    Cause.NETWORK: "network failure",
+    Cause.DNS: "DNS resolution failed",
+    Cause.GIT: "git failed",
     Cause.SOURCE_HOST: "a source host is down",
     Cause.PACKAGE_MIRROR: "a system package mirror is down",
     Cause.DISK_FULL: "disk full",
     Cause.OUT_OF_MEMORY: "out of memory",
     Cause.WORKER_LOST: "a build worker was lost",
     Cause.SANDBOX: "the sandbox does not start",
-    Cause.IMAGE: "the build image is broken",
-    Cause.OPAM_INTERNAL: "opam itself broke",
-    Cause.SOLVER_TIMEOUT: "the solver took too long",
+    Cause.IMAGE: "build image unavailable",
+    Cause.OPAM_INTERNAL: "internal error of opam",
+    Cause.SOLVER_TIMEOUT: "solver timeout",
     Cause.REPOSITORY_STATE: "the CI's copy of the repository is broken",
-    Cause.GITHUB: "GitHub trouble",
+    Cause.GITHUB: "GitHub request failed",
     Cause.STORAGE: "the CI's storage is down",
-    Cause.UNKNOWN: "cause unknown",
+    Cause.UNKNOWN: "unknown cause",
 }
 
 
-def _clip(text: str, limit: int) -> str:
+def clip(text: str, limit: int) -> str:
+    """Returns text of at most `limit` characters, the last one an ellipsis if it was longer."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -88,24 +89,24 @@ def _next_retry(summary: Summary) -> tuple[datetime, JobStatus] | None:
     return min(waiting, key=lambda pair: pair[0]) if waiting else None
 
 
-def _retry_words(summary: Summary, maximum_attempts: int) -> str:
-    """Returns what is said of the next automatic retry, nothing if none is waited for."""
-    # Of those that wait: what is errored for good may be so for another cause.
+def _retry_text(summary: Summary, maximum_attempts: int) -> str:
+    """Returns the text about the next automatic retry, empty if no job waits for one."""
+    # Not `cause_counts`: jobs that are errored may be so for another cause.
     causes: Counter[Cause] = Counter()
     for each in summary.tallies:
         if each.standing is Standing.RETRYING:
             causes[Cause(each.why)] += each.number
     if not causes.total():
         return ""
-    words = f"; {causes.total()} retry, CI fault: {CAUSE_WORDS[_most(causes)]}"
+    text = f"; {causes.total()} retry, CI fault: {CAUSE_WORDS[_most(causes)]}"
     if (retry := _next_retry(summary)) is not None:
         at, job = retry
-        words += f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
-    return words
+        text += f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
+    return text
 
 
 def _stopped(summary: Summary) -> str:
-    """Returns who stopped what was under way."""
+    """Returns why jobs were stopped."""
     by = {each.why for each in summary.tallies if each.standing is Standing.CANCELLED}
     if "closed" in by:
         return "Stopped: the pull request was closed"
@@ -117,22 +118,22 @@ def status_description(summary: Summary, *, maximum_attempts: int, builds: bool 
 
     Args:
         summary: Its state.
-        maximum_attempts: How many attempts a job has, for "attempt k of n".
-        builds: Whether the jobs that it has are meant to build something.
+        maximum_attempts: Attempts of a job, for "attempt k of n".
+        builds: Whether its jobs are meant to build something.
     """
     match summary.state:
         case State.PENDING if is_stopped(summary):
-            text = f"{_stopped(summary)} ({tally_of_all(summary)})"
+            text = f"{_stopped(summary)} ({all_counts_text(summary)})"
         case State.PENDING:
-            text = progress(summary) + _retry_words(summary, maximum_attempts)
+            text = progress(summary) + _retry_text(summary, maximum_attempts)
         case State.ERROR:
             text = (
                 f"Internal CI error, not your package: {CAUSE_WORDS[main_cause(summary)]}"
-                f" ({tally_of_all(summary)}); it is restarted once repaired"
+                f" ({all_counts_text(summary)}); it is restarted once repaired"
             )
         case State.FAILURE | State.SUCCESS:
             text = result(summary, builds=builds)
-    return _clip(text[0].upper() + text[1:], STATUS_LIMIT)
+    return clip(text[0].upper() + text[1:], STATUS_LIMIT)
 
 
 def _cell(text: str) -> str:
@@ -144,7 +145,7 @@ def _cell(text: str) -> str:
 
 
 def verdict(status: JobStatus) -> str:
-    """Returns the word for where a job stands, such as `failed(test)` or `retrying(dns)`."""
+    """Returns the outcome or state of a job, such as `failed(test)` or `retrying(dns)`."""
     if status.outcome is not None:
         return label(status.outcome)
     if status.state is JobState.RETRYING and status.faults:
@@ -153,27 +154,27 @@ def verdict(status: JobStatus) -> str:
 
 
 def mark(standing: str) -> str:
-    """Returns the one-character mark of where a job stands."""
+    """Returns the one-character mark of a standing."""
     return _MARKS[standing]
 
 
 def why(status: JobStatus) -> str:
-    """Returns the one line that explains a job's state, empty while nothing is to say."""
+    """Returns the one line that explains a job's state, empty if it needs no explanation."""
     if status.outcome is not None and status.outcome.kind != "passed":
         return reason_line(status.outcome)
     if status.faults:
         fault = status.faults[-1]
-        words = fault.evidence.detail or (
+        detail = fault.evidence.detail or (
             fault.evidence.lines[0].text if fault.evidence.lines else CAUSE_WORDS[fault.cause]
         )
         if status.outcome is not None:
-            return f"recovered by itself from {fault.cause} (attempt {fault.attempt}): {words}"
-        return f"attempt {fault.attempt}: {words}"
+            return f"recovered by retry from {fault.cause} (attempt {fault.attempt}): {detail}"
+        return f"attempt {fault.attempt}: {detail}"
     return ""
 
 
 def worst_first(rows: Iterable[JobStatus]) -> list[JobStatus]:
-    """Returns rows in the order in which people want to read them; equals keep their places."""
+    """Returns rows sorted for people, the worst first; equals keep their order."""
     return sorted(rows, key=lambda row: _WORST_FIRST.index(row.standing))
 
 
@@ -182,7 +183,7 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
 
     Args:
         summary: The state to show.
-        rows: How many jobs are listed, the interesting ones first: a payload is small.
+        rows: Maximum number of rows, worst first: the payload must stay small.
     """
     lines = [
         f"**{summary.state.value}** — {_cell(standing(summary))}",
@@ -194,7 +195,7 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
     lines += [
         f"| {mark(job.standing)} | {_cell(job.job.title)} "
         f"| {_cell(job.job.platform or 'repository')} | {job.attempt} "
-        f"| {_cell(verdict(job))} | {_cell(_clip(why(job), 160))} |"
+        f"| {_cell(verdict(job))} | {_cell(clip(why(job), 160))} |"
         for job in chosen
     ]
     if (more := summary.counts.total - len(chosen)) > 0:
@@ -204,16 +205,16 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
 
 
 def hidden_lines(summary: Summary, rows: Sequence[JobStatus]) -> list[str]:
-    """Returns a line for each standing of which not every job has a row, and how to see the rest.
+    """Returns a line for each standing of which some jobs are not shown, and how to list them all.
 
     Args:
-        summary: The true numbers.
+        summary: The state, with the true numbers.
         rows: Those that are shown.
     """
     if summary.counts.total <= len(rows):
         return []
     words = {standing: standing.value for standing in Standing} | dict.fromkeys(
-        # Who watches knows better than the workflow what of it runs at the moment.
+        # The worker knows better than the workflow which of them run at the moment.
         UNDECIDED,
         "to go",
     )
@@ -234,7 +235,7 @@ def hidden_lines(summary: Summary, rows: Sequence[JobStatus]) -> list[str]:
 
 def activity_summary(kind: JobKind, title: str) -> str:
     """Returns the one-line summary that the Temporal Web UI shows for a job's activity."""
-    return _clip(f"{kind.value}: {title}" if kind is JobKind.ANALYSIS else title, 200)
+    return clip(f"{kind.value}: {title}" if kind is JobKind.ANALYSIS else title, 200)
 
 
 def verdict_line(outcome: Outcome) -> str:
@@ -246,36 +247,36 @@ def verdict_line(outcome: Outcome) -> str:
 
 
 def problems(error: ValidationError) -> str:
-    """Returns in one line what is wrong with a value that did not validate."""
+    """Returns a validation error in one line."""
     found = [
         f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}"
         for item in error.errors(include_url=False)[:3]
     ]
-    return _clip("; ".join(found), 300)
+    return clip("; ".join(found), 300)
 
 
 def headline(summary: Summary) -> str:
     """Returns the result of a check in one line, for the end of a table."""
     match summary.state:
         case State.SUCCESS:
-            words = (unbuilt(summary) and result(summary)) or f"passed: {result(summary)}"
+            text = (unbuilt(summary) and result(summary)) or f"passed: {result(summary)}"
         case State.FAILURE:
-            words = f"package failure: {result(summary)}"
+            text = f"package failure: {result(summary)}"
         case State.ERROR:
             cause = CAUSE_WORDS[main_cause(summary)]
-            words = f"internal CI error, not the package's fault: {cause}"
-            words += f" ({tally_of_all(summary)})"
+            text = f"internal CI error, not the package's fault: {cause}"
+            text += f" ({all_counts_text(summary)})"
         case State.PENDING if is_stopped(summary):
-            words = f"undecided: {tally_of_all(summary)}"
+            text = f"undecided: {all_counts_text(summary)}"
         case State.PENDING:
-            words = progress(summary)
+            text = progress(summary)
             if retrying := summary.counts.retrying:
-                words += f"; {retrying} wait for a retry: {CAUSE_WORDS[main_cause(summary)]}"
-    return f"{summary.pull_request} at {summary.head[:12]}: {words}"
+                text += f"; {retrying} wait for a retry: {CAUSE_WORDS[main_cause(summary)]}"
+    return f"{summary.pull_request} at {summary.head[:12]}: {text}"
 
 
 def incident_title(incident: Incident) -> str:
-    """Returns an incident in one line: what, where, whom it hit."""
+    """Returns an incident in one line: cause, place, and affected jobs."""
     place = incident.place
     where = f"worker {place.worker}" if place.worker else f"pool {place.pool}"
     if place.scope is Scope.ALL:
@@ -288,23 +289,23 @@ def incident_details(incident: Incident, hit: int, undecided: int, notes: Sequen
     """Returns an incident as markdown for the Temporal Web UI.
 
     Args:
-        incident: Which.
-        hit: How many of its jobs stand errored.
-        undecided: How many of them are under way again.
-        notes: What else there is to say.
+        incident: The incident.
+        hit: Number of its jobs that are errored.
+        undecided: Number of its jobs that are under way again.
+        notes: Further notes.
     """
     state = "open"
     if incident.resolved_at is not None:
         state = f"resolved at {incident.resolved_at:%Y-%m-%d %H:%M} UTC by {incident.resolved_by}"
     evidence = incident.evidence
-    words = evidence.lines[0].text if evidence.lines else evidence.detail or evidence.rule
+    quote = evidence.lines[0].text if evidence.lines else evidence.detail or evidence.rule
     seen = f"{incident.first_seen_at:%Y-%m-%d %H:%M} UTC, last {incident.last_seen_at:%H:%M} UTC"
     lines = [
         f"**{_cell(incident_title(incident))}** — {_cell(state)}",
         "",
         f"First seen {seen}, {incident.faults} faults; {hit} jobs errored, {undecided} under way.",
         "",
-        f"> {_cell(_clip(words, 300))}",
+        f"> {_cell(clip(quote, 300))}",
     ]
     lines += [f"\n- {_cell(note)}" for note in notes]
     return "\n".join(lines)

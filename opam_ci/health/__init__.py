@@ -1,1 +1,1 @@
-"""A build worker watches itself, and steps back from its queue when it is not well."""
+"""The health of a build worker, which stops polling while it is unhealthy."""

@@ -1,4 +1,4 @@
-"""Slots for jobs, given out as long as the worker is well."""
+"""Slots for jobs, available while the worker is healthy."""
 
 import asyncio
 import contextlib
@@ -20,10 +20,10 @@ from opam_ci.core.health import Health
 from opam_ci.health.watch import WorkerHealth
 
 _RECHECK_SECONDS = 1.0
-"""How often somebody who waits for a slot looks whether a job has stopped being fresh."""
+"""How often a waiting reservation checks whether a job is no longer fresh."""
 
 OTHER_SLOTS = 5
-"""A build worker runs activities only; the SDK wants a number for the rest all the same."""
+"""A build worker runs activities only, but the SDK requires a number for all kinds of tasks."""
 
 
 class _Permit(SlotPermit):
@@ -32,15 +32,15 @@ class _Permit(SlotPermit):
 
 
 class BuildSlots(CustomSlotSupplier):
-    """One slot for each job under way, and for the one that is being asked for.
+    """One slot for each job under way, and for the one that is being polled for.
 
-    None is given out while the worker is quarantined or probes itself. And few (`fresh_jobs`)
-    are out of which nothing is known yet, so that a worker that has just gone bad loses no more:
-    a poll that is under way keeps its slot, since it cannot be called back.
+    None is available while the worker is quarantined or probes itself. And few (`fresh_jobs`) are
+    used by jobs that have just begun, so that a worker that has just broken loses no more: a
+    pending poll keeps its slot, since it cannot be withdrawn.
 
     Args:
         health: Of this worker.
-        builds: How many jobs it runs at once when it is well.
+        builds: Number of jobs that it runs at once when it is healthy.
         clock: Counts seconds.
     """
 
@@ -61,31 +61,31 @@ class BuildSlots(CustomSlotSupplier):
         del ctx
         while True:
             self._changed.clear()
-            if (permit := self._give()) is not None:
+            if (permit := self._reserve()) is not None:
                 return permit
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_RECHECK_SECONDS):
                     await self._changed.wait()
 
     def try_reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit | None:
-        """Gives a slot without waiting, to a job that comes with a workflow task's answer."""
+        """Returns a slot without waiting, for a job in the response to a workflow task."""
         del ctx
-        return self._give()
+        return self._reserve()
 
     def mark_slot_used(self, ctx: SlotMarkUsedContext) -> None:
-        """Notes that a job has come. The SDK calls from threads of its own."""
+        """Marks a slot as used by a job. The SDK calls from threads of its own."""
         if isinstance(ctx.permit, _Permit):
             ctx.permit.used_at = self._clock()
             self._wake()
 
     def release_slot(self, ctx: SlotReleaseContext) -> None:
-        """Takes a slot back."""
+        """Releases a slot."""
         if isinstance(ctx.permit, _Permit):
             with self._lock:
                 self._out.discard(ctx.permit)
             self._wake()
 
-    def _give(self) -> _Permit | None:
+    def _reserve(self) -> _Permit | None:
         health, policy = self._health.now, self._health.policy
         with self._lock:
             if len(self._out) >= health.slots(self._builds):
@@ -103,13 +103,13 @@ class BuildSlots(CustomSlotSupplier):
         self._wake()
 
     def _wake(self) -> None:
-        # The loop may be closed already when the last slots come back.
+        # The loop may be closed already when the last slots are released.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._changed.set)
 
 
 def tuner(slots: BuildSlots) -> WorkerTuner:
-    """Returns a worker's tuner with our slots for its jobs."""
+    """Returns a worker's tuner with these slots for its jobs."""
     other = FixedSizeSlotSupplier(OTHER_SLOTS)
     return WorkerTuner.create_composite(
         workflow_supplier=other,

@@ -1,4 +1,4 @@
-"""The health of this process as a build worker: fed by attempts, host checks and probes."""
+"""The health of this process as a build worker, from attempts, host checks and probes."""
 
 import asyncio
 import logging
@@ -25,12 +25,13 @@ from opam_ci.core.recording import RowBatch
 _log = logging.getLogger(__name__)
 
 CHECK_INTERVAL = timedelta(seconds=10)
-"""How often the host is looked at: two system calls."""
+"""How often the host is checked: two system calls."""
 
 PROBE_TIMEOUT = timedelta(minutes=5)
-"""How long a probe may take before it counts as bad. It takes seconds; a busy machine a minute."""
+"""Time limit of a probe, after which it has failed. It takes seconds; on a busy machine a minute.
+"""
 
-Look = Callable[[], Finding | None]
+HostCheck = Callable[[], Finding | None]
 Probe = Callable[[], Awaitable[Finding | None]]
 Listener = Callable[[Health], None]
 
@@ -39,24 +40,24 @@ class WorkerHealth:
     """Keeps a worker's health; implements `Observer`. Lives on the worker's event loop.
 
     Args:
-        look: Looks at the host; cheap and quick.
-        probe: Finds out with a real build whether this worker can work.
-        policy: When to step back.
+        check_host: Checks the host; cheap and quick.
+        probe: Tests this worker with a real build.
+        policy: When to quarantine.
         proven: Whether the worker takes jobs at once instead of after a first probe.
-        clock: Tells the time.
+        clock: Returns the time.
     """
 
     def __init__(
         self,
         *,
-        look: Look,
+        check_host: HostCheck,
         probe: Probe,
         policy: HealthPolicy | None = None,
         proven: bool = False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.policy = policy or HealthPolicy()
-        self._look = look
+        self._check_host = check_host
         self._probe = probe
         self._clock = clock
         self._health = Health() if proven else UNPROVEN
@@ -68,28 +69,28 @@ class WorkerHealth:
 
     @property
     def now(self) -> Health:
-        """How the worker is at the moment."""
+        """The health at the moment."""
         return self._health
 
     async def proven(self) -> None:
-        """Waits until the first probe has ended, or cannot begin: the host lacks something."""
+        """Waits until the first probe has ended, or cannot begin because of the host check."""
         await self._proven.wait()
 
     def listen(self, listener: Listener) -> None:
-        """Has a listener told of every change from now on; it must neither block nor raise."""
+        """Calls a listener now and at every change; it must neither block nor raise."""
         self._listeners.append(listener)
         listener(self._health)
 
     def attempt_began(self, began: AttemptBegan) -> None:
-        """Says nothing about the worker."""
+        """Does not affect health."""
 
     def recorded(self, batch: RowBatch, rejudged: Sequence[JobKind]) -> None:
-        """Says nothing about the worker."""
+        """Does not affect health."""
 
     def attempt_ended(self, ended: AttemptEnded) -> None:
-        """Takes in what an attempt came to; analysis and lint say nothing about builds."""
+        """Updates the health after an attempt; analysis and lint do not affect it."""
         if ended.outcome is not None and ended.pool != ORCHESTRATION_POOL:
-            self._become(
+            self._set(
                 after_attempt(
                     self._health,
                     ended.outcome,
@@ -99,19 +100,17 @@ class WorkerHealth:
             )
 
     async def watch(self) -> None:
-        """Looks at the host, and probes when that is needed, until cancelled."""
+        """Checks the host, and probes when a probe is due, until cancelled."""
         while True:
             self._changed.clear()
-            self._become(after_check(self._health, await asyncio.to_thread(self._looked)))
+            self._set(after_check(self._health, await asyncio.to_thread(self._host_finding)))
             if self._health.host is not None:
-                # No probe before the machine has what it needs.
+                # No probe before the host check succeeds.
                 self._proven.set()
             now = self._clock()
             if self._health.needs_probe(now):
-                finding = await self._probed()
-                self._become(
-                    after_probe(self._health, finding, now=self._clock(), policy=self.policy)
-                )
+                finding = await self._probe_finding()
+                self._set(after_probe(self._health, finding, now=self._clock(), policy=self.policy))
                 self._proven.set()
                 continue
             wait = CHECK_INTERVAL
@@ -123,19 +122,19 @@ class WorkerHealth:
             except TimeoutError:
                 continue
 
-    def _looked(self) -> Finding | None:
+    def _host_finding(self) -> Finding | None:
         try:
-            return self._look()
+            return self._check_host()
         except OSError as error:
             return Finding(cause=Cause.STORAGE, detail=f"the host check failed: {error}")
 
-    async def _probed(self) -> Finding | None:
+    async def _probe_finding(self) -> Finding | None:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT.total_seconds()) as limit:
                 return await self._probe()
         except InfrastructureError as error:
             return Finding(cause=error.cause, detail=str(error))
-        except Exception as error:  # noqa: BLE001  a worker whose probe has a bug must not build on
+        except Exception as error:  # noqa: BLE001  a bug in the probe must stop the worker, too
             if limit.expired():
                 detail = (
                     f"the probe took longer than {PROBE_TIMEOUT // timedelta(minutes=1)} minutes"
@@ -144,7 +143,7 @@ class WorkerHealth:
             _log.exception("the probe failed")
             return Finding(cause=Cause.UNKNOWN, detail=f"the probe failed: {error!r}"[:300])
 
-    def _become(self, health: Health) -> None:
+    def _set(self, health: Health) -> None:
         before, self._health = self._health, health
         if before == health:
             return

@@ -1,1 +1,1 @@
-"""What operators measure: metrics in Prometheus' format, and where they come from."""
+"""Metrics in Prometheus' format."""

@@ -1,4 +1,4 @@
-"""Attempts and verdicts, counted where they happen."""
+"""Metrics of attempts and verdicts."""
 
 import time
 from collections import OrderedDict
@@ -13,10 +13,10 @@ from opam_ci.core.summary import State
 from opam_ci.metrics.catalog import Metrics
 
 _VERDICTS_REMEMBERED = 10_000
-"""Testings whose first verdict has been counted: a restart brings further ones."""
+"""Number of testings whose first verdict is remembered as counted: restarts lead to more."""
 
 OUTCOMES = ("passed", "failed", "skipped", "errored", "cancelled")
-"""Values of the label `outcome`: failed is the submission's, errored is ours."""
+"""Values of the label `outcome`: failed is a package failure, errored an infrastructure fault."""
 
 GOOD = "good"
 """Value of the label `result` of a canary whose verdicts were both right."""
@@ -25,10 +25,10 @@ GOOD = "good"
 class AttemptMetrics:
     """Counts attempts; implements `Observer`.
 
-    A process counts from zero when it starts, which Prometheus' `rate` and `increase` expect.
+    Counters start from zero with the process, as Prometheus' `rate` and `increase` expect.
 
     Args:
-        metrics: Where to count.
+        metrics: The metrics to update.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -36,11 +36,11 @@ class AttemptMetrics:
         self._counted: OrderedDict[RevisionKey, None] = OrderedDict()
 
     def declare(self, pool: str, kinds: Iterable[JobKind]) -> None:
-        """Starts a pool's counters at zero: an increase from nothing to one is none to Prometheus.
+        """Starts a pool's counters at zero: Prometheus sees no increase from absent to one.
 
         Args:
             pool: Of this worker.
-            kinds: What it runs.
+            kinds: Kinds of jobs that it runs.
         """
         for kind in kinds:
             for outcome in OUTCOMES:
@@ -52,41 +52,41 @@ class AttemptMetrics:
             self._metrics.faults.labels(pool, cause.value)
 
     def declare_rejudged(self, kinds: Iterable[JobKind]) -> None:
-        """Does the same for verdicts that are judged again.
+        """Does the same for revised verdicts.
 
         Args:
-            kinds: Of jobs whose verdicts can be.
+            kinds: Kinds of jobs whose verdicts can be revised.
         """
         for kind in kinds:
             self._metrics.rejudged.labels(kind.value, "errored")
 
     def declare_canary(self, pool: str) -> None:
-        """Does the same for what is counted of a pool's canary."""
+        """Does the same for the counters of a pool's canary."""
         for result in (GOOD, *(cause.value for cause in Cause)):
             self._metrics.canaries.labels(pool, result)
 
     def attempt_began(self, began: AttemptBegan) -> None:
-        """Counts what is known at the start of an attempt."""
+        """Updates metrics at the start of an attempt."""
         metrics = self._metrics
         metrics.clock_offset.set((began.seen_at - began.began_at).total_seconds())
         if began.is_canary:
             return
-        # Both times are the server's: its clock and this machine's may differ.
+        # Both times are the server's, whose clock may differ from this machine's.
         wait = max((began.began_at - began.due_at).total_seconds(), 0.0)
         metrics.wait.labels(began.pool, began.kind.value).observe(wait)
         metrics.running.labels(began.pool, began.kind.value).inc()
         if began.lost_before:
-            # Nobody is left to count it where it happened.
+            # The lost worker cannot count it itself.
             metrics.faults.labels(began.pool, Cause.WORKER_LOST.value).inc(began.jobs)
             metrics.attempts.labels(began.pool, began.kind.value, "errored").inc(began.jobs)
 
     def attempt_ended(self, ended: AttemptEnded) -> None:
-        """Counts what an attempt came to."""
+        """Updates metrics at the end of an attempt."""
         if ended.is_canary:
             return
         metrics = self._metrics
         metrics.running.labels(ended.pool, ended.kind.value).dec()
-        labels = (ended.pool, ended.kind.value, _word(ended.outcome))
+        labels = (ended.pool, ended.kind.value, _label(ended.outcome))
         metrics.attempt_duration.labels(*labels).observe(
             max((ended.ended_at - ended.began_at).total_seconds(), 0.0)
         )
@@ -96,7 +96,7 @@ class AttemptMetrics:
 
     def _count(self, ended: AttemptEnded, outcome: Outcome | None) -> None:
         metrics = self._metrics
-        labels = (ended.pool, ended.kind.value, _word(outcome))
+        labels = (ended.pool, ended.kind.value, _label(outcome))
         metrics.attempts.labels(*labels).inc()
         if ended.is_last:
             metrics.jobs.labels(*labels).inc()
@@ -107,7 +107,7 @@ class AttemptMetrics:
                 metrics.failures.labels(ended.pool, ended.kind.value, outcome.reason.value).inc()
 
     def recorded(self, batch: RowBatch, rejudged: Iterable[JobKind]) -> None:
-        """Notes the first verdict of each testing, and verdicts that were judged again."""
+        """Updates metrics of the first verdict of each testing, and of revised verdicts."""
         for kind in rejudged:
             self._metrics.rejudged.labels(kind.value, "errored").inc()
         record = batch.revision
@@ -117,21 +117,21 @@ class AttemptMetrics:
             latency = (record.updated_at - record.key.opened_at).total_seconds()
             self._metrics.verdict_latency.labels(record.state.value).observe(max(latency, 0.0))
 
-    def _is_new(self, name: RevisionKey) -> bool:
-        if name in self._counted:
+    def _is_new(self, key: RevisionKey) -> bool:
+        if key in self._counted:
             return False
-        self._counted[name] = None
+        self._counted[key] = None
         if len(self._counted) > _VERDICTS_REMEMBERED:
             self._counted.popitem(last=False)
         return True
 
     def canary_ended(self, pool: str, result: str, seconds: float) -> None:
-        """Counts a canary that went through a pool's queue.
+        """Updates metrics at the end of a pool's canary.
 
         Args:
-            pool: Which.
+            pool: The pool.
             result: `good`, or the cause.
-            seconds: How long it took.
+            seconds: Its duration.
         """
         self._metrics.canaries.labels(pool, result).inc()
         self._metrics.canary_duration.labels(pool).observe(seconds)
@@ -139,5 +139,5 @@ class AttemptMetrics:
             self._metrics.canary_good_at.labels(pool).set(time.time())
 
 
-def _word(outcome: Outcome | None) -> str:
+def _label(outcome: Outcome | None) -> str:
     return outcome.kind if outcome is not None else "cancelled"

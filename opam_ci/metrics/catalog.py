@@ -1,23 +1,20 @@
-"""Every metric of ours: its name, its meaning, its labels.
+"""All metrics: names, help texts and labels.
 
-Names and units follow https://prometheus.io/docs/practices/naming/. Labels take values from
-short lists only: kinds, outcomes, causes, pools, states; never packages, pull requests or
-commits. Failures (the submission's) and faults (the CI's) are never one series: they are
-metrics of different names, and `errored` is never counted with `failed`.
+Names and units follow https://prometheus.io/docs/practices/naming/. Labels have few values:
+kinds, outcomes, causes, pools, states; never packages, pull requests or commits. Package failures
+and infrastructure faults are never one series: they are metrics of different names, and `errored`
+is never counted with `failed`.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from opam_ci import __version__
 
-_MINUTE = 60
-_HOUR = 60 * _MINUTE
-
 JOB_BUCKETS = (1, 2, 5, 10, 20, 40, *(60 * n for n in (1.5, 3, 5, 10, 20, 40, 90, 180)))
 """From a lint of a second to the longest build that the time limits allow."""
 
 WAIT_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, *(60 * n for n in (5, 15, 30, 60, 180, 720)))
-"""From an idle pool to a queue that an operator must look at."""
+"""From an idle pool to a queue that needs an operator."""
 
 VERDICT_BUCKETS = (10, 30, *(60 * n for n in (1, 2, 5, 10, 20, 40, 60, 120, 240, 480, 1440)))
 """From a one-line change to a compiler release with all its reverse dependencies."""
@@ -25,13 +22,13 @@ VERDICT_BUCKETS = (10, 30, *(60 * n for n in (1, 2, 5, 10, 20, 40, 60, 120, 240,
 CANARY_BUCKETS = (1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
 
 UNKNOWN = float("nan")
-"""Value of a gauge that nobody has measured: no comparison with it is true."""
+"""Value of a gauge that is not measured: no comparison with it is true."""
 
 
 class Metrics:
     """The metrics of one process, in a registry of its own.
 
-    What a process does not measure (a build worker has no index) is an absent series, or NaN.
+    Metrics that a process does not measure (a build worker has no index) are absent, or NaN.
     """
 
     def __init__(self) -> None:
@@ -49,7 +46,7 @@ class Metrics:
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         gauge = Gauge(name, meaning, labels, registry=self.registry)
         if not labels:
-            # Without labels it is there from the start: not known yet is not 0.
+            # Without labels it is present from the start: unknown is not 0.
             gauge.set(UNKNOWN)
         return gauge
 
@@ -71,23 +68,23 @@ class Metrics:
         )
         self.failures = self._counter(
             "opam_ci_package_failures_total",
-            "Jobs that found a submission at fault, by what about it.",
+            "Jobs that ended with a package failure, by reason.",
             *("pool", "kind", "reason"),
         )
         self.faults = self._counter(
             "opam_ci_infrastructure_faults_total",
-            "Attempts lost to the CI itself, by cause, also where a retry mends it.",
+            "Attempts that ended with an infrastructure fault, by cause, retried ones included.",
             *("pool", "cause"),
         )
         self.attempt_duration = self._histogram(
             "opam_ci_attempt_duration_seconds",
-            "How long attempts ran.",
+            "Duration of attempts.",
             JOB_BUCKETS,
             *("pool", "kind", "outcome"),
         )
         self.wait = self._histogram(
             "opam_ci_job_wait_seconds",
-            "How long attempts waited for a worker after they were due.",
+            "Time that attempts waited in the queue for a worker.",
             WAIT_BUCKETS,
             *("pool", "kind"),
         )
@@ -98,7 +95,7 @@ class Metrics:
     def _of_workers(self) -> None:
         self.worker_info = self._gauge(
             "opam_ci_worker_info",
-            "1, with the name by which evidence and logs know this process.",
+            "1, with the identity of this process in evidence and logs.",
             *("worker", "version"),
         )
         self.worker_state = self._gauge(
@@ -113,7 +110,7 @@ class Metrics:
         )
         self.quarantines = self._counter(
             "opam_ci_worker_quarantines_total",
-            "How often this build worker stepped back from its queue.",
+            "Quarantines of this build worker, by cause.",
             *("pool", "cause"),
         )
         self.disk_free = self._gauge(
@@ -133,21 +130,21 @@ class Metrics:
         )
         self.clock_offset = self._gauge(
             "opam_ci_worker_clock_offset_seconds",
-            "How far this machine's clock is ahead of the Temporal server's.",
+            "Offset of this machine's clock from the Temporal server's; positive if it is ahead.",
         )
         self.canaries = self._counter(
             "opam_ci_canary_runs_total",
-            "Canary builds that went through a pool's queue: good, or bad with the cause.",
+            "Canaries of a pool, by result: good, or the cause of the fault.",
             *("pool", "result"),
         )
         self.canary_good_at = self._gauge(
             "opam_ci_canary_last_success_timestamp_seconds",
-            "When a canary of the pool last came out as it should.",
+            "Time of the pool's last canary with the expected verdicts.",
             "pool",
         )
         self.canary_duration = self._histogram(
             "opam_ci_canary_duration_seconds",
-            "From a canary's start to both its verdicts.",
+            "Time from a canary's start to both its verdicts.",
             CANARY_BUCKETS,
             "pool",
         )
@@ -155,13 +152,14 @@ class Metrics:
     def _of_pull_requests(self) -> None:
         self.verdict_latency = self._histogram(
             "opam_ci_verdict_latency_seconds",
-            "From the start of a head's testing to its first verdict: success, failure, error.",
+            "Time from the start of a head's testing to its first verdict "
+            "(success, failure, error).",
             VERDICT_BUCKETS,
             "state",
         )
         self.rejudged = self._counter(
             "opam_ci_verdicts_rejudged_total",
-            "Verdicts changed by what other jobs showed, by what they are now.",
+            "Verdicts revised in the light of other jobs' verdicts, by new outcome.",
             *("kind", "outcome"),
         )
         self.pull_requests = self._gauge(
@@ -174,7 +172,7 @@ class Metrics:
             "Open pull requests that are green although no build or test of theirs passed.",
         )
         self.undecided = self._gauge(
-            "opam_ci_jobs_undecided", "Jobs without an outcome, by how they stand.", "standing"
+            "opam_ci_jobs_undecided", "Jobs without an outcome, by standing.", "standing"
         )
         self.retries_pending = self._gauge(
             "opam_ci_retries_pending",
@@ -201,7 +199,7 @@ class Metrics:
             "opam_ci_queue_jobs", "Jobs that wait in a queue (Temporal's estimate).", "pool"
         )
         self.queue_workers = self._gauge(
-            "opam_ci_queue_workers", "Workers that have asked a queue for jobs lately.", "pool"
+            "opam_ci_queue_workers", "Workers that polled a queue in the last minutes.", "pool"
         )
         self.collections = self._counter(
             "opam_ci_collections_total",
@@ -210,7 +208,7 @@ class Metrics:
         )
         self.collected_at = self._gauge(
             "opam_ci_collection_last_success_timestamp_seconds",
-            "When a source was last read; its metrics are absent while it cannot be.",
+            "When a source was last read; its metrics are absent while it cannot be read.",
             "source",
         )
 
@@ -222,21 +220,21 @@ class Metrics:
         )
         self.github_remaining = self._gauge(
             "opam_ci_github_rate_limit_remaining",
-            "Requests that GitHub still grants in this window.",
+            "Requests left in GitHub's present rate limit window.",
             "resource",
         )
         self.github_limit = self._gauge(
-            "opam_ci_github_rate_limit", "Requests that GitHub grants in a window.", "resource"
+            "opam_ci_github_rate_limit", "Requests allowed in a rate limit window.", "resource"
         )
         self.github_reset_at = self._gauge(
             "opam_ci_github_rate_limit_reset_timestamp_seconds",
-            "When GitHub's window ends.",
+            "When GitHub's rate limit window ends.",
             "resource",
         )
         self.github_written_at = self._gauge(
-            "opam_ci_github_last_write_timestamp_seconds", "When GitHub last took a write."
+            "opam_ci_github_last_write_timestamp_seconds", "When GitHub last accepted a write."
         )
 
     def name_worker(self, identity: str) -> None:
-        """Says which worker this process is."""
+        """Sets the identity of this process."""
         self.worker_info.labels(worker=identity, version=__version__).set(1)

@@ -1,4 +1,4 @@
-"""What holds for the whole system, read from the index and from Temporal every few seconds."""
+"""Metrics of the whole system, read from the index and from Temporal every few seconds."""
 
 import asyncio
 import logging
@@ -17,16 +17,14 @@ from opam_ci.activities.observe import ORCHESTRATION_POOL
 from opam_ci.clients.index.gauges import EVERY_POOL, IndexState
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
-from opam_ci.core.summary import Standing, State
+from opam_ci.core.summary import UNDECIDED, State
 from opam_ci.metrics.catalog import UNKNOWN, Metrics
 from opam_ci.workflows import options
 
 _log = logging.getLogger(__name__)
 
 COLLECT_INTERVAL = timedelta(seconds=10)
-"""Less than a usual scrape interval of 15 s, so that each scrape sees something new."""
-
-_UNDECIDED = (Standing.QUEUED, Standing.RUNNING, Standing.RETRYING)
+"""Less than a usual scrape interval of 15 s, so that each scrape gets new values."""
 
 Pools = Callable[[], Awaitable[frozenset[str]]]
 
@@ -34,14 +32,13 @@ Pools = Callable[[], Awaitable[frozenset[str]]]
 class Collector:
     """Keeps the gauges of the whole system up to date.
 
-    Where a source cannot be read, its series are dropped until it can: a number from
-    yesterday would look like one of today.
+    While a source cannot be read, its series are dropped: an old number would look current.
 
     Args:
-        metrics: What to set.
+        metrics: The metrics to set.
         read_index: Reads the index; blocks.
-        client: To ask Temporal.
-        pools: Tells which pools there are.
+        client: To Temporal.
+        pools: Returns the pools.
     """
 
     def __init__(
@@ -63,7 +60,7 @@ class Collector:
             await asyncio.sleep(COLLECT_INTERVAL.total_seconds())
 
     async def collect(self) -> None:
-        """Collects once; what cannot be read is counted and said in the log."""
+        """Collects once; a source that cannot be read is counted and logged."""
         await self._from("index", self._index)
         await self._from("temporal", self._queues)
 
@@ -99,7 +96,7 @@ class Collector:
         state = await asyncio.to_thread(self._read_index)
         metrics = self._metrics
         _set(metrics.pull_requests, {each.value: 0 for each in State} | state.pull_requests)
-        _set(metrics.undecided, {each.value: 0 for each in _UNDECIDED} | state.undecided)
+        _set(metrics.undecided, {each.value: 0 for each in UNDECIDED} | state.undecided)
         _set(metrics.retries_pending, {each.value: 0 for each in Cause} | state.retrying)
         _set(metrics.errored, {each.value: 0 for each in Cause} | state.errored)
         metrics.green_unbuilt.set(state.green_unbuilt)
@@ -114,7 +111,7 @@ class Collector:
         queues = {pool: options.build_queue(pool) for pool in await self._pools()}
         queues[ORCHESTRATION_POOL] = options.ORCHESTRATION_QUEUE
         for pool, queue in queues.items():
-            answer = await self._client.workflow_service.describe_task_queue(
+            description = await self._client.workflow_service.describe_task_queue(
                 DescribeTaskQueueRequest(
                     namespace=self._client.namespace,
                     task_queue=TaskQueue(name=queue),
@@ -122,12 +119,12 @@ class Collector:
                     report_stats=True,
                 )
             )
-            stats = answer.stats
+            stats = description.stats
             age = stats.approximate_backlog_age.ToTimedelta().total_seconds()
             self._metrics.queue_age.labels(pool).set(age)
             self._metrics.queue_jobs.labels(pool).set(stats.approximate_backlog_count)
             self._metrics.queue_workers.labels(pool).set(
-                len({poller.identity for poller in answer.pollers})
+                len({poller.identity for poller in description.pollers})
             )
 
 

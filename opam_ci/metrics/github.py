@@ -1,4 +1,4 @@
-"""What GitHub answers, counted on the way: a transport around httpx's own."""
+"""Metrics of requests to GitHub, by a transport around httpx's own."""
 
 import time
 
@@ -14,14 +14,14 @@ _OK = range(200, 400)
 
 
 class MeteredTransport(httpx.AsyncBaseTransport):
-    """Passes requests on and counts how they end.
+    """Forwards requests and counts their results.
 
-    Given to `Requests` (and so to the GitHub client) as its transport. A limit shows as
-    `limited` and is no refusal: GitHub says later, not no.
+    The transport of `Requests` (and so of the GitHub client). A rate limit is counted as
+    `limited`, not as `refused`.
 
     Args:
-        metrics: Where to count.
-        inner: What sends the requests.
+        metrics: The metrics to update.
+        inner: Transport that sends the requests.
     """
 
     def __init__(self, metrics: Metrics, inner: httpx.AsyncBaseTransport | None = None) -> None:
@@ -35,21 +35,21 @@ class MeteredTransport(httpx.AsyncBaseTransport):
         """Sends a request."""
         operation = "read" if request.method in _READS else "write"
         try:
-            answer = await self._inner.handle_async_request(request)
+            response = await self._inner.handle_async_request(request)
         except httpx.HTTPError:
             self._count(operation, "error")
             raise
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        self._note_limits(headers)
-        if answer.status_code in _OK:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        self._set_limits(headers)
+        if response.status_code in _OK:
             self._count(operation, "ok")
             if operation == "write":
                 self._metrics.github_written_at.set(time.time())
-        elif is_limited(answer.status_code, headers, ""):
+        elif is_limited(response.status_code, headers, ""):
             self._count(operation, "limited")
         else:
-            self._count(operation, "refused" if answer.status_code in _REFUSED else "error")
-        return answer
+            self._count(operation, "refused" if response.status_code in _REFUSED else "error")
+        return response
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -58,7 +58,7 @@ class MeteredTransport(httpx.AsyncBaseTransport):
     def _count(self, operation: str, result: str) -> None:
         self._metrics.github_requests.labels(operation, result).inc()
 
-    def _note_limits(self, headers: dict[str, str]) -> None:
+    def _set_limits(self, headers: dict[str, str]) -> None:
         resource = headers.get("x-ratelimit-resource", "core")
         resource = resource if resource in _RESOURCES else "other"
         for gauge, header in (

@@ -1,4 +1,4 @@
-"""A build worker's health as metrics."""
+"""Metrics of a build worker's health."""
 
 from opam_ci.clients.host import HostNeeds, HostReading, check_host, read_host
 from opam_ci.core.health import Finding, Health, WorkerState
@@ -7,10 +7,10 @@ from opam_ci.metrics.catalog import Metrics
 
 
 class HealthMetrics:
-    """Shows the health of a build worker.
+    """Metrics of the health of a build worker.
 
     Args:
-        metrics: What to set.
+        metrics: The metrics to set.
         pools: Pools of the worker.
     """
 
@@ -23,7 +23,7 @@ class HealthMetrics:
                 metrics.quarantines.labels(pool, cause.value)
 
     def show(self, health: Health) -> None:
-        """Shows a changed health; a listener of `WorkerHealth`."""
+        """Updates the metrics; a listener of `WorkerHealth`."""
         before, self._before = self._before, health
         trouble = health.trouble
         for pool in self._pools:
@@ -38,16 +38,16 @@ class HealthMetrics:
 
 
 def _is_another(before: Health, now: Health) -> bool:
-    """Whether a quarantine has begun, and is not the one known before."""
+    """Whether a quarantine has begun that is not the previous one."""
     return before.trouble is None or now.strikes > before.strikes
 
 
 class MeteredHost:
-    """Looks at the host and shows what it sees.
+    """Checks the host and sets its metrics.
 
     Args:
-        metrics: What to set.
-        needs: What the machine must have left.
+        metrics: The metrics to set.
+        needs: Free resources that the host must have.
     """
 
     def __init__(self, metrics: Metrics, needs: HostNeeds) -> None:
@@ -56,11 +56,11 @@ class MeteredHost:
         metrics.disk_needed.set(needs.free_bytes)
         metrics.inodes_needed.set(needs.free_inodes)
 
-    def look(self) -> Finding | None:
-        """Returns what the machine lacks.
+    def check(self) -> Finding | None:
+        """Returns what the host lacks.
 
         Raises:
-            OSError: The file system does not answer.
+            OSError: The file system cannot be read.
         """
         reading = read_host(self._needs.home)
         self._show(reading)

@@ -1,4 +1,4 @@
-"""The HTTP endpoint of a worker process: `/metrics` for Prometheus, `/healthz` for anybody."""
+"""The HTTP endpoint of a worker process: `/metrics` for Prometheus, and `/healthz`."""
 
 import asyncio
 import contextlib
@@ -27,14 +27,14 @@ _HIGHEST_PORT = 65_535
 
 
 class WorkerStatus(Frozen):
-    """What `/healthz` says.
+    """The response of `/healthz`.
 
     Attributes:
-        worker: Identity of the process, as evidence names it.
-        pools: What it builds for; empty for an orchestration worker.
-        state: What it does with jobs.
-        cause: Why it takes none, or what the probe under way is to explain.
-        detail: The same in words.
+        worker: Identity of the process, as in evidence.
+        pools: Pools that it builds for; empty for an orchestration worker.
+        state: Whether it takes jobs.
+        cause: Why it takes none, or the fault that the present probe is to explain.
+        detail: The same as a sentence.
         until: Earliest end of its quarantine.
         strikes: Reasons for quarantines since a job passed.
     """
@@ -49,10 +49,10 @@ class WorkerStatus(Frozen):
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Reads `HOST:PORT`; port 0 lets the system choose one.
+    """Parses `HOST:PORT`; for port 0 the system chooses one.
 
     Raises:
-        UsageError: It is no address.
+        UsageError: The address is invalid.
     """
     host, _, port = text.rpartition(":")
     try:
@@ -62,7 +62,7 @@ def parse_address(text: str) -> tuple[str, int]:
         address, number = None, -1
     if address is None or not 0 <= number <= _HIGHEST_PORT:
         raise UsageError(
-            f"OPAM_CI_METRICS={text!r} is no address: write an IP address and a port, such as "
+            f"OPAM_CI_METRICS={text!r} is not an address: use an IP address and a port, such as "
             "127.0.0.1:9464"
         )
     return str(address), number
@@ -75,8 +75,8 @@ def application(
 
     Args:
         metrics: Of this process.
-        status: Tells how the process is.
-        sdk_url: Where the Temporal SDK shows its own metrics, which are added to ours.
+        status: Returns the state of the process.
+        sdk_url: URL of the Temporal SDK's own metrics, which are appended to ours.
     """
 
     async def show(_request: Request) -> Response:
@@ -96,15 +96,15 @@ async def _sdk_metrics(url: str | None) -> bytes:
         return b""
     try:
         async with httpx.AsyncClient(timeout=_SDK_TIMEOUT_SECONDS) as client:
-            answer = await client.get(url)
+            response = await client.get(url)
     except httpx.HTTPError:
-        # Ours are worth showing alone; the missing ones show as absent series.
+        # Ours are useful without them; the missing ones are absent series.
         return b""
-    return answer.content if answer.is_success else b""
+    return response.content if response.is_success else b""
 
 
 class _Server(uvicorn.Server):
-    """A server beside other work: signals are the process's own business."""
+    """A server within a process that handles signals itself."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -120,7 +120,7 @@ async def serving(app: Starlette, address: tuple[str, int]) -> AsyncIterator[int
         The port.
 
     Raises:
-        UsageError: The port is taken or not ours to use.
+        UsageError: The port is in use or not permitted.
     """
     host, port = address
     config = uvicorn.Config(

@@ -6,10 +6,10 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 
 def runtime_with_metrics() -> tuple[Runtime, str]:
-    """Returns a runtime for the client, and the URL at which the SDK shows its metrics.
+    """Returns a runtime for the client, and the URL of the SDK's metrics.
 
-    The SDK serves them itself and cannot tell which port it got, so a free one is looked
-    for; our own endpoint shows them beside ours.
+    The SDK serves them itself and does not report the port that it got, so a free one is found
+    before; our own endpoint includes them.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,1 +1,1 @@
-"""What listens: webhooks, pages, metrics."""
+"""The receiver of GitHub's webhooks."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -16,7 +17,6 @@ from starlette.routing import Route
 from opam_ci.core.github.action import Action, Ignore, Tracked
 from opam_ci.core.github.decide import UnreadablePayloadError, decide
 from opam_ci.core.github.signature import is_signed
-from opam_ci.web.deliveries import Deliveries
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ BODY_TIMEOUT = timedelta(seconds=10)
 """For the whole body to arrive: GitHub itself gives up then."""
 
 ACCEPT_TIMEOUT = timedelta(seconds=8)
-"""For the action to be accepted, so that the answer is there within GitHub's ten seconds."""
+"""For the action to be accepted, so that the response is within GitHub's ten seconds."""
 
 _LARGE = 256 * 1024
 """Bytes that take about a millisecond to parse."""
 
 _LARGE_AT_ONCE = 8
-"""Larger bodies that are in memory at the same time: nobody without the secret can make this
-process hold more than 200 MiB. Others wait for their turn; usual ones never do."""
+"""Large bodies in memory at the same time: nobody without the secret can make this process hold
+more than 200 MiB. Further ones wait; usual ones never do."""
 
 _DELIVERY = re.compile(r"[A-Za-z0-9-]{1,100}")
 _SIGNATURE = re.compile(r"sha256=[0-9a-f]{64}")
@@ -45,8 +45,18 @@ Accept = Callable[[Action, str], Awaitable[None]]
 called twice with the same delivery."""
 
 
+class Deliveries(Protocol):
+    """Accepted deliveries by their `X-GitHub-Delivery`, which a redelivery keeps."""
+
+    async def is_accepted(self, delivery: str) -> bool:
+        """Whether a delivery was accepted before."""
+
+    async def accept(self, delivery: str) -> None:
+        """Records a delivery whose action is durable; called after that, never before."""
+
+
 class _RefusedError(Exception):
-    """The request gets this answer and nothing is done."""
+    """The request gets this response and nothing is done."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -56,17 +66,17 @@ class _RefusedError(Exception):
 
 @dataclass
 class Webhook:
-    """Checks deliveries and hands on what they ask for.
+    """Checks deliveries and accepts their actions.
 
-    In this order: size, signature, form, delivery id, payload, action. Whatever arrives,
-    the answer is below 500, but where accepting failed: then it is 503, GitHub lists the
-    delivery as failed, and the reconciliation asks for it again.
+    In this order: size, signature, form, delivery id, payload, action. For any request the
+    status of the response is below 500, unless accepting failed: then it is 503, GitHub lists
+    the delivery as failed, and the reconciliation redelivers it.
 
     Attributes:
-        secret: The webhook's secret; empty, everything is refused.
-        tracked: What this CI is responsible for.
+        secret: The webhook's secret; if empty, every request is rejected.
+        tracked: The repository and branch that this CI tests.
         accept: Makes an action durable.
-        deliveries: Which were accepted before.
+        deliveries: Accepted deliveries.
         accept_timeout: For `accept`.
     """
 
@@ -90,22 +100,22 @@ class Webhook:
             body = await self._signed_body(request, held)
             event, delivery = _identity(request)
         except _RefusedError as refused:
-            answer = _answer(refused.status, refused.reason)
-            # What is left of the body must not be read either, not even to be thrown away.
-            answer.headers["connection"] = "close"
-            return answer
-        # The same delivery twice at once: the second one waits for what the first comes to.
+            response = _response(refused.status, refused.reason)
+            # The rest of the body must not be read, not even to be discarded.
+            response.headers["connection"] = "close"
+            return response
+        # The same delivery twice at once: the second one waits for the response to the first.
         task = self._under_way.get(delivery)
         if task is None:
             task = asyncio.create_task(self._handle(event, delivery, body))
             self._under_way[delivery] = task
             task.add_done_callback(lambda _: self._under_way.pop(delivery, None))
-        # A client that hangs up must not take a half-accepted delivery with it.
+        # A client that disconnects must not cancel a half-accepted delivery.
         return await asyncio.shield(task)
 
     async def _signed_body(self, request: Request, held: contextlib.AsyncExitStack) -> bytes:
         signature = request.headers.get("x-hub-signature-256", "")
-        # Without the look of a signature nothing is read, let alone kept.
+        # Without a well-formed signature nothing is read, let alone kept.
         if _SIGNATURE.fullmatch(signature):
             body = await self._read(request, held)
             if is_signed(self.secret, body, signature):
@@ -113,9 +123,9 @@ class Webhook:
         raise _RefusedError(401, "the signature is missing or wrong: check the secret")
 
     async def _read(self, request: Request, held: contextlib.AsyncExitStack) -> bytes:
-        """Returns the body, which is never more than the limit in memory."""
+        """Returns the body; never more than the limit is in memory."""
         declared = request.headers.get("content-length", "0")
-        # A length that is no number is the server's to refuse; what arrives is counted anyway.
+        # The server rejects a length that is not a number; received bytes are counted anyway.
         if declared.isdecimal() and int(declared[:20]) > BODY_LIMIT:
             raise _RefusedError(413, "larger than 25 MiB")
         body = bytearray()
@@ -137,40 +147,40 @@ class Webhook:
 
     async def _handle(self, event: str, delivery: str, body: bytes) -> Response:
         try:
-            # A large payload must not hold up the others.
+            # A large payload must not block the others.
             action = (
                 await asyncio.to_thread(decide, event, body, self.tracked)
                 if len(body) > _LARGE
                 else decide(event, body, self.tracked)
             )
         except UnreadablePayloadError as error:
-            _LOG.warning("delivery %s refused: %s", delivery, error)
-            return _answer(400, str(error))
+            _LOG.warning("delivery %s rejected: %s", delivery, error)
+            return _response(400, str(error))
         if isinstance(action, Ignore):
             _LOG.info("delivery %s ignored: %s", delivery, action.reason)
-            return _answer(200, action.reason, action="ignore")
+            return _response(200, action.reason, action="ignore")
         return await self._accepted(action, delivery)
 
     async def _accepted(self, action: Action, delivery: str) -> Response:
         try:
             async with asyncio.timeout(self.accept_timeout.total_seconds()):
                 if await self.deliveries.is_accepted(delivery):
-                    return _answer(200, "accepted before", action=action.kind)
+                    return _response(200, "accepted before", action=action.kind)
                 await self.accept(action, delivery)
                 await self.deliveries.accept(delivery)
-        except Exception:  # noqa: BLE001 - whatever it is, GitHub must know that it was not accepted
+        except Exception:  # noqa: BLE001 - after any error GitHub must redeliver
             _LOG.exception("delivery %s is not accepted: %s", delivery, action.kind)
-            return _answer(503, "not accepted: to be delivered again", action=action.kind)
-        return _answer(202, "accepted", action=action.kind)
+            return _response(503, "not accepted: it will be redelivered", action=action.kind)
+        return _response(202, "accepted", action=action.kind)
 
 
 def application(webhook: Webhook) -> Starlette:
-    """Returns the receiver alone: `POST /webhook` and `GET /healthz`."""
+    """Returns an application of the receiver alone: `POST /webhook` and `GET /healthz`."""
     return Starlette(routes=routes(webhook))
 
 
 def routes(webhook: Webhook) -> list[Route]:
-    """Returns the receiver's routes, for an application that has others too."""
+    """Returns the receiver's routes, for an application with further ones."""
     return [
         Route("/webhook", webhook.receive, methods=["POST"]),
         Route("/healthz", _healthz, methods=["GET"]),
@@ -178,11 +188,11 @@ def routes(webhook: Webhook) -> list[Route]:
 
 
 async def _healthz(_request: Request) -> Response:
-    """Says that the process answers; whether GitHub and Temporal do is for the metrics."""
+    """Responds whenever the process does; metrics show whether GitHub and Temporal do."""
     return JSONResponse({"status": "ok"})
 
 
-def _answer(status: int, reason: str, **more: str) -> Response:
+def _response(status: int, reason: str, **more: str) -> Response:
     return JSONResponse({"reason": reason, **more}, status_code=status)
 
 
@@ -194,5 +204,5 @@ def _identity(request: Request) -> tuple[str, str]:
     event = request.headers.get("x-github-event", "")
     delivery = request.headers.get("x-github-delivery", "")
     if not _EVENT.fullmatch(event) or not _DELIVERY.fullmatch(delivery):
-        raise _RefusedError(400, "X-GitHub-Event or X-GitHub-Delivery is missing or no name")
+        raise _RefusedError(400, "X-GitHub-Event or X-GitHub-Delivery is missing or invalid")
     return event, delivery

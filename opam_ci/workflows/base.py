@@ -1,7 +1,7 @@
-"""What the workflows of pull requests and platforms have in common.
+"""Shared code of the workflows.
 
-Tasks whose bugs fail the workflow task, records that wait for the index, questions that can be
-given up, and signals to workflows that may have ended.
+Tasks whose bugs fail the workflow task, a backlog of writes to the index, activities on the index
+that can be abandoned, and signals to workflows that may have ended.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ class Tasks:
     """Tasks of a workflow.
 
     Attributes:
-        crash: A bug that ended one of them: the workflow task must fail of it, and goes on with
-            mended code. It is no failure of the workflow.
+        crash: Exception of a bug that ended one of them: the workflow task must fail with it, and
+            continues with fixed code. The workflow itself does not fail.
     """
 
     def __init__(self) -> None:
-        # A dict, since the order of a set of tasks differs from replay to replay.
+        # A dict, since the order of a set differs from replay to replay.
         self._tasks: dict[asyncio.Task[None], None] = {}
         self.crash: BaseException | None = None
 
@@ -49,16 +49,16 @@ class Tasks:
         return task
 
     def check(self) -> None:
-        """Fails if a task crashed.
+        """Raises if a task crashed.
 
         Raises:
-            RuntimeError: One did.
+            RuntimeError: A task crashed.
         """
         if self.crash is not None:
             raise RuntimeError("a task of the workflow crashed") from self.crash
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Waits for a condition, or fails when a task crashes meanwhile."""
+        """Waits for a condition; raises if a task crashes meanwhile."""
         await workflow.wait_condition(lambda: self.crash is not None or condition())
         self.check()
 
@@ -69,7 +69,7 @@ class Tasks:
 
 
 class Records:
-    """What is to be written to the index, in order; an index that is away holds nothing else up.
+    """Backlog of writes to the index, in order, so that an index outage blocks nothing else.
 
     Args:
         written: Called with the rows of each batch once they are in the index.
@@ -85,12 +85,12 @@ class Records:
         """Whether everything is written."""
         return not self._backlog
 
-    def add(self, what: RowBatch | SettleJobs) -> None:
-        """Has something written after all that was added before."""
-        self._backlog.append(what)
+    def add(self, write: RowBatch | SettleJobs) -> None:
+        """Adds a write after all that were added before."""
+        self._backlog.append(write)
 
     def end(self) -> None:
-        """Lets `run` end once everything is written."""
+        """Makes `run` end once everything is written."""
         self._ended = True
 
     async def run(self) -> None:
@@ -112,31 +112,31 @@ class Records:
                 self._written(rows)
 
 
-async def ask(
+async def run_unless(
+    is_abandoned: Callable[[], bool],
     tasks: Tasks,
     method: Callable[[JobActivities, Any], Coroutine[Any, Any, T]],
-    given: Frozen,
-    give_up: Callable[[], bool],
+    message: Frozen,
     how: options.PlainActivity | None = None,
 ) -> T | None:
-    """Asks the index, which may be away for hours.
+    """Runs an activity on the index, which may be unavailable for hours, unless it is abandoned.
 
     Args:
+        is_abandoned: Whether the result is no longer wanted.
         tasks: Of the workflow.
-        method: Which activity.
-        given: Its input.
-        give_up: Whether the answer is no longer wanted.
+        method: The activity.
+        message: Its input.
         how: Options of the activity; None for those of a short one.
 
     Returns:
-        The answer; None if it was given up.
+        The result; None if it was abandoned.
     """
     how = how or options.index_activity("jobs in the index")
-    handle = workflow.start_activity_method(method, given, **how)
-    await tasks.until(lambda: handle.done() or give_up())
+    handle = workflow.start_activity_method(method, message, **how)
+    await tasks.until(lambda: handle.done() or is_abandoned())
     if handle.done():
-        answer: T = await handle
-        return answer
+        result: T = await handle
+        return result
     # Its result is not needed any more.
     handle.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     handle.cancel()
@@ -145,18 +145,14 @@ async def ask(
     return None
 
 
-async def told(workflow_id: str, signal: str, said: Frozen | int | None = None) -> bool:
-    """Sends a signal; False where nobody is left to hear it.
-
-    Args:
-        workflow_id: To whom.
-        signal: Its name.
-        said: What it carries.
-    """
+async def signal_if_running(
+    workflow_id: str, signal: str, message: Frozen | int | None = None
+) -> bool:
+    """Sends a signal; returns False if the workflow has ended."""
     handle = workflow.get_external_workflow_handle(workflow_id)
     try:
-        await handle.signal(signal, args=[] if said is None else [said])
+        await handle.signal(signal, args=[] if message is None else [message])
     except FailureError:
-        workflow.logger.info("%s has ended and hears no %s", workflow_id, signal)
+        workflow.logger.info("%s has ended; signal %s not sent", workflow_id, signal)
         return False
     return True

@@ -1,4 +1,4 @@
-"""CanaryWorkflow: one good and one bad package through a pool's queue, like any job."""
+"""CanaryWorkflow: builds one good and one bad package in a pool, by its queue, like any job."""
 
 import asyncio
 
@@ -23,14 +23,14 @@ _PACKAGES = (canary.GOOD, canary.BAD)
 
 @workflow.defn
 class CanaryWorkflow:
-    """Finds out whether a pool still tells a good package from a bad one."""
+    """Tests whether a pool can tell a good package from a bad one."""
 
     @workflow.run
     async def run(self, platform: Platform) -> CanaryResult:
-        """Builds both packages once and says what is wrong with the pool, if anything.
+        """Builds both packages once and reports what is wrong with the pool, if anything.
 
         Args:
-            platform: What to build on; its pool is the one that is tested.
+            platform: Platform to build on; its pool is tested.
         """
         started_at = workflow.now()
         try:
@@ -99,6 +99,6 @@ class CanaryWorkflow:
         except ActivityError as error:
             if boundary.is_cancelled(error):
                 raise
-            found = boundary.report_of(error)
+            found = boundary.report_in(error.cause)
             outcome = found.outcome if found else boundary.outcome_without_report(error)
         return canary.finding(package, outcome)

@@ -1,36 +1,33 @@
-"""DeliveryWorkflow and ReconcileWorkflow: what is asked of the CI as a whole."""
+"""DeliveryWorkflow and ReconcileWorkflow: deliveries that need GitHub, and reconciliation."""
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.github import GitHubActivities
-    from opam_ci.core.github.messages import Carried, Delivered, Reconciled, ReconcileTask
+    from opam_ci.core.github.messages import DeliveryResult, DeliveryTask, Reconciled, ReconcileTask
     from opam_ci.workflows import options
     from opam_ci.workflows.pause import pause
 
 
 @workflow.defn
 class DeliveryWorkflow:
-    """Carries out what a delivery asks for and what needs GitHub's word first.
+    """Executes the action of a delivery that needs requests to GitHub.
 
     Its id is the delivery's, so that a redelivery does nothing twice.
     """
 
     @workflow.run
-    async def run(self, given: Delivered) -> Carried:
-        """Carries an action out, and looks at it again where that is asked for.
-
-        Args:
-            given: What the delivery asks for.
+    async def run(self, delivered: DeliveryTask) -> DeliveryResult:
+        """Executes an action, and repeats it if its result demands that.
 
         Returns:
-            What was done last.
+            The last result.
         """
         while True:
             done = await workflow.execute_activity_method(
                 GitHubActivities.carry_out,
-                given,
-                summary=given.action.kind,
+                delivered,
+                summary=delivered.action.kind,
                 **options.github_activity(),
             )
             if done.again_at is None:
@@ -40,21 +37,14 @@ class DeliveryWorkflow:
 
 @workflow.defn
 class ReconcileWorkflow:
-    """Makes up for what webhooks did not say: run at the start and on a schedule."""
+    """Resyncs with GitHub to recover missed webhooks: at the start and on a schedule."""
 
     @workflow.run
-    async def run(self, given: ReconcileTask) -> Reconciled:
-        """Compares GitHub with the workflows.
-
-        Args:
-            given: How far back.
-
-        Returns:
-            What was found.
-        """
+    async def run(self, task: ReconcileTask) -> Reconciled:
+        """Compares GitHub with the workflows."""
         return await workflow.execute_activity_method(
             GitHubActivities.reconcile,
-            given,
+            task,
             summary="compare GitHub with the workflows",
             **options.reconcile_activity(),
         )

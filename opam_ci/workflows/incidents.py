@@ -1,17 +1,16 @@
-"""IncidentWorkflow: looks after one incident until what it hit has been restarted."""
+"""IncidentWorkflow: follows one incident until the jobs that it hit have been restarted."""
 
 import asyncio
 from collections import Counter
 from datetime import datetime
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.incidents import IncidentActivities
     from opam_ci.core.incidents.messages import (
-        IncidentLook,
         IncidentState,
+        IncidentStatus,
         ResolveIncident,
         SentCanary,
     )
@@ -27,7 +26,8 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.selector import RestartAsker
     from opam_ci.core.text import incident_details
     from opam_ci.workflows import options
-    from opam_ci.workflows.pause import came_true
+    from opam_ci.workflows.base import signal_if_running
+    from opam_ci.workflows.pause import wait_for
 
 _STRAGGLER_ROUNDS = 3
 
@@ -36,14 +36,14 @@ _STRAGGLER_ROUNDS = 3
 class IncidentWorkflow:
     """Probes an incident, resolves it, and restarts exactly the jobs that it hit.
 
-    What probes is a job that it hit: while some wait for their automatic retry these do,
-    and after that one is restarted from time to time as a canary. Signal: `repaired`.
+    The probes are jobs that it hit: their automatic retries, and after these one job that is
+    restarted from time to time as a canary. Signal: `repaired`.
     """
 
     @workflow.init
     def __init__(self, state: IncidentState) -> None:
         self._state = state
-        self._said_by: str | None = None
+        self._repaired_by: str | None = None
         self._sent: Counter[HitKey] = Counter(
             {(each.revision, each.job): each.times for each in state.sent}
         )
@@ -51,42 +51,42 @@ class IncidentWorkflow:
 
     @workflow.signal
     def repaired(self, by: str | None = None) -> None:
-        """Somebody says that it is repaired: one canary, then all the others.
+        """An operator reports that it is repaired: one canary, then all the others.
 
         Args:
-            by: Who says so.
+            by: The operator.
         """
-        self._said_by = by or "an operator"
+        self._repaired_by = by or "an operator"
 
     @workflow.run
     async def run(self, state: IncidentState) -> int:
         """Runs until the incident is resolved and its jobs are restarted.
 
         Args:
-            state: Which incident, and what a run before this one knew.
+            state: The incident, with the state of the previous run.
 
         Returns:
-            How many jobs it restarted, canaries among them.
+            Number of restarted jobs, canaries included.
         """
         while True:
             sent = self._sent.total()
-            look = await self._look()
-            if look.incident is None:
+            status = await self._read_status()
+            if status.incident is None:
                 return state.restarted
-            resolved = not look.incident.is_open
+            resolved = not status.incident.is_open
             if not resolved:
-                resolved = await self._is_repaired(look)
+                resolved = await self._is_repaired(status)
             if resolved:
                 await self._restart_all()
                 return state.restarted
-            if self._is_told():
+            if self._is_reported_repaired():
                 continue
             if self._sent.total() > sent:
-                # What the canary comes to is the others' answer too: it is asked for soon.
+                # The outcome of the canary counts for the others too: it is checked soon.
                 self._pause = state.pace.probe_first
-            if not await came_true(self._is_told, limit=self._pause):
+            if not await wait_for(self._is_reported_repaired, limit=self._pause):
                 self._pause = min(2 * self._pause, state.pace.probe_maximum)
-            if not self._is_told() and workflow.info().is_continue_as_new_suggested():
+            if not self._is_reported_repaired() and workflow.info().is_continue_as_new_suggested():
                 state.pause = self._pause
                 state.sent = tuple(
                     SentCanary(revision=revision, job=job, times=times)
@@ -94,40 +94,40 @@ class IncidentWorkflow:
                 )
                 workflow.continue_as_new(state)
 
-    def _is_told(self) -> bool:
-        return self._said_by is not None
+    def _is_reported_repaired(self) -> bool:
+        return self._repaired_by is not None
 
-    async def _is_repaired(self, look: IncidentLook) -> bool:
+    async def _is_repaired(self, status: IncidentStatus) -> bool:
         """Resolves the incident if there is evidence; else sends a canary if none runs."""
-        incident = look.incident
+        incident = status.incident
         if incident is None:
             return False
-        if look.recovered:
-            return await self._resolve("a job that got through")
-        if self._said_by is not None:
-            said_by, self._said_by = self._said_by, None
-            if await self._canary_lives(look, incident.last_seen_at):
-                return await self._resolve(said_by)
-            self._note(f"{said_by} said that it is repaired, and the canary met the fault again")
+        if status.recovered:
+            return await self._resolve("a job that succeeded")
+        if self._repaired_by is not None:
+            repaired_by, self._repaired_by = self._repaired_by, None
+            if await self._canary_survives(status, incident.last_seen_at):
+                return await self._resolve(repaired_by)
+            self._note(f"reported as repaired by {repaired_by}, but the canary met the fault again")
             return False
-        if look.hit:
-            if not look.undecided and self._may_probe(incident):
-                await self._send_canary(look)
+        if status.hit:
+            if not status.undecided and self._may_probe(incident):
+                await self._send_canary(status)
                 state = self._state
                 pause = state.canary_pause or state.pace.probe_first
                 state.next_canary_at = workflow.now() + pause
                 state.canary_pause = min(2 * pause, state.pace.probe_maximum)
             return False
         quiet = workflow.now() - incident.last_seen_at >= self._state.pace.quiet
-        return quiet and not look.undecided and await self._resolve("all jobs recovered")
+        return quiet and not status.undecided and await self._resolve("all jobs recovered")
 
     def _may_probe(self, incident: Incident) -> bool:
-        """Whether the last canary is long enough ago, or for the first one the last fault."""
+        """Whether the last canary, or for the first one the last fault, is long enough ago."""
         first_at = incident.last_seen_at + self._state.pace.probe_first
         return workflow.now() >= (self._state.next_canary_at or first_at)
 
-    async def _send_canary(self, look: IncidentLook) -> bool:
-        canary = canary_of(look.hit, self._sent)
+    async def _send_canary(self, status: IncidentStatus) -> bool:
+        canary = canary_of(status.hit, self._sent)
         if canary is None:
             return False
         self._sent[key_of(canary)] += 1
@@ -135,14 +135,14 @@ class IncidentWorkflow:
             await self._send(order, RestartAsker.CANARY)
         return True
 
-    async def _canary_lives(self, look: IncidentLook, last_seen_at: datetime) -> bool:
-        """Restarts one job and watches whether it meets the fault again at once."""
-        if not await self._send_canary(look):
+    async def _canary_survives(self, status: IncidentStatus, last_seen_at: datetime) -> bool:
+        """Restarts one job and returns whether it does not meet the fault again at once."""
+        if not await self._send_canary(status):
             return True
         rounds = int(options.CANARY_PATIENCE / options.CANARY_LOOK_INTERVAL)
         for _ in range(rounds):
             await workflow.sleep(options.CANARY_LOOK_INTERVAL)
-            now = await self._look()
+            now = await self._read_status()
             if now.incident is None or now.incident.last_seen_at > last_seen_at:
                 return False
             if now.recovered:
@@ -150,10 +150,10 @@ class IncidentWorkflow:
         return True
 
     async def _restart_all(self) -> None:
-        """Restarts what is left, some at a time; looks again for what was told late."""
+        """Restarts the jobs in windows; then those whose loss was recorded late."""
         for _ in range(_STRAGGLER_ROUNDS):
-            look = await self._look()
-            plan = restart_plan(look.hit)
+            status = await self._read_status()
+            plan = restart_plan(status.hit)
             windows = plan.windows
             if plan.canary is not None:
                 windows = ((plan.canary,), *windows)
@@ -163,31 +163,33 @@ class IncidentWorkflow:
                 )
                 await workflow.sleep(options.RESTART_WINDOW_PAUSE)
             if plan.spent:
-                self._note(f"{len(plan.spent)} jobs have had their automatic restarts")
+                self._note(
+                    f"{len(plan.spent)} jobs have reached their limit of automatic restarts: "
+                    "restart them with `opam-ci restart`"
+                )
             await workflow.sleep(options.STRAGGLER_PAUSE)
-            if not restart_plan((await self._look()).hit).jobs:
+            if not restart_plan((await self._read_status()).hit).jobs:
                 return
 
     async def _send(self, order: RestartOrder, asker: RestartAsker) -> None:
-        handle = workflow.get_external_workflow_handle(order.workflow_id)
-        try:
-            await handle.signal("restart", order.selector(asker=asker))
-        except FailureError:
-            self._note(f"{order.workflow_id} is gone; it needs no restart")
-            return
-        self._state.restarted += len(order.jobs)
+        if await signal_if_running(order.workflow_id, "restart", order.selector(asker=asker)):
+            self._state.restarted += len(order.jobs)
+        else:
+            self._note(f"{order.workflow_id} has ended: no restart needed")
 
-    async def _look(self) -> IncidentLook:
-        look = await workflow.execute_activity_method(
+    async def _read_status(self) -> IncidentStatus:
+        status = await workflow.execute_activity_method(
             IncidentActivities.look_at_incident,
             self._state.incident,
             **options.index_activity("look at the incident"),
         )
-        if look.incident is not None:
+        if status.incident is not None:
             workflow.set_current_details(
-                incident_details(look.incident, len(look.hit), look.undecided, self._state.notes)
+                incident_details(
+                    status.incident, len(status.hit), status.undecided, self._state.notes
+                )
             )
-        return look
+        return status
 
     async def _resolve(self, by: str) -> bool:
         return await workflow.execute_activity_method(

@@ -1,4 +1,4 @@
-"""Runs jobs within a workflow: attempts, retries that are hurried, lost workers, cancellations."""
+"""Runs jobs within a workflow: attempts, early retries, lost workers, cancellations."""
 
 import asyncio
 from dataclasses import dataclass
@@ -49,11 +49,11 @@ class _Running:
     """An activity under way.
 
     Attributes:
-        jobs: What it does; more than one job for lint alone.
+        jobs: Its jobs; more than one only for lint.
         handle: The activity.
         again: Starts the jobs in another round once it is cancelled.
-        verdict: What its job is known to come to.
-        by: Who cancelled it.
+        verdict: The outcome of its job, if known already.
+        by: Why it was cancelled.
     """
 
     jobs: tuple[Job, ...]
@@ -67,9 +67,9 @@ class JobRunner:
     """Runs jobs of a table, a bounded number at once.
 
     Args:
-        state: To whom the jobs belong, and how to run them; its platform may change.
+        state: Testing and options of the jobs; its platform may change.
         table: The jobs in hand.
-        in_flight: Activities at once.
+        in_flight: Maximum number of activities at once.
     """
 
     def __init__(self, state: PlatformState, table: JobTable, *, in_flight: int) -> None:
@@ -82,32 +82,32 @@ class JobRunner:
         if state.platform is not None:
             self._timeouts = checks.timeouts.with_limits(state.platform.timeouts)
 
-    def attempt_faulted(self, said: AttemptFaulted) -> None:
-        """Notes that an attempt met an infrastructure fault."""
-        for job in self._jobs_of(said.job):
-            self._table.fault(job.id, said)
+    def attempt_faulted(self, event: AttemptFaulted) -> None:
+        """Records that an attempt met an infrastructure fault."""
+        for job in self._jobs_of(event.job):
+            self._table.fault(job.id, event)
 
-    def attempt_started(self, said: AttemptStarted) -> None:
-        """Notes an attempt after the first; the one before may have lost its worker."""
-        for job in self._jobs_of(said.job):
-            self._table.started(job.id, said)
-        running = self._running.get(said.job)
-        if running is None or self._table[said.job].round != said.round:
+    def attempt_started(self, event: AttemptStarted) -> None:
+        """Records an attempt after the first; the one before may have lost its worker."""
+        for job in self._jobs_of(event.job):
+            self._table.started(job.id, event)
+        running = self._running.get(event.job)
+        if running is None or self._table[event.job].round != event.round:
             return
-        running.verdict = self._table.killer(said.job)
+        running.verdict = self._table.killer(event.job)
         if running.verdict is not None:
             running.handle.cancel()
 
-    def hurry(self, said: RestartJobs) -> None:
-        """Starts what waits for its automatic retry at once."""
+    def retry_now(self, message: RestartJobs) -> None:
+        """Starts the selected jobs that wait for their automatic retry at once."""
         for running in self._running.values():
             rows = [self._table[job.id] for job in running.jobs]
-            if any(said.selector.takes_waiting(row) for row in rows):
-                running.again = said
+            if any(message.selector.takes_waiting(row) for row in rows):
+                running.again = message
                 running.handle.cancel()
 
     def cancel(self, job_id: str, by: CancelledBy) -> bool:
-        """Cancels the activity of a job; False if none is under way for it alone."""
+        """Cancels the activity that began with a job; False if there is none."""
         running = self._running.get(job_id)
         if running is None:
             return False
@@ -122,8 +122,8 @@ class JobRunner:
             jobs: One, or lint of several packages.
 
         Returns:
-            What the activity answered, None if it failed: then the jobs are decided. The caller
-            decides them otherwise, with `reports_of`.
+            The result of the activity, None if it failed: then the jobs are decided. Otherwise
+            the caller decides them, with `reports_of`.
 
         Raises:
             asyncio.CancelledError: The workflow is cancelled; the processes are gone.
@@ -139,10 +139,10 @@ class JobRunner:
                 except ActivityError as error:
                     again = running.again
                     if again is not None and boundary.is_cancelled(error):
-                        self._again(jobs, again)
+                        self._restart(jobs, again)
                         continue
                     for job in jobs:
-                        self._table.decide(job.id, self._came_to(running, job, error))
+                        self._table.decide(job.id, self._report(running, job, error))
                     return None
                 finally:
                     del self._running[jobs[0].id]
@@ -151,10 +151,10 @@ class JobRunner:
         running = self._running.get(job_id)
         return running.jobs if running is not None else ()
 
-    def _again(self, jobs: tuple[Job, ...], said: RestartJobs) -> None:
+    def _restart(self, jobs: tuple[Job, ...], message: RestartJobs) -> None:
         for job in jobs:
-            automatic = said.selector.asker.charged(self._table[job.id].automatic)
-            self._table.restart(job.id, round_=said.round, automatic=automatic)
+            automatic = message.selector.asker.charged(self._table[job.id].automatic)
+            self._table.restart(job.id, round_=message.round, automatic=automatic)
 
     def _start(self, jobs: tuple[Job, ...]) -> ActivityHandle[Any]:
         state, job = self._state, jobs[0]
@@ -218,16 +218,16 @@ class JobRunner:
             timeouts=self._timeouts,
             archive_mirrors=checks.archive_mirrors,
             only_mirrored=checks.only_mirrored,
-            # A list in every job of a large pull request would be most of its history.
+            # Only there: in every job of a large pull request it would be most of its history.
             submitted=self._submitted if job.kind is JobKind.LIST_REVDEPS else (),
             build_cache=checks.build_cache,
         )
 
-    def _came_to(self, running: _Running, job: Job, error: ActivityError) -> JobReport:
+    def _report(self, running: _Running, job: Job, error: ActivityError) -> JobReport:
         now = workflow.now()
         row = self._table[job.id]
-        report = boundary.report_of(error)
-        # One more fault changes nothing; an attempt that got through has the last word.
+        report = boundary.report_in(error.cause)
+        # A further fault does not change the verdict; an attempt that succeeded does.
         if running.verdict is not None and (report is None or report.outcome.kind == "errored"):
             return report_for(row, running.verdict, now)
         if report is not None:
@@ -243,23 +243,23 @@ class JobRunner:
         return report_for(row, self._table.killer(job.id) or errored, now)
 
 
-def reports_of(answer: Any, jobs: tuple[Job, ...]) -> dict[str, JobReport]:
-    """Returns the report of each job from what its activity answered, by the job's id."""
-    if isinstance(answer, JobReport):
-        return {jobs[0].id: answer}
-    if not isinstance(answer, LintReport):
-        report: JobReport = answer.report
+def reports_of(result: Any, jobs: tuple[Job, ...]) -> dict[str, JobReport]:
+    """Returns the report of each job, by its id, from the result of their activity."""
+    if isinstance(result, JobReport):
+        return {jobs[0].id: result}
+    if not isinstance(result, LintReport):
+        report: JobReport = result.report
         return {jobs[0].id: report}
-    verdicts = {verdict.package: verdict.outcome for verdict in answer.verdicts}
-    nothing = lost_verdict("lint said nothing about the package")
+    verdicts = {verdict.package: verdict.outcome for verdict in result.verdicts}
+    missing = lost_verdict("lint returned no verdict for the package")
     return {
-        job.id: answer.report.model_copy(update={"outcome": verdicts.get(job.package, nothing)})
+        job.id: result.report.model_copy(update={"outcome": verdicts.get(job.package, missing)})
         for job in jobs
     }
 
 
 def report_for(row: JobStatus, outcome: Outcome, now: datetime) -> JobReport:
-    """Returns a report of a job's last attempt with an outcome that the workflow gives it."""
+    """Synthesises the report of a job's last attempt, which failed without returning one."""
     return JobReport(
         outcome=outcome,
         attempt=max(row.attempt, 1),
@@ -271,5 +271,5 @@ def report_for(row: JobStatus, outcome: Outcome, now: datetime) -> JobReport:
 
 
 def lost_verdict(detail: str) -> Errored:
-    """Returns the outcome of a job of which nobody says any more what it came to."""
+    """Returns the outcome of a job whose verdict was lost."""
     return Errored(cause=Cause.UNKNOWN, evidence=Evidence(rule="no-verdict", detail=detail))

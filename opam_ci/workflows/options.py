@@ -1,4 +1,4 @@
-"""Every timeout, retry policy, priority and queue name of the workflows, in one place."""
+"""Timeouts, retry policies, priorities and queue names of the workflows."""
 
 from datetime import timedelta
 from typing import TypedDict
@@ -23,43 +23,42 @@ CI_STATE = SearchAttributeKey.for_keyword("CiState")
 CI_CAUSES = SearchAttributeKey.for_keyword_list("CiCauses")
 CI_HEAD = SearchAttributeKey.for_keyword("CiHead")
 GITHUB_QUEUE = "opam-ci-github"
-"""Task queue of the activities that talk to GitHub: only workers that can do so poll it."""
+"""Task queue of the activities that use GitHub's API: only workers with credentials poll it."""
 
 SEARCH_ATTRIBUTES = (CI_REPO, CI_PULL_REQUEST, CI_STATE, CI_CAUSES, CI_HEAD)
-"""By these, operators find and restart pull requests with the stock tools."""
+"""With these, operators find and restart pull requests with the stock tools."""
 
 REPOSITORY_TIMEOUT = timedelta(minutes=15)
-"""Longest run of an analysis, lint or export: seconds in practice, but the largest pull
-request on a cold clone must not be cut off."""
+"""For an analysis, lint or export: seconds in practice, but the largest pull request on a cold
+clone must not be cut off."""
 
 IMAGE_TIMEOUT = timedelta(minutes=2)
-"""Longest search for an image's digest: some requests of half a minute each."""
+"""For the search for an image's digest: some requests of half a minute each."""
 
 RECORD_TIMEOUT = timedelta(seconds=30)
-"""Longest write of one batch to the index."""
+"""For the write of one batch to the index."""
 
 WRITE_PATIENCE = timedelta(seconds=1)
-"""How long the last verdicts of a platform are held back so that they are told once, as written:
-milliseconds as a rule, hours where the index is away."""
+"""How long the final report of a platform is delayed so that its verdicts are reported once, as
+recorded: milliseconds as a rule, hours during an index outage."""
 
 PLAN_TIMEOUT = timedelta(minutes=30)
-"""Longest time in which the jobs of a head are put into the index: those of ten thousand packages
-on many platforms take some minutes."""
+"""For adding the jobs of a head to the index: those of ten thousand packages on many platforms
+take some minutes."""
 
 PLAN_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
-"""Silence after which whoever does that counts as lost; a portion takes some hundred
-milliseconds."""
+"""Heartbeat timeout of that; a batch takes some hundred milliseconds."""
 
 RECORD_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     backoff_coefficient=2,
     maximum_interval=timedelta(minutes=2),
 )
-"""The index may be down for hours: nothing is lost, so there is no last attempt."""
+"""The index may be unavailable for hours: nothing is lost, so there is no last attempt."""
 
 GITHUB_TIMEOUT = timedelta(minutes=10)
-"""Longest run of one attempt to tell GitHub something: some requests of a minute each, and a
-check run with a thousand annotations."""
+"""For one attempt to post to GitHub: some requests of a minute each, and a check run with a
+thousand annotations."""
 
 GITHUB_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=5),
@@ -67,18 +66,18 @@ GITHUB_RETRY = RetryPolicy(
     maximum_interval=timedelta(minutes=5),
     non_retryable_error_types=[GITHUB_REFUSED],
 )
-"""GitHub may be down for hours: nothing is lost, so there is no last attempt. Where GitHub
-says when to come back, the error says so."""
+"""GitHub may be unavailable for hours: nothing is lost, so there is no last attempt. A
+`retry-after` of GitHub's is passed on in the error."""
 
 GITHUB_HEARTBEAT_TIMEOUT = timedelta(seconds=20)
-"""Silence after which a worker that asks GitHub counts as lost; all that is asked may be asked
-twice. One that writes states has more, see `PostingOptions.heartbeat_timeout`."""
+"""Heartbeat timeout of requests to GitHub, all of which may be repeated. For posting statuses it
+is longer, see `PostingOptions.heartbeat_timeout`."""
 
 RECONCILE_TIMEOUT = timedelta(minutes=30)
-"""Longest comparison of all open pull requests with the workflows."""
+"""For the comparison of all open pull requests with the workflows."""
 
 POSTING_PATIENCE = timedelta(days=1)
-"""How long the workflow of a closed pull request waits for GitHub to take its last words."""
+"""How long the workflow of a closed pull request waits until its final statuses are posted."""
 
 JOBS_IN_FLIGHT = 200
 """Activities that one PlatformWorkflow has pending at once; the server allows 2,000 a workflow."""
@@ -91,29 +90,29 @@ JOBS_AT_ONCE = 200
 """Queued jobs that one activity reads from the index: some 20 kB, packed a few."""
 
 LINT_PACKAGES = 100
-"""Packages that one lint activity answers for: 2 kB each at most, far below 2 MB."""
+"""Packages of one lint activity: its result has 2 kB each at most, far below 2 MB."""
 
 PROGRESS_ROWS = 200
 """Job rows in one signal or one index write, each fault of a row counting as four more: some
-10 kB as they travel (`core/packed.py`), and 1.3 MB where every line of evidence is as long as it
-may be and none is like another. A payload has 2 MB."""
+10 kB packed (`core/packed.py`), and 1.3 MB if every line of evidence has the maximum length and
+none is like another. A payload has 2 MB."""
 
 ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
-"""How often a continued PullRequestWorkflow asks the children it did not start itself."""
+"""How often a continued PullRequestWorkflow checks the children it did not start itself."""
 
 CANARY_PATIENCE = timedelta(seconds=10)
-"""How long the canary runs before the others follow: somebody said that it is repaired, so a
+"""How long the canary runs before the others follow: an operator has reported the repair, so a
 canary that does not fail at once is enough."""
 
 CANARY_LOOK_INTERVAL = timedelta(seconds=2)
-"""How often the canary is looked at."""
+"""How often the canary is checked."""
 
 RESTART_WINDOW_PAUSE = timedelta(seconds=1)
 """Between two windows of restarted jobs: 500 jobs in five windows are queued in 4 s."""
 
 STRAGGLER_PAUSE = timedelta(seconds=75)
-"""When jobs are looked for that the index did not know to be lost yet: pull requests tell of
-their rows at least once a minute."""
+"""Wait before jobs are restarted whose loss was recorded late: pull requests record their rows
+at least once a minute."""
 
 PARKED_TIMEOUT = timedelta(days=7)
 """How long a one-off check waits for a restart of its errored jobs before it ends."""
@@ -122,16 +121,16 @@ CANARY_INTERVAL = timedelta(minutes=15)
 """How often each pool builds its canary: a broken pool is known before an hour's work is lost."""
 
 CANARY_TIMEOUT = timedelta(minutes=10)
-"""Longest wait for a canary's verdict: it takes seconds, and goes before all other jobs."""
+"""For a canary's verdict: it takes seconds, and goes before all other jobs."""
 
 CANARY_HEARTBEAT_TIMEOUT = timedelta(seconds=60)
 """As for other jobs."""
 
 CANARY_RETRY = RetrySettings(maximum_attempts=1)
-"""A canary that needs a second attempt has said what it is there to say."""
+"""No retry: a canary that needs one has found a fault."""
 
 CANARY_EXPORT_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3)
-"""A store that is away for seconds is no reason for alarm; one that stays away is."""
+"""A store outage of seconds is not a finding; a longer one is."""
 
 CANARY_PRIORITY = Priority(priority_key=1)
 """With analysis and lint: a canary tests the pool, not the length of its queue."""
@@ -141,7 +140,7 @@ _WAIT = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 
 
 class PlainActivity(TypedDict):
-    """Options of activities that read and write what is stored."""
+    """Options of activities on the index."""
 
     task_queue: str
     start_to_close_timeout: timedelta
@@ -151,12 +150,12 @@ class PlainActivity(TypedDict):
 
 
 def index_activity(summary: str, *, changes: bool = False) -> PlainActivity:
-    """Returns how the index is written, asked and changed.
+    """Returns the options of an activity that reads or writes the index.
 
     Args:
-        summary: What the Temporal Web UI shows.
-        changes: Whether it may change jobs. One that is given up is waited for: what it still
-            did would otherwise come after what is done next.
+        summary: For the Temporal Web UI.
+        changes: Whether it may change jobs. Such an activity is waited for when it is abandoned:
+            its changes would otherwise come after those of the next one.
     """
     return PlainActivity(
         task_queue=ORCHESTRATION_QUEUE,
@@ -168,13 +167,13 @@ def index_activity(summary: str, *, changes: bool = False) -> PlainActivity:
 
 
 class PlanActivity(PlainActivity):
-    """Options of activities that put jobs into the index."""
+    """Options of activities that add jobs to the index."""
 
     heartbeat_timeout: timedelta
 
 
 def plan_activity() -> PlanActivity:
-    """Returns how jobs are put into the index: in portions, with a sign of life after each."""
+    """Returns the options of adding jobs to the index: in batches, with a heartbeat after each."""
     return PlanActivity(
         task_queue=ORCHESTRATION_QUEUE,
         start_to_close_timeout=PLAN_TIMEOUT,
@@ -193,8 +192,8 @@ def build_queue(pool: str) -> str:
 def job_retry(settings: RetrySettings) -> RetryPolicy:
     """Returns the policy for infrastructure faults.
 
-    An activity that fails in an orderly way says itself when to come back (with jitter);
-    this policy counts for the attempts that could not say so, such as a lost worker's.
+    An activity that fails in an orderly way sets the next retry's delay itself (with jitter);
+    this policy is for the attempts that could not, such as a lost worker's.
     """
     return RetryPolicy(
         initial_interval=settings.initial_interval,
@@ -206,7 +205,7 @@ def job_retry(settings: RetrySettings) -> RetryPolicy:
 
 
 class WatchedActivity(TypedDict):
-    """Options of activities that send heartbeats: jobs, and what talks to GitHub."""
+    """Options of activities that send heartbeats: jobs, and those that use GitHub's API."""
 
     task_queue: str
     start_to_close_timeout: timedelta
@@ -218,14 +217,14 @@ class WatchedActivity(TypedDict):
 def repository_activity(
     kind: JobKind, pull_request: PullRequestRef, checks: CheckOptions
 ) -> WatchedActivity:
-    """Returns how analysis and lint are run: on the orchestration queue, before all builds."""
+    """Returns the options of analysis and lint: on the orchestration queue, before all builds."""
     return _job_activity(
         ORCHESTRATION_QUEUE, REPOSITORY_TIMEOUT, job_priority(kind, pull_request), checks
     )
 
 
 def image_activity(pull_request: PullRequestRef, checks: CheckOptions) -> WatchedActivity:
-    """Returns how a platform's image is looked up: behind every analysis and lint."""
+    """Returns the options of the search for a platform's image: behind every analysis and lint."""
     priority = job_priority(JobKind.BUILD, pull_request)
     return _job_activity(ORCHESTRATION_QUEUE, IMAGE_TIMEOUT, priority, checks)
 
@@ -237,7 +236,7 @@ def build_activity(
     checks: CheckOptions,
     timeouts: PhaseTimeouts,
 ) -> WatchedActivity:
-    """Returns how a job is run by a pool's build workers."""
+    """Returns the options of a job for a pool's build workers."""
     priority = job_priority(kind, pull_request)
     return _job_activity(build_queue(platform.pool), job_timeout(timeouts), priority, checks)
 
@@ -256,52 +255,41 @@ def _job_activity(
 
 def github_activity(
     heartbeat_timeout: timedelta = GITHUB_HEARTBEAT_TIMEOUT,
+    *,
+    timeout: timedelta = GITHUB_TIMEOUT,
+    priority: int = 1,
 ) -> WatchedActivity:
-    """Returns how GitHub is told or asked something.
+    """Returns the options of an activity that uses GitHub's API, by default for one pull request.
 
     Args:
-        heartbeat_timeout: Silence after which the worker counts as lost.
+        heartbeat_timeout: Time without heartbeats after which the worker counts as lost.
+        timeout: For one attempt.
+        priority: From 1, the highest.
     """
     return WatchedActivity(
         task_queue=GITHUB_QUEUE,
-        start_to_close_timeout=GITHUB_TIMEOUT,
+        start_to_close_timeout=timeout,
         heartbeat_timeout=heartbeat_timeout,
         retry_policy=GITHUB_RETRY,
-        priority=Priority(priority_key=1),
+        priority=Priority(priority_key=priority),
     )
 
 
 def reconcile_activity() -> WatchedActivity:
-    """Returns how all pull requests are compared: behind everything about a single one."""
-    return WatchedActivity(
-        task_queue=GITHUB_QUEUE,
-        start_to_close_timeout=RECONCILE_TIMEOUT,
-        heartbeat_timeout=GITHUB_HEARTBEAT_TIMEOUT,
-        retry_policy=GITHUB_RETRY,
-        priority=Priority(priority_key=3),
-    )
+    """Returns the options of the reconciliation: behind everything about one pull request."""
+    return github_activity(timeout=RECONCILE_TIMEOUT, priority=3)
 
 
 def job_timeout(timeouts: PhaseTimeouts) -> timedelta:
-    """Returns the longest run of one attempt: all phases, plus making a base layer once."""
-    phases = (
-        timeouts.setup,
-        timeouts.solve,
-        timeouts.depexts,
-        timeouts.fetch,
-        timeouts.dependencies,
-        timeouts.build,
-        timeouts.test,
-        timeouts.verify,
-    )
-    return sum(phases, timedelta(minutes=30))
+    """Returns the timeout of one attempt: all phases, plus making a base layer once."""
+    return sum((limit for _, limit in timeouts), timedelta(minutes=30))
 
 
 def report_interval(history_length: int) -> timedelta:
-    """Returns how long changes are collected before they are told on.
+    """Returns how long changes are collected before they are reported.
 
     A second while a pull request is small, so that people see progress, and yet a job that is
-    over within it is told of once and not twice; slower as the history grows, so that it
+    decided within it is reported once and not twice; slower as the history grows, so that it
     stays far from the server's limit of 51,200 events.
     """
     return timedelta(seconds=min(60.0, 1 + history_length / 200))

@@ -1,4 +1,4 @@
-"""Waiting a while, or until something makes further waiting pointless."""
+"""Waiting for a time or a condition."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,28 +8,28 @@ from temporalio import workflow
 
 
 async def pause(length: timedelta, *, until: Callable[[], bool]) -> None:
-    """Waits for a length of time, or less if a condition comes true.
+    """Waits for a length of time, or less if a condition becomes true.
 
-    The timer is left to run out instead of being cancelled: that saves a command, and a
-    race between a timer's firing and its cancellation that not every server survives.
+    The timer is not cancelled: that saves a command, and a race between a timer's firing and
+    its cancellation that not every server survives.
 
     Args:
-        length: How long at most.
+        length: Maximum wait.
         until: Ends the wait early.
     """
     timer = asyncio.create_task(asyncio.sleep(length.total_seconds()))
     await workflow.wait_condition(lambda: timer.done() or until())
 
 
-async def came_true(condition: Callable[[], bool], *, limit: timedelta | None) -> bool:
-    """Waits for a condition, for a while at most.
+async def wait_for(condition: Callable[[], bool], *, limit: timedelta | None) -> bool:
+    """Waits for a condition, with an optional time limit.
 
     Not by the SDK's own limit: that is `asyncio.wait_for`, whose turns of the event loop differ
     between Python versions, so that a history of one would not replay on another.
 
     Args:
-        condition: What is waited for.
-        limit: How long; None for as long as it takes.
+        condition: The condition.
+        limit: Maximum wait; None for no limit.
 
     Returns:
         Whether it is true.
@@ -45,10 +45,10 @@ async def came_true(condition: Callable[[], bool], *, limit: timedelta | None) -
     return condition()
 
 
-async def see_through(*tasks: asyncio.Task[None]) -> asyncio.CancelledError | None:
-    """Waits until tasks are over, also when the workflow is cancelled meanwhile.
+async def finish(*tasks: asyncio.Task[None]) -> asyncio.CancelledError | None:
+    """Waits until tasks have ended, even if the workflow is cancelled meanwhile.
 
-    What is to be told and written down at the end must get out even then.
+    Final reports and writes to the index must not be lost by a cancellation.
 
     Returns:
         The cancellation, for the caller to raise; None if there was none.

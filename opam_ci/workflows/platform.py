@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.outcome import Cancelled
     from opam_ci.core.plan import outcome_after
     from opam_ci.core.platforms import Platform
-    from opam_ci.core.recording import rows_of
+    from opam_ci.core.recording import RowBatch
     from opam_ci.core.selector import JobSelector
     from opam_ci.core.signals import (
         AttemptFaulted,
@@ -35,9 +35,9 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.tally import Tally
     from opam_ci.core.text import markdown_matrix
     from opam_ci.workflows import options
-    from opam_ci.workflows.base import Records, Tasks, ask, told
+    from opam_ci.workflows.base import Records, Tasks, run_unless, signal_if_running
     from opam_ci.workflows.jobs import JobRunner, lost_verdict, reports_of
-    from opam_ci.workflows.pause import pause, see_through
+    from opam_ci.workflows.pause import finish, pause
     from opam_ci.workflows.states import PlatformState
 
 
@@ -45,8 +45,8 @@ with workflow.unsafe.imports_passed_through():
 class PlatformWorkflow:
     """Takes queued jobs from the index, a page at a time, and runs them in a window.
 
-    It keeps the rows of what it has in hand, and numbers of all others. When its history grows
-    it takes nothing new, lets what runs come to its end, and continues as new.
+    It keeps the rows of the jobs in hand, and numbers of all others. When its history grows long
+    it takes no more jobs, lets the running ones end, and continues as new.
 
     Signals from the pull request's workflow: `restart_jobs`, `stop_jobs`, `recount`,
     `write_down`; from attempts: `attempt_faulted`, `attempt_started`. Query: `summary`.
@@ -66,23 +66,23 @@ class PlatformWorkflow:
         self._after: str | None = None
         self._is_exhausted = False
         self._is_reading = False
-        # Every run begins with a look at the whole list.
-        self._look_again = True
+        # Every run begins with a count of the whole list.
+        self._recount = True
         self._orphans: set[str] = set()
         self._is_changed = False
-        # The run before this one wrote everything down before it ended.
-        self._write_collected = self._write_told = state.write_asked
+        # The previous run recorded everything before it ended.
+        self._write_collected = self._write_reported = state.write_asked
         self._finished = False
 
     @workflow.run
     async def run(self, state: PlatformState) -> Counts:
-        """Runs until every job of the platform is decided and written down.
+        """Runs until every job of the platform is decided and recorded.
 
         Args:
-            state: The platform, and what a run before this one knew.
+            state: The platform, with the state of the previous run.
 
         Returns:
-            How many jobs came to what.
+            Numbers of its jobs.
         """
         reporter = asyncio.create_task(self._report_changes())
         writer = asyncio.create_task(self._records.run())
@@ -94,71 +94,71 @@ class PlatformWorkflow:
             state.stopping = state.stopping or "request"
             await asyncio.shield(self._stop())
             cancelled = error
-        # Not in a `finally`: after a bug of ours nothing more may happen in this task.
+        # Not in a `finally`: after a bug nothing more may happen in this task.
         self._finished = True
-        cancelled = await see_through(reporter) or cancelled
+        cancelled = await finish(reporter) or cancelled
         if state.stopping is None:
             patience = pause(options.WRITE_PATIENCE, until=lambda: self._records.is_empty)
-            cancelled = await see_through(asyncio.create_task(patience)) or cancelled
+            cancelled = await finish(asyncio.create_task(patience)) or cancelled
         if state.stopping is not None or not self._records.is_empty:
-            # Whoever waits for the builds to be gone, or for their verdicts, need not wait for
+            # The parent may wait for the end of the builds, or for their verdicts, but not for
             # the index.
-            await self._tell(stopped=state.stopping is not None)
+            await self._report(stopped=state.stopping is not None)
         self._records.end()
-        cancelled = await see_through(writer) or cancelled
+        cancelled = await finish(writer) or cancelled
         if not self._is_more_to_do():
-            await self._tell(done=True)
+            await self._report(done=True)
         if cancelled is not None:
             raise cancelled
-        # Looked at again: a restart may have come with the last words.
+        # Checked again: a restart may have arrived during the final report.
         if self._is_more_to_do():
             state.standing = self._tally.standing()
             workflow.continue_as_new(state)
         return total(self._tally.standing().counts)
 
     @workflow.signal
-    def restart_jobs(self, said: RestartJobs | None = None) -> None:
+    def restart_jobs(self, message: RestartJobs | None = None) -> None:
         """Jobs were queued again in the index; those that wait for their retry start at once."""
-        if said is not None:
-            self._jobs.hurry(said)
-            self._hear(said.number)
+        if message is not None:
+            self._jobs.retry_now(message)
+            self._handle(message.number)
 
     @workflow.signal
-    def stop_jobs(self, said: StopJobs | None = None) -> None:
-        """Jobs are to be cancelled, or all of them, and no more taken."""
-        if said is None:
+    def stop_jobs(self, message: StopJobs | None = None) -> None:
+        """Some jobs are to be cancelled, or all of them and no more taken."""
+        if message is None:
             return
-        if said.final:
-            self._state.stopping = said.by
+        if message.final:
+            self._state.stopping = message.by
             return
-        self._cancel(said.selector, Cancelled(by=said.by))
-        self._hear(said.number)
+        self._cancel(message.selector, Cancelled(by=message.by))
+        self._handle(message.number)
 
     @workflow.signal
     def recount(self, number: int = 0) -> None:
-        """The index was changed, or the parent asks whether this workflow is still there."""
-        self._hear(number)
+        """The index was changed, or the parent checks whether this workflow is running."""
+        self._handle(number)
 
     @workflow.signal
     def write_down(self, number: int = 0) -> None:
-        """Everything decided so far is to be in the index, and the parent told of it."""
+        """Everything decided so far is to be recorded, and that reported to the parent."""
         self._state.write_asked = max(self._state.write_asked, number)
 
     @workflow.signal
-    def attempt_faulted(self, said: AttemptFaulted | None = None) -> None:
+    def attempt_faulted(self, event: AttemptFaulted | None = None) -> None:
         """An attempt met an infrastructure fault."""
-        if said is not None:
-            self._jobs.attempt_faulted(said)
+        if event is not None:
+            self._jobs.attempt_faulted(event)
 
     @workflow.signal
-    def attempt_started(self, said: AttemptStarted | None = None) -> None:
+    def attempt_started(self, event: AttemptStarted | None = None) -> None:
         """An attempt after the first has begun; the one before may have lost its worker."""
-        if said is not None:
-            self._jobs.attempt_started(said)
+        if event is not None:
+            self._jobs.attempt_started(event)
 
     @workflow.query
     def summary(self) -> Summary:
-        """Returns how this platform's jobs stand."""
+        """Returns the standing of this platform's jobs."""
         return self._summary(self._tally.standing())
 
     def _summary(self, standing: PlatformStanding) -> Summary:
@@ -172,9 +172,9 @@ class PlatformWorkflow:
             updated_at=workflow.now(),
         )
 
-    def _hear(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         self._state.heard = max(self._state.heard, number)
-        self._look_again = True
+        self._recount = True
 
     def _is_full(self) -> bool:
         return workflow.info().is_continue_as_new_suggested()
@@ -183,11 +183,11 @@ class PlatformWorkflow:
         return len(self._tasks) < options.JOBS_QUEUED
 
     def _is_more_to_do(self) -> bool:
-        left = self._look_again or bool(self._page) or not self._is_exhausted
+        left = self._recount or bool(self._page) or not self._is_exhausted
         return left and self._state.stopping is None
 
     async def _serve(self) -> None:
-        """Takes jobs until there are no more, or the history is full; then lets them end."""
+        """Takes jobs until there are no more, or the history is long; then lets them end."""
         while True:
             if self._state.stopping is not None:
                 await self._stop()
@@ -198,21 +198,21 @@ class PlatformWorkflow:
                 await self._tasks.until(lambda: not self._tasks or self._state.stopping is not None)
                 if self._state.stopping is None:
                     return
-            elif self._look_again:
+            elif self._recount:
                 await self._count()
             elif self._page and self._has_room():
                 self._begin()
             elif not self._page and not self._is_exhausted:
                 await self._take()
             elif self._tasks:
-                await self._tasks.until(self._is_called)
+                await self._tasks.until(self._has_work)
             else:
                 return
 
-    def _is_called(self) -> bool:
+    def _has_work(self) -> bool:
         return (
             self._state.stopping is not None
-            or self._look_again
+            or self._recount
             or not self._tasks
             or (bool(self._page) and self._has_room())
         )
@@ -225,9 +225,9 @@ class PlatformWorkflow:
         self._table.cancel_undecided(cancelled, workflow.now())
 
     def _cancel(self, selector: JobSelector, cancelled: Cancelled) -> None:
-        """Cancels jobs in hand; an activity says itself when its processes are gone.
+        """Cancels jobs in hand; an activity ends once its processes are gone.
 
-        Lint of several packages goes on as long as one of them is wanted.
+        Lint of several packages continues as long as one of them is not cancelled.
         """
         for task, jobs in list(self._in_hand.items()):
             if not all(selector.narrows_to(job) for job in jobs):
@@ -240,15 +240,16 @@ class PlatformWorkflow:
 
     async def _count(self) -> None:
         """Counts all jobs anew, and begins at the top of the list."""
-        # What is being written may be changed in the index as soon as it is there.
-        await self._tasks.until(lambda: self._records.is_empty or self._is_overtaken())
+        # Rows that are being written may be changed in the index as soon as they are there.
+        await self._tasks.until(lambda: self._records.is_empty or self._is_stopping())
         self._forget_written()
-        self._look_again = False
+        self._recount = False
         self._page.clear()
         self._after, self._is_exhausted = None, False
         rows = self._table.rows
         self._is_reading = True
-        found: PlatformStandings | None = await ask(
+        found: PlatformStandings | None = await run_unless(
+            self._is_stopping,
             self._tasks,
             JobActivities.count_jobs,
             CountJobs(
@@ -256,11 +257,10 @@ class PlatformWorkflow:
                 platforms=(self._state.name,),
                 excluding=tuple(row.job.id for row in rows),
             ),
-            self._is_overtaken,
         )
         self._is_reading = False
         if found is None:
-            self._look_again = True
+            self._recount = True
             return
         self._tally.replace(found.platforms[0], self._table.rows)
         self._is_changed = True
@@ -268,7 +268,8 @@ class PlatformWorkflow:
 
     async def _take(self) -> None:
         self._is_reading = True
-        page: JobPage | None = await ask(
+        page: JobPage | None = await run_unless(
+            lambda: self._is_stopping() or self._recount,
             self._tasks,
             JobActivities.take_jobs,
             TakeJobs(
@@ -277,12 +278,11 @@ class PlatformWorkflow:
                 limit=options.JOBS_AT_ONCE,
                 after=self._after,
             ),
-            lambda: self._is_overtaken() or self._look_again,
         )
         self._is_reading = False
-        if page is None or self._look_again:
+        if page is None or self._recount:
             return
-        # What is in hand may still be queued as far as the index knows.
+        # Jobs in hand may still be queued in the index.
         self._page.extend(queued for queued in page.jobs if not self._has(queued))
         self._after, self._is_exhausted = page.following, page.following is None
         self._forget_written()
@@ -291,7 +291,7 @@ class PlatformWorkflow:
         job_id = queued.job.id
         return job_id in self._table and self._table[job_id].round >= queued.round
 
-    def _is_overtaken(self) -> bool:
+    def _is_stopping(self) -> bool:
         return self._state.stopping is not None
 
     def _begin(self) -> None:
@@ -311,16 +311,16 @@ class PlatformWorkflow:
         task.add_done_callback(lambda ended: self._in_hand.pop(ended, None))
 
     def _find_needed(self, queued: QueuedJob) -> None:
-        """Looks again for the job that a job needs: it was queued again behind this page.
+        """Searches again for the job that a job needs: it was queued again behind this page.
 
-        If it is not found even so, nobody runs it: an operator ended who did.
+        If it is not found even so, no workflow runs it: an operator ended the one that did.
         """
         if queued.job.id not in self._orphans:
             self._orphans.add(queued.job.id)
-            self._look_again = True
+            self._recount = True
             return
         self._note_taken(queued)
-        verdict = lost_verdict(f"nobody runs {queued.needs}, which it waits for")
+        verdict = lost_verdict(f"it needs {queued.needs}, which no workflow runs")
         self._table.settle(queued.job.id, verdict, workflow.now())
 
     def _note_taken(self, queued: QueuedJob) -> None:
@@ -337,34 +337,35 @@ class PlatformWorkflow:
         if verdict is not None:
             self._table.settle(jobs[0].id, verdict, workflow.now())
             return
-        answer = await self._jobs.run(*jobs)
-        if answer is None:
+        result = await self._jobs.run(*jobs)
+        if result is None:
             return
-        if isinstance(answer, ImageReport):
-            self._image_found(answer)
-        if isinstance(answer, JobReport) and not await self._listed(jobs[0], answer):
+        if isinstance(result, ImageReport):
+            self._image_found(result)
+        if isinstance(result, JobReport) and not await self._listed(jobs[0], result):
             return
-        for job_id, report in reports_of(answer, jobs).items():
+        for job_id, report in reports_of(result, jobs).items():
             self._table.decide(job_id, report)
 
-    def _image_found(self, answer: ImageReport) -> None:
-        self._state.notice = answer.notice
-        if answer.image is not None and self._state.platform is not None:
-            changed = self._state.platform.model_dump() | {"image": answer.image}
+    def _image_found(self, report: ImageReport) -> None:
+        self._state.notice = report.notice
+        if report.image is not None and self._state.platform is not None:
+            changed = self._state.platform.model_dump() | {"image": report.image}
             self._state.platform = Platform.model_validate(changed)
 
     async def _listed(self, job: Job, report: JobReport) -> bool:
-        """Puts the jobs on listed reverse dependencies into the index.
+        """Adds the jobs on listed reverse dependencies to the index.
 
         Before the listing is decided: a moment at which it is decided and its jobs are unknown
         would look green.
 
         Returns:
-            Whether they are there; False if the workflow stops before.
+            Whether they were added; False if the workflow stops before.
         """
         if report.listing is None or not report.listing.revdeps:
             return True
-        await ask(
+        await run_unless(
+            self._is_stopping,
             self._tasks,
             JobActivities.plan_revdeps,
             PlanRevdeps(
@@ -374,35 +375,34 @@ class PlatformWorkflow:
                 listing=report.listing.key,
                 round=self._table[job.id].round,
             ),
-            self._is_overtaken,
             options.plan_activity(),
         )
-        self._look_again = True
+        self._recount = True
         return self._state.stopping is None
 
     async def _report_changes(self) -> None:
-        """Writes down and tells what changed, collected over a while."""
+        """Records and reports changes, collected over the report interval."""
         while not self._finished or self._table.is_dirty:
-            await workflow.wait_condition(lambda: self._finished or self._has_news())
+            await workflow.wait_condition(lambda: self._finished or self._has_changes())
             length = options.report_interval(workflow.info().get_current_history_length())
             await pause(length, until=lambda: self._finished or self._is_write_due())
             self._is_changed = False
             if self._records.is_empty:
-                self._write_told = self._write_collected
+                self._write_reported = self._write_collected
             self._write_collected = self._state.write_asked
             while self._table.is_dirty:
                 self._collect()
             if self._records.is_empty:
-                self._write_told = self._write_collected
+                self._write_reported = self._write_collected
             if not self._finished:
-                await self._tell()
+                await self._report()
 
     def _is_write_due(self) -> bool:
-        """Whether somebody waits for rows to be collected, or to hear that they are written."""
-        is_written = self._records.is_empty and self._write_collected > self._write_told
+        """Whether the parent waits for rows to be collected, or for the report that they are."""
+        is_written = self._records.is_empty and self._write_collected > self._write_reported
         return is_written or self._state.write_asked > self._write_collected
 
-    def _has_news(self) -> bool:
+    def _has_changes(self) -> bool:
         return self._table.is_dirty or self._is_changed or self._is_write_due()
 
     def _collect(self) -> None:
@@ -412,9 +412,9 @@ class PlatformWorkflow:
         self._state.sequence += 1
         platform = self._state.platform
         self._records.add(
-            rows_of(
-                self._state.key,
-                rows,
+            RowBatch(
+                key=self._state.key,
+                rows=rows,
                 sequence=self._state.sequence,
                 updated_at=workflow.now(),
                 pools={} if platform is None else {platform.name: platform.pool},
@@ -427,9 +427,9 @@ class PlatformWorkflow:
             self._forget_written()
 
     def _forget_written(self) -> None:
-        """Drops rows that the index has: not while it is read, for it may have been read before.
+        """Drops recorded rows, but not while the index is read: that may be an older state.
 
-        Nor those that a job in hand waits for: what is in the page was read before, too.
+        Nor those that a job of the page needs: the page may be older, too.
         """
         needed = {queued.needs for queued in self._page}
         for job_id, row in list(self._written.items()):
@@ -440,7 +440,7 @@ class PlatformWorkflow:
                 self._table.drop(job_id)
                 self._tally.forget(job_id)
 
-    async def _tell(self, *, stopped: bool = False, done: bool = False) -> None:
+    async def _report(self, *, stopped: bool = False, done: bool = False) -> None:
         standing = self._tally.standing()
         workflow.set_current_details(markdown_matrix(self._summary(standing)))
         if self._state.parent is None:
@@ -450,12 +450,13 @@ class PlatformWorkflow:
             workflow_id=workflow.info().workflow_id,
             standing=standing,
             heard=self._state.heard,
-            written=self._write_told,
+            written=self._write_reported,
             stopped=stopped,
             done=done,
             platform=self._state.platform,
             notice=self._state.notice,
         )
-        if not await told(self._state.parent, "platform_progress", progress) and not done:
-            # Nobody waits for these jobs any more: an operator ended the parent.
+        is_sent = await signal_if_running(self._state.parent, "platform_progress", progress)
+        if not is_sent and not done:
+            # An operator ended the parent: the jobs are not needed any more.
             self._state.stopping = self._state.stopping or "request"

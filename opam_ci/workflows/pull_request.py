@@ -17,8 +17,8 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.messages import opened_at
     from opam_ci.core.outcome import CancelledBy
     from opam_ci.core.plan import ANALYSIS
-    from opam_ci.core.recording import batch_of
-    from opam_ci.core.records import RevisionKey
+    from opam_ci.core.recording import RowBatch
+    from opam_ci.core.records import RevisionKey, RevisionRecord
     from opam_ci.core.requests import Revision
     from opam_ci.core.selector import (
         CancelUpdate,
@@ -33,7 +33,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records
     from opam_ci.workflows.github import GitHubSide
-    from opam_ci.workflows.pause import came_true, pause, see_through
+    from opam_ci.workflows.pause import finish, pause, wait_for
     from opam_ci.workflows.states import PullRequestState, TestingState
     from opam_ci.workflows.testing import Testing
 
@@ -43,20 +43,20 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass
-class _Order:
-    """Something that is asked of the testing, one after the other.
+class _Request:
+    """A request to change the testing; requests are executed one after the other.
 
     Attributes:
-        what: What.
+        kind: The change.
         selector: Which jobs.
-        preview: Whether only to say what it would take.
-        answer: What it took, once it is done.
+        preview: Whether only to return what it would take.
+        result: What it took, once it is done.
     """
 
-    what: Literal["restart", "cancel", "recount"]
+    kind: Literal["restart", "cancel", "recount"]
     selector: JobSelector = JobSelector()  # noqa: RUF009  frozen
     preview: bool = False
-    answer: Taken | None = None
+    result: Taken | None = None
 
 
 class _Next(NamedTuple):
@@ -70,9 +70,9 @@ class _Next(NamedTuple):
 class PullRequestWorkflow:
     """Tests every head of one pull request; a new head supersedes the one before.
 
-    Signals: `head_changed`, `restart`, `cancel`, `closed`; `recount` from whoever changed the
-    index. Updates: `restart_jobs` and `cancel_jobs`, which answer what they took. Query:
-    `summary`; `to_post` for the activity that tells GitHub.
+    Signals: `head_changed`, `restart`, `cancel`, `closed`; `recount` after a change of the index
+    by others. Updates: `restart_jobs` and `cancel_jobs`, which return what they took. Queries:
+    `summary`; `to_post` for the activity that posts statuses.
     """
 
     @workflow.init
@@ -84,8 +84,8 @@ class PullRequestWorkflow:
             self._testing = self._new_testing(state.testing)
         self._github = GitHubSide(state, self._note)
         self._next: _Next | None = None
-        self._orders: deque[_Order] = deque()
-        self._cancel_asked = False
+        self._requests: deque[_Request] = deque()
+        self._is_cancel_requested = False
         self._closed = False
         self._stale = True
         self._finished = False
@@ -95,14 +95,14 @@ class PullRequestWorkflow:
         """Runs until the pull request is closed, or, for a one-off check, decided.
 
         Args:
-            state: Which pull request, and what an earlier run knew.
+            state: The pull request, with the state of the previous run.
 
         Returns:
             The counts of the last head.
         """
         del state  # `__init__` has it.
         if self._testing is not None and not self._testing.state.planned:
-            # The run before this one ended between two heads.
+            # The previous run ended between two heads.
             self._testing.begin()
         reporter = asyncio.create_task(self._report_changes())
         writer = asyncio.create_task(self._records.run())
@@ -111,20 +111,19 @@ class PullRequestWorkflow:
         try:
             await self._serve()
         except asyncio.CancelledError as error:
-            # `temporal workflow cancel`: stop the builds, write that down, and end.
+            # `temporal workflow cancel`: stop the builds, record that, and end.
             await asyncio.shield(self._stop("request"))
             cancelled = error
-        # Not in a `finally`: after a bug of ours nothing more may happen in this task.
+        # Not in a `finally`: after a bug nothing more may happen in this task.
         self._finished = True
-        for order in self._orders:
-            order.answer = Taken(refusal="the pull request was closed before it was done")
-        cancelled = await see_through(reporter) or cancelled
+        self._reject_requests("the pull request was closed before it was done")
+        cancelled = await finish(reporter) or cancelled
         self._records.end()
-        cancelled = await see_through(writer) or cancelled
-        last_words = asyncio.create_task(self._say_last_words())
-        cancelled = await see_through(last_words) or cancelled
+        cancelled = await finish(writer) or cancelled
+        flushed = asyncio.create_task(self._flush_github_statuses())
+        cancelled = await finish(flushed) or cancelled
         self._github.end()
-        cancelled = await see_through(github) or cancelled
+        cancelled = await finish(github) or cancelled
         await workflow.wait_condition(workflow.all_handlers_finished)
         if cancelled is not None:
             raise cancelled
@@ -132,41 +131,41 @@ class PullRequestWorkflow:
 
     @workflow.signal
     def head_changed(self, revision: Any = None, posting: Any = None) -> None:
-        """A new head is to be tested; the same head again only if the revision says so.
+        """A new head is to be tested; the same head again only with `again`.
 
         Args:
             revision: A Revision as JSON.
             posting: PostingOptions as JSON, None where nothing is posted to GitHub.
         """
         new = self._parsed("head_changed", Revision, revision)
-        options_given = posting is not None
-        how = self._parsed("head_changed", PostingOptions, posting) if options_given else None
-        if new is None or (options_given and how is None):
+        is_posted = posting is not None
+        how = self._parsed("head_changed", PostingOptions, posting) if is_posted else None
+        if new is None or (is_posted and how is None):
             return
         origin = new.origin
         if origin and not self._github.is_newer(
             origin.as_of, new.head, authoritative=origin.authoritative
         ):
             return
-        # What was asked about the head before is overtaken; so is a close by a reopen.
-        self._cancel_asked = self._closed = False
+        # Supersedes a cancel of the previous head; a reopen supersedes a close.
+        self._is_cancel_requested = self._closed = False
         tested = self._testing.revision if self._testing is not None else None
         if self._next is None and tested is not None and not new.is_more_than(tested):
-            # A redelivered webhook, or a poll that sees what it saw before.
+            # A redelivered webhook, or a poll without a change.
             return
         self._next = _Next(new, how)
 
     @workflow.signal
     def restart(self, selector: Any = None) -> None:
-        """Starts decided jobs again: those the CI itself lost, unless told otherwise.
+        """Restarts decided jobs, by default the errored ones.
 
         Args:
             selector: A RestartSelector as JSON, such as `{"which": "failed"}`; nothing
-                selects all errored jobs. Taken as it comes, since it is typed by hand.
+                selects all errored jobs. Validated here, since it is typed by hand.
         """
-        said = self._parsed("restart", RestartSelector, selector or {})
-        if said is not None:
-            self._orders.append(_Order("restart", said))
+        parsed = self._parsed("restart", RestartSelector, selector or {})
+        if parsed is not None:
+            self._requests.append(_Request("restart", parsed))
 
     @workflow.signal
     def cancel(self, selector: Any = None) -> None:
@@ -175,78 +174,72 @@ class PullRequestWorkflow:
         Args:
             selector: A JobSelector as JSON; nothing selects all jobs.
         """
-        said = self._parsed("cancel", JobSelector, selector or {})
-        if said == JobSelector():
-            # At once: what was asked before is overtaken by it.
-            self._cancel_asked = True
-        elif said is not None:
-            self._orders.append(_Order("cancel", said))
+        parsed = self._parsed("cancel", JobSelector, selector or {})
+        if parsed == JobSelector():
+            # At once: it supersedes earlier requests.
+            self._is_cancel_requested = True
+        elif parsed is not None:
+            self._requests.append(_Request("cancel", parsed))
 
     @workflow.signal
     def recount(self, testing: RevisionKey | None = None) -> None:
-        """The index was changed by others: verdicts of a testing were judged again."""
+        """The index was changed by others: verdicts of a testing were revised."""
         if self._testing is not None and testing in {None, self._testing.key}:
-            self._orders.append(_Order("recount"))
+            self._requests.append(_Request("recount"))
 
     @workflow.signal
-    def closed(self, said: Any = None) -> None:
+    def closed(self, event: Any = None) -> None:
         """The pull request was closed or merged: stop, and end.
 
         Args:
-            said: A ClosedAs as JSON; nothing for a close that nothing can have overtaken.
+            event: A ClosedAs as JSON; nothing for a close that is certainly the newest event.
         """
-        as_of = None if said is None else self._parsed("closed", ClosedAs, said)
-        if said is not None and as_of is None:
+        parsed = None if event is None else self._parsed("closed", ClosedAs, event)
+        if event is not None and parsed is None:
             return
-        if as_of and not self._github.is_newer(
-            as_of.as_of, None, authoritative=as_of.authoritative
+        if parsed and not self._github.is_newer(
+            parsed.as_of, None, authoritative=parsed.authoritative
         ):
             return
         self._closed = True
         self._next = None
 
     @workflow.update
-    async def restart_jobs(self, given: Any = None) -> Taken:
-        """Does what `restart` does, and answers what it took.
+    async def restart_jobs(self, update: Any = None) -> Taken:
+        """Does the same as `restart`, and returns what it took.
 
         Args:
-            given: A RestartUpdate as JSON.
+            update: A RestartUpdate as JSON.
         """
-        said = self._parsed("restart", RestartUpdate, given or {})
-        if said is None:
-            return Taken(refusal=self._state.notices[-1])
-        return await self._order(_Order("restart", said.selector, said.preview))
+        return await self._request("restart", RestartUpdate, update)
 
     @workflow.update
-    async def cancel_jobs(self, given: Any = None) -> Taken:
-        """Does what `cancel` does, and answers what it took.
+    async def cancel_jobs(self, update: Any = None) -> Taken:
+        """Does the same as `cancel`, and returns what it took.
 
         Args:
-            given: A CancelUpdate as JSON.
+            update: A CancelUpdate as JSON.
         """
-        said = self._parsed("cancel", CancelUpdate, given or {})
-        if said is None:
-            return Taken(refusal=self._state.notices[-1])
-        return await self._order(_Order("cancel", said.selector, said.preview))
+        return await self._request("cancel", CancelUpdate, update)
 
     @workflow.signal
-    def platform_progress(self, said: PlatformProgress | None = None) -> None:
-        """A PlatformWorkflow tells of its jobs."""
-        if self._testing is not None and said is not None:
-            self._testing.progress(said)
+    def platform_progress(self, report: PlatformProgress | None = None) -> None:
+        """A PlatformWorkflow reports its progress."""
+        if self._testing is not None and report is not None:
+            self._testing.progress(report)
 
     @workflow.signal
-    def attempt_faulted(self, said: AttemptFaulted | None = None) -> None:
+    def attempt_faulted(self, event: AttemptFaulted | None = None) -> None:
         """An attempt of the analysis met an infrastructure fault."""
-        if self._testing is not None and said is not None:
-            self._testing.attempts.attempt_faulted(said)
-            self._github.met(said)
+        if self._testing is not None and event is not None:
+            self._testing.attempts.attempt_faulted(event)
+            self._github.met(event)
 
     @workflow.signal
-    def attempt_started(self, said: AttemptStarted | None = None) -> None:
+    def attempt_started(self, event: AttemptStarted | None = None) -> None:
         """A further attempt of the analysis has begun."""
-        if self._testing is not None and said is not None:
-            self._testing.attempts.attempt_started(said)
+        if self._testing is not None and event is not None:
+            self._testing.attempts.attempt_started(event)
 
     @workflow.query
     def summary(self) -> Summary:
@@ -273,52 +266,52 @@ class PullRequestWorkflow:
 
     @workflow.query
     def to_post(self) -> ToPost:
-        """Returns what GitHub is to be told at this moment."""
+        """Returns what to post to GitHub at this moment."""
         testing = self._testing
         if testing is None:
             return ToPost()
         return self._github.to_post(self.summary(), testing.state)
 
     async def _serve(self) -> None:
-        while await self._something_to_do():
+        while await self._wait_for_work():
             if self._testing is not None:
                 self._testing.tasks.check()
             if self._next is not None:
                 await self._take_next()
-            if self._cancel_asked:
-                self._cancel_asked = False
+            if self._is_cancel_requested:
+                self._is_cancel_requested = False
                 await self._stop("request")
-            while self._orders and not self._is_called_away():
-                await self._carry_out(self._orders[0])
-                self._orders.popleft()
+            while self._requests and not self._is_interrupted():
+                await self._execute(self._requests[0])
+                self._requests.popleft()
             if self._testing is not None and self._testing.needs_conclusion:
                 await self._testing.conclude()
             if self._closed:
                 await self._stop("closed")
                 await workflow.wait_condition(lambda: not self._is_changed() or not self._closed)
-                await self._say_last_words(lambda: not self._closed)
+                await self._flush_github_statuses(lambda: not self._closed)
                 if self._closed:
                     return
             if self._may_continue_as_new():
                 await self._continue_as_new()
 
-    async def _say_last_words(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Waits until GitHub knows how things ended, as long as that is worth it."""
+    async def _flush_github_statuses(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Waits, up to POSTING_PATIENCE, until the final statuses are posted."""
         self._github.hurry()
         if self._github.is_behind:
             await pause(
                 options.POSTING_PATIENCE, until=lambda: until() or not self._github.is_behind
             )
 
-    async def _something_to_do(self) -> bool:
+    async def _wait_for_work(self) -> bool:
         """Waits; returns False when a one-off check has nothing left to wait for."""
         testing = self._testing
         parked = self._is_parked()
         watch = options.ORPHAN_CHECK_INTERVAL if testing and testing.has_adopted else None
         limit = options.PARKED_TIMEOUT if parked else watch
-        if not await came_true(
+        if not await wait_for(
             lambda: (
-                self._is_called()
+                self._has_work()
                 or self._is_over()
                 or self._may_continue_as_new()
                 or self._is_parked() != parked
@@ -328,21 +321,21 @@ class PullRequestWorkflow:
             if parked:
                 return False
             if self._testing is not None:
-                await self._testing.look_for_adopted()
-        return self._is_called() or not self._is_over()
+                await self._testing.check_adopted()
+        return self._has_work() or not self._is_over()
 
-    def _is_called(self) -> bool:
+    def _has_work(self) -> bool:
         testing = self._testing
         return bool(
-            self._is_called_away()
+            self._is_interrupted()
             or (testing is not None and testing.tasks.crash is not None)
             or (testing is not None and testing.needs_conclusion)
-            or self._orders
+            or self._requests
         )
 
-    def _is_called_away(self) -> bool:
-        """Whether something came that makes all else pointless."""
-        return self._closed or self._cancel_asked or self._next is not None
+    def _is_interrupted(self) -> bool:
+        """Whether an event supersedes everything else."""
+        return self._closed or self._is_cancel_requested or self._next is not None
 
     def _is_decided_once(self) -> bool:
         testing = self._testing
@@ -354,7 +347,7 @@ class PullRequestWorkflow:
         )
 
     def _is_over(self) -> bool:
-        """Whether a one-off check is decided, written down, and a restart could mend nothing."""
+        """Whether a one-off check is decided and recorded, and has nothing to restart."""
         return self._is_decided_once() and not self._is_parked() and not self._is_changed()
 
     def _is_parked(self) -> bool:
@@ -363,7 +356,7 @@ class PullRequestWorkflow:
 
     def _new_testing(self, state: TestingState) -> Testing:
         self._state.testing = state
-        return Testing(self._state.pull_request, state, self._records, self._is_called_away)
+        return Testing(self._state.pull_request, state, self._records, self._is_interrupted)
 
     async def _take_next(self) -> None:
         if self._next is None:
@@ -371,17 +364,16 @@ class PullRequestWorkflow:
         (revision, posting), self._next = self._next, None
         testing = self._testing
         if testing is not None and not revision.is_more_than(testing.revision):
-            # Pushed away and back before anybody had looked: what was given up is taken up again.
-            if testing.is_given_up:
+            # Pushed away and back before a worker noticed: an abandoned testing is resumed.
+            if testing.is_abandoned:
                 testing.begin()
-            self._orders.append(_Order("recount"))
+            self._requests.append(_Request("recount"))
             return
         if testing is not None:
             await self._stop("superseded")
             self._state.notices.clear()
-            for order in self._orders:
-                order.answer = Taken(refusal="a newer head came before it was done")
-            self._orders.clear()
+            self._reject_requests("superseded by a newer head before it was done")
+            self._requests.clear()
         before = testing.state.opened_at if testing is not None else None
         self._testing = self._new_testing(
             TestingState(
@@ -396,18 +388,31 @@ class PullRequestWorkflow:
             await self._continue_as_new()
         self._testing.begin()
 
-    async def _order(self, order: _Order) -> Taken:
-        self._orders.append(order)
-        await workflow.wait_condition(lambda: order.answer is not None)
-        return order.answer or Taken()
+    async def _request(
+        self,
+        kind: Literal["restart", "cancel"],
+        model: type[RestartUpdate | CancelUpdate],
+        update: Any,
+    ) -> Taken:
+        parsed = self._parsed(kind, model, update or {})
+        if parsed is None:
+            return Taken(refusal=self._state.notices[-1])
+        request = _Request(kind, parsed.selector, parsed.preview)
+        self._requests.append(request)
+        await workflow.wait_condition(lambda: request.result is not None)
+        return request.result or Taken()
 
-    async def _carry_out(self, order: _Order) -> None:
-        order.answer = await self._answer(order)
-        if order.answer.refusal is not None and not order.preview:
-            self._note(f"{order.what}: {order.answer.refusal}")
+    def _reject_requests(self, reason: str) -> None:
+        for request in self._requests:
+            request.result = Taken(refusal=reason)
 
-    async def _answer(self, order: _Order) -> Taken:
-        testing, selector = self._testing, order.selector
+    async def _execute(self, request: _Request) -> None:
+        request.result = await self._result(request)
+        if request.result.refusal is not None and not request.preview:
+            self._note(f"{request.kind}: {request.result.refusal}")
+
+    async def _result(self, request: _Request) -> Taken:
+        testing, selector = self._testing, request.selector
         if testing is None:
             return Taken(refusal="no head was tested yet")
         head = testing.revision.head
@@ -415,27 +420,27 @@ class PullRequestWorkflow:
             return Taken(
                 refusal=f"head {selector.head} is superseded by {head[:12]}; nothing was done"
             )
-        match order.what:
+        match request.kind:
             case "recount":
                 await testing.recount()
                 return Taken()
             case "cancel":
-                return await testing.cancel(selector, preview=order.preview)
+                return await testing.cancel(selector, preview=request.preview)
             case "restart":
                 if not isinstance(selector, RestartSelector):
-                    raise TypeError("a restart has a restart's selector")
+                    raise TypeError("the selector of a restart must be a RestartSelector")
                 if not has_budget(selector.asker, testing.state.automatic):
                     return Taken(
-                        refusal="too many jobs were restarted without anybody asking; what is "
-                        "errored now waits for somebody to do so"
+                        refusal="automatic restart limit reached: restart the errored jobs with "
+                        "`opam-ci restart`"
                     )
-                return await testing.restart(selector, preview=order.preview)
+                return await testing.restart(selector, preview=request.preview)
 
-    def _parsed(self, what: str, model: type[M], given: Any) -> M | None:
+    def _parsed(self, what: str, model: type[M], message: Any) -> M | None:
         try:
-            return model.model_validate(given)
+            return model.model_validate(message)
         except ValidationError as error:
-            self._note(f"{what} refused: {problems(error)}")
+            self._note(f"invalid {what}: {problems(error)}")
             return None
 
     async def _stop(self, by: CancelledBy) -> None:
@@ -454,16 +459,16 @@ class PullRequestWorkflow:
             and self._testing is not None
             and self._testing.only_children_run
             and workflow.all_handlers_finished()
-            and not self._is_called()
+            and not self._has_work()
         )
 
     async def _continue_as_new(self) -> None:
-        """Goes on in a new run with a short history, once everything is written down."""
+        """Continues in a new run with a short history, once everything is recorded."""
         self._collect()
         self._github.halt()
         await workflow.wait_condition(
             lambda: (
-                self._is_called()
+                self._has_work()
                 or (
                     self._github.is_idle
                     and not self._is_changed()
@@ -471,14 +476,14 @@ class PullRequestWorkflow:
                 )
             )
         )
-        if self._is_called():
+        if self._has_work():
             self._github.go_on()
-            # What was just asked would be lost; the next quiet moment will do as well.
+            # The new request would be lost; the next idle moment will do as well.
             return
         workflow.continue_as_new(self._state)
 
     def _collect(self) -> None:
-        """Has what changed written down, and notes what GitHub is to be told."""
+        """Adds changes to the backlog of the index, and updates the statuses to post."""
         testing = self._testing
         if testing is None or not (testing.is_dirty or self._stale):
             return
@@ -487,14 +492,23 @@ class PullRequestWorkflow:
         summary = self.summary()
         self._github.update(summary, testing.state, hurried=self._closed)
         self._state.sequence += 1
+        record = RevisionRecord(
+            key=testing.key,
+            base=summary.base,
+            merge_tree=testing.state.merge_tree,
+            is_open=not self._closed,
+            state=summary.state,
+            planned=summary.planned,
+            updated_at=workflow.now(),
+            sequence=self._state.sequence,
+        )
         self._records.add(
-            batch_of(
-                testing.key,
-                summary,
-                rows,
-                sequence=self._state.sequence,
-                merge_tree=testing.state.merge_tree,
-                is_open=not self._closed,
+            RowBatch(
+                key=record.key,
+                revision=record,
+                rows=rows,
+                sequence=record.sequence,
+                updated_at=record.updated_at,
             )
         )
 
@@ -502,14 +516,14 @@ class PullRequestWorkflow:
         return self._testing is not None and (self._stale or self._testing.is_dirty)
 
     def _is_changed(self) -> bool:
-        """Whether something is not written down yet."""
+        """Whether there are changes that are not recorded yet."""
         return self._is_stale() or not self._records.is_empty
 
     def _is_hurried(self) -> bool:
         return self._finished or self._closed or self._is_decided_once()
 
     async def _report_changes(self) -> None:
-        """Shows what changed and has it written down, collected over a while."""
+        """Shows and records changes, collected over the report interval."""
         while not self._finished or self._is_stale():
             await workflow.wait_condition(lambda: self._finished or self._is_stale())
             length = options.report_interval(workflow.info().get_current_history_length())
@@ -518,7 +532,7 @@ class PullRequestWorkflow:
             self._show()
 
     def _show(self) -> None:
-        """Makes the state visible in the Web UI, and findable by search attributes."""
+        """Shows the state in the Web UI, and sets the search attributes."""
         summary, ref = self.summary(), self._state.pull_request
         workflow.set_current_details(markdown_matrix(summary))
         retrying = summary.counts.retrying and summary.state is State.PENDING

@@ -1,4 +1,4 @@
-"""The testing of one head inside a PullRequestWorkflow: its analysis, and who runs its jobs."""
+"""The testing of one head inside a PullRequestWorkflow: its analysis and child workflows."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -32,28 +32,28 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.summary import JobState, JobStatus, PlatformStanding, Standing, total
     from opam_ci.core.tally import counts_of_rows, settled
     from opam_ci.workflows import options
-    from opam_ci.workflows.base import Records, Tasks, ask, told
-    from opam_ci.workflows.jobs import JobRunner, lost_verdict, reports_of
-    from opam_ci.workflows.pause import came_true
+    from opam_ci.workflows.base import Records, Tasks, run_unless, signal_if_running
+    from opam_ci.workflows.jobs import JobRunner, lost_verdict
+    from opam_ci.workflows.pause import wait_for
     from opam_ci.workflows.platform import PlatformWorkflow
     from opam_ci.workflows.states import PlatformState, TestingState
 
 _NOTICES = 20
-"""How many notices of images a summary shows."""
+"""Maximum number of notices of images in a summary."""
 
 
 class Testing:
-    """Analyses one head, has its jobs put into the index, and one workflow a platform run them.
+    """Analyses one head, adds its jobs to the index, and runs them in one workflow a platform.
 
     Args:
-        pull_request: Whose head.
-        state: What is known of it.
-        records: What is to be written to the index.
-        is_called_away: Whether a newer head or the end of the pull request makes waiting for
+        pull_request: The head's pull request.
+        state: State of the testing.
+        records: Backlog of writes to the index.
+        is_interrupted: Whether a newer head or the end of the pull request makes waiting for
             the index pointless.
 
     Attributes:
-        is_changed: Whether there is something new to tell of.
+        is_changed: Whether there are changes to report.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Testing:
         pull_request: PullRequestRef,
         state: TestingState,
         records: Records,
-        is_called_away: Callable[[], bool],
+        is_interrupted: Callable[[], bool],
     ) -> None:
         self.state = state
         self.tasks = Tasks()
         self.is_changed = True
         self._pull_request = pull_request
         self._records = records
-        self._is_called_away = is_called_away
+        self._is_interrupted = is_interrupted
         self._table = JobTable([state.analysis])
-        self._setting = self._platform_state("", None)
-        self._jobs = JobRunner(self._setting, self._table, in_flight=1)
+        self._analysis_state = self._platform_state("", None)
+        self._jobs = JobRunner(self._analysis_state, self._table, in_flight=1)
         self._written: dict[str, int] = {}
         self._started_here: set[str] = set()
         self._executing: set[str] = set()
@@ -79,7 +79,7 @@ class Testing:
 
     @property
     def key(self) -> RevisionKey:
-        """The testing's name in the index."""
+        """The testing's key in the index."""
         return revision_key(self._pull_request, self.state.revision.head, self.state.opened_at)
 
     @property
@@ -100,12 +100,12 @@ class Testing:
 
     @property
     def is_dirty(self) -> bool:
-        """Whether there is something new to tell of."""
+        """Whether there are changes to report."""
         return self.is_changed or self._table.is_dirty
 
     @property
     def standings(self) -> Iterable[PlatformStanding]:
-        """How all jobs stand, the analysis first."""
+        """The standing of all jobs, the analysis first."""
         return (
             PlatformStanding(
                 platform="", counts=counts_of_rows([self.analysis]), shown=(self.analysis,)
@@ -120,12 +120,12 @@ class Testing:
 
     @property
     def only_children_run(self) -> bool:
-        """Whether all that is under way would survive a continue-as-new."""
+        """Whether everything under way would survive a continue-as-new."""
         return self.analysis.outcome is not None and self.state.planned
 
     @property
-    def is_given_up(self) -> bool:
-        """Whether its jobs were not planned, since a newer head came."""
+    def is_abandoned(self) -> bool:
+        """Whether its jobs were not planned because of a newer head."""
         return self.analysis.outcome == Cancelled(by="superseded")
 
     @property
@@ -135,27 +135,27 @@ class Testing:
 
     @property
     def is_restartable(self) -> bool:
-        """Whether a restart could mend something."""
+        """Whether it has errored or cancelled jobs, which a restart could decide."""
         lost = {Standing.ERRORED, Standing.CANCELLED}
         return any(each.standing in lost for standing in self.standings for each in standing.counts)
 
     @property
     def has_adopted(self) -> bool:
-        """Whether workflows run that an earlier run of this one started."""
+        """Whether it has children that an earlier run of its workflow started."""
         return any(child not in self._started_here for child in self.state.children.values())
 
     @property
     def attempts(self) -> JobRunner:
-        """Who is told of attempts of the analysis."""
+        """Handler of events of the analysis' attempts."""
         return self._jobs
 
-    # What is asked of it; one at a time.
+    # Requests; one at a time.
 
     def begin(self, asker: RestartAsker | None = None) -> None:
         """Starts the testing from its beginning.
 
         Args:
-            asker: Who asked for that, if it is a restart.
+            asker: Origin of the restart, if it is one.
         """
         if self.analysis.state is JobState.DECIDED:
             self.state.round += 1
@@ -168,16 +168,16 @@ class Testing:
         self.tasks.spawn("check", self._check(asker))
 
     async def stop(self, by: CancelledBy) -> None:
-        """Ends all that is under way; returns when the builds are really gone."""
+        """Ends everything under way; returns once the builds have ended."""
         self._stopping = by
-        self._setting.stopping = by
+        self._analysis_state.stopping = by
         self._jobs.cancel(ANALYSIS.id, by)
         while self.state.children or not self.only_children_run:
             for child in list(self.state.children.values()):
-                if not await told(child, "stop_jobs", StopJobs(by=by, final=True)):
+                if not await signal_if_running(child, "stop_jobs", StopJobs(by=by, final=True)):
                     self._remove(child)
-            # Asked again: one that an operator terminated never says that it is done.
-            await came_true(
+            # Repeated: one that an operator terminated never reports that it is done.
+            await wait_for(
                 lambda: not self.state.children and self.only_children_run,
                 limit=options.ORPHAN_CHECK_INTERVAL,
             )
@@ -187,12 +187,12 @@ class Testing:
             name: settled(standing, cancelled) for name, standing in self.state.standings.items()
         }
         self.is_changed = True
-        self._stopping = self._setting.stopping = None
+        self._stopping = self._analysis_state.stopping = None
         if by == "request":
-            self.tasks.spawn("numbers after a stop", self._count_again())
+            self.tasks.spawn("numbers after a stop", self._count_after_stop())
 
     async def restart(self, selector: RestartSelector, *, preview: bool) -> Taken:
-        """Starts the selected jobs again, or says which that would be."""
+        """Restarts the selected jobs, or returns which that would be."""
         analysis = self.analysis
         if analysis.outcome is None or not self.state.planned:
             return Taken(
@@ -210,9 +210,9 @@ class Testing:
             "restart jobs",
         )
         if taken is None:
-            # It may have been done all the same: that round is spent.
+            # It may have been done all the same: the round is used up.
             self.state.round = round_
-            return _OVERTAKEN
+            return _INTERRUPTED
         if preview or not taken.jobs:
             return taken
         self.state.round = round_
@@ -223,7 +223,7 @@ class Testing:
         return taken
 
     async def cancel(self, selector: JobSelector, *, preview: bool) -> Taken:
-        """Cancels the selected jobs, or says which that would be."""
+        """Cancels the selected jobs, or returns which that would be."""
         if selector == JobSelector(head=selector.head):
             undecided = {
                 standing.platform: number
@@ -246,40 +246,44 @@ class Testing:
                 first=tuple(first[:TAKEN_SHOWN]),
             )
         if not self.state.planned:
-            return Taken(refusal="the analysis is under way: only all jobs can be cancelled yet")
+            return Taken(
+                refusal="the analysis is under way: until it ends only all jobs can be cancelled"
+            )
         taken = await self._change(
             JobActivities.cancel_jobs,
             ChangeJobs(key=self.key, selector=selector, preview=preview),
             "cancel jobs",
         )
         if taken is None:
-            return _OVERTAKEN
+            return _INTERRUPTED
         if taken.jobs and not preview:
             for name in taken.by_platform:
                 child = self.state.children.get(name)
                 if child is not None:
-                    await self._tell(
+                    await self._signal(
                         child, "stop_jobs", lambda n: StopJobs(selector=selector, number=n)
                     )
-            await self.count([name for name in taken.by_platform if name not in self._running()])
+            await self.count(
+                [name for name in taken.by_platform if name not in self.state.children]
+            )
         return taken
 
     async def recount(self) -> None:
-        """Looks at the index anew: it was changed by others."""
+        """Counts the jobs in the index anew after it was changed by others."""
         for child in list(self.state.children.values()):
-            await self._tell(child, "recount", lambda n: n)
-        idle = [name for name in self.state.standings if name not in self._running()]
+            await self._signal(child, "recount", lambda n: n)
+        idle = [name for name in self.state.standings if name not in self.state.children]
         if await self.count(idle):
-            # Queued by what was given up halfway.
+            # Queued by a request that was abandoned halfway.
             self._start(name for name in idle if _undecided(self.state.standings[name]))
 
     async def conclude(self) -> None:
-        """Decides what only all platforms together can decide."""
-        changed = await ask(
+        """Decides jobs that depend on all platforms together."""
+        changed = await run_unless(
+            self._is_interrupted,
             self.tasks,
             JobActivities.conclude_jobs,
             ConcludeJobs(key=self.key, unavailable=self.revision.options.unavailable),
-            self._is_called_away,
             options.index_activity("conclude jobs", changes=True),
         )
         if changed is None:
@@ -289,75 +293,77 @@ class Testing:
         self.state.concluded = True
         self.is_changed = True
 
-    async def count(self, names: Iterable[str], still: Callable[[], bool] = lambda: True) -> bool:
-        """Takes over from the index how the jobs of platforms stand.
+    async def count(
+        self, names: Iterable[str], is_wanted: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """Reads the standing of the jobs of platforms from the index.
 
         Args:
             names: Of the platforms.
-            still: Whether the answer counts when it comes.
+            is_wanted: Whether the result is still wanted when it arrives.
 
         Returns:
-            False if that was overtaken.
+            False if the result was not used.
         """
         wanted = tuple(names)
         if not wanted:
             return True
-        found: PlatformStandings | None = await ask(
+        found: PlatformStandings | None = await run_unless(
+            self._is_interrupted,
             self.tasks,
             JobActivities.count_jobs,
             CountJobs(key=self.key, platforms=wanted),
-            self._is_called_away,
         )
-        if found is None or not still():
+        if found is None or not is_wanted():
             return False
         for standing in found.platforms:
-            self._take_over(standing)
+            self._set_standing(standing)
         return True
 
-    async def look_for_adopted(self) -> None:
-        """Asks the children of earlier runs for a sign of life; settles the jobs of lost ones."""
+    async def check_adopted(self) -> None:
+        """Checks that the children of earlier runs are running; settles the jobs of lost ones."""
         for name, child in list(self.state.children.items()):
-            if child not in self._started_here and not await self._tell(
+            if child not in self._started_here and not await self._signal(
                 child, "recount", lambda n: n
             ):
                 await self._lost(name, child)
 
-    def progress(self, said: PlatformProgress) -> None:
-        """Takes over what a PlatformWorkflow reports."""
-        name = said.standing.platform
-        if said.key != self.key or self.state.children.get(name) != said.workflow_id:
+    def progress(self, report: PlatformProgress) -> None:
+        """Handles a report of a PlatformWorkflow."""
+        name, child = report.standing.platform, report.workflow_id
+        if report.key != self.key or self.state.children.get(name) != child:
             return
-        self._written[said.workflow_id] = said.written
-        self._take_over(said.standing)
-        if said.platform is not None:
+        self._written[child] = report.written
+        self._set_standing(report.standing)
+        if report.platform is not None:
             self.state.platforms = tuple(
-                said.platform if known.name == name else known for known in self.state.platforms
+                report.platform if known.name == name else known for known in self.state.platforms
             )
-        if said.notice is not None and said.notice not in self.state.notices:
-            self.state.notices = (*self.state.notices, said.notice)[:_NOTICES]
-        # One that heard something after these words goes on.
-        if (said.stopped or said.done) and said.heard >= self.state.woken.get(said.workflow_id, 0):
-            self._remove(said.workflow_id)
+        if report.notice is not None and report.notice not in self.state.notices:
+            self.state.notices = (*self.state.notices, report.notice)[:_NOTICES]
+        # A child that was sent another signal since continues.
+        if (report.stopped or report.done) and report.heard >= self.state.woken.get(child, 0):
+            self._remove(child)
 
-    # What follows runs in tasks of its own, or serves what is above.
+    # Tasks, and helpers of the above.
 
     async def _check(self, asker: RestartAsker | None) -> None:
-        answer: AnalysisReport | None = await self._jobs.run(ANALYSIS)
+        result: AnalysisReport | None = await self._jobs.run(ANALYSIS)
         state = self.state
-        if answer is None:
+        if result is None:
             state.planned = True
             return
-        if answer.base is not None:
-            state.revision = state.revision.model_copy(update={"base": answer.base})
-        state.merge_tree = answer.analysis.merge_tree
-        state.packages = answer.analysis.packages
-        state.repository = answer.repository
+        if result.base is not None:
+            state.revision = state.revision.model_copy(update={"base": result.base})
+        state.merge_tree = result.analysis.merge_tree
+        state.packages = result.analysis.packages
+        state.repository = result.repository
         state.platforms = state.revision.options.platforms
         lint_only = state.revision.options.lint_only or state.repository is None
         platforms = () if lint_only else state.platforms
         # Decided once the jobs are known: an analysis that passed and no jobs would look green.
         if await self._plan(asker, platforms):
-            self._table.decide(ANALYSIS.id, reports_of(answer, (ANALYSIS,))[ANALYSIS.id])
+            self._table.decide(ANALYSIS.id, result.report)
             self._start(name for name, each in state.standings.items() if _undecided(each))
         else:
             cancelled = Cancelled(by=self._stopping or "superseded")
@@ -365,12 +371,13 @@ class Testing:
         state.planned = True
 
     async def _plan(self, asker: RestartAsker | None, platforms: tuple[Platform, ...]) -> bool:
-        """Puts all jobs into the index; False if that is overtaken."""
-        # What a stop left undecided is settled first: it must not be what is planned now.
+        """Adds all jobs to the index; False if the testing is stopped before."""
+        # What a stop left undecided is settled first, so that the new jobs are not.
         await self.tasks.until(lambda: self._records.is_empty or self._is_overtaken())
         if self._is_overtaken():
             return False
-        await ask(
+        await run_unless(
+            self._is_overtaken,
             self.tasks,
             JobActivities.plan_jobs,
             PlanJobs(
@@ -380,7 +387,6 @@ class Testing:
                 round=self.state.round,
                 asker=asker,
             ),
-            self._is_overtaken,
             options.plan_activity(),
         )
         return not self._is_overtaken() and await self.count(
@@ -388,28 +394,27 @@ class Testing:
         )
 
     def _is_overtaken(self) -> bool:
-        return self._stopping is not None or self._is_called_away()
-
-    def _running(self) -> set[str]:
-        return set(self.state.children)
+        return self._stopping is not None or self._is_interrupted()
 
     async def _change(self, method: Any, change: ChangeJobs, summary: str) -> Taken | None:
-        """Changes jobs in the index once all that is decided is there; None if overtaken."""
-        if not await self._write_down():
+        """Changes jobs in the index once all decided ones are recorded; None if interrupted."""
+        if not await self._record_all():
             return None
         how = options.index_activity(summary, changes=True)
-        taken: Taken | None = await ask(self.tasks, method, change, self._is_called_away, how)
+        taken: Taken | None = await run_unless(
+            self._is_interrupted, self.tasks, method, change, how
+        )
         return taken
 
-    async def _write_down(self) -> bool:
-        """Waits until all that is decided is in the index; False if that is overtaken."""
+    async def _record_all(self) -> bool:
+        """Waits until all decided jobs are recorded in the index; False if interrupted."""
         self.state.asked += 1
         number = self.state.asked
         for child in list(self.state.children.values()):
-            await told(child, "write_down", number)
+            await signal_if_running(child, "write_down", number)
         await self.tasks.until(
             lambda: (
-                self._is_called_away()
+                self._is_interrupted()
                 or (
                     self._records.is_empty
                     and all(
@@ -419,27 +424,29 @@ class Testing:
                 )
             )
         )
-        return not self._is_called_away()
+        return not self._is_interrupted()
 
-    async def _tell(self, child: str, signal: str, say: Callable[[int], Frozen | int]) -> bool:
-        """Sends a child a signal after which it looks at the index again; False if it has ended.
+    async def _signal(
+        self, child: str, signal: str, message: Callable[[int], Frozen | int]
+    ) -> bool:
+        """Sends a child a numbered signal, after which it recounts; False if it has ended.
 
-        It may have said that it is done before it hears this.
+        It may have reported that it is done before it receives the signal.
         """
         self.state.asked += 1
         self.state.woken[child] = self.state.asked
-        if await told(child, signal, say(self.state.asked)):
+        if await signal_if_running(child, signal, message(self.state.asked)):
             return True
         self.state.woken.pop(child, None)
         return False
 
-    async def _wake(self, names: Iterable[str], say: Callable[[int], RestartJobs]) -> None:
-        """Has jobs run that were queued again."""
+    async def _wake(self, names: Iterable[str], message: Callable[[int], RestartJobs]) -> None:
+        """Runs jobs that were queued again."""
         idle = []
         for name in names:
             child = self.state.children.get(name)
             if child is not None:
-                if await self._tell(child, "restart_jobs", say):
+                if await self._signal(child, "restart_jobs", message):
                     continue
                 self._remove(child)
             idle.append(name)
@@ -450,7 +457,7 @@ class Testing:
         state = self.state
         state.batch += 1
         for name in list(names):
-            # With the time: an operator may have ended a parent whose children go on.
+            # With the time: an operator may have ended a parent whose children continue.
             child = f"{self._pull_request.workflow_id}/{state.revision.head[:12]}"
             child += f"@{state.opened_at:%Y%m%dT%H%M%S.%f}/{name.replace('/', '-') or 'lint'}"
             child += f"/{state.batch}"
@@ -460,14 +467,14 @@ class Testing:
 
     async def _run_child(self, name: str, child: str) -> None:
         platform = next((each for each in self.state.platforms if each.name == name), None)
-        given = self._platform_state(name, platform)
-        given.standing = self.state.standings.get(name)
-        given.heard = self.state.asked
+        state = self._platform_state(name, platform)
+        state.standing = self.state.standings.get(name)
+        state.heard = self.state.asked
         self._executing.add(child)
         try:
             await workflow.execute_child_workflow(
                 PlatformWorkflow.run,
-                given,
+                state,
                 id=child,
                 parent_close_policy=ParentClosePolicy.ABANDON,
                 cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -478,10 +485,10 @@ class Testing:
         self._executing.discard(child)
         await self._lost(name, child)
 
-    async def _count_again(self) -> None:
-        """Takes over what came of a stop in the end.
+    async def _count_after_stop(self) -> None:
+        """Reads the final numbers after a stop.
 
-        The last verdicts, and jobs that were just being planned, are known to the index alone.
+        The last verdicts, and jobs that were just being planned, are in the index only.
         """
         await self.tasks.until(
             lambda: (self._records.is_empty and not self._executing) or self._is_overtaken()
@@ -492,7 +499,7 @@ class Testing:
             await self.count(names, lambda: self.state.batch == batch)
 
     async def _lost(self, name: str, child: str) -> None:
-        """Settles what a workflow left undecided that ended without its last words."""
+        """Settles the jobs of a child that ended without a final report."""
         if self.state.children.get(name) != child:
             return
         if self._stopping is None:
@@ -518,7 +525,7 @@ class Testing:
             merge_tree=state.merge_tree,
         )
 
-    def _take_over(self, standing: PlatformStanding) -> None:
+    def _set_standing(self, standing: PlatformStanding) -> None:
         before = self.state.standings.get(standing.platform)
         self.state.standings[standing.platform] = standing
         self.is_changed = True
@@ -532,7 +539,7 @@ class Testing:
         self.is_changed = True
 
 
-_OVERTAKEN = Taken(refusal="a newer head came, or the pull request was closed, before it was done")
+_INTERRUPTED = Taken(refusal="superseded by a newer head, or closed, before it was done")
 
 
 def _undecided(standing: PlatformStanding) -> int:

@@ -46,7 +46,8 @@ LIES = {
     "memory": "Fatal error: exception Out of memory",
     "allocation": "cc1: out of memory allocating 65536 bytes; virtual memory exhausted",
     "killed": "Killed",
-    "lost": "worker 7@host went silent in phase build: killed, crashed, or cut off; worker_lost",
+    "lost": "worker 7@host sends no more heartbeats in phase build: killed, crashed, or cut off; "
+    "worker_lost",
     "apt": "E: Failed to fetch http://deb.debian.org/debian/pool/x.deb  503  Service Unavailable",
     "dpkg": "dpkg: error processing package libc6 (--configure): E: Sub-process dpkg returned 1",
     "git": "fatal: unable to access https://github.com/o/r: Could not resolve host: github.com",

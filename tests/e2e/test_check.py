@@ -212,7 +212,7 @@ def test_a_root_that_cannot_be_made_errs_the_lint_and_not_the_analysis(
         (
             ["--repo", "REPO", "--branch", "topic", "--temporal", "127.0.0.1:1"],
             2,
-            "no Temporal server answers at 127.0.0.1:1",
+            "no Temporal server responds at 127.0.0.1:1",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Drill: names do not resolve, for all three build workers and under five pull requests."""
+"""Drill: DNS resolution fails, for all three build workers and under five pull requests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_all_pull_requests_are_parked_and_restarted_without_a_hand(tmp_path: Pat
                                      if each.state == "error"}, 120)  # fmt: skip
         parked = [each for each in world.recorder.samples if each.state == "error"]
         assert {each.head for each in parked} == heads
-        assert all("names do not resolve (1 errored" in each.text for each in parked)
+        assert all("DNS resolution failed (1 errored" in each.text for each in parked)
         assert [each.is_open for each in world.incidents()] == [True]
         names.start()
         check_end(world)

@@ -38,7 +38,7 @@ def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> 
     world.wait_said(good, SUCCESS, "opam-ci / lint")
     bad = world.commit(2, {"packages/c/c.1/opam": opam('version: "2"\ntags: ["org:x" "x" "x"]')})
     world.do(world.fake.open(2, bad))
-    world.wait_said(bad, "failure: Nothing was built: no build was asked for; lint failed")
+    world.wait_said(bad, "failure: Nothing was built: no build was requested; lint failed")
     linter = "opam-ci / lint"
     world.wait(lambda: any(run.annotations for run in world.fake.runs.values()))
     run = next(run for run in world.fake.runs.values() if run.annotations)
@@ -83,8 +83,8 @@ def test_bad_pull_requests_come_to_clear_ends(world: GitHubWorld) -> None:
     world.wait_said(nothing, "success: Changes no package: nothing to build or to lint")
     world.wait_said(deleted, SUCCESS)
     # A head that GitHub no longer has: the CI's trouble, said as such, and retried.
-    world.wait_said(gone, "CI fault: GitHub trouble")
-    world.wait_said(many, "success: Nothing was built: no build was asked for")
+    world.wait_said(gone, "CI fault: GitHub request failed")
+    world.wait_said(many, "success: Nothing was built: no build was requested")
     assert world.said(other) == "nothing"
 
 
@@ -107,8 +107,8 @@ def test_other_commands_of_the_set_up(world: GitHubWorld) -> None:
     done = check(OPAM_CI_GITHUB_CLONE_URL="file:///nowhere", OPAM_CI_TEMPORAL="127.0.0.1:1")
     assert done.returncode == 2
     assert "MISSING  clone: file:///nowhere has no branch master" in done.stdout
-    assert "MISSING  temporal: no Temporal server answers" in done.stdout
-    assert "2 things are missing" in done.stdout
+    assert "MISSING  temporal: no Temporal server responds" in done.stdout
+    assert "2 things to do" in done.stdout
     world.fake.installed = False
     done = check()
     assert (

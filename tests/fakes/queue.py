@@ -19,7 +19,7 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.plan import PlannedJob, depends_on
-from opam_ci.core.recording import rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import JobRecord, RevisionKey
 from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import Fault, JobState, JobStatus
@@ -75,7 +75,7 @@ def retrying(job: Job, cause: Cause = Cause.DNS) -> JobStatus:
 
 
 def wrote(index: Index, *rows: JobStatus, sequence: int = 1, key: RevisionKey = KEY) -> None:
-    index.record(rows_of(key, rows, sequence=sequence, updated_at=NOON))
+    index.record(RowBatch(key=key, rows=rows, sequence=sequence, updated_at=NOON))
 
 
 def taken(index: Index, platform: str = P, limit: int = 100) -> list[QueuedJob]:

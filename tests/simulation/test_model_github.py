@@ -9,7 +9,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from opam_ci.core.github.action import Closed, HeadChanged, Tracked
 from opam_ci.core.github.late import LATE_AFTER, current, is_late
-from opam_ci.core.github.ordering import LatestEvent
+from opam_ci.core.github.ordering import LatestEvent, compare_events
 from opam_ci.core.github.payload import PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
 from tests.simulation.harness import AT, Simulation, pick, there_are
@@ -280,7 +280,7 @@ class GitHubEvents(Simulation):
             self.hit("stale response")
         self.signal(event, sure=True)
 
-    # Catching up.
+    # Difference up.
 
     def reconcile(self) -> None:
         running = {} if self.run is None else {1: self.run.head}

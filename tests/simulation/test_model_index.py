@@ -34,7 +34,7 @@ from opam_ci.core.outcome import (
     SkipReason,
 )
 from opam_ci.core.plan import PlannedJob, depends_on, follows, outcome_after
-from opam_ci.core.recording import RowBatch, rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import JobRecord, RevisionKey
 from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich, Taken
 from opam_ci.core.summary import CountKey, JobState, JobStatus, Standing, count_key
@@ -279,7 +279,7 @@ class ListOfJobs(Simulation):
         self.step("record")
         rows = self.table.take_changed(200)
         self.sequence += 1
-        batch = rows_of(self.key, rows, sequence=self.sequence, updated_at=self.now())
+        batch = RowBatch(key=self.key, rows=rows, sequence=self.sequence, updated_at=self.now())
         before = self.records()
         self.twice(lambda: self.write(batch))
         changed = self.changed(before)

@@ -148,7 +148,7 @@ def test_page_of_thousands_fits() -> None:
     assert len(made.output.summary) <= 65_535
     assert "… and 901 more platforms" in made.output.summary
     assert "### failed(build) (3000, 40 shown)" in made.output.summary
-    assert "more kinds of trouble" in made.output.summary
+    assert "more kinds of problems" in made.output.summary
 
 
 def test_findings_are_annotations_of_the_linter_alone() -> None:

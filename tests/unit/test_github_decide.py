@@ -15,11 +15,11 @@ from opam_ci.core.github.action import (
     Closed,
     HeadChanged,
     Ignore,
-    Misunderstood,
     Reconcile,
     RefreshBase,
     Restart,
     Tracked,
+    UnknownCommand,
 )
 from opam_ci.core.github.decide import UnreadablePayloadError, decide
 from opam_ci.core.selector import RestartSelector, RestartWhich
@@ -206,7 +206,7 @@ def test_commands_of_others_need_a_permission_and_those_of_the_author_none() -> 
     assert said("/opam-ci cancel") == Cancel(pull_request=REF, by="carol", ask_permission=True)
     by_author = said("/opam-ci cancel", by="alice")
     assert by_author == Cancel(pull_request=REF, by="alice", ask_permission=False)
-    assert isinstance(said("/opam-ci dance"), Misunderstood)
+    assert isinstance(said("/opam-ci dance"), UnknownCommand)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from opam_ci.clients.deliveries import KEPT, StoredDeliveries
 from opam_ci.clients.index.index import Index
 from opam_ci.core.github.setup import missing
 from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.web.deliveries import Deliveries
+from opam_ci.web.webhook import Deliveries
 from tests.fakes.github import EVENTS, PERMISSIONS
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -125,7 +125,7 @@ def test_head_that_is_gone_is_said_so_and_is_an_error() -> None:
     gone = Errored(cause=Cause.GITHUB, evidence=Evidence(rule=HEAD_GONE))
     for one in statuses(summary(analysis=gone), maximum_attempts=5):
         assert one.state is State.ERROR
-        assert one.description.startswith("GitHub no longer has this commit: push again")
+        assert one.description.startswith("Commit not found on GitHub: push again")
     waiting = summary(planned=False, analysis=None)
     assert "Analysing" in statuses(waiting, maximum_attempts=5)[0].description
 

@@ -14,9 +14,9 @@ from opam_ci.core.github.action import (
     Closed,
     HeadChanged,
     Ignore,
-    Misunderstood,
     Restart,
     Tracked,
+    UnknownCommand,
 )
 from opam_ci.core.github.checks import BUTTON_ERRORS, BUTTON_FAILED, CheckRun
 from opam_ci.core.github.pace import Pace, Posted
@@ -126,9 +126,9 @@ async def test_commands_are_for_the_author_and_for_those_who_may_write(ci: Ci) -
     assert allowed == {"alice": True, "maintainer": True, "mallory": False}
     await fake.write(1, "/opam-ci hello", by="alice")
     misunderstood = ci.last()
-    assert isinstance(misunderstood, Misunderstood)
+    assert isinstance(misunderstood, UnknownCommand)
     await ci.github.comment(1, misunderstood.answer)
-    assert "I know these commands" in fake.comments[0]["body"]
+    assert "No such command" in fake.comments[0]["body"]
     before = len(ci.asked)
     await fake.write(1, "/opam-ci cancel", by="opam-ci[bot]")
     assert len(ci.asked) == before

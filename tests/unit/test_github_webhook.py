@@ -231,7 +231,7 @@ async def test_ignored_and_unreadable_deliveries_say_why(world: World) -> None:
     assert (ignored.status_code, ignored.json()["action"]) == (200, "ignore")
     unreadable = await world.post(b"{}")
     assert unreadable.status_code == 400
-    assert "no pull_request payload" in unreadable.json()["reason"]
+    assert "invalid pull_request payload" in unreadable.json()["reason"]
 
 
 async def test_secret_is_not_shown(world: World) -> None:

@@ -56,7 +56,7 @@ class Machine:
         self.probes = 0
         self.on_probe: Callable[[], None] = lambda: None
         self.health = WorkerHealth(
-            look=lambda: None, probe=self._probe, proven=proven, clock=lambda: self.now
+            check_host=lambda: None, probe=self._probe, proven=proven, clock=lambda: self.now
         )
         self.slots = BuildSlots(self.health, builds, clock=self._seconds)
 
@@ -194,7 +194,7 @@ async def test_a_probe_that_hangs_is_bad(monkeypatch: pytest.MonkeyPatch) -> Non
     async def hang() -> None:
         await asyncio.Event().wait()
 
-    health = WorkerHealth(look=lambda: None, probe=hang)
+    health = WorkerHealth(check_host=lambda: None, probe=hang)
     task = asyncio.create_task(health.watch())
     await quarantined(health)
     task.cancel()

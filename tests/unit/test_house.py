@@ -54,7 +54,7 @@ def test_workflow_code_replays_the_same() -> None:
     calls = {"datetime.now", "datetime.utcnow", "datetime.today", "open", "print", "input"}
     # Temporal has its own of these: asyncio's come back in the order of a set.
     calls |= {"asyncio.wait", "asyncio.as_completed"}
-    # Its turns of the event loop differ between Python versions; see `pause.came_true`.
+    # Its turns of the event loop differ between Python versions; see `pause.wait_for`.
     calls |= {"asyncio.wait_for"}
     for path in (PRODUCT / "workflows").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

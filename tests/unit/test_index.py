@@ -28,7 +28,7 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.recording import RowBatch, rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
 from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, Standing, State
 from tests.fakes.threads import in_threads
@@ -165,7 +165,7 @@ def test_a_job_that_was_restarted_comes_twice_in_one_batch(index: Index) -> None
         started_at=NOON, attempt_started_at=NOON, worker="w1",
     )  # fmt: skip
     again = ended.model_copy(update={"round": 2, "outcome": PASSED})
-    index.record(rows_of(KEY, (ended, again), sequence=1, updated_at=NOON))
+    index.record(RowBatch(key=KEY, rows=(ended, again), sequence=1, updated_at=NOON))
     [known] = index.jobs().items
     assert (known.status.round, known.standing) == (2, Standing.PASSED)
     attempts = {each.round: each.standing for each in index.attempts().items}

@@ -25,7 +25,7 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.plan import outcome_after
-from opam_ci.core.recording import RowBatch, rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionRecord
 from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
@@ -71,7 +71,9 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     )  # fmt: skip
     pools = {DEBIAN: "linux-amd64"}
     at = after(minutes)
-    return rows_of(key(number, opened), (row,), sequence=sequence, updated_at=at, pools=pools)
+    return RowBatch(
+        key=key(number, opened), rows=(row,), sequence=sequence, updated_at=at, pools=pools or {}
+    )
 
 
 def closed(number: int) -> RevisionRecord:
@@ -141,7 +143,7 @@ def test_what_followed_from_a_verdict_follows_from_the_new_one(index: Index) -> 
             (other, Skipped(reason=SkipReason.UNAVAILABLE, evidence=Evidence(rule="x"))),
         )
     ]
-    index.record(rows_of(key(1), tuple(rows), sequence=1, updated_at=NOON))
+    index.record(RowBatch(key=key(1), rows=tuple(rows), sequence=1, updated_at=NOON))
     write(index, *(decided(number) for number in (1, 2, 3)))
     assert outcomes(index, 1) == {
         build.id: "errored(unknown)",
@@ -197,8 +199,8 @@ def test_a_batch_of_many_times_finds_what_each_of_them_does(index: Index) -> Non
         decided(1, minutes=at, package=package).rows[0]
         for package, at in (("p1.1", 0), ("q1.1", 50))
     )
-    done = write(index, rows_of(key(1), rows, sequence=1, updated_at=after(50)))
-    # The first three are alike, and so are the others: their earlier verdicts are revised.
+    done = write(index, RowBatch(key=key(1), rows=rows, sequence=1, updated_at=after(50)))
+    # The first three are alike, and so are the others: those verdicts of before do not stand.
     assert judged(done) == {1, 2, 3}
     assert judged(write(index, decided(7, minutes=49.5))) == {1, 4, 5, 6, 7}
 
@@ -245,7 +247,7 @@ def test_reverse_dependencies_throw_no_doubt(index: Index) -> None:
             platform=DEBIAN, package=f"p{number}.1", kind=JobKind.REVDEP, revdep=f"r{number}.1"
         )
         row = decided(number).rows[0].model_copy(update={"job": other})
-        return rows_of(key(number), (row,), sequence=1, updated_at=NOON)
+        return RowBatch(key=key(number), rows=(row,), sequence=1, updated_at=NOON)
 
     assert judged(write(index, *(revdep(number) for number in range(1, 6)))) == set()
 

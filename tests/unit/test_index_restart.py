@@ -318,7 +318,7 @@ def test_what_no_platform_can_install_is_a_failure_with_all_that_follows(index: 
     assert now[a.id] == now[there.id] == "failed(not_installable)"
     followed_now = records(index)[its_test(a).id].status.outcome
     assert isinstance(followed_now, Skipped)
-    assert followed_now.evidence.detail == "a.1 build came to failed(not_installable)"
+    assert followed_now.evidence.detail == "a.1 build ended with failed(not_installable)"
     assert now[build("b.1").id] == "skipped(no_solution)"
     assert {label(each.outcome) for each in index.attempts().items if each.outcome} == {
         "failed(not_installable)"

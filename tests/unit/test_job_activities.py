@@ -26,7 +26,7 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.outcome import Cancelled, Cause, Errored, Evidence, Skipped, SkipReason
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.recording import rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.selector import JobSelector, RestartSelector
 from opam_ci.core.summary import JobState, JobStatus, total
@@ -141,7 +141,7 @@ async def test_a_second_attempt_to_conclude_says_that_jobs_may_have_changed(
     [build] = [each.job for each in page.jobs if each.job.kind is JobKind.BUILD]
     skip = Skipped(reason=SkipReason.NO_SOLUTION, evidence=Evidence(rule="x"))
     row = JobStatus(job=build, state=JobState.DECIDED, outcome=skip)
-    given._index.record(rows_of(KEY, (row,), sequence=1, updated_at=NOON))
+    given._index.record(RowBatch(key=KEY, rows=(row,), sequence=1, updated_at=NOON))
     assert await environment.run(given.conclude_jobs, task) is True
     assert await environment.run(given.conclude_jobs, task) is False
     environment.info = replace(environment.info, attempt=2)

@@ -25,7 +25,7 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.recording import rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich
@@ -348,7 +348,7 @@ def test_a_row_tells_the_index_of_each_attempt_of_its_round(index: Index) -> Non
     rows.started(BUILD.id, started(2))
     rows.decide(BUILD.id, report(PASSED, attempt=2))
     key = revision_key(PullRequestRef(owner="o", repo="r", number=1), "a" * 40, AT)
-    index.record(rows_of(key, rows.rows, sequence=1, updated_at=AT))
+    index.record(RowBatch(key=key, rows=rows.rows, sequence=1, updated_at=AT))
     attempts = sorted(index.attempts().items, key=lambda each: each.number)
     assert [(each.number, each.outcome and label(each.outcome)) for each in attempts] == [
         (1, "errored(dns)"),

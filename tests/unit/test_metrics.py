@@ -398,7 +398,7 @@ async def test_endpoint_shows_metrics_and_health() -> None:
 
 async def test_a_taken_port_and_a_bad_address_are_said_in_one_line() -> None:
     for text in ("", "9464", "localhost:1", "127.0.0.1:99999", "127.0.0.1:x"):
-        with pytest.raises(UsageError, match=r"OPAM_CI_METRICS='.*' is no address"):
+        with pytest.raises(UsageError, match=r"OPAM_CI_METRICS='.*' is not an address"):
             parse_address(text)
     assert parse_address("[::1]:9464") == ("::1", 9464)
     with socket.socket() as taken:

@@ -36,10 +36,10 @@ def client(service: SlowService) -> Client:
 async def test_many_that_end_together_ask_once(latency: float) -> None:
     interceptor, service = outlast.OutlastInterceptor(), SlowService(latency)
     async with asyncio.timeout(5):
-        await asyncio.gather(*(interceptor.answered(client(service)) for _ in range(100)))
+        await asyncio.gather(*(interceptor.wait(client(service)) for _ in range(100)))
     assert service.asked == 1
     await asyncio.sleep(outlast._FRESH.total_seconds() + 0.05)
-    await interceptor.answered(client(service))
+    await interceptor.wait(client(service))
     assert service.asked == 2
 
 
@@ -48,8 +48,8 @@ async def test_who_is_cancelled_does_not_take_the_others_along(
 ) -> None:
     monkeypatch.setattr(outlast, "_PAUSE", timedelta(seconds=0.05))
     interceptor, service = outlast.OutlastInterceptor(), SlowService(0.05, away=3)
-    first = asyncio.create_task(interceptor.answered(client(service)))
-    second = asyncio.create_task(interceptor.answered(client(service)))
+    first = asyncio.create_task(interceptor.wait(client(service)))
+    second = asyncio.create_task(interceptor.wait(client(service)))
     await asyncio.sleep(0.02)
     first.cancel()
     async with asyncio.timeout(5):

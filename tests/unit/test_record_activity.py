@@ -15,7 +15,7 @@ from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.outcome import Evidence, Failed, FailureReason, LogLine
-from opam_ci.core.recording import RowBatch, rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.summary import JobState, JobStatus
 
@@ -71,7 +71,7 @@ def failed(number: int) -> RowBatch:
         job=Job(platform="p", package=f"p{number}.1", kind=JobKind.BUILD),
         state=JobState.DECIDED, attempt=1, outcome=FAILED, decided_at=NOON,
     )  # fmt: skip
-    return rows_of(key, (row,), sequence=1, updated_at=NOON)
+    return RowBatch(key=key, rows=(row,), sequence=1, updated_at=NOON)
 
 
 async def test_each_testing_whose_verdicts_changed_is_told_to_count_again(

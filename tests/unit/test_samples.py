@@ -27,9 +27,9 @@ FAILED = Failed(reason=FailureReason.BUILD, evidence=EVIDENCE)
 LOST = Errored(cause=Cause.DNS, evidence=EVIDENCE)
 DONE, TRIED, PARKED = 100, 140, 240
 """Seconds at which the first job is done, and the second one's attempts end."""
-ERROR = "Internal CI error, not your package: names do not resolve (1 errored); it is"
+ERROR = "Internal CI error, not your package: DNS resolution failed (1 errored); it is"
 ERROR += " restarted once repaired"
-RETRY = "; 1 retry, CI fault: names do not resolve (attempt 2 of 2 at 12:03 UTC)"
+RETRY = "; 1 retry, CI fault: DNS resolution failed (attempt 2 of 2 at 12:03 UTC)"
 
 
 def at(seconds: float) -> datetime:

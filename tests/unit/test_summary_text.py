@@ -115,7 +115,7 @@ def test_status_says_the_cause_of_what_waits_and_not_of_what_is_lost() -> None:
     lost = [row(number, ERRORED) for number in range(5)]
     text = status_description(summary(*lost, retrying(9)), maximum_attempts=5)
     assert text == (
-        "5/6 done; 1 retry, CI fault: names do not resolve (attempt 2 of 5 at 03:07 UTC)"
+        "5/6 done; 1 retry, CI fault: DNS resolution failed (attempt 2 of 5 at 03:07 UTC)"
     )
 
 
@@ -123,7 +123,7 @@ def test_status_counts_what_waits_although_no_row_of_it_is_shown() -> None:
     rows = [retrying(1), retrying(2), retrying(3, Cause.GIT), *(row(n, PASSED) for n in range(7))]
     of = summary_of(rows, jobs=rows[3:])
     text = status_description(of, maximum_attempts=5)
-    assert text == "7/10 done; 3 retry, CI fault: names do not resolve"
+    assert text == "7/10 done; 3 retry, CI fault: DNS resolution failed"
 
 
 def test_status_says_what_failed_and_when_the_retry_comes() -> None:
@@ -131,7 +131,7 @@ def test_status_says_what_failed_and_when_the_retry_comes() -> None:
         summary(row(1, FAILED), row(2, PASSED), retrying(3)), maximum_attempts=5
     )
     assert text == (
-        "2/3 done, 1 failed; 1 retry, CI fault: names do not resolve (attempt 2 of 5 at 03:07 UTC)"
+        "2/3 done, 1 failed; 1 retry, CI fault: DNS resolution failed (attempt 2 of 5 at 03:07 UTC)"
     )
 
 
@@ -210,7 +210,7 @@ NOT_BUILT = skipped(SkipReason.NOT_BUILT)
             head(SKIPPED, lint=(FAILED,)),
             "package failure: nothing was built: 1 build skipped (not available here); lint failed",
         ),
-        (head(), "nothing was built: no build was asked for; analysis and lint passed"),
+        (head(), "nothing was built: no build was requested; analysis and lint passed"),
         (
             head(lint=(), changed=ChangeKind.DELETED),
             "nothing needed a build (deleted); analysis passed",
@@ -389,7 +389,7 @@ def test_words_for_rows() -> None:
     assert reason_line(FAILED.model_copy(update={"blame": "b.1"})) == "b.1: Error: Unbound value x"
     assert why(row(1)) == ""
     recovered = retrying(1).model_copy(update={"outcome": PASSED, "state": JobState.DECIDED})
-    assert why(recovered).startswith("recovered by itself from dns (attempt 1)")
+    assert why(recovered).startswith("recovered by retry from dns (attempt 1)")
 
 
 def test_problems_are_one_line() -> None:

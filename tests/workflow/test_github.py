@@ -246,7 +246,7 @@ async def test_commands_are_obeyed_of_those_who_may(stage: Stage) -> None:
     await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     await fake.write(1, "/opam-ci sing", by="alice")
     await stage.until(lambda: bool(fake.comments))
-    assert "I know these commands" in fake.comments[0]["body"]
+    assert "No such command" in fake.comments[0]["body"]
 
 
 async def test_draft_is_tested_lightly_until_it_is_ready(stage: Stage) -> None:

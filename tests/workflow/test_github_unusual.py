@@ -41,10 +41,10 @@ async def reconciled(stage: Stage) -> Reconciled:
 async def test_head_that_is_gone_for_good_has_a_clear_end(stage: Stage) -> None:
     stage.script.steps["analysis"] = [gone()] * 3
     await stage.fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "error: GitHub no longer has this commit: push again")
+    await stage.until_said(HEADS[1], "error: Commit not found on GitHub: push again")
     # It says so in every context, and leaves none of them green.
     for context in ("opam-ci / lint", "opam-ci / revdeps"):
-        await stage.until_said(HEADS[1], "error: GitHub no longer has this commit", context)
+        await stage.until_said(HEADS[1], "error: Commit not found on GitHub", context)
 
 
 async def test_what_took_the_place_of_a_head_is_asked_for(stage: Stage) -> None:

@@ -195,7 +195,7 @@ async def test_a_repair_restarts_what_the_incident_hit_and_nothing_else(
         assert world.row(summary, BUILD).round == 2
     resolved = index.incident(incident.id)
     assert resolved is not None
-    assert resolved.resolved_by in {"ann", "a job that got through"}
+    assert resolved.resolved_by in {"ann", "a job that succeeded"}
     # Nobody restarted what was the package's own fault.
     assert world.row(await world.summary(theirs), BUILD).round == 1
     await ended(world, incident.id)
@@ -213,7 +213,7 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     [incident] = index.incidents().items
     looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
     await looked_after.signal("repaired", "bob")
-    await until_shown(looked_after, "bob said that it is repaired, and the canary met the fault")
+    await until_shown(looked_after, "reported as repaired by bob, but the canary met the fault")
     # It is still open: the repair did not hold. Then it does, and nobody has to say so.
     found = index.incident(incident.id)
     assert found is not None
@@ -234,7 +234,7 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     await ended(world, incident.id)
     found = index.incident(incident.id)
     assert found is not None
-    assert found.resolved_by == "a job that got through"
+    assert found.resolved_by == "a job that succeeded"
 
 
 async def test_the_answer_of_a_rare_canary_is_asked_for_soon(recorded: World, index: Index) -> None:

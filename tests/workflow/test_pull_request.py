@@ -110,7 +110,7 @@ async def test_what_nobody_asks_for_has_a_budget(
     assert await after_restart(4, automatic) == [43, 43]
     await handle.signal("restart", automatic)
     summary = await world.until(handle, lambda now: bool(now.notices))
-    assert "too many jobs were restarted without anybody asking" in summary.notices[0]
+    assert "automatic restart limit reached: restart the errored jobs with" in summary.notices[0]
     # Somebody asks, as it is typed by hand: all begins anew.
     assert await after_restart(5, RestartSelector()) == [0, 0]
     assert await after_restart(6, automatic) == [20, 20]
@@ -341,8 +341,8 @@ async def test_hostile_signals_are_refused_with_a_reason(world: World, ref: Pull
     await handle.signal("head_changed", {"head": "; rm -rf /"})
     summary = await world.until(handle, lambda now: is_decided(now) and len(now.notices) == 2)
     assert summary.state is State.SUCCESS
-    assert summary.notices[0].startswith("restart refused: which:")
-    assert summary.notices[1].startswith("head_changed refused: head:")
+    assert summary.notices[0].startswith("invalid restart: which:")
+    assert summary.notices[1].startswith("invalid head_changed: head:")
 
 
 async def test_retry_that_waits_is_hurried_by_restart(world: World, ref: PullRequestRef) -> None:

@@ -29,7 +29,7 @@ from opam_ci.core.outcome import (
     LogLine,
     Outcome,
 )
-from opam_ci.core.recording import rows_of
+from opam_ci.core.recording import RowBatch
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.selector import RestartSelector, RestartUpdate
 from opam_ci.core.summary import Counts, JobState, JobStatus, Standing, State, Summary
@@ -128,7 +128,7 @@ def others(index: Index, outcome: Outcome, *workers: str, at: datetime | None = 
         )
         key = revision_key(ref, HEAD_1, now)
         pools = {DEBIAN: "linux-amd64"}
-        index.record(rows_of(key, (row,), sequence=1, updated_at=now, pools=pools))
+        index.record(RowBatch(key=key, rows=(row,), sequence=1, updated_at=now, pools=pools))
 
 
 def again(summary: Summary) -> bool:

@@ -68,7 +68,7 @@ async def test_a_worker_that_does_not_stop_is_left_behind(
         began = time.monotonic()
     assert 1.5 < time.monotonic() - began < 4
     told = [each.message for each in caplog.records if each.levelno == logging.WARNING]
-    words = f"the worker of {workers[0].task_queue} has not stopped after 2 s and is left behind"
+    words = f"the worker of {workers[0].task_queue} has not stopped after 2 s and is abandoned"
     assert told.count(words) == 1
     assert workers[1].task_queue not in str(told)
     work.released.set()
@@ -94,7 +94,7 @@ def process(body: str) -> subprocess.Popen[str]:
         from opam_ci import stopping
         stopping.PROCESS_TIMEOUT = timedelta(seconds=1)
         async def main():
-            stop = stopping.told_to_stop()
+            stop = stopping.stop_on_signal()
             print("ready", flush=True)
             await stop.wait()
             print("told", flush=True)

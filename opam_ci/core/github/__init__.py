@@ -1,1 +1,1 @@
-"""What GitHub says and is told: payloads, decisions, statuses. Pure."""
+"""GitHub's payloads, their actions, statuses and check runs. Pure."""

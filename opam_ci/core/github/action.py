@@ -1,20 +1,28 @@
-"""What a delivery of GitHub's asks us to do."""
+"""Actions that a delivery of GitHub's can lead to."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.github.model import Login, RefName, RepositoryName, Sha
+from opam_ci.core.github.payload import PullRequest
 from opam_ci.core.model import Frozen
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.selector import RestartSelector
 
+HeadEvent = Literal["opened", "reopened", "pushed", "ready", "drafted", "rebased", "missed"]
+"""Why a head is to be tested. `rebased` means another base under the same head, which needs a new
+test of the same head; `missed` that no delivery reported it."""
+
+_WORKFLOW_ID = re.compile(r"pr/.*/([1-9][0-9]{0,11})")
+
 
 class Tracked(Frozen):
-    """What this CI is responsible for.
+    """The repository and branch that this CI tests.
 
     Attributes:
-        repository: Such as `ocaml/opam-repository`; GitHub ignores case in it, so do we.
+        repository: Such as `ocaml/opam-repository`; its case is ignored, as on GitHub.
         branch: Base branch whose pull requests are tested.
         app_id: Id of the GitHub App, None with a plain token: then there are no checks.
     """
@@ -33,14 +41,13 @@ class HeadChanged(Frozen):
     """A head is to be tested.
 
     Attributes:
-        pull_request: Whose.
+        pull_request: The pull request.
         head: Commit to test.
-        base: Commit that the base branch had when GitHub wrote this.
-        draft: Whether its author still works on it.
-        why: What happened; `rebased` means another base under the same head, which needs
-            a new test of the same head.
-        as_of: When the pull request was like this, by GitHub's clock, to the second. Of
-            two heads the one with the later time counts, whatever arrives first.
+        base: Commit of the base branch at the time of the event.
+        draft: Whether the pull request is a draft.
+        why: The event.
+        as_of: Time of the event by GitHub's clock, to the second. Of two heads the one with the
+            later time wins, in whatever order they arrive.
     """
 
     kind: Literal["head_changed"] = "head_changed"
@@ -48,7 +55,7 @@ class HeadChanged(Frozen):
     head: Sha
     base: Sha
     draft: bool
-    why: Literal["opened", "reopened", "pushed", "ready", "drafted", "rebased", "missed"]
+    why: HeadEvent
     as_of: AwareDatetime
 
     @property
@@ -58,11 +65,11 @@ class HeadChanged(Frozen):
 
 
 class Closed(Frozen):
-    """A pull request is no longer ours: stop its builds, end its workflow.
+    """A pull request is no longer tracked: stop its builds, end its workflow.
 
     Attributes:
-        pull_request: Which.
-        why: What happened; `moved` means onto a base that is not tracked.
+        pull_request: The pull request.
+        why: The event; `moved` means onto a base that is not tracked.
         as_of: As for `HeadChanged`.
     """
 
@@ -76,13 +83,13 @@ class Restart(Frozen):
     """Jobs are to be run again.
 
     Attributes:
-        numbers: Pull requests concerned. Empty when GitHub names none, as for a head in a
-            fork: then those whose current head is `head`.
-        head: Only if this is still the head; None for whatever the head is.
+        numbers: The pull requests. Empty if the payload has none, as for a head in a fork: then
+            those whose current head is `head`.
+        head: Only if this is still the head; None for any head.
         selectors: Which jobs, one restart for each.
-        by: Who asked.
-        ask_permission: Whether `by` must first be looked up (see `command.is_permitted`);
-            not so where GitHub itself lets only permitted people press.
+        by: Account that requested it.
+        ask_permission: Whether the permission of `by` must be checked first (see
+            `command.is_permitted`); not for buttons, which GitHub shows to permitted people only.
     """
 
     kind: Literal["restart"] = "restart"
@@ -97,8 +104,8 @@ class Cancel(Frozen):
     """Jobs under way are to be stopped.
 
     Attributes:
-        pull_request: Whose.
-        by: Who asked.
+        pull_request: The pull request.
+        by: Account that requested it.
         ask_permission: As for `Restart`.
     """
 
@@ -108,15 +115,15 @@ class Cancel(Frozen):
     ask_permission: bool
 
 
-class Misunderstood(Frozen):
-    """A comment was meant for us and is no command: to be answered, once.
+class UnknownCommand(Frozen):
+    """A comment with an unknown command: to be answered, once.
 
     Attributes:
-        pull_request: Where.
-        by: Who wrote it.
-        ask_permission: As for `Restart`: only permitted people are answered, or anyone
-            could make us talk.
-        answer: What to answer, markdown.
+        pull_request: The pull request.
+        by: Author of the comment.
+        ask_permission: As for `Restart`: only permitted people get an answer, or anybody
+            could make the CI write comments.
+        answer: The answer, markdown.
     """
 
     kind: Literal["misunderstood"] = "misunderstood"
@@ -130,7 +137,7 @@ class RefreshBase(Frozen):
     """The base branch moved: the clone is to be fetched.
 
     Attributes:
-        head: Where the branch is now.
+        head: The branch's new commit.
     """
 
     kind: Literal["refresh_base"] = "refresh_base"
@@ -138,10 +145,10 @@ class RefreshBase(Frozen):
 
 
 class Reconcile(Frozen):
-    """Much may have changed unseen: compare all open pull requests with the workflows.
+    """Deliveries may be missing: compare all open pull requests with the workflows.
 
     Attributes:
-        why: What happened.
+        why: The event.
     """
 
     kind: Literal["reconcile"] = "reconcile"
@@ -152,7 +159,7 @@ class Ignore(Frozen):
     """Nothing is to be done.
 
     Attributes:
-        reason: Why, in words for a log.
+        reason: Why, for the log and the response.
     """
 
     kind: Literal["ignore"] = "ignore"
@@ -160,14 +167,40 @@ class Ignore(Frozen):
 
 
 Action = Annotated[
-    HeadChanged | Closed | Restart | Cancel | Misunderstood | RefreshBase | Reconcile | Ignore,
+    HeadChanged | Closed | Restart | Cancel | UnknownCommand | RefreshBase | Reconcile | Ignore,
     Field(discriminator="kind"),
 ]
-"""What a delivery asks for."""
+"""The action of a delivery."""
+
+
+def head_changed(pull: PullRequest, tracked: Tracked, why: HeadEvent) -> HeadChanged:
+    """Returns the action that tests the head of a pull request."""
+    return HeadChanged(
+        pull_request=tracked.ref(pull.number),
+        head=pull.head.sha,
+        base=pull.base.sha,
+        draft=bool(pull.draft),
+        why=why,
+        as_of=pull.updated_at,
+    )
+
+
+def closed(pull: PullRequest, tracked: Tracked) -> Closed:
+    """Returns the action for a pull request that is closed, or has left the tracked branch."""
+    why: Literal["merged", "closed", "moved"] = "merged" if pull.merged else "closed"
+    if pull.state == "open" and pull.base.ref != tracked.branch:
+        why = "moved"
+    return Closed(pull_request=tracked.ref(pull.number), why=why, as_of=pull.updated_at)
 
 
 def foreign(repository: str, tracked: Tracked) -> Ignore | None:
-    """Returns why a delivery of this repository is not for us, None if it is."""
+    """Returns the reason to ignore a delivery of another repository, None for the tracked one."""
     if repository.lower() == tracked.repository.lower():
         return None
     return Ignore(reason=f"another repository: {repository}")
+
+
+def number_in(workflow_id: str) -> int | None:
+    """Returns the number of the pull request with this workflow id, None if it is not one."""
+    number = _WORKFLOW_ID.fullmatch(workflow_id)
+    return None if number is None else int(number[1])

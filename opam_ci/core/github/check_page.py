@@ -1,4 +1,4 @@
-"""From a summary to a check run: its verdict, its page, its annotations, its buttons."""
+"""From a summary to a check run: its conclusion, page, annotations and buttons."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -19,20 +19,20 @@ from opam_ci.core.outcome import Cause
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.result_text import flat
 from opam_ci.core.summary import JobStatus, Standing, State, Summary, why_counted
-from opam_ci.core.text import CAUSE_WORDS, mark, why
+from opam_ci.core.text import CAUSE_WORDS, clip, mark, why
 
 _CONCLUSIONS: dict[State, Conclusion] = {
     State.SUCCESS: "success",
     State.FAILURE: "failure",
-    # Checks know no error. GitHub counts neutral as passed, so that would be green
-    # without evidence; this one blocks a merge and says that somebody has to act.
+    # Checks have no "error". GitHub counts neutral as passed, so that would be green
+    # without evidence; this one blocks a merge and asks for action.
     State.ERROR: "action_required",
 }
 
 _SECTION_ROWS = 40
 _LINE = 100
 _PLATFORMS = 100
-_TROUBLE = frozenset({Standing.FAILED, Standing.ERRORED, Standing.RETRYING})
+_PROBLEMS = frozenset({Standing.FAILED, Standing.ERRORED, Standing.RETRYING})
 
 _PAGE = 60_000
 """Bytes after which no further section is shown; GitHub accepts 65,535 characters, and the
@@ -53,13 +53,13 @@ def check_run(  # noqa: PLR0913 - as many as a check run is made from
 
     Args:
         summary: Of all jobs of a head.
-        context: Which context.
-        contexts: All of them, for which are advisory.
-        pull_request: Whose head it is.
-        maximum_attempts: How many attempts a job has.
+        context: The context.
+        contexts: All contexts, to know which are advisory.
+        pull_request: The head's pull request.
+        maximum_attempts: Attempts of a job.
         target_url: Page of the pull request.
-        findings: Of lint, for annotations in the linter's context. GitHub adds them to
-            those that a check run has: give them once.
+        findings: Of lint, for annotations in the linter's context. GitHub adds them to those
+            that the check run has already, so pass them only once.
     """
     part = part_of(summary, context, contexts)
     status = status_of(part, context, maximum_attempts=maximum_attempts)
@@ -89,7 +89,7 @@ def check_run(  # noqa: PLR0913 - as many as a check run is made from
 
 
 def annotation(finding: LintFinding) -> Annotation:
-    """Returns a finding as an annotation, on line 1 where no one line is at fault."""
+    """Returns a finding as an annotation, on line 1 if it is not about one line."""
     line = finding.line or 1
     return Annotation(
         path=finding.file,
@@ -102,10 +102,10 @@ def annotation(finding: LintFinding) -> Annotation:
 
 
 def page(part: Summary) -> str:
-    """Returns what a check's page shows: a table, then all trouble by its verdict, in markdown."""
+    """Returns a check's page in markdown: a table, then failed and errored jobs by reason."""
     numbers: Counter[tuple[Standing, str]] = Counter()
     for each in part.tallies:
-        if each.standing in _TROUBLE:
+        if each.standing in _PROBLEMS:
             numbers[each.standing, each.why] += each.number
     rows: dict[tuple[Standing, str], list[JobStatus]] = defaultdict(list)
     for job in part.jobs:
@@ -118,7 +118,7 @@ def page(part: Summary) -> str:
         section = _section(_title(*kind), numbers[kind], rows[kind][:_SECTION_ROWS])
         size += len(section.encode()) + 2
         if size > _PAGE:
-            sections.append(f"… and {len(ordered) - place} more kinds of trouble")
+            sections.append(f"… and {len(ordered) - place} more kinds of problems")
             break
         sections.append(section)
     return "\n\n".join(sections)
@@ -132,7 +132,7 @@ def _buttons(part: Summary) -> tuple[Button, ...]:
 
 
 def _table(part: Summary) -> str:
-    """Counts by platform and kind."""
+    """Returns the table of numbers by platform and kind."""
     cells: dict[tuple[str, JobKind], Counter[str]] = defaultdict(Counter)
     for each in part.tallies:
         cells[each.platform, each.kind][mark(each.standing)] += each.number
@@ -157,21 +157,21 @@ def _table(part: Summary) -> str:
 
 
 def _title(standing: Standing, reason: str) -> str:
-    """Returns the heading of the jobs that are in the same trouble for the same reason."""
+    """Returns the heading of jobs with the same standing and reason."""
     if standing is Standing.FAILED:
         return f"failed({reason})"
-    words = CAUSE_WORDS[Cause(reason)]
+    cause = CAUSE_WORDS[Cause(reason)]
     if standing is Standing.RETRYING:
-        return f"Retried by itself: {words}"
-    return f"CI error, not the package's fault: {words}"
+        return f"Retried automatically: {cause}"
+    return f"CI error, not the package's fault: {cause}"
 
 
 def _section(title: str, number: int, jobs: list[JobStatus]) -> str:
-    """Returns the jobs in one kind of trouble.
+    """Returns the section of jobs with the same standing and reason.
 
     Args:
         title: Of the section.
-        number: How many there are.
+        number: Number of all such jobs.
         jobs: Those that are shown.
     """
     shown = f", {len(jobs)} shown" if len(jobs) < number else ""
@@ -183,8 +183,6 @@ def _section(title: str, number: int, jobs: list[JobStatus]) -> str:
 
 
 def _code(text: str) -> str:
-    """Returns text as code: a log's words must neither format the page nor call people."""
-    line = flat(text.replace("`", "'"))
-    if len(line) > _LINE:
-        line = line[: _LINE - 1] + "…"
+    """Returns text as code: text of a log must neither format the page nor mention people."""
+    line = clip(flat(text.replace("`", "'")), _LINE)
     return f"`{line or '—'}`"

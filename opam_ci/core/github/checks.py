@@ -1,4 +1,4 @@
-"""Check runs: the values of GitHub's Checks API that we write."""
+"""Check runs: the values that are written by GitHub's Checks API."""
 
 from typing import Annotated, Literal, Self
 
@@ -23,9 +23,9 @@ class Annotation(Frozen):
         path: File, from the root of the repository.
         start_line: First line, from 1.
         end_line: Last line.
-        annotation_level: How grave.
-        message: What about it; GitHub accepts 64 KiB.
-        title: Its headline.
+        annotation_level: Its severity.
+        message: The finding; GitHub accepts 64 KiB.
+        title: Its title.
     """
 
     path: str = Field(min_length=1)
@@ -37,23 +37,21 @@ class Annotation(Frozen):
 
 
 class CheckOutput(Frozen):
-    """What the check's page shows.
+    """The content of a check's page.
 
     Attributes:
         title: One line.
         summary: Markdown; GitHub accepts 65,535 characters.
-        text: More of it.
-        annotations: Any number; the client sends them in portions.
+        annotations: Any number; the client sends them in batches.
     """
 
     title: str = Field(min_length=1, max_length=255)
     summary: str = Field(max_length=65_535)
-    text: str | None = Field(default=None, max_length=65_535)
     annotations: tuple[Annotation, ...] = ()
 
 
 class Button(Frozen):
-    """A button on the check's page; pressed, it comes back as `requested_action`."""
+    """A button on the check's page; pressing it causes the event `requested_action`."""
 
     label: str = Field(min_length=1, max_length=20)
     description: str = Field(min_length=1, max_length=40)
@@ -62,12 +60,12 @@ class Button(Frozen):
 
 BUTTON_ERRORS = Button(
     label="Restart CI errors",
-    description="Run again what the CI itself lost",
+    description="Run jobs with CI errors again",
     identifier=RESTART_ERRORS,
 )
 BUTTON_FAILED = Button(
     label="Restart failed",
-    description="Run again what failed",
+    description="Run failed jobs again",
     identifier=RESTART_FAILED,
 )
 
@@ -78,13 +76,14 @@ class CheckRun(Frozen):
     Attributes:
         name: Name of its context.
         head_sha: Commit it is about.
-        external_id: `PullRequestRef.workflow_id`, by which a pressed button finds back.
-        status: How far, while it has no conclusion.
-        conclusion: What it came to; it alone makes a check run completed.
+        external_id: `PullRequestRef.workflow_id`, which identifies the pull request of a
+            pressed button.
+        status: Its progress, while it has no conclusion.
+        conclusion: Its result; a check run is completed only by this.
         details_url: Page of the pull request.
         started_at: When the testing began.
         completed_at: When it was decided.
-        output: What to show.
+        output: Content of its page.
         actions: Buttons.
     """
 

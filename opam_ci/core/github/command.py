@@ -6,7 +6,7 @@ from typing import Literal
 from opam_ci.core.model import Frozen
 from opam_ci.core.selector import RestartSelector, RestartWhich
 
-_COMMAND = re.compile(r" {0,3}/opam-ci(?:[ \t]+(?P<words>.*))?[ \t]*")
+_COMMAND = re.compile(r" {0,3}/opam-ci(?:[ \t]+(?P<arguments>.*))?[ \t]*")
 _FENCE = re.compile(r" {0,3}(?P<mark>```|~~~)")
 _PLATFORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,99}")
 _WHICH = {
@@ -17,18 +17,18 @@ _WHICH = {
 }
 
 USAGE = (
-    "I know these commands, one in a comment, at the start of a line:\n\n"
-    "- `/opam-ci restart errors` — what the CI itself lost\n"
-    "- `/opam-ci restart failed` — what failed\n"
-    "- `/opam-ci restart all` — everything that is decided\n"
+    "No such command. One of these can be given in a comment, at the start of a line:\n\n"
+    "- `/opam-ci restart errors` — jobs with internal CI errors\n"
+    "- `/opam-ci restart failed` — jobs that failed\n"
+    "- `/opam-ci restart all` — all decided jobs\n"
     "- each of them with a platform at its end, such as `debian-13-ocaml-5.3/amd64`\n"
-    "- `/opam-ci cancel` — stop what runs\n"
+    "- `/opam-ci cancel` — stop the running jobs\n"
 )
-"""What is answered to a command that is none."""
+"""Answer to an unknown command."""
 
 
 class RestartCommand(Frozen):
-    """`/opam-ci restart`; without a word it takes what the CI itself lost."""
+    """`/opam-ci restart`; without an argument it selects errored jobs."""
 
     kind: Literal["restart"] = "restart"
     selector: RestartSelector
@@ -41,7 +41,7 @@ class CancelCommand(Frozen):
 
 
 class NoSuchCommand(Frozen):
-    """Meant for us, and not understood."""
+    """A comment that begins like a command but is not one."""
 
     kind: Literal["no_such_command"] = "no_such_command"
 
@@ -52,8 +52,8 @@ Command = RestartCommand | CancelCommand | NoSuchCommand
 def parse_command(comment: str) -> Command | None:
     """Returns the first command of a comment, None if it has none.
 
-    A command stands at the start of a line. Quoted lines and fenced code are not read, so
-    that an answer that quotes a command, or explains one, does not repeat it.
+    A command is at the start of a line. Quoted lines and fenced code are ignored, so that a
+    reply that quotes a command, or explains one, does not repeat it.
     """
     fence: str | None = None
     # Not splitlines(): it also splits where GitHub's markdown does not, as at form feeds.
@@ -64,12 +64,12 @@ def parse_command(comment: str) -> Command | None:
             elif fence == mark["mark"]:
                 fence = None
         elif fence is None and (found := _COMMAND.fullmatch(line)):
-            return _command((found["words"] or "").split())
+            return _command((found["arguments"] or "").split())
     return None
 
 
-def _command(words: list[str]) -> Command:
-    match words:
+def _command(arguments: list[str]) -> Command:
+    match arguments:
         case ["cancel"]:
             return CancelCommand()
         case ["restart"]:
@@ -84,12 +84,12 @@ def _command(words: list[str]) -> Command:
 
 
 def is_permitted(permission: str, role: str) -> bool:
-    """Whether an account may command the CI: whoever may triage or more.
+    """Whether an account may command the CI: those that may triage or more.
 
-    The author of a pull request may anyway (see `decide`): a push would do the same.
+    The author of a pull request always may (see `decide`): a push would do the same.
 
     Args:
-        permission: `permission` of GitHub's answer: `admin`, `write`, `read`, `none`.
-        role: `role_name` of it, which also knows `maintain` and `triage`.
+        permission: `permission` of GitHub's response: `admin`, `write`, `read`, `none`.
+        role: `role_name` of it, which may also be `maintain` or `triage`.
     """
     return permission in {"admin", "write"} or role in {"admin", "maintain", "write", "triage"}

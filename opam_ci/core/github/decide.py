@@ -1,4 +1,4 @@
-"""From a delivery to what it asks for: a pure function over the bytes that arrived."""
+"""From a delivery to its action: a pure function of the bytes received."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -8,13 +8,14 @@ from pydantic import ValidationError
 from opam_ci.core.errors import OpamCiError
 from opam_ci.core.github.action import (
     Action,
-    Closed,
-    HeadChanged,
+    HeadEvent,
     Ignore,
     Reconcile,
     RefreshBase,
     Tracked,
+    closed,
     foreign,
+    head_changed,
 )
 from opam_ci.core.github.model import Tolerant
 from opam_ci.core.github.payload import (
@@ -28,38 +29,38 @@ from opam_ci.core.github.payload import (
 from opam_ci.core.github.people import decide_check_run, decide_check_suite, decide_comment
 from opam_ci.core.text import problems
 
-_HEADS = {
+_HEADS: dict[str, HeadEvent] = {
     "opened": "opened",
     "reopened": "reopened",
     "synchronize": "pushed",
     "ready_for_review": "ready",
     "converted_to_draft": "drafted",
 }
-"""Actions of `pull_request` after which a head is to be tested, and what we call them."""
+"""Actions of `pull_request` after which a head is to be tested, as `HeadEvent`."""
 
 _Payload = TypeVar("_Payload", bound=Tolerant)
 
 
 class UnreadablePayloadError(OpamCiError):
-    """A delivery of an event that we know is not shaped as GitHub describes it."""
+    """The payload of a known event does not match GitHub's documentation."""
 
 
 def decide(event: str, body: bytes, tracked: Tracked) -> Action:
-    """Returns what a delivery asks for.
+    """Returns the action of a delivery.
 
     Args:
         event: `X-GitHub-Event`.
-        body: The payload, JSON; its signature is checked.
-        tracked: What this CI is responsible for.
+        body: The payload, JSON; its signature has been checked.
+        tracked: The repository and branch that this CI tests.
 
     Raises:
-        UnreadablePayloadError: The payload lacks what every such payload has.
+        UnreadablePayloadError: The payload lacks required fields.
     """
     if event == "ping":
         return Ignore(reason="ping: the webhook works")
     reader = _READERS.get(event)
     if reader is None:
-        return Ignore(reason="an event that this CI has no use for")
+        return Ignore(reason="an event that this CI does not handle")
     return reader(event, body, tracked)
 
 
@@ -67,7 +68,7 @@ def _read(shape: type[_Payload], event: str, body: bytes) -> _Payload:
     try:
         return shape.model_validate_json(body)
     except ValidationError as error:
-        raise UnreadablePayloadError(f"no {event} payload: {problems(error)}") from error
+        raise UnreadablePayloadError(f"invalid {event} payload: {problems(error)}") from error
 
 
 def _pull_request(payload: PullRequestPayload, tracked: Tracked) -> Action:
@@ -79,13 +80,9 @@ def _pull_request(payload: PullRequestPayload, tracked: Tracked) -> Action:
     if pull.base.ref != tracked.branch:
         return _other_base(payload, tracked)
     if action == "closed":
-        return Closed(
-            pull_request=tracked.ref(pull.number),
-            why="merged" if pull.merged else "closed",
-            as_of=pull.updated_at,
-        )
+        return closed(pull, tracked)
     if action in _HEADS and pull.state == "open":
-        return _head(payload, tracked, _HEADS[action])
+        return head_changed(pull, tracked, _HEADS[action])
     return Ignore(reason=f"{action!r} of a pull request that is {pull.state!r} changes no head")
 
 
@@ -94,32 +91,18 @@ def _other_base(payload: PullRequestPayload, tracked: Tracked) -> Ignore:
     return Ignore(reason=f"base is {base[:100]!r}, not the tracked {tracked.branch!r}")
 
 
-def _head(payload: PullRequestPayload, tracked: Tracked, why: str) -> HeadChanged:
-    pull = payload.pull_request
-    return HeadChanged.model_validate(
-        {
-            "pull_request": tracked.ref(pull.number),
-            "head": pull.head.sha,
-            "base": pull.base.sha,
-            "draft": bool(pull.draft),
-            "why": why,
-            "as_of": pull.updated_at,
-        }
-    )
-
-
 def _edited(payload: PullRequestPayload, tracked: Tracked) -> Action:
     pull = payload.pull_request
     moved = payload.changes is not None and payload.changes.base is not None
     if not moved:
-        return Ignore(reason="an edit of words")
+        return Ignore(reason="an edit of title or description")
     if pull.state != "open":
         return Ignore(reason="another base for a pull request that is not open")
     if pull.base.ref == tracked.branch:
-        return _head(payload, tracked, "rebased")
+        return head_changed(pull, tracked, "rebased")
     before = payload.changes.base.ref if payload.changes and payload.changes.base else None
     if before is not None and before.before == tracked.branch:
-        return Closed(pull_request=tracked.ref(pull.number), why="moved", as_of=pull.updated_at)
+        return closed(pull, tracked)
     return _other_base(payload, tracked)
 
 

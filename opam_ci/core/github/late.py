@@ -1,4 +1,4 @@
-"""Deliveries that come late, and so may say what is no longer so.
+"""Late deliveries and redeliveries, which may be outdated.
 
 GitHub promises no order, and a redelivery can be three days old: an old push must not bring
 an old head back, and an old `opened` must not bring a closed pull request back.
@@ -6,40 +6,36 @@ an old head back, and an old `opened` must not bring a closed pull request back.
 
 from datetime import datetime, timedelta
 
-from opam_ci.core.github.action import Action, Closed, HeadChanged, Tracked
+from opam_ci.core.github.action import (
+    Action,
+    Closed,
+    HeadChanged,
+    Tracked,
+    closed,
+    head_changed,
+)
 from opam_ci.core.github.payload import PullRequest
 
 LATE_AFTER = timedelta(minutes=1)
-"""Deliveries normally come within seconds. Within this time the workflow sorts them out by
-`as_of`; whatever slips through both is found by the next comparison of all heads."""
+"""Deliveries normally arrive within seconds. Within this time the workflow orders them by
+`as_of`; an error of both is found by the next reconciliation."""
 
 
 def is_late(action: Action, now: datetime) -> bool:
-    """Whether GitHub must be asked if an action is still right."""
+    """Whether an action must be compared with the pull request's present state on GitHub."""
     return isinstance(action, HeadChanged | Closed) and now - action.as_of > LATE_AFTER
 
 
 def current(action: HeadChanged | Closed, pull: PullRequest, tracked: Tracked) -> Action:
-    """Returns what a late action comes to, now that GitHub was asked.
+    """Returns the action that a late one amounts to at present.
 
     Args:
-        action: What the delivery asked for.
+        action: The action of the delivery.
         pull: The pull request as it is.
-        tracked: What this CI is responsible for.
+        tracked: The repository and branch that this CI tests.
     """
-    ref = action.pull_request
-    if pull.state != "open":
-        why = "merged" if pull.merged else "closed"
-        return Closed.model_validate({"pull_request": ref, "why": why, "as_of": pull.updated_at})
-    if pull.base.ref != tracked.branch:
-        return Closed(pull_request=ref, why="moved", as_of=pull.updated_at)
+    if pull.state != "open" or pull.base.ref != tracked.branch:
+        return closed(pull, tracked)
     if isinstance(action, HeadChanged) and action.head == pull.head.sha:
         return action
-    return HeadChanged(
-        pull_request=ref,
-        head=pull.head.sha,
-        base=pull.base.sha,
-        draft=bool(pull.draft),
-        why="missed",
-        as_of=pull.updated_at,
-    )
+    return head_changed(pull, tracked, "missed")

@@ -1,4 +1,4 @@
-"""GitHub's rate limits: when a refusal means "later", and how much later."""
+"""GitHub's rate limits: which responses are rate limited, and how long to wait."""
 
 import re
 from collections.abc import Mapping
@@ -10,22 +10,23 @@ _TOO_MANY = 429
 _SERVER_ERROR = 500
 
 _UNKNOWN_WAIT = timedelta(seconds=60)
-"""GitHub: without any other word, wait at least a minute."""
+"""GitHub's documentation: without a header, wait at least a minute."""
 
 _LONGEST_WAIT = timedelta(hours=2)
-"""Primary limits reset within an hour; what claims more is a broken clock or header."""
+"""Primary limits reset within an hour; a longer wait is a broken clock or header."""
 
-_WORDS = re.compile(r"rate limit|abuse detection|too quickly", re.IGNORECASE)
+_LIMIT_MESSAGE = re.compile(r"rate limit|abuse detection|too quickly", re.IGNORECASE)
 
 
 def is_limited(status: int, headers: Mapping[str, str], message: str) -> bool:
-    """Whether an answer says that we ask too much, and not that we may not ask.
+    """Whether a response means that a rate limit was exceeded.
 
-    Both limits answer 403 or 429; a missing permission is a 403 as well.
+    Both the primary and the secondary limit respond 403 or 429; a missing permission is a 403 as
+    well.
 
     Args:
         status: HTTP status.
-        headers: Of the answer, names in lower case.
+        headers: Of the response, names in lower case.
         message: `message` of its body.
     """
     if status == _TOO_MANY:
@@ -33,26 +34,26 @@ def is_limited(status: int, headers: Mapping[str, str], message: str) -> bool:
     return status == _FORBIDDEN and (
         "retry-after" in headers
         or headers.get("x-ratelimit-remaining", "").strip() == "0"
-        or _WORDS.search(message) is not None
+        or _LIMIT_MESSAGE.search(message) is not None
     )
 
 
 def retry_after(status: int, headers: Mapping[str, str], now: datetime) -> timedelta | None:
-    """Returns how long to wait, None if GitHub did not say and need not have.
+    """Returns how long to wait, None for a server error without a header.
 
     `retry-after`, else `x-ratelimit-reset` when nothing remains, else a minute for a
-    limit. GitHub's clock is taken from its `date` header where it gives one, so that a
+    limit. GitHub's clock is taken from its `date` header if there is one, so that a
     worker whose clock is wrong does not wait for an hour or not at all.
 
     Args:
         status: HTTP status.
-        headers: Of the answer, names in lower case.
-        now: Our time, for answers without a date.
+        headers: Of the response, names in lower case.
+        now: Local time, for responses without a date.
     """
-    there = _date(headers.get("date")) or now
-    wait = _pause(headers.get("retry-after"), there)
+    github_now = _date(headers.get("date")) or now
+    wait = _pause(headers.get("retry-after"), github_now)
     if wait is None and headers.get("x-ratelimit-remaining", "").strip() == "0":
-        wait = _until(headers.get("x-ratelimit-reset"), there)
+        wait = _until(headers.get("x-ratelimit-reset"), github_now)
     if wait is None:
         return _UNKNOWN_WAIT if status < _SERVER_ERROR else None
     return min(max(wait, timedelta(seconds=1)), _LONGEST_WAIT)

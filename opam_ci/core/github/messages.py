@@ -1,4 +1,4 @@
-"""What workflows and activities say to each other about GitHub."""
+"""Messages between workflows and activities about GitHub."""
 
 from datetime import timedelta
 
@@ -7,24 +7,25 @@ from pydantic import AwareDatetime, Field
 from opam_ci.core.github.action import Action
 from opam_ci.core.github.checks import CheckRun
 from opam_ci.core.github.pace import HURRIED, Pace, Posted
+from opam_ci.core.github.reconcile import REDELIVERED_FOR
 from opam_ci.core.github.status import Status
 from opam_ci.core.model import Frozen
 from opam_ci.core.records import RevisionKey
 from opam_ci.core.requests import PullRequestRef
 
 
-class Delivered(Frozen):
-    """Input of DeliveryWorkflow: what a delivery asks for."""
+class DeliveryTask(Frozen):
+    """Input of DeliveryWorkflow: the action of a delivery."""
 
     action: Action
 
 
-class Carried(Frozen):
-    """What became of an action.
+class DeliveryResult(Frozen):
+    """Result of an action.
 
     Attributes:
-        words: What was done, for people who look.
-        again_at: When it is to be looked at again, None for never.
+        words: What was done, for people.
+        again_at: When to repeat the action, None for never.
     """
 
     words: str
@@ -32,23 +33,23 @@ class Carried(Frozen):
 
 
 class Look(Frozen):
-    """Input of the activity that asks GitHub how a pull request is."""
+    """Input of the activity that fetches a pull request's state from GitHub."""
 
     pull_request: PullRequestRef
 
 
 class ToPost(Frozen):
-    """What GitHub is to be told, as it is at this moment: the answer of a query.
+    """What to post to GitHub at this moment: the result of a query.
 
-    An activity that had to wait for GitHub asks anew, so that nothing old is posted late.
+    An activity that had to wait for GitHub queries again, so that no outdated status is posted.
 
     Attributes:
         statuses: As they should be, on either channel.
-        check_runs: By context, the check run.
-        posted: By `Status.key`, what was posted before.
-        pace: How often.
-        annotated: Context to whose check run lint's findings belong, None for none.
-        testing: Which testing of which head.
+        check_runs: Check runs, by context.
+        posted: Last posted statuses, by `Status.key`.
+        pace: Debounce of the statuses.
+        annotated: Context whose check run gets lint's findings, None for none.
+        testing: The testing.
     """
 
     statuses: tuple[Status, ...] = ()
@@ -60,10 +61,10 @@ class ToPost(Frozen):
 
 
 class PostTask(Frozen):
-    """Input of the activity that posts; what to post it asks the workflow.
+    """Input of the activity that posts; it queries the workflow for what to post.
 
     Attributes:
-        pull_request: Whose statuses.
+        pull_request: The pull request.
     """
 
     pull_request: PullRequestRef
@@ -73,20 +74,20 @@ class ReconcileTask(Frozen):
     """Input of ReconcileWorkflow.
 
     Attributes:
-        since: How far back failed deliveries are asked for.
+        since: How far back failed deliveries are redelivered.
     """
 
-    since: timedelta = timedelta(days=3)
+    since: timedelta = REDELIVERED_FOR
 
 
 class Reconciled(Frozen):
-    """What a comparison of GitHub with the workflows came to.
+    """Result of a reconciliation of GitHub with the workflows.
 
     Attributes:
-        open_pull_requests: How many are open on GitHub.
-        missed: Pull requests whose head no workflow knew.
-        looked_at: Those that were not listed, and asked for one by one.
-        redelivered: How many deliveries were asked for again.
+        open_pull_requests: Number of pull requests open on GitHub.
+        missed: Pull requests whose head no workflow had.
+        looked_at: Those that were not listed, and fetched one by one.
+        redelivered: Number of deliveries that GitHub was requested to redeliver.
     """
 
     open_pull_requests: int

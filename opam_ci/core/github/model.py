@@ -1,4 +1,4 @@
-"""The base of what GitHub sends, and the few words that all of it is made of."""
+"""The base model of GitHub's payloads, and the types of their fields."""
 
 from typing import Annotated
 
@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Tolerant(BaseModel):
-    """A value of GitHub's: keys that we do not need are ignored, whatever they hold.
+    """A value of GitHub's: keys that are not needed are ignored, whatever they hold.
 
     The opposite of `Frozen`, on purpose: GitHub adds fields at any time, and a strict
-    model would turn that into lost deliveries. What we do need is checked in full.
+    model would turn that into lost deliveries. Fields that are needed are validated.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -28,10 +28,10 @@ RefName = Annotated[str, Field(min_length=1, max_length=400)]
 """Name of a branch, with or without `refs/heads/`: compared, shown, never executed."""
 
 HEAD_GONE = "head-gone"
-"""Rule of the fault of a head that GitHub no longer has."""
+"""Rule of the fault of a head that does not exist on GitHub any more."""
 
 Number = Annotated[int, Field(strict=True, ge=1, le=2**53)]
 """Number of a pull request or of any object of GitHub's."""
 
 Word = Annotated[str, Field(max_length=100)]
-"""A word of GitHub's own, such as an action: bounded, since it may end up in a log."""
+"""A keyword of GitHub's, such as an action: bounded, since it may end up in a log."""

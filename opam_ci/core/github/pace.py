@@ -1,9 +1,9 @@
-"""What to post now, given what was posted: few statuses, in order, never an old one last.
+"""Debouncing of statuses: few of them, in order, and never an outdated one last.
 
-One poster for each pull request keeps a `Posted` for each context, asks `due` what to
-send, sends that, and takes it over with `after`. It sends one status at a time, and its
-requests end (see the client's time limit) before a retry of them can begin: so what
-GitHub has last is what was decided last. The same status twice does no harm.
+One poster for each pull request keeps a `Posted` for each context, posts the statuses that
+`due` returns, and records each with `after`. It posts one status at a time, and its
+requests end (see the client's time limit) before a retry of them can begin: so the last
+status on GitHub is the last one that was decided. The same status twice does no harm.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,45 +17,45 @@ STATUSES_LIMIT = 1000
 """Statuses that GitHub accepts for one commit and context; one more is a 422."""
 
 _RESERVE = 50
-"""Of those, kept for changes of the state: words may run out, verdicts may not."""
+"""Of those, reserved for changes of the state: there must always be room for the verdict."""
 
 
 class Pace(Frozen):
-    """How often a context is written.
+    """Debounce of a context.
 
     Attributes:
-        interval: Between two statuses of one state, of which only numbers differ. It
-            doubles with every 100 statuses that a commit already has.
-        longest_interval: What that ends at.
+        interval: Minimum time between two statuses of one state that differ only in their
+            description. It doubles with every 100 statuses that a commit already has.
+        longest_interval: Maximum of that.
     """
 
     interval: timedelta = timedelta(seconds=30)
     longest_interval: timedelta = timedelta(minutes=30)
 
     def wait(self, count: int) -> timedelta:
-        """Returns the time between two statuses of one state.
+        """Returns the minimum time between two statuses of one state.
 
         Args:
-            count: How many statuses the context already has at this commit.
+            count: Number of statuses that the context already has at this commit.
         """
         factor: int = 2 ** min(count // 100, 16)
         return min(self.interval * factor, self.longest_interval)
 
 
 HURRIED = Pace(interval=timedelta(0))
-"""For the last words about a pull request, which wait for nothing."""
+"""For the final statuses of a pull request, which are not delayed."""
 
 
 class Posted(Frozen):
-    """What became of one context's last status.
+    """The last status that was posted in a context.
 
     Attributes:
-        status: The last one sent, or refused.
-        at: When.
-        count: How many the context has at this commit.
-        refused: Why GitHub will take none at all for this commit, None if it does: a
-            commit that is gone, a token that may not. Recorded once, not tried for ever.
-        doubtful: Whether something else may have been sent since, of which no answer came.
+        status: The last one sent, or rejected.
+        at: When it was sent.
+        count: Number of statuses that the context has at this commit.
+        refused: Why GitHub accepts no status for this commit, None if it does: a commit that
+            does not exist any more, a token without permission. Not retried.
+        doubtful: Whether another one may have been sent since, without a response.
     """
 
     status: Status
@@ -66,11 +66,11 @@ class Posted(Frozen):
 
 
 class Due(Frozen):
-    """What is to be done.
+    """What to post, and when.
 
     Attributes:
-        post: Statuses to send now, in this order.
-        next_at: When to ask again although nothing else happens, None for never.
+        post: Statuses to post now, in this order.
+        next_at: When the next one is due if nothing else happens, None for never.
     """
 
     post: tuple[Status, ...] = ()
@@ -78,16 +78,16 @@ class Due(Frozen):
 
 
 def due(wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, pace: Pace) -> Due:
-    """Returns what to send now.
+    """Returns what to post now.
 
-    A changed state, a changed link and a new commit go at once; changed words wait until
-    the context's interval is over, and what they said meanwhile is never sent.
+    A changed state, a changed link and a new commit are posted at once; a changed description
+    waits until the context's interval is over, and intermediate ones are never posted.
 
     Args:
         wanted: The statuses as they should be.
-        posted: By `Status.key`, what was sent.
+        posted: Last posted statuses, by `Status.key`.
         now: The time.
-        pace: How often.
+        pace: The debounce.
     """
     post: list[Status] = []
     later: list[datetime] = []
@@ -99,7 +99,7 @@ def due(wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, p
             post.append(status)
         else:
             later.append(at)
-    # Verdicts first: should GitHub stop us in the middle, they have arrived.
+    # Verdicts first, in case a rate limit stops us in the middle.
     post.sort(key=lambda status: status.state is State.PENDING)
     return Due(post=tuple(post), next_at=min(later, default=None))
 
@@ -121,13 +121,13 @@ def _due_at(status: Status, last: Posted | None, now: datetime, pace: Pace) -> d
 def after(
     posted: Mapping[str, Posted], status: Status, at: datetime, *, refused: str | None = None
 ) -> dict[str, Posted]:
-    """Returns what is known once a status was sent.
+    """Returns the posted statuses after one was sent.
 
     Args:
-        posted: What was known before.
-        status: What was sent.
-        at: When.
-        refused: GitHub's final refusal, None if it took the status.
+        posted: Before it was sent.
+        status: The status that was sent.
+        at: When it was sent.
+        refused: GitHub's final rejection, None if it accepted the status.
     """
     last = posted.get(status.key)
     count = last.count if last is not None and last.status.sha == status.sha else 0
@@ -138,9 +138,9 @@ def after(
 
 
 def doubted(posted: Mapping[str, Posted]) -> dict[str, Posted]:
-    """Returns what is known once a posting ended without an answer.
+    """Returns the posted statuses after a posting ended without a response.
 
-    GitHub may have taken a status whose answer was lost. Should the one before it be wanted again
-    by then, GitHub must be told all the same.
+    GitHub may have accepted a status whose response was lost. If the one before it is wanted again
+    by then, it must be posted all the same.
     """
     return {key: last.model_copy(update={"doubtful": True}) for key, last in posted.items()}

@@ -1,8 +1,8 @@
-"""The payloads of webhooks, as far as we need them.
+"""The payloads of webhooks: the fields that are needed.
 
-Everything here is hostile until it is parsed: a valid signature says that GitHub sent it,
+Everything here is hostile until it is parsed: a valid signature proves that GitHub sent it,
 not that its values are sane. Only the fields below are read, so a title full of control
-characters or a deleted fork (whose `repo` is null) cannot matter.
+characters or a deleted fork (whose `repo` is null) does not matter.
 """
 
 from typing import Annotated, Any
@@ -21,19 +21,19 @@ from opam_ci.core.github.model import (
 
 
 def _known(value: Any) -> Any:
-    """Leaves out what is no object, for lists whose items are only a hint."""
+    """Drops items that are not objects, for lists whose items are only a hint."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 class Repository(Tolerant):
-    """The repository that a delivery is about."""
+    """The repository of a delivery."""
 
     id: Number
     full_name: RepositoryName
 
 
 class Account(Tolerant):
-    """Who did it."""
+    """The account that caused an event, or wrote something."""
 
     login: Login
     type: Word = "User"
@@ -66,7 +66,7 @@ class PullRequest(Tolerant):
 
 
 class BaseRefChange(Tolerant):
-    """What the name of the base was before an edit."""
+    """The name of the base before an edit."""
 
     ref: "Before | None" = None
 
@@ -78,7 +78,7 @@ class Before(Tolerant):
 
 
 class Changes(Tolerant):
-    """What an edit changed."""
+    """Fields that an edit changed."""
 
     base: BaseRefChange | None = None
 
@@ -99,7 +99,7 @@ class App(Tolerant):
 
 
 class BaseRepository(Tolerant):
-    """The repository of a base, which check payloads name by id."""
+    """The repository of a base; check payloads have its id only."""
 
     id: Number
 
@@ -111,7 +111,7 @@ class CheckedBase(Tolerant):
 
 
 class CheckedPullRequest(Tolerant):
-    """A pull request that a check is about; GitHub names none for heads in forks."""
+    """A pull request that a check is about; there are none for heads in forks."""
 
     number: Number
     base: CheckedBase
@@ -120,7 +120,7 @@ class CheckedPullRequest(Tolerant):
 CheckedPullRequests = Annotated[tuple[CheckedPullRequest, ...], BeforeValidator(_known)]
 
 
-class CheckRun(Tolerant):
+class ReceivedCheckRun(Tolerant):
     """A check run."""
 
     head_sha: Sha
@@ -131,7 +131,7 @@ class CheckRun(Tolerant):
 
 
 class RequestedAction(Tolerant):
-    """Which button was pressed."""
+    """The button that was pressed."""
 
     identifier: Word
 
@@ -140,7 +140,7 @@ class CheckRunPayload(Tolerant):
     """`check_run`."""
 
     action: Word
-    check_run: CheckRun
+    check_run: ReceivedCheckRun
     repository: Repository
     requested_action: RequestedAction | None = None
     sender: Account
@@ -164,7 +164,7 @@ class CheckSuitePayload(Tolerant):
 
 
 class Issue(Tolerant):
-    """An issue; a pull request is one that says so."""
+    """An issue, or a pull request, which has `pull_request` set."""
 
     number: Number
     state: Word

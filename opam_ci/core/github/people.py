@@ -1,15 +1,14 @@
-"""What people ask of us: buttons, Re-run, and commands in comments."""
-
-import re
+"""Actions of people: buttons, Re-run, and commands in comments."""
 
 from opam_ci.core.github.action import (
     Action,
     Cancel,
     Ignore,
-    Misunderstood,
     Restart,
     Tracked,
+    UnknownCommand,
     foreign,
+    number_in,
 )
 from opam_ci.core.github.command import (
     USAGE,
@@ -45,8 +44,6 @@ _BUTTONS: dict[str, tuple[RestartSelector, ...]] = {
     RESTART_FAILED: (_FAILED,),
 }
 
-_NUMBER = re.compile(r"pr/.*/([1-9][0-9]{0,11})")
-
 
 def _not_ours(app: App | None, tracked: Tracked) -> Ignore | None:
     if tracked.app_id is None:
@@ -57,23 +54,23 @@ def _not_ours(app: App | None, tracked: Tracked) -> Ignore | None:
 
 
 def _numbers(found: tuple[CheckedPullRequest, ...], repository: Repository) -> tuple[int, ...]:
-    """Returns those named pull requests that are onto the repository itself."""
+    """Returns those of the pull requests whose base is in the repository itself."""
     return tuple(sorted({pull.number for pull in found if pull.base.repo.id == repository.id}))
 
 
-def _written_in(external_id: str | None, tracked: Tracked) -> tuple[int, ...]:
-    """Returns the pull request that we wrote into a check run when we made it.
+def _number_of(external_id: str | None, tracked: Tracked) -> tuple[int, ...]:
+    """Returns the pull request in the id that we gave a check run.
 
     Two pull requests can share a head; a button belongs to one of them.
     """
-    number = _NUMBER.fullmatch(external_id or "")
-    if number is None or tracked.ref(int(number[1])).workflow_id != external_id:
+    number = number_in(external_id or "")
+    if number is None or tracked.ref(number).workflow_id != external_id:
         return ()
-    return (int(number[1]),)
+    return (number,)
 
 
 def decide_check_run(payload: CheckRunPayload, tracked: Tracked) -> Action:
-    """Returns what a pressed button, or Re-run of one check, asks for."""
+    """Returns the action of a pressed button, or of Re-run of one check."""
     run = payload.check_run
     if other := foreign(payload.repository.full_name, tracked) or _not_ours(run.app, tracked):
         return other
@@ -81,15 +78,15 @@ def decide_check_run(payload: CheckRunPayload, tracked: Tracked) -> Action:
         case "requested_action":
             button = payload.requested_action.identifier if payload.requested_action else ""
             if button not in _BUTTONS:
-                return Ignore(reason=f"a button that we do not offer: {button[:20]!r}")
+                return Ignore(reason=f"unknown button: {button[:20]!r}")
             selectors = _BUTTONS[button]
         case "rerequested":
             # Re-run of a green check can only mean all of it.
             selectors = (_ALL,) if run.conclusion == "success" else (_ERRORED, _FAILED)
         case action:
-            return Ignore(reason=f"{action!r} asks for nothing")
+            return Ignore(reason=f"{action!r} of a check run needs no action")
     return Restart(
-        numbers=_written_in(run.external_id, tracked)
+        numbers=_number_of(run.external_id, tracked)
         or _numbers(run.pull_requests, payload.repository),
         head=run.head_sha,
         selectors=selectors,
@@ -99,12 +96,12 @@ def decide_check_run(payload: CheckRunPayload, tracked: Tracked) -> Action:
 
 
 def decide_check_suite(payload: CheckSuitePayload, tracked: Tracked) -> Action:
-    """Returns what Re-run of all checks asks for."""
+    """Returns the action of Re-run of all checks."""
     suite = payload.check_suite
     if other := foreign(payload.repository.full_name, tracked) or _not_ours(suite.app, tracked):
         return other
     if payload.action != "rerequested":
-        return Ignore(reason=f"{payload.action!r}: pull_request events say which heads to test")
+        return Ignore(reason=f"{payload.action!r}: heads to test come by pull_request events")
     return Restart(
         numbers=_numbers(suite.pull_requests, payload.repository),
         head=suite.head_sha,
@@ -115,21 +112,21 @@ def decide_check_suite(payload: CheckSuitePayload, tracked: Tracked) -> Action:
 
 
 def decide_comment(payload: IssueCommentPayload, tracked: Tracked) -> Action:
-    """Returns what a comment asks for."""
+    """Returns the action of a comment."""
     issue, author = payload.issue, payload.comment.user
     if other := foreign(payload.repository.full_name, tracked):
         return other
-    if reason := _no_place_for_commands(payload):
+    if reason := _not_for_commands(payload):
         return Ignore(reason=reason)
     command = parse_command(payload.comment.body or "")
     if command is None:
         return Ignore(reason="a comment without a command")
     if author is None or author.type == "Bot":
-        return Ignore(reason="nobody who may command wrote it")
+        return Ignore(reason="written by a bot or an unknown account")
     return _commanded(command, issue, author, tracked)
 
 
-def _no_place_for_commands(payload: IssueCommentPayload) -> str | None:
+def _not_for_commands(payload: IssueCommentPayload) -> str | None:
     if payload.action != "created":
         return "only new comments are commands"
     if payload.issue.pull_request is None:
@@ -153,6 +150,6 @@ def _commanded(command: Command, issue: Issue, author: Account, tracked: Tracked
                 ask_permission=ask,
             )
         case NoSuchCommand():
-            return Misunderstood(
+            return UnknownCommand(
                 pull_request=ref, by=author.login, ask_permission=ask, answer=USAGE
             )

@@ -1,4 +1,4 @@
-"""Catching up: what webhooks would have said while nobody listened."""
+"""Reconciliation with GitHub: recovering missed webhooks."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from pydantic import AwareDatetime
 
-from opam_ci.core.github.action import HeadChanged, Tracked
+from opam_ci.core.github.action import HeadChanged, Tracked, head_changed
 from opam_ci.core.github.model import Number, Tolerant, Word
 from opam_ci.core.github.payload import PullRequest
 from opam_ci.core.model import Frozen
@@ -14,12 +14,12 @@ from opam_ci.core.model import Frozen
 REDELIVERED_FOR = timedelta(days=3)
 """GitHub keeps deliveries for three days and redelivers nothing older."""
 
-_MOST_ATTEMPTS = 5
+_MAX_ATTEMPTS = 5
 """Attempts of one delivery, GitHub's own first one included, after which it is given up:
 the comparison of all pull requests makes up for it."""
 
 _UNREADABLE = frozenset({400, 413, 415, 422})
-"""Our own answers to what would be refused the same way again."""
+"""Our responses to deliveries that would be rejected the same way again."""
 
 
 class Delivery(Tolerant):
@@ -28,8 +28,8 @@ class Delivery(Tolerant):
     Attributes:
         id: Of the attempt.
         guid: Of the event: `X-GitHub-Delivery`.
-        delivered_at: When.
-        status_code: What we answered; 0 if nothing.
+        delivered_at: Time of the attempt.
+        status_code: Of our response; 0 if there was none.
         event: `X-GitHub-Event`.
     """
 
@@ -40,15 +40,15 @@ class Delivery(Tolerant):
     event: Word
 
 
-class Catching(Frozen):
-    """How the open pull requests differ from the workflows.
+class Difference(Frozen):
+    """The difference between the open pull requests and the workflows.
 
     Attributes:
-        missed: Heads that no workflow knows, in the order of the pull requests.
-        renewed: Known heads of pull requests that changed lately and are no drafts: the
-            workflow may still know them as drafts, and takes no notice if it does not.
+        missed: Heads that no workflow has, in the order of the pull requests.
+        renewed: Known heads of pull requests that changed lately and are not drafts: the
+            workflow may still have them as drafts; if not, it ignores them.
         suspects: Workflows whose pull request was not listed. A list that changes while
-            it is read can leave one out: ask GitHub for each before it is ended.
+            it is read can leave one out: fetch each from GitHub before it is ended.
     """
 
     missed: tuple[HeadChanged, ...]
@@ -62,23 +62,23 @@ def compare(
     tracked: Tracked,
     *,
     lately: datetime,
-) -> Catching:
+) -> Difference:
     """Compares open pull requests with the workflows that run.
 
     Args:
         listed: All open pull requests.
-        running: By number, the head that the pull request's workflow works on; empty if
-            it has none yet.
-        tracked: What this CI is responsible for.
-        lately: What changed before this time was compared since.
+        running: By number, the head that the pull request's workflow tests; empty if it has
+            none yet.
+        tracked: The repository and branch that this CI tests.
+        lately: Changes before this time were compared already.
     """
     ours = {
         pull.number: pull
         for pull in listed
         if pull.base.ref == tracked.branch and pull.state == "open"
     }
-    heads = [(pull, _missed(pull, tracked)) for _, pull in sorted(ours.items())]
-    return Catching(
+    heads = [(pull, head_changed(pull, tracked, "missed")) for _, pull in sorted(ours.items())]
+    return Difference(
         missed=tuple(head for pull, head in heads if running.get(pull.number) != head.head),
         renewed=tuple(
             head
@@ -89,22 +89,11 @@ def compare(
     )
 
 
-def _missed(pull: PullRequest, tracked: Tracked) -> HeadChanged:
-    return HeadChanged(
-        pull_request=tracked.ref(pull.number),
-        head=pull.head.sha,
-        base=pull.base.sha,
-        draft=bool(pull.draft),
-        why="missed",
-        as_of=pull.updated_at,
-    )
-
-
 def to_redeliver(deliveries: Iterable[Delivery], now: datetime) -> tuple[int, ...]:
-    """Returns the ids of deliveries to ask for again, oldest first.
+    """Returns the ids of deliveries to redeliver, oldest first.
 
-    Those of events none of whose attempts was accepted, unless we refused to read them
-    or they were tried often enough.
+    Those of events none of whose attempts was accepted, unless their payload was rejected as
+    unreadable or they were tried often enough.
 
     Args:
         deliveries: All attempts that GitHub lists, in any order.
@@ -117,7 +106,7 @@ def to_redeliver(deliveries: Iterable[Delivery], now: datetime) -> tuple[int, ..
     for tries in attempts.values():
         last = max(tries.values(), key=lambda attempt: (attempt.delivered_at, attempt.id))
         if (
-            len(tries) < _MOST_ATTEMPTS
+            len(tries) < _MAX_ATTEMPTS
             and not any(_is_accepted(attempt) for attempt in tries.values())
             and last.status_code not in _UNREADABLE
             and now - last.delivered_at < REDELIVERED_FOR

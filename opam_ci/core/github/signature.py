@@ -12,15 +12,15 @@ def sign(secret: bytes, body: bytes) -> str:
 def is_signed(secret: bytes, body: bytes, header: str | None) -> bool:
     """Whether a body was signed with our secret; in constant time.
 
-    Compared as bytes: `compare_digest` refuses text that is not ASCII, which a forger
-    could send to make us fail instead of refuse.
+    Compared as bytes: `compare_digest` raises for text that is not ASCII, which a forger
+    could send to cause a server error instead of a rejection.
 
     Args:
         secret: The webhook's secret; an empty one signs nothing.
         body: Exactly the bytes that were received.
-        header: `X-Hub-Signature-256`, None if there was none.
+        header: `X-Hub-Signature-256`, None if missing.
     """
     if not secret or header is None:
         return False
-    given = header.encode("utf-8", "surrogateescape")
-    return hmac.compare_digest(sign(secret, body).encode(), given)
+    received = header.encode("utf-8", "surrogateescape")
+    return hmac.compare_digest(sign(secret, body).encode(), received)

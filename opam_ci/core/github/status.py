@@ -1,4 +1,4 @@
-"""Commit statuses: what a summary says in each context."""
+"""Commit statuses: from a summary to the status of each context."""
 
 from enum import StrEnum
 
@@ -8,31 +8,31 @@ from opam_ci.core.github.model import HEAD_GONE, Sha
 from opam_ci.core.job import REVDEP_KINDS, JobKind
 from opam_ci.core.model import Frozen
 from opam_ci.core.summary import REPOSITORY_JOBS, State, Summary
-from opam_ci.core.text import STATUS_LIMIT, status_description
+from opam_ci.core.text import STATUS_LIMIT, clip, status_description
 
 _REVDEP_JOBS = REVDEP_KINDS | {JobKind.LIST_REVDEPS}
 
 
 class About(StrEnum):
-    """Which jobs a context speaks of."""
+    """Which jobs a context is about."""
 
     OVERALL = "overall"
     """All jobs but those of advisory contexts."""
     LINTER = "linter"
     """The repository jobs: analysis and lint."""
     REVDEPS = "revdeps"
-    """Reverse dependencies, and what lists them."""
+    """Reverse dependencies, and the jobs that list them."""
 
 
 class Context(Frozen):
     """One status under a head on GitHub.
 
     Attributes:
-        about: Which jobs it speaks of.
-        name: What GitHub shows and branch protection names.
+        about: Which jobs it is about.
+        name: Its name on GitHub, for people and branch protection.
         advisory: Whether its jobs are left out of the overall context, so that a branch
-            protection that requires the overall one does not require them. Nothing can
-            leave out analysis and lint, without which nothing else is known.
+            protection that requires the overall one does not require them. Analysis and lint
+            cannot be left out, since all else depends on the analysis.
     """
 
     about: About
@@ -45,7 +45,7 @@ DEFAULT_CONTEXTS = (
     Context(about=About.LINTER, name="opam-ci / lint"),
     Context(about=About.REVDEPS, name="opam-ci / revdeps"),
 )
-"""What is posted unless configured otherwise."""
+"""The contexts unless configured otherwise."""
 
 
 class Channel(StrEnum):
@@ -56,7 +56,7 @@ class Channel(StrEnum):
 
 
 class Status(Frozen):
-    """The state of one context: sent as a commit status, or as the head of a check run.
+    """The state of one context: posted as a commit status, or as the head of a check run.
 
     Attributes:
         channel: As which of the two.
@@ -64,7 +64,7 @@ class Status(Frozen):
         sha: Commit it is about: always a head, never a merge.
         state: GitHub's state.
         description: At most 140 characters.
-        target_url: Where to read more, None for nowhere.
+        target_url: URL of details, None for no link.
     """
 
     channel: Channel = Channel.STATUS
@@ -92,8 +92,8 @@ def statuses(
 
     Args:
         summary: Its state; one without a head has no statuses.
-        contexts: Which to make.
-        maximum_attempts: How many attempts a job has.
+        contexts: The contexts.
+        maximum_attempts: Attempts of a job.
         target_url: Page of the pull request.
     """
     if not summary.head:
@@ -115,9 +115,9 @@ def status_of(
     """Returns the status of one context.
 
     Args:
-        part: Of the jobs that it speaks of, see `part_of`.
-        context: Which.
-        maximum_attempts: How many attempts a job has.
+        part: Summary of its jobs, see `part_of`.
+        context: The context.
+        maximum_attempts: Attempts of a job.
         target_url: Page of the pull request.
     """
     return Status(
@@ -130,12 +130,12 @@ def status_of(
 
 
 def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -> Summary:
-    """Returns the summary of the jobs that a context speaks of.
+    """Returns the summary of the jobs that a context is about.
 
     Args:
         summary: Of all jobs.
-        context: Which one.
-        contexts: All of them, for which are advisory.
+        context: The context.
+        contexts: All contexts, to know which are advisory.
     """
     match context.about:
         case About.OVERALL:
@@ -148,18 +148,18 @@ def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -
         case About.REVDEPS:
             if summary.planned and summary.is_analysed:
                 return _without_builds(summary.of_kinds(_REVDEP_JOBS))
-            # Without an analysis nobody knows whether there are reverse dependencies: a context
-            # without any job would be green.
+            # Without an analysis it is not known whether there are reverse dependencies: a
+            # context without any job would be green.
             return _without_builds(summary.of_kinds(_REVDEP_JOBS | {JobKind.ANALYSIS}))
 
 
 def _without_builds(part: Summary) -> Summary:
-    """Returns a part that waits for no comparison across platforms: that is about builds."""
+    """Returns a part that does not wait for the comparison across platforms, which is of builds."""
     return part.model_copy(update={"concluded": True})
 
 
 def _nothing(part: Summary, context: Context) -> str | None:
-    """Returns what is said where nothing ran: that it is so, and why, and no bare green."""
+    """Returns the text of a success for which nothing ran, None if something did."""
     if part.state is not State.SUCCESS:
         return None
     kinds = {each.kind for each in part.tallies}
@@ -171,7 +171,7 @@ def _nothing(part: Summary, context: Context) -> str | None:
 
 
 def _gone(part: Summary) -> str | None:
-    """Returns what is said of a head that GitHub no longer has, once that is certain."""
+    """Returns the text for a head that certainly does not exist on GitHub any more, else None."""
     gone = any(
         job.outcome is not None
         and job.outcome.kind == "errored"
@@ -180,7 +180,7 @@ def _gone(part: Summary) -> str | None:
     )
     if part.state is not State.ERROR or not gone:
         return None
-    return "GitHub no longer has this commit: push again, or comment /opam-ci restart errors"
+    return "Commit not found on GitHub: push again, or comment /opam-ci restart errors"
 
 
 def _description(part: Summary, context: Context, maximum_attempts: int) -> str:
@@ -193,7 +193,4 @@ def _description(part: Summary, context: Context, maximum_attempts: int) -> str:
             builds=context.about is not About.LINTER,
         )
     )
-    if not context.advisory:
-        return text
-    text = f"Advisory: {text}"
-    return text if len(text) <= STATUS_LIMIT else text[: STATUS_LIMIT - 1] + "…"
+    return clip(f"Advisory: {text}", STATUS_LIMIT) if context.advisory else text

@@ -1,1 +1,1 @@
-"""Incidents: faults that belong together, what they hit, and how that is undone."""
+"""Incidents: faults of one cause, the jobs that they hit, and the restart of these jobs."""

@@ -1,4 +1,4 @@
-"""Which faults are one incident, and where it is."""
+"""Grouping faults into incidents, and locating these."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from opam_ci.core.incidents.model import FaultSeen, Place, Scope
 from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause
 
 GAP = timedelta(minutes=45)
-"""How far apart faults of one cause may be and still be one incident.
+"""Maximum time between two faults of one incident.
 
 Longer than the longest pause between two attempts of a job (27 minutes with jitter, and the
 attempt itself), so that the retries of one job stay one incident.
@@ -21,8 +21,8 @@ class Span(NamedTuple):
 
     Attributes:
         id: Its number.
-        first: Of its first fault.
-        last: Of its last fault.
+        first: Time of its first fault.
+        last: Time of its last fault.
         resolved: When it was resolved, None while it is open.
     """
 
@@ -40,8 +40,8 @@ class Group(NamedTuple):
     faults: tuple[FaultSeen, ...]
 
 
-def order(fault: FaultSeen) -> tuple[Any, ...]:
-    """Returns the key by which faults are sorted: by time, and then by anything definite."""
+def sort_key(fault: FaultSeen) -> tuple[Any, ...]:
+    """Returns the key by which faults are sorted: by time, and then in any total order."""
     key = fault.revision
     named = (key.repository, key.target, key.head)
     run = (fault.job.id, fault.round, fault.attempt, fault.worker or "", fault.pool or "")
@@ -51,11 +51,11 @@ def order(fault: FaultSeen) -> tuple[Any, ...]:
 def group(faults: Iterable[FaultSeen], gap: timedelta = GAP) -> tuple[Group, ...]:
     """Groups faults of one cause of which each is close in time to another one.
 
-    The order in which they are given does not matter, nor does a fault given twice. A limit that
-    a job's own cgroup measured is no incident: nothing of the CI's is to be repaired.
+    The order of the input does not matter, nor do duplicates. A limit that a job's own cgroup
+    measured is not an incident: there is nothing to repair in the CI.
     """
     by_cause: dict[Cause, list[FaultSeen]] = defaultdict(list)
-    for fault in sorted(set(faults), key=order):
+    for fault in sorted(set(faults), key=sort_key):
         if fault.evidence.rule in OWN_LIMIT_RULES:
             continue
         by_cause[fault.cause].append(fault)
@@ -68,7 +68,7 @@ def group(faults: Iterable[FaultSeen], gap: timedelta = GAP) -> tuple[Group, ...
                 together = []
             together.append(fault)
         groups.append(_made(cause, together))
-    return tuple(sorted(groups, key=lambda each: (order(each.faults[0]), each.cause)))
+    return tuple(sorted(groups, key=lambda each: (sort_key(each.faults[0]), each.cause)))
 
 
 def _made(cause: Cause, faults: list[FaultSeen]) -> Group:
@@ -76,9 +76,9 @@ def _made(cause: Cause, faults: list[FaultSeen]) -> Group:
 
 
 def place_of(seen: Iterable[tuple[str | None, str | None]]) -> Place:
-    """Returns where faults are, given the (pool, worker) of each.
+    """Returns the place of faults with these (pool, worker).
 
-    A fault whose worker nobody knows says nothing about the place, unless all are so.
+    A fault of an unknown worker is ignored, unless the workers of all are unknown.
     """
     pairs = set(seen)
     workers = {worker for _, worker in pairs if worker is not None}
@@ -96,14 +96,14 @@ def place_of(seen: Iterable[tuple[str | None, str | None]]) -> Place:
 def joined(at: datetime, known: Sequence[Span], gap: timedelta = GAP) -> tuple[int, ...]:
     """Returns the incidents of its cause that a fault belongs to; several become one.
 
-    Repair draws a line: what happened before it belongs to the incident that was repaired,
-    whenever it comes to be known, and what happens after it is a new one. So the result of
-    adding faults one by one is that of `group`, in whatever order they come.
+    A fault that happened before an incident was resolved belongs to that incident, whenever it is
+    reported; a later one begins a new incident. So the result of adding faults one by one is that
+    of `group`, in whatever order they arrive.
 
     Args:
         at: When the fault happened.
         known: Incidents of the same cause.
-        gap: How far apart faults may be.
+        gap: Maximum time between two faults of one incident.
     """
     near = [span for span in known if span.first - gap <= at <= span.last + gap]
     repaired = [span for span in near if span.resolved is not None and at <= span.resolved]

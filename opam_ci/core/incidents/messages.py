@@ -1,4 +1,4 @@
-"""What the workflow of an incident and its activities say to each other."""
+"""Messages between the workflow of an incident and its activities."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -11,19 +11,18 @@ from opam_ci.core.packed import Packed
 from opam_ci.core.records import RevisionKey
 
 HIT_JOBS_AT_ONCE = 2000
-"""Jobs in one answer, which Temporal keeps for a while. More take another look."""
+"""Jobs in one result, which Temporal stores for a while. More need another activity."""
 
 
 class IncidentPace(Frozen):
-    """How often an open incident is looked at, and when it is over by itself.
+    """How often an open incident is checked, and when it ends by itself.
 
     Attributes:
-        probe_first: How long after its fault, and after each canary, it is looked at first; the
-            double each time after. So it is before the first canary and between the first two,
-            and ever longer.
-        probe_maximum: Longest time between two looks, and between two canaries.
-        quiet: An incident of which no job is left over is over when it has been quiet for so
-            long.
+        probe_first: Wait before the first check after its last fault and after each canary,
+            doubled for each further check. Also the wait before the first canary and between
+            the first two, doubled for each further one.
+        probe_maximum: Longest wait between two checks, and between two canaries.
+        quiet: An incident without errored jobs is over when it has been quiet for so long.
     """
 
     probe_first: timedelta = timedelta(minutes=1)
@@ -32,7 +31,7 @@ class IncidentPace(Frozen):
 
 
 class SentCanary(Frozen):
-    """How often an incident has sent a job as its canary."""
+    """How often an incident has restarted a job as its canary."""
 
     revision: RevisionKey
     job: str
@@ -40,17 +39,17 @@ class SentCanary(Frozen):
 
 
 class IncidentState(State):
-    """What an IncidentWorkflow knows; its input.
+    """State of an IncidentWorkflow; its input.
 
     Attributes:
         incident: The incident's number in the index.
-        pace: How often it is looked at.
-        restarted: How many jobs it has restarted, canaries among them.
+        pace: How often it is checked.
+        restarted: Number of restarted jobs, canaries included.
         sent: Canaries so far.
-        canary_pause: How long after the next canary the one after it comes; None before the first.
-        next_canary_at: When the next one may come, None for at once.
-        pause: How long until the next look; None before the first.
-        notes: What its page says besides.
+        canary_pause: Wait between the next canary and the one after it; None before the first.
+        next_canary_at: Earliest time of the next canary, None for at once.
+        pause: Wait until the next check; None before the first.
+        notes: Notes for the Temporal Web UI.
     """
 
     incident: int
@@ -63,14 +62,14 @@ class IncidentState(State):
     notes: list[str] = Field(default_factory=list)
 
 
-class IncidentLook(Frozen):
-    """How an incident stands.
+class IncidentStatus(Frozen):
+    """The state of an incident.
 
     Attributes:
-        incident: The incident; None if there is none, or it was united with another one.
-        hit: Jobs that it hit and that stand errored, `HIT_JOBS_AT_ONCE` at most.
-        undecided: Jobs that it hit and that are queued, run, or wait for a retry.
-        recovered: Whether one of them has got through since its last fault, at its place.
+        incident: The incident; None if there is none, or it was merged into another one.
+        hit: Jobs that it hit and that are errored, `HIT_JOBS_AT_ONCE` at most.
+        undecided: Number of jobs that it hit and that are queued, run, or wait for a retry.
+        recovered: Whether one of them has succeeded since the last fault, at the same place.
     """
 
     incident: Incident | None
@@ -84,7 +83,7 @@ class ResolveIncident(Frozen):
 
     Attributes:
         incident: Its number.
-        by: Who or what found that it is repaired.
+        by: Operator or event by which it counts as repaired.
     """
 
     incident: int
@@ -92,9 +91,9 @@ class ResolveIncident(Frozen):
 
 
 def workflow_id(incident: int) -> str:
-    """Returns the id of the workflow that looks after an incident."""
+    """Returns the id of the workflow of an incident."""
     return f"incident/{incident}"
 
 
 INCIDENT_WORKFLOW = "IncidentWorkflow"
-"""Its type; by name, since the activity that starts it lies below the workflows."""
+"""Its type; by name, since activities may not import workflows."""

@@ -1,4 +1,4 @@
-"""The values that incidents are made of."""
+"""Incidents, their faults, places and jobs."""
 
 from enum import StrEnum
 
@@ -11,29 +11,29 @@ from opam_ci.core.records import RevisionKey
 
 
 class Scope(StrEnum):
-    """How far an incident reaches."""
+    """The extent of an incident."""
 
     WORKER = "worker"
-    """One worker alone: its disk, its sandbox, its network."""
+    """One worker: its disk, its sandbox, its network."""
     POOL = "pool"
     """Several workers of one pool: its image, its mirror."""
     ALL = "all"
-    """Several pools, or the orchestration too: what everybody uses."""
+    """Several pools, or the orchestration too: something shared by all."""
 
 
 class FaultSeen(Frozen):
     """An attempt that ended by an infrastructure fault.
 
     Attributes:
-        revision: Of which testing.
-        job: Of which job.
-        round: Of which round, from 1.
+        revision: The testing.
+        job: The job.
+        round: The job's round, from 1.
         attempt: Its number within the round, from 1.
-        cause: Why.
+        cause: Of the fault.
         at: When it ended.
-        worker: Who ran it, if known.
-        pool: For what it builds; None for repository jobs.
-        evidence: On what the cause rests.
+        worker: Identity of the worker, if known.
+        pool: Pool of the worker; None for repository jobs.
+        evidence: For the cause.
     """
 
     revision: RevisionKey
@@ -48,12 +48,12 @@ class FaultSeen(Frozen):
 
 
 class Place(Frozen):
-    """Where an incident is.
+    """The place of an incident.
 
     Attributes:
-        scope: How far it reaches.
-        pool: The pool, for a worker's and a pool's.
-        worker: The worker, for a worker's.
+        scope: Its extent.
+        pool: The pool, for the scopes worker and pool.
+        worker: The worker, for the scope worker.
     """
 
     scope: Scope
@@ -66,16 +66,16 @@ class Incident(Frozen):
 
     Attributes:
         id: Its number in the index.
-        cause: Why they happened.
-        place: Where.
-        first_seen_at: When the first of them was noticed.
-        last_seen_at: When the last of them was.
+        cause: Of the faults.
+        place: Of the faults.
+        first_seen_at: When the first fault was noticed.
+        last_seen_at: When the last fault was noticed.
         resolved_at: When it was found repaired, None while it is open.
-        resolved_by: Who or what found that.
-        faults: How many.
-        jobs: How many jobs they hit.
-        pull_requests: How many pull requests and branches.
-        evidence: Of the first of them.
+        resolved_by: Operator or event by which it counts as repaired.
+        faults: Number of faults.
+        jobs: Number of jobs that they hit.
+        pull_requests: Number of pull requests and branches that they hit.
+        evidence: Of the first fault.
     """
 
     id: int
@@ -92,17 +92,17 @@ class Incident(Frozen):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is not repaired yet, as far as anybody knows."""
+        """Whether it is not known to be repaired."""
         return self.resolved_at is None
 
 
 class HitJob(Frozen):
-    """A job that an incident hit and that stands errored.
+    """A job that an incident hit and that is errored.
 
     Attributes:
-        revision: Of which testing.
-        job: Which.
-        automatic: What restarts of it have cost since somebody last asked for one.
+        revision: The testing.
+        job: The job.
+        automatic: See `JobStatus.automatic`.
     """
 
     revision: RevisionKey

@@ -1,4 +1,4 @@
-"""How a verdict that was given is judged again."""
+"""Replacing a verdict that is in doubt."""
 
 from datetime import timedelta
 
@@ -8,16 +8,16 @@ from opam_ci.core.outcome import Cause, Errored, Failed, Outcome
 
 
 def is_rejudged(outcome: Outcome | None) -> bool:
-    """Whether a verdict was given on the word of other jobs."""
+    """Whether a verdict was revised in the light of other jobs' verdicts."""
     return isinstance(outcome, Errored) and outcome.evidence.rule == SAME_FAILURE
 
 
 def rejudged(outcome: Failed, detail: str) -> Errored:
-    """Returns the verdict that a job gets instead.
+    """Returns the verdict that replaces a failure.
 
     Args:
-        outcome: Its own.
-        detail: Why, in words.
+        outcome: The failure.
+        detail: Why it is replaced.
     """
     was = f"{outcome.blame}: {outcome.evidence.detail}" if outcome.blame else None
     known = (detail, was or outcome.evidence.detail)
@@ -28,7 +28,7 @@ def rejudged(outcome: Failed, detail: str) -> Errored:
 
 
 def doubt_in_words(doubt: Doubt) -> str:
-    """Returns why verdicts are in doubt."""
+    """Returns why verdicts are in doubt, as a sentence."""
     minutes = max(1, -(-doubt.span // timedelta(minutes=1)))
     within = "a minute" if minutes == 1 else f"{minutes} minutes"
     return f"{doubt.pull_requests} unrelated pull requests failed the same way within {within}"

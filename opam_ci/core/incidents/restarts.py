@@ -1,4 +1,4 @@
-"""What is restarted once an incident is repaired, and in which order."""
+"""Selection and order of the jobs to restart once an incident is repaired."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,16 +15,16 @@ WINDOW = 100
 """Jobs that are restarted at once: 500 take five windows."""
 
 JOB_BUDGET = 3 * RESTART_COST
-"""What a job may have of restarts without anybody asking, or of twenty canaries: no pull request
-may burn the cluster. Canaries are fifteen minutes apart at the end, and so a night's outage ends
-by itself, however few jobs it hit. A restart by hand knows no limit and fills the budget again."""
+"""Budget of a job for automatic restarts: three restarts, or twenty canaries. No pull request may
+use up the cluster. Canaries are fifteen minutes apart at the end, and so a night's outage ends
+by itself, however few jobs it hit. Manual restarts are not limited and reset the budget."""
 
 PULL_REQUEST_BUDGET = 10_000 * RESTART_COST
-"""The same of all jobs of one head together, whatever each of them has left: twice the jobs of
-the largest pull requests."""
+"""Budget of all jobs of one head together, whatever each of them has left: twice the jobs of the
+largest pull requests."""
 
 CANARIES = JOB_BUDGET // CANARY_COST
-"""How often one incident sends one job as its canary, should the job not even start for it."""
+"""How often one incident restarts one job as its canary, even if the job never starts."""
 
 
 HitKey = tuple[RevisionKey, str]
@@ -35,8 +35,8 @@ class RestartOrder(Frozen):
     """Jobs of one testing that are restarted together.
 
     Attributes:
-        revision: Which testing.
-        jobs: Their ids.
+        revision: The testing.
+        jobs: Ids of the jobs.
     """
 
     revision: RevisionKey
@@ -44,11 +44,11 @@ class RestartOrder(Frozen):
 
     @property
     def workflow_id(self) -> str:
-        """The workflow of the pull request, which restarts them."""
+        """Id of the workflow of the pull request, which restarts them."""
         return workflow_of(self.revision)
 
     def selector(self, asker: RestartAsker) -> RestartSelector:
-        """Returns what is asked of that workflow."""
+        """Returns the selector to send to that workflow."""
         return RestartSelector(jobs=self.jobs, head=self.revision.head, asker=asker)
 
 
@@ -63,19 +63,19 @@ def has_budget(asker: RestartAsker, automatic: int) -> bool:
     """Whether a pull request may restart jobs.
 
     Args:
-        asker: On whose word.
-        automatic: What restarts of the head have cost since somebody last asked for one.
+        asker: Origin of the restart.
+        automatic: See `TestingState.automatic`.
     """
     return asker is RestartAsker.PERSON or automatic < PULL_REQUEST_BUDGET
 
 
 class RestartPlan(NamedTuple):
-    """What to do, in this order.
+    """Restarts to make, in this order.
 
     Attributes:
-        canary: One job that shows whether the repair holds; None when there is nothing.
-        windows: The others, some at a time.
-        spent: Jobs that have used up their budget and wait for somebody to ask.
+        canary: One job that tests the repair; None if there is nothing to restart.
+        windows: The others, in windows.
+        spent: Jobs that have used up their budget and wait for a manual restart.
     """
 
     canary: RestartOrder | None
@@ -100,28 +100,28 @@ def restart_plan(
     Args:
         hit: The errored jobs, in any order.
         window: Jobs at once.
-        budget: Jobs that have used so much are left to people.
+        budget: Jobs that have used so much need a manual restart.
     """
-    jobs = sorted(set(hit), key=_order)
+    jobs = sorted(set(hit), key=_sort_key)
     spent = tuple(each for each in jobs if each.automatic >= budget)
     wanted = [each for each in jobs if each.automatic < budget]
     if not wanted:
         return RestartPlan(None, (), spent)
-    canary = min(wanted, key=_canary_order)
+    canary = min(wanted, key=_canary_sort_key)
     wanted.remove(canary)
-    return RestartPlan(_ordered([canary]), tuple(_windows(wanted, window)), spent)
+    return RestartPlan(_order([canary]), tuple(_windows(wanted, window)), spent)
 
 
 def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | None:
-    """Returns the job that shows whether an incident is over, None if all were asked too often.
+    """Returns the job that tests whether an incident is over, None if all were used too often.
 
-    Pull requests take turns, and so do the jobs of each: one that brought the fault about itself
-    meets it again whatever the CI is like, and must not be asked alone. The one with the fewest
-    lost jobs comes first.
+    Pull requests take turns, and so do the jobs of each: one that caused the fault itself meets
+    it again whatever the state of the CI, and must not be the only canary. The one with the
+    fewest lost jobs comes first.
 
     Args:
         hit: The errored jobs, in any order.
-        sent: How often this incident has sent each as a canary.
+        sent: How often this incident has restarted each as a canary.
     """
     left = [
         each for each in hit if each.automatic < JOB_BUDGET and sent.get(key_of(each), 0) < CANARIES
@@ -134,7 +134,7 @@ def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | Non
     def turn(each: HitJob) -> tuple[Any, ...]:
         pull_request = _pull_request(each.revision)
         of_job = sent.get(key_of(each), 0)
-        return turns[pull_request], lost[pull_request], of_job, *_canary_order(each)
+        return turns[pull_request], lost[pull_request], of_job, *_canary_sort_key(each)
 
     return min(left, key=turn, default=None)
 
@@ -144,39 +144,38 @@ def _pull_request(revision: RevisionKey) -> tuple[str, str]:
 
 
 def key_of(hit: HitJob) -> HitKey:
-    """Returns what stays the same of a job from round to round."""
+    """Returns the identity of a job, the same in all its rounds."""
     return hit.revision, hit.job.id
 
 
 def orders_of(jobs: Iterable[HitJob]) -> tuple[RestartOrder, ...]:
-    """Groups jobs by the testing that they belong to, without a plan."""
-    by_revision: dict[RevisionKey, list[HitJob]] = defaultdict(list)
-    for each in sorted(set(jobs), key=_order):
-        by_revision[each.revision].append(each)
-    return tuple(_ordered(found) for found in by_revision.values())
+    """Groups jobs by testing, without a plan."""
+    by_revision = _by_revision(sorted(set(jobs), key=_sort_key))
+    return tuple(_order(found) for found in by_revision)
 
 
 def _windows(jobs: list[HitJob], size: int) -> Iterator[tuple[RestartOrder, ...]]:
-    by_revision: dict[RevisionKey, list[HitJob]] = defaultdict(list)
-    for each in jobs:
-        by_revision[each.revision].append(each)
-    few_first = sorted(by_revision.values(), key=lambda found: (len(found), _order(found[0])))
+    few_first = sorted(_by_revision(jobs), key=lambda found: (len(found), _sort_key(found[0])))
     line = [each for found in few_first for each in found]
     for first in range(0, len(line), size):
-        part: dict[RevisionKey, list[HitJob]] = defaultdict(list)
-        for each in line[first : first + size]:
-            part[each.revision].append(each)
-        yield tuple(_ordered(found) for found in part.values())
+        yield tuple(_order(found) for found in _by_revision(line[first : first + size]))
 
 
-def _ordered(jobs: list[HitJob]) -> RestartOrder:
+def _by_revision(jobs: Iterable[HitJob]) -> list[list[HitJob]]:
+    grouped: dict[RevisionKey, list[HitJob]] = defaultdict(list)
+    for each in jobs:
+        grouped[each.revision].append(each)
+    return list(grouped.values())
+
+
+def _order(jobs: list[HitJob]) -> RestartOrder:
     return RestartOrder(revision=jobs[0].revision, jobs=tuple(each.job.id for each in jobs))
 
 
-def _canary_order(hit: HitJob) -> tuple[bool, tuple[str, str, str, str, str]]:
-    return hit.job.kind is not JobKind.BUILD, _order(hit)
+def _canary_sort_key(hit: HitJob) -> tuple[bool, tuple[str, str, str, str, str]]:
+    return hit.job.kind is not JobKind.BUILD, _sort_key(hit)
 
 
-def _order(hit: HitJob) -> tuple[str, str, str, str, str]:
+def _sort_key(hit: HitJob) -> tuple[str, str, str, str, str]:
     key = hit.revision
     return (key.repository, key.target, key.opened_at.isoformat(), key.head, hit.job.id)

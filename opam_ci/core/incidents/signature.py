@@ -1,4 +1,4 @@
-"""How a job failed, without what differs from one failure to the next."""
+"""Fingerprints of failures: how a job failed, without what differs from run to run."""
 
 import hashlib
 import re
@@ -6,14 +6,14 @@ from typing import NamedTuple, TypeGuard
 
 from opam_ci.core.classify.rulebook import TEST_IDS
 from opam_ci.core.classify.telling import says_little
-from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.job import Job, JobKind, Phase, package_name
 from opam_ci.core.outcome import Errored, Failed, FailureReason, Outcome
 
 SAME_FAILURE = "same-failure-elsewhere"
 """Rule of a verdict that was a failure, until unrelated pull requests failed the same way."""
 
 KINDS = frozenset({JobKind.BUILD, JobKind.TEST, JobKind.LOWER_BOUNDS, JobKind.LIST_REVDEPS})
-"""Kinds of jobs that have a signature. Lint and analysis speak of the change alone; reverse
+"""Kinds of jobs that have a signature. Lint and analysis depend on the change alone; reverse
 dependencies fail in thousands and without the pull request too (ADR 0014)."""
 
 _REASONS = frozenset(
@@ -27,11 +27,11 @@ _REASONS = frozenset(
         FailureReason.NOT_INSTALLED,
     }
 )
-"""What a broken machine can look like. The other reasons rest on the files of the change, or
-have been given on the word of several workers already."""
+"""Reasons that a broken machine can cause. The other reasons depend on the files of the change,
+or on several workers already."""
 
 _LETTERS = 12
-"""Of a line with fewer letters (`Error 2`, `exit-code 1`) nothing follows."""
+"""A line with fewer letters (`Error 2`, `exit-code 1`) is not specific enough."""
 
 _CITATION = re.compile(r"^[#>|\s-]+")
 _VARIABLE = (
@@ -43,11 +43,11 @@ _VARIABLE = (
 
 
 class Signature(NamedTuple):
-    """What failures that look the same have in common.
+    """The common part of failures that look the same.
 
     Attributes:
-        phase: Where it failed.
-        line: The first line of its evidence that tells how, without numbers, paths and hashes.
+        phase: The phase in which the job failed.
+        line: The first specific line of its evidence, without numbers, paths and hashes.
     """
 
     phase: Phase | None
@@ -55,23 +55,23 @@ class Signature(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """What the index stores and searches: 128 bits, so that no two are taken for one."""
+        """The key in the index: 128 bits, so that no two signatures collide."""
         text = f"{self.phase or ''}\n{self.line}"
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def signature(outcome: Outcome | None, job: Job) -> Signature | None:
-    """Returns how a job failed; None where that speaks of the package or says too little.
+    """Returns how a job failed; None if that is about the package or not specific enough.
 
-    A verdict that was taken back keeps the signature of the failure that it was: it is still
-    evidence for those that come later.
+    A verdict that was revised keeps the signature of the original failure: it is still evidence
+    for later ones.
     """
     if job.kind not in KINDS or outcome is None or not _is_failure(outcome):
         return None
     evidence = outcome.evidence
-    words = (_CITATION.sub("", line.text).strip() for line in evidence.lines)
-    line = next((line for line in words if not says_little(line)), "").lower()
-    # Which test failed is the package's; the words around it are its test framework's.
+    lines = (_CITATION.sub("", line.text).strip() for line in evidence.lines)
+    line = next((line for line in lines if not says_little(line)), "").lower()
+    # Which test failed depends on the package; the rest of the line is its test framework's.
     if evidence.rule in TEST_IDS:
         return None
     blame = outcome.blame if isinstance(outcome, Failed) else None
@@ -91,7 +91,7 @@ def _is_failure(outcome: Outcome) -> TypeGuard[Failed | Errored]:
 
 
 def _names(line: str, package: str) -> bool:
-    name = package.split(".", 1)[0].lower()
+    name = package_name(package).lower()
     # `foo-bar` is `foo_bar` in OCaml's modules and dune's messages.
     return any(
         re.search(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", line)

@@ -6,40 +6,40 @@ A failure that unrelated pull requests share within minutes may be the CI's. Why
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import AwareDatetime, Field
 
-from opam_ci.core.job import Job
+from opam_ci.core.job import Job, count_unrelated, package_name
 from opam_ci.core.model import Frozen
 from opam_ci.core.records import RevisionKey
 
 BURST = timedelta(minutes=10)
-"""Within which unrelated pull requests must fail the same way to throw doubt on it."""
+"""Time within which unrelated pull requests must fail the same way to put it in doubt."""
 
 MEMORY = timedelta(days=1)
-"""How long a failure is remembered: what packages failed with before is no news."""
+"""How long a failure is remembered: one that packages had before is not new."""
 
 UNRELATED = 3
 """So many pull requests, each with other packages, do not break the same way by chance."""
 
 REFUTED_BY = 3
-"""So many jobs that were tried again and failed the same way again refute a doubt."""
+"""So many restarted jobs that failed the same way again refute a doubt."""
 
 
 class FailedVerdict(Frozen):
-    """A job that was given as the package's failure.
+    """A job that was decided as a package failure.
 
     Attributes:
-        revision: Of which testing.
-        job: Which.
-        round: Of which round, from 1.
+        revision: The testing.
+        job: The job.
+        round: The job's round, from 1.
         at: When it was decided.
-        blame: The package that failed, where it is another than the job's own.
-        doubted: Whether the verdict was taken back since.
-        again: Whether the job failed the same way in an earlier round: then it stands.
-        is_over: Whether there is nothing to judge again: the job has gone on to another
-            round, or has had its automatic restarts.
+        blame: The package that failed, if it is not the job's own.
+        doubted: Whether the verdict was revised since.
+        again: Whether the job failed the same way in an earlier round: then it is final.
+        is_over: Whether it cannot be revised any more: the job is in a later round, or has used
+            up its automatic restarts.
     """
 
     revision: RevisionKey
@@ -53,17 +53,17 @@ class FailedVerdict(Frozen):
 
     @property
     def is_open(self) -> bool:
-        """Whether a doubt can take it back."""
+        """Whether a doubt can revise it."""
         return not (self.doubted or self.again or self.is_over)
 
 
 class Doubt(NamedTuple):
-    """Verdicts to be judged again, since unrelated pull requests failed the same way.
+    """Verdicts to be revised, since unrelated pull requests failed the same way.
 
     Attributes:
-        verdicts: Those that still stand, oldest first.
-        pull_requests: How many unrelated pull requests failed so.
-        span: Within how long.
+        verdicts: Those not revised yet, oldest first.
+        pull_requests: Number of unrelated pull requests that failed so.
+        span: Time within which they did.
     """
 
     verdicts: tuple[FailedVerdict, ...]
@@ -76,18 +76,17 @@ def doubts(
 ) -> tuple[Doubt, ...]:
     """Finds verdicts of one signature that unrelated pull requests share within minutes.
 
-    What packages fail with all the time, such as a compiler's usual words, is in no doubt:
-    none that still stands may have the same signature within a day before the first of a
-    burst. Verdicts that were taken back prove no such habit, but are evidence for others
-    close to them; a job that fails the same way again begins no burst. The order in which
-    verdicts are given does not matter.
+    A usual failure, such as a common compiler message, is not in doubt: no unrevised verdict may
+    have the same signature within a day before the first of a burst. Revised verdicts do not make
+    a failure usual, but are evidence for others close to them; a job that fails the same way
+    again begins no burst. The order of the input does not matter.
 
     Args:
         alike: All of one signature, of current heads of open pull requests.
-        before: The last verdict of that signature before them that stands, if there is one.
-        unrelated: How many pull requests, without a package in common.
+        before: Time of the last unrevised verdict of that signature before them, if any.
+        unrelated: Number of pull requests, without a package in common.
     """
-    line = sorted(set(alike), key=_order)
+    line = sorted(set(alike), key=_sort_key)
     found: list[Doubt] = []
     taken: set[FailedVerdict] = set()
     usual = before
@@ -106,29 +105,22 @@ def doubts(
     return tuple(found)
 
 
-def _order(verdict: FailedVerdict) -> tuple[datetime, str, str, str, str, int]:
+def _sort_key(verdict: FailedVerdict) -> tuple[Any, ...]:
     key = verdict.revision
-    return (verdict.at, key.repository, key.target, key.head, verdict.job.id, verdict.round)
+    named = (key.repository, key.target, key.head, verdict.job.id, verdict.round)
+    # The rest makes it a total order even where the input contradicts itself.
+    flags = (verdict.again, verdict.doubted, verdict.is_over, verdict.blame or "")
+    return (verdict.at, *named, key.opened_at, *flags)
 
 
 def _unrelated(verdicts: Iterable[FailedVerdict]) -> int:
-    """Counts pull requests that share no package with one counted before.
+    """Counts pull requests without a package in common.
 
-    What failed counts as well as whose job it was: a package in the base repository that
-    breaks fails every pull request that needs it, and is one package.
+    The package that failed counts as well as the job's own: a broken package in the base
+    repository fails every pull request that needs it, and is one package.
     """
     packages: dict[tuple[str, str], set[str]] = defaultdict(set)
     for each in verdicts:
         key = (each.revision.repository, each.revision.target)
-        packages[key] |= {_name(full) for full in (each.job.package, each.blame) if full}
-    seen: set[str] = set()
-    count = 0
-    for _, names in sorted(packages.items()):
-        if not names & seen:
-            count += 1
-            seen |= names
-    return count
-
-
-def _name(full: str) -> str:
-    return full.split(".", 1)[0]
+        packages[key] |= {package_name(full) for full in (each.job.package, each.blame) if full}
+    return count_unrelated(names for _, names in sorted(packages.items()))
