@@ -13,7 +13,7 @@ information as opam's left-nested pairs and keeps the tree shallow on long formu
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 RelopKind = Literal["=", "!=", ">=", ">", "<=", "<"]
 LogopKind = Literal["&", "|"]
@@ -191,8 +191,7 @@ def _fields(items: "tuple[Item, ...]", name: str) -> Iterator[Field]:
     return (item for item in items if isinstance(item, Field) and item.name == name)
 
 
-@dataclass(slots=True, frozen=True)
-class Position:
+class Position(NamedTuple):
     """The position of a node: 1-based lines, 0-based columns in bytes, `end_column` exclusive."""
 
     line: int
