@@ -88,5 +88,5 @@ def _culprit(subject: LintSubject, message: OpamMessage) -> Node | None:
         for node in nodes:
             at = file.data.find(needle, node.start, node.end)
             if at >= 0:
-                return String(detail, at, at + len(needle))
+                return String(detail, start=at, end=at + len(needle))
     return nodes[0] if nodes else None

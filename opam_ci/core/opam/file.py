@@ -167,7 +167,7 @@ def parse(data: bytes, *, filename: str = "opam", max_size: int = MAX_SIZE) -> O
         return OpamFile(filename, tuple(items), data)
     if version is None or major_minor(version.value) <= _CURRENT_OPAM:
         raise _with_place(failure, data, filename)
-    first = Field("opam-version", version, 0, version.end)
+    first = Field("opam-version", version, start=0, end=version.end)
     return OpamFile(filename, (first, Section(UNREADABLE, None, ())), data)
 
 
