@@ -37,10 +37,10 @@ class Row:
     sandbox_killed: bool = False
 
 
-def fetch(fault: str, expected: str, words: str, of: str = OWN, **more: object) -> Row:
+def fetch(fault: str, expected: str, message: str, of: str = OWN, **more: object) -> Row:
     log = (
         f"[ERROR] Failed to get sources of {of}: curl failed\n"
-        f"#=== ERROR while fetching sources for {of} ====#\n{FETCH_FAIL.format(words)}\n"
+        f"#=== ERROR while fetching sources for {of} ====#\n{FETCH_FAIL.format(message)}\n"
     )
     row = Row(fault, expected, Phase.FETCH, 40, log, failing=of, action="fetch", action_exit=None)
     for key, value in more.items():

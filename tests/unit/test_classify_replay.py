@@ -136,7 +136,7 @@ def test_only_verdicts_that_flip_are_listed(
     ]
 
 
-def test_json_says_the_same(stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_same_content(stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
     stored.add("flips.1", once())
 
     classify(replay=True, as_json=True)
@@ -148,7 +148,7 @@ def test_json_says_the_same(stored: Stored, capsys: pytest.CaptureFixture[str]) 
     assert (summary["flips"], summary["kinds"]) == (1, {"failed(build) -> errored(dns)": 1})
 
 
-def test_a_flip_fails_where_that_is_asked_for(stored: Stored) -> None:
+def test_a_flip_fails_with_the_option_for_it(stored: Stored) -> None:
     stored.add("same.1", None)
     classify(replay=True, fail_on_flip=True)
 
@@ -208,7 +208,7 @@ def test_options_of_a_replay_want_one() -> None:
         classify("-", replay=True)
 
 
-def test_another_rule_with_the_same_verdict_is_no_flip() -> None:
+def test_another_rule_with_the_same_verdict_is_not_a_flip() -> None:
     run = PhaseRun(phase=Phase.FETCH, exit_code=40, duration=1, log_start=0, log_end=len(DNS))
     facts = BuildFacts(job=job("a.1"), phases=(run,))
     before = Errored(cause=Cause.DNS, evidence=Evidence(rule="an-old-rule"))

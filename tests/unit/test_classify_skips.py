@@ -73,10 +73,10 @@ def judged(
         ),
     ],
 )
-def test_the_line_tells_why(given: tuple[int, str], verdict: str, line: str) -> None:
-    found, said = judged(*given)
+def test_the_line_has_the_reason(given: tuple[int, str], verdict: str, line: str) -> None:
+    found, reported = judged(*given)
     assert found == verdict
-    assert said.strip("* ").startswith(line.strip("* "))
+    assert reported.strip("* ").startswith(line.strip("* "))
 
 
 def test_what_rests_on_a_mirror_proves_nothing() -> None:

@@ -214,7 +214,7 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "said"),
+    ("tag", "reported"),
     [
         ("busy", "HTTP 429"),
         ("broken", "HTTP 503"),
@@ -224,17 +224,17 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
     ],
 )
 async def test_a_registry_that_is_not_well_is_a_fault_of_ours(
-    odd: str, tag: str, said: str
+    odd: str, tag: str, reported: str
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    with pytest.raises(InfrastructureError, match=said) as caught:
+    with pytest.raises(InfrastructureError, match=reported) as caught:
         await resolver.resolve(f"{odd}/x:{tag}")
     assert caught.value.cause is Cause.IMAGE
     assert not isinstance(caught.value, UnknownImageError)
     assert caught.value.retry_after == (timedelta(seconds=77) if tag == "busy" else None)
 
 
-async def test_a_registry_that_hangs_is_not_asked_for_a_while(
+async def test_a_registry_that_hangs_is_not_queried_for_a_while(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
@@ -255,7 +255,7 @@ async def test_an_answer_that_drips_ends_in_time(odd: str, monkeypatch: pytest.M
         await ImageResolver().resolve(f"{odd}/x:slow")
 
 
-async def test_an_image_by_digest_is_asked_nobody_about() -> None:
+async def test_an_image_by_digest_is_not_resolved() -> None:
     image = "127.0.0.1:1/x@sha256:" + "0" * 64
     assert await ImageResolver().resolve(image) == image
 

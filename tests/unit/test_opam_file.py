@@ -135,7 +135,7 @@ def test_errors_are_those_of_opam_and_have_a_place(
     assert str(error) == f"p/opam:{line}:{column}: {message}"
 
 
-def test_a_newer_format_is_no_syntax_error() -> None:
+def test_a_newer_format_is_not_a_syntax_error() -> None:
     items = parse(b'opam-version: "2.6"\nx: <new syntax>').items
     assert items[0] == Field("opam-version", String("2.6"))
     assert isinstance(items[1], Section)
@@ -152,7 +152,7 @@ def test_a_newer_format_is_no_syntax_error() -> None:
         (b"#" * (MAX_SIZE + 1), "opam:1:0: File too big (102401 bytes"),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_place(data: bytes, part: str) -> None:
+def test_bytes_that_are_not_text_are_refused_with_their_place(data: bytes, part: str) -> None:
     with pytest.raises(OpamSyntaxError) as caught:
         parse(data)
     assert part in str(caught.value)

@@ -200,7 +200,7 @@ def test_an_impossible_package_in_a_variable_is_opams_failure() -> None:
         ),
     ],
 )
-def test_wrong_fields_have_opams_words_and_place(text: str, expected: list[str]) -> None:
+def test_wrong_fields_have_opams_message_and_place(text: str, expected: list[str]) -> None:
     assert errors(text) == expected
 
 

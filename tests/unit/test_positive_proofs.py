@@ -164,7 +164,7 @@ def test_before_package_code_nothing_else_is_a_failure(
         assert outcome.evidence.phase is phase
 
 
-def test_an_unproven_failure_is_no_failure() -> None:
+def test_an_unproven_failure_is_not_a_failure() -> None:
     def said(reason: FailureReason, rule: str, phase: Phase | None) -> bool:
         return is_proven(Failed(reason=reason, evidence=Evidence(rule=rule, phase=phase)))
 

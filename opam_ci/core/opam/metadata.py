@@ -39,6 +39,7 @@ from opam_ci.core.opam.nodes import Field, Ident, Item, String, Value
 from opam_ci.core.opam.package import Package
 from opam_ci.core.opam.readers import WHOLE_FILE, BadFormat, Span, either
 from opam_ci.core.opam.sections import FormatError, ReadValues, read_fields
+from opam_ci.core.opam.syntax_rules import without_patch
 from opam_ci.core.opam.values import BOOL, IDENT, list_of, tuple_of
 
 #: The newest opam-version that opam-repository's files may have.
@@ -242,20 +243,12 @@ def _check_version(file: OpamFile) -> None:
     if found:
         reader = FIELDS["opam-version"].reader
         version = reader.read(found[0].value, Span(found[0].value.start, found[0].value.end))
-        if versions.compare(FORMAT_VERSION, _without_patch(version)) >= 0:
+        if versions.compare(FORMAT_VERSION, without_patch(version)) >= 0:
             return
     raise BadFormat(
         WHOLE_FILE,
         f"unsupported or missing file format version; should be {FORMAT_VERSION} or older",
     )
-
-
-def _without_patch(version: str) -> str:
-    """The first two numbers of a version as text."""
-    pieces = version.split(".", 2)
-    if len(pieces) > 2:  # noqa: PLR2004 -- two dots make three pieces
-        return ".".join(pieces[:2])
-    return version[: len(version) - len(version.lstrip("0123456789."))]
 
 
 def _check_extensions(extensions: dict[str, Value]) -> None:
