@@ -1,4 +1,4 @@
-"""Pull requests on the real opam-repository come to the right outcome, with real opam builds.
+"""Pull requests on the real opam-repository have the right outcome, with real opam builds.
 
 docs/checks.md has the whole table; these are the ones that take seconds. They need an archive
 mirror (docs/checks.md says how to make one): its directory is in OPAM_CI_TEST_MIRROR.

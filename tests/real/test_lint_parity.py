@@ -1,4 +1,4 @@
-"""Our lint says what the peer says: on every real pull request and every mutated opam file."""
+"""Our lint agrees with opam-repo-ci: on every real pull request and every mutated opam file."""
 
 import gzip
 import json

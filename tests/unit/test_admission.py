@@ -101,7 +101,7 @@ def test_a_file_that_no_worker_can_handle_is_refused_with_its_path(clone: Clone,
     assert len(failure) < 300
     assert failure.isascii()
     assert failure.isprintable()
-    # The merge that somebody made of it is refused alike.
+    # A merge of it is refused alike.
     with Repository.open(clone.path) as repository:
         assert analyse_merge(repository, head).failure == failure
 
@@ -118,7 +118,7 @@ def test_files_of_the_base_are_not_refused_and_may_be_deleted(clone: Clone, case
     result = analysed(clone, deleted, "odd")
     assert result.failure is None
     assert "c.1" in {found.package for found in result.packages}
-    # A head from before the path was there is not asked about it either.
+    # A head from before the path existed is not checked for it either.
     old = clone.commit("old", {at("c.1"): opam()}, parents=("master",))
     assert analysed(clone, old, "odd").failure is None
 
@@ -232,7 +232,7 @@ def test_too_many_packages_are_refused_through_git(clone: Clone) -> None:
         "Too many changed packages (10001, at most 10000)",
         (),
     )
-    # Deletions are told of like the rest.
+    # Deletions are reported like the rest.
     back = clone.commit("back", dict.fromkeys(files), parents=(head,))
     assert analysed(clone, back, "topic").failure == result.failure
 

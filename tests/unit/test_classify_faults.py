@@ -1,4 +1,4 @@
-"""The fault table: what real opam does under each fault, and what each must come to."""
+"""The fault table: what real opam does under each fault, and the right outcome."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ CURL = 'curl failed: \\"/usr/bin/curl --retry 3\\" exited with code {}'
 
 @dataclass
 class Row:
-    """One fault, as facts and words."""
+    """One fault, as facts and text."""
 
     fault: str
     expected: str

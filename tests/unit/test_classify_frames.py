@@ -1,4 +1,4 @@
-"""What a log says in its structure: whose output a line is, what was wrapped, who failed."""
+"""The structure of logs: whose output a line is, what was wrapped, which package failed."""
 
 import html
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The judge beyond the fault table: what is green, whose failure it is, whose words count."""
+"""The judge beyond the fault table: what passes, which package failed, whose output counts."""
 
 import pytest
 from hypothesis import given, settings
@@ -221,7 +221,7 @@ def test_the_output_of_a_packages_command_is_never_a_fault_of_the_ci(
             assert verdict(run(phase, 31, failed("foo.1")), log=text) == expected
             # Without a report: one that is too large.
             assert verdict(run(phase, 31), log=text) in {expected, "failed(dependency)"}
-    # Where opam itself fails, lines of the package's output are not its words.
+    # If opam itself fails, lines of the package's output are not its messages.
     assert verdict(run(Phase.BUILD, 77), log=command + verbose) == "errored(unknown)"
 
 

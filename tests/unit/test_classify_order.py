@@ -1,4 +1,4 @@
-"""What stands further down: a report after trouble, an installed package after a probe."""
+"""Later lines: a report after an error, an installed package after a probe."""
 
 import pytest
 
@@ -121,7 +121,7 @@ def test_a_package_without_such_a_mark_failed_by_itself() -> None:
 
 
 def test_what_a_plan_without_its_head_no_longer_shows_is_a_dependency() -> None:
-    # opam puts what was asked for behind what it needs.
+    # opam lists the requested package after its dependencies.
     plan = "  - install a 1 [required by b]\n  - install b 2\n"
     upgrade = "  - install a 1 [required by d]\n  - install b 2\n"
 

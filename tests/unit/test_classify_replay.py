@@ -82,7 +82,7 @@ class Stored:
     def add(
         self, package: str, before: Outcome | None, *, facts: bool = True, padding: int = SMALL
     ) -> None:
-        """Adds an attempt that was judged so then; None for what today's rules say."""
+        """Add an attempt with its verdict then; None for that of today's rules."""
         key = f"logs/{package}"
         found = asyncio.run(logged(self.store, key, package, padding))
         outcome = before or judge(found, asyncio.run(judged.phase_texts(self.store, key, found)))

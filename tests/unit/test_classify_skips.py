@@ -1,4 +1,4 @@
-"""Skips say in one line why a package cannot be installed, and what proves nothing."""
+"""Skips have in one line why a package cannot be installed; and texts that prove nothing."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def judged(
             "skipped(no_solution)",
             "zzz.1 needs nope: no such package",
         ),
-        # Without a report, the first line that tells anything.
+        # Without a report, the first specific line.
         ((20, CONFLICT), "skipped(no_solution)", "* Missing dependency:"),
         (
             (20, CONFLICT, NO_DEPEXT),

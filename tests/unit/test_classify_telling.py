@@ -1,4 +1,4 @@
-"""What a failure is known by, where no rule knows its words."""
+"""The line that identifies a failure that no rule matches."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Traps of real logs, offsets, speed, and texts that nobody foresaw."""
+"""Traps of real logs, offsets, speed, and arbitrary texts."""
 
 import time
 
@@ -217,7 +217,7 @@ def test_any_cut_text_has_offsets_within_the_log(data: bytes, head: int, tail: i
     lines = clean(cut(data, head=head, tail=tail), log_start=10, log_end=10 + len(data))
 
     offsets = [line.offset for line in lines if "opam-ci" not in line.text]
-    # A byte sequence cut in two, or a character that stands for itself, costs a few bytes.
+    # A byte sequence cut in two, or a replacement character in the log, costs a few bytes.
     assert all(10 <= offset <= 10 + len(data) + 9 for offset in offsets)
 
 

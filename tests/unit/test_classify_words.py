@@ -1,4 +1,4 @@
-"""Messages of many tools, each with what it must come to: written from the tools' own sources."""
+"""Messages of many tools, each with its verdict: written from the tools' own sources."""
 
 # ruff: noqa: E501 - messages stand here as the tools print them
 

@@ -144,7 +144,7 @@ async def test_an_image_that_the_registry_does_not_have(registry: Registry) -> N
 
 
 class Odd(BaseHTTPRequestHandler):
-    """Answers by the tag that is asked for; a token is needed for `private`."""
+    """Respond by the requested tag; a token is needed for `private`."""
 
     digest = "sha256:" + "5" * 64
 
@@ -238,7 +238,7 @@ async def test_a_registry_that_hangs_is_not_queried_for_a_while(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    # One that answers badly is asked again.
+    # One with a bad response is queried again.
     with pytest.raises(InfrastructureError, match="HTTP 503"):
         await resolver.resolve(f"{odd}/x:broken")
     with pytest.raises(InfrastructureError, match="does not answer"):
@@ -272,7 +272,7 @@ def test_an_image_that_only_this_machine_has(
 ) -> None:
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
-    # A storage of its own: the machine's images are no business of a test.
+    # A storage of its own: a test must not use the machine's images.
     (tmp_path / "storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n'
     )

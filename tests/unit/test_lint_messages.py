@@ -1,4 +1,4 @@
-"""From opam's words to findings with a place."""
+"""From opam's messages to findings with a place."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The file of platforms: what it can say, what it says when it is wrong, and the matrix."""
+"""The file of platforms: its keys, its errors, and the matrix."""
 
 import json
 import tomllib
