@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opam_ci.core.opam.errors import OpamSyntaxError
-from opam_ci.core.opam.file import MAX_DEPTH, MAX_SIZE, UNREADABLE, parse, parse_like
+from opam_ci.core.opam.file import MAX_DEPTH, MAX_SIZE, UNREADABLE, parse
 from opam_ci.core.opam.nodes import (
     Bool,
     EnvBinding,
@@ -231,64 +231,3 @@ def test_any_bytes_are_a_file_or_a_syntax_error(data: bytes) -> None:
         place = (error.line, error.column)
     assert 1 <= place[0] <= data.count(b"\n") + 1
     assert 0 <= place[1] <= len(data)
-
-
-PIECES = (
-    'a: "x"\n',
-    "a: [b]\n",
-    "url { src: a }\n",
-    'e "n" {\n}\n',
-    "b: c {d}\n",
-    "b: c\n{d}\n",
-    "# c: d\n",
-    "(* a: b\n",
-    "*)\n",
-    'x: "a\n',
-    'y"\n',
-    "b: a | b",
-    " | c\n",
-    "b:c\n",
-    "\n",
-    "[",
-    "]\n",
-)
-ITEMS = st.lists(st.sampled_from(PIECES), max_size=8)
-
-
-@given(ITEMS, ITEMS, ITEMS, ITEMS)
-def test_parsing_by_likeness_is_parsing(
-    start: list[str], old: list[str], new: list[str], end: list[str]
-) -> None:
-    try:
-        like = parse("".join([*start, *new, *end]).encode())
-    except OpamSyntaxError:
-        return
-    data = "".join([*start, *old, *end]).encode()
-    try:
-        expected = parse(data)
-    except OpamSyntaxError as error:
-        with pytest.raises(OpamSyntaxError) as caught:
-            parse_like(data, like)
-        assert str(caught.value) == str(error)  # noqa: PT017 -- the two errors are compared
-    else:
-        found = parse_like(data, like)
-        assert found.items == expected.items
-        assert found.edges == expected.edges
-        # What was parsed by likeness can be the like of another text.
-        assert parse_like(like.data, found).items == like.items
-
-
-def test_parsing_by_likeness_of_a_newer_format_is_parsing() -> None:
-    like = parse(b'opam-version: "2.6"\nx: <new syntax>')
-    with pytest.raises(OpamSyntaxError, match="is not a valid token"):
-        parse_like(b'opam-version: "2.0"\nx: ;\n', like)
-
-
-def test_parsing_by_likeness_takes_over_what_is_the_same() -> None:
-    like = parse(b"a: b\nc: d\ne: f\n")
-    found = parse_like(b"a: b\nc: changed\ne: f\n", like).items
-    assert [found[0] is like.items[0], found[1] == like.items[1], found[2] is like.items[2]] == [
-        True,
-        False,
-        True,
-    ]
