@@ -6,19 +6,17 @@ a `Trees`, which reads git objects.
 """
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from opam_ci.core.admission import refusal
 from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.change import FileChange, Oversized, Trees
 from opam_ci.core.opam import version as versions
 from opam_ci.core.opam.errors import OcamlFailure, OpamSyntaxError
-from opam_ci.core.opam.file import MAX_SIZE, OpamFile, parse, parse_like
+from opam_ci.core.opam.file import MAX_SIZE, parse
 from opam_ci.core.opam.formula import FBool
 from opam_ci.core.opam.metadata import Opam, read
-from opam_ci.core.opam.nodes import Field
 from opam_ci.core.opam.package import Package, check_name, quote
-from opam_ci.core.opam.sections import ReadValues
 
 CONFLICT: Final = "Cannot merge to master - please rebase!"
 #: Of two kinds for one package the one that is later in this list counts.
@@ -74,7 +72,6 @@ class _Analyser:
         # By path, of the files that were read already; the files themselves are not kept,
         # since a change may touch thousands.
         self._tests: dict[str, bool | OcamlFailure] = {}
-        self._last = _Last(OpamFile("", ()), {})
 
     def add(self, change: FileChange) -> None:
         mode = change.old_mode if change.is_deletion else change.new_mode
@@ -115,7 +112,7 @@ class _Analyser:
         now = self._parse(change.path, new)
         if not _is_available(now):
             return ChangeKind.UNAVAILABLE
-        before = _parse_old(change.path, old, self._last)
+        before = _read_old(change.path, old)
         if before is not None and _is_same(before, now):
             return ChangeKind.INSIGNIFICANTLY_CHANGED
         return ChangeKind.SIGNIFICANTLY_CHANGED
@@ -139,7 +136,7 @@ class _Analyser:
         if isinstance(data, Oversized) or size > MAX_SIZE:
             raise _RefusedError(f"File {quote(path)} too big ({size} bytes)")
         try:
-            opam, self._last = _read_like(path, data, self._last)
+            opam = _read(path, data)
         except OpamSyntaxError as error:
             raise _RefusedError(_failure_text(path, error)) from None
         try:
@@ -179,45 +176,16 @@ def _package(path: str, name: str, package_dir: str) -> Package:
     return package
 
 
-class _Last(NamedTuple):
-    """The file that was read last, and what its fields were read as.
-
-    Its neighbours, the versions of one package, are mostly the same, and so is the file in
-    the base. `values` is valid as long as `file` lives, so the two are kept together.
-    """
-
-    file: OpamFile
-    values: ReadValues
+def _read(path: str, data: bytes) -> Opam:
+    return read(parse(data, filename=path), Package.find(path.split("/")[-2]))
 
 
-def _read_like(path: str, data: bytes, last: _Last) -> tuple[Opam, _Last]:
-    """Read a file, reusing what it shares with the last one.
-
-    Raises:
-        OpamSyntaxError: It cannot be read.
-    """
-    file = parse_like(data, last.file, filename=path)
-    shared = (id(item.value) for item in file.items if isinstance(item, Field))
-    values = {node: last.values[node] for node in shared if node in last.values}
-    opam = read(file, _package_of(path), values)
-    if opam.errors:  # errors have positions, and those of reused fields are of the other file
-        file, values = parse(data, filename=path), {}
-        opam = read(file, _package_of(path), values)
-    return opam, _Last(file, values)
-
-
-def _parse_old(path: str, data: bytes | Oversized, like: _Last) -> Opam | None:
+def _read_old(path: str, data: bytes | Oversized) -> Opam | None:
     """The file in the base, None if it cannot be read: that is not the change's fault."""
     try:
-        if isinstance(data, Oversized):
-            return None
-        return _read_like(path, data, like)[0]
+        return None if isinstance(data, Oversized) else _read(path, data)
     except OpamSyntaxError:
         return None
-
-
-def _package_of(path: str) -> Package | None:
-    return Package.find(path.split("/")[-2])
 
 
 def _failure_text(path: str, error: OpamSyntaxError) -> str:

@@ -1,4 +1,4 @@
-"""The analysis says what the peer says, on the real repository's real history."""
+"""The analysis agrees with opam-repo-ci, on the real repository's real history."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Pull requests on the real opam-repository come to the right outcome, with real opam builds.
+"""Pull requests on the real opam-repository have the right outcome, with real opam builds.
 
 docs/checks.md has the whole table; these are the ones that take seconds. They need an archive
 mirror (docs/checks.md says how to make one): its directory is in OPAM_CI_TEST_MIRROR.
@@ -40,7 +40,7 @@ def outcome(row: dict[str, Any]) -> str:
     return f"{found['kind']}({detail})" if detail else str(found["kind"])
 
 
-def said(row: dict[str, Any]) -> str:
+def reported(row: dict[str, Any]) -> str:
     return json.dumps(row["outcome"]["evidence"])
 
 
@@ -76,11 +76,11 @@ def test_branches_come_to_the_right_outcome(
     found = checks.check("failing-test", code=1)
     assert outcome(found["build num.1.6"]) == "passed"
     assert outcome(found["test num.1.6"]) == "failed(test)"
-    assert "make test" in said(found["test num.1.6"])
+    assert "make test" in reported(found["test num.1.6"])
 
     found = checks.check("broken-patch", code=1)
     assert outcome(found["build num.1.6"]) == "failed(build)"
-    assert "change.patch" in said(found["build num.1.6"])
+    assert "change.patch" in reported(found["build num.1.6"])
     assert outcome(found["test num.1.6"]) == "skipped(not_built)"
 
     found = checks.check("accepted-failure", code=0)
@@ -88,6 +88,6 @@ def test_branches_come_to_the_right_outcome(
 
     found = checks.check("no-such-dependency", code=1)
     assert outcome(found["build obuild.0.1.11"]) == "failed(not_installable)"
-    assert "obuild.0.1.11 needs no-such-package: no such package" in said(
+    assert "obuild.0.1.11 needs no-such-package: no such package" in reported(
         found["build obuild.0.1.11"]
     )

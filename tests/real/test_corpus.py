@@ -1,4 +1,4 @@
-"""The corpus of labelled excerpts of real logs: nothing of ours is ever called a failure."""
+"""The corpus of labelled excerpts of real logs: no infrastructure fault is judged a failure."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Our lint says what the peer says: on every real pull request and every mutated opam file."""
+"""Our lint agrees with opam-repo-ci: on every real pull request and every mutated opam file."""
 
 import gzip
 import json
@@ -45,11 +45,11 @@ async def test_every_package_of_every_pull_request(
         ours = await lint_each(GitTree(repository, pull_request["merge"]), requests, opam=opam_lint)
         for entry, findings in zip(linted, ours, strict=True):
             assert findings is not None, entry
-            said = {finding.machine_message for finding in findings}
+            reported = {finding.machine_message for finding in findings}
             theirs = set(entry["errors"])
             compared += 1
-            if said != theirs:
-                different.append((entry["package"], said - theirs, theirs - said))
+            if reported != theirs:
+                different.append((entry["package"], reported - theirs, theirs - reported))
     assert different == []
     assert compared > 1000
 

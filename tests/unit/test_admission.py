@@ -91,7 +91,7 @@ def analysed(clone: Clone, head: str, base: str = "master") -> Analysis:
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_no_worker_can_take_is_refused_with_its_path(clone: Clone, case: str) -> None:
+def test_a_file_that_no_worker_can_handle_is_refused_with_its_path(clone: Clone, case: str) -> None:
     path, content, failure = ODD[case]
     path = path.rstrip("/")
     # A good package beside it changes nothing.
@@ -101,13 +101,13 @@ def test_what_no_worker_can_take_is_refused_with_its_path(clone: Clone, case: st
     assert len(failure) < 300
     assert failure.isascii()
     assert failure.isprintable()
-    # The merge that somebody made of it is refused alike.
+    # A merge of it is refused alike.
     with Repository.open(clone.path) as repository:
         assert analyse_merge(repository, head).failure == failure
 
 
 @pytest.mark.parametrize("case", [case for case in ODD if case != "submodule for all"])
-def test_what_the_base_has_is_nobodys_fault_and_may_be_deleted(clone: Clone, case: str) -> None:
+def test_files_of_the_base_are_not_refused_and_may_be_deleted(clone: Clone, case: str) -> None:
     path, content, _ = ODD[case]
     # Git itself compares no trees of the depth that it has above.
     path = path.replace("d/" * 2_100, "d/" * 150).rstrip("/")
@@ -118,7 +118,7 @@ def test_what_the_base_has_is_nobodys_fault_and_may_be_deleted(clone: Clone, cas
     result = analysed(clone, deleted, "odd")
     assert result.failure is None
     assert "c.1" in {found.package for found in result.packages}
-    # A head from before the path was there is not asked about it either.
+    # A head from before the path existed is not checked for it either.
     old = clone.commit("old", {at("c.1"): opam()}, parents=("master",))
     assert analysed(clone, old, "odd").failure is None
 
@@ -232,7 +232,7 @@ def test_too_many_packages_are_refused_through_git(clone: Clone) -> None:
         "Too many changed packages (10001, at most 10000)",
         (),
     )
-    # Deletions are told of like the rest.
+    # Deletions are reported like the rest.
     back = clone.commit("back", dict.fromkeys(files), parents=(head,))
     assert analysed(clone, back, "topic").failure == result.failure
 
@@ -271,12 +271,12 @@ MODES = st.sampled_from([REGULAR, EXECUTABLE, SYMLINK, SUBMODULE, "100600"])
 def test_the_rule(path: str, mode: str, below: bool) -> None:
     """What passes below packages/ can be written by every worker; a refusal is one line."""
     path = f"packages/{path}" if below else path
-    said = refusal(path, mode)
-    if said is not None:
-        assert said.isascii()
-        assert said.isprintable()
+    reported = refusal(path, mode)
+    if reported is not None:
+        assert reported.isascii()
+        assert reported.isprintable()
         # A character is at most four bytes, and git shows a byte by four characters.
-        assert len(said) < 16 * admission._SHOWN + 200
+        assert len(reported) < 16 * admission._SHOWN + 200
         return
     assert len(path.encode("utf-8", "surrogateescape")) <= admission.MAX_PATH
     assert path.count("/") < admission.MAX_DEPTH

@@ -1,4 +1,4 @@
-"""What counts as which change of a package, in the peer's words."""
+"""The kinds of changes of a package, and messages, as in opam-repo-ci."""
 
 from collections.abc import Mapping
 from pathlib import Path

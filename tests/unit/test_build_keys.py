@@ -118,7 +118,7 @@ def test_packages_that_need_one_another_are_left_out() -> None:
 
 
 @given(st.permutations(sorted(chain())))
-def test_the_order_in_which_a_solution_is_told_does_not_matter(order: list[str]) -> None:
+def test_the_order_of_a_solution_does_not_matter(order: list[str]) -> None:
     assert cached_builds({name: chain()[name] for name in order}, "here") == cached_builds(
         chain(), "here"
     )

@@ -145,7 +145,7 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         {"batch": "/nonexistent/rows"},
     ],
 )
-def test_wrong_usage_is_reported_in_one_line(options: dict[str, object]) -> None:
+def test_a_usage_error_is_reported_in_one_line(options: dict[str, object]) -> None:
     with pytest.raises(UsageError) as refused:
         classify_file(None, **options)
 

@@ -1,4 +1,4 @@
-"""The fault table: what real opam does under each fault, and what each must come to."""
+"""The fault table: what real opam does under each fault, and the right outcome."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ CURL = 'curl failed: \\"/usr/bin/curl --retry 3\\" exited with code {}'
 
 @dataclass
 class Row:
-    """One fault, as facts and words."""
+    """One fault, as facts and text."""
 
     fault: str
     expected: str
@@ -37,10 +37,10 @@ class Row:
     sandbox_killed: bool = False
 
 
-def fetch(fault: str, expected: str, words: str, of: str = OWN, **more: object) -> Row:
+def fetch(fault: str, expected: str, message: str, of: str = OWN, **more: object) -> Row:
     log = (
         f"[ERROR] Failed to get sources of {of}: curl failed\n"
-        f"#=== ERROR while fetching sources for {of} ====#\n{FETCH_FAIL.format(words)}\n"
+        f"#=== ERROR while fetching sources for {of} ====#\n{FETCH_FAIL.format(message)}\n"
     )
     row = Row(fault, expected, Phase.FETCH, 40, log, failing=of, action="fetch", action_exit=None)
     for key, value in more.items():

@@ -1,4 +1,4 @@
-"""What a log says in its structure: whose output a line is, what was wrapped, who failed."""
+"""The structure of logs: whose output a line is, what was wrapped, which package failed."""
 
 import html
 from collections.abc import Callable
@@ -34,11 +34,11 @@ def verdict_of(text: str) -> str:
     return classify_text(text, exit_code=None, phase=None).outcome
 
 
-@pytest.mark.parametrize("words", OUTSIDE_WORDS)
-def test_what_a_sandboxed_command_prints_about_hosts_is_the_packages_own(words: str) -> None:
-    inside = f"{REPORT.format(package='a.1')}# {words}\n"
+@pytest.mark.parametrize("message", OUTSIDE_WORDS)
+def test_messages_about_hosts_of_a_sandboxed_command_are_the_packages(message: str) -> None:
+    inside = f"{REPORT.format(package='a.1')}# {message}\n"
 
-    assert verdict_of(words) == "errored"
+    assert verdict_of(message) == "errored"
     assert verdict_of(inside) == "failed"
 
 
@@ -62,21 +62,21 @@ PHYSICAL = {
 
 
 @pytest.mark.parametrize("rule", every_rule().rules, ids=lambda rule: rule.id)
-def test_a_package_that_prints_the_words_of_the_ci_is_not_excused(rule: Rule) -> None:
+def test_a_package_that_prints_messages_of_the_ci_still_fails(rule: Rule) -> None:
     printed = "".join(f"# {line}\n" for line in rule.examples[0].split("\n"))
     inside = f"{REPORT.format(package='a.1')}{printed}# the answer is not 42\n"
 
     assert verdict_of(inside) == (rule.verdict if rule.id in PHYSICAL else "failed")
 
 
-@pytest.mark.parametrize("words", OUTSIDE_WORDS)
-def test_the_same_words_after_the_report_are_ours_again(words: str) -> None:
-    text = f"{REPORT.format(package='a.1')}# make: nothing to do\n\n{words}\n"
+@pytest.mark.parametrize("message", OUTSIDE_WORDS)
+def test_the_same_messages_after_the_report_are_the_cis(message: str) -> None:
+    text = f"{REPORT.format(package='a.1')}# make: nothing to do\n\n{message}\n"
 
     assert verdict_of(text) == "errored"
 
 
-def test_a_report_without_its_marks_ends_where_opam_speaks_again() -> None:
+def test_a_report_without_its_marks_ends_at_the_next_message_of_opam() -> None:
     bare = REPORT.format(package="a.1").replace("# ", "")
     inside = f"{bare}curl: (6) Could not resolve host: example.org\n"
     behind = f"{bare}done\n<><> Error report <><>\ncurl: (6) Could not resolve host: example.org\n"
@@ -136,7 +136,7 @@ def test_a_message_that_opam_wrapped_reads_as_one_line(stamp: str) -> None:
     assert verdict.numbers[0] == 2
 
 
-def test_bullets_below_a_message_are_no_continuation_of_it() -> None:
+def test_bullets_below_a_message_do_not_continue_it() -> None:
     lines = clean("[ERROR] Package conflict!\n  * No agreement on the version of ocaml:\n")
 
     assert lines[0].text == "[ERROR] Package conflict!"
@@ -154,7 +154,7 @@ DEPENDENCY_FAILS = {
 
 @pytest.mark.parametrize("text", DEPENDENCY_FAILS.values(), ids=DEPENDENCY_FAILS)
 @pytest.mark.parametrize("name", ["asked", "asked.2"])
-def test_the_report_tells_whose_build_failed(text: str, name: str) -> None:
+def test_the_report_names_the_package_whose_build_failed(text: str, name: str) -> None:
     ours = text.replace("dep.1", "asked.2").replace("dep-7", "asked-7")
 
     blamed = classify_text(f"{text}\n'opam install {name}' failed.", exit_code=None, phase=None)
@@ -164,10 +164,10 @@ def test_the_report_tells_whose_build_failed(text: str, name: str) -> None:
     assert (own.outcome, own.reason) == ("failed", "build")
 
 
-@pytest.mark.parametrize("words", ["NOT be proceeded", "NOT proceed"])
-def test_opam_before_1_2_says_what_it_will_not_begin(words: str) -> None:
+@pytest.mark.parametrize("message", ["NOT be proceeded", "NOT proceed"])
+def test_opam_before_1_2_lists_the_actions_that_it_will_not_start(message: str) -> None:
     text = (
-        f"Due to some errors while processing dep.1, the following actions will {words}:\n"
+        f"Due to some errors while processing dep.1, the following actions will {message}:\n"
         " - install asked.2\n\n"
         "==== ERROR [while installing dep.1] ====\n"
         "# exit-code       1\n"
@@ -178,7 +178,7 @@ def test_opam_before_1_2_says_what_it_will_not_begin(words: str) -> None:
     assert (verdict.reason, verdict.package) == ("dependency", "dep.1")
 
 
-def test_a_directory_is_no_package_that_was_asked_for() -> None:
+def test_a_directory_is_not_a_requested_package() -> None:
     text = f"$ opam install .\n{REPORT.format(package='a.1')}# Error: Unbound module X\n"
 
     assert attribute(clean(text)).requested == ()
@@ -188,7 +188,7 @@ def test_a_directory_is_no_package_that_was_asked_for() -> None:
 @pytest.mark.parametrize(
     "prompt", ["$ ", "+ ", "", "\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT} "]
 )
-def test_a_typed_command_names_what_was_asked_for(prompt: str) -> None:
+def test_a_typed_command_names_the_requested_packages(prompt: str) -> None:
     assert attribute(clean(f"{prompt}opam install a=1 b.2\n")).requested == ("a.1", "b.2")
 
 
@@ -228,7 +228,7 @@ DRESSES: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("dress", DRESSES.values(), ids=DRESSES)
-def test_no_rule_depends_on_how_a_log_is_dressed(dress: Callable[[str], str]) -> None:
+def test_no_rule_depends_on_the_decoration_of_a_log(dress: Callable[[str], str]) -> None:
     wrong = [
         (rule.id, verdict.rule)
         for rule in every_rule()

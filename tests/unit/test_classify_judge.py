@@ -1,4 +1,4 @@
-"""The judge beyond the fault table: what is green, whose failure it is, whose words count."""
+"""The judge beyond the fault table: what passes, which package failed, whose output counts."""
 
 import pytest
 from hypothesis import given, settings
@@ -204,7 +204,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("before", ["", "progress 10%\r", "\r", "\x1b[2K\r", "x\x00\r"])
 @pytest.mark.parametrize("words", HOSTILE)
-def test_what_a_packages_command_prints_is_its_own_affair(words: str, before: str) -> None:
+def test_the_output_of_a_packages_command_is_never_a_fault_of_the_ci(
+    words: str, before: str
+) -> None:
     shown = "".join(f"{before}{line}\n" for line in words.split("\n"))
     report = "".join(f"# {before}{line}\n" for line in words.split("\n"))
     verbose = "".join(f"- {before}{line}\n" for line in words.split("\n"))
@@ -219,7 +221,7 @@ def test_what_a_packages_command_prints_is_its_own_affair(words: str, before: st
             assert verdict(run(phase, 31, failed("foo.1")), log=text) == expected
             # Without a report: one that is too large.
             assert verdict(run(phase, 31), log=text) in {expected, "failed(dependency)"}
-    # Where opam itself fails, lines of the package's output are not its words.
+    # If opam itself fails, lines of the package's output are not its messages.
     assert verdict(run(Phase.BUILD, 77), log=command + verbose) == "errored(unknown)"
 
 
@@ -235,7 +237,7 @@ def test_what_a_packages_command_prints_is_its_own_affair(words: str, before: st
         "# 503 Service Unavailable",
     ],
 )
-def test_words_of_programs_outside_the_build_root_are_the_packages_own(words: str) -> None:
+def test_messages_of_programs_outside_the_build_root_are_the_packages(words: str) -> None:
     assert verdict(run(Phase.BUILD, 31, failed("foo.1")), log=words) == "failed(build)"
 
 
@@ -248,12 +250,12 @@ def test_words_of_programs_outside_the_build_root_are_the_packages_own(words: st
         '        exit 1" failed with exit status 60',
     ],
 )
-def test_messages_of_other_cis_decide_no_job_of_this_one(message: str) -> None:
+def test_messages_of_other_cis_decide_none_of_our_jobs(message: str) -> None:
     assert classify_text(message, exit_code=None, phase=Phase.SETUP).outcome == "errored"
     assert verdict(run(Phase.SETUP, 1), log=message) == "errored(unknown)"
 
 
-def test_without_a_report_opams_exit_code_says_that_an_action_failed() -> None:
+def test_without_a_report_opams_exit_code_means_that_an_action_failed() -> None:
     block = "#=== ERROR while compiling {} ===#\n# make: *** [all] Error 2\n"
     assert verdict(run(Phase.BUILD, 31)) == "failed(build)"
     assert verdict(run(Phase.BUILD, 31), log=block.format("foo.1")) == "failed(build)"
@@ -313,7 +315,7 @@ def test_any_facts_come_to_an_outcome_and_green_needs_proof(
     st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=60)), max_size=8),
     st.booleans(),
 )
-def test_no_words_make_a_fault_of_a_failed_command(
+def test_no_text_turns_a_failed_command_into_a_fault(
     phase: Phase, words: list[str], reported: bool
 ) -> None:
     ended = run(phase, 31, failed("foo.1")) if reported else run(phase, 31)

@@ -212,7 +212,7 @@ def test_cleaning_takes_time_in_proportion_to_the_text(pump: str) -> None:
     assert took(PHASE) < 10 * took(PHASE // 4) + 0.05
 
 
-def test_a_number_that_python_would_not_read_is_no_crash() -> None:
+def test_a_number_that_python_refuses_does_not_crash() -> None:
     (line,) = clean(f"&gt; &#{'1' * 5000};")
 
     assert line.text.endswith("111;")

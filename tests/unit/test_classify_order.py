@@ -1,4 +1,4 @@
-"""What stands further down: a report after trouble, an installed package after a probe."""
+"""Later lines: a report after an error, an installed package after a probe."""
 
 import pytest
 
@@ -32,19 +32,19 @@ def report(*, package: str = "a.1", code: int = 2, output: str = "no") -> str:
     return REPORT.format(package=package, code=code, output=output)
 
 
-@pytest.mark.parametrize("words", TROUBLE)
-def test_trouble_that_opam_got_past_is_no_cause(words: str) -> None:
-    assert verdict_of(words).outcome == "errored"
-    assert verdict_of(f"{words}\n{report()}").outcome == "failed"
+@pytest.mark.parametrize("message", TROUBLE)
+def test_an_error_after_which_opam_continued_is_not_the_cause(message: str) -> None:
+    assert verdict_of(message).outcome == "errored"
+    assert verdict_of(f"{message}\n{report()}").outcome == "failed"
 
 
-@pytest.mark.parametrize("words", TROUBLE)
-def test_trouble_after_the_report_is_still_ours(words: str) -> None:
-    assert verdict_of(f"{words}\n{report()}\n{words}").outcome == "errored"
+@pytest.mark.parametrize("message", TROUBLE)
+def test_an_error_after_the_report_is_a_fault_of_the_ci(message: str) -> None:
+    assert verdict_of(f"{message}\n{report()}\n{message}").outcome == "errored"
 
 
 @pytest.mark.parametrize("code", [137, 143, 130])
-def test_a_killed_command_is_no_report_of_a_failure(code: int) -> None:
+def test_a_killed_command_does_not_report_a_failure(code: int) -> None:
     assert verdict_of(f"{TROUBLE[0]}\n{report(code=code)}").outcome == "errored"
 
 
@@ -84,7 +84,7 @@ def test_an_installed_package_hides_no_exit_code() -> None:
         "  - install a 1.0 [required by b]",
     ],
 )
-def test_the_plan_says_who_was_not_asked_for(plan: str) -> None:
+def test_the_plan_shows_which_packages_were_not_requested(plan: str) -> None:
     version = "1.0" if "1.0" in plan else "0.9" if "0.9" in plan else "1"
     text = f"The following actions will be performed:\n{plan}\n{report(package=f'a.{version}')}"
 
@@ -100,7 +100,7 @@ def test_opam_2_0_names_what_failed_without_its_version() -> None:
     assert verdict_of(text.replace("[required by b]", "")).reason == "build"
 
 
-def test_a_hint_for_one_package_tells_whose_failure_it_was() -> None:
+def test_a_hint_for_one_package_names_the_one_that_failed() -> None:
     hint = "=-=- conf-ncurses.1 troobleshooting -=-=-=-=\n"
 
     assert verdict_of(f"{hint}'opam install -j 2 -vy mirage' failed.").reason == "dependency"
@@ -121,7 +121,7 @@ def test_a_package_without_such_a_mark_failed_by_itself() -> None:
 
 
 def test_what_a_plan_without_its_head_no_longer_shows_is_a_dependency() -> None:
-    # opam puts what was asked for behind what it needs.
+    # opam lists the requested package after its dependencies.
     plan = "  - install a 1 [required by b]\n  - install b 2\n"
     upgrade = "  - install a 1 [required by d]\n  - install b 2\n"
 
@@ -140,7 +140,7 @@ def test_opams_signs_and_frames_hide_no_action() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "cause"),
+    ("message", "cause"),
     [
         ('        exit 1" failed with exit status 60', "solver_timeout"),
         ("Error: The process '/opt/tools/opam' failed with exit code 60", "solver_timeout"),
@@ -148,23 +148,23 @@ def test_opams_signs_and_frames_hide_no_action() -> None:
         ("'opam install a' exited with code 99", "opam_internal"),
     ],
 )
-def test_an_exit_code_of_opam_in_the_words_of_what_ran_it(words: str, cause: str) -> None:
-    assert verdict_of(words).cause == cause
+def test_an_exit_code_of_opam_in_the_message_of_its_caller(message: str, cause: str) -> None:
+    assert verdict_of(message).cause == cause
 
 
 @pytest.mark.parametrize("code", [1, 10, 40, 100, 128])
 def test_an_exit_code_that_means_several_things_proves_nothing(code: int) -> None:
-    for words in (
+    for message in (
         f'        exit 1" failed with exit status {code}',
         f"Error: The process '/usr/bin/sudo' failed with exit code {code}",
     ):
-        assert verdict_of(words).outcome == "unknown"
+        assert verdict_of(message).outcome == "unknown"
 
 
 ABORTED = "The following actions were aborted\n"
 
 
-def test_a_list_of_what_waited_tells_even_where_it_is_cut_off() -> None:
+def test_a_truncated_list_of_waiting_packages_is_used() -> None:
     failed = report(package="conf-ncurses.1", code=1)
 
     assert verdict_of(failed).reason == "build"
@@ -181,7 +181,7 @@ def test_a_list_of_what_waited_tells_even_where_it_is_cut_off() -> None:
         ("$ opam install . --with-test", "checksum"),
     ],
 )
-def test_who_asks_for_dependencies_only_gets_only_their_failures(command: str, reason: str) -> None:
+def test_a_request_for_dependencies_only_has_only_their_failures(command: str, reason: str) -> None:
     name = "b.v0.14" if reason == "dependency" else "a.1"
     listed = "[ERROR] The sources of the following couldn't be obtained, aborting:\n"
 
@@ -197,8 +197,8 @@ def test_a_list_without_its_title_before_a_report_is_what_waits() -> None:
 
 
 def test_a_commit_of_a_submodule_that_is_gone_is_the_sources_fault() -> None:
-    said = "fatal: remote error: upload-pack: not our ref 5de5a4409794"
+    reported = "fatal: remote error: upload-pack: not our ref 5de5a4409794"
     path = "Fetched in submodule path 'x', but it did not contain 5de5a4409794."
 
-    assert verdict_of(said).cause == "git"
-    assert verdict_of(f"{said}\n{path}").reason == "source"
+    assert verdict_of(reported).cause == "git"
+    assert verdict_of(f"{reported}\n{path}").reason == "source"

@@ -82,7 +82,7 @@ class Stored:
     def add(
         self, package: str, before: Outcome | None, *, facts: bool = True, padding: int = SMALL
     ) -> None:
-        """Adds an attempt that was judged so then; None for what today's rules say."""
+        """Add an attempt with its verdict then; None for that of today's rules."""
         key = f"logs/{package}"
         found = asyncio.run(logged(self.store, key, package, padding))
         outcome = before or judge(found, asyncio.run(judged.phase_texts(self.store, key, found)))
@@ -148,7 +148,7 @@ def test_json_has_the_same_content(stored: Stored, capsys: pytest.CaptureFixture
     assert (summary["flips"], summary["kinds"]) == (1, {"failed(build) -> errored(dns)": 1})
 
 
-def test_a_changed_verdict_is_exit_code_1_with_fail_on_flip(stored: Stored) -> None:
+def test_a_flip_fails_with_the_option_for_it(stored: Stored) -> None:
     stored.add("same.1", None)
     classify(replay=True, fail_on_flip=True)
 
@@ -208,7 +208,7 @@ def test_options_of_a_replay_need_replay() -> None:
         classify("-", replay=True)
 
 
-def test_another_rule_with_the_same_verdict_is_not_a_change() -> None:
+def test_another_rule_with_the_same_verdict_is_not_a_flip() -> None:
     run = PhaseRun(phase=Phase.FETCH, exit_code=40, duration=1, log_start=0, log_end=len(DNS))
     facts = BuildFacts(job=job("a.1"), phases=(run,))
     before = Errored(cause=Cause.DNS, evidence=Evidence(rule="an-old-rule"))

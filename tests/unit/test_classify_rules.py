@@ -64,7 +64,7 @@ def test_every_file_is_read_and_every_id_is_one_rule() -> None:
     assert len(every_rule().rules) == len(every_rule().by_id) == tables > 100
 
 
-def test_jobs_of_this_ci_are_not_judged_by_the_words_of_others() -> None:
+def test_jobs_of_this_ci_are_not_judged_by_rules_for_others() -> None:
     others = every_rule().by_id.keys() - RULES.by_id.keys()
 
     assert {"job-cancelled", "virtual-machine", "snapshot-store"} <= others

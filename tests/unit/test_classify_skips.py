@@ -1,4 +1,4 @@
-"""Skips say in one line why a package cannot be installed, and what proves nothing."""
+"""Skips have in one line why a package cannot be installed; and texts that prove nothing."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def judged(
             "skipped(no_solution)",
             "zzz.1 needs nope: no such package",
         ),
-        # Without a report, the first line that tells anything.
+        # Without a report, the first specific line.
         ((20, CONFLICT), "skipped(no_solution)", "* Missing dependency:"),
         (
             (20, CONFLICT, NO_DEPEXT),
@@ -73,10 +73,10 @@ def judged(
         ),
     ],
 )
-def test_the_line_tells_why(given: tuple[int, str], verdict: str, line: str) -> None:
-    found, said = judged(*given)
+def test_the_line_has_the_reason(given: tuple[int, str], verdict: str, line: str) -> None:
+    found, reported = judged(*given)
     assert found == verdict
-    assert said.strip("* ").startswith(line.strip("* "))
+    assert reported.strip("* ").startswith(line.strip("* "))
 
 
 def test_what_rests_on_a_mirror_proves_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What a failure is known by, where no rule knows its words."""
+"""The line that identifies a failure that no rule matches."""
 
 import pytest
 
@@ -21,7 +21,7 @@ REPORT = """#=== ERROR while compiling {package} ===============================
 # output-file ~/.opam/log/{package}-77-ab12cd.out
 ### output ###
 # copying {package}
-# {words}
+# {message}
 # make: *** [Makefile:{number}: install] Error 1
 
 
@@ -31,15 +31,15 @@ REPORT = """#=== ERROR while compiling {package} ===============================
 +-
 - No changes have been performed
 """
-WORDS = "install: the frobnicator is exhausted"
+MESSAGE = "install: the frobnicator is exhausted"
 
 
 def job(package: str) -> Job:
     return Job(platform=EMBEDDED.name, package=package, kind=JobKind.BUILD)
 
 
-def log(package: str, words: str = WORDS) -> str:
-    return REPORT.format(package=package, words=words, number=len(package))
+def log(package: str, message: str = MESSAGE) -> str:
+    return REPORT.format(package=package, message=message, number=len(package))
 
 
 def spec(package: str) -> BuildSpec:
@@ -50,7 +50,7 @@ def spec(package: str) -> BuildSpec:
     return BuildSpec(job=job(package), platform=EMBEDDED, repository=repository)
 
 
-def test_words_that_no_rule_knows_are_evidence_and_a_signature() -> None:
+def test_a_line_that_no_rule_matches_is_evidence_and_a_signature() -> None:
     signatures = set()
     for package in ("asked.1", "another.2.0"):
         outcome = judge(facts(spec(package), fails=True), {Phase.BUILD: log(package)})
@@ -59,15 +59,15 @@ def test_words_that_no_rule_knows_are_evidence_and_a_signature() -> None:
         assert outcome.evidence.rule == "package-report"
         # The reason that people read stays opam's.
         assert "ERROR while compiling" in outcome.evidence.lines[0].text
-        assert WORDS in outcome.evidence.lines[-1].text
+        assert MESSAGE in outcome.evidence.lines[-1].text
         signatures.add(signature(outcome, job(package)))
     [found] = signatures
     assert found is not None
-    assert found.line == WORDS.lower()
+    assert found.line == MESSAGE.lower()
 
 
-def test_words_about_the_package_are_no_signature() -> None:
-    text = log("asked.1", words="asked is broken in a way of its own")
+def test_a_line_about_the_package_is_not_a_signature() -> None:
+    text = log("asked.1", message="asked is broken in a way of its own")
     outcome = judge(facts(spec("asked.1"), fails=True), {Phase.BUILD: text})
     assert outcome.kind == "failed"
     assert "way of its own" in outcome.evidence.lines[-1].text
@@ -75,26 +75,26 @@ def test_words_about_the_package_are_no_signature() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
-        (log("a.1"), WORDS),
-        (log("a.1", words="make: *** [Makefile:9: x] Error 7"), "copying a.1"),
+        (log("a.1"), MESSAGE),
+        (log("a.1", message="make: *** [Makefile:9: x] Error 7"), "copying a.1"),
         ("no report at all\n", None),
         (log("a.1").partition("# copying")[0], None),
     ],
 )
-def test_the_last_specific_line_are_the_packages(text: str, words: str | None) -> None:
+def test_the_last_specific_line_is_the_packages(text: str, message: str | None) -> None:
     found = last_specific_line(clean(text))
-    assert (found.text if found is not None else None) == words
+    assert (found.text if found is not None else None) == message
 
 
-def test_what_says_little() -> None:
+def test_generic_lines() -> None:
     assert says_little("")
     assert says_little("- No changes have been performed")
-    assert not says_little(WORDS)
+    assert not says_little(MESSAGE)
 
 
-def test_the_one_line_is_the_one_that_tells() -> None:
+def test_the_one_line_is_the_specific_one() -> None:
     weak = '[ERROR] The compilation of num.1.6 failed at "make test".'
     assert telling([weak, "make: *** [all] Error 2", ">>> Bad result (sub, test 2)"]) == (
         ">>> Bad result (sub, test 2)"

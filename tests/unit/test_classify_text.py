@@ -1,4 +1,4 @@
-"""Traps of real logs, offsets, speed, and texts that nobody foresaw."""
+"""Traps of real logs, offsets, speed, and arbitrary texts."""
 
 import time
 
@@ -55,7 +55,7 @@ def test_a_failed_test_stays_failed_whatever_it_prints(failure: str, noise: str)
 
 
 @pytest.mark.parametrize("noise", INFRASTRUCTURE)
-def test_a_compiler_error_beats_what_stands_around_it(noise: str) -> None:
+def test_a_compiler_error_outweighs_its_surroundings(noise: str) -> None:
     error = 'File "src/a.ml", line 3, characters 2-9:\nError: Unbound module Foo'
 
     assert judged(f"{noise}\n{error}").outcome == "failed"
@@ -87,7 +87,7 @@ def test_what_is_only_quoted_has_not_happened(quoted: str) -> None:
     assert judged(f"starting\n{quoted}\ndone").outcome == "unknown"
 
 
-def test_an_expected_output_is_no_event() -> None:
+def test_an_expected_output_is_not_an_event() -> None:
     text = (
         ' File "http.t", line 1, characters 0-0:\n'
         " diff --git a/_build/default/http.t b/_build/default/http.t.corrected\n"
@@ -112,7 +112,7 @@ def test_an_expected_output_is_no_event() -> None:
         "installed conf-zfs.1 libbtrfs.2",
     ],
 )
-def test_harmless_words_beside_a_compile_error_change_nothing(harmless: str) -> None:
+def test_harmless_messages_beside_a_compile_error_change_nothing(harmless: str) -> None:
     text = f'{harmless}\nFile "a.ml", line 1, characters 0-3:\nError: Unbound value x'
 
     assert (judged(text).outcome, judged(text).reason) == ("failed", "build")
@@ -120,7 +120,7 @@ def test_harmless_words_beside_a_compile_error_change_nothing(harmless: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "cause"),
+    ("message", "cause"),
     [
         ("ocamlopt got signal -7", "out_of_memory"),
         ("process exited with signal -11", "worker_lost"),
@@ -128,11 +128,11 @@ def test_harmless_words_beside_a_compile_error_change_nothing(harmless: str) -> 
         ("exited with code 137", "out_of_memory"),
     ],
 )
-def test_signals_in_the_numbers_of_ocaml_and_of_shells(words: str, cause: str) -> None:
-    assert judged(words).cause == cause
+def test_signals_in_the_numbers_of_ocaml_and_of_shells(message: str, cause: str) -> None:
+    assert judged(message).cause == cause
 
 
-def test_one_404_is_told_apart_by_who_asked_for_what() -> None:
+def test_a_404_is_judged_by_the_program_and_the_file() -> None:
     lost = "curl: code 404 while downloading https://x.org/a.tgz"
     own = f"[ERROR] Failed to get sources of foo.1.0: HTTP error code 404\n{lost}"
     other = own.replace("foo.1.0", "bar.2.0")
@@ -157,7 +157,7 @@ def test_a_failed_dependency_is_named() -> None:
     assert (verdict.outcome, verdict.reason, verdict.package) == ("failed", "dependency", "bar.1.0")
 
 
-def test_the_package_itself_is_no_dependency_of_what_waits_for_it() -> None:
+def test_the_package_itself_is_not_a_dependency_of_those_that_wait_for_it() -> None:
     text = HEADER.format(2) + (
         "# make: *** [all] Error 1\n+- The following actions failed\n| - build foo 1.0\n"
         "+- The following actions were aborted\n| - install user 1.0\n"
@@ -167,20 +167,20 @@ def test_the_package_itself_is_no_dependency_of_what_waits_for_it() -> None:
     assert judged(text).reason == "build"
 
 
-@pytest.mark.parametrize("words", ["hello", "", "\n\n", "Done.", "exit status 3"])
-def test_words_that_no_rule_knows_prove_nothing(words: str) -> None:
-    assert judged(words).outcome == "unknown"
-    assert judged(words, exit_code=0).outcome == "unknown"
-    assert judged(words, exit_code=31).outcome == "unknown"
-    assert judged(words, exit_code=60).cause == "solver_timeout"
+@pytest.mark.parametrize("message", ["hello", "", "\n\n", "Done.", "exit status 3"])
+def test_a_text_that_no_rule_matches_proves_nothing(message: str) -> None:
+    assert judged(message).outcome == "unknown"
+    assert judged(message, exit_code=0).outcome == "unknown"
+    assert judged(message, exit_code=31).outcome == "unknown"
+    assert judged(message, exit_code=60).cause == "solver_timeout"
 
 
-def test_network_words_of_a_build_phase_are_the_packages_own() -> None:
-    words = "curl: (7) Failed to connect to x.org port 443: Connection refused"
+def test_network_messages_of_a_build_phase_are_the_packages() -> None:
+    message = "curl: (7) Failed to connect to x.org port 443: Connection refused"
 
-    assert judged(words).outcome == "errored"
-    assert judged(words, phase=Phase.FETCH).outcome == "errored"
-    assert judged(words, phase=Phase.BUILD).outcome == "unknown"
+    assert judged(message).outcome == "errored"
+    assert judged(message, phase=Phase.FETCH).outcome == "errored"
+    assert judged(message, phase=Phase.BUILD).outcome == "unknown"
 
 
 def test_lines_keep_their_places_in_the_original() -> None:
@@ -217,7 +217,7 @@ def test_any_cut_text_has_offsets_within_the_log(data: bytes, head: int, tail: i
     lines = clean(cut(data, head=head, tail=tail), log_start=10, log_end=10 + len(data))
 
     offsets = [line.offset for line in lines if "opam-ci" not in line.text]
-    # A byte sequence cut in two, or a character that stands for itself, costs a few bytes.
+    # A byte sequence cut in two, or a replacement character in the log, costs a few bytes.
     assert all(10 <= offset <= 10 + len(data) + 9 for offset in offsets)
 
 
@@ -256,8 +256,10 @@ def test_no_text_breaks_it(text: str, exit_code: int | None, phase: Phase | None
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(_LOOSE, max_size=6), st.sampled_from(TEST_FAILURES))
-def test_loose_infrastructure_words_never_hide_a_failed_test(words: list[str], fail: str) -> None:
-    verdict = judged("\n".join([*(f"log: {word} ..." for word in words), fail]))
+def test_messages_about_infrastructure_never_hide_a_failed_test(
+    message: list[str], fail: str
+) -> None:
+    verdict = judged("\n".join([*(f"log: {word} ..." for word in message), fail]))
 
     assert verdict.outcome in {"failed", "skipped"}, verdict
 

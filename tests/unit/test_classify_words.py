@@ -1,4 +1,4 @@
-"""Messages of many tools, each with what it must come to: written from the tools' own sources."""
+"""Messages of many tools, each with its verdict: written from the tools' own sources."""
 
 # ruff: noqa: E501 - messages stand here as the tools print them
 
@@ -437,7 +437,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("expected", "line"), WORDS, ids=[line[:60] for _, line in WORDS])
-def test_a_message_comes_to_what_it_means(expected: str, line: str) -> None:
+def test_a_message_has_the_verdict_of_its_meaning(expected: str, line: str) -> None:
     verdict = classify_text(line.replace("\\n", "\n"), exit_code=None, phase=None)
 
     assert verdict.outcome == expected, verdict

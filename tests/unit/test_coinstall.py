@@ -164,7 +164,7 @@ def test_a_package_that_is_not_available_is_there_all_the_same() -> None:
     assert found.direct == ("user.1",)
 
 
-def test_what_is_installed_and_not_available_can_serve_nobody() -> None:
+def test_what_is_installed_but_not_available_is_not_a_dependency() -> None:
     broken = {"available": "false", "installed": "true", "depends": "lib"}
     packages = {"lib.1": {}, "old.1": broken, "user.1": {"depends": "lib , old"}}
     assert ask(packages).direct == ()

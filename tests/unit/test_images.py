@@ -145,7 +145,7 @@ async def test_an_image_that_the_registry_does_not_have(registry: Registry) -> N
 
 
 class Odd(BaseHTTPRequestHandler):
-    """Responds by the tag in the path; a token is needed for `private`."""
+    """Respond by the requested tag; a token is needed for `private`."""
 
     digest = "sha256:" + "5" * 64
 
@@ -211,7 +211,7 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "message"),
+    ("tag", "reported"),
     [
         ("busy", "HTTP 429"),
         ("broken", "HTTP 503"),
@@ -221,21 +221,21 @@ async def test_credentials_that_we_do_not_have(odd: str) -> None:
     ],
 )
 async def test_a_registry_that_is_not_well_is_a_fault_of_ours(
-    odd: str, tag: str, message: str
+    odd: str, tag: str, reported: str
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    with pytest.raises(InfrastructureError, match=message) as caught:
+    with pytest.raises(InfrastructureError, match=reported) as caught:
         await resolver.resolve(f"{odd}/x:{tag}")
     assert caught.value.cause is Cause.IMAGE
     assert not isinstance(caught.value, UnknownImageError)
     assert caught.value.retry_after == (timedelta(seconds=77) if tag == "busy" else None)
 
 
-async def test_a_registry_that_hangs_gets_no_requests_for_a_while(
+async def test_a_registry_that_hangs_is_not_queried_for_a_while(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolver = ImageResolver(timeout=httpx.Timeout(0.3))
-    # One that answers with an error is queried again.
+    # One with a bad response is queried again.
     with pytest.raises(InfrastructureError, match="HTTP 503"):
         await resolver.resolve(f"{odd}/x:broken")
     with pytest.raises(InfrastructureError, match="does not answer"):
@@ -252,7 +252,7 @@ async def test_an_answer_that_drips_ends_in_time(odd: str, monkeypatch: pytest.M
         await ImageResolver().resolve(f"{odd}/x:slow")
 
 
-async def test_an_image_by_digest_needs_no_request() -> None:
+async def test_an_image_by_digest_is_not_resolved() -> None:
     image = "127.0.0.1:1/x@sha256:" + "0" * 64
     assert await ImageResolver().resolve(image) == image
 
@@ -269,7 +269,7 @@ def test_an_image_that_only_this_machine_has(
 ) -> None:
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
-    # A storage of its own: a test must not touch the machine's images.
+    # A storage of its own: a test must not use the machine's images.
     (tmp_path / "storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n'
     )

@@ -100,7 +100,7 @@ async def test_a_log_that_takes_too_long_leaves_it_to_the_facts(
         {"exit_code": 1},
         {"exit_code": None, "signal": 9},
         {"exit_code": None, "signal": 9, "timed_out": True},
-        {"exit_code": 0},  # it printed something that is not an outcome
+        {"exit_code": 0},  # it printed something else than an outcome
     ],
 )
 async def test_a_process_that_dies_leaves_it_to_the_facts(how: dict[str, object]) -> None:

@@ -64,7 +64,7 @@ def test_a_clean_package(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["a", "packages/a", "a.2", "packages/a/a.2/opam", "a.2/"])
-def test_findings_have_a_place_and_a_fix(repo: Path, word: str) -> None:
+def test_findings_have_their_place_and_advice(repo: Path, word: str) -> None:
     result = run("--repo", repo, word)
     assert result.exit_code == 1
     assert "  packages/a/a.2/opam:5:11: error [opam-lint]\n    Opam lint" in result.stdout
@@ -175,17 +175,17 @@ def test_batch_of_opam_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reported"),
     [
         (b"\x1f\x8b\x08\x00 no gzip after all", "cannot be read"),
         (gzip.compress(b"{}" * 10_000, mtime=0)[:-20], "cannot be read"),
     ],
     ids=["no-gzip", "cut-off"],
 )
-def test_a_damaged_archive(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_damaged_archive(tmp_path: Path, content: bytes, reported: str) -> None:
     file = tmp_path / "lines.gz"
     file.write_bytes(content)
-    assert said in usage("--opam-batch", file)
+    assert reported in usage("--opam-batch", file)
 
 
 @pytest.mark.parametrize(

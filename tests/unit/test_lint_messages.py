@@ -1,4 +1,4 @@
-"""From opam's words to findings with a place."""
+"""From opam's messages to findings with a place."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_a_message_gets_the_place_that_it_is_about(
     assert finding.explanation
 
 
-def test_opams_dangling_blank_is_trimmed_as_the_peer_does() -> None:
+def test_opams_trailing_blank_is_trimmed_as_in_opam_repo_ci() -> None:
     assert located(3, "File format error in 'setenv': expected ").message.endswith("expected")
 
 

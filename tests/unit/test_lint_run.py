@@ -94,7 +94,7 @@ async def test_work_tree_and_commit_give_one_report(lint_both: LintBoth) -> None
     ]
 
 
-async def test_whether_a_package_is_new_can_be_said(lint_both: LintBoth) -> None:
+async def test_whether_a_package_is_new_can_be_given(lint_both: LintBoth) -> None:
     old = await lint_both(requests("He_llo.1", new=False))
     assert [each.check for each in old.findings] == [CheckId.UNEXPECTED_FILE]
     new = await lint_both(requests("hello.1.0", new=True))
@@ -108,7 +108,7 @@ async def test_no_request_is_no_work(clone: Path) -> None:
     assert await lint_packages(WorkTree(clone), [], opam=nowhere) == LintReport()
 
 
-async def test_a_symbolic_link_is_no_opam_file(clone: Path, lint_both: LintBoth) -> None:
+async def test_a_symbolic_link_is_not_an_opam_file(clone: Path, lint_both: LintBoth) -> None:
     link = clone / "packages/hello/hello.1.0/opam"
     link.unlink()
     link.symlink_to("/nowhere")
@@ -126,22 +126,22 @@ async def test_a_file_above_the_limit_is_refused(clone: Path, lint_both: LintBot
     assert "too big" in finding.message
 
 
-def test_a_directory_without_packages_is_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a package repository"):
+def test_a_directory_without_packages_is_not_a_repository(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no package repository"):
         WorkTree(tmp_path)
 
 
 async def test_opam_messages_come_in_the_order_of_the_files(opam_lint: OpamLint) -> None:
     texts = [GOOD.replace('"ISC"', f'"BAD{index}"') for index in range(30)]
     messages = await opam_lint.lint([text.encode() for text in texts])
-    assert [of_file[0].text.rpartition(" ")[2] for of_file in messages] == [
+    assert [reported[0].text.rpartition(" ")[2] for reported in messages] == [
         f'"BAD{index}"' for index in range(30)
     ]
 
 
-async def test_bytes_that_are_no_text_do_not_break_opams_answer(opam_lint: OpamLint) -> None:
-    (messages,) = await opam_lint.lint([GOOD.encode().replace(b'"ISC"', b'"IS\xe9"')])
-    assert [message.code for message in messages] == [62]
+async def test_bytes_that_are_not_text_do_not_break_opams_output(opam_lint: OpamLint) -> None:
+    (reported,) = await opam_lint.lint([GOOD.encode().replace(b'"ISC"', b'"IS\xe9"')])
+    assert [message.code for message in reported] == [62]
 
 
 async def test_archive_checks_alone_still_know_what_opam_refuses(

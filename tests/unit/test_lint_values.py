@@ -136,5 +136,5 @@ def test_any_text_may_stand_for_a_url_or_a_checksum(text: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["svn+https://example.org/x", "gopher://example.org/x"])
-def test_a_url_that_opam_refuses_is_no_source(url: str) -> None:
+def test_a_url_that_opam_refuses_is_not_a_source(url: str) -> None:
     assert section_source(Section("url", None, (Field("src", String(url)),))) is None

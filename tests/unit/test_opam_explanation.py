@@ -95,7 +95,7 @@ def test_the_cause_of_the_package_itself_is_shown_and_the_others_are_counted() -
     assert line == "zzz.1 needs foo >= 9: no such version (and 2 more)"
 
 
-def test_what_a_mirror_hides_is_not_said_to_be_nowhere() -> None:
+def test_a_package_that_a_mirror_hides_is_not_reported_as_missing() -> None:
     cause = "Missing dependency:\n- zzz → foo | bar >= 2\nunknown package\nno matching version"
     assert explain("zzz.1", (cause,), hidden=("foo", "bar")) == (
         "zzz.1 needs foo (not in the offline mirror) or bar >= 2 (no such version in the "
@@ -132,7 +132,7 @@ def test_refusals_without_the_solver(line: str, explanation: str | None) -> None
     assert explain_refusal("zzz.1", line) == explanation
 
 
-def test_a_system_package_is_told_from_an_opam_package() -> None:
+def test_a_system_package_is_distinguished_from_an_opam_package() -> None:
     assert lacks_system_package(_NO_DEPEXT)
     assert not lacks_system_package("Missing dependency:\n- zzz → foo\nunknown package")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opam_ci.core.opam.errors import OpamSyntaxError
-from opam_ci.core.opam.file import MAX_DEPTH, MAX_SIZE, UNREADABLE, parse, parse_like
+from opam_ci.core.opam.file import MAX_DEPTH, MAX_SIZE, UNREADABLE, parse
 from opam_ci.core.opam.nodes import (
     Bool,
     EnvBinding,
@@ -135,7 +135,7 @@ def test_errors_are_those_of_opam_and_have_a_place(
     assert str(error) == f"p/opam:{line}:{column}: {message}"
 
 
-def test_a_newer_format_is_no_syntax_error() -> None:
+def test_a_newer_format_is_not_a_syntax_error() -> None:
     items = parse(b'opam-version: "2.6"\nx: <new syntax>').items
     assert items[0] == Field("opam-version", String("2.6"))
     assert isinstance(items[1], Section)
@@ -152,7 +152,7 @@ def test_a_newer_format_is_no_syntax_error() -> None:
         (b"#" * (MAX_SIZE + 1), "opam:1:0: File too big (102401 bytes"),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_place(data: bytes, part: str) -> None:
+def test_bytes_that_are_not_text_are_refused_with_their_place(data: bytes, part: str) -> None:
     with pytest.raises(OpamSyntaxError) as caught:
         parse(data)
     assert part in str(caught.value)
@@ -231,64 +231,3 @@ def test_any_bytes_are_a_file_or_a_syntax_error(data: bytes) -> None:
         place = (error.line, error.column)
     assert 1 <= place[0] <= data.count(b"\n") + 1
     assert 0 <= place[1] <= len(data)
-
-
-PIECES = (
-    'a: "x"\n',
-    "a: [b]\n",
-    "url { src: a }\n",
-    'e "n" {\n}\n',
-    "b: c {d}\n",
-    "b: c\n{d}\n",
-    "# c: d\n",
-    "(* a: b\n",
-    "*)\n",
-    'x: "a\n',
-    'y"\n',
-    "b: a | b",
-    " | c\n",
-    "b:c\n",
-    "\n",
-    "[",
-    "]\n",
-)
-ITEMS = st.lists(st.sampled_from(PIECES), max_size=8)
-
-
-@given(ITEMS, ITEMS, ITEMS, ITEMS)
-def test_parsing_by_likeness_is_parsing(
-    start: list[str], old: list[str], new: list[str], end: list[str]
-) -> None:
-    try:
-        like = parse("".join([*start, *new, *end]).encode())
-    except OpamSyntaxError:
-        return
-    data = "".join([*start, *old, *end]).encode()
-    try:
-        expected = parse(data)
-    except OpamSyntaxError as error:
-        with pytest.raises(OpamSyntaxError) as caught:
-            parse_like(data, like)
-        assert str(caught.value) == str(error)  # noqa: PT017 -- the two errors are compared
-    else:
-        found = parse_like(data, like)
-        assert found.items == expected.items
-        assert found.edges == expected.edges
-        # What was parsed by likeness can be the like of another text.
-        assert parse_like(like.data, found).items == like.items
-
-
-def test_parsing_by_likeness_of_a_newer_format_is_parsing() -> None:
-    like = parse(b'opam-version: "2.6"\nx: <new syntax>')
-    with pytest.raises(OpamSyntaxError, match="is not a valid token"):
-        parse_like(b'opam-version: "2.0"\nx: ;\n', like)
-
-
-def test_parsing_by_likeness_takes_over_what_is_the_same() -> None:
-    like = parse(b"a: b\nc: d\ne: f\n")
-    found = parse_like(b"a: b\nc: changed\ne: f\n", like).items
-    assert [found[0] is like.items[0], found[1] == like.items[1], found[2] is like.items[2]] == [
-        True,
-        False,
-        True,
-    ]

@@ -61,7 +61,7 @@ async def test_neither_the_machines_opam_nor_its_variables_change_a_verdict(
     assert not (tmp_path / "ran").exists()
 
 
-async def test_opam_writes_nowhere_and_reaches_nobody(opam_lint: OpamLint, tmp_path: Path) -> None:
+async def test_opam_has_no_network_and_writes_nothing(opam_lint: OpamLint, tmp_path: Path) -> None:
     assert isinstance(opam_lint.program, RootProgram)
     image = await opam_lint.program.prepare()
     (tmp_path / FILES).mkdir()
@@ -70,11 +70,11 @@ async def test_opam_writes_nowhere_and_reaches_nobody(opam_lint: OpamLint, tmp_p
         "cat 0; touch /usr/x || echo read-only; ls /tmp; env | cut -d= -f1 | sort | tr '\\n' ' ';"
         "tail -n +3 /proc/net/dev | cut -d: -f1; grep CapEff /proc/self/status; ls -d /root/*"
     )
-    printed = bytearray()
+    reported = bytearray()
     await supervise(
-        confined(image.root, tmp_path, ("sh", "-c", script), network=False), output=printed.extend
+        confined(image.root, tmp_path, ("sh", "-c", script), network=False), output=reported.extend
     )
-    assert printed.decode().splitlines() == [
+    assert reported.decode().splitlines() == [
         "hello",
         "touch: cannot touch '/usr/x': Read-only file system",
         "read-only",
@@ -101,7 +101,7 @@ async def test_archives_are_downloaded_from_within_the_sandbox(opam_lint: OpamLi
 
 
 @pytest.mark.parametrize(
-    ("script", "message", "cause"),
+    ("script", "reported", "cause"),
     [
         ("echo what; exit 99", "exit code 99: what", Cause.OPAM_INTERNAL),
         ("kill -SEGV $$", "signal 11", Cause.OPAM_INTERNAL),
@@ -121,9 +121,9 @@ async def test_archives_are_downloaded_from_within_the_sandbox(opam_lint: OpamLi
     ],
 )
 async def test_an_opam_that_misbehaves_is_a_fault_of_ours(
-    tmp_path: Path, script: str, message: str, cause: Cause
+    tmp_path: Path, script: str, reported: str, cause: Cause
 ) -> None:
-    with pytest.raises(InfrastructureError, match=message) as caught:
+    with pytest.raises(InfrastructureError, match=reported) as caught:
         await on_host(tmp_path, script).lint([b"x"])
     assert caught.value.cause is cause
 

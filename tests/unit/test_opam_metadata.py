@@ -1,4 +1,4 @@
-"""What the fields of opam files mean, and opam's words for those that are wrong."""
+"""The meaning of the fields of opam files, and opam's messages for wrong ones."""
 
 import pytest
 from hypothesis import given
@@ -111,7 +111,7 @@ def test_availability(text: str, expected: object) -> None:
     [
         ("", False),
         ('run-test: ["make" "test"]', True),
-        ("run-test: []", True),  # one command without words, to opam
+        ("run-test: []", True),  # one command without arguments, to opam
         ('build-test: ["make"]', True),
         ('depends: ["a" {with-test}]', True),
         ('depends: ["a" {pkg:with-test}]', False),
@@ -200,7 +200,7 @@ def test_an_impossible_package_in_a_variable_is_opams_failure() -> None:
         ),
     ],
 )
-def test_wrong_fields_have_opams_words_and_place(text: str, expected: list[str]) -> None:
+def test_wrong_fields_have_opams_message_and_place(text: str, expected: list[str]) -> None:
     assert errors(text) == expected
 
 

@@ -1,4 +1,4 @@
-"""The file of platforms: what it can say, what it says when it is wrong, and the matrix."""
+"""The file of platforms: its keys, its errors, and the matrix."""
 
 import json
 import tomllib
@@ -59,7 +59,7 @@ def test_lists_stand_for_every_combination() -> None:
     assert [one.pool for one in table.platforms] == ["linux-amd64"] * 4 + ["linux-arm64"] * 4
 
 
-def test_what_is_not_said_is_as_in_the_product() -> None:
+def test_missing_keys_have_the_products_defaults() -> None:
     [platform] = read(POOLS, ENTRY).platforms
     assert platform == Platform(
         distribution="debian-13", ocaml="5.4", arch="amd64", pool="linux-amd64"
@@ -113,7 +113,7 @@ def test_32_bits_are_built_under_linux32() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "reported"),
     [
         ("", "no [[platforms]]: the file needs one at least"),
         ("x = [", "not TOML: Invalid value (at line 3, column 2)"),
@@ -179,16 +179,18 @@ def test_32_bits_are_built_under_linux32() -> None:
         ('[[platforms]]\ndistribution = "a\\nb"\nocaml = "5.4"', "platforms entry 1 (a\\nb): "),
     ],
 )
-def test_one_clear_line_for_an_error(file: str, said: str) -> None:
+def test_one_clear_line_for_an_error(file: str, reported: str) -> None:
     # A top-level key would belong to the pool's table if it stood after it.
     parts = (file, POOLS) if not file.startswith("\n") else (POOLS, file)
     [line] = problems(*parts)
-    assert said in line
+    assert reported in line
 
 
 def test_every_error_is_reported_at_once() -> None:
-    said = problems(POOLS, ENTRY, 'opam = "2"\nrevdep = true', ENTRY, 'arch = "vax"', "[pools.y]")
-    assert [line.split(":")[0] for line in said] == [
+    reported = problems(
+        POOLS, ENTRY, 'opam = "2"\nrevdep = true', ENTRY, 'arch = "vax"', "[pools.y]"
+    )
+    assert [line.split(":")[0] for line in reported] == [
         "pools.y",
         "platforms entry 1 (debian-13)",
         "platforms entry 1 (debian-13)",
@@ -241,25 +243,25 @@ KEYS = ["distribution", "ocaml", "variant", "arch", "opam", "pool", "runner", "i
         },
     )
 )
-def test_any_tables_are_read_or_refused_in_words(data: dict[str, Any]) -> None:
+def test_any_tables_are_read_or_refused_with_a_message(data: dict[str, Any]) -> None:
     def loads(_: str) -> dict[str, Any]:
         return data
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tomllib, "loads", loads)
-        said: tuple[str, ...] = ()
+        reported: tuple[str, ...] = ()
         platforms: tuple[Platform, ...] = ()
         try:
             platforms = parse_platforms("").platforms
         except InvalidPlatformFile as error:
-            said = error.problems
-    assert bool(said) != bool(platforms)
-    assert all(len(line) <= 300 and line.isprintable() for line in said)
+            reported = error.problems
+    assert bool(reported) != bool(platforms)
+    assert all(len(line) <= 300 and line.isprintable() for line in reported)
 
 
 @settings(deadline=None)
 @given(st.text() | st.text(alphabet='[]{}="\\\n#.p 15'))
-def test_any_text_is_read_or_refused_in_words(text: str) -> None:
+def test_any_text_is_read_or_refused_with_a_message(text: str) -> None:
     with pytest.raises(InvalidPlatformFile):
         parse_platforms(text)
 
@@ -349,7 +351,7 @@ def test_the_embedded_platform_is_part_of_the_matrix() -> None:
     assert EMBEDDED.name == "debian-13-ocaml-5.3/amd64"
 
 
-def test_a_matrix_without_a_platform_for_this_machine_says_so() -> None:
+def test_a_matrix_without_a_platform_for_this_machine_is_reported() -> None:
     table = read(POOLS, ENTRY, 'runner = "container"\nimage = "x:1"')
     with pytest.raises(UsageError, match="name others with --platform"):
         embedded(table)
@@ -369,7 +371,7 @@ def test_names_and_globs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
+    ("pattern", "reported"),
     [
         ("debian-13-ocaml-5.3", "did you mean debian-13-ocaml-5.3/amd64?"),
         ("debian-13-ocaml-53/amd64", "did you mean debian-13-ocaml-5.3/amd64 or"),
@@ -377,10 +379,10 @@ def test_names_and_globs() -> None:
         ("", "lists all 75"),
     ],
 )
-def test_an_unknown_name_brings_suggestions(pattern: str, said: str) -> None:
+def test_an_unknown_name_brings_suggestions(pattern: str, reported: str) -> None:
     with pytest.raises(UsageError) as caught:
         named(DEFAULT.platforms, [pattern])
-    assert said in str(caught.value)
+    assert reported in str(caught.value)
 
 
 def test_platforms_of_pools_without_workers_are_separate() -> None:
@@ -391,8 +393,12 @@ def test_platforms_of_pools_without_workers_are_separate() -> None:
 
 def test_the_page_names_every_platform_pool_and_key() -> None:
     text = page(DEFAULT)
-    words = [*names(DEFAULT.platforms), *(pool.name for pool in DEFAULT.pools), "lower_bounds"]
-    assert not [word for word in words if f"`{word}`" not in text]
+    names_in_it = [
+        *names(DEFAULT.platforms),
+        *(pool.name for pool in DEFAULT.pools),
+        "lower_bounds",
+    ]
+    assert not [word for word in names_in_it if f"`{word}`" not in text]
 
 
 def test_the_example_of_the_page_is_right() -> None:

@@ -46,7 +46,7 @@ RAN = {
 
 
 def judged(proof: Proof, rule: str) -> str:
-    """Judges a run that comes to a proof."""
+    """Judge a run with a proof."""
     assert proof.phase is not None
     phase, log, code = proof.phase, "", 1
     probes: dict[str, bool] = {}
@@ -134,7 +134,7 @@ def test_what_can_be_installed_nowhere_is_proven(phase: Phase, rule: str) -> Non
     row = JobStatus(job=JOB, state=JobState.DECIDED, outcome=skipped)
     [(_, verdict)] = installable_nowhere([row], "skip")
     assert is_proven(verdict)
-    # On the word of all platforms, and of no single one.
+    # By the verdicts of all platforms, and not of a single one.
     assert label(skipped) == "skipped(no_solution)"
 
 
@@ -164,7 +164,7 @@ def test_before_package_code_nothing_else_is_a_failure(
         assert outcome.evidence.phase is phase
 
 
-def test_an_unproven_failure_is_no_failure() -> None:
+def test_an_unproven_failure_is_not_a_failure() -> None:
     def said(reason: FailureReason, rule: str, phase: Phase | None) -> bool:
         return is_proven(Failed(reason=reason, evidence=Evidence(rule=rule, phase=phase)))
 

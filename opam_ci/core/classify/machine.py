@@ -137,7 +137,7 @@ def _judge_time(case: Case, run: PhaseRun) -> Outcome | None:
         if case.ran_package_code(run):
             return case.failed(FailureReason.TIMEOUT, "timeout", run, detail=detail)
         detail = f"{detail}, before any command of the package began"
-    elif lock := RULES.first_match(case.lines(run.phase), run.phase, _LOCKED):
+    elif lock := case.text_verdict(run.phase, _LOCKED):
         return case.errored(Cause.OPAM_INTERNAL, lock.rule, run, lines=lock.lines, detail=detail)
     cause = _TIMEOUT_CAUSES[run.phase]
     if run.phase is Phase.FETCH and (fault := case.unreachable()):

@@ -63,7 +63,7 @@ def _culprit(case: Case, failed: list[OpamAction]) -> OpamAction | None:
 
 
 def _judge_action(case: Case, run: PhaseRun, action: OpamAction) -> Outcome:
-    verdict = RULES.first_match(case.lines(run.phase), run.phase, _FAILURES)
+    verdict = case.text_verdict(run.phase, _FAILURES)
     detail = f"{action.action} of {action.package} failed"
     if action.exit_code is not None:
         detail = f"{detail} with exit code {action.exit_code}"
@@ -92,7 +92,7 @@ def _shown_lines(
         return lines
     if verdict is not None and verdict.rule == PACKAGE_REPORT:
         # The line that matched is the report's exit code; its head names what failed.
-        head = RULES.first_match(case.lines(run.phase), run.phase, _REPORT_HEAD)
+        head = case.text_verdict(run.phase, _REPORT_HEAD)
         lines = head.lines if head is not None else lines
     last = last_specific_line(case.lines(run.phase))
     if last is None or last.as_evidence() in lines:
@@ -127,7 +127,7 @@ def _judge_unreported(case: Case, run: PhaseRun) -> Outcome:
     The exit code means that an action failed, and in a build or test only the package's own is
     run. The text may name the dependency, which is shown.
     """
-    verdict = RULES.first_match(case.lines(run.phase), run.phase, _FAILURES)
+    verdict = case.text_verdict(run.phase, _FAILURES)
     rule, lines = (
         verdict.rule if verdict else "unreported-failure",
         _shown_lines(case, run, verdict),

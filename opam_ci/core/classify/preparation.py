@@ -170,7 +170,7 @@ def _unless_unreadable(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outco
 def _unreadable(case: Case, run: PhaseRun) -> Outcome | None:
     """Return a failure if opam could not read an opam file of the submission."""
     for phase in (Phase.SETUP, Phase.SOLVE):
-        found = RULES.first_match(case.lines(phase), phase, _UNREADABLE)
+        found = case.text_verdict(phase, _UNREADABLE)
         if found:
             return case.of_text(found, run)
     return None

@@ -39,7 +39,7 @@ class RuleClass(StrEnum):
         member.meaning = meaning
         return member
 
-    # Proof about the machine, and the proof against a package that is not the weaker.
+    # Proof about the machine, and strong proof against the package, which ranks between.
     MACHINE = (
         "machine",
         "Proof about the machine: no package writes it, and later errors follow from it.",

@@ -1,12 +1,13 @@
 """Making outcomes with their evidence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
 from opam_ci.core.classify.frames import is_command
 from opam_ci.core.classify.lines import Line, clean
 from opam_ci.core.classify.matching import TextVerdict
+from opam_ci.core.classify.rule import Rule
 from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.facts import BuildFacts, PhaseRun
 from opam_ci.core.job import Phase
@@ -66,9 +67,9 @@ class Case:
             is_command(line.shown) for line in self.lines(run.phase)
         )
 
-    def text_verdict(self, phase: Phase) -> TextVerdict | None:
-        """Return the verdict of the rules on a phase's text, None if no rule matches."""
-        return RULES.first_match(self.lines(phase), phase)
+    def text_verdict(self, phase: Phase, among: Sequence[Rule] | None = None) -> TextVerdict | None:
+        """Return the verdict of some rules, or of all, on a phase's text; None if none matches."""
+        return RULES.first_match(self.lines(phase), phase, among)
 
     def last_lines(self, phase: Phase, count: int = 3) -> tuple[LogLine, ...]:
         """Return the end of a phase's log: the evidence if no rule found a line."""

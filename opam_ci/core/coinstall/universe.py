@@ -8,7 +8,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from opam_ci.core.opam import version
 
@@ -68,7 +67,6 @@ class Atoms:
     versions: Mapping[str, Sequence[int]]
     _known: dict[str, Alternative] = field(default_factory=dict)
     _clauses: dict[str, Clauses] = field(default_factory=dict)
-    _keys: dict[str, Any] = field(default_factory=dict)
     _ranges: dict[str, dict[object, tuple[int, int]]] = field(default_factory=dict)
     _work: int = 0
 
@@ -120,7 +118,9 @@ class Atoms:
                 ranges[same] = (ranges.get(same, (n, n))[0], n + 1)
         found = ranges.get(version.canonical(bound))
         if found is None:
-            low = bisect_left(places, self._key(bound), key=self._key_of)
+            low = bisect_left(
+                places, version.key(bound), key=lambda place: version.key(self.packages[place][1])
+            )
             found = (low, low)
         return found
 
@@ -131,15 +131,6 @@ class Atoms:
             if match is None:
                 raise DumpError(f"not a constraint on a package: {text[:80]!r}")
             found = self._known[text] = self.alternative(match[1], match[2], match[3] or "")
-        return found
-
-    def _key_of(self, package: int) -> Any:
-        return self._key(self.packages[package][1])
-
-    def _key(self, text: str) -> Any:
-        found = self._keys.get(text)
-        if found is None:
-            found = self._keys[text] = version.key(text)
         return found
 
 

@@ -19,8 +19,7 @@ _UPPER_BOUNDS: Final = frozenset({"=", "<=", "<"})
 
 def check_upper_bounds(subject: LintSubject) -> Iterator[LintFinding]:
     """Require an upper bound on every dependency but the compiler."""
-    value = subject.value("depends")
-    for name, conditions in package_atoms(value) if value is not None else ():
+    for name, conditions in package_atoms(subject.value("depends")):
         if name.value == "ocaml":
             continue
         if _UPPER_BOUNDS.isdisjoint(constraint_operators(conditions)):

@@ -82,12 +82,9 @@ def unreadable(subject: LintSubject, fault: Unreadable) -> tuple[LintFinding, ..
     """
     place = "" if fault.line is None else f" at line {fault.line}, column {fault.column or 0}"
     finding = subject.finding(
-        CheckId.PARSE, f"failed to parse opam file: {fault.reason.rstrip('.')}{place}"
-    ).model_copy(
-        update={
-            "line": fault.line,
-            "column": None if fault.column is None else fault.column + 1,
-        }
+        CheckId.PARSE,
+        f"failed to parse opam file: {fault.reason.rstrip('.')}{place}",
+        at=None if fault.line is None else (fault.line, fault.column or 0),
     )
     checks = (*_WITHOUT_CONTENT, *(NEW_PACKAGE_CHECKS if subject.facts.new else ()))
     return (finding, *(finding for check in checks for finding in check(subject)))

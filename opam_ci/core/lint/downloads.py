@@ -51,8 +51,8 @@ def _extra_sources(subject: LintSubject) -> Iterator[Source]:
     if sections:
         # opam reads the old field first; the sections replace it.
         yield from (source for section in sections.values() if (source := section_source(section)))
-    elif (value := subject.value("extra-sources")) is not None:
-        yield from deprecated_extra_sources(value)
+    else:
+        yield from deprecated_extra_sources(subject.value("extra-sources"))
 
 
 def _extra_source_sections(subject: LintSubject) -> dict[str | None, Section]:
@@ -64,8 +64,7 @@ def _extra_source_sections(subject: LintSubject) -> dict[str | None, Section]:
 
 
 def _extra_files(subject: LintSubject) -> Iterator[tuple[String, String]]:
-    value = subject.value("extra-files")
-    for row in rows(value) if value is not None else ():
+    for row in rows(subject.value("extra-files")):
         if isinstance(row, List) and len(row.items) == _PAIR:
             name, digest = row.items
             if isinstance(name, String) and isinstance(digest, String):
@@ -74,8 +73,7 @@ def _extra_files(subject: LintSubject) -> Iterator[tuple[String, String]]:
 
 def check_extra_files(subject: LintSubject) -> Iterator[LintFinding]:
     """Refuse files beside the opam file."""
-    value = subject.value("extra-files")
-    if value is not None and rows(value):
+    if rows(subject.value("extra-files")):
         yield subject.finding(
             CheckId.EXTRA_FILES,
             "extra-files present. This is not allowed in the opam-repository. Please use"

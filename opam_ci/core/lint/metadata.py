@@ -11,7 +11,6 @@ from opam_ci.core.lint.values import (
     package_atoms,
     plain_variables,
     rows,
-    strings,
     ungrouped,
 )
 from opam_ci.core.opam import version as versions
@@ -29,52 +28,37 @@ _ALL_CONF_PROPERTIES: Final = 3
 def check_name_field(subject: LintSubject) -> Iterator[LintFinding]:
     """Report a `name:` field that repeats the directory, or contradicts it."""
     value = subject.value("name")
-    if not isinstance(value, String):
-        return
-    if value.value == subject.name:
-        yield _unnecessary(subject, CheckId.NAME_FIELD, "name")
-    else:
-        yield _unmatched(subject, CheckId.NAME_FIELD, "name", value.value, subject.name)
+    if isinstance(value, String):
+        found, expected = value.value, subject.name
+        yield _redundant(subject, CheckId.NAME_FIELD, found, expected, is_same=found == expected)
 
 
 def check_version_field(subject: LintSubject) -> Iterator[LintFinding]:
     """Report a `version:` field that repeats the directory, or contradicts it."""
     value = subject.value("version")
-    if not isinstance(value, String):
-        return
-    version = value.value.strip(_BLANKS)
-    if versions.compare(version, subject.version) == 0:
-        yield _unnecessary(subject, CheckId.VERSION_FIELD, "version")
-    else:
-        yield _unmatched(subject, CheckId.VERSION_FIELD, "version", version, subject.version)
+    if isinstance(value, String):
+        found, expected = value.value.strip(_BLANKS), subject.version
+        is_same = versions.compare(found, expected) == 0
+        yield _redundant(subject, CheckId.VERSION_FIELD, found, expected, is_same=is_same)
 
 
-def _unnecessary(subject: LintSubject, check: CheckId, field: str) -> LintFinding:
-    return subject.finding(
-        check,
-        f"Unnecessary field '{field}'. It is suggested to remove it.",
-        at=subject.file.field(field),
-        severity=Severity.WARNING,
-    )
-
-
-def _unmatched(
-    subject: LintSubject, check: CheckId, field: str, value: str, expected: str
+def _redundant(
+    subject: LintSubject, check: CheckId, found: str, expected: str, *, is_same: bool
 ) -> LintFinding:
-    return subject.finding(
-        check,
-        f"The field '{field}' that doesn't match its context. Field '{field}' has value"
-        f" '{value}' but was expected of value '{expected}'.",
-        at=subject.file.field(field),
-    )
+    field = check.value.removesuffix("-field")
+    message = f"Unnecessary field '{field}'. It is suggested to remove it."
+    if not is_same:
+        message = (
+            f"The field '{field}' that doesn't match its context. Field '{field}' has value"
+            f" '{found}' but was expected of value '{expected}'."
+        )
+    severity = Severity.WARNING if is_same else Severity.ERROR
+    return subject.finding(check, message, at=subject.file.field(field), severity=severity)
 
 
 def check_dune_subst(subject: LintSubject) -> Iterator[LintFinding]:
     """Report `dune subst` without `{dev}`: it would run in a release."""
-    value = subject.value("build")
-    if value is None:
-        return
-    for row in rows(value):
+    for row in rows(subject.value("build")):
         command, filters = option(row)
         if not isinstance(command, List):
             continue
@@ -95,10 +79,7 @@ def check_dune_subst(subject: LintSubject) -> Iterator[LintFinding]:
 
 def check_dune_build(subject: LintSubject) -> Iterator[LintFinding]:
     """Report a dependency on dune for building alone: dune's changes would not cause rebuilds."""
-    value = subject.value("depends")
-    if value is None:
-        return
-    for name, conditions in package_atoms(value):
+    for name, conditions in package_atoms(subject.value("depends")):
         if name.value == "dune" and "build" in plain_variables(conditions):
             yield subject.finding(
                 CheckId.DUNE_BUILD,
@@ -113,9 +94,9 @@ def check_dune_build(subject: LintSubject) -> Iterator[LintFinding]:
 
 def check_maintainer_contact(subject: LintSubject) -> Iterator[LintFinding]:
     """Require a contact: `bug-reports`, or an address in `maintainer`."""
-    maintainers = _strings(subject, "maintainer")
+    maintainers = subject.strings("maintainer")
     # The expression of opam-repo-ci matches in the first line of a maintainer only.
-    if _strings(subject, "bug-reports") or any("@" in m.partition("\n")[0] for m in maintainers):
+    if subject.strings("bug-reports") or any("@" in m.partition("\n")[0] for m in maintainers):
         return
     yield subject.finding(
         CheckId.MAINTAINER_CONTACT,
@@ -128,7 +109,7 @@ def check_maintainer_contact(subject: LintSubject) -> Iterator[LintFinding]:
 
 def check_default_tags(subject: LintSubject) -> Iterator[LintFinding]:
     """Report the example tags of `dune init`."""
-    tags = _strings(subject, "tags")
+    tags = subject.strings("tags")
     examples = [tag for tag in _EXAMPLE_TAGS if tag in tags]
     if examples:
         yield subject.finding(
@@ -174,7 +155,7 @@ def is_conf(subject: LintSubject) -> bool:
     flags = subject.value("flags")
     if flags is not None and "conf" in idents(flags):
         return True
-    return _CONF_TAG in _strings(subject, "tags")
+    return _CONF_TAG in subject.strings("tags")
 
 
 def check_sources(subject: LintSubject) -> Iterator[LintFinding]:
@@ -185,8 +166,3 @@ def check_sources(subject: LintSubject) -> Iterator[LintFinding]:
             "No package source directory provided.",
             at=subject.file.section("url"),
         )
-
-
-def _strings(subject: LintSubject, field: str) -> list[str]:
-    value = subject.value(field)
-    return (strings(value) or []) if value is not None else []

@@ -5,7 +5,6 @@ from typing import Final
 
 from opam_ci.core.lint.finding import CheckId, LintFinding, Severity
 from opam_ci.core.lint.subject import LintSubject
-from opam_ci.core.lint.values import strings
 
 # Each reserved prefix and the conflict class of the packages that have it, as in opam-repo-ci
 # (which has `mysys2-`, as have its results that ours are compared with).
@@ -25,8 +24,7 @@ _PREFIXES: Final[Mapping[str, str]] = {
 
 def check_conflict_class(subject: LintSubject) -> Iterator[LintFinding]:
     """Require a reserved prefix and its conflict class together."""
-    value = subject.value("conflict-class")
-    classes = (strings(value) or []) if value is not None else []
+    classes = subject.strings("conflict-class")
     field = subject.file.field("conflict-class")
     for prefix, conflict_class in CONFLICT_CLASSES.items():
         if subject.name.startswith(prefix):

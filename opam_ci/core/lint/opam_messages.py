@@ -1,7 +1,7 @@
 """From the messages of `opam lint` to findings with a place and advice."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,17 +68,14 @@ def opam_findings(subject: LintSubject) -> Iterator[LintFinding]:
         # opam pads its codes to two places and indents further lines; opam-repo-ci keeps both.
         sentence = _FURTHER_LINE.sub(f"\n{' ' * _INDENT}", message.text)
         text = f"Opam lint {message.level} {message.code:2d}: {sentence}".rstrip()
-        finding = subject.finding(
+        place = _PLACE.search(message.text) if message.code == _FORMAT_ERROR else None
+        yield subject.finding(
             CheckId.OPAM_LINT,
             text,
-            at=_culprit(subject, message),
+            at=(int(place["line"]), int(place["column"])) if place else _culprit(subject, message),
             explanation=ADVICE.get(message.code),
+            code=message.code,
         )
-        place = _PLACE.search(message.text) if message.code == _FORMAT_ERROR else None
-        update: Mapping[str, int] = (
-            {"line": int(place["line"]), "column": int(place["column"]) + 1} if place else {}
-        )
-        yield finding.model_copy(update={"code": message.code, **update})
 
 
 def _culprit(subject: LintSubject, message: OpamMessage) -> Node | None:
@@ -91,5 +88,5 @@ def _culprit(subject: LintSubject, message: OpamMessage) -> Node | None:
         for node in nodes:
             at = file.data.find(needle, node.start, node.end)
             if at >= 0:
-                return String(detail, at, at + len(needle))
+                return String(detail, start=at, end=at + len(needle))
     return nodes[0] if nodes else None

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from opam_ci.core.lint.finding import CheckId, LintFinding, Severity
 from opam_ci.core.lint.guidance import EXPLANATIONS
+from opam_ci.core.lint.values import strings
 from opam_ci.core.model import Frozen
 from opam_ci.core.opam.file import OpamFile
 from opam_ci.core.opam.nodes import Node, Value
@@ -120,18 +121,36 @@ class LintSubject:
         """The value of a field as opam reads it: None if absent or refused."""
         return None if field in self.dropped else self.file.value(field)
 
+    def strings(self, field: str) -> list[str]:
+        """The strings of a field, none if opam does not read it as such."""
+        value = self.value(field)
+        return (strings(value) or []) if value is not None else []
+
     def finding(  # noqa: PLR0913  every argument after `message` has one plain default
         self,
         check: CheckId,
         message: str,
         *,
-        at: Node | None = None,
+        at: Node | tuple[int, int] | None = None,
         severity: Severity = Severity.ERROR,
         explanation: str | None = None,
         file: str | None = None,
+        code: int | None = None,
     ) -> LintFinding:
-        """Make a finding about this package, at a node of its opam file if one is at fault."""
-        position = self.file.position(at) if at is not None else None
+        """Make a finding about this package.
+
+        Args:
+            check: The check that found it.
+            message: Its message.
+            at: What is at fault: a node of the opam file, or a line and a 0-based column in it.
+            severity: Its severity.
+            explanation: How to fix it, if not as for all findings of the check.
+            file: The file at fault, if not the opam file.
+            code: opam's number of the message.
+        """
+        line, column = None, 0
+        if at is not None:
+            line, column = at if isinstance(at, tuple) else self.file.position(at)[:2]
         return LintFinding(
             package=self.package,
             check=check,
@@ -139,8 +158,9 @@ class LintSubject:
             message=message,
             explanation=explanation or EXPLANATIONS[check],
             file=file or f"{self.directory}/opam",
-            line=position.line if position else None,
-            column=position.column + 1 if position else None,
+            line=line,
+            column=None if line is None else column + 1,
+            code=code,
         )
 
 

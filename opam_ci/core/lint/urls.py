@@ -52,7 +52,7 @@ def section_source(section: Section) -> Source | None:
     return Source(url_filename(source.url), kinds, section.field("checksum") or section)
 
 
-def deprecated_extra_sources(value: Value) -> Iterator[Source]:
+def deprecated_extra_sources(value: Value | None) -> Iterator[Source]:
     """The sources of the old field `extra-sources: [["url" {"name"} "md5"]]`."""
     for row in rows(value):
         try:

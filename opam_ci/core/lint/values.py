@@ -35,13 +35,13 @@ def idents(value: Value) -> list[str]:
     return [item.name for item in items if isinstance(item, Ident)]
 
 
-def rows(value: Value) -> tuple[Value, ...]:
-    """The elements of a list of lists, where a single row may lack its outer brackets.
+def rows(value: Value | None) -> tuple[Value, ...]:
+    """The elements of a list of lists, where a single row may lack its outer brackets; () for None.
 
     opam decides by the first element only, and so does this: `["a" "b"]` is one row and
     `[["a"] ["b"]]` are two.
     """
-    deep = nested(value, 2)
+    deep = None if value is None else nested(value, 2)
     return deep.items if isinstance(deep, List) else ()
 
 
@@ -64,9 +64,9 @@ def variable_name(ident: str) -> str:
     return ident.partition("?")[0].rpartition(":")[2]
 
 
-def package_atoms(value: Value) -> Iterator[tuple[String, tuple[Value, ...]]]:
-    """Each `"name" {conditions}` of a package formula, in the order of the file."""
-    stack: list[Value] = [value]
+def package_atoms(value: Value | None) -> Iterator[tuple[String, tuple[Value, ...]]]:
+    """Each `"name" {conditions}` of a package formula, in the order of the file; none for None."""
+    stack: list[Value] = [] if value is None else [value]
     while stack:
         node = stack.pop()
         if isinstance(node, List | Group):

@@ -79,7 +79,7 @@ class Builder(Transformer[Any, Any]):
     def field(self, children: Children) -> Field:
         """`name: value`."""
         name, _, value = children
-        return Field(name.name, value, name.start, value.end)
+        return Field(name.name, value, start=name.start, end=value.end)
 
     def section(self, children: Children) -> Section:
         """`kind { items }`."""
@@ -115,46 +115,46 @@ class Builder(Transformer[Any, Any]):
 
     def group(self, children: Children) -> Group:
         """`(values)`."""
-        return Group(tuple(children[1]), children[0].start, children[2].end)
+        return Group(tuple(children[1]), start=children[0].start, end=children[2].end)
 
     def list(self, children: Children) -> List:
         """`[values]`."""
-        return List(tuple(children[1]), children[0].start, children[2].end)
+        return List(tuple(children[1]), start=children[0].start, end=children[2].end)
 
     def option(self, children: Children) -> Option:
         """`value {options}`."""
         value, _, options, close = children
-        return Option(value, tuple(options), value.start, close.end)
+        return Option(value, tuple(options), start=value.start, end=close.end)
 
     def relop(self, children: Children) -> Relop:
         """`a >= b`."""
         left, mark, right = children
-        return Relop(mark.text, left, right, left.start, right.end)
+        return Relop(mark.text, left, right, start=left.start, end=right.end)
 
     def prefix_relop(self, children: Children) -> PrefixRelop:
         """`>= b`."""
         mark, value = children
-        return PrefixRelop(mark.text, value, mark.start, value.end)
+        return PrefixRelop(mark.text, value, start=mark.start, end=value.end)
 
     def env_binding(self, children: Children) -> EnvBinding:
         """`a += b`."""
         left, mark, right = children
-        return EnvBinding(left, mark.text, right, left.start, right.end)
+        return EnvBinding(left, mark.text, right, start=left.start, end=right.end)
 
     def pfxop(self, children: Children) -> Pfxop:
         """`!a`."""
         mark, value = children
-        return Pfxop(mark.text, value, mark.start, value.end)
+        return Pfxop(mark.text, value, start=mark.start, end=value.end)
 
 
 def _section(kind: str, name: str | None, items: list[Item], start: int, end: int) -> Section:
-    return Section(kind, name, tuple(items), start, end)
+    return Section(kind, name, tuple(items), start=start, end=end)
 
 
 def _logop(op: Any, operands: tuple[Value, ...]) -> Value:
     if len(operands) == 1:
         return operands[0]
-    return Logop(op, operands, operands[0].start, operands[-1].end)
+    return Logop(op, operands, start=operands[0].start, end=operands[-1].end)
 
 
 PARSER: Final = Lark(

@@ -171,7 +171,7 @@ def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -
         kind = match.lastgroup
         end = match.end()
         if kind == "plain":
-            yield String(_unicode(match["plain"]), match.start("plain") - 1, end)
+            yield String(_unicode(match["plain"]), start=match.start("plain") - 1, end=end)
         elif kind == "punctuation":
             char = match["punctuation"]
             yield Mark(_PUNCTUATION[char], char, end - 1, end)
@@ -179,11 +179,11 @@ def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -
             name = match["ident"]
             start = end - len(name)
             if name == "true":
-                yield Bool(True, start, end)  # noqa: FBT003 -- the value of the node
+                yield Bool(value=True, start=start, end=end)
             elif name == "false":
-                yield Bool(False, start, end)  # noqa: FBT003 -- the value of the node
+                yield Bool(value=False, start=start, end=end)
             else:
-                yield Ident(name, start, end)
+                yield Ident(name, start=start, end=end)
         elif kind == "relop":
             operator = match["relop"]
             yield Mark("RELOP", ">=" if operator == "~" else operator, end - len(operator), end)
@@ -191,15 +191,15 @@ def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -
             yield Mark("LOGOP", match["logop"], end - 1, end)
         elif kind == "escaped":
             start = match.start("escaped")
-            yield String(_unescape(match["escaped"], start), start - 1, end)
+            yield String(_unescape(match["escaped"], start), start=start - 1, end=end)
         elif kind == "triple":
             start = match.start("triple")
-            yield String(_unescape(match["triple"], start), start - 3, end)
+            yield String(_unescape(match["triple"], start), start=start - 3, end=end)
         elif kind == "pfxop":
             yield Mark("PFXOP", match["pfxop"], end - 1, end)
         elif kind == "int":
             start = match.start("int")
-            yield Int(_integer(match["int"], start), start, end)
+            yield Int(_integer(match["int"], start), start=start, end=end)
         elif kind == "envop":
             operator = match["envop"]
             start = end - len(operator)

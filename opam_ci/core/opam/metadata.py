@@ -38,7 +38,8 @@ from opam_ci.core.opam.formula import (
 from opam_ci.core.opam.nodes import Field, Ident, Item, String, Value
 from opam_ci.core.opam.package import Package
 from opam_ci.core.opam.readers import WHOLE_FILE, BadFormat, Span, either
-from opam_ci.core.opam.sections import FormatError, ReadValues, read_fields
+from opam_ci.core.opam.sections import FormatError, read_fields
+from opam_ci.core.opam.syntax_rules import without_patch
 from opam_ci.core.opam.values import BOOL, IDENT, list_of, tuple_of
 
 #: The newest opam-version that opam-repository's files may have.
@@ -187,7 +188,7 @@ _EFFECTIVE: Final = (
 )
 
 
-def read(file: OpamFile, package: Package | None = None, known: ReadValues | None = None) -> Opam:
+def read(file: OpamFile, package: Package | None = None) -> Opam:
     """Read the fields of an opam file.
 
     A field that is wrong is dropped and becomes an error, as in opam.
@@ -195,8 +196,6 @@ def read(file: OpamFile, package: Package | None = None, known: ReadValues | Non
     Args:
         file: The file.
         package: The package that the file belongs to, if any.
-        known: What fields of a file with common items were read as, see `parse_like`; it
-            grows by what is read now.
 
     Raises:
         OpamSyntaxError: The file is of another format, or wrong beyond single fields.
@@ -210,7 +209,7 @@ def read(file: OpamFile, package: Package | None = None, known: ReadValues | Non
                 extensions[item.name] = item.value
             else:
                 plain.append(item)
-        record = read_fields(plain, FIELDS, SECTIONS, known)
+        record = read_fields(plain, FIELDS, SECTIONS)
         url = record.values.get("url")
         opam_version = record.values.get("opam-version", FORMAT_VERSION)
         rewrites: tuple[Any, ...] = ()
@@ -242,20 +241,12 @@ def _check_version(file: OpamFile) -> None:
     if found:
         reader = FIELDS["opam-version"].reader
         version = reader.read(found[0].value, Span(found[0].value.start, found[0].value.end))
-        if versions.compare(FORMAT_VERSION, _without_patch(version)) >= 0:
+        if versions.compare(FORMAT_VERSION, without_patch(version)) >= 0:
             return
     raise BadFormat(
         WHOLE_FILE,
         f"unsupported or missing file format version; should be {FORMAT_VERSION} or older",
     )
-
-
-def _without_patch(version: str) -> str:
-    """The first two numbers of a version as text."""
-    pieces = version.split(".", 2)
-    if len(pieces) > 2:  # noqa: PLR2004 -- two dots make three pieces
-        return ".".join(pieces[:2])
-    return version[: len(version) - len(version.lstrip("0123456789."))]
 
 
 def _check_extensions(extensions: dict[str, Value]) -> None:

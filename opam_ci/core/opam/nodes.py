@@ -13,7 +13,7 @@ information as opam's left-nested pairs and keeps the tree shallow on long formu
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 RelopKind = Literal["=", "!=", ">=", ">", "<=", "<"]
 LogopKind = Literal["&", "|"]
@@ -21,124 +21,113 @@ PfxopKind = Literal["!", "?"]
 EnvopKind = Literal["=", "+=", "=+", "=+=", ":=", "=:"]
 
 
+@dataclass(slots=True, kw_only=True)
+class _Placed:
+    """A part of the file.
+
+    Attributes:
+        start: The offset of its first byte, -1 if it is not in the file.
+        end: The offset after its last byte.
+    """
+
+    start: int = field(default=-1, compare=False, repr=False)
+    end: int = field(default=-1, compare=False, repr=False)
+
+
 @dataclass(slots=True)
-class String:
+class String(_Placed):
     """A string, its escapes resolved; bytes that are not UTF-8 are surrogate escapes."""
 
     type: ClassVar[str] = "STRING"
     value: str
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Ident:
+class Ident(_Placed):
     """An identifier, such as `os-family` or `ocaml:version`."""
 
     type: ClassVar[str] = "IDENT"
     name: str
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Bool:
+class Bool(_Placed):
     """`true` or `false`."""
 
     type: ClassVar[str] = "LITERAL"
     value: bool
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Int:
+class Int(_Placed):
     """An integer."""
 
     type: ClassVar[str] = "LITERAL"
     value: int
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class List:
+class List(_Placed):
     """`[a b c]`."""
 
     items: tuple["Value", ...]
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Group:
+class Group(_Placed):
     """`(a b c)`."""
 
     items: tuple["Value", ...]
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Option:
+class Option(_Placed):
     """`value {a b c}`."""
 
     value: "Value"
     options: tuple["Value", ...]
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Relop:
+class Relop(_Placed):
     """`left >= right`; `~` is read as `>=`, as opam does."""
 
     op: RelopKind
     left: "Atom"
     right: "Atom"
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class PrefixRelop:
+class PrefixRelop(_Placed):
     """`>= value`."""
 
     op: RelopKind
     value: "Atom"
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Logop:
+class Logop(_Placed):
     """`a & b & c`: two operands or more, none of them a `Logop` of the same or a looser op."""
 
     op: LogopKind
     operands: tuple["Value", ...]
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Pfxop:
+class Pfxop(_Placed):
     """`!value` or `?value`."""
 
     op: PfxopKind
     value: "Value"
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class EnvBinding:
+class EnvBinding(_Placed):
     """`PATH += "dir"`. A plain `=` is read as a `Relop`, as opam does."""
 
     left: "Atom"
     op: EnvopKind
     right: "Atom"
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 Atom = String | Ident | Bool | Int
@@ -159,24 +148,20 @@ Value = (
 
 
 @dataclass(slots=True)
-class Field:
+class Field(_Placed):
     """`name: value`; `start` is that of the name, `end` that of the value."""
 
     name: str
     value: Value
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
 
 @dataclass(slots=True)
-class Section:
+class Section(_Placed):
     """`kind "name" { items }`; `name` is None for `kind { items }`."""
 
     kind: str
     name: str | None
     items: "tuple[Item, ...]"
-    start: int = field(default=-1, compare=False, repr=False)
-    end: int = field(default=-1, compare=False, repr=False)
 
     def field(self, name: str) -> Field | None:
         """The first field of that name inside this section, or None."""
@@ -191,8 +176,7 @@ def _fields(items: "tuple[Item, ...]", name: str) -> Iterator[Field]:
     return (item for item in items if isinstance(item, Field) and item.name == name)
 
 
-@dataclass(slots=True, frozen=True)
-class Position:
+class Position(NamedTuple):
     """The position of a node: 1-based lines, 0-based columns in bytes, `end_column` exclusive."""
 
     line: int

@@ -52,10 +52,6 @@ def keep(name: str) -> Store:
     return store
 
 
-#: Cache of what the values of fields were read as, by the identity of their nodes; valid for as
-#: long as those nodes live.
-ReadValues = dict[int, Any]
-
 SectionContents = Sequence[tuple[str | None, Sequence[Item]]]
 
 
@@ -63,7 +59,6 @@ def read_fields(
     items: Sequence[Item],
     fields: Mapping[str, FieldReader],
     sections: Mapping[str, FieldReader],
-    known: ReadValues | None = None,
 ) -> Record:
     """Read fields and sections, in the order of `fields`, and collect errors.
 
@@ -74,23 +69,18 @@ def read_fields(
     for name, reader in fields.items():
         item = found.get(name)
         if item is not None:
-            span = Span(item.start, item.end)
-            _read_into(record, reader, item.value, span, {} if known is None else known)
+            _read_into(record, reader, item.value, Span(item.start, item.end))
     for kind, reader in sections.items():
         if kind in contents:
             named = sorted(contents[kind].items(), key=lambda pair: (pair[0] is not None, pair[0]))
-            _read_into(record, reader, named, WHOLE_FILE, {})
+            _read_into(record, reader, named, WHOLE_FILE)
     return record
 
 
-def _read_into(
-    record: Record, field: FieldReader, value: Any, span: Span, known: ReadValues
-) -> None:
+def _read_into(record: Record, field: FieldReader, value: Any, span: Span) -> None:
     reader, store = field
     try:
-        if id(value) not in known:
-            known[id(value)] = reader.read(value, span)
-        store(record, known[id(value)])
+        store(record, reader.read(value, span))
     except BadFormat as first:
         error = first if span == WHOLE_FILE else _again(reader, value, span) or first
         where = span if error.span is None else error.span

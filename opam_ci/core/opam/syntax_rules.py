@@ -26,7 +26,6 @@ MAX_SIZE: Final = 102_400
 #: 12. Code that walks the tree recurses, up to four calls a level, and Python's stack has room
 #: for 1,000 of which a worker or a test already has some hundred.
 MAX_DEPTH: Final = 100
-_LEADING_NUMBER: Final = re.compile(r"[0-9.]*")
 _MAJOR_MINOR: Final = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
 
 
@@ -48,11 +47,17 @@ def check_text(data: bytes, max_size: int = MAX_SIZE) -> None:
             raise LexicalError(f"byte 0x{data[at]:02x} is not UTF-8 text", at) from None
 
 
+def without_patch(version: str) -> str:
+    """The first two numbers of a version as text, as opam cuts them off."""
+    pieces = version.split(".", 2)
+    if len(pieces) > 2:  # noqa: PLR2004 -- two dots make three pieces
+        return ".".join(pieces[:2])
+    return version[: len(version) - len(version.lstrip("0123456789."))]
+
+
 def major_minor(version: str) -> tuple[int, int]:
     """The first two numbers of an opam-version, (0, 0) where there are none."""
-    pieces = version.split(".", 2)
-    number = ".".join(pieces[:2]) if len(pieces) > 2 else _LEADING_NUMBER.match(version)[0]  # type: ignore[index]  # noqa: PLR2004 -- it matches nothing at worst; more than two pieces means two dots
-    match = _MAJOR_MINOR.fullmatch(number)
+    match = _MAJOR_MINOR.fullmatch(without_patch(version))
     return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
 
 

@@ -5,6 +5,7 @@ reported.
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final
 
 from opam_ci.core.opam.nodes import (
@@ -44,34 +45,21 @@ def span_of(value: Value) -> Span:
 # Leaves
 
 
-def _bool(value: Value, _span: Span) -> bool:
-    if isinstance(value, Bool):
-        return value.value
-    raise Unexpected
+def _of_kind(
+    name: str, kind: type[Value] | tuple[type[Value], ...], get: Callable[[Any], Any]
+) -> Reader:
+    def run(value: Value, _span: Span) -> Any:
+        if isinstance(value, kind):
+            return get(value)
+        raise Unexpected
+
+    return Reader(run, name)
 
 
-def _ident(value: Value, _span: Span) -> str:
-    if isinstance(value, Ident):
-        return value.name
-    raise Unexpected
-
-
-def _string(value: Value, _span: Span) -> str:
-    if isinstance(value, String):
-        return value.value
-    raise Unexpected
-
-
-def _simple_arg(value: Value, _span: Span) -> String | Ident:
-    if isinstance(value, String | Ident):
-        return value
-    raise Unexpected
-
-
-BOOL: Final = Reader(_bool, "bool")
-IDENT: Final = Reader(_ident, "ident")
-STRING: Final = Reader(_string, "string")
-SIMPLE_ARG: Final = Reader(_simple_arg, "ident-or-string")
+BOOL: Final = _of_kind("bool", Bool, attrgetter("value"))
+IDENT: Final = _of_kind("ident", Ident, attrgetter("name"))
+STRING: Final = _of_kind("string", String, attrgetter("value"))
+SIMPLE_ARG: Final = _of_kind("ident-or-string", (String, Ident), lambda value: value)
 STRIPPED: Final = STRING.then(Reader(lambda text, _span: text.strip(_BLANKS)))
 
 
