@@ -13,6 +13,9 @@ SWITCH = "ci"
 OPAM_ROOT = "home/opam/.opam"
 """opam's root, relative to the build root."""
 
+SWITCH_STATE = f"{OPAM_ROOT}/{SWITCH}/.opam-switch/switch-state"
+"""opam's list of installed packages."""
+
 SUBMISSION = "submission"
 """Name of the repository that holds what the merge changes."""
 
