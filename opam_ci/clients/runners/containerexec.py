@@ -102,8 +102,7 @@ class ContainerExecutor:
                 "the job's container has ended", cause=Cause.SANDBOX, phase=phase
             )
         confined = steps.confined(step, self._mirrors)
-        if self._disk is not None:
-            await self._disk.begin(phase)
+        guard = await self._disk.begin(phase) if self._disk is not None else None
         marked = _Marked(output)
         finished = False
         try:
@@ -114,7 +113,7 @@ class ContainerExecutor:
                 output=marked,
                 time_limit=time_limit,
                 stdin=stdin,
-                guard=self._disk.exceeded if self._disk is not None else None,
+                guard=guard,
             )
             finished = not ended.timed_out and not ended.stopped
         finally:
