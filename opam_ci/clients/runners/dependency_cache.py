@@ -268,15 +268,8 @@ class DependencyCache:
         executor: Executor | None,
         read_only: tuple[tuple[Path, str], ...] = (),
     ) -> tuple[Ended, report.OpamReport | None]:
-        command = (
-            "sh",
-            "-c",
-            _WITH_STATE,
-            "sh",
-            f"/{phases.SWITCH_STATE}",
-            f"/{_INSTALLED_CACHE}",
-            *argv,
-        )
+        files = (f"/{phases.SWITCH_STATE}", f"/{_INSTALLED_CACHE}")
+        command = ("sh", "-c", _WITH_STATE, "sh", *files, *argv)
         step = Step(command, report=executor is not None, read_only=read_only)
         with tempfile.TemporaryFile() as stdin:
             stdin.write(state)

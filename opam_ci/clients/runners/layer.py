@@ -46,19 +46,11 @@ _BASE = "/home/opam/base"
 
 # One sandbox, because the unpacked base is in memory: 40,000 small files that opam copies to
 # its root and that are not needed afterwards.
+_INITIALISE_SCRIPT = 'tar --extract --gzip --no-same-owner --directory "$1" && shift && exec "$@"'
+_INIT = ("opam", "init", "--bare", "--no-setup", "--kind=local", "default", _BASE)
 _INITIALISE = steps.Step(
-    (
-        *(
-            "sh",
-            "-c",
-            'tar --extract --gzip --no-same-owner --directory "$1" && shift && exec "$@"',
-        ),
-        *("sh", _BASE, "opam", "init", "--bare", "--no-setup", "--kind=local", "default", _BASE),
-    ),
-    shown="opam init",
-    scratch=(_BASE,),
+    ("sh", "-c", _INITIALISE_SCRIPT, "sh", _BASE, *_INIT), shown="opam init", scratch=(_BASE,)
 )
-
 
 # For an image with a switch and its compiler, such as ocaml/opam's. Its opam sandbox is off; its
 # switch gets a link with our name.
