@@ -200,7 +200,7 @@ class DependencyCache:
             return
         if any(need not in self._have for need in target.needs):
             return
-        if _installed(root.upper) != {*self._base.manifest.installed, *self._solution}:
+        if _installed(root.upper) != self._base.manifest.installed | self._solution:
             return
         seconds = sum(run.duration for run in self._phase_log.runs if run.phase is Phase.BUILD)
         try:
@@ -331,7 +331,7 @@ class DependencyCache:
                 return ended
             if not ended.ok:
                 raise _LeftToOpamError(f"built alone, it fails ({ended.how})")
-            expected = {*self._base.manifest.installed, *build.needs, build.package}
+            expected = self._base.manifest.installed | {*build.needs, build.package}
             if (
                 found is None
                 or found.solution != (build.package,)
