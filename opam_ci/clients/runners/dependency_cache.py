@@ -127,8 +127,7 @@ class DependencyCache:
             return
         upper = self._executor.root.upper
         for package in solution:
-            name = package.partition(".")[0]
-            path = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/packages/{name}/{package}"
+            path = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/{phases.package_path(package)}"
             self._files[package] = beneath.files(upper, path, limit=_FILE_LIMIT) or {}
         self._plain_bottom = self._executor.seal()
 

@@ -259,8 +259,7 @@ class JobRun:
     async def _opam_files(self, *packages: str, repository: str = _SOLUTION) -> dict[str, bytes]:
         """Reads the opam files of those packages that a repository has."""
         paths = {
-            package: f"{repository}/packages/{package.split('.', 1)[0]}/{package}/opam"
-            for package in packages
+            package: f"{repository}/{phases.package_path(package)}/opam" for package in packages
         }
         found = await self._executor.read(*paths.values(), limit=_OPAM_FILE_LIMIT)
         return {package: found[path] for package, path in paths.items() if path in found}

@@ -35,6 +35,11 @@ _DPKG = (
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?<!-)(?::[a-z0-9]+)?")
 
 
+def package_path(package: str) -> str:
+    """Returns the path of a package (`name.version`) in an opam repository."""
+    return f"packages/{package.partition('.')[0]}/{package}"
+
+
 def submission_repository(mirrors: Mirrors) -> tuple[Step, ...]:
     """Puts the submission's packages before those of the base."""
     add = ("opam", "repository", "add", SUBMISSION, SUBMISSION_FILES)
@@ -75,7 +80,7 @@ def freeze(base: tuple[str, ...], submitted: tuple[str, ...]) -> tuple[Step, ...
         ("default", base, ("repo",)),
         (SUBMISSION, submitted, ()),
     ):
-        paths = (*files, *(f"packages/{name.split('.', 1)[0]}/{name}" for name in packages))
+        paths = (*files, *map(package_path, packages))
         if paths:
             copy = ("cp", "--archive", "--parents", f"--target-directory={SOLUTION_FILES}", "--")
             steps.append(
