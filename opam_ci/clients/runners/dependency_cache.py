@@ -98,7 +98,6 @@ class DependencyCache:
         self._files: dict[str, dict[str, bytes]] = {}
         self._plain_bottom: tuple[Path, ...] = ()
         self._bottom: tuple[Path, ...] = ()
-        self._solution: frozenset[str] = frozenset()
         self._wanted: dict[str, CachedBuild] = {}
         self._target: CachedBuild | None = None
         self._have: dict[str, CacheEntry] = {}
@@ -152,7 +151,6 @@ class DependencyCache:
             self._context,
             hashlib.sha256(system or b"").hexdigest(),
         )
-        self._solution = frozenset(files)
         self._wanted = {build.package: build for build in found if build.package != target}
         self._target = next((build for build in found if build.package == target), None)
         for build in found:
@@ -195,11 +193,11 @@ class DependencyCache:
         package was as good as built alone.
         """
         target, root = self._target, self._executor.root
-        if target is None or self._solution != {target.package, *target.needs}:
+        if target is None or self._files.keys() != {target.package, *target.needs}:
             return
         if any(need not in self._have for need in target.needs):
             return
-        if _installed(root.upper) != self._base.manifest.installed | self._solution:
+        if _installed(root.upper) != self._base.manifest.installed | set(self._files):
             return
         seconds = sum(run.duration for run in self._phase_log.runs if run.phase is Phase.BUILD)
         try:
