@@ -54,8 +54,7 @@ async def judge(facts: BuildFacts, log: str, **more: object) -> Outcome:
 def ends(**how: object) -> Callable[..., object]:
     async def start(*_: object, output: Callable[[bytes], None], **__: object) -> Ended:
         output(b"Traceback (most recent call last):\n")
-        code = {"exit_code": 1, "signal": None, "timed_out": False, "started": True, "duration": 1}
-        return Ended(**{**code, **how})  # type: ignore[arg-type] # as above
+        return Ended(**{"exit_code": 1, **how})  # type: ignore[arg-type] # as above
 
     return start
 

@@ -42,7 +42,7 @@ async def test_the_same_wrong_content_must_come_twice(
         if step is not FETCH:
             assert step.argv[-1] == URL
             output += f"{next(contents) * 64}  /tmp/x\n".encode()
-        return Ended(next(codes), None, timed_out=False, started=True, duration=0)
+        return Ended(next(codes))
 
     assert await repeats([WRONG], [FETCH], run) is came_again
     assert list(codes) == []

@@ -51,14 +51,10 @@ FILES = {
 }
 
 
-def ended(exit_code: int = 0, *, timed_out: bool = False) -> Ended:
-    return Ended(exit_code, None, timed_out=timed_out, started=True, duration=0)
-
-
 class Job_:  # noqa: N801 - not the job of a plan
     def __init__(self, files: dict[str, bytes], described: Ended | None = None) -> None:
         self.files = files
-        self.described = described or ended()
+        self.described = described or Ended()
         self.queries: list[str] = []
         self.log = b""
         self.phase_log = PhaseLog(Transcript(self, lambda _progress: None), PhaseTimeouts())
@@ -79,7 +75,7 @@ class Job_:  # noqa: N801 - not the job of a plan
             return self.described
         self.queries.append(step.title)
         output += b"listed.1\n"
-        return ended()
+        return Ended()
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
         assert limit > 50 << 20
@@ -98,10 +94,10 @@ async def test_one_description_is_enough() -> None:
 @pytest.mark.parametrize(
     ("files", "described"),
     [
-        ({**FILES, "universe": b"[ERROR] no\n"}, ended()),
-        ({**FILES, "post": b"user.1 |||nonsense [\n"}, ended()),
-        ({name: data for name, data in FILES.items() if name != "invariant"}, ended()),
-        (FILES, ended(2)),
+        ({**FILES, "universe": b"[ERROR] no\n"}, Ended()),
+        ({**FILES, "post": b"user.1 |||nonsense [\n"}, Ended()),
+        ({name: data for name, data in FILES.items() if name != "invariant"}, Ended()),
+        (FILES, Ended(2)),
     ],
     ids=["invalid", "unproven", "missing", "failed"],
 )
@@ -116,7 +112,7 @@ async def test_opam_lists_where_nothing_is_proved(
 
 
 async def test_no_time_is_left_for_queries() -> None:
-    job = Job_(FILES, ended(0, timed_out=True))
+    job = Job_(FILES, Ended(timed_out=True))
     end, found = await job.list()
     assert (end.timed_out, found, job.queries) == (True, None, [])
 
@@ -124,9 +120,9 @@ async def test_no_time_is_left_for_queries() -> None:
 @pytest.mark.parametrize(
     ("end", "cause"),
     [
-        (ended(0, timed_out=True), Cause.SOLVER_TIMEOUT),
-        (ended(ExitCode.OUT_OF_MEMORY), Cause.OUT_OF_MEMORY),
-        (ended(1), Cause.OPAM_INTERNAL),
+        (Ended(timed_out=True), Cause.SOLVER_TIMEOUT),
+        (Ended(ExitCode.OUT_OF_MEMORY), Cause.OUT_OF_MEMORY),
+        (Ended(1), Cause.OPAM_INTERNAL),
     ],
 )
 async def test_a_computation_that_does_not_end_well_is_a_fault(end: Ended, cause: Cause) -> None:

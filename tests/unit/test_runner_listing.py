@@ -22,10 +22,6 @@ SPEC = BuildSpec(
 )
 
 
-def ended(exit_code: int = 0) -> Ended:
-    return Ended(exit_code, None, timed_out=False, started=True, duration=0)
-
-
 def test_results_are_merged_without_what_is_tested_anyway() -> None:
     answers = {
         Query.DIRECT: frozenset({"b.1", "new.1"}),
@@ -52,7 +48,7 @@ async def test_the_expensive_query_needs_reverse_dependencies() -> None:
             output += b"lib.1\n"
         elif "--with-test" in step.argv:
             output += b"a.1\n"
-        return ended()
+        return Ended()
 
     _, found = await listing.run(SPEC, run)
     assert found == (Revdep(package="a.1", has_tests=True),)
@@ -63,7 +59,7 @@ async def test_the_expensive_query_needs_reverse_dependencies() -> None:
 
 async def test_a_failed_query_leaves_no_result() -> None:
     async def run(step: Step, _output: bytearray) -> Ended:
-        return ended(99 if "--recursive" in step.argv else 0)
+        return Ended(99 if "--recursive" in step.argv else 0)
 
     end, found = await listing.run(SPEC, run)
     assert (end.exit_code, found) == (99, None)

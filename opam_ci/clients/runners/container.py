@@ -19,13 +19,12 @@ from opam_ci.clients.runners.engine import Engine
 from opam_ci.clients.runners.jobroot import job_directory
 from opam_ci.clients.runners.jobrun import JobRun
 from opam_ci.clients.runners.kinds import BUILDS
-from opam_ci.clients.runners.layer import ArtifactSource
+from opam_ci.clients.runners.layer import ArtifactSource, check_sandbox
 from opam_ci.clients.runners.locks import remove_unlocked
 from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.preflight import (
     check_clock,
     check_room,
-    check_sandbox,
     limits_line,
 )
 from opam_ci.clients.runners.reproduction import reproduction

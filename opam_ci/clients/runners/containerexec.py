@@ -102,19 +102,17 @@ class ContainerExecutor:
                 "the job's container has ended", cause=Cause.SANDBOX, phase=phase
             )
         confined = steps.confined(step, self._mirrors)
-        if self._disk is not None:
-            await self._disk.begin(phase)
+        guard = await self._disk.begin(phase) if self._disk is not None else None
+        call = self._exec_call(confined, interactive=stdin is not None)
         marked = _Marked(output)
         finished = False
         try:
             ended = await supervise(
-                self._container.engine.command(
-                    *self._exec_call(confined, interactive=stdin is not None)
-                ),
+                self._container.engine.command(*call),
                 output=marked,
                 time_limit=time_limit,
                 stdin=stdin,
-                guard=self._disk.exceeded if self._disk is not None else None,
+                guard=guard,
             )
             finished = not ended.timed_out and not ended.stopped
         finally:
@@ -131,16 +129,8 @@ class ContainerExecutor:
         begin = ("sh", "-c", _START, "sh")
         if step.as_root:
             variables = [f"{name}={value}" for name, value in step.environment]
-            call += [
-                "--user",
-                "0:0",
-                "--workdir",
-                step.directory,
-                self._container.name,
-                "env",
-                "-i",
-            ]
-            return [*call, *variables, *begin, *step.argv]
+            call += ["--user", "0:0", "--workdir", step.directory, self._container.name]
+            return [*call, "env", "-i", *variables, *begin, *step.argv]
         user = f"{sandbox.USER}:{sandbox.USER}"
         return [
             *call,
@@ -149,10 +139,8 @@ class ContainerExecutor:
             # ends at once.
             *("bwrap", "--dev-bind", "/", "/", "--unshare-ipc", "--cap-drop", "ALL"),
             *(() if step.network else ("--unshare-net", "--tmpfs", "/sys")),
-            *(word for path in step.scratch for word in ("--perms", "1777", "--tmpfs", path)),
-            "--clearenv",
-            *(word for name, value in step.environment for word in ("--setenv", name, value)),
-            *("--chdir", step.directory, "--", *begin, *step.argv),
+            *sandbox.start_options(step),
+            *("--", *begin, *step.argv),
         ]
 
     async def _kill_leftovers(self, phase: Phase, *, as_root: bool) -> None:

@@ -36,7 +36,6 @@ from opam_ci.core.outcome import Cause
 _SWITCH_FILES: Final = f"{phases.OPAM_ROOT}/{phases.SWITCH}"
 
 _RECORDS: Final = f"{_SWITCH_FILES}/.opam-switch"
-_STATE: Final = f"{_RECORDS}/switch-state"
 _INSTALLED_CACHE: Final = f"{_RECORDS}/packages/cache"
 _DOWNLOADS: Final = f"{phases.OPAM_ROOT}/download-cache"
 _DPKG_STATUS: Final = "var/lib/dpkg/status"
@@ -99,7 +98,6 @@ class DependencyCache:
         self._files: dict[str, dict[str, bytes]] = {}
         self._plain_bottom: tuple[Path, ...] = ()
         self._bottom: tuple[Path, ...] = ()
-        self._solution: frozenset[str] = frozenset()
         self._wanted: dict[str, CachedBuild] = {}
         self._target: CachedBuild | None = None
         self._have: dict[str, CacheEntry] = {}
@@ -128,8 +126,7 @@ class DependencyCache:
             return
         upper = self._executor.root.upper
         for package in solution:
-            name = package.partition(".")[0]
-            path = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/packages/{name}/{package}"
+            path = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/{phases.package_path(package)}"
             self._files[package] = beneath.files(upper, path, limit=_FILE_LIMIT) or {}
         self._plain_bottom = self._executor.seal()
 
@@ -154,7 +151,6 @@ class DependencyCache:
             self._context,
             hashlib.sha256(system or b"").hexdigest(),
         )
-        self._solution = frozenset(files)
         self._wanted = {build.package: build for build in found if build.package != target}
         self._target = next((build for build in found if build.package == target), None)
         for build in found:
@@ -197,13 +193,11 @@ class DependencyCache:
         package was as good as built alone.
         """
         target, root = self._target, self._executor.root
-        if target is None or self._solution != {target.package, *target.needs}:
+        if target is None or self._files.keys() != {target.package, *target.needs}:
             return
         if any(need not in self._have for need in target.needs):
             return
-        state = beneath.read(root.upper, _STATE, limit=report.STATE_LIMIT)
-        expected = frozenset({*self._base.manifest.installed, *self._solution})
-        if state is None or report.installed(state) != expected:
+        if _installed(root.upper) != self._base.manifest.installed | set(self._files):
             return
         seconds = sum(run.duration for run in self._phase_log.runs if run.phase is Phase.BUILD)
         try:
@@ -252,7 +246,7 @@ class DependencyCache:
         return tuple(self._have[name].upper for name in reversed(self._wanted) if name in chosen)
 
     async def _state(self, packages: Iterable[str]) -> bytes:
-        text = beneath.read(self._base.upper, _STATE, limit=report.STATE_LIMIT)
+        text = beneath.read(self._base.upper, phases.SWITCH_STATE, limit=report.STATE_LIMIT)
         names = sorted({*self._base.manifest.installed, *packages})
         listed = "\n".join(f'  "{name}"' for name in names)
         state, count = _INSTALLED.subn(f"installed: [\n{listed}\n]", (text or b"").decode())
@@ -271,7 +265,8 @@ class DependencyCache:
         executor: Executor | None,
         read_only: tuple[tuple[Path, str], ...] = (),
     ) -> tuple[Ended, report.OpamReport | None]:
-        command = ("sh", "-c", _WITH_STATE, "sh", f"/{_STATE}", f"/{_INSTALLED_CACHE}", *argv)
+        files = (f"/{phases.SWITCH_STATE}", f"/{_INSTALLED_CACHE}")
+        command = ("sh", "-c", _WITH_STATE, "sh", *files, *argv)
         step = Step(command, report=executor is not None, read_only=read_only)
         with tempfile.TemporaryFile() as stdin:
             stdin.write(state)
@@ -333,13 +328,11 @@ class DependencyCache:
                 return ended
             if not ended.ok:
                 raise _LeftToOpamError(f"built alone, it fails ({ended.how})")
-            state = beneath.read(directory / "upper", _STATE, limit=report.STATE_LIMIT)
-            expected = frozenset({*self._base.manifest.installed, *build.needs, build.package})
+            expected = self._base.manifest.installed | {*build.needs, build.package}
             if (
                 found is None
                 or found.solution != (build.package,)
-                or state is None
-                or report.installed(state) != expected
+                or _installed(directory / "upper") != expected
             ):
                 raise _LeftToOpamError("built alone, it installs other packages too")
             seconds = time.monotonic() - begin
@@ -352,6 +345,12 @@ class DependencyCache:
             raise _LeftToOpamError("its files conflict with those of other packages")
         self._note(f"built for the cache: {build.package} in {seconds:.1f} s")
         return None
+
+
+def _installed(upper: Path) -> frozenset[str] | None:
+    """Reads which packages are installed, from a build root's own writes."""
+    state = beneath.read(upper, phases.SWITCH_STATE, limit=report.STATE_LIMIT)
+    return None if state is None else report.installed(state)
 
 
 def cache_store(home: Path, limit: int) -> CacheStore:

@@ -7,6 +7,7 @@ not be distinguished from a full disk of the machine. Watching needs nothing and
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from opam_ci.clients.runners.sandbox import Rights
@@ -56,8 +57,11 @@ class DiskWatch:
         """Returns a watch over another directory, with the same limits."""
         return DiskWatch(directory, self._limits, self._rights)
 
-    async def begin(self, phase: Phase) -> None:
+    async def begin(self, phase: Phase) -> Callable[[], Awaitable[None]]:
         """Records usage at the beginning of a command.
+
+        Returns:
+            The command's guard: it returns when the job exceeds its budget.
 
         Raises:
             InfrastructureError: Cause `storage`: the tree cannot be counted.
@@ -65,13 +69,9 @@ class DiskWatch:
         self._before = await self._count() if phase in _OWN else (0, 0)
         if phase is not self._phase:
             self._phase, self.lowest_free_bytes = phase, None
+        return self._exceeded
 
-    async def exceeded(self) -> None:
-        """Waits until the job exceeds its budget.
-
-        Raises:
-            InfrastructureError: Cause `storage`: the tree cannot be counted.
-        """
+    async def _exceeded(self) -> None:
         written = self._before
         counted_at, used = _now(), self._used()
         while True:

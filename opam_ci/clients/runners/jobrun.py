@@ -36,12 +36,10 @@ _LISTS_FRESH = timedelta(days=1)
 """Age up to which the image's apt lists are used: Debian's archive keeps a superseded version
 for about that long."""
 
-_UNKNOWN = 5
-"""opam's exit code for a package that is unknown or unavailable."""
-
 _OPAM_FILE_LIMIT = 1 << 20
 
-_REPOSITORY_FILES = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
+_SUBMISSION = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
+_SOLUTION = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}"
 
 
 def check_repository(
@@ -190,9 +188,11 @@ class JobRun:
 
     async def _prepare_system(self, cache: DependencyCache | None) -> bool:
         """Installs system packages, and puts cached dependencies over them."""
-        needs_depexts = await self._needs_depexts()
+        files = await self._opam_files(*self._solution)
         if cache is not None:
             cache.seal_plain(self._solution)
+        # A package without a file may have any.
+        needs_depexts = any(b"depexts" in files.get(each, b"depexts") for each in self._solution)
         if needs_depexts and not await self._depexts():
             return False
         if cache is not None:
@@ -204,19 +204,16 @@ class JobRun:
         await layer.require_sandbox(self._executor)
         if not await self._phase(Phase.SETUP, *phases.submission_repository(self._mirrors)):
             return False
-        await self._check_repository()
-        return True
-
-    async def _check_repository(self) -> None:
-        submitted = await self._executor.packages(_REPOSITORY_FILES)
+        submitted = await self._executor.packages(_SUBMISSION)
         check_repository(self._base, submitted, self._spec.repository)
+        return True
 
     async def _solve(self) -> bool:
         step = phases.solve(self._spec, reinstall=self._reinstall)
         self._phase_log.begin(Phase.SOLVE, step.title)
         ended = await self._step(step)
         found = await self._read_report(step)
-        if ended.exit_code == _UNKNOWN:
+        if ended.exit_code == OpamExit.NOT_FOUND:
             known = await self._step(phases.is_known(self._spec))
             self._probes["package_known"] = known.ok
         if found is not None and found.conflicts:
@@ -244,7 +241,7 @@ class JobRun:
         return self._phase_log.end(ended)
 
     async def _freeze(self) -> None:
-        submitted = await self._executor.packages(_REPOSITORY_FILES)
+        submitted = await self._executor.packages(_SUBMISSION)
         wanted = sorted({*self._solution, *self._base.installed})
         freeze = phases.freeze(
             tuple(p for p in wanted if p not in submitted and p in self._base.packages),
@@ -259,18 +256,10 @@ class JobRun:
                     phase=Phase.SOLVE,
                 )
 
-    async def _needs_depexts(self) -> bool:
-        files = await self._solution_files(*self._solution)
-        return any(b"depexts" in files.get(package, b"depexts") for package in self._solution)
-
-    async def _solution_files(self, *packages: str) -> dict[str, bytes]:
-        return await self._opam_files(f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}", *packages)
-
-    async def _opam_files(self, repository: str, *packages: str) -> dict[str, bytes]:
+    async def _opam_files(self, *packages: str, repository: str = _SOLUTION) -> dict[str, bytes]:
         """Reads the opam files of those packages that a repository has."""
         paths = {
-            package: f"{repository}/packages/{package.split('.', 1)[0]}/{package}/opam"
-            for package in packages
+            package: f"{repository}/{phases.package_path(package)}/opam" for package in packages
         }
         found = await self._executor.read(*paths.values(), limit=_OPAM_FILE_LIMIT)
         return {package: found[path] for package, path in paths.items() if path in found}
@@ -285,9 +274,9 @@ class JobRun:
         last = self._phase_log.runs[-1]
         failed = [action.package for action in last.actions if action.result == "failed"]
         wanted = failed or [kinds.target(self._spec)]
-        files = await self._solution_files(*wanted) or await self._opam_files(
-            _REPOSITORY_FILES, *wanted
-        )
+        files = await self._opam_files(*wanted)
+        if not files:
+            files = await self._opam_files(*wanted, repository=_SUBMISSION)
         return any(
             accepts_failure(files.get(package), self._spec.platform.distribution)
             for package in wanted
@@ -324,7 +313,7 @@ class JobRun:
                 return self._phase_log.end(too_late)
         ended, found = await self._series(commands)
         if phase in PACKAGE_PHASES and not (ended.ok or ended.timed_out or ended.stopped):
-            self._probes |= await sources_fixed(ended, found, self._solution_files)
+            self._probes |= await sources_fixed(ended, found, self._opam_files)
             self._probes |= await sandbox_works(
                 self._executor, self._transcript, own_processes=self._base.own_processes
             )

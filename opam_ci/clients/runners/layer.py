@@ -27,6 +27,7 @@ from opam_ci.clients.runners.locks import (
 )
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.core.build import BuildSpec
+from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.job import Phase
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
@@ -36,7 +37,7 @@ _LAYER_VERSION = 5
 """Incremented when the way of making a layer changes."""
 
 _STEP_TIMEOUT = 10 * 60.0
-_FETCH_FAILED = 40
+_SELF_TEST_TIMEOUT = 60.0
 _READABLE_SHARE = 0.9
 """opam skips files that it cannot read. The repository may contain a few; if it is a tenth, the
 CI is at fault."""
@@ -45,19 +46,11 @@ _BASE = "/home/opam/base"
 
 # One sandbox, because the unpacked base is in memory: 40,000 small files that opam copies to
 # its root and that are not needed afterwards.
+_INITIALISE_SCRIPT = 'tar --extract --gzip --no-same-owner --directory "$1" && shift && exec "$@"'
+_INIT = ("opam", "init", "--bare", "--no-setup", "--kind=local", "default", _BASE)
 _INITIALISE = steps.Step(
-    (
-        *(
-            "sh",
-            "-c",
-            'tar --extract --gzip --no-same-owner --directory "$1" && shift && exec "$@"',
-        ),
-        *("sh", _BASE, "opam", "init", "--bare", "--no-setup", "--kind=local", "default", _BASE),
-    ),
-    shown="opam init",
-    scratch=(_BASE,),
+    ("sh", "-c", _INITIALISE_SCRIPT, "sh", _BASE, *_INIT), shown="opam init", scratch=(_BASE,)
 )
-
 
 # For an image with a switch and its compiler, such as ocaml/opam's. Its opam sandbox is off; its
 # switch gets a link with our name.
@@ -371,9 +364,36 @@ class LayerMaking:
 def _cause(exit_code: int | None, *, started: bool) -> Cause:
     if not started:
         return Cause.SANDBOX
-    if exit_code == _FETCH_FAILED:
+    if exit_code == OpamExit.SYNC_ERROR:
         return Cause.SOURCE_HOST
-    return Cause.REPOSITORY_STATE if exit_code in (5, 20) else Cause.OPAM_INTERNAL
+    if exit_code in {OpamExit.NOT_FOUND, OpamExit.NO_SOLUTION}:
+        return Cause.REPOSITORY_STATE
+    return Cause.OPAM_INTERNAL
+
+
+async def check_sandbox(executor: Executor, place: str, advice: Callable[[str], str]) -> None:
+    """Checks that the sandbox of builds works in a build root, opam's own inside it too.
+
+    Args:
+        executor: The build root.
+        place: Where that is, for the message.
+        advice: Returns what to do, from the output of the test.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`, with what to do.
+    """
+    kept = bytearray()
+    ended = await executor.run(
+        steps.SELF_TEST, output=kept.extend, phase=Phase.SETUP, time_limit=_SELF_TEST_TIMEOUT
+    )
+    if not ended.ok:
+        output = kept.decode(errors="replace").strip()
+        last = (output.splitlines() or [ended.how])[-1]
+        raise InfrastructureError(
+            f"the sandbox of builds does not work {place} ({last}): {advice(output)}",
+            cause=Cause.SANDBOX,
+        )
+    await require_sandbox(executor)
 
 
 async def require_sandbox(executor: Executor) -> None:
@@ -412,6 +432,5 @@ async def require_pid_namespace(executor: Executor) -> None:
 
 async def read_installed(executor: Executor) -> frozenset[str] | None:
     """Reads which packages are installed; None if the switch state is missing or invalid."""
-    path = f"{phases.OPAM_ROOT}/{phases.SWITCH}/.opam-switch/switch-state"
-    state = await read_one(executor, path, limit=report.STATE_LIMIT)
+    state = await read_one(executor, phases.SWITCH_STATE, limit=report.STATE_LIMIT)
     return report.installed(state) if state is not None else None

@@ -13,6 +13,9 @@ SWITCH = "ci"
 OPAM_ROOT = "home/opam/.opam"
 """opam's root, relative to the build root."""
 
+SWITCH_STATE = f"{OPAM_ROOT}/{SWITCH}/.opam-switch/switch-state"
+"""opam's list of installed packages."""
+
 SUBMISSION = "submission"
 """Name of the repository that holds what the merge changes."""
 
@@ -30,6 +33,11 @@ _DPKG = (
     "-oDpkg::Options::=--force-unsafe-io",
 )
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?<!-)(?::[a-z0-9]+)?")
+
+
+def package_path(package: str) -> str:
+    """Returns the path of a package (`name.version`) in an opam repository."""
+    return f"packages/{package.partition('.')[0]}/{package}"
 
 
 def submission_repository(mirrors: Mirrors) -> tuple[Step, ...]:
@@ -72,7 +80,7 @@ def freeze(base: tuple[str, ...], submitted: tuple[str, ...]) -> tuple[Step, ...
         ("default", base, ("repo",)),
         (SUBMISSION, submitted, ()),
     ):
-        paths = (*files, *(f"packages/{name.split('.', 1)[0]}/{name}" for name in packages))
+        paths = (*files, *map(package_path, packages))
         if paths:
             copy = ("cp", "--archive", "--parents", f"--target-directory={SOLUTION_FILES}", "--")
             steps.append(

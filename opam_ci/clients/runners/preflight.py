@@ -2,18 +2,14 @@
 
 import logging
 import subprocess
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from opam_ci.clients.host import HostNeeds, check_host, read_host
 from opam_ci.clients.runners.cgroups import Cgroups
-from opam_ci.clients.runners.executor import Executor
-from opam_ci.clients.runners.layer import require_sandbox
 from opam_ci.clients.runners.sandbox import Rights
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.clients.runners.steps import SELF_TEST
-from opam_ci.core.job import Phase
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
 
@@ -21,8 +17,6 @@ _log = logging.getLogger(__name__)
 
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 """Deviation of a clock that GitHub and TLS certificates tolerate."""
-
-_SELF_TEST_TIMEOUT = 60.0
 
 _ESSENTIAL = frozenset({"memory", "pids"})
 """Limits without which one job can take the machine down."""
@@ -123,31 +117,6 @@ def check_lists(root: Path) -> None:
             f"{lists} has no package lists: remove {root.parent}, and the image is made anew",
             cause=Cause.IMAGE,
         )
-
-
-async def check_sandbox(executor: Executor, place: str, advice: Callable[[str], str]) -> None:
-    """Checks that the sandbox of builds works in a build root, opam's own inside it too.
-
-    Args:
-        executor: The build root.
-        place: Where that is, for the message.
-        advice: Returns what to do, from the output of the test.
-
-    Raises:
-        InfrastructureError: Cause `sandbox`, with what to do.
-    """
-    kept = bytearray()
-    ended = await executor.run(
-        SELF_TEST, output=kept.extend, phase=Phase.SETUP, time_limit=_SELF_TEST_TIMEOUT
-    )
-    if not ended.ok:
-        output = kept.decode(errors="replace").strip()
-        last = (output.splitlines() or [ended.how])[-1]
-        raise InfrastructureError(
-            f"the sandbox of builds does not work {place} ({last}): {advice(output)}",
-            cause=Cause.SANDBOX,
-        )
-    await require_sandbox(executor)
 
 
 def limits_line(limits: JobLimits, missing: Collection[str] = ()) -> str:

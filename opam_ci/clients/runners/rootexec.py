@@ -88,14 +88,13 @@ class RootfsExecutor:
         """Runs one command; see `executor.Executor.run`."""
         confined = steps.confined(step, self._mirrors)
         command = sandbox.confine(self._root, confined, self._rights)
-        if self._disk is not None:
-            await self._disk.begin(phase)
+        guard = await self._disk.begin(phase) if self._disk is not None else None
         return await supervise(
             lambda status: self._groups.entered(command(status)),
             output=output,
             time_limit=time_limit,
             stdin=stdin,
-            guard=self._disk.exceeded if self._disk is not None else None,
+            guard=guard,
         )
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:

@@ -32,7 +32,6 @@ from opam_ci.clients.runners.preflight import (
     check_limits,
     check_lists,
     check_room,
-    check_sandbox,
     limits_line,
     namespace_trouble,
 )
@@ -135,7 +134,7 @@ class RootfsRunner:
             self._cgroups.open(root.upper.parent) as groups,
         ):
             executor = RootfsExecutor(root, mirrors.Mirrors(), self._rights, groups=groups)
-            await check_sandbox(executor, "here", _advice)
+            await layer.check_sandbox(executor, "here", _advice)
 
     async def run(
         self, spec: BuildSpec, log: LogSink, progress: Callable[[BuildProgress], None]

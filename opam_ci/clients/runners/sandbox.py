@@ -156,10 +156,7 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Se
         *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *(word for name in capabilities for word in ("--cap-add", name)),
         *(word for path, inside in step.read_only for word in ("--ro-bind", str(path), inside)),
-        *(word for path in step.scratch for word in ("--perms", "1777", "--tmpfs", path)),
-        "--clearenv",
-        *(word for name, value in step.environment for word in ("--setenv", name, value)),
-        *("--chdir", step.directory),
+        *start_options(step),
     ]
     user = () if step.as_root else (f"--reuid={USER}", f"--regid={USER}")
 
@@ -175,6 +172,16 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Se
         ]
 
     return command
+
+
+def start_options(step: Confined) -> list[str]:
+    """Returns bubblewrap's options for scratch directories, environment and working directory."""
+    return [
+        *(word for path in step.scratch for word in ("--perms", "1777", "--tmpfs", path)),
+        "--clearenv",
+        *(word for name, value in step.environment for word in ("--setenv", name, value)),
+        *("--chdir", step.directory),
+    ]
 
 
 def network_files() -> tuple[tuple[Path, str], ...]:
