@@ -150,9 +150,9 @@ def test_it_starts_everything_and_the_example_recovers(
     assert done == ["packages", "root", "worker"]
     assert len(view.shown) == len(view.closed) == 1
     assert services.status(settings.home) == embedded
-    said = capsys.readouterr().err
-    assert "[2/5] Temporal server: done in " in said
-    assert "[5/5] example pull request with real builds: done in " in said
+    progress = capsys.readouterr().err
+    assert "[2/5] Temporal server: done in " in progress
+    assert "[5/5] example pull request with real builds: done in " in progress
     text = up._next_steps(embedded, with_example=True)
     assert embedded.ui_url in text
     assert "./opam-ci down" in text
