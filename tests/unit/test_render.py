@@ -77,7 +77,7 @@ def test_each_row_is_printed_once_until_it_changes() -> None:
 
 
 def test_jobs_without_a_row_are_summed_up() -> None:
-    # Rows come and go: a.2 was shown before it was decided, a.1 was printed and has no row any more.
+    # a.2 was printed before it was decided; a.1 was printed and has no row any more.
     others = [row(n, PASSED if n % 3 else FAILED) for n in range(10, 40)]
     first = summary_of([row(1, PASSED), row(2)])
     second = summary_of([], tallies=counts_of_rows([row(1, PASSED), row(2, PASSED), *others]))
