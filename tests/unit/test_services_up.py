@@ -1,6 +1,5 @@
 """`up`, with the real server and example, and stand-ins for what builds."""
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from opam_ci.cli import example, ports, services, session, system, up
+from opam_ci.cli import example, services, session, system, up
 from opam_ci.cli.render import View
 from opam_ci.cli.services import Embedded
 from opam_ci.core.errors import InfrastructureError, UsageError
@@ -26,6 +25,7 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
 from opam_ci.settings import Settings
+from tests.e2e.conftest import free_port
 
 EVIDENCE = Evidence(rule="test")
 
@@ -128,12 +128,6 @@ def steps(monkeypatch: pytest.MonkeyPatch, done: list[str]) -> None:
 
 def bring_up(settings: Settings, view: View | None) -> tuple[Embedded, Summary | None]:
     return up.bring_up(settings, port=free_port(), ui_port=free_port(), view=view)
-
-
-def free_port() -> int:
-    with socket.create_server((ports.LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 @pytest.mark.usefixtures("steps")
