@@ -9,7 +9,6 @@ full disk until the repair. Fails when it takes 30 s or more.
 import argparse
 import asyncio
 import logging
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,7 +38,7 @@ from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from opam_ci.workflows.states import PullRequestState
+from tests.e2e.conftest import free_port
 from tests.fakes.world import PASSED, Script
 
 LIMIT = 30.0
@@ -72,13 +71,6 @@ class Disk(Script):
         if task.context.round > 1:
             key = (task.context.pull_request.workflow_id, job)
             self.again.setdefault(key, activity.info().scheduled_time)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def serve(home: Path, pull_requests: int, packages: int) -> float:

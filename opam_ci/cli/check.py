@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from temporalio.client import Client
-from temporalio.service import RPCError
 
 from opam_ci.cli import command_options as opt
 from opam_ci.cli.all_rows import with_all_rows
@@ -33,7 +32,6 @@ from opam_ci.core.summary import State, Summary
 from opam_ci.gateway import PullRequests
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
-from opam_ci.workflows.pull_request import PullRequestWorkflow
 
 EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
 """Exit codes of a check: 1 is a package failure, 3 a CI fault. 2 is a usage error."""
@@ -111,7 +109,8 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
     Returns:
         The last state.
     """
-    await PullRequests(client).head_changed(ref, revision)
+    pull_requests = PullRequests(client)
+    await pull_requests.head_changed(ref, revision)
     summary: Summary | None = None
 
     def decided(now: Summary) -> bool:
@@ -129,7 +128,10 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
                 raise UsageError(now.notices[-1])
     except asyncio.CancelledError:
         note("interrupted: cancelling the check and its builds")
-        await _cancel(client, ref)
+        try:
+            await pull_requests.cancel(ref)
+        except InfrastructureError as error:
+            note(f"could not cancel the check: {error}; try `opam-ci cancel`")
         raise
     finally:
         view.stop()
@@ -142,13 +144,6 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
         view.show(whole)
     view.close(whole)
     return whole
-
-
-async def _cancel(client: Client, ref: PullRequestRef) -> None:
-    try:
-        await client.get_workflow_handle(ref.workflow_id).signal(PullRequestWorkflow.cancel)
-    except RPCError as error:
-        note(f"could not cancel {ref.workflow_id}: {error.message}; try `opam-ci cancel`")
 
 
 def check(

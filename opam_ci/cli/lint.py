@@ -146,14 +146,14 @@ def _open_tree(repo: Path, rev: str | None) -> Iterator[PackageTree]:
 
 async def _lint(
     tree: PackageTree,
-    words: Sequence[str],
+    arguments: Sequence[str],
     *,
     every: bool,
     new: bool | None,
     kinds: Collection[CheckKind],
     opam: OpamLint,
 ) -> LintReport:
-    names = sorted(await tree.names()) if every else [_package(word) for word in words]
+    names = sorted(await tree.names()) if every else [_package(argument) for argument in arguments]
     bare = [name for name in names if "." not in name]
     versions = await tree.versions(bare)
     wanted: list[str] = []
@@ -164,12 +164,12 @@ async def _lint(
     return await lint_packages(tree, requests, kinds=kinds, opam=opam)
 
 
-def _package(word: str) -> str:
+def _package(argument: str) -> str:
     """Returns the package of an argument: a name, or a path as shells complete it."""
-    parts = [part for part in Path(word).parts if part != "opam"]
+    parts = [part for part in Path(argument).parts if part != "opam"]
     name = parts[-1] if parts else ""
     if not _PACKAGE_NAME.fullmatch(name.partition(".")[0]):
-        raise UsageError(f"{word!r} is not a package: write NAME.VERSION, such as cppo.1.8.0")
+        raise UsageError(f"{argument!r} is not a package: write NAME.VERSION, such as cppo.1.8.0")
     return name
 
 

@@ -88,7 +88,7 @@ class Clone:
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[dict[str, object], str]:
-    """Returns what the product printed, and what the bootstrap said about itself."""
+    """Returns what the product printed, and what the bootstrap errors about itself."""
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     return json.loads(out), err
@@ -101,8 +101,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     both = [made.start("hello"), made.start("hello")]
     answers = [finished(process) for process in both]
     assert [answer["tiny"] for answer, _ in answers] == ["1.0", "1.0"]
-    said = "".join(err for _, err in answers)
-    assert said.count("making a virtual environment") == 1, said
+    errors = "".join(err for _, err in answers)
+    assert errors.count("making a virtual environment") == 1, errors
     return made
 
 
@@ -220,11 +220,11 @@ def test_the_lock_satisfies_the_project_file() -> None:
     for name, requirements in wanted.items():
         text = (ROOT / "requirements" / name).read_text()
         locked = dict(re.findall(r"^([\w.-]+)==([^ ;]+)", text, re.MULTILINE))
-        for wish in requirements:
-            requirement = Requirement(wish)
+        for line in requirements:
+            requirement = Requirement(line)
             version = locked.get(canonicalize_name(requirement.name))
-            assert version is not None, f"{wish} is not in {name}: run ./opam-ci lock"
-            assert requirement.specifier.contains(version), f"{wish}: {name} has {version}"
+            assert version is not None, f"{line} is not in {name}: run ./opam-ci lock"
+            assert requirement.specifier.contains(version), f"{line}: {name} has {version}"
 
 
 def test_the_product_imports_nothing_that_only_developers_have() -> None:

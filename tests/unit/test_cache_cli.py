@@ -28,17 +28,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_the_cache_is_counted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     await fill(home)
     assert run(["cache"]) == 0
-    shown = capsys.readouterr().out
-    assert f"{home}/cache: 1 compiled packages" in shown
-    assert "at most 10240; the cache is on" in shown
+    output = capsys.readouterr().out
+    assert f"{home}/cache: 1 compiled packages" in output
+    assert "at most 10240; the cache is on" in output
 
 
 def test_the_cache_is_cleared(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(fill(home))
     assert run(["cache", "--clear"]) == 0
-    shown = capsys.readouterr().out
-    assert "removed 1 compiled packages" in shown
-    assert ": 0 compiled packages, 0 MiB" in shown
+    output = capsys.readouterr().out
+    assert "removed 1 compiled packages" in output
+    assert ": 0 compiled packages, 0 MiB" in output
     assert not (home / "cache" / KEY[:20]).exists()
 
 

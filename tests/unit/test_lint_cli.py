@@ -175,17 +175,17 @@ def test_batch_of_opam_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reported"),
+    ("content", "error"),
     [
         (b"\x1f\x8b\x08\x00 no gzip after all", "cannot be read"),
         (gzip.compress(b"{}" * 10_000, mtime=0)[:-20], "cannot be read"),
     ],
     ids=["no-gzip", "cut-off"],
 )
-def test_a_damaged_archive(tmp_path: Path, content: bytes, reported: str) -> None:
+def test_a_damaged_archive(tmp_path: Path, content: bytes, error: str) -> None:
     file = tmp_path / "lines.gz"
     file.write_bytes(content)
-    assert reported in usage("--opam-batch", file)
+    assert error in usage("--opam-batch", file)
 
 
 @pytest.mark.parametrize(

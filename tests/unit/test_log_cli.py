@@ -121,7 +121,7 @@ def filled(stage: Stage) -> Stage:
     return stage
 
 
-def said(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+def log_output(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
     assert run(["log", "o/r/7", *arguments]) == code
     output = capfd.readouterr()
     return output.out if code == 0 else output.err
@@ -148,8 +148,8 @@ def said(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
 def test_words_and_options_name_one_job(
     capfd: pytest.CaptureFixture[str], arguments: list[str], text: str
 ) -> None:
-    assert said(capfd, *arguments) == text
-    assert json.loads(said(capfd, *arguments, "--json")) == {"text": text}
+    assert log_output(capfd, *arguments) == text
+    assert json.loads(log_output(capfd, *arguments, "--json")) == {"text": text}
 
 
 @pytest.mark.usefixtures("filled")
@@ -172,7 +172,7 @@ def test_words_and_options_name_one_job(
 def test_words_that_match_no_job_are_a_usage_error_in_one_line(
     capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    text = said(capfd, *arguments, code=2)
+    text = log_output(capfd, *arguments, code=2)
     assert words in text
     assert len(text.splitlines()) == 1
 
@@ -185,9 +185,9 @@ def test_of_thousands_of_matching_jobs_the_first_are_listed(
     ]
     stage.decided(NEW, job("a.1"), "build of a")
     stage.write(NEW, *rows)
-    assert "3,000 jobs of o/r/7 match" in said(capfd, "revdep", code=2)
-    assert said(capfd, "build", "a.1") == "build of a"
-    text = said(capfd, "revdep", "r77.1", code=2)
+    assert "3,000 jobs of o/r/7 match" in log_output(capfd, "revdep", code=2)
+    assert log_output(capfd, "build", "a.1") == "build of a"
+    text = log_output(capfd, "revdep", "r77.1", code=2)
     assert "has not started: it is queued; `opam-ci log -f` waits for it" in text
 
 
@@ -200,10 +200,10 @@ def test_each_attempt_of_each_round_has_its_log(
         asyncio.run(stage.write_log(key, f"log {each}"))
     stage.write(NEW, ended(what, FINE, fault(1, keys[1, 1]), key=keys[1, 2]))
     stage.write(NEW, ended(what, BROKEN, round_=3, key=keys[3, 1]))
-    assert said(capfd, "a.1") == "log (3, 1)"
-    assert said(capfd, "a.1", "--round", "1") == "log (1, 2)"
-    assert said(capfd, "a.1", "--round", "1", "--attempt", "1") == "log (1, 1)"
-    # Restarted: what there is of it is still the log before, and it is said so.
+    assert log_output(capfd, "a.1") == "log (3, 1)"
+    assert log_output(capfd, "a.1", "--round", "1") == "log (1, 2)"
+    assert log_output(capfd, "a.1", "--round", "1", "--attempt", "1") == "log (1, 1)"
+    # Restarted: the log of the round before is printed, with a note.
     stage.write(NEW, JobStatus(job=what, round=4))
     assert run(["log", "o/r/7", "a.1"]) == 0
     output = capfd.readouterr()
@@ -217,11 +217,11 @@ def test_the_log_of_a_running_attempt_is_found_before_the_index_has_its_key(
     what = job("a.1")
     running = JobStatus(job=what, state=JobState.RUNNING, attempt=1)
     stage.write(NEW, running)
-    assert "nothing of the log of attempt 1" in said(capfd, "a.1", code=2)
+    assert "nothing of the log of attempt 1" in log_output(capfd, "a.1", code=2)
     asyncio.run(stage.write_log(run_key(NEW, what, number=11), "of another attempt"))
-    assert "nothing of the log of attempt 1" in said(capfd, "a.1", code=2)
+    assert "nothing of the log of attempt 1" in log_output(capfd, "a.1", code=2)
     asyncio.run(stage.write_log(run_key(NEW, what), "building"))
-    assert said(capfd, "a.1") == "building"
+    assert log_output(capfd, "a.1") == "building"
 
 
 async def test_a_queued_job_is_waited_for_and_followed_to_its_end(

@@ -11,7 +11,6 @@ from opam_ci.cli.main import run
 from opam_ci.cli.operate import ago, moment
 from opam_ci.clients.index import Index
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import (
     Cause,
     Errored,
@@ -19,16 +18,11 @@ from opam_ci.core.outcome import (
     Failed,
     FailureReason,
     LogLine,
-    Outcome,
     Passed,
 )
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey, RevisionRecord
-from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.command_line import DEBIAN, FEDORA, NOW, job, key, output_of, write
 from tests.fakes.terminal import in_terminal
 
-NOW = datetime.now(UTC)
-DEBIAN, FEDORA = "debian-13-ocaml-5.3/amd64", "fedora-42-ocaml-5.3/amd64"
 FULL = Errored(
     cause=Cause.DISK_FULL,
     evidence=Evidence(
@@ -37,37 +31,6 @@ FULL = Errored(
 )
 BROKEN = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="exit-31", worker="w1"))
 FINE = Passed(evidence=Evidence(rule="installed", worker="w1"))
-
-
-def key(number: int, head: str | None = None, at: datetime = NOW) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head=head or f"{number:040x}", opened_at=at)
-
-
-def job(package: str, platform: str = DEBIAN) -> Job:
-    return Job(platform=platform, package=package, kind=JobKind.BUILD)
-
-
-def write(
-    index: Index, testing: RevisionKey, *rows: tuple[Job, Outcome], open_: bool = True
-) -> None:
-    index.record(
-        RowBatch(
-            key=testing,
-            revision=RevisionRecord(
-                key=testing, base="b", updated_at=NOW, sequence=1, is_open=open_
-            ),
-            rows=tuple(
-                JobStatus(
-                    job=what, state=JobState.DECIDED, attempt=1, outcome=outcome, worker="w1",
-                    decided_at=NOW, log="l",
-                )
-                for what, outcome in rows
-            ),
-            sequence=1,
-            updated_at=NOW,
-            pools={DEBIAN: "linux-amd64", FEDORA: "linux-amd64"},
-        )
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -84,12 +47,6 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     index.close()
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
-    assert run(list(arguments)) == code
-    output = capsys.readouterr()
-    return output.out if code == 0 else output.err
-
-
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
     """The rows of a list, and what is printed besides."""
     assert run(list(arguments)) == 0
@@ -101,10 +58,10 @@ def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, st
 def test_errors_name_the_cause_and_the_pull_requests_it_hits(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = said(capsys, "errors")
+    text = output_of(capsys, "errors")
     assert "disk_full: disk full" in text
     assert "o/r/1 (2), o/r/2 (1)" in text
-    [group] = [json.loads(line) for line in said(capsys, "errors", "--json").splitlines()]
+    [group] = [json.loads(line) for line in output_of(capsys, "errors", "--json").splitlines()]
     assert (group["cause"], group["errored"]) == ("disk_full", 3)
 
 
@@ -114,7 +71,7 @@ def test_errors_name_the_first_pull_requests_at_a_terminal_and_all_in_a_pipe(
     for number in range(11, 16):
         write(filled, key(number), (job("a.1"), FULL))
     names = ["o/r/1 (2)", *(f"o/r/{number} (1)" for number in (11, 12, 13, 14, 15, 2))]
-    hits = said(capsys, "errors").rstrip("\n").split("\t")[-1]
+    hits = output_of(capsys, "errors").rstrip("\n").split("\t")[-1]
     assert sorted(hits.split(", ")) == names
     shown = in_terminal(200, lambda: run(["errors"]))
     assert " and 2 more" in shown
@@ -143,9 +100,9 @@ def test_errors_name_the_first_pull_requests_at_a_terminal_and_all_in_a_pipe(
 def test_jobs_are_listed_and_counted(
     capsys: pytest.CaptureFixture[str], arguments: list[str], packages: set[str]
 ) -> None:
-    lines = said(capsys, "jobs", *arguments, "--json").splitlines()
+    lines = output_of(capsys, "jobs", *arguments, "--json").splitlines()
     assert {json.loads(line)["status"]["job"]["package"] for line in lines} == packages
-    counts = json.loads(said(capsys, "jobs", *arguments, "--count", "--json"))
+    counts = json.loads(output_of(capsys, "jobs", *arguments, "--count", "--json"))
     assert sum(counts.values()) == len(lines)
 
 
@@ -167,10 +124,12 @@ def test_a_listing_begins_with_true_totals_and_a_pipe_cuts_nothing(
     _, besides = listed(capsys, "jobs", "o/r/9", "--limit", "2")
     assert besides.splitlines()[0] == "1 errored, 1,100 passed; 2 shown"
     [found] = [
-        line for line in said(capsys, "jobs", "--package", "p" * 150).splitlines() if "ppp" in line
+        line
+        for line in output_of(capsys, "jobs", "--package", "p" * 150).splitlines()
+        if "ppp" in line
     ]
     assert long.id in found
-    assert said(capsys, "jobs", "o/r/9", "--count") == "1 errored, 1,100 passed\n"
+    assert output_of(capsys, "jobs", "o/r/9", "--count") == "1 errored, 1,100 passed\n"
     none = listed(capsys, "jobs", "o/r/9", "--standing", "failed")
     assert none == ("", "no jobs match; there are: 1 errored, 1,100 passed\n")
 
@@ -179,18 +138,18 @@ def test_incidents_are_listed_shown_and_named(
     filled: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [incident] = filled.incidents().items
-    assert "disk_full\tw1" in said(capsys, "incidents")
-    shown = said(capsys, "incidents", "show", str(incident.id))
+    assert "disk_full\tw1" in output_of(capsys, "incidents")
+    shown = output_of(capsys, "incidents", "show", str(incident.id))
     assert "disk full (disk_full) on worker w1: 3 jobs of 2 pull requests" in shown
     assert "No space left on device" in shown
     assert "3 jobs are errored by it" in shown
-    dry = said(capsys, "incidents", "resolve", str(incident.id), "--dry-run", "--json")
+    dry = output_of(capsys, "incidents", "resolve", str(incident.id), "--dry-run", "--json")
     assert json.loads(dry) == {"incident": incident.id, "jobs": 3, "spent": 0, "sent": False}
-    assert "no incident 999" in said(capsys, "incidents", "show", "999", code=2)
+    assert "no incident 999" in output_of(capsys, "incidents", "show", "999", code=2)
     assert filled.resolve(incident.id, at=NOW + timedelta(seconds=1), by="ann")
-    assert "resolved at" in said(capsys, "incidents", "resolve", str(incident.id), code=2)
+    assert "resolved at" in output_of(capsys, "incidents", "resolve", str(incident.id), code=2)
     assert listed(capsys, "incidents") == ("", "no open incidents; --all lists the others\n")
-    assert "by ann" in said(capsys, "incidents", "--all")
+    assert "by ann" in output_of(capsys, "incidents", "--all")
 
 
 @pytest.mark.usefixtures("filled")
@@ -214,7 +173,7 @@ def test_incidents_are_listed_shown_and_named(
 def test_invalid_input_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    text = said(capsys, *arguments, code=2)
+    text = output_of(capsys, *arguments, code=2)
     assert words in text
     assert len(text.splitlines()) == 1
 
@@ -223,7 +182,7 @@ def test_a_missing_index_is_a_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPAM_CI_HOME", str(tmp_path))
-    assert "no index at" in said(capsys, "errors", code=2)
+    assert "no index at" in output_of(capsys, "errors", code=2)
     assert not (tmp_path / "index.sqlite").exists()
 
 

@@ -43,9 +43,9 @@ Captured = pytest.CaptureFixture[str]
 def refusal(capsys: Captured, *arguments: str | Path) -> str:
     """The one line that a command ends with when it is used wrongly."""
     assert run([str(argument) for argument in arguments]) == 2
-    reported = capsys.readouterr()
-    assert not reported.out
-    [line] = reported.err.splitlines()
+    output = capsys.readouterr()
+    assert not output.out
+    [line] = output.err.splitlines()
     return line
 
 
@@ -144,10 +144,10 @@ def test_an_invalid_file_is_reported_with_a_line_for_each_error(
 ) -> None:
     own.write_text(OWN.replace("ocaml =", "caml =").replace("amd64", "x86"))
     assert run(["platforms", "--check", str(own)]) == 2
-    reported = capsys.readouterr()
-    assert not reported.out
-    assert [line.removeprefix(f"{own}: ").split(";")[0] for line in reported.err.splitlines()] == [
-        "pools.mine: arch: no such architecture: 'x86'",
+    output = capsys.readouterr()
+    assert not output.out
+    assert [line.removeprefix(f"{own}: ").split(";")[0] for line in output.err.splitlines()] == [
+        "pools.mine: arch: 'x86' is no architecture",
         "platforms entry 1 (debian-13): 'ocaml' is missing",
         "platforms entry 1 (debian-13): unknown key 'caml'",
         "platforms entry 2 (alpine-3.23): 'ocaml' is missing",
@@ -157,15 +157,15 @@ def test_an_invalid_file_is_reported_with_a_line_for_each_error(
 
 def test_an_invalid_file_stops_the_commands_that_need_it(capsys: Captured, own: Path) -> None:
     own.write_text(OWN.replace("5.4", "54").replace("alpine", "Alpine"))
-    reported = refusal(capsys, "check", "--branch", "x", "--platforms", own, "--platform", "*")
-    assert reported.startswith(
-        f"opam-ci: {own}: platforms entry 2 (Alpine-3.23): distribution: invalid distribution '"
+    output = refusal(capsys, "check", "--branch", "x", "--platforms", own, "--platform", "*")
+    assert output.startswith(
+        f"opam-ci: {own}: platforms entry 2 (Alpine-3.23): distribution: 'Alpine"
     )
-    assert reported.endswith("(and 1 more)")
+    assert output.endswith("(and 1 more)")
 
 
 @pytest.mark.parametrize(
-    ("content", "reported"),
+    ("content", "output"),
     [
         (None, "No such file"),
         (b"\xff\xfe", "not UTF-8 text"),
@@ -173,22 +173,22 @@ def test_an_invalid_file_stops_the_commands_that_need_it(capsys: Captured, own: 
         (b"\x00", "not TOML"),
     ],
 )
-def test_invalid_files_of_platforms(
-    capsys: Captured, tmp_path: Path, content: bytes | None, reported: str
+def test_not_a_file_of_platforms(
+    capsys: Captured, tmp_path: Path, content: bytes | None, output: str
 ) -> None:
     path = tmp_path / "x.toml"
     if content is not None:
         path.write_bytes(content)
     assert run(["platforms", "--check", str(path)]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert reported in line
+    assert output in line
     assert str(path) in line
 
 
-def test_check_requires_a_platform_that_exists(capsys: Captured) -> None:
-    reported = refusal(capsys, "check", "--branch", "x", "--platform", "debian-13-ocaml-5.9/amd64")
-    assert reported.startswith(
-        "opam-ci: no such platform: 'debian-13-ocaml-5.9/amd64'; did you mean debian-"
+def test_check_needs_a_platform_that_exists(capsys: Captured) -> None:
+    output = refusal(capsys, "check", "--branch", "x", "--platform", "debian-13-ocaml-5.9/amd64")
+    assert output.startswith(
+        "opam-ci: no platform 'debian-13-ocaml-5.9/amd64'; did you mean debian-"
     )
 
 

@@ -32,7 +32,7 @@ def printed(summary: Summary) -> list[str]:
 
 
 def lines(*summaries: Summary) -> list[str]:
-    """What a pipe is told, without the times and the table at the end."""
+    """The lines in a pipe, without the times and the table at the end."""
     out = io.StringIO()
     view = LineView(Console(file=out, width=160, no_color=True))
     for summary in summaries:
@@ -77,7 +77,7 @@ def test_each_row_is_printed_once_until_it_changes() -> None:
 
 
 def test_jobs_without_a_row_are_summed_up() -> None:
-    # Rows come and go: a.2 was shown before it was decided, a.1 was told and is gone.
+    # a.2 was printed before it was decided; a.1 was printed and has no row any more.
     others = [row(n, PASSED if n % 3 else FAILED) for n in range(10, 40)]
     first = summary_of([row(1, PASSED), row(2)])
     second = summary_of([], tallies=counts_of_rows([row(1, PASSED), row(2, PASSED), *others]))
@@ -102,16 +102,16 @@ def test_json_has_rows_numbers_and_the_whole_state() -> None:
     view.show(summary_of([row(1)]))
     many = [row(1, PASSED), *(row(n, FAILED) for n in range(2, 9))]
     view.close(summary_of(many, jobs=many[:2]))
-    said = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [(each["event"], each.get("id")) for each in said] == [
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(each["event"], each.get("id")) for each in events] == [
         ("job", "build p a.1"),
         ("job", "build p a.1"),
         ("job", "build p a.2"),
         ("unlisted", None),
         ("summary", None),
     ]
-    assert said[3]["counts"] == {"failed": 6}
-    assert said[4]["state"] == "failure"
+    assert events[3]["counts"] == {"failed": 6}
+    assert events[4]["state"] == "failure"
 
 
 def test_whole_state_counts_builds_and_lists_the_rest_apart() -> None:

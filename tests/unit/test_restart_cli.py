@@ -1,19 +1,17 @@
-"""`restart` and `cancel`: whom they ask for what, and what they print of the answers."""
+"""`restart` and `cancel`: the updates that they send, and what they print of the results."""
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from opam_ci.cli.main import run
 from opam_ci.cli.restart import _IDS_AT_ONCE, selectors_for
 from opam_ci.clients.index import Index
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job import Job, JobKind
+from opam_ci.core.job import JobKind
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import (
     Cancelled,
@@ -22,11 +20,8 @@ from opam_ci.core.outcome import (
     Evidence,
     Failed,
     FailureReason,
-    Outcome,
     Passed,
 )
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey, RevisionRecord
 from opam_ci.core.selector import (
     CancelUpdate,
     JobSelector,
@@ -35,10 +30,8 @@ from opam_ci.core.selector import (
     RestartWhich,
     Taken,
 )
-from opam_ci.core.summary import JobState, JobStatus
+from tests.fakes.command_line import DEBIAN, FEDORA, job, key, output_of, write
 
-NOW = datetime.now(UTC)
-DEBIAN, FEDORA = "debian-13-ocaml-5.3/amd64", "fedora-42-ocaml-5.3/amd64"
 FULL = Errored(cause=Cause.DISK_FULL, evidence=Evidence(rule="enospc", worker="w1"))
 BROKEN = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="exit-31"))
 FINE = Passed(evidence=Evidence(rule="installed"))
@@ -46,55 +39,28 @@ STOPPED = Cancelled(by="request")
 THREE = Taken(jobs=3, by_platform={DEBIAN: 2, FEDORA: 1}, first=("build a", "build b", "build c"))
 
 
-def key(number: int) -> RevisionKey:
-    return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=NOW)
-
-
-def job(package: str, platform: str = DEBIAN, revdep: str | None = None) -> Job:
-    kind = JobKind.REVDEP if revdep else JobKind.BUILD
-    return Job(platform=platform, package=package, kind=kind, revdep=revdep)
-
-
-def write(index: Index, number: int, *rows: tuple[Job, Outcome]) -> None:
-    index.record(
-        RowBatch(
-            key=key(number),
-            revision=RevisionRecord(key=key(number), base="b", updated_at=NOW, sequence=1),
-            rows=tuple(
-                JobStatus(
-                    job=what, state=JobState.DECIDED, attempt=1, outcome=outcome, decided_at=NOW
-                )
-                for what, outcome in rows
-            ),
-            sequence=1,
-            updated_at=NOW,
-            pools={DEBIAN: "linux-amd64", FEDORA: "linux-amd64"},
-        )
-    )
-
-
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     """Four pull requests: a full disk in two, a failure in one, and one that was cancelled."""
     monkeypatch.setenv("OPAM_CI_HOME", str(tmp_path))
     index = Index.open(f"sqlite:///{tmp_path}/index.sqlite")
-    write(index, 1, (job("a.1"), FULL), (job("b.1", FEDORA), FULL), (job("c.1"), BROKEN))
-    write(index, 2, (job("a.1"), FULL), (job("d.1"), FINE), (job("a.1", revdep="e.2"), FULL))
-    write(index, 3, (job("d.1"), FINE))
-    write(index, 4, (job("a.1"), STOPPED))
+    write(index, key(1), (job("a.1"), FULL), (job("b.1", FEDORA), FULL), (job("c.1"), BROKEN))
+    write(index, key(2), (job("a.1"), FULL), (job("d.1"), FINE), (job("a.1", revdep="e.2"), FULL))
+    write(index, key(3), (job("d.1"), FINE))
+    write(index, key(4), (job("a.1"), STOPPED))
     yield index
     index.close()
 
 
-Said = Taken | None | UsageError | InfrastructureError
+Answer = Taken | None | UsageError | InfrastructureError
 
 
 @dataclass
 class Workflows:
     """Stands in for the workflows of pull requests."""
 
-    answer: Callable[[str], Said] = lambda _: THREE
-    asked: list[tuple[str, RestartUpdate | CancelUpdate]] = field(default_factory=list)
+    answer: Callable[[str], Answer] = lambda _: THREE
+    updates: list[tuple[str, RestartUpdate | CancelUpdate]] = field(default_factory=list)
 
     def __call__(self, _: object) -> "Workflows":
         return self
@@ -102,11 +68,11 @@ class Workflows:
     async def restart_jobs(
         self, workflow_id: str, update: RestartUpdate | CancelUpdate
     ) -> Taken | None:
-        self.asked.append((workflow_id, update))
-        said = self.answer(workflow_id)
-        if isinstance(said, Exception):
-            raise said
-        return said
+        self.updates.append((workflow_id, update))
+        answer = self.answer(workflow_id)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     cancel_jobs = restart_jobs
 
@@ -119,12 +85,6 @@ def workflows(monkeypatch: pytest.MonkeyPatch) -> Workflows:
     monkeypatch.setattr("opam_ci.cli.restart.connected", connected)
     monkeypatch.setattr("opam_ci.cli.restart.PullRequests", made)
     return made
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
-    assert run(list(arguments)) == code
-    output = capsys.readouterr()
-    return output.out if code == 0 else output.err
 
 
 @pytest.mark.parametrize(
@@ -144,17 +104,17 @@ def test_the_options_become_the_selector_of_the_update(
     arguments: list[str],
     selector: dict[str, Any],
 ) -> None:
-    said(capsys, "restart", "o/r#7", *arguments)
+    output_of(capsys, "restart", "o/r#7", *arguments)
     wanted = RestartSelector.model_validate(selector)
-    assert workflows.asked == [("pr/o/r/7", RestartUpdate(selector=wanted))]
+    assert workflows.updates == [("pr/o/r/7", RestartUpdate(selector=wanted))]
 
 
 def test_a_cancellation_is_narrowed_like_a_restart(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = said(capsys, "cancel", "o/r/7", "--kind", "test", "--platform", DEBIAN, "--dry-run")
+    text = output_of(capsys, "cancel", "o/r/7", "--kind", "test", "--platform", DEBIAN, "--dry-run")
     selector = JobSelector(kind=JobKind.TEST, platform=DEBIAN)
-    assert workflows.asked == [("pr/o/r/7", CancelUpdate(selector=selector, preview=True))]
+    assert workflows.updates == [("pr/o/r/7", CancelUpdate(selector=selector, preview=True))]
     assert text.startswith("3 jobs of o/r/7 would be cancelled\n")
 
 
@@ -162,7 +122,7 @@ def test_the_result_shows_numbers_and_the_first_jobs(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: THREE.model_copy(update={"jobs": 12_345})
-    assert said(capsys, "restart", "o/r/7").splitlines() == [
+    assert output_of(capsys, "restart", "o/r/7").splitlines() == [
         "12,345 jobs of o/r/7 are restarted",
         f"  2 on {DEBIAN}",
         f"  1 on {FEDORA}",
@@ -171,7 +131,7 @@ def test_the_result_shows_numbers_and_the_first_jobs(
         "  build c",
         "  and 12,342 more; `opam-ci jobs o/r/7` lists jobs",
     ]
-    assert json.loads(said(capsys, "restart", "o/r/7", "--json", "--dry-run")) == {
+    assert json.loads(output_of(capsys, "restart", "o/r/7", "--json", "--dry-run")) == {
         "workflow": "pr/o/r/7", "jobs": 12_345, "by_platform": {DEBIAN: 2, FEDORA: 1},
         "first": ["build a", "build b", "build c"], "preview": True, "pending": False,
         "error": None,
@@ -182,7 +142,7 @@ def test_a_refusal_is_a_usage_error_with_the_workflows_text(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: Taken(refusal="build p a.1 is decided already: passed")
-    text = said(capsys, "cancel", "o/r/7", "--job", "build p a.1", code=2)
+    text = output_of(capsys, "cancel", "o/r/7", "--job", "build p a.1", code=2)
     assert text == "opam-ci: build p a.1 is decided already: passed\n"
 
 
@@ -190,18 +150,18 @@ def test_an_accepted_update_is_not_to_be_repeated(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflows.answer = lambda _: None
-    assert "do not repeat it" in said(capsys, "restart", "o/r/7")
-    assert json.loads(said(capsys, "restart", "o/r/7", "--json"))["pending"]
-    assert "nothing was changed" in said(capsys, "restart", "o/r/7", "--dry-run", code=3)
+    assert "do not repeat it" in output_of(capsys, "restart", "o/r/7")
+    assert json.loads(output_of(capsys, "restart", "o/r/7", "--json"))["pending"]
+    assert "nothing was changed" in output_of(capsys, "restart", "o/r/7", "--dry-run", code=3)
 
 
 @pytest.mark.usefixtures("index")
 def test_without_a_pull_request_all_with_matching_jobs_get_an_update(
     workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = said(capsys, "restart", "--cause", "disk_full", "--platform", DEBIAN)
+    text = output_of(capsys, "restart", "--cause", "disk_full", "--platform", DEBIAN)
     selector = RestartSelector(cause=Cause.DISK_FULL, platform=DEBIAN)
-    assert workflows.asked == [
+    assert workflows.updates == [
         ("pr/o/r/2", RestartUpdate(selector=selector)),
         ("pr/o/r/1", RestartUpdate(selector=selector)),
     ]
@@ -228,14 +188,14 @@ def test_without_a_pull_request_all_with_matching_jobs_get_an_update(
 def test_the_index_lists_the_workflows_to_update(
     index: Index, selector: RestartSelector, numbers: set[int]
 ) -> None:
-    asked = selectors_for(index, selector, None)
-    assert asked == {f"pr/o/r/{number}": (selector,) for number in numbers}
+    found = selectors_for(index, selector, None)
+    assert found == {f"pr/o/r/{number}": (selector,) for number in numbers}
 
 
 def test_an_incident_selects_the_jobs_that_it_hit(index: Index) -> None:
     [incident] = index.incidents().items
-    asked = selectors_for(index, RestartSelector(platform=DEBIAN), incident.id)
-    assert asked == {
+    found = selectors_for(index, RestartSelector(platform=DEBIAN), incident.id)
+    assert found == {
         "pr/o/r/1": (RestartSelector(platform=DEBIAN, jobs=(job("a.1").id,), head=key(1).head),),
         "pr/o/r/2": (
             RestartSelector(
@@ -250,12 +210,12 @@ def test_an_incident_selects_the_jobs_that_it_hit(index: Index) -> None:
 def test_an_incident_that_hit_thousands_is_restarted_in_portions(
     index: Index, workflows: Workflows, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(index, 5, *((job(f"x.{n}"), FULL) for n in range(2 * _IDS_AT_ONCE + 1)))
+    write(index, key(5), *((job(f"x.{n}"), FULL) for n in range(2 * _IDS_AT_ONCE + 1)))
     [incident] = index.incidents().items
-    text = said(capsys, "restart", "--incident", str(incident.id), "--package", "x")
-    asked = [update.selector.jobs for _, update in workflows.asked]
-    assert [len(ids) for ids in asked] == [_IDS_AT_ONCE, _IDS_AT_ONCE, 1]
-    assert len({job for ids in asked for job in ids}) == 2 * _IDS_AT_ONCE + 1
+    text = output_of(capsys, "restart", "--incident", str(incident.id), "--package", "x")
+    found = [update.selector.jobs for _, update in workflows.updates]
+    assert [len(ids) for ids in found] == [_IDS_AT_ONCE, _IDS_AT_ONCE, 1]
+    assert len({job for ids in found for job in ids}) == 2 * _IDS_AT_ONCE + 1
     assert text.splitlines()[-1] == "9 jobs of 1 pull request are restarted"
 
 
@@ -265,15 +225,15 @@ def test_a_failed_update_does_not_stop_the_others(
 ) -> None:
     ended = UsageError("pr/o/r/1 has ended; nothing was changed")
     workflows.answer = lambda name: ended if name.endswith("1") else THREE
-    lines = said(capsys, "restart", "--cause", "disk_full").splitlines()
+    lines = output_of(capsys, "restart", "--cause", "disk_full").splitlines()
     assert "o/r/1: not restarted: pr/o/r/1 has ended; nothing was changed" in lines
     assert lines[-1] == "3 jobs of 1 pull request are restarted"
     silent = InfrastructureError("no worker", cause=Cause.UNKNOWN)
     workflows.answer = lambda name: silent if name.endswith("1") else THREE
-    text = said(capsys, "restart", "--cause", "disk_full", code=3)
+    text = output_of(capsys, "restart", "--cause", "disk_full", code=3)
     assert "1 of 2 pull requests did not answer; repeat the command" in text
     workflows.answer = lambda _: ended
-    assert "nothing was restarted" in said(capsys, "restart", "--cause", "disk_full", code=2)
+    assert "nothing was restarted" in output_of(capsys, "restart", "--cause", "disk_full", code=2)
 
 
 @pytest.mark.usefixtures("index", "workflows")
@@ -309,7 +269,7 @@ def test_a_failed_update_does_not_stop_the_others(
 def test_invalid_input_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    text = said(capsys, *arguments, code=2)
+    text = output_of(capsys, *arguments, code=2)
     assert words in text
     assert len(text.splitlines()) == 1
 
@@ -329,5 +289,5 @@ def test_invalid_input_is_refused_in_one_line(
 def test_pull_requests_and_branches_are_named_in_several_ways(
     workflows: Workflows, capsys: pytest.CaptureFixture[str], words: str, workflow_id: str
 ) -> None:
-    said(capsys, "restart", words)
-    assert [name for name, _ in workflows.asked] == [workflow_id]
+    output_of(capsys, "restart", words)
+    assert [name for name, _ in workflows.updates] == [workflow_id]

@@ -16,16 +16,11 @@ from opam_ci.cli import daemon, ports, services
 from opam_ci.core.errors import UsageError
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.workflows import options
+from tests.e2e.conftest import free_port
 
 READY_WORKER = (
     "import os, time; open(os.environ['OPAM_CI_READY_FILE'], 'w').close(); time.sleep(60)"
 )
-
-
-def free_port() -> int:
-    with socket.create_server((ports.LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="module")

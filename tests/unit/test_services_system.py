@@ -1,4 +1,4 @@
-"""What a machine lacks: found missing, added where that is allowed, else asked for."""
+"""Missing packages and ids of a machine: found, and added if permitted."""
 
 import os
 import pwd
@@ -109,15 +109,15 @@ def test_sudo_adds_ids_after_a_line_about_it(path: Path, ids: dict[str, Path]) -
     program(
         path, "sudo", f'printf "%s\\n" "$*" >> {path}/calls; [ "$2" = true ] || {{ {granted} }}'
     )
-    said: list[str] = []
-    system.install(said.append)
-    assert said == ["installing subordinate ids for this user (/etc/subuid, /etc/subgid)"]
+    lines: list[str] = []
+    system.install(lines.append)
+    assert lines == ["installing subordinate ids for this user (/etc/subuid, /etc/subgid)"]
     assert (path / "calls").read_text().splitlines() == [
         "-n true",
         f"-n usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {USER.pw_name}",
     ]
-    system.install(said.append)
-    assert len(said) == 1
+    system.install(lines.append)
+    assert len(lines) == 1
 
 
 def test_disabled_user_namespaces_are_a_usage_error(
@@ -151,25 +151,27 @@ def test_root_installs_after_a_line_about_it(path: Path, monkeypatch: pytest.Mon
         "apt-get",
         f'echo "$@" >> {path}/calls; for p in opam bwrap; do cp "$0" {path}/$p; done',
     )
-    said: list[str] = []
-    system.install(said.append)
-    assert said == ["installing the Debian packages opam bubblewrap"]
+    lines: list[str] = []
+    system.install(lines.append)
+    assert lines == ["installing the Debian packages opam bubblewrap"]
     assert (path / "calls").read_text().splitlines() == [
         "-qq update",
         "-qq install --yes --no-install-recommends --no-upgrade --no-remove opam bubblewrap",
     ]
-    system.install(said.append)
-    assert len(said) == 1
+    system.install(lines.append)
+    assert len(lines) == 1
 
 
-@pytest.mark.parametrize(("script", "says"), [("exit 100", "ended with 100"), ("", "are missing")])
+@pytest.mark.parametrize(
+    ("script", "message"), [("exit 100", "ended with 100"), ("", "are missing")]
+)
 def test_a_failing_apt_is_an_internal_error(
-    path: Path, monkeypatch: pytest.MonkeyPatch, script: str, says: str
+    path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     (path / "env").symlink_to("/usr/bin/env")
     program(path, "apt-get", script)
-    with pytest.raises(InfrastructureError, match=says):
+    with pytest.raises(InfrastructureError, match=message):
         system.install(lambda _: None)
 
 
@@ -212,7 +214,7 @@ def test_a_command_without_its_programs_is_a_usage_error(
     # Others need uidmap besides.
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert main.run([*words.split(), "--repo", str(path)]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"opam-ci: this machine lacks {lacks}: ")
-    assert said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"opam-ci: this machine lacks {lacks}: ")
+    assert output.err.count("\n") == 1

@@ -1,6 +1,5 @@
 """`up`, with the real server and example, and stand-ins for what builds."""
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from opam_ci.cli import example, ports, services, session, system, up
+from opam_ci.cli import example, services, session, system, up
 from opam_ci.cli.render import View
 from opam_ci.cli.services import Embedded
 from opam_ci.core.errors import UsageError
@@ -27,6 +26,7 @@ from opam_ci.core.outcome import (
 )
 from opam_ci.core.summary import Fault, JobState, JobStatus, Summary
 from opam_ci.settings import Settings
+from tests.e2e.conftest import free_port
 
 EVIDENCE = Evidence(rule="test")
 
@@ -131,12 +131,6 @@ def bring_up(settings: Settings, view: View | None) -> tuple[Embedded, Summary |
     return up.bring_up(settings, port=free_port(), ui_port=free_port(), view=view)
 
 
-def free_port() -> int:
-    with socket.create_server((ports.LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
 @pytest.mark.usefixtures("steps")
 def test_it_starts_everything_and_the_example_recovers(
     settings: Settings,
@@ -151,9 +145,9 @@ def test_it_starts_everything_and_the_example_recovers(
     assert done == ["packages", "root", "worker"]
     assert len(view.shown) == len(view.closed) == 1
     assert services.status(settings.home) == embedded
-    said = capsys.readouterr().err
-    assert "[2/5] Temporal server: done in " in said
-    assert "[5/5] example pull request with real builds: done in " in said
+    progress = capsys.readouterr().err
+    assert "[2/5] Temporal server: done in " in progress
+    assert "[5/5] example pull request with real builds: done in " in progress
     text = up._next_steps(embedded, with_example=True)
     assert embedded.ui_url in text
     assert "./opam-ci down" in text

@@ -78,7 +78,7 @@ COMMANDS: dict[str, tuple[list[str], list[str]]] = {
 
 
 class FakePullRequests:
-    """Takes what it is asked to."""
+    """Takes one job."""
 
     def __init__(self, _: object) -> None:
         pass
@@ -138,7 +138,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that the commands look at, and no environment that says how to print."""
+    """Everything that the commands read, and no environment that influences the output."""
     for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "OPAM_CI_PLATFORMS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
