@@ -20,11 +20,13 @@ from bench.build_cache import PR_SET_CHILD_SUBREAPER, Log, cpu
 from opam_ci.clients.runners import coinstall, listing, sandbox, steps
 from opam_ci.clients.runners.locks import remove_tree
 from opam_ci.clients.runners.mirrors import Mirrors
+from opam_ci.clients.runners.phasebook import PhaseLog
 from opam_ci.clients.runners.rootexec import RootfsExecutor
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.settings import default_home
 from opam_ci.clients.runners.supervise import Ended
-from opam_ci.core.build import BuildSpec, RepositoryRef, Revdep
+from opam_ci.clients.runners.transcript import Transcript
+from opam_ci.core.build import BuildSpec, PhaseTimeouts, RepositoryRef, Revdep
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.platforms import EMBEDDED
 from tests.e2e.rootfs_world import Artifacts, repository
@@ -42,12 +44,12 @@ PACKAGES = (
 )
 
 
-async def git(repository: Path, *arguments: str) -> bytes:
+async def git(repository: Path, *words: str) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        "git", "-C", str(repository), *arguments, stdout=asyncio.subprocess.PIPE
+        "git", "-C", str(repository), *words, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate()
-    assert process.returncode == 0, arguments
+    assert process.returncode == 0, words
     return output
 
 
@@ -70,35 +72,26 @@ class Bench:
         self._executor = executor
         self.log = Log()
 
-    async def run_step(self, step: steps.Step, output: bytearray) -> Ended:
-        def append(data: bytes) -> None:
-            output.extend(data)
+    async def run_step(self, step: steps.Step, said: bytearray) -> Ended:
+        def output(data: bytes) -> None:
+            said.extend(data)
 
-        return await self._executor.run(step, output=append, phase=Phase.SOLVE)
+        return await self._executor.run(step, output=output, phase=Phase.SOLVE)
 
     async def theirs(self, spec: BuildSpec) -> tuple[Revdep, ...]:
         answers = {}
         for query in listing.Query:
-            output = bytearray()
-            ended = await self.run_step(listing.ask(spec, query, coinstallable=True), output)
-            assert ended.ok, output
-            answers[query] = listing.packages(output)
+            said = bytearray()
+            ended = await self.run_step(listing.command(spec, query, coinstallable=True), said)
+            assert ended.ok, said
+            answers[query] = listing.packages(said)
         return listing.revdeps(spec, answers)
 
     async def ours(self, spec: BuildSpec) -> tuple[Revdep, ...]:
-        def opam_fallback(line: str) -> None:
-            raise AssertionError(line)
-
-        _, found = await coinstall.run(
-            spec,
-            coinstall.Surroundings(
-                run_step=self.run_step,
-                read=self._executor.read,
-                say=opam_fallback,
-                output=self.log.write,
-                time_left=lambda: 600.0,
-            ),
-        )
+        phase_log = PhaseLog(Transcript(self.log, lambda _: None), PhaseTimeouts())
+        phase_log.begin(Phase.SOLVE, "a listing")
+        _, found = await coinstall.run(spec, self.run_step, self._executor.read, phase_log)
+        assert b"falling back" not in self.log.data
         assert found is not None
         return found
 

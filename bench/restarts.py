@@ -38,6 +38,7 @@ from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.states import PullRequestState
 from tests.e2e.conftest import free_port
 from tests.fakes.world import PASSED, Script
 

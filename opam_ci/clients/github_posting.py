@@ -9,7 +9,7 @@ from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
 from opam_ci.core.github.checks import Annotation, CheckRun
 from opam_ci.core.github.pace import Pace, Posted, after, due
-from opam_ci.core.github.status import Status
+from opam_ci.core.github.status import Channel, Status
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.model import Frozen
 
@@ -32,7 +32,7 @@ class Writer:
 
         Args:
             github: Where to.
-            check_runs: By context of the status that stands for it.
+            check_runs: Check runs, by context.
             annotated: Context of the one that gets annotations, once it is concluded.
             annotations: Loads them.
         """
@@ -43,8 +43,7 @@ class Writer:
 
     async def send(self, status: Status) -> None:
         """Posts a status, or the check run that it stands for."""
-        run = self._check_runs.get(status.context)
-        if run is None:
+        if status.channel is Channel.STATUS:
             await self._github.create_status(status)
             return
         run = self._check_runs[status.context]
@@ -59,7 +58,7 @@ class Posting(Frozen):
     """The result of posting statuses.
 
     Attributes:
-        posted: By context, for the next call.
+        posted: By `Status.key`, for the next call.
         next_at: When to call again even if nothing changes, None for never.
         trouble: Why not all were sent, if GitHub was not available or a rate limit holds: the
             next call posts the statuses that are wanted then, and not those wanted now.

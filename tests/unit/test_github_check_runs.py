@@ -4,7 +4,7 @@ import pytest
 
 from opam_ci.clients.github_posting import Writer
 from opam_ci.core.github.checks import Annotation, CheckOutput, CheckRun, Conclusion
-from opam_ci.core.github.status import Status
+from opam_ci.core.github.status import Channel, Status
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.summary import State
 from tests.fakes.github import FakeGitHub, Trouble
@@ -84,7 +84,7 @@ async def test_writer_annotates_the_linters_run_once_it_is_concluded() -> None:
             )
             status = Status(context="check", sha=HEAD, state=State.PENDING, description="x")
             await writer.send(status)
-            await writer.send(status.model_copy(update={"context": "opam-ci"}))
+            await writer.send(status.model_copy(update={"channel": Channel.CHECK_RUN}))
             assert asked == (1 if conclusion else 0)
     (only,) = fake.runs.values()
     assert len(only.annotations) == 3
