@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
 from opam_ci.cli.all_rows import with_all_rows
@@ -28,7 +27,7 @@ from opam_ci.core.platforms import EMBEDDED, Platform
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import State, Summary
-from opam_ci.core.workflow_states import PullRequestState
+from opam_ci.gateway import PullRequests
 from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -105,30 +104,6 @@ def find_revision(
     return ref, revision
 
 
-async def start(client: Client, ref: PullRequestRef, revision: Revision) -> None:
-    """Starts a pull request's workflow, or tells the running one of a head to test.
-
-    Raises:
-        InfrastructureError: The server refuses.
-    """
-    try:
-        await client.start_workflow(
-            PullRequestWorkflow.run,
-            PullRequestState(pull_request=ref),
-            id=ref.workflow_id,
-            task_queue=options.ORCHESTRATION_QUEUE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="head_changed",
-            start_signal_args=[revision],
-            static_summary=f"{ref.title}: analysis, lint, builds",
-        )
-    except RPCError as error:
-        raise InfrastructureError(
-            f"Temporal does not start the workflow {ref.workflow_id}: {error.message}",
-            cause=Cause.UNKNOWN,
-        ) from error
-
-
 async def run_check(client: Client, ref: PullRequestRef, revision: Revision, view: View) -> Summary:
     """Checks a head and shows how it goes, until every job is decided.
 
@@ -137,7 +112,7 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
     Returns:
         The last state.
     """
-    await start(client, ref, revision)
+    await PullRequests(client).head_changed(ref, revision)
     summary: Summary | None = None
 
     def decided(now: Summary) -> bool:
