@@ -125,7 +125,7 @@ async def test_a_dead_pool_is_a_finding_and_no_eternal_wait(
     async with pool.working(builds=False):
         result = await pool.run()
     assert result.finding is not None
-    assert re.search("schedule_to_(close|start) time limit", result.finding.detail)
+    assert re.search("schedule_to_(close|start) timeout", result.finding.detail)
     assert result.ended_at - result.started_at >= options.CANARY_TIMEOUT
 
 

@@ -186,7 +186,7 @@ async def test_older_deliveries_never_override_newer_ones(
 ) -> None:
     for module in (late, activities):
         monkeypatch.setattr(module, "LATE_AFTER", timedelta(seconds=3))
-    monkeypatch.setattr(activities, "_A_LITTLE_LATER", timedelta(seconds=1))
+    monkeypatch.setattr(activities, "_MARGIN", timedelta(seconds=1))
     fake = stage.fake
     with stage.unheard():
         await fake.open(1, HEADS[1])

@@ -225,7 +225,7 @@ async def test_signals_without_input_do_no_harm(world: World, ref: PullRequestRe
         await handle.signal(signal)
     summary = await world.until(handle, is_decided)
     assert summary.state is State.SUCCESS
-    assert summary.notices[0].startswith("head_changed refused")
+    assert summary.notices[0].startswith("invalid head_changed")
 
 
 async def test_restart_of_everything_twice_runs_everything_once(

@@ -139,7 +139,7 @@ async def test_what_takes_nothing_says_why(world: World, ref: PullRequestRef) ->
     malformed = await handle.execute_update(
         "restart_jobs", {"selector": {"colour": "red"}}, result_type=Taken
     )
-    assert (malformed.refusal or "").startswith("restart refused")
+    assert (malformed.refusal or "").startswith("invalid restart")
     assert len(world.script.started) == 4
 
 
