@@ -93,7 +93,7 @@ async def blocked(client: Client) -> list[int]:
     """Runs the job, and returns its attempts."""
     work, name = Blocking(), f"stalls-{uuid.uuid4()}"
     worker = Worker(client, task_queue=name, activities=[work.block])
-    async with stand_in.STAND_IN.serve(worker):
+    async with stand_in.BACKUP_HEARTBEATS.register(worker):
         await client.execute_activity(
             work.block,
             id=name,
