@@ -94,7 +94,7 @@ def pool(environment: WorkflowEnvironment, tmp_path: Path) -> Pool:
     return Pool(environment, tmp_path)
 
 
-async def test_both_verdicts_right_is_good_and_told(pool: Pool) -> None:
+async def test_both_verdicts_right_is_good_and_reported(pool: Pool) -> None:
     async with pool.working():
         result = await pool.run()
     assert result.finding is None

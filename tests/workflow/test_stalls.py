@@ -70,7 +70,7 @@ class Company:
 
 
 @pytest.mark.parametrize(("jobs", "alone"), [(1, [True]), (2, [False, False])])
-async def test_a_heartbeat_says_whether_the_job_is_alone(
+async def test_a_heartbeat_reports_whether_the_job_is_alone(
     real_client: Client, jobs: int, alone: list[bool]
 ) -> None:
     work, name = Company(jobs), f"company-{uuid.uuid4()}"
