@@ -64,7 +64,7 @@ from opam_ci.activities.attempt import run_attempt
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ObservingInterceptor
-from opam_ci.activities.outlast import OutlastInterceptor
+from opam_ci.activities.outlast import ResultBuffer
 from opam_ci.activities.record import RecordActivities
 from opam_ci.cli import services
 from opam_ci.clients.index import Index
@@ -349,7 +349,7 @@ async def build(client: Client, home: Path, how: Builds) -> dict[str, float]:
     store = ArtifactStore.open((home / "store").as_uri())
     observers = Instruments(Settings(home=home, canary=False)).observers
     watched: list[Interceptor] = [
-        OutlastInterceptor(),
+        ResultBuffer(),
         ObservingInterceptor(EMBEDDED.pool, observers),
     ]
     given = Given(store, how.seconds)

@@ -14,7 +14,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Worker
 
 from opam_ci.activities.github import GitHubActivities
-from opam_ci.activities.outlast import OutlastInterceptor
+from opam_ci.activities.outlast import ResultBuffer
 from opam_ci.clients.deliveries import StoredDeliveries
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.store import ArtifactStore
@@ -132,7 +132,7 @@ def github_worker(client: Client, activities: GitHubActivities) -> Worker:
             activities.carry_out,
             activities.reconcile,
         ],
-        interceptors=[OutlastInterceptor()],
+        interceptors=[ResultBuffer()],
         max_concurrent_activities=16,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,

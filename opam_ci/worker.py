@@ -17,10 +17,10 @@ from opam_ci.activities.images import ImageActivities
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingInterceptor
-from opam_ci.activities.outlast import OutlastInterceptor
+from opam_ci.activities.outlast import ResultBuffer
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
-from opam_ci.activities.stand_in import STAND_IN
+from opam_ci.activities.stand_in import BACKUP_HEARTBEATS
 from opam_ci.clients import programs
 from opam_ci.clients.images import ImageResolver
 from opam_ci.clients.index import Index
@@ -135,13 +135,13 @@ def orchestration_worker(
         workflows=WORKFLOWS,
         workflow_runner=WORKFLOW_RUNNER,
         activities=activities,
-        interceptors=[OutlastInterceptor(), ObservingInterceptor(ORCHESTRATION_POOL, observers)],
+        interceptors=[ResultBuffer(), ObservingInterceptor(ORCHESTRATION_POOL, observers)],
         max_concurrent_activities=8,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
     )
-    return STAND_IN.serve(worker)
+    return BACKUP_HEARTBEATS.register(worker)
 
 
 def build_worker(
@@ -162,7 +162,7 @@ def build_worker(
         workflow_runner=WORKFLOW_RUNNER,
         max_cached_workflows=0,
         workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(1),
-        interceptors=[OutlastInterceptor(), ObservingInterceptor(pool, observers)],
+        interceptors=[ResultBuffer(), ObservingInterceptor(pool, observers)],
         tuner=tuner(slots),
         # A pending poll cannot be withdrawn when the worker is quarantined, so there is only
         # one: it fetches a job in milliseconds.
@@ -171,7 +171,7 @@ def build_worker(
         default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
     )
-    return STAND_IN.serve(worker)
+    return BACKUP_HEARTBEATS.register(worker)
 
 
 def tune_gc() -> None:

@@ -10,8 +10,8 @@ from temporalio import activity
 from temporalio.service import RPCError
 
 from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, retry_delay
-from opam_ci.activities.heartbeats import beating
-from opam_ci.activities.stand_in import STAND_IN
+from opam_ci.activities.heartbeats import heartbeating
+from opam_ci.activities.stand_in import BACKUP_HEARTBEATS
 from opam_ci.core.job import Phase
 from opam_ci.core.job_errors import InfrastructureError, SubmissionError
 from opam_ci.core.messages import JobContext, JobHeartbeat, JobReport
@@ -77,7 +77,7 @@ class Attempt:
             phase=self._phase,
             log=self.log,
             log_bytes=self._log_bytes,
-            alone=STAND_IN.attempts == 1,
+            alone=BACKUP_HEARTBEATS.attempts == 1,
             limit_reached_on=self.worker if reached else self.limit_reached_on,
             fault=fault,
         )
@@ -178,7 +178,7 @@ async def run_attempt(
     await attempt.announce()
     retry_after: timedelta | None = None
     try:
-        with beating(attempt.heartbeat), STAND_IN.watching(attempt):
+        with heartbeating(attempt.heartbeat), BACKUP_HEARTBEATS.watching(attempt):
             outcome = await work(attempt)
     except asyncio.CancelledError:
         if not activity.is_worker_shutdown():

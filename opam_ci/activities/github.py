@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from temporalio import activity
 
 from opam_ci.activities.boundary import details_as, github_errors
-from opam_ci.activities.heartbeats import beating
+from opam_ci.activities.heartbeats import heartbeating
 from opam_ci.clients.git_upstream import upstream_in
 from opam_ci.clients.github import GitHub
 from opam_ci.clients.github_errors import GitHubRefusedError
@@ -155,7 +155,7 @@ class GitHubActivities:
             annotations=annotations,
         )
         with github_errors():
-            with beating(beat):
+            with heartbeating(beat):
                 done = await post_due(
                     writer.send,
                     wanted.statuses,
@@ -179,7 +179,7 @@ class GitHubActivities:
         Returns:
             What was done.
         """
-        with github_errors(), beating(activity.heartbeat):
+        with github_errors(), heartbeating(activity.heartbeat):
             return await self._look(task.pull_request, _clock()())
 
     @activity.defn(name="github_carry_out")
@@ -189,7 +189,7 @@ class GitHubActivities:
         Raises:
             ApplicationError: GitHub or Temporal is unavailable; retried until it is.
         """
-        with github_errors(), beating(activity.heartbeat):
+        with github_errors(), heartbeating(activity.heartbeat):
             now = _clock()()
             action = await confirmed(delivered.action, self._github, self._tracked, now)
             return await self._carry_out(action, now, sure=is_late(delivered.action, now))
@@ -201,7 +201,7 @@ class GitHubActivities:
         Raises:
             ApplicationError: GitHub or Temporal is unavailable; retried until it is.
         """
-        with github_errors(), beating(activity.heartbeat):
+        with github_errors(), heartbeating(activity.heartbeat):
             return await self._reconcile(task.since, _clock()())
 
     async def prepare(self) -> None:

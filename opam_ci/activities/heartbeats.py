@@ -11,7 +11,7 @@ long a cancelled build continues."""
 
 
 @contextmanager
-def beating(beat: Callable[[], None]) -> Iterator[None]:
+def heartbeating(beat: Callable[[], None]) -> Iterator[None]:
     """Sends heartbeats for the time of a block, the first one after `INTERVAL`.
 
     Args:

@@ -21,7 +21,7 @@ _FRESH = timedelta(seconds=0.1)
 _UNAVAILABLE = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
 
 
-class OutlastInterceptor(Interceptor):
+class ResultBuffer(Interceptor):
     """Holds back the result of an activity while the Temporal server is unavailable.
 
     The SDK tries for some ten seconds to report a result, whatever it is configured to, and
@@ -37,7 +37,7 @@ class OutlastInterceptor(Interceptor):
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002  the base's name
         """Adds the wait after an activity."""
-        return _Outlasting(next, self)
+        return _Buffering(next, self)
 
     async def wait(self, client: Client) -> None:
         """Waits until the server responds, with any response, unless it just did.
@@ -72,16 +72,16 @@ class OutlastInterceptor(Interceptor):
                 return
 
 
-class _Outlasting(ActivityInboundInterceptor):
-    def __init__(self, following: ActivityInboundInterceptor, outlast: OutlastInterceptor) -> None:
+class _Buffering(ActivityInboundInterceptor):
+    def __init__(self, following: ActivityInboundInterceptor, buffer: ResultBuffer) -> None:
         super().__init__(following)
-        self._outlast = outlast
+        self._buffer = buffer
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002  the base's name
         try:
             result = await super().execute_activity(input)
         except Exception:
-            await self._outlast.wait(activity.client())
+            await self._buffer.wait(activity.client())
             raise
-        await self._outlast.wait(activity.client())
+        await self._buffer.wait(activity.client())
         return result

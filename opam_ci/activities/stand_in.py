@@ -52,7 +52,7 @@ class Attempt(Protocol):
         """Returns the details of a heartbeat now."""
 
 
-class StandIn:
+class BackupHeartbeats:
     """Sends the heartbeats of this process's attempts while the event loop is blocked."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class StandIn:
         """Number of attempts in this process."""
         return len(self._attempts)
 
-    def serve(self, worker: Worker) -> Worker:
+    def register(self, worker: Worker) -> Worker:
         """Registers a worker, and returns it."""
         self._workers[worker.task_queue] = worker
         return worker
@@ -125,5 +125,5 @@ def _is_silent(attempt: Attempt) -> bool:
     return min(SILENCE, attempt.heartbeat_timeout / 4) <= silence < STALL_LIMIT
 
 
-STAND_IN = StandIn()
+BACKUP_HEARTBEATS = BackupHeartbeats()
 """One for all workers of this process, which share an event loop."""

@@ -123,8 +123,8 @@ async def run_check(client: Client, ref: PullRequestRef, revision: Revision, vie
                 summary = now
                 view.show(now)
             elif summary is not None:
-                raise UsageError(f"another check of {ref.title} has superseded this one")
-            elif now.notices and now.notices[-1].startswith("head_changed refused"):
+                raise UsageError(f"another check of {ref.title} has taken this one's place")
+            elif now.notices and now.notices[-1].startswith("invalid head_changed"):
                 raise UsageError(now.notices[-1])
     except asyncio.CancelledError:
         note("interrupted: cancelling the check and its builds")

@@ -1,7 +1,7 @@
 """Rows of the job index, and the keys of stored objects."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from hashlib import sha256
 from typing import Self
 
@@ -178,7 +178,7 @@ def log_key(revision: RevisionKey, job: Job, *, run: str, round_: int, attempt: 
         _slug(owner),
         _slug(name),
         _slug(target),
-        f"{_slug(revision.head[:12])}@{_instant(revision.opened_at)}",
+        f"{_slug(revision.head[:12])}@{revision.opened_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}",
         _job_slug(job),
         f"{round_}-{attempt}-{_slug(run[-12:])}",
     )
@@ -200,10 +200,6 @@ def _job_slug(job: Job) -> str:
     if len(slug) <= _JOB_SLUG_LENGTH:
         return slug
     return f"{slug[:_JOB_SLUG_LENGTH]}={_digest(job.id)}"
-
-
-def _instant(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%f")
 
 
 def _digest(text: str) -> str:

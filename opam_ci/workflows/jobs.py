@@ -186,7 +186,7 @@ class JobRunner:
                 method = ImageActivities.pin_image
                 image = state.platform.image if state.platform is not None else None
                 task = ImageTask(context=context, job=job.id, image=image or "")
-                how = options.image_activity(state.pull_request, checks)
+                how = options.repository_activity(job.kind, state.pull_request, checks)
             case _:
                 method = BuildActivities.run_job
                 task = RunJob(context=context, spec=self._spec(job))

@@ -217,16 +217,14 @@ class WatchedActivity(TypedDict):
 def repository_activity(
     kind: JobKind, pull_request: PullRequestRef, checks: CheckOptions
 ) -> WatchedActivity:
-    """Returns the options of analysis and lint: on the orchestration queue, before all builds."""
-    return _job_activity(
-        ORCHESTRATION_QUEUE, REPOSITORY_TIMEOUT, job_priority(kind, pull_request), checks
-    )
+    """Returns the options of a job on the orchestration queue: analysis, lint, or image.
 
-
-def image_activity(pull_request: PullRequestRef, checks: CheckOptions) -> WatchedActivity:
-    """Returns the options of the search for a platform's image: behind every analysis and lint."""
-    priority = job_priority(JobKind.BUILD, pull_request)
-    return _job_activity(ORCHESTRATION_QUEUE, IMAGE_TIMEOUT, priority, checks)
+    Analysis and lint go before all builds, the search for a platform's image behind them.
+    """
+    is_image = kind is JobKind.IMAGE
+    timeout = IMAGE_TIMEOUT if is_image else REPOSITORY_TIMEOUT
+    priority = job_priority(JobKind.BUILD if is_image else kind, pull_request)
+    return _job_activity(ORCHESTRATION_QUEUE, timeout, priority, checks)
 
 
 def build_activity(

@@ -75,7 +75,11 @@ class Testing:
         self._written: dict[str, int] = {}
         self._started_here: set[str] = set()
         self._executing: set[str] = set()
-        self._stopping: CancelledBy | None = None
+
+    @property
+    def _stopping(self) -> CancelledBy | None:
+        """Why the testing is being stopped, None if it is not."""
+        return self._analysis_state.stopping
 
     @property
     def key(self) -> RevisionKey:
@@ -169,7 +173,6 @@ class Testing:
 
     async def stop(self, by: CancelledBy) -> None:
         """Ends everything under way; returns once the builds have ended."""
-        self._stopping = by
         self._analysis_state.stopping = by
         self._jobs.cancel(ANALYSIS.id, by)
         while self.state.children or not self.only_children_run:
@@ -187,7 +190,7 @@ class Testing:
             name: settled(standing, cancelled) for name, standing in self.state.standings.items()
         }
         self.is_changed = True
-        self._stopping = self._analysis_state.stopping = None
+        self._analysis_state.stopping = None
         if by == "request":
             self.tasks.spawn("numbers after a stop", self._count_after_stop())
 

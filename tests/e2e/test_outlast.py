@@ -12,7 +12,7 @@ from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from opam_ci.activities.outlast import OutlastInterceptor
+from opam_ci.activities.outlast import ResultBuffer
 from opam_ci.cli import services
 from tests.e2e.conftest import free_port
 
@@ -61,7 +61,7 @@ async def test_result_waits_for_a_server_that_is_away(tmp_path: Path) -> None:
             workflows=[OutlastWorkflow],
             workflow_runner=UnsandboxedWorkflowRunner(),
             activities=[work.run],
-            interceptors=[OutlastInterceptor()],
+            interceptors=[ResultBuffer()],
         ):
             handle = await client.start_workflow(
                 OutlastWorkflow.run, id="outlast", task_queue="outlast"

@@ -94,7 +94,7 @@ def test_verdict_and_buttons(
     assert made.completed_at == (NOW if conclusion else None)
 
 
-def test_page_says_what_failed_by_cause_and_why() -> None:
+def test_page_lists_failures_by_cause_and_reason() -> None:
     shown = page(
         summary(
             build("a.1", failed("Error: Unbound module `Str`")),

@@ -58,7 +58,7 @@ def test_first_command_counts() -> None:
         "a\x0c/opam-ci cancel",
     ],
 )
-def test_what_is_no_command_is_left_alone(text: str) -> None:
+def test_comments_without_a_command_are_ignored(text: str) -> None:
     assert parse_command(text) is None
 
 
@@ -73,7 +73,7 @@ def test_what_is_no_command_is_left_alone(text: str) -> None:
         "/opam-ci restart all " + "x" * 101,
     ],
 )
-def test_what_is_meant_for_us_and_unknown_is_said_to_be(text: str) -> None:
+def test_unknown_commands_are_recognised(text: str) -> None:
     assert parse_command(text) == NoSuchCommand()
 
 
@@ -127,7 +127,7 @@ def test_wait_is_what_github_says(
     assert retry_after(status, headers, NOW) == expected
 
 
-def test_missing_permission_is_no_limit() -> None:
+def test_missing_permission_is_not_a_rate_limit() -> None:
     assert not is_limited(403, {"x-ratelimit-remaining": "10"}, "Resource not accessible")
     assert is_limited(403, {}, "You have exceeded a secondary rate limit.")
     assert is_limited(403, {"x-ratelimit-remaining": "0"}, "")

@@ -169,7 +169,7 @@ def test_other_repositories_are_none_of_ours() -> None:
     assert renamed.pull_request == REF
 
 
-def test_buttons_restart_what_they_say() -> None:
+def test_buttons_restart_their_jobs() -> None:
     assert check("requested_action", button="restart-errors") == restart(RestartWhich.ERRORED)
     assert check("requested_action", button="restart-failed") == restart(RestartWhich.FAILED)
     assert isinstance(check("requested_action", button="rm -rf"), Ignore)
@@ -250,7 +250,7 @@ def test_new_installation_is_caught_up_with() -> None:
     ],
 )
 @pytest.mark.parametrize("event", ["pull_request", "check_run", "push", "issue_comment"])
-def test_what_is_no_payload_is_refused_in_one_line(event: str, body: bytes) -> None:
+def test_invalid_payload_is_rejected_in_one_line(event: str, body: bytes) -> None:
     with pytest.raises(UnreadablePayloadError) as caught:
         decide(event, body, TRACKED)
     assert len(str(caught.value)) < 400

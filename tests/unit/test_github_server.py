@@ -136,7 +136,7 @@ async def test_too_large_is_refused_however_it_is_announced(http: httpx.AsyncCli
     assert (await http.get("/healthz")).status_code == 200
 
 
-async def test_connection_that_breaks_in_the_middle_harms_nobody(
+async def test_connection_that_breaks_in_the_middle_is_harmless(
     http: httpx.AsyncClient, accepted: list[Action]
 ) -> None:
     host, port = http.base_url.host, http.base_url.port

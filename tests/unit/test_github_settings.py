@@ -41,7 +41,7 @@ def head(*, draft: bool = False, why: str = "opened") -> HeadChanged:
     )
 
 
-def test_what_is_missing_is_said_with_the_variable(tmp_path: Path) -> None:
+def test_error_of_a_missing_setting_has_its_variable(tmp_path: Path) -> None:
     bare = GitHubSettings()
     for call, variable in (
         (lambda: bare.tracked, "OPAM_CI_GITHUB_REPOSITORY"),
@@ -156,7 +156,7 @@ def test_drafts_are_tested_lightly_and_ready_ones_anew(env: pytest.MonkeyPatch) 
         (1, None, False, "newer"),
     ],
 )
-def test_order_of_what_is_said(seconds: int, said: str | None, sure: bool, how: str) -> None:
+def test_order_of_events(seconds: int, said: str | None, sure: bool, how: str) -> None:
     known = LatestEvent(as_of=AT, head="1" * 40)
     assert compare_events(known, AT + timedelta(seconds=seconds), said, authoritative=sure) == how
     assert compare_events(None, AT, said, authoritative=sure) == "newer"

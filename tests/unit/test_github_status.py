@@ -80,7 +80,7 @@ def test_each_context_speaks_of_its_own_jobs(given_jobs: Summary, expected: list
     assert states(given_jobs) == expected
 
 
-def test_advisory_context_is_told_and_does_not_count() -> None:
+def test_advisory_context_is_posted_and_not_counted() -> None:
     contexts = (
         Context(about=About.OVERALL, name="required"),
         Context(about=About.REVDEPS, name="revdeps", advisory=True),
@@ -104,7 +104,7 @@ def test_what_platforms_decide_together_concerns_builds_alone() -> None:
     assert states(of.model_copy(update={"concluded": False})) == ["pending", "success", "success"]
 
 
-def test_revdeps_without_a_plan_say_what_they_wait_for() -> None:
+def test_revdeps_without_a_plan_show_what_is_pending() -> None:
     of = summary(planned=False, analysis=PASSED)
     assert [one.description for one in statuses(of, maximum_attempts=5)] == [
         "Queueing the jobs",
@@ -121,7 +121,7 @@ def test_analysis_and_lint_are_never_left_out() -> None:
     assert states(summary(analysis=PASSED, lint=FAILED), contexts) == ["failure", "failure"]
 
 
-def test_head_that_is_gone_is_said_so_and_is_an_error() -> None:
+def test_missing_head_is_an_error_with_its_own_text() -> None:
     gone = Errored(cause=Cause.GITHUB, evidence=Evidence(rule=HEAD_GONE))
     for one in statuses(summary(analysis=gone), maximum_attempts=5):
         assert one.state is State.ERROR
@@ -130,7 +130,7 @@ def test_head_that_is_gone_is_said_so_and_is_an_error() -> None:
     assert "Analysing" in statuses(waiting, maximum_attempts=5)[0].description
 
 
-def test_nothing_is_said_of_no_head() -> None:
+def test_no_head_has_no_statuses() -> None:
     assert statuses(Summary(pull_request="o/r#1", head="", base=""), maximum_attempts=5) == ()
 
 
@@ -164,7 +164,7 @@ def test_first_status_goes_at_once_and_the_same_never_again() -> None:
     assert due([status()], sent(status()), NOW + timedelta(days=1), PACE) == due([], {}, NOW, PACE)
 
 
-def test_new_words_wait_and_a_new_state_does_not() -> None:
+def test_new_text_is_debounced_and_a_new_state_is_not() -> None:
     later = NOW + timedelta(seconds=1)
     words = due([status("2/9 done")], sent(status()), later, PACE)
     assert (words.post, words.next_at) == ((), NOW + PACE.interval)
@@ -243,7 +243,7 @@ def test_missed_heads_are_found_and_missing_pull_requests_suspected() -> None:
     assert found.renewed == ()
 
 
-def test_what_changed_lately_is_said_again_unless_it_is_a_draft() -> None:
+def test_recent_changes_are_signalled_again_unless_draft() -> None:
     draft = pull(2, "2" * 40).model_copy(update={"draft": True})
     old = pull(3, "3" * 40).model_copy(update={"updated_at": NOW - timedelta(hours=2)})
     running = {number: f"{number}" * 40 for number in (1, 2, 3)}
@@ -282,7 +282,7 @@ def attempt(number: int, guid: str, code: int, hours: float = 1) -> Delivery:
         ([attempt(2, "b", 0, 1), attempt(1, "a", 0, 2), attempt(1, "a", 0, 2)], (1, 2)),
     ],
 )
-def test_failed_deliveries_are_asked_for_again(
+def test_failed_deliveries_are_redelivered(
     attempts: list[Delivery], again: tuple[int, ...]
 ) -> None:
     assert to_redeliver(attempts, NOW) == again

@@ -226,7 +226,7 @@ async def test_odd_requests_get_a_clear_answer(
     assert world.accepted == []
 
 
-async def test_ignored_and_unreadable_deliveries_say_why(world: World) -> None:
+async def test_responses_to_ignored_and_unreadable_deliveries_have_a_reason(world: World) -> None:
     ignored = await world.post(opened(action="labeled"))
     assert (ignored.status_code, ignored.json()["action"]) == (200, "ignore")
     unreadable = await world.post(b"{}")

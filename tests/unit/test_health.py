@@ -130,7 +130,7 @@ def test_on_probation_one_fault_of_the_network_is_enough() -> None:
     assert after(health, network).state is WorkerState.QUARANTINED
 
 
-def test_unrelated_pull_requests_with_the_same_cause_quarantine_whatever_the_probe_says() -> None:
+def test_unrelated_pull_requests_with_the_same_cause_quarantine_despite_the_probe() -> None:
     health = struck(Cause.IMAGE)
     assert health.state is WorkerState.QUARANTINED
     assert health.until == NOW + timedelta(seconds=10)

@@ -178,7 +178,7 @@ async def test_a_new_worker_gives_no_slot_before_its_first_probe() -> None:
     assert machine.probes == 1
 
 
-async def test_what_analysis_and_lint_meet_says_nothing_about_builds() -> None:
+async def test_faults_of_analysis_and_lint_do_not_affect_health() -> None:
     machine = Machine()
     for number in range(5):
         machine.end(fault(Cause.GIT), of=f"{number}", package=f"{number}", pool=ORCHESTRATION_POOL)

@@ -168,7 +168,7 @@ def test_the_canary_is_a_build_and_small_pull_requests_come_first() -> None:
     assert numbers == [[3, 1], [1]]
 
 
-def test_canaries_take_turns_until_each_was_asked_often_enough() -> None:
+def test_canaries_take_turns_until_each_was_used_often_enough() -> None:
     jobs = [
         hit(1, "a.1", JobKind.TEST),
         hit(1, "b.1"),
@@ -186,7 +186,7 @@ def test_canaries_take_turns_until_each_was_asked_often_enough() -> None:
     assert sorted(sent.values()) == [CANARIES] * 3
 
 
-def test_only_what_nobody_asked_for_has_a_budget() -> None:
+def test_only_automatic_restarts_have_a_budget() -> None:
     assert has_budget(RestartAsker.INCIDENT, PULL_REQUEST_BUDGET - 1)
     assert not has_budget(RestartAsker.INCIDENT, PULL_REQUEST_BUDGET)
     assert not has_budget(RestartAsker.CANARY, PULL_REQUEST_BUDGET)

@@ -63,7 +63,7 @@ async def names(given: activities.JobActivities, platform: str = PLATFORM.name) 
     return [f"{each.job.kind} {each.job.revdep or each.job.package}".strip() for each in page.jobs]
 
 
-async def test_a_plan_is_taken_in_order_and_told_of_between_chunks(
+async def test_a_plan_is_executed_in_order_with_heartbeats(
     given: activities.JobActivities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activities, "_PLANNED_BETWEEN_HEARTBEATS", 3)
@@ -100,7 +100,7 @@ async def test_a_stored_listing_becomes_jobs(
     assert caught.value.cause is Cause.STORAGE
 
 
-async def test_jobs_are_settled_restarted_and_cancelled_each_as_often_as_asked(
+async def test_settling_restarting_and_cancelling_are_idempotent(
     given: activities.JobActivities,
 ) -> None:
     environment = ActivityEnvironment()
@@ -130,7 +130,7 @@ async def test_jobs_are_settled_restarted_and_cancelled_each_as_often_as_asked(
         await environment.run(given.restart_jobs, cancelling)
 
 
-async def test_a_second_attempt_to_conclude_says_that_jobs_may_have_changed(
+async def test_a_second_attempt_to_conclude_reports_possible_changes(
     given: activities.JobActivities,
 ) -> None:
     environment = ActivityEnvironment()

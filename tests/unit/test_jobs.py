@@ -67,7 +67,7 @@ def table() -> JobTable:
     return result
 
 
-def test_fault_said_twice_is_noted_once() -> None:
+def test_fault_reported_twice_is_recorded_once() -> None:
     rows = table()
     rows.fault(BUILD.id, faulted(1))
     rows.take_changed(10)
@@ -101,7 +101,7 @@ def test_a_restart_begins_a_round_of_which_nothing_is_known() -> None:
     assert not rows.is_dirty
 
 
-def test_words_about_another_round_are_ignored() -> None:
+def test_events_of_another_round_are_ignored() -> None:
     rows = table()
     rows.decide(BUILD.id, report(FAILED))
     rows.restart(BUILD.id, round_=2, automatic=0)
@@ -112,7 +112,7 @@ def test_words_about_another_round_are_ignored() -> None:
     assert not rows.is_dirty
 
 
-def test_words_about_a_job_that_is_decided_or_not_in_hand_are_ignored() -> None:
+def test_events_of_a_job_that_is_decided_or_not_in_hand_are_ignored() -> None:
     rows = table()
     rows.decide(BUILD.id, report(PASSED))
     rows.take_changed(1)
@@ -150,7 +150,7 @@ def test_started_attempt_reveals_the_loss_of_the_one_before() -> None:
     assert "in phase build" in (loss.evidence.detail or "")
 
 
-def test_started_attempt_believes_a_fault_that_only_the_heartbeat_tells() -> None:
+def test_started_attempt_records_a_fault_that_only_the_heartbeat_reports() -> None:
     rows = table()
     beat = JobHeartbeat(attempt=1, worker="w1", started_at=AT, fault=fault(1, Cause.DISK_FULL))
     rows.started(BUILD.id, started(2, beat))
@@ -195,7 +195,7 @@ def test_killer_was_alone_when_it_was_lost_last() -> None:
     assert rows.killer(BUILD.id) is not None
 
 
-def test_worker_of_another_version_does_not_say_that_a_job_was_alone() -> None:
+def test_worker_of_another_version_does_not_report_a_job_as_alone() -> None:
     beat = JobHeartbeat.model_validate({"attempt": 1, "worker": "w1", "started_at": AT})
     assert not lost(beat, 1, AT).alone
     assert not lost(beat.model_copy(update={"alone": True}), 2, AT).alone
@@ -342,7 +342,7 @@ def test_every_phase_has_a_limit() -> None:
     assert all(PhaseTimeouts().of(phase) > timedelta() for phase in Phase)
 
 
-def test_a_row_tells_the_index_of_each_attempt_of_its_round(index: Index) -> None:
+def test_a_row_records_each_attempt_of_its_round(index: Index) -> None:
     rows = table()
     rows.fault(BUILD.id, faulted(1))
     rows.started(BUILD.id, started(2))

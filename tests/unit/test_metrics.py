@@ -164,7 +164,7 @@ def test_lost_attempt_is_counted_by_the_one_that_follows_it() -> None:
     assert value(metrics, "opam_ci_infrastructure_faults_total", pool="p", cause="worker_lost") == 1
 
 
-def test_canaries_count_with_nobodys_jobs() -> None:
+def test_canaries_are_not_counted_as_jobs() -> None:
     metrics = Metrics()
     attempts = AttemptMetrics(metrics)
     attempts.attempt_began(began(is_canary=True))
@@ -318,7 +318,7 @@ def test_health_shows_state_cause_and_each_quarantine_once() -> None:
     assert value(metrics, "opam_ci_worker_state", pool="p", state="quarantined") == 1
 
 
-def test_a_probe_is_a_state_and_no_trouble() -> None:
+def test_a_probe_is_a_state_without_a_cause() -> None:
     metrics = Metrics()
     show = HealthMetrics(metrics, ("p",)).show
     full = Finding(cause=Cause.DISK_FULL, detail="x")
@@ -396,7 +396,7 @@ async def test_endpoint_shows_metrics_and_health() -> None:
     assert ill.json()["worker"] == "1@here"
 
 
-async def test_a_taken_port_and_a_bad_address_are_said_in_one_line() -> None:
+async def test_a_port_in_use_and_an_invalid_address_are_errors_of_one_line() -> None:
     for text in ("", "9464", "localhost:1", "127.0.0.1:99999", "127.0.0.1:x"):
         with pytest.raises(UsageError, match=r"OPAM_CI_METRICS='.*' is not an address"):
             parse_address(text)

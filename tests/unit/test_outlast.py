@@ -34,7 +34,7 @@ def client(service: SlowService) -> Client:
 
 @pytest.mark.parametrize("latency", [0.0, 0.3])
 async def test_many_that_end_together_ask_once(latency: float) -> None:
-    interceptor, service = outlast.OutlastInterceptor(), SlowService(latency)
+    interceptor, service = outlast.ResultBuffer(), SlowService(latency)
     async with asyncio.timeout(5):
         await asyncio.gather(*(interceptor.wait(client(service)) for _ in range(100)))
     assert service.asked == 1
@@ -47,7 +47,7 @@ async def test_who_is_cancelled_does_not_take_the_others_along(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(outlast, "_PAUSE", timedelta(seconds=0.05))
-    interceptor, service = outlast.OutlastInterceptor(), SlowService(0.05, away=3)
+    interceptor, service = outlast.ResultBuffer(), SlowService(0.05, away=3)
     first = asyncio.create_task(interceptor.wait(client(service)))
     second = asyncio.create_task(interceptor.wait(client(service)))
     await asyncio.sleep(0.02)

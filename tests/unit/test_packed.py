@@ -82,7 +82,7 @@ def test_people_can_read_what_is_short() -> None:
         (base64.b64encode(zlib.compress(b'["a"')).decode(), "Invalid JSON"),
     ],
 )
-def test_what_only_looks_packed_is_refused(text: str, why: str) -> None:
+def test_invalid_packed_text_is_rejected(text: str, why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         Words.model_validate_json(json.dumps({"words": text}))
 

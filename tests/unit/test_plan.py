@@ -62,7 +62,7 @@ def test_plan_builds_what_changed_and_tests_what_has_tests() -> None:
     assert linted == {f"{kind}.1" for kind in ChangeKind} - {"deleted.1"}
 
 
-def test_plan_says_what_each_job_waits_for() -> None:
+def test_plan_has_what_each_job_needs() -> None:
     one = (changed(ChangeKind.NEW_RELEASE),)
     asked = TAGGED.model_copy(update={"lower_bounds": True, "revdeps": True})
     image, build = f"image {TAGGED.name}", f"build {TAGGED.name} a.1"
@@ -110,7 +110,7 @@ def test_whatever_others_wait_for_is_taken_no_later() -> None:
             assert needed < (RANKS[each.job.kind], each.job.id)
 
 
-def test_what_a_job_comes_to_whose_build_did_not_pass() -> None:
+def test_outcome_of_a_job_whose_build_did_not_pass() -> None:
     def after(came_to: Outcome | None) -> str | None:
         found = outcome_after(came_to, BUILD)
         assert found is None or found.kind == "cancelled" or follows(found)
@@ -127,7 +127,7 @@ def test_what_a_job_comes_to_whose_build_did_not_pass() -> None:
     assert after(Cancelled(by="closed")) == "cancelled(closed)"
 
 
-def test_what_a_job_came_to_by_itself_follows_from_nothing() -> None:
+def test_outcome_of_its_own_does_not_follow_from_another_job() -> None:
     own = (None, PASSED, FAILED, SKIPPED, ERRORED, Cancelled(by="request"))
     assert not any(follows(each) for each in own)
 

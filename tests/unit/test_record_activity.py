@@ -74,7 +74,7 @@ def failed(number: int) -> RowBatch:
     return RowBatch(key=key, rows=(row,), sequence=1, updated_at=NOON)
 
 
-async def test_each_testing_whose_verdicts_changed_is_told_to_count_again(
+async def test_each_testing_whose_verdicts_changed_is_signalled_to_recount(
     index: Index, temporal: Temporal, environment: ActivityEnvironment
 ) -> None:
     record = RecordActivities(index).record
@@ -88,7 +88,7 @@ async def test_each_testing_whose_verdicts_changed_is_told_to_count_again(
     assert len(temporal.started) == 1
 
 
-async def test_what_could_not_be_told_is_told_by_the_next_attempt(
+async def test_a_failed_signal_is_sent_by_the_next_attempt(
     index: Index, temporal: Temporal, environment: ActivityEnvironment
 ) -> None:
     record = RecordActivities(index).record
@@ -104,7 +104,7 @@ async def test_what_could_not_be_told_is_told_by_the_next_attempt(
     ]
 
 
-async def test_a_workflow_that_has_ended_holds_nobody_up(
+async def test_a_workflow_that_has_ended_blocks_nothing(
     index: Index, temporal: Temporal, environment: ActivityEnvironment
 ) -> None:
     record = RecordActivities(index).record

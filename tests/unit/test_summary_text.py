@@ -111,7 +111,7 @@ def test_green_needs_every_job_decided_and_none_red(counts: Counts) -> None:
     assert counts.total == sum(counts.model_dump().values())
 
 
-def test_status_says_the_cause_of_what_waits_and_not_of_what_is_lost() -> None:
+def test_status_has_the_cause_of_retrying_jobs_not_of_errored_ones() -> None:
     lost = [row(number, ERRORED) for number in range(5)]
     text = status_description(summary(*lost, retrying(9)), maximum_attempts=5)
     assert text == (
@@ -126,7 +126,7 @@ def test_status_counts_what_waits_although_no_row_of_it_is_shown() -> None:
     assert text == "7/10 done; 3 retry, CI fault: DNS resolution failed"
 
 
-def test_status_says_what_failed_and_when_the_retry_comes() -> None:
+def test_status_has_failures_and_the_time_of_the_retry() -> None:
     text = status_description(
         summary(row(1, FAILED), row(2, PASSED), retrying(3)), maximum_attempts=5
     )
@@ -135,7 +135,7 @@ def test_status_says_what_failed_and_when_the_retry_comes() -> None:
     )
 
 
-def test_status_of_an_error_says_that_it_is_not_the_authors() -> None:
+def test_status_of_an_error_states_that_it_is_not_the_authors_fault() -> None:
     text = status_description(summary(row(1, ERRORED), row(2, PASSED)), maximum_attempts=5)
     assert text.startswith("Internal CI error, not your package: disk full (1 errored, 1 passed)")
 
@@ -239,7 +239,7 @@ def test_builds_and_tests_are_counted_and_the_rest_is_named(of: Summary, words: 
     st.lists(st.sampled_from([PASSED, FAILED, SKIPPED, ERRORED]), max_size=9),
     st.lists(st.sampled_from([PASSED, FAILED]), max_size=3),
 )
-def test_passed_is_never_said_of_builds_that_there_were_not(
+def test_status_without_builds_never_says_passed(
     builds: list[Outcome], lint: list[Outcome]
 ) -> None:
     of = head(*builds, lint=tuple(lint))
@@ -270,14 +270,14 @@ def test_an_image_is_named_only_while_builds_wait_for_it_or_if_it_cannot_be_had(
     ("analysis", "words"),
     [(None, "Analysing the change"), (PASSED, "Queueing the jobs")],
 )
-def test_a_head_without_a_plan_says_what_it_waits_for(analysis: Outcome | None, words: str) -> None:
+def test_status_without_a_plan_says_what_is_pending(analysis: Outcome | None, words: str) -> None:
     of = summary(of_kind(JobKind.ANALYSIS, 0, analysis), planned=False)
     assert status_description(of, maximum_attempts=5) == words
     assert words.lower() in headline(of)
     assert words.lower() in markdown_matrix(of).splitlines()[0]
 
 
-def test_what_waits_for_all_platforms_is_not_said_to_be_stopped() -> None:
+def test_waiting_for_all_platforms_is_not_shown_as_stopped() -> None:
     of = head(PASSED, SKIPPED).model_copy(update={"concluded": False})
     assert of.state is State.PENDING
     assert status_description(of, maximum_attempts=5) == (
@@ -296,13 +296,13 @@ def test_what_waits_for_all_platforms_is_not_said_to_be_stopped() -> None:
         (["closed", "request"], "Stopped: the pull request was closed (2 cancelled)"),
     ],
 )
-def test_who_stopped_it_is_known_although_no_row_says_so(by: list[str], words: str) -> None:
+def test_reason_of_a_stop_is_shown_without_its_rows(by: list[str], words: str) -> None:
     cancelled = [Cancelled.model_validate({"by": each}) for each in (by * 2)[:2]]
     of = summary_of([row(n, each) for n, each in enumerate(cancelled)], jobs=())
     assert status_description(of, maximum_attempts=5) == words
 
 
-def test_tables_say_of_what_not_all_is_shown_and_how_to_see_it() -> None:
+def test_tables_state_what_is_hidden_and_how_to_list_it() -> None:
     shown = [row(1, FAILED), row(2, PASSED), row(3)]
     others = [*(row(n, FAILED) for n in range(10, 129)), *(row(n) for n in range(200, 209))]
     of = summary_of(shown, tallies=counts_of_rows([*shown, *others]))
@@ -351,7 +351,7 @@ def test_text_about_a_large_head_takes_no_time() -> None:
     assert process_time() - before < 2
 
 
-def test_why_a_package_cannot_be_installed_is_said_before_the_log() -> None:
+def test_reason_of_not_installable_comes_before_the_log() -> None:
     line = LogLine(offset=0, text="[ERROR] Package conflict!")
     evidence = Evidence(rule="r", lines=(line,), detail="a.1 needs nope:\nno such package")
     words = "a.1 needs nope: no such package"
@@ -381,7 +381,7 @@ def test_long_matrix_is_cut_and_shows_red_first() -> None:
     assert "and 91 more" in table
 
 
-def test_words_for_rows() -> None:
+def test_texts_for_rows() -> None:
     assert verdict(row(1)) == "queued"
     assert verdict(row(1, FAILED)) == "failed(build)"
     assert verdict(retrying(1)) == "retrying(dns)"

@@ -119,7 +119,7 @@ def test_a_job_that_is_forgotten_stays_counted() -> None:
     assert counting.standing().counts == counts_of_rows([row(1, 3)])
 
 
-def test_counts_tell_reasons_and_causes_apart() -> None:
+def test_counts_distinguish_reasons_and_causes() -> None:
     rows = [row(number, change) for number, change in enumerate(range(len(CHANGES)))]
     assert {(each.standing.value, each.why) for each in counts_of_rows(rows)} == {
         ("queued", ""),

@@ -99,7 +99,7 @@ def test_the_same_failure_of_unrelated_pull_requests_is_in_doubt() -> None:
         "the package itself and those that need it", "over", "again", "usual",
     ],
 )  # fmt: skip
-def test_what_says_nothing_about_the_ci_is_in_no_doubt(alike: list[FailedVerdict]) -> None:
+def test_failures_without_enough_evidence_are_not_in_doubt(alike: list[FailedVerdict]) -> None:
     assert doubts(alike) == ()
 
 
@@ -177,7 +177,7 @@ def test_a_signature_leaves_out_what_differs() -> None:
         "exit-code 2",
     ],
 )
-def test_words_that_every_failure_has_are_no_signature(line: str) -> None:
+def test_unspecific_lines_are_not_a_signature(line: str) -> None:
     assert of(line) is None
 
 
@@ -218,7 +218,7 @@ def test_a_doubted_failure_becomes_an_error_with_its_evidence() -> None:
     assert signature(outcome, job()) == signature(failed(), job())
 
 
-def test_the_evidence_is_told_in_words() -> None:
+def test_the_evidence_of_a_revised_verdict_is_a_sentence() -> None:
     [doubt] = doubts([verdict(n, minutes=n) for n in (1, 2, 4)])
     words = doubt_in_words(doubt)
     assert words == "3 unrelated pull requests failed the same way within 3 minutes"

@@ -94,7 +94,7 @@ def pool(environment: WorkflowEnvironment, tmp_path: Path) -> Pool:
     return Pool(environment, tmp_path)
 
 
-async def test_both_verdicts_right_is_good_and_told(pool: Pool) -> None:
+async def test_both_verdicts_right_is_good_and_reported(pool: Pool) -> None:
     async with pool.working():
         result = await pool.run()
     assert result.finding is None
@@ -125,7 +125,7 @@ async def test_a_dead_pool_is_a_finding_and_no_eternal_wait(
     async with pool.working(builds=False):
         result = await pool.run()
     assert result.finding is not None
-    assert re.search("schedule_to_(close|start) time limit", result.finding.detail)
+    assert re.search("schedule_to_(close|start) timeout", result.finding.detail)
     assert result.ended_at - result.started_at >= options.CANARY_TIMEOUT
 
 

@@ -75,7 +75,7 @@ async def test_failed_reverse_dependencies_are_listed_and_restarted(
     assert "has no failed job" in await say("restart", name, "--failed", code=2)
 
 
-async def test_refused_updates_are_one_sentence(
+async def test_impossible_updates_are_refused_in_a_sentence(
     world: World, ref: PullRequestRef, say: Say
 ) -> None:
     world.script.steps[BUILD] = [for_ever]

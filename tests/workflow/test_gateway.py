@@ -89,7 +89,7 @@ async def answering(
     await handle.result()
 
 
-async def test_the_answer_says_what_was_taken(
+async def test_the_result_of_an_update_is_what_it_took(
     client: Client, answering: WorkflowHandle[Answering, int]
 ) -> None:
     pull_requests = PullRequests(client)
@@ -142,7 +142,7 @@ async def _met(handle: WorkflowHandle[Answering, int], stage: EventType.ValueTyp
     pytest.fail(f"no {EventType.Name(stage)}")
 
 
-async def test_whoever_cannot_answer_is_told_apart(
+async def test_missing_ended_and_older_workflows_have_errors_of_their_own(
     client: Client, answering: WorkflowHandle[Answering, int]
 ) -> None:
     pull_requests = PullRequests(client)

@@ -94,7 +94,7 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     assert all("pending" in words for words in stage.words(HEADS[1]))
 
 
-async def test_what_waits_for_a_retry_is_said_with_cause_attempt_and_time(stage: Stage) -> None:
+async def test_a_pending_retry_is_shown_with_cause_attempt_and_time(stage: Stage) -> None:
     stage.script.steps[BUILD] = [*full_disk(1, wait=timedelta(hours=1))]
     await stage.fake.open(1, HEADS[1])
     await stage.until_said(HEADS[1], "0/2 done; 1 retry")
@@ -111,7 +111,7 @@ async def test_what_waits_for_a_retry_is_said_with_cause_attempt_and_time(stage:
     await stage.ended(1)
 
 
-async def test_failure_and_error_are_told_apart(stage: Stage) -> None:
+async def test_failure_and_error_are_distinguished(stage: Stage) -> None:
     stage.script.steps[BUILD] = [
         Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="x", detail="type error"))
     ]
@@ -186,7 +186,7 @@ async def test_older_deliveries_never_override_newer_ones(
 ) -> None:
     for module in (late, activities):
         monkeypatch.setattr(module, "LATE_AFTER", timedelta(seconds=3))
-    monkeypatch.setattr(activities, "_A_LITTLE_LATER", timedelta(seconds=1))
+    monkeypatch.setattr(activities, "_MARGIN", timedelta(seconds=1))
     fake = stage.fake
     with stage.unheard():
         await fake.open(1, HEADS[1])

@@ -47,7 +47,7 @@ async def test_head_that_is_gone_for_good_has_a_clear_end(stage: Stage) -> None:
         await stage.until_said(HEADS[1], "error: Commit not found on GitHub", context)
 
 
-async def test_what_took_the_place_of_a_head_is_asked_for(stage: Stage) -> None:
+async def test_the_successor_of_a_missing_head_is_fetched(stage: Stage) -> None:
     fake = stage.fake
     stage.script.steps["analysis"] = [gone()]
     with stage.unheard():
@@ -62,7 +62,7 @@ async def test_what_took_the_place_of_a_head_is_asked_for(stage: Stage) -> None:
     assert all("pending" in words for words in stage.words(HEADS[1]))
 
 
-async def test_draft_that_became_ready_while_nobody_listened_is_found(stage: Stage) -> None:
+async def test_draft_that_became_ready_during_an_outage_is_found(stage: Stage) -> None:
     fake = stage.fake
     await fake.open(1, HEADS[1], draft=True)
     await stage.until_said(HEADS[1], "success")

@@ -103,7 +103,7 @@ def outcomes(summary: Summary) -> dict[str, str]:
     return {row.job.id: label(row.outcome) if row.outcome else "" for row in summary.jobs}
 
 
-async def test_one_registrys_trouble_is_its_platforms_own(
+async def test_a_registry_outage_affects_only_its_platform(
     world: World, ref: PullRequestRef, clone: Clone, good: Registry, bad: Registry
 ) -> None:
     bad.answer = None

@@ -237,7 +237,7 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     assert found.resolved_by == "a job that succeeded"
 
 
-async def test_the_answer_of_a_rare_canary_is_asked_for_soon(recorded: World, index: Index) -> None:
+async def test_the_outcome_of_a_rare_canary_is_checked_soon(recorded: World, index: Index) -> None:
     """A fault of hours makes canaries rare; that one got through is known in a minute or two."""
     world = recorded
     disk = FullDisk()

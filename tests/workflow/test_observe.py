@@ -80,7 +80,7 @@ async def watched(environment: WorkflowEnvironment, heard: Listening) -> AsyncIt
     script.index.close()
 
 
-async def test_every_attempt_is_heard_of_with_what_it_came_to(
+async def test_every_attempt_is_observed_with_its_outcome(
     watched: World, ref: PullRequestRef, heard: Listening
 ) -> None:
     failed = Failed(reason=FailureReason.TEST, evidence=Evidence(rule="x"))
@@ -113,7 +113,7 @@ async def test_last_fault_and_a_bug_end_the_job(
     assert heard.ends(JobKind.LINT) == [("errored(unknown)", True)]
 
 
-async def test_attempt_after_a_lost_one_says_so(
+async def test_attempt_after_a_lost_one_reports_the_loss(
     watched: World, ref: PullRequestRef, heard: Listening
 ) -> None:
     watched.script.steps[BUILD] = [dies("w1"), PASSED]

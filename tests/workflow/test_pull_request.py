@@ -88,7 +88,7 @@ async def test_exhausted_retries_are_an_error_and_a_signal_restarts(
     assert (BUILD, 2, 1) in world.script.started
 
 
-async def test_what_nobody_asks_for_has_a_budget(
+async def test_automatic_restarts_have_a_budget(
     world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restarts, "PULL_REQUEST_BUDGET", 86)
@@ -226,7 +226,7 @@ async def test_signals_without_input_do_no_harm(world: World, ref: PullRequestRe
         await handle.signal(signal)
     summary = await world.until(handle, is_decided)
     assert summary.state is State.SUCCESS
-    assert summary.notices[0].startswith("head_changed refused")
+    assert summary.notices[0].startswith("invalid head_changed")
 
 
 async def test_restart_of_everything_twice_runs_everything_once(
@@ -475,7 +475,7 @@ async def test_losing_one_worker_again_and_again_is_an_error(
     assert len(world.row(summary, BUILD).faults) == 3
 
 
-async def test_a_platform_is_over_once_it_has_heard_everything(
+async def test_a_platform_is_over_once_it_has_handled_every_signal(
     world: World, ref: PullRequestRef
 ) -> None:
     """It may say that it is done before it hears that it is to look at the index again."""

@@ -188,7 +188,7 @@ async def test_a_failure_of_its_own_is_left_alone(
     assert index.counts().failed == 3
 
 
-async def test_only_words_about_the_testing_itself_have_it_counted_again(
+async def test_only_signals_about_the_testing_itself_cause_a_recount(
     recorded: World, index: Index, ref: PullRequestRef
 ) -> None:
     world = recorded

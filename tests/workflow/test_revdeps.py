@@ -147,7 +147,7 @@ async def test_an_incident_restarts_those_that_it_names(world: World, ref: PullR
     assert (newest[job(2)].round, newest[job(2)].automatic) == (1, 0)
 
 
-async def test_a_restart_that_matches_nothing_says_so(world: World, ref: PullRequestRef) -> None:
+async def test_a_restart_that_matches_nothing_is_refused(world: World, ref: PullRequestRef) -> None:
     listing(world.script, 2)
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
     await world.until(handle, is_decided)

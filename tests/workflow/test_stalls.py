@@ -70,7 +70,7 @@ class Company:
 
 
 @pytest.mark.parametrize(("jobs", "alone"), [(1, [True]), (2, [False, False])])
-async def test_a_heartbeat_says_whether_the_job_is_alone(
+async def test_a_heartbeat_reports_whether_the_job_is_alone(
     real_client: Client, jobs: int, alone: list[bool]
 ) -> None:
     work, name = Company(jobs), f"company-{uuid.uuid4()}"
@@ -93,7 +93,7 @@ async def blocked(client: Client) -> list[int]:
     """Runs the job, and returns its attempts."""
     work, name = Blocking(), f"stalls-{uuid.uuid4()}"
     worker = Worker(client, task_queue=name, activities=[work.block])
-    async with stand_in.STAND_IN.serve(worker):
+    async with stand_in.BACKUP_HEARTBEATS.register(worker):
         await client.execute_activity(
             work.block,
             id=name,

@@ -109,7 +109,7 @@ def process(body: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_process_that_hangs_says_where_and_ends() -> None:
+def test_a_process_that_hangs_prints_where_and_exits() -> None:
     with process("await asyncio.to_thread(time.sleep, 60)") as hanging:
         assert hanging.stdout is not None
         hanging.stdout.readline()

@@ -121,7 +121,7 @@ async def test_one_job_is_cancelled_and_the_others_go_on(world: World, ref: Pull
     assert taken.refusal == "no job is under way: there is nothing to cancel"
 
 
-async def test_what_takes_nothing_says_why(world: World, ref: PullRequestRef) -> None:
+async def test_updates_that_take_nothing_return_a_reason(world: World, ref: PullRequestRef) -> None:
     handle = await world.open(ref, world.revision())
     await world.until(handle, is_decided)
     for selector in (
@@ -139,7 +139,7 @@ async def test_what_takes_nothing_says_why(world: World, ref: PullRequestRef) ->
     malformed = await handle.execute_update(
         "restart_jobs", {"selector": {"colour": "red"}}, result_type=Taken
     )
-    assert (malformed.refusal or "").startswith("restart refused")
+    assert (malformed.refusal or "").startswith("invalid restart")
     assert len(world.script.started) == 4
 
 
