@@ -8,8 +8,7 @@ from bench.index_fill import FAILED, PLATFORMS, REPOSITORY
 from opam_ci.clients.index import Index
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import LogLine
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey
+from opam_ci.core.records import RevisionKey, RowBatch
 from opam_ci.core.summary import JobState, JobStatus
 
 MANY = 500

@@ -21,7 +21,7 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Errored, Outcome
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RowBatch
 
 ORCHESTRATION_POOL = "orchestration"
 """In place of a pool for jobs that no build pool runs: analysis and lint."""

@@ -12,8 +12,7 @@ from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import IncidentPace
 from opam_ci.core.incidents.restarts import workflow_of
 from opam_ci.core.job import JobKind
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey
+from opam_ci.core.records import RevisionKey, RowBatch
 
 _log = logging.getLogger(__name__)
 

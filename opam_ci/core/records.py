@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from opam_ci.core.job import Job, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.outcome import Outcome
-from opam_ci.core.summary import JobStatus, Standing, State
+from opam_ci.core.summary import JobStatus, Rows, Standing, State
 
 OBJECT_KEY = re.compile(
     r"(?=.{1,900}\Z)[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199}(?:/[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199})*"
@@ -205,3 +205,25 @@ def _job_slug(job: Job) -> str:
 def _digest(text: str) -> str:
     """Returns 64 bits of a hash: two names with the same key cannot be found by trying."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class RowBatch(Frozen):
+    """Changed rows of one testing, to be written to the index.
+
+    For each row the index has one row of the job, and one of each attempt of the row's round.
+
+    Attributes:
+        key: The testing.
+        revision: The state of the testing, None if only rows are written.
+        rows: The rows.
+        sequence: Number of this batch, higher than any before with the same rows.
+        updated_at: Time of this state.
+        pools: The pool of each platform.
+    """
+
+    key: RevisionKey
+    revision: RevisionRecord | None = None
+    rows: Rows
+    sequence: int = Field(ge=0)
+    updated_at: AwareDatetime
+    pools: dict[str, str] = Field(default_factory=dict)

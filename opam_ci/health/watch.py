@@ -20,7 +20,7 @@ from opam_ci.core.health import (
 from opam_ci.core.job import JobKind
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RowBatch
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from opam_ci.activities.observe import AttemptBegan, AttemptEnded
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason, Outcome
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey
+from opam_ci.core.records import RevisionKey, RowBatch
 from opam_ci.core.summary import State
 from opam_ci.metrics.catalog import Metrics
 

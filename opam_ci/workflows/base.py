@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.record import RecordActivities
     from opam_ci.core.messages import SettleJobs
     from opam_ci.core.model import Frozen
-    from opam_ci.core.recording import RowBatch
+    from opam_ci.core.records import RowBatch
     from opam_ci.core.summary import JobStatus
     from opam_ci.workflows import options
 

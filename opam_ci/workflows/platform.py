@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.outcome import Cancelled
     from opam_ci.core.plan import outcome_after
     from opam_ci.core.platforms import Platform
-    from opam_ci.core.recording import RowBatch
+    from opam_ci.core.records import RowBatch
     from opam_ci.core.selector import JobSelector
     from opam_ci.core.signals import (
         AttemptFaulted,

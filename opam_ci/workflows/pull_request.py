@@ -17,8 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.messages import opened_at
     from opam_ci.core.outcome import CancelledBy
     from opam_ci.core.plan import ANALYSIS
-    from opam_ci.core.recording import RowBatch
-    from opam_ci.core.records import RevisionKey, RevisionRecord
+    from opam_ci.core.records import RevisionKey, RevisionRecord, RowBatch
     from opam_ci.core.requests import Revision
     from opam_ci.core.selector import (
         CancelUpdate,

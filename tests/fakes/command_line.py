@@ -8,8 +8,7 @@ from opam_ci.cli.main import run
 from opam_ci.clients.index import Index
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Outcome
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.summary import JobState, JobStatus
 
 NOW = datetime.now(UTC)

@@ -19,8 +19,7 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.plan import PlannedJob, depends_on
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import JobRecord, RevisionKey
+from opam_ci.core.records import JobRecord, RevisionKey, RowBatch
 from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import Fault, JobState, JobStatus
 

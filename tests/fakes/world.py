@@ -37,8 +37,7 @@ from opam_ci.core.messages import (
     RunJob,
 )
 from opam_ci.core.outcome import Cause, Evidence, Outcome, Passed
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import AttemptRecord, JobRecord
+from opam_ci.core.records import AttemptRecord, JobRecord, RowBatch
 from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.summary import JobStatus, Summary

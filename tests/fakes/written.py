@@ -2,8 +2,7 @@
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.rejudging import Recorded
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionRecord
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionRecord, RowBatch
 from opam_ci.core.summary import JobState, JobStatus
 
 Record = RevisionRecord | JobRecord | AttemptRecord

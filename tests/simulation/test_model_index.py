@@ -34,8 +34,7 @@ from opam_ci.core.outcome import (
     SkipReason,
 )
 from opam_ci.core.plan import PlannedJob, depends_on, follows, outcome_after
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import JobRecord, RevisionKey
+from opam_ci.core.records import JobRecord, RevisionKey, RowBatch
 from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich, Taken
 from opam_ci.core.summary import CountKey, JobState, JobStatus, Standing, count_key
 from opam_ci.core.tally import counts_of

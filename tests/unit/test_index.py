@@ -28,8 +28,7 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.summary import Counts, Fault, JobState, JobStatus, Standing, State
 from tests.fakes.threads import in_threads
 from tests.fakes.written import write

@@ -22,8 +22,7 @@ from opam_ci.core.job import Job, JobKind
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.messages import ChangeJobs, TakeJobs
 from opam_ci.core.outcome import Cause
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
 from tests.fakes.written import write

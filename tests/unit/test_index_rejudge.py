@@ -25,8 +25,7 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.plan import outcome_after
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionRecord
+from opam_ci.core.records import RevisionRecord, RowBatch
 from opam_ci.core.selector import RestartSelector
 from opam_ci.core.summary import JobState, JobStatus
 from tests.fakes.queue import NOON, after, key

@@ -4,7 +4,7 @@ import pytest
 
 from opam_ci.clients.index import CURRENT, Index, JobFilter
 from opam_ci.core.job import Job, JobKind
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RowBatch
 from opam_ci.core.summary import JobStatus, Standing
 from tests.fakes.queue import NOON, key
 

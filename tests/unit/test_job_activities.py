@@ -26,8 +26,7 @@ from opam_ci.core.messages import (
 )
 from opam_ci.core.outcome import Cancelled, Cause, Errored, Evidence, Skipped, SkipReason
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey
+from opam_ci.core.records import RevisionKey, RowBatch
 from opam_ci.core.selector import JobSelector, RestartSelector
 from opam_ci.core.summary import JobState, JobStatus, total
 

@@ -25,7 +25,7 @@ from opam_ci.core.outcome import (
     label,
 )
 from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RowBatch
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.retry import RetrySettings
 from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich

@@ -25,8 +25,7 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, log_key
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RowBatch, log_key
 from opam_ci.core.summary import Fault, JobState, JobStatus
 
 NOW = datetime.now(UTC)

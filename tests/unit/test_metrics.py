@@ -35,8 +35,7 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.summary import JobState, JobStatus, State
 from opam_ci.metrics.attempts import OUTCOMES, AttemptMetrics
 from opam_ci.metrics.catalog import Metrics

@@ -15,8 +15,7 @@ from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index
 from opam_ci.core.job import Job, JobKind, Phase
 from opam_ci.core.outcome import Evidence, Failed, FailureReason, LogLine
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey
+from opam_ci.core.records import RevisionKey, RowBatch
 from opam_ci.core.summary import JobState, JobStatus
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)

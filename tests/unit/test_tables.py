@@ -16,8 +16,7 @@ from opam_ci.cli.tables import Column, Listing, print_listing
 from opam_ci.clients.index import Index
 from opam_ci.core.job import Job, JobKind
 from opam_ci.core.outcome import Cause, Errored, Evidence, LogLine, Passed
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import RevisionKey, RevisionRecord
+from opam_ci.core.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.selector import Taken
 from opam_ci.core.summary import JobState, JobStatus, Summary
 from opam_ci.workflows import options

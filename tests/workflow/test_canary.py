@@ -20,7 +20,7 @@ from opam_ci.core.build import RepositoryRef
 from opam_ci.core.job import JobKind
 from opam_ci.core.outcome import Cause
 from opam_ci.core.platforms import EMBEDDED, Platform
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RowBatch
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow

@@ -15,7 +15,7 @@ from opam_ci.clients.index import Index
 from opam_ci.core.job import JobKind
 from opam_ci.core.job_errors import InfrastructureError
 from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RowBatch
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options

@@ -29,7 +29,7 @@ from opam_ci.core.outcome import (
     LogLine,
     Outcome,
 )
-from opam_ci.core.recording import RowBatch
+from opam_ci.core.records import RowBatch
 from opam_ci.core.requests import PullRequestRef
 from opam_ci.core.selector import RestartSelector, RestartUpdate
 from opam_ci.core.summary import Counts, JobState, JobStatus, Standing, State, Summary

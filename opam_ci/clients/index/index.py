@@ -38,8 +38,7 @@ from opam_ci.clients.index.schema import (
     TESTED,
 )
 from opam_ci.clients.index.write import write
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.summary import Counts
 
 CLOSE_PATIENCE = timedelta(seconds=5)

@@ -9,8 +9,7 @@ from opam_ci.core.incidents.signature import signature
 from opam_ci.core.job import Job
 from opam_ci.core.outcome import Errored, Failed, Outcome, Skipped
 from opam_ci.core.plan import RANKS, PlannedJob, depends_on, follows
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
+from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.summary import JobState, JobStatus, Standing
 
 Values = dict[str, Any]
