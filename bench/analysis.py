@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from opam_ci.clients.git import Repository
-from opam_ci.clients.git_analysis import analyse
+from opam_ci.clients.git.analysis import analyse
+from opam_ci.clients.git.repository import Repository
 from opam_ci.core.opam.errors import OpamSyntaxError
 from opam_ci.core.opam.file import parse
 from opam_ci.core.opam.lexer import tokens

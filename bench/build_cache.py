@@ -28,21 +28,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
-from opam_ci.clients.export import Exporter
-from opam_ci.clients.git import Repository
-from opam_ci.clients.runners import layer, mirrors, sandbox, steps
-from opam_ci.clients.runners.image import Image
-from opam_ci.clients.runners.jobroot import JobRoots
+from opam_ci.clients.git.exported import Exporter
+from opam_ci.clients.git.repository import Repository
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.runners.images import layer
+from opam_ci.clients.runners.images.image import Image
+from opam_ci.clients.runners.images.scratch import JobRoots
+from opam_ci.clients.runners.phases import mirrors, steps
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+from opam_ci.clients.runners.sandbox.process import supervise
 from opam_ci.clients.runners.settings import default_home
-from opam_ci.clients.runners.supervise import supervise
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.build import BuildSpec, RepositoryRef
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.platforms import EMBEDDED
-from tests.fakes import opam_repository
-from tests.fakes.clone import at
-from tests.fakes.real_branches import borrow
+from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.platforms.model import EMBEDDED
+from tests.support.fakes import opam_repository
+from tests.support.fakes.clone import at
+from tests.support.fakes.real_branches import borrow
 
 COLD, WARM = 2.0, 4.0
 """Required ratio of opam-repo-ci's CPU time to ours."""

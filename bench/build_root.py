@@ -18,19 +18,20 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from opam_ci.clients.runners import aptsources, sandbox
-from opam_ci.clients.runners.cgroups import Cgroups
-from opam_ci.clients.runners.containerbox import open_container
-from opam_ci.clients.runners.containerexec import ContainerExecutor
-from opam_ci.clients.runners.engine import Engine
-from opam_ci.clients.runners.executor import Executor
-from opam_ci.clients.runners.image import Image, ImageStore
-from opam_ci.clients.runners.jobroot import JobRoots, job_directory
-from opam_ci.clients.runners.mirrors import Mirrors
-from opam_ci.clients.runners.rootexec import RootfsExecutor
+from opam_ci.clients.runners.containers.box import open_container
+from opam_ci.clients.runners.containers.engine import Engine
+from opam_ci.clients.runners.containers.exec import ContainerExecutor
+from opam_ci.clients.runners.images import apt_sources as aptsources
+from opam_ci.clients.runners.images.image import Image, ImageStore
+from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
+from opam_ci.clients.runners.images.scratch import JobRoots, job_directory
+from opam_ci.clients.runners.phases.executor import Executor
+from opam_ci.clients.runners.phases.mirrors import Mirrors
+from opam_ci.clients.runners.phases.steps import Step
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+from opam_ci.clients.runners.sandbox.cgroups import Cgroups
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, default_home
-from opam_ci.clients.runners.steps import Step
-from opam_ci.core.job import Phase
+from opam_ci.core.jobs.job import Phase
 
 LIMITS = {"root file system": 0.5, "container": 2.0}
 LIMITED = JobLimits().on_this_machine(2)

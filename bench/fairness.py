@@ -4,8 +4,8 @@
 
 Twenty pull requests of eight jobs are opened, two seconds apart: first alone, then while one of
 10,000 jobs has more work queued than there are slots. The server has the fairness of production
-it (`cli/services.py`), and what each job does is wait. Each small pull request is compared with
-itself, and must take no more than twice as long: else the exit code is 1.
+it (`cli/local/services.py`), and what each job does is wait. Each small pull request is compared
+with itself, and must take no more than twice as long: else the exit code is 1.
 
 With --json the last line of the output is an object: pull_requests, behind, idle_s and busy_s
 (medians), median_ratio, worst_ratio, limit.
@@ -21,8 +21,8 @@ import time
 from temporalio.client import Client
 
 from bench.scale import Builds, Fleet, Work, check, print_line, running, start
-from opam_ci.connection import connect
-from opam_ci.settings import Settings
+from opam_ci.app.connection import connect
+from opam_ci.app.settings import Settings
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 
 SMALL = 20

@@ -12,11 +12,11 @@ import sys
 
 import atheris  # type: ignore[import-untyped]  # it has no types
 
-with atheris.instrument_imports(include=["opam_ci.core.opam", "opam_ci.core.analysis"]):
+with atheris.instrument_imports(include=["opam_ci.core.opam", "opam_ci.core.submission.analysis"]):
     from opam_ci.core.opam.errors import OpamSyntaxError
     from opam_ci.core.opam.file import OpamFile, parse
-    from tests.fakes.one_file import significance
-    from tests.fakes.opam_text import print_file
+    from tests.support.fakes.one_file import significance
+    from tests.support.fakes.opam_text import print_file
 
 PATH = "packages/a/a.1/opam"
 

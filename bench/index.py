@@ -29,9 +29,9 @@ from opam_ci.clients.index import (
     Place,
     RevisionFilter,
 )
-from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Cause, FailureReason, SkipReason
-from opam_ci.core.summary import Standing, State
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause, FailureReason, SkipReason
+from opam_ci.core.jobs.summary import Standing, State
 
 LIMIT_MS = {"postgresql": 100.0, "sqlite": 200.0}
 DEEP = 30

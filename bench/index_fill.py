@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, Table, text
 
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
-from opam_ci.core.incidents.signature import KINDS as KINDS_WITH_SIGNATURE
-from opam_ci.core.incidents.signature import signature
-from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, LogLine, SkipReason
+from opam_ci.core.incidents.fingerprint import KINDS as KINDS_WITH_SIGNATURE
+from opam_ci.core.incidents.fingerprint import signature
+from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, LogLine, SkipReason
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 REPOSITORY = "ocaml/opam-repository"

@@ -6,10 +6,10 @@ from functools import partial
 
 from bench.index_fill import FAILED, PLATFORMS, REPOSITORY
 from opam_ci.clients.index import Index
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.outcome import LogLine
-from opam_ci.core.records import RevisionKey, RowBatch
-from opam_ci.core.summary import JobState, JobStatus
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import LogLine
+from opam_ci.core.jobs.records import RevisionKey, RowBatch
+from opam_ci.core.jobs.summary import JobState, JobStatus
 
 MANY = 500
 """Pull requests that fail alike within minutes: a whole fleet that is broken."""

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from opam_ci.cli.lint_batch import OpamTextLine, from_text
-from opam_ci.clients.git import Repository
-from opam_ci.clients.git_tree import GitTree
-from opam_ci.clients.lint_run import judge_all, lint_each, lint_packages
+from opam_ci.app.settings import Settings
+from opam_ci.cli.developer.lint_batch import OpamTextLine, from_text
+from opam_ci.clients.git.repository import Repository
+from opam_ci.clients.git.tree import GitTree
+from opam_ci.clients.lint.run import judge_all, lint_each, lint_packages
 from opam_ci.core.lint.finding import CheckId, LintRequest
-from opam_ci.settings import Settings
 from opam_ci.worker import make_lint
 
 

@@ -17,19 +17,22 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bench.build_cache import PR_SET_CHILD_SUBREAPER, Log, cpu
-from opam_ci.clients.runners import coinstall, listing, sandbox, steps
-from opam_ci.clients.runners.locks import remove_tree
-from opam_ci.clients.runners.mirrors import Mirrors
-from opam_ci.clients.runners.phasebook import PhaseLog
-from opam_ci.clients.runners.rootexec import RootfsExecutor
+from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
+from opam_ci.clients.runners.listing import coinstall
+from opam_ci.clients.runners.listing import revdeps as listing
+from opam_ci.clients.runners.phases import steps
+from opam_ci.clients.runners.phases.mirrors import Mirrors
+from opam_ci.clients.runners.phases.phase_log import PhaseLog
+from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+from opam_ci.clients.runners.sandbox.locks import remove_tree
+from opam_ci.clients.runners.sandbox.process import Ended
 from opam_ci.clients.runners.settings import default_home
-from opam_ci.clients.runners.supervise import Ended
-from opam_ci.clients.runners.transcript import Transcript
-from opam_ci.core.build import BuildSpec, PhaseTimeouts, RepositoryRef, Revdep
-from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.platforms import EMBEDDED
-from tests.e2e.rootfs_world import Artifacts, repository
+from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef, Revdep
+from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.platforms.model import EMBEDDED
+from tests.support.worlds.rootfs import Artifacts, repository
 
 MOST = 1 / 3
 """The part of opam's time that ours may take."""

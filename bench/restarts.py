@@ -24,15 +24,15 @@ from temporalio.worker import Worker
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
+from opam_ci.app.connection import ensure_search_attributes
 from opam_ci.clients.index import CURRENT, Index, JobFilter
-from opam_ci.connection import ensure_search_attributes
-from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.incidents.messages import workflow_id
-from opam_ci.core.job import JobKind
-from opam_ci.core.messages import JobReport, RunJob
-from opam_ci.core.outcome import Cause, Errored, Evidence
-from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
-from opam_ci.core.retry import RetrySettings
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.messages import JobReport, RunJob
+from opam_ci.core.jobs.outcome import Cause, Errored, Evidence
+from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
@@ -40,7 +40,7 @@ from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from opam_ci.workflows.states import PullRequestState
 from tests.e2e.conftest import free_port
-from tests.fakes.world import PASSED, Script
+from tests.support.fakes.world import PASSED, Script
 
 LIMIT = 30.0
 FULL = Errored(

@@ -64,15 +64,16 @@ from opam_ci.activities.attempt import run_attempt
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ObservingInterceptor
-from opam_ci.activities.outlast import ResultBuffer
 from opam_ci.activities.record import RecordActivities
-from opam_ci.cli import services
+from opam_ci.activities.result_buffer import ResultBuffer
+from opam_ci.app.connection import connect
+from opam_ci.app.monitoring import Instruments
+from opam_ci.app.settings import Settings
+from opam_ci.cli.local import services
 from opam_ci.clients.index import Index
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import LogSink
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.connection import connect
-from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
-from opam_ci.core.build import (
+from opam_ci.core.jobs.build import (
     BuildProgress,
     BuildReport,
     BuildSpec,
@@ -80,9 +81,9 @@ from opam_ci.core.build import (
     Revdep,
     RevdepList,
 )
-from opam_ci.core.facts import BuildFacts, PhaseRun
-from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.messages import (
+from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
+from opam_ci.core.jobs.job import JobKind, Phase
+from opam_ci.core.jobs.messages import (
     AnalysisReport,
     JobReport,
     LintReport,
@@ -91,12 +92,11 @@ from opam_ci.core.messages import (
     RepositoryTask,
     RunJob,
 )
-from opam_ci.core.outcome import Evidence, Outcome, Passed
-from opam_ci.core.platforms import EMBEDDED, Platform
-from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
-from opam_ci.core.summary import Counts
-from opam_ci.instruments import Instruments
-from opam_ci.settings import Settings
+from opam_ci.core.jobs.outcome import Evidence, Outcome, Passed
+from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.jobs.summary import Counts
+from opam_ci.core.platforms.model import EMBEDDED, Platform
+from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from opam_ci.workflows.states import PullRequestState

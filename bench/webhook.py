@@ -29,20 +29,20 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-from opam_ci.cli import services
-from opam_ci.clients.deliveries import StoredDeliveries
-from opam_ci.connection import connect
+from opam_ci.app.connection import connect
+from opam_ci.app.pull_requests import PullRequests
+from opam_ci.app.settings import Settings
+from opam_ci.cli.local import services
+from opam_ci.clients.github.deliveries import StoredDeliveries
 from opam_ci.core.github.action import Tracked
 from opam_ci.core.github.revision import Policy
 from opam_ci.core.github.signature import sign
-from opam_ci.gateway import PullRequests
-from opam_ci.settings import Settings
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.webhook import Webhook, application
 from tests.e2e.conftest import free_port
-from tests.fakes.github_bodies import Pull, pull_request_whole, repository, user
-from tests.fakes.github_examples import APP, NAME, examples
-from tests.unit.test_github_fuzz import mutated
+from tests.support.fakes.github_bodies import Pull, pull_request_whole, repository, user
+from tests.support.fakes.github_examples import APP, NAME, examples
+from tests.unit.core.github.test_fuzz import mutated
 
 SECRET = b"a secret"
 

@@ -11,33 +11,33 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRunner, Worker
 
+from opam_ci.activities.backup_heartbeats import BACKUP_HEARTBEATS
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.canary import CanaryActivities
 from opam_ci.activities.images import ImageActivities
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingInterceptor
-from opam_ci.activities.outlast import ResultBuffer
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
-from opam_ci.activities.stand_in import BACKUP_HEARTBEATS
+from opam_ci.activities.result_buffer import ResultBuffer
+from opam_ci.app.connection import PATIENT, connect, ensure_search_attributes, identity
+from opam_ci.app.monitoring import Instruments, canary_platform
+from opam_ci.app.schedules import ensure_canary
+from opam_ci.app.settings import Settings
+from opam_ci.app.shutdown import polling, stop_on_signal
 from opam_ci.clients import programs
-from opam_ci.clients.images import ImageResolver
 from opam_ci.clients.index import Index
-from opam_ci.clients.lint_program import HostProgram, RootProgram
-from opam_ci.clients.opam_lint import OpamLint
+from opam_ci.clients.lint.opam import OpamLint
+from opam_ci.clients.lint.program import HostProgram, RootProgram
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
+from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.connection import PATIENT, connect, ensure_search_attributes, identity
 from opam_ci.health.slots import BuildSlots, tuner
-from opam_ci.instruments import Instruments, canary_platform
 from opam_ci.metrics.telemetry import runtime_with_metrics
-from opam_ci.schedules import ensure_canary
-from opam_ci.settings import Settings
-from opam_ci.stopping import polling, stop_on_signal
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
@@ -157,7 +157,7 @@ def build_worker(
         task_queue=options.build_queue(pool),
         activities=[jobs.run_job],
         # A build queue has no workflow tasks. Polling for them tells the server that the pool has
-        # a worker while it takes no jobs (`connection.served`).
+        # a worker while it takes no jobs (`app.connection.served`).
         workflows=[CanaryWorkflow],
         workflow_runner=WORKFLOW_RUNNER,
         max_cached_workflows=0,

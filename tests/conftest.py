@@ -14,12 +14,12 @@ from typing import cast
 import pytest
 from sqlalchemy import Engine, QueuePool
 
+from opam_ci.app.settings import Settings
 from opam_ci.clients.index.engine import create
-from opam_ci.clients.opam_lint import OpamLint
-from opam_ci.clients.runners import sandbox
-from opam_ci.settings import Settings
+from opam_ci.clients.lint.opam import OpamLint
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.worker import make_lint
-from tests.fakes.postgres import server as postgresql
+from tests.support.fakes.postgres import server as postgresql
 
 _LONGEST_ID = 60
 

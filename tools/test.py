@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from opam_ci.cli import system
+from opam_ci.cli.local import system
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job_errors import InfrastructureError
+from opam_ci.core.jobs.errors import InfrastructureError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent

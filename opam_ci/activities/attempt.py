@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 from temporalio import activity
 from temporalio.service import RPCError
 
+from opam_ci.activities.backup_heartbeats import BACKUP_HEARTBEATS
 from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, retry_delay
 from opam_ci.activities.heartbeats import heartbeating
-from opam_ci.activities.stand_in import BACKUP_HEARTBEATS
-from opam_ci.core.job import Phase
-from opam_ci.core.job_errors import InfrastructureError, SubmissionError
-from opam_ci.core.messages import JobContext, JobHeartbeat, JobReport
-from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
-from opam_ci.core.signals import AttemptFaulted, AttemptStarted
-from opam_ci.core.summary import Fault
+from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.messages import JobContext, JobHeartbeat, JobReport
+from opam_ci.core.jobs.outcome import OWN_LIMIT_RULES, Cause, Errored, Evidence, Outcome, Passed
+from opam_ci.core.jobs.signals import AttemptFaulted, AttemptStarted
+from opam_ci.core.jobs.summary import Fault
 
 _log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from temporalio.exceptions import (
     TimeoutType,
 )
 
-from opam_ci.clients.github_errors import GitHubRefusedError
-from opam_ci.core.job_errors import InfrastructureError, SubmissionError
-from opam_ci.core.messages import JobHeartbeat, JobReport
-from opam_ci.core.outcome import Cause, Errored, Evidence, Failed, Outcome
-from opam_ci.core.result_text import reason_line
-from opam_ci.core.retry import RetrySettings
+from opam_ci.clients.github.errors import GitHubRefusedError
+from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
+from opam_ci.core.jobs.messages import JobHeartbeat, JobReport
+from opam_ci.core.jobs.outcome import Cause, Errored, Evidence, Failed, Outcome
+from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.text.result import reason_line
 
 T = TypeVar("T")
 

@@ -3,17 +3,17 @@
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
-from opam_ci.clients import judged
-from opam_ci.clients.judging import judge
-from opam_ci.clients.logs import LogWriter
+from opam_ci.clients.judge import judged
+from opam_ci.clients.judge.judging import judge
+from opam_ci.clients.logs.log import LogWriter
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import Runner
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.build import BuildProgress, Revdep, RevdepList
-from opam_ci.core.messages import JobReport, Listing, RunJob
-from opam_ci.core.outcome import Outcome
-from opam_ci.core.records import log_key
-from opam_ci.core.replay import Judged
-from opam_ci.core.text import verdict_line
+from opam_ci.core.classify.replay import Judged
+from opam_ci.core.jobs.build import BuildProgress, Revdep, RevdepList
+from opam_ci.core.jobs.messages import JobReport, Listing, RunJob
+from opam_ci.core.jobs.outcome import Outcome
+from opam_ci.core.jobs.records import log_key
+from opam_ci.core.text.status import verdict_line
 
 
 class BuildActivities:

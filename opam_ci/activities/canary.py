@@ -6,11 +6,11 @@ from pydantic import AwareDatetime
 from temporalio import activity
 
 from opam_ci.clients import canary
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.build import RepositoryRef
-from opam_ci.core.health import Finding
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.model import Frozen
-from opam_ci.core.platforms import Platform
+from opam_ci.core.platforms.model import Platform
+from opam_ci.core.workers.health import Finding
 
 
 class CanaryResult(Frozen):

@@ -13,13 +13,13 @@ from temporalio import activity
 
 from opam_ci.activities.boundary import details_as, github_errors
 from opam_ci.activities.heartbeats import heartbeating
-from opam_ci.clients.git_upstream import upstream_in
-from opam_ci.clients.github import GitHub
-from opam_ci.clients.github_errors import GitHubRefusedError
-from opam_ci.clients.github_late import confirmed
-from opam_ci.clients.github_posting import Posting, Writer, post_due
-from opam_ci.clients.lint_findings import load_findings
-from opam_ci.clients.store import ArtifactStore
+from opam_ci.clients.git.upstream import upstream_in
+from opam_ci.clients.github.api import GitHub
+from opam_ci.clients.github.errors import GitHubRefusedError
+from opam_ci.clients.github.posting import Posting, Writer, post_due
+from opam_ci.clients.github.redelivery import confirmed
+from opam_ci.clients.lint.findings import load_findings
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.github.action import (
     Action,
     Cancel,
@@ -34,7 +34,7 @@ from opam_ci.core.github.action import (
 )
 from opam_ci.core.github.check_page import annotation
 from opam_ci.core.github.checks import Annotation
-from opam_ci.core.github.late import LATE_AFTER, current, is_late
+from opam_ci.core.github.debounce import Posted, doubted
 from opam_ci.core.github.messages import (
     DeliveryResult,
     DeliveryTask,
@@ -45,14 +45,14 @@ from opam_ci.core.github.messages import (
     ToPost,
 )
 from opam_ci.core.github.ordering import ClosedAs
-from opam_ci.core.github.pace import Posted, doubted
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.github.reconcile import REDELIVERED_FOR, compare, to_redeliver
+from opam_ci.core.github.redelivery import LATE_AFTER, current, is_late
 from opam_ci.core.github.revision import Policy
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
-from opam_ci.core.requests import PullRequestRef, Revision
-from opam_ci.core.selector import RestartSelector
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.requests import PullRequestRef, Revision
+from opam_ci.core.jobs.selector import RestartSelector
 
 _QUERY_TIMEOUT = timedelta(seconds=20)
 _MARGIN = timedelta(seconds=5)
@@ -60,7 +60,7 @@ _POSTED: TypeAdapter[dict[str, Posted]] = TypeAdapter(dict[str, Posted])
 
 
 class PullRequestClient(Protocol):
-    """Client of the workflows of pull requests, implemented by `gateway.PullRequests`."""
+    """Client of the workflows of pull requests, implemented by `app.pull_requests.PullRequests`."""
 
     async def head_changed(
         self, ref: PullRequestRef, revision: Revision, posting: PostingOptions | None

@@ -3,9 +3,9 @@
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
-from opam_ci.clients.images import ImageResolver, UnknownImageError
-from opam_ci.core.messages import ImageReport, ImageTask
-from opam_ci.core.outcome import Outcome
+from opam_ci.clients.runners.containers.registry import ImageResolver, UnknownImageError
+from opam_ci.core.jobs.messages import ImageReport, ImageTask
+from opam_ci.core.jobs.outcome import Outcome
 
 
 class ImageActivities:

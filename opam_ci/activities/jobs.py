@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from temporalio import activity
 
 from opam_ci.clients.index import Index
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.build import RevdepList
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.messages import (
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.jobs.build import RevdepList
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
     CountJobs,
@@ -25,9 +25,9 @@ from opam_ci.core.messages import (
     SettleJobs,
     TakeJobs,
 )
-from opam_ci.core.outcome import Cause
-from opam_ci.core.plan import PlannedJob, planned_jobs, revdep_jobs
-from opam_ci.core.selector import RestartAsker, Taken
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.plan import PlannedJob, planned_jobs, revdep_jobs
+from opam_ci.core.jobs.selector import RestartAsker, Taken
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
 """Jobs that are added to the index in some hundred milliseconds."""

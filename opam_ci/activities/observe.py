@@ -9,9 +9,8 @@ from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from opam_ci.activities.boundary import heartbeat_of, is_bug, outcome_of, report_in
-from opam_ci.core.canary import is_canary
-from opam_ci.core.job import JobKind
-from opam_ci.core.messages import (
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.messages import (
     AnalysisReport,
     JobContext,
     JobReport,
@@ -19,9 +18,10 @@ from opam_ci.core.messages import (
     RepositoryTask,
     RunJob,
 )
+from opam_ci.core.jobs.outcome import Errored, Outcome
+from opam_ci.core.jobs.records import RowBatch
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Errored, Outcome
-from opam_ci.core.records import RowBatch
+from opam_ci.core.workers.canary import is_canary
 
 ORCHESTRATION_POOL = "orchestration"
 """In place of a pool for jobs that no build pool runs: analysis and lint."""

@@ -11,8 +11,8 @@ from opam_ci.activities.incidents import ensure_workflows
 from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import IncidentPace
 from opam_ci.core.incidents.restarts import workflow_of
-from opam_ci.core.job import JobKind
-from opam_ci.core.records import RevisionKey, RowBatch
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.records import RevisionKey, RowBatch
 
 _log = logging.getLogger(__name__)
 

@@ -6,28 +6,28 @@ from pathlib import Path
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
-from opam_ci.clients.export import Exporter
-from opam_ci.clients.git import Repository
-from opam_ci.clients.git_analysis import analyse
-from opam_ci.clients.git_tree import GitTree
-from opam_ci.clients.git_upstream import Upstream, upstream_in
-from opam_ci.clients.lint_findings import store_findings
-from opam_ci.clients.lint_run import lint_packages
-from opam_ci.clients.opam_lint import OpamLint
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.admission import CHANGE_REFUSED
-from opam_ci.core.analysis import CONFLICT
-from opam_ci.core.analysis_result import Analysis, ChangeKind
-from opam_ci.core.build import RepositoryRef
+from opam_ci.clients.git.analysis import analyse
+from opam_ci.clients.git.exported import Exporter
+from opam_ci.clients.git.repository import Repository
+from opam_ci.clients.git.tree import GitTree
+from opam_ci.clients.git.upstream import Upstream, upstream_in
+from opam_ci.clients.lint.findings import store_findings
+from opam_ci.clients.lint.opam import OpamLint
+from opam_ci.clients.lint.run import lint_packages
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job import Phase
-from opam_ci.core.job_errors import InfrastructureError, SubmissionError
+from opam_ci.core.jobs.build import RepositoryRef
+from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.messages import AnalysisReport, LintReport, LintVerdict, RepositoryTask
+from opam_ci.core.jobs.outcome import Cause, Evidence, FailureReason, Outcome, Passed
+from opam_ci.core.jobs.plan import BUILT_KINDS
+from opam_ci.core.jobs.requests import Origin
 from opam_ci.core.lint.finding import LintRequest
-from opam_ci.core.lint_outcome import outcome_of
-from opam_ci.core.messages import AnalysisReport, LintReport, LintVerdict, RepositoryTask
-from opam_ci.core.outcome import Cause, Evidence, FailureReason, Outcome, Passed
-from opam_ci.core.plan import BUILT_KINDS
-from opam_ci.core.requests import Origin
+from opam_ci.core.lint.outcome import outcome_of
+from opam_ci.core.submission.admission import CHANGE_REFUSED
+from opam_ci.core.submission.analysis import CONFLICT
+from opam_ci.core.submission.result import Analysis, ChangeKind
 
 
 class RepositoryActivities:

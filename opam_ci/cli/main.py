@@ -9,26 +9,26 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from opam_ci import __version__
-from opam_ci.cli.analyse import analyse
-from opam_ci.cli.cache import cache
-from opam_ci.cli.check import check
-from opam_ci.cli.classify import classify
-from opam_ci.cli.down import down
-from opam_ci.cli.github import app as github_app
-from opam_ci.cli.incidents import app as incidents
-from opam_ci.cli.lint import lint
-from opam_ci.cli.log import log
-from opam_ci.cli.overview import errors, jobs, workers
-from opam_ci.cli.platforms import platforms
-from opam_ci.cli.prune import prune
-from opam_ci.cli.restart import cancel, restart
-from opam_ci.cli.serve import serve
-from opam_ci.cli.status import status
-from opam_ci.cli.up import up
-from opam_ci.cli.work import worker
+from opam_ci.cli.author.check import check
+from opam_ci.cli.author.lint import lint
+from opam_ci.cli.author.log import log
+from opam_ci.cli.author.platforms import platforms
+from opam_ci.cli.author.status import status
+from opam_ci.cli.developer.analyse import analyse
+from opam_ci.cli.developer.classify import classify
+from opam_ci.cli.operator.cache import cache
+from opam_ci.cli.operator.down import down
+from opam_ci.cli.operator.github import app as github_app
+from opam_ci.cli.operator.incidents import app as incidents
+from opam_ci.cli.operator.overview import errors, jobs, workers
+from opam_ci.cli.operator.prune import prune
+from opam_ci.cli.operator.restart import cancel, restart
+from opam_ci.cli.operator.serve import serve
+from opam_ci.cli.operator.up import up
+from opam_ci.cli.operator.work import worker
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job_errors import InfrastructureError, SubmissionError
-from opam_ci.core.text import problems
+from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
+from opam_ci.core.text.status import problems
 
 app = typer.Typer(
     name="opam-ci",

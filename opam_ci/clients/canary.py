@@ -4,16 +4,16 @@ import hashlib
 import io
 from collections.abc import Mapping
 
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import Runner
-from opam_ci.clients.store import ArtifactStore
 from opam_ci.clients.tar_gz import add, tar_gz
-from opam_ci.core import canary
-from opam_ci.core.build import BuildSpec, PhaseTimeouts, RepositoryRef
 from opam_ci.core.classify import judge
-from opam_ci.core.health import Finding
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.platforms import Platform
+from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.platforms.model import Platform
+from opam_ci.core.workers import canary
+from opam_ci.core.workers.health import Finding
 
 
 async def export(store: ArtifactStore, platform: Platform) -> RepositoryRef:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import psutil
 
-from opam_ci.core.health import Finding
+from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause
+from opam_ci.core.workers.health import Finding
 
 _MIB = 1 << 20
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from opam_ci.core.errors import UsageError
-from opam_ci.core.platform_file import InvalidPlatformFile, parse_platforms
-from opam_ci.core.platforms import PlatformTable
+from opam_ci.core.platforms.file import InvalidPlatformFile, parse_platforms
+from opam_ci.core.platforms.model import PlatformTable
 
 _LARGEST: Final = 1_000_000
 """Bytes; the default file has 4,000. A larger file is something else."""

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.retention import Retired
-from opam_ci.clients.store import ArtifactStore
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.batched import batched
 
 _HEADS_AT_ONCE = 20

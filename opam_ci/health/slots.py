@@ -16,7 +16,7 @@ from temporalio.worker import (
     WorkerTuner,
 )
 
-from opam_ci.core.health import Health
+from opam_ci.core.workers.health import Health
 from opam_ci.health.watch import WorkerHealth
 
 _RECHECK_SECONDS = 1.0

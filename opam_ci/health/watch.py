@@ -6,7 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from opam_ci.activities.observe import ORCHESTRATION_POOL, AttemptBegan, AttemptEnded
-from opam_ci.core.health import (
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.records import RowBatch
+from opam_ci.core.workers.health import (
     UNPROVEN,
     Attempt,
     Finding,
@@ -17,10 +21,6 @@ from opam_ci.core.health import (
     after_check,
     after_probe,
 )
-from opam_ci.core.job import JobKind
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
-from opam_ci.core.records import RowBatch
 
 _log = logging.getLogger(__name__)
 

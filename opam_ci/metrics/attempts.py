@@ -5,10 +5,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from opam_ci.activities.observe import AttemptBegan, AttemptEnded
-from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason, Outcome
-from opam_ci.core.records import RevisionKey, RowBatch
-from opam_ci.core.summary import State
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause, Errored, Failed, FailureReason, Outcome
+from opam_ci.core.jobs.records import RevisionKey, RowBatch
+from opam_ci.core.jobs.summary import State
 from opam_ci.metrics.catalog import Metrics
 
 _VERDICTS_REMEMBERED = 10_000

@@ -15,9 +15,9 @@ from temporalio.service import RPCError
 
 from opam_ci.activities.observe import ORCHESTRATION_POOL
 from opam_ci.clients.index.gauges import EVERY_POOL, IndexState
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
-from opam_ci.core.summary import UNDECIDED, State
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.summary import UNDECIDED, State
 from opam_ci.metrics.catalog import UNKNOWN, Metrics
 from opam_ci.workflows import options
 

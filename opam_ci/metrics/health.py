@@ -1,8 +1,8 @@
 """Metrics of a build worker's health."""
 
 from opam_ci.clients.host import HostNeeds, HostReading, check_host, read_host
-from opam_ci.core.health import Finding, Health, WorkerState
-from opam_ci.core.outcome import Cause
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.workers.health import Finding, Health, WorkerState
 from opam_ci.metrics.catalog import Metrics
 
 

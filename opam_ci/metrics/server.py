@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from opam_ci.core.errors import UsageError
-from opam_ci.core.health import WorkerState
+from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause
+from opam_ci.core.workers.health import WorkerState
 from opam_ci.metrics.catalog import Metrics
 
 _SDK_TIMEOUT_SECONDS = 5.0

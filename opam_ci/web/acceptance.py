@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from opam_ci.app.pull_requests import PullRequests
 from opam_ci.core.github.action import Action, HeadChanged
-from opam_ci.core.github.late import is_late
 from opam_ci.core.github.messages import DeliveryTask
+from opam_ci.core.github.redelivery import is_late
 from opam_ci.core.github.revision import Policy
-from opam_ci.gateway import PullRequests
 
 
 class Acceptance:

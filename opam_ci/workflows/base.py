@@ -16,10 +16,10 @@ from temporalio.workflow import ActivityCancellationType
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
     from opam_ci.activities.record import RecordActivities
-    from opam_ci.core.messages import SettleJobs
+    from opam_ci.core.jobs.messages import SettleJobs
+    from opam_ci.core.jobs.records import RowBatch
+    from opam_ci.core.jobs.summary import JobStatus
     from opam_ci.core.model import Frozen
-    from opam_ci.core.records import RowBatch
-    from opam_ci.core.summary import JobStatus
     from opam_ci.workflows import options
 
 T = TypeVar("T")

@@ -9,13 +9,13 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.activities.build import BuildActivities
     from opam_ci.activities.canary import CanaryActivities, CanaryResult
-    from opam_ci.core import canary
-    from opam_ci.core.build import BuildSpec, RepositoryRef
-    from opam_ci.core.health import Finding
-    from opam_ci.core.job import Job, JobKind
-    from opam_ci.core.messages import JobContext, RunJob
-    from opam_ci.core.outcome import Outcome
-    from opam_ci.core.platforms import Platform
+    from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
+    from opam_ci.core.jobs.job import Job, JobKind
+    from opam_ci.core.jobs.messages import JobContext, RunJob
+    from opam_ci.core.jobs.outcome import Outcome
+    from opam_ci.core.platforms.model import Platform
+    from opam_ci.core.workers import canary
+    from opam_ci.core.workers.health import Finding
     from opam_ci.workflows import options
 
 _PACKAGES = (canary.GOOD, canary.BAD)

@@ -12,16 +12,16 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.activities.github import GitHubActivities
     from opam_ci.core.github.check_page import check_run
+    from opam_ci.core.github.debounce import HURRIED, Due, Pace, doubted, due
     from opam_ci.core.github.messages import Look, PostTask, ToPost
     from opam_ci.core.github.model import HEAD_GONE
     from opam_ci.core.github.ordering import LatestEvent, compare_events
-    from opam_ci.core.github.pace import HURRIED, Due, Pace, doubted, due
     from opam_ci.core.github.posting_options import PostingOptions
     from opam_ci.core.github.status import About, Channel, Status, statuses
-    from opam_ci.core.messages import revision_key
-    from opam_ci.core.requests import Revision
-    from opam_ci.core.signals import AttemptFaulted
-    from opam_ci.core.summary import Summary
+    from opam_ci.core.jobs.messages import revision_key
+    from opam_ci.core.jobs.requests import Revision
+    from opam_ci.core.jobs.signals import AttemptFaulted
+    from opam_ci.core.jobs.summary import Summary
     from opam_ci.workflows import options
     from opam_ci.workflows.pause import pause
     from opam_ci.workflows.states import PullRequestState, TestingState

@@ -23,8 +23,8 @@ with workflow.unsafe.imports_passed_through():
         orders_of,
         restart_plan,
     )
-    from opam_ci.core.selector import RestartAsker
-    from opam_ci.core.text import incident_details
+    from opam_ci.core.jobs.selector import RestartAsker
+    from opam_ci.core.text.status import incident_details
     from opam_ci.workflows import options
     from opam_ci.workflows.base import signal_if_running
     from opam_ci.workflows.pause import wait_for

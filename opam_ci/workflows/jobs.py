@@ -15,11 +15,10 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.build import BuildActivities
     from opam_ci.activities.images import ImageActivities
     from opam_ci.activities.repository import RepositoryActivities
-    from opam_ci.core.build import BuildSpec
-    from opam_ci.core.job import Job, JobKind
-    from opam_ci.core.job_table import JobTable
-    from opam_ci.core.lost_attempt import lost
-    from opam_ci.core.messages import (
+    from opam_ci.core.jobs.build import BuildSpec
+    from opam_ci.core.jobs.job import Job, JobKind
+    from opam_ci.core.jobs.lost_attempt import lost
+    from opam_ci.core.jobs.messages import (
         ImageTask,
         JobContext,
         JobReport,
@@ -27,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
         RepositoryTask,
         RunJob,
     )
-    from opam_ci.core.outcome import (
+    from opam_ci.core.jobs.outcome import (
         Cancelled,
         CancelledBy,
         Cause,
@@ -36,10 +35,11 @@ with workflow.unsafe.imports_passed_through():
         Failed,
         Outcome,
     )
-    from opam_ci.core.plan import BUILT_KINDS
-    from opam_ci.core.signals import AttemptFaulted, AttemptStarted, RestartJobs
-    from opam_ci.core.summary import JobStatus, activity_id
-    from opam_ci.core.text import activity_summary
+    from opam_ci.core.jobs.plan import BUILT_KINDS
+    from opam_ci.core.jobs.signals import AttemptFaulted, AttemptStarted, RestartJobs
+    from opam_ci.core.jobs.summary import JobStatus, activity_id
+    from opam_ci.core.jobs.table import JobTable
+    from opam_ci.core.text.status import activity_summary
     from opam_ci.workflows import options
     from opam_ci.workflows.states import PlatformState
 

@@ -7,12 +7,12 @@ from temporalio.common import Priority, RetryPolicy, SearchAttributeKey
 from temporalio.workflow import ActivityCancellationType
 
 from opam_ci.activities.boundary import GITHUB_REFUSED, INTERNAL_ERROR, PACKAGE_FAILURE
-from opam_ci.core.build import PhaseTimeouts
-from opam_ci.core.job import JobKind
-from opam_ci.core.plan import RANKS
-from opam_ci.core.platforms import Platform
-from opam_ci.core.requests import CheckOptions, PullRequestRef
-from opam_ci.core.retry import RetrySettings
+from opam_ci.core.jobs.build import PhaseTimeouts
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.plan import RANKS
+from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef
+from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.platforms.model import Platform
 
 ORCHESTRATION_QUEUE = "opam-ci"
 """Task queue of workflows and of the activities on repository, index and GitHub."""

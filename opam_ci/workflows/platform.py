@@ -7,9 +7,8 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
-    from opam_ci.core.job import Job, JobKind
-    from opam_ci.core.job_table import JobTable
-    from opam_ci.core.messages import (
+    from opam_ci.core.jobs.job import Job, JobKind
+    from opam_ci.core.jobs.messages import (
         CountJobs,
         ImageReport,
         JobPage,
@@ -19,21 +18,22 @@ with workflow.unsafe.imports_passed_through():
         QueuedJob,
         TakeJobs,
     )
-    from opam_ci.core.outcome import Cancelled
-    from opam_ci.core.plan import outcome_after
-    from opam_ci.core.platforms import Platform
-    from opam_ci.core.records import RowBatch
-    from opam_ci.core.selector import JobSelector
-    from opam_ci.core.signals import (
+    from opam_ci.core.jobs.outcome import Cancelled
+    from opam_ci.core.jobs.plan import outcome_after
+    from opam_ci.core.jobs.records import RowBatch
+    from opam_ci.core.jobs.selector import JobSelector
+    from opam_ci.core.jobs.signals import (
         AttemptFaulted,
         AttemptStarted,
         PlatformProgress,
         RestartJobs,
         StopJobs,
     )
-    from opam_ci.core.summary import Counts, JobStatus, PlatformStanding, Summary, total
-    from opam_ci.core.tally import Tally
-    from opam_ci.core.text import markdown_matrix
+    from opam_ci.core.jobs.summary import Counts, JobStatus, PlatformStanding, Summary, total
+    from opam_ci.core.jobs.table import JobTable
+    from opam_ci.core.jobs.tally import Tally
+    from opam_ci.core.platforms.model import Platform
+    from opam_ci.core.text.status import markdown_matrix
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records, Tasks, run_unless, signal_if_running
     from opam_ci.workflows.jobs import JobRunner, lost_verdict, reports_of

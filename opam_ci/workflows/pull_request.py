@@ -14,21 +14,21 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.github.ordering import ClosedAs
     from opam_ci.core.github.posting_options import PostingOptions
     from opam_ci.core.incidents.restarts import has_budget
-    from opam_ci.core.messages import opened_at
-    from opam_ci.core.outcome import CancelledBy
-    from opam_ci.core.plan import ANALYSIS
-    from opam_ci.core.records import RevisionKey, RevisionRecord, RowBatch
-    from opam_ci.core.requests import Revision
-    from opam_ci.core.selector import (
+    from opam_ci.core.jobs.messages import opened_at
+    from opam_ci.core.jobs.outcome import CancelledBy
+    from opam_ci.core.jobs.plan import ANALYSIS
+    from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
+    from opam_ci.core.jobs.requests import Revision
+    from opam_ci.core.jobs.selector import (
         CancelUpdate,
         JobSelector,
         RestartSelector,
         RestartUpdate,
         Taken,
     )
-    from opam_ci.core.signals import AttemptFaulted, AttemptStarted, PlatformProgress
-    from opam_ci.core.summary import Counts, JobStatus, State, Summary
-    from opam_ci.core.text import markdown_matrix, problems
+    from opam_ci.core.jobs.signals import AttemptFaulted, AttemptStarted, PlatformProgress
+    from opam_ci.core.jobs.summary import Counts, JobStatus, State, Summary
+    from opam_ci.core.text.status import markdown_matrix, problems
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records
     from opam_ci.workflows.github import GitHubSide

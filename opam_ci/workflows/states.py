@@ -2,18 +2,18 @@
 
 from pydantic import AwareDatetime, Field
 
-from opam_ci.core.analysis_result import Packages
-from opam_ci.core.build import RepositoryRef
+from opam_ci.core.github.debounce import Posted
 from opam_ci.core.github.ordering import LatestEvent
-from opam_ci.core.github.pace import Posted
 from opam_ci.core.github.posting_options import PostingOptions
-from opam_ci.core.messages import revision_key
+from opam_ci.core.jobs.build import RepositoryRef
+from opam_ci.core.jobs.messages import revision_key
+from opam_ci.core.jobs.outcome import CancelledBy
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.requests import PullRequestRef, Revision
+from opam_ci.core.jobs.summary import JobStatus, PlatformStanding
 from opam_ci.core.model import State
-from opam_ci.core.outcome import CancelledBy
-from opam_ci.core.platforms import Platform
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import PullRequestRef, Revision
-from opam_ci.core.summary import JobStatus, PlatformStanding
+from opam_ci.core.platforms.model import Platform
+from opam_ci.core.submission.result import Packages
 
 
 class PlatformState(State):

@@ -9,9 +9,8 @@ from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
-    from opam_ci.core.installable import may_be_installable_nowhere
-    from opam_ci.core.job_table import JobTable
-    from opam_ci.core.messages import (
+    from opam_ci.core.jobs.installable import may_be_installable_nowhere
+    from opam_ci.core.jobs.messages import (
         AnalysisReport,
         ChangeJobs,
         ConcludeJobs,
@@ -21,16 +20,23 @@ with workflow.unsafe.imports_passed_through():
         SettleJobs,
         revision_key,
     )
+    from opam_ci.core.jobs.outcome import Cancelled, CancelledBy
+    from opam_ci.core.jobs.plan import ANALYSIS
+    from opam_ci.core.jobs.records import RevisionKey
+    from opam_ci.core.jobs.requests import PullRequestRef, Revision
+    from opam_ci.core.jobs.selector import (
+        TAKEN_SHOWN,
+        JobSelector,
+        RestartAsker,
+        RestartSelector,
+        Taken,
+    )
+    from opam_ci.core.jobs.signals import PlatformProgress, RestartJobs, StopJobs
+    from opam_ci.core.jobs.summary import JobState, JobStatus, PlatformStanding, Standing, total
+    from opam_ci.core.jobs.table import JobTable
+    from opam_ci.core.jobs.tally import counts_of_rows, settled
     from opam_ci.core.model import Frozen
-    from opam_ci.core.outcome import Cancelled, CancelledBy
-    from opam_ci.core.plan import ANALYSIS
-    from opam_ci.core.platforms import Platform
-    from opam_ci.core.records import RevisionKey
-    from opam_ci.core.requests import PullRequestRef, Revision
-    from opam_ci.core.selector import TAKEN_SHOWN, JobSelector, RestartAsker, RestartSelector, Taken
-    from opam_ci.core.signals import PlatformProgress, RestartJobs, StopJobs
-    from opam_ci.core.summary import JobState, JobStatus, PlatformStanding, Standing, total
-    from opam_ci.core.tally import counts_of_rows, settled
+    from opam_ci.core.platforms.model import Platform
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records, Tasks, run_unless, signal_if_running
     from opam_ci.workflows.jobs import JobRunner, lost_verdict

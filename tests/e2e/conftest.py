@@ -20,10 +20,11 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
-from opam_ci.cli import debian, services
-from opam_ci.clients.runners import sandbox
+from opam_ci.app.shutdown import PROCESS_TIMEOUT
+from opam_ci.cli import debian
+from opam_ci.cli.local import services
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.settings import default_home as default_cache
-from opam_ci.stopping import PROCESS_TIMEOUT
 
 TEMPORAL = Path(sys.executable).with_name("temporal")
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.runners.cache_store import CacheManifest
-from opam_ci.clients.runners.dependency_cache import cache_store
-from opam_ci.clients.runners.locks import HALF_MADE
+from opam_ci.clients.runners.cache.dependencies import cache_store
+from opam_ci.clients.runners.cache.store import CacheManifest
+from opam_ci.clients.runners.sandbox.locks import HALF_MADE
 from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
-from opam_ci.core.build import BuildReport
 from opam_ci.core.classify import judge
-from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.outcome import label
-from tests.e2e.rootfs_world import FAST, Log, World, last, overwrite, phase_names
+from opam_ci.core.jobs.build import BuildReport
+from opam_ci.core.jobs.job import JobKind, Phase
+from opam_ci.core.jobs.outcome import label
+from tests.support.worlds.rootfs import FAST, Log, World, last, overwrite, phase_names
 
 pytestmark = [
     pytest.mark.e2e,

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from opam_ci.cli import example, services
+from opam_ci.cli.local import services
+from opam_ci.cli.operator import example
 from tests.e2e.conftest import System, free_port, result, rows, wait_for
-from tests.fakes import opam_repository
+from tests.support.fakes import opam_repository
 
 pytestmark = pytest.mark.e2e
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import System, result, rows, wait_for
-from tests.fakes.clone import SUBMODULE, SYMLINK, Clone, Content, at, opam
+from tests.support.fakes.clone import SUBMODULE, SYMLINK, Clone, Content, at, opam
 
 pytestmark = pytest.mark.e2e
 

@@ -14,10 +14,10 @@ import pytest
 
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.classify import judge
-from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.outcome import Failed, Passed, label
-from tests.e2e.container_world import IMAGE, ContainerWorld, Storage
-from tests.e2e.rootfs_world import Log, Server, archive, last, phase_names, processes_with
+from opam_ci.core.jobs.job import JobKind, Phase
+from opam_ci.core.jobs.outcome import Failed, Passed, label
+from tests.support.worlds.container import IMAGE, ContainerWorld, Storage
+from tests.support.worlds.rootfs import Log, Server, archive, last, phase_names, processes_with
 
 pytestmark = [
     pytest.mark.e2e,
@@ -33,10 +33,10 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 _WORKER = """
 import asyncio, sys
 from pathlib import Path
-from opam_ci.core.build import BuildSpec
+from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.settings import ContainerSettings
-from tests.e2e.rootfs_world import Artifacts, Log
+from tests.support.worlds.rootfs import Artifacts, Log
 
 home, artifacts, spec = map(Path, sys.argv[1:4])
 runner = ContainerRunner(ContainerSettings(home=home, image=sys.argv[4]), Artifacts(artifacts))

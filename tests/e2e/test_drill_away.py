@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.e2e.fleet_checks import check_end
-from tests.e2e.fleet_world import GOOD, POOL, FleetWorld, fleet_world
-from tests.fakes.github import Trouble
-from tests.fakes.postgres import Postgres, server
+from tests.support.fakes.github import Trouble
+from tests.support.fakes.postgres import Postgres, server
+from tests.support.worlds.fleet import GOOD, POOL, FleetWorld, fleet_world
+from tests.support.worlds.fleet_checks import check_end
 
 FULL = os.environ.get("OPAM_CI_TEST_FULL_DRILLS") == "1"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from opam_ci.core.incidents.model import Scope
-from opam_ci.core.outcome import Cause
+from opam_ci.core.jobs.outcome import Cause
 from tests.e2e.conftest import wait_for
-from tests.e2e.fleet_checks import causes, check_end
-from tests.e2e.fleet_world import fleet_world
-from tests.e2e.machines import health, metrics, resize, small_disk
+from tests.support.worlds.fleet import fleet_world
+from tests.support.worlds.fleet_checks import causes, check_end
+from tests.support.worlds.machines import health, metrics, resize, small_disk
 
 pytestmark = pytest.mark.e2e
 

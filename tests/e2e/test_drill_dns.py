@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from opam_ci.core.incidents.model import Scope
-from opam_ci.core.outcome import Cause
-from tests.e2e.drills import Faulty, source
-from tests.e2e.fleet_checks import causes, check_end
-from tests.e2e.fleet_world import GOOD, POOL, Machine, fleet_world
-from tests.fakes.dns import name_server
-from tests.fakes.postgres import server
+from opam_ci.core.jobs.outcome import Cause
+from tests.support.fakes.dns import name_server
+from tests.support.fakes.postgres import server
+from tests.support.samples.drills import Faulty, source
+from tests.support.worlds.fleet import GOOD, POOL, Machine, fleet_world
+from tests.support.worlds.fleet_checks import causes, check_end
 
 pytestmark = pytest.mark.e2e
 

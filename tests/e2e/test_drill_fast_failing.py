@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from opam_ci.core.incidents.model import Scope
-from opam_ci.core.outcome import Cause
-from tests.e2e.fleet_checks import causes, check_end
-from tests.e2e.fleet_world import GOOD, POOL, fleet_world
+from opam_ci.core.jobs.outcome import Cause
+from tests.support.worlds.fleet import GOOD, POOL, fleet_world
+from tests.support.worlds.fleet_checks import causes, check_end
 
 pytestmark = pytest.mark.e2e
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from opam_ci.core.job import JobKind, Phase
-from tests.e2e.drills import Drill, Faulty, Result, check, run_all, source, within
-from tests.e2e.rootfs_world import World
+from opam_ci.core.jobs.job import JobKind, Phase
+from tests.support.samples.drills import Drill, Faulty, Result, check, run_all, source, within
+from tests.support.worlds.rootfs import World
 
 pytestmark = [
     pytest.mark.e2e,

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from opam_ci.core.job import Phase
-from tests.e2e.drills import (
+from opam_ci.core.jobs.job import Phase
+from tests.support.samples.drills import (
     Drill,
     Faulty,
     Result,
@@ -17,7 +17,7 @@ from tests.e2e.drills import (
     source,
     within,
 )
-from tests.e2e.rootfs_world import World
+from tests.support.worlds.rootfs import World
 
 pytestmark = [
     pytest.mark.e2e,

@@ -15,24 +15,24 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.lint_program import FILES, confined
-from opam_ci.clients.logs import LogLimits, LogReader, LogWriter
-from opam_ci.clients.runners.cgroups import Cgroups, remove
-from opam_ci.clients.runners.hierarchies import Hierarchy
-from opam_ci.clients.runners.image import Image
+from opam_ci.clients.lint.program import FILES, confined
+from opam_ci.clients.logs.log import LogLimits, LogReader, LogWriter
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.runners.images.image import Image
+from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.rootfs import RootfsRunner
+from opam_ci.clients.runners.sandbox.cgroup_discovery import Hierarchy
+from opam_ci.clients.runners.sandbox.cgroups import Cgroups, remove
+from opam_ci.clients.runners.sandbox.process import Ended, supervise
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.clients.runners.supervise import Ended, supervise
-from opam_ci.clients.runners.transcript import Transcript
-from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.classify import judge
-from opam_ci.core.facts import BuildFacts, PhaseRun
-from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.outcome import Errored, Failed, Outcome, label
-from opam_ci.core.platforms import EMBEDDED
+from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
+from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.jobs.outcome import Errored, Failed, Outcome, label
+from opam_ci.core.platforms.model import EMBEDDED
 from tests.e2e.conftest import wait_for
-from tests.e2e.drills import Drill, Result, check, closed_port, run
-from tests.e2e.rootfs_world import World, needs_groups, overwrite, processes_with, repository
+from tests.support.samples.drills import Drill, Result, check, closed_port, run
+from tests.support.worlds.rootfs import World, needs_groups, overwrite, processes_with, repository
 
 pytestmark = [
     pytest.mark.e2e,

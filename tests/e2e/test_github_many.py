@@ -11,16 +11,16 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from opam_ci.activities import github as activities
-from opam_ci.cli import services
-from opam_ci.connection import ensure_search_attributes
-from opam_ci.core.analysis_result import Analysis
-from opam_ci.core.github import late
-from opam_ci.github_service import github_worker
+from opam_ci.app.connection import ensure_search_attributes
+from opam_ci.app.github_service import github_worker
+from opam_ci.cli.local import services
+from opam_ci.core.github import redelivery as late
+from opam_ci.core.submission.result import Analysis
 from tests.e2e.conftest import free_port
-from tests.e2e.github_world import LiveGitHub
-from tests.fakes import github_api
-from tests.fakes.github_stage import Stage, policy_for
-from tests.fakes.world import Script, workers
+from tests.support.fakes import github_api
+from tests.support.fakes.github_stage import Stage, policy_for
+from tests.support.fakes.world import Script, workers
+from tests.support.worlds.github import LiveGitHub
 
 pytestmark = pytest.mark.e2e
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.github_world import GitHubWorld, github_world, opam
+from tests.support.worlds.github import GitHubWorld, github_world, opam
 
 # Seconds where nothing else runs.
 pytestmark = [

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from opam_ci.cli import services
-from tests.e2e import hostile
+from opam_ci.cli.local import services
 from tests.e2e.conftest import System, free_port, result, rows
-from tests.e2e.hostile import FILE_NAMES, LIMITED, PACKAGES, PLAIN, Hostile
-from tests.e2e.machines import health, start_worker
-from tests.e2e.rootfs_world import CAN_LIMIT
-from tests.fakes import opam_repository
-from tests.fakes.clone import Clone
+from tests.support.fakes import opam_repository
+from tests.support.fakes.clone import Clone
+from tests.support.samples import hostile
+from tests.support.samples.hostile import FILE_NAMES, LIMITED, PACKAGES, PLAIN, Hostile
+from tests.support.worlds.machines import health, start_worker
+from tests.support.worlds.rootfs import CAN_LIMIT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import System, free_port, result, wait_for
-from tests.e2e.machines import health, metrics, start_worker
-from tests.fakes import opam_repository
-from tests.fakes.prometheus import prometheus, require
+from tests.support.fakes import opam_repository
+from tests.support.fakes.prometheus import prometheus, require
+from tests.support.worlds.machines import health, metrics, start_worker
 
 pytestmark = pytest.mark.e2e
 

@@ -12,8 +12,8 @@ from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from opam_ci.activities.outlast import ResultBuffer
-from opam_ci.cli import services
+from opam_ci.activities.result_buffer import ResultBuffer
+from opam_ci.cli.local import services
 from tests.e2e.conftest import free_port
 
 pytestmark = pytest.mark.e2e

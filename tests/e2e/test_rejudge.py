@@ -15,24 +15,24 @@ from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
-from opam_ci.cli import services
+from opam_ci.app.connection import ensure_search_attributes
+from opam_ci.app.github_service import github_worker
+from opam_ci.cli.local import services
 from opam_ci.clients.index import Index
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import LogSink
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.connection import ensure_search_attributes
-from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
-from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
+from opam_ci.core.incidents.fingerprint import SAME_FAILURE
 from opam_ci.core.incidents.messages import IncidentPace
-from opam_ci.core.incidents.signature import SAME_FAILURE
-from opam_ci.core.job import Phase
-from opam_ci.github_service import github_worker
+from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
 from tests.e2e.conftest import free_port
-from tests.e2e.github_world import LiveGitHub
-from tests.fakes.github_stage import Stage, policy_for
-from tests.fakes.runners import FakeRunner, facts
-from tests.fakes.world import Script
+from tests.support.fakes.github_stage import Stage, policy_for
+from tests.support.fakes.runners import FakeRunner, facts
+from tests.support.fakes.world import Script
+from tests.support.worlds.github import LiveGitHub
 
 pytestmark = pytest.mark.e2e
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.core.build import PhaseTimeouts
 from opam_ci.core.classify import judge
-from opam_ci.core.facts import OpamAction
-from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause, label
-from tests.e2e.rootfs_world import (
+from opam_ci.core.jobs.build import PhaseTimeouts
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.facts import OpamAction
+from opam_ci.core.jobs.job import JobKind, Phase
+from opam_ci.core.jobs.outcome import Cause, label
+from tests.support.worlds.rootfs import (
     FAST,
     Log,
     Progress,

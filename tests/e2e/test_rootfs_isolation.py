@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.runners import sandbox
-from opam_ci.clients.runners.jobroot import overlay
+from opam_ci.clients.runners.images.scratch import overlay
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
-from opam_ci.clients.runners.supervise import supervise
-from opam_ci.core.build import BuildReport
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+from opam_ci.clients.runners.sandbox.process import supervise
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job import Phase
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
-from tests.e2e.rootfs_world import Log, World, last, mounts_below, processes_with
+from opam_ci.core.jobs.build import BuildReport
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause
+from tests.support.worlds.rootfs import Log, World, last, mounts_below, processes_with
 
 pytestmark = [
     pytest.mark.e2e,
@@ -34,9 +34,9 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 _WORKER = """
 import asyncio, sys
 from pathlib import Path
-from opam_ci.core.build import BuildSpec
+from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
-from tests.e2e.rootfs_world import Artifacts
+from tests.support.worlds.rootfs import Artifacts
 
 class Echo:
     size = 0

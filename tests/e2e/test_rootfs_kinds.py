@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
-from opam_ci.core.build import BuildReport
 from opam_ci.core.classify import judge
-from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.outcome import label
-from tests.e2e.rootfs_world import Log, World, last
+from opam_ci.core.jobs.build import BuildReport
+from opam_ci.core.jobs.job import JobKind, Phase
+from opam_ci.core.jobs.outcome import label
+from tests.support.worlds.rootfs import Log, World, last
 
 pytestmark = [
     pytest.mark.e2e,

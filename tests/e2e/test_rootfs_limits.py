@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.logs import LogLimits, LogReader, LogWriter
-from opam_ci.clients.runners.cgroups import Cgroups, remove_recorded
+from opam_ci.clients.logs.log import LogLimits, LogReader, LogWriter
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.runners.sandbox.cgroups import Cgroups, remove_recorded
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.clients.store import ArtifactStore
 from opam_ci.core.classify import judge
-from opam_ci.core.job import JobKind, Phase
-from opam_ci.core.outcome import Cause, Errored, Failed, FailureReason, label
-from tests.e2e.rootfs_world import World, last, needs_groups
+from opam_ci.core.jobs.job import JobKind, Phase
+from opam_ci.core.jobs.outcome import Cause, Errored, Failed, FailureReason, label
+from tests.support.worlds.rootfs import World, last, needs_groups
 
 LIMITS = JobLimits(memory_bytes=512 << 20, pids=150, disk_bytes=300 << 20, disk_inodes=20_000)
 

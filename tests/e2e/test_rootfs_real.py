@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings, default_home
-from opam_ci.core.build import BuildReport, BuildSpec, RepositoryRef
-from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.platforms import EMBEDDED
-from tests.e2e.rootfs_world import Artifacts, Log, last, phase_names
+from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef
+from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.platforms.model import EMBEDDED
+from tests.support.worlds.rootfs import Artifacts, Log, last, phase_names
 
 pytestmark = [
     pytest.mark.e2e,

@@ -7,9 +7,9 @@ import pytest
 from temporalio.client import Client, ScheduleActionStartWorkflow
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from opam_ci import schedules
-from opam_ci.cli import services
-from opam_ci.core.platforms import EMBEDDED
+from opam_ci.app import schedules
+from opam_ci.cli.local import services
+from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows import options
 
 pytestmark = pytest.mark.e2e

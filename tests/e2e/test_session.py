@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from opam_ci.cli import services, session, system
-from opam_ci.cli.check import require_workers
-from opam_ci.connection import connect, polled, served
+from opam_ci.app.connection import connect, polled, served
+from opam_ci.app.settings import Settings
+from opam_ci.cli.author.check import require_workers
+from opam_ci.cli.local import services, session, system
 from opam_ci.core.errors import UsageError
-from opam_ci.settings import Settings
 from opam_ci.workflows import options
 from tests.e2e.test_worker_health import BuildMachine
 

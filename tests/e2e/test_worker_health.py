@@ -17,27 +17,27 @@ from temporalio.worker import Worker
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
-from opam_ci.cli import services
+from opam_ci.app.monitoring import Instruments
+from opam_ci.app.settings import Settings
+from opam_ci.cli.local import services
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.index import Index
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.build import RepositoryRef
-from opam_ci.core.health import Health, HealthPolicy, WorkerState
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.outcome import Cause
-from opam_ci.core.plan import PlannedJob
-from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import CheckOptions, PullRequestRef, Revision
-from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import Counts
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.jobs.build import RepositoryRef
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.plan import PlannedJob
+from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.jobs.summary import Counts
+from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.core.workers.health import Health, HealthPolicy, WorkerState
 from opam_ci.health.slots import BuildSlots
-from opam_ci.instruments import Instruments
-from opam_ci.settings import Settings
 from opam_ci.worker import WORKFLOW_RUNNER, build_worker
 from opam_ci.workflows import options
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.states import PlatformState
-from tests.fakes.runners import FakeRunner
+from tests.support.fakes.runners import FakeRunner
 
 pytestmark = pytest.mark.e2e
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.e2e.conftest import System, result, rows, wait_for
-from tests.fakes import opam_repository
+from tests.support.fakes import opam_repository
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]  # workers, one after the other
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from opam_ci.clients.git import Repository
-from opam_ci.clients.git_analysis import analyse, analyse_merge
-from opam_ci.core.analysis_result import Analysis
+from opam_ci.clients.git.analysis import analyse, analyse_merge
+from opam_ci.clients.git.repository import Repository
 from opam_ci.core.opam.file import parse
 from opam_ci.core.opam.metadata import read
 from opam_ci.core.opam.package import Package
 from opam_ci.core.packed import FOR_PEOPLE
-from tests.fakes.one_file import significance
-from tests.fakes.opam_text import print_file
+from opam_ci.core.submission.result import Analysis
+from tests.support.fakes.one_file import significance
+from tests.support.fakes.opam_text import print_file
 
 pytestmark = pytest.mark.real
 PULL_REQUESTS = 437

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import System, result, rows, server, system  # noqa: F401 - fixtures
-from tests.fakes import real_branches
+from tests.support.fakes import real_branches
 
 pytestmark = [pytest.mark.real, pytest.mark.e2e, pytest.mark.xdist_group("real-checks")]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from opam_ci.core.classify import TextVerdict, classify_text
-from opam_ci.core.outcome import FailureReason
+from opam_ci.core.jobs.outcome import FailureReason
 
 pytestmark = pytest.mark.real
 

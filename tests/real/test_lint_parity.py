@@ -11,11 +11,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from opam_ci.cli.lint import lint
-from opam_ci.clients.git import Repository
-from opam_ci.clients.git_tree import GitTree
-from opam_ci.clients.lint_run import lint_each, lint_packages
-from opam_ci.clients.opam_lint import OpamLint
+from opam_ci.cli.author.lint import lint
+from opam_ci.clients.git.repository import Repository
+from opam_ci.clients.git.tree import GitTree
+from opam_ci.clients.lint.opam import OpamLint
+from opam_ci.clients.lint.run import lint_each, lint_packages
 from opam_ci.core.lint.finding import CheckId, LintRequest
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]

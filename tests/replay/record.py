@@ -29,38 +29,30 @@ from opam_ci.activities.canary import CanaryActivities
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
+from opam_ci.app.connection import ensure_search_attributes
+from opam_ci.app.github_service import github_worker
 from opam_ci.clients.index import Index
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.connection import ensure_search_attributes
-from opam_ci.core.build import Revdep
-from opam_ci.core.job import JobKind
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
-from opam_ci.core.platforms import EMBEDDED, Runner
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.selector import CancelUpdate, JobSelector, RestartUpdate
-from opam_ci.core.summary import State
-from opam_ci.github_service import github_worker
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.jobs.build import Revdep
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.selector import CancelUpdate, JobSelector, RestartUpdate
+from opam_ci.core.jobs.summary import State
+from opam_ci.core.platforms.model import EMBEDDED, Runner
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.github import FakeGitHub
-from tests.fakes.github_stage import Stage, policy_for
-from tests.fakes.histories import children_of
-from tests.fakes.registry import registry
-from tests.fakes.runners import FakeRunner
-from tests.fakes.world import (
-    HEAD_2,
-    PASSED,
-    Script,
-    World,
-    for_ever,
-    is_decided,
-    workers,
-)
+from tests.support.fakes.github import FakeGitHub
+from tests.support.fakes.github_stage import Stage, policy_for
+from tests.support.fakes.histories import children_of
+from tests.support.fakes.registry import registry
+from tests.support.fakes.runners import FakeRunner
+from tests.support.fakes.world import HEAD_2, PASSED, Script, World, for_ever, is_decided, workers
 from tests.workflow.test_rejudge import failure, others
 
 HISTORIES = Path(__file__).parent / "histories"

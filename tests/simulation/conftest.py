@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.harness import Simulation, simulate
+from tests.support.simulation.harness import Simulation, simulate
 
 DEFAULT_STEPS = 100_000
 """Of all models together: a minute with `-n 2`. A release is tested with

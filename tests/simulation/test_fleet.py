@@ -20,19 +20,19 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
+from opam_ci.app.connection import ensure_search_attributes
 from opam_ci.clients.index import AttemptFilter, JobFilter, Place, RevisionFilter
-from opam_ci.connection import ensure_search_attributes
 from opam_ci.core.github.status import statuses
-from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Outcome
-from opam_ci.core.records import JobRecord
-from opam_ci.core.selector import RestartSelector, RestartUpdate, RestartWhich, Taken
-from opam_ci.core.summary import UNDECIDED, Standing, State, Summary, total
-from opam_ci.core.tally import counts_of_rows
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Outcome
+from opam_ci.core.jobs.records import JobRecord
+from opam_ci.core.jobs.selector import RestartSelector, RestartUpdate, RestartWhich, Taken
+from opam_ci.core.jobs.summary import UNDECIDED, Standing, State, Summary, total
+from opam_ci.core.jobs.tally import counts_of_rows
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.histories import children_of
-from tests.simulation.fleet import FAULTS, HITS, RETRY, Fleet
+from tests.support.fakes.histories import children_of
+from tests.support.simulation.fleet import FAULTS, HITS, RETRY, Fleet
 from tests.workflow.conftest import TEST_SERVER
 
 # The faults that were met are counted in one process.

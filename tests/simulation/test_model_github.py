@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from opam_ci.core.github.action import Closed, HeadChanged, Tracked
-from opam_ci.core.github.late import LATE_AFTER, current, is_late
 from opam_ci.core.github.ordering import LatestEvent, compare_events
 from opam_ci.core.github.payload import PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
-from tests.simulation.harness import AT, Simulation, pick, there_are
+from opam_ci.core.github.redelivery import LATE_AFTER, current, is_late
+from tests.support.simulation.harness import AT, Simulation, pick, there_are
 
 SECOND = timedelta(seconds=1)
 TRACKED = Tracked(repository="o/r")

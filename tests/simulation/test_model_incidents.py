@@ -22,11 +22,11 @@ from opam_ci.core.incidents.restarts import (
     orders_of,
     restart_plan,
 )
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.outcome import OWN_MEMORY_LIMIT, Cause, Evidence
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.selector import CANARY_COST, RESTART_COST, RestartAsker
-from tests.simulation.harness import AT, Simulation, one, pick, there_are
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import OWN_MEMORY_LIMIT, Cause, Evidence
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartAsker
+from tests.support.simulation.harness import AT, Simulation, one, pick, there_are
 
 MINUTE = timedelta(minutes=1)
 CAUSES = (Cause.DISK_FULL, Cause.DNS)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from opam_ci.clients.index import Index, JobFilter, Place, RevisionFilter
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.job_table import JobTable
-from opam_ci.core.messages import (
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
     CountJobs,
@@ -22,7 +21,7 @@ from opam_ci.core.messages import (
     SettleJobs,
     TakeJobs,
 )
-from opam_ci.core.outcome import (
+from opam_ci.core.jobs.outcome import (
     Cancelled,
     Cause,
     Errored,
@@ -33,12 +32,13 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.plan import PlannedJob, depends_on, follows, outcome_after
-from opam_ci.core.records import JobRecord, RevisionKey, RowBatch
-from opam_ci.core.selector import JobSelector, RestartSelector, RestartWhich, Taken
-from opam_ci.core.summary import CountKey, JobState, JobStatus, Standing, count_key
-from opam_ci.core.tally import counts_of
-from tests.simulation.harness import (
+from opam_ci.core.jobs.plan import PlannedJob, depends_on, follows, outcome_after
+from opam_ci.core.jobs.records import JobRecord, RevisionKey, RowBatch
+from opam_ci.core.jobs.selector import JobSelector, RestartSelector, RestartWhich, Taken
+from opam_ci.core.jobs.summary import CountKey, JobState, JobStatus, Standing, count_key
+from opam_ci.core.jobs.table import JobTable
+from opam_ci.core.jobs.tally import counts_of
+from tests.support.simulation.harness import (
     AT,
     EVIDENCE,
     PLATFORMS,

@@ -13,11 +13,10 @@ from typing import Literal
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from opam_ci.core.job import PACKAGE_PHASES, Job, JobKind, Phase
-from opam_ci.core.job_table import KILLS_WORKER_AFTER, JobTable
-from opam_ci.core.lost_attempt import lost
-from opam_ci.core.messages import JobHeartbeat, JobReport
-from opam_ci.core.outcome import (
+from opam_ci.core.jobs.job import PACKAGE_PHASES, Job, JobKind, Phase
+from opam_ci.core.jobs.lost_attempt import lost
+from opam_ci.core.jobs.messages import JobHeartbeat, JobReport
+from opam_ci.core.jobs.outcome import (
     Cancelled,
     Cause,
     Errored,
@@ -28,8 +27,8 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.signals import AttemptFaulted, AttemptStarted
-from opam_ci.core.summary import (
+from opam_ci.core.jobs.signals import AttemptFaulted, AttemptStarted
+from opam_ci.core.jobs.summary import (
     CountKey,
     Fault,
     JobState,
@@ -38,8 +37,9 @@ from opam_ci.core.summary import (
     Standing,
     count_key,
 )
-from opam_ci.core.tally import Tally, counts_of, explaining
-from tests.simulation.harness import AT, EVIDENCE, Simulation, one, pick, there_are
+from opam_ci.core.jobs.table import KILLS_WORKER_AFTER, JobTable
+from opam_ci.core.jobs.tally import Tally, counts_of, explaining
+from tests.support.simulation.harness import AT, EVIDENCE, Simulation, one, pick, there_are
 
 PLATFORM = "debian-13-ocaml-5.3/amd64"
 JOBS = tuple(

@@ -7,12 +7,11 @@ from datetime import timedelta
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from opam_ci.core.github.pace import Pace, Posted, due
-from opam_ci.core.github.pace import after as after_posting
+from opam_ci.core.github.debounce import Pace, Posted, due
+from opam_ci.core.github.debounce import after as after_posting
 from opam_ci.core.github.status import About, Context, Status, statuses
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.job_states import TRANSITIONS, JobEvent, after
-from opam_ci.core.outcome import (
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import (
     Cancelled,
     Cause,
     Errored,
@@ -23,8 +22,9 @@ from opam_ci.core.outcome import (
     Skipped,
     SkipReason,
 )
-from opam_ci.core.plan import ANALYSIS
-from opam_ci.core.summary import (
+from opam_ci.core.jobs.plan import ANALYSIS
+from opam_ci.core.jobs.states import TRANSITIONS, JobEvent, after
+from opam_ci.core.jobs.summary import (
     SHOWN_ROWS,
     CountKey,
     Fault,
@@ -36,8 +36,8 @@ from opam_ci.core.summary import (
     Summary,
     count_key,
 )
-from opam_ci.core.tally import Tally, counts_of, explaining
-from tests.simulation.harness import (
+from opam_ci.core.jobs.tally import Tally, counts_of, explaining
+from tests.support.simulation.harness import (
     AT,
     EVIDENCE,
     PLATFORMS,

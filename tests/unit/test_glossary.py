@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.core.job import Phase
-from opam_ci.core.outcome import Cause, FailureReason, SkipReason
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause, FailureReason, SkipReason
 
 TEXT = (Path(__file__).parents[2] / "docs/glossary.md").read_text()
 ROWS = dict(re.findall(r"^\| ([^|]+?) \| (.+) \|$", TEXT, re.MULTILINE))

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.outcome import (
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import (
     Cause,
     Errored,
     Evidence,
@@ -14,9 +14,9 @@ from opam_ci.core.outcome import (
     Outcome,
     Passed,
 )
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey
-from opam_ci.core.summary import JobState, JobStatus
-from tests.e2e.samples import Sample, Truth
+from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RevisionKey
+from opam_ci.core.jobs.summary import JobState, JobStatus
+from tests.support.samples.samples import Sample, Truth
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HEAD = "1" * 40

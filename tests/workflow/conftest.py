@@ -15,18 +15,18 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from opam_ci.cli import services
-from opam_ci.connection import ensure_search_attributes
-from opam_ci.core.github.pace import Pace
-from opam_ci.core.requests import CheckOptions, PullRequestRef
-from opam_ci.core.retry import RetrySettings
+from opam_ci.app.connection import ensure_search_attributes
+from opam_ci.cli.local import services
+from opam_ci.core.github.debounce import Pace
+from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef
+from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.workflows import options
 from tests.e2e.conftest import free_port
-from tests.e2e.github_world import LiveGitHub
-from tests.fakes import github_api
-from tests.fakes.github_stage import Stage, policy_for, staged
-from tests.fakes.github_wire import Description
-from tests.fakes.world import Script, World, workers
+from tests.support.fakes import github_api
+from tests.support.fakes.github_stage import Stage, policy_for, staged
+from tests.support.fakes.github_wire import Description
+from tests.support.fakes.world import Script, World, workers
+from tests.support.worlds.github import LiveGitHub
 
 FIRST_IDS = itertools.count(0, 10_000)
 

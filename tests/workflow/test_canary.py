@@ -15,16 +15,16 @@ from temporalio.worker import Worker
 from opam_ci.activities.build import BuildActivities
 from opam_ci.activities.canary import CanaryActivities, CanaryResult
 from opam_ci.activities.observe import AttemptBegan, AttemptEnded, ObservingInterceptor
-from opam_ci.clients.store import ArtifactStore
-from opam_ci.core.build import RepositoryRef
-from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Cause
-from opam_ci.core.platforms import EMBEDDED, Platform
-from opam_ci.core.records import RowBatch
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.jobs.build import RepositoryRef
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.records import RowBatch
+from opam_ci.core.platforms.model import EMBEDDED, Platform
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
-from tests.fakes.runners import FakeRunner
+from tests.support.fakes.runners import FakeRunner
 
 
 class Heard:

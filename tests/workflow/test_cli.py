@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import pytest
 
-from opam_ci import gateway
+from opam_ci.app import pull_requests as gateway
 from opam_ci.cli.main import run
-from opam_ci.core.build import Revdep
-from opam_ci.core.outcome import Evidence, Failed, FailureReason
-from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.summary import State
-from tests.fakes.world import HEAD_1, HEAD_2, World, for_ever, is_decided
+from opam_ci.core.jobs.build import Revdep
+from opam_ci.core.jobs.outcome import Evidence, Failed, FailureReason
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.summary import State
+from opam_ci.core.platforms.model import EMBEDDED
+from tests.support.fakes.world import HEAD_1, HEAD_2, World, for_ever, is_decided
 
 PLATFORM = EMBEDDED.model_copy(update={"revdeps": True})
 BUILD = f"build {PLATFORM.name} a.1"

@@ -12,11 +12,17 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from opam_ci import gateway
+from opam_ci.app import pull_requests as gateway
+from opam_ci.app.pull_requests import PullRequests
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.selector import CancelUpdate, JobSelector, RestartSelector, RestartUpdate, Taken
-from opam_ci.gateway import PullRequests
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.selector import (
+    CancelUpdate,
+    JobSelector,
+    RestartSelector,
+    RestartUpdate,
+    Taken,
+)
 
 QUEUE = "updates"
 ACCEPTED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED

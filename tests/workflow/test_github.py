@@ -7,14 +7,14 @@ import pytest
 from temporalio.common import RetryPolicy
 
 from opam_ci.activities import github as activities
-from opam_ci.core.github import late
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason
+from opam_ci.core.github import redelivery as late
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason
 from opam_ci.workflows import options
-from tests.e2e.github_world import LiveGitHub
-from tests.fakes.github import Trouble
-from tests.fakes.github_stage import Stage
-from tests.fakes.world import PASSED, for_ever
+from tests.support.fakes.github import Trouble
+from tests.support.fakes.github_stage import Stage
+from tests.support.fakes.world import PASSED, for_ever
+from tests.support.worlds.github import LiveGitHub
 
 HEADS = [f"{number}" * 40 for number in range(10)]
 BUILD = "build debian-13-ocaml-5.3/amd64 a.1"

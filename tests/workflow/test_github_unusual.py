@@ -6,18 +6,18 @@ from datetime import datetime
 from functools import partial
 
 from opam_ci.activities.attempt import Attempt
-from opam_ci.core.analysis_result import ChangedPackage, ChangeKind
+from opam_ci.core.github.debounce import Pace
 from opam_ci.core.github.messages import Reconciled, ReconcileTask
 from opam_ci.core.github.model import HEAD_GONE
-from opam_ci.core.github.pace import Pace
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.submission.result import ChangedPackage, ChangeKind
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.workflows import options
 from opam_ci.workflows.delivery import ReconcileWorkflow
-from tests.fakes.github_bodies import check_run
-from tests.fakes.github_stage import Stage, policy_for
-from tests.fakes.world import PASSED
+from tests.support.fakes.github_bodies import check_run
+from tests.support.fakes.github_stage import Stage, policy_for
+from tests.support.fakes.world import PASSED
 from tests.workflow.conftest import CHECKS
 
 HEADS = [f"{number}" * 40 for number in range(10)]

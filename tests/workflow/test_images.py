@@ -9,18 +9,18 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from opam_ci.activities.repository import RepositoryActivities
-from opam_ci.clients.lint_program import HostProgram
-from opam_ci.clients.opam_lint import OpamLint
-from opam_ci.clients.store import ArtifactStore
+from opam_ci.clients.lint.opam import OpamLint
+from opam_ci.clients.lint.program import HostProgram
+from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.github.status import statuses
-from opam_ci.core.outcome import Cause, label
-from opam_ci.core.platforms import EMBEDDED, Platform, Runner
-from opam_ci.core.requests import PullRequestRef, Revision
-from opam_ci.core.retry import RetrySettings
-from opam_ci.core.summary import JobState, Summary
-from tests.fakes.clone import Clone, at, opam
-from tests.fakes.registry import Registry, registry
-from tests.fakes.world import Script, World, is_decided, workers
+from opam_ci.core.jobs.outcome import Cause, label
+from opam_ci.core.jobs.requests import PullRequestRef, Revision
+from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.jobs.summary import JobState, Summary
+from opam_ci.core.platforms.model import EMBEDDED, Platform, Runner
+from tests.support.fakes.clone import Clone, at, opam
+from tests.support.fakes.registry import Registry, registry
+from tests.support.fakes.world import Script, World, is_decided, workers
 
 DIGEST = "sha256:" + "5" * 64
 LINT = "lint c.1"

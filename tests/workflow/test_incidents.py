@@ -19,19 +19,19 @@ from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index, JobFilter
 from opam_ci.core.incidents.messages import IncidentPace, workflow_id
-from opam_ci.core.job import JobKind
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.retry import RetrySettings
-from opam_ci.core.selector import CANARY_COST, RESTART_COST
-from opam_ci.core.summary import Standing, State, Summary
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST
+from opam_ci.core.jobs.summary import Standing, State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_1, PASSED, Script, Step, World, is_decided
+from tests.support.fakes.world import HEAD_1, PASSED, Script, Step, World, is_decided
 
 BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
 TEST = "test debian-13-ocaml-5.3/amd64 a.1"

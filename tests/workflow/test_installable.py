@@ -2,12 +2,12 @@
 
 import pytest
 
-from opam_ci.core.outcome import Evidence, Skipped, SkipReason, label
-from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.result_text import reason_line
-from opam_ci.core.summary import Counts, State
-from tests.fakes.world import PASSED, World, is_decided
+from opam_ci.core.jobs.outcome import Evidence, Skipped, SkipReason, label
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.summary import Counts, State
+from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.core.text.result import reason_line
+from tests.support.fakes.world import PASSED, World, is_decided
 
 BUILD = "build debian-13-ocaml-5.3/amd64 a.1"
 

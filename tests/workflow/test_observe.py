@@ -12,16 +12,16 @@ from opam_ci.activities.attempt import Attempt
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ORCHESTRATION_POOL, ObservingInterceptor
 from opam_ci.clients.index import Index
-from opam_ci.core.job import JobKind
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
-from opam_ci.core.records import RowBatch
-from opam_ci.core.requests import PullRequestRef
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
+from opam_ci.core.jobs.records import RowBatch
+from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import PASSED, Script, World
+from tests.support.fakes.world import PASSED, Script, World
 from tests.workflow.test_canary import Heard
 from tests.workflow.test_pull_request import BUILD, TEST, dies, dns, settled
 

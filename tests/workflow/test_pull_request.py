@@ -9,17 +9,17 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from opam_ci.activities.attempt import Attempt
-from opam_ci.core.analysis_result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.core.incidents import restarts
-from opam_ci.core.job import Phase
-from opam_ci.core.job_errors import InfrastructureError, SubmissionError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.selector import RestartAsker, RestartSelector, RestartWhich
-from opam_ci.core.signals import PlatformProgress
-from opam_ci.core.summary import SHOWN_ROWS, Counts, PlatformStanding, State, Summary
+from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.selector import RestartAsker, RestartSelector, RestartWhich
+from opam_ci.core.jobs.signals import PlatformProgress
+from opam_ci.core.jobs.summary import SHOWN_ROWS, Counts, PlatformStanding, State, Summary
+from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import (
+from tests.support.fakes.world import (
     HEAD_1,
     HEAD_2,
     PASSED,

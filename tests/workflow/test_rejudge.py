@@ -13,14 +13,14 @@ from temporalio.worker import Worker
 from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
-from opam_ci.cli import services
+from opam_ci.app.connection import ensure_search_attributes
+from opam_ci.cli.local import services
 from opam_ci.clients.index import Index, JobFilter
-from opam_ci.connection import ensure_search_attributes
+from opam_ci.core.incidents.fingerprint import SAME_FAILURE
 from opam_ci.core.incidents.messages import IncidentPace
-from opam_ci.core.incidents.signature import SAME_FAILURE
-from opam_ci.core.job import Job, JobKind, Phase
-from opam_ci.core.messages import revision_key
-from opam_ci.core.outcome import (
+from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.jobs.messages import revision_key
+from opam_ci.core.jobs.outcome import (
     Cause,
     Errored,
     Evidence,
@@ -29,17 +29,17 @@ from opam_ci.core.outcome import (
     LogLine,
     Outcome,
 )
-from opam_ci.core.records import RowBatch
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.selector import RestartSelector, RestartUpdate
-from opam_ci.core.summary import Counts, JobState, JobStatus, Standing, State, Summary
+from opam_ci.core.jobs.records import RowBatch
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.selector import RestartSelector, RestartUpdate
+from opam_ci.core.jobs.summary import Counts, JobState, JobStatus, Standing, State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.e2e.conftest import free_port
-from tests.fakes.world import HEAD_1, PASSED, Script, World, is_decided
+from tests.support.fakes.world import HEAD_1, PASSED, Script, World, is_decided
 
 DEBIAN = "debian-13-ocaml-5.3/amd64"
 BUILD = f"build {DEBIAN} a.1"

@@ -6,24 +6,17 @@ from datetime import timedelta
 import pytest
 from temporalio import workflow
 
-from opam_ci.core.build import Revdep
-from opam_ci.core.job import REVDEP_KINDS
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import (
-    Cause,
-    Evidence,
-    Failed,
-    FailureReason,
-    Skipped,
-    SkipReason,
-)
-from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.selector import RESTART_COST, RestartAsker, RestartSelector
-from opam_ci.core.summary import Counts, State, Summary, total
+from opam_ci.core.jobs.build import Revdep
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import REVDEP_KINDS
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Skipped, SkipReason
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.selector import RESTART_COST, RestartAsker, RestartSelector
+from opam_ci.core.jobs.summary import Counts, State, Summary, total
+from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_2, Script, World, for_ever, is_decided, passes_after
+from tests.support.fakes.world import HEAD_2, Script, World, for_ever, is_decided, passes_after
 
 PLATFORM = EMBEDDED.model_copy(update={"lower_bounds": True, "revdeps": True})
 BROKEN = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="test"))

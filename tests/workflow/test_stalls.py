@@ -11,13 +11,13 @@ from temporalio.client import ActivityFailureError, Client
 from temporalio.common import RetryPolicy
 from temporalio.worker import Worker
 
-from opam_ci.activities import stand_in
+from opam_ci.activities import backup_heartbeats as stand_in
 from opam_ci.activities.attempt import Attempt, run_attempt
-from opam_ci.core.messages import JobContext, JobReport
-from opam_ci.core.outcome import Outcome
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.retry import RetrySettings
-from tests.fakes.world import HEAD_1, PASSED
+from opam_ci.core.jobs.messages import JobContext, JobReport
+from opam_ci.core.jobs.outcome import Outcome
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.retry import RetrySettings
+from tests.support.fakes.world import HEAD_1, PASSED
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=3)
 STALL = timedelta(seconds=10)

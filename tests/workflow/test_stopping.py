@@ -15,7 +15,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from opam_ci import stopping
+from opam_ci.app import shutdown as stopping
 
 A_SECOND = timedelta(seconds=1)
 
@@ -91,7 +91,7 @@ def process(body: str) -> subprocess.Popen[str]:
     script = f"""
         import asyncio, time
         from datetime import timedelta
-        from opam_ci import stopping
+        from opam_ci.app import shutdown as stopping
         stopping.PROCESS_TIMEOUT = timedelta(seconds=1)
         async def main():
             stop = stopping.stop_on_signal()

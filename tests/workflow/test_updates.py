@@ -7,13 +7,12 @@ import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
-from opam_ci.core.build import Revdep
-from opam_ci.core.job import JobKind
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause, Evidence, Failed, FailureReason, label
-from opam_ci.core.platforms import EMBEDDED
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.selector import (
+from opam_ci.core.jobs.build import Revdep
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, label
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.selector import (
     CancelUpdate,
     JobSelector,
     RestartSelector,
@@ -21,9 +20,18 @@ from opam_ci.core.selector import (
     RestartWhich,
     Taken,
 )
-from opam_ci.core.summary import State
+from opam_ci.core.jobs.summary import State
+from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.fakes.world import HEAD_1, HEAD_2, PASSED, World, for_ever, is_decided, passes_after
+from tests.support.fakes.world import (
+    HEAD_1,
+    HEAD_2,
+    PASSED,
+    World,
+    for_ever,
+    is_decided,
+    passes_after,
+)
 
 PLATFORM = EMBEDDED.model_copy(update={"revdeps": True})
 BUILD = f"build {PLATFORM.name} a.1"

@@ -15,11 +15,11 @@ from opam_ci.clients.index.engine import portions
 from opam_ci.clients.index.rows import job_of, job_status, outcome_row
 from opam_ci.clients.index.schema import ATTEMPTS, JOB_COLUMNS, JOBS, Instant
 from opam_ci.clients.index.write import QUEUED
-from opam_ci.core.installable import SAYS_NOT_INSTALLABLE, Unavailable, installable_nowhere
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.outcome import FailureReason, Outcome
-from opam_ci.core.plan import follows, outcome_after
-from opam_ci.core.summary import DECIDED, Standing
+from opam_ci.core.jobs.installable import SAYS_NOT_INSTALLABLE, Unavailable, installable_nowhere
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import FailureReason, Outcome
+from opam_ci.core.jobs.plan import follows, outcome_after
+from opam_ci.core.jobs.summary import DECIDED, Standing
 
 _AT = bindparam("at", type_=Instant)
 _IDS = bindparam("ids", type_=Integer, expanding=True)

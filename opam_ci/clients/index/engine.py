@@ -16,8 +16,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from opam_ci.core.batched import batched
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
 
 _BUSY_SECONDS = 30
 """How long a writer waits for another one; a batch takes milliseconds."""

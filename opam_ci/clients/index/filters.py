@@ -7,11 +7,11 @@ from sqlalchemy import ColumnElement, Connection, and_, select, true
 from sqlalchemy.sql.schema import Table
 
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS, PULL_REQUESTS, REVISIONS
-from opam_ci.core.job import Job, JobKind, Phase
+from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.jobs.outcome import Cause, FailureReason, SkipReason
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.summary import Standing, State
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, FailureReason, SkipReason
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.summary import Standing, State
 
 
 class RevisionFilter(Frozen):

@@ -6,8 +6,8 @@ from sqlalchemy import ColumnElement, Connection, FromClause, and_, exists, func
 from opam_ci.clients.index.engine import Connected, create, reading
 from opam_ci.clients.index.filters import CURRENT, revision_condition
 from opam_ci.clients.index.schema import HEADS, INCIDENTS, JOBS, REVISIONS
+from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Standing, State
 from opam_ci.core.model import Frozen
-from opam_ci.core.summary import BUILDS_NOTHING, UNDECIDED, Standing, State
 
 _CURRENT = revision_condition(CURRENT)
 

@@ -37,9 +37,9 @@ from opam_ci.clients.index.schema import (
 from opam_ci.core.incidents.grouping import GAP, Span, joined, place_of
 from opam_ci.core.incidents.model import HitJob, Incident, Place
 from opam_ci.core.incidents.verdicts import REFUTED_BY
+from opam_ci.core.jobs.outcome import OWN_LIMIT_RULES, Cause, Evidence
+from opam_ci.core.jobs.summary import UNDECIDED, Standing
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause, Evidence
-from opam_ci.core.summary import UNDECIDED, Standing
 
 _LOCK = 7_263_519_005
 """Id of the lock for making incidents, so that none is made twice."""

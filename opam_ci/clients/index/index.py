@@ -38,8 +38,14 @@ from opam_ci.clients.index.schema import (
     TESTED,
 )
 from opam_ci.clients.index.write import write
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord, RowBatch
-from opam_ci.core.summary import Counts
+from opam_ci.core.jobs.records import (
+    AttemptRecord,
+    JobRecord,
+    RevisionKey,
+    RevisionRecord,
+    RowBatch,
+)
+from opam_ci.core.jobs.summary import Counts
 
 CLOSE_PATIENCE = timedelta(seconds=5)
 """How long closing an index waits for running calls; they take milliseconds."""

@@ -9,9 +9,9 @@ from opam_ci.clients.index.engine import Connected, reading
 from opam_ci.clients.index.filters import CURRENT, REASONS, of_revisions
 from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import ATTEMPT_COUNTS, ATTEMPTS, JOBS, PULL_REQUESTS, TESTED
-from opam_ci.core.outcome import Cause
-from opam_ci.core.overview import ErrorGroup, HitPullRequest, WorkerRow
-from opam_ci.core.summary import Standing
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.overview import ErrorGroup, HitPullRequest, WorkerRow
+from opam_ci.core.jobs.summary import Standing
 
 
 class Overview(Connected):

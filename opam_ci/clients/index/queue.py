@@ -14,8 +14,8 @@ from opam_ci.clients.index.selecting import cancelled, candidates, restarted
 from opam_ci.clients.index.standings import standings
 from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
 from opam_ci.core.batched import batched
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.messages import (
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
     CountJobs,
@@ -24,11 +24,11 @@ from opam_ci.core.messages import (
     SettleJobs,
     TakeJobs,
 )
-from opam_ci.core.outcome import Cancelled, Outcome
-from opam_ci.core.plan import PlannedJob, outcome_after
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.selector import RestartAsker, RestartSelector, Taken
-from opam_ci.core.summary import UNDECIDED, PlatformStanding, Standing
+from opam_ci.core.jobs.outcome import Cancelled, Outcome
+from opam_ci.core.jobs.plan import PlannedJob, outcome_after
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.selector import RestartAsker, RestartSelector, Taken
+from opam_ci.core.jobs.summary import UNDECIDED, PlatformStanding, Standing
 
 _WRITTEN_AT_ONCE = 1_000
 """Jobs in one transaction: other writers wait for less than a tenth of a second."""
@@ -185,7 +185,7 @@ class JobQueue(Connected):
         self._decide(given.key, ids, given.outcome, at, UNDECIDED)
 
     def conclude(self, given: ConcludeJobs, at: datetime) -> bool:
-        """Decides which packages can be installed nowhere; see `core/installable.py`.
+        """Decides which packages can be installed nowhere; see `core/jobs/installable.py`.
 
         Returns:
             Whether that changed jobs.

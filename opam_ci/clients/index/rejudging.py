@@ -27,10 +27,10 @@ from opam_ci.clients.index.schema import (
 from opam_ci.core.incidents.rejudge import doubt_in_words, rejudged
 from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.incidents.verdicts import BURST, MEMORY, FailedVerdict, doubts
-from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Failed, Outcome
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.summary import Standing
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Failed, Outcome
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.summary import Standing
 
 ALIKE_AT_ONCE = 2000
 """Verdicts of one signature within half an hour that are examined; those of a whole fleet

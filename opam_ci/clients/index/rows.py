@@ -5,12 +5,18 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from opam_ci.core.incidents.signature import signature
-from opam_ci.core.job import Job
-from opam_ci.core.outcome import Errored, Failed, Outcome, Skipped
-from opam_ci.core.plan import RANKS, PlannedJob, depends_on, follows
-from opam_ci.core.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord, RowBatch
-from opam_ci.core.summary import JobState, JobStatus, Standing
+from opam_ci.core.incidents.fingerprint import signature
+from opam_ci.core.jobs.job import Job
+from opam_ci.core.jobs.outcome import Errored, Failed, Outcome, Skipped
+from opam_ci.core.jobs.plan import RANKS, PlannedJob, depends_on, follows
+from opam_ci.core.jobs.records import (
+    AttemptRecord,
+    JobRecord,
+    RevisionKey,
+    RevisionRecord,
+    RowBatch,
+)
+from opam_ci.core.jobs.summary import JobState, JobStatus, Standing
 
 Values = dict[str, Any]
 """Values to be written to a row, by column."""

@@ -36,8 +36,8 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeEngine
 
-from opam_ci.core.outcome import Evidence, Outcome
-from opam_ci.core.summary import Fault
+from opam_ci.core.jobs.outcome import Evidence, Outcome
+from opam_ci.core.jobs.summary import Fault
 
 SCHEMA_VERSION = "0005"
 """Of these tables; `migrations.py` leads here from older ones."""
@@ -216,7 +216,7 @@ ATTEMPTS = _table(
     *_required(Instant, "started_at"),
     Column("ended_at", Instant),
     Column("incident_id", ForeignKey("incidents.id")),
-    # How it failed, hashed: see `core/incidents/signature.py`.
+    # How it failed, hashed: see `core/incidents/fingerprint.py`.
     Column("signature", Text),
     UniqueConstraint("job_id", "round", "number", name="attempts_key"),
     Index("attempts_by_time", "started_at", "id"),

@@ -9,12 +9,18 @@ from sqlalchemy import Connection, select
 from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import JOB_COLUMNS, JOBS
 from opam_ci.clients.index.write import find_revision
-from opam_ci.core.job import Job, JobKind
-from opam_ci.core.messages import ChangeJobs
-from opam_ci.core.outcome import FailureReason
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.selector import TAKEN_SHOWN, JobSelector, RestartSelector, RestartWhich, Taken
-from opam_ci.core.summary import DECIDED, UNDECIDED, Standing
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.messages import ChangeJobs
+from opam_ci.core.jobs.outcome import FailureReason
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.selector import (
+    TAKEN_SHOWN,
+    JobSelector,
+    RestartSelector,
+    RestartWhich,
+    Taken,
+)
+from opam_ci.core.jobs.summary import DECIDED, UNDECIDED, Standing
 
 Candidate = AnyRow
 """The columns of a job that decide whether it is taken."""

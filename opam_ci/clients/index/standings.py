@@ -21,10 +21,10 @@ from sqlalchemy.dialects.postgresql import JSON
 
 from opam_ci.clients.index.rows import job_status
 from opam_ci.clients.index.schema import JOBS
-from opam_ci.core.job import JobKind
-from opam_ci.core.outcome import Cause
-from opam_ci.core.summary import SHOWN_ROWS, CountKey, JobStatus, PlatformStanding, Standing
-from opam_ci.core.tally import counts_of, explaining
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.summary import SHOWN_ROWS, CountKey, JobStatus, PlatformStanding, Standing
+from opam_ci.core.jobs.tally import counts_of, explaining
 
 _WHY = func.coalesce(
     JOBS.c.failure_reason,
@@ -36,7 +36,7 @@ _WHY = func.coalesce(
     ),
     "",
 )
-"""The same as `core.summary.why_counted` of the row."""
+"""The same as `core.jobs.summary.why_counted` of the row."""
 
 
 def standings(

@@ -13,8 +13,8 @@ from opam_ci.clients.index.filters import RevisionFilter, equal, revision_condit
 from opam_ci.clients.index.incidents import attach
 from opam_ci.clients.index.rows import Values, attempt_rows, job_row, outcome_row
 from opam_ci.clients.index.schema import ATTEMPTS, HEADS, JOBS, PULL_REQUESTS, REVISIONS
-from opam_ci.core.records import RevisionKey, RevisionRecord, RowBatch
-from opam_ci.core.summary import UNDECIDED, Standing
+from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
+from opam_ci.core.jobs.summary import UNDECIDED, Standing
 
 Columns = ReadOnlyColumnCollection[str, Any]
 

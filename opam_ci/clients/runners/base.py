@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from opam_ci.clients.host import HostNeeds
-from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
+from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
 
 
 class LogSink(Protocol):

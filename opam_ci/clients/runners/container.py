@@ -9,32 +9,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from opam_ci.clients.host import HostNeeds
-from opam_ci.clients.runners import aptsources, mirrors
 from opam_ci.clients.runners.base import LogSink
-from opam_ci.clients.runners.containerbox import open_container, remove
-from opam_ci.clients.runners.containerexec import ContainerExecutor
-from opam_ci.clients.runners.containerlayer import ContainerLayers
-from opam_ci.clients.runners.disk import DiskWatch
-from opam_ci.clients.runners.engine import Engine
-from opam_ci.clients.runners.jobroot import job_directory
-from opam_ci.clients.runners.jobrun import JobRun
-from opam_ci.clients.runners.kinds import BUILDS
-from opam_ci.clients.runners.layer import ArtifactSource, check_sandbox
-from opam_ci.clients.runners.locks import remove_unlocked
-from opam_ci.clients.runners.phasebook import PhaseLog
+from opam_ci.clients.runners.containers.box import open_container, remove
+from opam_ci.clients.runners.containers.engine import Engine
+from opam_ci.clients.runners.containers.exec import ContainerExecutor
+from opam_ci.clients.runners.containers.layer import ContainerLayers
+from opam_ci.clients.runners.images import apt_sources as aptsources
+from opam_ci.clients.runners.images.layer import ArtifactSource, check_sandbox
+from opam_ci.clients.runners.images.scratch import job_directory
+from opam_ci.clients.runners.job.driver import JobRun
+from opam_ci.clients.runners.job.reproduction import reproduction
+from opam_ci.clients.runners.phases import mirrors
+from opam_ci.clients.runners.phases.kinds import BUILDS
+from opam_ci.clients.runners.phases.phase_log import PhaseLog
+from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.preflight import (
     check_clock,
     check_room,
     limits_line,
 )
-from opam_ci.clients.runners.reproduction import reproduction
-from opam_ci.clients.runners.sandbox import ROOT
+from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
+from opam_ci.clients.runners.sandbox.disk import DiskWatch
+from opam_ci.clients.runners.sandbox.locks import remove_unlocked
 from opam_ci.clients.runners.settings import ContainerSettings
-from opam_ci.clients.runners.transcript import Transcript
-from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
+from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
 
 
 class ContainerRunner:

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from opam_ci.clients.host import HostNeeds, check_host, read_host
-from opam_ci.clients.runners.cgroups import Cgroups
-from opam_ci.clients.runners.sandbox import Rights
+from opam_ci.clients.runners.sandbox.bubblewrap import Rights
+from opam_ci.clients.runners.sandbox.cgroups import Cgroups
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
 
 _log = logging.getLogger(__name__)
 

@@ -12,21 +12,20 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from opam_ci.clients.host import HostNeeds
-from opam_ci.clients.runners import aptsources, layer, mirrors, sandbox
 from opam_ci.clients.runners.base import LogSink
-from opam_ci.clients.runners.cgroups import Cgroups
-from opam_ci.clients.runners.dependency_cache import (
-    DependencyCache,
-    cache_context,
-    cache_store,
-)
-from opam_ci.clients.runners.disk import DiskWatch
-from opam_ci.clients.runners.image import Image, ImageStore
-from opam_ci.clients.runners.jobroot import JobRoots
-from opam_ci.clients.runners.jobrun import JobRun
-from opam_ci.clients.runners.kinds import BUILDS
-from opam_ci.clients.runners.layer import ArtifactSource
-from opam_ci.clients.runners.phasebook import PhaseLog
+from opam_ci.clients.runners.cache.dependencies import DependencyCache, cache_context, cache_store
+from opam_ci.clients.runners.images import apt_sources as aptsources
+from opam_ci.clients.runners.images import layer
+from opam_ci.clients.runners.images.image import Image, ImageStore
+from opam_ci.clients.runners.images.layer import ArtifactSource
+from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
+from opam_ci.clients.runners.images.scratch import JobRoots
+from opam_ci.clients.runners.job.driver import JobRun
+from opam_ci.clients.runners.job.reproduction import reproduction
+from opam_ci.clients.runners.phases import mirrors
+from opam_ci.clients.runners.phases.kinds import BUILDS
+from opam_ci.clients.runners.phases.phase_log import PhaseLog
+from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.preflight import (
     check_clock,
     check_limits,
@@ -35,14 +34,14 @@ from opam_ci.clients.runners.preflight import (
     limits_line,
     namespace_trouble,
 )
-from opam_ci.clients.runners.reproduction import reproduction
-from opam_ci.clients.runners.rootexec import RootfsExecutor
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+from opam_ci.clients.runners.sandbox.cgroups import Cgroups
+from opam_ci.clients.runners.sandbox.disk import DiskWatch
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
-from opam_ci.clients.runners.transcript import Transcript
-from opam_ci.core.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.errors import UsageError
-from opam_ci.core.job_errors import InfrastructureError
-from opam_ci.core.outcome import Cause
+from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
 
 __all__ = ["ArtifactSource", "RootfsRunner", "RootfsSettings", "default_home"]
 

@@ -18,9 +18,9 @@ from opam_ci.core.classify.positive_proofs import is_proven
 from opam_ci.core.classify.preparation import judge_preparation
 from opam_ci.core.classify.sources import judge_fetch
 from opam_ci.core.classify.verdicts import Case
-from opam_ci.core.facts import BuildFacts, PhaseRun
-from opam_ci.core.job import PACKAGE_PHASES, REVDEP_KINDS, JobKind, Phase
-from opam_ci.core.outcome import (
+from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
+from opam_ci.core.jobs.job import PACKAGE_PHASES, REVDEP_KINDS, JobKind, Phase
+from opam_ci.core.jobs.outcome import (
     OWN_LIMIT_RULES,
     Cause,
     Errored,

@@ -4,16 +4,16 @@ import html
 import re
 from dataclasses import dataclass, replace
 
-from opam_ci.core.classify.cut import Offsets, byte_length
-from opam_ci.core.classify.frames import Frames
-from opam_ci.core.outcome import LogLine
+from opam_ci.core.classify.excerpt import Offsets, byte_length
+from opam_ci.core.classify.package_output import Frames
+from opam_ci.core.jobs.outcome import LogLine
 
 LINE_CAP = 1200
 """Characters of a line that are matched: its first 900 and last 300. Compiler command lines
 may have tens of kilobytes; what shows a failure is at one of their ends."""
 
 EVIDENCE_CHARS = 400
-"""The limit of `LogLine.text` in core/outcome.py."""
+"""The limit of `LogLine.text` in core/jobs/outcome.py."""
 
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]{0,400}(?:\x07|\x1b\\)?|\x1b[@-_]"

@@ -9,9 +9,9 @@ from opam_ci.core.classify.exits import (
 )
 from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
-from opam_ci.core.facts import PhaseRun
-from opam_ci.core.job import PACKAGE_PHASES, Phase
-from opam_ci.core.outcome import (
+from opam_ci.core.jobs.facts import PhaseRun
+from opam_ci.core.jobs.job import PACKAGE_PHASES, Phase
+from opam_ci.core.jobs.outcome import (
     OWN_MEMORY_LIMIT,
     OWN_PROCESS_LIMIT,
     Cause,

@@ -6,9 +6,9 @@ from itertools import groupby
 
 from opam_ci.core.classify.lines import Line
 from opam_ci.core.classify.rule import AFTER_LINES, PASSED_BY, Rule, RuleClass, Verdict
-from opam_ci.core.job import Phase
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause, FailureReason, LogLine, SkipReason
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, FailureReason, LogLine, SkipReason
 
 MOST_LINES = 5
 """Lines of evidence in a verdict: enough to show it, few enough for a status page."""

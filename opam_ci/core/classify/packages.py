@@ -13,12 +13,12 @@ from opam_ci.core.classify.machine import OWN_REASONS, foreign_oom
 from opam_ci.core.classify.matching import MOST_LINES, TextVerdict
 from opam_ci.core.classify.preparation import judge_no_solution, judge_opam_exit
 from opam_ci.core.classify.rulebook import OPAM_COMMAND_FAILED, PACKAGE_REPORT, RULES
+from opam_ci.core.classify.salience import WEAK_IDS, last_specific_line
 from opam_ci.core.classify.sources import judge_fetch, judge_unfixed_source
-from opam_ci.core.classify.telling import WEAK_IDS, last_specific_line
 from opam_ci.core.classify.verdicts import Case
-from opam_ci.core.facts import OpamAction, PhaseRun
-from opam_ci.core.job import Phase
-from opam_ci.core.outcome import Cause, FailureReason, LogLine, Outcome
+from opam_ci.core.jobs.facts import OpamAction, PhaseRun
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause, FailureReason, LogLine, Outcome
 
 _REPORT_HEAD = (RULES.by_id[OPAM_COMMAND_FAILED],)
 _FAILURES = tuple(rule for rule in RULES if rule.verdict == "failed")

@@ -1,14 +1,14 @@
 """Proofs of a package failure although no code of a package ran: one table.
 
 Every other failure before package code runs is an infrastructure fault, however often it repeats.
-Each row has a test: tests/unit/test_positive_proofs.py.
+Each row has a test: tests/unit/core/jobs/test_positive_proofs.py.
 """
 
-from opam_ci.core.admission import CHANGE_REFUSED
 from opam_ci.core.classify.rulebook import RULES
-from opam_ci.core.job import PACKAGE_PHASES, Phase
+from opam_ci.core.jobs.job import PACKAGE_PHASES, Phase
+from opam_ci.core.jobs.outcome import Failed, FailureReason, SkipReason
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Failed, FailureReason, SkipReason
+from opam_ci.core.submission.admission import CHANGE_REFUSED
 
 
 class Proof(Frozen):

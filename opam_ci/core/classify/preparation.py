@@ -4,10 +4,10 @@ from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
-from opam_ci.core.facts import PhaseRun
-from opam_ci.core.job import Phase
+from opam_ci.core.jobs.facts import PhaseRun
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause, FailureReason, Outcome, SkipReason
 from opam_ci.core.opam.explanation import explain, explain_refusal, lacks_system_package
-from opam_ci.core.outcome import Cause, FailureReason, Outcome, SkipReason
 
 _EXIT_CAUSES = {
     OpamExit.LOCKED: (Cause.OPAM_INTERNAL, "opam-locked"),

@@ -8,9 +8,9 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from opam_ci.core.classify.literals import literals
-from opam_ci.core.job import PACKAGE_PHASES, Phase
+from opam_ci.core.jobs.job import PACKAGE_PHASES, Phase
+from opam_ci.core.jobs.outcome import Cause, FailureReason, SkipReason
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, FailureReason, SkipReason
 
 Verdict = Literal["failed", "errored", "skipped", "unknown"]
 """The verdicts that a text alone can prove. `passed` requires positive evidence."""

@@ -8,9 +8,9 @@ from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.preparation import judge_opam_exit
 from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
-from opam_ci.core.facts import PhaseRun
-from opam_ci.core.job import Phase
-from opam_ci.core.outcome import Cause, FailureReason, Outcome
+from opam_ci.core.jobs.facts import PhaseRun
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause, FailureReason, Outcome
 
 CHECKSUM_REPEATS = "checksum_repeats"
 """Name of the probe that fetches a source with a wrong checksum again: True if it had the same

@@ -7,8 +7,8 @@ from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.lines import Line, clean
 from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.rulebook import every_rule
-from opam_ci.core.job import Phase
-from opam_ci.core.outcome import Cause, FailureReason
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause, FailureReason
 
 _DEPENDENCY_TOO = {
     FailureReason.BUILD,

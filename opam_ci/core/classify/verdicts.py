@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
-from opam_ci.core.classify.frames import is_command
 from opam_ci.core.classify.lines import Line, clean
 from opam_ci.core.classify.matching import TextVerdict
+from opam_ci.core.classify.package_output import is_command
 from opam_ci.core.classify.rule import Rule
 from opam_ci.core.classify.rulebook import RULES
-from opam_ci.core.facts import BuildFacts, PhaseRun
-from opam_ci.core.job import Phase
-from opam_ci.core.outcome import (
+from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import (
     Cause,
     Errored,
     Evidence,

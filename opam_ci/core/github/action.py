@@ -7,9 +7,9 @@ from pydantic import AwareDatetime, Field
 
 from opam_ci.core.github.model import Login, RefName, RepositoryName, Sha
 from opam_ci.core.github.payload import PullRequest
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.selector import RestartSelector
 from opam_ci.core.model import Frozen
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.selector import RestartSelector
 
 HeadEvent = Literal["opened", "reopened", "pushed", "ready", "drafted", "rebased", "missed"]
 """Why a head is to be tested. `rebased` means another base under the same head, which needs a new

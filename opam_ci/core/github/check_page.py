@@ -13,13 +13,13 @@ from opam_ci.core.github.checks import (
     Conclusion,
 )
 from opam_ci.core.github.status import About, Context, part_of, status_of
-from opam_ci.core.job import JobKind
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.summary import JobStatus, Standing, State, Summary, why_counted
 from opam_ci.core.lint.finding import LintFinding, Severity
-from opam_ci.core.outcome import Cause
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.result_text import flat
-from opam_ci.core.summary import JobStatus, Standing, State, Summary, why_counted
-from opam_ci.core.text import CAUSE_WORDS, clip, mark, why
+from opam_ci.core.text.result import flat
+from opam_ci.core.text.status import CAUSE_WORDS, clip, mark, why
 
 _CONCLUSIONS: dict[State, Conclusion] = {
     State.SUCCESS: "success",

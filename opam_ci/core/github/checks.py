@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from opam_ci.core.github.model import Sha
-from opam_ci.core.github.people import RESTART_ERRORS, RESTART_FAILED
+from opam_ci.core.github.user_actions import RESTART_ERRORS, RESTART_FAILED
 from opam_ci.core.model import Frozen
 
 ANNOTATIONS_LIMIT = 50

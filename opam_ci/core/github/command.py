@@ -3,8 +3,8 @@
 import re
 from typing import Literal
 
+from opam_ci.core.jobs.selector import RestartSelector, RestartWhich
 from opam_ci.core.model import Frozen
-from opam_ci.core.selector import RestartSelector, RestartWhich
 
 _COMMAND = re.compile(r" {0,3}/opam-ci(?:[ \t]+(?P<arguments>.*))?[ \t]*")
 _FENCE = re.compile(r" {0,3}(?P<mark>```|~~~)")

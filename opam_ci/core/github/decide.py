@@ -26,8 +26,8 @@ from opam_ci.core.github.payload import (
     PullRequestPayload,
     PushPayload,
 )
-from opam_ci.core.github.people import decide_check_run, decide_check_suite, decide_comment
-from opam_ci.core.text import problems
+from opam_ci.core.github.user_actions import decide_check_run, decide_check_suite, decide_comment
+from opam_ci.core.text.status import problems
 
 _HEADS: dict[str, HeadEvent] = {
     "opened": "opened",

@@ -6,12 +6,12 @@ from pydantic import AwareDatetime, Field
 
 from opam_ci.core.github.action import Action
 from opam_ci.core.github.checks import CheckRun
-from opam_ci.core.github.pace import HURRIED, Pace, Posted
+from opam_ci.core.github.debounce import HURRIED, Pace, Posted
 from opam_ci.core.github.reconcile import REDELIVERED_FOR
 from opam_ci.core.github.status import Status
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.model import Frozen
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import PullRequestRef
 
 
 class DeliveryTask(Frozen):

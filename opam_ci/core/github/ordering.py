@@ -13,7 +13,7 @@ class ClosedAs(Frozen):
 
     Attributes:
         as_of: When the pull request was closed, by GitHub's clock.
-        authoritative: As in `core.requests.Origin`.
+        authoritative: As in `core.jobs.requests.Origin`.
     """
 
     as_of: AwareDatetime

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from opam_ci.core.github.pace import Pace
+from opam_ci.core.github.debounce import Pace
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, Context
 from opam_ci.core.model import Frozen
 

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from opam_ci.core.github.action import HeadChanged
 from opam_ci.core.github.posting_options import PostingOptions
+from opam_ci.core.jobs.requests import CheckOptions, Origin, PullRequestRef, Revision
 from opam_ci.core.model import Frozen
-from opam_ci.core.requests import CheckOptions, Origin, PullRequestRef, Revision
 
 
 class Policy(Frozen):

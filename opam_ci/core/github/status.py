@@ -5,10 +5,10 @@ from enum import StrEnum
 from pydantic import Field
 
 from opam_ci.core.github.model import HEAD_GONE, Sha
-from opam_ci.core.job import REVDEP_KINDS, JobKind
+from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind
+from opam_ci.core.jobs.summary import REPOSITORY_JOBS, State, Summary
 from opam_ci.core.model import Frozen
-from opam_ci.core.summary import REPOSITORY_JOBS, State, Summary
-from opam_ci.core.text import STATUS_LIMIT, clip, status_description
+from opam_ci.core.text.status import STATUS_LIMIT, clip, status_description
 
 _REVDEP_JOBS = REVDEP_KINDS | {JobKind.LIST_REVDEPS}
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from opam_ci.core.incidents.model import FaultSeen, Place, Scope
-from opam_ci.core.outcome import OWN_LIMIT_RULES, Cause
+from opam_ci.core.jobs.outcome import OWN_LIMIT_RULES, Cause
 
 GAP = timedelta(minutes=45)
 """Maximum time between two faults of one incident.

@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.incidents.model import HitJob, Incident
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.model import Frozen, State
 from opam_ci.core.packed import Packed
-from opam_ci.core.records import RevisionKey
 
 HIT_JOBS_AT_ONCE = 2000
 """Jobs in one result, which Temporal stores for a while. More need another activity."""

@@ -4,10 +4,10 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field
 
-from opam_ci.core.job import Job
+from opam_ci.core.jobs.job import Job
+from opam_ci.core.jobs.outcome import Cause, Evidence
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.model import Frozen
-from opam_ci.core.outcome import Cause, Evidence
-from opam_ci.core.records import RevisionKey
 
 
 class Scope(StrEnum):

@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from opam_ci.core.incidents.signature import SAME_FAILURE
+from opam_ci.core.incidents.fingerprint import SAME_FAILURE
 from opam_ci.core.incidents.verdicts import Doubt
-from opam_ci.core.outcome import Cause, Errored, Failed, Outcome
+from opam_ci.core.jobs.outcome import Cause, Errored, Failed, Outcome
 
 
 def is_rejudged(outcome: Outcome | None) -> bool:

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from opam_ci.core.incidents.model import HitJob
-from opam_ci.core.job import JobKind
+from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartAsker, RestartSelector
 from opam_ci.core.model import Frozen
-from opam_ci.core.records import RevisionKey
-from opam_ci.core.requests import PullRequestRef
-from opam_ci.core.selector import CANARY_COST, RESTART_COST, RestartAsker, RestartSelector
 
 WINDOW = 100
 """Jobs that are restarted at once: 500 take five windows."""

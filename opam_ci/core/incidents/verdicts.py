@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from pydantic import AwareDatetime, Field
 
-from opam_ci.core.job import Job, count_unrelated, package_name
+from opam_ci.core.jobs.job import Job, count_unrelated, package_name
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.model import Frozen
-from opam_ci.core.records import RevisionKey
 
 BURST = timedelta(minutes=10)
 """Time within which unrelated pull requests must fail the same way to put it in doubt."""

@@ -1,0 +1,1 @@
+"""What the processes are composed of: settings, connections, schedules, monitoring, shutdown."""

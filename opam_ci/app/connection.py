@@ -1,0 +1,154 @@
+"""The connection to Temporal: converter, identity, search attributes."""
+
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.runtime import Runtime
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
+
+from opam_ci.app.settings import Settings
+from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.workflows import options
+
+
+def identity() -> str:
+    """Returns the identity of this process for Temporal and in evidence."""
+    return f"{os.getpid()}@{socket.gethostname()}"
+
+
+PATIENT = RetryConfig(max_interval_millis=2_000, max_elapsed_time_millis=60_000, max_retries=1_000)
+"""How long a worker retries requests to Temporal: the default heartbeat timeout of a job. The
+SDK's own ten seconds are less than a restart may take."""
+
+
+async def connect(
+    settings: Settings, *, runtime: Runtime | None = None, retry: RetryConfig | None = None
+) -> Client:
+    """Connects to Temporal.
+
+    Args:
+        settings: Of this process.
+        runtime: The SDK's, for metrics.
+        retry: How requests are retried; the default is for a person who waits.
+
+    Raises:
+        UsageError: No server responds at the address.
+    """
+    try:
+        return await Client.connect(
+            settings.temporal,
+            namespace=settings.namespace,
+            data_converter=pydantic_data_converter,
+            identity=identity(),
+            runtime=runtime,
+            retry_config=retry,
+        )
+    except (RuntimeError, ValueError, RPCError) as error:
+        raise UsageError(
+            f"no Temporal server responds at {settings.temporal} ({_short(error)}); "
+            "start one with `opam-ci up`, or choose another with --temporal ADDRESS"
+        ) from error
+
+
+async def ensure_search_attributes(client: Client) -> None:
+    """Adds our search attributes to the server, unless they exist."""
+    request = AddSearchAttributesRequest(
+        namespace=client.namespace,
+        search_attributes={
+            key.name: IndexedValueType.ValueType(key.indexed_value_type)
+            for key in options.SEARCH_ATTRIBUTES
+        },
+    )
+    try:
+        await client.operator_service.add_search_attributes(request)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.ALREADY_EXISTS:
+            raise UsageError(
+                f"the Temporal server rejects our search attributes ({error.message}); an "
+                "operator must add them: see docs/operations.md"
+            ) from error
+
+
+_POLL_TIMEOUT = timedelta(seconds=75)
+"""A poll is renewed after a minute; the server remembers pollers for five."""
+
+
+_JOBS = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+_PRESENCE = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+
+
+async def pollers(
+    client: Client, queue: str, kind: TaskQueueType.ValueType = _JOBS
+) -> dict[str, datetime]:
+    """Returns the pollers of a task queue, by default for activities, with their last poll.
+
+    The server remembers a poller for five minutes.
+
+    Raises:
+        InfrastructureError: The request to Temporal failed.
+    """
+    try:
+        description = await client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=client.namespace,
+                task_queue=TaskQueue(name=queue),
+                task_queue_type=kind,
+            )
+        )
+    except RPCError as error:
+        raise InfrastructureError(
+            f"Temporal cannot describe the task queue {queue}: {error.message}",
+            cause=Cause.UNKNOWN,
+        ) from error
+    return {
+        poller.identity: poller.last_access_time.ToDatetime(tzinfo=UTC)
+        for poller in description.pollers
+    }
+
+
+async def polled(client: Client, queue: str) -> bool:
+    """Returns whether any worker polls a task queue for activities at the moment.
+
+    Raises:
+        InfrastructureError: The request to Temporal failed.
+    """
+    return await _is_polled(client, queue, _JOBS)
+
+
+async def served(client: Client, queue: str) -> bool:
+    """Returns whether a build queue has a worker, even one that takes no jobs at the moment.
+
+    A worker that probes itself, or whose slots are all in use, does not poll for activities; for
+    workflow tasks every build worker polls all the time (`worker.build_worker`).
+
+    Raises:
+        InfrastructureError: The request to Temporal failed.
+    """
+    return await _is_polled(client, queue, _PRESENCE) or await polled(client, queue)
+
+
+async def _is_polled(client: Client, queue: str, kind: TaskQueueType.ValueType) -> bool:
+    now = datetime.now(UTC)
+    return any(is_live(seen, now) for seen in (await pollers(client, queue, kind)).values())
+
+
+def is_live(seen_at: datetime, now: datetime) -> bool:
+    """Whether a worker that polled at a time is still running."""
+    return now - seen_at < _POLL_TIMEOUT
+
+
+def _short(error: BaseException) -> str:
+    """Returns the useful part of the library's nested error text."""
+    text = str(error)
+    if "refused" in text:
+        return "connection refused"
+    return text.splitlines()[0][:100] if text else type(error).__name__

@@ -1,0 +1,98 @@
+"""Temporal Schedules."""
+
+from datetime import timedelta
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+from temporalio.service import RPCError
+
+from opam_ci.core.errors import UsageError
+from opam_ci.core.platforms.model import Platform
+from opam_ci.workflows import options
+from opam_ci.workflows.canary import CanaryWorkflow
+
+_PREFIX = "canary/"
+
+
+async def ensure_canary(client: Client, platform: Platform) -> None:
+    """Creates or updates the schedule of a pool's canary, and runs it at once if it is new.
+
+    Raises:
+        UsageError: The request to Temporal failed.
+    """
+    action = ScheduleActionStartWorkflow(
+        CanaryWorkflow.run,
+        platform,
+        id=f"{_PREFIX}{platform.pool}",
+        task_queue=options.ORCHESTRATION_QUEUE,
+    )
+    try:
+        await ensure_schedule(client, action, options.CANARY_INTERVAL, trigger_immediately=True)
+    except RPCError as error:
+        raise UsageError(
+            f"the Temporal server rejects the schedule canary/{platform.pool} ({error.message}); "
+            "allow it, or disable canaries with OPAM_CI_CANARY=false"
+        ) from error
+
+
+async def ensure_schedule(
+    client: Client,
+    action: ScheduleActionStartWorkflow,
+    every: timedelta,
+    *,
+    trigger_immediately: bool = False,
+) -> None:
+    """Creates a schedule of a workflow, or changes it to what is configured.
+
+    Any number of processes may do so at once. A schedule that an operator paused stays paused.
+
+    Args:
+        client: To Temporal.
+        action: The workflow; its id becomes the schedule's.
+        every: Time between two runs; one is skipped while the previous one is running.
+        trigger_immediately: Whether a new schedule runs at once, too.
+
+    Raises:
+        RPCError: The request to Temporal failed.
+    """
+    schedule = Schedule(
+        action=action,
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    )
+
+    def updated(known: ScheduleUpdateInput) -> ScheduleUpdate:
+        schedule.state = known.description.schedule.state
+        return ScheduleUpdate(schedule=schedule)
+
+    try:
+        await client.create_schedule(action.id, schedule, trigger_immediately=trigger_immediately)
+    except ScheduleAlreadyRunningError:
+        await client.get_schedule_handle(action.id).update(updated)
+
+
+async def pools(client: Client) -> frozenset[str]:
+    """Returns the pools that have a canary: all that any worker ever built for.
+
+    An operator who removes a pool deletes its schedule.
+
+    Raises:
+        RPCError: The request to Temporal failed.
+    """
+    return frozenset(
+        [
+            entry.id.removeprefix(_PREFIX)
+            async for entry in await client.list_schedules()
+            if entry.id.startswith(_PREFIX)
+        ]
+    )

@@ -1,0 +1,122 @@
+"""Configuration: environment variables `OPAM_CI_…`, all with sane defaults."""
+
+import os
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_state_path
+from pydantic import ByteSize, Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
+from opam_ci.clients.runners.settings import default_home as default_cache
+from opam_ci.core.incidents.messages import IncidentPace
+from opam_ci.core.jobs.installable import Unavailable
+
+
+class Settings(BaseSettings):
+    """Settings of every process of ours.
+
+    Attributes:
+        home: Where an embedded installation keeps everything; by default
+            `$XDG_STATE_HOME/opam-ci` or `~/.local/state/opam-ci`.
+        cache: Where root file systems and warmed opam roots are kept.
+        lint_opam: An opam of this machine to lint with, of the version that authors are judged
+            by; by default the one of a root file system of ours.
+        temporal: Address of the Temporal server.
+        namespace: Temporal namespace.
+        store: URL of the object store for logs and artifacts.
+        index: SQLAlchemy URL of the job index.
+        pools: Pools whose jobs this worker builds; empty for none.
+        orchestrate: Whether this worker runs workflows and repository activities.
+        builds: How many jobs this worker builds at once.
+        platforms: File of platforms and pools; None for the one of the package.
+        runner: How this worker isolates jobs: in a root file system that it makes, or in
+            containers.
+        container_command: `podman` or `docker`, or the path of either.
+        container_runtime: The engine's low-level runtime; by default what works here.
+        container_image: Image of platforms that name none.
+        container_network: The engine's word for the network of the phases that have one.
+        job_memory: Bytes of memory that a job may use; by default a share of the machine's.
+        job_pids: Processes and threads that a job may have.
+        job_cpus: CPUs' worth of time that a job may use; by default no limit.
+        job_disk: Bytes that a job may write.
+        job_files: Files that a job may make.
+        require_limits: Whether a machine that cannot limit jobs must not build.
+        unavailable: Whether a package that is available on none of the platforms is a failure
+            (`fail`) or a skip (`skip`); by default the former for pull requests of GitHub, as in
+            opam-repo-ci, and the latter for `check`, whose platforms are this machine's.
+        build_cache: Whether builds use compiled dependencies of earlier ones again.
+        build_cache_bytes: Room for these, in bytes, or with a unit such as `20GiB`.
+        metrics: Address on which a worker shows metrics and its health; empty for nowhere.
+        canary: Whether a build worker builds a canary before it takes jobs and after faults,
+            and has one go through its pools' queues now and then.
+        incident_probe: How long after its fault an incident is looked at first.
+        incident_quiet: How long an incident without lost jobs must be quiet to be over.
+    """
+
+    @field_validator("home", "cache", "lint_opam", "platforms")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    model_config = SettingsConfigDict(env_prefix="OPAM_CI_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=partial(user_state_path, "opam-ci"))
+    cache: Path = Field(default_factory=default_cache)
+    lint_opam: Path | None = None
+    temporal: str = "127.0.0.1:7233"
+    namespace: str = "default"
+    store: str = ""
+    index: str = ""
+    pools: tuple[str, ...] = ("linux-amd64",)
+    orchestrate: bool = True
+    builds: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
+    platforms: Path | None = None
+    runner: Literal["rootfs", "container"] = "rootfs"
+    container_command: str = "podman"
+    container_runtime: str | None = None
+    container_image: str | None = None
+    container_network: str = "host"
+    job_memory: int | None = Field(default=None, ge=32 << 20)
+    job_pids: int = Field(default=4096, ge=16)
+    job_cpus: float | None = Field(default=None, ge=0.01)
+    job_disk: int = Field(default=16 << 30, ge=1 << 20)
+    job_files: int = Field(default=1_000_000, ge=1000)
+    require_limits: bool = False
+    unavailable: Unavailable | None = None
+    build_cache: bool = True
+    build_cache_bytes: ByteSize = BUILD_CACHE_BYTES
+    metrics: str = ""
+    canary: bool = True
+    incident_probe: timedelta = Field(
+        default=IncidentPace().probe_first, ge=timedelta(seconds=1), le=IncidentPace().probe_maximum
+    )
+    incident_quiet: timedelta = Field(default=IncidentPace().quiet, ge=timedelta(seconds=1))
+
+    @property
+    def given_temporal(self) -> str | None:
+        """The server's address if the environment names one, else None."""
+        return self.temporal if "temporal" in self.model_fields_set else None
+
+    @property
+    def store_url(self) -> str:
+        """The object store's URL; by default a directory below `home`."""
+        return self.store or (self.home / "store").as_uri()
+
+    @property
+    def index_url(self) -> str:
+        """The index's URL; by default an SQLite file below `home`."""
+        return self.index or f"sqlite:///{self.home / 'index.sqlite'}"
+
+    @property
+    def incident_pace(self) -> IncidentPace:
+        """How often incidents are looked at."""
+        return IncidentPace(probe_first=self.incident_probe, quiet=self.incident_quiet)
+
+    @property
+    def clones(self) -> Path:
+        """Where this machine keeps its clones of repositories on GitHub."""
+        return self.home / "clones"

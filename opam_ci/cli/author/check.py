@@ -1,0 +1,257 @@
+"""`opam-ci check`: one pull request of a local clone, end to end."""
+
+import asyncio
+import re
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from temporalio.client import Client
+
+from opam_ci.app.connection import served
+from opam_ci.app.pull_requests import PullRequests
+from opam_ci.app.settings import Settings
+from opam_ci.cli.author.platforms import chosen_table
+from opam_ci.cli.local.session import working
+from opam_ci.cli.output.render import View, make_view
+from opam_ci.cli.output.tables import note
+from opam_ci.cli.output.watch import watch
+from opam_ci.cli.selection import command_options as opt
+from opam_ci.cli.selection.all_rows import with_all_rows
+from opam_ci.cli.selection.lookup import base_and_head
+from opam_ci.clients import programs
+from opam_ci.clients.git.repository import Repository
+from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
+from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.jobs.summary import State, Summary
+from opam_ci.core.platforms.model import EMBEDDED, Platform
+from opam_ci.core.platforms.select import embedded, named
+from opam_ci.workflows import options
+
+EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
+"""Exit codes of a check: 1 is a package failure, 3 a CI fault. 2 is a usage error."""
+
+
+def find_platforms(
+    file: Path | None,
+    patterns: list[str],
+    *,
+    lower_bounds: bool | None = None,
+    revdeps: bool | None = None,
+) -> tuple[Platform, ...]:
+    """Returns the platforms of these names or globs; by default those of this machine.
+
+    Args:
+        file: File of platforms; None for that of the settings.
+        patterns: Names or globs.
+        lower_bounds: Whether lower bounds are checked; None for the file's value of a named
+            platform, and for no otherwise: a person waits for the result.
+        revdeps: The same for reverse dependencies.
+
+    Raises:
+        UsageError: There is no such platform, or the file is invalid.
+    """
+    table = chosen_table(file)
+    chosen = named(table.platforms, patterns) if patterns else embedded(table)
+    requested = {"lower_bounds": lower_bounds, "revdeps": revdeps}
+    changes = {
+        name: bool(value) for name, value in requested.items() if value is not None or not patterns
+    }
+    return tuple(platform.model_copy(update=changes) for platform in chosen)
+
+
+def find_revision(
+    repo: Path, *, number: int | None, branch: str | None, base: str, checks: CheckOptions
+) -> tuple[PullRequestRef, Revision]:
+    """Finds head and base of a pull request in a local clone.
+
+    Args:
+        repo: The clone.
+        number: Number of a pull request, open (fetched) or merged.
+        branch: Or a branch, tag or commit.
+        base: Branch into which it is merged.
+        checks: How to check it.
+
+    Raises:
+        UsageError: There is no such pull request or branch.
+    """
+    if (number is None) == (branch is None):
+        raise UsageError("give either --pr NUMBER or --branch NAME")
+    programs.require("git")
+    with Repository.open(repo) as repository:
+        base_id, head_id = base_and_head(repository, number=number, branch=branch, base=base)
+        repository.require_packages(base_id)
+    directory = repo.resolve()
+    directory = directory.parent if directory.name == ".git" else directory
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", directory.name.removesuffix(".git"))[:100]
+    ref = PullRequestRef(owner="local", repo=name or "repository", number=number, branch=branch)
+    revision = Revision(
+        head=head_id,
+        base=base_id,
+        repository=str(repo.resolve()),
+        options=checks,
+        again=True,
+        request=uuid.uuid4().hex,
+    )
+    return ref, revision
+
+
+async def run_check(client: Client, ref: PullRequestRef, revision: Revision, view: View) -> Summary:
+    """Checks a head and shows its progress, until every job is decided.
+
+    If the caller is interrupted, the check is cancelled, and its builds with it.
+
+    Returns:
+        The last state.
+    """
+    pull_requests = PullRequests(client)
+    await pull_requests.head_changed(ref, revision)
+    summary: Summary | None = None
+
+    def decided(now: Summary) -> bool:
+        is_current = now.request == revision.request
+        return is_current and now.planned and now.concluded and not now.counts.undecided
+
+    try:
+        async for now in watch(client, ref.workflow_id, decided):
+            if now.request == revision.request:
+                summary = now
+                view.show(now)
+            elif summary is not None:
+                raise UsageError(f"another check of {ref.title} has taken this one's place")
+            elif now.notices and now.notices[-1].startswith("invalid head_changed"):
+                raise UsageError(now.notices[-1])
+    except asyncio.CancelledError:
+        note("interrupted: cancelling the check and its builds")
+        try:
+            await pull_requests.cancel(ref)
+        except InfrastructureError as error:
+            note(f"could not cancel the check: {error}; try `opam-ci cancel`")
+        raise
+    finally:
+        view.stop()
+    if summary is None:
+        raise InfrastructureError(
+            "the workflow returned no state of this check", cause=Cause.UNKNOWN
+        )
+    whole = await asyncio.to_thread(with_all_rows, summary, ref)
+    if whole is not summary:
+        view.show(whole)
+    view.close(whole)
+    return whole
+
+
+def check(
+    repo: Annotated[Path, typer.Option(help="A local clone of opam-repository.")] = Path(),
+    pr: Annotated[
+        int | None, typer.Option(help="Number of a pull request in it: fetched, or merged.", min=1)
+    ] = None,
+    branch: Annotated[str | None, typer.Option(help="Or a branch, tag or commit.")] = None,
+    base: Annotated[str, typer.Option(help="The branch into which it is merged.")] = "master",
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(help="Build on this platform only: name or glob; may be repeated."),
+    ] = None,
+    platforms: opt.PlatformFile = None,
+    lint_only: opt.LintOnly = False,
+    mirror: opt.Mirror = None,
+    only_mirrored: Annotated[
+        bool,
+        typer.Option(help="Build with no package whose sources are missing in the mirror."),
+    ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Reuse compiled dependencies of earlier builds."),
+    ] = True,
+    attempts: opt.Attempts = 5,
+    retry_after: opt.RetryAfter = 60,
+    heartbeat_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without a heartbeat after which a worker counts as lost.",
+            min=2,
+            max=86400,
+        ),
+    ] = 60,
+    lower_bounds: Annotated[
+        bool | None,
+        typer.Option(
+            "--lower-bounds/--no-lower-bounds",
+            help="Build with the lowest versions too; default: as the named platform sets it.",
+            show_default=False,
+        ),
+    ] = None,
+    revdeps: Annotated[
+        bool | None,
+        typer.Option(
+            "--revdeps/--no-revdeps",
+            help="Build reverse dependencies too; default: as the named platform sets it.",
+            show_default=False,
+        ),
+    ] = None,
+    temporal: opt.Temporal = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port for the embedded server.", min=1, max=65535)
+    ] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Checks a pull request of a local clone: analysis, lint, real builds and tests.
+
+    Exits 0 if all that ran passed, 1 for a package failure, 2 for a usage error, and 3 for an
+    internal CI error, which is no verdict about the package.
+
+    \b
+        opam-ci check --repo ~/opam-repository --branch my-release
+        opam-ci check --repo ~/opam-repository --pr 30203 --lint-only
+    """  # noqa: D301 - \b, the character, makes click keep the lines as they are
+    checks = CheckOptions(
+        # A lint needs no platform, so the file need not have one for this machine.
+        platforms=find_platforms(
+            platforms, platform or [], lower_bounds=lower_bounds, revdeps=revdeps
+        )
+        if platform or not lint_only
+        else (EMBEDDED,),
+        lint_only=lint_only,
+        archive_mirrors=tuple(mirror or ()),
+        only_mirrored=only_mirrored,
+        unavailable=Settings().unavailable or "skip",
+        build_cache=cache,
+        retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
+        heartbeat_timeout=timedelta(seconds=heartbeat_timeout),
+        keep_open=False,
+    )
+    ref, revision = find_revision(repo, number=pr, branch=branch, base=base, checks=checks)
+    summary = asyncio.run(_check(ref, revision, temporal, port, make_view(as_json=as_json)))
+    raise typer.Exit(EXIT_CODES[summary.state])
+
+
+async def _check(
+    ref: PullRequestRef, revision: Revision, temporal: str | None, port: int | None, view: View
+) -> Summary:
+    settings = Settings()
+    pools = frozenset(platform.pool for platform in revision.options.platforms)
+    if revision.options.lint_only:
+        pools = frozenset()
+    own = pools & frozenset(settings.pools)
+    async with working(settings, temporal=temporal, pools=own, port=port, report=note) as client:
+        await require_workers(client, pools - own)
+        return await run_check(client, ref, revision, view)
+
+
+async def require_workers(client: Client, pools: frozenset[str]) -> None:
+    """Checks that each pool has a worker: otherwise its jobs would wait for ever.
+
+    Raises:
+        UsageError: A pool has no worker.
+    """
+    for pool in sorted(pools):
+        if not await served(client, options.build_queue(pool)):
+            raise UsageError(
+                f"no worker builds for the pool {pool}: run `opam-ci worker --no-orchestrate "
+                f"--pool {pool} --temporal ADDRESS` on a machine of it"
+            )

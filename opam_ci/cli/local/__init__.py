@@ -1,0 +1,1 @@
+"""The installation on this machine: server, workers, ports."""

@@ -1,0 +1,1 @@
+"""What people name on the command line, and how it is found."""

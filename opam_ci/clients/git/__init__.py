@@ -1,0 +1,1 @@
+"""Git: processes, clones, trees, diffs, and the export of merged repositories."""

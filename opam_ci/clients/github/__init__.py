@@ -1,0 +1,1 @@
+"""GitHub's API, and what is remembered of its deliveries."""

@@ -1,0 +1,1 @@
+"""Judging attempts in a process of its own, with a time limit."""

@@ -1,0 +1,1 @@
+"""Lint by the opam of a root that the CI made."""

@@ -1,0 +1,1 @@
+"""The store of artifacts, and the logs in it."""

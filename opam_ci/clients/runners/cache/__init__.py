@@ -1,0 +1,1 @@
+"""Compiled dependencies that later jobs may reuse."""

@@ -1,0 +1,1 @@
+"""Containers of podman or docker, and their images."""

@@ -1,0 +1,230 @@
+"""One container from its start to its removal, and the counters of its control groups."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from opam_ci.clients.runners.containers.engine import Engine
+from opam_ci.clients.runners.phases.mirrors import Mirrors
+from opam_ci.clients.runners.sandbox import empty_proc as emptyproc
+from opam_ci.clients.runners.sandbox.bubblewrap import APT_CAPABILITIES
+from opam_ci.clients.runners.sandbox.cgroup_discovery import groups_of
+from opam_ci.clients.runners.sandbox.cgroups import (
+    COUNTER_FILES,
+    Counters,
+    parse_counters,
+    read_counters,
+)
+from opam_ci.clients.runners.sandbox.process import uninterrupted
+from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+
+_START_TIMEOUT = 60.0
+_END_TIMEOUT = 30.0
+
+# Lives as long as its standard input, which ends with the worker, however the worker ends. The
+# shell reaps orphaned processes.
+_INIT = "exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
+
+
+_OWN_PROCESSES = 2
+"""The shell and the `cat` of _INIT."""
+
+
+class Container:
+    """A running container.
+
+    Args:
+        engine: The engine that runs it.
+        name: Its name.
+        process: The engine's client that started it.
+
+    Attributes:
+        upper: Where it writes, None if that is not on this machine.
+    """
+
+    def __init__(self, engine: Engine, name: str, process: asyncio.subprocess.Process) -> None:
+        self.engine = engine
+        self.name = name
+        self.upper: Path | None = None
+        self._process = process
+        self._groups: tuple[Path, ...] = ()
+        self._final: Counters | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was ended."""
+        return self._final is not None
+
+    async def locate(self) -> None:
+        """Finds the container's control groups and upper directory, if they are on this machine."""
+        found = await self.engine.inspect("container", self.name) or {}
+        pid = found.get("State", {}).get("Pid")
+        if isinstance(pid, int) and pid > 0:
+            self._groups = groups_of(pid)
+        upper = ((found.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+        # Docker on another system runs in a virtual machine.
+        if isinstance(upper, str) and os.access(upper, os.R_OK | os.X_OK):
+            self.upper = Path(upper)
+
+    @property
+    def others(self) -> int | None:
+        """Number of processes besides the container's own; None if unknown."""
+        for group in self._groups:
+            with contextlib.suppress(OSError):
+                lines = (group / "cgroup.procs").read_text().split()
+                return max(0, len(lines) - _OWN_PROCESSES)
+        return None
+
+    async def counters(self) -> Counters:
+        """Reads the kernel's counters, the last ones if it was ended."""
+        if self._final is not None:
+            return self._final
+        if self._groups:
+            return read_counters(_limited(self._groups))
+        # Not on this machine: the container itself can read its own counters.
+        paths = (
+            f"/sys/fs/cgroup/{place}{name}"
+            for name in COUNTER_FILES
+            # Version 2, and the hierarchy of version 1.
+            for place in ("", f"{name.partition('.')[0]}/")
+        )
+        _, output, _ = await self.engine.try_call("exec", self.name, "grep", "-H", "-s", "", *paths)
+        files: dict[str, str] = {}
+        for line in output.decode(errors="replace").splitlines():
+            path, _, text = line.partition(":")
+            name = path.rpartition("/")[2]
+            files[name] = files.get(name, "") + f"{text}\n"
+        return parse_counters(files)
+
+    async def end(self) -> None:
+        """Ends every process and removes the container, also when cancelled meanwhile.
+
+        Raises:
+            InfrastructureError: Cause `sandbox`: the engine does not.
+        """
+        await uninterrupted(self._end())
+
+    async def _end(self) -> None:
+        if self._final is None:
+            self._final = read_counters(_limited(self._groups))
+        await remove(self.engine, self.name)
+        try:
+            async with asyncio.timeout(_END_TIMEOUT):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+            raise InfrastructureError(
+                f"container {self.name} does not end", cause=Cause.SANDBOX
+            ) from None
+        finally:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+
+
+def _limited(groups: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Returns the groups that have the limits.
+
+    Where systemd manages podman's groups, processes are in a group `container` one below.
+    """
+    return tuple(path.parent if path.name == "container" else path for path in groups)
+
+
+@asynccontextmanager
+async def open_container(  # noqa: PLR0913 - the parts of a container
+    engine: Engine,
+    image: str,
+    name: str,
+    *,
+    network: str,
+    mirrors: Mirrors,
+    limits: JobLimits | None,
+) -> AsyncIterator[Container]:
+    """Starts a container, and removes it at the end with everything in it.
+
+    Args:
+        engine: The engine.
+        image: Its image.
+        name: Its name, unique on the machine.
+        network: The engine's name of the network of phases that have one.
+        mirrors: Local archive mirrors, shown read-only.
+        limits: Of memory, processes and CPU.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`: it does not start.
+    """
+    async with AsyncExitStack() as until_started:
+        proc = await until_started.enter_async_context(emptyproc.empty_proc())
+        shown = () if proc is None else (f"--volume={proc}:{emptyproc.INSIDE}",)
+        process = await asyncio.create_subprocess_exec(
+            *engine.command("run", *_options(engine, name, network, mirrors, limits), *shown),
+            *("--entrypoint", "sh", image, "-c", _INIT),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+        container = Container(engine, name, process)
+        try:
+            await _ready(process, name)
+            await until_started.aclose()
+            await container.locate()
+            yield container
+        finally:
+            await container.end()
+
+
+def _options(
+    engine: Engine, name: str, network: str, mirrors: Mirrors, limits: JobLimits | None
+) -> list[str]:
+    capabilities = [f"--cap-add={each.removeprefix('CAP_')}" for each in APT_CAPABILITIES]
+    options = [
+        *("--rm", "--interactive", "--name", name, "--hostname", "opam-ci"),
+        *("--network", network, "--pull", "never", "--user", "0:0", "--workdir", "/"),
+        *("--cap-drop=ALL", *capabilities, "--security-opt", "no-new-privileges"),
+        *engine.run_options,
+        *(f"--volume={path}:{inside}:ro" for path, inside in mirrors.directories),
+    ]
+    if limits is None:
+        return options
+    if limits.memory_bytes is not None:
+        # Both together: the limit includes swap.
+        options += [f"--memory={limits.memory_bytes}", f"--memory-swap={limits.memory_bytes}"]
+    if limits.pids is not None:
+        options.append(f"--pids-limit={limits.pids}")
+    if limits.cpus is not None:
+        options.append(f"--cpus={limits.cpus}")
+    return options
+
+
+async def _ready(process: asyncio.subprocess.Process, name: str) -> None:
+    assert process.stdout is not None  # noqa: S101 - for mypy: PIPE above
+    lines = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_START_TIMEOUT):
+            while line := await process.stdout.readline():
+                if line == b"ready\n":
+                    return
+                lines.append(line.decode(errors="replace").strip())
+    raise InfrastructureError(
+        f"container {name} does not start: {' | '.join(lines[-4:])}", cause=Cause.SANDBOX
+    )
+
+
+async def remove(engine: Engine, name: str) -> None:
+    """Ends and removes a container, if there is one of that name.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`: the engine fails.
+    """
+    code, _, errors = await engine.try_call(*engine.removal(name))
+    if code != 0 and await engine.inspect("container", name) is not None:
+        raise InfrastructureError(
+            f"container {name} cannot be removed: {errors}", cause=Cause.SANDBOX
+        )

@@ -1,0 +1,144 @@
+"""Calling a container engine: podman or docker, and how they differ."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+
+_CALL_TIMEOUT = 60.0
+_STDERR_LIMIT = 400
+
+# Variables of the worker's environment that the client itself needs; not passed to containers.
+_CLIENT_ENVIRONMENT = (
+    "CONTAINERS_STORAGE_CONF",
+    "CONTAINER_HOST",
+    "DOCKER_CONFIG",
+    "DOCKER_CONTEXT",
+    "DOCKER_HOST",
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+)
+
+
+class Engine:
+    """One container engine.
+
+    Args:
+        client: Name or path of its client, `podman` or `docker`.
+        runtime: Its low-level runtime; None for its own choice, and for podman runc where the
+            machine mounts version 1 of cgroups.
+    """
+
+    def __init__(self, client: str, runtime: str | None = None) -> None:
+        self._client = client
+        self._is_podman = Path(client).name.startswith("podman")
+        # crun refuses hosts on which both versions of cgroups are mounted; runc does not.
+        unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+        default = "runc" if self._is_podman and not unified and shutil.which("runc") else None
+        self._runtime = runtime or default
+
+    @property
+    def run_options(self) -> tuple[str, ...]:
+        """Options of `run` that differ between the engines.
+
+        The nested sandbox of opam needs system calls that docker's profile forbids and podman's
+        permits; podman passes the worker's proxy settings to containers by default.
+        """
+        if self._is_podman:
+            return ("--http-proxy=false",)
+        runtime = () if self._runtime is None else ("--runtime", self._runtime)
+        unconfined = ("--security-opt", "seccomp=unconfined", "--security-opt")
+        return (*runtime, *unconfined, "apparmor=unconfined")
+
+    def command(self, *arguments: str) -> list[str]:
+        """Returns the command line of a call."""
+        runtime = ("--runtime", self._runtime) if self._is_podman and self._runtime else ()
+        kept = [f"{name}={os.environ[name]}" for name in _CLIENT_ENVIRONMENT if name in os.environ]
+        quiet = "PODMAN_IGNORE_CGROUPSV1_WARNING=1"
+        return ["env", quiet, *kept, self._client, *runtime, *arguments]
+
+    def removal(self, name: str) -> tuple[str, ...]:
+        """Returns the arguments that end a container at once and remove it."""
+        at_once = ("--time", "0") if self._is_podman else ()
+        return ("rm", "--force", *at_once, name)
+
+    def missing(self) -> str | None:
+        """Returns how to install the engine's client, or None if it is installed."""
+        if shutil.which(self._client) is not None:
+            return None
+        return (
+            f"this machine has no {self._client}: install it, or choose another with "
+            "OPAM_CI_CONTAINER_COMMAND"
+        )
+
+    def require(self) -> None:
+        """Checks that the engine's client is installed.
+
+        Raises:
+            InfrastructureError: Cause `sandbox`, with what to install.
+        """
+        if missing := self.missing():
+            raise InfrastructureError(missing, cause=Cause.SANDBOX)
+
+    async def call(
+        self,
+        *arguments: str,
+        time_limit: float = _CALL_TIMEOUT,
+        cause: Cause = Cause.SANDBOX,
+    ) -> bytes:
+        """Calls the engine and returns its standard output.
+
+        Raises:
+            InfrastructureError: It failed, or did not end in time.
+        """
+        code, output, errors = await self.try_call(*arguments, time_limit=time_limit)
+        if code != 0:
+            how = "" if code is None else f" (exit {code})"
+            raise InfrastructureError(
+                f"{self._client} {arguments[0]} failed{how}: {errors}", cause=cause
+            )
+        return output
+
+    async def try_call(
+        self, *arguments: str, time_limit: float = _CALL_TIMEOUT
+    ) -> tuple[int | None, bytes, str]:
+        """Calls the engine.
+
+        Returns:
+            Exit code (None after the time limit), standard output, and the end of standard error.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *self.command(*arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(time_limit):
+                output, errors = await process.communicate()
+        except TimeoutError:
+            return None, b"", f"no answer within {time_limit:g} s"
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        return process.returncode, output, errors.decode(errors="replace").strip()[-_STDERR_LIMIT:]
+
+    async def inspect(self, kind: str, name: str) -> dict[str, Any] | None:
+        """Returns the engine's description of an `image` or a `container`, or None."""
+        code, output, _ = await self.try_call(kind, "inspect", name)
+        if code != 0:
+            return None
+        found: dict[str, Any] = json.loads(output)[0]
+        return found

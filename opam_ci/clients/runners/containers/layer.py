@@ -1,0 +1,211 @@
+"""Base layers of the container runner: images with an opam root with one commit.
+
+The same as the layers of the root-file-system runner, made by the same steps, kept by the
+engine. The description of each is in a file of ours, under a lock.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from opam_ci.clients.runners.containers.box import open_container
+from opam_ci.clients.runners.containers.engine import Engine
+from opam_ci.clients.runners.containers.exec import ContainerExecutor
+from opam_ci.clients.runners.images.image import ImageManifest, installed_packages
+from opam_ci.clients.runners.images.layer import (
+    ArtifactSource,
+    LayerMaking,
+    LayerManifest,
+    layer_key,
+    waiting_line,
+)
+from opam_ci.clients.runners.phases import mirrors, steps
+from opam_ci.clients.runners.phases.executor import read_one
+from opam_ci.clients.runners.sandbox.locks import made_on_demand, prune_unused
+from opam_ci.core.jobs.build import BuildSpec
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.model import Frozen
+
+_COMMIT_TIMEOUT = 10 * 60.0
+_PULL_TIMEOUT = 30 * 60.0
+_STATUS = "var/lib/dpkg/status"
+_STATUS_LIMIT = 32 << 20
+_LISTS = steps.Step(("sh", "-c", "ls /var/lib/apt/lists/*Packages*"))
+_NAME = "localhost/opam-ci-layer"
+_COMPILERS = frozenset({"ocaml", "ocaml-base-compiler", "ocaml-system", "ocaml-variants"})
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class ContainerLayer(Frozen):
+    """A complete layer.
+
+    Attributes:
+        image: The engine's name of it.
+        manifest: Content of its opam root.
+        system: Its Debian packages; none for another distribution.
+    """
+
+    image: str
+    manifest: LayerManifest
+    system: ImageManifest
+
+
+class ContainerLayers:
+    """The layers that an engine keeps for us.
+
+    Args:
+        home: Directory of locks and descriptions.
+        engine: The engine that keeps the images.
+        artifacts: Where base archives come from.
+        keep: How many stay when a new one is made; those in use always stay.
+        network: The engine's name of the network.
+    """
+
+    def __init__(
+        self, home: Path, engine: Engine, artifacts: ArtifactSource, keep: int, network: str
+    ) -> None:
+        self._home = home
+        self._engine = engine
+        self._artifacts = artifacts
+        self._keep = keep
+        self._network = network
+
+    async def image(self, name: str, show: Callable[[str], None]) -> str:
+        """Returns the id of an image, pulling it first if need be.
+
+        Raises:
+            InfrastructureError: Cause `image`: it cannot be pulled.
+        """
+        found = await self._engine.inspect("image", name)
+        if found is None:
+            show(f"pulling {name}")
+            await self._engine.call("pull", name, time_limit=_PULL_TIMEOUT, cause=Cause.IMAGE)
+            found = await self._engine.inspect("image", name)
+        if found is None:
+            raise InfrastructureError(f"no such image after a pull: {name}", cause=Cause.IMAGE)
+        return str(found["Id"]).removeprefix("sha256:")
+
+    async def made_at(self, image: str) -> datetime | None:
+        """Returns when an image was made, None if its description lacks that."""
+        described = await self._engine.inspect("image", image) or {}
+        try:
+            return datetime.fromisoformat(str(described.get("Created", "")))
+        except ValueError:
+            return None
+
+    @asynccontextmanager
+    async def use(
+        self, image: str, spec: BuildSpec, output: Callable[[bytes], None]
+    ) -> AsyncIterator[ContainerLayer]:
+        """Holds the layer of a job, making it first if need be.
+
+        Args:
+            image: Id of the image below.
+            spec: The job.
+            output: Receives output of its making, for people.
+
+        Raises:
+            InfrastructureError: It cannot be made.
+        """
+        shown = mirrors.inside(spec.archive_mirrors)
+        description = self._home / f"{layer_key(image, spec, shown)}.json"
+
+        async def find() -> ContainerLayer | None:
+            try:
+                text = description.read_bytes()
+            except FileNotFoundError:
+                return None
+            os.utime(description)  # `prune_unused` goes by its age
+            layer = ContainerLayer.model_validate_json(text)
+            # The engine's images may be removed without our locks.
+            return layer if await self._engine.inspect("image", layer.image) is not None else None
+
+        async def make() -> None:
+            await self._make(image, spec, shown, description, output)
+            await prune_unused(self._home.glob("*.json"), self._keep, _lock_file, self._remove)
+
+        async with made_on_demand(
+            _lock_file(description), find, make, waiting_line(output)
+        ) as layer:
+            yield layer
+
+    async def _remove(self, description: Path) -> None:
+        # It fails while a job of another installation uses the image: then that one prunes.
+        await self._engine.try_call("rmi", f"{_NAME}:{description.stem}")
+
+    async def _make(
+        self,
+        image: str,
+        spec: BuildSpec,
+        shown: mirrors.Mirrors,
+        description: Path,
+        output: Callable[[bytes], None],
+    ) -> None:
+        key = description.stem
+        name = f"{_NAME}:{key}"
+        with tempfile.TemporaryDirectory(prefix="opam-ci-") as directory:
+            archive = Path(directory) / "base.tar.gz"
+            await self._artifacts.fetch(spec.repository.base_archive, archive)
+            async with open_container(
+                self._engine,
+                image,
+                f"opam-ci-layer-{key}-{os.getpid()}",
+                network=self._network,
+                mirrors=shown,
+                limits=None,
+            ) as container:
+                executor = ContainerExecutor(container, shown)
+                manifest = await LayerMaking(executor, shown, output).run(spec, archive)
+                _check_compiler(spec, manifest)
+                system = await _system(executor, image, await self.made_at(image))
+                await self._engine.call(
+                    *("commit", "--pause=false", container.name, name),
+                    time_limit=_COMMIT_TIMEOUT,
+                    cause=Cause.STORAGE,
+                )
+        layer = ContainerLayer(image=name, manifest=manifest, system=system)
+        await asyncio.to_thread(_write_whole, description, layer.model_dump_json())
+
+
+def _lock_file(description: Path) -> Path:
+    return description.with_suffix(".lock")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    new = path.with_suffix(f".new-{os.getpid()}")
+    new.write_text(text)
+    new.replace(path)
+
+
+def _check_compiler(spec: BuildSpec, manifest: LayerManifest) -> None:
+    found = sorted(
+        package for package in manifest.installed if package.split(".", 1)[0] in _COMPILERS
+    )
+    versions = {package.split(".", 1)[1] for package in found}
+    if not any(version.startswith(f"{spec.platform.ocaml}.") for version in versions):
+        raise InfrastructureError(
+            f"the image of {spec.platform.name} has {', '.join(found) or 'no OCaml'}, not OCaml "
+            f"{spec.platform.ocaml}",
+            cause=Cause.IMAGE,
+        )
+
+
+async def _system(
+    executor: ContainerExecutor, image: str, made_at: datetime | None
+) -> ImageManifest:
+    """Describes the installed packages of an image's distribution."""
+    status = await read_one(executor, _STATUS, limit=_STATUS_LIMIT) or b""
+    lists = await executor.run(_LISTS, output=lambda _: None, phase=Phase.CHECKOUT)
+    return ImageManifest(
+        digest=image,
+        suite="",
+        packages=installed_packages(status.decode(errors="replace")),
+        # Without lists apt knows no package: the first job with depexts fetches them.
+        made_at=made_at if made_at is not None and lists.ok else _NEVER,
+    )

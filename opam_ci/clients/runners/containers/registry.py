@@ -1,0 +1,194 @@
+"""Looking up the digest that an image's tag has now.
+
+Registries are queried directly, by `HEAD`: that works for lists of images and for single ones
+alike, needs no container engine where workflows run, and does not count as a pull in Docker
+Hub's limits. `podman manifest inspect` does neither of the first two: it does not show a
+list's digest, refuses an image that is not a list, and prefers a local copy to the registry.
+"""
+
+import asyncio
+import json
+import math
+import shutil
+import time
+from datetime import timedelta
+from typing import Final
+
+import httpx
+
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.platforms.images import DIGEST, ImageReference, bearer_challenge, parse_image
+
+_MANIFESTS: Final = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_TIMEOUT: Final = httpx.Timeout(20, connect=10)
+#: For all requests about one image: a token may be needed, and a registry may drip.
+_TOTAL_TIMEOUT: Final = timedelta(seconds=60)
+_ENGINE_TIMEOUT: Final = timedelta(seconds=30)
+#: How long no request is sent to a registry that timed out: until then its images are faults at
+#: once, so that many platforms of one registry do not take all activities of a worker.
+_UNAVAILABLE_FOR: Final = timedelta(seconds=15)
+_CACHED_FOR: Final = timedelta(hours=1)
+_ENGINES: Final = ("podman", "docker")
+
+
+class UnknownImageError(InfrastructureError):
+    """The registry or engine answers, but does not have the image, or denies access to it."""
+
+
+class ImageResolver:
+    """Looks up digests, and caches them.
+
+    Args:
+        known_for: How long a tag's digest is cached; images of distributions are rebuilt every
+            few days.
+        timeout: Of one request to a registry.
+    """
+
+    def __init__(
+        self, *, known_for: timedelta = _CACHED_FOR, timeout: httpx.Timeout = _TIMEOUT
+    ) -> None:
+        self._known_for = known_for.total_seconds()
+        self._timeout = timeout
+        self._known: dict[str, tuple[float, str]] = {}
+        self._unavailable: dict[str, tuple[float, str]] = {}
+
+    async def resolve(self, image: str) -> str:
+        """Returns the reference by digest of the image that a tag refers to now.
+
+        For a list of images by architecture it is the list's digest: an engine that gets the
+        architecture (`--platform`) takes the one that it needs from it.
+
+        Args:
+            image: A well-formed reference; one by digest is returned unchanged.
+
+        Raises:
+            UnknownImageError: There is no such image.
+            InfrastructureError: Cause `image`: the registry or the engine does not answer.
+        """
+        reference = parse_image(image)
+        if reference.digest is not None:
+            return image
+        now = time.monotonic()
+        if image in self._known and now - self._known[image][0] < self._known_for:
+            return self._known[image][1]
+        if reference.is_local:
+            # A machine's own images can change at any time, and inspecting them is cheap.
+            return await _inspect(image, reference)
+        failed_at, why = self._unavailable.get(reference.host, (-math.inf, ""))
+        if now - failed_at < _UNAVAILABLE_FOR.total_seconds():
+            raise _fault(f"image {image}: {why}")
+        found = reference.at(await self._digest(image, reference))
+        self._known[image] = (now, found)
+        return found
+
+    async def _digest(self, image: str, reference: ImageReference) -> str:
+        headers = {"Accept": ", ".join(_MANIFESTS)}
+        try:
+            async with (
+                asyncio.timeout(_TOTAL_TIMEOUT.total_seconds()),
+                httpx.AsyncClient(
+                    timeout=self._timeout,
+                    follow_redirects=True,
+                    # No proxy leads to this machine.
+                    trust_env=not reference.is_on_loopback,
+                ) as http,
+            ):
+                response = await http.head(reference.manifest_url, headers=headers)
+                if response.status_code == httpx.codes.UNAUTHORIZED:
+                    token = await _token(http, response)
+                    if token is not None:
+                        headers["Authorization"] = f"Bearer {token}"
+                        response = await http.head(reference.manifest_url, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            why = f"registry {reference.host} does not answer: {str(error) or type(error).__name__}"
+            if isinstance(error, httpx.TimeoutException | TimeoutError):
+                self._unavailable[reference.host] = (time.monotonic(), why)
+            raise _fault(f"image {image}: {why}") from error
+        if response.status_code in _NOT_THERE:
+            raise UnknownImageError(
+                f"image {image}: registry {reference.host} does not have it, or denies access: "
+                f"HTTP {response.status_code}",
+                cause=Cause.IMAGE,
+            )
+        if not response.is_success:
+            raise _fault(
+                f"image {image}: registry {reference.host} answers HTTP {response.status_code}",
+                retry_after=_retry_after(response),
+            )
+        digest = response.headers.get("Docker-Content-Digest", "")
+        if DIGEST.fullmatch(digest) is None:
+            raise _fault(f"image {image}: registry {reference.host} sent no digest for it")
+        return str(digest)
+
+
+_NOT_THERE: Final = frozenset(
+    {httpx.codes.NOT_FOUND, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
+)
+
+
+def _fault(message: str, retry_after: timedelta | None = None) -> InfrastructureError:
+    return InfrastructureError(message, cause=Cause.IMAGE, retry_after=retry_after)
+
+
+def _retry_after(response: httpx.Response) -> timedelta | None:
+    seconds = response.headers.get("Retry-After", "")
+    return timedelta(seconds=min(int(seconds), 86_400)) if seconds.isdecimal() else None
+
+
+async def _token(http: httpx.AsyncClient, refused: httpx.Response) -> str | None:
+    """Gets a token for anonymous reading, as Docker Hub requires it; None if none is offered."""
+    challenge = bearer_challenge(refused.headers.get("WWW-Authenticate", ""))
+    if challenge is None:
+        return None
+    response = await http.get(challenge.pop("realm"), params=challenge)
+    if not response.is_success:
+        return None
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
+    return token if isinstance(token, str) and token.isascii() and token.isprintable() else None
+
+
+async def _inspect(image: str, reference: ImageReference) -> str:
+    """Returns the reference by digest of an image in this machine's own storage."""
+    engine = next(filter(shutil.which, _ENGINES), None)
+    if engine is None:
+        raise _fault(f"image {image}: cannot inspect it: neither podman nor docker is installed")
+    process = await asyncio.create_subprocess_exec(
+        *(engine, "image", "inspect", image),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_ENGINE_TIMEOUT.total_seconds()):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise _fault(f"image {image}: {engine} does not answer") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        lines = errors.decode(errors="replace").strip().splitlines()
+        message = lines[-1] if lines else f"exit code {process.returncode}"
+        if "image not known" in message.lower() or "no such image" in message.lower():
+            raise UnknownImageError(f"image {image}: {message}", cause=Cause.IMAGE)
+        raise _fault(f"image {image}: {engine}: {message}")
+    try:
+        [found] = json.loads(output)
+        # podman computes a digest for every image; docker has only those of a registry.
+        digest = found.get("Digest")
+    except (ValueError, TypeError, AttributeError):
+        raise _fault(f"image {image}: invalid output of {engine}") from None
+    if not isinstance(digest, str) or DIGEST.fullmatch(digest) is None:
+        raise UnknownImageError(f"image {image}: {engine} has no digest for it", cause=Cause.IMAGE)
+    return reference.at(digest)

@@ -1,0 +1,1 @@
+"""Root file systems and the opam roots over them."""

@@ -1,0 +1,414 @@
+"""One job from its checkout to its report, the same for every runner."""
+
+import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO
+
+from opam_ci.clients.runners.cache.dependencies import DependencyCache
+from opam_ci.clients.runners.images import layer
+from opam_ci.clients.runners.images.image import ImageManifest
+from opam_ci.clients.runners.job.accept_failures import accepts_failure
+from opam_ci.clients.runners.listing import coinstall
+from opam_ci.clients.runners.phases import checksums, kinds, mirrors, report, steps
+from opam_ci.clients.runners.phases import plan as phases
+from opam_ci.clients.runners.phases.executor import Executor, read_one
+from opam_ci.clients.runners.phases.failure_facts import sandbox_works, sources_fixed
+from opam_ci.clients.runners.phases.phase_log import PhaseLog
+from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.core.classify.exits import OpamExit
+from opam_ci.core.classify.sources import CHECKSUM_REPEATS
+from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.facts import BuildFacts, OpamAction
+from opam_ci.core.jobs.job import PACKAGE_PHASES, JobKind, Phase
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.opam.explanation import rests_on_hidden
+
+_LISTS_FRESH = timedelta(days=1)
+"""Age up to which the image's apt lists are used: Debian's archive keeps a superseded version
+for about that long."""
+
+_OPAM_FILE_LIMIT = 1 << 20
+
+_SUBMISSION = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
+_SOLUTION = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}"
+
+
+def check_repository(
+    base: layer.LayerManifest, submitted: frozenset[str], expected: RepositoryRef
+) -> None:
+    """Counts packages, since a repository that lost some makes opam report unknown packages.
+
+    Args:
+        base: The base layer.
+        submitted: The packages of the overlay that opam has.
+        expected: The exported repository.
+
+    Raises:
+        InfrastructureError: Cause `repository_state`: there are too few or too many.
+    """
+    count = len(base.packages | submitted) + base.hidden
+    # Packages that the merge deletes are in the overlay, as unavailable, but not in the merge;
+    # hidden packages that the submission has too are counted twice. A package can be both.
+    surplus = count - expected.package_count
+    counted_twice = min(base.hidden, len(submitted - base.packages))
+    if len(submitted) != expected.overlay_packages or not (
+        0 <= surplus <= expected.overlay_packages + counted_twice
+    ):
+        raise InfrastructureError(
+            f"opam has {count} packages, {len(submitted)} of them submitted; the merge has "
+            f"{expected.package_count}, {expected.overlay_packages} submitted",
+            cause=Cause.REPOSITORY_STATE,
+            phase=Phase.SETUP,
+        )
+
+
+class JobRun:
+    """One job, over its base layer; its checkout has begun.
+
+    Args:
+        spec: The job.
+        executor: Its build root.
+        base: Its base layer.
+        image: The Debian packages below that.
+        phase_log: Its log and phases.
+        apt_options: Options of apt in phases with network.
+        environment: Environment variables of every command.
+        cache: Compiled dependencies, if it may use them.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a job
+        self,
+        spec: BuildSpec,
+        executor: Executor,
+        base: layer.LayerManifest,
+        image: ImageManifest,
+        phase_log: PhaseLog,
+        *,
+        apt_options: tuple[tuple[str, str], ...],
+        environment: dict[str, str],
+        cache: DependencyCache | None = None,
+    ) -> None:
+        self._spec = spec
+        self._executor = executor
+        self._base = base
+        self._image = image
+        self._phase_log = phase_log
+        self._transcript = phase_log.transcript
+        self._apt_options = apt_options
+        self._environment = environment
+        self._cache = cache
+        self._mirrors = mirrors.inside(spec.archive_mirrors)
+        # `opam install` does nothing for a package that the base layer has installed.
+        self._reinstall = kinds.target(spec) in base.installed
+        self._solution: tuple[str, ...] = ()
+        self._steps = 0
+        # Facts by name: `package_known` after the solver's exit code 5; `checksum_repeats` after
+        # opam refused a source for its checksum; `opam_sandbox` after package code failed;
+        # `sources_fixed` after it wanted a source again.
+        self._probes: dict[str, bool] = {}
+        self._hidden: tuple[str, ...] = ()
+        self._installed: bool | None = None
+        self._revdeps: tuple[Revdep, ...] | None = None
+
+    async def run(self, artifacts: layer.ArtifactSource) -> BuildReport:
+        """Runs the phases, in order, until one fails, and collects the facts.
+
+        Args:
+            artifacts: Where the submission comes from.
+
+        Raises:
+            InfrastructureError: There is nothing to judge.
+        """
+        await self._check_out(artifacts)
+        finished = await self._run_phases()
+        if finished:
+            self._transcript.finish()
+        facts = BuildFacts(
+            job=self._spec.job,
+            phases=tuple(self._phase_log.runs),
+            installed=self._installed,
+            finished=finished,
+            host=await self._executor.host(),
+            probes=self._probes,
+            accepts_failure=await self._accepts_failure(),
+            hidden=self._hidden,
+        )
+        return BuildReport(facts=facts, logs=self._transcript.texts, revdeps=self._revdeps)
+
+    async def _check_out(self, artifacts: layer.ArtifactSource) -> None:
+        """Unpacks the overlay repository within the build root."""
+        key = self._spec.repository.overlay_archive
+        with tempfile.TemporaryDirectory(prefix="opam-ci-") as directory:
+            archive = Path(directory) / "submission.tar.gz"
+            await artifacts.fetch(key, archive)
+            with archive.open("rb") as stream:
+                # The making of a base layer, which has its own limits, is over.
+                self._phase_log.restart_limit(Phase.CHECKOUT)
+                ended = await self._step(steps.unpack(phases.SUBMISSION_FILES), stdin=stream)
+        if not self._phase_log.end(ended):
+            raise InfrastructureError(
+                f"the submission's archive {key} cannot be unpacked",
+                cause=Cause.STORAGE,
+                phase=Phase.CHECKOUT,
+            )
+
+    async def _run_phases(self) -> bool:
+        """Runs the phases after the checkout; returns whether all of them succeeded."""
+        if self._spec.job.kind is JobKind.LIST_REVDEPS:
+            return await self._setup() and await self._list_revdeps()
+        if not await self._setup() or not await self._solve():
+            return False
+        reinstall = self._reinstall
+        if not await self._prepare_system(None if reinstall else self._cache):
+            return False
+        sources = phases.fetch_again(self._solution) if reinstall else phases.fetch(self._spec)
+        if not await self._fetch(sources):
+            return False
+        wanted = [Phase.DEPENDENCIES, Phase.BUILD]
+        if kinds.runs_tests(self._spec):
+            wanted.append(Phase.TEST)
+        for phase in wanted:
+            if not await self._phase(
+                phase, *phases.install(phase, self._spec, reinstall=reinstall)
+            ):
+                return False
+        await self._verify()
+        if self._cache is not None and self._spec.job.kind is JobKind.BUILD:
+            await self._cache.keep_target()
+        return True
+
+    async def _prepare_system(self, cache: DependencyCache | None) -> bool:
+        """Installs system packages, and puts cached dependencies over them."""
+        files = await self._opam_files(*self._solution)
+        if cache is not None:
+            cache.seal_plain(self._solution)
+        # A package without a file may have any.
+        needs_depexts = any(b"depexts" in files.get(each, b"depexts") for each in self._solution)
+        if needs_depexts and not await self._depexts():
+            return False
+        if cache is not None:
+            self._phase_log.restart_limit(Phase.SETUP)
+            await cache.attach(kinds.target(self._spec), self._for_cache)
+        return True
+
+    async def _setup(self) -> bool:
+        await layer.require_sandbox(self._executor)
+        if not await self._phase(Phase.SETUP, *phases.submission_repository(self._mirrors)):
+            return False
+        submitted = await self._executor.packages(_SUBMISSION)
+        check_repository(self._base, submitted, self._spec.repository)
+        return True
+
+    async def _solve(self) -> bool:
+        step = phases.solve(self._spec, reinstall=self._reinstall)
+        self._phase_log.begin(Phase.SOLVE, step.title)
+        ended = await self._step(step)
+        found = await self._read_report(step)
+        if ended.exit_code == OpamExit.NOT_FOUND:
+            known = await self._step(phases.is_known(self._spec))
+            self._probes["package_known"] = known.ok
+        if found is not None and found.conflicts:
+            self._hidden = rests_on_hidden(
+                kinds.target(self._spec), found.conflicts, self._base.hidden_packages
+            )
+        if ended.ok:
+            self._solution = found.solution if found is not None else ()
+            await self._freeze()
+        return self._phase_log.end(ended, found)
+
+    async def _list_revdeps(self) -> bool:
+        self._phase_log.begin(Phase.SOLVE, f"reverse dependencies of {self._spec.job.package}")
+        known = await self._step(phases.is_known(self._spec))
+        if not known.ok:
+            # opam would list nothing for a package that it does not know, and exit 0.
+            self._probes["package_known"] = False
+            return self._phase_log.end(known)
+        ended, self._revdeps = await coinstall.run(
+            self._spec, self._captured, self._executor.read, self._phase_log
+        )
+        if self._revdeps is not None:
+            tested = sum(revdep.has_tests for revdep in self._revdeps)
+            self._transcript.note(f"{len(self._revdeps)} revdeps, {tested} of them with tests")
+        return self._phase_log.end(ended)
+
+    async def _freeze(self) -> None:
+        submitted = await self._executor.packages(_SUBMISSION)
+        wanted = sorted({*self._solution, *self._base.installed})
+        freeze = phases.freeze(
+            tuple(p for p in wanted if p not in submitted and p in self._base.packages),
+            tuple(p for p in wanted if p in submitted),
+        )
+        for step in freeze:
+            ended = await self._step(step)
+            if not ended.ok:
+                raise InfrastructureError(
+                    f"the solution could not be frozen: {step.title} failed ({ended.how})",
+                    cause=Cause.OPAM_INTERNAL,
+                    phase=Phase.SOLVE,
+                )
+
+    async def _opam_files(self, *packages: str, repository: str = _SOLUTION) -> dict[str, bytes]:
+        """Reads the opam files of those packages that a repository has."""
+        paths = {
+            package: f"{repository}/{phases.package_path(package)}/opam" for package in packages
+        }
+        found = await self._executor.read(*paths.values(), limit=_OPAM_FILE_LIMIT)
+        return {package: found[path] for package, path in paths.items() if path in found}
+
+    async def _accepts_failure(self) -> bool:
+        """Returns whether a package that failed in the last phase accepts that on this platform.
+
+        As in opam-repo-ci, the field of a failing dependency counts too. Unlike there it counts
+        for every exit code: the judge decides whether a failure is a package's, and accepts no
+        other.
+        """
+        last = self._phase_log.runs[-1]
+        failed = [action.package for action in last.actions if action.result == "failed"]
+        wanted = failed or [kinds.target(self._spec)]
+        files = await self._opam_files(*wanted)
+        if not files:
+            files = await self._opam_files(*wanted, repository=_SUBMISSION)
+        return any(
+            accepts_failure(files.get(package), self._spec.platform.distribution)
+            for package in wanted
+        )
+
+    async def _depexts(self) -> bool:
+        self._phase_log.begin(Phase.DEPEXTS, "system packages of the solution")
+        listing = bytearray()
+        ended = await self._step(phases.list_depexts(self._solution), keep=listing)
+        packages = phases.debian_packages(listing.decode(errors="replace"))
+        present = self._image.packages
+        if ended.ok and any(package.partition(":")[0] not in present for package in packages):
+            stale = datetime.now(UTC) - self._image.made_at > _LISTS_FRESH
+            update = (phases.update_lists(self._apt_options),) if stale else ()
+            ended, _ = await self._series(
+                (*update, *phases.install_depexts(packages, self._apt_options))
+            )
+        return self._phase_log.end(ended)
+
+    async def _fetch(self, sources: tuple[steps.Step, ...]) -> bool:
+        self._phase_log.begin(Phase.FETCH, " && ".join(step.title for step in sources))
+        ended, found = await self._series(sources)
+        if ended.exit_code == OpamExit.SYNC_ERROR and found is not None:
+            again = await checksums.repeats(found.actions, sources, self._captured)
+            if again is not None:
+                self._probes[CHECKSUM_REPEATS] = again
+        return self._phase_log.end(ended, found)
+
+    async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:
+        self._phase_log.begin(phase, " && ".join(step.title for step in commands))
+        if phase is Phase.DEPENDENCIES and self._cache is not None:
+            too_late = await self._cache.fill(self._for_cache)
+            if too_late is not None:
+                return self._phase_log.end(too_late)
+        ended, found = await self._series(commands)
+        if phase in PACKAGE_PHASES and not (ended.ok or ended.timed_out or ended.stopped):
+            self._probes |= await sources_fixed(ended, found, self._opam_files)
+            self._probes |= await sandbox_works(
+                self._executor, self._transcript, own_processes=self._base.own_processes
+            )
+        return self._phase_log.end(ended, found)
+
+    async def _series(
+        self, commands: tuple[steps.Step, ...]
+    ) -> tuple[Ended, report.OpamReport | None]:
+        """Runs commands until one fails; returns how it ended, and opam's actions in all."""
+        found = None
+        done: tuple[OpamAction, ...] = ()
+        for step in commands:
+            ended = await self._step(step)
+            if (found := await self._read_report(step)) is not None:
+                done += found.actions
+                found = found.model_copy(update={"actions": done})
+            if not ended.ok:
+                break
+        return ended, found
+
+    async def _verify(self) -> None:
+        expected = kinds.expected(self._spec)
+        package = ", ".join(sorted(expected))
+        self._phase_log.begin(Phase.VERIFY, f"installation of {package}")
+        found = await layer.read_installed(self._executor)
+        if found is None:
+            raise InfrastructureError(
+                "opam's switch state after the build is missing or invalid",
+                cause=Cause.OPAM_INTERNAL,
+                phase=Phase.VERIFY,
+            )
+        self._installed = expected <= found
+        self._transcript.note(
+            f"{package} is {'installed' if self._installed else 'not installed'}; installed: "
+            + ", ".join(sorted(found))
+        )
+        self._phase_log.end(Ended())
+
+    async def _for_cache(
+        self,
+        step: steps.Step,
+        *,
+        executor: Executor | None = None,
+        stdin: IO[bytes],
+    ) -> tuple[Ended, report.OpamReport | None]:
+        """Implements `dependency_cache.Run`."""
+        executor = executor or self._executor
+        ended = await self._step(step, stdin=stdin, executor=executor, quiet=True)
+        return ended, await self._read_report(step, executor)
+
+    def _report_path(self) -> str:
+        return f"{phases.REPORTS}-{self._steps}.json"
+
+    async def _read_report(
+        self, step: steps.Step, executor: Executor | None = None
+    ) -> report.OpamReport | None:
+        """Reads the report of the last step; a killed opam leaves none."""
+        if not step.report:
+            return None
+        data = await read_one(
+            executor or self._executor, self._report_path(), limit=report.REPORT_LIMIT
+        )
+        return report.parse_report(data) if data is not None else None
+
+    async def _captured(self, step: steps.Step, output: bytearray) -> Ended:
+        """Implements `executor.RunStep`."""
+        return await self._step(step, keep=output)
+
+    async def _step(
+        self,
+        step: steps.Step,
+        *,
+        stdin: IO[bytes] | None = None,
+        keep: bytearray | None = None,
+        executor: Executor | None = None,
+        quiet: bool = False,
+    ) -> Ended:
+        if step.shown:
+            self._transcript.note(step.shown)
+
+        def output(data: bytes) -> None:
+            if not quiet:
+                self._transcript.output(data)
+            if keep is not None:
+                keep.extend(data)
+
+        self._steps += 1
+        variables = {**self._environment, **dict(step.environment)}
+        if step.report:
+            variables["OPAMJSON"] = f"/{self._report_path()}"
+        ended = await (executor or self._executor).run(
+            replace(step, environment=tuple(variables.items())),
+            output=output,
+            phase=self._transcript.phase,
+            time_limit=self._phase_log.time_left,
+            stdin=stdin,
+        )
+        if not ended.started and not ended.timed_out:
+            raise InfrastructureError(
+                f"the sandbox of the build root did not start: {self._transcript.last_line}",
+                cause=Cause.SANDBOX,
+                phase=self._transcript.phase,
+            )
+        return ended

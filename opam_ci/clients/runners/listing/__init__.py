@@ -1,0 +1,1 @@
+"""Finding reverse dependencies that can be installed together."""

@@ -1,0 +1,1 @@
+"""Phases of an attempt: their commands, output and facts."""

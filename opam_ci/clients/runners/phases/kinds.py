@@ -1,0 +1,80 @@
+"""How kinds of jobs differ: the packages that opam is called for, and its options."""
+
+from opam_ci.clients.runners.phases.steps import Step
+from opam_ci.core.jobs.build import BuildSpec
+from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind
+
+BUILDS = frozenset(JobKind) - {JobKind.ANALYSIS, JobKind.LINT}
+"""The kinds of jobs that runners run."""
+
+_LOWEST = "+removed,+count[version-lag,solution]"
+"""The criterion of opam-repo-ci for the oldest versions that a package allows. opam's
+builtin-0install solver has it built in and takes 2 s; mccs takes 100 s."""
+
+LOWER_BOUNDS = tuple(
+    (name, _LOWEST) for name in ("OPAMCRITERIA", "OPAMFIXUPCRITERIA", "OPAMUPGRADECRITERIA")
+)
+"""Environment of the solver in a lower-bounds job."""
+
+_COMPILERS = frozenset({"ocaml-variants", "ocaml-base-compiler", "ocaml-compiler"})
+"""Packages that replace the compiler of the switch (source: opam-repo-ci's
+`opam_build.ml`)."""
+
+
+def target(spec: BuildSpec) -> str:
+    """Returns the package that the job tests: the reverse dependency, if it has one."""
+    return spec.job.revdep or spec.job.package
+
+
+def runs_tests(spec: BuildSpec) -> bool:
+    """Returns whether the job runs the tests of its target."""
+    return spec.job.kind in {JobKind.TEST, JobKind.REVDEP_TEST}
+
+
+def expected(spec: BuildSpec) -> frozenset[str]:
+    """Returns the packages that must be installed at the end of the job."""
+    return frozenset({target(spec), spec.job.package})
+
+
+def is_revdep(spec: BuildSpec) -> bool:
+    """Returns whether the job builds a reverse dependency."""
+    return spec.job.kind in REVDEP_KINDS
+
+
+def tests(spec: BuildSpec) -> tuple[str, ...]:
+    """Returns the option that includes dependencies of tests."""
+    return ("--with-test",) if runs_tests(spec) else ()
+
+
+def invariant(spec: BuildSpec) -> tuple[str, ...]:
+    """Returns the option that lets a compiler package take the place of the switch's own."""
+    name = target(spec).split(".", 1)[0]
+    return ("--update-invariant",) if name in _COMPILERS else ()
+
+
+def wanted(spec: BuildSpec) -> tuple[str, ...]:
+    """Returns what the solver must install: the target, beside it the job's package.
+
+    The package is a formula, not a name: `--with-test` applies to all names, and a reverse
+    dependency does not need the tests of the package, nor what they need.
+    """
+    if not is_revdep(spec):
+        return (target(spec),)
+    name, version = spec.job.package.split(".", 1)
+    return (target(spec), f'--formula="{name}" {{= "{version}"}}')
+
+
+def criteria(spec: BuildSpec) -> tuple[tuple[str, str], ...]:
+    """Returns the solver's environment."""
+    return LOWER_BOUNDS if spec.job.kind is JobKind.LOWER_BOUNDS else ()
+
+
+def beforehand(spec: BuildSpec, *options: str) -> tuple[Step, ...]:
+    """Returns the installation of the package that a reverse dependency is built against.
+
+    It comes first and by name, because opam would not install an optional dependency of the
+    reverse dependency by itself.
+    """
+    if not is_revdep(spec):
+        return ()
+    return (Step(("opam", "install", *options, spec.job.package), report=True),)

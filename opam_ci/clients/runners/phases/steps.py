@@ -1,0 +1,100 @@
+"""One command of a job and its environment in the build root."""
+
+from dataclasses import dataclass, replace
+
+from opam_ci.clients.runners.phases.mirrors import Mirrors
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+
+OPAM_ENVIRONMENT = {
+    # opam-repo-ci's own settings: whole logs, precise rebuilds.
+    "OPAMERRLOGLEN": "0",
+    "OPAMPRECISETRACKING": "1",
+    "CI": "true",
+    "OPAM_REPO_CI": "true",
+    "OPAMCOLOR": "never",
+    "OPAMUTF8": "never",
+    "OPAMSTATUSLINE": "never",
+    "OPAMYES": "1",
+    "OPAMCONFIRMLEVEL": "unsafe-yes",
+    # Without its own time limits a fetch from a host that hangs never ends.
+    "OPAMFETCH": (
+        "curl --connect-timeout 10 --max-time 600 --speed-time 30 --speed-limit 1000 "
+        "--retry 2 --retry-delay 2 --user-agent opam-ci "
+        "--write-out %%{http_code}\\n -L -o %{out}% -- %{url}%"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Step(sandbox.Confined):
+    """One command of a phase; `confined` completes its environment and read-only directories.
+
+    Attributes:
+        shown: Its title in the log, by default the command itself.
+        report: Whether it is an opam run whose JSON report is read.
+    """
+
+    shown: str = ""
+    report: bool = False
+
+    @property
+    def title(self) -> str:
+        """Title of the command in the log."""
+        return self.shown or " ".join(self.argv)
+
+
+_OPAM_SANDBOX = "bwrap --ro-bind / / --unshare-net --proc /proc --dev /dev"
+"""The shape of a build: opam's own sandbox in the outer one."""
+
+_SELF_TEST = (
+    f"{_OPAM_SANDBOX} opam --version && "
+    "mkdir -p empty/packages && echo 'opam-version: \"2.0\"' > empty/repo && "
+    "exec opam init --bare --no-setup --kind=local default ./empty"
+)
+SELF_TEST = Step(("sh", "-c", _SELF_TEST), shown="self-test of the sandbox")
+"""The command of a preflight: opam's configuration then records whether its sandbox is on."""
+
+
+def opam_sandbox_probe(*, own_processes: bool) -> Step:
+    """Runs a command as opam runs those of packages; uses nothing that a package wrote.
+
+    Args:
+        own_processes: Whether opam's sandbox has a PID namespace of its own.
+    """
+    unshared = ("--unshare-pid",) if own_processes else ()
+    return Step((*_OPAM_SANDBOX.split(), *unshared, "true"), shown="a command in opam's sandbox")
+
+
+def unpack(directory: str) -> Step:
+    """Unpacks a `.tar.gz` from standard input, within the build root.
+
+    Not on the host: whatever a hostile archive does, it does inside.
+    """
+    script = 'mkdir -p "$1" && exec tar --extract --gzip --no-same-owner --directory "$1"'
+    return Step(
+        ("sh", "-c", script, "sh", directory),
+        shown=f"unpack into {directory}",
+    )
+
+
+def confined(step: Step, mirrors: Mirrors) -> sandbox.Confined:
+    """Adds to a command what every command of a job has.
+
+    Args:
+        step: The command.
+        mirrors: Archive mirrors to show.
+    """
+    variables = {**OPAM_ENVIRONMENT, **dict(step.environment)}
+    if step.as_root:
+        variables |= {"DEBIAN_FRONTEND": "noninteractive", "HOME": "/root", "USER": "root"}
+    if step.network:
+        variables |= sandbox.proxy_environment()
+    return replace(
+        step,
+        read_only=(
+            *mirrors.directories,
+            *step.read_only,
+            *(sandbox.network_files() if step.network else ()),
+        ),
+        environment=sandbox.environment(variables),
+    )

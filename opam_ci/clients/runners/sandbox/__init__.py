@@ -1,0 +1,1 @@
+"""Isolation: processes, bubblewrap, control groups, disk budgets, safe reads."""

@@ -1,0 +1,136 @@
+"""Input and result of a build job."""
+
+from datetime import timedelta
+from typing import Self
+
+from opam_ci.core.jobs.facts import BuildFacts
+from opam_ci.core.jobs.job import Job, Phase
+from opam_ci.core.model import Frozen
+from opam_ci.core.platforms.limits import PhaseLimits
+from opam_ci.core.platforms.model import Platform
+
+_MINUTE = timedelta(minutes=1)
+
+
+class RepositoryRef(Frozen):
+    """The merged repository of one head, as artifacts in the store.
+
+    A worker keeps one warmed opam root for each `base_commit`; the overlay holds only the
+    packages in which the merge differs from it, so that a job needs 0.6 s for its
+    repository instead of the 15 s of an `opam init`. A package that the merge deletes is
+    in the overlay as `available: false`.
+
+    Attributes:
+        base_commit: Commit whose tree the base archive holds, 40 hex digits.
+        base_archive: Artifact key of a `.tar.gz` of that tree (`repo`, `packages/…`).
+        overlay_archive: Artifact key of a `.tar.gz` of an opam repository with the differences.
+        overlay_packages: Number of packages in the overlay.
+        package_count: Number of packages (name and version) in the merge: a preflight fact.
+    """
+
+    base_commit: str
+    base_archive: str
+    overlay_archive: str
+    overlay_packages: int
+    package_count: int
+
+
+class PhaseTimeouts(Frozen):
+    """Time limit of each phase, after which its process tree is ended.
+
+    The defaults are generous for real packages (the slowest of the offline mirror takes
+    70 s); operators set them by platform.
+    """
+
+    setup: timedelta = 5 * _MINUTE
+    solve: timedelta = 5 * _MINUTE
+    depexts: timedelta = 15 * _MINUTE
+    fetch: timedelta = 15 * _MINUTE
+    dependencies: timedelta = 60 * _MINUTE
+    build: timedelta = 60 * _MINUTE
+    test: timedelta = 60 * _MINUTE
+    verify: timedelta = _MINUTE
+
+    def of(self, phase: Phase) -> timedelta:
+        """Returns the limit of a phase; the checkout's is the set-up's."""
+        limit: timedelta = getattr(self, (Phase.SETUP if phase is Phase.CHECKOUT else phase).value)
+        return limit
+
+    def with_limits(self, limits: PhaseLimits) -> Self:
+        """Returns these limits, overridden by a platform's own."""
+        return self.model_copy(update=limits.overrides)
+
+
+class BuildSpec(Frozen):
+    """One complete build job: besides it a worker needs only the store.
+
+    Attributes:
+        job: The job: any kind but the repository jobs.
+        platform: The platform to build on.
+        repository: The merged repository.
+        timeouts: Limits by phase.
+        archive_mirrors: URLs for opam's `archive-mirrors`; a `file://` mirror is bound
+            read-only into the build.
+        only_mirrored: Hide every package of the base whose sources no `file://` mirror has,
+            for machines without internet: the solver would choose what cannot be fetched.
+        submitted: Packages that the pull request itself builds: a `list-revdeps` job leaves
+            them out, since they have jobs of their own.
+        build_cache: Whether compiled dependencies may come from the worker's cache.
+    """
+
+    job: Job
+    platform: Platform
+    repository: RepositoryRef
+    timeouts: PhaseTimeouts = PhaseTimeouts()
+    archive_mirrors: tuple[str, ...] = ()
+    only_mirrored: bool = False
+    submitted: tuple[str, ...] = ()
+    build_cache: bool = True
+
+
+class Revdep(Frozen):
+    """A reverse dependency that can be installed together with the job's package.
+
+    Attributes:
+        package: Its full name, such as `calendar.3.0.0`.
+        has_tests: Whether its tests are to run too: it is in the output of
+            `opam list --depends-on P --with-test --depopts`, so it needs the package
+            directly, or optionally, or for its tests.
+    """
+
+    package: str
+    has_tests: bool
+
+
+class RevdepList(Frozen):
+    """A stored listing of reverse dependencies: sorted, each package once."""
+
+    revdeps: tuple[Revdep, ...]
+
+
+class BuildReport(Frozen):
+    """The result of a runner, input of the judge.
+
+    Attributes:
+        facts: What it observed.
+        logs: Text of each phase that ran, decoded with replacement: at most the first
+            64 KiB and the last 256 KiB of each; offsets come from `facts`.
+        revdeps: Result of a `list-revdeps` job, sorted, each package once; None if it failed
+            or the job is of another kind.
+    """
+
+    facts: BuildFacts
+    logs: dict[Phase, str]
+    revdeps: tuple[Revdep, ...] | None = None
+
+
+class BuildProgress(Frozen):
+    """Progress of a running job, for its heartbeats.
+
+    Attributes:
+        phase: The phase under way.
+        log_bytes: Size of the log so far.
+    """
+
+    phase: Phase
+    log_bytes: int

@@ -1,0 +1,47 @@
+"""The exceptions that decide a job: who is at fault, and on what that rests."""
+
+from datetime import timedelta
+
+from opam_ci.core.errors import OpamCiError
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.outcome import Cause, Evidence, FailureReason
+
+
+class SubmissionError(OpamCiError):
+    """The submission is at fault: maps to `failed(reason)`.
+
+    Attributes:
+        reason: What about it.
+        evidence: On what the verdict rests.
+    """
+
+    def __init__(self, message: str, *, reason: FailureReason, evidence: Evidence) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.evidence = evidence
+
+
+class InfrastructureError(OpamCiError):
+    """The CI is at fault: maps to a fault with a cause, and is retried.
+
+    Attributes:
+        cause: What to repair.
+        phase: Where it happened.
+        evidence: On what it rests; made from the message where none is given.
+        retry_after: When the other side said when to come back.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cause: Cause,
+        phase: Phase | None = None,
+        evidence: Evidence | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.phase = phase
+        self.evidence = evidence or Evidence(rule=f"raised-{cause}", phase=phase, detail=message)
+        self.retry_after = retry_after

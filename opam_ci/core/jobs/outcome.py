@@ -1,0 +1,199 @@
+"""The outcome of a job, and its reasons.
+
+A discriminated union of frozen values: no booleans, no string prefixes. Each verdict
+carries the evidence on which it rests, so that any page can show *why*.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from opam_ci.core.jobs.job import Phase
+from opam_ci.core.model import Frozen
+
+
+class Cause(StrEnum):
+    """Why an infrastructure fault happened, by what is to be repaired."""
+
+    NETWORK = "network"
+    DNS = "dns"
+    GIT = "git"
+    SOURCE_HOST = "source_host"
+    PACKAGE_MIRROR = "package_mirror"
+    DISK_FULL = "disk_full"
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_LOST = "worker_lost"
+    SANDBOX = "sandbox"
+    IMAGE = "image"
+    OPAM_INTERNAL = "opam_internal"
+    SOLVER_TIMEOUT = "solver_timeout"
+    REPOSITORY_STATE = "repository_state"
+    GITHUB = "github"
+    STORAGE = "storage"
+    UNKNOWN = "unknown"
+
+
+class FailureReason(StrEnum):
+    """Why the submission, or a dependency of it, is at fault."""
+
+    BUILD = "build"
+    """The package's own build or install commands failed."""
+    TEST = "test"
+    """The package was built and its tests failed."""
+    DEPENDENCY = "dependency"
+    """A dependency failed to build or to be fetched; the package itself never started."""
+    SOURCE = "source"
+    """The package's own source is not at its opam file's URL (404, no such branch)."""
+    CHECKSUM = "checksum"
+    """The package's own source does not match the opam file's checksum."""
+    OPAM_FILE = "opam_file"
+    """The opam file cannot be read, or opam refuses it."""
+    MERGE_CONFLICT = "merge_conflict"
+    """The head does not merge into its base."""
+    ANALYSIS = "analysis"
+    """The change as a whole is rejected, for example for an unexpected file."""
+    LINT = "lint"
+    """A lint check found an error."""
+    TIMEOUT = "timeout"
+    """The package's own commands ran longer than its platform allows."""
+    KILLS_WORKER = "kills_worker"
+    """The job took down two different workers, running alone on the last one."""
+    OWN_FAULT = "own_fault"
+    """In two attempts the package's own commands reached the job's limit of memory or processes."""
+    NOT_INSTALLABLE = "not_installable"
+    """It cannot be installed on any platform on which it was to be built."""
+    NOT_INSTALLED = "not_installed"
+    """Every command succeeded and yet the package is not installed."""
+
+
+OWN_MEMORY_LIMIT = "own-memory-limit"
+"""Rule of a build or test that used more memory than its own control group has."""
+
+OWN_PROCESS_LIMIT = "own-process-limit"
+"""Rule of a build or test that needed more processes than its own control group allows."""
+
+OWN_LIMIT_RULES = frozenset({OWN_MEMORY_LIMIT, OWN_PROCESS_LIMIT})
+"""Rules of faults that the job's own control group measured in the package's own commands: they
+are no evidence against the worker."""
+
+
+class SkipReason(StrEnum):
+    """Why a job decides nothing on its platform. A skip is neither a failure nor an error."""
+
+    UNAVAILABLE = "unavailable"
+    """The opam file's `available:` excludes this platform."""
+    NO_SOLUTION = "no_solution"
+    """The solver proves that the package cannot be installed with this compiler."""
+    DEPEXT_UNAVAILABLE = "depext_unavailable"
+    """A system package that it needs does not exist on this distribution."""
+    NOT_MIRRORED = "not_mirrored"
+    """It needs a package missing from an offline mirror; whether it is installable is unknown."""
+    ACCEPTED_FAILURE = "accepted_failure"
+    """It failed, and its `x-ci-accept-failures` names this platform."""
+    NOT_BUILT = "not_built"
+    """The job it depends on (the plain build) did not pass."""
+
+
+class LogLine(Frozen):
+    """One line of a job's log, as evidence.
+
+    Attributes:
+        offset: Byte offset of the line's start in the attempt's whole log.
+        text: The line, without its newline, escape codes removed, at most 400 characters.
+    """
+
+    offset: int
+    text: str
+
+
+class Evidence(Frozen):
+    """On what a verdict rests.
+
+    Attributes:
+        rule: Id of the rule that decided, such as `fetch-dns`.
+        phase: The phase in which it happened, if any.
+        lines: The log lines that show it.
+        exit_code: Exit code of the phase's command, if it ended by itself.
+        signal: Signal that ended it, if one did.
+        worker: Identity of the worker that ran the attempt.
+        attempt: Number of the attempt, from 1.
+        detail: Facts as text, such as `0 bytes free in the build root`.
+    """
+
+    rule: str
+    phase: Phase | None = None
+    lines: tuple[LogLine, ...] = ()
+    exit_code: int | None = None
+    signal: int | None = None
+    worker: str | None = None
+    attempt: int | None = None
+    detail: str | None = None
+
+
+class Passed(Frozen):
+    """The job succeeded, with positive evidence."""
+
+    kind: Literal["passed"] = "passed"
+    evidence: Evidence
+
+
+class Failed(Frozen):
+    """A package failure: never retried, GitHub `failure`."""
+
+    kind: Literal["failed"] = "failed"
+    reason: FailureReason
+    evidence: Evidence
+    blame: str | None = None
+    """The package that failed, if it is not the job's own."""
+
+
+class Skipped(Frozen):
+    """There was nothing to decide; see `SkipReason`."""
+
+    kind: Literal["skipped"] = "skipped"
+    reason: SkipReason
+    evidence: Evidence
+
+
+class Errored(Frozen):
+    """An infrastructure fault: retried with backoff, GitHub `error`."""
+
+    kind: Literal["errored"] = "errored"
+    cause: Cause
+    evidence: Evidence
+
+
+CancelledBy = Literal["superseded", "closed", "request"]
+"""Why jobs are stopped: a newer head, a closed pull request, or a request to cancel."""
+
+
+class Cancelled(Frozen):
+    """Stopped before a verdict; proves nothing about the package.
+
+    Attributes:
+        by: Why it was stopped.
+    """
+
+    kind: Literal["cancelled"] = "cancelled"
+    by: CancelledBy
+
+
+Outcome = Annotated[Passed | Failed | Skipped | Errored | Cancelled, Field(discriminator="kind")]
+"""Of one attempt, or of one job after its last attempt."""
+
+OUTCOME: TypeAdapter[Passed | Failed | Skipped | Errored | Cancelled] = TypeAdapter(Outcome)
+"""Parses and prints any outcome."""
+
+
+def label(outcome: Passed | Failed | Skipped | Errored | Cancelled) -> str:
+    """Returns the short name of an outcome, such as `failed(test)` or `passed`."""
+    match outcome:
+        case Failed() | Skipped():
+            return f"{outcome.kind}({outcome.reason})"
+        case Errored():
+            return f"errored({outcome.cause})"
+        case Cancelled():
+            return f"cancelled({outcome.by})"
+        case Passed():
+            return "passed"

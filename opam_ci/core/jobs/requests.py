@@ -1,0 +1,143 @@
+"""Which pull request, which head of it, and how it is checked."""
+
+import hashlib
+import re
+from datetime import timedelta
+from typing import Self
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from opam_ci.core.jobs.build import PhaseTimeouts
+from opam_ci.core.jobs.installable import Unavailable
+from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.model import Frozen
+from opam_ci.core.platforms.model import EMBEDDED, Platform
+
+_SHA = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
+_NAME = r"^[A-Za-z0-9_.-]{1,100}$"
+
+
+class PullRequestRef(Frozen):
+    """Which pull request: one on GitHub, or a branch of a local clone.
+
+    Attributes:
+        owner: Owner on GitHub; `local` for a local clone.
+        repo: Repository name; for a local clone its directory's name.
+        number: Number on GitHub, or of a pull request found in a clone.
+        branch: Branch name, where there is no number.
+    """
+
+    owner: str = Field(pattern=_NAME)
+    repo: str = Field(pattern=_NAME)
+    number: int | None = Field(default=None, ge=1)
+    branch: str | None = Field(default=None, min_length=1, max_length=250)
+
+    @model_validator(mode="after")
+    def _one_of_number_and_branch(self) -> Self:
+        if (self.number is None) == (self.branch is None):
+            raise ValueError("a pull request has either a number or a branch")
+        return self
+
+    @property
+    def slug(self) -> str:
+        """Number, or a form of the branch name that is safe in ids, keys and queries."""
+        if self.number is not None:
+            return str(self.number)
+        branch = self.branch or ""
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "-", branch)[:60]
+        if safe == branch:
+            return f"branch-{safe}"
+        # Two names that differ only in replaced characters must stay two ids.
+        return f"branch-{safe}-{hashlib.sha256(branch.encode()).hexdigest()[:8]}"
+
+    @property
+    def workflow_id(self) -> str:
+        """`pr/{owner}/{repo}/{number}`."""
+        return f"pr/{self.owner}/{self.repo}/{self.slug}"
+
+    @property
+    def title(self) -> str:
+        """What people read, such as `ocaml/opam-repository#30203`."""
+        mark = f"#{self.number}" if self.number is not None else f":{self.branch}"
+        return f"{self.owner}/{self.repo}{mark}"
+
+
+class CheckOptions(Frozen):
+    """How a head is checked.
+
+    Attributes:
+        platforms: On which platforms packages are built.
+        lint_only: Stop after analysis and lint.
+        archive_mirrors: URLs for opam's `archive-mirrors`.
+        only_mirrored: Whether builds see only packages whose sources a `file://` mirror has.
+        unavailable: What a package is that is available on none of the platforms: a skip or a
+            failure.
+        build_cache: Whether compiled dependencies may come from a worker's cache.
+        retry: Backoff of infrastructure faults.
+        timeouts: Limits by phase.
+        heartbeat_timeout: Silence after which a worker counts as lost.
+        keep_open: Whether the workflow waits for more after a verdict, as for a pull
+            request on GitHub; else it ends once nothing is left to restart.
+    """
+
+    platforms: tuple[Platform, ...] = (EMBEDDED,)
+    lint_only: bool = False
+    archive_mirrors: tuple[str, ...] = ()
+    only_mirrored: bool = False
+    unavailable: Unavailable = "skip"
+    build_cache: bool = True
+    retry: RetrySettings = RetrySettings()
+    timeouts: PhaseTimeouts = PhaseTimeouts()
+    heartbeat_timeout: timedelta = timedelta(seconds=60)
+    keep_open: bool = True
+
+
+class Origin(Frozen):
+    """The upstream repository of a head. A head of a local clone has none.
+
+    Attributes:
+        clone_url: Of the repository into which the pull request goes; it has the heads of
+            deleted forks too, as `refs/pull/NUMBER/head`.
+        branch: The base branch: its newest commit is what the head is merged into.
+        draft: Whether the author still works on it.
+        as_of: When the pull request was like this, by the upstream's clock, to the second.
+        authoritative: Whether the upstream itself was asked; a webhook alone is not enough.
+    """
+
+    clone_url: str = Field(min_length=1, max_length=1000)
+    branch: str = Field(min_length=1, max_length=400)
+    draft: bool = False
+    as_of: AwareDatetime
+    authoritative: bool = False
+
+
+class Revision(Frozen):
+    """One head of a pull request, and where it is found.
+
+    Attributes:
+        head: Commit under test.
+        base: Commit it is merged into.
+        repository: Path of the clone on the orchestration worker's machine that has both;
+            empty for a head with an origin, which each worker fetches into a clone of its own.
+        options: How to check it.
+        again: Test it anew even if this head is already tested.
+        request: Chosen by whoever asks, to recognise the answer to this very request.
+        origin: For a head that each worker fetches itself; None for one of a local clone.
+    """
+
+    head: str = Field(pattern=_SHA)
+    base: str = Field(pattern=_SHA)
+    repository: str
+    options: CheckOptions = CheckOptions()
+    again: bool = False
+    request: str = Field(default="", max_length=64)
+    origin: Origin | None = None
+
+    def is_more_than(self, tested: "Revision") -> bool:
+        """Whether this asks for a test that the one of `tested` does not answer.
+
+        A draft that has become ready for review is tested as a whole.
+        """
+        was_draft = tested.origin is not None and tested.origin.draft
+        is_draft = self.origin is not None and self.origin.draft
+        return self.again or self.head != tested.head or (was_draft and not is_draft)

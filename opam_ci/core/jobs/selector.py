@@ -1,0 +1,172 @@
+"""Which jobs a restart or a cancel takes, and what it took."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.summary import DECIDED, JobState, JobStatus, Standing, cause_of
+from opam_ci.core.model import Frozen
+
+
+class RestartWhich(StrEnum):
+    """Which decided jobs a restart takes."""
+
+    ERRORED = "errored"
+    FAILED = "failed"
+    ALL = "all"
+
+
+class RestartAsker(StrEnum):
+    """Who asks for a restart: what nobody asked for has a budget."""
+
+    PERSON = "person"
+    """Somebody, by whatever way. What a job had of automatic restarts is forgotten."""
+    INCIDENT = "incident"
+    """An incident that is repaired: counts against the budgets."""
+    CANARY = "canary"
+    """An incident that wants to know whether it is repaired. Much cheaper than the other: a
+    fault that lasts all night takes many, and the job that serves must not pay for the rest."""
+
+    def charged(self, before: int, restarts: int = 1) -> int:
+        """Returns what restarts have cost since somebody last asked for one.
+
+        Args:
+            before: What they had cost.
+            restarts: How many jobs are restarted now.
+        """
+        if self is RestartAsker.PERSON:
+            return 0
+        return before + restarts * (CANARY_COST if self is RestartAsker.CANARY else RESTART_COST)
+
+
+RESTART_COST = 20
+"""What an automatic restart of a job takes of the budgets."""
+CANARY_COST = 3
+"""What it takes where the job is a canary."""
+
+
+class JobSelector(Frozen):
+    """Which jobs of a head; every given field narrows.
+
+    Attributes:
+        platform: Only on this platform.
+        package: Only this package, with or without its version.
+        kind: Only jobs of this kind.
+        revdep: Only on this reverse dependency, with or without its version.
+        job: Only the job with this id.
+        jobs: Only the jobs with these ids; none narrows nothing.
+        head: Only while this commit is under test: a later head's jobs are others.
+    """
+
+    platform: str | None = Field(default=None, max_length=100)
+    package: str | None = Field(default=None, max_length=300)
+    kind: JobKind | None = None
+    revdep: str | None = Field(default=None, max_length=300)
+    job: str | None = Field(default=None, max_length=900)
+    jobs: tuple[str, ...] = Field(default=(), max_length=10_000)
+    head: str | None = Field(default=None, max_length=100)
+
+    def narrows_to(self, job: Job) -> bool:
+        """Whether all but the head match; whoever asks compares that."""
+        return (
+            self.platform in {None, job.platform}
+            and _is_named(self.package, job.package)
+            and self.kind in {None, job.kind}
+            and _is_named(self.revdep, job.revdep)
+            and self.job in {None, job.id}
+            and (not self.jobs or job.id in self.jobs)
+        )
+
+
+def _is_named(wanted: str | None, package: str | None) -> bool:
+    return wanted is None or (
+        package is not None and wanted in {package, package.partition(".")[0]}
+    )
+
+
+class RestartSelector(JobSelector):
+    """Which decided jobs to restart; every given field narrows.
+
+    Attributes:
+        which: Jobs that the CI itself lost (the default), failed ones, or all.
+        cause: Only jobs errored for this cause.
+        asker: Who asks.
+    """
+
+    which: RestartWhich = RestartWhich.ERRORED
+    cause: Cause | None = None
+    asker: RestartAsker = RestartAsker.PERSON
+
+    @property
+    def standings(self) -> frozenset[Standing]:
+        """How jobs stand that are selected.
+
+        A cancelled job is selected by `errored` too: it was lost through no fault of its own.
+        """
+        standings = _STANDINGS[self.which]
+        return standings if self.cause is None else standings & {Standing.ERRORED}
+
+    def takes_decided(self, row: JobStatus) -> bool:
+        """Whether a decided job is selected."""
+        return row.standing in self.standings and self._fits(row)
+
+    def takes_waiting(self, row: JobStatus) -> bool:
+        """Whether a job that waits for its automatic retry is to start at once."""
+        is_waiting = row.state is JobState.RETRYING and self.which is not RestartWhich.FAILED
+        return is_waiting and self._fits(row)
+
+    def _fits(self, row: JobStatus) -> bool:
+        return self.cause in {None, cause_of(row)} and self.narrows_to(row.job)
+
+
+_STANDINGS = {
+    RestartWhich.ERRORED: frozenset({Standing.ERRORED, Standing.CANCELLED}),
+    RestartWhich.FAILED: frozenset({Standing.FAILED}),
+    RestartWhich.ALL: DECIDED,
+}
+
+
+class Taken(Frozen):
+    """What a restart or a cancel takes, or would take.
+
+    Attributes:
+        jobs: How many jobs, those included that follow from others.
+        by_platform: How many on each platform; analysis and lint under the empty name.
+        first: Ids of the first of them, `TAKEN_SHOWN` at most.
+        refusal: Why nothing was taken, in a sentence; None where something was.
+    """
+
+    jobs: int = 0
+    by_platform: dict[str, int] = Field(default_factory=dict)
+    first: tuple[str, ...] = ()
+    refusal: str | None = None
+
+
+TAKEN_SHOWN = 20
+"""Ids in the answer to a restart or a cancel."""
+
+
+class RestartUpdate(Frozen):
+    """Input of the update `restart_jobs`.
+
+    Attributes:
+        selector: Which jobs.
+        preview: Whether only to say what it would take.
+    """
+
+    selector: RestartSelector = RestartSelector()
+    preview: bool = False
+
+
+class CancelUpdate(Frozen):
+    """Input of the update `cancel_jobs`.
+
+    Attributes:
+        selector: Which jobs; nothing selects all that are undecided.
+        preview: Whether only to say what it would take.
+    """
+
+    selector: JobSelector = JobSelector()
+    preview: bool = False

@@ -1,0 +1,106 @@
+"""Signals between workflows, and from activities to the workflow of their job."""
+
+from datetime import datetime
+
+from opam_ci.core.jobs.messages import JobHeartbeat
+from opam_ci.core.jobs.outcome import CancelledBy
+from opam_ci.core.jobs.records import RevisionKey
+from opam_ci.core.jobs.selector import JobSelector, RestartSelector
+from opam_ci.core.jobs.summary import Fault, PlatformStanding
+from opam_ci.core.model import Frozen
+from opam_ci.core.platforms.model import Platform
+
+
+class AttemptFaulted(Frozen):
+    """Signal: an attempt met an infrastructure fault.
+
+    Attributes:
+        job: Id of the job; of the first one where an attempt does several, as lint does.
+        round: Of which round.
+        fault: What happened.
+        next_attempt_at: When the next attempt comes, None if this was the last.
+    """
+
+    job: str
+    round: int
+    fault: Fault
+    next_attempt_at: datetime | None = None
+
+
+class AttemptStarted(Frozen):
+    """Signal: an attempt after the first has begun.
+
+    Attributes:
+        job: As in `AttemptFaulted`.
+        round: Of which round.
+        attempt: Its number.
+        worker: Who runs it.
+        at: When.
+        previous: Last heartbeat of the attempts before. Where no fault is known for the
+            attempt before this one, its worker was lost.
+    """
+
+    job: str
+    round: int
+    attempt: int
+    worker: str
+    at: datetime
+    previous: JobHeartbeat | None = None
+
+
+class StopJobs(Frozen):
+    """Signal to a PlatformWorkflow: cancel jobs under way.
+
+    Attributes:
+        selector: Which; nothing selects all.
+        by: Who cancels.
+        final: Whether it is to end and take no further jobs.
+        number: See `PlatformProgress.heard`.
+    """
+
+    selector: JobSelector = JobSelector()
+    by: CancelledBy = "request"
+    final: bool = False
+    number: int = 0
+
+
+class RestartJobs(Frozen):
+    """Signal to a PlatformWorkflow: jobs were queued again in the index.
+
+    Attributes:
+        selector: Which were; those of them that wait for their retry start at once.
+        round: Their round.
+        number: See `PlatformProgress.heard`.
+    """
+
+    selector: RestartSelector
+    round: int
+    number: int
+
+
+class PlatformProgress(Frozen):
+    """Signal from a PlatformWorkflow to its parent: how its jobs stand.
+
+    Attributes:
+        key: Of which testing: late words about a superseded one are ignored.
+        workflow_id: Who says it.
+        standing: How the platform's jobs stand.
+        heard: The newest of its parent's numbered signals that it has taken into account: one that
+            was sent a newer one is not over, whatever it says.
+        written: The highest request to write everything down that it has fulfilled.
+        stopped: Whether nothing of it runs any more, though not all may be written down.
+        done: Whether it has nothing more to say.
+        platform: The platform with its image by digest, once it was looked up: later jobs of
+            the head use the same one.
+        notice: What people should know of the image.
+    """
+
+    key: RevisionKey
+    workflow_id: str
+    standing: PlatformStanding
+    heard: int = 0
+    written: int = 0
+    stopped: bool = False
+    done: bool = False
+    platform: Platform | None = None
+    notice: str | None = None

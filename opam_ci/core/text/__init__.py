@@ -1,0 +1,1 @@
+"""Texts for users in statuses, tables and the Temporal Web UI."""

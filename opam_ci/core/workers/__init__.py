@@ -1,0 +1,1 @@
+"""The health of workers: probes, quarantine, canaries."""

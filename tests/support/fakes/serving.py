@@ -1,0 +1,55 @@
+"""Applications on a real port, for other processes."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from tests.support.fakes.github import FakeGitHub
+from tests.support.fakes.github_api import api
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serves an application on a thread of its own; yields its URL."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def github_with_troubles(fake: FakeGitHub) -> Any:
+    """Returns the fake's API with injected faults, as `Wire` has them in one process.
+
+    A fault that breaks the connection is a 502, since a server cannot close it in the middle.
+    """
+    inner = api(fake)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        trouble = fake.next_trouble(scope["path"])
+        if trouble is None:
+            await inner(scope, receive, send)
+            return
+        if trouble.done:
+            await inner(scope, receive, _swallow)
+        pairs = [(k.encode(), v.encode()) for k, v in trouble.headers.items()]
+        start = {"status": trouble.status or 502, "headers": pairs}
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": trouble.body})
+
+    return app
+
+
+async def _swallow(_message: Any) -> None:
+    """Takes a response that is lost."""

@@ -1,0 +1,57 @@
+"""`opam-ci cache`, and the switches of the cache."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from opam_ci.app.settings import Settings
+from opam_ci.cli.main import run
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.runners.cache.dependencies import cache_store
+from opam_ci.clients.runners.rootfs import RootfsRunner
+from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
+from opam_ci.worker import make_runner
+from tests.unit.clients.runners.test_cache_store import KEY, keep
+
+
+async def fill(home: Path) -> None:
+    assert await keep(cache_store(home, BUILD_CACHE_BYTES))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OPAM_CI_CACHE", str(tmp_path))
+    return tmp_path
+
+
+async def test_the_cache_is_counted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await fill(home)
+    assert run(["cache"]) == 0
+    output = capsys.readouterr().out
+    assert f"{home}/cache: 1 compiled packages" in output
+    assert "at most 10240; the cache is on" in output
+
+
+def test_the_cache_is_cleared(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(fill(home))
+    assert run(["cache", "--clear"]) == 0
+    output = capsys.readouterr().out
+    assert "removed 1 compiled packages" in output
+    assert ": 0 compiled packages, 0 MiB" in output
+    assert not (home / "cache" / KEY[:20]).exists()
+
+
+@pytest.mark.parametrize(("value", "on"), [("off", False), ("on", True), (None, True)])
+def test_one_variable_turns_it_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, *, on: bool
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("OPAM_CI_BUILD_CACHE", value)
+    monkeypatch.setenv("OPAM_CI_BUILD_CACHE_BYTES", "50GiB")
+    settings = Settings()
+    assert (settings.build_cache, settings.build_cache_bytes) == (on, 50 << 30)
+    runner = make_runner(settings, ArtifactStore.open(tmp_path.as_uri()))
+    assert isinstance(runner, RootfsRunner)
+    assert runner._settings.build_cache is on
+    assert runner._settings.build_cache_bytes == 50 << 30

@@ -1,0 +1,197 @@
+"""`opam-ci platforms`, and how `opam-ci check` finds its platforms."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from opam_ci.cli.main import run
+from opam_ci.core.platforms.model import EMBEDDED
+
+ROOT = Path(__file__).resolve().parents[3]
+OWN = """
+[pools.mine]
+arch = "amd64"
+[[platforms]]
+distribution = "debian-13"
+ocaml = "5.3"
+[[platforms]]
+distribution = "alpine-3.23"
+ocaml = "5.4"
+runner = "container"
+image = "localhost/mine:1"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "own.toml"
+    path.write_text(OWN)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPAM_CI_PLATFORMS", raising=False)
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def refusal(capsys: Captured, *arguments: str | Path) -> str:
+    """The one line that a command ends with when it is used wrongly."""
+    assert run([str(argument) for argument in arguments]) == 2
+    output = capsys.readouterr()
+    assert not output.out
+    [line] = output.err.splitlines()
+    return line
+
+
+def test_the_page_in_docs_is_that_of_the_default_file(capsys: Captured) -> None:
+    """Make it with `./opam-ci platforms --markdown > docs/platforms.md`."""
+    assert run(["platforms", "--markdown"]) == 0
+    assert capsys.readouterr().out == (ROOT / "docs" / "platforms.md").read_text()
+
+
+def test_plain_lines_for_a_pipe(capsys: Captured) -> None:
+    assert run(["platforms"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 75
+    assert lines[:2] == [
+        "debian-13-ocaml-5.3/amd64\tsystem\tlinux-amd64\trootfs\tlower bounds",
+        "debian-13-ocaml-4.14/amd64\tdev\tlinux-amd64\tcontainer\tlower bounds, revdeps",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "runner"), [("80", []), ("100", ["runner"])], ids=["narrow", "wide"]
+)
+def test_a_table_for_a_terminal(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, columns: str, runner: list[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "xterm")
+    assert run(["platforms"]) == 0
+    head, *rows = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert head.split() == ["platform", "opam", "pool", *runner, "besides"]
+    assert all(len(row) <= int(columns) for row in rows)
+    found = [row.split()[0] for row in rows if not row.startswith(" ")]
+    assert len(found) == 75
+    assert "debian-13-ocaml-4.14-no-flat-float-array/amd64" in found
+    assert any("container" in row for row in rows) == bool(runner)
+
+
+def test_a_json_line_for_each(capsys: Captured, own: Path) -> None:
+    assert run(["platforms", "--platforms", str(own), "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["name"] == EMBEDDED.name
+    assert (second["image"], second["pool"], second["revdeps"]) == (
+        "localhost/mine:1",
+        "mine",
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (["debian-13-ocaml-5.4/*"], 4),
+        (["*flambda*", "--distribution", "debian-13"], 3),
+        (["--pool", "macos-*"], 4),
+        (["--pool", "macos-arm64", "--pool", "freebsd-amd64"], 4),
+        (["--arch", "riscv64", "--distribution", "ubuntu-*"], 2),
+    ],
+)
+def test_filters(capsys: Captured, arguments: list[str], count: int) -> None:
+    assert run(["platforms", *arguments]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == count
+
+
+def test_nothing_found_is_an_error(capsys: Captured) -> None:
+    assert "no platform matches" in refusal(capsys, "platforms", "--arch", "vax")
+    assert "did you mean archlinux-" in refusal(capsys, "platforms", "archlinux-ocaml-5.4")
+
+
+def test_options_that_exclude_each_other(capsys: Captured, own: Path) -> None:
+    assert "whole file" in refusal(capsys, "platforms", "--markdown", "--arch", "amd64")
+    assert "whole file" in refusal(capsys, "platforms", "--check", own, "--json")
+
+
+def test_a_file_by_the_environment_and_by_option(
+    capsys: Captured, own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(OWN.replace("5.4", "5.5"))
+    monkeypatch.setenv("OPAM_CI_PLATFORMS", str(own))
+    assert run(["platforms", "alpine*"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "alpine-3.23-ocaml-5.4/amd64\tsystem\tmine\tcontainer"
+    )
+    assert run(["platforms", "alpine*", "--platforms", str(other)]) == 0
+    assert capsys.readouterr().out.startswith("alpine-3.23-ocaml-5.5/amd64")
+
+
+def test_a_valid_file_is_reported_as_valid(capsys: Captured, own: Path) -> None:
+    assert run(["platforms", "--check", str(own)]) == 0
+    assert capsys.readouterr().out == f"{own}: valid; platforms: 2, pools: 1\n"
+
+
+def test_an_invalid_file_is_reported_with_a_line_for_each_error(
+    capsys: Captured, own: Path
+) -> None:
+    own.write_text(OWN.replace("ocaml =", "caml =").replace("amd64", "x86"))
+    assert run(["platforms", "--check", str(own)]) == 2
+    output = capsys.readouterr()
+    assert not output.out
+    assert [line.removeprefix(f"{own}: ").split(";")[0] for line in output.err.splitlines()] == [
+        "pools.mine: arch: 'x86' is no architecture",
+        "platforms entry 1 (debian-13): 'ocaml' is missing",
+        "platforms entry 1 (debian-13): unknown key 'caml'",
+        "platforms entry 2 (alpine-3.23): 'ocaml' is missing",
+        "platforms entry 2 (alpine-3.23): unknown key 'caml'",
+    ]
+
+
+def test_an_invalid_file_stops_the_commands_that_need_it(capsys: Captured, own: Path) -> None:
+    own.write_text(OWN.replace("5.4", "54").replace("alpine", "Alpine"))
+    output = refusal(capsys, "check", "--branch", "x", "--platforms", own, "--platform", "*")
+    assert output.startswith(
+        f"opam-ci: {own}: platforms entry 2 (Alpine-3.23): distribution: 'Alpine"
+    )
+    assert output.endswith("(and 1 more)")
+
+
+@pytest.mark.parametrize(
+    ("content", "output"),
+    [
+        (None, "No such file"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"x = 1\n" * 200_000, "over 1 MB"),
+        (b"\x00", "not TOML"),
+    ],
+)
+def test_not_a_file_of_platforms(
+    capsys: Captured, tmp_path: Path, content: bytes | None, output: str
+) -> None:
+    path = tmp_path / "x.toml"
+    if content is not None:
+        path.write_bytes(content)
+    assert run(["platforms", "--check", str(path)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert output in line
+    assert str(path) in line
+
+
+def test_check_needs_a_platform_that_exists(capsys: Captured) -> None:
+    output = refusal(capsys, "check", "--branch", "x", "--platform", "debian-13-ocaml-5.9/amd64")
+    assert output.startswith(
+        "opam-ci: no platform 'debian-13-ocaml-5.9/amd64'; did you mean debian-"
+    )
+
+
+def test_check_without_a_platform_uses_one_of_this_machine(capsys: Captured, own: Path) -> None:
+    own.write_text(OWN.replace('ocaml = "5.3"', 'ocaml = "5.3"\nrunner = "native"'))
+    assert "name others" in refusal(capsys, "check", "--branch", "x", "--platforms", own)

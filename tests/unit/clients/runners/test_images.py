@@ -1,0 +1,316 @@
+"""Pinning images: against Debian's own registry, and against one that misbehaves on purpose."""
+
+import asyncio
+import hashlib
+import io
+import json
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from opam_ci.clients.runners.containers import registry as images
+from opam_ci.clients.runners.containers.registry import ImageResolver, UnknownImageError
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.platforms.images import ImageReference, parse_image
+from tests.support.fakes.registry import running
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Registry:
+    """A registry, and the little of its interface that pushing takes."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.http = httpx.Client(base_url=f"http://{host}/v2/ocaml/opam/")
+
+    def push(self, tag: str, comment: str) -> str:
+        """Pushes an image without content; returns its manifest's digest."""
+        config = json.dumps({"architecture": "amd64", "os": "linux", "comment": comment}).encode()
+        upload = self.http.post("blobs/uploads/").raise_for_status().headers["Location"]
+        self.http.put(
+            upload, params={**httpx.URL(upload).params, "digest": digest_of(config)}, content=config
+        ).raise_for_status()
+        blob = {"mediaType": CONFIG, "digest": digest_of(config), "size": len(config)}
+        return self._put(tag, MANIFEST, {"config": blob, "layers": []})
+
+    def push_list(self, tag: str, manifests: dict[str, str]) -> str:
+        """Pushes a list of images by architecture; returns its own digest."""
+        entries = [
+            {
+                "mediaType": MANIFEST,
+                "digest": digest,
+                "size": int(
+                    self.http.head(f"manifests/{digest}", headers={"Accept": MANIFEST}).headers[
+                        "Content-Length"
+                    ]
+                ),
+                "platform": {"architecture": arch, "os": "linux"},
+            }
+            for arch, digest in manifests.items()
+        ]
+        return self._put(tag, INDEX, {"manifests": entries})
+
+    def _put(self, tag: str, media_type: str, content: dict[str, Any]) -> str:
+        body = json.dumps({"schemaVersion": 2, "mediaType": media_type, **content}).encode()
+        self.http.put(
+            f"manifests/{tag}", content=body, headers={"Content-Type": media_type}
+        ).raise_for_status()
+        return digest_of(body)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    if shutil.which("docker-registry") is None:
+        pytest.skip("docker-registry is not installed")
+    folder = tmp_path_factory.mktemp("registry")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{probe.getsockname()[1]}"
+    configuration = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "http": {"addr": host},
+    }
+    # JSON is YAML.
+    (folder / "config.yml").write_text(json.dumps(configuration))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log
+        )
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as http:
+            http.get(f"http://{host}/v2/").raise_for_status()
+        served = Registry(host)
+        yield served
+        served.http.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_single_image(registry: Registry) -> None:
+    digest = registry.push("single", "one")
+    found = await ImageResolver().resolve(f"{registry.host}/ocaml/opam:single")
+    assert found == f"{registry.host}/ocaml/opam@{digest}"
+
+
+async def test_a_list_of_images_is_pinned_as_a_whole(registry: Registry) -> None:
+    digest = registry.push_list("multi", {"amd64": registry.push("a", "a")})
+    found = await ImageResolver().resolve(f"{registry.host}/ocaml/opam:multi")
+    assert found == f"{registry.host}/ocaml/opam@{digest}"
+
+
+async def test_a_tag_that_moves_does_not_move_what_is_pinned(registry: Registry) -> None:
+    image = f"{registry.host}/ocaml/opam:moves"
+    first = registry.push("moves", "first")
+    resolver = ImageResolver(known_for=timedelta(0))
+    pinned = await resolver.resolve(image)
+    second = registry.push("moves", "second")
+    assert first != second
+    assert await resolver.resolve(pinned) == pinned == f"{image[:-6]}@{first}"
+    assert await resolver.resolve(image) == f"{image[:-6]}@{second}"
+
+
+async def test_a_digest_is_remembered_for_a_while(registry: Registry) -> None:
+    image = f"{registry.host}/ocaml/opam:known"
+    first = registry.push("known", "first")
+    resolver = ImageResolver()
+    await resolver.resolve(image)
+    registry.push("known", "second")
+    assert (await resolver.resolve(image)).endswith(first)
+
+
+async def test_an_image_that_the_registry_does_not_have(registry: Registry) -> None:
+    with pytest.raises(UnknownImageError, match="HTTP 404") as caught:
+        await ImageResolver().resolve(f"{registry.host}/ocaml/opam:gone")
+    assert caught.value.cause is Cause.IMAGE
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Respond by the requested tag; a token is needed for `private`."""
+
+    digest = "sha256:" + "5" * 64
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        body = b'{"token": "let-me-in"}'
+        if self.path.startswith("/token?") and "scope=repository%3Ax%3Apull" in self.path:
+            self.send_response(200)
+        else:
+            self.send_response(404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        tag = self.path.rpartition("/")[2]
+        match tag:
+            case "private" if self.headers["Authorization"] != "Bearer let-me-in":
+                host = self.headers["Host"]
+                self.send_response(401)
+                self.send_header(
+                    "WWW-Authenticate",
+                    f'Bearer realm="http://{host}/token",service="s",scope="repository:x:pull"',
+                )
+            case "basic":
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            case "busy":
+                self.send_response(429)
+                self.send_header("Retry-After", "77")
+            case "broken":
+                self.send_response(503)
+            case "no-digest":
+                self.send_response(200)
+            case "forged":
+                self.send_response(200)
+                self.send_header("Docker-Content-Digest", "sha256:../../x")
+            case "slow":
+                threading.Event().wait(1)
+                self.send_response(200)
+            case _:
+                self.send_response(200)
+                self.send_header("Docker-Content-Digest", self.digest)
+        self.end_headers()
+
+
+@pytest.fixture
+def odd() -> Iterator[str]:
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Odd)) as server:
+        yield f"127.0.0.1:{server.server_port}"
+
+
+async def test_a_token_for_anonymous_reading_is_fetched(odd: str) -> None:
+    assert await ImageResolver().resolve(f"{odd}/x:private") == f"{odd}/x@{Odd.digest}"
+
+
+async def test_credentials_that_we_do_not_have(odd: str) -> None:
+    with pytest.raises(UnknownImageError, match="HTTP 401") as caught:
+        await ImageResolver().resolve(f"{odd}/x:basic")
+    assert caught.value.cause is Cause.IMAGE
+
+
+@pytest.mark.parametrize(
+    ("tag", "reported"),
+    [
+        ("busy", "HTTP 429"),
+        ("broken", "HTTP 503"),
+        ("no-digest", "sent no digest"),
+        ("forged", "sent no digest"),
+        ("slow", "does not answer"),
+    ],
+)
+async def test_a_registry_that_is_not_well_is_a_fault_of_ours(
+    odd: str, tag: str, reported: str
+) -> None:
+    resolver = ImageResolver(timeout=httpx.Timeout(0.3))
+    with pytest.raises(InfrastructureError, match=reported) as caught:
+        await resolver.resolve(f"{odd}/x:{tag}")
+    assert caught.value.cause is Cause.IMAGE
+    assert not isinstance(caught.value, UnknownImageError)
+    assert caught.value.retry_after == (timedelta(seconds=77) if tag == "busy" else None)
+
+
+async def test_a_registry_that_hangs_is_not_queried_for_a_while(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = ImageResolver(timeout=httpx.Timeout(0.3))
+    # One with a bad response is queried again.
+    with pytest.raises(InfrastructureError, match="HTTP 503"):
+        await resolver.resolve(f"{odd}/x:broken")
+    with pytest.raises(InfrastructureError, match="does not answer"):
+        await resolver.resolve(f"{odd}/x:slow")
+    with pytest.raises(InfrastructureError, match="x:fine: registry"):
+        await resolver.resolve(f"{odd}/x:fine")
+    monkeypatch.setattr(images, "_UNAVAILABLE_FOR", timedelta(0))
+    assert await resolver.resolve(f"{odd}/x:fine") == f"{odd}/x@{Odd.digest}"
+
+
+async def test_an_answer_that_drips_ends_in_time(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_TOTAL_TIMEOUT", timedelta(seconds=0.2))
+    with pytest.raises(InfrastructureError, match="does not answer: TimeoutError"):
+        await ImageResolver().resolve(f"{odd}/x:slow")
+
+
+async def test_an_image_by_digest_is_not_resolved() -> None:
+    image = "127.0.0.1:1/x@sha256:" + "0" * 64
+    assert await ImageResolver().resolve(image) == image
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "registry.invalid"])
+async def test_a_registry_that_is_away_is_an_infrastructure_fault(host: str) -> None:
+    with pytest.raises(InfrastructureError, match="does not answer") as caught:
+        await ImageResolver().resolve(f"{host}/x:1")
+    assert caught.value.cause is Cause.IMAGE
+
+
+def test_an_image_that_only_this_machine_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    # A storage of its own: a test must not use the machine's images.
+    (tmp_path / "storage.conf").write_text(
+        f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n'
+    )
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("hello"))
+    (tmp_path / "root.tar").write_bytes(content.getvalue())
+    image = "localhost/opam-ci-test:1"
+    done = subprocess.run(
+        ["podman", "import", tmp_path / "root.tar", image], capture_output=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"podman does not work here: {done.stderr.decode()[-200:]}")
+    found = asyncio.run(ImageResolver().resolve(image))
+    assert found.startswith("localhost/opam-ci-test@sha256:")
+    # The engine itself knows the image by what was found.
+    subprocess.run(["podman", "image", "exists", found], check=True)
+    with pytest.raises(UnknownImageError, match="image not known"):
+        asyncio.run(ImageResolver().resolve("localhost/opam-ci-test:2"))
+
+
+@pytest.mark.parametrize(
+    ("image", "parts"),
+    [
+        ("debian", ("docker.io", "library/debian", "latest", None)),
+        ("ocaml/opam:debian-13", ("docker.io", "ocaml/opam", "debian-13", None)),
+        ("docker.io/ocaml/opam:x", ("docker.io", "ocaml/opam", "x", None)),
+        ("h:5000/a/b", ("h:5000", "a/b", "latest", None)),
+        ("ghcr.io/a/b@sha256:" + "0" * 64, ("ghcr.io", "a/b", "latest", "sha256:" + "0" * 64)),
+        ("localhost/a:1", ("localhost", "a", "1", None)),
+    ],
+)
+def test_parts_of_a_reference(image: str, parts: tuple[str, str, str, str | None]) -> None:
+    assert parse_image(image) == ImageReference(*parts)
+
+
+def test_where_registries_answer() -> None:
+    assert parse_image("ocaml/opam:x").manifest_url == (
+        "https://registry-1.docker.io/v2/ocaml/opam/manifests/x"
+    )
+    assert parse_image("localhost:5000/a").manifest_url == (
+        "http://localhost:5000/v2/a/manifests/latest"
+    )

@@ -1,0 +1,65 @@
+"""Listing reverse dependencies: the questions, and what comes of the answers."""
+
+from opam_ci.clients.runners.listing import revdeps as listing
+from opam_ci.clients.runners.listing.revdeps import Query
+from opam_ci.clients.runners.phases.steps import Step
+from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.core.jobs.build import BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.platforms.model import EMBEDDED
+
+SPEC = BuildSpec(
+    job=Job(platform=EMBEDDED.name, package="lib.1", kind=JobKind.LIST_REVDEPS),
+    platform=EMBEDDED,
+    repository=RepositoryRef(
+        base_commit="0" * 40,
+        base_archive="base",
+        overlay_archive="overlay",
+        overlay_packages=1,
+        package_count=10,
+    ),
+    submitted=("lib.1", "new.1"),
+)
+
+
+def test_results_are_merged_without_what_is_tested_anyway() -> None:
+    answers = {
+        Query.DIRECT: frozenset({"b.1", "new.1"}),
+        Query.RECURSIVE: frozenset({"lib.1", "b.1", "c.1"}),
+        Query.TESTING: frozenset({"b.1", "a.1"}),
+    }
+    assert listing.revdeps(SPEC, answers) == (
+        Revdep(package="a.1", has_tests=True),
+        Revdep(package="b.1", has_tests=True),
+        Revdep(package="c.1", has_tests=False),
+    )
+
+
+def test_only_packages_are_read() -> None:
+    assert listing.packages(b"a.1\n[WARNING] x\n../b.1\nb.2~beta\n") == {"a.1", "b.2~beta"}
+
+
+async def test_the_expensive_query_needs_reverse_dependencies() -> None:
+    commands = []
+
+    async def run(step: Step, output: bytearray) -> Ended:
+        commands.append(step.argv)
+        if "--recursive" in step.argv:
+            output += b"lib.1\n"
+        elif "--with-test" in step.argv:
+            output += b"a.1\n"
+        return Ended()
+
+    _, found = await listing.run(SPEC, run)
+    assert found == (Revdep(package="a.1", has_tests=True),)
+    together = [argv for argv in commands if "--coinstallable-with=lib.1" in argv]
+    assert [argv[-2:] for argv in together] == [("--with-test", "--depopts")]
+    assert len(commands) == 4
+
+
+async def test_a_failed_query_leaves_no_result() -> None:
+    async def run(step: Step, _output: bytearray) -> Ended:
+        return Ended(99 if "--recursive" in step.argv else 0)
+
+    end, found = await listing.run(SPEC, run)
+    assert (end.exit_code, found) == (99, None)

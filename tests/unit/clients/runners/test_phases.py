@@ -1,0 +1,203 @@
+"""The command lines of a job, and their supervision."""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from opam_ci.clients.runners.images.image import installed_packages, recipe_digest
+from opam_ci.clients.runners.job.reproduction import reproduction
+from opam_ci.clients.runners.phases import plan as phases
+from opam_ci.clients.runners.phases import steps
+from opam_ci.clients.runners.phases.mirrors import Mirrors
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
+from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind, Phase
+from opam_ci.core.platforms.model import EMBEDDED
+
+
+def spec(kind: JobKind = JobKind.BUILD) -> BuildSpec:
+    return BuildSpec(
+        job=Job(
+            platform=EMBEDDED.name,
+            package="cppo.1.8.0",
+            kind=kind,
+            revdep="user.3" if kind in REVDEP_KINDS else None,
+        ),
+        platform=EMBEDDED,
+        repository=RepositoryRef(
+            base_commit="0" * 40,
+            base_archive="base",
+            overlay_archive="overlay",
+            overlay_packages=1,
+            package_count=10,
+        ),
+    )
+
+
+ROOT = sandbox.Overlay(
+    home=Path("/home"),
+    lowers=(Path("/home/layers/a"), Path("/home/images/b")),
+    upper=Path("/home/jobs/c/upper"),
+    work=Path("/home/jobs/c/work"),
+    merged=Path("/home/jobs/c/merged"),
+    proc=Path("/home/jobs/c/proc"),
+)
+
+
+def command_line(step: steps.Step) -> list[str]:
+    return list(sandbox.confine(ROOT, steps.confined(step, Mirrors()), sandbox.ROOT)(7))
+
+
+def test_only_apt_and_downloads_have_network() -> None:
+    test = spec(JobKind.TEST)
+    apart = [
+        phases.solve(test, reinstall=False),
+        phases.is_known(test),
+        *phases.freeze(("a.1",), ("b.1",)),
+        *(
+            step
+            for phase in (Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST)
+            for step in phases.install(phase, test, reinstall=False)
+        ),
+        *phases.submission_repository(Mirrors()),
+        phases.list_depexts(("a.1",)),
+    ]
+    assert all("--unshare-net" in command_line(step) for step in apart)
+    assert not any(step.as_root for step in apart)
+    for kind in (JobKind.TEST, JobKind.REVDEP_TEST):
+        assert not any("--unshare-net" in command_line(s) for s in phases.fetch(spec(kind)))
+
+
+def test_a_name_is_one_word_of_a_command_line() -> None:
+    # Nothing that comes from a pull request is put together with anything else.
+    argv = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))
+    assert argv[-4:] == ["opam", "install", "--verbose", "cppo.1.8.0"]
+    script = argv[argv.index("-c") + 1]
+    assert "cppo" not in script
+    assert "$@" in script
+
+
+def test_a_build_has_no_capability_but_to_become_unprivileged() -> None:
+    argv = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))
+    granted = [argv[index + 1] for index, word in enumerate(argv) if word == "--cap-add"]
+    assert granted == ["CAP_SETUID", "CAP_SETGID"]
+    assert argv[argv.index("--cap-drop") + 1] == "ALL"
+    assert "--reuid=1000" in argv
+    assert {"--clearenv", "--die-with-parent", "--unshare-pid", "--new-session"} <= set(argv)
+
+
+def test_tests_are_solved_for_and_fetched_with_the_package() -> None:
+    test = spec(JobKind.TEST)
+    for step in (
+        phases.solve(test, reinstall=False),
+        *phases.fetch(test),
+        *phases.install(Phase.DEPENDENCIES, test, reinstall=False),
+    ):
+        assert "--with-test" in step.argv
+    (build,) = phases.install(Phase.BUILD, test, reinstall=False)
+    assert "--with-test" not in build.argv
+    assert "--with-test" not in phases.solve(spec(), reinstall=False).argv
+
+
+def test_what_is_not_a_debian_package_never_reaches_apt() -> None:
+    listing = "libgmp-dev\nlibstdc++6 g++\n-oDPkg::Pre-Invoke::=id\nbash-\nUPPER\n$(id)\n../x\n"
+    assert phases.debian_packages(listing) == ("g++", "libgmp-dev", "libstdc++6")
+
+
+def test_the_log_has_the_commands_that_reproduce_a_job() -> None:
+    text = reproduction(spec(JobKind.TEST), debian="13")
+    assert "opam reinstall --with-test --verbose cppo.1.8.0" in text
+    assert "reinstall" not in reproduction(spec(), debian="13")
+
+
+def test_a_revdep_is_tested_without_the_tests_of_the_package() -> None:
+    # `--with-test` counts for every name of a command line.
+    test = spec(JobKind.REVDEP_TEST)
+    solve = phases.solve(test, reinstall=False)
+    assert solve.argv[3:] == ("--with-test", "user.3", '--formula="cppo" {= "1.8.0"}')
+    for step in (*phases.fetch(test), *phases.install(Phase.DEPENDENCIES, test, reinstall=False)):
+        assert ("user.3" in step.argv) == ("--with-test" in step.argv)
+        assert ("cppo.1.8.0" in step.argv) != ("user.3" in step.argv)
+
+
+def test_only_the_solver_chooses_the_oldest_versions() -> None:
+    lowest = dict(phases.solve(spec(JobKind.LOWER_BOUNDS), reinstall=False).environment)
+    assert lowest["OPAMCRITERIA"] == "+removed,+count[version-lag,solution]"
+    assert phases.solve(spec(), reinstall=False).environment == ()
+
+
+@pytest.mark.parametrize(
+    ("package", "replaces"),
+    [("ocaml-base-compiler.5.4.0", True), ("ocaml.5.3.0", False), ("cppo.1.8.0", False)],
+)
+def test_a_compiler_may_replace_that_of_the_switch(package: str, *, replaces: bool) -> None:
+    job = Job(platform=EMBEDDED.name, package=package, kind=JobKind.BUILD)
+    compiler = spec().model_copy(update={"job": job})
+    everywhere = (
+        phases.solve(compiler, reinstall=False),
+        *phases.fetch(compiler),
+        *phases.install(Phase.DEPENDENCIES, compiler, reinstall=False),
+        *phases.install(Phase.BUILD, compiler, reinstall=False),
+    )
+    assert {"--update-invariant" in step.argv for step in everywhere} == {replaces}
+
+
+def test_an_image_is_made_anew_for_another_archive() -> None:
+    one = recipe_digest("trixie", ("deb http://a trixie main",))
+    assert one == recipe_digest("trixie", ("deb http://a trixie main",))
+    assert one != recipe_digest("trixie", ("deb http://b trixie main",))
+
+
+def test_installed_debian_packages_are_read() -> None:
+    status = (
+        "Package: opam\nStatus: install ok installed\nVersion: 2.3.0-1\nDescription: x\n y\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n"
+    )
+    assert installed_packages(status) == {"opam": "2.3.0-1"}
+
+
+async def test_a_command_ends_with_its_exit_code_and_output() -> None:
+    kept = bytearray()
+    ended = await supervise(
+        [sys.executable, "-c", "import sys; print('out', flush=True); sys.exit('err')"],
+        output=kept.extend,
+    )
+    assert (ended.exit_code, ended.signal, ended.ok) == (1, None, False)
+    assert kept == b"out\nerr\n"
+
+
+async def test_a_command_is_killed_at_its_time_limit() -> None:
+    begin = time.monotonic()
+    ended = await supervise(["sleep", "60"], output=lambda _: None, time_limit=0.2)
+    assert time.monotonic() - begin < 5
+    assert (ended.timed_out, ended.signal, ended.exit_code) == (True, 9, None)
+
+
+async def test_a_cancelled_command_is_dead_before_the_caller_goes_on() -> None:
+    kept, printed = bytearray(), asyncio.Event()
+
+    def output(data: bytes) -> None:
+        kept.extend(data)
+        printed.set()
+
+    task = asyncio.create_task(supervise(["sh", "-c", "echo $$; exec sleep 60"], output=output))
+    await printed.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(kept), 0)
+
+
+async def test_a_command_has_nothing_of_the_workers_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    kept = bytearray()
+    await supervise(["env"], output=kept.extend)
+    assert b"GITHUB_TOKEN" not in kept
