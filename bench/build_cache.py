@@ -37,7 +37,7 @@ from opam_ci.clients.runners.images.scratch import JobRoots
 from opam_ci.clients.runners.phases import mirrors, steps
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.clients.runners.settings import default_home
 from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
 from opam_ci.core.jobs.job import Job, JobKind
@@ -233,7 +233,7 @@ class Root:
         confined = steps.confined(
             steps.Step(argv, network=True, environment=(("OPAMDOWNLOADJOBS", "1"),)), self._mirrors
         )
-        ended = await supervise(
+        ended = await run_process(
             sandbox.confine(self.root, confined, self._rights), output=output.extend, stdin=stdin
         )
         self.output = output.decode(errors="replace")

@@ -27,7 +27,7 @@ from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.locks import remove_tree
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.clients.runners.settings import default_home
 from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef, Revdep
 from opam_ci.core.jobs.job import Job, JobKind, Phase
@@ -75,7 +75,7 @@ class Bench:
         self._executor = executor
         self.log = Log()
 
-    async def run_step(self, step: steps.Step, said: bytearray) -> Ended:
+    async def run_step(self, step: steps.Step, said: bytearray) -> ProcessResult:
         def output(data: bytes) -> None:
             said.extend(data)
 

@@ -21,7 +21,7 @@ from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingIn
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.result_buffer import ResultBuffer
-from opam_ci.app.connection import PATIENT, connect, ensure_search_attributes, identity
+from opam_ci.app.connection import LONG_RETRY, connect, ensure_search_attributes, identity
 from opam_ci.app.monitoring import Instruments, canary_platform
 from opam_ci.app.schedules import ensure_canary
 from opam_ci.app.settings import Settings
@@ -274,7 +274,7 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
         InfrastructureError: This machine cannot build, or a store is unavailable.
     """
     runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
-    client = await connect(settings, runtime=runtime, retry=PATIENT)
+    client = await connect(settings, runtime=runtime, retry=LONG_RETRY)
     instruments = Instruments(settings)
     async with running(settings, client, instruments), instruments.shown(client, sdk_url):
         if settings.canary:

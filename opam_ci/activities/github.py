@@ -38,11 +38,11 @@ from opam_ci.core.github.debounce import Posted, doubted
 from opam_ci.core.github.messages import (
     DeliveryResult,
     DeliveryTask,
-    Look,
+    FetchTask,
+    PostContent,
     PostTask,
     Reconciled,
     ReconcileTask,
-    ToPost,
 )
 from opam_ci.core.github.ordering import ClosedAs
 from opam_ci.core.github.posting_options import PostingOptions
@@ -124,8 +124,8 @@ class GitHubActivities:
         handle = activity.client().get_workflow_handle(
             info.workflow_id, run_id=info.workflow_run_id
         )
-        wanted: ToPost = await handle.query(
-            "to_post", result_type=ToPost, rpc_timeout=_QUERY_TIMEOUT
+        wanted: PostContent = await handle.query(
+            "to_post", result_type=PostContent, rpc_timeout=_QUERY_TIMEOUT
         )
         clock = _clock()
         before = details_as(_POSTED, info.heartbeat_details)
@@ -173,7 +173,7 @@ class GitHubActivities:
         return done
 
     @activity.defn(name="github_look")
-    async def look(self, task: Look) -> str:
+    async def look(self, task: FetchTask) -> str:
         """Fetches a pull request's state from GitHub, and signals it to its workflow.
 
         Returns:
@@ -244,7 +244,7 @@ class GitHubActivities:
         )
 
     async def _command(self, action: Restart | Cancel | UnknownCommand) -> str:
-        if action.ask_permission and not await self._may_command(action.by):
+        if action.check_permission and not await self._may_command(action.by):
             return f"{action.by} may not command"
         match action:
             case UnknownCommand():

@@ -12,7 +12,7 @@ from opam_ci.clients.index import Index
 from opam_ci.core.incidents.messages import (
     HIT_JOBS_AT_ONCE,
     INCIDENT_WORKFLOW,
-    IncidentPace,
+    IncidentIntervals,
     IncidentState,
     IncidentStatus,
     ResolveIncident,
@@ -61,7 +61,7 @@ class IncidentActivities:
 
 
 async def ensure_workflows(
-    client: Client, incidents: Iterable[int], task_queue: str, pace: IncidentPace
+    client: Client, incidents: Iterable[int], task_queue: str, pace: IncidentIntervals
 ) -> None:
     """Starts the workflow of each of these incidents, unless it is running.
 

@@ -27,7 +27,7 @@ from opam_ci.core.jobs.messages import (
 )
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.plan import PlannedJob, planned_jobs, revdep_jobs
-from opam_ci.core.jobs.selector import RestartAsker, Taken
+from opam_ci.core.jobs.selector import RestartOrigin, Taken
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
 """Jobs that are added to the index in some hundred milliseconds."""
@@ -67,7 +67,7 @@ class JobActivities:
             InfrastructureError: The index cannot be written.
         """
         jobs = planned_jobs(message.packages, message.platforms)
-        await self._plan(message, jobs, message.asker)
+        await self._plan(message, jobs, message.origin)
 
     @activity.defn
     async def plan_revdeps(self, message: PlanRevdeps) -> None:
@@ -152,10 +152,10 @@ class JobActivities:
         self,
         message: PlanJobs | PlanRevdeps,
         jobs: Iterator[PlannedJob],
-        asker: RestartAsker | None,
+        origin: RestartOrigin | None,
     ) -> None:
         plan = partial(
-            self._index.plan, message.key, round_=message.round, asker=asker, at=datetime.now(UTC)
+            self._index.plan, message.key, round_=message.round, origin=origin, at=datetime.now(UTC)
         )
         while batch := tuple(islice(jobs, _PLANNED_BETWEEN_HEARTBEATS)):
             planning = asyncio.create_task(asyncio.to_thread(plan, batch))

@@ -9,7 +9,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from opam_ci.activities.incidents import ensure_workflows
 from opam_ci.clients.index import Index
-from opam_ci.core.incidents.messages import IncidentPace
+from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.incidents.restarts import workflow_of
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.records import RevisionKey, RowBatch
@@ -25,9 +25,9 @@ class RecordActivities:
         pace: How often incidents are checked.
     """
 
-    def __init__(self, index: Index, pace: IncidentPace | None = None) -> None:
+    def __init__(self, index: Index, pace: IncidentIntervals | None = None) -> None:
         self._index = index
-        self._pace = pace or IncidentPace()
+        self._pace = pace or IncidentIntervals()
 
     @activity.defn
     async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:

@@ -25,7 +25,9 @@ def identity() -> str:
     return f"{os.getpid()}@{socket.gethostname()}"
 
 
-PATIENT = RetryConfig(max_interval_millis=2_000, max_elapsed_time_millis=60_000, max_retries=1_000)
+LONG_RETRY = RetryConfig(
+    max_interval_millis=2_000, max_elapsed_time_millis=60_000, max_retries=1_000
+)
 """How long a worker retries requests to Temporal: the default heartbeat timeout of a job. The
 SDK's own ten seconds are less than a restart may take."""
 
@@ -115,7 +117,7 @@ async def pollers(
     }
 
 
-async def polled(client: Client, queue: str) -> bool:
+async def has_pollers(client: Client, queue: str) -> bool:
     """Returns whether any worker polls a task queue for activities at the moment.
 
     Raises:
@@ -133,7 +135,7 @@ async def served(client: Client, queue: str) -> bool:
     Raises:
         InfrastructureError: The request to Temporal failed.
     """
-    return await _is_polled(client, queue, _PRESENCE) or await polled(client, queue)
+    return await _is_polled(client, queue, _PRESENCE) or await has_pollers(client, queue)
 
 
 async def _is_polled(client: Client, queue: str, kind: TaskQueueType.ValueType) -> bool:

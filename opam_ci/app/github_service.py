@@ -140,7 +140,7 @@ def github_worker(client: Client, activities: GitHubActivities) -> Worker:
     )
 
 
-async def catch_up(client: Client, repository: str) -> None:
+async def start_reconciliation(client: Client, repository: str) -> None:
     """Starts a reconciliation of GitHub with the workflows, unless one is running.
 
     To be called once webhooks are received: failed deliveries are redelivered.

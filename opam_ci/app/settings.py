@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
 from opam_ci.clients.runners.settings import default_home as default_cache
-from opam_ci.core.incidents.messages import IncidentPace
+from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.jobs.installable import Unavailable
 
 
@@ -92,12 +92,14 @@ class Settings(BaseSettings):
     metrics: str = ""
     canary: bool = True
     incident_probe: timedelta = Field(
-        default=IncidentPace().probe_first, ge=timedelta(seconds=1), le=IncidentPace().probe_maximum
+        default=IncidentIntervals().probe_first,
+        ge=timedelta(seconds=1),
+        le=IncidentIntervals().probe_maximum,
     )
-    incident_quiet: timedelta = Field(default=IncidentPace().quiet, ge=timedelta(seconds=1))
+    incident_quiet: timedelta = Field(default=IncidentIntervals().quiet, ge=timedelta(seconds=1))
 
     @property
-    def given_temporal(self) -> str | None:
+    def explicit_temporal(self) -> str | None:
         """The server's address if the environment names one, else None."""
         return self.temporal if "temporal" in self.model_fields_set else None
 
@@ -112,9 +114,9 @@ class Settings(BaseSettings):
         return self.index or f"sqlite:///{self.home / 'index.sqlite'}"
 
     @property
-    def incident_pace(self) -> IncidentPace:
+    def incident_pace(self) -> IncidentIntervals:
         """How often incidents are looked at."""
-        return IncidentPace(probe_first=self.incident_probe, quiet=self.incident_quiet)
+        return IncidentIntervals(probe_first=self.incident_probe, quiet=self.incident_quiet)
 
     @property
     def clones(self) -> Path:

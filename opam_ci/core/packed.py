@@ -21,7 +21,7 @@ MAX_BYTES = 256 * 1024 * 1024
 
 _READABLE = "readable"
 
-FOR_PEOPLE = {_READABLE: True}
+UNPACKED = {_READABLE: True}
 """Context of `model_dump_json` for output outside of Temporal: nothing is packed."""
 
 _LEVEL = 1

@@ -12,8 +12,8 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.activities.github import GitHubActivities
     from opam_ci.core.github.check_page import check_run
-    from opam_ci.core.github.debounce import HURRIED, Due, Pace, doubted, due
-    from opam_ci.core.github.messages import Look, PostTask, ToPost
+    from opam_ci.core.github.debounce import UNDELAYED, Debounce, Due, doubted, due
+    from opam_ci.core.github.messages import FetchTask, PostContent, PostTask
     from opam_ci.core.github.model import HEAD_GONE
     from opam_ci.core.github.ordering import LatestEvent, compare_events
     from opam_ci.core.github.posting_options import PostingOptions
@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows.states import PullRequestState, TestingState
 
 
-class GitHubSide:
+class GitHubPosting:
     """Knows what GitHub said last, and sees to it that GitHub is told how things stand.
 
     A pull request of a local clone has no `Origin`: then all of this does nothing, and no
@@ -45,7 +45,7 @@ class GitHubSide:
         self._note = note
         self._pull_request = state.pull_request
         self._wanted: tuple[Status, ...] = ()
-        self._pace: Pace = HURRIED
+        self._pace: Debounce = UNDELAYED
         self._heartbeat_timeout = options.GITHUB_HEARTBEAT_TIMEOUT
         self._doubtful = False
         self._hurried = False
@@ -96,11 +96,11 @@ class GitHubSide:
         self._heartbeat_timeout = posting.heartbeat_timeout
         self._wanted = _wanted(summary, testing.revision, posting)
 
-    def to_post(self, summary: Summary, testing: TestingState) -> ToPost:
+    def to_post(self, summary: Summary, testing: TestingState) -> PostContent:
         """Returns the statuses and check runs that GitHub should have at this moment."""
         posting, revision = testing.posting, testing.revision
         if posting is None:
-            return ToPost()
+            return PostContent()
         runs = {}
         annotated = None
         if posting.check_runs:
@@ -115,11 +115,11 @@ class GitHubSide:
                 )
                 if context.about is About.LINTER:
                     annotated = context.name
-        return ToPost(
+        return PostContent(
             statuses=_wanted(summary, revision, posting),
             check_runs=runs,
             posted=self._state.posted,
-            pace=HURRIED if self._hurried else posting.pace,
+            pace=UNDELAYED if self._hurried else posting.pace,
             annotated=annotated,
             testing=revision_key(self._pull_request, summary.head, testing.opened_at),
         )
@@ -127,7 +127,7 @@ class GitHubSide:
     @property
     def is_behind(self) -> bool:
         """Whether GitHub does not know yet how things stand, or we do not know it of GitHub."""
-        return self._doubtful or self._under_way is not None or bool(self._due(HURRIED).post)
+        return self._doubtful or self._under_way is not None or bool(self._due(UNDELAYED).post)
 
     def hurry(self) -> None:
         """Makes what is to be posted go out at once: these may be the last words."""
@@ -175,10 +175,10 @@ class GitHubSide:
                 await self._wait()
 
     @property
-    def _current_pace(self) -> Pace:
-        return HURRIED if self._hurried else self._pace
+    def _current_pace(self) -> Debounce:
+        return UNDELAYED if self._hurried else self._pace
 
-    def _due(self, pace: Pace) -> Due:
+    def _due(self, pace: Debounce) -> Due:
         return due(self._wanted, self._state.posted, workflow.now(), pace)
 
     def _has_to_come(self) -> bool:
@@ -216,13 +216,13 @@ class GitHubSide:
     async def _do_look(self) -> None:
         await self._ask(
             GitHubActivities.look,
-            Look(pull_request=self._pull_request),
+            FetchTask(pull_request=self._pull_request),
             "ask GitHub how the pull request is",
             options.github_activity(),
         )
 
     async def _ask(
-        self, method: Any, task: PostTask | Look, summary: str, how: options.WatchedActivity
+        self, method: Any, task: PostTask | FetchTask, summary: str, how: options.WatchedActivity
     ) -> Any:
         """Runs an activity; returns its result, None if it was cancelled."""
         self._under_way = workflow.start_activity_method(

@@ -23,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
         orders_of,
         restart_plan,
     )
-    from opam_ci.core.jobs.selector import RestartAsker
+    from opam_ci.core.jobs.selector import RestartOrigin
     from opam_ci.core.text.status import incident_details
     from opam_ci.workflows import options
     from opam_ci.workflows.base import signal_if_running
@@ -132,7 +132,7 @@ class IncidentWorkflow:
             return False
         self._sent[key_of(canary)] += 1
         for order in orders_of((canary,)):
-            await self._send(order, RestartAsker.CANARY)
+            await self._send(order, RestartOrigin.CANARY)
         return True
 
     async def _canary_survives(self, status: IncidentStatus, last_seen_at: datetime) -> bool:
@@ -159,7 +159,7 @@ class IncidentWorkflow:
                 windows = ((plan.canary,), *windows)
             for window in windows:
                 await asyncio.gather(
-                    *(self._send(order, RestartAsker.INCIDENT) for order in window)
+                    *(self._send(order, RestartOrigin.INCIDENT) for order in window)
                 )
                 await workflow.sleep(options.RESTART_WINDOW_PAUSE)
             if plan.spent:
@@ -171,8 +171,8 @@ class IncidentWorkflow:
             if not restart_plan((await self._read_status()).hit).jobs:
                 return
 
-    async def _send(self, order: RestartOrder, asker: RestartAsker) -> None:
-        if await signal_if_running(order.workflow_id, "restart", order.selector(asker=asker)):
+    async def _send(self, order: RestartOrder, origin: RestartOrigin) -> None:
+        if await signal_if_running(order.workflow_id, "restart", order.selector(origin=origin)):
             self._state.restarted += len(order.jobs)
         else:
             self._note(f"{order.workflow_id} has ended: no restart needed")

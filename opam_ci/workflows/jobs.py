@@ -153,8 +153,12 @@ class JobRunner:
 
     def _restart(self, jobs: tuple[Job, ...], message: RestartJobs) -> None:
         for job in jobs:
-            automatic = message.selector.asker.charged(self._table[job.id].automatic)
-            self._table.restart(job.id, round_=message.round, automatic=automatic)
+            restart_budget_used = message.selector.origin.charged(
+                self._table[job.id].restart_budget_used
+            )
+            self._table.restart(
+                job.id, round_=message.round, restart_budget_used=restart_budget_used
+            )
 
     def _start(self, jobs: tuple[Job, ...]) -> ActivityHandle[Any]:
         state, job = self._state, jobs[0]

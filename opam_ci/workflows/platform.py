@@ -71,7 +71,7 @@ class PlatformWorkflow:
         self._orphans: set[str] = set()
         self._is_changed = False
         # The previous run recorded everything before it ended.
-        self._write_collected = self._write_reported = state.write_asked
+        self._write_collected = self._write_reported = state.write_requested
         self._finished = False
 
     @workflow.run
@@ -142,7 +142,7 @@ class PlatformWorkflow:
     @workflow.signal
     def write_down(self, number: int = 0) -> None:
         """Everything decided so far is to be recorded, and that reported to the parent."""
-        self._state.write_asked = max(self._state.write_asked, number)
+        self._state.write_requested = max(self._state.write_requested, number)
 
     @workflow.signal
     def attempt_faulted(self, event: AttemptFaulted | None = None) -> None:
@@ -173,7 +173,7 @@ class PlatformWorkflow:
         )
 
     def _handle(self, number: int) -> None:
-        self._state.heard = max(self._state.heard, number)
+        self._state.handled = max(self._state.handled, number)
         self._recount = True
 
     def _is_full(self) -> bool:
@@ -324,7 +324,9 @@ class PlatformWorkflow:
         self._table.settle(queued.job.id, verdict, workflow.now())
 
     def _note_taken(self, queued: QueuedJob) -> None:
-        row = JobStatus(job=queued.job, round=queued.round, automatic=queued.automatic)
+        row = JobStatus(
+            job=queued.job, round=queued.round, restart_budget_used=queued.restart_budget_used
+        )
         self._table.take(row)
         self._tally.take(row)
 
@@ -389,7 +391,7 @@ class PlatformWorkflow:
             self._is_changed = False
             if self._records.is_empty:
                 self._write_reported = self._write_collected
-            self._write_collected = self._state.write_asked
+            self._write_collected = self._state.write_requested
             while self._table.is_dirty:
                 self._collect()
             if self._records.is_empty:
@@ -400,7 +402,7 @@ class PlatformWorkflow:
     def _is_write_due(self) -> bool:
         """Whether the parent waits for rows to be collected, or for the report that they are."""
         is_written = self._records.is_empty and self._write_collected > self._write_reported
-        return is_written or self._state.write_asked > self._write_collected
+        return is_written or self._state.write_requested > self._write_collected
 
     def _has_changes(self) -> bool:
         return self._table.is_dirty or self._is_changed or self._is_write_due()
@@ -449,7 +451,7 @@ class PlatformWorkflow:
             key=self._state.key,
             workflow_id=workflow.info().workflow_id,
             standing=standing,
-            heard=self._state.heard,
+            handled=self._state.handled,
             written=self._write_reported,
             stopped=stopped,
             done=done,

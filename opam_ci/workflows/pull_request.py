@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from opam_ci.core.github.messages import ToPost
+    from opam_ci.core.github.messages import PostContent
     from opam_ci.core.github.ordering import ClosedAs
     from opam_ci.core.github.posting_options import PostingOptions
     from opam_ci.core.incidents.restarts import has_budget
@@ -31,7 +31,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.text.status import markdown_matrix, problems
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records
-    from opam_ci.workflows.github import GitHubSide
+    from opam_ci.workflows.github import GitHubPosting
     from opam_ci.workflows.pause import finish, pause, wait_for
     from opam_ci.workflows.states import PullRequestState, TestingState
     from opam_ci.workflows.testing import Testing
@@ -81,7 +81,7 @@ class PullRequestWorkflow:
         self._testing: Testing | None = None
         if state.testing is not None:
             self._testing = self._new_testing(state.testing)
-        self._github = GitHubSide(state, self._note)
+        self._github = GitHubPosting(state, self._note)
         self._next: _Next | None = None
         self._requests: deque[_Request] = deque()
         self._is_cancel_requested = False
@@ -264,11 +264,11 @@ class PullRequestWorkflow:
         )
 
     @workflow.query
-    def to_post(self) -> ToPost:
+    def to_post(self) -> PostContent:
         """Returns what to post to GitHub at this moment."""
         testing = self._testing
         if testing is None:
-            return ToPost()
+            return PostContent()
         return self._github.to_post(self.summary(), testing.state)
 
     async def _serve(self) -> None:
@@ -428,7 +428,7 @@ class PullRequestWorkflow:
             case "restart":
                 if not isinstance(selector, RestartSelector):
                     raise TypeError("the selector of a restart must be a RestartSelector")
-                if not has_budget(selector.asker, testing.state.automatic):
+                if not has_budget(selector.origin, testing.state.restart_budget_used):
                     return Taken(
                         refusal="automatic restart limit reached: restart the errored jobs with "
                         "`opam-ci restart`"

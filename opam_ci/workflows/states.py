@@ -48,8 +48,8 @@ class PlatformState(State):
     merge_tree: str | None = None
     standing: PlatformStanding | None = None
     sequence: int = 0
-    heard: int = 0
-    write_asked: int = 0
+    handled: int = 0
+    write_requested: int = 0
     notice: str | None = None
     stopping: CancelledBy | None = None
 
@@ -74,7 +74,7 @@ class TestingState(State):
         planned: Whether the jobs are in the index.
         concluded: Whether what only all platforms together can decide is decided.
         round: Number of the newest round of any job: one more for each restart.
-        automatic: What restarts of the head have cost since somebody last asked for one.
+        restart_budget_used: What restarts of the head have cost since somebody last asked for one.
         children: The PlatformWorkflow that runs the jobs of each platform.
         woken: Of each of these workflows the newest signal after which it looks at the index again.
         asked: How many numbered signals they were sent.
@@ -96,9 +96,9 @@ class TestingState(State):
     planned: bool = False
     concluded: bool = True
     round: int = 1
-    automatic: int = 0
+    restart_budget_used: int = 0
     children: dict[str, str] = Field(default_factory=dict)
-    woken: dict[str, int] = Field(default_factory=dict)
+    awaited: dict[str, int] = Field(default_factory=dict)
     asked: int = 0
     batch: int = 0
     standings: dict[str, PlatformStanding] = Field(default_factory=dict)

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.jobs.selector import (
         TAKEN_SHOWN,
         JobSelector,
-        RestartAsker,
+        RestartOrigin,
         RestartSelector,
         Taken,
     )
@@ -161,21 +161,25 @@ class Testing:
 
     # Requests; one at a time.
 
-    def begin(self, asker: RestartAsker | None = None) -> None:
+    def begin(self, origin: RestartOrigin | None = None) -> None:
         """Starts the testing from its beginning.
 
         Args:
-            asker: Origin of the restart, if it is one.
+            origin: Origin of the restart, if it is one.
         """
         if self.analysis.state is JobState.DECIDED:
             self.state.round += 1
-            automatic = 0 if asker is None else asker.charged(self.analysis.automatic)
-            self._table.restart(ANALYSIS.id, round_=self.state.round, automatic=automatic)
+            restart_budget_used = (
+                0 if origin is None else origin.charged(self.analysis.restart_budget_used)
+            )
+            self._table.restart(
+                ANALYSIS.id, round_=self.state.round, restart_budget_used=restart_budget_used
+            )
         else:
             self._table.put(JobStatus(job=ANALYSIS, round=self.state.round))
         self.state.planned = False
         self.state.concluded = True
-        self.tasks.spawn("check", self._check(asker))
+        self.tasks.spawn("check", self._check(origin))
 
     async def stop(self, by: CancelledBy) -> None:
         """Ends everything under way; returns once the builds have ended."""
@@ -210,7 +214,7 @@ class Testing:
         if selector.takes_decided(analysis):
             if not preview:
                 await self.stop("request")
-                self.begin(selector.asker)
+                self.begin(selector.origin)
             return Taken(jobs=1, by_platform={"": 1}, first=(ANALYSIS.id,))
         round_ = self.state.round + 1
         taken = await self._change(
@@ -225,7 +229,9 @@ class Testing:
         if preview or not taken.jobs:
             return taken
         self.state.round = round_
-        self.state.automatic = selector.asker.charged(self.state.automatic, taken.jobs)
+        self.state.restart_budget_used = selector.origin.charged(
+            self.state.restart_budget_used, taken.jobs
+        )
         await self._wake(
             taken.by_platform, lambda n: RestartJobs(selector=selector, round=round_, number=n)
         )
@@ -351,12 +357,12 @@ class Testing:
         if report.notice is not None and report.notice not in self.state.notices:
             self.state.notices = (*self.state.notices, report.notice)[:_NOTICES]
         # A child that was sent another signal since continues.
-        if (report.stopped or report.done) and report.heard >= self.state.woken.get(child, 0):
+        if (report.stopped or report.done) and report.handled >= self.state.awaited.get(child, 0):
             self._remove(child)
 
     # Tasks, and helpers of the above.
 
-    async def _check(self, asker: RestartAsker | None) -> None:
+    async def _check(self, origin: RestartOrigin | None) -> None:
         result: AnalysisReport | None = await self._jobs.run(ANALYSIS)
         state = self.state
         if result is None:
@@ -371,7 +377,7 @@ class Testing:
         lint_only = state.revision.options.lint_only or state.repository is None
         platforms = () if lint_only else state.platforms
         # Decided once the jobs are known: an analysis that passed and no jobs would look green.
-        if await self._plan(asker, platforms):
+        if await self._plan(origin, platforms):
             self._table.decide(ANALYSIS.id, result.report)
             self._start(name for name, each in state.standings.items() if _undecided(each))
         else:
@@ -379,7 +385,7 @@ class Testing:
             self._table.settle(ANALYSIS.id, cancelled, workflow.now())
         state.planned = True
 
-    async def _plan(self, asker: RestartAsker | None, platforms: tuple[Platform, ...]) -> bool:
+    async def _plan(self, origin: RestartOrigin | None, platforms: tuple[Platform, ...]) -> bool:
         """Adds all jobs to the index; False if the testing is stopped before."""
         # What a stop left undecided is settled first, so that the new jobs are not.
         await self.tasks.until(lambda: self._records.is_empty or self._is_overtaken())
@@ -394,7 +400,7 @@ class Testing:
                 packages=self.state.packages,
                 platforms=platforms,
                 round=self.state.round,
-                asker=asker,
+                origin=origin,
             ),
             options.plan_activity(),
         )
@@ -443,10 +449,10 @@ class Testing:
         It may have reported that it is done before it receives the signal.
         """
         self.state.asked += 1
-        self.state.woken[child] = self.state.asked
+        self.state.awaited[child] = self.state.asked
         if await signal_if_running(child, signal, message(self.state.asked)):
             return True
-        self.state.woken.pop(child, None)
+        self.state.awaited.pop(child, None)
         return False
 
     async def _wake(self, names: Iterable[str], message: Callable[[int], RestartJobs]) -> None:
@@ -478,7 +484,7 @@ class Testing:
         platform = next((each for each in self.state.platforms if each.name == name), None)
         state = self._platform_state(name, platform)
         state.standing = self.state.standings.get(name)
-        state.heard = self.state.asked
+        state.handled = self.state.asked
         self._executing.add(child)
         try:
             await workflow.execute_child_workflow(
@@ -542,7 +548,7 @@ class Testing:
             self.state.concluded = False
 
     def _remove(self, child: str) -> None:
-        self.state.woken.pop(child, None)
+        self.state.awaited.pop(child, None)
         for name in [name for name, each in self.state.children.items() if each == child]:
             del self.state.children[name]
         self.is_changed = True

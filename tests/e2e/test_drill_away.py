@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.support.fakes.github import Trouble
+from tests.support.fakes.github import InjectedFault
 from tests.support.fakes.postgres import Postgres, server
 from tests.support.worlds.fleet import GOOD, POOL, FleetWorld, fleet_world
 from tests.support.worlds.fleet_checks import check_end
@@ -107,12 +107,12 @@ def test_github_refuses_for_a_while(world: FleetWorld) -> None:
     begin(world)
     over = time.monotonic() + GITHUB_AWAY
     with world.told_late():
-        world.fake.troubles.append(Trouble("", status=503, times=1_000_000))
+        world.fake.troubles.append(InjectedFault("", status=503, times=1_000_000))
         since = datetime.now(UTC)
         late = list(range(len(world.heads) + 1, len(world.heads) + 6))
         for number in late:
             world.open(number, SLOW)
-        limited = Trouble(
+        limited = InjectedFault(
             "",
             status=403,
             headers={"retry-after": "5"},

@@ -23,7 +23,7 @@ from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.sandbox.cgroup_discovery import Hierarchy
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups, remove
-from opam_ci.clients.runners.sandbox.process import Ended, supervise
+from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.classify import judge
 from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
@@ -280,10 +280,10 @@ def test_a_locked_root(world: World, tmp_path: Path) -> None:
     shutil.unpack_archive(archive, source, filter="data")
     said = bytearray()
 
-    def opam(*words: str) -> Ended:
+    def opam(*words: str) -> ProcessResult:
         said.clear()
         command = confined(image.root, tmp_path, ("opam", *words), network=False)
-        return asyncio.run(supervise(command, output=said.extend, time_limit=4))
+        return asyncio.run(run_process(command, output=said.extend, time_limit=4))
 
     init = ("init", "--bare", "--no-setup", "--disable-sandboxing", "--kind=local", "default", ".")
     assert opam(*init).ok, said.decode()
@@ -359,7 +359,7 @@ def test_a_gigabyte_of_output(tmp_path: Path) -> None:
             transcript = Transcript(log, lambda _: None)
             transcript.begin(Phase.TEST, "flood")
             start = log.size
-            ended = await supervise(["sh", "-c", script], output=transcript.output)
+            ended = await run_process(["sh", "-c", script], output=transcript.output)
             end = log.size
             transcript.end("over")
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -22,7 +22,7 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.core.incidents.fingerprint import SAME_FAILURE
-from opam_ci.core.incidents.messages import IncidentPace
+from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
@@ -136,7 +136,7 @@ async def test_failures_that_a_machine_causes_are_repaired_on_github(
         activities=[
             stage.script.analyse,
             stage.script.lint,
-            RecordActivities(index, IncidentPace(probe_first=timedelta(seconds=2))).record,
+            RecordActivities(index, IncidentIntervals(probe_first=timedelta(seconds=2))).record,
             *JobActivities(index, stage.store).all,
             incidents.look_at_incident,
             incidents.resolve_incident,

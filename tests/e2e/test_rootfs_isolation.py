@@ -15,7 +15,7 @@ import pytest
 from opam_ci.clients.runners.images.scratch import overlay
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import BuildReport
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -242,7 +242,7 @@ async def test_a_sandbox_that_cannot_start_is_no_failed_command(tmp_path: Path) 
     root = overlay(directory, (tmp_path / "absent",))
     said = bytearray()
     confined = sandbox.Confined(("true",), environment=sandbox.environment())
-    ended = await supervise(
+    ended = await run_process(
         sandbox.confine(root, confined, sandbox.rights()), output=said.extend, time_limit=10
     )
     assert (ended.started, ended.ok) == (False, False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from opam_ci.app.connection import connect, polled, served
+from opam_ci.app.connection import connect, has_pollers, served
 from opam_ci.app.settings import Settings
 from opam_ci.cli.author.check import require_workers
 from opam_ci.cli.local import services, session, system
@@ -68,7 +68,7 @@ class Proving:
             async with asyncio.timeout(30):
                 while not await served(client, self.queue):  # noqa: ASYNC110  the server says nothing by itself
                     await asyncio.sleep(0.05)
-            assert not await polled(client, self.queue)
+            assert not await has_pollers(client, self.queue)
             yield client
 
     @asynccontextmanager
@@ -85,7 +85,7 @@ async def test_it_reports_and_waits_for_a_worker_that_does_not_poll_yet(
     proving = Proving(server, tmp_path)
     proving.on_told = proving.end.set
     async with proving.worker(monkeypatch) as client, proving.check():
-        assert await polled(client, proving.queue)
+        assert await has_pollers(client, proving.queue)
     assert proving.told[0].startswith(f"waiting for the worker of pool {proving.pool} at ")
     assert proving.started == []
 

@@ -109,7 +109,7 @@ async def build_all(client: Client, index: Index, pool: str, jobs: int) -> Count
         PlannedJob(job=Job(platform=platform.name, package=f"p{n}.1", kind=JobKind.BUILD))
         for n in range(jobs)
     ]
-    index.plan(state.key, rows, round_=1, asker=None, at=state.opened_at)
+    index.plan(state.key, rows, round_=1, origin=None, at=state.opened_at)
     return await client.execute_workflow(
         PlatformWorkflow.run,
         state,

@@ -13,7 +13,7 @@ from opam_ci.clients.git.repository import Repository
 from opam_ci.core.opam.file import parse
 from opam_ci.core.opam.metadata import read
 from opam_ci.core.opam.package import Package
-from opam_ci.core.packed import FOR_PEOPLE
+from opam_ci.core.packed import UNPACKED
 from opam_ci.core.submission.result import Analysis
 from tests.support.fakes.one_file import significance
 from tests.support.fakes.opam_text import print_file
@@ -31,7 +31,7 @@ def repository(real_repository: Path) -> Iterator[Repository]:
 
 
 def answer(result: Analysis) -> dict[str, Any]:
-    return result.model_dump(mode="json", include={"packages", "failure"}, context=FOR_PEOPLE)
+    return result.model_dump(mode="json", include={"packages", "failure"}, context=UNPACKED)
 
 
 @pytest.mark.timeout(300)  # 874 analyses, under the coverage of a whole run

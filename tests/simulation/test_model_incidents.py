@@ -25,7 +25,7 @@ from opam_ci.core.incidents.restarts import (
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import OWN_MEMORY_LIMIT, Cause, Evidence
 from opam_ci.core.jobs.records import RevisionKey
-from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartAsker
+from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartOrigin
 from tests.support.simulation.harness import AT, Simulation, one, pick, there_are
 
 MINUTE = timedelta(minutes=1)
@@ -72,7 +72,7 @@ class Incidents(Simulation):
         self.seen: list[FaultSeen] = []
         self.errored: dict[HitKey, int] = {}
         """The last incident that hit each errored job."""
-        self.automatic: Counter[HitKey] = Counter()
+        self.restart_budget_used: Counter[HitKey] = Counter()
         self.head: Counter[RevisionKey] = Counter()
         """Cost of the restarts of a head, as its workflow counts it."""
         self.runs: Counter[HitKey] = Counter()
@@ -176,7 +176,9 @@ class Incidents(Simulation):
     def hits_of(self, number: int) -> list[HitJob]:
         jobs = {(revision, job.id): job for revision, job in HITS}
         return [
-            HitJob(revision=key[0], job=jobs[key], automatic=self.automatic[key])
+            HitJob(
+                revision=key[0], job=jobs[key], restart_budget_used=self.restart_budget_used[key]
+            )
             for key, home in self.errored.items()
             if home == number
         ]
@@ -193,7 +195,9 @@ class Incidents(Simulation):
         hits = self.hits_of(number)
         canary = canary_of(hits, known.sent)
         left = [
-            hit for hit in hits if hit.automatic < JOB_BUDGET and known.sent[key_of(hit)] < CANARIES
+            hit
+            for hit in hits
+            if hit.restart_budget_used < JOB_BUDGET and known.sent[key_of(hit)] < CANARIES
         ]
         if canary is None:
             self.hit("no canary is left")
@@ -202,7 +206,7 @@ class Incidents(Simulation):
         assert canary in left
         known.sent[key_of(canary)] += 1
         for order in orders_of((canary,)):
-            self.send(order, RestartAsker.CANARY, passes=passes)
+            self.send(order, RestartOrigin.CANARY, passes=passes)
 
     @there_are(with_hits)
     @rule(pick=pick, passes=st.booleans(), window=st.integers(1, 4))
@@ -214,41 +218,43 @@ class Incidents(Simulation):
         if plan.spent:
             self.hit("budget spent")
         sent = sorted((order.revision.head, job) for order in orders for job in order.jobs)
-        may = [hit for hit in hits if hit.automatic < JOB_BUDGET]
+        may = [hit for hit in hits if hit.restart_budget_used < JOB_BUDGET]
         assert sent == sorted((hit.revision.head, hit.job.id) for hit in may)
         for order in orders:
-            self.send(order, RestartAsker.INCIDENT, passes=passes)
+            self.send(order, RestartOrigin.INCIDENT, passes=passes)
 
-    def send(self, order: RestartOrder, asker: RestartAsker, *, passes: bool) -> None:
+    def send(self, order: RestartOrder, origin: RestartOrigin, *, passes: bool) -> None:
         """The workflow of a pull request restarts jobs within its budget."""
         spent = self.head[order.revision]
-        assert has_budget(asker, spent)
-        self.head[order.revision] = asker.charged(spent, len(order.jobs))
+        assert has_budget(origin, spent)
+        self.head[order.revision] = origin.charged(spent, len(order.jobs))
         for job in order.jobs:
             key = order.revision, job
-            self.automatic[key] = asker.charged(self.automatic[key])
+            self.restart_budget_used[key] = origin.charged(self.restart_budget_used[key])
             self.runs[key] += 1
             if passes:
                 del self.errored[key]
 
     @rule(pick=pick)
-    @precondition(lambda self: self.automatic)
+    @precondition(lambda self: self.restart_budget_used)
     def person(self, pick: int) -> None:
         """A manual restart of one head's jobs: it resets their budget."""
         if pick % 10:
             return
         self.step("manual restart")
         revision = one(REVISIONS, pick)
-        self.head[revision] = RestartAsker.PERSON.charged(self.head[revision])
-        for key in [key for key in self.automatic if key[0] == revision]:
-            self.automatic[key] = RestartAsker.PERSON.charged(self.automatic[key])
+        self.head[revision] = RestartOrigin.PERSON.charged(self.head[revision])
+        for key in [key for key in self.restart_budget_used if key[0] == revision]:
+            self.restart_budget_used[key] = RestartOrigin.PERSON.charged(
+                self.restart_budget_used[key]
+            )
             self.runs[key] = 0
 
     # Invariants.
 
     @invariant()
     def restarts_stay_within_the_budget(self) -> None:
-        for key, cost in self.automatic.items():
+        for key, cost in self.restart_budget_used.items():
             assert cost < JOB_BUDGET + RESTART_COST
             assert self.runs[key] <= JOB_BUDGET // CANARY_COST
 

@@ -185,7 +185,7 @@ class ListOfJobs(Simulation):
 
     def plan_twice(self, jobs: list[PlannedJob]) -> None:
         at = self.now()
-        self.twice(lambda: self.index.plan(self.key, jobs, round_=self.round, asker=None, at=at))
+        self.twice(lambda: self.index.plan(self.key, jobs, round_=self.round, origin=None, at=at))
 
     @rule(platform=st.sampled_from(PLATFORMS[1:]))
     def plan_revdeps(self, platform: str) -> None:
@@ -243,7 +243,11 @@ class ListOfJobs(Simulation):
         for each in found[:number]:
             if each.waits or each.job.id in self.table:
                 continue
-            self.table.take(JobStatus(job=each.job, round=each.round, automatic=each.automatic))
+            self.table.take(
+                JobStatus(
+                    job=each.job, round=each.round, restart_budget_used=each.restart_budget_used
+                )
+            )
             if each.comes_to is not None:
                 self.hit("settled by what it needs")
                 self.table.settle(each.job.id, each.comes_to, self.now())

@@ -359,7 +359,9 @@ class PlatformJobs(Simulation):
         self.step("restart of a waiting job")
         row = one(self.in_hand(lambda row: row.state is JobState.RETRYING), pick)
         self.round += 1
-        self.table.restart(row.job.id, round_=self.round, automatic=row.automatic)
+        self.table.restart(
+            row.job.id, round_=self.round, restart_budget_used=row.restart_budget_used
+        )
         self.runs.pop(row.job.id)
         self.moved(row.job.id)
 
@@ -379,7 +381,9 @@ class PlatformJobs(Simulation):
         self.round += 1
         for row in rows[first % len(rows) :][:number]:
             job = row.job
-            self.index[job.id] = JobStatus(job=job, round=self.round, automatic=row.automatic)
+            self.index[job.id] = JobStatus(
+                job=job, round=self.round, restart_budget_used=row.restart_budget_used
+            )
             self.runs.pop(job.id, None)
             del self.decided[job.id]
         self.recount()

@@ -7,7 +7,7 @@ from datetime import timedelta
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from opam_ci.core.github.debounce import Pace, Posted, due
+from opam_ci.core.github.debounce import Debounce, Posted, due
 from opam_ci.core.github.debounce import after as after_posting
 from opam_ci.core.github.status import About, Context, Status, statuses
 from opam_ci.core.jobs.job import Job, JobKind
@@ -57,7 +57,7 @@ OUTCOMES: tuple[Outcome, ...] = (
 )  # fmt: skip
 FAULT = Fault(attempt=1, cause=Cause.DISK_FULL, evidence=EVIDENCE, worker="w", at=AT)
 CONTEXTS = tuple(Context(name=f"opam-ci {about}", about=about) for about in About)
-PACE = Pace()
+PACE = Debounce()
 
 
 class HeadSummary(Simulation):

@@ -17,7 +17,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from opam_ci.app.connection import ensure_search_attributes
 from opam_ci.cli.local import services
-from opam_ci.core.github.debounce import Pace
+from opam_ci.core.github.debounce import Debounce
 from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.workflows import options
@@ -125,7 +125,7 @@ async def stage(
     fake = LiveGitHub(full_name=f"ocaml/{request.node.name[:80]}")
     # The server remembers the deliveries of other stories.
     fake.counter = next(FIRST_IDS)
-    policy = policy_for(checks=CHECKS, pace=Pace(interval=timedelta(seconds=0.3)))
+    policy = policy_for(checks=CHECKS, pace=Debounce(interval=timedelta(seconds=0.3)))
     async with staged(
         real_client, fake, Script(), clones=tmp_path, policy=policy, description=description
     ) as made:

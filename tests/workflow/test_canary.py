@@ -53,7 +53,7 @@ class Pool:
         self.runner = FakeRunner(duration=0)
         self.store = ArtifactStore.open((directory / "store").as_uri())
         self.told: list[CanaryResult] = []
-        self.heard = Heard()
+        self.handled = Heard()
 
     @contextlib.asynccontextmanager
     async def working(self, *, builds: bool = True) -> AsyncIterator[None]:
@@ -74,7 +74,7 @@ class Pool:
                         self.client,
                         task_queue=options.build_queue(self.name),
                         activities=[BuildActivities(self.runner, self.store).run_job],
-                        interceptors=[ObservingInterceptor(self.name, [self.heard])],
+                        interceptors=[ObservingInterceptor(self.name, [self.handled])],
                     )
                 )
             yield
@@ -99,12 +99,12 @@ async def test_both_verdicts_right_is_good_and_reported(pool: Pool) -> None:
         result = await pool.run()
     assert result.finding is None
     assert pool.told == [result]
-    assert {ended.outcome.kind for ended in pool.heard.ended if ended.outcome} == {
+    assert {ended.outcome.kind for ended in pool.handled.ended if ended.outcome} == {
         "passed",
         "failed",
     }
-    assert all(ended.is_canary and ended.is_last for ended in pool.heard.ended)
-    assert [began.lost_before for began in pool.heard.began] == [False, False]
+    assert all(ended.is_canary and ended.is_last for ended in pool.handled.ended)
+    assert [began.lost_before for began in pool.handled.began] == [False, False]
 
 
 async def test_a_fault_is_the_finding_at_the_first_attempt(pool: Pool) -> None:

@@ -11,7 +11,7 @@ from opam_ci.core.github import redelivery as late
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason
 from opam_ci.workflows import options
-from tests.support.fakes.github import Trouble
+from tests.support.fakes.github import InjectedFault
 from tests.support.fakes.github_stage import Stage
 from tests.support.fakes.world import PASSED, for_ever
 from tests.support.worlds.github import LiveGitHub
@@ -136,7 +136,7 @@ async def test_github_down_for_an_hour_holds_up_no_build_and_loses_no_verdict(
     )
     monkeypatch.setattr(options, "GITHUB_RETRY", quick)
     fake = stage.fake
-    trouble = Trouble("/statuses/", 502, times=10**6)
+    trouble = InjectedFault("/statuses/", 502, times=10**6)
     fake.troubles = [trouble]
     await fake.open(1, HEADS[1])
     began = fake.now
@@ -154,7 +154,7 @@ async def test_github_down_for_an_hour_holds_up_no_build_and_loses_no_verdict(
 
 async def test_rate_limit_is_waited_for_as_long_as_it_says(stage: Stage) -> None:
     fake = stage.fake
-    fake.troubles = [Trouble("/statuses/", 429, {"retry-after": "3"})]
+    fake.troubles = [InjectedFault("/statuses/", 429, {"retry-after": "3"})]
     await fake.open(1, HEADS[1])
     await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     at = [code for _, _, code in fake.requests].index(429)
@@ -238,7 +238,7 @@ async def test_commands_are_obeyed_of_those_who_may(stage: Stage) -> None:
     assert await carried_out(stage) == "mallory may not command"
     assert stage.script.cancelled == []
     # GitHub cannot say who may, for a while; the command waits for it.
-    fake.troubles = [Trouble("/permission", 502, times=3)]
+    fake.troubles = [InjectedFault("/permission", 502, times=3)]
     await fake.write(1, "/opam-ci cancel", by="maintainer")
     await stage.until(lambda: stage.script.cancelled == [BUILD])
     await stage.until_said(HEADS[1], "Stopped on request")
@@ -282,7 +282,7 @@ async def test_moved_to_another_base_and_back(stage: Stage) -> None:
 
 async def test_nothing_is_posted_twice_when_an_answer_is_lost(stage: Stage) -> None:
     fake = stage.fake
-    fake.troubles = [Trouble("/statuses/", 0, done=True, times=2)]
+    fake.troubles = [InjectedFault("/statuses/", 0, done=True, times=2)]
     await fake.open(1, HEADS[1])
     await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     fake.advance(seconds=1)

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from opam_ci.activities.attempt import Attempt
-from opam_ci.core.github.debounce import Pace
+from opam_ci.core.github.debounce import Debounce
 from opam_ci.core.github.messages import Reconciled, ReconcileTask
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -147,7 +147,7 @@ async def take(seconds: float, _attempt: Attempt) -> Outcome:
 async def test_many_jobs_are_few_statuses_in_order(stage: Stage) -> None:
     fake = stage.fake
     # The pace of real life.
-    policy = policy_for(checks=CHECKS, pace=Pace())
+    policy = policy_for(checks=CHECKS, pace=Debounce())
     stage.webhook.accept = Acceptance(stage.pull_requests, policy, clock=fake.clock).accept
     packages = [f"p{number}.1" for number in range(100)]
     for number, package in enumerate(packages):
@@ -167,7 +167,7 @@ async def test_many_jobs_are_few_statuses_in_order(stage: Stage) -> None:
     said = fake.statuses[HEADS[1], "opam-ci"]
     first, last = (datetime.fromisoformat(said[at]["created_at"]) for at in (0, -1))
     # The first, the verdict, and on a machine that is slow one each half a minute.
-    assert len(said) <= 2 + (last - first) / Pace().interval
+    assert len(said) <= 2 + (last - first) / Debounce().interval
     done = [
         int(found[1])
         for each in said

@@ -18,7 +18,7 @@ from opam_ci.activities.incidents import IncidentActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index, JobFilter
-from opam_ci.core.incidents.messages import IncidentPace, workflow_id
+from opam_ci.core.incidents.messages import IncidentIntervals, workflow_id
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome
@@ -45,7 +45,7 @@ QUICK = {
 }
 """Seconds instead of minutes."""
 
-QUICK_PACE = IncidentPace(
+QUICK_PACE = IncidentIntervals(
     probe_first=timedelta(seconds=3),
     probe_maximum=timedelta(seconds=3),
     quiet=timedelta(seconds=3),
@@ -79,7 +79,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 @contextlib.asynccontextmanager
 async def recording(
-    environment: WorkflowEnvironment, index: Index, pace: IncidentPace | None = None
+    environment: WorkflowEnvironment, index: Index, pace: IncidentIntervals | None = None
 ) -> AsyncIterator[World]:
     """A world whose records reach a real index, and whose incidents are looked after."""
     script = Script(index)
@@ -221,14 +221,14 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     # Canaries were sent, and no other job with them.
     rows = [world.row(await world.summary(handle), BUILD) for handle in handles]
     assert max(row.round for row in rows) > 1
-    assert all(row.automatic == CANARY_COST * (row.round - 1) for row in rows)
+    assert all(row.restart_budget_used == CANARY_COST * (row.round - 1) for row in rows)
     disk.is_mended = True
     summaries = [
         await world.until(handle, green, skip=timedelta(seconds=0.3)) for handle in handles
     ]
     # One more canary got through, and then the other job followed it.
     rows = [world.row(summary, BUILD) for summary in summaries]
-    assert sum(row.automatic for row in rows) == RESTART_COST + CANARY_COST * (
+    assert sum(row.restart_budget_used for row in rows) == RESTART_COST + CANARY_COST * (
         sum(row.round - 1 for row in rows) - 1
     )
     await ended(world, incident.id)

@@ -46,12 +46,12 @@ class Listening(Heard):
 
 
 @pytest.fixture
-def heard() -> Listening:
+def handled() -> Listening:
     return Listening()
 
 
 @pytest.fixture
-async def watched(environment: WorkflowEnvironment, heard: Listening) -> AsyncIterator[World]:
+async def watched(environment: WorkflowEnvironment, handled: Listening) -> AsyncIterator[World]:
     script = Script()
     async with (
         Worker(
@@ -65,13 +65,13 @@ async def watched(environment: WorkflowEnvironment, heard: Listening) -> AsyncIt
                 script.record,
                 *JobActivities(cast("Index", script.index), script.store).all,
             ],
-            interceptors=[ObservingInterceptor(ORCHESTRATION_POOL, [heard])],
+            interceptors=[ObservingInterceptor(ORCHESTRATION_POOL, [handled])],
         ),
         Worker(
             environment.client,
             task_queue=options.build_queue("linux-amd64"),
             activities=[script.run_job],
-            interceptors=[ObservingInterceptor("linux-amd64", [heard])],
+            interceptors=[ObservingInterceptor("linux-amd64", [handled])],
             max_heartbeat_throttle_interval=timedelta(seconds=1),
         ),
     ):
@@ -81,25 +81,25 @@ async def watched(environment: WorkflowEnvironment, heard: Listening) -> AsyncIt
 
 
 async def test_every_attempt_is_observed_with_its_outcome(
-    watched: World, ref: PullRequestRef, heard: Listening
+    watched: World, ref: PullRequestRef, handled: Listening
 ) -> None:
     failed = Failed(reason=FailureReason.TEST, evidence=Evidence(rule="x"))
     watched.script.steps[BUILD] = [*dns(1), PASSED]
     watched.script.steps[TEST] = [failed]
     handle = await watched.open(ref, watched.revision(keep_open=False))
     await handle.result()
-    assert heard.ends(JobKind.BUILD) == [("errored(dns)", False), ("passed", True)]
-    assert heard.ends(JobKind.TEST) == [("failed(test)", True)]
-    assert heard.ends(JobKind.ANALYSIS) == [("passed", True)]
-    assert heard.ends(JobKind.LINT) == [("passed", True)]
-    assert {ended.pool for ended in heard.ended} == {"linux-amd64", ORCHESTRATION_POOL}
-    assert not any(began.lost_before or began.is_canary for began in heard.began)
-    assert len(heard.began) == len(heard.ended)
-    assert heard.batches == watched.script.batches
+    assert handled.ends(JobKind.BUILD) == [("errored(dns)", False), ("passed", True)]
+    assert handled.ends(JobKind.TEST) == [("failed(test)", True)]
+    assert handled.ends(JobKind.ANALYSIS) == [("passed", True)]
+    assert handled.ends(JobKind.LINT) == [("passed", True)]
+    assert {ended.pool for ended in handled.ended} == {"linux-amd64", ORCHESTRATION_POOL}
+    assert not any(began.lost_before or began.is_canary for began in handled.began)
+    assert len(handled.began) == len(handled.ended)
+    assert handled.batches == watched.script.batches
 
 
 async def test_last_fault_and_a_bug_end_the_job(
-    watched: World, ref: PullRequestRef, heard: Listening
+    watched: World, ref: PullRequestRef, handled: Listening
 ) -> None:
     async def bug(_attempt: Attempt) -> Outcome:
         raise ZeroDivisionError
@@ -109,15 +109,15 @@ async def test_last_fault_and_a_bug_end_the_job(
     handle = await watched.open(ref, watched.revision())
     await watched.until(handle, lambda now: now.planned and not now.counts.undecided)
     git = "errored(git)"
-    assert heard.ends(JobKind.BUILD) == [(git, False), (git, False), (git, True)]
-    assert heard.ends(JobKind.LINT) == [("errored(unknown)", True)]
+    assert handled.ends(JobKind.BUILD) == [(git, False), (git, False), (git, True)]
+    assert handled.ends(JobKind.LINT) == [("errored(unknown)", True)]
 
 
 async def test_attempt_after_a_lost_one_reports_the_loss(
-    watched: World, ref: PullRequestRef, heard: Listening
+    watched: World, ref: PullRequestRef, handled: Listening
 ) -> None:
     watched.script.steps[BUILD] = [dies("w1"), PASSED]
     handle = await watched.open(ref, watched.revision(heartbeat_timeout=timedelta(seconds=1)))
     await settled(watched, handle)
-    builds = [began.lost_before for began in heard.began if began.kind is JobKind.BUILD]
+    builds = [began.lost_before for began in handled.began if began.kind is JobKind.BUILD]
     assert builds == [False, True]

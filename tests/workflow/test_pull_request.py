@@ -14,7 +14,7 @@ from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
 from opam_ci.core.jobs.requests import PullRequestRef
-from opam_ci.core.jobs.selector import RestartAsker, RestartSelector, RestartWhich
+from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, RestartWhich
 from opam_ci.core.jobs.signals import PlatformProgress
 from opam_ci.core.jobs.summary import SHOWN_ROWS, Counts, PlatformStanding, State, Summary
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
@@ -95,25 +95,25 @@ async def test_automatic_restarts_have_a_budget(
     world.script.steps[BUILD] = list(dns(100))
     handle = await world.open(ref, world.revision())
     await world.until(handle, is_decided)
-    automatic = RestartSelector(asker=RestartAsker.INCIDENT)
+    restart_budget_used = RestartSelector(origin=RestartOrigin.INCIDENT)
 
     async def after_restart(round_: int, selector: RestartSelector) -> list[int]:
         await handle.signal("restart", selector)
         summary = await world.until(
             handle, lambda now: is_decided(now) and world.row(now, BUILD).round == round_
         )
-        return [world.row(summary, job).automatic for job in (BUILD, TEST)]
+        return [world.row(summary, job).restart_budget_used for job in (BUILD, TEST)]
 
     # The test goes with its build each time: two jobs.
-    assert await after_restart(2, automatic) == [20, 20]
-    assert await after_restart(3, RestartSelector(asker=RestartAsker.CANARY)) == [23, 23]
-    assert await after_restart(4, automatic) == [43, 43]
-    await handle.signal("restart", automatic)
+    assert await after_restart(2, restart_budget_used) == [20, 20]
+    assert await after_restart(3, RestartSelector(origin=RestartOrigin.CANARY)) == [23, 23]
+    assert await after_restart(4, restart_budget_used) == [43, 43]
+    await handle.signal("restart", restart_budget_used)
     summary = await world.until(handle, lambda now: bool(now.notices))
     assert "automatic restart limit reached: restart the errored jobs with" in summary.notices[0]
     # Somebody asks, as it is typed by hand: all begins anew.
     assert await after_restart(5, RestartSelector()) == [0, 0]
-    assert await after_restart(6, automatic) == [20, 20]
+    assert await after_restart(6, restart_budget_used) == [20, 20]
     # Also by way of the analysis.
     assert await after_restart(7, RestartSelector(which=RestartWhich.ALL)) == [0, 0]
 
@@ -489,11 +489,11 @@ async def test_a_platform_is_over_once_it_has_handled_every_signal(
     told = set[str]()
     while not any("debian" in each for each in told):
         history = await handle.fetch_history()
-        heard = [
+        handled = [
             event.external_workflow_execution_signaled_event_attributes.workflow_execution
             for event in history.events
         ]
-        told = {each.workflow_id for each in heard}
+        told = {each.workflow_id for each in handled}
         await asyncio.sleep(0.05)
     said = PlatformProgress(
         key=revision.key,

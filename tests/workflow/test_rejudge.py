@@ -17,7 +17,7 @@ from opam_ci.app.connection import ensure_search_attributes
 from opam_ci.cli.local import services
 from opam_ci.clients.index import Index, JobFilter
 from opam_ci.core.incidents.fingerprint import SAME_FAILURE
-from opam_ci.core.incidents.messages import IncidentPace
+from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.messages import revision_key
 from opam_ci.core.jobs.outcome import (
@@ -53,7 +53,7 @@ def failure(words: str = WORDS) -> Failed:
     return Failed(reason=FailureReason.BUILD, evidence=evidence)
 
 
-QUICK = IncidentPace(probe_first=timedelta(seconds=2))
+QUICK = IncidentIntervals(probe_first=timedelta(seconds=2))
 """Canaries in seconds instead of a minute."""
 
 

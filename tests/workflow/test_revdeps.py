@@ -11,7 +11,7 @@ from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import REVDEP_KINDS
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Skipped, SkipReason
 from opam_ci.core.jobs.requests import PullRequestRef
-from opam_ci.core.jobs.selector import RESTART_COST, RestartAsker, RestartSelector
+from opam_ci.core.jobs.selector import RESTART_COST, RestartOrigin, RestartSelector
 from opam_ci.core.jobs.summary import Counts, State, Summary, total
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows import options
@@ -131,13 +131,13 @@ async def test_an_incident_restarts_those_that_it_names(world: World, ref: PullR
         world.script.steps[job(number)] = [FULL, FULL, FULL]
     handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
     await world.until(handle, is_decided)
-    named = RestartSelector(jobs=(job(1), "build x y"), asker=RestartAsker.INCIDENT)
+    named = RestartSelector(jobs=(job(1), "build x y"), origin=RestartOrigin.INCIDENT)
     await handle.signal(PullRequestWorkflow.restart, named)
     summary = await world.until(handle, lambda now: is_decided(now) and now.counts.errored == 1)
     assert revdeps(summary) == Counts(passed=2, errored=1)
     newest = {record.status.job.id: record.status for record in world.script.jobs}
-    assert (newest[job(1)].round, newest[job(1)].automatic) == (2, RESTART_COST)
-    assert (newest[job(2)].round, newest[job(2)].automatic) == (1, 0)
+    assert (newest[job(1)].round, newest[job(1)].restart_budget_used) == (2, RESTART_COST)
+    assert (newest[job(2)].round, newest[job(2)].restart_budget_used) == (1, 0)
 
 
 async def test_a_restart_that_matches_nothing_is_refused(world: World, ref: PullRequestRef) -> None:

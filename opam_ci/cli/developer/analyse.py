@@ -17,7 +17,7 @@ from opam_ci.clients.git.analysis import analyse_merge
 from opam_ci.clients.git.repository import Repository
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
-from opam_ci.core.packed import FOR_PEOPLE
+from opam_ci.core.packed import UNPACKED
 from opam_ci.core.submission.result import Analysis
 
 _REFUSED_EXIT_CODE: Final = 1
@@ -121,11 +121,11 @@ def _analyse_line(repository: Repository, line: AnalysisLine) -> dict[str, Any]:
         result = analyse_merge(repository, repository.resolve(line.merge))
     else:
         raise UsageError("a line needs `base` and `head`, or `merge`")
-    return result.model_dump(mode="json", include={"packages", "failure"}, context=FOR_PEOPLE)
+    return result.model_dump(mode="json", include={"packages", "failure"}, context=UNPACKED)
 
 
 def _as_json(result: Analysis) -> str:
-    return json.dumps(result.model_dump(mode="json", context=FOR_PEOPLE), indent=2) + "\n"
+    return json.dumps(result.model_dump(mode="json", context=UNPACKED), indent=2) + "\n"
 
 
 def _print_packages(result: Analysis) -> None:

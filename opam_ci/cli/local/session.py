@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from temporalio.client import Client
 
-from opam_ci.app.connection import connect, polled, served
+from opam_ci.app.connection import connect, has_pollers, served
 from opam_ci.app.settings import Settings
 from opam_ci.cli.local import services, system
 from opam_ci.worker import running
@@ -34,7 +34,7 @@ async def connected(settings: Settings, *, temporal: str | None) -> Client:
     Raises:
         UsageError: No server answers.
     """
-    address = temporal or settings.given_temporal
+    address = temporal or settings.explicit_temporal
     if address is None and (embedded := services.status(settings.home)) is not None:
         address = embedded.address
     chosen = settings if address is None else settings.model_copy(update={"temporal": address})
@@ -68,7 +68,7 @@ async def working(
         UsageError: No server answers, a port is in use, or a package is missing.
         InfrastructureError: This machine cannot build.
     """
-    temporal = temporal or settings.given_temporal
+    temporal = temporal or settings.explicit_temporal
     if temporal is None:
         if pools:
             system.require()
@@ -83,7 +83,7 @@ async def working(
         here = settings.model_copy(update={"temporal": temporal})
     client = await connect(here)
     await _await_polling(client, here, pools, report)
-    missing = await _missing(client, here, pools, polled)
+    missing = await _missing(client, here, pools, has_pollers)
     if missing.pools:
         system.require()
     async with contextlib.AsyncExitStack() as stack:
@@ -114,7 +114,7 @@ async def _missing(
     """
     return settings.model_copy(
         update={
-            "orchestrate": not await polled(client, options.ORCHESTRATION_QUEUE),
+            "orchestrate": not await has_pollers(client, options.ORCHESTRATION_QUEUE),
             "pools": tuple(
                 [pool for pool in pools if not await has_worker(client, options.build_queue(pool))]
             ),
@@ -131,7 +131,7 @@ async def _await_polling(
     try:
         async with asyncio.timeout(_FIRST_CANARY_TIMEOUT.total_seconds()):
             for queue, pool in queues.items():
-                while not await polled(client, queue) and await served(client, queue):
+                while not await has_pollers(client, queue) and await served(client, queue):
                     if queue not in reported:
                         reported.add(queue)
                         report(

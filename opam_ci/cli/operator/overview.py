@@ -29,7 +29,7 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.outcome import FailureReason
 from opam_ci.core.jobs.overview import WorkerRow
 from opam_ci.core.jobs.summary import Standing
-from opam_ci.core.text.status import CAUSE_WORDS, problems, verdict, why
+from opam_ci.core.text.status import CAUSE_TEXTS, problems, verdict, why
 from opam_ci.workflows import options
 
 _SHOWN = 5
@@ -62,7 +62,7 @@ def errors(as_json: opt.Json = False) -> None:
         ]
         more = f" and {len(hit[most:])} more" if most is not None and hit[most:] else ""
         listing.add(
-            f"{group.cause.value}: {CAUSE_WORDS[group.cause]}",
+            f"{group.cause.value}: {CAUSE_TEXTS[group.cause]}",
             str(group.errored),
             str(group.retrying),
             f"{group.since:%Y-%m-%d %H:%M}",

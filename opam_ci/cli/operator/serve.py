@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from opam_ci.app.github_service import catch_up, github_service
+from opam_ci.app.github_service import github_service, start_reconciliation
 from opam_ci.app.github_settings import GitHubSettings
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import stop_on_signal
@@ -147,7 +147,7 @@ async def serve_github(
                 deliveries=service.deliveries,
             )
             async with _receiving(webhook, listener):
-                await catch_up(client, github.tracked.repository)
+                await start_reconciliation(client, github.tracked.repository)
                 host, port = listener.getsockname()[:2]
                 ready(f"{host}:{port}")
                 await stop.wait()

@@ -26,7 +26,7 @@ from opam_ci.core.jobs.requests import CheckOptions
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import Summary
 from opam_ci.core.model import Frozen
-from opam_ci.core.packed import FOR_PEOPLE
+from opam_ci.core.packed import UNPACKED
 from opam_ci.worker import make_lint, make_runner
 
 Report = Callable[[str], None]
@@ -177,7 +177,7 @@ def _last_shown(settings: Settings) -> Summary | None:
 
 def _keep(settings: Settings, summary: Summary) -> None:
     shown = Shown(version=services.code_version(), summary=summary)
-    (settings.home / "example.json").write_text(shown.model_dump_json(context=FOR_PEOPLE))
+    (settings.home / "example.json").write_text(shown.model_dump_json(context=UNPACKED))
 
 
 async def _make_root(settings: Settings, report: Report) -> None:

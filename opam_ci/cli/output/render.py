@@ -21,9 +21,9 @@ from opam_ci.core.jobs.summary import (
     Summary,
     total,
 )
-from opam_ci.core.packed import FOR_PEOPLE
+from opam_ci.core.packed import UNPACKED
 from opam_ci.core.text.result import printable, standing
-from opam_ci.core.text.status import headline, hidden_lines, verdict, why, worst_first
+from opam_ci.core.text.status import hidden_lines, result_line, verdict, why, worst_first
 
 _STYLES = {
     "passed": "green",
@@ -121,7 +121,7 @@ class LiveView:
         lines = len(self._console.render_lines(matrix(rows, now)))
         if lines > height + 1:
             rows = chosen_rows(summary, max(1, height * len(rows) // lines))
-        self._live.update(Group(matrix(rows, now), "", Text(headline(summary))))
+        self._live.update(Group(matrix(rows, now), "", Text(result_line(summary))))
 
     def stop(self) -> None:
         """Shows the cursor again."""
@@ -262,7 +262,7 @@ def whole_state(summary: Summary) -> dict[str, Any]:
         "counts": summary.ran.model_dump(),
         "apart": apart,
         "total": summary.counts.total,
-        **json.loads(summary.model_dump_json(context=FOR_PEOPLE)),
+        **json.loads(summary.model_dump_json(context=UNPACKED)),
     }
 
 
@@ -283,7 +283,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         *hidden_lines(summary, rows),
         "",
         *reasons(rows),
-        headline(summary),
+        result_line(summary),
         *(f"note: {printable(notice)}" for notice in summary.notices),
     ]:
         console.print(Text(line), soft_wrap=True)

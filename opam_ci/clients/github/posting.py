@@ -8,7 +8,7 @@ from pydantic import AwareDatetime
 from opam_ci.clients.github.api import GitHub
 from opam_ci.clients.github.errors import GitHubRefusedError
 from opam_ci.core.github.checks import Annotation, CheckRun
-from opam_ci.core.github.debounce import Pace, Posted, after, due
+from opam_ci.core.github.debounce import Debounce, Posted, after, due
 from opam_ci.core.github.status import Channel, Status
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.model import Frozen
@@ -79,7 +79,7 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
     posted: Mapping[str, Posted],
     *,
     clock: Callable[[], datetime],
-    pace: Pace,
+    pace: Debounce,
     on_posted: Callable[[Mapping[str, Posted]], None] = lambda _posted: None,
 ) -> Posting:
     """Posts what is due, one after the other, and returns when to call again.

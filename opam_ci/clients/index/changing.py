@@ -69,11 +69,11 @@ def queue_again(
         charge: Cost of the restart in a job's budget; 0 resets the budget.
         at: When.
     """
-    automatic = JOBS.c.automatic + charge if charge else 0
+    restart_budget_used = JOBS.c.restart_budget_used + charge if charge else 0
     connection.execute(
         update(JOBS)
         .where(JOBS.c.id.in_(ids), JOBS.c.round < round_, JOBS.c.standing.in_(DECIDED))
-        .values(**QUEUED, round=round_, automatic=automatic, updated_at=at)
+        .values(**QUEUED, round=round_, restart_budget_used=restart_budget_used, updated_at=at)
     )
 
 

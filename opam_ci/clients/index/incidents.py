@@ -238,7 +238,7 @@ class Incidents(Connected):
             InfrastructureError: The index cannot be read.
         """
         query = (
-            select(*KEY_COLUMNS, *JOB_COLUMNS, JOBS.c.automatic)
+            select(*KEY_COLUMNS, *JOB_COLUMNS, JOBS.c.restart_budget_used)
             .select_from(ATTEMPTED.join(INCIDENTS, ATTEMPTS.c.incident_id == INCIDENTS.c.id))
             .where(
                 INCIDENTS.c.id == number,
@@ -252,7 +252,11 @@ class Incidents(Connected):
         )
         with reading(self._engine) as connection:
             return tuple(
-                HitJob(revision=revision_of(row), job=job_of(row), automatic=row.automatic)
+                HitJob(
+                    revision=revision_of(row),
+                    job=job_of(row),
+                    restart_budget_used=row.restart_budget_used,
+                )
                 for row in connection.execute(query)
             )
 

@@ -27,7 +27,7 @@ from opam_ci.core.jobs.messages import (
 from opam_ci.core.jobs.outcome import Cancelled, Outcome
 from opam_ci.core.jobs.plan import PlannedJob, outcome_after
 from opam_ci.core.jobs.records import RevisionKey
-from opam_ci.core.jobs.selector import RestartAsker, RestartSelector, Taken
+from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, Taken
 from opam_ci.core.jobs.summary import UNDECIDED, PlatformStanding, Standing
 
 _WRITTEN_AT_ONCE = 1_000
@@ -37,7 +37,7 @@ _CONCLUDED_AT_ONCE = 20
 """Packages in one transaction, each with a build on some ten platforms."""
 
 _JOB = ("platform", "package", "kind", "revdep")
-_QUEUED = ("id", "rank", *_JOB, "round", "automatic", "needs")
+_QUEUED = ("id", "rank", *_JOB, "round", "restart_budget_used", "needs")
 _NEEDED = (*_JOB, "standing", "outcome")
 
 
@@ -54,7 +54,7 @@ class JobQueue(Connected):
         jobs: Iterable[PlannedJob],
         *,
         round_: int,
-        asker: RestartAsker | None,
+        origin: RestartOrigin | None,
         at: datetime,
     ) -> None:
         """Adds queued jobs; one that was decided in an earlier round is queued again.
@@ -63,15 +63,15 @@ class JobQueue(Connected):
             key: The testing.
             jobs: Which, each once.
             round_: In which round they run.
-            asker: Who requested the restart, None for a first plan.
+            origin: Who requested the restart, None for a first plan.
             at: When.
 
         Raises:
             InfrastructureError: The index cannot be written; some jobs may be there already.
         """
         same = {name: value for name, value in QUEUED.items() if value is not None}
-        common = {**same, "round": round_, "automatic": 0, "updated_at": at}
-        charge = 0 if asker is None else asker.charged(0)
+        common = {**same, "round": round_, "restart_budget_used": 0, "updated_at": at}
+        charge = 0 if origin is None else origin.charged(0)
         for some in batched(jobs, _WRITTEN_AT_ONCE):
             with writing(self._engine) as connection:
                 revision_id = locked_revision(connection, key, at)
@@ -144,7 +144,7 @@ class JobQueue(Connected):
             raise TypeError("a restart needs a RestartSelector")
         with reading(self._engine) as connection:
             ids, taken = restarted(candidates(connection, given.key), given, selector)
-        charge = selector.asker.charged(0)
+        charge = selector.origin.charged(0)
         for some in portions(() if given.preview else ids):
             with writing(self._engine) as connection:
                 locked_revision(connection, given.key, at)
@@ -225,7 +225,7 @@ def _queued_job(row: AnyRow) -> QueuedJob:
         job=job_of(row),
         # 0 in rows of an older version, of which only an attempt was known.
         round=max(row.round, 1),
-        automatic=row.automatic,
+        restart_budget_used=row.restart_budget_used,
         needs=row.needs,
         waits=row.needed_standing in UNDECIDED,
         comes_to=comes_to,

@@ -24,7 +24,7 @@ from opam_ci.clients.index.schema import (
     KEY_COLUMNS,
     REVISIONS,
 )
-from opam_ci.core.incidents.rejudge import doubt_in_words, rejudged
+from opam_ci.core.incidents.rejudge import doubt_detail, rejudged
 from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.incidents.verdicts import BURST, MEMORY, FailedVerdict, doubts
 from opam_ci.core.jobs.job import JobKind
@@ -155,7 +155,7 @@ def _doubts_of(
     )
     unchanged = and_(JOBS.c.standing == ATTEMPTS.c.standing, JOBS.c.round == ATTEMPTS.c.round)
     can_run_again = and_(
-        unchanged, JOBS.c.standing == Standing.FAILED, JOBS.c.automatic < JOB_BUDGET
+        unchanged, JOBS.c.standing == Standing.FAILED, JOBS.c.restart_budget_used < JOB_BUDGET
     )
     query = (
         select(
@@ -178,7 +178,7 @@ def _doubts_of(
             revision_id=alike[each].revision_id,
             job_id=alike[each].job_id,
             round=each.round,
-            detail=doubt_in_words(doubt),
+            detail=doubt_detail(doubt),
         )
         for doubt in doubts(alike, before=before)
         for each in doubt.verdicts

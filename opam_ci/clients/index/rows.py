@@ -24,7 +24,7 @@ Values = dict[str, Any]
 AnyRow = Row[*tuple[Any, ...]]
 """A row that was read."""
 
-_SAME = ("automatic", "attempt", "started_at", "decided_at", "next_attempt_at", "faults")
+_SAME = ("restart_budget_used", "attempt", "started_at", "decided_at", "next_attempt_at", "faults")
 """Columns of a job with the names of JobStatus's fields."""
 
 _OF_REVISION = ("base", "merge_tree", "state", "planned", "title", "is_open", "updated_at")

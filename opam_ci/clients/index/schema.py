@@ -177,7 +177,7 @@ JOBS = _table(
     # Whether it has that outcome only because of the job that it needs.
     Column("follows", Boolean, nullable=False, server_default=false()),
     *_required(Integer, "round", "attempt", "sequence"),
-    Column("automatic", Integer, nullable=False, server_default="0"),
+    Column("automatic", Integer, key="restart_budget_used", nullable=False, server_default="0"),
     *_optional(Instant, "started_at", "decided_at", "next_attempt_at"),
     *_required(Instant, "updated_at"),
     Column("faults", Model(tuple[Fault, ...]), nullable=False),

@@ -133,7 +133,7 @@ def insert_queued(connection: Connection, rows: Sequence[Values], *, charge: int
     again = {name: insert.excluded[name] for name in (*QUEUED, "round", "needs", "updated_at")}
     statement = insert.on_conflict_do_update(
         index_elements=("revision_id", "name"),
-        set_={**again, "automatic": JOBS.c.automatic + charge if charge else 0},
+        set_={**again, "restart_budget_used": JOBS.c.restart_budget_used + charge if charge else 0},
         where=and_(
             # Not `in`: that cannot be executed for many rows at once.
             *(JOBS.c.standing != standing for standing in sorted(UNDECIDED)),

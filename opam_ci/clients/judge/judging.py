@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from opam_ci.clients.judge import process as judge_process
 from opam_ci.clients.judge.process import JudgeRequest
-from opam_ci.clients.runners.sandbox.process import Ended, supervise
+from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.core import classify
 from opam_ci.core.jobs.facts import BuildFacts
 from opam_ci.core.jobs.job import Phase
@@ -39,7 +39,7 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
     worker: str,
     attempt: int,
     processor_limit: timedelta = PROCESSOR_LIMIT,
-    start: Callable[..., Awaitable[Ended]] = supervise,
+    start: Callable[..., Awaitable[ProcessResult]] = run_process,
 ) -> Outcome:
     """Judges an attempt: in this process if that needs no log, else in a process of its own.
 

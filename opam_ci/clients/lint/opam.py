@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from opam_ci.clients.lint.program import FILES, LintProgram, new_scratch
 from opam_ci.clients.runners.sandbox import safe_read as beneath
-from opam_ci.clients.runners.sandbox.process import Ended, supervise
+from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.core.batched import batched
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -99,7 +99,9 @@ class OpamLint:
             output.extend(data)
             del output[:-_OUTPUT_KEPT]
 
-        ended = await supervise(command, output=keep_end, time_limit=self._timeout.total_seconds())
+        ended = await run_process(
+            command, output=keep_end, time_limit=self._timeout.total_seconds()
+        )
         end = output.decode(errors="replace").strip()
         if not ended.started:
             raise InfrastructureError(
@@ -117,7 +119,7 @@ class OpamLint:
         return end
 
 
-def _how(ended: Ended) -> str:
+def _how(ended: ProcessResult) -> str:
     return f"exit code {ended.exit_code}" if ended.signal is None else f"signal {ended.signal}"
 
 

@@ -12,7 +12,7 @@ from opam_ci.clients.runners.images import apt_sources as aptsources
 from opam_ci.clients.runners.images.image import Image, ImageStore
 from opam_ci.clients.runners.preflight import namespace_trouble
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.errors import UsageError
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
 
@@ -29,7 +29,7 @@ _SCRATCH: Final = "/tmp"  # noqa: S108 - inside of the sandbox, where nobody els
 _PROBE_TIMEOUT: Final = 30.0
 
 Command = Callable[[int], Sequence[str]] | Sequence[str]
-"""What `supervise` runs."""
+"""What `run_process` runs."""
 
 
 def new_scratch() -> Path:
@@ -122,7 +122,7 @@ class HostProgram:
     async def require(self) -> None:
         """Checks its version; see `LintProgram.require`."""
         output = bytearray()
-        ended = await supervise(
+        ended = await run_process(
             ["env", str(self._path), "--version"], output=output.extend, time_limit=_PROBE_TIMEOUT
         )
         version = output.decode(errors="replace").strip()
@@ -147,7 +147,7 @@ async def _sandbox_trouble() -> str | None:
     output = bytearray()
     scratch = await to_thread(new_scratch)
     try:
-        ended = await supervise(
+        ended = await run_process(
             confined(Path("/"), scratch, ("true",), network=False),
             output=output.extend,
             time_limit=_PROBE_TIMEOUT,

@@ -4,7 +4,7 @@
 log alone; `RULES` are the text rules, which are data (see `rulebook.py`).
 """
 
-from opam_ci.core.classify.excerpt import cut, cut_mark
+from opam_ci.core.classify.excerpt import cut, gap_mark
 from opam_ci.core.classify.judge import judge
 from opam_ci.core.classify.matching import TextVerdict
 from opam_ci.core.classify.rule import Rule
@@ -17,7 +17,7 @@ __all__ = [
     "TextVerdict",
     "classify_text",
     "cut",
-    "cut_mark",
     "every_rule",
+    "gap_mark",
     "judge",
 ]

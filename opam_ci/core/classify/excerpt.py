@@ -1,7 +1,7 @@
 """Excerpts of logs: text without its middle, with right offsets of its lines.
 
 A runner keeps at most the first 64 KiB and the last 256 KiB of a phase's output. In place of the
-missing bytes it has one line, `cut_mark(n)`, with their number.
+missing bytes it has one line, `gap_mark(n)`, with their number.
 """
 
 import re
@@ -19,7 +19,7 @@ _MARK = re.compile(r"^\[opam-ci: (\d{1,15}) bytes left out here\]$", re.MULTILIN
 _ONE_BYTE = re.compile("[\ufffd\udc80-\udcff]")
 
 
-def cut_mark(dropped: int) -> str:
+def gap_mark(dropped: int) -> str:
     """Return the line (without newline) that replaces `dropped` bytes."""
     return f"[opam-ci: {dropped} bytes left out here]"
 
@@ -39,7 +39,7 @@ def cut(
     if whole <= head + tail:
         return data.decode("utf-8", "replace")
     first, last = data[:head], data[len(data) - tail :]
-    mark = f"\n{cut_mark(whole - head - tail)}\n".encode()
+    mark = f"\n{gap_mark(whole - head - tail)}\n".encode()
     return (first + mark + last).decode("utf-8", "replace")
 
 

@@ -28,14 +28,14 @@ _FIELD = re.compile(r"^(?:context|path|command|exit-code|(?:env|output|stdout|st
 """The header of opam's report."""
 
 
-def says_little(text: str) -> bool:
+def is_generic(text: str) -> bool:
     """Whether a line is generic: opam, make or a test framework prints it for any failure."""
     if not text or _OPAM_SUMMARY.match(text) or _FIELD.match(text):
         return True
     return any(rule.compiled.search(text) for rule in (*_WEAK, *_TESTS))
 
 
-def telling(texts: Sequence[str], detail: str | None = None) -> str:
+def salient_line(texts: Sequence[str], detail: str | None = None) -> str:
     """Return the first line, unless it is generic and a later one is specific.
 
     Args:
@@ -50,10 +50,10 @@ def telling(texts: Sequence[str], detail: str | None = None) -> str:
         return first
     if is_weak or detail is None:
         detail = first
-    return next((text for text in texts[1:] if not says_little(text)), detail)
+    return next((text for text in texts[1:] if not is_generic(text)), detail)
 
 
 def last_specific_line(lines: Sequence[Line]) -> Line | None:
     """Return the last specific line of the output of a package's own command, if there is one."""
     printed = (line for line in reversed(lines) if line.of_package)
-    return next((line for line in printed if not says_little(line.text)), None)
+    return next((line for line in printed if not is_generic(line.text)), None)

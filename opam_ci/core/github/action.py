@@ -97,7 +97,7 @@ class Restart(Frozen):
     head: Sha | None = None
     selectors: Annotated[tuple[RestartSelector, ...], Field(min_length=1)]
     by: Login
-    ask_permission: bool
+    check_permission: bool
 
 
 class Cancel(Frozen):
@@ -112,7 +112,7 @@ class Cancel(Frozen):
     kind: Literal["cancel"] = "cancel"
     pull_request: PullRequestRef
     by: Login
-    ask_permission: bool
+    check_permission: bool
 
 
 class UnknownCommand(Frozen):
@@ -129,7 +129,7 @@ class UnknownCommand(Frozen):
     kind: Literal["misunderstood"] = "misunderstood"
     pull_request: PullRequestRef
     by: Login
-    ask_permission: bool
+    check_permission: bool
     answer: str
 
 

@@ -19,7 +19,7 @@ from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.summary import JobStatus, Standing, State, Summary, why_counted
 from opam_ci.core.lint.finding import LintFinding, Severity
 from opam_ci.core.text.result import flat
-from opam_ci.core.text.status import CAUSE_WORDS, clip, mark, why
+from opam_ci.core.text.status import CAUSE_TEXTS, clip, mark, why
 
 _CONCLUSIONS: dict[State, Conclusion] = {
     State.SUCCESS: "success",
@@ -160,7 +160,7 @@ def _title(standing: Standing, reason: str) -> str:
     """Returns the heading of jobs with the same standing and reason."""
     if standing is Standing.FAILED:
         return f"failed({reason})"
-    cause = CAUSE_WORDS[Cause(reason)]
+    cause = CAUSE_TEXTS[Cause(reason)]
     if standing is Standing.RETRYING:
         return f"Retried automatically: {cause}"
     return f"CI error, not the package's fault: {cause}"

@@ -20,7 +20,7 @@ _RESERVE = 50
 """Of those, reserved for changes of the state: there must always be room for the verdict."""
 
 
-class Pace(Frozen):
+class Debounce(Frozen):
     """Debounce of a context.
 
     Attributes:
@@ -42,7 +42,7 @@ class Pace(Frozen):
         return min(self.interval * factor, self.longest_interval)
 
 
-HURRIED = Pace(interval=timedelta(0))
+UNDELAYED = Debounce(interval=timedelta(0))
 """For the final statuses of a pull request, which are not delayed."""
 
 
@@ -77,7 +77,9 @@ class Due(Frozen):
     next_at: datetime | None = None
 
 
-def due(wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, pace: Pace) -> Due:
+def due(
+    wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, pace: Debounce
+) -> Due:
     """Returns what to post now.
 
     A changed state, a changed link and a new commit are posted at once; a changed description
@@ -104,7 +106,7 @@ def due(wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, p
     return Due(post=tuple(post), next_at=min(later, default=None))
 
 
-def _due_at(status: Status, last: Posted | None, now: datetime, pace: Pace) -> datetime | None:
+def _due_at(status: Status, last: Posted | None, now: datetime, pace: Debounce) -> datetime | None:
     if last is None or last.status.sha != status.sha:
         return now
     is_known = last.status == status and not last.doubtful

@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, Field
 
 from opam_ci.core.github.action import Action
 from opam_ci.core.github.checks import CheckRun
-from opam_ci.core.github.debounce import HURRIED, Pace, Posted
+from opam_ci.core.github.debounce import UNDELAYED, Debounce, Posted
 from opam_ci.core.github.reconcile import REDELIVERED_FOR
 from opam_ci.core.github.status import Status
 from opam_ci.core.jobs.records import RevisionKey
@@ -32,13 +32,13 @@ class DeliveryResult(Frozen):
     again_at: AwareDatetime | None = None
 
 
-class Look(Frozen):
+class FetchTask(Frozen):
     """Input of the activity that fetches a pull request's state from GitHub."""
 
     pull_request: PullRequestRef
 
 
-class ToPost(Frozen):
+class PostContent(Frozen):
     """What to post to GitHub at this moment: the result of a query.
 
     An activity that had to wait for GitHub queries again, so that no outdated status is posted.
@@ -55,7 +55,7 @@ class ToPost(Frozen):
     statuses: tuple[Status, ...] = ()
     check_runs: dict[str, CheckRun] = Field(default_factory=dict)
     posted: dict[str, Posted] = Field(default_factory=dict)
-    pace: Pace = HURRIED
+    pace: Debounce = UNDELAYED
     annotated: str | None = None
     testing: RevisionKey | None = None
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from opam_ci.core.github.debounce import Pace
+from opam_ci.core.github.debounce import Debounce
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, Context
 from opam_ci.core.model import Frozen
 
@@ -30,5 +30,5 @@ class PostingOptions(Frozen):
     contexts: tuple[Context, ...] = Field(default=DEFAULT_CONTEXTS, min_length=1)
     target_url: str | None = None
     check_runs: bool = False
-    pace: Pace = Pace()
+    pace: Debounce = Debounce()
     heartbeat_timeout: timedelta = LONGEST_REQUEST

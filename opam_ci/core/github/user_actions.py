@@ -91,7 +91,7 @@ def decide_check_run(payload: CheckRunPayload, tracked: Tracked) -> Action:
         head=run.head_sha,
         selectors=selectors,
         by=payload.sender.login,
-        ask_permission=False,
+        check_permission=False,
     )
 
 
@@ -107,7 +107,7 @@ def decide_check_suite(payload: CheckSuitePayload, tracked: Tracked) -> Action:
         head=suite.head_sha,
         selectors=(_ALL,),
         by=payload.sender.login,
-        ask_permission=False,
+        check_permission=False,
     )
 
 
@@ -141,15 +141,15 @@ def _commanded(command: Command, issue: Issue, author: Account, tracked: Tracked
     ask = issue.user is None or issue.user.login.lower() != author.login.lower()
     match command:
         case CancelCommand():
-            return Cancel(pull_request=ref, by=author.login, ask_permission=ask)
+            return Cancel(pull_request=ref, by=author.login, check_permission=ask)
         case RestartCommand(selector=selector):
             return Restart(
                 numbers=(issue.number,),
                 selectors=(selector,),
                 by=author.login,
-                ask_permission=ask,
+                check_permission=ask,
             )
         case NoSuchCommand():
             return UnknownCommand(
-                pull_request=ref, by=author.login, ask_permission=ask, answer=USAGE
+                pull_request=ref, by=author.login, check_permission=ask, answer=USAGE
             )

@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple, TypeGuard
 
 from opam_ci.core.classify.rulebook import TEST_IDS
-from opam_ci.core.classify.salience import says_little
+from opam_ci.core.classify.salience import is_generic
 from opam_ci.core.jobs.job import Job, JobKind, Phase, package_name
 from opam_ci.core.jobs.outcome import Errored, Failed, FailureReason, Outcome
 
@@ -70,7 +70,7 @@ def signature(outcome: Outcome | None, job: Job) -> Signature | None:
         return None
     evidence = outcome.evidence
     lines = (_CITATION.sub("", line.text).strip() for line in evidence.lines)
-    line = next((line for line in lines if not says_little(line)), "").lower()
+    line = next((line for line in lines if not is_generic(line)), "").lower()
     # Which test failed depends on the package; the rest of the line is its test framework's.
     if evidence.rule in TEST_IDS:
         return None

@@ -14,7 +14,7 @@ HIT_JOBS_AT_ONCE = 2000
 """Jobs in one result, which Temporal stores for a while. More need another activity."""
 
 
-class IncidentPace(Frozen):
+class IncidentIntervals(Frozen):
     """How often an open incident is checked, and when it ends by itself.
 
     Attributes:
@@ -53,7 +53,7 @@ class IncidentState(State):
     """
 
     incident: int
-    pace: IncidentPace = IncidentPace()
+    pace: IncidentIntervals = IncidentIntervals()
     restarted: int = 0
     sent: Annotated[tuple[SentCanary, ...], Packed()] = ()
     canary_pause: timedelta | None = None

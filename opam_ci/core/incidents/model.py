@@ -102,9 +102,9 @@ class HitJob(Frozen):
     Attributes:
         revision: The testing.
         job: The job.
-        automatic: See `JobStatus.automatic`.
+        restart_budget_used: See `JobStatus.restart_budget_used`.
     """
 
     revision: RevisionKey
     job: Job
-    automatic: int = Field(default=0, ge=0)
+    restart_budget_used: int = Field(default=0, ge=0)

@@ -27,7 +27,7 @@ def rejudged(outcome: Failed, detail: str) -> Errored:
     return Errored(cause=Cause.UNKNOWN, evidence=evidence)
 
 
-def doubt_in_words(doubt: Doubt) -> str:
+def doubt_detail(doubt: Doubt) -> str:
     """Returns why verdicts are in doubt, as a sentence."""
     minutes = max(1, -(-doubt.span // timedelta(minutes=1)))
     within = "a minute" if minutes == 1 else f"{minutes} minutes"

@@ -8,7 +8,7 @@ from opam_ci.core.incidents.model import HitJob
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef
-from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartAsker, RestartSelector
+from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartOrigin, RestartSelector
 from opam_ci.core.model import Frozen
 
 WINDOW = 100
@@ -47,9 +47,9 @@ class RestartOrder(Frozen):
         """Id of the workflow of the pull request, which restarts them."""
         return workflow_of(self.revision)
 
-    def selector(self, asker: RestartAsker) -> RestartSelector:
+    def selector(self, origin: RestartOrigin) -> RestartSelector:
         """Returns the selector to send to that workflow."""
-        return RestartSelector(jobs=self.jobs, head=self.revision.head, asker=asker)
+        return RestartSelector(jobs=self.jobs, head=self.revision.head, origin=origin)
 
 
 def workflow_of(revision: RevisionKey) -> str:
@@ -59,14 +59,14 @@ def workflow_of(revision: RevisionKey) -> str:
     return ref.workflow_id
 
 
-def has_budget(asker: RestartAsker, automatic: int) -> bool:
+def has_budget(origin: RestartOrigin, restart_budget_used: int) -> bool:
     """Whether a pull request may restart jobs.
 
     Args:
-        asker: Origin of the restart.
-        automatic: See `TestingState.automatic`.
+        origin: Origin of the restart.
+        restart_budget_used: See `TestingState.restart_budget_used`.
     """
-    return asker is RestartAsker.PERSON or automatic < PULL_REQUEST_BUDGET
+    return origin is RestartOrigin.PERSON or restart_budget_used < PULL_REQUEST_BUDGET
 
 
 class RestartPlan(NamedTuple):
@@ -103,8 +103,8 @@ def restart_plan(
         budget: Jobs that have used so much need a manual restart.
     """
     jobs = sorted(set(hit), key=_sort_key)
-    spent = tuple(each for each in jobs if each.automatic >= budget)
-    wanted = [each for each in jobs if each.automatic < budget]
+    spent = tuple(each for each in jobs if each.restart_budget_used >= budget)
+    wanted = [each for each in jobs if each.restart_budget_used < budget]
     if not wanted:
         return RestartPlan(None, (), spent)
     canary = min(wanted, key=_canary_sort_key)
@@ -124,7 +124,9 @@ def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | Non
         sent: How often this incident has restarted each as a canary.
     """
     left = [
-        each for each in hit if each.automatic < JOB_BUDGET and sent.get(key_of(each), 0) < CANARIES
+        each
+        for each in hit
+        if each.restart_budget_used < JOB_BUDGET and sent.get(key_of(each), 0) < CANARIES
     ]
     lost = Counter(_pull_request(each.revision) for each in left)
     turns: Counter[tuple[str, str]] = Counter()

@@ -12,7 +12,7 @@ from opam_ci.core.jobs.outcome import CancelledBy, Outcome
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
-from opam_ci.core.jobs.selector import JobSelector, RestartAsker, RestartSelector
+from opam_ci.core.jobs.selector import JobSelector, RestartOrigin, RestartSelector
 from opam_ci.core.jobs.summary import Fault, PlatformStanding
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import Packed
@@ -216,7 +216,7 @@ class QueuedJob(Frozen):
     Attributes:
         job: Which.
         round: In which round.
-        automatic: What restarts of it have cost since somebody last asked for one.
+        restart_budget_used: What restarts of it have cost since somebody last asked for one.
         needs: Id of the job that must pass first; None for none.
         waits: Whether that job is undecided, as the index knows it.
         comes_to: What the job comes to without being run, if the job that it needs came to
@@ -225,7 +225,7 @@ class QueuedJob(Frozen):
 
     job: Job
     round: int = Field(ge=1)
-    automatic: int = 0
+    restart_budget_used: int = 0
     needs: str | None = None
     waits: bool = False
     comes_to: Outcome | None = None
@@ -246,14 +246,14 @@ class PlanJobs(Frozen):
         packages: What the analysis found.
         platforms: Where to build.
         round: In which round: jobs that were decided in an earlier one run again.
-        asker: Who asked for that, None for nobody.
+        origin: Who asked for that, None for nobody.
     """
 
     key: RevisionKey
     packages: Packages
     platforms: tuple[Platform, ...]
     round: int
-    asker: RestartAsker | None = None
+    origin: RestartOrigin | None = None
 
 
 class PlanRevdeps(Frozen):

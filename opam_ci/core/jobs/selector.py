@@ -18,7 +18,7 @@ class RestartWhich(StrEnum):
     ALL = "all"
 
 
-class RestartAsker(StrEnum):
+class RestartOrigin(StrEnum):
     """Who asks for a restart: what nobody asked for has a budget."""
 
     PERSON = "person"
@@ -36,9 +36,9 @@ class RestartAsker(StrEnum):
             before: What they had cost.
             restarts: How many jobs are restarted now.
         """
-        if self is RestartAsker.PERSON:
+        if self is RestartOrigin.PERSON:
             return 0
-        return before + restarts * (CANARY_COST if self is RestartAsker.CANARY else RESTART_COST)
+        return before + restarts * (CANARY_COST if self is RestartOrigin.CANARY else RESTART_COST)
 
 
 RESTART_COST = 20
@@ -92,12 +92,12 @@ class RestartSelector(JobSelector):
     Attributes:
         which: Jobs that the CI itself lost (the default), failed ones, or all.
         cause: Only jobs errored for this cause.
-        asker: Who asks.
+        origin: Who asks.
     """
 
     which: RestartWhich = RestartWhich.ERRORED
     cause: Cause | None = None
-    asker: RestartAsker = RestartAsker.PERSON
+    origin: RestartOrigin = RestartOrigin.PERSON
 
     @property
     def standings(self) -> frozenset[Standing]:

@@ -55,7 +55,7 @@ class StopJobs(Frozen):
         selector: Which; nothing selects all.
         by: Who cancels.
         final: Whether it is to end and take no further jobs.
-        number: See `PlatformProgress.heard`.
+        number: See `PlatformProgress.handled`.
     """
 
     selector: JobSelector = JobSelector()
@@ -70,7 +70,7 @@ class RestartJobs(Frozen):
     Attributes:
         selector: Which were; those of them that wait for their retry start at once.
         round: Their round.
-        number: See `PlatformProgress.heard`.
+        number: See `PlatformProgress.handled`.
     """
 
     selector: RestartSelector
@@ -98,7 +98,7 @@ class PlatformProgress(Frozen):
     key: RevisionKey
     workflow_id: str
     standing: PlatformStanding
-    heard: int = 0
+    handled: int = 0
     written: int = 0
     stopped: bool = False
     done: bool = False

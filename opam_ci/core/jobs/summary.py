@@ -85,7 +85,7 @@ class JobStatus(Frozen):
         job: The job.
         state: Its state.
         round: 1 for the job's first run at this head, one more for each restart.
-        automatic: Cost of automatic restarts since the last manual one, in units of
+        restart_budget_used: Cost of automatic restarts since the last manual one, in units of
             `RESTART_COST`.
         attempt: Number of the current or last attempt of the round, 0 before the first.
         phase: The phase under way, if known.
@@ -102,7 +102,7 @@ class JobStatus(Frozen):
     job: Job
     state: JobState = JobState.QUEUED
     round: int = 1
-    automatic: int = 0
+    restart_budget_used: int = 0
     attempt: int = 0
     phase: Phase | None = None
     outcome: Outcome | None = None

@@ -72,11 +72,15 @@ class JobTable:
             self._rows[row.job.id] = row
             self._changed[row.job.id, row.round] = row
 
-    def restart(self, job_id: str, *, round_: int, automatic: int) -> None:
+    def restart(self, job_id: str, *, round_: int, restart_budget_used: int) -> None:
         """Starts another round of a job; the index keeps the faults of the last one."""
         row = self._rows[job_id]
         state = after(row.state, JobEvent.RESTART)
-        self.put(JobStatus(job=row.job, state=state, round=round_, automatic=automatic))
+        self.put(
+            JobStatus(
+                job=row.job, state=state, round=round_, restart_budget_used=restart_budget_used
+            )
+        )
 
     def drop(self, job_id: str) -> None:
         """Removes a job."""

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from opam_ci.core.classify.salience import telling
+from opam_ci.core.classify.salience import salient_line
 from opam_ci.core.incidents.rejudge import is_rejudged
 from opam_ci.core.jobs.installable import is_not_installable
 from opam_ci.core.jobs.job import JobKind
@@ -71,11 +71,11 @@ def reason_line(outcome: Outcome) -> str:
         return f"{evidence.detail}: {lines[0]}" if lines else f"{evidence.detail}"
     if outcome.kind == "skipped" and outcome.reason is SkipReason.ACCEPTED_FAILURE and lines:
         # Only the first part of the detail: the rest repeats the line.
-        return f"{(evidence.detail or '').partition(';')[0]}: {telling(lines)}"
+        return f"{(evidence.detail or '').partition(';')[0]}: {salient_line(lines)}"
     if evidence.detail and (outcome.kind == "skipped" or is_not_installable(outcome)):
         return flat(evidence.detail)
     if lines:
-        return blame + telling(lines, evidence.detail)
+        return blame + salient_line(lines, evidence.detail)
     return blame + (evidence.detail or evidence.rule)
 
 

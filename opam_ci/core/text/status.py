@@ -46,7 +46,7 @@ _WORST_FIRST = (
     Standing.PASSED,
 )
 
-CAUSE_WORDS = {
+CAUSE_TEXTS = {
     Cause.NETWORK: "network failure",
     Cause.DNS: "DNS resolution failed",
     Cause.GIT: "git failed",
@@ -98,7 +98,7 @@ def _retry_text(summary: Summary, maximum_attempts: int) -> str:
             causes[Cause(each.why)] += each.number
     if not causes.total():
         return ""
-    text = f"; {causes.total()} retry, CI fault: {CAUSE_WORDS[_most(causes)]}"
+    text = f"; {causes.total()} retry, CI fault: {CAUSE_TEXTS[_most(causes)]}"
     if (retry := _next_retry(summary)) is not None:
         at, job = retry
         text += f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
@@ -128,7 +128,7 @@ def status_description(summary: Summary, *, maximum_attempts: int, builds: bool 
             text = progress(summary) + _retry_text(summary, maximum_attempts)
         case State.ERROR:
             text = (
-                f"Internal CI error, not your package: {CAUSE_WORDS[main_cause(summary)]}"
+                f"Internal CI error, not your package: {CAUSE_TEXTS[main_cause(summary)]}"
                 f" ({all_counts_text(summary)}); it is restarted once repaired"
             )
         case State.FAILURE | State.SUCCESS:
@@ -165,7 +165,7 @@ def why(status: JobStatus) -> str:
     if status.faults:
         fault = status.faults[-1]
         detail = fault.evidence.detail or (
-            fault.evidence.lines[0].text if fault.evidence.lines else CAUSE_WORDS[fault.cause]
+            fault.evidence.lines[0].text if fault.evidence.lines else CAUSE_TEXTS[fault.cause]
         )
         if status.outcome is not None:
             return f"recovered by retry from {fault.cause} (attempt {fault.attempt}): {detail}"
@@ -255,7 +255,7 @@ def problems(error: ValidationError) -> str:
     return clip("; ".join(found), 300)
 
 
-def headline(summary: Summary) -> str:
+def result_line(summary: Summary) -> str:
     """Returns the result of a check in one line, for the end of a table."""
     match summary.state:
         case State.SUCCESS:
@@ -263,7 +263,7 @@ def headline(summary: Summary) -> str:
         case State.FAILURE:
             text = f"package failure: {result(summary)}"
         case State.ERROR:
-            cause = CAUSE_WORDS[main_cause(summary)]
+            cause = CAUSE_TEXTS[main_cause(summary)]
             text = f"internal CI error, not the package's fault: {cause}"
             text += f" ({all_counts_text(summary)})"
         case State.PENDING if is_stopped(summary):
@@ -271,7 +271,7 @@ def headline(summary: Summary) -> str:
         case State.PENDING:
             text = progress(summary)
             if retrying := summary.counts.retrying:
-                text += f"; {retrying} wait for a retry: {CAUSE_WORDS[main_cause(summary)]}"
+                text += f"; {retrying} wait for a retry: {CAUSE_TEXTS[main_cause(summary)]}"
     return f"{summary.pull_request} at {summary.head[:12]}: {text}"
 
 
@@ -282,7 +282,7 @@ def incident_title(incident: Incident) -> str:
     if place.scope is Scope.ALL:
         where = "several pools"
     hit = f"{incident.jobs} jobs of {incident.pull_requests} pull requests"
-    return f"{CAUSE_WORDS[incident.cause]} ({incident.cause}) on {where}: {hit}"
+    return f"{CAUSE_TEXTS[incident.cause]} ({incident.cause}) on {where}: {hit}"
 
 
 def incident_details(incident: Incident, hit: int, undecided: int, notes: Sequence[str]) -> str:

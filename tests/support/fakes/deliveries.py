@@ -1,7 +1,7 @@
 """Accepted deliveries of webhooks, in memory."""
 
 
-class RememberedDeliveries:
+class InMemoryDeliveries:
     """In place of `StoredDeliveries`."""
 
     def __init__(self) -> None:

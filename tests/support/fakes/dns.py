@@ -56,10 +56,10 @@ class NameServer:
         with server:
             while not self._stopped.is_set():
                 try:
-                    question, asker = server.recvfrom(512)
+                    question, origin = server.recvfrom(512)
                 except TimeoutError:
                     continue
-                server.sendto(_answer(question), asker)
+                server.sendto(_answer(question), origin)
 
 
 def _answer(question: bytes) -> bytes:

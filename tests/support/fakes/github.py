@@ -59,7 +59,7 @@ def private_pem() -> bytes:
 
 
 @dataclass
-class Trouble:
+class InjectedFault:
     """A fault injected into the next requests that match.
 
     Attributes:
@@ -105,7 +105,7 @@ class FakeGitHub:
     tokens: dict[str, datetime] = field(default_factory=dict)
     deliveries: list[Body] = field(default_factory=list)
     payloads: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    troubles: list[Trouble] = field(default_factory=list)
+    troubles: list[InjectedFault] = field(default_factory=list)
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     creations: deque[datetime] = field(default_factory=deque)
     points: deque[tuple[datetime, int]] = field(default_factory=deque)
@@ -191,7 +191,7 @@ class FakeGitHub:
         payload = {"action": action, "number": pull.number, "pull_request": body, **more}
         await self.emit("pull_request", payload, pull.author)
 
-    def next_trouble(self, path: str) -> Trouble | None:
+    def next_trouble(self, path: str) -> InjectedFault | None:
         """Takes the fault that a request for this path meets, None if there is none."""
         for trouble in self.troubles:
             if trouble.times and trouble.path in path:

@@ -14,7 +14,7 @@ from opam_ci.app.github_service import github_worker
 from opam_ci.app.pull_requests import PullRequests
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.github.action import Tracked
-from opam_ci.core.github.debounce import Pace
+from opam_ci.core.github.debounce import Debounce
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.github.revision import Policy, lighter
 from opam_ci.core.jobs.requests import CheckOptions
@@ -23,7 +23,7 @@ from opam_ci.core.jobs.summary import Summary
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.webhook import Webhook
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.support.fakes.deliveries import RememberedDeliveries
+from tests.support.fakes.deliveries import InMemoryDeliveries
 from tests.support.fakes.github import FakeGitHub
 from tests.support.fakes.github_wire import Description, Wire, connect, listener
 from tests.support.fakes.world import Script, is_decided, workers
@@ -43,7 +43,7 @@ def policy_for(  # noqa: PLR0913 - each is a setting that a story may need
     *,
     checks: CheckOptions = CHECKS,
     check_runs: bool = True,
-    pace: Pace | None = None,
+    pace: Debounce | None = None,
     clone_url: str = "file:///nowhere",
     heartbeat_timeout: timedelta = timedelta(seconds=5),
     target: str | None = "https://ci.example.org/{owner}/{repo}/{number}",
@@ -53,7 +53,7 @@ def policy_for(  # noqa: PLR0913 - each is a setting that a story may need
         branch="master",
         posting=PostingOptions(
             check_runs=check_runs,
-            pace=pace or Pace(interval=timedelta(seconds=2)),
+            pace=pace or Debounce(interval=timedelta(seconds=2)),
             heartbeat_timeout=heartbeat_timeout,
         ),
         target=target,
@@ -93,7 +93,7 @@ class Stage:
             policy=policy,
             clones=clones,
         )
-        self.deliveries = RememberedDeliveries()
+        self.deliveries = InMemoryDeliveries()
         self.webhook = Webhook(
             secret=fake.secret,
             tracked=self.tracked,

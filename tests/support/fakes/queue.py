@@ -60,7 +60,7 @@ def planned(*jobs: Job) -> list[PlannedJob]:
 
 
 def plan(index: Index, *jobs: Job, round_: int = 1, key: RevisionKey = KEY) -> None:
-    index.plan(key, planned(*jobs), round_=round_, asker=None, at=NOON)
+    index.plan(key, planned(*jobs), round_=round_, origin=None, at=NOON)
 
 
 def decided(job: Job, outcome: Outcome, **changes: object) -> JobStatus:

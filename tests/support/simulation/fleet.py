@@ -23,7 +23,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from opam_ci.activities.attempt import Attempt
 from opam_ci.app.github_service import github_worker
-from opam_ci.core.github.debounce import Pace
+from opam_ci.core.github.debounce import Debounce
 from opam_ci.core.jobs.build import Revdep
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import (
@@ -40,7 +40,7 @@ from opam_ci.core.jobs.requests import CheckOptions
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
-from tests.support.fakes.github import FakeGitHub, Trouble
+from tests.support.fakes.github import FakeGitHub, InjectedFault
 from tests.support.fakes.github_stage import Stage, policy_for
 from tests.support.fakes.world import Script, workers
 
@@ -218,7 +218,7 @@ class Fleet:
                 platforms=PLATFORMS, retry=RETRY, heartbeat_timeout=timedelta(seconds=30)
             ),
             check_runs=bool(seed % 2),
-            pace=Pace(interval=timedelta(seconds=2)),
+            pace=Debounce(interval=timedelta(seconds=2)),
         )
         self.stage = Stage(
             self.client, self.fake, self.script, policy=policy, clones=home, sleep=self.sleep
@@ -258,5 +258,5 @@ class Fleet:
             HITS["GitHub's response lost" if done else "GitHub refuses for a while"] += 1
             times = self.chance.randint(1, 3)
             self.fake.troubles.append(
-                Trouble(path="/statuses/", status=0 if done else 502, times=times, done=done)
+                InjectedFault(path="/statuses/", status=0 if done else 502, times=times, done=done)
             )

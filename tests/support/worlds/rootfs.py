@@ -23,7 +23,7 @@ from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings, default_home
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.jobs.build import (
     BuildProgress,
@@ -205,7 +205,7 @@ class World:
                     steps.confined(step, Mirrors()), environment=sandbox.environment()
                 )
                 with merged.open("rb") as stream:
-                    ended = await supervise(
+                    ended = await run_process(
                         sandbox.confine(root, surroundings, sandbox.rights()),
                         output=said.extend,
                         time_limit=120,

@@ -15,7 +15,7 @@ from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Cause, Errored, Evidence
 from opam_ci.core.jobs.summary import JobState, JobStatus, Rows, Summary
 from opam_ci.core.model import Frozen
-from opam_ci.core.packed import FOR_PEOPLE, Packed
+from opam_ci.core.packed import UNPACKED, Packed
 
 ROWS: TypeAdapter[tuple[JobStatus, ...]] = TypeAdapter(Rows)
 FAULT = Errored(cause=Cause.DNS, evidence=Evidence(rule="dns", detail="no such host \N{SNOWMAN}"))
@@ -64,7 +64,7 @@ def test_people_can_read_what_is_short() -> None:
     # What our own commands print is never packed.
     many = summary.model_copy(update={"jobs": rows(301)})
     assert isinstance(json.loads(many.model_dump_json())["jobs"], str)
-    assert len(json.loads(many.model_dump_json(context=FOR_PEOPLE))["jobs"]) == 301
+    assert len(json.loads(many.model_dump_json(context=UNPACKED))["jobs"]) == 301
     # What people send by hand is a list of any length.
     assert Words.model_validate_json(json.dumps({"words": list("abcdefgh")})).words[-1] == "h"
 

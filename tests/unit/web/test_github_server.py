@@ -17,8 +17,8 @@ from opam_ci.core.github.status import Status
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.summary import State
 from opam_ci.web.webhook import BODY_LIMIT, Webhook, application
-from tests.support.fakes.deliveries import RememberedDeliveries
-from tests.support.fakes.github import FakeGitHub, Trouble, private_pem
+from tests.support.fakes.deliveries import InMemoryDeliveries
+from tests.support.fakes.github import FakeGitHub, InjectedFault, private_pem
 from tests.support.fakes.github_examples import NAME, ours
 from tests.support.fakes.serving import github_with_troubles, served
 
@@ -39,7 +39,7 @@ async def http(accepted: list[Action]) -> AsyncIterator[httpx.AsyncClient]:
         secret=SECRET,
         tracked=Tracked(repository=NAME),
         accept=accept,
-        deliveries=RememberedDeliveries(),
+        deliveries=InMemoryDeliveries(),
     )
     config = uvicorn.Config(
         application(webhook), host="127.0.0.1", port=0, log_level="error", lifespan="off"
@@ -164,7 +164,10 @@ async def test_the_client_on_a_real_socket() -> None:
     with served(github_with_troubles(fake)) as url:
         async with GitHub(fake.full_name, credentials, base_url=url, clock=fake.clock) as github:
             assert len(await github.open_pull_requests("master")) == 5
-            fake.troubles = [Trouble("/statuses/", 503), Trouble("/statuses/", 0, done=True)]
+            fake.troubles = [
+                InjectedFault("/statuses/", 503),
+                InjectedFault("/statuses/", 0, done=True),
+            ]
             for words in ("503", "502"):
                 with pytest.raises(InfrastructureError, match=words):
                     await github.create_status(status)

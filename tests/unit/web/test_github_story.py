@@ -19,18 +19,18 @@ from opam_ci.core.github.action import (
     UnknownCommand,
 )
 from opam_ci.core.github.checks import BUTTON_ERRORS, BUTTON_FAILED, CheckRun
-from opam_ci.core.github.debounce import Pace, Posted
+from opam_ci.core.github.debounce import Debounce, Posted
 from opam_ci.core.github.reconcile import compare, to_redeliver
 from opam_ci.core.github.status import Status
 from opam_ci.core.jobs.selector import RestartSelector, RestartWhich
 from opam_ci.core.jobs.summary import State
 from opam_ci.web.webhook import Webhook
-from tests.support.fakes.deliveries import RememberedDeliveries
-from tests.support.fakes.github import FakeGitHub, Trouble
+from tests.support.fakes.deliveries import InMemoryDeliveries
+from tests.support.fakes.github import FakeGitHub, InjectedFault
 from tests.support.fakes.github_wire import connect, listener
 
 HEADS = [f"{number}" * 40 for number in range(10)]
-PACE = Pace()
+PACE = Debounce()
 
 
 class Ci:
@@ -48,7 +48,7 @@ class Ci:
                 secret=fake.secret,
                 tracked=self.tracked,
                 accept=self._accept,
-                deliveries=RememberedDeliveries(),
+                deliveries=InMemoryDeliveries(),
             )
         )
         fake.listener = self.listener
@@ -103,7 +103,7 @@ async def test_a_pull_request_from_its_opening_to_its_merge(ci: Ci) -> None:
         head=HEADS[3],
         selectors=(RestartSelector(which=RestartWhich.ERRORED),),
         by="maintainer",
-        ask_permission=False,
+        check_permission=False,
     )
     await ci.says(HEADS[3], State.PENDING, "3/4 done")
     await ci.says(HEADS[3], State.SUCCESS, "4 passed")
@@ -122,7 +122,7 @@ async def test_commands_are_for_the_author_and_for_those_who_may_write(ci: Ci) -
         await fake.write(1, "/opam-ci cancel", by=who)
         cancel = ci.last()
         assert isinstance(cancel, Cancel)
-        allowed[who] = not cancel.ask_permission or await ci.github.may_command(cancel.by)
+        allowed[who] = not cancel.check_permission or await ci.github.may_command(cancel.by)
     assert allowed == {"alice": True, "maintainer": True, "mallory": False}
     await fake.write(1, "/opam-ci hello", by="alice")
     misunderstood = ci.last()
@@ -226,7 +226,7 @@ async def test_github_down_for_an_hour_loses_nothing(ci: Ci) -> None:
     fake = ci.fake
     await fake.open(1, HEADS[1])
     await ci.says(HEADS[1], State.PENDING, "0/9 done")
-    fake.troubles = [Trouble("/statuses/", 502, times=10**6)]
+    fake.troubles = [InjectedFault("/statuses/", 502, times=10**6)]
     end = fake.now + timedelta(hours=1)
     number = 0
     while fake.now < end:
@@ -248,7 +248,7 @@ async def test_github_down_for_an_hour_loses_nothing(ci: Ci) -> None:
 async def test_rate_limit_is_waited_for_as_long_as_it_says(ci: Ci) -> None:
     fake = ci.fake
     await fake.open(1, HEADS[1])
-    fake.troubles = [Trouble("/statuses/", 429, {"retry-after": "300"})]
+    fake.troubles = [InjectedFault("/statuses/", 429, {"retry-after": "300"})]
     done = await ci.says(HEADS[1], State.PENDING, "0/9 done")
     assert done.next_at == fake.now + timedelta(seconds=300)
     fake.advance(seconds=300)

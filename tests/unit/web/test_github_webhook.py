@@ -13,7 +13,7 @@ import pytest
 from opam_ci.core.github.action import Action, HeadChanged, Tracked
 from opam_ci.core.github.signature import sign
 from opam_ci.web.webhook import BODY_LIMIT, Webhook, application
-from tests.support.fakes.deliveries import RememberedDeliveries
+from tests.support.fakes.deliveries import InMemoryDeliveries
 from tests.support.fakes.github_bodies import Pull, pull_request_whole, repository, user
 
 NAME = "ocaml/opam-repository"
@@ -32,7 +32,7 @@ class World:
             secret=SECRET,
             tracked=Tracked(repository=NAME),
             accept=self._accept,
-            deliveries=RememberedDeliveries(),
+            deliveries=InMemoryDeliveries(),
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=application(self.webhook)), base_url="http://ci"
@@ -117,7 +117,7 @@ async def test_slow_acceptance_is_answered_in_time(world: World) -> None:
 
 
 async def test_what_cannot_be_remembered_counts_as_not_accepted(world: World) -> None:
-    class Full(RememberedDeliveries):
+    class Full(InMemoryDeliveries):
         async def accept(self, delivery: str) -> None:
             raise OSError(f"no space left for {delivery}")
 

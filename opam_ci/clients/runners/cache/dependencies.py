@@ -29,7 +29,7 @@ from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.phases.steps import OPAM_ENVIRONMENT, Step
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox import safe_read as beneath
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.build_keys import CachedBuild, cached_builds
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -65,7 +65,7 @@ class Run(Protocol):
         *,
         executor: Executor | None = None,
         stdin: IO[bytes],
-    ) -> tuple[Ended, report.OpamReport | None]:
+    ) -> tuple[ProcessResult, report.OpamReport | None]:
         """Runs it in the job's own root, or in another; its output is left out of the log."""
 
 
@@ -166,7 +166,7 @@ class DependencyCache:
             self._note(f"from the cache: {', '.join(self._have)}")
             await self._put(run)
 
-    async def fill(self, run: Run) -> Ended | None:
+    async def fill(self, run: Run) -> ProcessResult | None:
         """Builds the dependencies that the cache lacks, each alone, and keeps them.
 
         Args:
@@ -267,7 +267,7 @@ class DependencyCache:
         run: Run,
         executor: Executor | None,
         read_only: tuple[tuple[Path, str], ...] = (),
-    ) -> tuple[Ended, report.OpamReport | None]:
+    ) -> tuple[ProcessResult, report.OpamReport | None]:
         files = (f"/{phases.SWITCH_STATE}", f"/{_INSTALLED_CACHE}")
         command = ("sh", "-c", _WITH_STATE, "sh", *files, *argv)
         step = Step(command, report=executor is not None, read_only=read_only)
@@ -276,7 +276,7 @@ class DependencyCache:
             stdin.seek(0)
             return await run(step, executor=executor, stdin=stdin)
 
-    async def _get(self, build: CachedBuild, run: Run) -> Ended | None:
+    async def _get(self, build: CachedBuild, run: Run) -> ProcessResult | None:
         """Builds a dependency, or waits for another job that does.
 
         Returns:
@@ -308,7 +308,7 @@ class DependencyCache:
                 return None
             return await self._build(build, run)
 
-    async def _build(self, build: CachedBuild, run: Run) -> Ended | None:
+    async def _build(self, build: CachedBuild, run: Run) -> ProcessResult | None:
         begin = time.monotonic()
         # Its output is left out: if it fails alone, the plain run is judged.
         self._note(f"building for the cache: {build.package}")

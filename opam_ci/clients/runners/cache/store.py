@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from opam_ci.clients.runners.sandbox import locks
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
 from opam_ci.clients.runners.sandbox.locks import HALF_MADE, remove_tree
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.model import Frozen
 
 _NAME = 20
@@ -162,7 +162,7 @@ class CacheStore:
             copy = ("cp", "--archive", "--link", "--no-preserve=xattr", "--no-target-directory")
             source, target = (str(one / "upper") for one in (built, directory))
             errors = bytearray()
-            ended = await supervise(
+            ended = await run_process(
                 [*self._rights.prefix, *copy, "--", source, target], output=errors.extend
             )
             if not ended.ok:

@@ -17,7 +17,7 @@ from opam_ci.clients.runners.phases.executor import Output
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.disk import DiskWatch
-from opam_ci.clients.runners.sandbox.process import Ended, supervise
+from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.facts import HostFacts
 from opam_ci.core.jobs.job import PACKAGE_PHASES, Phase
@@ -96,7 +96,7 @@ class ContainerExecutor:
         phase: Phase,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
-    ) -> Ended:
+    ) -> ProcessResult:
         """Runs one command; see `executor.Executor.run`."""
         if self._container.is_over:
             raise InfrastructureError(
@@ -108,7 +108,7 @@ class ContainerExecutor:
         marked = _Marked(output)
         finished = False
         try:
-            ended = await supervise(
+            ended = await run_process(
                 self._container.engine.command(*call),
                 output=marked,
                 time_limit=time_limit,

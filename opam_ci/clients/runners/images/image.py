@@ -24,7 +24,7 @@ from opam_ci.clients.runners.sandbox.locks import (
     own_directory,
     remove_unlocked,
 )
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
@@ -206,7 +206,7 @@ class ImageStore:
                 del lines[:-30]
 
         async with own_directory(self._home, HALF_MADE, self._rights) as half_made:
-            ended = await supervise(
+            ended = await run_process(
                 self._command(suite, archives, half_made / "rootfs"),
                 output=output,
                 time_limit=_MAKE_TIMEOUT,

@@ -12,7 +12,7 @@ from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox import safe_read as beneath
 from opam_ci.clients.runners.sandbox.cgroups import JobGroups, read_counters
 from opam_ci.clients.runners.sandbox.disk import DiskWatch
-from opam_ci.clients.runners.sandbox.process import Ended, supervise
+from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.core.jobs.facts import HostFacts
 from opam_ci.core.jobs.job import Phase
 
@@ -86,12 +86,12 @@ class RootfsExecutor:
         phase: Phase,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
-    ) -> Ended:
+    ) -> ProcessResult:
         """Runs one command; see `executor.Executor.run`."""
         confined = steps.confined(step, self._mirrors)
         command = sandbox.confine(self._root, confined, self._rights)
         guard = await self._disk.begin(phase) if self._disk is not None else None
-        return await supervise(
+        return await run_process(
             lambda status: self._groups.entered(command(status)),
             output=output,
             time_limit=time_limit,

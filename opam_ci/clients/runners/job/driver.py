@@ -16,7 +16,7 @@ from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.phases.executor import Executor, read_one
 from opam_ci.clients.runners.phases.failure_facts import sandbox_works, sources_fixed
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, Revdep
@@ -315,7 +315,7 @@ class JobRun:
 
     async def _series(
         self, commands: tuple[steps.Step, ...]
-    ) -> tuple[Ended, report.OpamReport | None]:
+    ) -> tuple[ProcessResult, report.OpamReport | None]:
         """Runs commands until one fails; returns how it ended, and opam's actions in all."""
         found = None
         done: tuple[OpamAction, ...] = ()
@@ -344,7 +344,7 @@ class JobRun:
             f"{package} is {'installed' if self._installed else 'not installed'}; installed: "
             + ", ".join(sorted(found))
         )
-        self._phase_log.end(Ended())
+        self._phase_log.end(ProcessResult())
 
     async def _for_cache(
         self,
@@ -352,7 +352,7 @@ class JobRun:
         *,
         executor: Executor | None = None,
         stdin: IO[bytes],
-    ) -> tuple[Ended, report.OpamReport | None]:
+    ) -> tuple[ProcessResult, report.OpamReport | None]:
         """Implements `dependency_cache.Run`."""
         executor = executor or self._executor
         ended = await self._step(step, stdin=stdin, executor=executor, quiet=True)
@@ -372,7 +372,7 @@ class JobRun:
         )
         return report.parse_report(data) if data is not None else None
 
-    async def _captured(self, step: steps.Step, output: bytearray) -> Ended:
+    async def _captured(self, step: steps.Step, output: bytearray) -> ProcessResult:
         """Implements `executor.RunStep`."""
         return await self._step(step, keep=output)
 
@@ -384,7 +384,7 @@ class JobRun:
         keep: bytearray | None = None,
         executor: Executor | None = None,
         quiet: bool = False,
-    ) -> Ended:
+    ) -> ProcessResult:
         if step.shown:
             self._transcript.note(step.shown)
 

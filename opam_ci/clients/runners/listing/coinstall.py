@@ -18,7 +18,7 @@ from opam_ci.clients.runners.listing.revdeps import Query
 from opam_ci.clients.runners.phases.executor import Output, Read, RunStep
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.phases.steps import Step
-from opam_ci.clients.runners.sandbox.process import Ended, supervise
+from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.core.coinstall.answer import Answers, Said
 from opam_ci.core.coinstall.post import SEPARATOR
 from opam_ci.core.jobs.build import BuildSpec, Revdep
@@ -49,7 +49,7 @@ DESCRIBE = Step(
 
 async def run(
     spec: BuildSpec, run_step: RunStep, read: Read, phase_log: PhaseLog
-) -> tuple[Ended, tuple[Revdep, ...] | None]:
+) -> tuple[ProcessResult, tuple[Revdep, ...] | None]:
     """Lists the reverse dependencies of a job's package.
 
     Args:
@@ -95,7 +95,7 @@ async def decide(
     *,
     output: Output,
     time_limit: float,
-    start: Callable[..., Awaitable[Ended]] = supervise,
+    start: Callable[..., Awaitable[ProcessResult]] = run_process,
 ) -> Answers | None:
     """Computes the results of the queries in a process of its own.
 

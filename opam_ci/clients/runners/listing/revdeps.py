@@ -10,7 +10,7 @@ from enum import StrEnum
 from opam_ci.clients.runners.phases.executor import RunStep
 from opam_ci.clients.runners.phases.report import PACKAGE
 from opam_ci.clients.runners.phases.steps import Step
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.jobs.build import BuildSpec, Revdep
 
 
@@ -64,7 +64,9 @@ def revdeps(spec: BuildSpec, results: Mapping[Query, frozenset[str]]) -> tuple[R
     return tuple(Revdep(package=name, has_tests=name in testing) for name in sorted(found))
 
 
-async def run(spec: BuildSpec, run_step: RunStep) -> tuple[Ended, tuple[Revdep, ...] | None]:
+async def run(
+    spec: BuildSpec, run_step: RunStep
+) -> tuple[ProcessResult, tuple[Revdep, ...] | None]:
     """Runs all queries, one after the other.
 
     Returns:

@@ -4,14 +4,14 @@ from collections.abc import Awaitable, Callable
 from typing import IO, Protocol
 
 from opam_ci.clients.runners.phases.steps import Step
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.jobs.facts import HostFacts
 from opam_ci.core.jobs.job import Phase
 
 Output = Callable[[bytes], None]
 """Receives output, as it comes."""
 
-RunStep = Callable[[Step, bytearray], Awaitable[Ended]]
+RunStep = Callable[[Step, bytearray], Awaitable[ProcessResult]]
 """Runs one command, and appends its output to a buffer."""
 
 Read = Callable[..., Awaitable[dict[str, bytes]]]
@@ -33,7 +33,7 @@ class Executor(Protocol):
         phase: Phase,
         time_limit: float | None = None,
         stdin: IO[bytes] | None = None,
-    ) -> Ended:
+    ) -> ProcessResult:
         """Runs one command to its end.
 
         Args:

@@ -3,7 +3,7 @@
 from opam_ci.clients.runners.phases import report, steps
 from opam_ci.clients.runners.phases.executor import Executor, Read
 from opam_ci.clients.runners.phases.transcript import Transcript
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.machine import OPAM_SANDBOX
 from opam_ci.core.classify.sources import SOURCES_FIXED
@@ -33,7 +33,7 @@ async def sandbox_works(
 
 
 async def sources_fixed(
-    ended: Ended,
+    ended: ProcessResult,
     found: report.OpamReport | None,
     read: Read,
 ) -> dict[str, bool]:

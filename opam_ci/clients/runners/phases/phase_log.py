@@ -5,7 +5,7 @@ import time
 
 from opam_ci.clients.runners.phases import report
 from opam_ci.clients.runners.phases.transcript import Transcript
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts
 from opam_ci.core.jobs.facts import PhaseRun
 from opam_ci.core.jobs.job import Phase
@@ -50,7 +50,7 @@ class PhaseLog:
         """Sets the time limit to the whole one of a phase, counted from now."""
         self._deadline = time.monotonic() + self._timeouts.of(phase).total_seconds()
 
-    def end(self, ended: Ended, found: report.OpamReport | None = None) -> bool:
+    def end(self, ended: ProcessResult, found: report.OpamReport | None = None) -> bool:
         """Ends the running phase and records how.
 
         Args:

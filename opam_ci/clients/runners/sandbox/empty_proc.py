@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 
 INSIDE = "/mnt"
 """Where a container shows it: a directory of every distribution, and of no package."""
@@ -32,7 +32,7 @@ async def empty_proc() -> AsyncIterator[Path | None]:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="opam-ci-proc-") as directory:
-        ended = await supervise([*MOUNT, directory], output=lambda _: None)
+        ended = await run_process([*MOUNT, directory], output=lambda _: None)
         try:
             yield Path(directory) if ended.ok else None
         finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 
@@ -224,7 +224,7 @@ async def remove_tree(path: Path, rights: Rights) -> None:
     # the directory is not empty, and the next try removes it.
     for _ in range(_REMOVE_TRIES):
         output = bytearray()
-        ended = await supervise(command, output=output.extend)
+        ended = await run_process(command, output=output.extend)
         if ended.ok:
             return
     raise InfrastructureError(

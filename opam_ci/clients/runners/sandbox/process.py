@@ -19,7 +19,7 @@ _STATUS_LIMIT = 1 << 16
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How a command ended.
 
     Attributes:
@@ -109,14 +109,14 @@ class _Status:
             os.close(self._pidfd)
 
 
-async def supervise(
+async def run_process(
     argv: Callable[[int], Sequence[str]] | Sequence[str],
     *,
     output: Callable[[bytes], None],
     time_limit: float | None = None,
     stdin: IO[bytes] | None = None,
     guard: Callable[[], Awaitable[None]] | None = None,
-) -> Ended:
+) -> ProcessResult:
     """Runs a command to its end, or to its time limit.
 
     Args:
@@ -169,7 +169,7 @@ async def supervise(
     code = process.returncode
     assert code is not None  # noqa: S101 - for mypy: _bury() waited for it
     ended_by = -code if code < 0 else code - _SIGNAL_BASE if code > _SIGNAL_BASE else None
-    return Ended(
+    return ProcessResult(
         exit_code=code if ended_by is None else None,
         signal=ended_by,
         timed_out=timed_out,

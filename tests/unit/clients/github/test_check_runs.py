@@ -7,7 +7,7 @@ from opam_ci.core.github.checks import Annotation, CheckOutput, CheckRun, Conclu
 from opam_ci.core.github.status import Channel, Status
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.summary import State
-from tests.support.fakes.github import FakeGitHub, Trouble
+from tests.support.fakes.github import FakeGitHub, InjectedFault
 from tests.support.fakes.github_wire import connect
 
 HEAD = "1" * 40
@@ -43,8 +43,8 @@ async def test_annotations_are_given_once_although_a_request_broke() -> None:
         await github.put_check_run(run(None))
         # The second portion of three never arrives.
         fake.troubles = [
-            Trouble("/check-runs/", 502, done=True),
-            Trouble("/check-runs/", 502),
+            InjectedFault("/check-runs/", 502, done=True),
+            InjectedFault("/check-runs/", 502),
         ]
         for _ in range(2):
             with pytest.raises(InfrastructureError):

@@ -19,7 +19,7 @@ from opam_ci.core.github.status import Status
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.summary import State
-from tests.support.fakes.github import FakeGitHub, Trouble, private_pem
+from tests.support.fakes.github import FakeGitHub, InjectedFault, private_pem
 from tests.support.fakes.github_wire import Wire, connect
 
 HEAD = "1" * 40
@@ -115,7 +115,7 @@ async def test_no_secret_is_shown_or_logged(
     ) as github:
         await github.create_status(STATUS)
         for status in (0, 401, 404, 503):
-            fake.troubles = [Trouble("/statuses/", status, times=2)]
+            fake.troubles = [InjectedFault("/statuses/", status, times=2)]
             with pytest.raises((InfrastructureError, GitHubRefusedError)) as caught:
                 await github.create_status(STATUS)
             shown += f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
@@ -141,7 +141,7 @@ async def test_limit_says_when_to_come_back_and_nothing_is_sent_before(
     fake: FakeGitHub, code: int, headers: dict[str, str], wait: int
 ) -> None:
     words = b'{"message": "You have exceeded a secondary rate limit"}'
-    fake.troubles = [Trouble("/statuses/", code, headers, words)]
+    fake.troubles = [InjectedFault("/statuses/", code, headers, words)]
     async with connect(fake) as github:
         with pytest.raises(InfrastructureError) as caught:
             await github.create_status(STATUS)
@@ -173,7 +173,7 @@ async def test_real_limits_of_the_fake_are_recovered_from(fake: FakeGitHub) -> N
 
 @pytest.mark.parametrize("code", [500, 502, 503, 0])
 async def test_github_in_trouble_is_an_infrastructure_fault(fake: FakeGitHub, code: int) -> None:
-    fake.troubles = [Trouble("/statuses/", code)]
+    fake.troubles = [InjectedFault("/statuses/", code)]
     async with connect(fake) as github:
         with pytest.raises(InfrastructureError) as caught:
             await github.create_status(STATUS)
@@ -182,7 +182,7 @@ async def test_github_in_trouble_is_an_infrastructure_fault(fake: FakeGitHub, co
 
 
 async def test_repeated_after_a_lost_answer_the_end_is_the_same(fake: FakeGitHub) -> None:
-    fake.troubles = [Trouble("/statuses/", 0, done=True)]
+    fake.troubles = [InjectedFault("/statuses/", 0, done=True)]
     async with connect(fake) as github:
         with pytest.raises(InfrastructureError):
             await github.create_status(STATUS)
@@ -192,7 +192,7 @@ async def test_repeated_after_a_lost_answer_the_end_is_the_same(fake: FakeGitHub
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"id": "x"}'])
 async def test_unreadable_answer_is_a_fault_of_github(fake: FakeGitHub, body: bytes) -> None:
-    fake.troubles = [Trouble("/statuses/", 201, body=body)]
+    fake.troubles = [InjectedFault("/statuses/", 201, body=body)]
     async with connect(fake) as github:
         with pytest.raises(InfrastructureError, match="invalid response of GitHub"):
             await github.create_status(STATUS)
@@ -208,7 +208,7 @@ async def test_commit_that_is_gone_is_refused_for_good(fake: FakeGitHub) -> None
 
 async def test_missing_permission_is_refused_and_is_no_limit(fake: FakeGitHub) -> None:
     words = b'{"message": "Resource not accessible by integration"}'
-    fake.troubles = [Trouble("/statuses/", 403, {"x-ratelimit-remaining": "4999"}, words)]
+    fake.troubles = [InjectedFault("/statuses/", 403, {"x-ratelimit-remaining": "4999"}, words)]
     async with connect(fake) as github:
         with pytest.raises(GitHubRefusedError, match="not accessible") as caught:
             await github.create_status(STATUS)
@@ -226,7 +226,7 @@ async def test_status_one_thousand_and_one_is_refused(fake: FakeGitHub) -> None:
 
 async def test_moved_repository_is_followed_for_reading_only(fake: FakeGitHub) -> None:
     away = {"location": "https://api.github.com/repositories/1"}
-    fake.troubles = [Trouble("/statuses/", 307, away)]
+    fake.troubles = [InjectedFault("/statuses/", 307, away)]
     async with connect(fake) as github:
         with pytest.raises(GitHubRefusedError) as caught:
             await github.create_status(STATUS)
@@ -255,7 +255,7 @@ async def test_all_pages_are_read_and_unchanged_ones_cost_nothing(fake: FakeGitH
 
 async def test_list_that_goes_on_elsewhere_is_not_followed(fake: FakeGitHub) -> None:
     link = {"link": '<https://evil.example/repos?page=2>; rel="next"'}
-    fake.troubles = [Trouble("/pulls", 200, link, b"[]")]
+    fake.troubles = [InjectedFault("/pulls", 200, link, b"[]")]
     async with connect(fake) as github:
         with pytest.raises(InfrastructureError, match=r"another host: evil\.example"):
             await github.open_pull_requests("master")
@@ -337,7 +337,7 @@ async def test_the_clock_of_the_machine_does_not_matter_for_waits(
     time.tzset()
     headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1772366520"}
     headers["date"] = "Sun, 01 Mar 2026 12:01:00 GMT"
-    fake.troubles = [Trouble("/statuses/", 403, headers)]
+    fake.troubles = [InjectedFault("/statuses/", 403, headers)]
     async with connect(fake) as github:
         with pytest.raises(InfrastructureError) as caught:
             await github.create_status(STATUS)

@@ -9,7 +9,7 @@ import pytest
 from opam_ci.core.github.status import Status
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.summary import State
-from tests.support.fakes.github import FakeGitHub, Trouble
+from tests.support.fakes.github import FakeGitHub, InjectedFault
 from tests.support.fakes.github_wire import Wire, connect
 
 HEAD = "1" * 40
@@ -53,7 +53,7 @@ async def test_of_two_limits_the_longer_one_counts() -> None:
     fake = FakeGitHub(commits={HEAD})
     # The one that came last is answered first.
     waits = ["60", "1800"]
-    fake.troubles = [Trouble("/statuses/", 403, {"retry-after": wait}) for wait in waits]
+    fake.troubles = [InjectedFault("/statuses/", 403, {"retry-after": wait}) for wait in waits]
     async with connect(fake, Slow(fake)) as github:
         both = await asyncio.gather(
             *(github.create_status(STATUS) for _ in waits), return_exceptions=True

@@ -56,7 +56,9 @@ def fault(
     return attempt(number, outcome, minutes=minutes, worker=worker, try_=try_)
 
 
-def lost(number: int, *, minutes: float = 0, round_: int = 1, automatic: int = 0) -> JobRecord:
+def lost(
+    number: int, *, minutes: float = 0, round_: int = 1, restart_budget_used: int = 0
+) -> JobRecord:
     outcome = errored(Cause.DISK_FULL, "w1", minutes)
     return JobRecord(
         revision=key(number),
@@ -66,7 +68,7 @@ def lost(number: int, *, minutes: float = 0, round_: int = 1, automatic: int = 0
             attempt=1,
             outcome=outcome,
             round=round_,
-            automatic=automatic,
+            restart_budget_used=restart_budget_used,
         ),
         updated_at=NOON + timedelta(minutes=minutes),
     )
@@ -217,12 +219,21 @@ def test_what_is_restarted_is_what_it_hit_and_still_stands(index: Index) -> None
     later = 3 * GAP.total_seconds() / 60
     done = write(
         index,
-        *(closed, newer, lost(1, automatic=2), fault(2), passed, lost(3), lost(4), fault(5)),
+        *(
+            closed,
+            newer,
+            lost(1, restart_budget_used=2),
+            fault(2),
+            passed,
+            lost(3),
+            lost(4),
+            fault(5),
+        ),
         lost(5, minutes=later, round_=2),
     )
     number, _ = done.incidents
     hit = index.hit_jobs(number)
-    assert [(each.revision.number, each.automatic) for each in hit] == [(1, 2)]
+    assert [(each.revision.number, each.restart_budget_used) for each in hit] == [(1, 2)]
 
 
 def test_a_job_that_gets_through_at_the_same_place_is_evidence_of_the_repair(

@@ -10,7 +10,7 @@ from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import ChangeJobs, CountJobs, TakeJobs
 from opam_ci.core.jobs.outcome import Cancelled, Outcome
 from opam_ci.core.jobs.plan import ANALYSIS, PlannedJob, outcome_after
-from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartAsker, RestartSelector
+from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartOrigin, RestartSelector
 from opam_ci.core.jobs.summary import SHOWN_ROWS, JobState, JobStatus, Standing, count_key, total
 from tests.support.fakes.queue import (
     DISK,
@@ -57,7 +57,7 @@ def test_planning_twice_adds_nothing_and_disturbs_nobody(index: Index) -> None:
     wrote(
         index,
         JobStatus(job=a, state=JobState.RUNNING, attempt=1),
-        decided(b, FAILED, attempt=1, automatic=5, log="l", faults=retrying(b).faults),
+        decided(b, FAILED, attempt=1, restart_budget_used=5, log="l", faults=retrying(b).faults),
     )
     before = records(index)
     plan(index, a, b, c)
@@ -74,25 +74,29 @@ def test_planning_twice_adds_nothing_and_disturbs_nobody(index: Index) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asker", "automatic"),
+    ("origin", "restart_budget_used"),
     [
         (None, 0),
-        (RestartAsker.PERSON, 0),
-        (RestartAsker.INCIDENT, 7 + RESTART_COST),
-        (RestartAsker.CANARY, 7 + CANARY_COST),
+        (RestartOrigin.PERSON, 0),
+        (RestartOrigin.INCIDENT, 7 + RESTART_COST),
+        (RestartOrigin.CANARY, 7 + CANARY_COST),
     ],
 )
 def test_a_plan_and_a_restart_are_charged_to_whoever_asks(
-    index: Index, asker: RestartAsker | None, automatic: int
+    index: Index, origin: RestartOrigin | None, restart_budget_used: int
 ) -> None:
-    wrote(index, decided(build(), DNS, automatic=7), decided(build("b.1"), DNS, automatic=7))
+    wrote(
+        index,
+        decided(build(), DNS, restart_budget_used=7),
+        decided(build("b.1"), DNS, restart_budget_used=7),
+    )
     for _ in range(2):
-        index.plan(KEY, planned(build()), round_=2, asker=asker, at=NOON)
-        if asker is not None:
-            selector = RestartSelector(package="b", asker=asker)
+        index.plan(KEY, planned(build()), round_=2, origin=origin, at=NOON)
+        if origin is not None:
+            selector = RestartSelector(package="b", origin=origin)
             index.requeue(ChangeJobs(key=KEY, selector=selector, round=2), NOON)
-            assert records(index)[build("b.1").id].status.automatic == automatic
-    assert records(index)[build().id].status.automatic == automatic
+            assert records(index)[build("b.1").id].status.restart_budget_used == restart_budget_used
+    assert records(index)[build().id].status.restart_budget_used == restart_budget_used
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ def test_a_needed_job_that_the_index_does_not_have_holds_nobody_up(index: Index)
 
 def test_the_plan_says_what_a_job_needs_and_a_record_leaves_that(index: Index) -> None:
     image = Job(platform=P, package="", kind=JobKind.IMAGE)
-    index.plan(KEY, [PlannedJob(job=build(), needs=image)], round_=1, asker=None, at=NOON)
+    index.plan(KEY, [PlannedJob(job=build(), needs=image)], round_=1, origin=None, at=NOON)
     wrote(index, decided(build(), DNS), decided(image, DNS))
     assert restart(index, RestartSelector(package="a.1")) == sorted([build().id, image.id])
     assert [each.needs for each in taken(index)] == [None, image.id]

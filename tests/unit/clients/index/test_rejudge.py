@@ -54,7 +54,7 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     minutes: float = 0,
     outcome: Outcome | None = None,
     round_: int = 1,
-    automatic: int = 0,
+    restart_budget_used: int = 0,
     package: str | None = None,
     worker: str = "w1",
     sequence: int = 1,
@@ -64,7 +64,7 @@ def decided(  # noqa: PLR0913  each is a fact of its own
     """The batch of a workflow when a job is decided."""
     row = JobStatus(
         job=job(package or f"p{number}.1", kind), state=JobState.DECIDED, round=round_, attempt=1,
-        automatic=automatic,
+        restart_budget_used=restart_budget_used,
         outcome=outcome or failure(), attempt_started_at=after(minutes), worker=worker,
         decided_at=after(minutes),
     )  # fmt: skip
@@ -226,7 +226,11 @@ def test_a_job_that_has_gone_on_is_evidence_and_is_left_alone(
 
 
 def test_a_package_without_automatic_restarts_left_is_left_alone(index: Index) -> None:
-    batches = [decided(1, round_=4, automatic=JOB_BUDGET), decided(2, round_=4), decided(3)]
+    batches = [
+        decided(1, round_=4, restart_budget_used=JOB_BUDGET),
+        decided(2, round_=4),
+        decided(3),
+    ]
     assert judged(write(index, *batches)) == {2, 3}
 
 

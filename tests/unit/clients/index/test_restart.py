@@ -43,7 +43,13 @@ def test_a_restart_begins_a_round_and_forgets_the_last_one(index: Index) -> None
     wrote(
         index,
         decided(
-            job, DNS, attempt=2, faults=retrying(job).faults, started_at=NOON, automatic=9, log="l"
+            job,
+            DNS,
+            attempt=2,
+            faults=retrying(job).faults,
+            started_at=NOON,
+            restart_budget_used=9,
+            log="l",
         ),
     )
     assert restart(index, RestartSelector(), round_=4) == [job.id]
@@ -51,7 +57,7 @@ def test_a_restart_begins_a_round_and_forgets_the_last_one(index: Index) -> None
     assert found.status == JobStatus(job=job, round=4)
     assert (found.sequence, found.updated_at) == (0, after(1))
     [queued] = taken(index)
-    assert (queued.round, queued.automatic) == (4, 0)
+    assert (queued.round, queued.restart_budget_used) == (4, 0)
     # Its attempts are kept, and a late record of that round does not overwrite it.
     assert len(index.attempts().items) == 2
     wrote(index, decided(job, DNS, attempt=3), sequence=99)
@@ -67,7 +73,7 @@ def followed(needed: Job, outcome: Outcome) -> JobStatus:
 def test_what_only_followed_comes_back_with_what_it_followed(index: Index) -> None:
     image = Job(platform=P, package="", kind=JobKind.IMAGE)
     a, b = build("a.1"), build("b.1")
-    index.plan(KEY, [PlannedJob(job=a, needs=image)], round_=1, asker=None, at=NOON)
+    index.plan(KEY, [PlannedJob(job=a, needs=image)], round_=1, origin=None, at=NOON)
     came_to = outcome_after(DNS, image)
     assert came_to is not None
     wrote(

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from opam_ci.clients.judge import judging
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core import classify
 from opam_ci.core.jobs.facts import BuildFacts, HostFacts, OpamAction, PhaseRun
 from opam_ci.core.jobs.job import Job, JobKind, Phase
@@ -52,9 +52,9 @@ async def judge(facts: BuildFacts, log: str, **more: object) -> Outcome:
 
 
 def ends(**how: object) -> Callable[..., object]:
-    async def start(*_: object, output: Callable[[bytes], None], **__: object) -> Ended:
+    async def start(*_: object, output: Callable[[bytes], None], **__: object) -> ProcessResult:
         output(b"Traceback (most recent call last):\n")
-        return Ended(**{"exit_code": 1, **how})  # type: ignore[arg-type] # as above
+        return ProcessResult(**{"exit_code": 1, **how})  # type: ignore[arg-type] # as above
 
     return start
 
@@ -71,7 +71,7 @@ async def test_the_process_judges_as_the_function_does() -> None:
 
 
 async def test_a_job_that_passed_costs_no_process() -> None:
-    async def start(*_: object, **__: object) -> Ended:
+    async def start(*_: object, **__: object) -> ProcessResult:
         raise AssertionError("a process was started")
 
     outcome = await judge(build(exit_code=0, finished=True), "all is well", start=start)
@@ -110,7 +110,7 @@ async def test_a_process_that_dies_leaves_it_to_the_facts(how: dict[str, object]
 
 
 async def test_a_machine_without_room_for_a_process_leaves_it_to_the_facts() -> None:
-    async def start(*_: object, **__: object) -> Ended:
+    async def start(*_: object, **__: object) -> ProcessResult:
         raise BlockingIOError("fork")
 
     assert judging.UNREAD in str(await judge(build(FAILED), "Error: something", start=start))

@@ -15,7 +15,7 @@ from opam_ci.cli.author.lint import lint
 from opam_ci.cli.operator import example
 from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.program import FILES, HostProgram, RootProgram, confined
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -71,7 +71,7 @@ async def test_opam_has_no_network_and_writes_nothing(opam_lint: OpamLint, tmp_p
         "tail -n +3 /proc/net/dev | cut -d: -f1; grep CapEff /proc/self/status; ls -d /root/*"
     )
     reported = bytearray()
-    await supervise(
+    await run_process(
         confined(image.root, tmp_path, ("sh", "-c", script), network=False), output=reported.extend
     )
     assert reported.decode().splitlines() == [

@@ -4,7 +4,7 @@ import pytest
 
 from opam_ci.clients.runners.phases.checksums import refused, repeats
 from opam_ci.clients.runners.phases.steps import Step
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.jobs.facts import OpamAction
 
 URL = "https://example.org/a.tgz"
@@ -37,19 +37,19 @@ async def test_the_same_wrong_content_must_come_twice(
 ) -> None:
     codes, contents = iter(exits), iter(sums)
 
-    async def run(step: Step, output: bytearray) -> Ended:
+    async def run(step: Step, output: bytearray) -> ProcessResult:
         assert step.network
         if step is not FETCH:
             assert step.argv[-1] == URL
             output += f"{next(contents) * 64}  /tmp/x\n".encode()
-        return Ended(next(codes))
+        return ProcessResult(next(codes))
 
     assert await repeats([WRONG], [FETCH], run) is came_again
     assert list(codes) == []
 
 
 async def test_nothing_is_fetched_again_without_a_wrong_checksum() -> None:
-    async def run(_step: Step, _output: bytearray) -> Ended:
+    async def run(_step: Step, _output: bytearray) -> ProcessResult:
         raise AssertionError
 
     assert await repeats([action("curl: code 404")], [FETCH], run) is None

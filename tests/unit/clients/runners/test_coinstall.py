@@ -9,7 +9,7 @@ from opam_ci.clients.runners.listing.coinstall_process import ExitCode
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.phases.transcript import Transcript
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef, Revdep
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind, Phase
@@ -52,9 +52,9 @@ FILES = {
 
 
 class Job_:  # noqa: N801 - not the job of a plan
-    def __init__(self, files: dict[str, bytes], described: Ended | None = None) -> None:
+    def __init__(self, files: dict[str, bytes], described: ProcessResult | None = None) -> None:
         self.files = files
-        self.described = described or Ended()
+        self.described = described or ProcessResult()
         self.queries: list[str] = []
         self.log = b""
         self.phase_log = PhaseLog(Transcript(self, lambda _progress: None), PhaseTimeouts())
@@ -67,15 +67,15 @@ class Job_:  # noqa: N801 - not the job of a plan
     def write(self, data: bytes) -> None:
         self.log += data
 
-    async def list(self) -> tuple[Ended, tuple[Revdep, ...] | None]:
+    async def list(self) -> tuple[ProcessResult, tuple[Revdep, ...] | None]:
         return await coinstall.run(SPEC, self.run_step, self.read, self.phase_log)
 
-    async def run_step(self, step: Step, output: bytearray) -> Ended:
+    async def run_step(self, step: Step, output: bytearray) -> ProcessResult:
         if step is coinstall.DESCRIBE:
             return self.described
         self.queries.append(step.title)
         output += b"listed.1\n"
-        return Ended()
+        return ProcessResult()
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
         assert limit > 50 << 20
@@ -94,15 +94,15 @@ async def test_one_description_is_enough() -> None:
 @pytest.mark.parametrize(
     ("files", "described"),
     [
-        ({**FILES, "universe": b"[ERROR] no\n"}, Ended()),
-        ({**FILES, "post": b"user.1 |||nonsense [\n"}, Ended()),
-        ({name: data for name, data in FILES.items() if name != "invariant"}, Ended()),
-        (FILES, Ended(2)),
+        ({**FILES, "universe": b"[ERROR] no\n"}, ProcessResult()),
+        ({**FILES, "post": b"user.1 |||nonsense [\n"}, ProcessResult()),
+        ({name: data for name, data in FILES.items() if name != "invariant"}, ProcessResult()),
+        (FILES, ProcessResult(2)),
     ],
     ids=["invalid", "unproven", "missing", "failed"],
 )
 async def test_opam_lists_where_nothing_is_proved(
-    files: dict[str, bytes], described: Ended
+    files: dict[str, bytes], described: ProcessResult
 ) -> None:
     job = Job_(files, described)
     _, found = await job.list()
@@ -112,7 +112,7 @@ async def test_opam_lists_where_nothing_is_proved(
 
 
 async def test_no_time_is_left_for_queries() -> None:
-    job = Job_(FILES, Ended(timed_out=True))
+    job = Job_(FILES, ProcessResult(timed_out=True))
     end, found = await job.list()
     assert (end.timed_out, found, job.queries) == (True, None, [])
 
@@ -120,15 +120,17 @@ async def test_no_time_is_left_for_queries() -> None:
 @pytest.mark.parametrize(
     ("end", "cause"),
     [
-        (Ended(timed_out=True), Cause.SOLVER_TIMEOUT),
-        (Ended(ExitCode.OUT_OF_MEMORY), Cause.OUT_OF_MEMORY),
-        (Ended(1), Cause.OPAM_INTERNAL),
+        (ProcessResult(timed_out=True), Cause.SOLVER_TIMEOUT),
+        (ProcessResult(ExitCode.OUT_OF_MEMORY), Cause.OUT_OF_MEMORY),
+        (ProcessResult(1), Cause.OPAM_INTERNAL),
     ],
 )
-async def test_a_computation_that_does_not_end_well_is_a_fault(end: Ended, cause: Cause) -> None:
+async def test_a_computation_that_does_not_end_well_is_a_fault(
+    end: ProcessResult, cause: Cause
+) -> None:
     async def start(
         argv: list[str], *, output: Callable[[bytes], None], time_limit: float
-    ) -> Ended:
+    ) -> ProcessResult:
         output(b"so far")
         assert (argv[-2], time_limit) == ("lib.1", 5.0)
         return end

@@ -26,7 +26,7 @@ from opam_ci.clients.runners.sandbox.locks import (
     remove_tree,
     try_lock,
 )
-from opam_ci.clients.runners.sandbox.process import Ended, supervise
+from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.core.classify.excerpt import HEAD_BYTES, TAIL_BYTES
 from opam_ci.core.jobs.build import BuildProgress
@@ -303,10 +303,10 @@ async def test_a_directory_into_which_a_sweep_looks_is_removed_all_the_same(
     root.mkdir()
     removals = 0
 
-    async def disturbed(command: Sequence[str], **how: Any) -> Ended:
+    async def disturbed(command: Sequence[str], **how: Any) -> ProcessResult:
         nonlocal removals
         removals += 1
-        ended = await supervise(command, **how)
+        ended = await run_process(command, **how)
         if removals > 1:
             return ended
         # A worker has just started, looked for the lock, and made it anew.

@@ -3,7 +3,7 @@
 from opam_ci.clients.runners.listing import revdeps as listing
 from opam_ci.clients.runners.listing.revdeps import Query
 from opam_ci.clients.runners.phases.steps import Step
-from opam_ci.clients.runners.sandbox.process import Ended
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.jobs.build import BuildSpec, RepositoryRef, Revdep
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.platforms.model import EMBEDDED
@@ -42,13 +42,13 @@ def test_only_packages_are_read() -> None:
 async def test_the_expensive_query_needs_reverse_dependencies() -> None:
     commands = []
 
-    async def run(step: Step, output: bytearray) -> Ended:
+    async def run(step: Step, output: bytearray) -> ProcessResult:
         commands.append(step.argv)
         if "--recursive" in step.argv:
             output += b"lib.1\n"
         elif "--with-test" in step.argv:
             output += b"a.1\n"
-        return Ended()
+        return ProcessResult()
 
     _, found = await listing.run(SPEC, run)
     assert found == (Revdep(package="a.1", has_tests=True),)
@@ -58,8 +58,8 @@ async def test_the_expensive_query_needs_reverse_dependencies() -> None:
 
 
 async def test_a_failed_query_leaves_no_result() -> None:
-    async def run(step: Step, _output: bytearray) -> Ended:
-        return Ended(99 if "--recursive" in step.argv else 0)
+    async def run(step: Step, _output: bytearray) -> ProcessResult:
+        return ProcessResult(99 if "--recursive" in step.argv else 0)
 
     end, found = await listing.run(SPEC, run)
     assert (end.exit_code, found) == (99, None)

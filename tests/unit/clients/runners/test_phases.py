@@ -14,7 +14,7 @@ from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.phases import steps
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
-from opam_ci.clients.runners.sandbox.process import supervise
+from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
 from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.platforms.model import EMBEDDED
@@ -163,7 +163,7 @@ def test_installed_debian_packages_are_read() -> None:
 
 async def test_a_command_ends_with_its_exit_code_and_output() -> None:
     kept = bytearray()
-    ended = await supervise(
+    ended = await run_process(
         [sys.executable, "-c", "import sys; print('out', flush=True); sys.exit('err')"],
         output=kept.extend,
     )
@@ -173,7 +173,7 @@ async def test_a_command_ends_with_its_exit_code_and_output() -> None:
 
 async def test_a_command_is_killed_at_its_time_limit() -> None:
     begin = time.monotonic()
-    ended = await supervise(["sleep", "60"], output=lambda _: None, time_limit=0.2)
+    ended = await run_process(["sleep", "60"], output=lambda _: None, time_limit=0.2)
     assert time.monotonic() - begin < 5
     assert (ended.timed_out, ended.signal, ended.exit_code) == (True, 9, None)
 
@@ -185,7 +185,7 @@ async def test_a_cancelled_command_is_dead_before_the_caller_goes_on() -> None:
         kept.extend(data)
         printed.set()
 
-    task = asyncio.create_task(supervise(["sh", "-c", "echo $$; exec sleep 60"], output=output))
+    task = asyncio.create_task(run_process(["sh", "-c", "echo $$; exec sleep 60"], output=output))
     await printed.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -199,5 +199,5 @@ async def test_a_command_has_nothing_of_the_workers_environment(
 ) -> None:
     monkeypatch.setenv("GITHUB_TOKEN", "secret")
     kept = bytearray()
-    await supervise(["env"], output=kept.extend)
+    await run_process(["env"], output=kept.extend)
     assert b"GITHUB_TOKEN" not in kept

@@ -19,7 +19,7 @@ import pytest
 
 from opam_ci.core.classify import attribution, every_rule, lines, sources
 from opam_ci.core.classify import package_output as frames
-from opam_ci.core.classify import salience as telling
+from opam_ci.core.classify import salience as salient_line
 from opam_ci.core.classify.lines import LINE_CAP, clean
 
 _compiler = importlib.import_module("re._compiler")  # typeshed leaves it out
@@ -165,7 +165,7 @@ def _searches() -> Iterator[tuple[str, Search, str]]:
         for name, pattern in (("after", rule.after), ("unless", rule.unless)):
             if pattern is not None:
                 yield f"{rule.id}, {name}", re.compile(pattern).search, pattern
-    for module in (lines, frames, attribution, sources, telling):
+    for module in (lines, frames, attribution, sources, salient_line):
         for name, value in vars(module).items():
             for each in value if isinstance(value, tuple) else (value,):
                 if isinstance(each, re.Pattern):

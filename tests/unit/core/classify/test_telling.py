@@ -4,7 +4,7 @@ import pytest
 
 from opam_ci.core.classify import judge
 from opam_ci.core.classify.lines import clean
-from opam_ci.core.classify.salience import last_specific_line, says_little, telling
+from opam_ci.core.classify.salience import is_generic, last_specific_line, salient_line
 from opam_ci.core.incidents.fingerprint import signature
 from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
 from opam_ci.core.jobs.job import Job, JobKind, Phase
@@ -89,25 +89,25 @@ def test_the_last_specific_line_is_the_packages(text: str, message: str | None) 
 
 
 def test_generic_lines() -> None:
-    assert says_little("")
-    assert says_little("- No changes have been performed")
-    assert not says_little(MESSAGE)
+    assert is_generic("")
+    assert is_generic("- No changes have been performed")
+    assert not is_generic(MESSAGE)
 
 
 def test_the_one_line_is_the_specific_one() -> None:
     weak = '[ERROR] The compilation of num.1.6 failed at "make test".'
-    assert telling([weak, "make: *** [all] Error 2", ">>> Bad result (sub, test 2)"]) == (
+    assert salient_line([weak, "make: *** [all] Error 2", ">>> Bad result (sub, test 2)"]) == (
         ">>> Bad result (sub, test 2)"
     )
-    assert telling([weak, "make: *** [all] Error 2"]) == weak
+    assert salient_line([weak, "make: *** [all] Error 2"]) == weak
     report = "#=== ERROR while compiling num.1.6 ======#"
-    assert telling([report, ">>> Bad result (sub, test 2)"]) == ">>> Bad result (sub, test 2)"
-    assert telling(["These patches didn't apply at /x:", "- a.patch: exited with code 1"]) == (
+    assert salient_line([report, ">>> Bad result (sub, test 2)"]) == ">>> Bad result (sub, test 2)"
+    assert salient_line(["These patches didn't apply at /x:", "- a.patch: exited with code 1"]) == (
         "These patches didn't apply at /x: - a.patch: exited with code 1"
     )
     left = "make[1]: Leaving directory '/home/opam/num.1.6/test'"
-    assert telling([report, left]) == report
-    assert telling([report, left], "build of num.1.6 failed: make x") == (
+    assert salient_line([report, left]) == report
+    assert salient_line([report, left], "build of num.1.6 failed: make x") == (
         "build of num.1.6 failed: make x"
     )
-    assert telling(["Error: Unbound value x", "copying a"]) == "Error: Unbound value x"
+    assert salient_line(["Error: Unbound value x", "copying a"]) == "Error: Unbound value x"

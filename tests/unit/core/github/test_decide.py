@@ -71,7 +71,7 @@ def restart(*which: RestartWhich, ask: bool = False, head: str | None = HEAD) ->
         head=head,
         selectors=tuple(RestartSelector(which=one) for one in which),
         by="carol",
-        ask_permission=ask,
+        check_permission=ask,
     )
 
 
@@ -203,9 +203,9 @@ def test_pull_requests_of_other_repositories_in_a_check_are_left_out() -> None:
 
 def test_commands_of_others_need_a_permission_and_those_of_the_author_none() -> None:
     assert said("/opam-ci restart failed") == restart(RestartWhich.FAILED, ask=True, head=None)
-    assert said("/opam-ci cancel") == Cancel(pull_request=REF, by="carol", ask_permission=True)
+    assert said("/opam-ci cancel") == Cancel(pull_request=REF, by="carol", check_permission=True)
     by_author = said("/opam-ci cancel", by="alice")
-    assert by_author == Cancel(pull_request=REF, by="alice", ask_permission=False)
+    assert by_author == Cancel(pull_request=REF, by="alice", check_permission=False)
     assert isinstance(said("/opam-ci dance"), UnknownCommand)
 
 

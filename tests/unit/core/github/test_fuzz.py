@@ -17,7 +17,7 @@ from opam_ci.core.github.action import Action, Tracked
 from opam_ci.core.github.decide import UnreadablePayloadError, decide
 from opam_ci.core.github.signature import sign
 from opam_ci.web.webhook import Webhook, application
-from tests.support.fakes.deliveries import RememberedDeliveries
+from tests.support.fakes.deliveries import InMemoryDeliveries
 from tests.support.fakes.github_examples import examples
 
 SECRET = b"a secret"
@@ -123,7 +123,7 @@ def receiver(accepted: list[Action]) -> Any:
             secret=SECRET,
             tracked=Tracked(repository="Codertocat/Hello-World", app_id=29310),
             accept=accept,
-            deliveries=RememberedDeliveries(),
+            deliveries=InMemoryDeliveries(),
         )
     )
 

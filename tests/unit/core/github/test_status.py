@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opam_ci.core.github.action import Tracked
-from opam_ci.core.github.debounce import STATUSES_LIMIT, Pace, Posted, after, doubted, due
+from opam_ci.core.github.debounce import STATUSES_LIMIT, Debounce, Posted, after, doubted, due
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.github.payload import BaseBranch, HeadBranch, PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
@@ -35,7 +35,7 @@ FULL = Errored(cause=Cause.DISK_FULL, evidence=EVIDENCE)
 LINT = Job(platform="", package="a.1", kind=JobKind.LINT)
 BUILD = Job(platform="p", package="a.1", kind=JobKind.BUILD)
 REVDEP = Job(platform="p", package="a.1", kind=JobKind.REVDEP, revdep="b.2")
-PACE = Pace()
+PACE = Debounce()
 
 
 def summary(planned: bool = True, **jobs: Outcome | None) -> Summary:

@@ -22,7 +22,7 @@ from opam_ci.core.incidents.restarts import (
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Cause, Evidence
 from opam_ci.core.jobs.records import RevisionKey
-from opam_ci.core.jobs.selector import RestartAsker
+from opam_ci.core.jobs.selector import RestartOrigin
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
@@ -123,8 +123,12 @@ def test_two_incidents_become_one_when_a_fault_lies_between() -> None:
     assert joined(NOON + GAP, spans) == (2, 4)
 
 
-def hit(number: int, package: str, kind: JobKind = JobKind.BUILD, automatic: int = 0) -> HitJob:
-    return HitJob(revision=revision(number), job=job(package, kind), automatic=automatic)
+def hit(
+    number: int, package: str, kind: JobKind = JobKind.BUILD, restart_budget_used: int = 0
+) -> HitJob:
+    return HitJob(
+        revision=revision(number), job=job(package, kind), restart_budget_used=restart_budget_used
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -150,10 +154,12 @@ def test_a_plan_restarts_exactly_what_was_hit_each_once(
     orders = [plan.canary] if plan.canary else []
     orders += [order for part in plan.windows for order in part]
     planned = [(order.revision, name) for order in orders for name in order.jobs]
-    wanted = {(each.revision, each.job.id) for each in jobs if each.automatic < JOB_BUDGET}
+    wanted = {
+        (each.revision, each.job.id) for each in jobs if each.restart_budget_used < JOB_BUDGET
+    }
     assert len(planned) == len(set(planned)) == plan.jobs
     assert set(planned) == wanted
-    assert {each.automatic >= JOB_BUDGET for each in plan.spent} <= {True}
+    assert {each.restart_budget_used >= JOB_BUDGET for each in plan.spent} <= {True}
     assert all(sum(len(order.jobs) for order in part) <= window for part in plan.windows)
     chance.shuffle(jobs)  # type: ignore[attr-defined]  # hypothesis's own Random
     assert restart_plan(jobs, window=window) == plan
@@ -173,7 +179,7 @@ def test_canaries_take_turns_until_each_was_used_often_enough() -> None:
         hit(1, "a.1", JobKind.TEST),
         hit(1, "b.1"),
         hit(2, "c.1"),
-        hit(3, "d.1", automatic=JOB_BUDGET),
+        hit(3, "d.1", restart_budget_used=JOB_BUDGET),
     ]
     sent = Counter[HitKey]()
     asked = []
@@ -187,11 +193,11 @@ def test_canaries_take_turns_until_each_was_used_often_enough() -> None:
 
 
 def test_only_automatic_restarts_have_a_budget() -> None:
-    assert has_budget(RestartAsker.INCIDENT, PULL_REQUEST_BUDGET - 1)
-    assert not has_budget(RestartAsker.INCIDENT, PULL_REQUEST_BUDGET)
-    assert not has_budget(RestartAsker.CANARY, PULL_REQUEST_BUDGET)
-    assert has_budget(RestartAsker.PERSON, PULL_REQUEST_BUDGET)
-    charged = [asker.charged(7, 2) for asker in RestartAsker]
+    assert has_budget(RestartOrigin.INCIDENT, PULL_REQUEST_BUDGET - 1)
+    assert not has_budget(RestartOrigin.INCIDENT, PULL_REQUEST_BUDGET)
+    assert not has_budget(RestartOrigin.CANARY, PULL_REQUEST_BUDGET)
+    assert has_budget(RestartOrigin.PERSON, PULL_REQUEST_BUDGET)
+    charged = [origin.charged(7, 2) for origin in RestartOrigin]
     assert charged == [0, 47, 13]
     # Three restarts, or a night of canaries.
-    assert RestartAsker.INCIDENT.charged(0, 3) == RestartAsker.CANARY.charged(0, 20) == JOB_BUDGET
+    assert RestartOrigin.INCIDENT.charged(0, 3) == RestartOrigin.CANARY.charged(0, 20) == JOB_BUDGET

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opam_ci.core.incidents.fingerprint import SAME_FAILURE, signature
-from opam_ci.core.incidents.rejudge import doubt_in_words, is_rejudged, rejudged
+from opam_ci.core.incidents.rejudge import doubt_detail, is_rejudged, rejudged
 from opam_ci.core.incidents.verdicts import (
     BURST,
     MEMORY,
@@ -220,7 +220,7 @@ def test_a_doubted_failure_becomes_an_error_with_its_evidence() -> None:
 
 def test_the_evidence_of_a_revised_verdict_is_a_sentence() -> None:
     [doubt] = doubts([verdict(n, minutes=n) for n in (1, 2, 4)])
-    words = doubt_in_words(doubt)
+    words = doubt_detail(doubt)
     assert words == "3 unrelated pull requests failed the same way within 3 minutes"
     [at_once] = doubts([verdict(n) for n in (1, 2, 4)])
-    assert doubt_in_words(at_once).endswith("within a minute")
+    assert doubt_detail(at_once).endswith("within a minute")

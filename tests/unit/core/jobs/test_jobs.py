@@ -94,8 +94,8 @@ def test_rows_are_taken_in_portions_that_faults_make_smaller() -> None:
 def test_a_restart_begins_a_round_of_which_nothing_is_known() -> None:
     rows = table()
     rows.fault(BUILD.id, faulted(1))
-    rows.restart(BUILD.id, round_=4, automatic=20)
-    assert rows[BUILD.id] == JobStatus(job=BUILD, round=4, automatic=20)
+    rows.restart(BUILD.id, round_=4, restart_budget_used=20)
+    assert rows[BUILD.id] == JobStatus(job=BUILD, round=4, restart_budget_used=20)
     # Nobody had taken the round before: what it met is not lost.
     assert [(row.round, len(row.faults)) for row in rows.take_changed(10)] == [(1, 1), (4, 0)]
     assert not rows.is_dirty
@@ -104,7 +104,7 @@ def test_a_restart_begins_a_round_of_which_nothing_is_known() -> None:
 def test_events_of_another_round_are_ignored() -> None:
     rows = table()
     rows.decide(BUILD.id, report(FAILED))
-    rows.restart(BUILD.id, round_=2, automatic=0)
+    rows.restart(BUILD.id, round_=2, restart_budget_used=0)
     rows.start(BUILD.id, AT)
     rows.take_changed(2)
     rows.fault(BUILD.id, faulted(1, round_=1))

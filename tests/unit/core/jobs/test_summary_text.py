@@ -41,10 +41,10 @@ from opam_ci.core.submission.result import ChangedPackage, ChangeKind
 from opam_ci.core.text.result import reason_line
 from opam_ci.core.text.status import (
     STATUS_LIMIT,
-    headline,
     hidden_lines,
     markdown_matrix,
     problems,
+    result_line,
     status_description,
     verdict,
     why,
@@ -154,7 +154,7 @@ def test_status_fits_github(
     text = status_description(state, maximum_attempts=5)
     assert 0 < len(text) <= STATUS_LIMIT
     assert "\n" not in text
-    assert headline(state)
+    assert result_line(state)
 
 
 def of_kind(kind: JobKind, number: int, outcome: Outcome | None) -> JobStatus:
@@ -228,7 +228,7 @@ NOT_BUILT = skipped(SkipReason.NOT_BUILT)
     ],
 )
 def test_builds_and_tests_are_counted_and_the_rest_is_named(of: Summary, words: str) -> None:
-    assert headline(of) == f"o/r#1 at {'a' * 12}: {words}"
+    assert result_line(of) == f"o/r#1 at {'a' * 12}: {words}"
     said = status_description(of, maximum_attempts=5)
     if of.state in {State.SUCCESS, State.FAILURE}:
         plain = words.removeprefix("passed: ").removeprefix("package failure: ")
@@ -243,7 +243,7 @@ def test_status_without_builds_never_says_passed(
     builds: list[Outcome], lint: list[Outcome]
 ) -> None:
     of = head(*builds, lint=tuple(lint))
-    words = headline(of)
+    words = result_line(of)
     assert of.ran.total == len(builds)
     if PASSED not in builds:
         assert ": passed" not in words
@@ -273,7 +273,7 @@ def test_an_image_is_named_only_while_builds_wait_for_it_or_if_it_cannot_be_had(
 def test_status_without_a_plan_says_what_is_pending(analysis: Outcome | None, words: str) -> None:
     of = summary(of_kind(JobKind.ANALYSIS, 0, analysis), planned=False)
     assert status_description(of, maximum_attempts=5) == words
-    assert words.lower() in headline(of)
+    assert words.lower() in result_line(of)
     assert words.lower() in markdown_matrix(of).splitlines()[0]
 
 
@@ -341,7 +341,7 @@ def test_text_about_a_large_head_takes_no_time() -> None:
     of = summary_of((row(n, FAILED) for n in range(75 * 50)), tallies=numbers)
     assert of.counts.total > 50_000
     before = process_time()
-    headline(of)
+    result_line(of)
     markdown_matrix(of)
     hidden_lines(of, of.jobs)
     for context in DEFAULT_CONTEXTS:
