@@ -82,7 +82,7 @@ async def judge(  # noqa: PLR0913 - the parts of an attempt, and the bounds for 
             )
         if ended.ok:
             return OUTCOME.validate_json(output)
-        _log.warning("judging %s by its log ended with %s", facts.job.id, ended)
+        _log.warning("judging %s by its log failed: %s", facts.job.id, ended.how)
     except (OSError, ValidationError) as error:
         _log.warning("judging %s by its log failed", facts.job.id, exc_info=error)
     return _unread(by_facts)

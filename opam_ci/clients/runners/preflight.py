@@ -62,8 +62,8 @@ def check_room(needs: HostNeeds) -> None:
         InfrastructureError: Cause `disk_full`.
     """
     # Memory that is free now says nothing about later jobs.
-    disk = read_host(needs.home).model_copy(update={"memory_bytes": None})
-    if (finding := check_host(disk, needs)) is not None:
+    of_disk = needs.model_copy(update={"memory_bytes": 0})
+    if (finding := check_host(read_host(needs.home), of_disk)) is not None:
         raise InfrastructureError(
             f"{finding.detail}: make room, or set another home", cause=finding.cause
         )

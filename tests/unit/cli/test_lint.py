@@ -106,8 +106,8 @@ def test_wrong_use(repo: Path, tmp_path: Path) -> None:
         "--repo", repo, "--checks", "spelling", "a.1"
     )
     assert "is not a package" in usage("--repo", repo, "a;b.1")
-    assert "no package repository" in usage("--repo", tmp_path / "nowhere", "a.1")
-    assert "is no git repository" in usage("--repo", repo, "--rev", "master", "a.1")
+    assert "not a package repository" in usage("--repo", tmp_path / "nowhere", "a.1")
+    assert "is not a git repository" in usage("--repo", repo, "--rev", "master", "a.1")
     assert "cannot be read: No such file" in usage("--repo", repo, "--batch", tmp_path / "none")
 
 

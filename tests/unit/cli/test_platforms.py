@@ -147,7 +147,7 @@ def test_an_invalid_file_is_reported_with_a_line_for_each_error(
     output = capsys.readouterr()
     assert not output.out
     assert [line.removeprefix(f"{own}: ").split(";")[0] for line in output.err.splitlines()] == [
-        "pools.mine: arch: 'x86' is no architecture",
+        "pools.mine: arch: no such architecture: 'x86'",
         "platforms entry 1 (debian-13): 'ocaml' is missing",
         "platforms entry 1 (debian-13): unknown key 'caml'",
         "platforms entry 2 (alpine-3.23): 'ocaml' is missing",
@@ -159,7 +159,8 @@ def test_an_invalid_file_stops_the_commands_that_need_it(capsys: Captured, own: 
     own.write_text(OWN.replace("5.4", "54").replace("alpine", "Alpine"))
     output = refusal(capsys, "check", "--branch", "x", "--platforms", own, "--platform", "*")
     assert output.startswith(
-        f"opam-ci: {own}: platforms entry 2 (Alpine-3.23): distribution: 'Alpine"
+        f"opam-ci: {own}: platforms entry 2 (Alpine-3.23): "
+        "distribution: invalid distribution 'Alpine"
     )
     assert output.endswith("(and 1 more)")
 
@@ -188,7 +189,7 @@ def test_not_a_file_of_platforms(
 def test_check_needs_a_platform_that_exists(capsys: Captured) -> None:
     output = refusal(capsys, "check", "--branch", "x", "--platform", "debian-13-ocaml-5.9/amd64")
     assert output.startswith(
-        "opam-ci: no platform 'debian-13-ocaml-5.9/amd64'; did you mean debian-"
+        "opam-ci: no such platform: 'debian-13-ocaml-5.9/amd64'; did you mean debian-"
     )
 
 

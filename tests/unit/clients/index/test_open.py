@@ -176,8 +176,7 @@ _OPENER = """
 import sys
 from datetime import UTC, datetime
 from opam_ci.clients.index import Index
-from opam_ci.core.recording import RowBatch
-from opam_ci.core.jobs.records import RevisionKey, RevisionRecord
+from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 print("ready", flush=True)
 sys.stdin.readline()
 index = Index.open(sys.argv[1])

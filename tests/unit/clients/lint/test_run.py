@@ -127,7 +127,7 @@ async def test_a_file_above_the_limit_is_refused(clone: Path, lint_both: LintBot
 
 
 def test_a_directory_without_packages_is_not_a_repository(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no package repository"):
+    with pytest.raises(UsageError, match="not a package repository"):
         WorkTree(tmp_path)
 
 

@@ -314,7 +314,7 @@ async def test_a_directory_into_which_a_sweep_looks_is_removed_all_the_same(
         (root / "lock").touch()
         return replace(ended, exit_code=1)
 
-    monkeypatch.setattr("opam_ci.clients.runners.sandbox.locks.supervise", disturbed)
+    monkeypatch.setattr("opam_ci.clients.runners.sandbox.locks.run_process", disturbed)
     await remove_tree(root, ROOT)
     assert not root.exists()
     assert removals == 2
