@@ -108,17 +108,17 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
 
 
 def make_lint(
-    settings: Settings, tell: Callable[[str], None], *, check_upstream: bool = False
+    settings: Settings, on_progress: Callable[[str], None], *, check_upstream: bool = False
 ) -> OpamLint:
     """Returns the `opam lint` of this machine.
 
     Args:
         settings: Of this process.
-        tell: Receives progress messages while a root file system is made for it.
+        on_progress: Receives progress messages while a root file system is made for it.
         check_upstream: Whether it downloads archives and compares their checksums.
     """
     program = (
-        RootProgram(settings.cache, tell)
+        RootProgram(settings.cache, on_progress)
         if settings.lint_opam is None
         else HostProgram(settings.lint_opam)
     )
@@ -195,7 +195,7 @@ async def running(
     client: Client,
     instruments: Instruments | None = None,
     *,
-    tell: Callable[[str], None] = _log_root,
+    on_progress: Callable[[str], None] = _log_root,
 ) -> AsyncIterator[Sequence[Worker]]:
     """Runs this process's workers for the time of a block.
 
@@ -204,7 +204,7 @@ async def running(
         client: Connected.
         instruments: Metrics and health; by default private ones, without a canary: a one-off
             check must not wait for one.
-        tell: Receives progress messages while a root file system is made.
+        on_progress: Receives progress messages while a root file system is made.
 
     Raises:
         UsageError: This machine lacks programs that builds need.
@@ -222,13 +222,13 @@ async def running(
             await runner.require()
             if swept := await runner.sweep():
                 _log.info("removed %d job roots that a killed worker left", swept)
-            await runner.prepare(tell)
+            await runner.prepare(on_progress)
             await runner.preflight()
             health = instruments.watch_builds(runner, store, runner.needs)
             slots = [BuildSlots(health, settings.builds) for _ in settings.pools]
         if settings.orchestrate:
             programs.require("git")
-            lint = make_lint(settings, tell)
+            lint = make_lint(settings, on_progress)
             await lint.program.require()
             # Workflows set them, so they must exist before workflows run.
             await ensure_search_attributes(client)
@@ -243,7 +243,7 @@ async def running(
                 repository.analyse,
                 repository.lint,
                 ImageActivities(ImageResolver()).pin_image,
-                RecordActivities(index, settings.incident_pace).record,
+                RecordActivities(index, settings.incident_intervals).record,
                 *listed.all,
                 incidents.look_at_incident,
                 incidents.resolve_incident,

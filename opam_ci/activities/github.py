@@ -161,7 +161,7 @@ class GitHubActivities:
                     wanted.statuses,
                     posted,
                     clock=clock,
-                    pace=wanted.pace,
+                    debounce=wanted.debounce,
                     on_posted=note,
                 )
             if done.trouble is not None:
@@ -192,7 +192,7 @@ class GitHubActivities:
         with github_errors(), heartbeating(activity.heartbeat):
             now = _clock()()
             action = await confirmed(delivered.action, self._github, self._tracked, now)
-            return await self._carry_out(action, now, sure=is_late(delivered.action, now))
+            return await self._carry_out(action, now, authoritative=is_late(delivered.action, now))
 
     @activity.defn(name="github_reconcile")
     async def reconcile(self, task: ReconcileTask) -> Reconciled:
@@ -212,15 +212,17 @@ class GitHubActivities:
         """
         await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
 
-    async def _carry_out(self, action: Action, now: datetime, *, sure: bool) -> DeliveryResult:
+    async def _carry_out(
+        self, action: Action, now: datetime, *, authoritative: bool
+    ) -> DeliveryResult:
         match action:
             case HeadChanged():
                 ref = action.pull_request
-                revision = self._policy.revision(action, authoritative=sure)
+                revision = self._policy.revision(action, authoritative=authoritative)
                 await self._pull_requests.head_changed(ref, revision, self._policy.posting_for(ref))
                 done = f"head {action.head[:12]}: {action.why}"
             case Closed():
-                return await self._close(action, sure=sure)
+                return await self._close(action, authoritative=authoritative)
             case RefreshBase():
                 tip = await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
                 done = f"clone at {tip[:12]}"
@@ -233,14 +235,14 @@ class GitHubActivities:
                 done = await self._command(action)
         return DeliveryResult(words=done)
 
-    async def _close(self, action: Closed, *, sure: bool) -> DeliveryResult:
-        event = ClosedAs(as_of=action.as_of, authoritative=sure)
+    async def _close(self, action: Closed, *, authoritative: bool) -> DeliveryResult:
+        event = ClosedAs(as_of=action.as_of, authoritative=authoritative)
         is_running = await self._pull_requests.closed(action.pull_request, event)
         # An older head that arrives after this would start the workflow again. Once it is late
         # it does not; until then this is repeated.
         return DeliveryResult(
             words=action.why if is_running else f"{action.why}: no workflow",
-            again_at=None if sure else action.as_of + LATE_AFTER + _MARGIN,
+            again_at=None if authoritative else action.as_of + LATE_AFTER + _MARGIN,
         )
 
     async def _command(self, action: Restart | Cancel | UnknownCommand) -> str:
@@ -288,7 +290,7 @@ class GitHubActivities:
             action = closed
         else:
             action = current(closed, pull, self._tracked)
-        return (await self._carry_out(action, now, sure=True)).words
+        return (await self._carry_out(action, now, authoritative=True)).words
 
     async def _reconcile(self, since: timedelta, now: datetime) -> Reconciled:
         # The workflows first: pull requests that open meanwhile are in GitHub's list.
@@ -296,7 +298,7 @@ class GitHubActivities:
         listed = await self._github.open_pull_requests(self._policy.branch)
         found = compare(listed, running, self._tracked, lately=now - since)
         for missed in (*found.missed, *found.renewed):
-            await self._carry_out(missed, now, sure=False)
+            await self._carry_out(missed, now, authoritative=False)
         for number in found.suspects:
             await self._look(self._tracked.ref(number), now)
         return Reconciled(

@@ -61,7 +61,7 @@ class IncidentActivities:
 
 
 async def ensure_workflows(
-    client: Client, incidents: Iterable[int], task_queue: str, pace: IncidentIntervals
+    client: Client, incidents: Iterable[int], task_queue: str, intervals: IncidentIntervals
 ) -> None:
     """Starts the workflow of each of these incidents, unless it is running.
 
@@ -71,7 +71,7 @@ async def ensure_workflows(
     for number in incidents:
         await client.start_workflow(
             INCIDENT_WORKFLOW,
-            IncidentState(incident=number, pace=pace),
+            IncidentState(incident=number, intervals=intervals),
             id=workflow_id(number),
             task_queue=task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

@@ -22,12 +22,12 @@ class RecordActivities:
 
     Args:
         index: The index.
-        pace: How often incidents are checked.
+        intervals: How often incidents are checked.
     """
 
-    def __init__(self, index: Index, pace: IncidentIntervals | None = None) -> None:
+    def __init__(self, index: Index, intervals: IncidentIntervals | None = None) -> None:
         self._index = index
-        self._pace = pace or IncidentIntervals()
+        self._intervals = intervals or IncidentIntervals()
 
     @activity.defn
     async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:
@@ -49,7 +49,7 @@ class RecordActivities:
         client = activity.client()
         for key in sorted(done.testings, key=lambda each: (each.repository, each.target)):
             await _recount(client, key)
-        await ensure_workflows(client, done.incidents, info.task_queue, self._pace)
+        await ensure_workflows(client, done.incidents, info.task_queue, self._intervals)
         return done.kinds
 
 

@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         return self.index or f"sqlite:///{self.home / 'index.sqlite'}"
 
     @property
-    def incident_pace(self) -> IncidentIntervals:
+    def incident_intervals(self) -> IncidentIntervals:
         """How often incidents are looked at."""
         return IncidentIntervals(probe_first=self.incident_probe, quiet=self.incident_quiet)
 

@@ -1,4 +1,4 @@
-"""The GitHub side of a PullRequestWorkflow: the order of events, and what GitHub is told."""
+"""The GitHub side of a PullRequestWorkflow: order of events, and posting of statuses."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -28,32 +28,31 @@ with workflow.unsafe.imports_passed_through():
 
 
 class GitHubPosting:
-    """Knows what GitHub said last, and sees to it that GitHub is told how things stand.
+    """Orders the events of a pull request on GitHub, and posts its statuses.
 
-    A pull request of a local clone has no `Origin`: then all of this does nothing, and no
-    activity is started.
+    For a pull request of a local clone, which has no `Origin`, it starts no activity.
     """
 
     def __init__(self, state: PullRequestState, note: Callable[[str], None]) -> None:
-        """Goes on where an earlier run left off.
+        """Continues where an earlier run ended.
 
         Args:
-            state: Of the pull request; what GitHub said and was told is kept there.
-            note: Takes what GitHub refused for good.
+            state: Of the pull request; the latest event and what was posted are kept there.
+            note: Receives permanent refusals of GitHub.
         """
         self._state = state
         self._note = note
         self._pull_request = state.pull_request
         self._wanted: tuple[Status, ...] = ()
-        self._pace: Debounce = UNDELAYED
+        self._debounce: Debounce = UNDELAYED
         self._heartbeat_timeout = options.GITHUB_HEARTBEAT_TIMEOUT
         self._doubtful = False
         self._hurried = False
-        self._halted = False
+        self._paused = False
         self._ended = False
         self._under_way: ActivityHandle[Any] | None = None
 
-    # What GitHub says.
+    # Events from GitHub.
 
     def is_newer(self, as_of: datetime, head: str | None, *, authoritative: bool) -> bool:
         """Whether an event is newer than what is known.
@@ -72,12 +71,12 @@ class GitHubPosting:
             self._doubtful = True
         return how == "newer"
 
-    def met(self, said: AttemptFaulted) -> None:
-        """Takes note of a fault: a head that GitHub no longer has was pushed over."""
-        if said.fault.evidence.rule == HEAD_GONE:
+    def attempt_faulted(self, event: AttemptFaulted) -> None:
+        """Queries GitHub if it no longer has the head: probably a newer one was pushed."""
+        if event.fault.evidence.rule == HEAD_GONE:
             self._doubtful = True
 
-    # What GitHub is told.
+    # Statuses on GitHub.
 
     def update(self, summary: Summary, testing: TestingState, *, hurried: bool) -> None:
         """Notes the statuses that GitHub should have from now on.
@@ -92,7 +91,7 @@ class GitHubPosting:
         if posting is None:
             self._wanted = ()
             return
-        self._pace = posting.pace
+        self._debounce = posting.debounce
         self._heartbeat_timeout = posting.heartbeat_timeout
         self._wanted = _wanted(summary, testing.revision, posting)
 
@@ -119,88 +118,86 @@ class GitHubPosting:
             statuses=_wanted(summary, revision, posting),
             check_runs=runs,
             posted=self._state.posted,
-            pace=UNDELAYED if self._hurried else posting.pace,
+            debounce=UNDELAYED if self._hurried else posting.debounce,
             annotated=annotated,
             testing=revision_key(self._pull_request, summary.head, testing.opened_at),
         )
 
     @property
     def is_behind(self) -> bool:
-        """Whether GitHub does not know yet how things stand, or we do not know it of GitHub."""
+        """Whether a status is still to be posted, or the state on GitHub is unclear."""
         return self._doubtful or self._under_way is not None or bool(self._due(UNDELAYED).post)
 
     def hurry(self) -> None:
-        """Makes what is to be posted go out at once: these may be the last words."""
+        """Posts without debounce from now on: these may be the final statuses."""
         self._hurried = True
 
-    def halt(self) -> None:
-        """Starts nothing any more, and cancels what is under way: it may wait for long.
+    def pause(self) -> None:
+        """Starts no activity, and cancels the one under way, which may be waiting for GitHub.
 
-        What was cancelled is made up for by the next run, or after `go_on`.
+        It is repeated by the next run, or after `resume`.
         """
-        self._halted = True
+        self._paused = True
         if self._under_way is not None:
             self._under_way.cancel()
 
-    def go_on(self) -> None:
-        """Takes a `halt` back."""
-        self._halted = False
+    def resume(self) -> None:
+        """Starts activities again after `pause`."""
+        self._paused = False
 
     def end(self) -> None:
-        """Lets `run` come to its end: what is not posted now never is."""
+        """Ends `run`: statuses that are not posted yet never are."""
         self._ended = True
-        self.halt()
+        self.pause()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no activity is under way."""
         return self._under_way is None
 
     async def run(self) -> None:
-        """Tells GitHub, and asks it where in doubt, until `end`."""
+        """Posts statuses, and queries GitHub where events are unclear, until `end`."""
         while True:
             await workflow.wait_condition(
-                lambda: (
-                    self._ended or (not self._halted and (self._doubtful or self._has_to_come()))
-                )
+                lambda: self._ended or (not self._paused and (self._doubtful or self._has_work()))
             )
             if self._ended:
                 return
             if self._doubtful:
                 self._doubtful = False
-                await self._do_look()
-            elif self._due(self._current_pace).post:
+                await self._do_fetch()
+            elif self._due(self._current_debounce).post:
                 await self._do_post()
             else:
                 await self._wait()
 
     @property
-    def _current_pace(self) -> Debounce:
-        return UNDELAYED if self._hurried else self._pace
+    def _current_debounce(self) -> Debounce:
+        return UNDELAYED if self._hurried else self._debounce
 
-    def _due(self, pace: Debounce) -> Due:
-        return due(self._wanted, self._state.posted, workflow.now(), pace)
+    def _due(self, debounce: Debounce) -> Due:
+        return due(self._wanted, self._state.posted, workflow.now(), debounce)
 
-    def _has_to_come(self) -> bool:
-        found = self._due(self._current_pace)
+    def _has_work(self) -> bool:
+        found = self._due(self._current_debounce)
         return bool(found.post) or found.next_at is not None
 
     async def _wait(self) -> None:
-        next_at = self._due(self._current_pace).next_at
+        next_at = self._due(self._current_debounce).next_at
         if next_at is None:
             return
         await pause(
             next_at - workflow.now(),
             until=lambda: (
                 self._ended
-                or self._halted
+                or self._paused
                 or self._doubtful
-                or bool(self._due(self._current_pace).post)
+                or bool(self._due(self._current_debounce).post)
             ),
         )
 
     async def _do_post(self) -> None:
-        done = await self._ask(
+        done = await self._execute(
             GitHubActivities.post,
             PostTask(pull_request=self._pull_request),
             "statuses to GitHub",
@@ -213,15 +210,15 @@ class GitHubPosting:
         for refusal in done.refused:
             self._note(refusal)
 
-    async def _do_look(self) -> None:
-        await self._ask(
+    async def _do_fetch(self) -> None:
+        await self._execute(
             GitHubActivities.look,
             FetchTask(pull_request=self._pull_request),
-            "ask GitHub how the pull request is",
+            "fetch the pull request from GitHub",
             options.github_activity(),
         )
 
-    async def _ask(
+    async def _execute(
         self, method: Any, task: PostTask | FetchTask, summary: str, how: options.WatchedActivity
     ) -> Any:
         """Runs an activity; returns its result, None if it was cancelled."""

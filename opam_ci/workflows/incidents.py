@@ -47,7 +47,7 @@ class IncidentWorkflow:
         self._sent: Counter[HitKey] = Counter(
             {(each.revision, each.job): each.times for each in state.sent}
         )
-        self._pause = state.pause or state.pace.probe_first
+        self._pause = state.pause or state.intervals.probe_first
 
     @workflow.signal
     def repaired(self, by: str | None = None) -> None:
@@ -83,9 +83,9 @@ class IncidentWorkflow:
                 continue
             if self._sent.total() > sent:
                 # The outcome of the canary counts for the others too: it is checked soon.
-                self._pause = state.pace.probe_first
+                self._pause = state.intervals.probe_first
             if not await wait_for(self._is_reported_repaired, limit=self._pause):
-                self._pause = min(2 * self._pause, state.pace.probe_maximum)
+                self._pause = min(2 * self._pause, state.intervals.probe_maximum)
             if not self._is_reported_repaired() and workflow.info().is_continue_as_new_suggested():
                 state.pause = self._pause
                 state.sent = tuple(
@@ -114,16 +114,16 @@ class IncidentWorkflow:
             if not status.undecided and self._may_probe(incident):
                 await self._send_canary(status)
                 state = self._state
-                pause = state.canary_pause or state.pace.probe_first
+                pause = state.canary_pause or state.intervals.probe_first
                 state.next_canary_at = workflow.now() + pause
-                state.canary_pause = min(2 * pause, state.pace.probe_maximum)
+                state.canary_pause = min(2 * pause, state.intervals.probe_maximum)
             return False
-        quiet = workflow.now() - incident.last_seen_at >= self._state.pace.quiet
+        quiet = workflow.now() - incident.last_seen_at >= self._state.intervals.quiet
         return quiet and not status.undecided and await self._resolve("all jobs recovered")
 
     def _may_probe(self, incident: Incident) -> bool:
         """Whether the last canary, or for the first one the last fault, is long enough ago."""
-        first_at = incident.last_seen_at + self._state.pace.probe_first
+        first_at = incident.last_seen_at + self._state.intervals.probe_first
         return workflow.now() >= (self._state.next_canary_at or first_at)
 
     async def _send_canary(self, status: IncidentStatus) -> bool:

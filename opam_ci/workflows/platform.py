@@ -332,7 +332,7 @@ class PlatformWorkflow:
 
     async def _run(self, taken: tuple[QueuedJob, ...]) -> None:
         jobs = tuple(queued.job for queued in taken)
-        verdict = taken[0].comes_to
+        verdict = taken[0].inherited_outcome
         if (needs := taken[0].needs) is not None and needs in self._table:
             await workflow.wait_condition(lambda: self._table[needs].outcome is not None)
             verdict = outcome_after(self._table[needs].outcome, self._table[needs].job)

@@ -232,7 +232,7 @@ class PullRequestWorkflow:
         """An attempt of the analysis met an infrastructure fault."""
         if self._testing is not None and event is not None:
             self._testing.attempts.attempt_faulted(event)
-            self._github.met(event)
+            self._github.attempt_faulted(event)
 
     @workflow.signal
     def attempt_started(self, event: AttemptStarted | None = None) -> None:
@@ -464,7 +464,7 @@ class PullRequestWorkflow:
     async def _continue_as_new(self) -> None:
         """Continues in a new run with a short history, once everything is recorded."""
         self._collect()
-        self._github.halt()
+        self._github.pause()
         await workflow.wait_condition(
             lambda: (
                 self._has_work()
@@ -476,7 +476,7 @@ class PullRequestWorkflow:
             )
         )
         if self._has_work():
-            self._github.go_on()
+            self._github.resume()
             # The new request would be lost; the next idle moment will do as well.
             return
         workflow.continue_as_new(self._state)

@@ -77,7 +77,7 @@ class TestingState(State):
         restart_budget_used: What restarts of the head have cost since somebody last asked for one.
         children: The PlatformWorkflow that runs the jobs of each platform.
         woken: Of each of these workflows the newest signal after which it looks at the index again.
-        asked: How many numbered signals they were sent.
+        signals_sent: How many numbered signals they were sent.
         batch: How many PlatformWorkflows were started for this head.
         standings: How the jobs of each platform stand.
         notices: What people should know of images.
@@ -99,7 +99,7 @@ class TestingState(State):
     restart_budget_used: int = 0
     children: dict[str, str] = Field(default_factory=dict)
     awaited: dict[str, int] = Field(default_factory=dict)
-    asked: int = 0
+    signals_sent: int = 0
     batch: int = 0
     standings: dict[str, PlatformStanding] = Field(default_factory=dict)
     notices: tuple[str, ...] = ()

@@ -423,8 +423,8 @@ class Testing:
 
     async def _record_all(self) -> bool:
         """Waits until all decided jobs are recorded in the index; False if interrupted."""
-        self.state.asked += 1
-        number = self.state.asked
+        self.state.signals_sent += 1
+        number = self.state.signals_sent
         for child in list(self.state.children.values()):
             await signal_if_running(child, "write_down", number)
         await self.tasks.until(
@@ -448,9 +448,9 @@ class Testing:
 
         It may have reported that it is done before it receives the signal.
         """
-        self.state.asked += 1
-        self.state.awaited[child] = self.state.asked
-        if await signal_if_running(child, signal, message(self.state.asked)):
+        self.state.signals_sent += 1
+        self.state.awaited[child] = self.state.signals_sent
+        if await signal_if_running(child, signal, message(self.state.signals_sent)):
             return True
         self.state.awaited.pop(child, None)
         return False
@@ -484,7 +484,7 @@ class Testing:
         platform = next((each for each in self.state.platforms if each.name == name), None)
         state = self._platform_state(name, platform)
         state.standing = self.state.standings.get(name)
-        state.handled = self.state.asked
+        state.handled = self.state.signals_sent
         self._executing.add(child)
         try:
             await workflow.execute_child_workflow(

@@ -117,7 +117,7 @@ def test_other_commands_of_the_set_up(world: GitHubWorld) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-Said = dict[str, tuple[str, str]]
+Dumps = dict[str, tuple[str, str]]
 """By context, the last that GitHub was told."""
 
 
@@ -144,7 +144,7 @@ class Story:
         self.world.wait(lambda: self.said(merged).get("opam-ci", ("", ""))[0] == "success", 150)
         self._do(fake.close(merged, merged=True))
 
-    def said(self, number: int) -> Said:
+    def said(self, number: int) -> Dumps:
         """Returns what the page of a head shows: statuses, and the newest check runs."""
         fake, head = self.world.fake, self._heads[number]
         found = {}
@@ -159,7 +159,7 @@ class Story:
                 found[f"check run {run.wanted['name']}"] = (verdict, words)
         return found
 
-    def end(self) -> list[Said]:
+    def end(self) -> list[Dumps]:
         return [self.said(number) for number in self.numbers]
 
     def _commit(self, number: int, *, broken: bool = False) -> str:

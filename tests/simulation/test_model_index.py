@@ -238,7 +238,7 @@ class ListOfJobs(Simulation):
             row = rows.get(needed.id) if needed else None
             assert each.waits == (row is not None and row.outcome is None)
             if needed is not None and row is not None:
-                assert each.comes_to == outcome_after(row.outcome, needed)
+                assert each.inherited_outcome == outcome_after(row.outcome, needed)
             assert each.round == rows[each.job.id].round
         for each in found[:number]:
             if each.waits or each.job.id in self.table:
@@ -248,9 +248,9 @@ class ListOfJobs(Simulation):
                     job=each.job, round=each.round, restart_budget_used=each.restart_budget_used
                 )
             )
-            if each.comes_to is not None:
+            if each.inherited_outcome is not None:
                 self.hit("settled by what it needs")
-                self.table.settle(each.job.id, each.comes_to, self.now())
+                self.table.settle(each.job.id, each.inherited_outcome, self.now())
             elif begun:
                 self.table.start(each.job.id, self.now())
 

@@ -125,7 +125,7 @@ async def stage(
     fake = LiveGitHub(full_name=f"ocaml/{request.node.name[:80]}")
     # The server remembers the deliveries of other stories.
     fake.counter = next(FIRST_IDS)
-    policy = policy_for(checks=CHECKS, pace=Debounce(interval=timedelta(seconds=0.3)))
+    policy = policy_for(checks=CHECKS, debounce=Debounce(interval=timedelta(seconds=0.3)))
     async with staged(
         real_client, fake, Script(), clones=tmp_path, policy=policy, description=description
     ) as made:

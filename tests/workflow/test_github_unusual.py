@@ -146,8 +146,8 @@ async def take(seconds: float, _attempt: Attempt) -> Outcome:
 
 async def test_many_jobs_are_few_statuses_in_order(stage: Stage) -> None:
     fake = stage.fake
-    # The pace of real life.
-    policy = policy_for(checks=CHECKS, pace=Debounce())
+    # The debounce of real life.
+    policy = policy_for(checks=CHECKS, debounce=Debounce())
     stage.webhook.accept = Acceptance(stage.pull_requests, policy, clock=fake.clock).accept
     packages = [f"p{number}.1" for number in range(100)]
     for number, package in enumerate(packages):

@@ -79,7 +79,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 @contextlib.asynccontextmanager
 async def recording(
-    environment: WorkflowEnvironment, index: Index, pace: IncidentIntervals | None = None
+    environment: WorkflowEnvironment, index: Index, intervals: IncidentIntervals | None = None
 ) -> AsyncIterator[World]:
     """A world whose records reach a real index, and whose incidents are looked after."""
     script = Script(index)
@@ -94,7 +94,7 @@ async def recording(
             activities=[
                 script.analyse,
                 script.lint,
-                RecordActivities(index, pace).record,
+                RecordActivities(index, intervals).record,
                 *JobActivities(index, script.store).all,
                 incidents.look_at_incident,
                 incidents.resolve_incident,

@@ -91,7 +91,7 @@ async def working(
             report(
                 f"no worker polls {here.temporal} for these jobs; this process runs one meanwhile"
             )
-            await stack.enter_async_context(running(missing, client, tell=report))
+            await stack.enter_async_context(running(missing, client, on_progress=report))
         else:
             stand_in = asyncio.create_task(_stand_in(client, here, pools, report))
             stack.push_async_callback(_end, stand_in)
@@ -156,7 +156,7 @@ async def _stand_in(
         missing = await _missing(client, settings, pools, served)
         if missing.orchestrate or missing.pools:
             report(f"the workers of {settings.temporal} have ended; this process runs one now")
-            async with running(missing, client, tell=report):
+            async with running(missing, client, on_progress=report):
                 await asyncio.Event().wait()
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from opam_ci.cli import debian
-from opam_ci.clients.runners.preflight import namespace_trouble
+from opam_ci.clients.runners.preflight import namespace_problem
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -22,7 +22,7 @@ def require() -> None:
     packages = debian.missing()
     if packages or debian.id_commands():
         raise UsageError(_problem(packages))
-    if trouble := namespace_trouble(sandbox.rights()):
+    if trouble := namespace_problem(sandbox.rights()):
         raise UsageError(trouble)
 
 

@@ -139,7 +139,7 @@ async def _resolve(number: int, temporal: str | None, *, dry_run: bool, as_json:
         try:
             await client.start_workflow(
                 INCIDENT_WORKFLOW,
-                IncidentState(incident=number, pace=settings.incident_pace),
+                IncidentState(incident=number, intervals=settings.incident_intervals),
                 id=workflow_id(number),
                 task_queue=options.ORCHESTRATION_QUEUE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

@@ -79,7 +79,7 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
     posted: Mapping[str, Posted],
     *,
     clock: Callable[[], datetime],
-    pace: Debounce,
+    debounce: Debounce,
     on_posted: Callable[[Mapping[str, Posted]], None] = lambda _posted: None,
 ) -> Posting:
     """Posts what is due, one after the other, and returns when to call again.
@@ -92,12 +92,12 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
         wanted: The statuses as they should be.
         posted: What was posted before.
         clock: Returns the current time.
-        pace: How often.
+        debounce: How often.
         on_posted: Called with `posted` after each status.
     """
     known = dict(posted)
     refused: list[str] = []
-    for status in due(wanted, known, clock(), pace).post:
+    for status in due(wanted, known, clock(), debounce).post:
         try:
             await send(status)
         except GitHubRefusedError as error:
@@ -114,7 +114,7 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
         else:
             known = after(known, status, clock())
         on_posted(known)
-    later = due(wanted, known, clock(), pace)
+    later = due(wanted, known, clock(), debounce)
     # What became due meanwhile is for the next call, which then is due at once.
     next_at = clock() if later.post else later.next_at
     return Posting(posted=known, next_at=next_at, refused=tuple(refused))

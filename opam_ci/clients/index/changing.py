@@ -15,7 +15,7 @@ from opam_ci.clients.index.engine import portions
 from opam_ci.clients.index.rows import job_of, job_status, outcome_row
 from opam_ci.clients.index.schema import ATTEMPTS, JOB_COLUMNS, JOBS, Instant
 from opam_ci.clients.index.write import QUEUED
-from opam_ci.core.jobs.installable import SAYS_NOT_INSTALLABLE, Unavailable, installable_nowhere
+from opam_ci.core.jobs.installable import NOT_INSTALLABLE_TEXT, Unavailable, installable_nowhere
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import FailureReason, Outcome
 from opam_ci.core.jobs.plan import follows, outcome_after
@@ -134,8 +134,8 @@ def rejudge(connection: Connection, verdicts: Mapping[int, Outcome], at: datetim
 
 def skipped_everywhere(connection: Connection, revision_id: int | None) -> Sequence[str]:
     """Finds packages of which no build has an outcome that proves them installable."""
-    says_so = or_(
-        JOBS.c.skip_reason.in_(SAYS_NOT_INSTALLABLE),
+    proven = or_(
+        JOBS.c.skip_reason.in_(NOT_INSTALLABLE_TEXT),
         JOBS.c.failure_reason == FailureReason.NOT_INSTALLABLE,
     )
     skipped = JOBS.c.standing == Standing.SKIPPED
@@ -144,7 +144,7 @@ def skipped_everywhere(connection: Connection, revision_id: int | None) -> Seque
         .where(JOBS.c.revision_id == revision_id, JOBS.c.kind == JobKind.BUILD)
         .group_by(JOBS.c.package)
         .having(
-            func.min(case((says_so, 1), else_=0)) == 1, func.max(case((skipped, 1), else_=0)) == 1
+            func.min(case((proven, 1), else_=0)) == 1, func.max(case((skipped, 1), else_=0)) == 1
         )
         .order_by(func.min(JOBS.c.id))
     )

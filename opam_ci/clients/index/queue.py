@@ -217,10 +217,10 @@ class JobQueue(Connected):
 
 
 def _queued_job(row: AnyRow) -> QueuedJob:
-    comes_to = None
+    inherited_outcome = None
     if row.needed_outcome is not None:
         needed = Job(**{name: getattr(row, f"needed_{name}") for name in _JOB})
-        comes_to = outcome_after(row.needed_outcome, needed)
+        inherited_outcome = outcome_after(row.needed_outcome, needed)
     return QueuedJob(
         job=job_of(row),
         # 0 in rows of an older version, of which only an attempt was known.
@@ -228,5 +228,5 @@ def _queued_job(row: AnyRow) -> QueuedJob:
         restart_budget_used=row.restart_budget_used,
         needs=row.needs,
         waits=row.needed_standing in UNDECIDED,
-        comes_to=comes_to,
+        inherited_outcome=inherited_outcome,
     )

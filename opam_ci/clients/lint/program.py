@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from opam_ci.clients.runners.images import apt_sources as aptsources
 from opam_ci.clients.runners.images.image import Image, ImageStore
-from opam_ci.clients.runners.preflight import namespace_trouble
+from opam_ci.clients.runners.preflight import namespace_problem
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.errors import UsageError
@@ -77,21 +77,21 @@ class RootProgram:
 
     Args:
         home: Directory of the root, shared with builds.
-        tell: Receives progress messages while the root is made (40 s).
+        on_progress: Receives progress messages while the root is made (40 s).
     """
 
-    def __init__(self, home: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, home: Path, on_progress: Callable[[str], None]) -> None:
         self._rights = sandbox.rights()
         self._images = ImageStore(home / "images", self._rights)
         self._archives = aptsources.read_host()
-        self._tell = tell
+        self._on_progress = on_progress
 
     async def require(self) -> None:
         """Checks that the root can be made and entered; see `LintProgram.require`."""
         trouble = (
             sandbox.missing_tools()
-            or await to_thread(namespace_trouble, self._rights)
-            or await _sandbox_trouble()
+            or await to_thread(namespace_problem, self._rights)
+            or await _sandbox_problem()
         )
         if trouble is not None:
             raise UsageError(f"{trouble}, or set {SETTING} to the path of an opam {OPAM_VERSION}")
@@ -99,7 +99,7 @@ class RootProgram:
     async def prepare(self) -> Image:
         """Returns the root, which is made unless it exists; see `LintProgram.prepare`."""
         sandbox.require_tools()
-        return await self._images.ensure(SUITE, self._archives, self._tell)
+        return await self._images.ensure(SUITE, self._archives, self._on_progress)
 
     async def command(self, scratch: Path, arguments: Sequence[str], *, network: bool) -> Command:
         """Returns the command; see `LintProgram.command`."""
@@ -142,7 +142,7 @@ class HostProgram:
         return ["env", "-i", f"--chdir={scratch / FILES}", *variables, str(self._path), *arguments]
 
 
-async def _sandbox_trouble() -> str | None:
+async def _sandbox_problem() -> str | None:
     """Tries the sandbox with the machine's own root, which always exists."""
     output = bytearray()
     scratch = await to_thread(new_scratch)

@@ -30,7 +30,7 @@ _SWITCHES = {
 them. The first is Ubuntu's, the second Debian's, the last the kernel's own."""
 
 
-def namespace_trouble(rights: Rights, *, switches: Path = Path("/proc/sys")) -> str | None:
+def namespace_problem(rights: Rights, *, switches: Path = Path("/proc/sys")) -> str | None:
     """Returns why this user cannot make the namespaces of builds, and what to do.
 
     Args:

@@ -32,7 +32,7 @@ from opam_ci.clients.runners.preflight import (
     check_lists,
     check_room,
     limits_line,
-    namespace_trouble,
+    namespace_problem,
 )
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups
@@ -89,7 +89,7 @@ class RootfsRunner:
 
     async def require(self) -> None:
         """Checks for the programs and the user's namespaces; see `base.MachineRunner.require`."""
-        trouble = sandbox.missing_tools() or await to_thread(namespace_trouble, self._rights)
+        trouble = sandbox.missing_tools() or await to_thread(namespace_problem, self._rights)
         if trouble is not None:
             raise UsageError(trouble)
 

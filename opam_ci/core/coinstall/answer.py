@@ -8,7 +8,7 @@ from opam_ci.core.model import Frozen
 
 
 @dataclass(frozen=True)
-class Said:
+class Dumps:
     """The output of opam's commands in one state of its repository and switch.
 
     Attributes:
@@ -41,7 +41,7 @@ class Answers(Frozen):
 
 
 def answer(
-    package: str, dumps: Said, report: Callable[[str], None] = lambda _line: None
+    package: str, dumps: Dumps, report: Callable[[str], None] = lambda _line: None
 ) -> Answers:
     """Run the three queries.
 

@@ -78,7 +78,7 @@ class Due(Frozen):
 
 
 def due(
-    wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, pace: Debounce
+    wanted: Iterable[Status], posted: Mapping[str, Posted], now: datetime, debounce: Debounce
 ) -> Due:
     """Returns what to post now.
 
@@ -89,12 +89,12 @@ def due(
         wanted: The statuses as they should be.
         posted: Last posted statuses, by `Status.key`.
         now: The time.
-        pace: The debounce.
+        debounce: The debounce.
     """
     post: list[Status] = []
     later: list[datetime] = []
     for status in wanted:
-        at = _due_at(status, posted.get(status.key), now, pace)
+        at = _due_at(status, posted.get(status.key), now, debounce)
         if at is None:
             continue
         if at <= now:
@@ -106,7 +106,9 @@ def due(
     return Due(post=tuple(post), next_at=min(later, default=None))
 
 
-def _due_at(status: Status, last: Posted | None, now: datetime, pace: Debounce) -> datetime | None:
+def _due_at(
+    status: Status, last: Posted | None, now: datetime, debounce: Debounce
+) -> datetime | None:
     if last is None or last.status.sha != status.sha:
         return now
     is_known = last.status == status and not last.doubtful
@@ -117,7 +119,7 @@ def _due_at(status: Status, last: Posted | None, now: datetime, pace: Debounce) 
         return now
     if last.count >= STATUSES_LIMIT - _RESERVE:
         return None
-    return last.at + pace.wait(last.count)
+    return last.at + debounce.wait(last.count)
 
 
 def after(

@@ -47,7 +47,7 @@ class PostContent(Frozen):
         statuses: As they should be, on either channel.
         check_runs: Check runs, by context.
         posted: Last posted statuses, by `Status.key`.
-        pace: Debounce of the statuses.
+        debounce: Debounce of the statuses.
         annotated: Context whose check run gets lint's findings, None for none.
         testing: The testing.
     """
@@ -55,7 +55,7 @@ class PostContent(Frozen):
     statuses: tuple[Status, ...] = ()
     check_runs: dict[str, CheckRun] = Field(default_factory=dict)
     posted: dict[str, Posted] = Field(default_factory=dict)
-    pace: Debounce = UNDELAYED
+    debounce: Debounce = UNDELAYED
     annotated: str | None = None
     testing: RevisionKey | None = None
 

@@ -23,12 +23,12 @@ class PostingOptions(Frozen):
         contexts: Which statuses.
         target_url: Where they link to, None for nowhere.
         check_runs: Whether each context has a check run too; needs a GitHub App.
-        pace: How often a status is written.
+        debounce: How often a status is written.
         heartbeat_timeout: Silence after which the worker that posts counts as lost.
     """
 
     contexts: tuple[Context, ...] = Field(default=DEFAULT_CONTEXTS, min_length=1)
     target_url: str | None = None
     check_runs: bool = False
-    pace: Debounce = Debounce()
+    debounce: Debounce = Debounce()
     heartbeat_timeout: timedelta = LONGEST_REQUEST

@@ -43,7 +43,7 @@ class IncidentState(State):
 
     Attributes:
         incident: The incident's number in the index.
-        pace: How often it is checked.
+        intervals: How often it is checked.
         restarted: Number of restarted jobs, canaries included.
         sent: Canaries so far.
         canary_pause: Wait between the next canary and the one after it; None before the first.
@@ -53,7 +53,7 @@ class IncidentState(State):
     """
 
     incident: int
-    pace: IncidentIntervals = IncidentIntervals()
+    intervals: IncidentIntervals = IncidentIntervals()
     restarted: int = 0
     sent: Annotated[tuple[SentCanary, ...], Packed()] = ()
     canary_pause: timedelta | None = None

@@ -13,7 +13,7 @@ Unavailable = Literal["skip", "fail"]
 
 _NOT_INSTALLABLE = frozenset({SkipReason.NO_SOLUTION, SkipReason.DEPEXT_UNAVAILABLE})
 
-SAYS_NOT_INSTALLABLE = _NOT_INSTALLABLE | {SkipReason.UNAVAILABLE}
+NOT_INSTALLABLE_TEXT = _NOT_INSTALLABLE | {SkipReason.UNAVAILABLE}
 """Reasons of skips by which the package cannot be installed on a platform."""
 
 
@@ -38,7 +38,7 @@ def installable_nowhere(
         reasons = {_reason(row.outcome) for row in of_package}
         if reasons == {SkipReason.UNAVAILABLE}:
             taken = reasons if unavailable == "fail" else set()
-        elif reasons <= {*SAYS_NOT_INSTALLABLE, FailureReason.NOT_INSTALLABLE}:
+        elif reasons <= {*NOT_INSTALLABLE_TEXT, FailureReason.NOT_INSTALLABLE}:
             taken = set(_NOT_INSTALLABLE)
         else:
             continue
@@ -53,7 +53,7 @@ def may_be_installable_nowhere(standing: PlatformStanding) -> bool:
     return any(
         each.kind is JobKind.BUILD
         and each.standing is Standing.SKIPPED
-        and each.why in SAYS_NOT_INSTALLABLE
+        and each.why in NOT_INSTALLABLE_TEXT
         for each in standing.counts
     )
 

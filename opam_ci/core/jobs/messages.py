@@ -219,7 +219,7 @@ class QueuedJob(Frozen):
         restart_budget_used: What restarts of it have cost since somebody last asked for one.
         needs: Id of the job that must pass first; None for none.
         waits: Whether that job is undecided, as the index knows it.
-        comes_to: What the job comes to without being run, if the job that it needs came to
+        inherited_outcome: Outcome of the job without being run, if the job that it needs ended with
             something else than passed.
     """
 
@@ -228,7 +228,7 @@ class QueuedJob(Frozen):
     restart_budget_used: int = 0
     needs: str | None = None
     waits: bool = False
-    comes_to: Outcome | None = None
+    inherited_outcome: Outcome | None = None
 
 
 class JobPage(Frozen):

@@ -43,7 +43,7 @@ def policy_for(  # noqa: PLR0913 - each is a setting that a story may need
     *,
     checks: CheckOptions = CHECKS,
     check_runs: bool = True,
-    pace: Debounce | None = None,
+    debounce: Debounce | None = None,
     clone_url: str = "file:///nowhere",
     heartbeat_timeout: timedelta = timedelta(seconds=5),
     target: str | None = "https://ci.example.org/{owner}/{repo}/{number}",
@@ -53,7 +53,7 @@ def policy_for(  # noqa: PLR0913 - each is a setting that a story may need
         branch="master",
         posting=PostingOptions(
             check_runs=check_runs,
-            pace=pace or Debounce(interval=timedelta(seconds=2)),
+            debounce=debounce or Debounce(interval=timedelta(seconds=2)),
             heartbeat_timeout=heartbeat_timeout,
         ),
         target=target,

@@ -218,7 +218,7 @@ class Fleet:
                 platforms=PLATFORMS, retry=RETRY, heartbeat_timeout=timedelta(seconds=30)
             ),
             check_runs=bool(seed % 2),
-            pace=Debounce(interval=timedelta(seconds=2)),
+            debounce=Debounce(interval=timedelta(seconds=2)),
         )
         self.stage = Stage(
             self.client, self.fake, self.script, policy=policy, clones=home, sleep=self.sleep

@@ -136,13 +136,13 @@ def test_disabled_user_namespaces_are_a_usage_error(
     switch = kernel / "apparmor_restrict_unprivileged_userns"
     for value, advice in (("1", "sudo sysctl -w kernel.apparmor_restrict"), ("0", "as root")):
         switch.write_text(f"{value}\n")
-        trouble = preflight.namespace_trouble(sandbox.ROOTLESS, switches=tmp_path)
+        trouble = preflight.namespace_problem(sandbox.ROOTLESS, switches=tmp_path)
         assert trouble is not None
         assert advice in trouble
     program(path, "unshare")
-    assert preflight.namespace_trouble(sandbox.ROOTLESS, switches=tmp_path) is None
+    assert preflight.namespace_problem(sandbox.ROOTLESS, switches=tmp_path) is None
     program(path, "unshare", "exit 1")
-    assert preflight.namespace_trouble(sandbox.ROOT, switches=tmp_path) is None
+    assert preflight.namespace_problem(sandbox.ROOT, switches=tmp_path) is None
 
 
 def test_root_installs_after_a_line_about_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class Ci:
     async def says(self, head: str, state: State, words: str) -> Posting:
         wanted = Status(context="opam-ci", sha=head, state=state, description=words)
         send, clock = self.github.create_status, self.fake.clock
-        done = await post_due(send, (wanted,), self.posted, clock=clock, pace=PACE)
+        done = await post_due(send, (wanted,), self.posted, clock=clock, debounce=PACE)
         self.posted = done.posted
         return done
 

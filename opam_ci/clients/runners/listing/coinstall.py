@@ -19,7 +19,7 @@ from opam_ci.clients.runners.phases.executor import Output, Read, RunStep
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
-from opam_ci.core.coinstall.answer import Answers, Said
+from opam_ci.core.coinstall.answer import Answers, Dumps
 from opam_ci.core.coinstall.post import SEPARATOR
 from opam_ci.core.jobs.build import BuildSpec, Revdep
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -44,7 +44,7 @@ DESCRIBE = Step(
     ("sh", "-c", _SCRIPT, "sh", f"/{DESCRIPTION}"),
     shown="opam config pef-universe, without and with tests",
 )
-"""Writes opam's description of its packages to files, one a field of `Said`."""
+"""Writes opam's description of its packages to files, one a field of `Dumps`."""
 
 
 async def run(
@@ -68,7 +68,7 @@ async def run(
     if ended.timed_out or ended.stopped:
         return ended, None
     if ended.ok:
-        paths = {field.name: f"{DESCRIPTION}/{field.name}" for field in fields(Said)}
+        paths = {field.name: f"{DESCRIPTION}/{field.name}" for field in fields(Dumps)}
         files = await read(*paths.values(), limit=_FILE_LIMIT)
         described = {name: files[path] for name, path in paths.items() if path in files}
         if len(described) == len(paths):
@@ -101,7 +101,7 @@ async def decide(
 
     Args:
         package: The package whose reverse dependencies are listed.
-        described: opam's description, by field of `Said`.
+        described: opam's description, by field of `Dumps`.
         output: Receives the lines about progress.
         time_limit: Seconds.
         start: Starts the process.

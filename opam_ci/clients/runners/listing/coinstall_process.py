@@ -2,7 +2,7 @@
 
 A process of its own, since it computes for seconds on input from packages: it has a bound on
 its memory, can be killed, and does not block the worker's event loop. The directory has opam's
-description, a file a field of `Said`; the result goes to `answer` there.
+description, a file a field of `Dumps`; the result goes to `answer` there.
 """
 
 import gc
@@ -12,7 +12,7 @@ from dataclasses import fields
 from enum import IntEnum
 from pathlib import Path
 
-from opam_ci.core.coinstall.answer import Said, answer
+from opam_ci.core.coinstall.answer import Dumps, answer
 from opam_ci.core.coinstall.universe import DumpError
 from opam_ci.core.coinstall.worlds import UnprovenError
 
@@ -40,10 +40,10 @@ def main(package: str, directory: Path) -> ExitCode:
     # Nearly all objects live to the end.
     gc.disable()
     try:
-        described = Said(
+        described = Dumps(
             **{
                 field.name: (directory / field.name).read_text("utf-8", errors="replace")
-                for field in fields(Said)
+                for field in fields(Dumps)
             }
         )
         answers = answer(package, described, _show)

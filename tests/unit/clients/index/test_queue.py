@@ -111,13 +111,13 @@ def test_a_queued_job_says_what_became_of_the_one_it_needs(
         wrote(index, decided(build(), outcome))
     found = taken(index)[-1]
     assert (found.job, found.needs, found.waits) == (its_test(build()), build().id, waits)
-    assert found.comes_to == outcome_after(outcome, build())
+    assert found.inherited_outcome == outcome_after(outcome, build())
 
 
 def test_a_needed_job_that_the_index_does_not_have_holds_nobody_up(index: Index) -> None:
     plan(index, its_test(build()))
     [found] = taken(index)
-    assert (found.waits, found.comes_to) == (False, None)
+    assert (found.waits, found.inherited_outcome) == (False, None)
 
 
 def test_the_plan_says_what_a_job_needs_and_a_record_leaves_that(index: Index) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opam_ci.core.coinstall import dependents, post, universe, worlds
-from opam_ci.core.coinstall.answer import Answers, Said, answer
+from opam_ci.core.coinstall.answer import Answers, Dumps, answer
 from opam_ci.core.coinstall.universe import DumpError
 from opam_ci.core.coinstall.worlds import UnprovenError
 
@@ -45,7 +45,7 @@ def ask(
 ) -> Answers:
     return answer(
         package,
-        Said(
+        Dumps(
             universe=dump(packages),
             universe_with_tests=dump({**packages, **(tests or {})}),
             post=table,
@@ -236,7 +236,7 @@ def test_what_is_not_known_does_not_matter_where_it_cannot_be() -> None:
 )
 def test_nonsense_is_not_answered(text: str) -> None:
     with pytest.raises(DumpError):
-        answer("lib.1", Said(text, text, POST, "[]", VARIABLES))
+        answer("lib.1", Dumps(text, text, POST, "[]", VARIABLES))
 
 
 def test_an_invariant_or_table_of_nonsense_is_refused() -> None:

@@ -1,0 +1,484 @@
+"""Every message that our own code gives to users, to be read in one place.
+
+The texts are taken from the source: in braces is what is filled in. A message is changed here, too:
+`./opam-ci test tests/unit/test_messages.py -n0 --inline-snapshot=fix`. What each needs: say what is wrong, then
+what to do; in the field's words (docs/glossary.md).
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from inline_snapshot import snapshot
+
+PRODUCT = Path(__file__).resolve().parents[2] / "opam_ci"
+
+
+def template(node: ast.expr) -> str | None:
+    """Returns the text of an expression, None if it is no text."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(filler(part) for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            texts = template(left), template(right)
+            return None if None in texts else "".join(map(str, texts))
+    return None
+
+
+def filler(part: ast.expr) -> str:
+    """Returns a part of a formatted text: what is filled in by the name that the code has for it."""
+    match part:
+        case ast.Constant(value=text):
+            return str(text)
+        case ast.FormattedValue(value=ast.Name(id=name) | ast.Attribute(attr=name)):
+            return f"{{{name}}}"
+    return "{…}"
+
+
+def calls() -> Iterator[tuple[Path, str, ast.Call]]:
+    for path in sorted(PRODUCT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield path, ast.unparse(node.func).rpartition(".")[2], node
+
+
+def raised(*names: str) -> list[str]:
+    """Returns the texts of exceptions of some classes."""
+    found = {
+        text
+        for _, name, call in calls()
+        if name in names and call.args
+        if (text := template(call.args[0]))
+    }
+    return sorted(found)
+
+
+def given_as(*keywords: str) -> list[str]:
+    """Returns the texts that are handed over as some argument."""
+    found = {
+        text
+        for _, _, call in calls()
+        for keyword in call.keywords
+        if keyword.arg in keywords
+        if (text := template(keyword.value))
+    }
+    return sorted(found)
+
+
+def test_of_usage() -> None:
+    assert raised("UsageError", "BadParameter") == snapshot(
+        [
+            "--all needs a pull request, --platform, --package, --kind, --revdep or --job",
+            "--cause selects errored jobs: it excludes --failed and --all",
+            "--checks needs one of {…}",
+            "--checks: no such family {word}; there are: {known}",
+            "--exit-code and --phase need a LOG; --batch has them in its lines",
+            "--failed and --all exclude each other",
+            "--head needs a pull request",
+            "--head needs one pull request: give OWNER/REPO/NUMBER, and not --all-heads",
+            "--incident selects errored jobs: it excludes --failed and --all",
+            "--markdown and --check are about a whole file: give no other option",
+            "--platform, --outcome, --cause, --since, --fail-on-flip need --replay",
+            "--{name} is empty; leave it out to take all",
+            "OPAM_CI_GITHUB_CHECKS needs a GitHub App: only Apps have check runs",
+            "OPAM_CI_GITHUB_{variable}: cannot read {file}: {strerror}",
+            "OPAM_CI_METRICS={text} is not an address: use an IP address and a port, such as 127.0.0.1:9464",
+            "a line needs `base` and `head`, or `merge`",
+            "an index on PostgreSQL needs the Python package psycopg: install psycopg[binary]",
+            "another check of {title} has taken this one's place",
+            "cannot listen on {host}:{port} ({strerror}): choose another --host or --port",
+            "cannot serve metrics on {host}:{port} ({strerror}): choose another address with OPAM_CI_METRICS",
+            "cannot write to the state directory {home}: {strerror}; set {HOME} to another",
+            "commit {…} has no packages folder: give a clone of opam-repository",
+            "commit {…} is not a merge: it has no parents",
+            "git cannot reach {url}: {error}",
+            "git {…}.{…} is too old: install 2.38 or a newer one",
+            "give either --pr NUMBER or --branch NAME",
+            "give either a pull request or --incident",
+            "give one of --pr NUMBER, --branch NAME and --batch FILE",
+            "give one of packages, --all, --batch and --opam-batch",
+            "give one of: a LOG file (- for standard input), --batch FILE, --rules, --replay",
+            "give the job: words of its id, --job, --kind, --platform or --revdep; `opam-ci jobs {title}` lists them",
+            "give what to restart: a pull request, --cause, --platform, --package, --kind, --revdep, --job or --incident",
+            "incident {number} was resolved at {resolved_at} UTC by {resolved_by}; `opam-ci restart --incident {number}` restarts what is left",
+            "invalid key of a stored object: {…}",
+            "invalid page cursor {…}: use what the page before returned",
+            "invalid time {text}: write 90m, 24h, 7d, or 2026-05-04T12:00",
+            "name the packages to lint, such as cppo.1.8.0, or give --all",
+            "no Temporal server responds at {temporal} ({…}); start one with `opam-ci up`, or choose another with --temporal ADDRESS",
+            "no credentials: set OPAM_CI_GITHUB_APP_ID and OPAM_CI_GITHUB_PRIVATE_KEY_FILE, or OPAM_CI_GITHUB_TOKEN_FILE (see docs/github.md)",
+            "no incident {number} (any more); `opam-ci incidents --all` lists them",
+            "no index at {path} yet; check something first, or name the index of a fleet with OPAM_CI_INDEX=postgresql://USER@HOST/DATABASE",
+            "no job of {title} at {…} matches; it has: {…}. `opam-ci jobs {title}` lists them",
+            "no platform matches; `opam-ci platforms` lists all",
+            "no platform of the file uses the root file system runner, which is the default; name others with --platform, as `opam-ci platforms` lists them",
+            "no repository: set OPAM_CI_GITHUB_REPOSITORY to OWNER/NAME, such as ocaml/opam-repository (see docs/github.md)",
+            "no running check {workflow_id} on this server; `opam-ci status` lists them",
+            "no such platform: {pattern}{…}",
+            "no test of {title} in the index (yet); `opam-ci status` lists the checks of this server",
+            "no webhook secret: set OPAM_CI_GITHUB_WEBHOOK_SECRET_FILE to a file with the secret of the webhook on GitHub",
+            "no worker builds for the pool {pool}: run `opam-ci worker --no-orchestrate --pool {pool} --temporal ADDRESS` on a machine of it",
+            "not a commit: {text}; give its hash, or the first seven characters of it",
+            "not a pull request: {text}; write OWNER/REPO/NUMBER as `opam-ci status` does, or OWNER/REPO/heads/BRANCH for a branch of a clone",
+            "nothing matches at the current heads of open pull requests; `opam-ci errors` shows what is errored",
+            "nothing was restarted: all pull requests refused",
+            "only a pull request with a number can be fetched from GitHub",
+            "platforms: {path}: {…}",
+            "port {port} is in use by {…}; choose another with {option}, or end that program",
+            "port {port} needs more rights; choose one above 1023 with {option}",
+            "the GitHub App's private key cannot be read: give the .pem file as downloaded",
+            "the GitHub App's private key is missing: set OPAM_CI_GITHUB_PRIVATE_KEY_FILE to the .pem file",
+            "the GitHub App's private key is not an RSA key",
+            "the Temporal server of {home} already runs with {option} {…}; use that, or stop it with `opam-ci down`",
+            "the Temporal server rejects our search attributes ({message}); an operator must add them: see docs/operations.md",
+            "the Temporal server rejects the schedule canary/{pool} ({message}); allow it, or disable canaries with OPAM_CI_CANARY=false",
+            "the clone has no pull request {number}: run `git fetch origin pull/{number}/head:refs/pull/{number}/head` in it",
+            "the embedded Temporal server does not run; start it with `opam-ci up`",
+            "the repository has no branch or commit {…}: fetch it first",
+            "the repository has no commit {name}: fetch it first",
+            "the shallow clone lacks the commit at which {…} left its base: run `git fetch --unshallow` in it",
+            "this needs a GitHub App: a plain token cannot list or repeat deliveries",
+            "two pull requests, {pull_request} and {pr}: give one",
+            "{SETTING}: {_path} is not opam {OPAM_VERSION}, whose lint authors are judged by; `--version` prints {…}",
+            "{argument} is not a package: write NAME.VERSION, such as cppo.1.8.0",
+            "{id} has no {missing}; there are attempts: {existing}",
+            "{log} cannot be read: {…}",
+            "{number} jobs of {title} match: {…}{more}. Give more words, or narrow with --kind, --platform, --revdep or --job",
+            "{program} is missing: install opam-ci with its dependencies",
+            "{root} is not a package repository: it has no directory `packages`. Give the path of a clone with --repo, and for a bare one a branch with --rev",
+            "{shown} cannot be read: {reason}",
+            "{trouble}, or set {SETTING} to the path of an opam {OPAM_VERSION}",
+            "{url} is not the URL of a store: give file:///DIRECTORY or s3://BUCKET/PREFIX",
+            "{url} is not the URL of an index: give sqlite:///FILE or postgresql://USER@HOST/DATABASE",
+            "{webhook_secret_file} is empty: write the secret into it",
+            "{workflow_id} has ended (closed, or a one-off check that is done); nothing was changed",
+            "{workflow_id} is of a version without updates; send it the signal `{signal}` (`temporal workflow signal --workflow-id {workflow_id} --name {signal}`), or wait for its next head",
+            "{…} has tables that are not an index's: give another file",
+            "{…} is not a commit id",
+            "{…} is not an https, ssh, git or file URL of a repository",
+            "{…} is not the name of a branch",
+            "{…} is not the name of a branch or commit",
+            "{…} was written by a newer opam-ci (schema {found}, this one knows {SCHEMA_VERSION}): update opam-ci, or give another index",
+            "{…} was written by an opam-ci that is too old (schema {found}, this one migrates {…} and newer): move it away, or give another index",
+        ]
+    )
+
+
+def test_of_infrastructure() -> None:
+    assert raised("InfrastructureError") == snapshot(
+        [
+            "GitHub has a server error: {status} at {what}",
+            "GitHub is not reachable: {__name__} at {method} {…}: {error}",
+            "GitHub no longer has commit {…} of pull request {number}: {branch}",
+            "GitHub rejects our credentials at {what} ({message}): check the App's id and private key, or the token",
+            "GitHub's list continues on another host: {host}",
+            "GitHub's list {path} has more than {_MOST_PAGES} pages",
+            "GitHub's rate limit at {what}: {message}",
+            "GitHub's rate limit: nothing is sent before {_resume_at} UTC",
+            "Temporal cannot describe the task queue {queue}: {message}",
+            "Temporal cannot {what}: {message}",
+            "Temporal failed for {workflow_id}: {message}",
+            "`{…}` ended with {returncode}; run this by hand: {by_hand}",
+            "apt-get succeeded, but these packages are missing: {…}",
+            "cannot fetch {what} from {url}: {message}",
+            "cannot make the directory of {database}: {error}",
+            "cannot write to {directory}: {strerror}",
+            "cannot {what}: {text}",
+            "container {name} cannot be removed: {errors}",
+            "container {name} does not end",
+            "container {name} does not start: {…}",
+            "could not start {…}: {…}",
+            "could not write the example: {…}",
+            "git cannot be started: {error}",
+            "git {…} exited with code {returncode}: {message}",
+            "git {…} took over {timeout} s",
+            "invalid URL of an archive mirror {url}: correct the setting",
+            "invalid response of GitHub to {…}: {…}",
+            "invalid {…}: remove {directory}, and the image is made anew",
+            "log {key} is not open",
+            "merging again gives {tree} instead of {merge_tree}",
+            "no control group can be made for a job: {error}",
+            "no job root can be made in {where}: {error}",
+            "no such image after a pull: {name}",
+            "no worker has accepted the request for {workflow_id} within {seconds} s; check `opam-ci workers`, then repeat it: nothing is done twice",
+            "no workflow {workflow_id} on the server (any more)",
+            "opam can read {known} of the {…} packages of the base repository",
+            "opam has {count} packages, {…} of them submitted; the merge has {package_count}, {overlay_packages} submitted",
+            "opam lint ended with {…}: {end}",
+            "opam lint took longer than {_timeout} for {count} files",
+            "opam lint wrote no result for {…} of {count} files",
+            "opam lint wrote no usable result ({unusable}): {output}",
+            "opam's list of installed packages could not be written ({how})",
+            "opam's own sandbox is off in the build root: bubblewrap does not work nested on this machine (user namespaces must be allowed: sysctl user.max_user_namespaces)",
+            "opam's sandbox in the build root has no PID namespace of its own: its script, hooks/sandbox.sh, has a form that this CI does not know",
+            "opam's switch state after the build is missing or invalid",
+            "packages installable with {package} could not be computed ({how})",
+            "packages installable with {package} were not computed within {time_limit} s",
+            "processes in {directory} do not end",
+            "storing the end of a log took over {…} s",
+            "the GitHub App is not installed on {repository}, or lacks access ({error}): install it there, or end its suspension",
+            "the Temporal server ended; its log is {…}",
+            "the Temporal server has been unavailable for {_GIVE_UP_AFTER}: {message}; the check continues there, see `opam-ci status`",
+            "the analysis made no merged tree",
+            "the archive mirror {url} cannot be read by the user of a build: chmod -R a+rX {path}",
+            "the archive mirror {url} is not a directory of this machine: correct the setting, or make the mirror",
+            "the base layer's list of installed packages is missing or invalid",
+            "the clock shows {now} UTC, but the root file system was made at {not_before} UTC: set the clock, e.g. with timedatectl set-ntp true",
+            "the disk usage of {_directory} cannot be counted",
+            "the facts stored with {log} are damaged: {…}",
+            "the image of {name} has {…}, not OCaml {ocaml}",
+            "the index at {…} does not work: {message}",
+            "the job's container has ended",
+            "the query of the workflow {workflow_id} failed: {error}",
+            "the root file system has no apt package lists",
+            "the sandbox of builds does not work {place} ({last}): {…}",
+            "the sandbox of lint did not start: {end}",
+            "the sandbox of the build root did not start: {last_line}",
+            "the solution could not be frozen: {title} failed ({how})",
+            "the submission's archive {key} cannot be unpacked",
+            "the switch with {compiler} is empty",
+            "the update of {workflow_id} failed: {…}",
+            "the workflow returned no state of this check",
+            "the workflow {workflow_id} ended with undecided jobs; see the Web UI",
+            "this machine lacks Debian's keys: apt-get install debian-archive-keyring",
+            "this worker builds on {…}, not on {name}: a job of that platform belongs into another pool",
+            "this worker does not run {kind} jobs",
+            "this worker keeps no clones of GitHub",
+            "this worker lints with opam {…}, and authors are judged by the lint of opam {OPAM_VERSION}",
+            "this worker runs no jobs {what}",
+            "{_client} {…} failed{how}: {errors}",
+            "{detail}: make room, or set another home",
+            "{key} in the log store is damaged: {text}",
+            "{listing} is not a list of reverse dependencies",
+            "{lists} has no package lists: remove {parent}, and the image is made anew",
+            "{path} cannot be removed: {…}",
+            """\
+{what} {problem}; the end of its log, {log}:
+{…}\
+""",
+            "{workflow_id} did not return a preview in time: the index may be unavailable; nothing was changed",
+            "{…} is damaged or not an index ({message}): move the file away to begin with an empty one, or restore it from a backup",
+            "{…} of {…} pull requests did not answer; repeat the command: what was restarted is left alone",
+        ]
+    )
+
+
+def test_of_values_that_are_refused() -> None:
+    """In configuration, platform files, payloads: pydantic adds where."""
+    assert raised("ValueError", "_RefusedError", "FormatError", "UnprovenError") == snapshot(
+        [
+            "File {…} too big ({size} bytes)",
+            """\
+Format errors detected in {package}:
+{errors}\
+""",
+            "Mismatch between package dir name {…} and parent directory name {…}",
+            "Package {…} uses unsupported opam version {opam_version} (need >= 2)",
+            "Unexpected path {…} in packages directory (expecting 'packages/name/name.l.m.n/{opam,files/*}')",
+            "a check run has either a status or a conclusion",
+            "a packed list ends early, or holds over {MAX_BYTES} bytes",
+            "a platform has an image exactly if its runner is container",
+            "a pull request has either a number or a branch",
+            "a revdep job, and only such a job, has a reverse dependency",
+            "a revision belongs to either a pull request or a branch",
+            "an attempt has an outcome exactly if it has ended",
+            "impossible",
+            "invalid directory {home}: remove commas, colons, quotes, backslashes and spaces",
+            'invalid duration {value}; write "90 s", "15 min" or "2 h"',
+            "invalid {what} {value}; {form}",
+            "no package code runs in phase {phase}",
+            "no such {what}: {value}; there is: {…}",
+            "not a URL that starts with https://",
+            "not a packed list: {error}",
+            "not a path beneath a root: {path}",
+            "the dependencies of {…} are uncertain",
+            "the head of a log cannot be longer than its cap",
+            "the list is empty",
+            "the longest wait before a retry is shorter than the first one",
+            "two contexts have the same name",
+            'write versions in quotes, as "5.4", and not as the number {value}',
+            "{id}: a verdict of {verdict} needs its cause or reason in brackets",
+            "{text} is not a package: write NAME.VERSION, such as cppo.1.8.0",
+            "{value} has no time zone ({name})",
+            "{…} is not a valid package name (in {…}): {failure}",
+            "{…} is not a valid package name.version (in {…}): {failure}",
+            "{…}: not a verdict: {…}",
+        ]
+    )
+
+
+def test_of_submissions() -> None:
+    assert raised("SubmissionError", "UnknownImageError", "GitHubRefusedError") == snapshot(
+        [
+            "image {image}: registry {host} does not have it, or denies access: HTTP {status_code}",
+            "image {image}: {engine} has no digest for it",
+            "image {image}: {message}",
+        ]
+    )
+
+
+def test_of_verdicts() -> None:
+    """The one line that explains an outcome where no line of the log does."""
+    assert given_as("detail") == snapshot(
+        [
+            "GitHub no longer has commit {…}: {branch}",
+            "every command succeeded, but nothing checked whether the package is installed",
+            "every reported command succeeded, but the run did not reach its end",
+            "no phase was started",
+            "opam exited {exit_code}",
+            "opam {OPAM_VERSION}",
+            "the host check failed: {error}",
+            "the job took down {…} workers: {…}",
+            "the system package lists could not be refreshed",
+            "waits for {title}, which errored",
+            "worker {worker} was shut down in the middle of the job",
+            "{home} has {free_inodes} inodes free and needs {free_inodes}",
+            "{home} has {…} MiB free and needs {…}",
+            "{package} has no opam file in the merged tree",
+            "{package}: {…} instead of {wanted}",
+            "{title} ended with {…}",
+            "{…} MiB of memory are available, and builds need {…}",
+        ]
+    )
+
+
+def test_of_restarts_and_cancellations() -> None:
+    assert given_as("refusal") == snapshot(
+        [
+            "automatic restart limit reached: restart the errored jobs with `opam-ci restart`",
+            "head {head} is superseded by {…}; nothing was done",
+            "no head was tested yet",
+            "no job is under way: there is nothing to cancel",
+            "superseded by a newer head, or closed, before it was done",
+            "the analysis is under way: all jobs are about to be started anyway",
+            "the analysis is under way: until it ends only all jobs can be cancelled",
+        ]
+    )
+
+
+def test_notes_on_standard_error() -> None:
+    assert raised("note") == snapshot(
+        [
+            "could not cancel the check: {error}; try `opam-ci cancel`",
+            "falling back to `opam list`",
+            "interrupted: cancelling the check and its builds",
+            "more: --after {following}",
+            "no package changes",
+            "no such package in this repository: {…}",
+            "opam-ci: {text}",
+            "refused: {failure}",
+            "{…} revdeps, {tested} of them with tests",
+            "{…}; {…} shown",
+        ]
+    )
+
+
+def test_help_of_options() -> None:
+    assert given_as("help") == snapshot(
+        [
+            "A branch or commit of the clone, as the head.",
+            "A local clone of opam-repository.",
+            "A log file, or - for standard input.",
+            "Address of a Temporal server; default: the embedded one.",
+            "Address of the Temporal server [env: OPAM_CI_TEMPORAL].",
+            "Address to listen on.",
+            "All jobs.",
+            "Also build in this process.",
+            "Also resolved ones and those of a single fault.",
+            "Also run workflows, analysis and lint, and write the index.",
+            "Analyse the `base` and `head`, or the `merge`, of each JSON line; - for stdin.",
+            "At an older head: its hash, or seven characters of it.",
+            "Attempts of a job that meets a CI fault.",
+            "Build for this pool; may be repeated.",
+            "Build on this platform only: name or glob; may be repeated.",
+            "Build on this platform, name or glob; may be repeated. Default: those that a machine can build without images.",
+            "Build packages.",
+            "Build reverse dependencies too; default: as the named platform sets it.",
+            "Build with no package whose sources are missing in the mirror.",
+            "Build with the lowest versions too; default: as the named platform sets it.",
+            "Changed before.",
+            "Changed since: 90m, 24h, 7d, a date.",
+            "Check the example pull request; default: unless this version has checked it.",
+            "Classify JSON lines (text, optional exit_code and phase; .gz too; - for standard input) and print each with its verdict.",
+            "Classify stored attempts again and list verdicts that change.",
+            "Clone of opam-repository: the files of its work tree are linted.",
+            "Count them instead.",
+            "Download archives and compare their checksums.",
+            "Exit code of the command that wrote the log.",
+            "Failed jobs.",
+            "Families of checks, with commas: opam, publication, archive.",
+            "How far back: 90m, 24h, 7d, or a date (UTC).",
+            "How many to list.",
+            "Jobs to build at once; default: one a core.",
+            "Keep what has changed in this many days.",
+            "Lint all packages.",
+            "Lint the `opam` text of each JSON line, without a repository; - for stdin.",
+            "Lint the `package` (and `new`) of each JSON line; - for stdin.",
+            "Lint this branch or commit of the clone, not its work tree.",
+            "List the rules.",
+            "Lists incidents; `show` and `resolve` take one. In a pipe, tabs separate: #, cause, where, first, last, faults, jobs, prs, state.",
+            "Local clone of opam-repository, bare or not.",
+            "NAME.VERSION, NAME for all its versions, or the path of either.",
+            "Not only current heads of open pull requests.",
+            "Number of a pull request in it: fetched, or merged.",
+            "Number of a pull request.",
+            "Number of the incident.",
+            "OWNER/REPO/NUMBER.",
+            "OWNER/REPO/NUMBER; none for all that match.",
+            "OWNER/REPO/NUMBER; none for all.",
+            "OWNER/REPO/NUMBER; none lists all.",
+            "Of this attempt; default: the last one.",
+            "Of this round: a restart begins another one.",
+            "Only errors with this cause, such as disk_full.",
+            "Only failures for this reason, such as build.",
+            "Only if this is the head under test: its hash, or seven characters of it.",
+            "Only jobs that this incident hit.",
+            "Only of this pool, or glob; may be repeated.",
+            "Only on this platform.",
+            "Only on this reverse dependency.",
+            "Only print what it would do.",
+            "Only the job with this id, in full.",
+            "Only these jobs, such as errored, failed, passed.",
+            "Only these: names or globs.",
+            "Only this architecture, or glob; may be repeated.",
+            "Only this distribution, or glob; may be repeated.",
+            "Only this kind of jobs, such as build, test, revdep.",
+            "Only this package, or version of it.",
+            "Only those whose last attempt this worker ran.",
+            "Or a branch, tag or commit.",
+            "Phase of the job that the log comes from.",
+            "Port for its Web UI (PORT + 1000).",
+            "Port for the Temporal server (7233).",
+            "Port for the embedded server.",
+            "Port to listen on.",
+            "Print JSON lines.",
+            "Print JSON.",
+            "Print JSON; the batch form always does.",
+            "Print one line a message.",
+            "Print the page docs/platforms.md, of the whole file.",
+            "Print what is added until the attempt ends.",
+            "Remove every entry that no running build uses.",
+            "Reuse compiled dependencies of earlier builds.",
+            "Seconds before the first retry; tripled each time.",
+            "Seconds without a heartbeat after which a worker counts as lost.",
+            "Stop after analysis and lint.",
+            "TOML file of platforms and pools [env: OPAM_CI_PLATFORMS].",
+            "The CI of opam-repository: it distinguishes a broken package from a broken CI.",
+            "The branch into which it is merged.",
+            "The branch or commit into which it is merged.",
+            "The next page of a listing.",
+            "The same as the argument.",
+            "The set-up of GitHub.",
+            "URL of an opam archive mirror for sources; may be repeated.",
+            "Validate a file, and print its errors, one a line.",
+            "Whether the packages are the first version under their name. Default: those that have no other version in the repository.",
+            "With --replay: exit code 1 if a verdict changes.",
+            "With --replay: only attempts begun since then: 90m, 24h, 7d, a date.",
+            "With --replay: only attempts with this outcome.",
+            "With --replay: only faults with this cause.",
+            "With --replay: only this one.",
+            "Words of the job's id, such as `test cppo.1.8.0`.",
+        ]
+    )
