@@ -108,7 +108,7 @@ def test_other_commands_of_the_set_up(world: GitHubWorld) -> None:
     assert done.returncode == 2
     assert "MISSING  clone: file:///nowhere has no branch master" in done.stdout
     assert "MISSING  temporal: no Temporal server responds" in done.stdout
-    assert "2 things to do" in done.stdout
+    assert "2 things are missing" in done.stdout
     world.fake.installed = False
     done = check()
     assert (
