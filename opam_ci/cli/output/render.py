@@ -22,7 +22,8 @@ from opam_ci.core.jobs.summary import (
     total,
 )
 from opam_ci.core.packed import UNPACKED
-from opam_ci.core.text.result import printable, standing
+from opam_ci.core.printable import printable
+from opam_ci.core.text.result import standing
 from opam_ci.core.text.status import hidden_lines, result_line, verdict, why, worst_first
 
 _STYLES = {

@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from opam_ci.core.text.result import printable
+from opam_ci.core.printable import printable
 
 _UNLIMITED = 1_000_000
 """Width of an output that is not a terminal: more than any line has."""

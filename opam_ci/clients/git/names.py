@@ -5,6 +5,7 @@ from typing import Final
 
 from opam_ci.clients.git.process import Git, ObjectReader
 from opam_ci.core.errors import UsageError
+from opam_ci.core.printable import escaped
 
 _OBJECT_ID: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _ABBREVIATED_ID: Final = re.compile(r"[0-9a-f]{7,64}")
@@ -61,5 +62,5 @@ def _check_ref_format(git: Git, name: str) -> None:
 
 def _shown(name: str) -> str:
     text = name.encode("utf-8", "backslashreplace").decode()
-    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    text = escaped(text)
     return repr(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…")

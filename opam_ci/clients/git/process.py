@@ -16,7 +16,7 @@ from typing import IO, Final, TypeVar
 
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.text.result import printable
+from opam_ci.core.printable import printable
 
 # What a user's or a host's configuration may not change about our results: the defaults of
 # `git diff` and `git merge`, which opam-repo-ci runs.

@@ -16,7 +16,7 @@ from opam_ci.core.github.limits import is_limited, retry_after
 from opam_ci.core.github.model import RepositoryName, Tolerant
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.text.result import printable
+from opam_ci.core.printable import printable
 from opam_ci.core.text.status import problems
 
 API_VERSION = "2022-11-28"

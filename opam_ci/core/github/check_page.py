@@ -18,8 +18,8 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.summary import JobStatus, Standing, State, Summary, why_counted
 from opam_ci.core.lint.finding import LintFinding, Severity
-from opam_ci.core.text.result import flat
-from opam_ci.core.text.status import CAUSE_TEXTS, clip, mark, why
+from opam_ci.core.printable import clip, flat
+from opam_ci.core.text.status import CAUSE_TEXTS, mark, why
 
 _CONCLUSIONS: dict[State, Conclusion] = {
     State.SUCCESS: "success",

@@ -8,7 +8,8 @@ from opam_ci.core.github.model import HEAD_GONE, Sha
 from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind
 from opam_ci.core.jobs.summary import REPOSITORY_JOBS, State, Summary
 from opam_ci.core.model import Frozen
-from opam_ci.core.text.status import STATUS_LIMIT, clip, status_description
+from opam_ci.core.printable import clip
+from opam_ci.core.text.status import STATUS_LIMIT, status_description
 
 _REVDEP_JOBS = REVDEP_KINDS | {JobKind.LIST_REVDEPS}
 

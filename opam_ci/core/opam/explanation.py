@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from opam_ci.core.opam.version import satisfies
+from opam_ci.core.printable import clip, flat
 
 LIMIT = 300
 """Characters of an explanation: a table and a log show it on one line."""
@@ -43,7 +44,7 @@ def explain(own: str, causes: Sequence[str], *, hidden: Collection[str] = ()) ->
     read = [_read(own, cause[:_CAUSE_LIMIT], hidden=hidden) for cause in causes[:_CAUSES_READ]]
     # A cause that begins with the package itself names what its author can change.
     explained = sorted(filter(None, read), key=lambda line: not line.startswith(f"{own} "))
-    line = _clip(explained[0] if explained else _flat(causes[0][:_CAUSE_LIMIT]), LIMIT - 20)
+    line = clip(explained[0] if explained else flat(causes[0][:_CAUSE_LIMIT]), LIMIT - 20)
     return f"{line} (and {len(causes) - 1} more)" if len(causes) > 1 else line
 
 
@@ -55,9 +56,9 @@ def explain_refusal(own: str, line: str) -> str | None:
         line: The program's message.
     """
     if (unmet := _UNMET.search(line)) is not None:
-        return _clip(_flat(f"{own} is not available here (available: {unmet[1]})"), LIMIT)
+        return clip(flat(f"{own} is not available here (available: {unmet[1]})"), LIMIT)
     if (depexts := _DEPEXTS.search(line) or _APT.search(line)) is not None:
-        return _clip(_flat(f"{own} needs {_system(depexts[1])}"), LIMIT)
+        return clip(flat(f"{own} needs {_system(depexts[1])}"), LIMIT)
     return None
 
 
@@ -101,7 +102,7 @@ def rests_on_hidden(own: str, causes: Iterable[str], hidden: Iterable[str]) -> t
 
 
 def _read(own: str, cause: str, *, hidden: Collection[str]) -> str | None:
-    header, *rest = [_flat(line) for line in cause.splitlines() if line.strip()] or [""]
+    header, *rest = [flat(line) for line in cause.splitlines() if line.strip()] or [""]
     chains = [_ARROW.split(line[2:]) for line in rest if line.startswith("- ")]
     if not chains:
         return None
@@ -186,11 +187,3 @@ def _path(needs: list[str]) -> str:
     if len(needs) > _CHAIN_SHOWN:
         needs = [*needs[:2], "…", *needs[-(_CHAIN_SHOWN - 2) :]]
     return " → ".join(needs)
-
-
-def _flat(text: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -12,6 +12,7 @@ from opam_ci.core.model import Frozen
 from opam_ci.core.platforms import model as known
 from opam_ci.core.platforms.limits import PhaseLimits
 from opam_ci.core.platforms.model import ARCHITECTURES, Runner
+from opam_ci.core.printable import clip, escaped
 
 _DURATION: Final = re.compile(r"([0-9]{1,6}) ?(s|min|h)")
 _UNITS: Final = {"s": 1, "min": 60, "h": 3600}
@@ -236,5 +237,4 @@ def instead(name: str, known_names: Iterable[str]) -> str:
 
 def one_line(text: str) -> str:
     """Return a text on one line, printable, of at most 300 characters."""
-    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    return shown if len(shown) <= 300 else shown[:299] + "…"  # noqa: PLR2004  a few lines at most
+    return clip(escaped(text), 300)

@@ -10,6 +10,7 @@ from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Failed, Outcome, SkipReason
 from opam_ci.core.jobs.plan import BUILT_KINDS
 from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Counts, Summary
+from opam_ci.core.printable import flat
 from opam_ci.core.submission.result import ChangeKind
 
 SKIP_TEXTS = {
@@ -40,16 +41,6 @@ _MARK = re.compile(r"^[-#|] +")
 """Opam's prefix of each line of a command's output."""
 
 _WORST_FIRST = ("failed", "errored", "cancelled", "under way", "skipped", "passed")
-
-
-def printable(text: str) -> str:
-    """Returns text without control characters: log lines are hostile to terminals."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def flat(text: str) -> str:
-    """Returns text on one line, without control characters."""
-    return " ".join(printable(text).split())
 
 
 def reason_line(outcome: Outcome) -> str:

@@ -11,6 +11,7 @@ from opam_ci.core.incidents.model import Incident, Scope
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, Outcome, label
 from opam_ci.core.jobs.summary import UNDECIDED, JobState, JobStatus, Standing, State, Summary
+from opam_ci.core.printable import clip
 from opam_ci.core.text.result import (
     all_counts_text,
     is_stopped,
@@ -64,11 +65,6 @@ CAUSE_TEXTS = {
     Cause.STORAGE: "the CI's storage is down",
     Cause.UNKNOWN: "unknown cause",
 }
-
-
-def clip(text: str, limit: int) -> str:
-    """Returns text of at most `limit` characters, the last one an ellipsis if it was longer."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def main_cause(summary: Summary) -> Cause:
