@@ -78,7 +78,7 @@ class PullRequests:
                 task_queue=options.ORCHESTRATION_QUEUE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 start_signal="head_changed",
-                start_signal_args=[revision] if posting is None else [revision, posting],
+                start_signal_args=[revision, posting],
                 static_summary=f"{ref.title}: analysis, lint, builds",
             )
 

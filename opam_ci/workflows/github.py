@@ -19,7 +19,6 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.github.posting_options import PostingOptions
     from opam_ci.core.github.status import About, Channel, Status, statuses
     from opam_ci.core.jobs.messages import revision_key
-    from opam_ci.core.jobs.requests import Revision
     from opam_ci.core.jobs.signals import AttemptFaulted
     from opam_ci.core.jobs.summary import Summary
     from opam_ci.workflows import options
@@ -44,8 +43,7 @@ class GitHubPosting:
         self._note = note
         self._pull_request = state.pull_request
         self._wanted: tuple[Status, ...] = ()
-        self._debounce: Debounce = UNDELAYED
-        self._heartbeat_timeout = options.GITHUB_HEARTBEAT_TIMEOUT
+        self._posting = PostingOptions()
         self._doubtful = False
         self._hurried = False
         self._paused = False
@@ -87,17 +85,12 @@ class GitHubPosting:
             hurried: Whether these may be the final statuses.
         """
         self._hurried = hurried
-        posting = testing.posting
-        if posting is None:
-            self._wanted = ()
-            return
-        self._debounce = posting.debounce
-        self._heartbeat_timeout = posting.heartbeat_timeout
-        self._wanted = _wanted(summary, testing.revision, posting)
+        self._posting = testing.posting or PostingOptions()
+        self._wanted = _wanted(summary, testing)
 
     def to_post(self, summary: Summary, testing: TestingState) -> PostContent:
         """Returns the statuses and check runs that GitHub should have at this moment."""
-        posting, revision = testing.posting, testing.revision
+        posting = testing.posting
         if posting is None:
             return PostContent()
         runs = {}
@@ -109,13 +102,13 @@ class GitHubPosting:
                     context,
                     posting.contexts,
                     pull_request=self._pull_request,
-                    maximum_attempts=revision.options.retry.maximum_attempts,
+                    maximum_attempts=testing.revision.options.retry.maximum_attempts,
                     target_url=posting.target_url,
                 )
                 if context.about is About.LINTER:
                     annotated = context.name
         return PostContent(
-            statuses=_wanted(summary, revision, posting),
+            statuses=_wanted(summary, testing),
             check_runs=runs,
             posted=self._state.posted,
             debounce=UNDELAYED if self._hurried else posting.debounce,
@@ -173,7 +166,7 @@ class GitHubPosting:
 
     @property
     def _current_debounce(self) -> Debounce:
-        return UNDELAYED if self._hurried else self._debounce
+        return UNDELAYED if self._hurried else self._posting.debounce
 
     def _due(self, debounce: Debounce) -> Due:
         return due(self._wanted, self._state.posted, workflow.now(), debounce)
@@ -201,7 +194,7 @@ class GitHubPosting:
             GitHubActivities.post,
             PostTask(pull_request=self._pull_request),
             "statuses to GitHub",
-            options.github_activity(self._heartbeat_timeout),
+            options.github_activity(self._posting.heartbeat_timeout),
         )
         if done is None:
             self._state.posted = doubted(self._state.posted)
@@ -239,11 +232,14 @@ class GitHubPosting:
             self._under_way = None
 
 
-def _wanted(summary: Summary, revision: Revision, posting: PostingOptions) -> tuple[Status, ...]:
+def _wanted(summary: Summary, testing: TestingState) -> tuple[Status, ...]:
+    posting = testing.posting
+    if posting is None:
+        return ()
     found = statuses(
         summary,
         contexts=posting.contexts,
-        maximum_attempts=revision.options.retry.maximum_attempts,
+        maximum_attempts=testing.revision.options.retry.maximum_attempts,
         target_url=posting.target_url,
     )
     if not posting.check_runs:

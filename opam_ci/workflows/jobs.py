@@ -39,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.jobs.signals import AttemptFaulted, AttemptStarted, RestartJobs
     from opam_ci.core.jobs.summary import JobStatus, activity_id
     from opam_ci.core.jobs.table import JobTable
+    from opam_ci.core.submission.result import ChangedPackage
     from opam_ci.core.text.status import activity_summary
     from opam_ci.workflows import options
     from opam_ci.workflows.states import PlatformState
@@ -177,12 +178,11 @@ class JobRunner:
         match job.kind:
             case JobKind.ANALYSIS | JobKind.LINT:
                 lint = job.kind is JobKind.LINT
-                names = {each.package for each in jobs if lint}
                 method = RepositoryActivities.lint if lint else RepositoryActivities.analyse
                 task = RepositoryTask(
                     context=context,
                     revision=state.revision,
-                    packages=tuple(each for each in state.packages if each.package in names),
+                    packages=tuple(self._packages[each.package] for each in jobs) if lint else (),
                     merge_tree=state.merge_tree if lint else None,
                 )
                 how = options.repository_activity(job.kind, state.pull_request, checks)
@@ -205,6 +205,10 @@ class JobRunner:
             summary=activity_summary(job.kind, job.title),
             **how,
         )
+
+    @cached_property
+    def _packages(self) -> dict[str, ChangedPackage]:
+        return {changed.package: changed for changed in self._state.packages}
 
     @cached_property
     def _submitted(self) -> tuple[str, ...]:

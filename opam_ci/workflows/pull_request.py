@@ -137,9 +137,8 @@ class PullRequestWorkflow:
             posting: PostingOptions as JSON, None where nothing is posted to GitHub.
         """
         new = self._parsed("head_changed", Revision, revision)
-        is_posted = posting is not None
-        how = self._parsed("head_changed", PostingOptions, posting) if is_posted else None
-        if new is None or (is_posted and how is None):
+        how = None if posting is None else self._parsed("head_changed", PostingOptions, posting)
+        if new is None or (posting is not None and how is None):
             return
         origin = new.origin
         if origin and not self._github.is_newer(
