@@ -161,14 +161,11 @@ async def open_container(  # noqa: PLR0913 - the parts of a container
     async with AsyncExitStack() as until_started:
         proc = await until_started.enter_async_context(emptyproc.empty_proc())
         shown = () if proc is None else (f"--volume={proc}:{emptyproc.INSIDE}",)
-        process = await asyncio.create_subprocess_exec(
-            *engine.command("run", *_options(engine, name, network, mirrors, limits), *shown),
+        process = await engine.start(
+            *("run", *_options(engine, name, network, mirrors, limits), *shown),
             *("--entrypoint", "sh", image, "-c", _INIT),
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
         )
         container = Container(engine, name, process)
         try:

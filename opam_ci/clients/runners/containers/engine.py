@@ -88,6 +88,23 @@ class Engine:
         if missing := self.missing():
             raise InfrastructureError(missing, cause=Cause.SANDBOX)
 
+    async def start(self, *arguments: str, stdin: int, stderr: int) -> asyncio.subprocess.Process:
+        """Starts the engine's client, with a pipe for its standard output.
+
+        Args:
+            arguments: Of the client.
+            stdin: As in `subprocess`.
+            stderr: As in `subprocess`.
+        """
+        return await asyncio.create_subprocess_exec(
+            *self.command(*arguments),
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+
     async def call(
         self,
         *arguments: str,
@@ -115,13 +132,8 @@ class Engine:
         Returns:
             Exit code (None after the time limit), standard output, and the end of standard error.
         """
-        process = await asyncio.create_subprocess_exec(
-            *self.command(*arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
+        process = await self.start(
+            *arguments, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
         )
         try:
             async with asyncio.timeout(time_limit):
