@@ -42,8 +42,8 @@ class ResultBuffer(Interceptor):
     async def wait(self, client: Client) -> None:
         """Waits until the server responds, with any response, unless it just did.
 
-        There is no last attempt: a result that is given up is lost, and an activity whose result
-        is not needed any more costs only its slot. Cancellation ends the wait.
+        It has no limit: an abandoned result is lost, and an activity whose result is not needed
+        any more costs only its slot. Cancellation ends the wait.
         """
         if time.monotonic() - self._last_response_at <= _FRESH.total_seconds():
             return

@@ -228,8 +228,8 @@ async def _unless_missing(request: Coroutine[Any, Any, T]) -> T | None:
 async def _within(limit: timedelta, work: Coroutine[Any, Any, T]) -> T | None:
     """Waits with a time limit; returns None once it is reached.
 
-    Not `asyncio.timeout`: the client converts a cancellation to an error of its own, and an
-    interruption of the wait could not be told from the time limit.
+    Not `asyncio.timeout`: the client converts a cancellation to an error of its own, which
+    looks the same for an interruption of the wait and for the time limit.
     """
     task = asyncio.create_task(work)
     try:

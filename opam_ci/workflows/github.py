@@ -55,7 +55,7 @@ class GitHubPosting:
     def is_newer(self, as_of: datetime, head: str | None, *, authoritative: bool) -> bool:
         """Whether an event is newer than what is known.
 
-        Where that is unclear, GitHub is asked, and an authoritative event follows.
+        If that is unclear, GitHub is queried, and an authoritative event follows.
 
         Args:
             as_of: Time of the event, by GitHub's clock.

@@ -21,7 +21,7 @@ class PlatformState(State):
 
     Attributes:
         pull_request: To whom the jobs belong.
-        parent: Workflow that is told of progress; None for a benchmark.
+        parent: Workflow that gets signals of progress; None for a benchmark.
         revision: The head under test, and how it is checked.
         opened_at: When the testing of this head began.
         name: Name of the platform; empty for lint.
@@ -29,11 +29,11 @@ class PlatformState(State):
         repository: With which packages; None for lint.
         packages: What the analysis found, for lint and for listing reverse dependencies.
         merge_tree: The merged tree.
-        standing: How its jobs stand, None before they were counted.
+        standing: Standing of its jobs, None before they were counted.
         sequence: Number of the last record written to the index.
         heard: The newest of its parent's numbered signals.
         write_asked: The newest request to write everything down.
-        notice: What people should know of the platform's image.
+        notice: Message to users about the platform's image.
         stopping: Whether it ends, and by whom it was stopped.
     """
 
@@ -74,13 +74,13 @@ class TestingState(State):
         planned: Whether the jobs are in the index.
         concluded: Whether what only all platforms together can decide is decided.
         round: Number of the newest round of any job: one more for each restart.
-        restart_budget_used: What restarts of the head have cost since somebody last asked for one.
+        restart_budget_used: Cost of automatic restarts since the last manual one.
         children: The PlatformWorkflow that runs the jobs of each platform.
         woken: Of each of these workflows the newest signal after which it looks at the index again.
-        signals_sent: How many numbered signals they were sent.
+        signals_sent: Number of numbered signals that were sent to them.
         batch: How many PlatformWorkflows were started for this head.
-        standings: How the jobs of each platform stand.
-        notices: What people should know of images.
+        standings: Standing of the jobs of each platform.
+        notices: Messages to users about images.
     """
 
     __test__ = False
@@ -112,7 +112,7 @@ class PullRequestState(State):
         pull_request: Which.
         testing: The head that it tests, None until the first `head_changed`.
         sequence: Number of the last record written to the index.
-        notices: Things to know that are no verdict.
+        notices: Messages to users that are not verdicts.
         latest_event: The newest event of the pull request on GitHub.
         posted: By `Status.key`, what was posted last.
     """

@@ -35,6 +35,7 @@ def commands() -> list[tuple[str, str, bool]]:
 
 
 COMMANDS = commands()
+PROGRAM = typer.main.get_command(app)
 
 
 def words_of(line: str) -> list[str]:
@@ -46,7 +47,7 @@ def words_of(line: str) -> list[str]:
 
 def understood(words: list[str], *, whole: bool) -> None:
     """Parses a command line without running it."""
-    command = typer.main.get_command(app)
+    command: Any = PROGRAM
     context = typer.Context(command, info_name="opam-ci")
     rest = words
     while hasattr(command, "resolve_command"):

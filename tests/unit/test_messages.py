@@ -6,7 +6,7 @@ what to do; in the field's words (docs/glossary.md).
 """
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from inline_snapshot import snapshot
@@ -37,18 +37,22 @@ def filler(part: ast.expr) -> str:
     return "{…}"
 
 
-def calls() -> Iterator[tuple[Path, str, ast.Call]]:
-    for path in sorted(PRODUCT.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                yield path, ast.unparse(node.func).rpartition(".")[2], node
+@cache
+def calls() -> list[tuple[str, ast.Call]]:
+    """Returns all calls of the product, by the last part of what is called."""
+    return [
+        (ast.unparse(node.func).rpartition(".")[2], node)
+        for path in sorted(PRODUCT.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    ]
 
 
 def raised(*names: str) -> list[str]:
     """Returns the texts of exceptions of some classes."""
     found = {
         text
-        for _, name, call in calls()
+        for name, call in calls()
         if name in names and call.args
         if (text := template(call.args[0]))
     }
@@ -59,7 +63,7 @@ def given_as(*keywords: str) -> list[str]:
     """Returns the texts that are handed over as some argument."""
     found = {
         text
-        for _, _, call in calls()
+        for _, call in calls()
         for keyword in call.keywords
         if keyword.arg in keywords
         if (text := template(keyword.value))

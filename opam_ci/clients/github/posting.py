@@ -84,7 +84,7 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
 ) -> Posting:
     """Posts what is due, one after the other, and returns when to call again.
 
-    If GitHub is not available, that is a result and not an error, so that nobody waits for
+    If GitHub is not available, that is a result and not an error, so that nothing waits for
     it: builds go on, and the states that a retry would have posted late are never posted.
 
     Args:

@@ -28,7 +28,7 @@ class InfrastructureError(OpamCiError):
         cause: What to repair.
         phase: Where it happened.
         evidence: On what it rests; made from the message where none is given.
-        retry_after: When the other side said when to come back.
+        retry_after: Time to wait, if the other side named one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What activities are told, and what they answer. Small: logs and lists travel as references."""
+"""Inputs and results of activities. Small: logs and lists travel as references."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ class JobContext(Frozen):
         opened_at: When the testing of this head began: the same head can be tested again.
         round: 1 for the job's first run at this head, one more for each restart.
         retry: Backoff, so that the activity can say when the next attempt comes.
-        notify: Whether the workflow that runs the job wants to be told of faulted
+        notify: Whether the workflow that runs the job gets signals of faulted
             attempts at once; workflows of ours always do.
     """
 
@@ -82,7 +82,7 @@ class RepositoryTask(Frozen):
 
     @property
     def job(self) -> str:
-        """Id of the job that the attempt is told of by; lint is told of by its first package."""
+        """Id of the job in signals of its attempts; for lint that of its first package."""
         if not self.packages:
             return JobKind.ANALYSIS.value
         return f"{JobKind.LINT} {self.packages[0].package}"
@@ -216,7 +216,8 @@ class QueuedJob(Frozen):
     Attributes:
         job: Which.
         round: In which round.
-        restart_budget_used: What restarts of it have cost since somebody last asked for one.
+        restart_budget_used: Cost of its automatic restarts since the last manual one, in units of
+            `RESTART_COST`.
         needs: Id of the job that must pass first; None for none.
         waits: Whether that job is undecided, as the index knows it.
         inherited_outcome: Outcome of the job without being run, if the job that it needs ended with
@@ -246,7 +247,7 @@ class PlanJobs(Frozen):
         packages: What the analysis found.
         platforms: Where to build.
         round: In which round: jobs that were decided in an earlier one run again.
-        origin: Who asked for that, None for nobody.
+        origin: Origin of the restart, None if it is none.
     """
 
     key: RevisionKey
@@ -329,7 +330,7 @@ class ChangeJobs(Frozen):
 
 
 class SettleJobs(Frozen):
-    """Input of the activity that decides whatever nobody runs any more.
+    """Input of the activity that decides jobs that no workflow runs any more.
 
     Attributes:
         key: The testing.

@@ -121,7 +121,7 @@ class Revision(Frozen):
             empty for a head with an origin, which each worker fetches into a clone of its own.
         options: How to check it.
         again: Test it anew even if this head is already tested.
-        request: Chosen by whoever asks, to recognise the answer to this very request.
+        request: Id chosen by the caller, to recognise the result of this very request.
         origin: For a head that each worker fetches itself; None for one of a local clone.
     """
 

@@ -19,22 +19,22 @@ class RestartWhich(StrEnum):
 
 
 class RestartOrigin(StrEnum):
-    """Who asks for a restart: what nobody asked for has a budget."""
+    """Who initiated a restart. Automatic restarts are limited by a budget."""
 
     PERSON = "person"
-    """Somebody, by whatever way. What a job had of automatic restarts is forgotten."""
+    """Somebody, by any way. Resets the budget of automatic restarts."""
     INCIDENT = "incident"
-    """An incident that is repaired: counts against the budgets."""
+    """A resolved incident: counts against the budgets."""
     CANARY = "canary"
-    """An incident that wants to know whether it is repaired. Much cheaper than the other: a
-    fault that lasts all night takes many, and the job that serves must not pay for the rest."""
+    """An incident that tests whether it is repaired. Much cheaper: a fault that lasts all night
+    takes many, and the job that is used must not lose its budget to them."""
 
     def charged(self, before: int, restarts: int = 1) -> int:
-        """Returns what restarts have cost since somebody last asked for one.
+        """Returns the cost of automatic restarts since the last manual one.
 
         Args:
-            before: What they had cost.
-            restarts: How many jobs are restarted now.
+            before: Their cost before.
+            restarts: Number of jobs that are restarted now.
         """
         if self is RestartOrigin.PERSON:
             return 0
@@ -42,9 +42,9 @@ class RestartOrigin(StrEnum):
 
 
 RESTART_COST = 20
-"""What an automatic restart of a job takes of the budgets."""
+"""Cost of an automatic restart of a job."""
 CANARY_COST = 3
-"""What it takes where the job is a canary."""
+"""Cost if the job is a canary."""
 
 
 class JobSelector(Frozen):
@@ -69,7 +69,7 @@ class JobSelector(Frozen):
     head: str | None = Field(default=None, max_length=100)
 
     def narrows_to(self, job: Job) -> bool:
-        """Whether all but the head match; whoever asks compares that."""
+        """Whether all but the head match; the caller compares the head."""
         return (
             self.platform in {None, job.platform}
             and _is_named(self.package, job.package)
@@ -101,9 +101,9 @@ class RestartSelector(JobSelector):
 
     @property
     def standings(self) -> frozenset[Standing]:
-        """How jobs stand that are selected.
+        """Standings of the jobs that are selected.
 
-        A cancelled job is selected by `errored` too: it was lost through no fault of its own.
+        `errored` selects cancelled jobs too: they ended without a verdict.
         """
         standings = _STANDINGS[self.which]
         return standings if self.cause is None else standings & {Standing.ERRORED}
@@ -153,7 +153,7 @@ class RestartUpdate(Frozen):
 
     Attributes:
         selector: Which jobs.
-        preview: Whether only to say what it would take.
+        preview: Whether only to return what it would take.
     """
 
     selector: RestartSelector = RestartSelector()
@@ -165,7 +165,7 @@ class CancelUpdate(Frozen):
 
     Attributes:
         selector: Which jobs; nothing selects all that are undecided.
-        preview: Whether only to say what it would take.
+        preview: Whether only to return what it would take.
     """
 
     selector: JobSelector = JobSelector()

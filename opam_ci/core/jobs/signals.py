@@ -79,20 +79,20 @@ class RestartJobs(Frozen):
 
 
 class PlatformProgress(Frozen):
-    """Signal from a PlatformWorkflow to its parent: how its jobs stand.
+    """Signal from a PlatformWorkflow to its parent: the standing of its jobs.
 
     Attributes:
-        key: Of which testing: late words about a superseded one are ignored.
-        workflow_id: Who says it.
-        standing: How the platform's jobs stand.
+        key: The testing; late signals about a superseded one are ignored.
+        workflow_id: The sender.
+        standing: Standing of the platform's jobs.
         heard: The newest of its parent's numbered signals that it has taken into account: one that
             was sent a newer one is not over, whatever it says.
-        written: The highest request to write everything down that it has fulfilled.
-        stopped: Whether nothing of it runs any more, though not all may be written down.
-        done: Whether it has nothing more to say.
+        written: Number of the newest request to record everything that it has fulfilled.
+        stopped: Whether none of its jobs runs any more, though not all may be recorded.
+        done: Whether it sends no further progress.
         platform: The platform with its image by digest, once it was looked up: later jobs of
             the head use the same one.
-        notice: What people should know of the image.
+        notice: Message to users about the image.
     """
 
     key: RevisionKey
