@@ -31,8 +31,8 @@ class PlatformState(State):
         merge_tree: The merged tree.
         standing: Standing of its jobs, None before they were counted.
         sequence: Number of the last record written to the index.
-        heard: The newest of its parent's numbered signals.
-        write_asked: The newest request to write everything down.
+        handled: Number of the newest signal of its parent.
+        write_requested: Number of the newest request to record everything.
         notice: Message to users about the platform's image.
         stopping: Whether it ends, and by whom it was stopped.
     """
@@ -76,7 +76,8 @@ class TestingState(State):
         round: Number of the newest round of any job: one more for each restart.
         restart_budget_used: Cost of automatic restarts since the last manual one.
         children: The PlatformWorkflow that runs the jobs of each platform.
-        woken: Of each of these workflows the newest signal after which it looks at the index again.
+        awaited: For each of these workflows, the newest signal after which it reads the index
+            again.
         signals_sent: Number of numbered signals that were sent to them.
         batch: How many PlatformWorkflows were started for this head.
         standings: Standing of the jobs of each platform.

@@ -1,6 +1,7 @@
 """The rules of the house that no linter knows: see ARCHITECTURE.md."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +84,23 @@ def test_no_subprocess_goes_through_a_shell() -> None:
         assert "create_subprocess_shell" not in names_used(path), path.name
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not calls & {"os.system", "os.popen"}, path.name
+
+
+def test_docstrings_describe_what_a_class_has() -> None:
+    for path in MODULES:
+        classes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+        ]
+        for each in classes:
+            section = re.search(
+                r"^Attributes:\n((?: {4}.*\n?|\n)+)", ast.get_docstring(each) or "", re.MULTILINE
+            )
+            described = set(
+                re.findall(r"^ {4}(\w+): ", section[1], re.MULTILINE) if section else ()
+            )
+            has = set()
+            for node in ast.walk(each):
+                match node:
+                    case ast.Name(id=name) | ast.Attribute(attr=name) | ast.FunctionDef(name=name):
+                        has.add(name)
+            assert described <= has, f"{path.name}: {each.name} has no {sorted(described - has)}"

@@ -88,7 +88,7 @@ class Restart(Frozen):
         head: Only if this is still the head; None for any head.
         selectors: Which jobs, one restart for each.
         by: Account that requested it.
-        ask_permission: Whether the permission of `by` must be checked first (see
+        check_permission: Whether the permission of `by` must be checked first (see
             `command.is_permitted`); not for buttons, which GitHub shows to permitted people only.
     """
 
@@ -106,7 +106,7 @@ class Cancel(Frozen):
     Attributes:
         pull_request: The pull request.
         by: Account that requested it.
-        ask_permission: As for `Restart`.
+        check_permission: As for `Restart`.
     """
 
     kind: Literal["cancel"] = "cancel"
@@ -121,7 +121,7 @@ class UnknownCommand(Frozen):
     Attributes:
         pull_request: The pull request.
         by: Author of the comment.
-        ask_permission: As for `Restart`: only permitted people get an answer, or anybody
+        check_permission: As for `Restart`: only permitted people get an answer, or anybody
             could make the CI write comments.
         answer: The answer, markdown.
     """

@@ -85,8 +85,8 @@ class PlatformProgress(Frozen):
         key: The testing; late signals about a superseded one are ignored.
         workflow_id: The sender.
         standing: Standing of the platform's jobs.
-        heard: The newest of its parent's numbered signals that it has taken into account: one that
-            was sent a newer one is not over, whatever it says.
+        handled: Number of the newest signal of its parent that it has handled: with a newer one on
+            its way it has not ended, although it may report so.
         written: Number of the newest request to record everything that it has fulfilled.
         stopped: Whether none of its jobs runs any more, though not all may be recorded.
         done: Whether it sends no further progress.
