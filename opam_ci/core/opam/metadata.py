@@ -40,6 +40,7 @@ from opam_ci.core.opam.package import Package
 from opam_ci.core.opam.readers import WHOLE_FILE, BadFormat, Span, either
 from opam_ci.core.opam.sections import FormatError, read_fields
 from opam_ci.core.opam.syntax_rules import without_patch
+from opam_ci.core.opam.url import Url
 from opam_ci.core.opam.values import BOOL, IDENT, list_of, tuple_of
 
 #: The newest opam-version that opam-repository's files may have.
@@ -94,6 +95,17 @@ class Opam:
             if tag.startswith(FLAG_TAG)
         ]
         return (*reversed(in_tags), *self.values.get("flags", ()))
+
+    @property
+    def sources(self) -> tuple[Url, ...]:
+        """Where its archives are, mirrors included."""
+        url = self.values.get("url")
+        sections = [source for _, source in self.values.get("extra-sources", ())]
+        return tuple(
+            each
+            for section in ([url, *sections] if url is not None else sections)
+            for each in (section.url, *section.mirrors)
+        )
 
     @property
     def tests(self) -> tuple[Any, ...]:

@@ -59,6 +59,12 @@ class Url(NamedTuple):
             transport = "file"
         return cls(backend, transport, path, fragment if hash_mark else None)
 
+    def __str__(self) -> str:
+        """The URL without its fragment."""
+        is_named = self.backend in _VERSION_CONTROL and self.backend != self.transport
+        vcs = f"{self.backend}+" if is_named else ""
+        return f"{vcs}{self.transport}://{self.path}"
+
     @property
     def basename(self) -> str:
         """The last part of the path, empty if there is none."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from opam_ci.core.opam.package import Package, quote
+from opam_ci.core.opam.url import Url
 from opam_ci.core.submission.change import FileChange
 
 CHANGE_REFUSED: Final = "change-refused"
@@ -36,6 +37,7 @@ MAX_PACKAGE_BYTES: Final = 512 * 1024
 into the arguments of one git command (2 MB)."""
 
 _REGULAR: Final = frozenset({0o100644, 0o100755})
+_TRANSPORTS: Final = frozenset({"http", "https", "ftp"})
 _KINDS: Final = {0o120000: "symbolic link", 0o160000: "submodule"}
 _EXPECTED: Final = "(expecting regular files of mode 100644 or 100755)"
 _INVALID_NAMES: Final = frozenset({"", ".", ".."})
@@ -86,6 +88,17 @@ def _odd_mode(path: str, mode: int) -> str | None:
     if mode in _KINDS:
         return f"Unexpected {_KINDS[mode]} {shown(path)} in packages directory {_EXPECTED}"
     return f"Unexpected mode {mode:06o} of {shown(path)} in packages directory {_EXPECTED}"
+
+
+def unfetched(url: Url) -> bool:
+    """Whether builds do not fetch a source: anything but HTTP, FTP, and git over HTTPS.
+
+    Other protocols reach files, hosts by remote shells, and programs of the worker. No source in
+    opam-repository has one.
+    """
+    if url.backend == "git":
+        return url.transport != "https"
+    return url.backend != "http" or url.transport not in _TRANSPORTS
 
 
 def too_large(entries: int, size: int) -> str | None:

@@ -14,7 +14,8 @@ from opam_ci.core.opam.file import MAX_SIZE, parse
 from opam_ci.core.opam.formula import FBool
 from opam_ci.core.opam.metadata import Opam, read
 from opam_ci.core.opam.package import Package, check_name, quote
-from opam_ci.core.submission.admission import refusal
+from opam_ci.core.opam.url import Url
+from opam_ci.core.submission.admission import refusal, shown, unfetched
 from opam_ci.core.submission.change import FileChange, Oversized, Trees
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 
@@ -72,6 +73,7 @@ class _Analyser:
         # By path, of the files that were read already; the files themselves are not kept,
         # since a change may touch thousands.
         self._tests: dict[str, bool | OcamlFailure] = {}
+        self._unfetched: dict[str, Url] = {}
 
     def add(self, change: FileChange) -> None:
         mode = change.old_mode if change.is_deletion else change.new_mode
@@ -99,6 +101,12 @@ class _Analyser:
             )
             for package, kind in reversed(in_order)
         ]
+        # Last: what opam-repo-ci refuses has its message.
+        for path, url in self._unfetched.items():
+            raise _RefusedError(
+                f"Builds do not fetch {shown(str(url))}, a source in {shown(path)} "
+                "(expecting http, https, ftp or git+https)"
+            )
         return tuple(reversed(found))
 
     def _kind_of_opam(self, change: FileChange, name: str) -> ChangeKind:
@@ -139,6 +147,8 @@ class _Analyser:
             opam = _read(path, data)
         except OpamSyntaxError as error:
             raise _RefusedError(_failure_text(path, error)) from None
+        if (url := next(filter(unfetched, opam.sources), None)) is not None:
+            self._unfetched[path] = url
         try:
             self._tests[path] = opam.has_tests
         except OcamlFailure as failure:

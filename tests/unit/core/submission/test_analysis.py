@@ -16,6 +16,7 @@ from tests.support.fakes.one_file import significance
 
 SHA = "sha256=" + "0" * 64
 MD5 = "md5=" + "0" * 32
+SHA_IN_CAPITALS = f"sha256={SHA[7:].upper()}"
 URL = f'url {{ src: "https://x.org/a.tgz" checksum: ["{SHA}" "{MD5}"] }}'
 
 
@@ -45,7 +46,7 @@ def kind(old: str, new: str) -> str:
         ("", 'available: os = "linux"'),
         ("", 'os: "linux"'),
         ("", f'extra-files: ["a" "{MD5}"]'),
-        ("", f'extra-source "a" {{ src: "b" checksum: "{MD5}" }}'),
+        ("", f'extra-source "a" {{ src: "http://b" checksum: "{MD5}" }}'),
         ("", 'x-env-path-rewrite: [[A true]]\nsetenv: A = "b"'),
         ("", 'setenv: A += "b"'),
         ("build: [make]", "build: [make {dev}]"),
@@ -62,9 +63,7 @@ def test_significant(old: str, new: str) -> None:
         (URL, f'url {{ src: "https://y.org/b" checksum: "{SHA}" }}'),
         (
             URL,
-            f'url {{ src: "c" mirrors: "https://y.org/b" checksum: "{SHA.upper()}" }}'.replace(
-                "SHA256", "sha256"
-            ),
+            f'url {{ src: "ftp://c" mirrors: "https://y.org/b" checksum: "{SHA_IN_CAPITALS}" }}',
         ),
         ("", 'name: "a"\nversion: "1"'),
         ("", "flags: [avoid-version deprecated conf compiler verbose light-uninstall foo]"),
@@ -103,6 +102,27 @@ def test_insignificant(old: str, new: str) -> None:
 )
 def test_only_a_literal_false_is_unavailable(new: str, expected: str) -> None:
     assert kind("", new) == expected
+
+
+@pytest.mark.parametrize(
+    ("section", "source"),
+    [
+        ('url { src: "rsync://a.b/c" }', "rsync://a.b/c"),
+        ('url { src: "/etc" }', "file:///etc"),
+        ('url { src: "git+http://a.b/c" }', "git+http://a.b/c"),
+        ('url { src: "git://a.b/c" }', "git://a.b/c"),
+        ('url { src: "hg+https://a.b/c" }', "hg+https://a.b/c"),
+        ('url { src: "ssh://a.b/c" }', "ssh://a.b/c"),
+        (f'url {{ src: "https://a/b" mirrors: ["http://c" "sftp://d"] checksum: "{MD5}" }}', "sftp://d"),
+        (f'extra-source "a" {{ src: "file:///b" checksum: "{MD5}" }}', "file:///b"),
+    ],
+)  # fmt: skip
+def test_a_source_that_builds_do_not_fetch_is_refused(section: str, source: str) -> None:
+    result = significance(opam(), opam(section), path=at("a.1"))
+    assert result.failure == (
+        f'Builds do not fetch "{source}", a source in "packages/a/a.1/opam" '
+        "(expecting http, https, ftp or git+https)"
+    )
 
 
 def test_what_was_wrong_before_is_not_the_changes_fault() -> None:
