@@ -1,7 +1,8 @@
 """Whether a wrong checksum repeats: the host's content changed, or varies between downloads.
 
 The fetch phase has network, and opam keeps nothing of a download that it refuses. So the
-runner downloads again, and compares the content.
+runner downloads again, and compares the content, within the build root: the log is public, so
+nothing about what was downloaded leaves it but whether it was the same.
 """
 
 import re
@@ -12,12 +13,15 @@ from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.core.jobs.facts import OpamAction
 
 _REFUSED = re.compile(r"(https?://\S+) \((?:Bad checksum|Checksum mismatch)")
-_SUM = re.compile(r"\A([0-9a-f]{64}) ", re.MULTILINE)
 
-_DOWNLOAD = (
-    'file=$(mktemp) && curl --fail --location --silent --show-error --proto "=http,https" '
-    '--connect-timeout 10 --max-time 300 --user-agent opam-ci --output "$file" -- "$1" '
-    '&& sha256sum "$file"'
+_DIFFERENT = 1
+"""Exit code of cmp(1); it and curl have others for trouble."""
+
+_COMPARE = (
+    'get() { curl --fail --location --silent --show-error --proto "=http,https" '
+    '--connect-timeout 10 --max-time 300 --user-agent opam-ci --output "$1" -- "$2"; }; '
+    'one=$(mktemp) && two=$(mktemp) && get "$one" "$1" && get "$two" "$1" || exit 2; '
+    'cmp --quiet "$one" "$two"'
 )
 
 
@@ -29,12 +33,12 @@ def refused(actions: Iterable[OpamAction]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(match[1] for match in found if match))
 
 
-def download(url: str) -> Step:
-    """Downloads a file once and prints its SHA-256."""
+def compare(url: str) -> Step:
+    """Downloads a file twice: exit code 0 if the content is the same, `_DIFFERENT` if not."""
     return Step(
-        ("sh", "-c", _DOWNLOAD, "sh", url),
+        ("sh", "-c", _COMPARE, "sh", url),
         network=True,
-        shown=f"download {url} again, for its checksum",
+        shown=f"download {url} twice more, to see whether its content varies",
     )
 
 
@@ -58,17 +62,7 @@ async def repeats(
     again = [await run(step, bytearray()) for step in fetches]
     if all(ended.ok for ended in again):
         return False
-    same = True
-    for url in urls:
-        sums = [await _sum(url, run) for _ in range(2)]
-        if None in sums:
-            return None
-        same = same and sums[0] == sums[1]
-    return same
-
-
-async def _sum(url: str, run: RunStep) -> str | None:
-    output = bytearray()
-    ended = await run(download(url), output)
-    found = _SUM.search(output.decode(errors="replace"))
-    return found[1] if ended.ok and found else None
+    ended = [await run(compare(url), bytearray()) for url in urls]
+    if any(each.exit_code not in {0, _DIFFERENT} for each in ended):
+        return None
+    return all(each.ok for each in ended)
