@@ -30,6 +30,7 @@ from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups
+from opam_ci.clients.runners.sandbox.network import ContainerNetwork
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, default_home
 from opam_ci.core.jobs.job import Phase
 
@@ -73,7 +74,7 @@ def in_container(home: Path, image: str) -> Life:
                 engine,
                 image,
                 f"opam-ci-{directory.name}",
-                network=settings.network,
+                network=ContainerNetwork(),
                 mirrors=Mirrors(),
                 limits=LIMITED,
             ) as container,

@@ -92,6 +92,7 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
                 network=settings.container_network,
                 limits=limits,
                 slots=settings.builds,
+                network_allow=settings.network_allow,
             ),
             store,
         )
@@ -100,6 +101,7 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
             home=settings.cache,
             limits=limits,
             slots=settings.builds,
+            network_allow=settings.network_allow,
             build_cache=settings.build_cache,
             build_cache_bytes=settings.build_cache_bytes,
         ),

@@ -4,13 +4,13 @@ import os
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from platformdirs import user_state_path
 from pydantic import ByteSize, Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
+from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES, Endpoint
 from opam_ci.clients.runners.settings import default_home as default_cache
 from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.jobs.installable import Unavailable
@@ -38,7 +38,10 @@ class Settings(BaseSettings):
         container_command: `podman` or `docker`, or the path of either.
         container_runtime: The engine's low-level runtime; by default what works here.
         container_image: Image of platforms that name none.
-        container_network: The engine's word for the network of the phases that have one.
+        container_network: The engine's name of a network for the phases that have one, where the
+            one of our own cannot be made; nothing filters it.
+        network_allow: Internal hosts that builds may download from, as `HOST:PORT`, separated by
+            commas; mirrors and proxies of this machine's configuration need no entry.
         job_memory: Bytes of memory that a job may use; by default a share of the machine's.
         job_pids: Processes and threads that a job may have.
         job_cpus: CPUs' worth of time that a job may use; by default no limit.
@@ -62,6 +65,13 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
 
+    @field_validator("network_allow", mode="before")
+    @classmethod
+    def _endpoints(cls, value: str | tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        if not isinstance(value, str):
+            return value
+        return tuple(Endpoint.parse(each.strip()) for each in value.split(",") if each.strip())
+
     model_config = SettingsConfigDict(env_prefix="OPAM_CI_", extra="forbid", frozen=True)
 
     home: Path = Field(default_factory=partial(user_state_path, "opam-ci"))
@@ -79,7 +89,8 @@ class Settings(BaseSettings):
     container_command: str = "podman"
     container_runtime: str | None = None
     container_image: str | None = None
-    container_network: str = "host"
+    container_network: str | None = None
+    network_allow: Annotated[tuple[Endpoint, ...], NoDecode] = ()
     job_memory: int | None = Field(default=None, ge=32 << 20)
     job_pids: int = Field(default=4096, ge=16)
     job_cpus: float | None = Field(default=None, ge=0.01)

@@ -20,6 +20,9 @@ SUBORDINATE_IDS = {
 }
 """The files of subuid(5) and subgid(5), by the option of usermod(8) that adds to each."""
 
+TUN = Path("/dev/net/tun")
+"""The device of tun(4)."""
+
 _FIRST_ID = 100_000
 _ID_COUNT = 65_536
 """The start and the size of the ranges that useradd(8) assigns: see login.defs(5)."""
@@ -34,6 +37,16 @@ def missing() -> list[str]:
         if not (users and os.geteuid() == 0)
         if not (shutil.which(file) or ("/" in file and Path(file).exists()))
     ]
+
+
+def device_commands() -> list[list[str]]:
+    """Returns the command that opens the device of builds' network to this user, if it is closed.
+
+    udev does so at each start; a machine without it has the kernel's mode.
+    """
+    if os.access(TUN, os.R_OK | os.W_OK) or not TUN.exists():
+        return []
+    return [["chmod", "666", str(TUN)]]
 
 
 def id_commands() -> list[list[str]]:
@@ -65,6 +78,11 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
+def user_commands() -> list[list[str]]:
+    """Returns the commands that give this user what it lacks besides packages."""
+    return [*id_commands(), *device_commands()]
+
+
 def has_apt() -> bool:
     """Returns whether this machine has Debian packages."""
     return shutil.which("apt-get") is not None
@@ -86,8 +104,8 @@ def may_become_root() -> bool:
 
 
 def command_for_people(packages: Sequence[str]) -> str:
-    """Returns the one command for a person: it installs packages, and adds subordinate ids."""
-    steps = id_commands()
+    """Returns the one command for a person: it installs packages, and adds what a user lacks."""
+    steps = user_commands()
     if packages:
         install = ["apt-get", "install", "--no-install-recommends", *packages]
         steps = [["apt-get", "update"], install, *steps]
@@ -105,4 +123,4 @@ def commands(packages: Sequence[str]) -> list[list[str]]:
     careful = ["--yes", "--no-install-recommends", "--no-upgrade", "--no-remove"]
     install = [[*apt, "update"], [*apt, "install", *careful, *packages]] if packages else []
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    return [[*sudo, *command] for command in (*install, *id_commands())]
+    return [[*sudo, *step] for step in (*install, *user_commands())]

@@ -13,7 +13,11 @@ def missing(packages: Mapping[str, str]) -> str | None:
     Args:
         packages: The Debian package of each program.
     """
-    absent = sorted({package for tool, package in packages.items() if shutil.which(tool) is None})
+    # Some are in directories that are not on the path of ordinary users.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    absent = sorted(
+        {package for tool, package in packages.items() if shutil.which(tool, path=path) is None}
+    )
     if not absent:
         return None
     sudo = "" if os.geteuid() == 0 else "sudo "

@@ -89,6 +89,7 @@ class System:
             "OPAM_CI_TEMPORAL": address,
             # The tests of canaries turn them on: the others need not wait for one.
             "OPAM_CI_CANARY": "false",
+            "OPAM_CI_NETWORK_ALLOW": "127.0.0.1",
             "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         }
 

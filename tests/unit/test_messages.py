@@ -193,6 +193,7 @@ def test_of_infrastructure() -> None:
             "container {name} cannot be removed: {errors}",
             "container {name} does not end",
             "container {name} does not start: {…}",
+            "container {name} runs on another machine, where its network cannot be confined: run the worker beside the engine, or name a network with OPAM_CI_CONTAINER_NETWORK",
             "could not start {…}: {…}",
             "could not write the example: {…}",
             "git cannot be started: {error}",
@@ -235,6 +236,7 @@ def test_of_infrastructure() -> None:
             "the image of {name} has {…}, not OCaml {ocaml}",
             "the index at {…} does not work: {message}",
             "the job's container has ended",
+            "the network of builds cannot be made: {problem}",
             "the query of the workflow {workflow_id} failed: {error}",
             "the root file system has no apt package lists",
             "the sandbox of builds does not work {place} ({last}): {…}",
@@ -273,6 +275,7 @@ def test_of_values_that_are_refused() -> None:
     """In configuration, platform files, payloads: pydantic adds where."""
     assert raised("ValueError", "_RefusedError", "FormatError", "UnprovenError") == snapshot(
         [
+            "Builds do not fetch {…}, a source in {…} (expecting http, https, ftp or git+https)",
             "File {…} too big ({size} bytes)",
             """\
 Format errors detected in {package}:
@@ -291,6 +294,7 @@ Format errors detected in {package}:
             "impossible",
             "invalid directory {home}: remove commas, colons, quotes, backslashes and spaces",
             'invalid duration {value}; write "90 s", "15 min" or "2 h"',
+            "invalid endpoint {text}: HOST, HOST:PORT, or [ADDRESS]:PORT for IPv6",
             "invalid {what} {value}; {form}",
             "no package code runs in phase {phase}",
             "no such {what}: {value}; there is: {…}",

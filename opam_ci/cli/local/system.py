@@ -7,6 +7,7 @@ from collections.abc import Callable
 from opam_ci.cli import debian
 from opam_ci.clients.runners.preflight import namespace_problem
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+from opam_ci.clients.runners.sandbox.network import tun_problem
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -20,9 +21,9 @@ def require() -> None:
             has the one command to run first.
     """
     packages = debian.missing()
-    if packages or debian.id_commands():
+    if packages or debian.user_commands():
         raise UsageError(_problem(packages))
-    if trouble := namespace_problem(sandbox.rights()):
+    if trouble := namespace_problem(sandbox.rights()) or tun_problem():
         raise UsageError(trouble)
 
 
@@ -38,7 +39,7 @@ def install(report: Callable[[str], None]) -> None:
         InfrastructureError: A command failed; its output is on stderr.
     """
     packages = debian.missing()
-    if packages or debian.id_commands():
+    if packages or debian.user_commands():
         if not (debian.may_install() if packages else debian.may_become_root()):
             raise UsageError(_problem(packages))
         by_hand = debian.command_for_people(packages)
@@ -65,9 +66,12 @@ def _run(command: list[str], by_hand: str) -> None:
 
 def _lacking(packages: list[str]) -> str:
     """Names what is missing."""
-    ids = "subordinate ids for this user (/etc/subuid, /etc/subgid)"
     names = [f"the Debian packages {' '.join(packages)}"] if packages else []
-    return " and ".join([*names, *([ids] if debian.id_commands() else [])])
+    if debian.id_commands():
+        names.append("subordinate ids for this user (/etc/subuid, /etc/subgid)")
+    if debian.device_commands():
+        names.append(f"access of this user to {debian.TUN}")
+    return " and ".join(names)
 
 
 def _problem(packages: list[str]) -> str:

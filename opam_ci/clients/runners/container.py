@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from opam_ci.clients import programs
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.containers.box import open_container, remove
@@ -28,9 +29,14 @@ from opam_ci.clients.runners.preflight import (
     check_room,
     limits_line,
 )
-from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
+from opam_ci.clients.runners.sandbox.bubblewrap import (
+    NETWORK_TOOLS,
+    ROOT,
+    proxy_environment,
+)
 from opam_ci.clients.runners.sandbox.disk import DiskWatch
 from opam_ci.clients.runners.sandbox.locks import remove_unlocked
+from opam_ci.clients.runners.sandbox.network import ContainerNetwork, tun_problem
 from opam_ci.clients.runners.settings import ContainerSettings
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
@@ -53,12 +59,16 @@ class ContainerRunner:
         self._artifacts = artifacts
         self._engine = Engine(settings.command, settings.runtime)
         self._jobs = settings.home / "containers"
+        self._archives = aptsources.read_host()
+        self._network = ContainerNetwork(settings.network, settings.network_allow).and_to(
+            (*self._archives.urls, *proxy_environment().values())
+        )
         self._layers = ContainerLayers(
             settings.home / "container-layers",
             self._engine,
             artifacts,
             settings.keep_layers,
-            settings.network,
+            self._network,
         )
         self._limits = settings.limits.on_this_machine(settings.slots)
 
@@ -68,9 +78,15 @@ class ContainerRunner:
         return self._settings.needs
 
     async def require(self) -> None:
-        """Checks that the engine's client is installed; see `base.MachineRunner.require`."""
-        if missing := self._engine.missing():
-            raise UsageError(missing)
+        """Checks that what it needs is installed; see `base.MachineRunner.require`."""
+        problem = self._engine.missing() or self._network_problem()
+        if problem is not None:
+            raise UsageError(problem)
+
+    def _network_problem(self) -> str | None:
+        if self._settings.network is not None:
+            return None
+        return programs.missing(NETWORK_TOOLS) or tun_problem()
 
     async def prepare(self, show: Callable[[str], None]) -> None:
         """Checks that the engine answers, and pulls the default image if there is one.
@@ -109,7 +125,7 @@ class ContainerRunner:
         image = await self._layers.image(self._settings.image, lambda _: None)
         if (made_at := await self._layers.made_at(image)) is not None:
             check_clock(datetime.now(UTC), not_before=made_at)
-        async with self._open(image, mirrors.Mirrors()) as executor:
+        async with self._open(image, mirrors.Mirrors(), self._network) as executor:
             await check_sandbox(
                 executor,
                 f"in {self._settings.image}",
@@ -133,7 +149,11 @@ class ContainerRunner:
         phase_log.begin_checkout(spec)
         async with (
             self._layers.use(image, spec, transcript.output) as base,
-            self._open(base.image, mirrors.inside(spec.archive_mirrors)) as executor,
+            self._open(
+                base.image,
+                mirrors.inside(spec.archive_mirrors),
+                self._network.and_to(spec.archive_mirrors),
+            ) as executor,
         ):
             transcript.note(limits_line(self._limits))
             job = JobRun(
@@ -142,20 +162,22 @@ class ContainerRunner:
                 base.manifest,
                 base.system,
                 phase_log,
-                apt_options=aptsources.read_host().options,
+                apt_options=self._archives.options,
                 environment=self._settings.environment,
             )
             return await job.run(self._artifacts)
 
     @asynccontextmanager
-    async def _open(self, image: str, shown: mirrors.Mirrors) -> AsyncIterator[ContainerExecutor]:
+    async def _open(
+        self, image: str, shown: mirrors.Mirrors, network: ContainerNetwork
+    ) -> AsyncIterator[ContainerExecutor]:
         async with (
             job_directory(self._jobs, "job-") as directory,
             open_container(
                 self._engine,
                 image,
                 _container_name(directory),
-                network=self._settings.network,
+                network=network,
                 mirrors=shown,
                 limits=self._limits,
             ) as container,

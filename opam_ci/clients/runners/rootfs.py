@@ -37,6 +37,7 @@ from opam_ci.clients.runners.preflight import (
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups
 from opam_ci.clients.runners.sandbox.disk import DiskWatch
+from opam_ci.clients.runners.sandbox.network import JobNetwork, configured, tun_problem
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
@@ -76,6 +77,10 @@ class RootfsRunner:
         if settings.mirror is not None:
             archives = archives.model_copy(update={"main": settings.mirror, "security": None})
         self._archives = archives
+        self._allowed = (
+            *settings.network_allow,
+            *configured((*archives.urls, *sandbox.proxy_environment().values())),
+        )
         self._limits = settings.limits.on_this_machine(settings.slots)
 
     @cached_property
@@ -89,7 +94,11 @@ class RootfsRunner:
 
     async def require(self) -> None:
         """Checks for the programs and the user's namespaces; see `base.MachineRunner.require`."""
-        trouble = sandbox.missing_tools() or await to_thread(namespace_problem, self._rights)
+        trouble = (
+            sandbox.missing_tools()
+            or await to_thread(namespace_problem, self._rights)
+            or tun_problem()
+        )
         if trouble is not None:
             raise UsageError(trouble)
 
@@ -150,12 +159,17 @@ class RootfsRunner:
             self._cgroups.open(root.upper.parent) as groups,
             AsyncExitStack() as stack,
         ):
+            allowed = (*self._allowed, *configured(spec.archive_mirrors))
+            network = await stack.enter_async_context(
+                JobNetwork(root.upper.parent, allowed, self._rights)
+            )
             executor = RootfsExecutor(
                 root,
                 mirrors.inside(spec.archive_mirrors),
                 self._rights,
                 groups=groups,
                 disk=DiskWatch(root.upper, self._limits, self._rights),
+                network=network,
             )
             transcript.note(limits_line(self._limits, self._cgroups.missing))
             cache = None

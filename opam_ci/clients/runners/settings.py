@@ -2,7 +2,10 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Final, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
 from pydantic import ByteSize, Field, field_validator
@@ -19,9 +22,51 @@ BUILD_CACHE_BYTES = ByteSize(10 * _GIB)
 several times over."""
 
 
+_PORTS: Final = {"http": 80, "https": 443, "ftp": 21}
+
+
 def default_home() -> Path:
     """Returns the per-user cache directory: `$XDG_CACHE_HOME/opam-ci` or `~/.cache/opam-ci`."""
     return user_cache_path("opam-ci")
+
+
+class Endpoint(NamedTuple):
+    """A host, and one TCP port of it or all.
+
+    Attributes:
+        host: Name or address.
+        port: The port; None for all of them.
+    """
+
+    host: str
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parses `HOST`, `HOST:PORT`, or `[ADDRESS]:PORT` for IPv6.
+
+        Raises:
+            ValueError: It has another form.
+        """
+        parts = urlsplit(f"//{text}")
+        port: int | None = 0
+        with suppress(ValueError):
+            port = parts.port
+        if not parts.hostname or parts.netloc != text or "@" in text or port == 0:
+            raise ValueError(
+                f"invalid endpoint {text!r}: HOST, HOST:PORT, or [ADDRESS]:PORT for IPv6"
+            )
+        return cls(parts.hostname, port)
+
+    @classmethod
+    def of_url(cls, url: str) -> Self | None:
+        """Returns the endpoint of a URL, None if it has none; HTTP is the default protocol."""
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        try:
+            port = parts.port or _PORTS.get(parts.scheme)
+        except ValueError:
+            return None
+        return cls(parts.hostname, port) if parts.hostname and port else None
 
 
 class JobLimits(Frozen):
@@ -69,6 +114,8 @@ class MachineSettings(Frozen):
         opam_jobs: Parallel package builds within one job; by default opam's own choice.
         limits: What one job may use.
         slots: How many jobs run at once.
+        network_allow: What phases with network may reach besides the internet; the mirrors and
+            proxies that this machine is configured with come on top.
     """
 
     home: Path = Field(default_factory=default_home)
@@ -78,6 +125,8 @@ class MachineSettings(Frozen):
     opam_jobs: int | None = Field(default=None, ge=1)
     limits: JobLimits = JobLimits()
     slots: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
+
+    network_allow: tuple[Endpoint, ...] = ()
 
     @property
     def needs(self) -> HostNeeds:
@@ -129,10 +178,11 @@ class ContainerSettings(MachineSettings):
         command: `podman` or `docker`, or the path of either.
         runtime: The engine's low-level runtime; see `Engine` for the default.
         image: Image of platforms without one.
-        network: The engine's name of the network of the phases that have one.
+        network: The engine's name of a network for the phases that have one, in place of a
+            namespace that reaches the internet only.
     """
 
     command: str = "podman"
     runtime: str | None = None
     image: str | None = None
-    network: str = Field(default="host", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")
+    network: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")

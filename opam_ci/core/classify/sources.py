@@ -33,6 +33,12 @@ def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
     A fault of the network outweighs a missing source: the first may be the reason for the
     second, which a retry shows.
     """
+    if run.refused:
+        detail = (
+            f"a source's host is at {', '.join(run.refused)}, which builds do not reach: it may be "
+            "the author's mistake, or a mirror that OPAM_CI_NETWORK_ALLOW has to name"
+        )
+        return case.errored(Cause.SOURCE_HOST, "internal-address", run, detail=detail)
     # `opam source P` names no package: it fetches one, the job's own.
     names = _failed_packages(case, run) or [case.own]
     lines = case.lines(run.phase)

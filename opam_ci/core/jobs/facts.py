@@ -43,6 +43,7 @@ class PhaseRun(Frozen):
         sandbox_killed: The process that holds the sandbox was itself ended by a signal that
             the runner did not send. It is outside of the sandbox's PID namespace, so nothing
             inside can have sent it.
+        refused: Internal addresses to which the network of the phase refused connections.
     """
 
     phase: Phase
@@ -56,6 +57,7 @@ class PhaseRun(Frozen):
     has_report: bool = False
     conflicts: tuple[str, ...] = ()
     sandbox_killed: bool = False
+    refused: tuple[str, ...] = ()
 
 
 class DiskOveruse(Frozen):

@@ -4,7 +4,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,15 +15,22 @@ _ANSWER, _IPV4, _INTERNET = 0x8580, 1, 1
 
 
 class NameServer:
-    """Resolves every name to this machine.
+    """Resolves names, by default all of them to this machine.
+
+    Args:
+        address: Where it listens; by default an address of the loopback network.
+        resolve: Returns the IPv4 address of a name.
 
     Attributes:
         address: Where it listens, on port 53: a resolver's configuration has no other port.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, address: str = "", resolve: Callable[[str], str] = lambda _: "127.0.0.1"
+    ) -> None:
         # All of 127/8 is this machine: each process takes an address of its own.
-        self.address = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+        self.address = address or f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+        self._resolve = resolve
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -59,10 +66,10 @@ class NameServer:
                     question, origin = server.recvfrom(512)
                 except TimeoutError:
                     continue
-                server.sendto(_answer(question), origin)
+                server.sendto(_answer(question, self._resolve), origin)
 
 
-def _answer(question: bytes) -> bytes:
+def _answer(question: bytes, resolve: Callable[[str], str]) -> bytes:
     number = question[:2]
     end = question.index(b"\0", _HEADER.size) + 5
     asked = question[_HEADER.size : end]
@@ -71,8 +78,13 @@ def _answer(question: bytes) -> bytes:
     head = number + struct.pack(">HHHHH", _ANSWER, 1, int(found), 0, 0)
     if not found:
         return head + asked
+    labels, at = list[str](), 0
+    while length := asked[at]:
+        labels.append(asked[at + 1 : at + 1 + length].decode())
+        at += 1 + length
+    address = socket.inet_aton(resolve(".".join(labels)))
     # The name is that of the question, 12 bytes from the start.
-    record = struct.pack(">HHHIH", 0xC00C, _IPV4, _INTERNET, 0, 4) + socket.inet_aton("127.0.0.1")
+    record = struct.pack(">HHHIH", 0xC00C, _IPV4, _INTERNET, 0, 4) + address
     return head + asked + record
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits
-from tests.support.worlds.rootfs import Artifacts, World
+from tests.support.worlds.rootfs import LOOPBACK, Artifacts, World
 
 # The packages of these tests compile nothing; importing takes time by the megabyte.
 _LEFT_OUT = (
@@ -36,7 +36,12 @@ class ContainerWorld(World):
         (directory / "artifacts").mkdir()
         self.artifacts = Artifacts(directory / "artifacts")
         self.runner = ContainerRunner(
-            ContainerSettings(home=self.home, image=IMAGE, limits=limits or JobLimits()),
+            ContainerSettings(
+                home=self.home,
+                image=IMAGE,
+                limits=limits or JobLimits(),
+                network_allow=LOOPBACK,
+            ),
             self.artifacts,
         )
 

@@ -140,6 +140,7 @@ class FleetWorld(GitHubWorld):
             "OPAM_CI_CACHE": str(default_cache()),
             "OPAM_CI_PLATFORMS": str(home / "platforms.toml"),
             "OPAM_CI_CANARY": "false",
+            "OPAM_CI_NETWORK_ALLOW": "127.0.0.1",
             "OPAM_CI_INCIDENT_PROBE": "PT2S",
             "OPAM_CI_INCIDENT_QUIET": "PT10S",
             # One status for each context: twice as many say nothing more.

@@ -81,6 +81,7 @@ class GitHubWorld:
             "OPAM_CI_GITHUB_API_URL": api_url,
             "OPAM_CI_GITHUB_CLONE_URL": self.remote.path.as_uri(),
             "OPAM_CI_GITHUB_CHECKS": "true",
+            "OPAM_CI_NETWORK_ALLOW": "127.0.0.1",
             "OPAM_CI_GITHUB_RECONCILE_INTERVAL": "PT10S",
             "OPAM_CI_GITHUB_REQUEST_TIMEOUT": "PT5S",
             "OPAM_CI_GITHUB_TEMPORAL_UI": f"http://127.0.0.1:{self.temporal_ui}",

@@ -24,7 +24,7 @@ from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings, default
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups
 from opam_ci.clients.runners.sandbox.process import run_process
-from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.clients.runners.settings import Endpoint, JobLimits
 from opam_ci.core.jobs.build import (
     BuildProgress,
     BuildReport,
@@ -37,6 +37,10 @@ from opam_ci.core.jobs.facts import PhaseRun
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.platforms.model import EMBEDDED
+
+LOOPBACK = (Endpoint("127.0.0.1"),)
+"""What builds of tests may reach besides the internet: the tests' own servers."""
+
 
 _HEADER = """opam-version: "2.0"
 synopsis: "A package of a test"
@@ -127,17 +131,27 @@ class World:
     """A runner over its own layers and job roots, and the machine's shared image."""
 
     def __init__(
-        self, directory: Path, *, keep_layers: int = 4, limits: JobLimits | None = None
+        self,
+        directory: Path,
+        *,
+        keep_layers: int = 4,
+        limits: JobLimits | None = None,
+        network_allow: tuple[Endpoint, ...] = LOOPBACK,
     ) -> None:
         self.home = directory / "home"
-        self.home.mkdir()
+        self.home.mkdir(parents=True)
         images = default_home() / "images"
         images.mkdir(parents=True, exist_ok=True)
         (self.home / "images").symlink_to(images)
         (directory / "artifacts").mkdir()
         self.artifacts = Artifacts(directory / "artifacts")
         self.runner: MachineRunner = RootfsRunner(
-            RootfsSettings(home=self.home, keep_layers=keep_layers, limits=limits or JobLimits()),
+            RootfsSettings(
+                home=self.home,
+                keep_layers=keep_layers,
+                limits=limits or JobLimits(),
+                network_allow=network_allow,
+            ),
             self.artifacts,
         )
 

@@ -10,6 +10,7 @@ from opam_ci.cli import debian, main
 from opam_ci.cli.local import system
 from opam_ci.clients.runners import preflight
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
+from opam_ci.clients.runners.sandbox import network
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 
@@ -39,6 +40,9 @@ def ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
             f"# owner:first:count\nsomebody:100000:65536\n{USER.pw_name}:165536:65536\n"
         )
     monkeypatch.setattr(debian, "SUBORDINATE_IDS", files)
+    monkeypatch.setattr(debian, "TUN", tmp_path / "tun")
+    monkeypatch.setattr(network, "TUN", tmp_path / "tun")
+    (tmp_path / "tun").touch()
     monkeypatch.setattr(os, "geteuid", lambda: USER.pw_uid)
     return files
 
@@ -120,6 +124,22 @@ def test_sudo_adds_ids_after_a_line_about_it(path: Path, ids: dict[str, Path]) -
     ]
     system.install(lines.append)
     assert len(lines) == 1
+
+
+def test_a_closed_device_is_opened(
+    path: Path, ids: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ids
+    for name in ("opam", "bwrap", "newuidmap"):
+        program(path, name)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert refusal() == (
+        f"this machine lacks access of this user to {debian.TUN}; run this first: "
+        f"sudo chmod 666 {debian.TUN}"
+    )
+    debian.TUN.unlink()
+    program(path, "unshare")
+    assert refusal().startswith(f"this machine has no {debian.TUN}, which the network of builds")
 
 
 def test_disabled_user_namespaces_are_a_usage_error(

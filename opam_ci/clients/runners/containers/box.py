@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from opam_ci.clients.runners.containers.engine import Engine
 from opam_ci.clients.runners.phases.mirrors import Mirrors
@@ -18,6 +19,8 @@ from opam_ci.clients.runners.sandbox.cgroups import (
     parse_counters,
     read_counters,
 )
+from opam_ci.clients.runners.sandbox.network import ContainerNetwork, Network, connected
+from opam_ci.clients.runners.sandbox.network import files as name_files
 from opam_ci.clients.runners.sandbox.process import uninterrupted
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -45,12 +48,16 @@ class Container:
 
     Attributes:
         upper: Where it writes, None if that is not on this machine.
+        pid: Its first process, None if that is not on this machine.
+        network: The connection of its own network namespace, None if the engine made its network.
     """
 
     def __init__(self, engine: Engine, name: str, process: asyncio.subprocess.Process) -> None:
         self.engine = engine
         self.name = name
         self.upper: Path | None = None
+        self.pid: int | None = None
+        self.network: Network | None = None
         self._process = process
         self._groups: tuple[Path, ...] = ()
         self._final: Counters | None = None
@@ -65,6 +72,7 @@ class Container:
         found = await self.engine.inspect("container", self.name) or {}
         pid = found.get("State", {}).get("Pid")
         if isinstance(pid, int) and pid > 0:
+            self.pid = pid
             self._groups = groups_of(pid)
         upper = ((found.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
         # Docker on another system runs in a virtual machine.
@@ -141,7 +149,7 @@ async def open_container(  # noqa: PLR0913 - the parts of a container
     image: str,
     name: str,
     *,
-    network: str,
+    network: ContainerNetwork,
     mirrors: Mirrors,
     limits: JobLimits | None,
 ) -> AsyncIterator[Container]:
@@ -151,18 +159,21 @@ async def open_container(  # noqa: PLR0913 - the parts of a container
         engine: The engine.
         image: Its image.
         name: Its name, unique on the machine.
-        network: The engine's name of the network of phases that have one.
+        network: Of phases that have one.
         mirrors: Local archive mirrors, shown read-only.
         limits: Of memory, processes and CPU.
 
     Raises:
-        InfrastructureError: Cause `sandbox`: it does not start.
+        InfrastructureError: Cause `sandbox`: it does not start, or cannot be connected.
     """
-    async with AsyncExitStack() as until_started:
+    async with AsyncExitStack() as stack, AsyncExitStack() as until_started:
         proc = await until_started.enter_async_context(emptyproc.empty_proc())
-        shown = () if proc is None else (f"--volume={proc}:{emptyproc.INSIDE}",)
+        shown = [] if proc is None else [f"--volume={proc}:{emptyproc.INSIDE}"]
+        if network.name is None:
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="opam-ci-")))
+            shown += [f"--volume={path}:{inside}:ro" for path, inside in name_files(directory)]
         process = await engine.start(
-            *("run", *_options(engine, name, network, mirrors, limits), *shown),
+            *("run", *_options(engine, name, network.name or "none", mirrors, limits), *shown),
             *("--entrypoint", "sh", image, "-c", _INIT),
             stdin=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -172,9 +183,23 @@ async def open_container(  # noqa: PLR0913 - the parts of a container
             await _ready(process, name)
             await until_started.aclose()
             await container.locate()
+            if network.name is None:
+                container.network = await stack.enter_async_context(
+                    connected(_local(container.pid, name), network.allowed)
+                )
             yield container
         finally:
             await container.end()
+
+
+def _local(pid: int | None, name: str) -> int:
+    if pid is None:
+        raise InfrastructureError(
+            f"container {name} runs on another machine, where its network cannot be confined: run "
+            "the worker beside the engine, or name a network with OPAM_CI_CONTAINER_NETWORK",
+            cause=Cause.SANDBOX,
+        )
+    return pid
 
 
 def _options(

@@ -122,6 +122,8 @@ class ContainerExecutor:
                 await self._container.end()
         marked.end()
         if finished:
+            if confined.network and self._container.network is not None:
+                ended = await self._container.network.described(ended, output)
             await self._kill_leftovers(phase, as_root=confined.as_root)
         return replace(ended, started=marked.seen)
 

@@ -26,6 +26,7 @@ from opam_ci.clients.runners.images.layer import (
 from opam_ci.clients.runners.phases import mirrors, steps
 from opam_ci.clients.runners.phases.executor import read_one
 from opam_ci.clients.runners.sandbox.locks import made_on_demand, prune_unused
+from opam_ci.clients.runners.sandbox.network import ContainerNetwork
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Phase
@@ -64,11 +65,16 @@ class ContainerLayers:
         engine: The engine that keeps the images.
         artifacts: Where base archives come from.
         keep: How many stay when a new one is made; those in use always stay.
-        network: The engine's name of the network.
+        network: Of the steps that have one.
     """
 
     def __init__(
-        self, home: Path, engine: Engine, artifacts: ArtifactSource, keep: int, network: str
+        self,
+        home: Path,
+        engine: Engine,
+        artifacts: ArtifactSource,
+        keep: int,
+        network: ContainerNetwork,
     ) -> None:
         self._home = home
         self._engine = engine
@@ -156,7 +162,7 @@ class ContainerLayers:
                 self._engine,
                 image,
                 f"opam-ci-layer-{key}-{os.getpid()}",
-                network=self._network,
+                network=self._network.and_to(spec.archive_mirrors),
                 mirrors=shown,
                 limits=None,
             ) as container:

@@ -48,6 +48,12 @@ class Archives(Frozen):
     security: str | None = DEFAULT_SECURITY
     options: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """URLs of the archives and of apt's proxies."""
+        archives = (self.main, self.security) if self.security is not None else (self.main,)
+        return (*archives, *(value for key, value in self.options if "proxy" in key.lower()))
+
     def sources(self, suite: str) -> tuple[str, ...]:
         """Returns sources.list lines for a suite of Debian."""
         lines = [f"deb {self.main} {suite} main", f"deb {self.main} {suite}-updates main"]

@@ -12,6 +12,7 @@ from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox import safe_read as beneath
 from opam_ci.clients.runners.sandbox.cgroups import JobGroups, read_counters
 from opam_ci.clients.runners.sandbox.disk import DiskWatch
+from opam_ci.clients.runners.sandbox.network import JobNetwork
 from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.core.jobs.facts import HostFacts
 from opam_ci.core.jobs.job import Phase
@@ -26,9 +27,10 @@ class RootfsExecutor:
         rights: How to get the rights that mounts need.
         groups: Control groups in which every process runs.
         disk: Watch over what is written.
+        network: Of steps with network; without it, they have none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a build root
         self,
         root: sandbox.Overlay,
         mirrors: Mirrors,
@@ -36,6 +38,7 @@ class RootfsExecutor:
         *,
         groups: JobGroups | None = None,
         disk: DiskWatch | None = None,
+        network: JobNetwork | None = None,
     ) -> None:
         self._root = root
         self._bottom = root.lowers
@@ -43,6 +46,7 @@ class RootfsExecutor:
         self._rights = rights
         self._groups = groups or JobGroups()
         self._disk = disk
+        self._network = network
 
     @property
     def root(self) -> sandbox.Overlay:
@@ -57,6 +61,7 @@ class RootfsExecutor:
             self._rights,
             groups=self._groups,
             disk=self._disk.elsewhere(root.upper) if self._disk is not None else None,
+            network=self._network,
         )
 
     def seal(self) -> tuple[Path, ...]:
@@ -88,16 +93,24 @@ class RootfsExecutor:
         stdin: IO[bytes] | None = None,
     ) -> ProcessResult:
         """Runs one command; see `executor.Executor.run`."""
-        confined = steps.confined(step, self._mirrors)
-        command = sandbox.confine(self._root, confined, self._rights)
+        files = () if self._network is None else self._network.files
+        confined = steps.confined(step, self._mirrors, files)
+        network, rights = None, self._rights
+        if step.network and self._network is not None:
+            network = await self._network.connect()
+            rights = replace(rights, prefix=network.enter)
+        else:
+            confined = replace(confined, network=False)
+        command = sandbox.confine(self._root, confined, rights)
         guard = await self._disk.begin(phase) if self._disk is not None else None
-        return await run_process(
+        ended = await run_process(
             lambda status: self._groups.entered(command(status)),
             output=output,
             time_limit=time_limit,
             stdin=stdin,
             guard=guard,
         )
+        return ended if network is None else await network.described(ended, output)
 
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
         """Reads regular files, from the topmost layer that has them."""

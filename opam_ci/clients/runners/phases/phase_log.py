@@ -74,6 +74,7 @@ class PhaseLog:
                 has_report=found is not None,
                 conflicts=found.conflicts if found is not None else (),
                 sandbox_killed=ended.sandbox_killed,
+                refused=ended.refused,
             )
         )
         self.transcript.end(f"{ended.how} in {duration:.1f} s")

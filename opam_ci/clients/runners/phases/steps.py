@@ -1,6 +1,7 @@
 """One command of a job and its environment in the build root."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
@@ -77,12 +78,15 @@ def unpack(directory: str) -> Step:
     )
 
 
-def confined(step: Step, mirrors: Mirrors) -> sandbox.Confined:
+def confined(
+    step: Step, mirrors: Mirrors, network_files: tuple[tuple[Path, str], ...] = ()
+) -> sandbox.Confined:
     """Adds to a command what every command of a job has.
 
     Args:
         step: The command.
         mirrors: Archive mirrors to show.
+        network_files: Files for name resolution to show to a command with network.
     """
     variables = {**OPAM_ENVIRONMENT, **dict(step.environment)}
     if step.as_root:
@@ -94,7 +98,7 @@ def confined(step: Step, mirrors: Mirrors) -> sandbox.Confined:
         read_only=(
             *mirrors.directories,
             *step.read_only,
-            *(sandbox.network_files() if step.network else ()),
+            *(network_files if step.network else ()),
         ),
         environment=sandbox.environment(variables),
     )

@@ -45,9 +45,17 @@ APT_CAPABILITIES = (
 )
 """What dpkg and maintainer scripts need."""
 
-TOOLS = {
-    "unshare": "util-linux",
+NETWORK_TOOLS = {
+    "nsenter": "util-linux",
+    "nft": "nftables",
+    "pasta": "passt",
     "setpriv": "util-linux",
+}
+"""Programs of the host that the network of builds needs, with the Debian package of each."""
+
+TOOLS = {
+    **NETWORK_TOOLS,
+    "unshare": "util-linux",
     "mount": "mount",
     "bwrap": "bubblewrap",
     "mmdebstrap": "mmdebstrap",
@@ -115,7 +123,7 @@ class Confined:
 
     Attributes:
         argv: The command, by name within the build root.
-        network: Whether it shares the host's network.
+        network: Whether it has a network: that of the namespace in which it is started.
         as_root: Whether it runs as root of the build root, with apt's capabilities.
         read_only: Host directories and files shown read-only, as (host path, inside path).
         environment: Its environment; nothing is inherited.

@@ -32,6 +32,7 @@ class ProcessResult:
         stopped: Whether it was killed by its guard.
         sandbox_killed: Whether the sandbox's own process, outside of its PID namespace, was
             ended by a signal that we did not send.
+        refused: Internal addresses to which its network refused connections.
     """
 
     exit_code: int | None = 0
@@ -41,6 +42,7 @@ class ProcessResult:
     duration: float = 0.0
     stopped: bool = False
     sandbox_killed: bool = False
+    refused: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
