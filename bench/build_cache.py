@@ -146,7 +146,8 @@ async def world(directory: Path, repository: Path, mirror: Path, touched: str) -
     store = ArtifactStore.open((directory / "store").as_uri())
     with Repository.open(clone) as opened:
         base, head = opened.resolve("master"), opened.resolve("touched")
-        ref = await Exporter(store).export(opened, base, opened.tree_of(head))
+        _, ref = await Exporter(store).prepare(clone, base, head)
+        assert ref is not None
     home = directory / "home"
     home.mkdir()
     (home / "images").symlink_to(default_home() / "images")

@@ -36,6 +36,7 @@ from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
+from opam_ci.core.errors import UsageError
 from opam_ci.health.slots import BuildSlots, tuner
 from opam_ci.metrics.telemetry import runtime_with_metrics
 from opam_ci.workflows import options
@@ -229,15 +230,17 @@ async def running(
             health = instruments.watch_builds(runner, store, runner.needs)
             slots = [BuildSlots(health, settings.builds) for _ in settings.pools]
         if settings.orchestrate:
-            programs.require("git")
+            if absent := programs.missing({"git": "git", "setpriv": "util-linux"}):
+                raise UsageError(absent)
             lint = make_lint(settings, on_progress)
             await lint.program.require()
             # Workflows set them, so they must exist before workflows run.
             await ensure_search_attributes(client)
             index = await asyncio.to_thread(Index.open, settings.index_url)
             stack.callback(index.close)
-            repository = RepositoryActivities(store, lint, settings.clones)
-            stack.callback(repository.close)
+            repository = RepositoryActivities(
+                store, lint, settings.clones, limits=settings.change_limits
+            )
             listed = JobActivities(index, store)
             incidents = IncidentActivities(index)
             canary = CanaryActivities(store, instruments.canary_ended)

@@ -1,12 +1,14 @@
 """Activities on the repository itself: analysis and lint."""
 
 import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
-from opam_ci.clients.git.analysis import analyse
 from opam_ci.clients.git.exported import Exporter
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.git.tree import GitTree
@@ -21,11 +23,10 @@ from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.messages import AnalysisReport, LintReport, LintVerdict, RepositoryTask
 from opam_ci.core.jobs.outcome import Cause, Evidence, FailureReason, Outcome, Passed
-from opam_ci.core.jobs.plan import BUILT_KINDS
 from opam_ci.core.jobs.requests import Origin
 from opam_ci.core.lint.finding import LintRequest
 from opam_ci.core.lint.outcome import outcome_of
-from opam_ci.core.submission.admission import CHANGE_REFUSED
+from opam_ci.core.submission.admission import CHANGE_REFUSED, DEFAULT_LIMITS, ChangeLimits
 from opam_ci.core.submission.analysis import CONFLICT
 from opam_ci.core.submission.result import Analysis, ChangeKind
 
@@ -38,14 +39,21 @@ class RepositoryActivities:
         opam: The opam that lints.
         clones: Directory of this worker's clones of GitHub's repositories; None for a worker
             without GitHub.
+        limits: How much a head may add and modify.
     """
 
-    def __init__(self, store: ArtifactStore, opam: OpamLint, clones: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        opam: OpamLint,
+        clones: Path | None = None,
+        *,
+        limits: ChangeLimits = DEFAULT_LIMITS,
+    ) -> None:
         self._store = store
         self._opam = opam
-        self._exporter = Exporter(store)
+        self._exporter = Exporter(store, limits)
         self._upstreams = clones
-        self._clones: dict[str, Repository] = {}
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
@@ -95,16 +103,16 @@ class RepositoryActivities:
 
     async def _analyse(self, task: RepositoryTask) -> tuple[Analysis, RepositoryRef | None]:
         revision = task.revision
-        clone = await self._clone(self._path(task))
-        analysis = await asyncio.to_thread(analyse, clone, revision.base, revision.head)
+        analysis, repository = await self._exporter.prepare(
+            self._path(task),
+            revision.base,
+            revision.head,
+            export=not revision.options.lint_only,
+        )
         if analysis.failure is not None:
             raise _refusal(analysis.failure)
         if analysis.merge_tree is None:
             raise InfrastructureError("the analysis made no merged tree", cause=Cause.GIT)
-        builds = any(changed.kind in BUILT_KINDS for changed in analysis.packages)
-        if revision.options.lint_only or not builds:
-            return analysis, None
-        repository = await self._exporter.export(clone, revision.base, analysis.merge_tree)
         return analysis, repository
 
     async def _lint(self, task: RepositoryTask) -> list[LintVerdict]:
@@ -114,21 +122,22 @@ class RepositoryActivities:
             if not await asyncio.to_thread(upstream.has, revision.base, revision.head):
                 # Another worker made the analysis, in its own clone.
                 await self._fetch(task, revision.origin)
-        clone = await self._clone(self._path(task))
-        # The merged tree is in a process's own scratch objects, so another worker merges again.
-        merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
-        if merged.tree is None or merged.tree != task.merge_tree:
-            raise InfrastructureError(
-                f"merging again gives {merged.tree} instead of {task.merge_tree}", cause=Cause.GIT
+        async with _opened(self._path(task)) as clone:
+            # The merged tree was in the analysis' own scratch objects.
+            merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
+            if merged.tree is None or merged.tree != task.merge_tree:
+                raise InfrastructureError(
+                    f"merging again gives {merged.tree} instead of {task.merge_tree}",
+                    cause=Cause.GIT,
+                )
+            linted = await lint_packages(
+                GitTree(clone, merged.tree),
+                [
+                    LintRequest(package=changed.package, new=changed.kind is ChangeKind.NEW_PACKAGE)
+                    for changed in task.packages
+                ],
+                opam=self._opam,
             )
-        linted = await lint_packages(
-            GitTree(clone, merged.tree),
-            [
-                LintRequest(package=changed.package, new=changed.kind is ChangeKind.NEW_PACKAGE)
-                for changed in task.packages
-            ],
-            opam=self._opam,
-        )
         await store_findings(
             self._store,
             task.context.revision,
@@ -140,11 +149,11 @@ class RepositoryActivities:
             for changed in task.packages
         ]
 
-    def _path(self, task: RepositoryTask) -> str:
+    def _path(self, task: RepositoryTask) -> Path:
         origin = task.revision.origin
         if origin is None:
-            return task.revision.repository
-        return str(self._upstream(task, origin).directory)
+            return Path(task.revision.repository)
+        return self._upstream(task, origin).directory
 
     def _upstream(self, task: RepositoryTask, origin: Origin) -> Upstream:
         if self._upstreams is None:
@@ -161,21 +170,18 @@ class RepositoryActivities:
         upstream = self._upstream(task, origin)
         return await asyncio.to_thread(upstream.fetch, origin.branch, number, task.revision.head)
 
-    async def _clone(self, path: str) -> Repository:
-        clone = self._clones.get(path)
-        if clone is None:
-            try:
-                clone = await asyncio.to_thread(Repository.open, Path(path))
-            except UsageError as error:
-                # The path was checked when the check was requested: it is missing on this worker.
-                raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error
-            self._clones[path] = clone
-        return clone
 
-    def close(self) -> None:
-        """Ends the git processes of all clones."""
-        while self._clones:
-            self._clones.popitem()[1].close()
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncIterator[Repository]:
+    """Opens a clone; at the end, also when cancelled, git's processes are killed."""
+    with tempfile.TemporaryDirectory(prefix="opam-ci-objects-") as scratch:
+        try:
+            clone = await asyncio.to_thread(Repository.open, path, scratch=Path(scratch))
+        except UsageError as error:
+            # The path was checked when the check was requested: it is missing on this worker.
+            raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error
+        with clone:
+            yield clone
 
 
 def _refusal(failure: str) -> SubmissionError:

@@ -14,6 +14,7 @@ from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES, Endpoint
 from opam_ci.clients.runners.settings import default_home as default_cache
 from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.jobs.installable import Unavailable
+from opam_ci.core.submission.admission import DEFAULT_LIMITS, ChangeLimits
 
 
 class Settings(BaseSettings):
@@ -47,6 +48,8 @@ class Settings(BaseSettings):
         job_cpus: CPUs' worth of time that a job may use; by default no limit.
         job_disk: Bytes that a job may write.
         job_files: Files that a job may make.
+        change_limits: How much a head may add and modify, each a variable of its own, such as
+            `OPAM_CI_CHANGE_LIMITS__FILE_BYTES=2MiB`.
         require_limits: Whether a machine that cannot limit jobs must not build.
         unavailable: Whether a package that is available on none of the platforms is a failure
             (`fail`) or a skip (`skip`); by default the former for pull requests of GitHub, as in
@@ -72,7 +75,9 @@ class Settings(BaseSettings):
             return value
         return tuple(Endpoint.parse(each.strip()) for each in value.split(",") if each.strip())
 
-    model_config = SettingsConfigDict(env_prefix="OPAM_CI_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="OPAM_CI_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
 
     home: Path = Field(default_factory=partial(user_state_path, "opam-ci"))
     cache: Path = Field(default_factory=default_cache)
@@ -96,6 +101,7 @@ class Settings(BaseSettings):
     job_cpus: float | None = Field(default=None, ge=0.01)
     job_disk: int = Field(default=16 << 30, ge=1 << 20)
     job_files: int = Field(default=1_000_000, ge=1000)
+    change_limits: ChangeLimits = DEFAULT_LIMITS
     require_limits: bool = False
     unavailable: Unavailable | None = None
     build_cache: bool = True

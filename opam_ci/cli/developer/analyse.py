@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import BaseModel, ConfigDict
 
+from opam_ci.app.settings import Settings
 from opam_ci.cli.output.json_lines import print_line, read_lines
 from opam_ci.cli.output.tables import Column, Listing, note, print_listing
 from opam_ci.cli.selection.lookup import base_and_head
@@ -18,6 +19,7 @@ from opam_ci.clients.git.repository import Repository
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.packed import UNPACKED
+from opam_ci.core.submission.admission import ChangeLimits
 from opam_ci.core.submission.result import Analysis
 
 _REFUSED_EXIT_CODE: Final = 1
@@ -72,11 +74,12 @@ def analyse(
     if (pr is not None) + (branch is not None) + (batch is not None) != 1:
         raise UsageError("give one of --pr NUMBER, --branch NAME and --batch FILE")
     programs.require("git")
+    limits = Settings().change_limits
     with Repository.open(repo) as repository:
         if batch is not None:
-            raise typer.Exit(analyse_lines(batch, repository))
+            raise typer.Exit(analyse_lines(batch, repository, limits))
         base_id, head_id = base_and_head(repository, number=pr, branch=branch, base=base)
-        result = analyse_change(repository, base_id, head_id)
+        result = analyse_change(repository, base_id, head_id, limits)
     if as_json:
         sys.stdout.write(_as_json(result))
     else:
@@ -84,12 +87,13 @@ def analyse(
     raise typer.Exit(_REFUSED_EXIT_CODE if result.failure else 0)
 
 
-def analyse_lines(file: str, repository: Repository) -> int:
+def analyse_lines(file: str, repository: Repository, limits: ChangeLimits) -> int:
     """Prints each line of a batch with its result, as soon as it is analysed.
 
     Args:
         file: Its path, plain or `.gz`; `-` for standard input.
         repository: The clone that has the commits.
+        limits: How much a head may add and modify.
 
     Returns:
         The exit code: 0, 2 if a line was invalid, 3 if git failed on one.
@@ -103,7 +107,7 @@ def analyse_lines(file: str, repository: Repository) -> int:
         failed = _INVALID_LINE_EXIT_CODE if line.error else 0
         if line.request is not None:
             try:
-                values = _analyse_line(repository, line.request)
+                values = _analyse_line(repository, line.request, limits)
             except UsageError as error:
                 values, failed = {"error": f"{line.place}: {error}"}, _INVALID_LINE_EXIT_CODE
             except InfrastructureError as error:
@@ -113,12 +117,14 @@ def analyse_lines(file: str, repository: Repository) -> int:
     return exit_code
 
 
-def _analyse_line(repository: Repository, line: AnalysisLine) -> dict[str, Any]:
+def _analyse_line(
+    repository: Repository, line: AnalysisLine, limits: ChangeLimits
+) -> dict[str, Any]:
     if line.base is not None and line.head is not None:
         base, head = repository.resolve(line.base), repository.resolve(line.head)
-        result = analyse_change(repository, base, head)
+        result = analyse_change(repository, base, head, limits)
     elif line.merge is not None:
-        result = analyse_merge(repository, repository.resolve(line.merge))
+        result = analyse_merge(repository, repository.resolve(line.merge), limits)
     else:
         raise UsageError("a line needs `base` and `head`, or `merge`")
     return result.model_dump(mode="json", include={"packages", "failure"}, context=UNPACKED)

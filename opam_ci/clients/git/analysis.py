@@ -13,15 +13,23 @@ from opam_ci.clients.git.repository import Repository
 from opam_ci.core.errors import UsageError
 from opam_ci.core.opam.file import MAX_SIZE
 from opam_ci.core.submission import analysis
-from opam_ci.core.submission.admission import too_many_packages
+from opam_ci.core.submission.admission import DEFAULT_LIMITS, ChangeLimits, too_many_packages
 from opam_ci.core.submission.change import Content, FileChange, Oversized
 from opam_ci.core.submission.result import Analysis
 
 _REGULAR: Final = ("100644", "100755")
 
 
-def analyse(repository: Repository, base: str, head: str) -> Analysis:
+def analyse(
+    repository: Repository, base: str, head: str, limits: ChangeLimits = DEFAULT_LIMITS
+) -> Analysis:
     """Analyse the merge of two commits, given by their ids.
+
+    Args:
+        repository: The clone.
+        base: Commit into which the head is merged.
+        head: The head.
+        limits: How much the head may add and modify.
 
     Raises:
         UsageError: The base is not an opam repository, or a shallow clone cannot merge.
@@ -31,7 +39,7 @@ def analyse(repository: Repository, base: str, head: str) -> Analysis:
     # What the head itself changes: the base may have moved on, or be behind.
     fork = repository.merge_base(base, head) or base
     trees = (repository.tree_of(fork), repository.tree_of(head))
-    if (refused := inspect(repository, *trees)) is not None:
+    if (refused := inspect(repository, *trees, limits)) is not None:
         return Analysis(failure=refused)
     merged = repository.merge(base, head)
     if merged.tree is None:
@@ -39,8 +47,15 @@ def analyse(repository: Repository, base: str, head: str) -> Analysis:
     return analyse_trees(repository, repository.tree_of(base), merged.tree)
 
 
-def analyse_merge(repository: Repository, merge: str) -> Analysis:
+def analyse_merge(
+    repository: Repository, merge: str, limits: ChangeLimits = DEFAULT_LIMITS
+) -> Analysis:
     """Analyse the change of a merge commit to its first parent.
+
+    Args:
+        repository: The clone.
+        merge: The merge commit.
+        limits: How much it may add and modify.
 
     Raises:
         UsageError: It is not a merge, or its first parent is not an opam repository.
@@ -52,7 +67,7 @@ def analyse_merge(repository: Repository, merge: str) -> Analysis:
     base = parents[0]
     repository.require_packages(base)
     trees = (repository.tree_of(base), repository.tree_of(merge))
-    if (refused := inspect(repository, *trees)) is not None:
+    if (refused := inspect(repository, *trees, limits)) is not None:
         return Analysis(failure=refused)
     return analyse_trees(repository, *trees)
 

@@ -1,4 +1,4 @@
-"""Export of the merged repository of a head to the store, for the build workers.
+"""Analysis of a head, and export of its merge to the store, for the build workers.
 
 A warmed opam root costs a worker some 20 s, so heads share one: a head is exported as a base
 that was exported before, plus an overlay with the packages in which the merge differs from
@@ -6,79 +6,120 @@ it. Only when every known base differs too much does the head's own base become 
 """
 
 import asyncio
-import hashlib
+import os
+import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from opam_ci.clients.git.export import archive_tree, overlay
-from opam_ci.clients.git.repository import Repository
+from opam_ci.clients.git import head_process
+from opam_ci.clients.git.head_process import (
+    BASE,
+    OVERLAY,
+    RESULT,
+    RESULTS,
+    AnalysedHead,
+    AnalyseHead,
+    ArchiveBase,
+    Failed,
+    Result,
+    Task,
+)
 from opam_ci.clients.logs.store import ArtifactStore, MissingKeyError
+from opam_ci.clients.runners.sandbox.process import LastOutput, run_process
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import RepositoryRef
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.submission.admission import DEFAULT_LIMITS, ChangeLimits
+from opam_ci.core.submission.result import Analysis
 
 _KNOWN_BASES: Final = "repositories/bases.json"
 _BASES: Final = TypeAdapter(list[str])
 _BASES_KEPT: Final = 4
 """As many base layers as a worker keeps."""
 
-MAXIMUM_OVERLAY = 300
-"""Files in an overlay, beside those of the pull request itself, before a new base is made.
-opam reads an overlay anew for each job, at 2 ms a package; opam-repository changes by some 40
-packages a day, most of them one file, so a base serves for a week."""
+_TIME_LIMIT: Final = 10 * 60.0
+"""Seconds for a process. An analysis takes one, an export of all of opam-repository four; single
+commands of git have a limit of their own."""
 
 
 class Exporter:
-    """Exports repositories to the store."""
+    """Analyses heads, and exports their merges to the store.
 
-    def __init__(self, store: ArtifactStore) -> None:
+    Args:
+        store: Where the exports go.
+        limits: How much a head may add and modify.
+    """
+
+    def __init__(self, store: ArtifactStore, limits: ChangeLimits = DEFAULT_LIMITS) -> None:
         self._store = store
+        self._limits = limits
         # Two heads at once must not both make the same base: it takes seconds.
-        self._lock = asyncio.Lock()
+        self._making: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._listing = asyncio.Lock()
 
-    async def export(self, clone: Repository, base: str, merged_tree: str) -> RepositoryRef:
-        """Exports a merged tree.
+    async def prepare(
+        self, clone: Path, base: str, head: str, *, export: bool = True
+    ) -> tuple[Analysis, RepositoryRef | None]:
+        """Analyses the merge of a head into a base, and exports it.
 
         Args:
             clone: Contains both.
-            base: Commit into which the head was merged.
-            merged_tree: The merged tree.
+            base: Commit into which the head is merged.
+            head: The head.
+            export: Whether to export it if packages are to be built.
 
         Raises:
+            UsageError: The base is not an opam repository, or a shallow clone cannot merge.
             InfrastructureError: Git or the store fails.
+            asyncio.CancelledError: The caller was cancelled; no process works for it any more.
         """
-        async with self._lock:
-            bases = await self._bases()
-            chosen = await asyncio.to_thread(_nearest, clone, bases, base, merged_tree)
-            archive = f"repositories/bases/{chosen}.tar.gz"
-            with tempfile.TemporaryDirectory(prefix="opam-ci-export-") as directory:
-                if not await self._store.exists(archive):
-                    path = Path(directory) / "base.tar.gz"
-                    await asyncio.to_thread(archive_tree, clone, chosen, path)
-                    await self._store.put(archive, path)
-                await self._remember(chosen, bases)
-                path = Path(directory) / "overlay.tar.gz"
-                made = await asyncio.to_thread(
-                    overlay,
-                    clone,
-                    clone.tree_of(chosen),
-                    merged_tree,
-                    path,
-                    own_base=clone.tree_of(base),
+        bases = tuple(await self._bases()) if export else None
+        with tempfile.TemporaryDirectory(prefix="opam-ci-head-") as name:
+            directory = Path(name)
+            done = await _run(
+                AnalyseHead(
+                    clone=clone,
+                    directory=directory,
+                    base=base,
+                    head=head,
+                    limits=self._limits,
+                    bases=bases,
                 )
-                digest = hashlib.sha256(await asyncio.to_thread(path.read_bytes)).hexdigest()
-                key = f"repositories/overlays/{digest}.tar.gz"
-                if not await self._store.exists(key):
-                    await self._store.put(key, path)
-        return RepositoryRef(
-            base_commit=chosen,
+            )
+            assert isinstance(done, AnalysedHead)  # noqa: S101 - for mypy: the task's result
+            if (made := done.export) is None:
+                return done.analysis, None
+            archive = await self._base_archive(clone, made.base)
+            key = f"repositories/overlays/{made.digest}.tar.gz"
+            if not await self._store.exists(key):
+                await self._store.put(key, directory / OVERLAY)
+        return done.analysis, RepositoryRef(
+            base_commit=made.base,
             base_archive=archive,
             overlay_archive=key,
-            overlay_packages=len(made.packages) + len(made.deleted),
-            package_count=made.total,
+            overlay_packages=len(made.overlay.packages) + len(made.overlay.deleted),
+            package_count=made.overlay.total,
         )
+
+    async def _base_archive(self, clone: Path, base: str) -> str:
+        """Returns the key of a base's archive, which is made if need be."""
+        key = f"repositories/bases/{base}.tar.gz"
+        async with self._making[base]:
+            if not await self._store.exists(key):
+                with tempfile.TemporaryDirectory(prefix="opam-ci-base-") as name:
+                    await _run(ArchiveBase(clone=clone, directory=Path(name), commit=base))
+                    await self._store.put(key, Path(name) / BASE)
+        async with self._listing:
+            bases = await self._bases()
+            if bases[:1] != [base]:
+                kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
+                await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
+        return key
 
     async def _bases(self) -> list[str]:
         try:
@@ -87,31 +128,33 @@ class Exporter:
             # A list that does not exist, or is damaged, only costs a new base.
             return []
 
-    async def _remember(self, base: str, bases: list[str]) -> None:
-        if bases[:1] != [base]:
-            kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
-            await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
 
-
-def _nearest(clone: Repository, bases: list[str], base: str, merged_tree: str) -> str:
-    """Returns the known base that is nearest to the merged tree, or the head's own."""
-    known = {
-        candidate: distance
-        for candidate in bases
-        if (distance := _distance(clone, candidate, merged_tree)) is not None
-    }
-    if not known:
-        return base
-    own = _distance(clone, base, merged_tree)
-    # Of two with the same distance, the one that was used last.
-    best = min(known, key=known.__getitem__)
-    return base if own is None or known[best] - own > MAXIMUM_OVERLAY else best
-
-
-def _distance(clone: Repository, base: str, merged_tree: str) -> int | None:
-    """Counts the files in which a base differs, None for a commit that the clone lacks."""
-    try:
-        tree = clone.tree_of(clone.resolve(base))
-    except UsageError:
-        return None
-    return len(clone.changes(tree, merged_tree))
+async def _run(task: Task) -> Result:
+    """Performs a task in a process that dies with the caller."""
+    output = LastOutput()
+    # Git reads which clones of other users are safe in the user's own configuration.
+    home = [f"HOME={os.environ['HOME']}"] if "HOME" in os.environ else []
+    with tempfile.TemporaryFile() as file:
+        file.write(task.model_dump_json().encode())
+        file.seek(0)
+        ended = await run_process(
+            # The first dies with a worker that is killed.
+            [
+                *("setpriv", "--pdeathsig", "KILL", "--", "env", *home),
+                *(sys.executable, "-P", "-m", head_process.__name__),
+            ],
+            output=output,
+            time_limit=_TIME_LIMIT,
+            stdin=file,
+        )
+    if not ended.ok:
+        message = f"the process of a head's analysis ended early ({ended.how})"
+        if ended.timed_out or ended.signal is not None:
+            raise InfrastructureError(message, cause=Cause.GIT)
+        raise RuntimeError(f"{message}: {output.text}")
+    result = RESULTS.validate_json((task.directory / RESULT).read_bytes())
+    if isinstance(result, Failed):
+        if result.cause is None:
+            raise UsageError(result.message)
+        raise InfrastructureError(result.message, cause=result.cause)
+    return result

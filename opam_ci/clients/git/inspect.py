@@ -10,7 +10,14 @@ from typing import Final, NamedTuple
 
 from opam_ci.clients.git.process import git_fault
 from opam_ci.clients.git.repository import Repository
-from opam_ci.core.submission.admission import MAX_DEPTH, MAX_TREE_BYTES, refusal, too_large
+from opam_ci.core.submission.admission import (
+    MAX_DEPTH,
+    MAX_TREE_BYTES,
+    ChangeLimits,
+    refusal,
+    too_large,
+    too_many_entries,
+)
 
 #: An entry of a tree as git stores it, by the length of its ids in hexadecimal.
 _ENTRIES: Final = {
@@ -18,6 +25,7 @@ _ENTRIES: Final = {
     64: re.compile(rb"([0-7]{1,8}) ([^\0]*)\0(.{32})", re.DOTALL),
 }
 _FOLDER: Final = 0o040000
+_SUBMODULE: Final = 0o160000
 
 _Entry = tuple[bytes, bytes]
 """A file or folder in a tree: its mode and the id of its object."""
@@ -31,13 +39,16 @@ class _Folder(NamedTuple):
     new: str
 
 
-def inspect(repository: Repository, old_tree: str, new_tree: str) -> str | None:
+def inspect(
+    repository: Repository, old_tree: str, new_tree: str, limits: ChangeLimits
+) -> str | None:
     """Checks each file that a tree has and another one lacks, or has with another content.
 
     Args:
         repository: The clone.
         old_tree: Id of the tree from which the head started.
         new_tree: Id of the head's tree.
+        limits: How much the head may add and modify.
 
     Returns:
         Why the change is refused, None if it is not.
@@ -45,17 +56,18 @@ def inspect(repository: Repository, old_tree: str, new_tree: str) -> str | None:
     Raises:
         InfrastructureError: Git fails.
     """
-    return _Inspection(repository).run(old_tree, new_tree)
+    return _Inspection(repository, limits).run(old_tree, new_tree)
 
 
 class _Inspection:
     """What was found so far, level by level of folders."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, limits: ChangeLimits) -> None:
         self._repository = repository
+        self._limits = limits
         self._tree_bytes = 0
         self._seen = 0
-        self._blobs: list[str] = []
+        self._blobs: dict[str, str] = {}
         self._below: list[_Folder] = []
 
     def run(self, old_tree: str, new_tree: str) -> str | None:
@@ -64,9 +76,10 @@ class _Inspection:
         while self._below:
             if (refused := self._check_level()) is not None:
                 return refused
-        ids = sorted(set(self._blobs))
+        ids = sorted(set(self._blobs.values()))
         sizes = dict(zip(ids, self._repository.sizes(ids), strict=True))
-        return too_large(self._seen, sum(sizes[object_id] for object_id in self._blobs))
+        by_path = {path: sizes[object_id] for path, object_id in self._blobs.items()}
+        return too_large(by_path, self._limits)
 
     def _check_level(self) -> str | None:
         level, self._below = self._below, []
@@ -96,14 +109,17 @@ class _Inspection:
             self._below.append(_Folder(f"{path}/", known, object_id))
         elif (refused := refusal(path, f"{mode:o}")) is not None:
             return refused
-        elif path.startswith("packages/"):
-            self._blobs.append(object_id)
-        return too_large(self._seen, 0)
+        elif mode != _SUBMODULE:  # whose commit is no object of this repository
+            self._blobs[path] = object_id
+        return too_many_entries(self._seen, self._limits)
 
 
 def _entries(tree: bytes, tree_id: str) -> dict[bytes, _Entry]:
     """Reads a tree as git stores it, by name: one of opam-repository's has 5,000 entries."""
     pattern = _ENTRIES[len(tree_id)]
-    if pattern.sub(b"", tree):
+    found = pattern.findall(tree)
+    entries = {name: (mode, object_id) for mode, name, object_id in found}
+    # Of two files with one name, only one would be checked.
+    if pattern.sub(b"", tree) or len(entries) != len(found):
         raise git_fault(f"tree {tree_id} is damaged")
-    return {name: (mode, object_id) for mode, name, object_id in pattern.findall(tree)}
+    return entries

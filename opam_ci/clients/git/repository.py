@@ -9,7 +9,7 @@
 All methods block and may be called from several threads (`asyncio.to_thread`); long-lived
 processes start at the first query and stay, so a second pull request on the same `Repository`
 is faster. A failure of git is an `InfrastructureError` with cause git, a wrong argument a
-`UsageError`. `git_export.py` makes archives of what is found here.
+`UsageError`. `export.py` makes archives of what is found here.
 """
 
 import re
@@ -85,7 +85,7 @@ _WHERE: Final = ("rev-parse", "--path-format=absolute", "--git-common-dir")
 class Repository:
     """One clone of an opam repository, bare or not."""
 
-    def __init__(self, git: Git, scratch: Path) -> None:
+    def __init__(self, git: Git, scratch: Path | None) -> None:
         """See `open`."""
         self._git = git
         self._scratch = scratch
@@ -93,8 +93,13 @@ class Repository:
         self._differ = TreeDiffer(git)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, scratch: Path | None = None) -> Self:
         """Open the clone at `path`.
+
+        Args:
+            path: The clone.
+            scratch: A directory for merged trees, which its owner removes; by default one that
+                lives as long as the returned object.
 
         Raises:
             UsageError: There is no git repository, or git is too old.
@@ -116,8 +121,10 @@ class Repository:
                 + (f" ({messages[0]})" if messages else "")
             )
         directory = Path(found.stdout.decode("utf-8", "surrogateescape").rstrip("\n"))
-        scratch = Path(tempfile.mkdtemp(prefix="opam-ci-objects-"))
-        return cls(Git(directory, scratch=scratch), scratch)
+        if scratch is not None:
+            return cls(Git(directory, scratch=scratch), None)
+        own = Path(tempfile.mkdtemp(prefix="opam-ci-objects-"))
+        return cls(Git(directory, scratch=own), own)
 
     def __enter__(self) -> Self:
         """Use as a context manager to end the processes."""
@@ -128,10 +135,12 @@ class Repository:
         self.close()
 
     def close(self) -> None:
-        """End the processes and drop the merged trees that were written."""
+        """End all processes, other threads' too, and drop the merged trees that were written."""
+        self._git.stop()
         self._objects.close()
         self._differ.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     # Commits
 

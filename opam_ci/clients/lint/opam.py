@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from opam_ci.clients.lint.program import FILES, LintProgram, new_scratch
 from opam_ci.clients.runners.sandbox import safe_read as beneath
-from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
+from opam_ci.clients.runners.sandbox.process import LastOutput, ProcessResult, run_process
 from opam_ci.core.batched import batched
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -25,6 +25,8 @@ from opam_ci.core.lint.subject import OpamMessage
 
 # Well under the kernel's limit on arguments, and enough that the start costs nothing.
 _BATCH_SIZE: Final = 1000
+# Bytes of a batch; that many real files have 1.4 MB.
+_BATCH_BYTES: Final = 2 << 20
 # A download may take a minute, and all of a batch must fit into the timeout.
 _DOWNLOADING_BATCH_SIZE: Final = 10
 # opam's exit codes: 0 nothing found, 1 errors found (opam's `False`).
@@ -33,8 +35,8 @@ _EXIT_CODES: Final = frozenset({0, 1})
 # here; opam-repo-ci leaves it out, too.
 _WARNINGS: Final = "--warnings=-53"
 _RESULT: Final = "lint.json"
-# Twice what a batch of files of the greatest size takes that messages quote as a whole.
-_RESULT_LIMIT: Final = 1 << 28
+# Sixteen times a batch, of which messages may quote all, and JSON escapes bytes by six.
+_RESULT_LIMIT: Final = 32 << 20
 _OUTPUT_KEPT: Final = 400
 
 
@@ -71,7 +73,7 @@ class OpamLint:
         """
         messages: list[tuple[OpamMessage, ...]] = []
         size = _DOWNLOADING_BATCH_SIZE if self.check_upstream else _BATCH_SIZE
-        for batch in batched(files, size):
+        for batch in batched(files, size, weight=len, most=_BATCH_BYTES):
             messages += await self._batch(batch)
         return messages
 
@@ -93,16 +95,9 @@ class OpamLint:
             ["lint", f"--json=../{_RESULT}", _WARNINGS, *upstream, *files],
             network=self.check_upstream,
         )
-        output = bytearray()
-
-        def keep_end(data: bytes) -> None:
-            output.extend(data)
-            del output[:-_OUTPUT_KEPT]
-
-        ended = await run_process(
-            command, output=keep_end, time_limit=self._timeout.total_seconds()
-        )
-        end = output.decode(errors="replace").strip()
+        output = LastOutput(_OUTPUT_KEPT)
+        ended = await run_process(command, output=output, time_limit=self._timeout.total_seconds())
+        end = output.text
         if not ended.started:
             raise InfrastructureError(
                 f"the sandbox of lint did not start: {end}", cause=Cause.SANDBOX

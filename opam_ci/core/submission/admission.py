@@ -4,9 +4,13 @@ The analysis refuses the rest before anything is merged, exported or built. A pa
 that breaks the rules is left out of exports, and may be deleted.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from pydantic import ByteSize, Field
+
+from opam_ci.core.model import Frozen
 from opam_ci.core.opam.package import Package, quote
 from opam_ci.core.opam.url import Url
 from opam_ci.core.submission.change import FileChange
@@ -21,12 +25,6 @@ MAX_PATH: Final = 1_000
 PATH_MAX (4,096 on Linux, 1,024 on FreeBSD and macOS). The longest real one has 110."""
 MAX_DEPTH: Final = 100
 """Names in a path. Git stops at 2,048 (`core.maxTreeDepth`); the deepest real path has 4."""
-MAX_ENTRIES: Final = 100_000
-"""Files and folders that a change adds or modifies: three times as many as in a change of
-`MAX_PACKAGES` packages with one file each."""
-MAX_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of these files together: more than twice as many as opam-repository has. An export is
-made in memory, and the same blob under many names counts each time."""
 MAX_TREE_BYTES: Final = 32 * 1024 * 1024
 """Bytes of the git trees in which these files are; those of a change of `MAX_PACKAGES`
 packages have 3 MB."""
@@ -35,6 +33,37 @@ MAX_PACKAGES: Final = 10_000
 MAX_PACKAGE_BYTES: Final = 512 * 1024
 """Bytes of their names: the list has to fit into one payload of Temporal's (2 MB), and twice
 into the arguments of one git command (2 MB)."""
+
+_MIB: Final = 1 << 20
+
+
+class ChangeLimits(Frozen):
+    """How much a head may add and modify.
+
+    What git, Temporal or a worker cannot take at all is refused whatever these are.
+
+    The largest file of opam-repository in July 2026 has 24 KB, and all of its files together
+    have 26 MB.
+
+    Attributes:
+        file_bytes: Bytes of a file below `packages/`.
+        package_bytes: Bytes of such files in one package.
+        package_files: Number of such files in one package.
+        head_bytes: Bytes of all files, also of those elsewhere, which git merges too. The same
+            content under many names counts each time.
+        head_files: Number of files and folders; by default three times as many as in a change
+            of `MAX_PACKAGES` packages with one file each.
+    """
+
+    file_bytes: ByteSize = Field(default=ByteSize(_MIB), ge=1)
+    package_bytes: ByteSize = Field(default=ByteSize(10 * _MIB), ge=1)
+    package_files: int = Field(default=2_000, ge=1)
+    head_bytes: ByteSize = Field(default=ByteSize(50 * _MIB), ge=1)
+    head_files: int = Field(default=100_000, ge=1)
+
+
+DEFAULT_LIMITS: Final = ChangeLimits()
+"""What a change may have where nothing is configured."""
 
 _REGULAR: Final = frozenset({0o100644, 0o100755})
 _TRANSPORTS: Final = frozenset({"http", "https", "ftp"})
@@ -101,17 +130,51 @@ def unfetched(url: Url) -> bool:
     return url.backend != "http" or url.transport not in _TRANSPORTS
 
 
-def too_large(entries: int, size: int) -> str | None:
-    """Return why a change is too large, None if it is not.
+def too_many_entries(entries: int, limits: ChangeLimits) -> str | None:
+    """Return why a change has too many files, None if it does not.
 
     Args:
         entries: How many files and folders it adds or modifies.
-        size: Bytes of the files.
+        limits: What it may have.
     """
-    if entries > MAX_ENTRIES:
-        return f"Too many changed files and folders (over {MAX_ENTRIES})"
-    if size > MAX_BYTES:
-        return f"Changed files are too big ({size} bytes together, at most {MAX_BYTES})"
+    if entries > limits.head_files:
+        return f"Too many changed files and folders (over {limits.head_files})"
+    return None
+
+
+def too_large(sizes: Mapping[str, int], limits: ChangeLimits) -> str | None:
+    """Return why a change is too large, None if it is not.
+
+    Args:
+        sizes: Bytes of each file that it adds or modifies, by path.
+        limits: What it may have.
+    """
+    count, size = Counter[str](), Counter[str]()
+    for path, length in sizes.items():
+        parts = path.split("/")
+        if parts[0] != "packages":
+            continue
+        if length > limits.file_bytes:
+            return (
+                f"File {shown(path)} is too big ({length} bytes, at most {limits.file_bytes}): "
+                "move it to the sources of the package"
+            )
+        package = "/".join(parts[:_PACKAGE_DEPTH])
+        count[package] += 1
+        size[package] += length
+    for package, number in count.items():
+        if number > limits.package_files:
+            return (
+                f"Too many changed files in {shown(package)} "
+                f"({number}, at most {limits.package_files})"
+            )
+        if size[package] > limits.package_bytes:
+            return (
+                f"Changed files in {shown(package)} are too big "
+                f"({size[package]} bytes together, at most {limits.package_bytes})"
+            )
+    if (total := sum(sizes.values())) > limits.head_bytes:
+        return f"Changed files are too big ({total} bytes together, at most {limits.head_bytes})"
     return None
 
 

@@ -9,7 +9,14 @@ SUBMODULE = "160000"
 EXECUTABLE = "100755"
 REGULAR = "100644"
 
-Content = bytes | tuple[str, bytes] | None
+
+class Stored(str):
+    """Id of a blob that is in the clone already, so that it can have many names."""
+
+    __slots__ = ()
+
+
+Content = bytes | tuple[str, bytes] | Stored | None
 
 
 class Clone:
@@ -28,6 +35,10 @@ class Clone:
             ["git", *author, *arguments], cwd=self.path, input=data, capture_output=True, check=True
         )
         return done.stdout.decode().strip()
+
+    def store(self, data: bytes) -> Stored:
+        """Write a blob."""
+        return Stored(self.git("hash-object", "-w", "--stdin", data=data))
 
     def commit(
         self,
@@ -57,6 +68,9 @@ class Clone:
             where = quoted.encode("utf-8", "surrogateescape")
             if content is None:
                 lines.append(b"D " + where)
+                continue
+            if isinstance(content, Stored):
+                lines.append(f"M {REGULAR} {content} ".encode() + where)
                 continue
             mode, body = content if isinstance(content, tuple) else (REGULAR, content)
             if mode == SUBMODULE:

@@ -43,6 +43,9 @@ _INSTALLED_CACHE: Final = f"{_RECORDS}/packages/cache"
 _DOWNLOADS: Final = f"{phases.OPAM_ROOT}/download-cache"
 _DPKG_STATUS: Final = "var/lib/dpkg/status"
 _FILE_LIMIT: Final = 32 << 20
+"""Bytes of a file that is read into memory, and of all files of a job's packages."""
+_NUMBER_LIMIT: Final = 10_000
+"""Number of these."""
 _PATIENCE: Final = 20 * 60.0
 """Seconds to wait for another job that builds the same dependency."""
 
@@ -114,7 +117,7 @@ class DependencyCache:
         for entry in self._have.values():
             entry.close()
 
-    def seal_plain(self, solution: Collection[str]) -> None:
+    async def seal_plain(self, solution: Collection[str]) -> None:
         """Seals the job's root before apt installs system packages for it.
 
         Dependencies that need no system packages are built over that, so that jobs with other
@@ -127,10 +130,7 @@ class DependencyCache:
         if any(package.partition(".")[0] in compiler for package in solution):
             self._note("the solution changes the compiler: without the cache")
             return
-        upper = self._executor.root.upper
-        for package in solution:
-            path = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/{phases.package_path(package)}"
-            self._files[package] = beneath.files(upper, path, limit=_FILE_LIMIT) or {}
+        self._files = await asyncio.to_thread(_files, self._executor.root.upper, solution)
         self._plain_bottom = self._executor.seal()
 
     async def attach(self, target: str, run: Run) -> None:
@@ -350,6 +350,19 @@ class DependencyCache:
         return None
 
 
+def _files(upper: Path, solution: Iterable[str]) -> dict[str, dict[str, bytes]]:
+    """Reads the directories of packages; that of a package beyond the limits is empty."""
+    found: dict[str, dict[str, bytes]] = {}
+    limit, number = _FILE_LIMIT, _NUMBER_LIMIT
+    for package in solution:
+        path = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}/{phases.package_path(package)}"
+        files = beneath.files(upper, path, limit=limit, number=number) or {}
+        limit -= sum(map(len, files.values()))
+        number -= len(files)
+        found[package] = files
+    return found
+
+
 def _installed(upper: Path) -> frozenset[str] | None:
     """Reads which packages are installed, from a build root's own writes."""
     state = beneath.read(upper, phases.SWITCH_STATE, limit=report.STATE_LIMIT)
@@ -376,7 +389,7 @@ def cache_context(spec: BuildSpec, image_digest: str, base: Layer) -> str:
     """
     compiler = hashlib.sha256()
     for path in (f"{_RECORDS}/packages", f"{_RECORDS}/config"):
-        files = beneath.files(base.upper, path, limit=_FILE_LIMIT) or {}
+        files = beneath.files(base.upper, path, limit=_FILE_LIMIT, number=_NUMBER_LIMIT) or {}
         # The form of opam's own cache of these files varies.
         described = {name: data.hex() for name, data in files.items() if name != "cache"}
         compiler.update(json.dumps(described, sort_keys=True).encode())

@@ -11,16 +11,18 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from opam_ci.clients.runners.sandbox import locks
+from opam_ci.clients.runners.sandbox import safe_read as beneath
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
 from opam_ci.clients.runners.sandbox.locks import HALF_MADE, remove_tree
-from opam_ci.clients.runners.sandbox.process import run_process
+from opam_ci.clients.runners.sandbox.process import LastOutput, run_process
 from opam_ci.core.model import Frozen
 
 _NAME = 20
@@ -29,6 +31,15 @@ page. The manifest has the whole key."""
 
 _BUCKETS = 2
 """Hex digits of a key in the name of its lock while it is made: 256 lock files, never removed."""
+
+_MAX_FILES = 100_000
+"""Files and directories of an entry; the packages with the most have some thousand."""
+_MAX_PATHS = 8 << 20
+"""Bytes of their paths."""
+_MAX_MANIFEST = 32 << 20
+"""Bytes of a manifest: these paths, and some 90 bytes a file."""
+_MAX_RUBBISH = 1_000
+"""What a build left beside what is kept, and is removed one by one."""
 
 
 class CachedFile(Frozen):
@@ -61,6 +72,10 @@ class CacheManifest(Frozen):
     files: dict[str, CachedFile]
     bytes: int
     seconds: float
+
+
+class _TooMuchError(OSError):
+    """A build left more than an entry may have."""
 
 
 class CacheEntry:
@@ -108,13 +123,13 @@ class CacheStore:
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            manifest = CacheManifest.model_validate_json((directory / "manifest.json").read_bytes())
+            manifest = _manifest(directory)
             if manifest.key == key and manifest.files == self._listed(directory)[0]:
                 os.utime(directory / "manifest.json")  # `prune` goes by its age
                 return CacheEntry(directory, manifest, lock)
         except (BlockingIOError, FileNotFoundError):
             pass  # it is being removed
-        except ValidationError:
+        except (ValidationError, _TooMuchError):
             pass  # of another version; `prune` removes it in the end
         except BaseException:
             os.close(lock)
@@ -146,6 +161,9 @@ class CacheStore:
 
         Returns:
             Whether it is kept: not if the files would conflict with those of other entries.
+
+        Raises:
+            OSError: It cannot be kept, or is too much.
         """
         rubbish = await asyncio.to_thread(_rubbish, built / "upper", self._inside, package)
         if rubbish is None:
@@ -161,12 +179,12 @@ class CacheStore:
             # as one that hides directories of this name below it, those of other entries too.
             copy = ("cp", "--archive", "--link", "--no-preserve=xattr", "--no-target-directory")
             source, target = (str(one / "upper") for one in (built, directory))
-            errors = bytearray()
+            errors = LastOutput()
             ended = await run_process(
-                [*self._rights.prefix, *copy, "--", source, target], output=errors.extend
+                [*self._rights.prefix, *copy, "--", source, target], output=errors
             )
             if not ended.ok:
-                raise OSError(f"{source} cannot be kept: {errors[-300:].decode(errors='replace')}")
+                raise OSError(f"{source} cannot be kept: {errors.text[-300:]}")
             if not await asyncio.to_thread(self._complete, directory, key, package, seconds):
                 return False
         await self.prune(self._limit, sparing=key)
@@ -190,12 +208,22 @@ class CacheStore:
         return True
 
     def _listed(self, directory: Path) -> tuple[dict[str, CachedFile], int]:
-        """Lists an entry's files, following no link."""
+        """Lists an entry's files, following no link.
+
+        Raises:
+            _TooMuchError: There are too many.
+        """
         root = directory / "upper" / self._inside
-        files, size = {}, 0
-        for path, status in _walk(root):
+        files, size, paths = {}, 0, 0
+        for number, (path, status) in enumerate(_walk(root)):
+            inside = os.path.relpath(path, root)
+            paths += len(os.fsencode(inside))
+            if number >= _MAX_FILES or paths > _MAX_PATHS:
+                raise _TooMuchError(
+                    f"it has over {_MAX_FILES} files, or {_MAX_PATHS} bytes of their paths"
+                )
             if not stat.S_ISDIR(status.st_mode):
-                files[os.path.relpath(path, root)] = CachedFile(
+                files[inside] = CachedFile(
                     mode=status.st_mode, size=status.st_size, mtime=status.st_mtime_ns
                 )
             size += status.st_blocks * 512
@@ -235,9 +263,7 @@ class CacheStore:
             if path.name.startswith(HALF_MADE) or not (path / "lock").exists():
                 continue
             try:
-                size = CacheManifest.model_validate_json(
-                    (path / "manifest.json").read_bytes()
-                ).bytes
+                size = _manifest(path).bytes
                 age = (path / "manifest.json").stat().st_mtime
             except (FileNotFoundError, ValidationError):
                 size, age = 0, 0.0
@@ -273,6 +299,19 @@ class CacheStore:
         await self.prune(self._limit)
 
 
+def _manifest(directory: Path) -> CacheManifest:
+    """Reads an entry's manifest.
+
+    Raises:
+        FileNotFoundError: There is none, or it is larger than any that is written.
+        ValidationError: It is of another version.
+    """
+    data = beneath.read(directory, "manifest.json", limit=_MAX_MANIFEST)
+    if data is None:
+        raise FileNotFoundError(directory / "manifest.json")
+    return CacheManifest.model_validate_json(data)
+
+
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yields everything below a directory, however deeply nested."""
     waiting = [str(root)]
@@ -305,6 +344,9 @@ def _rubbish(upper: Path, inside: str, package: str) -> list[Path] | None:
 
     Returns:
         Paths to remove; None if a directory is missing, or is a link.
+
+    Raises:
+        _TooMuchError: There are too many.
     """
     name = package.partition(".")[0]
     rubbish: list[Path] = []
@@ -313,7 +355,7 @@ def _rubbish(upper: Path, inside: str, package: str) -> list[Path] | None:
         if not stat.S_ISDIR(level.lstat().st_mode):
             return None
         if level != upper / inside:
-            rubbish += [path for path in level.iterdir() if path.name != part]
+            rubbish += _others(level, {part})
         level /= part
         if not os.path.lexists(level):
             return None
@@ -326,5 +368,13 @@ def _rubbish(upper: Path, inside: str, package: str) -> list[Path] | None:
         if not stat.S_ISDIR(path.lstat().st_mode):
             return None
         own = {package, *(f"{name}.{kind}" for kind in ("install", "changes", "config"))}
-        rubbish += [one for one in path.iterdir() if one.name not in own]
+        rubbish += _others(path, own)
+    if len(rubbish) > _MAX_RUBBISH:
+        raise _TooMuchError(f"it left over {_MAX_RUBBISH} files beside its own")
     return rubbish
+
+
+def _others(directory: Path, own: Collection[str]) -> list[Path]:
+    """Returns what a directory has beside some names, and no more than is too much anyway."""
+    others = (path for path in directory.iterdir() if path.name not in own)
+    return list(islice(others, _MAX_RUBBISH + 1))

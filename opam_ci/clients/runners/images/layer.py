@@ -28,6 +28,7 @@ from opam_ci.clients.runners.sandbox.locks import (
     remove_tree,
     remove_unlocked,
 )
+from opam_ci.clients.runners.sandbox.process import LastOutput
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -384,12 +385,12 @@ async def check_sandbox(executor: Executor, place: str, advice: Callable[[str], 
     Raises:
         InfrastructureError: Cause `sandbox`, with what to do.
     """
-    kept = bytearray()
+    kept = LastOutput()
     ended = await executor.run(
-        steps.SELF_TEST, output=kept.extend, phase=Phase.SETUP, time_limit=_SELF_TEST_TIMEOUT
+        steps.SELF_TEST, output=kept, phase=Phase.SETUP, time_limit=_SELF_TEST_TIMEOUT
     )
     if not ended.ok:
-        output = kept.decode(errors="replace").strip()
+        output = kept.text
         last = (output.splitlines() or [ended.how])[-1]
         raise InfrastructureError(
             f"the sandbox of builds does not work {place} ({last}): {advice(output)}",

@@ -6,7 +6,7 @@ from typing import IO
 
 from opam_ci.clients.runners.images.scratch import host_facts, sealed
 from opam_ci.clients.runners.phases import steps
-from opam_ci.clients.runners.phases.executor import Output
+from opam_ci.clients.runners.phases.executor import READ_LIMIT, Output
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox import safe_read as beneath
@@ -115,11 +115,13 @@ class RootfsExecutor:
     async def read(self, *paths: str, limit: int) -> dict[str, bytes]:
         """Reads regular files, from the topmost layer that has them."""
         found = {}
+        left = READ_LIMIT
         for path in paths:
             for layer in (self._root.upper, *self._root.lowers):
-                data = beneath.read(layer, path, limit=limit)
+                data = beneath.read(layer, path, limit=min(limit, left))
                 if data is not None:
                     found[path] = data
+                    left -= len(data)
                     break
         return found
 

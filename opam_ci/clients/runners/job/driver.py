@@ -1,5 +1,6 @@
 """One job from its checkout to its report, the same for every runner."""
 
+import asyncio
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,9 @@ _LISTS_FRESH = timedelta(days=1)
 for about that long."""
 
 _OPAM_FILE_LIMIT = 1 << 20
+
+_CAPTURE_LIMIT = 32 << 20
+"""Bytes of output of a command that are kept in memory; a list of all real packages has 1 MB."""
 
 _SUBMISSION = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
 _SOLUTION = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}"
@@ -184,7 +188,7 @@ class JobRun:
         """Installs system packages, and puts cached dependencies over them."""
         files = await self._opam_files(*self._solution)
         if cache is not None:
-            cache.seal_plain(self._solution)
+            await cache.seal_plain(self._solution)
         # A package without a file may have any.
         needs_depexts = any(b"depexts" in files.get(each, b"depexts") for each in self._solution)
         if needs_depexts and not await self._depexts():
@@ -227,7 +231,7 @@ class JobRun:
             self._probes["package_known"] = False
             return self._phase_log.end(known)
         ended, self._revdeps = await coinstall.run(
-            self._spec, self._captured, self._executor.read, self._phase_log
+            self._spec, self._listed, self._executor.read, self._phase_log
         )
         if self._revdeps is not None:
             tested = sum(revdep.has_tests for revdep in self._revdeps)
@@ -279,7 +283,7 @@ class JobRun:
     async def _depexts(self) -> bool:
         self._phase_log.begin(Phase.DEPEXTS, "system packages of the solution")
         listing = bytearray()
-        ended = await self._step(phases.list_depexts(self._solution), keep=listing)
+        ended = await self._listed(phases.list_depexts(self._solution), listing)
         packages = phases.debian_packages(listing.decode(errors="replace"))
         present = self._image.packages
         if ended.ok and any(package.partition(":")[0] not in present for package in packages):
@@ -370,11 +374,22 @@ class JobRun:
         data = await read_one(
             executor or self._executor, self._report_path(), limit=report.REPORT_LIMIT
         )
-        return report.parse_report(data) if data is not None else None
+        return None if data is None else await asyncio.to_thread(report.parse_report, data)
 
     async def _captured(self, step: steps.Step, output: bytearray) -> ProcessResult:
-        """Implements `executor.RunStep`."""
+        """Implements `executor.RunStep`; keeps the beginning of the output."""
         return await self._step(step, keep=output)
+
+    async def _listed(self, step: steps.Step, output: bytearray) -> ProcessResult:
+        """Implements `executor.RunStep` for output that is of no use if some is missing."""
+        ended = await self._captured(step, output)
+        if len(output) >= _CAPTURE_LIMIT:
+            raise InfrastructureError(
+                f"{step.title} printed over {_CAPTURE_LIMIT} bytes",
+                cause=Cause.OPAM_INTERNAL,
+                phase=self._transcript.phase,
+            )
+        return ended
 
     async def _step(
         self,
@@ -392,7 +407,7 @@ class JobRun:
             if not quiet:
                 self._transcript.output(data)
             if keep is not None:
-                keep.extend(data)
+                keep.extend(data[: _CAPTURE_LIMIT - len(keep)])
 
         self._steps += 1
         variables = {**self._environment, **dict(step.environment)}

@@ -15,7 +15,7 @@ from opam_ci.clients.runners.listing import coinstall_process
 from opam_ci.clients.runners.listing import revdeps as listing
 from opam_ci.clients.runners.listing.coinstall_process import ExitCode
 from opam_ci.clients.runners.listing.revdeps import Query
-from opam_ci.clients.runners.phases.executor import Output, Read, RunStep
+from opam_ci.clients.runners.phases.executor import READ_LIMIT, Output, Read, RunStep
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
@@ -27,8 +27,6 @@ from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause
 
 DESCRIPTION = "home/opam/.opam-ci-universe"
-_FILE_LIMIT = 100 << 20
-"""Bytes of a file of the description; the real repository's largest has 9 MB."""
 
 _SCRIPT = f"""
 set -e
@@ -69,7 +67,8 @@ async def run(
         return ended, None
     if ended.ok:
         paths = {field.name: f"{DESCRIPTION}/{field.name}" for field in fields(Dumps)}
-        files = await read(*paths.values(), limit=_FILE_LIMIT)
+        # The real repository's largest file of these has 9 MB.
+        files = await read(*paths.values(), limit=READ_LIMIT)
         described = {name: files[path] for name, path in paths.items() if path in files}
         if len(described) == len(paths):
             answers = await decide(

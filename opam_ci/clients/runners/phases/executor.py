@@ -14,6 +14,9 @@ Output = Callable[[bytes], None]
 RunStep = Callable[[Step, bytearray], Awaitable[ProcessResult]]
 """Runs one command, and appends its output to a buffer."""
 
+READ_LIMIT = 64 << 20
+"""Bytes of all files that one call of `Executor.read` reads."""
+
 Read = Callable[..., Awaitable[dict[str, bytes]]]
 """Reads files, by their paths or their packages' names; see `Executor.read`."""
 
@@ -59,7 +62,8 @@ class Executor(Protocol):
             limit: Size in bytes above which a file is not read.
 
         Returns:
-            The content of those that exist and are not larger, by path.
+            The content, by path, of those that exist, are not larger, and of which all before
+            them leave room within `READ_LIMIT`.
         """
 
     async def packages(self, repository: str) -> frozenset[str]:

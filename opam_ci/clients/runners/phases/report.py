@@ -14,6 +14,10 @@ REPORT_LIMIT = 32 << 20
 """Bytes of a report above which it counts as missing: it holds the output of every failed
 command (`OPAMERRLOGLEN=0`), so it may well be large."""
 
+_VALUES_LIMIT = 2_000_000
+"""Values in a report above which it counts as missing, lists and objects counted four times: ten
+millions of empty lists fit into its bytes, and would take 700 MB. A line of output is a value."""
+
 STATE_LIMIT = 8 << 20
 
 _ACTIONS_LIMIT = 5000
@@ -28,6 +32,8 @@ _KINDS: dict[str, Literal["fetch", "build", "install", "remove"]] = {
     "remove": "remove",
 }
 _SANDBOX = re.compile(r"^\S*/sandbox\.sh (?:build|install|remove) ")
+# A string, also one without an end, or what is outside of strings: linear in any text.
+_PARTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[^"]++', re.DOTALL)
 PACKAGE = re.compile(r"[A-Za-z0-9_+-]+\.[A-Za-z0-9_+.~-]+")
 """A full package name as opam writes it."""
 
@@ -48,6 +54,8 @@ class OpamReport(Frozen):
 
 def parse_report(data: bytes) -> OpamReport | None:
     """Parses a JSON report; None if it is not a JSON object. Unknown content is left out."""
+    if _has_too_many_values(data):
+        return None
     try:
         report = json.loads(data)
     except (ValueError, RecursionError):
@@ -73,6 +81,21 @@ def parse_report(data: bytes) -> OpamReport | None:
             cause[:_CAUSE_LIMIT] for cause in causes[:_CAUSES_LIMIT] if isinstance(cause, str)
         ),
     )
+
+
+def _has_too_many_values(data: bytes) -> bool:
+    # Most reports have few of these bytes, also in strings.
+    if _weight(data) <= _VALUES_LIMIT:
+        return False
+    total = 0
+    for part in _PARTS.finditer(data):
+        if (text := part[0])[:1] != b'"' and (total := total + _weight(text)) > _VALUES_LIMIT:
+            return True
+    return False
+
+
+def _weight(text: bytes) -> int:
+    return sum(map(text.count, b",:")) + 4 * sum(map(text.count, b"[{"))
 
 
 def installed(state: bytes) -> frozenset[str] | None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
-from opam_ci.clients.runners.sandbox.process import run_process
+from opam_ci.clients.runners.sandbox.process import LastOutput, run_process
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.facts import DiskOveruse
@@ -118,12 +118,13 @@ class DiskWatch:
         return size, inodes
 
     async def _du(self, what: str) -> int:
-        output = bytearray()
+        # The sum is its last line; a path has at most 4 KiB.
+        output = LastOutput(16 << 10)
         # Not os.walk: a package under test may nest thousands of directories. If files vanish
         # meanwhile, du exits with 1 but prints the sum.
         command = ("du", "--summarize", "--one-file-system", what, "--", str(self._directory))
-        await run_process([*self._rights.prefix, *command], output=output.extend)
-        for line in reversed(output.decode(errors="replace").splitlines()):
+        await run_process([*self._rights.prefix, *command], output=output)
+        for line in reversed(output.text.splitlines()):
             number, _, path = line.partition("\t")
             if path == str(self._directory) and number.isdigit():
                 return int(number)

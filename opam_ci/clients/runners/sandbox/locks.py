@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
-from opam_ci.clients.runners.sandbox.process import run_process
+from opam_ci.clients.runners.sandbox.process import LastOutput, run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 
@@ -223,10 +223,10 @@ async def remove_tree(path: Path, rights: Rights) -> None:
     # A starting worker looks for the lock in it, and creates one that was just removed: then
     # the directory is not empty, and the next try removes it.
     for _ in range(_REMOVE_TRIES):
-        output = bytearray()
-        ended = await run_process(command, output=output.extend)
+        output = LastOutput()
+        ended = await run_process(command, output=output)
         if ended.ok:
             return
     raise InfrastructureError(
-        f"{path} cannot be removed: {output[-300:].decode(errors='replace')}", cause=Cause.STORAGE
+        f"{path} cannot be removed: {output.text[-300:]}", cause=Cause.STORAGE
     )

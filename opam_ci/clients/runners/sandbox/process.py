@@ -59,6 +59,25 @@ class ProcessResult:
         return f"exit {self.exit_code}" if self.signal is None else f"signal {self.signal}"
 
 
+class LastOutput:
+    """Keeps the end of a command's output, however much there is of it."""
+
+    def __init__(self, limit: int = 4096) -> None:
+        """Keeps nothing yet; `limit` is in bytes."""
+        self._limit = limit
+        self._kept = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        """Takes output."""
+        self._kept += data[-self._limit :]
+        del self._kept[: -self._limit]
+
+    @property
+    def text(self) -> str:
+        """The end of the output, without white space around it."""
+        return self._kept.decode(errors="replace").strip()
+
+
 class _Status:
     """Reads bubblewrap's status descriptor: the sandbox's first process.
 

@@ -6,6 +6,7 @@ a file outside: none is ever followed, at any level.
 
 import os
 import stat
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 
@@ -65,17 +66,18 @@ def is_directory(root: Path, path: str) -> bool:
     return True
 
 
-def files(root: Path, path: str, *, limit: int) -> dict[str, bytes] | None:
+def files(root: Path, path: str, *, limit: int, number: int) -> dict[str, bytes] | None:
     """Reads all files of a small directory tree beneath a root, by path within it.
 
     Args:
         root: Directory that is trusted.
         path: Relative path within it.
-        limit: Size in bytes above which a file is not read.
+        limit: Bytes of the files together above which nothing is read.
+        number: Files and directories above which nothing is read.
 
     Returns:
-        The content by path; None if there is anything but directories and regular files of at
-        most that size.
+        The content by path; None if there is anything but directories and regular files, or
+        more than that.
     """
     found: dict[str, bytes] = {}
     waiting = [path]
@@ -86,9 +88,14 @@ def files(root: Path, path: str, *, limit: int) -> dict[str, bytes] | None:
             return None
         try:
             with os.scandir(descriptor) as entries:
-                listed = [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+                listed = [
+                    (one.name, one.is_dir(follow_symlinks=False))
+                    for one in islice(entries, number + 1)
+                ]
         finally:
             os.close(descriptor)
+        if (number := number - len(listed)) < 0:
+            return None
         for name, is_dir in listed:
             inside = f"{directory}/{name}"
             if is_dir:
@@ -97,6 +104,7 @@ def files(root: Path, path: str, *, limit: int) -> dict[str, bytes] | None:
             data = read(root, inside, limit=limit)
             if data is None:
                 return None
+            limit -= len(data)
             found[inside.removeprefix(f"{path}/")] = data
     return found
 

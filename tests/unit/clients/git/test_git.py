@@ -1,6 +1,10 @@
 """The git client on small real repositories."""
 
+import os
+import shutil
 import subprocess
+import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -253,6 +257,50 @@ def test_threads_share_a_clone(clone: Clone) -> None:
             list(threads.map(changed, heads * 3))
             == [[at(f"c.{number}")] for number in range(8)] * 3
         )
+
+
+def test_objects_are_read_some_bytes_at_a_time(clone: Clone) -> None:
+    """A hundred and more were in memory at once, whatever their sizes: here 60 MiB."""
+    names = ["small", *(f"large{number}" for number in range(20)), "absent"]
+    contents = {name: name.encode() * (3 << 20 if "large" in name else 1) for name in names[:-1]}
+    ids = [clone.store(content[: 3 << 20]) for content in contents.values()]
+    with Repository.open(clone.path) as repository:
+        assert list(repository.objects(ids[:2])) == [b"small", contents["large0"][: 3 << 20]]
+        del contents
+        tracemalloc.start()
+        try:
+            assert sum(map(len, repository.objects(ids))) == 20 * (3 << 20) + len("small")
+            assert tracemalloc.get_traced_memory()[1] < 12 << 20
+        finally:
+            tracemalloc.stop()
+        with pytest.raises(InfrastructureError, match=f"object {'1' * 40} is missing"):
+            list(repository.objects([*ids, "1" * 40]))
+
+
+def test_closing_ends_what_runs_in_other_threads(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the activity for which a thread works is cancelled."""
+    real = shutil.which("git")
+    script = tmp_path / "bin" / "git"
+    script.parent.mkdir()
+    script.write_text(
+        f'#!/bin/sh\nfor a; do [ "$a" = merge-tree ] && exec sleep 60; done\nexec {real} "$@"\n'
+    )
+    script.chmod(0o755)
+    master = clone.git("rev-parse", "master")
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    with ThreadPoolExecutor(1) as threads:
+        with Repository.open(clone.path) as repository:
+            merging = threads.submit(repository.merge, master, master)
+            while not repository._git._running:
+                time.sleep(0.01)
+        began_at = time.monotonic()
+        with pytest.raises(InfrastructureError, match="merge-tree exited with code -9"):
+            merging.result()
+        assert time.monotonic() - began_at < 10
+        with pytest.raises(InfrastructureError, match="the repository was closed"):
+            repository.merge(master, master)
 
 
 @settings(

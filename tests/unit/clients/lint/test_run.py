@@ -1,7 +1,7 @@
 """Lint with the real opam, of work trees and of trees in git."""
 
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,11 +9,13 @@ import pytest
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.git.tree import GitTree
 from opam_ci.clients.git.work_tree import WorkTree
+from opam_ci.clients.lint import run
 from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.program import HostProgram
-from opam_ci.clients.lint.run import lint_packages
+from opam_ci.clients.lint.run import PackageFiles, lint_packages
 from opam_ci.core.errors import UsageError
-from opam_ci.core.lint.finding import CheckId, CheckKind, LintReport, LintRequest
+from opam_ci.core.lint.finding import CheckId, CheckKind, LintFinding, LintReport, LintRequest
+from opam_ci.core.lint.subject import PackageFacts
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -101,6 +103,29 @@ async def test_whether_a_package_is_new_can_be_given(lint_both: LintBoth) -> Non
     assert [each.machine_message for each in new.findings] == [
         "Warning in hello.1.0: Possible name collision with package 'He_llo'"
     ]
+
+
+async def test_large_files_are_parsed_a_few_at_a_time(
+    clone: Path, opam_lint: OpamLint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parsed, a hostile file takes 66 times its bytes."""
+    judged = list[int]()
+    real = run.judge_all
+
+    async def judge_all(
+        opam: OpamLint,
+        packages: Sequence[tuple[PackageFacts, PackageFiles]],
+        kinds: Collection[CheckKind],
+    ) -> list[tuple[LintFinding, ...]]:
+        judged.append(len(packages))
+        return await real(opam, packages, kinds)
+
+    wanted = requests("hello.1.0", "hello.2.0", "hello.9", "hello.3.0", "He_llo.1")
+    whole = await lint_packages(WorkTree(clone), wanted, opam=opam_lint)
+    monkeypatch.setattr(run, "judge_all", judge_all)
+    monkeypatch.setattr(run, "_CHUNK_BYTES", 2 * len(GOOD) - 10)
+    assert await lint_packages(WorkTree(clone), wanted, opam=opam_lint) == whole
+    assert judged == [1, 2, 1]
 
 
 async def test_no_request_is_no_work(clone: Path) -> None:

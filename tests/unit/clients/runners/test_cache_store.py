@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.runners.cache.store import CacheStore
+from opam_ci.clients.runners.cache import store as cache_store
+from opam_ci.clients.runners.cache.store import CacheStore, CacheUse
 from opam_ci.clients.runners.sandbox import locks
 from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
 from opam_ci.clients.runners.sandbox.locks import HALF_MADE
@@ -89,6 +90,32 @@ async def test_an_entry_that_is_not_what_was_kept_is_not_served(
     assert kept(store) is None
     assert await keep(store, content="new")
     assert kept(store) is not None
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [("_MAX_FILES", 5), ("_MAX_PATHS", 50), ("_MAX_RUBBISH", 3)],
+)
+async def test_a_build_that_leaves_too_much_is_not_kept(
+    store: CacheStore, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    assert await keep(store)
+    monkeypatch.setattr(cache_store, limit, value)
+    with pytest.raises(OSError, match=r"it (has|left) over"):
+        await keep(store, OTHER)
+    assert kept(store, OTHER) is None
+    assert not list(store.home.glob(f"{HALF_MADE}*"))
+
+
+async def test_a_manifest_larger_than_any_is_missing(
+    store: CacheStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await keep(store)
+    monkeypatch.setattr(cache_store, "_MAX_MANIFEST", 10)
+    assert kept(store) is None
+    assert store.use() == CacheUse(entries=1, bytes=0)
+    await store.sweep()
+    assert store.use().entries == 0
 
 
 async def test_a_link_instead_of_the_switch_is_not_followed(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from opam_ci.clients.runners.images import rootfs_exec
 from opam_ci.clients.runners.images.layer import require_pid_namespace, require_sandbox
 from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
 from opam_ci.clients.runners.images.scratch import JobRoots, overlay
@@ -26,7 +27,7 @@ from opam_ci.clients.runners.sandbox.locks import (
     remove_tree,
     try_lock,
 )
-from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
+from opam_ci.clients.runners.sandbox.process import LastOutput, ProcessResult, run_process
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.core.classify.excerpt import HEAD_BYTES, TAIL_BYTES
 from opam_ci.core.jobs.build import BuildProgress
@@ -60,6 +61,37 @@ def test_no_link_or_pipe_is_followed(tmp_path: Path) -> None:
     for path in ("../outside/secret", "/etc/passwd", ""):
         with pytest.raises(ValueError, match="not a path beneath"):
             beneath.read(root, path, limit=99)
+
+
+@pytest.mark.parametrize(("limit", "number"), [(5, 9), (99, 3)])
+def test_a_tree_is_read_within_its_limits(tmp_path: Path, limit: int, number: int) -> None:
+    """Of all files together: a build may leave any number of them."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    for name in ("a/x", "a/y", "a/b/z"):
+        (tmp_path / name).write_bytes(b"xx")
+    assert beneath.files(tmp_path, "a", limit=limit, number=number) is None
+    assert beneath.files(tmp_path, "a", limit=6, number=4) == dict.fromkeys(
+        ("x", "y", "b/z"), b"xx"
+    )
+
+
+async def test_files_of_one_call_are_read_within_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rootfs_exec, "READ_LIMIT", 5)
+    (tmp_path / "job").mkdir()
+    root = overlay(tmp_path / "job", ())
+    for name in "abc":
+        (root.upper / name).write_bytes(b"xx")
+    executor = RootfsExecutor(root, mirrors.Mirrors(), ROOT)
+    assert await executor.read("a", "b", "c", limit=4) == {"a": b"xx", "b": b"xx"}
+
+
+async def test_the_end_of_any_output_is_kept() -> None:
+    kept = LastOutput(10)
+    ended = await run_process(["seq", "1000000"], output=kept)
+    assert ended.ok
+    assert kept.text == "9\n1000000"
 
 
 def test_packages_are_counted_as_opam_names_them(tmp_path: Path) -> None:

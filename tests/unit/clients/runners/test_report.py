@@ -1,11 +1,13 @@
 """Reading opam's JSON report and switch state, which are hostile input."""
 
 import json
+import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opam_ci.clients.runners.phases.report import OpamReport, installed, parse_report
+from opam_ci.clients.runners.phases.report import REPORT_LIMIT, OpamReport, installed, parse_report
 
 REPORT = {
     "opam-version": "2.3.0",
@@ -121,3 +123,33 @@ def test_the_switch_state_lists_installed_packages() -> None:
     assert installed(b'opam-version: "2.0"\ninstalled: "a.1"\n') == frozenset({"a.1"})
     assert installed(b'opam-version: "2.0"\n') == frozenset()
     assert installed(b"\0\0\0") is None
+
+
+HOSTILE_REPORTS = {
+    "lists": b'{"solution":[' + b",".join([b"[]"] * (REPORT_LIMIT // 3 - 10)) + b"]}",
+    "numbers": b'{"solution":[' + b",".join([b"1.5"] * (REPORT_LIMIT // 4 - 10)) + b"]}",
+    "objects": b'{"solution":[' + b",".join([b'{"":0}'] * (REPORT_LIMIT // 7 - 10)) + b"]}",
+    "open strings": b'"' + b'\\"' * (REPORT_LIMIT // 2 - 1),
+    "open lists": b"[" * REPORT_LIMIT,
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_REPORTS)
+def test_no_report_takes_much_more_memory_than_its_bytes(case: str) -> None:
+    """Ten million lists took 673 MB."""
+    tracemalloc.start()
+    try:
+        assert parse_report(HOSTILE_REPORTS[case]) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * REPORT_LIMIT
+
+
+def test_a_report_with_a_long_log_is_read() -> None:
+    lines = ["(a, b) : [1; 2; 3]"] * 1_000_000
+    report = json.dumps({"solution": [{"install": {"name": "a", "version": "1"}}], "log": lines})
+    assert len(report) < REPORT_LIMIT
+    found = parse_report(report.encode())
+    assert found is not None
+    assert found.solution == ("a.1",)

@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ByteSize
 
 from opam_ci.clients.git.analysis import analyse, analyse_merge
+from opam_ci.clients.git.inspect import inspect
 from opam_ci.clients.git.repository import Repository
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.submission import admission
-from opam_ci.core.submission.admission import is_package, refusal, too_many_packages
+from opam_ci.core.submission.admission import (
+    ChangeLimits,
+    is_package,
+    refusal,
+    too_large,
+    too_many_packages,
+)
 from opam_ci.core.submission.change import FileChange
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from tests.support.fakes.clone import (
@@ -194,12 +202,64 @@ def test_trees_that_make_millions_of_paths_are_not_walked(clone: Clone) -> None:
     assert analysed(clone, head).failure == "Too many changed files and folders (over 100000)"
 
 
-def test_files_too_big_together(clone: Clone) -> None:
-    big = b"0" * (8 * 1024 * 1024)
-    files = {at("b.1"): opam(), **{at("b.1", f"files/{number}"): big for number in range(9)}}
-    head = clone.commit("topic", files, parents=("master",))
-    failure = analysed(clone, head).failure or ""
-    assert failure.startswith("Changed files are too big (75497")
+LIMITS = ChangeLimits(
+    file_bytes=ByteSize(100), package_bytes=ByteSize(150), package_files=3, head_bytes=ByteSize(200)
+)
+FILE = "(101 bytes, at most 100): move it to the sources of the package"
+SIZES: Mapping[str, tuple[Mapping[str, int], str | None]] = {
+    "all that is allowed": ({at("a.1"): 100, at("a.1", "files/x"): 50, at("b.1"): 50}, None),
+    "a file": ({at("a.1", "files/x"): 101}, f'File "packages/a/a.1/files/x" is too big {FILE}'),
+    "an opam file": ({at("a.1"): 101}, f'File "packages/a/a.1/opam" is too big {FILE}'),
+    "a file beside packages": (
+        {"packages/README": 101},
+        f'File "packages/README" is too big {FILE}',
+    ),
+    "a package": (
+        {at("a.1", "files/x"): 100, at("a.1"): 51},
+        'Changed files in "packages/a/a.1" are too big (151 bytes together, at most 150)',
+    ),
+    "many files of a package": (
+        {at("a.1", f"files/{name}"): 0 for name in "wxyz"},
+        'Too many changed files in "packages/a/a.1" (4, at most 3)',
+    ),
+    "a head": (
+        {at("a.1"): 67, at("b.1"): 67, at("c.1"): 67},
+        "Changed files are too big (201 bytes together, at most 200)",
+    ),
+    "files elsewhere": (
+        {"README": 201},
+        "Changed files are too big (201 bytes together, at most 200)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_sizes_and_numbers_of_files(clone: Clone, case: str) -> None:
+    sizes, failure = SIZES[case]
+    assert too_large(sizes, LIMITS) == failure
+    head = clone.commit("topic", {path: b"#" * size for path, size in sizes.items()})
+    with Repository.open(clone.path) as repository:
+        trees = (repository.tree_of(clone.git("rev-parse", "master")), repository.tree_of(head))
+        assert inspect(repository, *trees, LIMITS) == failure
+
+
+def test_the_same_file_under_many_names_counts_each_time(clone: Clone) -> None:
+    blob = clone.store(b"#" * 100)
+    head = clone.commit("topic", {at(f"{name}.1"): blob for name in "bcd"}, parents=("master",))
+    with Repository.open(clone.path) as repository:
+        failure = analyse(repository, clone.git("rev-parse", "master"), head, LIMITS).failure
+        assert failure == "Changed files are too big (300 bytes together, at most 200)"
+        assert analyse_merge(repository, head, LIMITS).failure == failure
+
+
+def test_two_files_of_one_name_are_a_damaged_tree(clone: Clone) -> None:
+    blobs = [clone.store(data) for data in (b"#" * 200, b"")]
+    made = tree(clone, *(("100644", "opam", blob) for blob in blobs))
+    for name in ("b.1", "b", "packages"):
+        made = tree(clone, ("40000", name, made))
+    head = clone.git("commit-tree", made, "-p", "master", "-m", "twice")
+    with pytest.raises(InfrastructureError, match="is damaged"):
+        analysed(clone, head)
 
 
 def names(number: int, length: int) -> list[str]:

@@ -1,0 +1,207 @@
+"""The process that analyses and exports a head: `python -m …`, a task on standard input.
+
+A process of its own, since it computes on what an author submitted, and compresses for seconds: it
+has a bound on its processor time, dies with the activity for which it works, and its memory is
+not the worker's. The result goes to `RESULT` in the task's directory.
+"""
+
+import hashlib
+import resource
+import sys
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter
+
+from opam_ci.clients.git.analysis import analyse
+from opam_ci.clients.git.export import Overlay, archive_tree, overlay
+from opam_ci.clients.git.repository import Repository
+from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.plan import BUILT_KINDS
+from opam_ci.core.model import Frozen
+from opam_ci.core.submission.admission import ChangeLimits
+from opam_ci.core.submission.result import Analysis
+
+RESULT: Final = "result.json"
+OVERLAY: Final = "overlay.tar.gz"
+BASE: Final = "base.tar.gz"
+_OBJECTS: Final = "objects"
+
+PROCESSOR_LIMIT: Final = 600
+"""Seconds of processor time, and as many for each command of git. The export of all of
+opam-repository takes two; to parse the worst opam files of a head of `ChangeLimits.head_bytes`
+takes a hundred."""
+
+MAXIMUM_OVERLAY: Final = 300
+"""Files in an overlay, beside those of the pull request itself, before a new base is made.
+opam reads an overlay anew for each job, at 2 ms a package; opam-repository changes by some 40
+packages a day, most of them one file, so a base serves for a week."""
+
+
+class Export(Frozen):
+    """The overlay that was written for a head.
+
+    Attributes:
+        base: Commit of the base to which it is added.
+        overlay: What is in it.
+        digest: SHA-256 of the archive.
+    """
+
+    base: str
+    overlay: Overlay
+    digest: str
+
+
+class AnalysedHead(Frozen):
+    """Result of `AnalyseHead`.
+
+    Attributes:
+        analysis: The analysis.
+        export: None if nothing is to be built.
+    """
+
+    kind: Literal["analysed"] = "analysed"
+    analysis: Analysis
+    export: Export | None = None
+
+
+class ArchivedBase(Frozen):
+    """Result of `ArchiveBase`."""
+
+    kind: Literal["archived"] = "archived"
+
+
+class Failed(Frozen):
+    """What went wrong.
+
+    Attributes:
+        cause: Of an infrastructure fault; None for wrong use.
+    """
+
+    kind: Literal["failed"] = "failed"
+    message: str
+    cause: Cause | None
+
+
+class AnalyseHead(Frozen):
+    """Analyse a head; write the overlay of its merge to `OVERLAY` if something is to be built.
+
+    Attributes:
+        clone: The clone.
+        directory: For the results; of this task alone.
+        base: Commit into which the head is merged.
+        head: The head.
+        limits: How much the head may add and modify.
+        bases: Commits whose archives there are, the one used last first; None to export nothing.
+    """
+
+    kind: Literal["analyse"] = "analyse"
+    clone: Path
+    directory: Path
+    base: str
+    head: str
+    limits: ChangeLimits
+    bases: tuple[str, ...] | None
+
+    def run(self, repository: Repository) -> AnalysedHead:
+        """Performs the task."""
+        analysis = analyse(repository, self.base, self.head, self.limits)
+        merged = analysis.merge_tree
+        builds = any(changed.kind in BUILT_KINDS for changed in analysis.packages)
+        if self.bases is None or merged is None or not builds:
+            return AnalysedHead(analysis=analysis)
+        base = _nearest(repository, self.bases, self.base, merged)
+        path = self.directory / OVERLAY
+        made = overlay(
+            repository,
+            repository.tree_of(base),
+            merged,
+            path,
+            own_base=repository.tree_of(self.base),
+        )
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        export = Export(base=base, overlay=made, digest=digest)
+        return AnalysedHead(analysis=analysis, export=export)
+
+
+class ArchiveBase(Frozen):
+    """Write the packages of a commit to `BASE`.
+
+    Attributes:
+        clone: The clone.
+        directory: For the results; of this task alone.
+        commit: The commit.
+    """
+
+    kind: Literal["archive"] = "archive"
+    clone: Path
+    directory: Path
+    commit: str
+
+    def run(self, repository: Repository) -> ArchivedBase:
+        """Performs the task."""
+        archive_tree(repository, self.commit, self.directory / BASE)
+        return ArchivedBase()
+
+
+Task = AnalyseHead | ArchiveBase
+TASK: Final[TypeAdapter[Task]] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
+Result = AnalysedHead | ArchivedBase | Failed
+RESULTS: Final[TypeAdapter[Result]] = TypeAdapter(Annotated[Result, Field(discriminator="kind")])
+
+
+def _nearest(repository: Repository, bases: tuple[str, ...], base: str, merged_tree: str) -> str:
+    """Returns the known base that is nearest to the merged tree, or the head's own."""
+    known = {
+        candidate: distance
+        for candidate in bases
+        if (distance := _distance(repository, candidate, merged_tree)) is not None
+    }
+    if not known:
+        return base
+    own = _distance(repository, base, merged_tree)
+    # Of two with the same distance, the one that was used last.
+    best = min(known, key=known.__getitem__)
+    return base if own is None or known[best] - own > MAXIMUM_OVERLAY else best
+
+
+def _distance(repository: Repository, base: str, merged_tree: str) -> int | None:
+    """Counts the files in which a base differs, None for a commit that the clone lacks."""
+    try:
+        tree = repository.tree_of(repository.resolve(base))
+    except UsageError:
+        return None
+    return len(repository.changes(tree, merged_tree))
+
+
+def perform(task: Task) -> Result:
+    """Performs a task."""
+    objects = task.directory / _OBJECTS
+    objects.mkdir(exist_ok=True)
+    try:
+        repository = Repository.open(task.clone, scratch=objects)
+    except UsageError as error:
+        # The path was checked when the check was requested: it is missing on this worker.
+        return Failed(message=str(error), cause=Cause.REPOSITORY_STATE)
+    try:
+        with repository:
+            return task.run(repository)
+    except InfrastructureError as error:
+        return Failed(message=str(error), cause=error.cause)
+    except UsageError as error:
+        return Failed(message=str(error), cause=None)
+
+
+def main() -> None:
+    """Performs the task on standard input."""
+    task = TASK.validate_json(sys.stdin.buffer.read())
+    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_LIMIT, PROCESSOR_LIMIT + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    (task.directory / RESULT).write_bytes(RESULTS.dump_json(perform(task)))
+
+
+if __name__ == "__main__":
+    main()
