@@ -13,6 +13,8 @@ from pathlib import Path
 
 from opam_ci.clients import programs
 from opam_ci.clients.runners.sandbox import empty_proc as emptyproc
+from opam_ci.clients.runners.sandbox import seccomp
+from opam_ci.clients.runners.sandbox.process import Inherited
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 
@@ -132,12 +134,8 @@ class Confined:
     scratch: tuple[str, ...] = ()
 
 
-def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Sequence[str]]:
-    """Returns the command line of a confined command.
-
-    Returns:
-        A function from the number of bubblewrap's status descriptor to the command line.
-    """
+def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[Inherited], Sequence[str]]:
+    """Returns the command line of a confined command."""
     mount = ",".join(
         [
             f"lowerdir={':'.join(str(path.relative_to(root.home)) for path in root.lowers)}",
@@ -147,8 +145,8 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Se
         ]
     )
     capabilities = APT_CAPABILITIES if step.as_root else _BUILD_CAPABILITIES
-    bwrap = [
-        *("bwrap", "--bind", str(root.merged), "/"),
+    options = [
+        *("--bind", str(root.merged), "/"),
         *("--proc", "/proc", "--dev", "/dev"),
         *("--tmpfs", "/run", "--bind", str(root.proc), "/run/proc", "--tmpfs", "/run"),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "opam-ci"),
@@ -160,18 +158,30 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Se
     ]
     user = () if step.as_root else (f"--reuid={USER}", f"--regid={USER}")
 
-    def command(status: int) -> Sequence[str]:
+    def command(inherited: Inherited) -> Sequence[str]:
         return [
             *rights.prefix,
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *("unshare", "--mount", "--propagation", "private", "--"),
             *("sh", "-c", _MOUNT, "sh", str(root.home), str(root.proc), mount, str(root.merged)),
-            *bwrap,
-            *("--json-status-fd", str(status), "--"),
+            *bubblewrap(options, inherited),
             *("setpriv", *user, "--clear-groups", "--", *step.argv),
         ]
 
     return command
+
+
+def bubblewrap(options: Sequence[str], inherited: Inherited) -> list[str]:
+    """Returns bubblewrap's command line, up to the command that it runs.
+
+    Processes inside can read this line, so it names no path of the host and no proxy.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`: the filter of system calls cannot be made.
+    """
+    words = [*options, "--seccomp", str(inherited.file(seccomp.program()))]
+    given = inherited.file(b"".join(os.fsencode(word) + b"\0" for word in words))
+    return ["bwrap", "--args", str(given), "--json-status-fd", str(inherited.status), "--"]
 
 
 def start_options(step: Confined) -> list[str]:
@@ -209,7 +219,10 @@ def environment(extra: Mapping[str, str] | None = None) -> tuple[tuple[str, str]
 
 def missing_tools() -> str | None:
     """Returns which programs the host lacks and the command that installs them, or None."""
-    return programs.missing(TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"})
+    needed = TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"}
+    if not seccomp.is_installed():
+        needed = {**needed, seccomp.LIBRARY: "libseccomp2"}
+    return programs.missing(needed)
 
 
 def require_tools() -> None:

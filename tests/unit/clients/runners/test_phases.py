@@ -14,7 +14,7 @@ from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.phases import steps
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
-from opam_ci.clients.runners.sandbox.process import run_process
+from opam_ci.clients.runners.sandbox.process import Inherited, run_process
 from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
 from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.platforms.model import EMBEDDED
@@ -50,7 +50,15 @@ ROOT = sandbox.Overlay(
 
 
 def command_line(step: steps.Step) -> list[str]:
-    return list(sandbox.confine(ROOT, steps.confined(step, Mirrors()), sandbox.ROOT)(7))
+    """Returns the command line, after the options that bubblewrap reads from a descriptor."""
+    inherited = Inherited(os.memfd_create("status"))
+    try:
+        line = sandbox.confine(ROOT, steps.confined(step, Mirrors()), sandbox.ROOT)(inherited)
+        given = int(line[line.index("--args") + 1])
+        options = os.pread(given, os.fstat(given).st_size, 0).decode().split("\0")
+    finally:
+        inherited.close()
+    return [*options, *line]
 
 
 def test_only_apt_and_downloads_have_network() -> None:
