@@ -16,6 +16,7 @@ from opam_ci.clients.runners.sandbox.cgroups import (
     COUNTER_FILES,
     Counters,
     parse_counters,
+    processes,
     read_counters,
 )
 from opam_ci.clients.runners.sandbox.process import uninterrupted
@@ -29,7 +30,6 @@ _END_TIMEOUT = 30.0
 # Lives as long as its standard input, which ends with the worker, however the worker ends. The
 # shell reaps orphaned processes.
 _INIT = "exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
-
 
 _OWN_PROCESSES = 2
 """The shell and the `cat` of _INIT."""
@@ -74,11 +74,12 @@ class Container:
     @property
     def others(self) -> int | None:
         """Number of processes besides the container's own; None if unknown."""
-        for group in self._groups:
-            with contextlib.suppress(OSError):
-                lines = (group / "cgroup.procs").read_text().split()
-                return max(0, len(lines) - _OWN_PROCESSES)
-        return None
+        found = self.processes()
+        return max(0, len(found) - _OWN_PROCESSES) if found else None
+
+    def processes(self) -> list[int]:
+        """Returns the ids of its processes; none if it is not on this machine."""
+        return processes(self._groups)
 
     async def counters(self) -> Counters:
         """Reads the kernel's counters, the last ones if it was ended."""

@@ -48,6 +48,7 @@ APT_CAPABILITIES = (
 """What dpkg and maintainer scripts need."""
 
 TOOLS = {
+    "nsenter": "util-linux",
     "unshare": "util-linux",
     "setpriv": "util-linux",
     "mount": "mount",
@@ -86,7 +87,7 @@ class Rights:
 
     Attributes:
         prefix: Prefix of every command that works on a build root: empty for root; a
-            user namespace with subordinate ids for other users.
+            user namespace with subordinate ids for other users; within a job, its own one.
         making_images: Prefix of mmdebstrap, which mounts within its own namespaces.
         overlay_options: Further mount options of the overlay.
     """
@@ -96,13 +97,14 @@ class Rights:
     overlay_options: tuple[str, ...] = ()
 
 
-ROOT = Rights()
+# Extended attributes of "trusted." need root of the machine, which no job is (`user_namespace.py`).
+_OVERLAY_OPTIONS = ("userxattr",)
+ROOT = Rights(overlay_options=_OVERLAY_OPTIONS)
 _AS_MAPPED_ROOT = ("unshare", "--user", "--map-root-user", "--map-auto")
 ROOTLESS = Rights(
     prefix=(*_AS_MAPPED_ROOT, "--"),
     making_images=(*_AS_MAPPED_ROOT, "--mount", "--pid", "--fork", "--kill-child", "--"),
-    # Extended attributes of "trusted." need the real root.
-    overlay_options=("userxattr",),
+    overlay_options=_OVERLAY_OPTIONS,
 )
 
 
