@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from opam_ci.clients.runners.containers.engine import Engine
+from opam_ci.clients.runners.images.image import NO_DAEMONS
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import empty_proc as emptyproc
 from opam_ci.clients.runners.sandbox.bubblewrap import APT_CAPABILITIES
@@ -28,8 +29,8 @@ _START_TIMEOUT = 60.0
 _END_TIMEOUT = 30.0
 
 # Lives as long as its standard input, which ends with the worker, however the worker ends. The
-# shell reaps orphaned processes.
-_INIT = "exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
+# shell reaps orphaned processes. Images are of others: whatever they are, no daemon starts in them.
+_INIT = f"{NO_DAEMONS} || exit 1; exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
 
 _OWN_PROCESSES = 2
 """The shell and the `cat` of _INIT."""
