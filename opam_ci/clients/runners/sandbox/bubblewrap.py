@@ -150,6 +150,8 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[Inherite
     options = [
         *("--bind", str(root.merged), "/"),
         *("--proc", "/proc", "--dev", "/dev"),
+        # Root has the number that root of the machine has: the kernel's settings are its files.
+        *(("--ro-bind", "/proc/sys", "/proc/sys") if step.as_root else ()),
         *("--tmpfs", "/run", "--bind", str(root.proc), "/run/proc", "--tmpfs", "/run"),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "opam-ci"),
         *(() if step.network else ("--unshare-net",)),
@@ -166,22 +168,29 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[Inherite
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *("unshare", "--mount", "--propagation", "private", "--"),
             *("sh", "-c", _MOUNT, "sh", str(root.home), str(root.proc), mount, str(root.merged)),
-            *bubblewrap(options, inherited),
+            *bubblewrap(options, inherited, namespaces=not step.as_root),
             *("setpriv", *user, "--clear-groups", "--", *step.argv),
         ]
 
     return command
 
 
-def bubblewrap(options: Sequence[str], inherited: Inherited) -> list[str]:
+def bubblewrap(
+    options: Sequence[str], inherited: Inherited, *, namespaces: bool = True
+) -> list[str]:
     """Returns bubblewrap's command line, up to the command that it runs.
 
     Processes inside can read this line, so it names no path of the host and no proxy.
 
+    Args:
+        options: Options of bubblewrap.
+        inherited: What it inherits.
+        namespaces: Whether processes inside can make user namespaces.
+
     Raises:
         InfrastructureError: Cause `sandbox`: the filter of system calls cannot be made.
     """
-    words = [*options, "--seccomp", str(inherited.file(seccomp.program()))]
+    words = [*options, "--seccomp", str(inherited.file(seccomp.program(namespaces=namespaces)))]
     given = inherited.file(b"".join(os.fsencode(word) + b"\0" for word in words))
     return ["bwrap", "--args", str(given), "--json-status-fd", str(inherited.status), "--"]
 

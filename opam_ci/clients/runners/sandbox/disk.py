@@ -164,7 +164,7 @@ class DiskWatch:
             output=output.extend,
             time_limit=_REMOVED_TIMEOUT,
         )
-        return _sizes(output.decode(errors="replace"))
+        return removed_sizes(output.decode(errors="replace"))
 
 
 def _held(pid: int) -> list[str]:
@@ -177,8 +177,8 @@ def _held(pid: int) -> list[str]:
     return [str(path) for path in (process / "map_files", *(each / "fd" for each in threads))]
 
 
-def _sizes(output: str) -> list[int]:
-    """Reads what find and stat print, among complaints about processes that have ended."""
+def removed_sizes(output: str) -> list[int]:
+    """Reads the sizes of removed files; find and stat also complain, where a process has ended."""
     files: dict[str, tuple[str, int]] = {}
     kinds: dict[str, str] = {}
     for line in output.splitlines():

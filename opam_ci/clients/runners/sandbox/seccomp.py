@@ -22,6 +22,25 @@ PROFILE = Path(__file__).with_name("seccomp.json")
 
 LIBRARY = "libseccomp.so.2"
 
+_CLONE_NEWUSER = 0x1000_0000
+_NO_NAMESPACES: tuple[dict[str, Any], ...] = (
+    {"names": ["unshare", "setns"], "errnoRet": errno.EPERM},
+    {
+        "names": ["clone"],
+        "errnoRet": errno.EPERM,
+        "args": [
+            {
+                "index": 0,
+                "op": "SCMP_CMP_MASKED_EQ",
+                "value": _CLONE_NEWUSER,
+                "valueTwo": _CLONE_NEWUSER,
+            }
+        ],
+    },
+    # Its flags are in memory; programs fall back to clone(2).
+    {"names": ["clone3"], "errnoRet": errno.ENOSYS},
+)
+
 # Of <seccomp.h>.
 _ACTIONS = {"SCMP_ACT_ALLOW": 0x7FFF_0000, "SCMP_ACT_ERRNO": 0x0005_0000}
 _OPERATORS = {"SCMP_CMP_NE": 1, "SCMP_CMP_EQ": 4, "SCMP_CMP_GT": 6, "SCMP_CMP_MASKED_EQ": 7}
@@ -48,14 +67,21 @@ def is_installed() -> bool:
 
 
 @functools.cache
-def program() -> bytes:
+def program(*, namespaces: bool) -> bytes:
     """Returns the list as a program for this machine's kernel.
+
+    Args:
+        namespaces: Whether user namespaces can be made, as opam's sandbox does. In one of its own,
+            root of a build root could mount what lists settings of the machine, as their owner.
 
     Raises:
         InfrastructureError: Cause `sandbox`: libseccomp is missing, or too old for the list.
     """
     try:
-        return _compile(json.loads(PROFILE.read_bytes()))
+        profile = json.loads(PROFILE.read_bytes())
+        if not namespaces:
+            profile["syscalls"] += _NO_NAMESPACES
+        return _compile(profile)
     except OSError as error:
         raise InfrastructureError(
             f"the filter of system calls cannot be made ({error}): apt-get install libseccomp2",
@@ -77,7 +103,7 @@ def _compile(profile: Mapping[str, Any]) -> bytes:
                 for name in each["subArchitectures"]:
                     _check(library.seccomp_arch_add(context, _architecture(library, name)))
         for rule in profile["syscalls"]:
-            action = _ACTIONS[rule["action"]] | rule["errnoRet"]
+            action = _ACTIONS["SCMP_ACT_ERRNO"] | rule["errnoRet"]
             for name in rule["names"]:
                 number = library.seccomp_syscall_resolve_name(name.encode())
                 if number == _UNKNOWN:
