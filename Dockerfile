@@ -4,7 +4,8 @@ FROM debian:13-slim
 
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
-      bubblewrap ca-certificates git mmdebstrap nftables opam passt python3 python3-venv util-linux \
+      bubblewrap ca-certificates git libseccomp2 mmdebstrap nftables opam passt python3 \
+      python3-venv util-linux \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/opam-ci

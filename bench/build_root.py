@@ -3,9 +3,9 @@
 usage: python bench/build_root.py [--home DIR] [--jobs N] [--container IMAGE]
 
 Measures the whole life of a job root without opam: the directories and their lock, control
-groups, the overlay, the sandbox with all its namespaces, one `true` as the unprivileged user,
-the end of the namespace, the removal; one after the other, and eight at once. With
-`--container` also the same in containers of an image that podman has, two at once. Says
+groups, the user namespace, the overlay, the sandbox with all its namespaces, one `true` as the
+unprivileged user, the end of the namespace, the removal; one after the other, and eight at once.
+With `--container` also the same in containers of an image that podman has, two at once. Says
 besides how long it took until the first command had run. Exits 1 if the slowest start takes
 longer than it may: 0.5 s in a root file system, 2 s in a container.
 """
@@ -31,6 +31,7 @@ from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups
 from opam_ci.clients.runners.sandbox.network import ContainerNetwork
+from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, default_home
 from opam_ci.core.jobs.job import Phase
 
@@ -54,8 +55,9 @@ def in_root(roots: JobRoots, image: Image, cgroups: Cgroups) -> Life:
         async with (
             roots.open((image.root,)) as root,
             cgroups.open(root.upper.parent) as groups,
+            job_namespace(sandbox.rights()) as rights,
         ):
-            await first_command(RootfsExecutor(root, Mirrors(), sandbox.rights(), groups=groups))
+            await first_command(RootfsExecutor(root, Mirrors(), rights, groups=groups))
             started = time.perf_counter() - begin
         return started, time.perf_counter() - begin
 

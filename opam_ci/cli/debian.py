@@ -35,7 +35,7 @@ def missing() -> list[str]:
         package
         for package, file, *users in filter(None, lines)
         if not (users and os.geteuid() == 0)
-        if not (shutil.which(file) or ("/" in file and Path(file).exists()))
+        if not (shutil.which(file) or ("/" in file and any(Path("/").glob(file.lstrip("/")))))
     ]
 
 

@@ -12,7 +12,7 @@ from opam_ci.clients.runners.images import apt_sources as aptsources
 from opam_ci.clients.runners.images.image import Image, ImageStore
 from opam_ci.clients.runners.preflight import namespace_problem
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
-from opam_ci.clients.runners.sandbox.process import run_process
+from opam_ci.clients.runners.sandbox.process import Command, run_process
 from opam_ci.core.errors import UsageError
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
 
@@ -27,9 +27,6 @@ FILES: Final = "files"
 
 _SCRATCH: Final = "/tmp"  # noqa: S108 - inside of the sandbox, where nobody else is
 _PROBE_TIMEOUT: Final = 30.0
-
-Command = Callable[[int], Sequence[str]] | Sequence[str]
-"""What `run_process` runs."""
 
 
 def new_scratch() -> Path:
@@ -163,9 +160,7 @@ async def _sandbox_problem() -> str | None:
     )
 
 
-def confined(
-    root: Path, scratch: Path, command: Sequence[str], *, network: bool
-) -> Callable[[int], Sequence[str]]:
+def confined(root: Path, scratch: Path, command: Sequence[str], *, network: bool) -> Command:
     """Returns the command line of a program that can write only to its scratch directory.
 
     Args:
@@ -173,15 +168,12 @@ def confined(
         scratch: Its `/tmp`, which it may write to; it starts in `FILES` in there.
         command: The program, by name within the root, and its arguments.
         network: Whether it shares the host's network.
-
-    Returns:
-        A function from the number of bubblewrap's status descriptor to the command line.
     """
     shown = sandbox.network_files() if network else ()
     environment = _environment(_SCRATCH, "/usr/bin:/bin", network)
-    box = [
+    options = [
         # Without /proc, opam starts `ps` to find its shell, which doubles the time of a start.
-        *("bwrap", "--ro-bind", str(root), "/", "--dev", "/dev", "--proc", "/proc"),
+        *("--ro-bind", str(root), "/", "--dev", "/dev", "--proc", "/proc"),
         *("--bind", str(scratch), _SCRATCH),
         *(word for path, inside in shown for word in ("--ro-bind", str(path), inside)),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts"),
@@ -190,7 +182,7 @@ def confined(
         *(word for name, value in environment.items() for word in ("--setenv", name, value)),
         *("--chdir", f"{_SCRATCH}/{FILES}"),
     ]
-    return lambda status: [*box, "--json-status-fd", str(status), "--", *command]
+    return lambda inherited: [*sandbox.bubblewrap(options, inherited), *command]
 
 
 def _environment(scratch: str, path: str, network: bool) -> dict[str, str]:  # noqa: FBT001 - of two callers here

@@ -182,8 +182,9 @@ class ContainerRunner:
                 limits=self._limits,
             ) as container,
         ):
-            upper = container.upper
-            disk = None if upper is None else DiskWatch(upper, self._limits, ROOT)
+            disk = None
+            if container.upper is not None:
+                disk = DiskWatch(container.upper, self._limits, ROOT, container.processes)
             yield ContainerExecutor(container, shown, disk=disk)
 
 

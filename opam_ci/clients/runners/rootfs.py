@@ -38,6 +38,7 @@ from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups
 from opam_ci.clients.runners.sandbox.disk import DiskWatch
 from opam_ci.clients.runners.sandbox.network import JobNetwork, configured, tun_problem
+from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
@@ -140,8 +141,9 @@ class RootfsRunner:
         async with (
             self._jobs.open((image.root,)) as root,
             self._cgroups.open(root.upper.parent) as groups,
+            job_namespace(self._rights) as rights,
         ):
-            executor = RootfsExecutor(root, mirrors.Mirrors(), self._rights, groups=groups)
+            executor = RootfsExecutor(root, mirrors.Mirrors(), rights, groups=groups)
             await layer.check_sandbox(executor, "here", _advice)
 
     async def run(
@@ -157,18 +159,25 @@ class RootfsRunner:
             self._layers.use(image, spec, transcript.output) as base,
             self._jobs.open((base.upper, image.root)) as root,
             self._cgroups.open(root.upper.parent) as groups,
+            job_namespace(self._rights) as rights,
             AsyncExitStack() as stack,
         ):
             allowed = (*self._allowed, *configured(spec.archive_mirrors))
             network = await stack.enter_async_context(
-                JobNetwork(root.upper.parent, allowed, self._rights)
+                JobNetwork(root.upper.parent, allowed, rights)
             )
             executor = RootfsExecutor(
                 root,
                 mirrors.inside(spec.archive_mirrors),
-                self._rights,
+                rights,
                 groups=groups,
-                disk=DiskWatch(root.upper, self._limits, self._rights),
+                # Root sees more of processes outside of their namespace than within it.
+                disk=DiskWatch(
+                    root.upper,
+                    self._limits,
+                    rights if self._rights.prefix else self._rights,
+                    groups.processes,
+                ),
                 network=network,
             )
             transcript.note(limits_line(self._limits, self._cgroups.missing))

@@ -27,6 +27,7 @@ from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
 from opam_ci.clients.runners.sandbox.network import JobNetwork
+from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.clients.runners.settings import Endpoint
 from opam_ci.core.jobs.job import Phase
 from tests.support.fakes.dns import NameServer
@@ -93,7 +94,10 @@ def beyond() -> None:
     for name in ("lo", "i0"):
         sh("ip", "link", "set", name, "up")
     # Names of the form 10-99-0-1.test have their address in them.
-    names = NameServer(PUBLIC, lambda name: name.partition(".")[0].replace("-", "."))
+    names = NameServer(
+        PUBLIC,
+        lambda name: name.removesuffix(".test").replace("-", ".") if "-" in name else PUBLIC,
+    )
     names.start()
     public = Listener(PUBLIC, 80)
     inside = [Listener(each, port) for each in (*OTHERS, OTHER6) for port in PORTS]
@@ -179,9 +183,10 @@ async def main(home: Path) -> None:
     output = bytearray()
     async with (
         JobRoots(home / "jobs", ROOT).open((image.root,)) as root,
-        JobNetwork(root.upper.parent, (ALLOWED,), ROOT) as network,
+        job_namespace(ROOT) as rights,
+        JobNetwork(root.upper.parent, (ALLOWED,), rights) as network,
     ):
-        executor = RootfsExecutor(root, Mirrors(), ROOT, network=network)
+        executor = RootfsExecutor(root, Mirrors(), rights, network=network)
 
         async def run(script: str, *, as_root: bool = False, **variables: str) -> tuple[str, ...]:
             step = Step(

@@ -5,9 +5,10 @@ import hashlib
 import io
 import subprocess
 import tarfile
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,13 +18,17 @@ import pytest
 
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.images.image import Image
+from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
 from opam_ci.clients.runners.images.scratch import JobRoots
 from opam_ci.clients.runners.phases import steps
+from opam_ci.clients.runners.phases.executor import Executor
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings, default_home
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups
-from opam_ci.clients.runners.sandbox.process import run_process
+from opam_ci.clients.runners.sandbox.disk import DiskWatch
+from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
+from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.clients.runners.settings import Endpoint, JobLimits
 from opam_ci.core.jobs.build import (
     BuildProgress,
@@ -145,11 +150,12 @@ class World:
         (self.home / "images").symlink_to(images)
         (directory / "artifacts").mkdir()
         self.artifacts = Artifacts(directory / "artifacts")
+        self.limits = limits or JobLimits()
         self.runner: MachineRunner = RootfsRunner(
             RootfsSettings(
                 home=self.home,
                 keep_layers=keep_layers,
-                limits=limits or JobLimits(),
+                limits=self.limits,
                 network_allow=network_allow,
             ),
             self.artifacts,
@@ -196,6 +202,21 @@ class World:
         )
         return await self.runner.run(spec, log, lambda _: None), log
 
+    @asynccontextmanager
+    async def executor(self) -> AsyncIterator[RootfsExecutor]:
+        """A build root over the image alone, as a job has it."""
+        image = await self.runner.prepare(lambda _: None)
+        assert isinstance(image, Image)
+        rights = sandbox.rights()
+        async with (
+            JobRoots(self.home / "jobs", rights).open((image.root,)) as root,
+            Cgroups.here(self.limits).open(root.upper.parent) as groups,
+            job_namespace(rights) as inner,
+        ):
+            watching = inner if rights.prefix else rights
+            disk = DiskWatch(root.upper, self.limits, watching, groups.processes)
+            yield RootfsExecutor(root, Mirrors(), inner, groups=groups, disk=disk)
+
     async def shell(self, packages: Mapping[str, str], commands: Sequence[str]) -> str:
         """Runs commands in the clean root file system, as a person in a clone would.
 
@@ -230,6 +251,29 @@ class World:
 
     def job_roots(self) -> list[Path]:
         return list((self.home / "jobs").glob("job-*"))
+
+
+async def run(
+    executor: Executor,
+    script: str,
+    stdin: str = "",
+    *,
+    as_root: bool = False,
+    network: bool = False,
+) -> tuple[ProcessResult, str]:
+    """Runs a script in a build root, in the phase `build`; returns how it ended and its output."""
+    output = bytearray()
+    with tempfile.TemporaryFile() as file:
+        file.write(stdin.encode())
+        file.seek(0)
+        ended = await executor.run(
+            steps.Step(("sh", "-c", script), as_root=as_root, network=network),
+            output=output.extend,
+            phase=Phase.BUILD,
+            time_limit=120,
+            stdin=file,
+        )
+    return ended, output.decode(errors="replace")
 
 
 class Progress:

@@ -55,7 +55,7 @@ def program(path: Path, name: str, script: str = "exit 0") -> None:
 def test_the_real_list_exists_and_is_installed_here() -> None:
     assert debian.missing() == []
     text = debian.PACKAGES.read_text()
-    for package in ("git", "bubblewrap", "mmdebstrap", "util-linux", "uidmap"):
+    for package in ("git", "bubblewrap", "libseccomp2", "mmdebstrap", "util-linux", "uidmap"):
         assert f"\n{package} " in text
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from opam_ci.clients.runners.containers.engine import Engine
+from opam_ci.clients.runners.images.image import NO_DAEMONS
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import empty_proc as emptyproc
 from opam_ci.clients.runners.sandbox.bubblewrap import APT_CAPABILITIES
@@ -17,6 +18,7 @@ from opam_ci.clients.runners.sandbox.cgroups import (
     COUNTER_FILES,
     Counters,
     parse_counters,
+    processes,
     read_counters,
 )
 from opam_ci.clients.runners.sandbox.network import ContainerNetwork, Network, connected
@@ -30,9 +32,8 @@ _START_TIMEOUT = 60.0
 _END_TIMEOUT = 30.0
 
 # Lives as long as its standard input, which ends with the worker, however the worker ends. The
-# shell reaps orphaned processes.
-_INIT = "exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
-
+# shell reaps orphaned processes. Images are of others: whatever they are, no daemon starts in them.
+_INIT = f"{NO_DAEMONS} || exit 1; exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
 
 _OWN_PROCESSES = 2
 """The shell and the `cat` of _INIT."""
@@ -82,11 +83,12 @@ class Container:
     @property
     def others(self) -> int | None:
         """Number of processes besides the container's own; None if unknown."""
-        for group in self._groups:
-            with contextlib.suppress(OSError):
-                lines = (group / "cgroup.procs").read_text().split()
-                return max(0, len(lines) - _OWN_PROCESSES)
-        return None
+        found = self.processes()
+        return max(0, len(found) - _OWN_PROCESSES) if found else None
+
+    def processes(self) -> list[int]:
+        """Returns the ids of its processes; none if it is not on this machine."""
+        return processes(self._groups)
 
     async def counters(self) -> Counters:
         """Reads the kernel's counters, the last ones if it was ended."""

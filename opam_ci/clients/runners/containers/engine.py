@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from opam_ci.clients.runners.sandbox import seccomp
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 
@@ -47,16 +48,17 @@ class Engine:
 
     @property
     def run_options(self) -> tuple[str, ...]:
-        """Options of `run` that differ between the engines.
+        """Options of `run` for security, and those that differ between the engines.
 
-        The nested sandbox of opam needs system calls that docker's profile forbids and podman's
-        permits; podman passes the worker's proxy settings to containers by default.
+        The nested sandbox of opam needs system calls that docker's own profile forbids; podman's
+        permits some that ours forbids. podman passes the worker's proxy settings to containers by
+        default.
         """
+        filtered = ("--security-opt", f"seccomp={seccomp.PROFILE}")
         if self._is_podman:
-            return ("--http-proxy=false",)
+            return (*filtered, "--http-proxy=false")
         runtime = () if self._runtime is None else ("--runtime", self._runtime)
-        unconfined = ("--security-opt", "seccomp=unconfined", "--security-opt")
-        return (*runtime, *unconfined, "apparmor=unconfined")
+        return (*runtime, *filtered, "--security-opt", "apparmor=unconfined")
 
     def command(self, *arguments: str) -> list[str]:
         """Returns the command line of a call."""

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +59,12 @@ PACKAGES = (
 )
 """Programs that opam and its packages may rely on, as in opam's own Docker images."""
 
+NO_DAEMONS = (
+    "file=/usr/sbin/policy-rc.d; test -e $file || "
+    "{ printf '#!/bin/sh\\nexit 101\\n' > $file && chmod 0755 $file; }"
+)
+"""Forbids Debian's maintainer scripts to start daemons: see invoke-rc.d(8)."""
+
 _MAKE_TIMEOUT = 30 * 60.0
 _KEYRINGS = tuple(
     Path(f"/usr/share/keyrings/debian-archive-keyring.{kind}") for kind in ("gpg", "pgp")
@@ -74,6 +81,7 @@ _HOOKS = (
     'rm -f "$1/etc/resolv.conf" && touch "$1/etc/resolv.conf"',
     'mkdir "$1/mirrors"',
     'rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1"/var/cache/apt/archives/*.deb',
+    f'chroot "$1" sh -c {shlex.quote(NO_DAEMONS)}',
     # Each opam run asks apt for system packages: 0.1 s with apt's caches, 1.3 s without.
     'chroot "$1" apt-cache gencaches',
 )

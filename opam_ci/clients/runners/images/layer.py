@@ -29,6 +29,7 @@ from opam_ci.clients.runners.sandbox.locks import (
     remove_unlocked,
 )
 from opam_ci.clients.runners.sandbox.process import LastOutput
+from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -36,7 +37,7 @@ from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
 
-_LAYER_VERSION = 5
+_LAYER_VERSION = 6
 """Incremented when the way of making a layer changes."""
 
 _STEP_TIMEOUT = 10 * 60.0
@@ -221,9 +222,12 @@ class LayerStore:
         target: Path,
         output: Callable[[bytes], None],
     ) -> None:
-        async with own_directory(self._home, HALF_MADE, self._rights) as half_made:
+        async with (
+            own_directory(self._home, HALF_MADE, self._rights) as half_made,
+            job_namespace(self._rights) as rights,
+        ):
             root = overlay(half_made, (image.root,))
-            making = LayerMaking(RootfsExecutor(root, shown, self._rights), shown, output)
+            making = LayerMaking(RootfsExecutor(root, shown, rights), shown, output)
             archive = half_made / "base.tar.gz"
             await self._artifacts.fetch(spec.repository.base_archive, archive)
             manifest = await making.run(spec, archive)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from opam_ci.clients import programs
 from opam_ci.clients.runners.sandbox import empty_proc as emptyproc
+from opam_ci.clients.runners.sandbox import seccomp
+from opam_ci.clients.runners.sandbox.process import Inherited
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 
@@ -92,7 +94,7 @@ class Rights:
 
     Attributes:
         prefix: Prefix of every command that works on a build root: empty for root; a
-            user namespace with subordinate ids for other users.
+            user namespace with subordinate ids for other users; within a job, its own one.
         making_images: Prefix of mmdebstrap, which mounts within its own namespaces.
         overlay_options: Further mount options of the overlay.
     """
@@ -102,13 +104,14 @@ class Rights:
     overlay_options: tuple[str, ...] = ()
 
 
-ROOT = Rights()
+# Extended attributes of "trusted." need root of the machine, which no job is (`user_namespace.py`).
+_OVERLAY_OPTIONS = ("userxattr",)
+ROOT = Rights(overlay_options=_OVERLAY_OPTIONS)
 _AS_MAPPED_ROOT = ("unshare", "--user", "--map-root-user", "--map-auto")
 ROOTLESS = Rights(
     prefix=(*_AS_MAPPED_ROOT, "--"),
     making_images=(*_AS_MAPPED_ROOT, "--mount", "--pid", "--fork", "--kill-child", "--"),
-    # Extended attributes of "trusted." need the real root.
-    overlay_options=("userxattr",),
+    overlay_options=_OVERLAY_OPTIONS,
 )
 
 
@@ -140,12 +143,8 @@ class Confined:
     scratch: tuple[str, ...] = ()
 
 
-def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Sequence[str]]:
-    """Returns the command line of a confined command.
-
-    Returns:
-        A function from the number of bubblewrap's status descriptor to the command line.
-    """
+def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[Inherited], Sequence[str]]:
+    """Returns the command line of a confined command."""
     mount = ",".join(
         [
             f"lowerdir={':'.join(str(path.relative_to(root.home)) for path in root.lowers)}",
@@ -155,9 +154,11 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Se
         ]
     )
     capabilities = APT_CAPABILITIES if step.as_root else _BUILD_CAPABILITIES
-    bwrap = [
-        *("bwrap", "--bind", str(root.merged), "/"),
+    options = [
+        *("--bind", str(root.merged), "/"),
         *("--proc", "/proc", "--dev", "/dev"),
+        # Root has the number that root of the machine has: the kernel's settings are its files.
+        *(("--ro-bind", "/proc/sys", "/proc/sys") if step.as_root else ()),
         *("--tmpfs", "/run", "--bind", str(root.proc), "/run/proc", "--tmpfs", "/run"),
         *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "opam-ci"),
         *(() if step.network else ("--unshare-net",)),
@@ -168,18 +169,37 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[int], Se
     ]
     user = () if step.as_root else (f"--reuid={USER}", f"--regid={USER}")
 
-    def command(status: int) -> Sequence[str]:
+    def command(inherited: Inherited) -> Sequence[str]:
         return [
             *rights.prefix,
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *("unshare", "--mount", "--propagation", "private", "--"),
             *("sh", "-c", _MOUNT, "sh", str(root.home), str(root.proc), mount, str(root.merged)),
-            *bwrap,
-            *("--json-status-fd", str(status), "--"),
+            *bubblewrap(options, inherited, namespaces=not step.as_root),
             *("setpriv", *user, "--clear-groups", "--", *step.argv),
         ]
 
     return command
+
+
+def bubblewrap(
+    options: Sequence[str], inherited: Inherited, *, namespaces: bool = True
+) -> list[str]:
+    """Returns bubblewrap's command line, up to the command that it runs.
+
+    Processes inside can read this line, so it names no path of the host and no proxy.
+
+    Args:
+        options: Options of bubblewrap.
+        inherited: What it inherits.
+        namespaces: Whether processes inside can make user namespaces.
+
+    Raises:
+        InfrastructureError: Cause `sandbox`: the filter of system calls cannot be made.
+    """
+    words = [*options, "--seccomp", str(inherited.file(seccomp.program(namespaces=namespaces)))]
+    given = inherited.file(b"".join(os.fsencode(word) + b"\0" for word in words))
+    return ["bwrap", "--args", str(given), "--json-status-fd", str(inherited.status), "--"]
 
 
 def start_options(step: Confined) -> list[str]:
@@ -217,7 +237,10 @@ def environment(extra: Mapping[str, str] | None = None) -> tuple[tuple[str, str]
 
 def missing_tools() -> str | None:
     """Returns which programs the host lacks and the command that installs them, or None."""
-    return programs.missing(TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"})
+    needed = TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"}
+    if not seccomp.is_installed():
+        needed = {**needed, seccomp.LIBRARY: "libseccomp2"}
+    return programs.missing(needed)
 
 
 def require_tools() -> None:

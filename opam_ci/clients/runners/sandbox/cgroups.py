@@ -74,6 +74,10 @@ class JobGroups:
         files = [str(path / "cgroup.procs") for path in self.directories]
         return ["sh", "-c", _JOIN, "sh", *files, "--", *argv]
 
+    def processes(self) -> list[int]:
+        """Returns the ids of the job's processes; none where no group has them."""
+        return processes(self.directories)
+
     def foreign_oom_kills(self) -> int:
         """Returns the kills on the host since the job began, any of which may be of the job."""
         before = self.oom_kills_before
@@ -183,6 +187,14 @@ async def remove(directories: Iterable[Path]) -> None:
                 break
         else:
             raise InfrastructureError(f"processes in {directory} do not end", cause=Cause.SANDBOX)
+
+
+def processes(directories: Iterable[Path]) -> list[int]:
+    """Returns the ids of the processes in the first group that can be read."""
+    for directory in directories:
+        with suppress(OSError):
+            return [int(word) for word in (directory / "cgroup.procs").read_text().split()]
+    return []
 
 
 COUNTER_FILES = (

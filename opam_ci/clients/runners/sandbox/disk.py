@@ -3,11 +3,14 @@
 Alternatives: project quotas need a mount option that hardly any machine has; a file system of
 the job's own in a file costs 0.1 s and a loop device, and its "No space left on device" could
 not be distinguished from a full disk of the machine. Watching needs nothing and yields a fact.
+
+A file that was removed takes room as long as a process has it open or mapped. Such files of the
+job's processes are counted too, but for those in memory, which its memory limit counts.
 """
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
@@ -23,6 +26,11 @@ _COUNT_AT_LEAST_EVERY = 5.0
 _SMALL_GROWTH = 16 << 20
 _FEW_INODES = 2_000
 
+_BLOCK = 512
+_IN_MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
+_REMOVED_TIMEOUT = 10.0
+"""Seconds to look for removed files; what was found until then counts."""
+
 _OWN = frozenset({Phase.BUILD, Phase.TEST})
 """Phases whose own writes are counted."""
 
@@ -36,7 +44,8 @@ class DiskWatch:
     Args:
         directory: What only the job writes to.
         limits: Of which `disk_bytes` and `disk_inodes` apply.
-        rights: Rights over files of other users.
+        rights: Rights over files and processes of other users.
+        processes: Returns the process ids of the job, as far as known on this machine.
 
     Attributes:
         overuse: Set when the job exceeded its budget.
@@ -44,10 +53,17 @@ class DiskWatch:
             ended before the first one.
     """
 
-    def __init__(self, directory: Path, limits: JobLimits, rights: Rights) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        limits: JobLimits,
+        rights: Rights,
+        processes: Callable[[], Sequence[int]],
+    ) -> None:
         self._directory = directory
         self._limits = limits
         self._rights = rights
+        self._processes = processes
         self._before = (0, 0)
         self._phase: Phase | None = None
         self.overuse: DiskOveruse | None = None
@@ -55,7 +71,7 @@ class DiskWatch:
 
     def elsewhere(self, directory: Path) -> "DiskWatch":
         """Returns a watch over another directory, with the same limits."""
-        return DiskWatch(directory, self._limits, self._rights)
+        return DiskWatch(directory, self._limits, self._rights, self._processes)
 
     async def begin(self, phase: Phase) -> Callable[[], Awaitable[None]]:
         """Records usage at the beginning of a command.
@@ -111,11 +127,12 @@ class DiskWatch:
         )
 
     async def _count(self) -> tuple[int, int]:
-        size, inodes = await asyncio.gather(
+        size, inodes, removed = await asyncio.gather(
             self._du("--block-size=1"),
             self._du("--inodes"),
+            self._removed(),
         )
-        return size, inodes
+        return size + sum(removed), inodes + len(removed)
 
     async def _du(self, what: str) -> int:
         # The sum is its last line; a path has at most 4 KiB.
@@ -131,6 +148,50 @@ class DiskWatch:
         raise InfrastructureError(
             f"the disk usage of {self._directory} cannot be counted", cause=Cause.STORAGE
         )
+
+    async def _removed(self) -> list[int]:
+        """Returns the sizes on disk of removed files that the job's processes hold."""
+        directories = [each for pid in self._processes() for each in _held(pid)]
+        if not directories:
+            return []
+        output = bytearray()
+        each = ("-printf", "%p %D:%i %b\\n", "-exec")
+        kind = ("stat", "--dereference", "--file-system", "--printf=%n %T\\n", "{}", "+")
+        await run_process(
+            [
+                *(*self._rights.prefix, "find", "-L", *directories, "-mindepth", "1"),
+                *("-maxdepth", "1", "-type", "f", "-links", "0", *each, *kind),
+            ],
+            output=output.extend,
+            time_limit=_REMOVED_TIMEOUT,
+        )
+        return removed_sizes(output.decode(errors="replace"))
+
+
+def _held(pid: int) -> list[str]:
+    """Returns the directories of what a process holds; a thread may have files of its own."""
+    process = Path(f"/proc/{pid}")
+    try:
+        threads = list((process / "task").iterdir())
+    except OSError:
+        return []  # it has ended
+    return [str(path) for path in (process / "map_files", *(each / "fd" for each in threads))]
+
+
+def removed_sizes(output: str) -> list[int]:
+    """Reads the sizes of removed files; find and stat also complain, where a process has ended."""
+    files: dict[str, tuple[str, int]] = {}
+    kinds: dict[str, str] = {}
+    for line in output.splitlines():
+        match line.split(" "):
+            case [path, inode, blocks] if blocks.isdigit():
+                files[path] = (inode, int(blocks) * _BLOCK)
+            case [path, kind]:
+                kinds[path] = kind
+    found = {
+        inode: size for path, (inode, size) in files.items() if kinds.get(path) not in _IN_MEMORY
+    }
+    return list(found.values())
 
 
 def _now() -> float:

@@ -182,7 +182,11 @@ class JobNetwork:
     Args:
         directory: Of the job; gets a file for name resolution.
         allowed: See `connected`.
-        rights: How to get the rights that namespaces need.
+        rights: Of the job's commands.
+
+    Attributes:
+        prefix: That of the rights of commands in the namespace, once it is connected.
+        files: Files for name resolution to show to them, as (host path, inside path).
     """
 
     def __init__(self, directory: Path, allowed: Sequence[Endpoint], rights: Rights) -> None:
@@ -190,6 +194,7 @@ class JobNetwork:
         self._rights = rights
         self._stack = AsyncExitStack()
         self._network: Network | None = None
+        self.prefix = rights.prefix
         self.files = files(directory)
 
     async def __aenter__(self) -> Self:
@@ -205,6 +210,8 @@ class JobNetwork:
                 pid = await stack.enter_async_context(_namespace(self._rights))
                 self._network = await stack.enter_async_context(connected(pid, self._allowed))
                 self._stack = stack.pop_all()
+            user = (f"--user=/proc/{pid}/ns/user",) if self._rights.prefix else ()
+            self.prefix = ("nsenter", *user, f"--net=/proc/{pid}/ns/net", "--")
         return self._network
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import time
@@ -12,8 +11,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
+
 _CHUNK = 1 << 16
-_DEATH_TIMEOUT = 5.0
+_DEATH_TIMEOUT = 60.0
+"""Seconds that the kernel may take to end thousands of processes with much memory each."""
+
 _SIGNAL_BASE = 128
 _STATUS_LIMIT = 1 << 16
 
@@ -78,6 +82,37 @@ class LastOutput:
         return self._kept.decode(errors="replace").strip()
 
 
+class Inherited:
+    """Descriptors that a sandbox inherits, besides its standard streams.
+
+    Attributes:
+        status: To which bubblewrap writes its status.
+        all: All of them, each open until the command was started.
+    """
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.all = [status]
+
+    def file(self, data: bytes) -> int:
+        """Returns a descriptor from which the sandbox reads some bytes."""
+        descriptor = os.memfd_create("opam-ci")
+        self.all.append(descriptor)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def close(self) -> None:
+        """Closes the worker's ends."""
+        for descriptor in self.all:
+            os.close(descriptor)
+
+
+Command = Callable[[Inherited], Sequence[str]] | Sequence[str]
+"""A command line; of a sandbox, a function from what it inherits to the command line."""
+
+
 class _Status:
     """Reads bubblewrap's status descriptor: the sandbox's first process.
 
@@ -86,7 +121,8 @@ class _Status:
     """
 
     def __init__(self) -> None:
-        self._read_end, self.write_end = os.pipe()
+        self._read_end, write_end = os.pipe()
+        self.inherited = Inherited(write_end)
         os.set_blocking(self._read_end, False)
         self._buffer = b""
         self._pidfd: int | None = None
@@ -115,13 +151,27 @@ class _Status:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    def wait_dead(self) -> None:
-        """Waits until no process of the namespace is left; blocks."""
-        if self._pidfd is not None:
-            poll = select.poll()
-            poll.register(self._pidfd, select.POLLIN)
-            if not poll.poll(_DEATH_TIMEOUT * 1000):
-                raise RuntimeError("processes of a build outlived their sandbox")
+    async def wait_dead(self) -> None:
+        """Waits until no process of the namespace is left.
+
+        Raises:
+            InfrastructureError: Cause `sandbox`: some are after `_DEATH_TIMEOUT`.
+        """
+        if self._pidfd is None:
+            return
+        dead = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._pidfd, dead.set)
+        try:
+            async with asyncio.timeout(_DEATH_TIMEOUT):
+                await dead.wait()
+        except TimeoutError:
+            raise InfrastructureError(
+                f"processes of a build do not end within {_DEATH_TIMEOUT:g} s: look for stuck "
+                "disks, or restart the machine",
+                cause=Cause.SANDBOX,
+            ) from None
+        finally:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._read_end)
@@ -131,7 +181,7 @@ class _Status:
 
 
 async def run_process(
-    argv: Callable[[int], Sequence[str]] | Sequence[str],
+    argv: Command,
     *,
     output: Callable[[bytes], None],
     time_limit: float | None = None,
@@ -141,8 +191,7 @@ async def run_process(
     """Runs a command to its end, or to its time limit.
 
     Args:
-        argv: The command; or, for a sandbox, a function from the number of bubblewrap's
-            status descriptor to the command.
+        argv: The command.
         output: Receives standard output and standard error, in order, as they come.
         time_limit: Seconds after which everything is killed.
         stdin: A file to read from; nothing by default.
@@ -154,20 +203,21 @@ async def run_process(
     Raises:
         asyncio.CancelledError: The caller was cancelled; no process of the command is
             alive any more.
+        InfrastructureError: Cause `sandbox`: processes of the command do not end.
     """
     begin = time.monotonic()
     status = _Status() if callable(argv) else None
     try:
-        command = argv(status.write_end) if callable(argv) and status is not None else argv
-        assert not callable(command)  # noqa: S101 - for mypy: one of the two cases above
         try:
+            command = argv(status.inherited) if callable(argv) and status is not None else argv
+            assert not callable(command)  # noqa: S101 - for mypy: one of the two cases above
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=stdin if stdin is not None else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=() if status is None else (status.write_end,),
+                pass_fds=() if status is None else status.inherited.all,
                 # The unprivileged user of a build root reads what root makes there.
                 umask=0o022,
                 # Nothing of the worker's environment, which may hold tokens.
@@ -175,7 +225,7 @@ async def run_process(
             )
         finally:
             if status is not None:
-                os.close(status.write_end)
+                status.inherited.close()
         timed_out = stopped = False
         try:
             async with asyncio.timeout(time_limit):
@@ -266,4 +316,4 @@ async def uninterrupted(cleanup: Coroutine[Any, Any, None]) -> None:
 async def _wait_dead(process: asyncio.subprocess.Process, status: _Status | None) -> None:
     await process.wait()
     if status is not None:
-        await asyncio.to_thread(status.wait_dead)
+        await status.wait_dead()

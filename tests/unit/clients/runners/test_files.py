@@ -20,6 +20,7 @@ from opam_ci.clients.runners.phases import mirrors
 from opam_ci.clients.runners.phases.transcript import Excerpt, Transcript
 from opam_ci.clients.runners.sandbox import safe_read as beneath
 from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
+from opam_ci.clients.runners.sandbox.disk import removed_sizes
 from opam_ci.clients.runners.sandbox.locks import (
     lock,
     made_on_demand,
@@ -350,3 +351,18 @@ async def test_a_directory_into_which_a_sweep_looks_is_removed_all_the_same(
     await remove_tree(root, ROOT)
     assert not root.exists()
     assert removals == 2
+
+
+def test_a_removed_file_counts_once_and_not_if_it_is_in_memory() -> None:
+    output = """\
+find: '/proc/7/task/7/fd/5': No such file or directory
+/proc/7/task/7/fd/3 42:10 16
+/proc/7/map_files/7f00-7f01 42:10 16
+/proc/8/task/8/fd/1 43:11 800
+/proc/8/task/8/fd/2 42:12 2
+/proc/7/task/7/fd/3 overlayfs
+/proc/7/map_files/7f00-7f01 overlayfs
+/proc/8/task/8/fd/1 tmpfs
+stat: cannot read file system information for '/proc/8/task/8/fd/2': No such file or directory
+"""
+    assert sorted(removed_sizes(output)) == [2 * 512, 16 * 512]

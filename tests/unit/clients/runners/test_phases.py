@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,9 +15,12 @@ from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.phases import steps
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
-from opam_ci.clients.runners.sandbox.process import run_process
+from opam_ci.clients.runners.sandbox import process
+from opam_ci.clients.runners.sandbox.process import Inherited, run_process
 from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
+from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind, Phase
+from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.platforms.model import EMBEDDED
 
 
@@ -50,7 +54,15 @@ ROOT = sandbox.Overlay(
 
 
 def command_line(step: steps.Step) -> list[str]:
-    return list(sandbox.confine(ROOT, steps.confined(step, Mirrors()), sandbox.ROOT)(7))
+    """Returns the command line, after the options that bubblewrap reads from a descriptor."""
+    inherited = Inherited(os.memfd_create("status"))
+    try:
+        line = sandbox.confine(ROOT, steps.confined(step, Mirrors()), sandbox.ROOT)(inherited)
+        given = int(line[line.index("--args") + 1])
+        options = os.pread(given, os.fstat(given).st_size, 0).decode().split("\0")
+    finally:
+        inherited.close()
+    return [*options, *line]
 
 
 def test_only_apt_and_downloads_have_network() -> None:
@@ -201,3 +213,23 @@ async def test_a_command_has_nothing_of_the_workers_environment(
     kept = bytearray()
     await run_process(["env"], output=kept.extend)
     assert b"GITHUB_TOKEN" not in kept
+
+
+async def test_processes_that_do_not_end_are_a_fault_that_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_DEATH_TIMEOUT", 0.2)
+    # As a sandbox whose first process hangs in the kernel.
+    script = (
+        'sleep 600 > /dev/null 2>&1 & echo $! > "$2"; echo "{\\"child-pid\\": $!}" > "/dev/fd/$1"'
+    )
+    pid = tmp_path / "pid"
+    try:
+        with pytest.raises(InfrastructureError, match="do not end within") as caught:
+            await run_process(
+                lambda inherited: ["sh", "-c", script, "sh", str(inherited.status), str(pid)],
+                output=lambda _: None,
+            )
+        assert caught.value.cause is Cause.SANDBOX
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
