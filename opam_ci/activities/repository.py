@@ -1,6 +1,5 @@
 """Activities on the repository itself: analysis and lint."""
 
-import asyncio
 from pathlib import Path
 
 from temporalio import activity
@@ -15,6 +14,7 @@ from opam_ci.clients.lint.findings import store_findings
 from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.run import lint_packages
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.threads import GIT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
@@ -96,7 +96,7 @@ class RepositoryActivities:
     async def _analyse(self, task: RepositoryTask) -> tuple[Analysis, RepositoryRef | None]:
         revision = task.revision
         clone = await self._clone(self._path(task))
-        analysis = await asyncio.to_thread(analyse, clone, revision.base, revision.head)
+        analysis = await GIT.run(analyse, clone, revision.base, revision.head)
         if analysis.failure is not None:
             raise _refusal(analysis.failure)
         if analysis.merge_tree is None:
@@ -111,12 +111,12 @@ class RepositoryActivities:
         revision = task.revision
         if revision.origin is not None:
             upstream = self._upstream(task, revision.origin)
-            if not await asyncio.to_thread(upstream.has, revision.base, revision.head):
+            if not await GIT.run(upstream.has, revision.base, revision.head):
                 # Another worker made the analysis, in its own clone.
                 await self._fetch(task, revision.origin)
         clone = await self._clone(self._path(task))
         # The merged tree is in a process's own scratch objects, so another worker merges again.
-        merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
+        merged = await GIT.run(clone.merge, revision.base, revision.head)
         if merged.tree is None or merged.tree != task.merge_tree:
             raise InfrastructureError(
                 f"merging again gives {merged.tree} instead of {task.merge_tree}", cause=Cause.GIT
@@ -159,13 +159,13 @@ class RepositoryActivities:
         if number is None:
             raise UsageError("only a pull request with a number can be fetched from GitHub")
         upstream = self._upstream(task, origin)
-        return await asyncio.to_thread(upstream.fetch, origin.branch, number, task.revision.head)
+        return await upstream.in_turn(upstream.fetch, origin.branch, number, task.revision.head)
 
     async def _clone(self, path: str) -> Repository:
         clone = self._clones.get(path)
         if clone is None:
             try:
-                clone = await asyncio.to_thread(Repository.open, Path(path))
+                clone = await GIT.run(Repository.open, Path(path))
             except UsageError as error:
                 # The path was checked when the check was requested: it is missing on this worker.
                 raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error

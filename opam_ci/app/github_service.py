@@ -23,6 +23,7 @@ from opam_ci.app.shutdown import polling
 from opam_ci.clients.github.api import GitHub
 from opam_ci.clients.github.deliveries import StoredDeliveries
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.threads import INDEX
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.messages import ReconcileTask
 from opam_ci.core.github.revision import Policy
@@ -95,7 +96,7 @@ async def github_service(
                 total_timeout=github.request_timeout,
             )
         )
-        deliveries = await asyncio.to_thread(StoredDeliveries.open, settings.index_url)
+        deliveries = await INDEX.run(StoredDeliveries.open, settings.index_url)
         stack.callback(deliveries.close)
         pull_requests = PullRequests(client)
         activities = GitHubActivities(

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from opam_ci.clients.git.export import archive_tree, overlay
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.logs.store import ArtifactStore, MissingKeyError
+from opam_ci.clients.threads import GIT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import RepositoryRef
 
@@ -51,16 +52,16 @@ class Exporter:
         """
         async with self._lock:
             bases = await self._bases()
-            chosen = await asyncio.to_thread(_nearest, clone, bases, base, merged_tree)
+            chosen = await GIT.run(_nearest, clone, bases, base, merged_tree)
             archive = f"repositories/bases/{chosen}.tar.gz"
             with tempfile.TemporaryDirectory(prefix="opam-ci-export-") as directory:
                 if not await self._store.exists(archive):
                     path = Path(directory) / "base.tar.gz"
-                    await asyncio.to_thread(archive_tree, clone, chosen, path)
+                    await GIT.run(archive_tree, clone, chosen, path)
                     await self._store.put(archive, path)
                 await self._remember(chosen, bases)
                 path = Path(directory) / "overlay.tar.gz"
-                made = await asyncio.to_thread(
+                made = await GIT.run(
                     overlay,
                     clone,
                     clone.tree_of(chosen),
@@ -68,7 +69,7 @@ class Exporter:
                     path,
                     own_base=clone.tree_of(base),
                 )
-                digest = hashlib.sha256(await asyncio.to_thread(path.read_bytes)).hexdigest()
+                digest = hashlib.sha256(await GIT.run(path.read_bytes)).hexdigest()
                 key = f"repositories/overlays/{digest}.tar.gz"
                 if not await self._store.exists(key):
                     await self._store.put(key, path)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
+from opam_ci.clients.threads import run_command
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.printable import printable
@@ -88,14 +89,8 @@ def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
             in `accept`.
     """
     try:
-        done = subprocess.run(  # noqa: S603 -- a list of arguments, never a shell
-            ["git", f"--git-dir={git_dir}", *arguments],  # noqa: S607 -- found on PATH like any tool
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
+        done = run_command(
+            ["git", f"--git-dir={git_dir}", *arguments], cwd=cwd, env=env, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
         raise InfrastructureError(
