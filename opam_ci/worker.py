@@ -36,6 +36,7 @@ from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
+from opam_ci.clients.threads import INDEX
 from opam_ci.core.errors import UsageError
 from opam_ci.health.slots import BuildSlots, tuner
 from opam_ci.metrics.telemetry import runtime_with_metrics
@@ -236,7 +237,7 @@ async def running(
             await lint.program.require()
             # Workflows set them, so they must exist before workflows run.
             await ensure_search_attributes(client)
-            index = await asyncio.to_thread(Index.open, settings.index_url)
+            index = await INDEX.run(Index.open, settings.index_url)
             stack.callback(index.close)
             repository = RepositoryActivities(
                 store, lint, settings.clones, limits=settings.change_limits

@@ -1,6 +1,5 @@
 """Activities that use GitHub's API: posting, deliveries, reconciliation."""
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -210,7 +209,7 @@ class GitHubActivities:
         Raises:
             InfrastructureError: It cannot be fetched.
         """
-        await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
+        await self._upstream.in_turn(self._upstream.refresh, self._policy.branch)
 
     async def _carry_out(
         self, action: Action, now: datetime, *, authoritative: bool
@@ -224,7 +223,7 @@ class GitHubActivities:
             case Closed():
                 return await self._close(action, authoritative=authoritative)
             case RefreshBase():
-                tip = await asyncio.to_thread(self._upstream.refresh, self._policy.branch)
+                tip = await self._upstream.in_turn(self._upstream.refresh, self._policy.branch)
                 done = f"clone at {tip[:12]}"
             case Reconcile():
                 found = await self._reconcile(REDELIVERED_FOR, now)

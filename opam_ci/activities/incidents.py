@@ -1,6 +1,5 @@
 """The activities about incidents: read, resolve, and start their workflows."""
 
-import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -9,6 +8,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 
 from opam_ci.clients.index import Index
+from opam_ci.clients.threads import INDEX
 from opam_ci.core.incidents.messages import (
     HIT_JOBS_AT_ONCE,
     INCIDENT_WORKFLOW,
@@ -36,7 +36,7 @@ class IncidentActivities:
         Raises:
             InfrastructureError: The index cannot be read; retried until it can.
         """
-        return await asyncio.to_thread(self._read, incident)
+        return await INDEX.run(self._read, incident)
 
     @activity.defn
     async def resolve_incident(self, message: ResolveIncident) -> bool:
@@ -46,7 +46,7 @@ class IncidentActivities:
             InfrastructureError: The index cannot be written; retried until it can.
         """
         now = datetime.now(UTC)
-        return await asyncio.to_thread(self._index.resolve, message.incident, at=now, by=message.by)
+        return await INDEX.run(self._index.resolve, message.incident, at=now, by=message.by)
 
     def _read(self, number: int) -> IncidentStatus:
         incident = self._index.incident(number)

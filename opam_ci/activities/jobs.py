@@ -12,6 +12,7 @@ from temporalio import activity
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.threads import INDEX
 from opam_ci.core.jobs.build import RevdepList
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.messages import (
@@ -95,7 +96,7 @@ class JobActivities:
             UsageError: `after` is not the cursor of a previous page.
             InfrastructureError: The index cannot be read.
         """
-        return await asyncio.to_thread(self._index.take, message)
+        return await INDEX.run(self._index.take, message)
 
     @activity.defn
     async def count_jobs(self, message: CountJobs) -> PlatformStandings:
@@ -104,7 +105,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        return PlatformStandings(platforms=await asyncio.to_thread(self._index.count, message))
+        return PlatformStandings(platforms=await INDEX.run(self._index.count, message))
 
     @activity.defn
     async def restart_jobs(self, message: ChangeJobs) -> Taken:
@@ -113,7 +114,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        return await asyncio.to_thread(self._index.requeue, message, datetime.now(UTC))
+        return await INDEX.run(self._index.requeue, message, datetime.now(UTC))
 
     @activity.defn
     async def cancel_jobs(self, message: ChangeJobs) -> Taken:
@@ -124,7 +125,7 @@ class JobActivities:
         """
         # The same for each attempt, so that a later one recognises what this one cancelled.
         at = activity.info().scheduled_time
-        return await asyncio.to_thread(self._index.cancel, message, at)
+        return await INDEX.run(self._index.cancel, message, at)
 
     @activity.defn
     async def settle_jobs(self, message: SettleJobs) -> None:
@@ -133,7 +134,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        await asyncio.to_thread(self._index.settle, message, datetime.now(UTC))
+        await INDEX.run(self._index.settle, message, datetime.now(UTC))
 
     @activity.defn
     async def conclude_jobs(self, message: ConcludeJobs) -> bool:
@@ -145,7 +146,7 @@ class JobActivities:
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        changed = await asyncio.to_thread(self._index.conclude, message, datetime.now(UTC))
+        changed = await INDEX.run(self._index.conclude, message, datetime.now(UTC))
         return changed or activity.info().attempt > 1
 
     async def _plan(
@@ -158,7 +159,7 @@ class JobActivities:
             self._index.plan, message.key, round_=message.round, origin=origin, at=datetime.now(UTC)
         )
         while batch := tuple(islice(jobs, _PLANNED_BETWEEN_HEARTBEATS)):
-            planning = asyncio.create_task(asyncio.to_thread(plan, batch))
+            planning = asyncio.create_task(INDEX.run(plan, batch))
             try:
                 await asyncio.shield(planning)
             except asyncio.CancelledError:

@@ -1,6 +1,5 @@
 """The activity that records rows in the index."""
 
-import asyncio
 import logging
 
 from temporalio import activity
@@ -9,6 +8,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from opam_ci.activities.incidents import ensure_workflows
 from opam_ci.clients.index import Index
+from opam_ci.clients.threads import INDEX
 from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.incidents.restarts import workflow_of
 from opam_ci.core.jobs.job import JobKind
@@ -45,7 +45,7 @@ class RecordActivities:
             RPCError: A request to Temporal failed; retried until it succeeds.
         """
         info = activity.info()
-        done = await asyncio.to_thread(self._index.record, batch, retried=info.attempt > 1)
+        done = await INDEX.run(self._index.record, batch, retried=info.attempt > 1)
         client = activity.client()
         for key in sorted(done.testings, key=lambda each: (each.repository, each.target)):
             await _recount(client, key)

@@ -1,6 +1,5 @@
 """Activities on the repository itself: analysis and lint."""
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from opam_ci.clients.lint.findings import store_findings
 from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.run import lint_packages
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.threads import GIT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
@@ -119,12 +119,12 @@ class RepositoryActivities:
         revision = task.revision
         if revision.origin is not None:
             upstream = self._upstream(task, revision.origin)
-            if not await asyncio.to_thread(upstream.has, revision.base, revision.head):
+            if not await GIT.run(upstream.has, revision.base, revision.head):
                 # Another worker made the analysis, in its own clone.
                 await self._fetch(task, revision.origin)
         async with _opened(self._path(task)) as clone:
             # The merged tree was in the analysis' own scratch objects.
-            merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
+            merged = await GIT.run(clone.merge, revision.base, revision.head)
             if merged.tree is None or merged.tree != task.merge_tree:
                 raise InfrastructureError(
                     f"merging again gives {merged.tree} instead of {task.merge_tree}",
@@ -168,7 +168,7 @@ class RepositoryActivities:
         if number is None:
             raise UsageError("only a pull request with a number can be fetched from GitHub")
         upstream = self._upstream(task, origin)
-        return await asyncio.to_thread(upstream.fetch, origin.branch, number, task.revision.head)
+        return await upstream.in_turn(upstream.fetch, origin.branch, number, task.revision.head)
 
 
 @asynccontextmanager
@@ -176,7 +176,7 @@ async def _opened(path: Path) -> AsyncIterator[Repository]:
     """Opens a clone; at the end, also when cancelled, git's processes are killed."""
     with tempfile.TemporaryDirectory(prefix="opam-ci-objects-") as scratch:
         try:
-            clone = await asyncio.to_thread(Repository.open, path, scratch=Path(scratch))
+            clone = await GIT.run(Repository.open, path, scratch=Path(scratch))
         except UsageError as error:
             # The path was checked when the check was requested: it is missing on this worker.
             raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error

@@ -6,6 +6,7 @@ from datetime import datetime
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.retention import Retired
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.threads import INDEX
 from opam_ci.core.batched import batched
 
 _HEADS_AT_ONCE = 20
@@ -37,10 +38,10 @@ async def prune(
     """
     done = Pruned()
     while True:
-        logs = await asyncio.to_thread(index.logs_to_retire, before, limit=heads_at_once)
+        logs = await INDEX.run(index.logs_to_retire, before, limit=heads_at_once)
         for some in batched(logs, _LOGS_AT_ONCE):
             await asyncio.gather(*(_delete(store, key) for key in some))
-        retired = await asyncio.to_thread(index.retire, before, limit=heads_at_once)
+        retired = await INDEX.run(index.retire, before, limit=heads_at_once)
         done = Pruned(
             revisions=done.revisions + retired.revisions,
             pull_requests=done.pull_requests + retired.pull_requests,

@@ -15,6 +15,7 @@ from temporalio.service import RPCError
 
 from opam_ci.activities.observe import ORCHESTRATION_POOL
 from opam_ci.clients.index.gauges import EVERY_POOL, IndexState
+from opam_ci.clients.threads import INDEX
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.summary import UNDECIDED, State
@@ -93,7 +94,7 @@ class Collector:
             metrics.green_unbuilt.set(UNKNOWN)
 
     async def _index(self) -> None:
-        state = await asyncio.to_thread(self._read_index)
+        state = await INDEX.run(self._read_index)
         metrics = self._metrics
         _set(metrics.pull_requests, {each.value: 0 for each in State} | state.pull_requests)
         _set(metrics.undecided, {each.value: 0 for each in UNDECIDED} | state.undecided)

@@ -86,6 +86,15 @@ def test_no_subprocess_goes_through_a_shell() -> None:
         assert not calls & {"os.system", "os.popen"}, path.name
 
 
+def test_threads_that_all_share_are_for_short_and_local_work() -> None:
+    """What may wait for somebody else has threads of its own: `clients/threads.py`."""
+    local = ("cli/", "clients/runners/", "health/watch.py", "metrics/server.py", "web/webhook.py")
+    for path in MODULES:
+        name = path.relative_to(PRODUCT).as_posix()
+        if not name.startswith(local):
+            assert "to_thread" not in names_used(path), f"{name} uses asyncio's own threads"
+
+
 def test_docstrings_describe_what_a_class_has() -> None:
     for path in MODULES:
         classes = [

@@ -15,6 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
+from opam_ci.clients.threads import run_command
 from opam_ci.core.batched import batched
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -97,7 +98,6 @@ def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
     accept: Container[int] | None = (0,),
     timeout_cause: Cause = Cause.GIT,
     cause_of: Callable[[str], Cause] = lambda _message: Cause.GIT,
-    start: Start = start,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command on a repository to its end.
 
@@ -110,24 +110,21 @@ def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
         accept: Exit codes that are results, None for all.
         timeout_cause: Cause of the fault if it takes longer.
         cause_of: The cause by the last line of git's error output.
-        start: Starts it.
 
     Raises:
         InfrastructureError: Git is missing, takes too long, or exits with a code that is not
             in `accept`.
     """
-    command = ["git", f"--git-dir={git_dir}", *arguments]
-    process = start(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    with process:
-        try:
-            output, errors = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as error:
-            raise InfrastructureError(
-                f"git {arguments[0]} took over {timeout:.0f} s", cause=timeout_cause
-            ) from error
-        finally:
-            process.kill()
-    done = subprocess.CompletedProcess(command, process.returncode, output, errors)
+    try:
+        done = run_command(
+            ["git", f"--git-dir={git_dir}", *arguments], cwd=cwd, env=env, timeout=timeout
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InfrastructureError(
+            f"git {arguments[0]} took over {timeout:.0f} s", cause=timeout_cause
+        ) from error
+    except OSError as error:
+        raise git_fault(f"git cannot be started: {error}") from error
     if accept is not None and done.returncode not in accept:
         message = last_line(done.stderr)
         raise InfrastructureError(
@@ -171,7 +168,6 @@ class Git:
             env=self._env,
             timeout=COMMAND_TIMEOUT,
             accept=accept,
-            start=self._start,
         )
 
     def stream(self, *arguments: str) -> "LineProcess":

@@ -6,7 +6,7 @@
         merged = repository.merge(base, head)           # Merge(tree=…) or a conflict
         changes = repository.changes(repository.tree_of(base), merged.tree)
 
-All methods block and may be called from several threads (`asyncio.to_thread`); long-lived
+All methods block and may be called from several threads (`threads.GIT`); long-lived
 processes start at the first query and stay, so a second pull request on the same `Repository`
 is faster. A failure of git is an `InfrastructureError` with cause git, a wrong argument a
 `UsageError`. `export.py` makes archives of what is found here.

@@ -1,6 +1,5 @@
 """A package repository as a tree in git: of a branch, a commit, or a merge without a commit."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from typing import Final
 
 from opam_ci.clients.git.repository import Repository, TreeEntry
 from opam_ci.clients.lint.run import PackageFiles
+from opam_ci.clients.threads import GIT
 from opam_ci.core.lint.subject import DirectoryEntry, package_directory, package_name
 
 # Listing the whole of opam-repository takes 0.15 s, a few directories 5 ms.
@@ -49,15 +49,15 @@ class GitTree:
 
     async def names(self) -> Collection[str]:
         """The names of all packages."""
-        return await asyncio.to_thread(self._names)
+        return await GIT.run(self._names)
 
     async def versions(self, names: Collection[str]) -> Mapping[str, Collection[str]]:
         """The full names of all versions of each of some packages."""
-        return await asyncio.to_thread(self._versions, names)
+        return await GIT.run(self._versions, names)
 
     async def read(self, packages: Sequence[str]) -> Sequence[PackageFiles | None]:
         """The directory of each package, None for one without an opam file."""
-        return await asyncio.to_thread(self._read, packages)
+        return await GIT.run(self._read, packages)
 
     def _names(self) -> list[str]:
         if self._all is not None:

@@ -7,13 +7,15 @@ changed (`git.py`).
 import fcntl
 import re
 import subprocess
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from opam_ci.clients.git.names import is_object_id
 from opam_ci.clients.git.process import clean_environment, last_line, run_git
+from opam_ci.clients.runners.sandbox import locks
+from opam_ci.clients.threads import GIT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
@@ -36,14 +38,17 @@ _SETTINGS: Final = {
 _MISSING_REF: Final = re.compile(rb"couldn't find remote ref|not our ref|unadvertised object")
 #: Message of the remote's git, or of the local one (`core.maxTreeDepth`, 2,048 unless set).
 _TOO_DEEP: Final = b"exceeded maximum allowed tree depth"
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _URL: Final = re.compile(r"(?:https?|file|git|ssh)://[^\s\0]{1,900}\Z")
 
 
 class Upstream:
     """A bare clone that belongs to the CI.
 
-    Methods block, and may be called by several processes at once: one fetches, the others
-    wait for it.
+    Methods block but for `in_turn`, and may be called by several processes at once: one
+    fetches, the others wait for it.
     """
 
     def __init__(self, directory: Path, url: str) -> None:
@@ -60,6 +65,24 @@ class Upstream:
             raise UsageError(f"{url[:100]!r} is not an https, ssh, git or file URL of a repository")
         self.directory = directory
         self.url = url
+
+    async def in_turn(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls `refresh` or `fetch` of this clone on a thread, one call at a time.
+
+        Waiting for those before it, of other processes too, holds no thread. If the caller is
+        cancelled, git is killed.
+
+        Raises:
+            InfrastructureError: The directory cannot be written; or as the method does.
+        """
+        try:
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+            async with locks.lock(self.directory.with_suffix(".turn")):
+                return await GIT.run(method, *args, **kwargs)
+        except OSError as error:
+            raise InfrastructureError(
+                f"cannot write to {self.directory}: {error.strerror}", cause=Cause.REPOSITORY_STATE
+            ) from error
 
     def refresh(self, branch: str) -> str:
         """Fetches a branch and returns its newest commit.

@@ -1,11 +1,11 @@
 """A package repository as files on disk, such as an author's clone with changes in it."""
 
-import asyncio
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from opam_ci.clients.lint.run import PackageFiles
+from opam_ci.clients.threads import GIT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.lint.subject import DirectoryEntry, package_directory
 
@@ -30,15 +30,15 @@ class WorkTree:
 
     async def names(self) -> Collection[str]:
         """The names of all packages."""
-        return await asyncio.to_thread(_directories, self._root / "packages")
+        return await GIT.run(_directories, self._root / "packages")
 
     async def versions(self, names: Collection[str]) -> Mapping[str, Collection[str]]:
         """The full names of all versions of each of some packages."""
-        return await asyncio.to_thread(self._versions, names)
+        return await GIT.run(self._versions, names)
 
     async def read(self, packages: Sequence[str]) -> Sequence[PackageFiles | None]:
         """The directory of each package, None for one without an opam file."""
-        return await asyncio.to_thread(lambda: [self._read(package) for package in packages])
+        return await GIT.run(lambda: [self._read(package) for package in packages])
 
     def _versions(self, names: Iterable[str]) -> dict[str, Collection[str]]:
         return {name: _directories(self._root / "packages" / name) for name in names}

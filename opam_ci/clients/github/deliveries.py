@@ -1,6 +1,5 @@
 """Accepted deliveries of webhooks in the index's database, for receivers that restart."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -10,6 +9,7 @@ from sqlalchemy.schema import CreateTable
 
 from opam_ci.clients.index.engine import Connected, create, insertion, reading, writing
 from opam_ci.clients.index.schema import Instant
+from opam_ci.clients.threads import INDEX
 
 KEPT = timedelta(days=14)
 """How long a delivery is remembered; GitHub redelivers for three days."""
@@ -56,11 +56,11 @@ class StoredDeliveries(Connected):
 
     async def is_accepted(self, delivery: str) -> bool:
         """Whether it was accepted before."""
-        return await asyncio.to_thread(self._is_known, delivery)
+        return await INDEX.run(self._is_known, delivery)
 
     async def accept(self, delivery: str) -> None:
         """Records that the effect of a delivery is durable."""
-        await asyncio.to_thread(self._insert, delivery)
+        await INDEX.run(self._insert, delivery)
 
     def _is_known(self, delivery: str) -> bool:
         with reading(self._engine) as connection:

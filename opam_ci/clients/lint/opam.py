@@ -6,7 +6,6 @@ how opam-repo-ci calls the same code. Nothing here reads an opam root, a switch 
 `check_upstream`, the network.
 """
 
-import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Final
 from opam_ci.clients.lint.program import FILES, LintProgram, new_scratch
 from opam_ci.clients.runners.sandbox import safe_read as beneath
 from opam_ci.clients.runners.sandbox.process import LastOutput, ProcessResult, run_process
+from opam_ci.clients.threads import LINT
 from opam_ci.core.batched import batched
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -78,13 +78,13 @@ class OpamLint:
         return messages
 
     async def _batch(self, files: Sequence[bytes]) -> list[tuple[OpamMessage, ...]]:
-        scratch = await asyncio.to_thread(new_scratch)
+        scratch = await LINT.run(new_scratch)
         try:
-            await asyncio.to_thread(_write, scratch, files)
+            await LINT.run(_write, scratch, files)
             output = await self._run(scratch, len(files))
-            return await asyncio.to_thread(_read, scratch, len(files), output)
+            return await LINT.run(_read, scratch, len(files), output)
         finally:
-            await asyncio.to_thread(shutil.rmtree, scratch)
+            await LINT.run(shutil.rmtree, scratch)
 
     async def _run(self, scratch: Path, count: int) -> str:
         """Runs opam on files; returns the end of what it wrote."""

@@ -3,7 +3,6 @@
 import os
 import shutil
 import tempfile
-from asyncio import to_thread
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -13,6 +12,7 @@ from opam_ci.clients.runners.images.image import Image, ImageStore
 from opam_ci.clients.runners.preflight import namespace_problem
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.process import Command, run_process
+from opam_ci.clients.threads import LINT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
 
@@ -87,7 +87,7 @@ class RootProgram:
         """Checks that the root can be made and entered; see `LintProgram.require`."""
         trouble = (
             sandbox.missing_tools()
-            or await to_thread(namespace_problem, self._rights)
+            or await LINT.run(namespace_problem, self._rights)
             or await _sandbox_problem()
         )
         if trouble is not None:
@@ -142,7 +142,7 @@ class HostProgram:
 async def _sandbox_problem() -> str | None:
     """Tries the sandbox with the machine's own root, which always exists."""
     output = bytearray()
-    scratch = await to_thread(new_scratch)
+    scratch = await LINT.run(new_scratch)
     try:
         ended = await run_process(
             confined(Path("/"), scratch, ("true",), network=False),
@@ -150,7 +150,7 @@ async def _sandbox_problem() -> str | None:
             time_limit=_PROBE_TIMEOUT,
         )
     finally:
-        await to_thread(shutil.rmtree, scratch)
+        await LINT.run(shutil.rmtree, scratch)
     if ended.ok:
         return None
     last = (output.decode(errors="replace").strip().splitlines() or [f"exit {ended.exit_code}"])[-1]

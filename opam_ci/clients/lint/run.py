@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from opam_ci.clients.lint.opam import OpamLint
+from opam_ci.clients.threads import LINT
 from opam_ci.core.batched import batched
 from opam_ci.core.lint.checks import DEFAULT_KINDS
 from opam_ci.core.lint.finding import CheckKind, LintFinding, LintReport, LintRequest
@@ -122,9 +123,9 @@ async def judge_all(
     # opam lints in its own process while this one parses.
     messages, parsed = await asyncio.gather(
         opam.lint([_for_opam(files) for _, files in packages]),
-        asyncio.to_thread(_parse, packages, with_upstream=opam.check_upstream),
+        LINT.run(_parse, packages, with_upstream=opam.check_upstream),
     )
-    return await asyncio.to_thread(_judge, parsed, messages, kinds)
+    return await LINT.run(_judge, parsed, messages, kinds)
 
 
 def _for_opam(files: PackageFiles) -> bytes:

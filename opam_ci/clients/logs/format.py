@@ -5,7 +5,6 @@ original output, and `KEY/end.json`, written when the log is closed, which also 
 last piece of it: a job that prints little costs a single object.
 """
 
-import asyncio
 import base64
 import binascii
 import gzip
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from pydantic import AwareDatetime
 
+from opam_ci.clients.threads import STORE
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
@@ -75,7 +75,7 @@ async def compressed(data: bytes) -> bytes:
     """Compresses a piece of a log, on a thread if that takes a while."""
     if len(data) < _THREAD_BYTES:
         return gzip.compress(data, _GZIP_LEVEL, mtime=0)
-    return await asyncio.to_thread(gzip.compress, data, _GZIP_LEVEL, mtime=0)
+    return await STORE.run(gzip.compress, data, _GZIP_LEVEL, mtime=0)
 
 
 def decompressed(data: bytes, key: str) -> bytes:

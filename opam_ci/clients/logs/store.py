@@ -1,6 +1,5 @@
 """The artifact store: keyed blobs in a directory or an object store, behind one interface."""
 
-import asyncio
 import errno
 import secrets
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from opam_ci.clients.threads import STORE
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -112,7 +112,7 @@ class ArtifactStore:
         path = _checked(key)
         if isinstance(data, Path):
             with _translated(f"store {data} as {key}"):
-                await asyncio.to_thread(
+                await STORE.run(
                     obstore.put,
                     self._backend,
                     path,
@@ -122,7 +122,7 @@ class ArtifactStore:
                 )
         else:
             with _translated(f"store {key}"):
-                await asyncio.to_thread(obstore.put, self._backend, path, data, use_multipart=False)
+                await STORE.run(obstore.put, self._backend, path, data, use_multipart=False)
 
     async def get(self, key: str) -> bytes:
         """Returns an object's content, which must fit in memory.
@@ -133,7 +133,7 @@ class ArtifactStore:
             InfrastructureError: The store cannot be read.
         """
         with _translated(f"read {key}", missing=key):
-            return await asyncio.to_thread(_read, self._backend, _checked(key))
+            return await STORE.run(_read, self._backend, _checked(key))
 
     async def fetch(self, key: str, target: Path) -> None:
         """Copies an object to a file, which appears whole or not at all.
@@ -146,11 +146,11 @@ class ArtifactStore:
             InfrastructureError: The store cannot be read or the file not be written.
         """
         with _translated(f"read {key}", missing=key):
-            result = await asyncio.to_thread(obstore.get, self._backend, _checked(key))
+            result = await STORE.run(obstore.get, self._backend, _checked(key))
         part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
         with _translated(f"copy {key} to {target}"):
             try:
-                await asyncio.to_thread(_write, part, result)
+                await STORE.run(_write, part, result)
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)
@@ -164,7 +164,7 @@ class ArtifactStore:
         """
         try:
             with _translated(f"look for {key}", missing=key):
-                await asyncio.to_thread(obstore.head, self._backend, _checked(key))
+                await STORE.run(obstore.head, self._backend, _checked(key))
         except MissingKeyError:
             return False
         return True
@@ -177,7 +177,7 @@ class ArtifactStore:
             InfrastructureError: The store cannot be written.
         """
         with suppress(MissingKeyError), _translated(f"delete {key}", missing=key):
-            await asyncio.to_thread(obstore.delete, self._backend, _checked(key))
+            await STORE.run(obstore.delete, self._backend, _checked(key))
 
     async def list(self, prefix: str, *, after: str | None = None) -> list[StoredObject]:
         """Lists the objects below `prefix/`, sorted by key.
@@ -192,7 +192,7 @@ class ArtifactStore:
         """
         with _translated(f"list {prefix}"):
             stream = obstore.list(self._backend, _checked(prefix), offset=after, chunk_size=1000)
-            found = await asyncio.to_thread(stream.collect)
+            found = await STORE.run(stream.collect)
         return sorted(StoredObject(each["path"], each["size"]) for each in found)
 
 

@@ -1,5 +1,6 @@
 """Applications on a real port, for other processes."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,14 @@ def served(app: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """Accepts connections and says nothing, until the end; yields its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        # The kernel accepts them: nobody reads, and nobody hangs up.
+        yield listener.getsockname()[1]
 
 
 def github_with_troubles(fake: FakeGitHub) -> Any:

@@ -1,5 +1,6 @@
 """The CI's own clone, fetched from a real remote by real git."""
 
+import asyncio
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.outcome import Cause, FailureReason
 from tests.support.fakes.clone import Clone, opam
+from tests.support.fakes.serving import silent_server
 
 
 @pytest.fixture
@@ -134,6 +136,38 @@ def test_many_at_once_take_turns(remote: Clone, upstream: Upstream) -> None:
     heads = {number: head(remote, number, f"p{number}.1") for number in range(1, 9)}
     with ThreadPoolExecutor(8) as pool:
         bases = list(pool.map(lambda n: upstream.fetch("master", n, heads[n]), heads))
+    assert set(bases) == {remote.git("rev-parse", "refs/heads/master")}
+    assert upstream.has(*heads.values())
+
+
+async def test_a_remote_that_never_answers_holds_one_thread(remote: Clone, tmp_path: Path) -> None:
+    wanted = "1" * 40
+    with silent_server() as port:
+        stuck = Upstream(tmp_path / "stuck.git", f"git://127.0.0.1:{port}/r.git")
+        fetches = [
+            asyncio.create_task(stuck.in_turn(stuck.fetch, "master", number, wanted))
+            for number in range(1, 9)
+        ]
+        await asyncio.sleep(0.5)
+        # Another repository is fetched meanwhile, and what is there already is read.
+        other = Upstream(tmp_path / "other.git", remote.path.as_uri())
+        for _ in range(2):
+            await asyncio.wait_for(other.in_turn(other.refresh, "master"), 20)
+        assert not any(fetch.done() for fetch in fetches)
+        for fetch in fetches:
+            fetch.cancel()
+        ended = await asyncio.wait_for(asyncio.gather(*fetches, return_exceptions=True), 10)
+    assert {type(each) for each in ended} == {asyncio.CancelledError}
+    # With the fetch, its git has gone, and the next one need not wait for it.
+    with pytest.raises(InfrastructureError):
+        await asyncio.wait_for(stuck.in_turn(stuck.refresh, "master"), 10)
+
+
+async def test_turns_are_taken(remote: Clone, upstream: Upstream) -> None:
+    heads = {number: head(remote, number, f"p{number}.1") for number in range(1, 5)}
+    bases = await asyncio.gather(
+        *(upstream.in_turn(upstream.fetch, "master", number, heads[number]) for number in heads)
+    )
     assert set(bases) == {remote.git("rev-parse", "refs/heads/master")}
     assert upstream.has(*heads.values())
 
