@@ -130,6 +130,10 @@ class PullRequests:
         """Stops a pull request's jobs; returns whether its workflow is running."""
         return await self._signal(ref, "cancel")
 
+    async def resync(self, ref: PullRequestRef) -> bool:
+        """Has a pull request's workflow fetch it from GitHub; returns whether it is running."""
+        return await self._signal(ref, "resync")
+
     async def restart_jobs(self, workflow_id: str, update: RestartUpdate) -> Taken | None:
         """Restarts jobs and returns which; see `_update`."""
         return await self._update(workflow_id, "restart_jobs", update)

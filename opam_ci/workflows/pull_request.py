@@ -69,9 +69,10 @@ class _Next(NamedTuple):
 class PullRequestWorkflow:
     """Tests every head of one pull request; a new head supersedes the one before.
 
-    Signals: `head_changed`, `restart`, `cancel`, `closed`; `recount` after a change of the index
-    by others. Updates: `restart_jobs` and `cancel_jobs`, which return what they took. Queries:
-    `summary`; `to_post` for the activity that posts statuses.
+    Signals: `head_changed`, `restart`, `cancel`, `closed`; `resync` to fetch the pull request from
+    GitHub; `recount` after a change of the index by others. Updates: `restart_jobs` and
+    `cancel_jobs`, which return what they took. Queries: `summary`; `to_post` for the activity that
+    posts statuses.
     """
 
     @workflow.init
@@ -150,6 +151,7 @@ class PullRequestWorkflow:
         tested = self._testing.revision if self._testing is not None else None
         if self._next is None and tested is not None and not new.is_more_than(tested):
             # A redelivered webhook, or a poll without a change.
+            self._github.head_confirmed()
             return
         self._next = _Next(new, how)
 
@@ -201,6 +203,11 @@ class PullRequestWorkflow:
             return
         self._closed = True
         self._next = None
+
+    @workflow.signal
+    def resync(self) -> None:
+        """GitHub does not list the pull request any more: its state is fetched."""
+        self._github.resync()
 
     @workflow.update
     async def restart_jobs(self, update: Any = None) -> Taken:

@@ -157,9 +157,11 @@ class Stage:
         finally:
             self.fake.listener = listener
 
-    async def until_said(self, head: str, words: str, context: str = "opam-ci") -> None:
+    async def until_said(
+        self, head: str, words: str, context: str = "opam-ci", *, seconds: float = 60
+    ) -> None:
         """Waits until the last status of a head contains this text."""
-        await self.until(lambda: words in self.last(head, context))
+        await self.until(lambda: words in self.last(head, context), seconds=seconds)
 
 
 @contextlib.asynccontextmanager
