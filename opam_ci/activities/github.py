@@ -20,8 +20,10 @@ from opam_ci.clients.github.posting import Posting, Writer, post_due
 from opam_ci.clients.github.redelivery import confirmed
 from opam_ci.clients.lint.findings import load_findings
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import (
     Action,
+    Approve,
     Cancel,
     Closed,
     HeadChanged,
@@ -51,9 +53,10 @@ from opam_ci.core.github.redelivery import LATE_AFTER, current, is_late
 from opam_ci.core.github.refusal import MISSING_FOR, Refusal, refused_again
 from opam_ci.core.github.revision import Policy
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.hold import Approval
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
-from opam_ci.core.jobs.selector import RestartSelector
+from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, RestartUpdate, Taken
 
 _QUERY_TIMEOUT = timedelta(seconds=20)
 _MARGIN = timedelta(seconds=5)
@@ -78,6 +81,12 @@ class PullRequestClient(Protocol):
 
     async def cancel(self, ref: PullRequestRef) -> bool:
         """Stops jobs."""
+
+    async def approve(self, ref: PullRequestRef, approval: Approval) -> bool:
+        """Approves what waits for that."""
+
+    async def restart_jobs(self, workflow_id: str, update: RestartUpdate) -> Taken | None:
+        """Restarts jobs, and returns which."""
 
     async def resync(self, ref: PullRequestRef) -> bool:
         """Has its state fetched from GitHub."""
@@ -242,7 +251,7 @@ class GitHubActivities:
                 done = f"{len(found.missed)} missed"
             case Ignore():
                 done = action.reason
-            case Restart() | Cancel() | UnknownCommand():
+            case Restart() | Cancel() | Approve() | UnknownCommand():
                 done = await self._command(action)
         return DeliveryResult(words=done)
 
@@ -256,7 +265,7 @@ class GitHubActivities:
             again_at=None if authoritative else action.as_of + LATE_AFTER + _MARGIN,
         )
 
-    async def _command(self, action: Restart | Cancel | UnknownCommand) -> str:
+    async def _command(self, action: Restart | Cancel | Approve | UnknownCommand) -> str:
         if action.check_permission and not await self._github.may_command(action.by):
             return f"{action.by} may not command"
         match action:
@@ -267,20 +276,50 @@ class GitHubActivities:
             case Cancel():
                 is_running = await self._pull_requests.cancel(action.pull_request)
                 return "cancelled" if is_running else "no workflow"
+            case Approve():
+                is_running = await self._pull_requests.approve(action.pull_request, action.approval)
+                return "approved" if is_running else "no workflow"
             case Restart():
-                numbers = action.numbers
-                if not numbers and action.head is not None:
-                    numbers = await self._pull_requests.with_head(
-                        self._owner, self._repo, action.head
-                    )
-                restarted = [
-                    number
-                    for number in numbers
-                    if await self._pull_requests.restart(
-                        self._tracked.ref(number), action.selectors, head=action.head
-                    )
-                ]
-                return f"restarted: {restarted}" if restarted else "no workflow with that head"
+                return await self._restart(action)
+
+    async def _restart(self, action: Restart) -> str:
+        if (
+            action.by_author
+            and self._policy.author_restarts is not None
+            and not await self._github.may_command(action.by)
+        ):
+            return await self._restart_by_author(action)
+        numbers = action.numbers
+        if not numbers and action.head is not None:
+            numbers = await self._pull_requests.with_head(self._owner, self._repo, action.head)
+        restarted = [
+            number
+            for number in numbers
+            if await self._pull_requests.restart(
+                self._tracked.ref(number), action.selectors, head=action.head
+            )
+        ]
+        return f"restarted: {restarted}" if restarted else "no workflow with that head"
+
+    async def _restart_by_author(self, action: Restart) -> str:
+        """Restarts jobs within the author's limit, and answers if that, or another rule, refuses.
+
+        The answer is a comment, one for each of the author's.
+        """
+        (number,) = action.numbers
+        for selector in action.selectors:
+            chosen = selector.model_copy(update={"origin": RestartOrigin.AUTHOR})
+            workflow_id = self._tracked.ref(number).workflow_id
+            try:
+                taken = await self._pull_requests.restart_jobs(
+                    workflow_id, RestartUpdate(selector=chosen)
+                )
+            except UsageError:
+                return "no workflow"
+            if taken is not None and taken.refusal is not None:
+                await self._github.comment(number, f"Nothing was restarted: {taken.refusal}.")
+                return taken.refusal
+        return f"restarted: [{number}]"
 
     async def _look(
         self, ref: PullRequestRef, before: Refusal | None, now: datetime

@@ -8,10 +8,8 @@ from temporalio.common import RetryPolicy
 
 from opam_ci.activities import github as activities
 from opam_ci.core.github import redelivery as late
-from opam_ci.core.github import refusal
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason
-from opam_ci.core.jobs.selector import RestartSelector
 from opam_ci.workflows import options
 from tests.support.fakes.github import InjectedFault
 from tests.support.fakes.github_stage import Stage
@@ -162,126 +160,6 @@ async def test_rate_limit_is_waited_for_as_long_as_it_says(stage: Stage) -> None
     at = [code for _, _, code in fake.requests].index(429)
     refused, following = stage.wire.asked_at[at : at + 2]
     assert (following - refused).total_seconds() > 2.9
-
-
-@pytest.fixture
-def quick_refusals(monkeypatch: pytest.MonkeyPatch) -> timedelta:
-    """GitHub's refusals last seconds, and a minute is one; returns a minute."""
-    minute = timedelta(seconds=1)
-    waits = tuple(minute * (wait / timedelta(minutes=1)) for wait in refusal.REFUSAL_WAITS)
-    monkeypatch.setattr(refusal, "REFUSAL_WAITS", waits)
-    monkeypatch.setattr(activities, "MISSING_FOR", 3 * minute)
-    return minute
-
-
-def refusals(stage: Stage) -> int:
-    return sum(method == "POST" and code == 422 for method, _, code in stage.fake.requests)
-
-
-async def test_statuses_are_posted_within_minutes_once_github_knows_the_commit(
-    stage: Stage, quick_refusals: timedelta
-) -> None:
-    fake = stage.fake
-    with stage.unheard():
-        await fake.open(1, HEADS[1])
-    fake.commits.clear()
-    await fake.redeliver(fake.deliveries[-1]["id"])
-    await stage.decided(1)
-    # Three statuses and three check runs, each refused at its first state, its last, and later.
-    await stage.until(lambda: refusals(stage) >= 13)
-    assert stage.words(HEADS[1]) == []
-    notices = (await stage.summary(1)).notices
-    assert len(notices) == 6
-    assert all("No commit found" in notice for notice in notices)
-    began = fake.now
-    fake.commits.add(HEADS[1])
-    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
-    await stage.until(lambda: conclusions(stage, HEADS[1], "opam-ci") == ["success"])
-    assert fake.now - began < 40 * quick_refusals
-
-
-async def test_refused_statuses_are_tried_when_github_names_the_head(stage: Stage) -> None:
-    fake = stage.fake
-    with stage.unheard():
-        await fake.open(1, HEADS[1])
-    fake.commits.clear()
-    await fake.redeliver(fake.deliveries[-1]["id"])
-    await stage.decided(1)
-    await stage.until(lambda: refusals(stage) >= 12)
-    fake.commits.add(HEADS[1])
-    # As the reconciliation finds it.
-    await fake.redeliver(fake.deliveries[-1]["id"])
-    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed", seconds=30)
-
-
-async def test_final_statuses_of_a_merged_pull_request_are_tried_again(
-    stage: Stage, quick_refusals: timedelta
-) -> None:
-    fake = stage.fake
-    with stage.unheard():
-        await fake.open(1, HEADS[1])
-    fake.commits.clear()
-    await fake.redeliver(fake.deliveries[-1]["id"])
-    await stage.decided(1)
-    fake.advance(seconds=1)
-    await fake.close(1, merged=True)
-    await stage.until(lambda: refusals(stage) >= 12)
-    fake.commits.add(HEADS[1])
-    await stage.ended(1)
-    assert stage.last(HEADS[1]) == "success: 2 passed; analysis and lint passed"
-    del quick_refusals
-
-
-@pytest.mark.parametrize("code", [404, 403, 422])
-async def test_one_refusal_does_not_close_a_pull_request(
-    stage: Stage, quick_refusals: timedelta, code: int
-) -> None:
-    fake = stage.fake
-    stage.script.steps[BUILD] = [for_ever]
-    await fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "0/2 done")
-    times = 2 if code == 404 else 4
-    fake.troubles = [InjectedFault("/pulls/1", code, body=b'{"message": "Not Found"}', times=times)]
-    asked = len(fake.requests)
-    await stage.pull_requests.resync(stage.tracked.ref(1))
-    path = f"/repos/{fake.full_name}/pulls/1"
-    await stage.until(lambda: fake.requests[asked:].count(("GET", path, code)) == 1)
-    # Statuses do not wait for the pull request to be shown.
-    stage.script.steps[BUILD] = [PASSED]
-    await stage.pull_requests.cancel(stage.tracked.ref(1))
-    await stage.until_said(HEADS[1], "Stopped on request")
-    await stage.pull_requests.restart(stage.tracked.ref(1), [RestartSelector()], head=None)
-    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
-    if code == 404:
-        await stage.until(lambda: ("GET", path, 200) in fake.requests[asked:])
-    assert await stage.pull_requests.running("ocaml", stage.tracked.ref(1).repo) == {1: HEADS[1]}
-    del quick_refusals
-
-
-async def test_a_pull_request_that_stays_missing_is_closed(
-    stage: Stage, quick_refusals: timedelta
-) -> None:
-    fake = stage.fake
-    await fake.open(1, HEADS[1])
-    await stage.until_said(HEADS[1], "success")
-    del fake.pulls[1]
-    await stage.pull_requests.resync(stage.tracked.ref(1))
-    await stage.ended(1)
-    path = f"/repos/{fake.full_name}/pulls/1"
-    assert fake.requests.count(("GET", path, 404)) == 3
-    del quick_refusals
-
-
-async def test_an_answer_that_github_refuses_is_tried_again(
-    stage: Stage, quick_refusals: timedelta
-) -> None:
-    fake = stage.fake
-    await fake.open(1, HEADS[1])
-    fake.troubles = [InjectedFault("/comments", 403, body=b'{"message": "not accessible"}')]
-    await fake.write(1, "/opam-ci sing", by="alice")
-    await stage.until(lambda: bool(fake.comments))
-    assert await carried_out(stage) == "answered"
-    del quick_refusals
 
 
 async def test_older_deliveries_never_override_newer_ones(

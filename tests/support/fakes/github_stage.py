@@ -103,6 +103,13 @@ class Stage:
         fake.listener = listener(self.webhook)
         self._sleep = sleep
 
+    def reconfigure(self, **changes: object) -> None:
+        """Has the CI run with other settings from now on."""
+        self.policy = Policy.model_validate(dict(self.policy) | changes)
+        self.activities._policy = self.policy
+        accept = Acceptance(self.pull_requests, self.policy, clock=self.fake.clock).accept
+        self.webhook.accept = accept
+
     def handle(self, number: int) -> WorkflowHandle[PullRequestWorkflow, object]:
         return self.client.get_workflow_handle(self.tracked.ref(number).workflow_id)
 
