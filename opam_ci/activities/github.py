@@ -19,8 +19,10 @@ from opam_ci.clients.github.posting import Posting, Writer, post_due
 from opam_ci.clients.github.redelivery import confirmed
 from opam_ci.clients.lint.findings import load_findings
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import (
     Action,
+    Approve,
     Cancel,
     Closed,
     HeadChanged,
@@ -47,11 +49,13 @@ from opam_ci.core.github.ordering import ClosedAs
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.github.reconcile import REDELIVERED_FOR, compare, to_redeliver
 from opam_ci.core.github.redelivery import LATE_AFTER, current, is_late
+from opam_ci.core.github.refusal import MISSING_FOR, Refusal, refused_again
 from opam_ci.core.github.revision import Policy
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.hold import Approval
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
-from opam_ci.core.jobs.selector import RestartSelector
+from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, RestartUpdate, Taken
 
 _QUERY_TIMEOUT = timedelta(seconds=20)
 _MARGIN = timedelta(seconds=5)
@@ -76,6 +80,15 @@ class PullRequestClient(Protocol):
 
     async def cancel(self, ref: PullRequestRef) -> bool:
         """Stops jobs."""
+
+    async def approve(self, ref: PullRequestRef, approval: Approval) -> bool:
+        """Approves what waits for that."""
+
+    async def restart_jobs(self, workflow_id: str, update: RestartUpdate) -> Taken | None:
+        """Restarts jobs, and returns which."""
+
+    async def resync(self, ref: PullRequestRef) -> bool:
+        """Has its state fetched from GitHub."""
 
     async def running(self, owner: str, repo: str) -> dict[int, str]:
         """Lists running workflows with their heads."""
@@ -172,26 +185,33 @@ class GitHubActivities:
         return done
 
     @activity.defn(name="github_look")
-    async def look(self, task: FetchTask) -> str:
+    async def look(self, task: FetchTask) -> DeliveryResult:
         """Fetches a pull request's state from GitHub, and signals it to its workflow.
 
-        Returns:
-            What was done.
+        A pull request that GitHub does not show for some minutes counts as closed: it was deleted,
+        or moved to another repository. A missing permission says nothing about it.
+
+        Raises:
+            ApplicationError: GitHub or Temporal is unavailable; retried until it is.
         """
         with github_errors(), heartbeating(activity.heartbeat):
-            return await self._look(task.pull_request, _clock()())
+            return await self._look(task.pull_request, task.refusal, _clock()())
 
     @activity.defn(name="github_carry_out")
     async def carry_out(self, delivered: DeliveryTask) -> DeliveryResult:
-        """Executes the action of a delivery.
+        """Executes the action of a delivery; it is repeated for a day while GitHub refuses.
 
         Raises:
             ApplicationError: GitHub or Temporal is unavailable; retried until it is.
         """
         with github_errors(), heartbeating(activity.heartbeat):
             now = _clock()()
-            action = await confirmed(delivered.action, self._github, self._tracked, now)
-            return await self._carry_out(action, now, authoritative=is_late(delivered.action, now))
+            late = is_late(delivered.action, now)
+            try:
+                action = await confirmed(delivered.action, self._github, self._tracked, now)
+                return await self._carry_out(action, now, authoritative=late)
+            except GitHubRefusedError as error:
+                return _refused(refused_again(delivered.refusal, str(error), now))
 
     @activity.defn(name="github_reconcile")
     async def reconcile(self, task: ReconcileTask) -> Reconciled:
@@ -230,7 +250,7 @@ class GitHubActivities:
                 done = f"{len(found.missed)} missed"
             case Ignore():
                 done = action.reason
-            case Restart() | Cancel() | UnknownCommand():
+            case Restart() | Cancel() | Approve() | UnknownCommand():
                 done = await self._command(action)
         return DeliveryResult(words=done)
 
@@ -244,8 +264,8 @@ class GitHubActivities:
             again_at=None if authoritative else action.as_of + LATE_AFTER + _MARGIN,
         )
 
-    async def _command(self, action: Restart | Cancel | UnknownCommand) -> str:
-        if action.check_permission and not await self._may_command(action.by):
+    async def _command(self, action: Restart | Cancel | Approve | UnknownCommand) -> str:
+        if action.check_permission and not await self._github.may_command(action.by):
             return f"{action.by} may not command"
         match action:
             case UnknownCommand():
@@ -255,41 +275,69 @@ class GitHubActivities:
             case Cancel():
                 is_running = await self._pull_requests.cancel(action.pull_request)
                 return "cancelled" if is_running else "no workflow"
+            case Approve():
+                is_running = await self._pull_requests.approve(action.pull_request, action.approval)
+                return "approved" if is_running else "no workflow"
             case Restart():
-                numbers = action.numbers
-                if not numbers and action.head is not None:
-                    numbers = await self._pull_requests.with_head(
-                        self._owner, self._repo, action.head
-                    )
-                restarted = [
-                    number
-                    for number in numbers
-                    if await self._pull_requests.restart(
-                        self._tracked.ref(number), action.selectors, head=action.head
-                    )
-                ]
-                return f"restarted: {restarted}" if restarted else "no workflow with that head"
+                return await self._restart(action)
 
-    async def _may_command(self, login: str) -> bool:
-        try:
-            return await self._github.may_command(login)
-        except GitHubRefusedError:
-            # Not a collaborator of this repository.
-            return False
+    async def _restart(self, action: Restart) -> str:
+        if (
+            action.by_author
+            and self._policy.author_restarts is not None
+            and not await self._github.may_command(action.by)
+        ):
+            return await self._restart_by_author(action)
+        numbers = action.numbers
+        if not numbers and action.head is not None:
+            numbers = await self._pull_requests.with_head(self._owner, self._repo, action.head)
+        restarted = [
+            number
+            for number in numbers
+            if await self._pull_requests.restart(
+                self._tracked.ref(number), action.selectors, head=action.head
+            )
+        ]
+        return f"restarted: {restarted}" if restarted else "no workflow with that head"
 
-    async def _look(self, ref: PullRequestRef, now: datetime) -> str:
+    async def _restart_by_author(self, action: Restart) -> str:
+        """Restarts jobs within the author's limit, and answers if that, or another rule, refuses.
+
+        The answer is a comment, one for each of the author's.
+        """
+        (number,) = action.numbers
+        for selector in action.selectors:
+            chosen = selector.model_copy(update={"origin": RestartOrigin.AUTHOR})
+            workflow_id = self._tracked.ref(number).workflow_id
+            try:
+                taken = await self._pull_requests.restart_jobs(
+                    workflow_id, RestartUpdate(selector=chosen)
+                )
+            except UsageError:
+                return "no workflow"
+            if taken is not None and taken.refusal is not None:
+                await self._github.comment(number, f"Nothing was restarted: {taken.refusal}.")
+                return taken.refusal
+        return f"restarted: [{number}]"
+
+    async def _look(
+        self, ref: PullRequestRef, before: Refusal | None, now: datetime
+    ) -> DeliveryResult:
         if ref.number is None:
             raise RuntimeError(f"{ref.title} is not on GitHub")
         closed = Closed(pull_request=ref, why="closed", as_of=now)
         action: Action
         try:
             pull = await self._github.pull_request(ref.number)
-        except GitHubRefusedError:
-            # Deleted, or moved to another repository.
+        except GitHubRefusedError as error:
+            refusal = refused_again(before, str(error), now)
+            is_same = before is not None and before.reason == refusal.reason
+            if not (error.is_missing and is_same and now - refusal.since >= MISSING_FOR):
+                return _refused(refusal)
             action = closed
         else:
             action = current(closed, pull, self._tracked)
-        return (await self._carry_out(action, now, authoritative=True)).words
+        return await self._carry_out(action, now, authoritative=True)
 
     async def _reconcile(self, since: timedelta, now: datetime) -> Reconciled:
         # The workflows first: pull requests that open meanwhile are in GitHub's list.
@@ -299,7 +347,7 @@ class GitHubActivities:
         for missed in (*found.missed, *found.renewed):
             await self._carry_out(missed, now, authoritative=False)
         for number in found.suspects:
-            await self._look(self._tracked.ref(number), now)
+            await self._pull_requests.resync(self._tracked.ref(number))
         return Reconciled(
             open_pull_requests=len(listed),
             missed=tuple(missed.pull_request.number or 0 for missed in found.missed),
@@ -318,6 +366,10 @@ class GitHubActivities:
                 await self._github.redeliver(delivery)
                 redelivered += 1
         return redelivered
+
+
+def _refused(refusal: Refusal) -> DeliveryResult:
+    return DeliveryResult(words=refusal.reason, again_at=refusal.retry_at, refusal=refusal)
 
 
 def _clock() -> Callable[[], datetime]:

@@ -15,6 +15,7 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.jobs.build import RevdepList
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.hold import Author, Hold, day_of, hold_for
 from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
@@ -28,6 +29,7 @@ from opam_ci.core.jobs.messages import (
 )
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.plan import PlannedJob, planned_jobs, revdep_jobs
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.selector import RestartOrigin, Taken
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
@@ -90,13 +92,18 @@ class JobActivities:
 
     @activity.defn
     async def take_jobs(self, message: TakeJobs) -> JobPage:
-        """Returns a platform's next queued jobs.
+        """Returns a platform's next queued jobs, without those that wait for an approval.
 
         Raises:
             UsageError: `after` is not the cursor of a previous page.
             InfrastructureError: The index cannot be read.
         """
-        return await INDEX.run(self._index.take, message)
+        hold = None
+        if message.author is not None and message.author.is_limited:
+            # Temporal's clock, by which the workflow waits.
+            now = activity.info().started_time
+            hold = await INDEX.run(self._hold, message.key, message.author, now)
+        return await INDEX.run(self._index.take, message, hold)
 
     @activity.defn
     async def count_jobs(self, message: CountJobs) -> PlatformStandings:
@@ -148,6 +155,12 @@ class JobActivities:
         """
         changed = await INDEX.run(self._index.conclude, message, datetime.now(UTC))
         return changed or activity.info().attempt > 1
+
+    def _hold(self, key: RevisionKey, author: Author, now: datetime) -> Hold | None:
+        used = 0.0
+        if author.hours_a_day is not None:
+            used = self._index.hours(key.repository, author.login, day_of(now))
+        return hold_for(author, used, now)
 
     async def _plan(
         self,

@@ -14,7 +14,7 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import Tracked
 from opam_ci.core.github.model import RefName, RepositoryName
 from opam_ci.core.github.posting_options import SILENCE_AFTER_REQUEST, PostingOptions
-from opam_ci.core.github.revision import Policy, lighter
+from opam_ci.core.github.revision import NewAuthors, Policy, lighter
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, About, Context
 from opam_ci.core.jobs.requests import CheckOptions
 
@@ -40,6 +40,12 @@ class GitHubSettings(BaseSettings):
         page_url: Link of statuses: a URL with `{owner}`, `{repo}`, `{number}`.
         temporal_ui: Address of Temporal's Web UI, the link of statuses without `page_url`.
         drafts: Whether drafts are tested `light`ly, or like all others (`full`).
+        new_authors: Whether for an author of whom nothing was merged before everything is run
+            (`full`), or a `small` set until `/opam-ci ok`.
+        author_hours: Hours that jobs of one author's pull requests may run in a day (UTC) before
+            reverse dependencies wait; 0 for any number.
+        author_restarts: Restarts of a pull request that an author without triage rights may make
+            in an hour; 0 for any number.
         request_timeout: Timeout of a request to GitHub. A worker that posts and sends no
             heartbeat for five seconds more counts as lost.
         reconcile_interval: Time between comparisons of open pull requests with the workflows.
@@ -62,6 +68,9 @@ class GitHubSettings(BaseSettings):
     page_url: str = ""
     temporal_ui: str = ""
     drafts: Literal["light", "full"] = "light"
+    new_authors: NewAuthors = "full"
+    author_hours: float = Field(default=0, ge=0)
+    author_restarts: int = Field(default=10, ge=0, le=1000)
     request_timeout: timedelta = Field(
         default=TOTAL_TIMEOUT, ge=timedelta(seconds=1), le=TOTAL_TIMEOUT
     )
@@ -167,6 +176,9 @@ class GitHubSettings(BaseSettings):
             target=target,
             checks=checks,
             draft_checks=lighter(checks) if self.drafts == "light" else checks,
+            new_authors=self.new_authors,
+            author_hours=self.author_hours or None,
+            author_restarts=self.author_restarts or None,
         )
 
 

@@ -22,6 +22,7 @@ from opam_ci.core.github.messages import DeliveryTask
 from opam_ci.core.github.ordering import ClosedAs
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.hold import Approval
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
 from opam_ci.core.jobs.selector import CancelUpdate, RestartSelector, RestartUpdate, Taken
@@ -129,6 +130,14 @@ class PullRequests:
     async def cancel(self, ref: PullRequestRef) -> bool:
         """Stops a pull request's jobs; returns whether its workflow is running."""
         return await self._signal(ref, "cancel")
+
+    async def approve(self, ref: PullRequestRef, approval: Approval) -> bool:
+        """Approves what waits in a pull request; returns whether its workflow is running."""
+        return await self._signal(ref, "approve", approval)
+
+    async def resync(self, ref: PullRequestRef) -> bool:
+        """Has a pull request's workflow fetch it from GitHub; returns whether it is running."""
+        return await self._signal(ref, "resync")
 
     async def restart_jobs(self, workflow_id: str, update: RestartUpdate) -> Taken | None:
         """Restarts jobs and returns which; see `_update`."""

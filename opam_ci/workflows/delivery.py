@@ -32,6 +32,7 @@ class DeliveryWorkflow:
             )
             if done.again_at is None:
                 return done
+            delivered = delivered.model_copy(update={"refusal": done.refusal})
             await pause(done.again_at - workflow.now(), until=lambda: False)
 
 

@@ -12,11 +12,12 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities import boundary
     from opam_ci.activities.github import GitHubActivities
     from opam_ci.core.github.check_page import check_run
-    from opam_ci.core.github.debounce import UNDELAYED, Debounce, Due, doubted, due
-    from opam_ci.core.github.messages import FetchTask, PostContent, PostTask
+    from opam_ci.core.github.debounce import UNDELAYED, Debounce, Due, doubted, due, reconsidered
+    from opam_ci.core.github.messages import DeliveryResult, FetchTask, PostContent, PostTask
     from opam_ci.core.github.model import HEAD_GONE
     from opam_ci.core.github.ordering import LatestEvent, compare_events
     from opam_ci.core.github.posting_options import PostingOptions
+    from opam_ci.core.github.refusal import Refusal
     from opam_ci.core.github.status import About, Channel, Status, statuses
     from opam_ci.core.jobs.messages import revision_key
     from opam_ci.core.jobs.signals import AttemptFaulted
@@ -37,14 +38,15 @@ class GitHubPosting:
 
         Args:
             state: Of the pull request; the latest event and what was posted are kept there.
-            note: Receives permanent refusals of GitHub.
+            note: Receives repeated refusals of GitHub.
         """
         self._state = state
         self._note = note
         self._pull_request = state.pull_request
         self._wanted: tuple[Status, ...] = ()
         self._posting = PostingOptions()
-        self._doubtful = False
+        self._fetch_at: datetime | None = None
+        self._fetch_refusal: Refusal | None = None
         self._hurried = False
         self._paused = False
         self._ended = False
@@ -66,13 +68,22 @@ class GitHubPosting:
         if how == "newer":
             self._state.latest_event = LatestEvent(as_of=as_of, head=head)
         elif how == "unclear":
-            self._doubtful = True
+            self.resync()
         return how == "newer"
+
+    def resync(self) -> None:
+        """Queries GitHub for the pull request: what is known of it is unclear."""
+        self._fetch_at = workflow.now()
+
+    def head_confirmed(self) -> None:
+        """Notes that GitHub named the head again: it may accept the statuses that it refused."""
+        if any(last.refusal is not None for last in self._state.posted.values()):
+            self._state.posted = reconsidered(self._state.posted, workflow.now())
 
     def attempt_faulted(self, event: AttemptFaulted) -> None:
         """Queries GitHub if it no longer has the head: probably a newer one was pushed."""
         if event.fault.evidence.rule == HEAD_GONE:
-            self._doubtful = True
+            self.resync()
 
     # Statuses on GitHub.
 
@@ -119,7 +130,7 @@ class GitHubPosting:
     @property
     def is_behind(self) -> bool:
         """Whether a status is still to be posted, or the state on GitHub is unclear."""
-        return self._doubtful or self._under_way is not None or bool(self._due(UNDELAYED).post)
+        return self._under_way is not None or self._next_at(UNDELAYED) is not None
 
     def hurry(self) -> None:
         """Posts without debounce from now on: these may be the final statuses."""
@@ -152,12 +163,12 @@ class GitHubPosting:
         """Posts statuses, and queries GitHub where events are unclear, until `end`."""
         while True:
             await workflow.wait_condition(
-                lambda: self._ended or (not self._paused and (self._doubtful or self._has_work()))
+                lambda: self._ended or (not self._paused and self._next_at() is not None)
             )
             if self._ended:
                 return
-            if self._doubtful:
-                self._doubtful = False
+            if self._is_fetch_due():
+                self._fetch_at = None
                 await self._do_fetch()
             elif self._due(self._current_debounce).post:
                 await self._do_post()
@@ -171,12 +182,17 @@ class GitHubPosting:
     def _due(self, debounce: Debounce) -> Due:
         return due(self._wanted, self._state.posted, workflow.now(), debounce)
 
-    def _has_work(self) -> bool:
-        found = self._due(self._current_debounce)
-        return bool(found.post) or found.next_at is not None
+    def _is_fetch_due(self) -> bool:
+        return self._fetch_at is not None and self._fetch_at <= workflow.now()
+
+    def _next_at(self, debounce: Debounce | None = None) -> datetime | None:
+        """Returns when the next activity is due, None for never."""
+        found = self._due(debounce or self._current_debounce)
+        next_at = workflow.now() if found.post else found.next_at
+        return min(filter(None, (next_at, self._fetch_at)), default=None)
 
     async def _wait(self) -> None:
-        next_at = self._due(self._current_debounce).next_at
+        next_at = self._next_at()
         if next_at is None:
             return
         await pause(
@@ -184,7 +200,7 @@ class GitHubPosting:
             until=lambda: (
                 self._ended
                 or self._paused
-                or self._doubtful
+                or self._is_fetch_due()
                 or bool(self._due(self._current_debounce).post)
             ),
         )
@@ -204,12 +220,17 @@ class GitHubPosting:
             self._note(refusal)
 
     async def _do_fetch(self) -> None:
-        await self._execute(
+        done: DeliveryResult | None = await self._execute(
             GitHubActivities.look,
-            FetchTask(pull_request=self._pull_request),
+            FetchTask(pull_request=self._pull_request, refusal=self._fetch_refusal),
             "fetch the pull request from GitHub",
             options.github_activity(),
         )
+        if done is None:
+            return
+        self._fetch_refusal = done.refusal
+        if done.again_at is not None:
+            self._fetch_at = min(filter(None, (done.again_at, self._fetch_at)))
 
     async def _execute(
         self, method: Any, task: PostTask | FetchTask, summary: str, how: options.WatchedActivity

@@ -100,6 +100,9 @@ none is like another. A payload has 2 MB."""
 ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
 """How often a continued PullRequestWorkflow checks the children it did not start itself."""
 
+CHILD_START_PAUSE = timedelta(seconds=1)
+"""Before a signal is sent again to a PlatformWorkflow that is about to start."""
+
 CANARY_PATIENCE = timedelta(seconds=10)
 """How long the canary runs before the others follow: an operator has reported the repair, so a
 canary that does not fail at once is enough."""

@@ -7,6 +7,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
+    from opam_ci.core.jobs.hold import Hold
     from opam_ci.core.jobs.job import Job, JobKind
     from opam_ci.core.jobs.messages import (
         CountJobs,
@@ -37,7 +38,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records, Tasks, run_unless, signal_if_running
     from opam_ci.workflows.jobs import JobRunner, lost_verdict, reports_of
-    from opam_ci.workflows.pause import finish, pause
+    from opam_ci.workflows.pause import finish, pause, wait_for
     from opam_ci.workflows.states import PlatformState
 
 
@@ -48,7 +49,7 @@ class PlatformWorkflow:
     It keeps the rows of the jobs in hand, and numbers of all others. When its history grows long
     it takes no more jobs, lets the running ones end, and continues as new.
 
-    Signals from the pull request's workflow: `restart_jobs`, `stop_jobs`, `recount`,
+    Signals from the pull request's workflow: `restart_jobs`, `stop_jobs`, `recount`, `approve`,
     `write_down`; from attempts: `attempt_faulted`, `attempt_started`. Query: `summary`.
     """
 
@@ -66,6 +67,7 @@ class PlatformWorkflow:
         self._after: str | None = None
         self._is_exhausted = False
         self._is_reading = False
+        self._hold: Hold | None = None
         # Every run begins with a count of the whole list.
         self._recount = True
         self._orphans: set[str] = set()
@@ -140,6 +142,12 @@ class PlatformWorkflow:
         self._handle(number)
 
     @workflow.signal
+    def approve(self, number: int = 0) -> None:
+        """No limit of the author applies any more: jobs that wait for that are run."""
+        self._state.approved = True
+        self._handle(number)
+
+    @workflow.signal
     def write_down(self, number: int = 0) -> None:
         """Everything decided so far is to be recorded, and that reported to the parent."""
         self._state.write_requested = max(self._state.write_requested, number)
@@ -169,8 +177,12 @@ class PlatformWorkflow:
             planned=True,
             tallies=standing.counts,
             jobs=standing.shown,
+            hold=self._hold_of(standing),
             updated_at=workflow.now(),
         )
+
+    def _hold_of(self, standing: PlatformStanding) -> Hold | None:
+        return self._hold if total(standing.counts).queued else None
 
     def _handle(self, number: int) -> None:
         self._state.handled = max(self._state.handled, number)
@@ -206,6 +218,8 @@ class PlatformWorkflow:
                 await self._take()
             elif self._tasks:
                 await self._tasks.until(self._has_work)
+            elif hold := self._hold_of(self._tally.standing()):
+                await self._wait_for_approval(hold)
             else:
                 return
 
@@ -238,6 +252,12 @@ class PlatformWorkflow:
                     if self._table[job.id].outcome is None:
                         self._table.settle(job.id, cancelled, workflow.now())
 
+    async def _wait_for_approval(self, hold: Hold) -> None:
+        """Waits until queued jobs may be run, or something else is to be done."""
+        limit = None if hold.until is None else hold.until - workflow.now()
+        if not await wait_for(lambda: self._is_stopping() or self._recount, limit=limit):
+            self._recount = True
+
     async def _count(self) -> None:
         """Counts all jobs anew, and begins at the top of the list."""
         # Rows that are being written may be changed in the index as soon as they are there.
@@ -268,6 +288,7 @@ class PlatformWorkflow:
 
     async def _take(self) -> None:
         self._is_reading = True
+        revision, name = self._state.revision, self._state.name
         page: JobPage | None = await run_unless(
             lambda: self._is_stopping() or self._recount,
             self._tasks,
@@ -277,11 +298,15 @@ class PlatformWorkflow:
                 platform=self._state.name,
                 limit=options.JOBS_AT_ONCE,
                 after=self._after,
+                author=revision.author if name and not self._state.approved else None,
+                is_first_platform=name in {each.name for each in revision.options.platforms[:1]},
             ),
         )
         self._is_reading = False
         if page is None or self._recount:
             return
+        if page.hold != self._hold:
+            self._hold, self._is_changed = page.hold, True
         # Jobs in hand may still be queued in the index.
         self._page.extend(queued for queued in page.jobs if not self._has(queued))
         self._after, self._is_exhausted = page.following, page.following is None
@@ -457,6 +482,7 @@ class PlatformWorkflow:
             done=done,
             platform=self._state.platform,
             notice=self._state.notice,
+            hold=self._hold_of(standing),
         )
         is_sent = await signal_if_running(self._state.parent, "platform_progress", progress)
         if not is_sent and not done:

@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.github.ordering import ClosedAs
     from opam_ci.core.github.posting_options import PostingOptions
     from opam_ci.core.incidents.restarts import has_budget
+    from opam_ci.core.jobs.hold import Approval, next_restart
     from opam_ci.core.jobs.messages import opened_at
     from opam_ci.core.jobs.outcome import CancelledBy
     from opam_ci.core.jobs.plan import ANALYSIS
@@ -22,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.jobs.selector import (
         CancelUpdate,
         JobSelector,
+        RestartOrigin,
         RestartSelector,
         RestartUpdate,
         Taken,
@@ -37,6 +39,8 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows.testing import Testing
 
 _NOTICES_KEPT = 20
+_AUTHOR_RESTARTS_KEPT = 1000
+"""More than any limit for an hour."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -52,7 +56,7 @@ class _Request:
         result: What it took, once it is done.
     """
 
-    kind: Literal["restart", "cancel", "recount"]
+    kind: Literal["restart", "cancel", "recount", "approve"]
     selector: JobSelector = JobSelector()  # noqa: RUF009  frozen
     preview: bool = False
     result: Taken | None = None
@@ -69,9 +73,10 @@ class _Next(NamedTuple):
 class PullRequestWorkflow:
     """Tests every head of one pull request; a new head supersedes the one before.
 
-    Signals: `head_changed`, `restart`, `cancel`, `closed`; `recount` after a change of the index
-    by others. Updates: `restart_jobs` and `cancel_jobs`, which return what they took. Queries:
-    `summary`; `to_post` for the activity that posts statuses.
+    Signals: `head_changed`, `restart`, `cancel`, `approve`, `closed`; `resync` to fetch the pull
+    request from GitHub; `recount` after a change of the index by others. Updates: `restart_jobs`
+    and `cancel_jobs`, which return what they took. Queries: `summary`; `to_post` for the activity
+    that posts statuses.
     """
 
     @workflow.init
@@ -150,6 +155,7 @@ class PullRequestWorkflow:
         tested = self._testing.revision if self._testing is not None else None
         if self._next is None and tested is not None and not new.is_more_than(tested):
             # A redelivered webhook, or a poll without a change.
+            self._github.head_confirmed()
             return
         self._next = _Next(new, how)
 
@@ -201,6 +207,26 @@ class PullRequestWorkflow:
             return
         self._closed = True
         self._next = None
+
+    @workflow.signal
+    def approve(self, approval: Any = None) -> None:
+        """Somebody with rights approves what waits for that.
+
+        Args:
+            approval: An Approval as JSON.
+        """
+        parsed = self._parsed("approve", Approval, approval)
+        if parsed is None:
+            return
+        self._state.approval = parsed.joined(self._state.approval)
+        # A head that is yet to be tested finds it in the state.
+        if self._testing is not None and self._is_approved(self._testing.revision):
+            self._requests.append(_Request("approve"))
+
+    @workflow.signal
+    def resync(self) -> None:
+        """GitHub does not list the pull request any more: its state is fetched."""
+        self._github.resync()
 
     @workflow.update
     async def restart_jobs(self, update: Any = None) -> Taken:
@@ -258,6 +284,7 @@ class PullRequestWorkflow:
             packages=testing.state.packages,
             tallies=tuple(each for standing in standings for each in standing.counts),
             jobs=tuple(row for standing in standings for row in standing.shown),
+            hold=next(iter(testing.state.holds.values()), None),
             notices=(*testing.state.notices, *notices),
             updated_at=workflow.now(),
         )
@@ -379,12 +406,25 @@ class PullRequestWorkflow:
                 posting=posting,
                 opened_at=opened_at(workflow.now(), before),
                 analysis=JobStatus(job=ANALYSIS),
+                approved=self._is_approved(revision),
             )
         )
         self._stale = True
         if testing is not None and workflow.info().is_continue_as_new_suggested():
             await self._continue_as_new()
         self._testing.begin()
+
+    def _is_approved(self, revision: Revision) -> bool:
+        """Whether no limit of the author applies to a head."""
+        testing, approval, origin = self._testing, self._state.approval, revision.origin
+        if (
+            testing is not None
+            and testing.revision.head == revision.head
+            and testing.state.approved
+        ):
+            # Another base, or no draft any more: the approval of the head stays.
+            return True
+        return approval is not None and origin is not None and approval.covers(origin.as_of)
 
     async def _request(
         self,
@@ -419,20 +459,36 @@ class PullRequestWorkflow:
                 refusal=f"head {selector.head} is superseded by {head[:12]}; nothing was done"
             )
         match request.kind:
-            case "recount":
-                await testing.recount()
+            case "recount" | "approve":
+                await (testing.recount() if request.kind == "recount" else testing.approve())
                 return Taken()
             case "cancel":
                 return await testing.cancel(selector, preview=request.preview)
             case "restart":
                 if not isinstance(selector, RestartSelector):
                     raise TypeError("the selector of a restart must be a RestartSelector")
-                if not has_budget(selector.origin, testing.state.restart_budget_used):
-                    return Taken(
-                        refusal="automatic restart limit reached: restart the errored jobs with "
-                        "`opam-ci restart`"
-                    )
+                refusal = self._refusal_of_restart(testing, selector.origin)
+                if refusal is not None:
+                    return Taken(refusal=refusal)
+                if selector.origin is RestartOrigin.AUTHOR and not request.preview:
+                    self._state.author_restarts.append(workflow.now())
+                    del self._state.author_restarts[:-_AUTHOR_RESTARTS_KEPT]
                 return await testing.restart(selector, preview=request.preview)
+
+    def _refusal_of_restart(self, testing: Testing, origin: RestartOrigin) -> str | None:
+        """Returns why no job is restarted, None if some are."""
+        if not has_budget(origin, testing.state.restart_budget_used):
+            return (
+                "automatic restart limit reached: restart the errored jobs with `opam-ci restart`"
+            )
+        author = testing.revision.author if origin is RestartOrigin.AUTHOR else None
+        at = author and next_restart(author, self._state.author_restarts, workflow.now())
+        if author is None or at is None:
+            return None
+        return (
+            f"an author may restart jobs {author.restarts_an_hour} times an hour: repeat it after "
+            f"{at:%H:%M:%S} UTC, or ask somebody with triage or write access"
+        )
 
     def _parsed(self, what: str, model: type[M], message: Any) -> M | None:
         try:
@@ -490,11 +546,13 @@ class PullRequestWorkflow:
         summary = self.summary()
         self._github.update(summary, testing.state, hurried=self._closed)
         self._state.sequence += 1
+        author = testing.revision.author
         record = RevisionRecord(
             key=testing.key,
             base=summary.base,
             merge_tree=testing.state.merge_tree,
             is_open=not self._closed,
+            author=author.login if author is not None else None,
             state=summary.state,
             planned=summary.planned,
             updated_at=workflow.now(),

@@ -6,6 +6,7 @@ from opam_ci.core.github.debounce import Posted
 from opam_ci.core.github.ordering import LatestEvent
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.jobs.build import RepositoryRef
+from opam_ci.core.jobs.hold import Approval, Hold
 from opam_ci.core.jobs.messages import revision_key
 from opam_ci.core.jobs.outcome import CancelledBy
 from opam_ci.core.jobs.records import RevisionKey
@@ -34,6 +35,7 @@ class PlatformState(State):
         handled: Number of the newest signal of its parent.
         write_requested: Number of the newest request to record everything.
         notice: Message to users about the platform's image.
+        approved: Whether no limit of the author applies.
         stopping: Whether it ends, and by whom it was stopped.
     """
 
@@ -51,6 +53,7 @@ class PlatformState(State):
     handled: int = 0
     write_requested: int = 0
     notice: str | None = None
+    approved: bool = False
     stopping: CancelledBy | None = None
 
     @property
@@ -82,6 +85,8 @@ class TestingState(State):
         batch: How many PlatformWorkflows were started for this head.
         standings: Standing of the jobs of each platform.
         notices: Messages to users about images.
+        approved: Whether no limit of the author applies: somebody with rights said so.
+        holds: Why jobs of a platform wait, by platform.
     """
 
     __test__ = False
@@ -104,6 +109,8 @@ class TestingState(State):
     batch: int = 0
     standings: dict[str, PlatformStanding] = Field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    approved: bool = False
+    holds: dict[str, Hold] = Field(default_factory=dict)
 
 
 class PullRequestState(State):
@@ -116,6 +123,8 @@ class PullRequestState(State):
         notices: Messages to users that are not verdicts.
         latest_event: The newest event of the pull request on GitHub.
         posted: By `Status.key`, what was posted last.
+        approval: The newest approval, None for none.
+        author_restarts: When the author restarted jobs last.
     """
 
     pull_request: PullRequestRef
@@ -124,3 +133,5 @@ class PullRequestState(State):
     notices: list[str] = Field(default_factory=list)
     latest_event: LatestEvent | None = None
     posted: dict[str, Posted] = Field(default_factory=dict)
+    approval: Approval | None = None
+    author_restarts: list[AwareDatetime] = Field(default_factory=list)

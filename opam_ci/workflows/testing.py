@@ -40,7 +40,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records, Tasks, run_unless, signal_if_running
     from opam_ci.workflows.jobs import JobRunner, lost_verdict
-    from opam_ci.workflows.pause import wait_for
+    from opam_ci.workflows.pause import pause, wait_for
     from opam_ci.workflows.platform import PlatformWorkflow
     from opam_ci.workflows.states import PlatformState, TestingState
 
@@ -283,6 +283,19 @@ class Testing:
             )
         return taken
 
+    async def approve(self) -> None:
+        """Lifts the limits of the author: jobs that wait for that are run."""
+        self.state.approved, self.is_changed = True, True
+        self.state.holds.clear()
+        for child in list(self.state.children.values()):
+            # One that was only just started may not be there yet.
+            while (
+                not await self._signal(child, "approve", lambda n: n)
+                and child in self._executing
+                and not self._is_interrupted()
+            ):
+                await pause(options.CHILD_START_PAUSE, until=self._is_interrupted)
+
     async def recount(self) -> None:
         """Counts the jobs in the index anew after it was changed by others."""
         for child in list(self.state.children.values()):
@@ -354,6 +367,9 @@ class Testing:
             self.state.platforms = tuple(
                 report.platform if known.name == name else known for known in self.state.platforms
             )
+        self.state.holds.pop(name, None)
+        if report.hold is not None:
+            self.state.holds[name] = report.hold
         if report.notice is not None and report.notice not in self.state.notices:
             self.state.notices = (*self.state.notices, report.notice)[:_NOTICES]
         # A child that was sent another signal since continues.
@@ -538,6 +554,7 @@ class Testing:
             repository=state.repository,
             packages=state.packages if uses_packages else (),
             merge_tree=state.merge_tree,
+            approved=state.approved,
         )
 
     def _set_standing(self, standing: PlatformStanding) -> None:
@@ -551,6 +568,7 @@ class Testing:
         self.state.awaited.pop(child, None)
         for name in [name for name, each in self.state.children.items() if each == child]:
             del self.state.children[name]
+            self.state.holds.pop(name, None)
         self.is_changed = True
 
 

@@ -162,25 +162,6 @@ async def test_rate_limit_is_waited_for_as_long_as_it_says(stage: Stage) -> None
     assert (following - refused).total_seconds() > 2.9
 
 
-async def test_status_that_cannot_be_written_is_recorded_once(stage: Stage) -> None:
-    fake = stage.fake
-    stage.script.steps[BUILD] = [*full_disk(2)]
-    with stage.unheard():
-        await fake.open(1, HEADS[1], fork_deleted=True)
-    fake.commits.clear()
-    await fake.redeliver(fake.deliveries[-1]["id"])
-    await stage.until(lambda: (TEST, 1, 1) in stage.script.started)
-    fake.advance(seconds=1)
-    await fake.close(1)
-    await stage.ended(1)
-    refused = [code for method, _, code in fake.requests if method == "POST" and code == 422]
-    # Three statuses and three check runs, each asked for once.
-    assert len(refused) == 6
-    notices = (await stage.summary(1)).notices
-    assert len(notices) == 6
-    assert all("No commit found" in notice for notice in notices)
-
-
 async def test_older_deliveries_never_override_newer_ones(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,20 +1,28 @@
-"""The error for requests that GitHub refuses permanently."""
+"""The error for requests that GitHub refuses."""
 
 from opam_ci.core.errors import OpamCiError
 
+_NOT_FOUND = frozenset({404, 410})
+_INVALID = 422
+_FULL = "This SHA and context has reached the maximum number of statuses"
+"""GitHub's sentence among the `errors` of a 422, as its clients know it. There is no code for it
+in the API's description."""
+
 
 class GitHubRefusedError(OpamCiError):
-    """A retry would get the same response: record it once, do not retry.
+    """GitHub refuses a request: a retry at once would get the same response, a later one may not.
 
-    A commit or repository that is gone (404, 410), an invalid value (422), a permission that
-    the App or the token lacks (a 403 that is not a rate limit).
+    A commit or repository that does not exist, or not yet (404, 410, 422), an invalid value (422),
+    a permission that the App or the token lacks at the moment (a 403 that is not a rate limit).
 
     Attributes:
         status: HTTP status.
-        message: GitHub's message.
+        is_missing: Whether GitHub does not know, or does not show, what the request is about.
+        is_full: Whether the commit has all statuses of this context that it may have.
     """
 
-    def __init__(self, what: str, *, status: int, message: str) -> None:
+    def __init__(self, what: str, *, status: int, message: str, errors: str = "") -> None:
         super().__init__(f"GitHub refuses {what}: {status} {message}".rstrip())
         self.status = status
-        self.message = message
+        self.is_missing = status in _NOT_FOUND
+        self.is_full = status == _INVALID and _FULL in errors

@@ -57,6 +57,8 @@ T = TypeVar("T")
 
 class _ErrorBody(Tolerant):
     message: str = ""
+    # A text, or a list of texts or objects.
+    errors: Any = None
 
 
 class _Installation(Tolerant):
@@ -131,7 +133,7 @@ class RestClient:
         """Gets one object.
 
         Raises:
-            GitHubRefusedError: GitHub refuses it, now and later.
+            GitHubRefusedError: GitHub refuses it.
             InfrastructureError: GitHub is not available, or a rate limit holds.
         """
         return _parse(shape, await self._send("GET", path, identity), path)
@@ -148,7 +150,7 @@ class RestClient:
         """Writes something and returns the object in GitHub's response.
 
         Raises:
-            GitHubRefusedError: GitHub refuses it, now and later.
+            GitHubRefusedError: GitHub refuses it.
             InfrastructureError: GitHub is not available, or a rate limit holds.
         """
         return _parse(shape, await self._send(method, path, identity, body), path)
@@ -172,7 +174,7 @@ class RestClient:
             enough: Whether no further page is needed after the one with this item.
 
         Raises:
-            GitHubRefusedError: GitHub refuses it, now and later.
+            GitHubRefusedError: GitHub refuses it.
             InfrastructureError: GitHub is not available, or a rate limit holds.
         """
         items: list[T] = []
@@ -301,7 +303,8 @@ class RestClient:
         status = response.status_code
         if status in _OK or status == _NOT_MODIFIED:
             return response
-        message = _message(response)
+        body = _error_body(response)
+        message = printable(body.message)[:200]
         headers = {name.lower(): value for name, value in response.headers.items()}
         now = self._clock()
         if is_limited(status, headers, message):
@@ -325,15 +328,16 @@ class RestClient:
                 "check the App's id and private key, or the token",
                 cause=Cause.GITHUB,
             )
-        raise GitHubRefusedError(what, status=status, message=message)
+        raise GitHubRefusedError(
+            what, status=status, message=message, errors=str(body.errors or "")
+        )
 
 
-def _message(response: httpx.Response) -> str:
+def _error_body(response: httpx.Response) -> _ErrorBody:
     try:
-        message = _ErrorBody.model_validate_json(response.content).message
+        return _ErrorBody.model_validate_json(response.content)
     except ValidationError:
-        return ""
-    return printable(message)[:200]
+        return _ErrorBody()
 
 
 def _parse(shape: type[T], response: httpx.Response, what: str) -> T:

@@ -8,13 +8,16 @@ from pydantic import AwareDatetime
 from opam_ci.clients.github.api import GitHub
 from opam_ci.clients.github.errors import GitHubRefusedError
 from opam_ci.core.github.checks import Annotation, CheckRun
-from opam_ci.core.github.debounce import Debounce, Posted, after, due
+from opam_ci.core.github.debounce import Debounce, Posted, after, after_refusal, due
 from opam_ci.core.github.status import Channel, Status
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.model import Frozen
 
 _RETRY_WAIT = timedelta(seconds=30)
 """Before the next attempt where GitHub sends no `Retry-After`."""
+
+_NOTED_AT = 2
+"""Which refusal in a row is recorded: one alone says nothing about the next request."""
 
 
 class Writer:
@@ -62,7 +65,7 @@ class Posting(Frozen):
         next_at: When to call again even if nothing changes, None for never.
         trouble: Why not all were sent, if GitHub was not available or a rate limit holds: the
             next call posts the statuses that are wanted then, and not those wanted now.
-        refused: What GitHub refused permanently, for the record: each is here once only.
+        refused: What GitHub refuses again and again, for the record: each is here once only.
         retry_after: With trouble, GitHub's `Retry-After`, None if it sent none.
     """
 
@@ -101,8 +104,12 @@ async def post_due(  # noqa: PLR0913 - each is a fact of its own
         try:
             await send(status)
         except GitHubRefusedError as error:
-            known = after(known, status, clock(), refused=str(error))
-            refused.append(f"{status.key}: {error}")
+            known = after_refusal(known, status, clock(), str(error), is_full=error.is_full)
+            refusal = known[status.key].refusal
+            if error.is_full:
+                refused.append(f"{status.key}: {error}")
+            elif refusal is not None and refusal.times == _NOTED_AT:
+                refused.append(f"{status.key}: {error}; it is tried again for a day")
         except InfrastructureError as error:
             return Posting(
                 posted=known,

@@ -3,8 +3,7 @@
 from datetime import datetime
 
 from opam_ci.clients.github.api import GitHub
-from opam_ci.clients.github.errors import GitHubRefusedError
-from opam_ci.core.github.action import Action, Closed, HeadChanged, Ignore, Tracked
+from opam_ci.core.github.action import Action, Closed, HeadChanged, Tracked
 from opam_ci.core.github.redelivery import current, is_late
 
 
@@ -12,6 +11,7 @@ async def confirmed(action: Action, github: GitHub, tracked: Tracked, now: datet
     """Returns the action for the pull request as it is now: the same unless it came late.
 
     Raises:
+        GitHubRefusedError: GitHub does not show the pull request, at the moment at least.
         InfrastructureError: GitHub is not available, or a rate limit holds.
     """
     if not (isinstance(action, HeadChanged | Closed) and is_late(action, now)):
@@ -19,8 +19,4 @@ async def confirmed(action: Action, github: GitHub, tracked: Tracked, now: datet
     number = action.pull_request.number
     if number is None:
         return action
-    try:
-        pull = await github.pull_request(number)
-    except GitHubRefusedError as error:
-        return Ignore(reason=f"a late delivery for a pull request that no longer exists: {error}")
-    return current(action, pull, tracked)
+    return current(action, await github.pull_request(number), tracked)

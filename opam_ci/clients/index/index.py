@@ -164,7 +164,7 @@ class Index(JobQueue, Incidents, Overview, Retention):
             UsageError: The cursor is not one that a page returned.
             InfrastructureError: The index cannot be read.
         """
-        pull_request = (PULL_REQUESTS.c.title, PULL_REQUESTS.c.is_open)
+        pull_request = (PULL_REQUESTS.c.title, PULL_REQUESTS.c.is_open, PULL_REQUESTS.c.author)
         others = (each for each in REVISIONS.c if each not in KEY_COLUMNS)
         query = select(*KEY_COLUMNS, *pull_request, *others).select_from(HEADS)
         query = query.where(revision_condition(wanted))

@@ -46,5 +46,10 @@ def _to_0005(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-STEPS: dict[str, Callable[[Connection], None]] = {"0004": _to_0005}
+def _to_0006(connection: Connection) -> None:
+    """Names the authors of pull requests; those before have none."""
+    connection.exec_driver_sql("ALTER TABLE pull_requests ADD COLUMN author TEXT")
+
+
+STEPS: dict[str, Callable[[Connection], None]] = {"0004": _to_0005, "0005": _to_0006}
 """By schema, the step to the next one; oldest first."""

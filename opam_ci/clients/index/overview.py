@@ -1,14 +1,21 @@
 """Queries over the whole index: errors by cause, and workers."""
 
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 
 from opam_ci.clients.index.engine import Connected, reading
 from opam_ci.clients.index.filters import CURRENT, REASONS, of_revisions
 from opam_ci.clients.index.rows import AnyRow
-from opam_ci.clients.index.schema import ATTEMPT_COUNTS, ATTEMPTS, JOBS, PULL_REQUESTS, TESTED
+from opam_ci.clients.index.schema import (
+    ATTEMPT_COUNTS,
+    ATTEMPTED,
+    ATTEMPTS,
+    JOBS,
+    PULL_REQUESTS,
+    TESTED,
+)
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.overview import ErrorGroup, HitPullRequest, WorkerRow
 from opam_ci.core.jobs.summary import Standing
@@ -38,6 +45,24 @@ class Overview(Connected):
                 by_cause[row.cause].append(row)
         groups = [_group(Cause(cause), rows) for cause, rows in by_cause.items()]
         return tuple(sorted(groups, key=lambda each: (-(each.errored + each.retrying), each.cause)))
+
+    def hours(self, repository: str, author: str, since: datetime) -> float:
+        """Returns the hours that jobs of all pull requests of an author ran.
+
+        Args:
+            repository: Of the pull requests.
+            author: Account that opened them.
+            since: Only attempts that began then or later; those under way do not count.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        own = and_(PULL_REQUESTS.c.repository == repository, PULL_REQUESTS.c.author == author)
+        query = select(ATTEMPTS.c.started_at, ATTEMPTS.c.ended_at).select_from(ATTEMPTED)
+        query = query.where(own, ATTEMPTS.c.started_at >= since, ATTEMPTS.c.ended_at.is_not(None))
+        with reading(self._engine) as connection:
+            ran = (ended - started for started, ended in connection.execute(query))
+            return sum(ran, timedelta(0)) / timedelta(hours=1)
 
     def workers(self, since: datetime) -> tuple[WorkerRow, ...]:
         """Lists workers that started attempts on that day (in UTC) or later, last seen first.

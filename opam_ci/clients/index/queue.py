@@ -14,6 +14,7 @@ from opam_ci.clients.index.selecting import cancelled, candidates, restarted
 from opam_ci.clients.index.standings import standings
 from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
 from opam_ci.core.batched import batched
+from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import (
     ChangeJobs,
@@ -78,8 +79,12 @@ class JobQueue(Connected):
                 rows = [queued_row(revision_id, each, **common) for each in some]
                 insert_queued(connection, rows, charge=charge)
 
-    def take(self, given: TakeJobs) -> JobPage:
+    def take(self, given: TakeJobs, hold: Hold | None = None) -> JobPage:
         """Returns a platform's queued jobs in the order in which they run.
+
+        Args:
+            given: Which.
+            hold: Why some kinds of them are left out; None if none are.
 
         Raises:
             UsageError: `after` is not a cursor that a page returned.
@@ -89,6 +94,7 @@ class JobQueue(Connected):
         needed = JOBS.alias("needed")
         needs = and_(needed.c.revision_id == JOBS.c.revision_id, needed.c.name == JOBS.c.needs)
         own = (JOBS.c[name] for name in _QUEUED)
+        held = hold.keeps(is_first_platform=given.is_first_platform) if hold else frozenset()
         query = (
             select(*own, *(needed.c[name].label(f"needed_{name}") for name in _NEEDED))
             .select_from(JOBS.outerjoin(needed, needs))
@@ -96,7 +102,7 @@ class JobQueue(Connected):
                 JOBS.c.platform == given.platform,
                 # A literal: for a parameter no partial index is chosen.
                 JOBS.c.standing == literal_column("'queued'"),
-                JOBS.c.kind != JobKind.ANALYSIS,
+                JOBS.c.kind.not_in({JobKind.ANALYSIS} | held),
                 # The first of them is a range of the index; `(rank, id) > (…)` is none on SQLite.
                 JOBS.c.rank >= rank,
                 or_(JOBS.c.rank > rank, JOBS.c.id > last),
@@ -109,7 +115,8 @@ class JobQueue(Connected):
             found = connection.execute(query.where(of)).all()
         jobs = found[: given.limit]
         following = f"{jobs[-1].rank}/{jobs[-1].id}" if len(found) > given.limit else None
-        return JobPage(jobs=tuple(_queued_job(row) for row in jobs), following=following)
+        page = tuple(_queued_job(row) for row in jobs)
+        return JobPage(jobs=page, following=following, hold=hold)
 
     def count(self, given: CountJobs) -> tuple[PlatformStanding, ...]:
         """Counts the jobs of platforms, and reads the rows that explain their standing.

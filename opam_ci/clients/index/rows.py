@@ -27,7 +27,9 @@ AnyRow = Row[*tuple[Any, ...]]
 _SAME = ("restart_budget_used", "attempt", "started_at", "decided_at", "next_attempt_at", "faults")
 """Columns of a job with the names of JobStatus's fields."""
 
-_OF_REVISION = ("base", "merge_tree", "state", "planned", "title", "is_open", "updated_at")
+_OF_REVISION = (
+    "base", "merge_tree", "state", "planned", "title", "is_open", "author", "updated_at",
+)  # fmt: skip
 _OF_ATTEMPT = (
     "round", "sequence", "worker", "pool", "started_at", "ended_at", "outcome", "phase", "log_key",
 )  # fmt: skip

@@ -39,7 +39,7 @@ from sqlalchemy.types import TypeEngine
 from opam_ci.core.jobs.outcome import Evidence, Outcome
 from opam_ci.core.jobs.summary import Fault
 
-SCHEMA_VERSION = "0005"
+SCHEMA_VERSION = "0006"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -143,6 +143,7 @@ PULL_REQUESTS = _table(
     *_required(Text, "repository", "target", "title"),
     Column("number", Integer),
     Column("branch", Text),
+    Column("author", Text),
     *_required(Boolean, "is_open"),
     # Which testing is the newest, and which of its records wrote this row.
     *_required(Instant, "latest_opened_at"),

@@ -160,6 +160,7 @@ def _write_revision(connection: Connection, revision_id: int, record: RevisionRe
         .values(
             title=record.title.replace("\0", "\ufffd"),
             is_open=record.is_open,
+            author=record.author,
             latest_opened_at=record.key.opened_at,
             latest_sequence=record.sequence,
         )

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from opam_ci.core.github.model import Login, RefName, RepositoryName, Sha
+from opam_ci.core.github.model import Login, RefName, RepositoryName, Sha, Word
 from opam_ci.core.github.payload import PullRequest
+from opam_ci.core.jobs.hold import Approval
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.selector import RestartSelector
 from opam_ci.core.model import Frozen
@@ -48,6 +49,8 @@ class HeadChanged(Frozen):
         why: The event.
         as_of: Time of the event by GitHub's clock, to the second. Of two heads the one with the
             later time wins, in whatever order they arrive.
+        author: Account that opened the pull request, None if it does not exist any more.
+        association: `author_association`: what the account is to the repository.
     """
 
     kind: Literal["head_changed"] = "head_changed"
@@ -57,6 +60,8 @@ class HeadChanged(Frozen):
     draft: bool
     why: HeadEvent
     as_of: AwareDatetime
+    author: Login | None = None
+    association: Word = ""
 
     @property
     def again(self) -> bool:
@@ -90,6 +95,8 @@ class Restart(Frozen):
         by: Account that requested it.
         check_permission: Whether the permission of `by` must be checked first (see
             `command.is_permitted`); not for buttons, which GitHub shows to permitted people only.
+        by_author: Whether `by` is the author of the pull request, who needs no permission and has
+            a limit without one.
     """
 
     kind: Literal["restart"] = "restart"
@@ -98,6 +105,7 @@ class Restart(Frozen):
     selectors: Annotated[tuple[RestartSelector, ...], Field(min_length=1)]
     by: Login
     check_permission: bool
+    by_author: bool = False
 
 
 class Cancel(Frozen):
@@ -113,6 +121,22 @@ class Cancel(Frozen):
     pull_request: PullRequestRef
     by: Login
     check_permission: bool
+
+
+class Approve(Frozen):
+    """What waits for an approval is to be run; the permission of `by` is always checked.
+
+    Attributes:
+        pull_request: The pull request.
+        by: Account that approves.
+        approval: What it approves.
+    """
+
+    kind: Literal["approve"] = "approve"
+    pull_request: PullRequestRef
+    by: Login
+    approval: Approval
+    check_permission: Literal[True] = True
 
 
 class UnknownCommand(Frozen):
@@ -167,7 +191,15 @@ class Ignore(Frozen):
 
 
 Action = Annotated[
-    HeadChanged | Closed | Restart | Cancel | UnknownCommand | RefreshBase | Reconcile | Ignore,
+    HeadChanged
+    | Closed
+    | Restart
+    | Cancel
+    | Approve
+    | UnknownCommand
+    | RefreshBase
+    | Reconcile
+    | Ignore,
     Field(discriminator="kind"),
 ]
 """The action of a delivery."""
@@ -182,6 +214,8 @@ def head_changed(pull: PullRequest, tracked: Tracked, why: HeadEvent) -> HeadCha
         draft=bool(pull.draft),
         why=why,
         as_of=pull.updated_at,
+        author=pull.user.login if pull.user is not None else None,
+        association=pull.author_association,
     )
 
 

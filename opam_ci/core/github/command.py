@@ -1,4 +1,4 @@
-"""Commands in comments: `/opam-ci restart errors|failed|all [PLATFORM]` and `cancel`."""
+"""Commands in comments: `/opam-ci restart errors|failed|all [PLATFORM]`, `cancel`, `ok`."""
 
 import re
 from typing import Literal
@@ -23,6 +23,7 @@ USAGE = (
     "- `/opam-ci restart all` — all decided jobs\n"
     "- each of them with a platform at its end, such as `debian-13-ocaml-5.3/amd64`\n"
     "- `/opam-ci cancel` — stop the running jobs\n"
+    "- `/opam-ci ok` — run what waits for an approval; `/opam-ci ok always` for later heads too\n"
 )
 """Answer to an unknown command."""
 
@@ -40,13 +41,20 @@ class CancelCommand(Frozen):
     kind: Literal["cancel"] = "cancel"
 
 
+class OkCommand(Frozen):
+    """`/opam-ci ok`, for the head that the comment is about, or `always`: for later ones too."""
+
+    kind: Literal["ok"] = "ok"
+    always: bool = False
+
+
 class NoSuchCommand(Frozen):
     """A comment that begins like a command but is not one."""
 
     kind: Literal["no_such_command"] = "no_such_command"
 
 
-Command = RestartCommand | CancelCommand | NoSuchCommand
+Command = RestartCommand | CancelCommand | OkCommand | NoSuchCommand
 
 
 def parse_command(comment: str) -> Command | None:
@@ -72,6 +80,8 @@ def _command(arguments: list[str]) -> Command:
     match arguments:
         case ["cancel"]:
             return CancelCommand()
+        case ["ok"] | ["ok", "always"]:
+            return OkCommand(always=len(arguments) > 1)
         case ["restart"]:
             return RestartCommand(selector=RestartSelector())
         case ["restart", which] if which in _WHICH:

@@ -9,6 +9,7 @@ status on GitHub is the last one that was decided. The same status twice does no
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
+from opam_ci.core.github.refusal import Refusal, refused_again
 from opam_ci.core.github.status import Status
 from opam_ci.core.jobs.summary import State
 from opam_ci.core.model import Frozen
@@ -53,15 +54,14 @@ class Posted(Frozen):
         status: The last one sent, or rejected.
         at: When it was sent.
         count: Number of statuses that the context has at this commit.
-        refused: Why GitHub accepts no status for this commit, None if it does: a commit that
-            does not exist any more, a token without permission. Not retried.
+        refusal: Why GitHub did not accept it, None if it did.
         doubtful: Whether another one may have been sent since, without a response.
     """
 
     status: Status
     at: datetime
     count: int
-    refused: str | None = None
+    refusal: Refusal | None = None
     doubtful: bool = False
 
 
@@ -111,34 +111,56 @@ def _due_at(
 ) -> datetime | None:
     if last is None or last.status.sha != status.sha:
         return now
-    is_known = last.status == status and not last.doubtful
-    if last.refused is not None or is_known or last.count >= STATUSES_LIMIT:
+    is_known = last.status == status and not last.doubtful and last.refusal is None
+    if is_known or last.count >= STATUSES_LIMIT:
         return None
     is_other = (last.status.state, last.status.target_url) != (status.state, status.target_url)
     if is_other or last.doubtful:
         return now
+    if last.refusal is not None:
+        return last.refusal.retry_at
     if last.count >= STATUSES_LIMIT - _RESERVE:
         return None
     return last.at + debounce.wait(last.count)
 
 
-def after(
-    posted: Mapping[str, Posted], status: Status, at: datetime, *, refused: str | None = None
-) -> dict[str, Posted]:
-    """Returns the posted statuses after one was sent.
+def after(posted: Mapping[str, Posted], status: Status, at: datetime) -> dict[str, Posted]:
+    """Returns the posted statuses after GitHub accepted one.
 
     Args:
         posted: Before it was sent.
         status: The status that was sent.
         at: When it was sent.
-        refused: GitHub's final rejection, None if it accepted the status.
     """
-    last = posted.get(status.key)
-    count = last.count if last is not None and last.status.sha == status.sha else 0
-    entry = Posted(
-        status=status, at=at, count=count + (1 if refused is None else 0), refused=refused
-    )
+    last = _last(posted, status)
+    count = last.count if last is not None else 0
+    return {**posted, status.key: Posted(status=status, at=at, count=count + 1)}
+
+
+def after_refusal(
+    posted: Mapping[str, Posted], status: Status, at: datetime, reason: str, *, is_full: bool
+) -> dict[str, Posted]:
+    """Returns the posted statuses after GitHub refused one.
+
+    Args:
+        posted: Before it was sent.
+        status: The status that was sent.
+        at: When it was sent.
+        reason: What GitHub said.
+        is_full: Whether it said that the commit has all statuses of this context that it may
+            have: the one proof that none will ever be accepted.
+    """
+    last = _last(posted, status)
+    count = STATUSES_LIMIT if is_full else last.count if last is not None else 0
+    refusal = refused_again(last.refusal if last is not None else None, reason, at)
+    entry = Posted(status=status, at=at, count=count, refusal=refusal)
     return {**posted, status.key: entry}
+
+
+def _last(posted: Mapping[str, Posted], status: Status) -> Posted | None:
+    """Returns the last status of a context at a commit, None if there is none."""
+    last = posted.get(status.key)
+    return last if last is not None and last.status.sha == status.sha else None
 
 
 def doubted(posted: Mapping[str, Posted]) -> dict[str, Posted]:
@@ -147,4 +169,23 @@ def doubted(posted: Mapping[str, Posted]) -> dict[str, Posted]:
     GitHub may have accepted a status whose response was lost. If the one before it is wanted again
     by then, it must be posted all the same.
     """
-    return {key: last.model_copy(update={"doubtful": True}) for key, last in posted.items()}
+    return {
+        # What GitHub refused last has its own time.
+        key: last.model_copy(update={"doubtful": last.refusal is None})
+        for key, last in posted.items()
+    }
+
+
+def reconsidered(posted: Mapping[str, Posted], now: datetime) -> dict[str, Posted]:
+    """Returns the posted statuses after GitHub itself named the commit: refused ones are due.
+
+    Args:
+        posted: Before that.
+        now: The time.
+    """
+    return {
+        key: last
+        if last.refusal is None
+        else last.model_copy(update={"refusal": last.refusal.model_copy(update={"retry_at": now})})
+        for key, last in posted.items()
+    }

@@ -8,6 +8,7 @@ from opam_ci.core.github.action import Action
 from opam_ci.core.github.checks import CheckRun
 from opam_ci.core.github.debounce import UNDELAYED, Debounce, Posted
 from opam_ci.core.github.reconcile import REDELIVERED_FOR
+from opam_ci.core.github.refusal import Refusal
 from opam_ci.core.github.status import Status
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef
@@ -15,9 +16,15 @@ from opam_ci.core.model import Frozen
 
 
 class DeliveryTask(Frozen):
-    """Input of DeliveryWorkflow: the action of a delivery."""
+    """Input of DeliveryWorkflow: the action of a delivery.
+
+    Attributes:
+        action: The action.
+        refusal: GitHub's refusals of earlier tries, None for none.
+    """
 
     action: Action
+    refusal: Refusal | None = None
 
 
 class DeliveryResult(Frozen):
@@ -26,16 +33,24 @@ class DeliveryResult(Frozen):
     Attributes:
         words: What was done, for people.
         again_at: When to repeat the action, None for never.
+        refusal: For the next try.
     """
 
     words: str
     again_at: AwareDatetime | None = None
+    refusal: Refusal | None = None
 
 
 class FetchTask(Frozen):
-    """Input of the activity that fetches a pull request's state from GitHub."""
+    """Input of the activity that fetches a pull request's state from GitHub.
+
+    Attributes:
+        pull_request: The pull request.
+        refusal: GitHub's refusals of earlier tries, None for none.
+    """
 
     pull_request: PullRequestRef
+    refusal: Refusal | None = None
 
 
 class PostContent(Frozen):
@@ -86,7 +101,7 @@ class Reconciled(Frozen):
     Attributes:
         open_pull_requests: Number of pull requests open on GitHub.
         missed: Pull requests whose head no workflow had.
-        looked_at: Those that were not listed, and fetched one by one.
+        looked_at: Those that were not listed: their workflows fetch them one by one.
         redelivered: Number of deliveries that GitHub was requested to redeliver.
     """
 

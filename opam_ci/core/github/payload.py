@@ -63,6 +63,7 @@ class PullRequest(Tolerant):
     draft: bool | None = None
     merged: bool | None = None
     user: Account | None = None
+    author_association: Word = ""
 
 
 class BaseRefChange(Tolerant):
@@ -177,6 +178,7 @@ class Comment(Tolerant):
 
     body: str | None = Field(default=None, max_length=262_144)
     user: Account | None = None
+    created_at: AwareDatetime
 
 
 class IssueCommentPayload(Tolerant):

@@ -1,13 +1,24 @@
 """From a head on GitHub to the input of its workflow."""
 
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field
 
 from opam_ci.core.github.action import HeadChanged
 from opam_ci.core.github.posting_options import PostingOptions
+from opam_ci.core.jobs.hold import Author
 from opam_ci.core.jobs.requests import CheckOptions, Origin, PullRequestRef, Revision
 from opam_ci.core.model import Frozen
+
+NewAuthors = Literal["full", "small"]
+
+_KNOWN = frozenset({"OWNER", "MEMBER", "COLLABORATOR", "CONTRIBUTOR"})
+"""Associations of accounts of which something was merged, or that are trusted anyway. The others of
+GitHub's are FIRST_TIMER, FIRST_TIME_CONTRIBUTOR, NONE and MANNEQUIN."""
+
+_GHOST = "ghost"
+"""Account that GitHub shows in place of one that was deleted."""
 
 
 class Policy(Frozen):
@@ -21,6 +32,11 @@ class Policy(Frozen):
             `{workflow}` (the workflow's id, quoted) are filled in; None for nowhere.
         checks: How a head is checked.
         draft_checks: How the head of a draft is.
+        new_authors: What is run for an author of whom nothing was merged before: everything, or a
+            small set until somebody with rights approves the head.
+        author_hours: Hours that jobs of an author may run in a day; None for any number.
+        author_restarts: Restarts of a pull request that its author may make in an hour; None for
+            any number.
     """
 
     clone_url: str = Field(min_length=1)
@@ -29,6 +45,9 @@ class Policy(Frozen):
     target: str | None = None
     checks: CheckOptions = CheckOptions()
     draft_checks: CheckOptions = CheckOptions()
+    new_authors: NewAuthors = "full"
+    author_hours: float | None = None
+    author_restarts: int | None = None
 
     def revision(self, action: HeadChanged, *, authoritative: bool = False) -> Revision:
         """Returns what is to be tested.
@@ -49,6 +68,12 @@ class Policy(Frozen):
                 draft=action.draft,
                 as_of=action.as_of,
                 authoritative=authoritative,
+                author=Author(
+                    login=action.author or _GHOST,
+                    is_new=self.new_authors == "small" and action.association not in _KNOWN,
+                    hours_a_day=self.author_hours,
+                    restarts_an_hour=self.author_restarts,
+                ),
             ),
         )
 

@@ -145,7 +145,8 @@ def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -
                 return summary
             return summary.of_kinds(frozenset(JobKind) - _REVDEP_JOBS)
         case About.LINTER:
-            return _without_builds(summary.of_kinds(REPOSITORY_JOBS))
+            part = _without_builds(summary.of_kinds(REPOSITORY_JOBS))
+            return part.model_copy(update={"hold": None})
         case About.REVDEPS:
             if summary.planned and summary.is_analysed:
                 return _without_builds(summary.of_kinds(_REVDEP_JOBS))

@@ -2,6 +2,7 @@
 
 from opam_ci.core.github.action import (
     Action,
+    Approve,
     Cancel,
     Ignore,
     Restart,
@@ -15,19 +16,19 @@ from opam_ci.core.github.command import (
     CancelCommand,
     Command,
     NoSuchCommand,
+    OkCommand,
     RestartCommand,
     parse_command,
 )
 from opam_ci.core.github.payload import (
-    Account,
     App,
     CheckedPullRequest,
     CheckRunPayload,
     CheckSuitePayload,
-    Issue,
     IssueCommentPayload,
     Repository,
 )
+from opam_ci.core.jobs.hold import Approval
 from opam_ci.core.jobs.selector import RestartSelector, RestartWhich
 
 RESTART_ERRORS = "restart-errors"
@@ -113,7 +114,6 @@ def decide_check_suite(payload: CheckSuitePayload, tracked: Tracked) -> Action:
 
 def decide_comment(payload: IssueCommentPayload, tracked: Tracked) -> Action:
     """Returns the action of a comment."""
-    issue, author = payload.issue, payload.comment.user
     if other := foreign(payload.repository.full_name, tracked):
         return other
     if reason := _not_for_commands(payload):
@@ -121,9 +121,10 @@ def decide_comment(payload: IssueCommentPayload, tracked: Tracked) -> Action:
     command = parse_command(payload.comment.body or "")
     if command is None:
         return Ignore(reason="a comment without a command")
+    author = payload.comment.user
     if author is None or author.type == "Bot":
         return Ignore(reason="written by a bot or an unknown account")
-    return _commanded(command, issue, author, tracked)
+    return _commanded(command, payload, author.login, tracked)
 
 
 def _not_for_commands(payload: IssueCommentPayload) -> str | None:
@@ -136,20 +137,23 @@ def _not_for_commands(payload: IssueCommentPayload) -> str | None:
     return None
 
 
-def _commanded(command: Command, issue: Issue, author: Account, tracked: Tracked) -> Action:
+def _commanded(command: Command, payload: IssueCommentPayload, by: str, tracked: Tracked) -> Action:
+    issue = payload.issue
     ref = tracked.ref(issue.number)
-    ask = issue.user is None or issue.user.login.lower() != author.login.lower()
+    ask = issue.user is None or issue.user.login.lower() != by.lower()
     match command:
         case CancelCommand():
-            return Cancel(pull_request=ref, by=author.login, check_permission=ask)
+            return Cancel(pull_request=ref, by=by, check_permission=ask)
+        case OkCommand(always=always):
+            approval = Approval(as_of=payload.comment.created_at, always=always)
+            return Approve(pull_request=ref, by=by, approval=approval)
         case RestartCommand(selector=selector):
             return Restart(
                 numbers=(issue.number,),
                 selectors=(selector,),
-                by=author.login,
+                by=by,
                 check_permission=ask,
+                by_author=not ask,
             )
         case NoSuchCommand():
-            return UnknownCommand(
-                pull_request=ref, by=author.login, check_permission=ask, answer=USAGE
-            )
+            return UnknownCommand(pull_request=ref, by=by, check_permission=ask, answer=USAGE)

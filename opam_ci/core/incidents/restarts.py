@@ -66,7 +66,7 @@ def has_budget(origin: RestartOrigin, restart_budget_used: int) -> bool:
         origin: Origin of the restart.
         restart_budget_used: See `TestingState.restart_budget_used`.
     """
-    return origin is RestartOrigin.PERSON or restart_budget_used < PULL_REQUEST_BUDGET
+    return origin.is_manual or restart_budget_used < PULL_REQUEST_BUDGET
 
 
 class RestartPlan(NamedTuple):

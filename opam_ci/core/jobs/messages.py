@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field, model_serializer
 
 from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
+from opam_ci.core.jobs.hold import Author, Hold
 from opam_ci.core.jobs.installable import Unavailable
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import CancelledBy, Outcome
@@ -233,10 +234,17 @@ class QueuedJob(Frozen):
 
 
 class JobPage(Frozen):
-    """Some of a platform's queued jobs; `following` is None on the last page."""
+    """Some of a platform's queued jobs.
+
+    Attributes:
+        jobs: The jobs.
+        following: Cursor of the next page, None on the last one.
+        hold: Why jobs are left out, None if none are.
+    """
 
     jobs: Annotated[tuple[QueuedJob, ...], Packed()]
     following: str | None = None
+    hold: Hold | None = None
 
 
 class PlanJobs(Frozen):
@@ -283,12 +291,16 @@ class TakeJobs(Frozen):
         platform: Name of the platform; empty for lint.
         limit: How many at most.
         after: The `following` of the page before; None for the first.
+        author: Whose limits apply; None for none.
+        is_first_platform: Whether the small set of a new author is built on this platform.
     """
 
     key: RevisionKey
     platform: str
     limit: int
     after: str | None = None
+    author: Author | None = None
+    is_first_platform: bool = False
 
 
 class CountJobs(Frozen):

@@ -70,6 +70,7 @@ class RevisionRecord(Frozen):
         planned: Whether the list of its jobs is complete.
         title: The pull request's title, empty if not known.
         is_open: Whether the pull request is open.
+        author: Account that opened it, None if not known.
         updated_at: Time of this state.
         sequence: Grows with each record of the same testing; the highest one wins.
     """
@@ -81,6 +82,7 @@ class RevisionRecord(Frozen):
     planned: bool = False
     title: str = ""
     is_open: bool = True
+    author: str | None = None
     updated_at: AwareDatetime
     sequence: int = Field(default=0, ge=0)
 

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from opam_ci.core.jobs.build import PhaseTimeouts
+from opam_ci.core.jobs.hold import Author
 from opam_ci.core.jobs.installable import Unavailable
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.model import Frozen
@@ -102,6 +103,7 @@ class Origin(Frozen):
         draft: Whether the author still works on it.
         as_of: When the pull request was like this, by the upstream's clock, to the second.
         authoritative: Whether the upstream itself was asked; a webhook alone is not enough.
+        author: Who opened the pull request, None if nothing depends on it.
     """
 
     clone_url: str = Field(min_length=1, max_length=1000)
@@ -109,6 +111,7 @@ class Origin(Frozen):
     draft: bool = False
     as_of: AwareDatetime
     authoritative: bool = False
+    author: Author | None = None
 
 
 class Revision(Frozen):
@@ -132,6 +135,11 @@ class Revision(Frozen):
     again: bool = False
     request: str = Field(default="", max_length=64)
     origin: Origin | None = None
+
+    @property
+    def author(self) -> Author | None:
+        """Who opened the pull request, None if nothing depends on it."""
+        return self.origin.author if self.origin is not None else None
 
     def is_more_than(self, tested: "Revision") -> bool:
         """Whether this asks for a test that the one of `tested` does not answer.

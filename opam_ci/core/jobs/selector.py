@@ -23,11 +23,18 @@ class RestartOrigin(StrEnum):
 
     PERSON = "person"
     """Somebody, by any way. Resets the budget of automatic restarts."""
+    AUTHOR = "author"
+    """The author of the pull request, who may do so some times an hour. Resets that budget too."""
     INCIDENT = "incident"
     """A resolved incident: counts against the budgets."""
     CANARY = "canary"
     """An incident that tests whether it is repaired. Much cheaper: a fault that lasts all night
     takes many, and the job that is used must not lose its budget to them."""
+
+    @property
+    def is_manual(self) -> bool:
+        """Whether somebody asks, and not the CI itself."""
+        return self in {RestartOrigin.PERSON, RestartOrigin.AUTHOR}
 
     def charged(self, before: int, restarts: int = 1) -> int:
         """Returns the cost of automatic restarts since the last manual one.
@@ -36,7 +43,7 @@ class RestartOrigin(StrEnum):
             before: Their cost before.
             restarts: Number of jobs that are restarted now.
         """
-        if self is RestartOrigin.PERSON:
+        if self.is_manual:
             return 0
         return before + restarts * (CANARY_COST if self is RestartOrigin.CANARY else RESTART_COST)
 

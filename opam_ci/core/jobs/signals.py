@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.messages import JobHeartbeat
 from opam_ci.core.jobs.outcome import CancelledBy
 from opam_ci.core.jobs.records import RevisionKey
@@ -93,6 +94,7 @@ class PlatformProgress(Frozen):
         platform: The platform with its image by digest, once it was looked up: later jobs of
             the head use the same one.
         notice: Message to users about the image.
+        hold: Why queued jobs are not run yet, None if none wait for an approval.
     """
 
     key: RevisionKey
@@ -104,3 +106,4 @@ class PlatformProgress(Frozen):
     done: bool = False
     platform: Platform | None = None
     notice: str | None = None
+    hold: Hold | None = None

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
+from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cancelled, Cause, Errored, Evidence, Failed, Outcome, Skipped
 from opam_ci.core.model import Frozen
@@ -225,6 +226,7 @@ class Summary(Frozen):
         packages: The changed packages.
         tallies: Numbers of all jobs.
         jobs: Rows that explain them, analysis first; not all rows of a large head.
+        hold: Why queued jobs are not run yet, None if none wait for an approval.
         notices: Notices that are not verdicts, such as a rejected signal.
         updated_at: Time of this state.
     """
@@ -238,6 +240,7 @@ class Summary(Frozen):
     packages: Packages = ()
     tallies: JobCounts = ()
     jobs: ReadableRows = ()
+    hold: Hold | None = None
     notices: tuple[str, ...] = ()
     updated_at: datetime | None = None
 

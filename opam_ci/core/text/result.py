@@ -5,6 +5,7 @@ from collections import Counter
 
 from opam_ci.core.classify.salience import salient_line
 from opam_ci.core.incidents.rejudge import is_rejudged
+from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.installable import is_not_installable
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Failed, Outcome, SkipReason
@@ -174,6 +175,18 @@ def _joined(*texts: str) -> str:
     return "; ".join(filter(None, texts))
 
 
+def hold_text(hold: Hold | None) -> str:
+    """Returns what queued jobs wait for, and who may say so; empty if they wait for nothing."""
+    if hold is None:
+        return ""
+    if hold.until is None:
+        return "new author: the rest waits for /opam-ci ok by somebody with triage or write access"
+    return (
+        f"revdeps wait until {hold.until:%H:%M} UTC or /opam-ci ok by a maintainer: "
+        f"the author's jobs ran {hold.used:.1f} of {hold.hours:g} h today"
+    )
+
+
 def progress(summary: Summary) -> str:
     """Returns the progress of a head: numbers of builds and tests, and the other jobs."""
     if not summary.planned:
@@ -182,7 +195,8 @@ def progress(summary: Summary) -> str:
     done = f"{ran.decided}/{ran.total} done" if ran.total else ""
     if ran.failed:
         done += f", {ran.failed} failed"
-    return _joined(done, other_jobs(summary, passed=not done), _conclusion(summary))
+    others = other_jobs(summary, passed=not done)
+    return _joined(done, hold_text(summary.hold), others, _conclusion(summary))
 
 
 def standing(summary: Summary) -> str:
@@ -192,5 +206,6 @@ def standing(summary: Summary) -> str:
     if summary.counts.undecided or _conclusion(summary):
         numbers = counts_text(summary.ran) if summary.ran.decided else ""
         to_go = f"{summary.ran.undecided} to go" if summary.ran.undecided else ""
-        return _joined(numbers, to_go, other_jobs(summary, passed=False), _conclusion(summary))
+        others = other_jobs(summary, passed=False)
+        return _joined(numbers, to_go, hold_text(summary.hold), others, _conclusion(summary))
     return result(summary)

@@ -37,16 +37,19 @@ from tests.support.fakes.github_bodies import (
 )
 
 DOCS = "https://docs.github.com/rest"
-
+TOO_MANY_STATUSES = (
+    "Validation failed: This SHA and context has reached the maximum number of statuses."
+)
 
 _LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class RefusedError(Exception):
-    def __init__(self, code: int, message: str, **headers: str) -> None:
+    def __init__(self, code: int, message: str, errors: str | None = None, **headers: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.errors = errors
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
@@ -87,6 +90,8 @@ def _endpoint(fake: FakeGitHub, handler: Handler) -> Callable[[Request], Awaitab
             code, body = await handler(fake, request)
         except RefusedError as error:
             body = {"message": error.message, "documentation_url": DOCS, "status": str(error.code)}
+            if error.errors is not None:
+                body["errors"] = error.errors
             return _response(fake, error.code, body, error.headers)
         if request.method != "GET":
             return _response(fake, code, body, {})
@@ -245,7 +250,7 @@ async def _status(fake: FakeGitHub, request: Request) -> tuple[int, Any]:
         raise RefusedError(422, "Validation Failed: description is too long (maximum is 140)")
     history = fake.statuses[wanted["sha"], wanted["context"]]
     if len(history) >= STATUSES_LIMIT:
-        raise RefusedError(422, "Validation Failed: too many statuses for this SHA and context")
+        raise RefusedError(422, "Validation Failed", errors=TOO_MANY_STATUSES)
     history.append(status(fake.full_name, fake.next_id(), wanted, fake.now, "opam-ci[bot]"))
     return 201, history[-1]
 

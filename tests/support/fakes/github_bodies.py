@@ -20,6 +20,7 @@ class Pull:
     base: str
     base_ref: str = "master"
     author: str = "alice"
+    association: str = "CONTRIBUTOR"
     title: str = "Add a package"
     state: str = "open"
     draft: bool = False
@@ -158,7 +159,7 @@ def pull_request(full_name: str, pull: Pull, at: datetime) -> Body:
         "milestone": None,
         "assignee": None,
         "auto_merge": None,
-        "author_association": "CONTRIBUTOR",
+        "author_association": pull.association,
         "created_at": "2026-01-01T00:00:00Z",
         "updated_at": stamp(at),
         "closed_at": closed,

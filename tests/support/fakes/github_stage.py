@@ -103,6 +103,13 @@ class Stage:
         fake.listener = listener(self.webhook)
         self._sleep = sleep
 
+    def reconfigure(self, **changes: object) -> None:
+        """Has the CI run with other settings from now on."""
+        self.policy = Policy.model_validate(dict(self.policy) | changes)
+        self.activities._policy = self.policy
+        accept = Acceptance(self.pull_requests, self.policy, clock=self.fake.clock).accept
+        self.webhook.accept = accept
+
     def handle(self, number: int) -> WorkflowHandle[PullRequestWorkflow, object]:
         return self.client.get_workflow_handle(self.tracked.ref(number).workflow_id)
 
@@ -157,9 +164,11 @@ class Stage:
         finally:
             self.fake.listener = listener
 
-    async def until_said(self, head: str, words: str, context: str = "opam-ci") -> None:
+    async def until_said(
+        self, head: str, words: str, context: str = "opam-ci", *, seconds: float = 60
+    ) -> None:
         """Waits until the last status of a head contains this text."""
-        await self.until(lambda: words in self.last(head, context))
+        await self.until(lambda: words in self.last(head, context), seconds=seconds)
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,8 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.jobs.build import Revdep, RevdepList
 from opam_ci.core.jobs.errors import InfrastructureError
-from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.hold import Author
+from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
@@ -23,8 +24,16 @@ from opam_ci.core.jobs.messages import (
     SettleJobs,
     TakeJobs,
 )
-from opam_ci.core.jobs.outcome import Cancelled, Cause, Errored, Evidence, Skipped, SkipReason
-from opam_ci.core.jobs.records import RevisionKey, RowBatch
+from opam_ci.core.jobs.outcome import (
+    Cancelled,
+    Cause,
+    Errored,
+    Evidence,
+    Passed,
+    Skipped,
+    SkipReason,
+)
+from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.selector import JobSelector, RestartSelector
 from opam_ci.core.jobs.summary import JobState, JobStatus, total
 from opam_ci.core.platforms.model import EMBEDDED
@@ -97,6 +106,45 @@ async def test_a_stored_listing_becomes_jobs(
             given.plan_revdeps, task.model_copy(update={"listing": "broken"})
         )
     assert caught.value.cause is Cause.STORAGE
+
+
+async def test_a_spent_budget_of_today_keeps_reverse_dependencies(
+    given: activities.JobActivities,
+) -> None:
+    environment = ActivityEnvironment()
+    await environment.run(given.plan_jobs, plan("a.1"))
+    revision = RevisionRecord(key=KEY, base="b", author="alice", updated_at=NOON, sequence=1)
+    job = Job(platform=PLATFORM.name, package="a.1", kind=JobKind.BUILD)
+    row = JobStatus(
+        job=job,
+        state=JobState.DECIDED,
+        outcome=Passed(evidence=Evidence(rule="x")),
+        attempt=1,
+        worker="w",
+        started_at=NOON,
+        attempt_started_at=NOON,
+        decided_at=NOON + timedelta(hours=2),
+    )
+    given._index.record(
+        RowBatch(key=KEY, revision=revision, rows=(row,), sequence=2, updated_at=NOON)
+    )
+    author = Author(login="alice", hours_a_day=2)
+    taken: list[tuple[float, bool]] = []
+    for hours, at in ((2.0, NOON), (2.1, NOON), (2.0, NOON + timedelta(days=1))):
+        environment.info = replace(environment.info, started_time=at)
+        page = await environment.run(
+            given.take_jobs,
+            TakeJobs(
+                key=KEY,
+                platform=PLATFORM.name,
+                limit=9,
+                author=author.model_copy(update={"hours_a_day": hours}),
+            ),
+        )
+        kinds = {each.job.kind for each in page.jobs}
+        taken.append((page.hold.used if page.hold else -1, JobKind.LIST_REVDEPS in kinds))
+        assert JobKind.TEST in kinds
+    assert taken == [(2, False), (-1, True), (-1, True)]
 
 
 async def test_settling_restarting_and_cancelling_are_idempotent(

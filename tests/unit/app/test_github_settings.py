@@ -14,6 +14,8 @@ from opam_ci.clients.github.http import TOTAL_TIMEOUT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import HeadChanged, Tracked
 from opam_ci.core.github.ordering import LatestEvent, compare_events
+from opam_ci.core.github.revision import Policy
+from opam_ci.core.jobs.hold import Author
 from opam_ci.core.jobs.requests import CheckOptions
 from opam_ci.core.platforms.model import EMBEDDED
 from tests.support.fakes.github import private_pem
@@ -141,6 +143,40 @@ def test_drafts_are_tested_lightly_and_ready_ones_anew(env: pytest.MonkeyPatch) 
     assert policy.revision(head(why="rebased")).is_more_than(ready)
     env.setenv("OPAM_CI_GITHUB_DRAFTS", "full")
     assert GitHubSettings().policy(checks).revision(head(draft=True)).options == checks
+
+
+def author_of(policy: Policy, association: str = "", author: str | None = "alice") -> Author:
+    action = head().model_copy(update={"author": author, "association": association})
+    found = policy.revision(action).author
+    assert found is not None
+    return found
+
+
+def test_authors_have_no_limit_but_of_restarts_unless_configured(env: pytest.MonkeyPatch) -> None:
+    policy = GitHubSettings().policy(CheckOptions())
+    assert author_of(policy) == Author(login="alice", restarts_an_hour=10)
+    env.setenv("OPAM_CI_GITHUB_AUTHOR_RESTARTS", "0")
+    env.setenv("OPAM_CI_GITHUB_AUTHOR_HOURS", "2.5")
+    policy = GitHubSettings().policy(CheckOptions())
+    assert author_of(policy) == Author(login="alice", hours_a_day=2.5)
+
+
+@pytest.mark.parametrize(
+    ("association", "is_new"),
+    [
+        *[(known, False) for known in ("OWNER", "MEMBER", "COLLABORATOR", "CONTRIBUTOR")],
+        *[(new, True) for new in ("FIRST_TIMER", "FIRST_TIME_CONTRIBUTOR", "NONE", "MANNEQUIN")],
+        ("", True),
+    ],
+)
+def test_new_authors_are_those_that_github_does_not_know(
+    env: pytest.MonkeyPatch, association: str, is_new: bool
+) -> None:
+    assert not author_of(GitHubSettings().policy(CheckOptions()), association).is_new
+    env.setenv("OPAM_CI_GITHUB_NEW_AUTHORS", "small")
+    policy = GitHubSettings().policy(CheckOptions())
+    assert author_of(policy, association).is_new is is_new
+    assert author_of(policy, association, None).login == "ghost"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from opam_ci.clients.github.api import GitHub
+from opam_ci.clients.github.errors import GitHubRefusedError
 from opam_ci.clients.github.posting import Posting, post_due
 from opam_ci.clients.github.redelivery import confirmed
 from opam_ci.core.github.action import (
@@ -13,7 +14,6 @@ from opam_ci.core.github.action import (
     Cancel,
     Closed,
     HeadChanged,
-    Ignore,
     Restart,
     Tracked,
     UnknownCommand,
@@ -218,8 +218,8 @@ async def test_late_deliveries_bring_nothing_old_back(ci: Ci) -> None:
     reopened = await confirmed(late[3], ci.github, ci.tracked, fake.now)
     assert isinstance(reopened, HeadChanged)
     fake.pulls.clear()
-    gone = await confirmed(late[0], ci.github, ci.tracked, fake.now)
-    assert isinstance(gone, Ignore)
+    with pytest.raises(GitHubRefusedError):
+        await confirmed(late[0], ci.github, ci.tracked, fake.now)
 
 
 async def test_github_down_for_an_hour_loses_nothing(ci: Ci) -> None:
@@ -256,16 +256,20 @@ async def test_rate_limit_is_waited_for_as_long_as_it_says(ci: Ci) -> None:
     assert fake.last_status(HEADS[1]) == ("pending", "5/9 done")
 
 
-async def test_head_that_is_gone_is_recorded_once(ci: Ci) -> None:
+async def test_refused_head_is_recorded_once_and_accepted_later(ci: Ci) -> None:
     fake = ci.fake
     await fake.open(1, HEADS[1], fork_deleted=True)
     assert isinstance(ci.last(), HeadChanged)
     fake.commits.clear()
     first = await ci.says(HEADS[1], State.PENDING, "0/9 done")
-    (refusal,) = first.refused
-    assert refusal.startswith("opam-ci: GitHub refuses POST /repos/ocaml/opam-repository/statuses")
-    assert refusal.endswith(f"422 No commit found for SHA: {HEADS[1]}")
-    sent = len(fake.requests)
-    for state in State:
-        assert (await ci.says(HEADS[1], state, "9 done")).refused == ()
-    assert len(fake.requests) == sent
+    assert (first.refused, first.trouble) == ((), None)
+    assert first.next_at == fake.now + timedelta(minutes=1)
+    refused = [text for state in State for text in (await ci.says(HEADS[1], state, "9")).refused]
+    (note,) = refused
+    assert note == (
+        f"opam-ci: GitHub refuses POST /repos/ocaml/opam-repository/statuses/{HEADS[1]}: 422 "
+        f"No commit found for SHA: {HEADS[1]}; it is tried again for a day"
+    )
+    fake.commits.add(HEADS[1])
+    assert (await ci.says(HEADS[1], State.SUCCESS, "9 passed")).next_at is None
+    assert fake.last_status(HEADS[1]) == ("success", "9 passed")

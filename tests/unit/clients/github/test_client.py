@@ -1,6 +1,7 @@
 """The client with a fake GitHub: requests, faults, refusals."""
 
 import asyncio
+import json
 import logging
 import os
 import time
@@ -20,6 +21,7 @@ from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.summary import State
 from tests.support.fakes.github import FakeGitHub, InjectedFault, private_pem
+from tests.support.fakes.github_api import TOO_MANY_STATUSES
 from tests.support.fakes.github_wire import Wire, connect
 
 HEAD = "1" * 40
@@ -198,12 +200,16 @@ async def test_unreadable_answer_is_a_fault_of_github(fake: FakeGitHub, body: by
             await github.create_status(STATUS)
 
 
-async def test_commit_that_is_gone_is_refused_for_good(fake: FakeGitHub) -> None:
+async def test_unknown_commit_is_refused_and_proves_nothing(fake: FakeGitHub) -> None:
     fake.commits.clear()
     async with connect(fake) as github:
         with pytest.raises(GitHubRefusedError, match="No commit found") as caught:
             await github.create_status(STATUS)
-    assert caught.value.status == 422
+    assert (caught.value.status, caught.value.is_full, caught.value.is_missing) == (
+        422,
+        False,
+        False,
+    )
 
 
 async def test_missing_permission_is_refused_and_is_no_limit(fake: FakeGitHub) -> None:
@@ -220,8 +226,29 @@ async def test_status_one_thousand_and_one_is_refused(fake: FakeGitHub) -> None:
     async with connect(fake) as github:
         await github.create_status(STATUS)
         fake.statuses[HEAD, "opam-ci"] *= 1000
-        with pytest.raises(GitHubRefusedError, match="too many"):
+        with pytest.raises(GitHubRefusedError, match="Validation Failed") as caught:
             await github.create_status(STATUS)
+    assert caught.value.is_full
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "is_full"),
+    [
+        (422, {"errors": [{"message": f"{TOO_MANY_STATUSES}", "code": "custom"}]}, True),
+        (422, {"errors": "Validation failed: something else"}, False),
+        (422, {"message": TOO_MANY_STATUSES}, False),
+        (403, {"errors": TOO_MANY_STATUSES}, False),
+        (422, {}, False),
+    ],
+)
+async def test_the_proof_is_github_s_own_error(
+    fake: FakeGitHub, code: int, body: dict[str, object], is_full: bool
+) -> None:
+    fake.troubles = [InjectedFault("/statuses/", code, body=json.dumps(body).encode())]
+    async with connect(fake) as github:
+        with pytest.raises(GitHubRefusedError) as caught:
+            await github.create_status(STATUS)
+    assert caught.value.is_full is is_full
 
 
 async def test_moved_repository_is_followed_for_reading_only(fake: FakeGitHub) -> None:

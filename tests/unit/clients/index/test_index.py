@@ -94,7 +94,7 @@ def attempt(number: int, outcome: Outcome | None, *, sequence: int = 0) -> Attem
 def test_records_come_back_as_they_went_in(index: Index) -> None:
     revision = RevisionRecord(
         key=KEY, base="b" * 40, merge_tree="c" * 40, state=State.FAILURE, planned=True,
-        title="[new release] cppo", updated_at=NOON, sequence=4,
+        title="[new release] cppo", author="alice", updated_at=NOON, sequence=4,
     )  # fmt: skip
     jobs = (retrying(job("a.1")), decided(ERRORED, job("b.1")), decided(SKIPPED, job("c.1")))
     attempts = (attempt(1, ERRORED), attempt(2, None))
@@ -104,6 +104,19 @@ def test_records_come_back_as_they_went_in(index: Index) -> None:
     assert set(index.jobs(JobFilter(package="b.1")).items) == {jobs[1]}
     assert set(index.jobs(JobFilter(package="c.1")).items) == {jobs[2]}
     assert index.attempts(AttemptFilter(job=job())).items == tuple(reversed(attempts))
+
+
+def test_hours_of_an_author_are_those_of_all_pull_requests(index: Index) -> None:
+    for number, author in ((1, "alice"), (2, "alice"), (3, "bob")):
+        key = RevisionKey(repository="o/r", number=number, head="a" * 40, opened_at=NOON)
+        write(index, RevisionRecord(key=key, base="b", author=author, updated_at=NOON))
+        own = [attempt(n, ERRORED if n < 6 else None) for n in range(1, 7)]
+        write(index, *(each.model_copy(update={"revision": key}) for each in own))
+    # Five of five seconds each, in two pull requests; the sixth has not ended.
+    assert index.hours("o/r", "alice", NOON) == pytest.approx(2 * 5 * 5 / 3600)
+    later = NOON + timedelta(minutes=3)
+    assert index.hours("o/r", "alice", later) == pytest.approx(2 * 3 * 5 / 3600)
+    assert index.hours("o/other", "alice", NOON) == index.hours("o/r", "carol", NOON) == 0
 
 
 def test_a_nul_of_a_log_is_stored_as_a_replacement(index: Index) -> None:

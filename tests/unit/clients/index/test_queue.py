@@ -6,6 +6,7 @@ import pytest
 
 from opam_ci.clients.index import Index
 from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import ChangeJobs, CountJobs, TakeJobs
 from opam_ci.core.jobs.outcome import Cancelled, Outcome
@@ -49,6 +50,24 @@ def test_jobs_come_in_the_order_in_which_they_are_to_run(index: Index) -> None:
     assert ids(taken(index, Q)) == [build("c.1", Q).id]
     assert taken(index, "none") == []
     assert index.take(TakeJobs(key=OTHER, platform=P, limit=9)).jobs == ()
+
+
+def test_jobs_that_wait_for_an_approval_are_left_out(index: Index) -> None:
+    a = build("a.1")
+    kinds = (JobKind.LOWER_BOUNDS, JobKind.LIST_REVDEPS)
+    more = [a.model_copy(update={"kind": kind}) for kind in kinds]
+    revdep = a.model_copy(update={"kind": JobKind.REVDEP, "revdep": "r.1"})
+    plan(index, a, its_test(a), *more, revdep)
+    whole = [each.id for each in (a, its_test(a), *more, revdep)]
+    for hold, first, left in (
+        (None, False, whole),
+        (Hold(reason="budget"), False, whole[:3]),
+        (Hold(reason="new-author"), True, whole[:2]),
+        (Hold(reason="new-author"), False, []),
+    ):
+        given = TakeJobs(key=KEY, platform=P, limit=9, is_first_platform=first)
+        page = index.take(given, hold)
+        assert (ids(page.jobs), page.hold) == (left, hold)
 
 
 def test_planning_twice_adds_nothing_and_disturbs_nobody(index: Index) -> None:

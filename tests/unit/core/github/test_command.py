@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from opam_ci.core.github.command import (
     CancelCommand,
     NoSuchCommand,
+    OkCommand,
     RestartCommand,
     is_permitted,
     parse_command,
@@ -38,6 +39,11 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 def test_restart_is_read(text: str, which: RestartWhich, platform: str | None) -> None:
     selector = RestartSelector(which=which, platform=platform)
     assert parse_command(text) == RestartCommand(selector=selector)
+
+
+def test_ok_is_for_a_head_or_always() -> None:
+    assert parse_command("looks good\n/opam-ci ok") == OkCommand(always=False)
+    assert parse_command("/opam-ci ok always") == OkCommand(always=True)
 
 
 def test_first_command_counts() -> None:
@@ -70,6 +76,8 @@ def test_comments_without_a_command_are_ignored(text: str) -> None:
         "/opam-ci restart all $(reboot)",
         "/opam-ci restart all a b",
         "/opam-ci cancel now",
+        "/opam-ci ok then",
+        "/opam-ci ok always 1",
         "/opam-ci restart all " + "x" * 101,
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 
 from opam_ci.core.github.action import (
     Action,
+    Approve,
     Cancel,
     Closed,
     HeadChanged,
@@ -22,6 +23,7 @@ from opam_ci.core.github.action import (
     UnknownCommand,
 )
 from opam_ci.core.github.decide import UnreadablePayloadError, decide
+from opam_ci.core.jobs.hold import Approval
 from opam_ci.core.jobs.selector import RestartSelector, RestartWhich
 from tests.support.fakes.github_bodies import Pull, comment, pull_request_whole, repository, user
 
@@ -122,7 +124,16 @@ def test_every_real_payload_is_accepted_or_ignored_for_a_reason(shared: Path) ->
 def test_heads_are_tested(action: str, why: str) -> None:
     found = pull_event(action)
     assert found == HeadChanged.model_validate(
-        {"pull_request": REF, "head": HEAD, "base": BASE, "draft": False, "why": why, "as_of": AT}
+        {
+            "pull_request": REF,
+            "head": HEAD,
+            "base": BASE,
+            "draft": False,
+            "why": why,
+            "as_of": AT,
+            "author": "alice",
+            "association": "CONTRIBUTOR",
+        }
     )
     assert isinstance(found, HeadChanged)
     assert found.again is (why == "reopened")
@@ -207,6 +218,22 @@ def test_commands_of_others_need_a_permission_and_those_of_the_author_none() -> 
     by_author = said("/opam-ci cancel", by="alice")
     assert by_author == Cancel(pull_request=REF, by="alice", check_permission=False)
     assert isinstance(said("/opam-ci dance"), UnknownCommand)
+    restarted = said("/opam-ci restart", by="Alice")
+    assert isinstance(restarted, Restart)
+    assert (restarted.check_permission, restarted.by_author) == (False, True)
+
+
+@pytest.mark.parametrize("by", ["alice", "carol"])
+def test_nobody_approves_without_a_permission_not_even_the_author(by: str) -> None:
+    for text, always in (("/opam-ci ok", False), ("/opam-ci ok always", True)):
+        approval = Approval(as_of=AT, always=always)
+        assert said(text, by=by) == Approve(pull_request=REF, by=by, approval=approval)
+
+
+def test_a_head_has_its_author() -> None:
+    opened = pull_event("opened", Pull(number=7, head=HEAD, base=BASE, association="NONE"))
+    assert isinstance(opened, HeadChanged)
+    assert (opened.author, opened.association) == ("alice", "NONE")
 
 
 @pytest.mark.parametrize(

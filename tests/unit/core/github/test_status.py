@@ -1,5 +1,6 @@
 """Statuses of each context, when they are posted, and what is caught up with."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opam_ci.core.github.action import Tracked
-from opam_ci.core.github.debounce import STATUSES_LIMIT, Debounce, Posted, after, doubted, due
+from opam_ci.core.github.debounce import (
+    STATUSES_LIMIT,
+    Debounce,
+    Due,
+    Posted,
+    after,
+    after_refusal,
+    doubted,
+    due,
+    reconsidered,
+)
 from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.github.payload import BaseBranch, HeadBranch, PullRequest
 from opam_ci.core.github.reconcile import Delivery, compare, to_redeliver
@@ -184,11 +195,49 @@ def test_verdicts_go_before_progress() -> None:
     assert [one.context for one in due(wanted, {}, NOW, PACE).post] == ["b", "a"]
 
 
-def test_refused_commit_is_recorded_once_and_a_new_head_is_tried() -> None:
-    posted = after({}, status(), NOW, refused="422 No commit found")
-    assert due([status("2/9 done", State.SUCCESS)], posted, NOW, PACE).post == ()
-    assert due([status(sha="2" * 40)], posted, NOW, PACE).post
+def refused(
+    posted: Mapping[str, Posted], one: Status, at: datetime, *, is_full: bool = False
+) -> dict[str, Posted]:
+    return after_refusal(posted, one, at, "422 No commit found", is_full=is_full)
+
+
+def test_refused_status_is_tried_again_ever_more_rarely_for_a_day() -> None:
+    posted: dict[str, Posted] = {}
+    at, tried = NOW, []
+    while (found := due([status("2/9 done")], posted, at, PACE)) != Due():
+        if found.post:
+            tried.append(round((at - NOW).total_seconds() / 60))
+            posted = refused(posted, found.post[0], at)
+        else:
+            assert found.next_at is not None
+            at = found.next_at
+    assert tried == [0, 1, 6, 36, 396, 756, 1116, 1476]
     assert posted["c"].count == 0
+    # Then once at each change of state, or when GitHub names the commit, until it is accepted.
+    verdict = status("9 passed", State.SUCCESS)
+    assert due([verdict], posted, at, PACE).post == (verdict,)
+    posted = refused(posted, verdict, at)
+    assert due([verdict], posted, at + timedelta(days=9), PACE) == Due()
+    assert due([verdict], reconsidered(posted, at), at, PACE).post == (verdict,)
+    posted = after(posted, verdict, at)
+    assert (posted["c"].refusal, posted["c"].count) == (None, 1)
+
+
+def test_refused_status_is_tried_at_each_change_of_state() -> None:
+    posted = refused({}, status(), NOW)
+    changed = status("1 failed", State.FAILURE)
+    assert due([status("3/9 done")], posted, NOW, PACE) == Due(next_at=NOW + timedelta(minutes=1))
+    assert due([changed], posted, NOW, PACE).post == (changed,)
+    assert due([status(sha="2" * 40)], posted, NOW, PACE).post
+    # A request of another status that gets no response changes nothing of that.
+    assert due([status()], doubted(posted), NOW, PACE).post == ()
+
+
+def test_a_commit_with_all_its_statuses_gets_no_more() -> None:
+    posted = refused({}, status(), NOW, is_full=True)
+    for one in (status(), status("1 failed", State.FAILURE)):
+        assert due([one], reconsidered(posted, NOW), NOW + timedelta(days=9), PACE) == Due()
+    assert due([status(sha="2" * 40)], posted, NOW, PACE).post
 
 
 def test_five_thousand_jobs_are_a_handful_of_statuses_a_minute() -> None:

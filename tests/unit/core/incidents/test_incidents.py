@@ -197,7 +197,8 @@ def test_only_automatic_restarts_have_a_budget() -> None:
     assert not has_budget(RestartOrigin.INCIDENT, PULL_REQUEST_BUDGET)
     assert not has_budget(RestartOrigin.CANARY, PULL_REQUEST_BUDGET)
     assert has_budget(RestartOrigin.PERSON, PULL_REQUEST_BUDGET)
+    assert has_budget(RestartOrigin.AUTHOR, PULL_REQUEST_BUDGET)
     charged = [origin.charged(7, 2) for origin in RestartOrigin]
-    assert charged == [0, 47, 13]
+    assert charged == [0, 0, 47, 13]
     # Three restarts, or a night of canaries.
     assert RestartOrigin.INCIDENT.charged(0, 3) == RestartOrigin.CANARY.charged(0, 20) == JOB_BUDGET
