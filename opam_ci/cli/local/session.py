@@ -34,11 +34,23 @@ async def connected(settings: Settings, *, temporal: str | None) -> Client:
     Raises:
         UsageError: No server answers.
     """
-    address = temporal or settings.explicit_temporal
-    if address is None and (embedded := services.status(settings.home)) is not None:
-        address = embedded.address
-    chosen = settings if address is None else settings.model_copy(update={"temporal": address})
-    return await connect(chosen)
+    if temporal is not None:
+        settings = settings.model_copy(update={"temporal": temporal})
+    elif settings.explicit_temporal is None:
+        embedded = services.status(settings.home)
+        settings = settings if embedded is None else at_embedded(settings, embedded)
+    return await connect(settings)
+
+
+def at_embedded(settings: Settings, embedded: services.Embedded) -> Settings:
+    """Returns settings of a process that talks to the embedded server."""
+    return settings.model_copy(
+        update={
+            "temporal": embedded.address,
+            "namespace": services.NAMESPACE,
+            "embedded": True,
+        }
+    )
 
 
 @contextlib.asynccontextmanager
@@ -73,7 +85,7 @@ async def working(
         if pools:
             system.require()
         embedded = await to_thread(services.start_temporal, settings.home, port=port)
-        here = settings.model_copy(update={"temporal": embedded.address})
+        here = at_embedded(settings, embedded)
         if pools:
             report("starting the worker (the first start makes the root file system)")
             await to_thread(start_worker, here)
@@ -171,6 +183,8 @@ def start_worker(settings: Settings) -> services.Embedded:
     """Starts the embedded worker as a daemon, unless it runs with the same settings."""
     environment = {
         "OPAM_CI_TEMPORAL": settings.temporal,
+        "OPAM_CI_NAMESPACE": settings.namespace,
+        "OPAM_CI_EMBEDDED": "true",
         "OPAM_CI_CACHE": str(settings.cache),
     }
     return services.start_worker(

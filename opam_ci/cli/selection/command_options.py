@@ -16,7 +16,10 @@ Temporal = Annotated[
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--temporal", help="Address of the Temporal server [env: OPAM_CI_TEMPORAL]."),
+    typer.Option(
+        "--temporal",
+        help="Address of the Temporal server [env: OPAM_CI_TEMPORAL, TEMPORAL_ADDRESS].",
+    ),
 ]
 
 Platform = Annotated[str | None, typer.Option(help="Only on this platform.")]
