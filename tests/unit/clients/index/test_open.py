@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -350,9 +351,28 @@ def test_a_url_that_names_no_index_is_refused(url: str) -> None:
         Index.open(url)
 
 
-def test_an_unreachable_server_is_our_fault_and_keeps_the_password_secret(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://ci:secret@h/index",
+        "postgresl//ci:secret@h/index",
+        "postgresql://ci:secret@h:port/index",
+        "mysql://ci:very@secret/index",
+        "mysql://h/index?password=secret",
+    ],
+)
+def test_a_url_that_is_misspelt_is_not_shown(url: str) -> None:
+    with pytest.raises(UsageError, match="OPAM_CI_INDEX is not the URL of an index") as caught:
+        Index.open(url)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("options", ["", "&password=secret"])
+def test_an_unreachable_server_is_our_fault_and_keeps_the_password_secret(
+    tmp_path: Path, options: str
+) -> None:
     pytest.importorskip("psycopg", reason="the package psycopg is not installed")
-    url = f"postgresql://ci:secret@/index?host={tmp_path}"
+    url = f"postgresql://ci:secret@/index?host={tmp_path}{options}"
     with pytest.raises(InfrastructureError, match="does not work") as caught:
         Index.open(url)
     assert caught.value.cause is Cause.STORAGE
