@@ -36,7 +36,11 @@ _SETTINGS: Final = {
 _MISSING_REF: Final = re.compile(rb"couldn't find remote ref|not our ref|unadvertised object")
 #: Message of the remote's git, or of the local one (`core.maxTreeDepth`, 2,048 unless set).
 _TOO_DEEP: Final = b"exceeded maximum allowed tree depth"
-_URL: Final = re.compile(r"(?:https?|file|git|ssh)://[^\s\0]{1,900}\Z")
+#: Without a password, and with a user name only where it is no secret: the URL is in histories,
+#: messages and logs.
+_URL: Final = re.compile(
+    r"(?:(?:https?|file|git)://(?![^/]*@)|ssh://(?![^/@]*:[^/]*@))[^\s\0]{1,900}\Z"
+)
 
 
 class Upstream:
@@ -54,10 +58,9 @@ class Upstream:
             url: Where it is fetched from.
 
         Raises:
-            UsageError: Git does not fetch from such a URL without a shell.
+            UsageError: Git does not fetch from such a URL without a shell, or it has a password.
         """
-        if not _URL.match(url):
-            raise UsageError(f"{url[:100]!r} is not an https, ssh, git or file URL of a repository")
+        require_url(url)
         self.directory = directory
         self.url = url
 
@@ -183,6 +186,19 @@ class Upstream:
             accept=accept,
             timeout_cause=Cause.NETWORK,
             cause_of=_cause,
+        )
+
+
+def require_url(url: str) -> None:
+    """Checks that a URL is one to fetch from, and that it may be shown.
+
+    Raises:
+        UsageError: It is not, without the URL.
+    """
+    if not _URL.match(url):
+        raise UsageError(
+            "OPAM_CI_GITHUB_CLONE_URL is not an https, ssh, git or file URL without a password: "
+            "git reads credentials from its own configuration (docs/github.md)"
         )
 
 
