@@ -6,7 +6,10 @@ import socket
 from datetime import UTC, datetime, timedelta
 
 from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    ListSearchAttributesRequest,
+)
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
@@ -79,7 +82,11 @@ async def connect(
 
 
 async def ensure_search_attributes(client: Client) -> None:
-    """Adds our search attributes to the server, unless they exist."""
+    """Adds our search attributes to the server, unless they exist.
+
+    Raises:
+        UsageError: The server rejects them.
+    """
     request = AddSearchAttributesRequest(
         namespace=client.namespace,
         search_attributes={
@@ -90,11 +97,23 @@ async def ensure_search_attributes(client: Client) -> None:
     try:
         await client.operator_service.add_search_attributes(request)
     except RPCError as error:
-        if error.status is not RPCStatusCode.ALREADY_EXISTS:
-            raise UsageError(
-                f"the Temporal server rejects our search attributes ({error.message}); an "
-                "operator must add them: see docs/operations.md"
-            ) from error
+        if error.status is RPCStatusCode.ALREADY_EXISTS:
+            return
+        # A worker with the rights of its role may not add any, nor need it.
+        if error.status is RPCStatusCode.PERMISSION_DENIED and await _has_attributes(client):
+            return
+        raise UsageError(
+            f"the Temporal server rejects our search attributes ({error.message}); an "
+            "operator must add them: see docs/operations.md"
+        ) from error
+
+
+async def _has_attributes(client: Client) -> bool:
+    """Whether a server that lets nobody of our role add search attributes has ours."""
+    known = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    return {key.name for key in options.SEARCH_ATTRIBUTES} <= set(known.custom_attributes)
 
 
 _POLL_TIMEOUT = timedelta(seconds=75)

@@ -1,16 +1,21 @@
 """The connection to a real Temporal server: whose frontend wants a certificate, and embedded."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
+from temporalio.service import RPCError, RPCStatusCode
 
-from opam_ci.app import connection
+from opam_ci.app import connection, schedules
 from opam_ci.app.settings import Settings
 from opam_ci.cli.local import services, session
 from opam_ci.core.errors import UsageError
+from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.workflows import options
 from tests.e2e.conftest import free_port
 from tests.support.fakes.tls import Authority, frontend
 
@@ -71,6 +76,29 @@ async def uses(settings: Settings) -> None:
     client = await connection.connect(settings)
     await connection.ensure_search_attributes(client)
     assert not await connection.has_pollers(client, "nobodys")
+
+
+async def test_a_role_without_the_right_needs_nothing_that_is_there(
+    embedded: services.Embedded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await connection.connect(Settings(temporal=embedded.address))
+    refusal = RPCError("Request unauthorized.", RPCStatusCode.PERMISSION_DENIED, b"")
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(client.operator_service, "add_search_attributes", refuse)
+    await connection.ensure_search_attributes(client)
+    monkeypatch.setattr(options, "SEARCH_ATTRIBUTES", [SearchAttributeKey.for_keyword("New")])
+    with pytest.raises(UsageError, match="an operator must add them"):
+        await connection.ensure_search_attributes(client)
+    monkeypatch.setattr(client, "create_schedule", refuse)
+    with caplog.at_level(logging.INFO):
+        await schedules.ensure_canary(client, EMBEDDED)
+    assert "may not make the schedule canary/linux-amd64" in caplog.text
+    refusal = RPCError("no room", RPCStatusCode.RESOURCE_EXHAUSTED, b"")
+    with pytest.raises(UsageError, match="OPAM_CI_CANARY=false"):
+        await schedules.ensure_canary(client, EMBEDDED)
 
 
 def test_a_client_with_a_certificate_is_served(
