@@ -1,4 +1,4 @@
-"""A fleet on a Temporal frontend that wants certificates: all commands, and what builders call."""
+"""A fleet on a Temporal frontend that wants certificates, and what build workers call there."""
 
 import re
 from collections.abc import Iterator
@@ -44,9 +44,9 @@ def called(port: int) -> set[str]:
     return set(found)
 
 
-def builders_methods() -> set[str]:
-    """Those that the document gives to builders."""
-    (row,) = re.findall(r"^\| builder \|([^|]*)\|", OPERATIONS.read_text(), re.MULTILINE)
+def permitted_methods() -> set[str]:
+    """Those that the document gives to build workers."""
+    (row,) = re.findall(r"^\| build worker \|([^|]*)\|", OPERATIONS.read_text(), re.MULTILINE)
     return set(re.findall(r"`(\w+)`", row))
 
 
@@ -68,7 +68,7 @@ def test_with_certificates_all_is_as_usual_and_without_them_nothing(secured: Sys
     wait_for(lambda: "RespondActivityTaskFailed" in called(port), 10)
     # What only a worker of an operator may: the schedule of the canary.
     more = {"CreateSchedule", "DescribeSchedule", "UpdateSchedule"}
-    assert called(port) - more <= builders_methods()
+    assert called(port) - more <= permitted_methods()
     assert {"PollActivityTaskQueue", "RespondActivityTaskCompleted"} <= called(port)
     del secured.environment["TEMPORAL_TLS_CLIENT_CERT_PATH"]
     del secured.environment["TEMPORAL_TLS_CLIENT_KEY_PATH"]
