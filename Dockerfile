@@ -1,6 +1,8 @@
-# One image for every role; docker-compose.yml chooses by command.
+# One image for every role; docker-compose.dev.yml chooses by command.
 # Its opam is the one that orchestration lints with: see OPAM_CI_LINT_OPAM there.
-FROM debian:13-slim
+# Debian's packages are the newest of its archive, which apt verifies: a snapshot would keep their
+# security updates out.
+FROM debian:13-slim@sha256:d7e12182ce18b85b93007c1dedf31f2d29e01ccf3182cc4017c709b6259bc132
 
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
@@ -10,7 +12,10 @@ RUN apt-get update \
 
 WORKDIR /opt/opam-ci
 COPY requirements requirements
-RUN python3 -m venv .venv && .venv/bin/pip install --no-cache-dir --require-hashes -r requirements/main.txt
+# The lock is complete and hashed: nothing is resolved, and no code of a package runs.
+RUN python3 -m venv .venv \
+ && .venv/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: \
+      -r requirements/main.txt
 COPY opam_ci opam_ci
 RUN printf '%s\n' '#!/opt/opam-ci/.venv/bin/python' 'from opam_ci.cli.main import main' 'main()' \
       > .venv/bin/opam-ci \

@@ -25,10 +25,14 @@ _LONGEST_ID = 60
 
 
 def pytest_configure() -> None:
-    """Hears Ctrl-C again where a shell started the run in the background.
+    """Hears Ctrl-C again where a shell started the run in the background, and forgets Temporal's.
 
-    Such a shell has it ignored, and so would every process that a test starts and interrupts.
+    Such a shell has it ignored, and so would every process that a test starts and interrupts. A
+    server of the machine's own, in variables or a profile, is none for tests.
     """
+    for name in [each for each in os.environ if each.startswith("TEMPORAL_")]:
+        del os.environ[name]
+    os.environ["TEMPORAL_CONFIG_FILE"] = os.devnull
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

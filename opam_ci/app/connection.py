@@ -1,11 +1,15 @@
-"""The connection to Temporal: converter, identity, search attributes."""
+"""The connection to Temporal: credentials, converter, identity, search attributes."""
 
 import os
+import re
 import socket
 from datetime import UTC, datetime, timedelta
 
 from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    ListSearchAttributesRequest,
+)
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
@@ -13,7 +17,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import Runtime
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
-from opam_ci.app.settings import Settings
+from opam_ci.app.settings import Settings, temporal_profile
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -35,7 +39,7 @@ SDK's own ten seconds are less than a restart may take."""
 async def connect(
     settings: Settings, *, runtime: Runtime | None = None, retry: RetryConfig | None = None
 ) -> Client:
-    """Connects to Temporal.
+    """Connects to Temporal, with the certificates and the key of Temporal's own profile.
 
     Args:
         settings: Of this process.
@@ -43,26 +47,46 @@ async def connect(
         retry: How requests are retried; the default is for a person who waits.
 
     Raises:
-        UsageError: No server responds at the address.
+        UsageError: No server responds at the address, or it refuses this process.
     """
+    try:
+        own = {} if settings.embedded else temporal_profile().to_client_connect_config()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {error.filename} for the connection to Temporal ({error.strerror}): "
+            "check the variables TEMPORAL_TLS_…"
+        ) from error
     try:
         return await Client.connect(
             settings.temporal,
             namespace=settings.namespace,
+            tls=own.get("tls"),
+            api_key=own.get("api_key"),
+            rpc_metadata=own.get("rpc_metadata", {}),
             data_converter=pydantic_data_converter,
             identity=identity(),
             runtime=runtime,
             retry_config=retry,
         )
     except (RuntimeError, ValueError, RPCError) as error:
+        reason = _reason(error)
+        if "refused" in reason:
+            raise UsageError(
+                f"no Temporal server responds at {settings.temporal} ({reason}); "
+                "start one with `opam-ci up`, or choose another with --temporal ADDRESS"
+            ) from error
         raise UsageError(
-            f"no Temporal server responds at {settings.temporal} ({_short(error)}); "
-            "start one with `opam-ci up`, or choose another with --temporal ADDRESS"
+            f"cannot connect to the Temporal server at {settings.temporal} ({reason}): check the "
+            "address, and TLS and key in the variables TEMPORAL_… (docs/operations.md)"
         ) from error
 
 
 async def ensure_search_attributes(client: Client) -> None:
-    """Adds our search attributes to the server, unless they exist."""
+    """Adds our search attributes to the server, unless they exist.
+
+    Raises:
+        UsageError: The server rejects them.
+    """
     request = AddSearchAttributesRequest(
         namespace=client.namespace,
         search_attributes={
@@ -73,11 +97,23 @@ async def ensure_search_attributes(client: Client) -> None:
     try:
         await client.operator_service.add_search_attributes(request)
     except RPCError as error:
-        if error.status is not RPCStatusCode.ALREADY_EXISTS:
-            raise UsageError(
-                f"the Temporal server rejects our search attributes ({error.message}); an "
-                "operator must add them: see docs/operations.md"
-            ) from error
+        if error.status is RPCStatusCode.ALREADY_EXISTS:
+            return
+        # A worker with the rights of its role may not add any, nor need it.
+        if error.status is RPCStatusCode.PERMISSION_DENIED and await _has_attributes(client):
+            return
+        raise UsageError(
+            f"the Temporal server rejects our search attributes ({error.message}); an "
+            "operator must add them: see docs/operations.md"
+        ) from error
+
+
+async def _has_attributes(client: Client) -> bool:
+    """Whether a server that lets nobody of our role add search attributes has ours."""
+    known = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    return {key.name for key in options.SEARCH_ATTRIBUTES} <= set(known.custom_attributes)
 
 
 _POLL_TIMEOUT = timedelta(seconds=75)
@@ -148,9 +184,16 @@ def is_live(seen_at: datetime, now: datetime) -> bool:
     return now - seen_at < _POLL_TIMEOUT
 
 
-def _short(error: BaseException) -> str:
-    """Returns the useful part of the library's nested error text."""
+_REASONS = re.compile(
+    r'(?:error|message): "(?P<text>[^"]+)"'
+    r"|(?:error: |Transport, |hyper::Error\(|Kind\()(?P<name>[A-Z]\w+(?:\([A-Z]\w+\))?)"
+)
+"""The parts of the library's nested error texts, as Rust prints them."""
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the innermost part of the library's nested error text."""
     text = str(error)
-    if "refused" in text:
-        return "connection refused"
-    return text.splitlines()[0][:100] if text else type(error).__name__
+    found = [each["text"] or each["name"] for each in _REASONS.finditer(text)]
+    reason = found[-1] if found else text.partition("\n")[0] or type(error).__name__
+    return reason.partition(": http")[0][:100]

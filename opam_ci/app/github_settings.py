@@ -3,11 +3,12 @@
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from opam_ci.clients.git.upstream import require_url
 from opam_ci.clients.github.auth import AppCredentials, Credentials, TokenCredentials
 from opam_ci.clients.github.http import PUBLIC_API, TOTAL_TIMEOUT
 from opam_ci.core.errors import UsageError
@@ -81,6 +82,8 @@ class GitHubSettings(BaseSettings):
     def _web_address(cls, url: str) -> str:
         if url and not url.startswith(("https://", "http://")):
             raise ValueError("not a URL that starts with https://")
+        if "@" in urlsplit(url).netloc:
+            raise ValueError("a URL with a user name or a password, which would be shown")
         return url.rstrip("/")
 
     @model_validator(mode="after")
@@ -151,8 +154,11 @@ class GitHubSettings(BaseSettings):
             namespace: Temporal's, for links to its Web UI.
 
         Raises:
-            UsageError: No repository is configured, or check runs without an App.
+            UsageError: No repository is configured, check runs without an App, or a URL to fetch
+                from with a password in it.
         """
+        clone_url = self.clone_url or f"https://github.com/{self.tracked.repository}.git"
+        require_url(clone_url)
         if self.checks and self.app_id is None:
             raise UsageError("OPAM_CI_GITHUB_CHECKS needs a GitHub App: only Apps have check runs")
         target = self.page_url or None
@@ -161,7 +167,7 @@ class GitHubSettings(BaseSettings):
                 f"{self.temporal_ui}/namespaces/{quote(namespace, safe='')}/workflows/{{workflow}}"
             )
         return Policy(
-            clone_url=self.clone_url or f"https://github.com/{self.tracked.repository}.git",
+            clone_url=clone_url,
             branch=self.branch,
             posting=PostingOptions(
                 contexts=tuple(

@@ -1,20 +1,43 @@
-"""Configuration: environment variables `OPAM_CI_…`, all with sane defaults."""
+"""Configuration: environment variables `OPAM_CI_…`, all with sane defaults.
+
+How to connect to Temporal is also read as its own tools read it: variables `TEMPORAL_…` and a
+profile in a file. Keys and certificates are there only, never in `Settings`, which are written to
+files and logs.
+"""
 
 import os
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_state_path
-from pydantic import ByteSize, Field, field_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from temporalio.envconfig import ClientConfigProfile
 
 from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES, Endpoint
 from opam_ci.clients.runners.settings import default_home as default_cache
+from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.jobs.installable import Unavailable
 from opam_ci.core.submission.admission import DEFAULT_LIMITS, ChangeLimits
+
+
+def temporal_profile() -> ClientConfigProfile:
+    """Returns how Temporal's own variables and its profile file say to connect.
+
+    Raises:
+        UsageError: They contradict each other, or the file or the profile in it is invalid.
+    """
+    try:
+        return ClientConfigProfile.load()
+    except RuntimeError as error:
+        # The first line alone: the next ones cite the file, which may have a key in it.
+        raise UsageError(
+            f"the variables TEMPORAL_… or the file that they name are invalid: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from error
 
 
 class Settings(BaseSettings):
@@ -26,8 +49,9 @@ class Settings(BaseSettings):
         cache: Where root file systems and warmed opam roots are kept.
         lint_opam: An opam of this machine to lint with, of the version that authors are judged
             by; by default the one of a root file system of ours.
-        temporal: Address of the Temporal server.
-        namespace: Temporal namespace.
+        temporal: Address of the Temporal server; by default that of Temporal's own profile.
+        namespace: Temporal namespace; by default that of Temporal's own profile.
+        embedded: Whether that server is the embedded one, which has no TLS and takes no key.
         store: URL of the object store for logs and artifacts.
         index: SQLAlchemy URL of the job index.
         pools: Pools whose jobs this worker builds; empty for none.
@@ -63,6 +87,13 @@ class Settings(BaseSettings):
         incident_quiet: How long an incident without lost jobs must be quiet to be over.
     """
 
+    @model_validator(mode="before")
+    @classmethod
+    def _temporals_own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        profile = temporal_profile()
+        own = {"temporal": profile.address, "namespace": profile.namespace}
+        return {name: value for name, value in own.items() if value} | values
+
     @field_validator("home", "cache", "lint_opam", "platforms")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
@@ -84,6 +115,7 @@ class Settings(BaseSettings):
     lint_opam: Path | None = None
     temporal: str = "127.0.0.1:7233"
     namespace: str = "default"
+    embedded: bool = False
     store: str = ""
     index: str = ""
     pools: tuple[str, ...] = ("linux-amd64",)
@@ -117,7 +149,7 @@ class Settings(BaseSettings):
 
     @property
     def explicit_temporal(self) -> str | None:
-        """The server's address if the environment names one, else None."""
+        """The server's address if the environment or Temporal's profile names one, else None."""
         return self.temporal if "temporal" in self.model_fields_set else None
 
     @property

@@ -26,6 +26,7 @@ from opam_ci.cli.operator.restart import cancel, restart
 from opam_ci.cli.operator.serve import serve
 from opam_ci.cli.operator.up import up
 from opam_ci.cli.operator.work import worker
+from opam_ci.cli.output.tables import note
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.text.status import problems
@@ -118,7 +119,7 @@ def run(arguments: list[str]) -> int:  # noqa: C901, PLR0911  one return for eac
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"opam-ci: {error}", file=sys.stderr)
+    note(f"opam-ci: {error}")
     return code
 
 

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md and CONTRIBUTING.md name what there is in the code."""
+"""ARCHITECTURE.md, CONTRIBUTING.md and the threat model name what there is in the code."""
 
 import inspect
 import pkgutil
@@ -16,6 +16,7 @@ from opam_ci.worker import WORKFLOWS
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+THREAT_MODEL = (ROOT / "docs" / "threat-model.md").read_text()
 
 DIAGRAMS = re.findall(r"^```mermaid\n(.*?)^```$", ARCHITECTURE, re.MULTILINE | re.DOTALL)
 OUTSIDE = {"GitHub", "job index", "operator"}
@@ -61,8 +62,8 @@ ACTIVITIES, HANDLERS = activities(), handlers()
 
 
 def there_is(name: str) -> bool:
-    """Whether a file or folder is there, named from the root or from `opam_ci/`."""
-    return (ROOT / name).exists() or (ROOT / "opam_ci" / name).exists()
+    """Whether a file or folder is there, named from the root, from `opam_ci/` or from `docs/`."""
+    return any((ROOT / folder / name).exists() for folder in ("", "opam_ci", "docs"))
 
 
 def participants(diagram: str) -> dict[str, str]:
@@ -134,12 +135,24 @@ def test_a_diagram_names_what_there_is(diagram: str) -> None:
         assert started in HANDLERS
 
 
-@pytest.mark.parametrize("text", [ARCHITECTURE, CONTRIBUTING], ids=["architecture", "contributing"])
+@pytest.mark.parametrize(
+    "text",
+    [ARCHITECTURE, CONTRIBUTING, THREAT_MODEL],
+    ids=["architecture", "contributing", "threat model"],
+)
 def test_a_document_names_files_that_there_are(text: str) -> None:
     named = set(re.findall(r"`([\w.-]+(?:/[\w.-]*)+|[\w-]+\.(?:py|md|toml))`", text))
     named |= set(re.findall(r"\]\(([\w./-]+)", text))
     assert len(named) > 5
     assert [name for name in sorted(named) if not there_is(name)] == []
+
+
+def test_the_threat_model_answers_each_finding_by_a_test_or_says_that_nothing_protects() -> None:
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", THREAT_MODEL, re.MULTILINE)
+    assert [int(number) for number, *_ in rows] == list(range(1, 27))
+    for number, _, protects, not_protected in rows:
+        assert re.search(r"`tests/[\w/]+\.py`", protects) or protects.startswith("nothing"), number
+        assert not protects.startswith("nothing") or not_protected != "none", number
 
 
 def test_five_questions_lead_to_a_file_in_three_steps() -> None:

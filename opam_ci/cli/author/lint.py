@@ -13,7 +13,7 @@ import typer
 
 from opam_ci.app.settings import Settings
 from opam_ci.cli.developer.lint_batch import lint_opam_texts, lint_packages_of
-from opam_ci.cli.output.tables import note, output
+from opam_ci.cli.output.tables import note, output, print_text
 from opam_ci.clients import programs
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.git.tree import GitTree
@@ -182,7 +182,7 @@ def _print_report(report: LintReport, *, as_json: bool, machine: bool) -> None:
     else:
         lines = list(human_lines(report, width=_width()))
     for line in lines:
-        sys.stdout.write(f"{line}\n")
+        print_text(line)
     if (as_json or machine) and report.missing:
         note(f"no such package in this repository: {', '.join(report.missing)}")
 

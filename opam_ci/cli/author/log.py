@@ -4,9 +4,9 @@ It needs no Temporal: the index has the jobs and their attempts, the store has t
 """
 
 import asyncio
+import codecs
 import contextlib
 import json
-import re
 import sys
 from asyncio import to_thread
 from datetime import timedelta
@@ -28,6 +28,7 @@ from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import label
 from opam_ci.core.jobs.records import AttemptRecord, JobRecord, log_key
 from opam_ci.core.jobs.summary import JobState
+from opam_ci.core.printable import readable
 from opam_ci.core.text.status import verdict, why
 
 _POLL_INTERVAL = timedelta(seconds=2)
@@ -122,7 +123,7 @@ class AttemptLog:
                 f"{verdict(self._record.status)} after a restart; this is the log of round "
                 f"{attempt.round}"
             )
-        _write(await self._reader.read(key), as_json=as_json)
+        _Output(as_json=as_json).write(await self._reader.read(key), final=True)
 
     async def follow(self, *, as_json: bool) -> None:
         """Prints it while it is written, from the start of the attempt to its end.
@@ -216,10 +217,11 @@ async def follow_until(
         over: Returns how the attempt ended: a killed worker closes no log.
         as_json: Write JSON lines.
     """
+    output = _Output(as_json=as_json)
 
     async def write_all() -> None:
         async for chunk in reader.follow(key):
-            _write(chunk, as_json=as_json)
+            output.write(chunk)
 
     writing = asyncio.create_task(write_all())
     try:
@@ -288,12 +290,23 @@ def _note(text: str) -> None:
     note(f"opam-ci: {text}")
 
 
-def _write(text: bytes, *, as_json: bool) -> None:
-    """Prints a log; control characters, which a build wrote, are removed for a terminal."""
-    if as_json:
-        typer.echo(json.dumps({"text": text.decode(errors="replace")}))
-        return
-    if sys.stdout.isatty():
-        text = re.sub(rb"[\x00-\x08\x0b-\x1f\x7f]", b"", text)
-    sys.stdout.buffer.write(text)
-    sys.stdout.buffer.flush()
+class _Output:
+    """Standard output for a log, which a build wrote: a terminal gets no control characters.
+
+    Args:
+        as_json: Write JSON lines.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def write(self, data: bytes, *, final: bool = False) -> None:
+        """Prints what follows of the log; a character may be in two parts unless it is final."""
+        if self._as_json:
+            typer.echo(json.dumps({"text": self._decoder.decode(data, final)}))
+            return
+        if sys.stdout.isatty():
+            data = readable(self._decoder.decode(data, final)).encode()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()

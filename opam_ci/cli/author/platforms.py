@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from opam_ci.app.settings import Settings
-from opam_ci.cli.output.tables import Column, Listing, print_listing
+from opam_ci.cli.output.tables import Column, Listing, note, print_listing
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
@@ -82,7 +82,7 @@ def _check(path: Path) -> None:
         table = load_platforms(path)
     except InvalidPlatformFile as error:
         for problem in error.problems:
-            print(problem, file=sys.stderr)
+            note(problem)
         raise typer.Exit(2) from None
     print(f"{path}: valid; platforms: {len(table.platforms)}, pools: {len(table.pools)}")
 

@@ -41,7 +41,7 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
         return
     summary = await summary_of(client, target_of(pull_request).workflow_id)
     if as_json:
-        typer.echo(json.dumps(whole_state(summary), ensure_ascii=False))
+        typer.echo(json.dumps(whole_state(summary)))
     else:
         print_summary(output(), summary)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from opam_ci.cli.developer.classify_replay import attempt_filter, replay_attempts
 from opam_ci.cli.output.json_lines import BatchLine, print_line, read_lines
+from opam_ci.cli.output.tables import print_text
 from opam_ci.core.classify import TextVerdict, classify_text, cut, every_rule
 from opam_ci.core.classify.rules_page import rules_markdown
 from opam_ci.core.errors import UsageError
@@ -124,7 +125,7 @@ def _explain(log: str, *, exit_code: int | None, phase: Phase | None, as_json: b
     if as_json:
         sys.stdout.write(f"{json.dumps(_as_json(verdict))}\n")
         return
-    sys.stdout.write("\n".join(_explanation(verdict)) + "\n")
+    print_text("\n".join(_explanation(verdict)))
     if size > LOG_HEAD + LOG_TAIL:
         kept = (LOG_HEAD + LOG_TAIL) >> 20
         sys.stdout.write(
@@ -188,10 +189,10 @@ def classify_lines(file: str, *, as_json: bool) -> bool:
         if as_json:
             print_line(line.result(_RESULT_KEYS, **_result(line, verdict)))
         elif verdict is None:
-            sys.stdout.write(f"{line.error}\n")
+            print_text(f"{line.error}")
         else:
             name = line.record.get("id", line.place)
-            sys.stdout.write(f"{name}: {_label(verdict)} by {verdict.rule}\n")
+            print_text(f"{name}: {_label(verdict)} by {verdict.rule}")
     return complete
 
 

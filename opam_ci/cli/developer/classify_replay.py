@@ -9,6 +9,7 @@ from typing import Any
 
 from opam_ci.app.settings import Settings
 from opam_ci.cli.output.json_lines import print_line
+from opam_ci.cli.output.tables import print_text
 from opam_ci.cli.selection.operate import moment, opened_index
 from opam_ci.clients.index.filters import AttemptFilter
 from opam_ci.clients.index.index import Index
@@ -118,13 +119,13 @@ def _print_flip(attempt: AttemptRecord, found: Replay, *, as_json: bool) -> None
         }
         print_line(flip)
         return
-    sys.stdout.write(
+    print_text(
         f"{attempt.revision.repository} {attempt.revision.target} {attempt.job.id} "
         f"{attempt.round}-{attempt.number}: {label(found.before)} by {rule_of(found.before)} "
-        f"-> {label(now)} by {rule_of(now)}\n"
+        f"-> {label(now)} by {rule_of(now)}"
     )
     for line in lines[:3]:
-        sys.stdout.write(f"    {line.text}\n")
+        print_text(f"    {line.text}")
 
 
 def _print_counts(counts: Counter[str], *, as_json: bool) -> None:

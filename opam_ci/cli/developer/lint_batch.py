@@ -4,7 +4,6 @@
 that it cannot parse, so such a line has empty `errors` and a `parse_error`.
 """
 
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Final
@@ -12,6 +11,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from opam_ci.cli.output.json_lines import BatchLine, Request, print_line, read_lines
+from opam_ci.cli.output.tables import note
 from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.run import PackageFiles, PackageTree, judge_all, lint_each
 from opam_ci.core.lint.finding import CheckId, CheckKind, LintFinding, LintRequest
@@ -153,7 +153,7 @@ def _print_result(
     """Prints a line with its result, an error to stderr too; returns whether it was linted."""
     values: dict[str, object] = {"error": error}
     if findings is None:
-        sys.stderr.write(f"{error}\n")
+        note(str(error))
     else:
         unreadable = [each.machine_message for each in findings if each.check is CheckId.PARSE]
         values = {"errors": [] if unreadable else [each.machine_message for each in findings]}

@@ -21,6 +21,7 @@ from temporalio.service import RPCError
 
 from opam_ci.app.shutdown import PROCESS_TIMEOUT
 from opam_ci.cli.local import daemon, ports
+from opam_ci.clients.host import HostNeeds, check_host, read_host
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -70,6 +71,11 @@ WORKER_START_TIMEOUT = timedelta(minutes=15)
 """How long the worker may take until it polls: without a root file system, it makes one first,
 which takes about a minute with a near package mirror."""
 
+ROOM_BYTES = 64 << 20
+ROOM_INODES = 1_000
+"""Free space of the state directory below which services are not started: they would stop at their
+next writes without a word, Temporal's server in its database."""
+
 STOP_TIMEOUT = PROCESS_TIMEOUT
 """How long a service may take to end by itself. The server needs 1.4 s; a worker first ends
 the process trees of its builds, and if it hangs logs where."""
@@ -111,9 +117,14 @@ def start_temporal(home: Path, *, port: int | None = None, ui_port: int | None =
 
     Raises:
         UsageError: A port is in use, or the server already runs on another port.
-        InfrastructureError: The server does not start; no process is left.
+        InfrastructureError: The server does not start, and no process is left; or the disk is
+            full.
     """
     with _locked(home):
+        if lack := lack_of_room(home):
+            raise InfrastructureError(
+                f"{lack}: make room, or set {HOME} to another directory", cause=Cause.DISK_FULL
+            )
         running = daemon.find(_state(home, "temporal"))
         if running is None:
             return _start_new_temporal(home, port or DEFAULT_PORT, ui_port)
@@ -175,6 +186,13 @@ def start_worker(
                 cause=Cause.UNKNOWN,
             )
         return found
+
+
+def lack_of_room(home: Path) -> str | None:
+    """Returns what the state directory's file system lacks; None if the services can write."""
+    needs = HostNeeds(home=home, free_bytes=ROOM_BYTES, free_inodes=ROOM_INODES, memory_bytes=0)
+    found = check_host(read_host(home), needs)
+    return None if found is None else found.detail
 
 
 def announce_ready() -> None:

@@ -6,6 +6,7 @@ import sys
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 
 from temporalio.client import Client
 
@@ -16,6 +17,7 @@ from opam_ci.worker import running
 from opam_ci.workflows import options
 
 _STAND_IN_INTERVAL = timedelta(seconds=5)
+_ROOM_INTERVAL = timedelta(seconds=5)
 
 _POLL_INTERVAL = timedelta(seconds=0.5)
 
@@ -34,11 +36,23 @@ async def connected(settings: Settings, *, temporal: str | None) -> Client:
     Raises:
         UsageError: No server answers.
     """
-    address = temporal or settings.explicit_temporal
-    if address is None and (embedded := services.status(settings.home)) is not None:
-        address = embedded.address
-    chosen = settings if address is None else settings.model_copy(update={"temporal": address})
-    return await connect(chosen)
+    if temporal is not None:
+        settings = settings.model_copy(update={"temporal": temporal})
+    elif settings.explicit_temporal is None:
+        embedded = services.status(settings.home)
+        settings = settings if embedded is None else at_embedded(settings, embedded)
+    return await connect(settings)
+
+
+def at_embedded(settings: Settings, embedded: services.Embedded) -> Settings:
+    """Returns settings of a process that talks to the embedded server."""
+    return settings.model_copy(
+        update={
+            "temporal": embedded.address,
+            "namespace": services.NAMESPACE,
+            "embedded": True,
+        }
+    )
 
 
 @contextlib.asynccontextmanager
@@ -69,24 +83,25 @@ async def working(
         InfrastructureError: This machine cannot build.
     """
     temporal = temporal or settings.explicit_temporal
-    if temporal is None:
-        if pools:
-            system.require()
-        embedded = await to_thread(services.start_temporal, settings.home, port=port)
-        here = settings.model_copy(update={"temporal": embedded.address})
-        if pools:
-            report("starting the worker (the first start makes the root file system)")
-            await to_thread(start_worker, here)
-            yield await connect(here)
-            return
-    else:
-        here = settings.model_copy(update={"temporal": temporal})
-    client = await connect(here)
-    await _await_polling(client, here, pools, report)
-    missing = await _missing(client, here, pools, has_pollers)
-    if missing.pools:
-        system.require()
     async with contextlib.AsyncExitStack() as stack:
+        if temporal is None:
+            if pools:
+                system.require()
+            embedded = await to_thread(services.start_temporal, settings.home, port=port)
+            here = at_embedded(settings, embedded)
+            stack.push_async_callback(_end, asyncio.create_task(_report_full(here.home, report)))
+            if pools:
+                report("starting the worker (the first start makes the root file system)")
+                await to_thread(start_worker, here)
+                yield await connect(here)
+                return
+        else:
+            here = settings.model_copy(update={"temporal": temporal})
+        client = await connect(here)
+        await _await_polling(client, here, pools, report)
+        missing = await _missing(client, here, pools, has_pollers)
+        if missing.pools:
+            system.require()
         if missing.orchestrate or missing.pools:
             report(
                 f"no worker polls {here.temporal} for these jobs; this process runs one meanwhile"
@@ -96,6 +111,20 @@ async def working(
             stand_in = asyncio.create_task(_stand_in(client, here, pools, report))
             stack.push_async_callback(_end, stand_in)
         yield client
+
+
+async def _report_full(home: Path, report: Callable[[str], None]) -> None:
+    """Reports that the state directory's disk is full, each time that it becomes so.
+
+    The embedded server then hangs in its database instead of answering.
+    """
+    reported: str | None = None
+    while True:
+        lack = await to_thread(services.lack_of_room, home)
+        if lack is not None and reported is None:
+            report(f"{lack}: the check waits until there is room")
+        reported = lack
+        await asyncio.sleep(_ROOM_INTERVAL.total_seconds())
 
 
 async def _missing(
@@ -171,6 +200,8 @@ def start_worker(settings: Settings) -> services.Embedded:
     """Starts the embedded worker as a daemon, unless it runs with the same settings."""
     environment = {
         "OPAM_CI_TEMPORAL": settings.temporal,
+        "OPAM_CI_NAMESPACE": settings.namespace,
+        "OPAM_CI_EMBEDDED": "true",
         "OPAM_CI_CACHE": str(settings.cache),
     }
     return services.start_worker(

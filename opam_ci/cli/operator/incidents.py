@@ -11,7 +11,7 @@ from temporalio.service import RPCError
 
 from opam_ci.app.settings import Settings
 from opam_ci.cli.local.session import connected
-from opam_ci.cli.output.tables import Column, Listing
+from opam_ci.cli.output.tables import Column, Listing, print_text
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.cli.selection.lookup import find_incident
 from opam_ci.cli.selection.operate import ago, explained, opened_index, print_items, print_json
@@ -96,21 +96,21 @@ def show(number: NumberArgument, as_json: opt.Json = False) -> None:
         )
         return
     evidence = incident.evidence
-    typer.echo(f"incident {number}: {incident_title(incident)}")
-    typer.echo(
+    print_text(f"incident {number}: {incident_title(incident)}")
+    print_text(
         f"first seen {incident.first_seen_at:%Y-%m-%d %H:%M:%S} UTC, last "
         f"{incident.last_seen_at:%Y-%m-%d %H:%M:%S} UTC, {incident.faults} faults"
     )
     if incident.resolved_at is not None:
-        typer.echo(
+        print_text(
             f"resolved {incident.resolved_at:%Y-%m-%d %H:%M:%S} UTC by {incident.resolved_by}"
         )
-    typer.echo(f"evidence [{evidence.rule}]: {evidence.detail or ''}")
+    print_text(f"evidence [{evidence.rule}]: {evidence.detail or ''}")
     for line in evidence.lines:
-        typer.echo(f"  {line.text}")
-    typer.echo(f"{len(hit)} jobs are errored by it, {undecided} are undecided")
+        print_text(f"  {line.text}")
+    print_text(f"{len(hit)} jobs are errored by it, {undecided} are undecided")
     for order in orders:
-        typer.echo(f"  {order.workflow_id}: {', '.join(order.jobs)}")
+        print_text(f"  {order.workflow_id}: {', '.join(order.jobs)}")
 
 
 @app.command()

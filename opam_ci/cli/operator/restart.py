@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from opam_ci.app.pull_requests import PullRequests
 from opam_ci.app.settings import Settings
 from opam_ci.cli.local.session import connected
+from opam_ci.cli.output.tables import print_text
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.cli.selection.lookup import find_incident, head_of, target_of
 from opam_ci.cli.selection.operate import opened_index, print_json
@@ -196,7 +197,7 @@ async def _one(
         print_json(as_line(result, preview=update.preview))
         return
     for line in lines_of(result, update):
-        typer.echo(line)
+        print_text(line)
 
 
 async def _update(
@@ -251,7 +252,7 @@ async def _many(
         if as_json:
             print_json(as_line(result, preview=dry_run))
         else:
-            typer.echo(brief(result))
+            print_text(brief(result))
     if not as_json:
         typer.echo(tally(results, preview=dry_run))
     failed = [each.error for each in results if isinstance(each.error, InfrastructureError)]

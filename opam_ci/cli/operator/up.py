@@ -112,7 +112,7 @@ def bring_up(
     # The server first: a port in use is reported before a minute's work, not after.
     with progress.step("Temporal server"):
         embedded = services.start_temporal(settings.home, port=port, ui_port=ui_port)
-    settings = settings.model_copy(update={"temporal": embedded.address})
+    settings = session.at_embedded(settings, embedded)
     with progress.step("root file system for builds"):
         asyncio.run(_make_root(settings, progress.report))
     with progress.step("worker"):

@@ -9,6 +9,7 @@ import typer
 from opam_ci.app.settings import Settings
 from opam_ci.cli.local import services
 from opam_ci.cli.selection import command_options as opt
+from opam_ci.core.printable import readable
 from opam_ci.worker import serve, tune_gc
 
 
@@ -46,10 +47,17 @@ def worker(
     asyncio.run(serve(settings.model_copy(update=changes), ready=services.announce_ready))
 
 
+class _Readable(logging.Formatter):
+    """Messages cite what others wrote, and a log is read at a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return readable(super().format(record))
+
+
 def log_to_stderr() -> None:
     """Sets up logging of a process that runs in the background."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Readable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # httpx logs the URL of each request: each scrape of the SDK's metrics makes one.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -245,7 +245,7 @@ class JsonView:
         self._print({"event": "summary"} | whole_state(summary))
 
     def _print(self, value: object) -> None:
-        print(json.dumps(value, ensure_ascii=False), file=self._stream, flush=True)
+        print(json.dumps(value), file=self._stream, flush=True)
 
 
 def whole_state(summary: Summary) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from opam_ci.core.printable import printable
+from opam_ci.core.printable import printable, readable
 
 _UNLIMITED = 1_000_000
 """Width of an output that is not a terminal: more than any line has."""
@@ -166,6 +166,11 @@ def print_listing(listing: Listing) -> None:
         typer.echo(line)
 
 
+def print_text(text: str) -> None:
+    """Prints a result that may cite what others wrote; a pipe gets it unchanged."""
+    typer.echo(readable(text) if sys.stdout.isatty() else text)
+
+
 def note(text: str) -> None:
     """Prints a line to standard error: standard output is for results only."""
-    typer.echo(text, err=True)
+    typer.echo(readable(text), err=True)

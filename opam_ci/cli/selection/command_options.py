@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -16,7 +17,10 @@ Temporal = Annotated[
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--temporal", help="Address of the Temporal server [env: OPAM_CI_TEMPORAL]."),
+    typer.Option(
+        "--temporal",
+        help="Address of the Temporal server [env: OPAM_CI_TEMPORAL, TEMPORAL_ADDRESS].",
+    ),
 ]
 
 Platform = Annotated[str | None, typer.Option(help="Only on this platform.")]
@@ -43,10 +47,21 @@ PlatformFile = Annotated[
         help="TOML file of platforms and pools [env: OPAM_CI_PLATFORMS].",
     ),
 ]
+
+
+def _without_password(urls: list[str] | None) -> list[str] | None:
+    if any("@" in urlsplit(url).netloc for url in urls or ()):
+        raise typer.BadParameter("a URL with a user name or a password, which logs would show")
+    return urls
+
+
 LintOnly = Annotated[bool, typer.Option(help="Stop after analysis and lint.")]
 Mirror = Annotated[
     list[str] | None,
-    typer.Option(help="URL of an opam archive mirror for sources; may be repeated."),
+    typer.Option(
+        help="URL of an opam archive mirror for sources; may be repeated.",
+        callback=_without_password,
+    ),
 ]
 Attempts = Annotated[
     int, typer.Option(help="Attempts of a job that meets a CI fault.", min=1, max=20)

@@ -104,7 +104,10 @@ def ago(at: datetime, now: datetime) -> str:
 
 def print_json(value: BaseModel | Mapping[str, object]) -> None:
     """Prints one line of JSON."""
-    typer.echo(value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value))
+    if isinstance(value, BaseModel):
+        typer.echo(value.model_dump_json(ensure_ascii=True))
+    else:
+        typer.echo(json.dumps(value))
 
 
 def print_items(

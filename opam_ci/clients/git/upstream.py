@@ -41,7 +41,11 @@ _TOO_DEEP: Final = b"exceeded maximum allowed tree depth"
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_URL: Final = re.compile(r"(?:https?|file|git|ssh)://[^\s\0]{1,900}\Z")
+#: Without a password, and with a user name only where it is no secret: the URL is in histories,
+#: messages and logs.
+_URL: Final = re.compile(
+    r"(?:(?:https?|file|git)://(?![^/]*@)|ssh://(?![^/@]*:[^/]*@))[^\s\0]{1,900}\Z"
+)
 
 
 class Upstream:
@@ -59,10 +63,9 @@ class Upstream:
             url: Where it is fetched from.
 
         Raises:
-            UsageError: Git does not fetch from such a URL without a shell.
+            UsageError: Git does not fetch from such a URL without a shell, or it has a password.
         """
-        if not _URL.match(url):
-            raise UsageError(f"{url[:100]!r} is not an https, ssh, git or file URL of a repository")
+        require_url(url)
         self.directory = directory
         self.url = url
 
@@ -206,6 +209,19 @@ class Upstream:
             accept=accept,
             timeout_cause=Cause.NETWORK,
             cause_of=_cause,
+        )
+
+
+def require_url(url: str) -> None:
+    """Checks that a URL is one to fetch from, and that it may be shown.
+
+    Raises:
+        UsageError: It is not, without the URL.
+    """
+    if not _URL.match(url):
+        raise UsageError(
+            "OPAM_CI_GITHUB_CLONE_URL is not an https, ssh, git or file URL without a password: "
+            "git reads credentials from its own configuration (docs/github.md)"
         )
 
 

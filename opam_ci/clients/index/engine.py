@@ -44,20 +44,21 @@ def create(address: str) -> Engine:
     """
     try:
         url = make_url(address)
-    except ArgumentError as error:
-        raise _refused(address) from error
+    except (ArgumentError, ValueError):
+        # Not `from error`: its text has the URL, which may have a password.
+        raise _refused() from None
     match url.get_backend_name():
         case "sqlite" if url.database and url.database != ":memory:":
             return _sqlite(url)
         case "postgresql":
             return _postgres(url)
         case _:
-            raise _refused(url.render_as_string())
+            raise _refused()
 
 
 def shown(engine: Engine) -> str:
-    """Returns the URL without its password."""
-    return engine.url.render_as_string(hide_password=True)
+    """Returns the URL without its password, which may be an option too."""
+    return engine.url.set(query={}).render_as_string(hide_password=True)
 
 
 @contextmanager
@@ -150,9 +151,9 @@ def _fault(engine: Engine, error: Exception) -> InfrastructureError:
     )
 
 
-def _refused(url: str) -> UsageError:
+def _refused() -> UsageError:
     return UsageError(
-        f"{url!r} is not the URL of an index: give sqlite:///FILE or "
+        "OPAM_CI_INDEX is not the URL of an index: give sqlite:///FILE or "
         "postgresql://USER@HOST/DATABASE"
     )
 

@@ -95,11 +95,12 @@ class ArtifactStore:
             with _translated(f"open the store {url}"):
                 root.mkdir(parents=True, exist_ok=True)
                 return cls(LocalStore(root), url)
-        if parts.scheme in _REMOTE_SCHEMES and parts.netloc:
+        if parts.scheme in _REMOTE_SCHEMES and parts.netloc and "@" not in parts.netloc:
             with _translated(f"open the store {url}"):
                 return cls(from_url(url, retry_config={"retry_timeout": _RETRY_TIMEOUT}), url)
         raise UsageError(
-            f"{url!r} is not the URL of a store: give file:///DIRECTORY or s3://BUCKET/PREFIX"
+            "OPAM_CI_STORE is not the URL of a store: give file:///DIRECTORY or s3://BUCKET/PREFIX "
+            "(credentials are in variables of their own)"
         )
 
     async def put(self, key: str, data: bytes | Path) -> None:

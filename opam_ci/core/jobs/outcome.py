@@ -7,10 +7,11 @@ carries the evidence on which it rests, so that any page can show *why*.
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.model import Frozen
+from opam_ci.core.printable import readable
 
 
 class Cause(StrEnum):
@@ -95,6 +96,10 @@ class SkipReason(StrEnum):
     """The job it depends on (the plain build) did not pass."""
 
 
+Readable = Annotated[str, AfterValidator(readable)]
+"""What others wrote, fit to be printed."""
+
+
 class LogLine(Frozen):
     """One line of a job's log, as evidence.
 
@@ -104,7 +109,7 @@ class LogLine(Frozen):
     """
 
     offset: int
-    text: str
+    text: Readable
 
 
 class Evidence(Frozen):
@@ -128,7 +133,7 @@ class Evidence(Frozen):
     signal: int | None = None
     worker: str | None = None
     attempt: int | None = None
-    detail: str | None = None
+    detail: Readable | None = None
 
 
 class Passed(Frozen):

@@ -18,6 +18,7 @@ from opam_ci.core.github.revision import Policy
 from opam_ci.core.jobs.hold import Author
 from opam_ci.core.jobs.requests import CheckOptions
 from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.core.text.status import problems
 from tests.support.fakes.github import private_pem
 from tests.support.fakes.serving import served
 
@@ -76,6 +77,7 @@ def test_secrets_are_never_shown(env: pytest.MonkeyPatch, tmp_path: Path) -> Non
     [
         ("REPOSITORY", "no-owner", "repository"),
         ("API_URL", "ftp://x", "https://"),
+        ("PAGE_URL", "https://ci:secret@x/", "which would be shown"),
         ("CONTEXTS", "[]", "contexts"),
         (
             "CONTEXTS",
@@ -88,8 +90,23 @@ def test_wrong_settings_are_refused(
     env: pytest.MonkeyPatch, variable: str, value: str, words: str
 ) -> None:
     env.setenv(f"OPAM_CI_GITHUB_{variable}", value)
-    with pytest.raises(ValidationError, match=words):
+    with pytest.raises(ValidationError, match=words) as caught:
         GitHubSettings()
+    assert "secret" not in problems(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x-access-token:secret@h/r", "https://secret@h/r", "ssh://git:secret@h/r"]
+)
+def test_a_clone_url_with_a_password_is_refused_and_not_shown(
+    env: pytest.MonkeyPatch, url: str
+) -> None:
+    env.setenv("OPAM_CI_GITHUB_CLONE_URL", url)
+    with pytest.raises(UsageError, match="without a password") as caught:
+        GitHubSettings().policy(CheckOptions())
+    assert "secret" not in str(caught.value)
+    env.setenv("OPAM_CI_GITHUB_CLONE_URL", "ssh://git@h/r")
+    assert GitHubSettings().policy(CheckOptions()).clone_url == "ssh://git@h/r"
 
 
 def test_check_runs_need_an_app(env: pytest.MonkeyPatch) -> None:

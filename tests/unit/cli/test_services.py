@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from opam_ci.cli.local import daemon, ports, services
+from opam_ci.cli.local import daemon, ports, services, session
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
 from opam_ci.workflows import options
 from tests.e2e.conftest import free_port
+from tests.support.fakes.disk import small_disk
 
 READY_WORKER = (
     "import os, time; open(os.environ['OPAM_CI_READY_FILE'], 'w').close(); time.sleep(60)"
@@ -125,6 +128,37 @@ def test_a_state_directory_that_cannot_be_written_is_one_line(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="OPAM_CI_HOME"):
         services.start_temporal(tmp_path / "file" / "home")
+
+
+@pytest.mark.parametrize("megabytes", [8, 24])
+def test_on_a_full_disk_nothing_is_started(tmp_path: Path, megabytes: int) -> None:
+    with small_disk(tmp_path / "disk", megabytes) as home:
+        with pytest.raises(InfrastructureError) as caught:
+            services.start_temporal(home, port=free_port(), ui_port=free_port())
+        assert caught.value.cause is Cause.DISK_FULL
+        assert str(caught.value) == (
+            f"{home} has {megabytes} MiB free and needs 64: make room, or set OPAM_CI_HOME to "
+            "another directory"
+        )
+        assert services.status(home) is None
+
+
+async def test_a_disk_that_fills_up_under_a_check_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr(session, "_ROOM_INTERVAL", timedelta(seconds=0.02))
+    with small_disk(tmp_path / "disk", 80) as home:
+        watching = asyncio.create_task(session._report_full(home, reported.put_nowait))
+        # While the file is being written, more is free than at its end.
+        expected = rf"{home} has [4-6]\d MiB free and needs 64: the check waits until there is room"
+        for _ in range(2):
+            (home / "big").write_bytes(bytes(40 << 20))
+            assert re.fullmatch(expected, await asyncio.wait_for(reported.get(), 10))
+            (home / "big").unlink()
+            await asyncio.sleep(0.2)
+        await session._end(watching)
+    assert reported.empty()
 
 
 def test_a_worker_reports_that_it_polls_only_to_its_starter(

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from opam_ci.core.jobs.outcome import Cause
 
 _CALL_TIMEOUT = 60.0
 _STDERR_LIMIT = 400
+
+_OUTPUT_LIMIT = 64 << 20
+"""Bytes of a call's output. Programs of an image make some of it; the largest that is needed, the
+list of Debian packages, has a limit of 32 MiB."""
+
+_CHUNK = 1 << 16
 
 # Variables of the worker's environment that the client itself needs; not passed to containers.
 _CLIENT_ENVIRONMENT = (
@@ -132,22 +139,34 @@ class Engine:
         """Calls the engine.
 
         Returns:
-            Exit code (None after the time limit), standard output, and the end of standard error.
+            Exit code (None after the time limit, or with too much output), standard output, and
+            the end of standard error.
         """
         process = await self.start(
             *arguments, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
         )
+        assert process.stdout is not None  # noqa: S101 - for mypy: both are pipes
+        assert process.stderr is not None  # noqa: S101
+        errors = asyncio.create_task(_end(process.stderr))
         try:
             async with asyncio.timeout(time_limit):
-                output, errors = await process.communicate()
+                output = await _start(process.stdout)
+                if len(output) > _OUTPUT_LIMIT:
+                    return None, b"", f"over {_OUTPUT_LIMIT >> 20} MiB of output"
+                code = await process.wait()
+                text = (await errors).decode(errors="replace").strip()
         except TimeoutError:
             return None, b"", f"no answer within {time_limit:g} s"
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        return process.returncode, output, errors.decode(errors="replace").strip()[-_STDERR_LIMIT:]
+                    # Its helpers too: they would keep the pipes open.
+                    os.killpg(process.pid, signal.SIGKILL)
+            errors.cancel()
+            await asyncio.wait({errors})
+            # What is left in the pipes; only then does asyncio close them.
+            await process.communicate()
+        return code, output, text
 
     async def inspect(self, kind: str, name: str) -> dict[str, Any] | None:
         """Returns the engine's description of an `image` or a `container`, or None."""
@@ -156,3 +175,19 @@ class Engine:
             return None
         found: dict[str, Any] = json.loads(output)[0]
         return found
+
+
+async def _start(stream: asyncio.StreamReader) -> bytes:
+    """Reads a stream, until there is more than `_OUTPUT_LIMIT`."""
+    data = bytearray()
+    while len(data) <= _OUTPUT_LIMIT and (chunk := await stream.read(_CHUNK)):
+        data += chunk
+    return bytes(data)
+
+
+async def _end(stream: asyncio.StreamReader) -> bytes:
+    """Reads a stream, and returns the last `_STDERR_LIMIT` bytes."""
+    data = b""
+    while chunk := await stream.read(_CHUNK):
+        data = (data + chunk)[-_STDERR_LIMIT:]
+    return data

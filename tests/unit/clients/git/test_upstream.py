@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from opam_ci.core.github.model import HEAD_GONE
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.outcome import Cause, FailureReason
 from tests.support.fakes.clone import Clone, opam
-from tests.support.fakes.serving import silent_server
+from tests.support.fakes.serving import served, silent_server
 
 
 @pytest.fixture
@@ -52,6 +53,39 @@ def test_head_and_newest_base_are_fetched(remote: Clone, upstream: Upstream) -> 
         later = head(remote, 8, "c.1")
         upstream.fetch("master", 8, later)
         assert clone.merge(base, later).tree is not None
+
+
+def test_private_repository_is_fetched_with_the_credentials_of_git(
+    remote: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = "Basic c2VjcmV0"
+
+    async def private(scope: Any, _receive: Any, send: Any) -> None:
+        known = (b"authorization", header.encode()) in scope["headers"]
+        file = remote.path / scope["path"].lstrip("/")
+        status = (200 if file.is_file() else 404) if known else 401
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        body = file.read_bytes() if status == 200 else b""
+        await send({"type": "http.response.body", "body": body})
+
+    remote.git("update-server-info")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with served(private) as url:
+        clone = Upstream(tmp_path / "clone", url)
+        with pytest.raises(InfrastructureError, match="could not read Username"):
+            clone.refresh("master")
+        (tmp_path / ".gitconfig").write_text(
+            f'[http "{url}"]\n  extraHeader = Authorization: {header}\n'
+        )
+        assert clone.refresh("master") == remote.git("rev-parse", "refs/heads/master")
+        with pytest.raises(InfrastructureError) as caught:
+            clone.refresh("missing")
+    assert "c2VjcmV0" not in str(caught.value)
+    assert not [each for each in clone.directory.rglob("*") if holds(each, b"c2VjcmV0")]
+
+
+def holds(file: Path, text: bytes) -> bool:
+    return file.is_file() and text in file.read_bytes()
 
 
 def test_head_that_git_does_not_transfer_is_the_authors(remote: Clone, upstream: Upstream) -> None:
@@ -117,7 +151,7 @@ def test_remote_that_is_away_is_the_cis_trouble(tmp_path: Path, url: str, cause:
 
 @pytest.mark.parametrize("url", ["--upload-pack=touch /tmp/x", "ext::sh -c id", "/etc", "a b"])
 def test_url_that_could_run_something_is_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(UsageError, match="URL of a repository"):
+    with pytest.raises(UsageError, match="URL without a password"):
         Upstream(tmp_path / "clone.git", url)
 
 

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.selector import RestartSelector
 from opam_ci.core.jobs.summary import JobState, JobStatus
+from tests.support.fakes.disk import small_disk
 from tests.support.fakes.written import write
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -350,9 +352,28 @@ def test_a_url_that_names_no_index_is_refused(url: str) -> None:
         Index.open(url)
 
 
-def test_an_unreachable_server_is_our_fault_and_keeps_the_password_secret(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://ci:secret@h/index",
+        "postgresl//ci:secret@h/index",
+        "postgresql://ci:secret@h:port/index",
+        "mysql://ci:very@secret/index",
+        "mysql://h/index?password=secret",
+    ],
+)
+def test_a_url_that_is_misspelt_is_not_shown(url: str) -> None:
+    with pytest.raises(UsageError, match="OPAM_CI_INDEX is not the URL of an index") as caught:
+        Index.open(url)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("options", ["", "&password=secret"])
+def test_an_unreachable_server_is_our_fault_and_keeps_the_password_secret(
+    tmp_path: Path, options: str
+) -> None:
     pytest.importorskip("psycopg", reason="the package psycopg is not installed")
-    url = f"postgresql://ci:secret@/index?host={tmp_path}"
+    url = f"postgresql://ci:secret@/index?host={tmp_path}{options}"
     with pytest.raises(InfrastructureError, match="does not work") as caught:
         Index.open(url)
     assert caught.value.cause is Cause.STORAGE
@@ -360,19 +381,14 @@ def test_an_unreachable_server_is_our_fault_and_keeps_the_password_secret(tmp_pa
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("a file system of limited size needs the right to mount")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with small_disk(tmp_path / "small", 1) as place:
+        yield place
 
 
-def test_a_full_disk_has_its_own_cause_and_what_was_written_stays(small_disk: Path) -> None:
-    index = Index.open(f"sqlite:///{small_disk}/index.db")
+def test_a_full_disk_has_its_own_cause_and_what_was_written_stays(disk: Path) -> None:
+    index = Index.open(f"sqlite:///{disk}/index.db")
     write(index, revision("kept"))
     log = "x" * 2_000_000
     row = JobStatus(

@@ -106,10 +106,14 @@ async def test_a_bad_key_is_refused_by_every_method(
             await attempt
 
 
-@pytest.mark.parametrize("url", ["", "/var/x", "http://x/y", "file://host/x", "file:///", "s3://"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "/var/x", "http://x/y", "file://host/x", "file:///", "s3://", "s3://key:secret@bucket"],
+)
 def test_a_url_that_names_no_store_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="is not the URL of a store"):
+    with pytest.raises(UsageError, match="is not the URL of a store") as caught:
         ArtifactStore.open(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_directory_that_cannot_be_made_is_our_fault(tmp_path: Path) -> None:

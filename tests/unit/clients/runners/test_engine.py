@@ -1,0 +1,45 @@
+"""Calls of a container engine whose client, or the image's programs behind it, misbehave."""
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from opam_ci.clients.runners.containers.engine import Engine
+from opam_ci.core.jobs.errors import InfrastructureError
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    """An engine whose client runs its arguments as a script."""
+    client = tmp_path / "podman"
+    client.write_text('#!/bin/sh\nwhile [ "$1" != script ]; do shift; done\neval "$2"\n')
+    client.chmod(0o755)
+    return Engine(str(client))
+
+
+async def test_output_without_end_is_cut_off(engine: Engine) -> None:
+    tracemalloc.start()
+    try:
+        found = await engine.try_call("script", "yes", time_limit=60)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == (None, b"", "over 64 MiB of output")
+    assert peak < 200 << 20
+    with pytest.raises(InfrastructureError, match="failed: over 64 MiB of output"):
+        await engine.call("script", "yes")
+
+
+async def test_of_errors_only_the_end_is_kept(engine: Engine) -> None:
+    code, output, errors = await engine.try_call(
+        "script", "yes | head -c 200000000 >&2; echo told; echo last >&2; exit 7"
+    )
+    assert (code, output) == (7, b"told\n")
+    assert errors.endswith("\nlast")
+    assert len(errors) <= 400
+
+
+async def test_a_client_that_hangs_is_ended(engine: Engine) -> None:
+    found = await engine.try_call("script", "echo begun; sleep 60", time_limit=0.5)
+    assert found == (None, b"", "no answer within 0.5 s")
