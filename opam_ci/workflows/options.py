@@ -100,12 +100,12 @@ none is like another. A payload has 2 MB."""
 ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
 """How often a continued PullRequestWorkflow checks the children it did not start itself."""
 
-CANARY_PATIENCE = timedelta(seconds=10)
-"""How long the canary runs before the others follow: an operator has reported the repair, so a
-canary that does not fail at once is enough."""
+TRIAL_PATIENCE = timedelta(seconds=10)
+"""How long the trial runs before the others follow: an operator has reported the repair, so a
+trial that does not fail at once is enough."""
 
-CANARY_LOOK_INTERVAL = timedelta(seconds=2)
-"""How often the canary is checked."""
+TRIAL_LOOK_INTERVAL = timedelta(seconds=2)
+"""How often the trial is checked."""
 
 RESTART_WINDOW_PAUSE = timedelta(seconds=1)
 """Between two windows of restarted jobs: 500 jobs in five windows are queued in 4 s."""
