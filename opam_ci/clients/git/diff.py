@@ -14,7 +14,7 @@ class TreeDiffer:
 
     def __init__(self, git: Git) -> None:
         """The process starts at the first query."""
-        # -l1000 is the limit of `git diff`, which opam-repo-ci runs; see git_process.py.
+        # -l1000 is the limit of `git diff`, which opam-repo-ci runs; see process.py.
         self._process = git.stream(
             "diff-tree", "--stdin", "-r", "-M50%", "-l1000", "--raw", "-z", "--no-abbrev"
         )

@@ -2,7 +2,7 @@
 
 Everything git writes goes to a scratch object directory that has the clone's own objects
 as an alternate, so the clone may be read-only and is never written. No name reaches a
-shell; names that users give are checked before they come here (`git_names.py`).
+shell; names that users give are checked before they come here (`names.py`).
 """
 
 import os

@@ -9,7 +9,7 @@
 All methods block and may be called from several threads (`asyncio.to_thread`); long-lived
 processes start at the first query and stay, so a second pull request on the same `Repository`
 is faster. A failure of git is an `InfrastructureError` with cause git, a wrong argument a
-`UsageError`. `git_export.py` makes archives of what is found here.
+`UsageError`. `export.py` makes archives of what is found here.
 """
 
 import re
