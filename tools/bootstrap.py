@@ -45,13 +45,19 @@ def give_up(text: str, code: int) -> NoReturn:
 def set_up(command: str) -> None:
     """Makes or renews the environment for a command; a second caller waits for the first."""
     started = time.monotonic()
-    VENV.mkdir(exist_ok=True)
     try:
+        VENV.mkdir(exist_ok=True)
         with LOCK.open("a+") as lock:
             _take(lock)
             if not environment.is_ready(command):
                 _build(command, lock)
                 report(f"the Python packages are ready ({time.monotonic() - started:.0f} s)")
+    except PermissionError as error:
+        give_up(
+            f"no permission to write {error.filename}: run this as the owner of the clone, or make "
+            "a clone of your own",
+            EXIT_USAGE,
+        )
     except KeyboardInterrupt:
         give_up("interrupted; the next run starts from nothing", EXIT_INTERRUPTED)
 

@@ -12,16 +12,16 @@ with workflow.unsafe.imports_passed_through():
         IncidentState,
         IncidentStatus,
         ResolveIncident,
-        SentCanary,
+        SentTrial,
     )
     from opam_ci.core.incidents.model import Incident
     from opam_ci.core.incidents.restarts import (
         HitKey,
         RestartOrder,
-        canary_of,
         key_of,
         orders_of,
         restart_plan,
+        trial_of,
     )
     from opam_ci.core.jobs.selector import RestartOrigin
     from opam_ci.core.text.status import incident_details
@@ -37,7 +37,7 @@ class IncidentWorkflow:
     """Probes an incident, resolves it, and restarts exactly the jobs that it hit.
 
     The probes are jobs that it hit: their automatic retries, and after these one job that is
-    restarted from time to time as a canary. Signal: `repaired`.
+    restarted from time to time on trial. Signal: `repaired`.
     """
 
     @workflow.init
@@ -51,7 +51,7 @@ class IncidentWorkflow:
 
     @workflow.signal
     def repaired(self, by: str | None = None) -> None:
-        """An operator reports that it is repaired: one canary, then all the others.
+        """An operator reports that it is repaired: one trial, then all the others.
 
         Args:
             by: The operator.
@@ -66,7 +66,7 @@ class IncidentWorkflow:
             state: The incident, with the state of the previous run.
 
         Returns:
-            Number of restarted jobs, canaries included.
+            Number of restarted jobs, trials included.
         """
         while True:
             sent = self._sent.total()
@@ -82,14 +82,14 @@ class IncidentWorkflow:
             if self._is_reported_repaired():
                 continue
             if self._sent.total() > sent:
-                # The outcome of the canary counts for the others too: it is checked soon.
+                # The outcome of the trial counts for the others too: it is checked soon.
                 self._pause = state.intervals.probe_first
             if not await wait_for(self._is_reported_repaired, limit=self._pause):
                 self._pause = min(2 * self._pause, state.intervals.probe_maximum)
             if not self._is_reported_repaired() and workflow.info().is_continue_as_new_suggested():
                 state.pause = self._pause
                 state.sent = tuple(
-                    SentCanary(revision=revision, job=job, times=times)
+                    SentTrial(revision=revision, job=job, times=times)
                     for (revision, job), times in self._sent.items()
                 )
                 workflow.continue_as_new(state)
@@ -98,7 +98,7 @@ class IncidentWorkflow:
         return self._repaired_by is not None
 
     async def _is_repaired(self, status: IncidentStatus) -> bool:
-        """Resolves the incident if there is evidence; else sends a canary if none runs."""
+        """Resolves the incident if there is evidence; else sends a trial if none runs."""
         incident = status.incident
         if incident is None:
             return False
@@ -106,13 +106,13 @@ class IncidentWorkflow:
             return await self._resolve("a job that succeeded")
         if self._repaired_by is not None:
             repaired_by, self._repaired_by = self._repaired_by, None
-            if await self._canary_survives(status, incident.last_seen_at):
+            if await self._trial_survives(status, incident.last_seen_at):
                 return await self._resolve(repaired_by)
-            self._note(f"reported as repaired by {repaired_by}, but the canary met the fault again")
+            self._note(f"reported as repaired by {repaired_by}, but the trial met the fault again")
             return False
         if status.hit:
             if not status.undecided and self._may_probe(incident):
-                await self._send_canary(status)
+                await self._send_trial(status)
                 state = self._state
                 pause = state.canary_pause or state.intervals.probe_first
                 state.next_canary_at = workflow.now() + pause
@@ -122,26 +122,26 @@ class IncidentWorkflow:
         return quiet and not status.undecided and await self._resolve("all jobs recovered")
 
     def _may_probe(self, incident: Incident) -> bool:
-        """Whether the last canary, or for the first one the last fault, is long enough ago."""
+        """Whether the last trial, or for the first one the last fault, is long enough ago."""
         first_at = incident.last_seen_at + self._state.intervals.probe_first
         return workflow.now() >= (self._state.next_canary_at or first_at)
 
-    async def _send_canary(self, status: IncidentStatus) -> bool:
-        canary = canary_of(status.hit, self._sent)
-        if canary is None:
+    async def _send_trial(self, status: IncidentStatus) -> bool:
+        trial = trial_of(status.hit, self._sent)
+        if trial is None:
             return False
-        self._sent[key_of(canary)] += 1
-        for order in orders_of((canary,)):
-            await self._send(order, RestartOrigin.CANARY)
+        self._sent[key_of(trial)] += 1
+        for order in orders_of((trial,)):
+            await self._send(order, RestartOrigin.TRIAL)
         return True
 
-    async def _canary_survives(self, status: IncidentStatus, last_seen_at: datetime) -> bool:
+    async def _trial_survives(self, status: IncidentStatus, last_seen_at: datetime) -> bool:
         """Restarts one job and returns whether it does not meet the fault again at once."""
-        if not await self._send_canary(status):
+        if not await self._send_trial(status):
             return True
-        rounds = int(options.CANARY_PATIENCE / options.CANARY_LOOK_INTERVAL)
+        rounds = int(options.TRIAL_PATIENCE / options.TRIAL_LOOK_INTERVAL)
         for _ in range(rounds):
-            await workflow.sleep(options.CANARY_LOOK_INTERVAL)
+            await workflow.sleep(options.TRIAL_LOOK_INTERVAL)
             now = await self._read_status()
             if now.incident is None or now.incident.last_seen_at > last_seen_at:
                 return False
@@ -155,8 +155,8 @@ class IncidentWorkflow:
             status = await self._read_status()
             plan = restart_plan(status.hit)
             windows = plan.windows
-            if plan.canary is not None:
-                windows = ((plan.canary,), *windows)
+            if plan.trial is not None:
+                windows = ((plan.trial,), *windows)
             for window in windows:
                 await asyncio.gather(
                     *(self._send(order, RestartOrigin.INCIDENT) for order in window)

@@ -103,12 +103,12 @@ ORPHAN_CHECK_INTERVAL = timedelta(minutes=10)
 CHILD_START_PAUSE = timedelta(seconds=1)
 """Before a signal is sent again to a PlatformWorkflow that is about to start."""
 
-CANARY_PATIENCE = timedelta(seconds=10)
-"""How long the canary runs before the others follow: an operator has reported the repair, so a
-canary that does not fail at once is enough."""
+TRIAL_PATIENCE = timedelta(seconds=10)
+"""How long the trial runs before the others follow: an operator has reported the repair, so a
+trial that does not fail at once is enough."""
 
-CANARY_LOOK_INTERVAL = timedelta(seconds=2)
-"""How often the canary is checked."""
+TRIAL_LOOK_INTERVAL = timedelta(seconds=2)
+"""How often the trial is checked."""
 
 RESTART_WINDOW_PAUSE = timedelta(seconds=1)
 """Between two windows of restarted jobs: 500 jobs in five windows are queued in 4 s."""

@@ -154,7 +154,7 @@ async def test_failures_that_a_machine_causes_are_repaired_on_github(
             for number in (1, 2, 4):
                 await said(stage, number, "failure: 1 failed")
             runner.said.set()
-            # The first one is the canary of the three; the others wait for what comes of it.
+            # The first one is the trial of the three; the others wait for what comes of it.
             await said(stage, 1, "pending: 0/1 done")
             await said(stage, 2, "error: Internal CI error, not your package")
             runner.seen.set()

@@ -288,7 +288,7 @@ def without_places(text: str) -> str:
 
 
 async def play_incident(env: WorkflowEnvironment) -> None:
-    """A full disk that four canaries find, and that is then mended."""
+    """A full disk that four trials find, and that is then mended."""
     attempts = 0
 
     async def meet(_attempt: Attempt) -> Outcome:

@@ -1,4 +1,4 @@
-"""Incidents: faults in any order, repairs, canaries, restarts and their budget."""
+"""Incidents: faults in any order, repairs, trials, restarts and their budget."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from hypothesis.stateful import invariant, precondition, rule
 from opam_ci.core.incidents.grouping import GAP, Span, group, joined
 from opam_ci.core.incidents.model import FaultSeen, HitJob
 from opam_ci.core.incidents.restarts import (
-    CANARIES,
     JOB_BUDGET,
+    TRIALS,
     HitKey,
     RestartOrder,
-    canary_of,
     has_budget,
     key_of,
     orders_of,
     restart_plan,
+    trial_of,
 )
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import OWN_MEMORY_LIMIT, Cause, Evidence
 from opam_ci.core.jobs.records import RevisionKey
-from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartOrigin
+from opam_ci.core.jobs.selector import RESTART_COST, TRIAL_COST, RestartOrigin
 from tests.support.simulation.harness import AT, Simulation, one, pick, there_are
 
 MINUTE = timedelta(minutes=1)
@@ -60,7 +60,7 @@ class Incidents(Simulation):
     EXPECTED = frozenset(
         {
             "fault", "late fault", "fault twice", "own limit", "new incident", "united",
-            "after repair", "before repair", "resolve", "canary", "no canary is left",
+            "after repair", "before repair", "resolve", "trial", "no trial is left",
             "restart", "budget spent", "manual restart",
         }
     )  # fmt: skip
@@ -188,25 +188,25 @@ class Incidents(Simulation):
 
     @there_are(with_hits)
     @rule(pick=pick, passes=st.booleans())
-    def canary(self, pick: int, passes: bool) -> None:
-        self.step("canary")
+    def trial(self, pick: int, passes: bool) -> None:
+        self.step("trial")
         number = one(self.with_hits(), pick)
         known = self.incidents[number]
         hits = self.hits_of(number)
-        canary = canary_of(hits, known.sent)
+        trial = trial_of(hits, known.sent)
         left = [
             hit
             for hit in hits
-            if hit.restart_budget_used < JOB_BUDGET and known.sent[key_of(hit)] < CANARIES
+            if hit.restart_budget_used < JOB_BUDGET and known.sent[key_of(hit)] < TRIALS
         ]
-        if canary is None:
-            self.hit("no canary is left")
+        if trial is None:
+            self.hit("no trial is left")
             assert not left
             return
-        assert canary in left
-        known.sent[key_of(canary)] += 1
-        for order in orders_of((canary,)):
-            self.send(order, RestartOrigin.CANARY, passes=passes)
+        assert trial in left
+        known.sent[key_of(trial)] += 1
+        for order in orders_of((trial,)):
+            self.send(order, RestartOrigin.TRIAL, passes=passes)
 
     @there_are(with_hits)
     @rule(pick=pick, passes=st.booleans(), window=st.integers(1, 4))
@@ -214,7 +214,7 @@ class Incidents(Simulation):
         self.step("restart")
         hits = self.hits_of(one(self.with_hits(), pick))
         plan = restart_plan(hits, window=window)
-        orders = [*((plan.canary,) if plan.canary else ()), *(o for w in plan.windows for o in w)]
+        orders = [*((plan.trial,) if plan.trial else ()), *(o for w in plan.windows for o in w)]
         if plan.spent:
             self.hit("budget spent")
         sent = sorted((order.revision.head, job) for order in orders for job in order.jobs)
@@ -256,7 +256,7 @@ class Incidents(Simulation):
     def restarts_stay_within_the_budget(self) -> None:
         for key, cost in self.restart_budget_used.items():
             assert cost < JOB_BUDGET + RESTART_COST
-            assert self.runs[key] <= JOB_BUDGET // CANARY_COST
+            assert self.runs[key] <= JOB_BUDGET // TRIAL_COST
 
     @invariant()
     def each_fault_is_of_one_incident(self) -> None:

@@ -1,6 +1,7 @@
 """./opam-ci on a small clone with a lock of its own: real virtual environments and real pip."""
 
 import ast
+import errno
 import hashlib
 import importlib.machinery
 import importlib.metadata
@@ -16,6 +17,7 @@ import time
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 import pytest
 from packaging.requirements import Requirement
@@ -168,6 +170,25 @@ def test_a_wrong_hash_is_refused(clone: Clone) -> None:
     assert "could not install the Python packages" in err
     assert "Traceback" not in err
     assert not (clone.root / ".venv" / ".opam-ci.stamp").exists()
+
+
+def test_a_clone_of_somebody_else_gets_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refuse(lock: TextIO) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", lock.name)
+
+    # Root may write everywhere: the refusal is made.
+    monkeypatch.setattr(bootstrap, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(bootstrap, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(bootstrap, "_take", refuse)
+    with pytest.raises(SystemExit) as caught:
+        bootstrap.set_up("up")
+    assert caught.value.code == bootstrap.EXIT_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"opam-ci: no permission to write {tmp_path}/lock: run this as the owner"
+    )
 
 
 def test_an_old_python_gets_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -155,6 +155,20 @@ def test_the_threat_model_answers_each_finding_by_a_test_or_says_that_nothing_pr
         assert not protects.startswith("nothing") or not_protected != "none", number
 
 
+def test_texts_name_modules_that_there_are() -> None:
+    """Decision records excepted: they say how things were."""
+    folders = ("bench", "opam_ci", "tests", "tools")
+    files = {str(file) for folder in folders for file in (ROOT / folder).rglob("*.py")}
+    texts = [*ROOT.glob("opam_ci/**/*.py"), *ROOT.glob("docs/*.md"), *ROOT.glob("*.md")]
+    gone = [
+        (text.name, name)
+        for text in texts
+        for name in re.findall(r"`((?:\w+/)*\w+\.py)`", text.read_text())
+        if not any(file.endswith(f"/{name}") for file in files)
+    ]
+    assert gone == []
+
+
 def test_five_questions_lead_to_a_file_in_three_steps() -> None:
     sections = dict(
         re.findall(r"^#+ ([^\n]+)\n(.*?)(?=^#+ |\Z)", ARCHITECTURE, re.MULTILINE | re.DOTALL)

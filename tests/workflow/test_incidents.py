@@ -24,7 +24,7 @@ from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.retry import RetrySettings
-from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST
+from opam_ci.core.jobs.selector import RESTART_COST, TRIAL_COST
 from opam_ci.core.jobs.summary import Standing, State, Summary
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
@@ -38,8 +38,8 @@ TEST = "test debian-13-ocaml-5.3/amd64 a.1"
 
 RETRY = RetrySettings(initial_interval=timedelta(seconds=1), maximum_attempts=3)
 QUICK = {
-    "CANARY_LOOK_INTERVAL": 0.2,
-    "CANARY_PATIENCE": 30,
+    "TRIAL_LOOK_INTERVAL": 0.2,
+    "TRIAL_PATIENCE": 30,
     "RESTART_WINDOW_PAUSE": 0.1,
     "STRAGGLER_PAUSE": 1,
 }
@@ -203,7 +203,7 @@ async def test_a_repair_restarts_what_the_incident_hit_and_nothing_else(
     assert len([run for run in world.script.started if run[0] == BUILD]) == 1 + 3 * 4
 
 
-async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
+async def test_a_trial_that_meets_the_fault_again_holds_the_others_back(
     recorded_for_real: World, index: Index
 ) -> None:
     world = recorded_for_real
@@ -213,22 +213,22 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     [incident] = index.incidents().items
     looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
     await looked_after.signal("repaired", "bob")
-    await until_shown(looked_after, "reported as repaired by bob, but the canary met the fault")
+    await until_shown(looked_after, "reported as repaired by bob, but the trial met the fault")
     # It is still open: the repair did not hold. Then it does, and nobody has to say so.
     found = index.incident(incident.id)
     assert found is not None
     assert found.is_open
-    # Canaries were sent, and no other job with them.
+    # Trials were sent, and no other job with them.
     rows = [world.row(await world.summary(handle), BUILD) for handle in handles]
     assert max(row.round for row in rows) > 1
-    assert all(row.restart_budget_used == CANARY_COST * (row.round - 1) for row in rows)
+    assert all(row.restart_budget_used == TRIAL_COST * (row.round - 1) for row in rows)
     disk.is_mended = True
     summaries = [
         await world.until(handle, green, skip=timedelta(seconds=0.3)) for handle in handles
     ]
-    # One more canary got through, and then the other job followed it.
+    # One more trial got through, and then the other job followed it.
     rows = [world.row(summary, BUILD) for summary in summaries]
-    assert sum(row.restart_budget_used for row in rows) == RESTART_COST + CANARY_COST * (
+    assert sum(row.restart_budget_used for row in rows) == RESTART_COST + TRIAL_COST * (
         sum(row.round - 1 for row in rows) - 1
     )
     await ended(world, incident.id)
@@ -237,22 +237,22 @@ async def test_a_canary_that_meets_the_fault_again_holds_the_others_back(
     assert found.resolved_by == "a job that succeeded"
 
 
-async def test_the_outcome_of_a_rare_canary_is_checked_soon(recorded: World, index: Index) -> None:
-    """A fault of hours makes canaries rare; that one got through is known in a minute or two."""
+async def test_the_outcome_of_a_rare_trial_is_checked_soon(recorded: World, index: Index) -> None:
+    """A fault of hours makes trials rare; that one got through is known in a minute or two."""
     world = recorded
     disk = FullDisk()
     handles = await broken(world, index, numbered("rare", 4), disk.steps)
     [incident] = index.incidents().items
     looked_after = world.client.get_workflow_handle(workflow_id(incident.id))
-    while len(await sent_at(looked_after)) < CANARIES:
+    while len(await sent_at(looked_after)) < TRIALS:
         await world.sleep(timedelta(minutes=5))
     disk.is_mended = True
     for handle in handles:
         await world.until(handle, green, skip=timedelta(minutes=1))
     await ended(world, incident.id)
-    # The last canary before the repair met the fault; the next one got through, and the jobs of
+    # The last trial before the repair met the fault; the next one got through, and the jobs of
     # the other pull requests followed it.
-    last, through, other = (await sent_at(looked_after))[CANARIES - 1 : CANARIES + 2]
+    last, through, other = (await sent_at(looked_after))[TRIALS - 1 : TRIALS + 2]
     assert through - last >= timedelta(minutes=7)
     assert other - through <= timedelta(minutes=2)
 
@@ -285,7 +285,7 @@ async def test_an_incident_that_lasts_continues_as_new_and_forgets_nothing(
     assert await looked_after.result() == sum(row.round - 1 for row in rows)
 
 
-CANARIES = 4
+TRIALS = 4
 """After these the next one would come a quarter of an hour later."""
 
 

@@ -106,7 +106,7 @@ async def test_automatic_restarts_have_a_budget(
 
     # The test goes with its build each time: two jobs.
     assert await after_restart(2, restart_budget_used) == [20, 20]
-    assert await after_restart(3, RestartSelector(origin=RestartOrigin.CANARY)) == [23, 23]
+    assert await after_restart(3, RestartSelector(origin=RestartOrigin.TRIAL)) == [23, 23]
     assert await after_restart(4, restart_budget_used) == [43, 43]
     await handle.signal("restart", restart_budget_used)
     summary = await world.until(handle, lambda now: bool(now.notices))

@@ -54,7 +54,7 @@ def failure(words: str = WORDS) -> Failed:
 
 
 QUICK = IncidentIntervals(probe_first=timedelta(seconds=2))
-"""Canaries in seconds instead of a minute."""
+"""Trials in seconds instead of a minute."""
 
 
 @pytest.fixture

@@ -153,11 +153,11 @@ async def _resolve(number: int, temporal: str | None, *, dry_run: bool, as_json:
             {"incident": number, "jobs": plan.jobs, "spent": len(plan.spent), "sent": not dry_run}
         )
         return
-    canary = plan.canary.jobs[0] if plan.canary is not None else "none"
+    trial = plan.trial.jobs[0] if plan.trial is not None else "none"
     will = "would restart" if dry_run else "restarts"
     typer.echo(
         f"incident {number} {will} {plan.jobs} jobs in {len(plan.windows)} windows after the "
-        f"canary ({canary})"
+        f"trial ({trial})"
     )
     if plan.spent:
         typer.echo(

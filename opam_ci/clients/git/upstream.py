@@ -1,7 +1,7 @@
 """The CI's own bare clone of the repository on GitHub, and how it is kept up to date.
 
 The one place that writes to a clone, and only to clones of our own: an author's clone is never
-changed (`git.py`).
+changed (`repository.py`).
 """
 
 import fcntl

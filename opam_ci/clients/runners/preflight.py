@@ -30,18 +30,25 @@ _SWITCHES = {
 them. The first is Ubuntu's, the second Debian's, the last the kernel's own."""
 
 
-def namespace_problem(rights: Rights, *, switches: Path = Path("/proc/sys")) -> str | None:
+_IDS = 65_535
+"""Ids that owners of files in a Debian root have, up to `nobody`."""
+
+
+def namespace_problem(
+    rights: Rights, *, switches: Path = Path("/proc/sys"), process: Path = Path("/proc/self")
+) -> str | None:
     """Returns why this user cannot make the namespaces of builds, and what to do.
 
     Args:
         rights: How this worker gets them.
         switches: Directory of the kernel's settings.
+        process: Directory of this process's state.
 
     Returns:
-        A line; None if the user can make them, or is root.
+        A line; None if the user can make them, or is root of a namespace with enough ids.
     """
     if not rights.making_images:
-        return None
+        return _missing_ids(process)
     probe = [*rights.making_images, "true"]
     done = subprocess.run(probe, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - a fixed command
     if done.returncode == 0:
@@ -53,6 +60,20 @@ def namespace_problem(rights: Rights, *, switches: Path = Path("/proc/sys")) -> 
         if path.exists() and path.read_text().strip() == forbids:
             todo = f"run this first: sudo sysctl -w {name}={allows}"
     return f"this user cannot make user namespaces ({last}): {todo}"
+
+
+def _missing_ids(process: Path) -> str | None:
+    """Returns what root of a container lacks whose namespace has few ids: chown fails there."""
+    ids = min(
+        sum(int(line.split()[2]) for line in (process / name).read_text().splitlines())
+        for name in ("uid_map", "gid_map")
+    )
+    if ids >= _IDS:
+        return None
+    return (
+        f"a root file system has files of up to {_IDS:,} users and groups, and this user namespace"
+        f" has {ids}: run this outside of the container, or give it a range of ids"
+    )
 
 
 def check_room(needs: HostNeeds) -> None:

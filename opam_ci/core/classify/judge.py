@@ -47,7 +47,7 @@ def judge(
 
     Args:
         facts: What the runner observed.
-        logs: Text of each phase that ran, possibly without its middle (see `cut.py`).
+        logs: Text of each phase that ran, possibly without its middle (see `excerpt.py`).
         worker: Identity of the worker that ran it, for the evidence.
         attempt: Number of the attempt, for the evidence.
 

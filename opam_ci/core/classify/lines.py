@@ -58,7 +58,7 @@ class Line:
         shown: As evidence shows it: without escape codes.
         lower: `text` in lower case, for cheap look-ups.
         quoted: Whether it only quotes something (see `_Quotes`).
-        of_package: Whether it is the output of a package's own command (see `frames.py`).
+        of_package: Whether it is the output of a package's own command (see `package_output.py`).
     """
 
     number: int

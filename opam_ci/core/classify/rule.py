@@ -142,7 +142,7 @@ class Rule(Frozen):
         phases: Phases in which it holds, all if empty.
         quoted: Whether lines that only quote something (an echoed script, a diff, a
             source line shown by a compiler) count.
-        reads: Which lines count: those of a package's sandboxed command (`frames.py`), all
+        reads: Which lines count: those of a package's sandboxed command (`package_output.py`), all
             others, or both. Outside the phases of package code it is always the others.
         why: Why a matching line proves the verdict.
         examples: Texts that it decides; each pattern has one.

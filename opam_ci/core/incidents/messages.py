@@ -18,10 +18,10 @@ class IncidentIntervals(Frozen):
     """How often an open incident is checked, and when it ends by itself.
 
     Attributes:
-        probe_first: Wait before the first check after its last fault and after each canary,
-            doubled for each further check. Also the wait before the first canary and between
+        probe_first: Wait before the first check after its last fault and after each trial,
+            doubled for each further check. Also the wait before the first trial and between
             the first two, doubled for each further one.
-        probe_maximum: Longest wait between two checks, and between two canaries.
+        probe_maximum: Longest wait between two checks, and between two trials.
         quiet: An incident without errored jobs is over when it has been quiet for so long.
     """
 
@@ -30,8 +30,8 @@ class IncidentIntervals(Frozen):
     quiet: timedelta = timedelta(minutes=10)
 
 
-class SentCanary(Frozen):
-    """How often an incident has restarted a job as its canary."""
+class SentTrial(Frozen):
+    """How often an incident has restarted a job on trial."""
 
     revision: RevisionKey
     job: str
@@ -41,13 +41,16 @@ class SentCanary(Frozen):
 class IncidentState(State):
     """State of an IncidentWorkflow; its input.
 
+    A trial is the restart of one job, to see whether the fault is over. Two fields have its older
+    name, canary, in open workflows.
+
     Attributes:
         incident: The incident's number in the index.
         intervals: How often it is checked.
-        restarted: Number of restarted jobs, canaries included.
-        sent: Canaries so far.
-        canary_pause: Wait between the next canary and the one after it; None before the first.
-        next_canary_at: Earliest time of the next canary, None for at once.
+        restarted: Number of restarted jobs, trials included.
+        sent: Trials so far.
+        canary_pause: Wait between the next trial and the one after it; None before the first.
+        next_canary_at: Earliest time of the next trial, None for at once.
         pause: Wait until the next check; None before the first.
         notes: Notes for the Temporal Web UI.
     """
@@ -55,7 +58,7 @@ class IncidentState(State):
     incident: int
     intervals: IncidentIntervals = IncidentIntervals()
     restarted: int = 0
-    sent: Annotated[tuple[SentCanary, ...], Packed()] = ()
+    sent: Annotated[tuple[SentTrial, ...], Packed()] = ()
     canary_pause: timedelta | None = None
     next_canary_at: AwareDatetime | None = None
     pause: timedelta | None = None

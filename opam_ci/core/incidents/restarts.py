@@ -8,23 +8,23 @@ from opam_ci.core.incidents.model import HitJob
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef
-from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartOrigin, RestartSelector
+from opam_ci.core.jobs.selector import RESTART_COST, TRIAL_COST, RestartOrigin, RestartSelector
 from opam_ci.core.model import Frozen
 
 WINDOW = 100
 """Jobs that are restarted at once: 500 take five windows."""
 
 JOB_BUDGET = 3 * RESTART_COST
-"""Budget of a job for automatic restarts: three restarts, or twenty canaries. No pull request may
-use up the cluster. Canaries are fifteen minutes apart at the end, and so a night's outage ends
+"""Budget of a job for automatic restarts: three restarts, or twenty trials. No pull request may
+use up the cluster. Trials are fifteen minutes apart at the end, and so a night's outage ends
 by itself, however few jobs it hit. Manual restarts are not limited and reset the budget."""
 
 PULL_REQUEST_BUDGET = 10_000 * RESTART_COST
 """Budget of all jobs of one head together, whatever each of them has left: twice the jobs of the
 largest pull requests."""
 
-CANARIES = JOB_BUDGET // CANARY_COST
-"""How often one incident restarts one job as its canary, even if the job never starts."""
+TRIALS = JOB_BUDGET // TRIAL_COST
+"""How often one incident restarts one job on trial, even if the job never starts."""
 
 
 HitKey = tuple[RevisionKey, str]
@@ -73,12 +73,12 @@ class RestartPlan(NamedTuple):
     """Restarts to make, in this order.
 
     Attributes:
-        canary: One job that tests the repair; None if there is nothing to restart.
+        trial: One job that tests the repair; None if there is nothing to restart.
         windows: The others, in windows.
         spent: Jobs that have used up their budget and wait for a manual restart.
     """
 
-    canary: RestartOrder | None
+    trial: RestartOrder | None
     windows: tuple[tuple[RestartOrder, ...], ...]
     spent: tuple[HitJob, ...]
 
@@ -86,7 +86,7 @@ class RestartPlan(NamedTuple):
     def jobs(self) -> int:
         """How many jobs it restarts."""
         orders = [order for window in self.windows for order in window]
-        return sum(len(order.jobs) for order in ([self.canary] if self.canary else []) + orders)
+        return sum(len(order.jobs) for order in ([self.trial] if self.trial else []) + orders)
 
 
 def restart_plan(
@@ -94,7 +94,7 @@ def restart_plan(
 ) -> RestartPlan:
     """Plans the restart of exactly these jobs, each once.
 
-    The canary is a build, which needs no other job. Pull requests with few jobs come first:
+    The trial is a build, which needs no other job. Pull requests with few jobs come first:
     they are done soon, and a huge one does not hold them up.
 
     Args:
@@ -107,26 +107,26 @@ def restart_plan(
     wanted = [each for each in jobs if each.restart_budget_used < budget]
     if not wanted:
         return RestartPlan(None, (), spent)
-    canary = min(wanted, key=_canary_sort_key)
-    wanted.remove(canary)
-    return RestartPlan(_order([canary]), tuple(_windows(wanted, window)), spent)
+    trial = min(wanted, key=_trial_sort_key)
+    wanted.remove(trial)
+    return RestartPlan(_order([trial]), tuple(_windows(wanted, window)), spent)
 
 
-def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | None:
+def trial_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | None:
     """Returns the job that tests whether an incident is over, None if all were used too often.
 
     Pull requests take turns, and so do the jobs of each: one that caused the fault itself meets
-    it again whatever the state of the CI, and must not be the only canary. The one with the
+    it again whatever the state of the CI, and must not be the only trial. The one with the
     fewest lost jobs comes first.
 
     Args:
         hit: The errored jobs, in any order.
-        sent: How often this incident has restarted each as a canary.
+        sent: How often this incident has restarted each on trial.
     """
     left = [
         each
         for each in hit
-        if each.restart_budget_used < JOB_BUDGET and sent.get(key_of(each), 0) < CANARIES
+        if each.restart_budget_used < JOB_BUDGET and sent.get(key_of(each), 0) < TRIALS
     ]
     lost = Counter(_pull_request(each.revision) for each in left)
     turns: Counter[tuple[str, str]] = Counter()
@@ -136,7 +136,7 @@ def canary_of(hit: Iterable[HitJob], sent: Mapping[HitKey, int]) -> HitJob | Non
     def turn(each: HitJob) -> tuple[Any, ...]:
         pull_request = _pull_request(each.revision)
         of_job = sent.get(key_of(each), 0)
-        return turns[pull_request], lost[pull_request], of_job, *_canary_sort_key(each)
+        return turns[pull_request], lost[pull_request], of_job, *_trial_sort_key(each)
 
     return min(left, key=turn, default=None)
 
@@ -174,7 +174,7 @@ def _order(jobs: list[HitJob]) -> RestartOrder:
     return RestartOrder(revision=jobs[0].revision, jobs=tuple(each.job.id for each in jobs))
 
 
-def _canary_sort_key(hit: HitJob) -> tuple[bool, tuple[str, str, str, str, str]]:
+def _trial_sort_key(hit: HitJob) -> tuple[bool, tuple[str, str, str, str, str]]:
     return hit.job.kind is not JobKind.BUILD, _sort_key(hit)
 
 

@@ -27,9 +27,10 @@ class RestartOrigin(StrEnum):
     """The author of the pull request, who may do so some times an hour. Resets that budget too."""
     INCIDENT = "incident"
     """A resolved incident: counts against the budgets."""
-    CANARY = "canary"
+    TRIAL = "canary"
     """An incident that tests whether it is repaired. Much cheaper: a fault that lasts all night
-    takes many, and the job that is used must not lose its budget to them."""
+    takes many, and the job that is used must not lose its budget to them. The value is that of
+    requests on their way."""
 
     @property
     def is_manual(self) -> bool:
@@ -45,13 +46,13 @@ class RestartOrigin(StrEnum):
         """
         if self.is_manual:
             return 0
-        return before + restarts * (CANARY_COST if self is RestartOrigin.CANARY else RESTART_COST)
+        return before + restarts * (TRIAL_COST if self is RestartOrigin.TRIAL else RESTART_COST)
 
 
 RESTART_COST = 20
 """Cost of an automatic restart of a job."""
-CANARY_COST = 3
-"""Cost if the job is a canary."""
+TRIAL_COST = 3
+"""Cost if the restart is a trial."""
 
 
 class JobSelector(Frozen):

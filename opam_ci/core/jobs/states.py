@@ -1,7 +1,7 @@
 """The states of a job: one table of transitions by state and event.
 
 An event that is not in the table is a bug of its sender: nothing is guessed. Events that arrive
-late or twice are not bugs; `job_table.py` recognises them by round and attempt and drops them
+late or twice are not bugs; `table.py` recognises them by round and attempt and drops them
 before they get here.
 """
 

@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,6 +165,17 @@ def test_disabled_user_namespaces_are_a_usage_error(
     assert preflight.namespace_problem(sandbox.ROOTLESS, switches=tmp_path) is None
     program(path, "unshare", "exit 1")
     assert preflight.namespace_problem(sandbox.ROOT, switches=tmp_path) is None
+
+
+def test_root_of_a_namespace_with_few_ids_is_a_usage_error() -> None:
+    program = """
+from opam_ci.clients.runners.preflight import namespace_problem
+from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
+print(namespace_problem(ROOT))
+"""
+    inside = ["unshare", "--user", "--map-root-user", sys.executable, "-c", program]
+    done = subprocess.run(inside, capture_output=True, text=True, check=True)
+    assert "up to 65,535 users and groups, and this user namespace has 1: run this" in done.stdout
 
 
 def test_root_installs_after_a_line_about_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

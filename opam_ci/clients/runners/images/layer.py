@@ -326,7 +326,7 @@ class LayerMaking:
             probe, output=self._output, phase=Phase.CHECKOUT, time_limit=_STEP_TIMEOUT
         )
         if not tried.ok:
-            # The engine masks /proc, and this worker may not mount an empty one (`emptyproc.py`).
+            # The engine masks /proc, and this worker may not mount an empty one (`empty_proc.py`).
             self._output(b"[opam-ci] base layer: opam's sandbox shares opam's PID namespace\n")
             return False
         await self._do(_UNSHARE)

@@ -25,7 +25,7 @@ HOME = "/home/opam"
 
 # With fsconfig(2), which newer versions of mount prefer, an option has at most 255 bytes; with
 # mount(2) all options together have a page. The sandbox holds an empty /proc besides its own,
-# hidden, since bubblewrap covers parts of the one that it makes for root (`emptyproc.py`).
+# hidden, since bubblewrap covers parts of the one that it makes for root (`empty_proc.py`).
 _MOUNT = (
     f'cd "$1" && {" ".join(emptyproc.MOUNT)} "$2" '
     '&& LIBMOUNT_FORCE_MOUNT2=always mount -t overlay overlay -o "$3" "$4" '

@@ -11,7 +11,7 @@ from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import ChangeJobs, CountJobs, TakeJobs
 from opam_ci.core.jobs.outcome import Cancelled, Outcome
 from opam_ci.core.jobs.plan import ANALYSIS, PlannedJob, outcome_after
-from opam_ci.core.jobs.selector import CANARY_COST, RESTART_COST, RestartOrigin, RestartSelector
+from opam_ci.core.jobs.selector import RESTART_COST, TRIAL_COST, RestartOrigin, RestartSelector
 from opam_ci.core.jobs.summary import SHOWN_ROWS, JobState, JobStatus, Standing, count_key, total
 from tests.support.fakes.queue import (
     DISK,
@@ -98,7 +98,7 @@ def test_planning_twice_adds_nothing_and_disturbs_nobody(index: Index) -> None:
         (None, 0),
         (RestartOrigin.PERSON, 0),
         (RestartOrigin.INCIDENT, 7 + RESTART_COST),
-        (RestartOrigin.CANARY, 7 + CANARY_COST),
+        (RestartOrigin.TRIAL, 7 + TRIAL_COST),
     ],
 )
 def test_a_plan_and_a_restart_are_charged_to_whoever_asks(

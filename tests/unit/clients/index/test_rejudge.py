@@ -261,7 +261,7 @@ def test_writers_at_once_throw_doubt_on_all(index: Index) -> None:
     assert sum(len(each.kinds) for each in found) == 6
 
 
-def test_a_canary_that_fails_the_same_way_is_no_evidence_of_a_repair(index: Index) -> None:
+def test_a_trial_that_fails_the_same_way_is_no_evidence_of_a_repair(index: Index) -> None:
     write(index, *(decided(number, minutes=number) for number in range(1, 6)))
     [incident] = index.incidents().items
     for number in (1, 2):
@@ -273,7 +273,7 @@ def test_a_canary_that_fails_the_same_way_is_no_evidence_of_a_repair(index: Inde
 
 
 @pytest.mark.parametrize("outcome", [PASSED, failure("Error: Unbound module Anything")])
-def test_a_canary_that_gets_through_is_evidence_of_a_repair(index: Index, outcome: Outcome) -> None:
+def test_a_trial_that_gets_through_is_evidence_of_a_repair(index: Index, outcome: Outcome) -> None:
     write(index, *(decided(number, minutes=number) for number in (1, 2, 3)))
     [incident] = index.incidents().items
     write(index, decided(1, minutes=7, round_=2, outcome=outcome))

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from opam_ci.core.incidents.grouping import GAP, Span, group, joined, place_of
 from opam_ci.core.incidents.model import FaultSeen, HitJob, Place, Scope
 from opam_ci.core.incidents.restarts import (
-    CANARIES,
     JOB_BUDGET,
     PULL_REQUEST_BUDGET,
+    TRIALS,
     HitKey,
-    canary_of,
     has_budget,
     key_of,
     restart_plan,
+    trial_of,
 )
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Cause, Evidence
@@ -151,7 +151,7 @@ def test_a_plan_restarts_exactly_what_was_hit_each_once(
     jobs: list[HitJob], window: int, chance: object
 ) -> None:
     plan = restart_plan(jobs, window=window)
-    orders = [plan.canary] if plan.canary else []
+    orders = [plan.trial] if plan.trial else []
     orders += [order for part in plan.windows for order in part]
     planned = [(order.revision, name) for order in orders for name in order.jobs]
     wanted = {
@@ -165,11 +165,11 @@ def test_a_plan_restarts_exactly_what_was_hit_each_once(
     assert restart_plan(jobs, window=window) == plan
 
 
-def test_the_canary_is_a_build_and_small_pull_requests_come_first() -> None:
+def test_the_trial_is_a_build_and_small_pull_requests_come_first() -> None:
     many = [hit(1, f"p{n}.1", JobKind.TEST) for n in range(5)]
     plan = restart_plan([*many, hit(2, "q.1"), hit(3, "r.1", JobKind.TEST)], window=4)
-    assert plan.canary is not None
-    assert plan.canary.revision.number == 2
+    assert plan.trial is not None
+    assert plan.trial.revision.number == 2
     numbers = [[order.revision.number for order in part] for part in plan.windows]
     assert numbers == [[3, 1], [1]]
 
@@ -183,22 +183,22 @@ def test_canaries_take_turns_until_each_was_used_often_enough() -> None:
     ]
     sent = Counter[HitKey]()
     asked = []
-    while (canary := canary_of(jobs, sent)) is not None:
-        sent[key_of(canary)] += 1
-        asked.append(canary.job.package)
+    while (trial := trial_of(jobs, sent)) is not None:
+        sent[key_of(trial)] += 1
+        asked.append(trial.job.package)
     # Pull requests by turns, whatever each has lost: one may have brought the fault about itself.
     assert asked[:6] == ["c.1", "b.1", "c.1", "a.1", "c.1", "b.1"]
     # The one that has used up its budget is left to people.
-    assert sorted(sent.values()) == [CANARIES] * 3
+    assert sorted(sent.values()) == [TRIALS] * 3
 
 
 def test_only_automatic_restarts_have_a_budget() -> None:
     assert has_budget(RestartOrigin.INCIDENT, PULL_REQUEST_BUDGET - 1)
     assert not has_budget(RestartOrigin.INCIDENT, PULL_REQUEST_BUDGET)
-    assert not has_budget(RestartOrigin.CANARY, PULL_REQUEST_BUDGET)
+    assert not has_budget(RestartOrigin.TRIAL, PULL_REQUEST_BUDGET)
     assert has_budget(RestartOrigin.PERSON, PULL_REQUEST_BUDGET)
     assert has_budget(RestartOrigin.AUTHOR, PULL_REQUEST_BUDGET)
     charged = [origin.charged(7, 2) for origin in RestartOrigin]
     assert charged == [0, 0, 47, 13]
-    # Three restarts, or a night of canaries.
-    assert RestartOrigin.INCIDENT.charged(0, 3) == RestartOrigin.CANARY.charged(0, 20) == JOB_BUDGET
+    # Three restarts, or a night of trials.
+    assert RestartOrigin.INCIDENT.charged(0, 3) == RestartOrigin.TRIAL.charged(0, 20) == JOB_BUDGET
