@@ -125,9 +125,10 @@ async def test_no_system_call_reaches_the_machine(world: World) -> None:
             assert ended.ok, output
             results = dict(line.split() for line in output.splitlines())
             assert len(results) > 90
-            allowed = {name for name, why in results.items() if why not in escapes.REFUSALS}
-            controls = {name for name in results if name.startswith("control-")}
-            assert allowed == controls
+            # In opam's sandbox, files are read-only, and root has no number.
+            refusals = escapes.REFUSALS | ({"EINVAL", "EROFS"} if box else set())
+            allowed = {name for name, why in results.items() if why not in refusals}
+            assert allowed == {name for name in results if name.startswith("control-")}
 
 
 async def test_no_command_reaches_the_machine_or_another_job(
