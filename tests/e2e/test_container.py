@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -122,6 +123,8 @@ async def test_a_build_sees_nothing_of_the_worker_and_has_no_network(
         f"ls -d {_CHECKOUT} 2>&1; touch /etc/written /usr/written /mirrors/written 2>&1; "
         "echo seen opam: $(pidof opam | wc -w); "
         f"echo sockets: $(find / -xdev -type s | wc -l); grep CapEff /proc/self/status; "
+        "perl -e 'for (2, 40) { socket(S, $_, 1, 0) or print q(socket ), 0 + $! }'; "
+        "cat /usr/sbin/policy-rc.d; "
         f"curl --silent --show-error --max-time 5 {server.url}/ 2>&1; cat readme; exit 1"
     )
     try:
@@ -148,6 +151,8 @@ async def test_a_build_sees_nothing_of_the_worker_and_has_no_network(
     assert word not in seen
     assert "eth0" not in seen
     assert "sockets: 0" in seen
+    assert seen.count(f"socket {errno.EAFNOSUPPORT}") == 1
+    assert "exit 101" in seen
 
 
 async def test_a_hog_is_killed_and_a_fork_bomb_stopped(world: ContainerWorld) -> None:

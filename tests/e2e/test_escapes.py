@@ -78,7 +78,7 @@ int main(void) {
 
 TAKE = (
     "for i in 1 2 3 4 5; do unshare --user true && echo taken; done; "
-    "exec perl -e '$number = shift; for (1..50) { syscall($number, 0) >= 0 or die $! }'"
+    "exec perl -e '$number = shift; for (1..10) { syscall($number, 0) >= 0 or die $! }'"
 )
 _INOTIFY_INIT1 = {"x86_64": 294, "aarch64": 26}
 
@@ -125,9 +125,10 @@ async def test_no_system_call_reaches_the_machine(world: World) -> None:
             assert ended.ok, output
             results = dict(line.split() for line in output.splitlines())
             assert len(results) > 90
-            allowed = {name for name, why in results.items() if why not in escapes.REFUSALS}
-            controls = {name for name in results if name.startswith("control-")}
-            assert allowed == controls
+            # In opam's sandbox, files are read-only, and root has no number.
+            refusals = escapes.REFUSALS | ({"EINVAL", "EROFS"} if box else set())
+            allowed = {name for name, why in results.items() if why not in refusals}
+            assert allowed == {name for name in results if name.startswith("control-")}
 
 
 async def test_no_command_reaches_the_machine_or_another_job(

@@ -25,14 +25,16 @@ NAMESPACES = 1024
 namespace counts for some seconds more, and the machine has some 96,000 with 24 GB of memory."""
 
 INOTIFY_INSTANCES = 128
-"""As many as Linux grants a user."""
+"""As many as Linux grants a user by default."""
+
+INOTIFY_SHARE = 16
+"""The same where they also count for the worker's own user, who has as many for all jobs."""
 
 _BOUNDS = {
     **{
         f"max_{kind}_namespaces": NAMESPACES
         for kind in ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
     },
-    "max_inotify_instances": INOTIFY_INSTANCES,
     "max_inotify_watches": 1 << 16,
 }
 
@@ -64,9 +66,11 @@ async def job_namespace(rights: Rights) -> AsyncIterator[Rights]:
     try:
         enter = ("nsenter", f"--user=/proc/{os.getpid()}/fd/{descriptor}", "--")
         output = bytearray()
-        bounds = [f"{name}={value}" for name, value in _BOUNDS.items()]
+        instances = INOTIFY_SHARE if rights.prefix else INOTIFY_INSTANCES
+        bounds = {**_BOUNDS, "max_inotify_instances": instances}
+        words = [f"{name}={value}" for name, value in bounds.items()]
         ended = await run_process(
-            [*enter, "sh", "-c", _BOUND, "sh", *bounds], output=output.extend, time_limit=_TIMEOUT
+            [*enter, "sh", "-c", _BOUND, "sh", *words], output=output.extend, time_limit=_TIMEOUT
         )
         if not ended.ok:
             raise _not_made(output.decode(errors="replace"))
@@ -101,6 +105,7 @@ async def _make(rights: Rights) -> int:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
     )
     assert process.stdin is not None  # noqa: S101 - for mypy: PIPE above
