@@ -96,7 +96,7 @@ class RootfsRunner:
     async def require(self) -> None:
         """Checks for the programs and the user's namespaces; see `base.MachineRunner.require`."""
         trouble = (
-            sandbox.missing_tools()
+            sandbox.missing_tools(sandbox.NETWORK_TOOLS)
             or await to_thread(namespace_problem, self._rights)
             or tun_problem()
         )
@@ -112,7 +112,7 @@ class RootfsRunner:
         Raises:
             InfrastructureError: Cause `image` or `sandbox`, and what to do.
         """
-        sandbox.require_tools()
+        sandbox.require_tools(sandbox.NETWORK_TOOLS)
         return await self._images.ensure(self._settings.suite, self._archives, show)
 
     async def sweep(self) -> int:
@@ -131,7 +131,7 @@ class RootfsRunner:
         Raises:
             InfrastructureError: With the cause and what to do about it.
         """
-        sandbox.require_tools()
+        sandbox.require_tools(sandbox.NETWORK_TOOLS)
         self._settings.home.mkdir(parents=True, exist_ok=True)
         check_room(self.needs)
         check_limits(self._cgroups, self._limits)

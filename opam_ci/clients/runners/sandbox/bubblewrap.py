@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from opam_ci.clients import programs
 from opam_ci.clients.runners.sandbox import empty_proc as emptyproc
@@ -56,13 +57,16 @@ NETWORK_TOOLS = {
 """Programs of the host that the network of builds needs, with the Debian package of each."""
 
 TOOLS = {
-    **NETWORK_TOOLS,
+    "nsenter": "util-linux",
     "unshare": "util-linux",
+    "setpriv": "util-linux",
     "mount": "mount",
     "bwrap": "bubblewrap",
     "mmdebstrap": "mmdebstrap",
 }
 """Programs of the host that a build root needs, with the Debian package of each."""
+
+NO_TOOLS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -235,21 +239,27 @@ def environment(extra: Mapping[str, str] | None = None) -> tuple[tuple[str, str]
     )
 
 
-def missing_tools() -> str | None:
-    """Returns which programs the host lacks and the command that installs them, or None."""
-    needed = TOOLS if os.geteuid() == 0 else {**TOOLS, "newuidmap": "uidmap"}
+def missing_tools(further: Mapping[str, str] = NO_TOOLS) -> str | None:
+    """Returns which programs the host lacks and the command that installs them, or None.
+
+    Args:
+        further: Programs besides those of `TOOLS`.
+    """
+    needed = {**TOOLS, **further}
+    if os.geteuid() != 0:
+        needed["newuidmap"] = "uidmap"
     if not seccomp.is_installed():
-        needed = {**needed, seccomp.LIBRARY: "libseccomp2"}
+        needed[seccomp.LIBRARY] = "libseccomp2"
     return programs.missing(needed)
 
 
-def require_tools() -> None:
-    """Checks that the host has the programs of `TOOLS`.
+def require_tools(further: Mapping[str, str] = NO_TOOLS) -> None:
+    """Checks that the host has the programs; see `missing_tools`.
 
     Raises:
         InfrastructureError: Cause `sandbox`, with the packages to install.
     """
-    if missing := missing_tools():
+    if missing := missing_tools(further):
         raise InfrastructureError(missing, cause=Cause.SANDBOX)
 
 
