@@ -123,9 +123,10 @@ def _whole(repository: Repository, tree: str, path: str) -> Content:
 
 
 def _contents(repository: Repository, ids: list[str]) -> dict[str, Content]:
-    sizes = repository.sizes(ids)
-    small = [object_id for object_id, size in zip(ids, sizes, strict=True) if size <= MAX_SIZE]
-    contents: dict[str, Content] = dict(zip(small, repository.objects(small), strict=True))
-    for object_id, size in zip(ids, sizes, strict=True):
+    sizes = dict(zip(ids, repository.sizes(ids), strict=True))
+    small = [object_id for object_id, size in sizes.items() if size <= MAX_SIZE]
+    read = repository.objects(small, [sizes[object_id] for object_id in small])
+    contents: dict[str, Content] = dict(zip(small, read, strict=True))
+    for object_id, size in sizes.items():
         contents.setdefault(object_id, Oversized(size))
     return contents

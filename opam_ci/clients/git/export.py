@@ -143,6 +143,8 @@ def _writing(target: Path) -> Iterator[tarfile.TarFile]:
 def _add_entries(
     archive: tarfile.TarFile, repository: Repository, entries: Sequence[TreeEntry]
 ) -> None:
-    contents = repository.objects([entry.object_id for entry in entries])
+    contents = repository.objects(
+        [entry.object_id for entry in entries], [entry.size for entry in entries]
+    )
     for entry, content in zip(entries, contents, strict=True):
         add(archive, entry.path, content, executable=entry.mode == _EXECUTABLE)

@@ -84,10 +84,11 @@ class _Inspection:
     def _check_level(self) -> str | None:
         level, self._below = self._below, []
         ids = sorted({tree for folder in level for tree in (folder.old, folder.new) if tree})
-        self._tree_bytes += sum(self._repository.sizes(ids))
+        sizes = self._repository.sizes(ids)
+        self._tree_bytes += sum(sizes)
         if self._tree_bytes > MAX_TREE_BYTES:
             return f"Too much is changed (over {MAX_TREE_BYTES} bytes of git trees)"
-        trees = dict(zip(ids, self._repository.objects(ids), strict=True))
+        trees = dict(zip(ids, self._repository.objects(ids, sizes), strict=True))
         for folder in level:
             old = {} if folder.old is None else _entries(trees[folder.old], folder.old)
             new = _entries(trees[folder.new], folder.new)

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -297,18 +298,24 @@ class ObjectReader:
         """The content of an object, None if there is no such object."""
         return next(self.read_many([name]))
 
-    def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
+    def read_many(
+        self, names: Sequence[str], sizes: Sequence[int] | None = None
+    ) -> Iterator[bytes | None]:
         """The content of each object, in order, None for one that does not exist.
 
-        Sizes are asked first, so that no more than `_MAX_BYTES`, or one object, is in memory.
+        No more than `_MAX_BYTES`, or one object, are in memory at a time.
+
+        Args:
+            names: The objects.
+            sizes: Their sizes in bytes; by default git is asked for them.
         """
-        for batch in _queries(names):
+        if sizes is None:
             # Of one object nothing is to be decided.
-            sizes = self.sizes(batch) if len(batch) > 1 else (0,)
-            sized = zip(batch, sizes, strict=True)
-            for part in batched(sized, len(batch), weight=_size, most=_MAX_BYTES):
-                objects = [name for name, _ in part]
-                yield from self._results("contents", objects, self._content)
+            sizes = [size or 0 for size in self.sizes(names)] if len(names) > 1 else [0]
+        for part in batched(
+            zip(names, sizes, strict=True), _MAX_IN_FLIGHT, weight=itemgetter(1), most=_MAX_BYTES
+        ):
+            yield from self._results("contents", [name for name, _ in part], self._content)
 
     def sizes(self, names: Sequence[str]) -> Iterator[int | None]:
         """The bytes of each object, in order, None for one that does not exist."""
@@ -323,7 +330,7 @@ class ObjectReader:
         self, command: str, names: Sequence[str], read: Callable[[IO[bytes], str], T]
     ) -> Iterator[T]:
         """Read the result of a command for each name, some at a time."""
-        for batch in _queries(names):
+        for batch in batched(names, _MAX_IN_FLIGHT, weight=len, most=_MAX_QUERY // 4):
             with self._process.lock:
                 lines = (f"{command} ".encode() + _one_line(name) + b"\n" for name in batch)
                 output = self._process.query(b"".join(lines))
@@ -360,14 +367,6 @@ _MAX_QUERY: Final = 32_768
 _MAX_IN_FLIGHT: Final = 256
 #: Bytes of objects that are read at once; the opam files of 200 real packages have 300 KB.
 _MAX_BYTES: Final = 4 << 20
-
-
-def _queries(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    return batched(names, _MAX_IN_FLIGHT, weight=len, most=_MAX_QUERY // 4)
-
-
-def _size(sized: tuple[str, int | None]) -> int:
-    return sized[1] or 0
 
 
 def _one_line(name: str) -> bytes:

@@ -26,6 +26,7 @@ from opam_ci.clients.git.diff import TreeDiffer
 from opam_ci.clients.git.names import resolve
 from opam_ci.clients.git.process import Git, ObjectReader, git_fault, split_nul
 from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.model import Frozen
 from opam_ci.core.submission.admission import is_package
 from opam_ci.core.submission.change import FileChange
@@ -68,12 +69,14 @@ class TreeEntry:
         kind: `blob`, or `commit` for a submodule.
         object_id: Id of its content.
         path: Path from the tree's root.
+        size: Bytes of its content, 0 for a submodule.
     """
 
     mode: str
     kind: str
     object_id: str
     path: str
+    size: int
 
 
 # merge-tree --write-tree came with 2.38, cat-file --batch-command with 2.36.
@@ -237,15 +240,19 @@ class Repository:
         """The sizes of objects in bytes, by their ids, in order."""
         sizes = list(self._objects.sizes(ids))
         if None in sizes:
-            missing = ids[sizes.index(None)]
-            raise git_fault(f"object {missing} is missing: the clone is damaged or partial")
+            raise _missing(ids[sizes.index(None)])
         return [size for size in sizes if size is not None]
 
-    def objects(self, ids: Sequence[str]) -> Iterator[bytes]:
-        """The contents of objects, by their ids, in order; a few in memory at a time."""
-        for object_id, content in zip(ids, self._objects.read_many(ids), strict=True):
+    def objects(self, ids: Sequence[str], sizes: Sequence[int] | None = None) -> Iterator[bytes]:
+        """The contents of objects, by their ids, in order; a few in memory at a time.
+
+        Args:
+            ids: Their ids.
+            sizes: Their sizes in bytes, if known.
+        """
+        for object_id, content in zip(ids, self._objects.read_many(ids, sizes), strict=True):
             if content is None:
-                raise git_fault(f"object {object_id} is missing: the clone is damaged or partial")
+                raise _missing(object_id)
             yield content
 
     def list_tree(self, tree: str, paths: Sequence[str] = ()) -> list[TreeEntry]:
@@ -253,12 +260,14 @@ class Repository:
 
         A path that does not exist adds nothing.
         """
-        listed = self._git.run("ls-tree", "-r", "-z", "--full-tree", tree, "--", *paths)
+        listed = self._git.run("ls-tree", "-r", "-l", "-z", "--full-tree", tree, "--", *paths)
         entries: list[TreeEntry] = []
         for line in split_nul(listed.stdout):
             description, path = line.split("\t", 1)
-            mode, kind, object_id = description.split(" ")
-            entries.append(TreeEntry(mode=mode, kind=kind, object_id=object_id, path=path))
+            mode, kind, object_id, size = description.split()
+            if kind == "blob" and not size.isdigit():
+                raise _missing(object_id)
+            entries.append(TreeEntry(mode, kind, object_id, path, int(size) if size != "-" else 0))
         return entries
 
     def folders(self, tree: str, path: str) -> list[str]:
@@ -333,6 +342,10 @@ class Repository:
             f"the shallow clone lacks the commit at which {head[:12]} left its base: "
             "run `git fetch --unshallow` in it"
         )
+
+
+def _missing(object_id: str) -> InfrastructureError:
+    return git_fault(f"object {object_id} is missing: the clone is damaged or partial")
 
 
 @cache

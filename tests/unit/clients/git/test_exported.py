@@ -123,10 +123,10 @@ LARGE = ChangeLimits(
 
 @pytest.fixture
 def slow(clone: Clone) -> tuple[str, str]:
-    """The base, and a head whose export is 6 GiB of zeros."""
+    """The base, and a head whose export is 32 GiB of zeros."""
     master = clone.git("rev-parse", "master")
     blob = clone.store(b"\0" * (32 * MIB))
-    files = {at("s.1", f"files/{count}"): blob for count in range(200)}
+    files = {at("s.1", f"files/{count}"): blob for count in range(1000)}
     return master, clone.commit("slow", {at("s.1"): opam(), **files}, parents=(master,))
 
 
