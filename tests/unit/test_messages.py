@@ -258,6 +258,7 @@ def test_of_infrastructure() -> None:
             "{listing} is not a list of reverse dependencies",
             "{lists} has no package lists: remove {parent}, and the image is made anew",
             "{path} cannot be removed: {…}",
+            "{title} printed over {_CAPTURE_LIMIT} bytes",
             """\
 {what} {problem}; the end of its log, {log}:
 {…}\
