@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from opam_ci.cli.developer.analyse import analyse
@@ -65,6 +66,17 @@ def test_a_refused_change_and_none(clone: Clone) -> None:
     assert refused.stderr.startswith('refused: Unexpected path "packages/x"')
     none = CliRunner().invoke(app, [*words, "master"])
     assert (none.exit_code, none.stdout, none.stderr) == (0, "", "no package changes\n")
+
+
+def test_limits_are_settings(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPAM_CI_CHANGE_LIMITS__HEAD_FILES", "3")
+    assert run(clone, "--pr", "7")[0] == 1
+    monkeypatch.setenv("OPAM_CI_CHANGE_LIMITS__HEAD_FILES", "4")
+    monkeypatch.setenv("OPAM_CI_CHANGE_LIMITS__FILE_BYTES", "1KiB")
+    assert run(clone, "--pr", "7")[0] == 0
+    monkeypatch.setenv("OPAM_CI_CHANGE_LIMITS__FILE_SIZE", "1KiB")
+    with pytest.raises(ValidationError, match="file_size"):
+        run(clone, "--pr", "7")
 
 
 @pytest.mark.parametrize(
