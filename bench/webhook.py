@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
-import uvicorn
 
 from opam_ci.app.connection import connect
 from opam_ci.app.pull_requests import PullRequests
@@ -38,7 +38,8 @@ from opam_ci.core.github.action import Tracked
 from opam_ci.core.github.revision import Policy
 from opam_ci.core.github.signature import sign
 from opam_ci.web.acceptance import Acceptance
-from opam_ci.web.webhook import Webhook, application
+from opam_ci.web.server import receiving
+from opam_ci.web.webhook import Webhook
 from tests.e2e.conftest import free_port
 from tests.support.fakes.github_bodies import Pull, pull_request_whole, repository, user
 from tests.support.fakes.github_examples import APP, NAME, examples
@@ -59,10 +60,8 @@ def receive(temporal: str, home: Path, port: int) -> None:
             accept=Acceptance(PullRequests(client), policy).accept,
             deliveries=StoredDeliveries.open(f"sqlite:///{home / 'deliveries.sqlite'}"),
         )
-        config = uvicorn.Config(
-            application(webhook), port=port, log_level="warning", lifespan="off"
-        )
-        await uvicorn.Server(config).serve()
+        async with receiving(webhook, socket.create_server(("127.0.0.1", port))):
+            await asyncio.Event().wait()
 
     asyncio.run(run())
 

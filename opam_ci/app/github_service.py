@@ -1,10 +1,9 @@
-"""The GitHub part of a process: client, worker, accepted deliveries, schedule."""
+"""The GitHub part of a process: client, worker, schedule."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import timedelta
 from urllib.request import getproxies, proxy_bypass
 
@@ -21,9 +20,7 @@ from opam_ci.app.schedules import ensure_schedule
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import polling
 from opam_ci.clients.github.api import GitHub
-from opam_ci.clients.github.deliveries import StoredDeliveries
 from opam_ci.clients.logs.store import ArtifactStore
-from opam_ci.clients.threads import INDEX
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.messages import ReconcileTask
 from opam_ci.core.github.revision import Policy
@@ -46,23 +43,6 @@ HEARTBEAT_THROTTLE = timedelta(seconds=2)
 GRACEFUL_SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 
 
-@dataclass(frozen=True)
-class GitHubService:
-    """Dependencies of the receiver of webhooks.
-
-    Attributes:
-        pull_requests: The workflows.
-        policy: How heads are tested.
-        deliveries: Accepted deliveries.
-        secret: The webhook's.
-    """
-
-    pull_requests: PullRequests
-    policy: Policy
-    deliveries: StoredDeliveries
-    secret: bytes
-
-
 @contextlib.asynccontextmanager
 async def github_service(
     settings: Settings,
@@ -70,7 +50,7 @@ async def github_service(
     client: Client,
     checks: CheckOptions,
     metrics: Metrics,
-) -> AsyncIterator[GitHubService]:
+) -> AsyncIterator[None]:
     """Runs the GitHub part for the time of a block. The index has been opened before.
 
     Args:
@@ -82,26 +62,22 @@ async def github_service(
 
     Raises:
         UsageError: A setting is missing.
-        InfrastructureError: The database or Temporal is unavailable.
+        InfrastructureError: Temporal is unavailable.
     """
     tracked, policy = github.tracked, github.policy(checks, namespace=settings.namespace)
-    secret, credentials = github.webhook_secret(), github.credentials()
     async with contextlib.AsyncExitStack() as stack:
         api = await stack.enter_async_context(
             GitHub(
                 tracked.repository,
-                credentials,
+                github.credentials(),
                 base_url=github.api_url,
                 transport=MeteredTransport(metrics, transport_for(github.api_url)),
                 total_timeout=github.request_timeout,
             )
         )
-        deliveries = await INDEX.run(StoredDeliveries.open, settings.index_url)
-        stack.callback(deliveries.close)
-        pull_requests = PullRequests(client)
         activities = GitHubActivities(
             api,
-            pull_requests,
+            PullRequests(client),
             ArtifactStore.open(settings.store_url),
             tracked=tracked,
             policy=policy,
@@ -119,7 +95,7 @@ async def github_service(
             )
             await ensure_schedule(client, action, github.reconcile_interval)
         await stack.enter_async_context(polling([github_worker(client, activities)]))
-        yield GitHubService(pull_requests, policy, deliveries, secret)
+        yield
 
 
 def github_worker(client: Client, activities: GitHubActivities) -> Worker:

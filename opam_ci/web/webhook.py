@@ -1,7 +1,6 @@
 """The receiver of GitHub's webhooks."""
 
 import asyncio
-import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -23,18 +22,11 @@ _LOG = logging.getLogger(__name__)
 BODY_LIMIT = 25 * 1024 * 1024
 """Bytes; GitHub sends no larger payload."""
 
-BODY_TIMEOUT = timedelta(seconds=10)
-"""For the whole body to arrive: GitHub itself gives up then."""
-
 ACCEPT_TIMEOUT = timedelta(seconds=8)
 """For the action to be accepted, so that the response is within GitHub's ten seconds."""
 
 _LARGE = 256 * 1024
 """Bytes that take about a millisecond to parse."""
-
-_LARGE_AT_ONCE = 8
-"""Large bodies in memory at the same time: nobody without the secret can make this process hold
-more than 200 MiB. Further ones wait; usual ones never do."""
 
 _DELIVERY = re.compile(r"[A-Za-z0-9-]{1,100}")
 _SIGNATURE = re.compile(r"sha256=[0-9a-f]{64}")
@@ -86,18 +78,11 @@ class Webhook:
     deliveries: Deliveries
     accept_timeout: timedelta = ACCEPT_TIMEOUT
     _under_way: dict[str, asyncio.Task[Response]] = field(default_factory=dict, repr=False)
-    _room: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(_LARGE_AT_ONCE), repr=False
-    )
 
     async def receive(self, request: Request) -> Response:
         """Answers `POST /webhook`."""
-        async with contextlib.AsyncExitStack() as held:
-            return await self._receive(request, held)
-
-    async def _receive(self, request: Request, held: contextlib.AsyncExitStack) -> Response:
         try:
-            body = await self._signed_body(request, held)
+            body = await self._signed_body(request)
             event, delivery = _identity(request)
         except _RefusedError as refused:
             response = _response(refused.status, refused.reason)
@@ -113,37 +98,14 @@ class Webhook:
         # A client that disconnects must not cancel a half-accepted delivery.
         return await asyncio.shield(task)
 
-    async def _signed_body(self, request: Request, held: contextlib.AsyncExitStack) -> bytes:
+    async def _signed_body(self, request: Request) -> bytes:
         signature = request.headers.get("x-hub-signature-256", "")
         # Without a well-formed signature nothing is read, let alone kept.
         if _SIGNATURE.fullmatch(signature):
-            body = await self._read(request, held)
+            body = await _read(request)
             if is_signed(self.secret, body, signature):
                 return body
         raise _RefusedError(401, "the signature is missing or wrong: check the secret")
-
-    async def _read(self, request: Request, held: contextlib.AsyncExitStack) -> bytes:
-        """Returns the body; never more than the limit is in memory."""
-        declared = request.headers.get("content-length", "0")
-        # The server rejects a length that is not a number; received bytes are counted anyway.
-        if declared.isdecimal() and int(declared[:20]) > BODY_LIMIT:
-            raise _RefusedError(413, "larger than 25 MiB")
-        body = bytearray()
-        is_large = False
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT.total_seconds()):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > BODY_LIMIT:
-                        raise _RefusedError(413, "larger than 25 MiB")
-                    if len(body) > _LARGE and not is_large:
-                        is_large = True
-                        await held.enter_async_context(self._room)
-        except TimeoutError as error:
-            raise _RefusedError(408, "the body did not arrive in time") from error
-        except ClientDisconnect as error:
-            raise _RefusedError(400, "the body broke off") from error
-        return bytes(body)
 
     async def _handle(self, event: str, delivery: str, body: bytes) -> Response:
         try:
@@ -194,6 +156,23 @@ async def _healthz(_request: Request) -> Response:
 
 def _response(status: int, reason: str, **more: str) -> Response:
     return JSONResponse({"reason": reason, **more}, status_code=status)
+
+
+async def _read(request: Request) -> bytes:
+    """Returns the body; how long it may take, and how many at once, is the guard's."""
+    declared = request.headers.get("content-length", "0")
+    # The server rejects a length that is not a number; received bytes are counted anyway.
+    if declared.isdecimal() and int(declared[:20]) > BODY_LIMIT:
+        raise _RefusedError(413, "larger than 25 MiB")
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                raise _RefusedError(413, "larger than 25 MiB")
+    except ClientDisconnect as error:
+        raise _RefusedError(400, "the body broke off") from error
+    return bytes(body)
 
 
 def _identity(request: Request) -> tuple[str, str]:

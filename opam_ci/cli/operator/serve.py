@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from opam_ci.app.github_service import github_service, start_reconciliation
 from opam_ci.app.github_settings import GitHubSettings
@@ -19,6 +18,7 @@ from opam_ci.app.shutdown import stop_on_signal
 from opam_ci.cli.author.check import find_platforms
 from opam_ci.cli.author.platforms import chosen_table
 from opam_ci.cli.local import services
+from opam_ci.cli.operator.receiver import ReceiverOptions, receiver_running
 from opam_ci.cli.operator.work import log_to_stderr
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.core.errors import UsageError
@@ -26,23 +26,9 @@ from opam_ci.core.jobs.requests import CheckOptions
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.platforms.model import Platform
 from opam_ci.core.platforms.select import embedded
-from opam_ci.web.acceptance import Acceptance
-from opam_ci.web.webhook import Webhook, application
 from opam_ci.worker import measured, tune_gc
 
 _log = logging.getLogger(__name__)
-
-_SHUTDOWN_TIMEOUT = 10
-"""Seconds that the server waits for requests in flight when the process stops: GitHub's own
-timeout for a delivery. What was not accepted is delivered again."""
-
-
-class _Server(uvicorn.Server):
-    """A server that installs no signal handlers."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def serve(
@@ -136,22 +122,19 @@ async def serve_github(
     github.credentials()
     stop = stop_on_signal()
     with _listening(*listen) as listener:
+        options = ReceiverOptions(
+            listener=listener.fileno(), temporal=settings.temporal, checks=checks
+        )
         async with (
             measured(settings) as (client, instruments),
-            github_service(settings, github, client, checks, instruments.metrics) as service,
+            github_service(settings, github, client, checks, instruments.metrics),
+            receiver_running(options),
         ):
-            webhook = Webhook(
-                secret=service.secret,
-                tracked=github.tracked,
-                accept=Acceptance(service.pull_requests, service.policy).accept,
-                deliveries=service.deliveries,
-            )
-            async with _receiving(webhook, listener):
-                await start_reconciliation(client, github.tracked.repository)
-                host, port = listener.getsockname()[:2]
-                ready(f"{host}:{port}")
-                await stop.wait()
-                _log.info("stopping")
+            await start_reconciliation(client, github.tracked.repository)
+            host, port = listener.getsockname()[:2]
+            ready(f"{host}:{port}")
+            await stop.wait()
+            _log.info("stopping")
 
 
 @contextlib.contextmanager
@@ -164,21 +147,3 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         ) from error
     with listener:
         yield listener
-
-
-@contextlib.asynccontextmanager
-async def _receiving(webhook: Webhook, listener: socket.socket) -> AsyncIterator[None]:
-    config = uvicorn.Config(
-        application(webhook),
-        log_level="warning",
-        lifespan="off",
-        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        # Requests in flight are answered first.
-        server.should_exit = True
-        await task

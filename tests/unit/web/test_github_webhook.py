@@ -180,32 +180,6 @@ async def test_twenty_five_megabytes_are_read_and_one_byte_more_is_not(world: Wo
     assert answer.status_code == 413
 
 
-async def test_large_bodies_take_turns_and_usual_ones_do_not_wait(world: World) -> None:
-    going = asyncio.Event()
-    begun = 0
-
-    async def slowly() -> AsyncIterator[bytes]:
-        nonlocal begun
-        yield b" " * (300 * 1024)
-        begun += 1
-        await going.wait()
-        yield b" "
-
-    headers = {"x-hub-signature-256": "sha256=" + "0" * 64}
-    large = [
-        asyncio.create_task(world.http.post("/webhook", content=slowly(), headers=headers))
-        for _ in range(20)
-    ]
-    while begun < 8:  # noqa: ASYNC110 - the transport offers no event
-        await asyncio.sleep(0.01)
-    answer = await asyncio.wait_for(world.post(opened()), 5)
-    assert answer.status_code == 202
-    assert begun == 8
-    going.set()
-    assert {each.status_code for each in await asyncio.gather(*large)} == {401}
-    assert begun == 20
-
-
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
