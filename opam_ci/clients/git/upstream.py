@@ -81,8 +81,7 @@ class Upstream:
                 return await GIT.run(method, *args, **kwargs)
         except OSError as error:
             raise InfrastructureError(
-                f"cannot write to {self.directory.parent}: {error.strerror}",
-                cause=Cause.REPOSITORY_STATE,
+                f"cannot write to {self.directory}: {error.strerror}", cause=Cause.REPOSITORY_STATE
             ) from error
 
     def refresh(self, branch: str) -> str:

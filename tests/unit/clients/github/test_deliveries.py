@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from opam_ci.clients.github.deliveries import KEPT, StoredDeliveries
 from opam_ci.clients.index.index import Index
+from opam_ci.clients.threads import GIT, LINT, STORE
 from opam_ci.core.github.setup import missing
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.web.webhook import Deliveries
@@ -38,6 +40,23 @@ async def test_two_receivers_may_note_the_same_at_once(tmp_path: Path) -> None:
     assert all([await stores[0].is_accepted(f"{n}") for n in range(20)])
     for store in stores:
         store.close()
+
+
+async def test_they_are_noted_while_git_store_and_lint_are_stuck(tmp_path: Path) -> None:
+    deliveries = StoredDeliveries.open(f"sqlite:///{tmp_path}/index.sqlite")
+    released = threading.Event()
+    stuck = [
+        asyncio.create_task(threads.run(released.wait))
+        for threads in (GIT, STORE, LINT)
+        for _ in range(40)
+    ]
+    try:
+        await asyncio.wait_for(deliveries.accept("a"), 10)
+        assert await asyncio.wait_for(deliveries.is_accepted("a"), 10)
+    finally:
+        released.set()
+        await asyncio.gather(*stuck)
+        deliveries.close()
 
 
 async def test_it_shares_the_index_s_database(tmp_path: Path) -> None:
