@@ -104,7 +104,7 @@ class Webhook:
         if _SIGNATURE.fullmatch(signature):
             body = await _read(request)
             if is_signed(self.secret, body, signature):
-                return body
+                return bytes(body)
         raise _RefusedError(401, "the signature is missing or wrong: check the secret")
 
     async def _handle(self, event: str, delivery: str, body: bytes) -> Response:
@@ -158,7 +158,7 @@ def _response(status: int, reason: str, **more: str) -> Response:
     return JSONResponse({"reason": reason, **more}, status_code=status)
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request) -> bytearray:
     """Returns the body; how long it may take, and how many at once, is the guard's."""
     declared = request.headers.get("content-length", "0")
     # The server rejects a length that is not a number; received bytes are counted anyway.
@@ -172,7 +172,7 @@ async def _read(request: Request) -> bytes:
                 raise _RefusedError(413, "larger than 25 MiB")
     except ClientDisconnect as error:
         raise _RefusedError(400, "the body broke off") from error
-    return bytes(body)
+    return body
 
 
 def _identity(request: Request) -> tuple[str, str]:

@@ -4,12 +4,12 @@ import hashlib
 import hmac
 
 
-def sign(secret: bytes, body: bytes) -> str:
+def sign(secret: bytes, body: bytes | bytearray) -> str:
     """Returns the value of `X-Hub-Signature-256` for a body."""
     return "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
 
 
-def is_signed(secret: bytes, body: bytes, header: str | None) -> bool:
+def is_signed(secret: bytes, body: bytes | bytearray, header: str | None) -> bool:
     """Whether a body was signed with our secret; in constant time.
 
     Compared as bytes: `compare_digest` raises for text that is not ASCII, which a forger
