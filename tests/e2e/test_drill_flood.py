@@ -208,7 +208,7 @@ def test_a_receiver_that_dies_is_replaced(world: GitHubWorld) -> None:
     deliver(world, 2)
     assert receiver_of(world) != died
     log = (world.home / "serve.log").read_text()
-    assert "the receiver of webhooks ended with code -9: it is started again" in log
+    assert "the receiver of webhooks ended with code -9; it is started again" in log
     # One that is alone ends, and leaves the port to the next.
     left = receiver_of(world)
     world.kill()

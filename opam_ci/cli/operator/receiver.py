@@ -57,24 +57,28 @@ async def receiver_running(options: ReceiverOptions) -> AsyncIterator[None]:
     A receiver that ends is started again.
     """
     ready = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        keeper = tasks.create_task(_keep_running(options, ready))
-        try:
-            await ready.wait()
-            yield
-        finally:
-            keeper.cancel()
+    keeper = asyncio.create_task(_keep_running(options, ready))
+    try:
+        await ready.wait()
+        yield
+    finally:
+        keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeper
 
 
 async def _keep_running(options: ReceiverOptions, ready: asyncio.Event) -> None:
     while True:
-        async with _started(options) as process:
-            if process.stdout is not None and await process.stdout.readline():
-                ready.set()
-            code = await process.wait()
+        try:
+            async with _started(options) as process:
+                if process.stdout is not None and await process.stdout.readline():
+                    ready.set()
+                end = f"ended with code {await process.wait()}"
+        except OSError as error:
+            end = f"cannot be started: {error}"
         # If all processes are told to stop, this one is cancelled before it warns.
         await asyncio.sleep(_RESTART_DELAY)
-        _log.warning("the receiver of webhooks ended with code %d: it is started again", code)
+        _log.warning("the receiver of webhooks %s; it is started again", end)
 
 
 @contextlib.asynccontextmanager
