@@ -222,6 +222,8 @@ class PullRequestWorkflow:
         # A head that is yet to be tested finds it in the state.
         if self._testing is not None and self._is_approved(self._testing.revision):
             self._requests.append(_Request("approve"))
+        elif self._testing is not None and self._testing.state.holds:
+            self._note("the head was pushed after the approval: comment /opam-ci ok again")
 
     @workflow.signal
     def resync(self) -> None:
