@@ -222,6 +222,8 @@ class PullRequestWorkflow:
         # A head that is yet to be tested finds it in the state.
         if self._testing is not None and self._is_approved(self._testing.revision):
             self._requests.append(_Request("approve"))
+        elif self._testing is not None and self._testing.state.holds:
+            self._note("the head was pushed after the approval: comment /opam-ci ok again")
 
     @workflow.signal
     def resync(self) -> None:
@@ -469,25 +471,26 @@ class PullRequestWorkflow:
                     raise TypeError("the selector of a restart must be a RestartSelector")
                 refusal = self._refusal_of_restart(testing, selector.origin)
                 if refusal is not None:
-                    return Taken(refusal=refusal)
+                    return refusal
                 if selector.origin is RestartOrigin.AUTHOR and not request.preview:
                     self._state.author_restarts.append(workflow.now())
                     del self._state.author_restarts[:-_AUTHOR_RESTARTS_KEPT]
                 return await testing.restart(selector, preview=request.preview)
 
-    def _refusal_of_restart(self, testing: Testing, origin: RestartOrigin) -> str | None:
-        """Returns why no job is restarted, None if some are."""
+    def _refusal_of_restart(self, testing: Testing, origin: RestartOrigin) -> Taken | None:
+        """Returns why no job is restarted, None if some may be."""
         if not has_budget(origin, testing.state.restart_budget_used):
-            return (
-                "automatic restart limit reached: restart the errored jobs with `opam-ci restart`"
+            return Taken(
+                refusal="automatic restart limit reached: restart the errored jobs with "
+                "`opam-ci restart`"
             )
         author = testing.revision.author if origin is RestartOrigin.AUTHOR else None
         at = author and next_restart(author, self._state.author_restarts, workflow.now())
         if author is None or at is None:
             return None
-        return (
-            f"an author may restart jobs {author.restarts_an_hour} times an hour: repeat it after "
-            f"{at:%H:%M:%S} UTC, or ask somebody with triage or write access"
+        return Taken(
+            refusal=f"an author may restart jobs {author.restarts_an_hour} times an hour: repeat "
+            f"it after {at:%H:%M:%S} UTC, or ask somebody with triage or write access"
         )
 
     def _parsed(self, what: str, model: type[M], message: Any) -> M | None:

@@ -356,6 +356,7 @@ def test_of_verdicts() -> None:
 def test_of_restarts_and_cancellations() -> None:
     assert given_as("refusal") == snapshot(
         [
+            "an author may restart jobs {restarts_an_hour} times an hour: repeat it after {at} UTC, or ask somebody with triage or write access",
             "automatic restart limit reached: restart the errored jobs with `opam-ci restart`",
             "head {head} is superseded by {…}; nothing was done",
             "no head was tested yet",

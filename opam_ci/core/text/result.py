@@ -10,7 +10,7 @@ from opam_ci.core.jobs.installable import is_not_installable
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Failed, Outcome, SkipReason
 from opam_ci.core.jobs.plan import BUILT_KINDS
-from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Counts, Summary
+from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Counts, Standing, Summary
 from opam_ci.core.printable import flat
 from opam_ci.core.submission.result import ChangeKind
 
@@ -96,7 +96,8 @@ def other_jobs(summary: Summary, *, passed: bool = True) -> str:
     """
     found: dict[JobKind, Counter[str]] = {kind: Counter() for kind in _OTHER_KINDS}
     for each in summary.tallies:
-        if each.kind in found:
+        waits = summary.hold is not None and each.standing is Standing.QUEUED
+        if each.kind in found and not waits:
             word = "under way" if each.standing in UNDECIDED else each.standing.value
             found[each.kind][word] += each.number
     names: dict[str, list[str]] = {}

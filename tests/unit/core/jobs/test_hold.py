@@ -87,7 +87,8 @@ def test_a_status_says_what_is_waited_for_and_who_may_say_it(hold: Hold, text: s
     passed = Passed(evidence=Evidence(rule="x"))
     revdep = build.model_copy(update={"kind": JobKind.REVDEP, "revdep": "r.1"})
     done = [JobStatus(job=job, state=JobState.DECIDED, outcome=passed) for job in (ANALYSIS, build)]
-    summary = summary_of([*done, *[JobStatus(job=revdep)] * 9000])
+    listing = build.model_copy(update={"kind": JobKind.LIST_REVDEPS})
+    summary = summary_of([*done, JobStatus(job=listing), *[JobStatus(job=revdep)] * 9000])
     overall, linter, revdeps = statuses(
         summary.model_copy(update={"hold": hold}), maximum_attempts=5
     )
