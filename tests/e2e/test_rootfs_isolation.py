@@ -71,7 +71,6 @@ async def test_a_build_sees_nothing_of_the_worker(
     look = (
         "env; cat /proc/*/environ | tr '\\\\0' '\\\\n'; cat /proc/mounts; ls /; ls /sys /run; "
         "cat /proc/[0-9]*/comm | sort | uniq -c; cat /proc/net/dev; id; "
-        "cat /proc/[0-9]*/cmdline | tr '\\\\0' ' ' | grep -o -e '[-]-bind.*' -e '[-]-args'; "
         f"ls -d {_CHECKOUT} 2>&1; touch /etc/written 2>&1; grep CapEff /proc/self/status; exit 1"
     )
     report, _ = await world.build({"looks.1": f'build: ["sh" "-c" "{look}"]\n'}, "looks.1")
@@ -87,8 +86,6 @@ async def test_a_build_sees_nothing_of_the_worker(
     assert "pytest" not in seen
     assert "python" not in seen
     assert "eth0" not in seen
-    assert "--args" in seen
-    assert "--bind" not in seen
     assert str(world.home) not in seen
 
 
