@@ -86,7 +86,11 @@ def frontend(server: str, authority: Authority) -> Iterator[str]:
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         its_reader, its_writer = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(_pump(reader, its_writer), _pump(its_reader, writer))
+        try:
+            await asyncio.gather(_pump(reader, its_writer), _pump(its_reader, writer))
+        finally:
+            writer.transport.abort()
+            its_writer.transport.abort()
 
     loop = asyncio.new_event_loop()
     listening = loop.run_until_complete(asyncio.start_server(relay, _HERE, 0, ssl=context))
@@ -116,3 +120,6 @@ async def _close(listening: asyncio.Server) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    # A transport is closed by later turns of the loop: TLS, and TCP below it.
+    for _ in range(10):
+        await asyncio.sleep(0)

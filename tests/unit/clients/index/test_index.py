@@ -119,11 +119,13 @@ def test_hours_of_an_author_are_those_of_all_pull_requests(index: Index) -> None
     assert index.hours("o/other", "alice", NOON) == index.hours("o/r", "carol", NOON) == 0
 
 
-def test_a_nul_of_a_log_is_stored_as_a_replacement(index: Index) -> None:
-    write(index, decided(FAILED, job()))
+def test_a_nul_is_stored_as_a_replacement(index: Index) -> None:
+    evidence = FAILED.evidence.model_copy(update={"worker": "w\0 é"})
+    write(index, decided(FAILED.model_copy(update={"evidence": evidence}), job()))
     [found] = index.jobs().items
     assert isinstance(found.status.outcome, Failed)
-    assert found.status.outcome.evidence.lines[0].text == "Error: Unbound \ufffd é"
+    assert found.status.outcome.evidence.worker == "w\ufffd é"
+    assert found.status.outcome.evidence.lines[0].text == "Error: Unbound   é"
 
 
 def test_instants_come_back_in_utc_whatever_zone_they_came_in(index: Index) -> None:
