@@ -113,3 +113,13 @@ def test_docstrings_describe_what_a_class_has() -> None:
                     case ast.Name(id=name) | ast.Attribute(attr=name) | ast.FunctionDef(name=name):
                         has.add(name)
             assert described <= has, f"{path.name}: {each.name} has no {sorted(described - has)}"
+
+
+def test_no_pattern_repeats_a_group_possessively() -> None:
+    """Python before 3.11.5, such as Debian 12's, matches `(?:…)*+` wrongly: cpython#106052.
+
+    Atomic groups, `(?>(?:…)*)`, and possessive repetitions of one character are right there.
+    """
+    group = re.compile(r"\)(?:[*+?]|\{\d*,?\d*\})\+")
+    files = [*MODULES, *PRODUCT.rglob("*.toml"), *(ROOT / "tools").glob("*.py")]
+    assert [path.name for path in files if group.search(path.read_text())] == []

@@ -19,9 +19,11 @@ from lark.lexer import Lexer
 from opam_ci.core.opam.nodes import Atom, Bool, Ident, Int, String
 
 _ID: Final = r"[0-9_-]*+[A-Za-z][A-Za-z0-9_-]*+"
+# Comments and strings are no repeated groups: these the Python of Debian 12 matches wrongly where
+# they are possessive (cpython#106052), and others take memory for each time.
 _TOKEN: Final = re.compile(
     rf"""
-    (?: [ \t\n]++ | \r\n | \#[^\n]*+ )*+
+    [ \t\n]*+
     (?:
       "(?!"") (?P<plain> [^"\\\r]*+ ) "
     | (?P<ident> {_ID} (?: \+ (?: {_ID} | _ ) )* (?: :{_ID} )?
@@ -33,14 +35,19 @@ _TOKEN: Final = re.compile(
     | (?P<logop> [&|] )
     | (?P<pfxop> [!?] )
     | (?P<int> -?[0-9_]++ )
-    | \"\"\" (?P<triple> (?: [^"\\]++ | \\. | "(?!"") )*+ ) \"\"\"
-    | "(?!"") (?P<escaped> (?: [^"\\]++ | \\. )*+ ) "
+    | \"\"\" (?P<triple> )
+    | "(?!"") (?P<escaped> )
+    | (?P<skipped> \r\n | \#[^\n]*+ )
     | (?P<end> \Z )
     )
     """,
     re.VERBOSE | re.DOTALL,
 )
-_BLANKS: Final = re.compile(r"(?:[ \t\n]++|\r\n|#[^\n]*+)*+")
+_BLANKS: Final = re.compile(r"[ \t\n]*+")
+_STRING_EDGE: Final = {
+    "escaped": re.compile(r"""\\.|(?P<end>")""", re.DOTALL),
+    "triple": re.compile(r"""\\.|(?P<end>\"{3})""", re.DOTALL),
+}
 _COMMENT_EDGE: Final = re.compile(r"\(\*|\*\)")
 _ESCAPE: Final = re.compile(
     r"""\\(?: (?P<swallowed> \r?\n[ \t]*+ )
@@ -122,6 +129,15 @@ def _end_of_comment(text: str, offset: int) -> int:
     raise LexicalError("unterminated comment", len(text))
 
 
+def _end_of_string(text: str, start: int, kind: str) -> int:
+    """The offset of the quotes that end the string of a kind whose content begins at `start`."""
+    for edge in _STRING_EDGE[kind].finditer(text, start):
+        if edge["end"]:
+            return edge.start()
+    _unescape(text[start:], start)  # opam reports a wrong escape before the end of the file
+    raise LexicalError("unterminated string", len(text))
+
+
 def _integer(literal: str, offset: int) -> int:
     digits = literal.lstrip("-")
     if digits.startswith("_"):
@@ -140,20 +156,9 @@ def _invalid_token(text: str, offset: int) -> LexicalError:
     """The error for a text of which nothing matches at `offset`, which may be before blanks."""
     blanks = _BLANKS.match(text, offset)
     offset = blanks.end() if blanks else offset
-    if text[offset] == '"':
-        return _unterminated(text, offset)
     # opam names the first byte of a character alone, which no terminal can show.
     char = text[offset : offset + 4].encode("latin-1").decode("utf-8", "ignore")[:1]
     return LexicalError(f"'{char or text[offset]}' is not a valid token", offset)
-
-
-def _unterminated(text: str, offset: int) -> LexicalError:
-    start = offset + (3 if text.startswith('"""', offset) else 1)
-    try:
-        _unescape(text[start:], start)  # opam reports a wrong escape before the end of the file
-    except LexicalError as error:
-        return error
-    return LexicalError("unterminated string", len(text))
 
 
 def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -- one branch a token, in one loop for speed
@@ -189,12 +194,12 @@ def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -
             yield Mark("RELOP", ">=" if operator == "~" else operator, end - len(operator), end)
         elif kind == "logop":
             yield Mark("LOGOP", match["logop"], end - 1, end)
-        elif kind == "escaped":
-            start = match.start("escaped")
-            yield String(_unescape(match["escaped"], start), start=start - 1, end=end)
-        elif kind == "triple":
-            start = match.start("triple")
-            yield String(_unescape(match["triple"], start), start=start - 3, end=end)
+        elif kind in _STRING_EDGE:
+            quotes = 3 if kind == "triple" else 1
+            closing = _end_of_string(text, end, kind)
+            value = _unescape(text[end:closing], end)
+            yield String(value, start=end - quotes, end=closing + quotes)
+            end = closing + quotes
         elif kind == "pfxop":
             yield Mark("PFXOP", match["pfxop"], end - 1, end)
         elif kind == "int":
@@ -208,7 +213,7 @@ def tokens(text: str) -> Iterator[Atom | Mark | Token]:  # noqa: C901, PLR0912 -
             yield Mark("ENVOP", operator, start, end)
         elif kind == "comment":
             end = _end_of_comment(text, end - 2)
-        else:
+        elif kind != "skipped":
             yield Token("EOF", "", start_pos=end, end_pos=end, line=0, column=0)
             return
         offset = end
