@@ -35,6 +35,7 @@ from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.clients.runners.rootfs import RootfsRunner
+from opam_ci.clients.runners.sandbox.locks import temporary_files_in
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
 from opam_ci.health.slots import BuildSlots, tuner
 from opam_ci.metrics.telemetry import runtime_with_metrics
@@ -234,8 +235,9 @@ async def running(
             await ensure_search_attributes(client)
             index = await asyncio.to_thread(Index.open, settings.index_url)
             stack.callback(index.close)
-            repository = RepositoryActivities(store, lint, settings.clones)
-            stack.callback(repository.close)
+            repository = RepositoryActivities(
+                store, lint, settings.clones, on_recovery=instruments.metrics.clone_recovered
+            )
             listed = JobActivities(index, store)
             incidents = IncidentActivities(index)
             canary = CanaryActivities(store, instruments.canary_ended)
@@ -276,7 +278,11 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
     runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
     client = await connect(settings, runtime=runtime, retry=LONG_RETRY)
     instruments = Instruments(settings)
-    async with running(settings, client, instruments), instruments.shown(client, sdk_url):
+    async with (
+        temporary_files_in(settings.home / "scratch"),
+        running(settings, client, instruments),
+        instruments.shown(client, sdk_url),
+    ):
         if settings.canary:
             for pool in settings.pools:
                 await ensure_canary(client, canary_platform(pool))

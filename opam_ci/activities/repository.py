@@ -1,6 +1,8 @@
 """Activities on the repository itself: analysis and lint."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from temporalio import activity
@@ -8,6 +10,7 @@ from temporalio import activity
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.clients.git.analysis import analyse
 from opam_ci.clients.git.exported import Exporter
+from opam_ci.clients.git.healing import Recovery
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.git.tree import GitTree
 from opam_ci.clients.git.upstream import Upstream, upstream_in
@@ -38,14 +41,22 @@ class RepositoryActivities:
         opam: The opam that lints.
         clones: Directory of this worker's clones of GitHub's repositories; None for a worker
             without GitHub.
+        on_recovery: Called when such a clone was repaired; must neither block nor raise.
     """
 
-    def __init__(self, store: ArtifactStore, opam: OpamLint, clones: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        opam: OpamLint,
+        clones: Path | None = None,
+        *,
+        on_recovery: Callable[[Recovery], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._opam = opam
         self._exporter = Exporter(store)
         self._upstreams = clones
-        self._clones: dict[str, Repository] = {}
+        self._on_recovery = on_recovery
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
@@ -95,17 +106,19 @@ class RepositoryActivities:
 
     async def _analyse(self, task: RepositoryTask) -> tuple[Analysis, RepositoryRef | None]:
         revision = task.revision
-        clone = await self._clone(self._path(task))
-        analysis = await asyncio.to_thread(analyse, clone, revision.base, revision.head)
-        if analysis.failure is not None:
-            raise _refusal(analysis.failure)
-        if analysis.merge_tree is None:
-            raise InfrastructureError("the analysis made no merged tree", cause=Cause.GIT)
-        builds = any(changed.kind in BUILT_KINDS for changed in analysis.packages)
-        if revision.options.lint_only or not builds:
-            return analysis, None
-        repository = await self._exporter.export(clone, revision.base, analysis.merge_tree)
-        return analysis, repository
+        async with self._clone(task) as clone:
+            analysis = await asyncio.to_thread(analyse, clone, revision.base, revision.head)
+            if analysis.failure is not None:
+                raise _refusal(analysis.failure)
+            if analysis.merge_tree is None:
+                raise InfrastructureError("the analysis made no merged tree", cause=Cause.GIT)
+            builds = any(changed.kind in BUILT_KINDS for changed in analysis.packages)
+            if revision.options.lint_only or not builds:
+                return analysis, None
+            exported = await self._exporter.export(
+                clone, task.context.revision, revision.base, analysis.merge_tree
+            )
+            return analysis, exported
 
     async def _lint(self, task: RepositoryTask) -> list[LintVerdict]:
         revision = task.revision
@@ -114,21 +127,22 @@ class RepositoryActivities:
             if not await asyncio.to_thread(upstream.has, revision.base, revision.head):
                 # Another worker made the analysis, in its own clone.
                 await self._fetch(task, revision.origin)
-        clone = await self._clone(self._path(task))
-        # The merged tree is in a process's own scratch objects, so another worker merges again.
-        merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
-        if merged.tree is None or merged.tree != task.merge_tree:
-            raise InfrastructureError(
-                f"merging again gives {merged.tree} instead of {task.merge_tree}", cause=Cause.GIT
+        async with self._clone(task) as clone:
+            # The merged tree is in the scratch objects of the analysis, so this merges again.
+            merged = await asyncio.to_thread(clone.merge, revision.base, revision.head)
+            if merged.tree is None or merged.tree != task.merge_tree:
+                raise InfrastructureError(
+                    f"merging again gives {merged.tree} instead of {task.merge_tree}",
+                    cause=Cause.GIT,
+                )
+            linted = await lint_packages(
+                GitTree(clone, merged.tree),
+                [
+                    LintRequest(package=changed.package, new=changed.kind is ChangeKind.NEW_PACKAGE)
+                    for changed in task.packages
+                ],
+                opam=self._opam,
             )
-        linted = await lint_packages(
-            GitTree(clone, merged.tree),
-            [
-                LintRequest(package=changed.package, new=changed.kind is ChangeKind.NEW_PACKAGE)
-                for changed in task.packages
-            ],
-            opam=self._opam,
-        )
         await store_findings(
             self._store,
             task.context.revision,
@@ -152,7 +166,9 @@ class RepositoryActivities:
                 "this worker keeps no clones of GitHub", cause=Cause.REPOSITORY_STATE
             )
         ref = task.context.pull_request
-        return upstream_in(self._upstreams, ref.owner, ref.repo, origin.clone_url)
+        return upstream_in(
+            self._upstreams, ref.owner, ref.repo, origin.clone_url, self._on_recovery
+        )
 
     async def _fetch(self, task: RepositoryTask, origin: Origin) -> str:
         number = task.context.pull_request.number
@@ -161,21 +177,22 @@ class RepositoryActivities:
         upstream = self._upstream(task, origin)
         return await asyncio.to_thread(upstream.fetch, origin.branch, number, task.revision.head)
 
-    async def _clone(self, path: str) -> Repository:
-        clone = self._clones.get(path)
-        if clone is None:
-            try:
-                clone = await asyncio.to_thread(Repository.open, Path(path))
-            except UsageError as error:
-                # The path was checked when the check was requested: it is missing on this worker.
-                raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error
-            self._clones[path] = clone
-        return clone
-
-    def close(self) -> None:
-        """Ends the git processes of all clones."""
-        while self._clones:
-            self._clones.popitem()[1].close()
+    @asynccontextmanager
+    async def _clone(self, task: RepositoryTask) -> AsyncIterator[Repository]:
+        """Opens the clone that has a task's commits, with scratch objects of this activity."""
+        try:
+            clone = await asyncio.to_thread(Repository.open, Path(self._path(task)))
+        except UsageError as error:
+            # The path was checked when the check was requested: it is missing on this worker.
+            raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error
+        try:
+            yield clone
+        except InfrastructureError as error:
+            if error.cause is Cause.GIT and task.revision.origin is not None:
+                self._upstream(task, task.revision.origin).suspect()
+            raise
+        finally:
+            await asyncio.to_thread(clone.close)
 
 
 def _refusal(failure: str) -> SubmissionError:

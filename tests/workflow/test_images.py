@@ -57,7 +57,6 @@ async def world(environment: WorkflowEnvironment, tmp_path: Path) -> AsyncIterat
     script.analyse = repository.analyse  # type: ignore[method-assign]
     async with workers(environment.client, script):
         yield World(environment, script)
-    repository.close()
 
 
 def on(host: str, ocaml: str) -> Platform:

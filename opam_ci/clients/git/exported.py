@@ -18,6 +18,13 @@ from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.logs.store import ArtifactStore, MissingKeyError
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import RepositoryRef
+from opam_ci.core.jobs.records import RevisionKey, revision_folder
+
+BASES: Final = "repositories/bases"
+"""Folder of base archives, named by their commits."""
+
+HEADS: Final = "repositories/heads"
+"""Folder of overlays: `TESTING/BASE/DIGEST.tar.gz` below it."""
 
 _KNOWN_BASES: Final = "repositories/bases.json"
 _BASES: Final = TypeAdapter(list[str])
@@ -38,11 +45,14 @@ class Exporter:
         # Two heads at once must not both make the same base: it takes seconds.
         self._lock = asyncio.Lock()
 
-    async def export(self, clone: Repository, base: str, merged_tree: str) -> RepositoryRef:
+    async def export(
+        self, clone: Repository, testing: RevisionKey, base: str, merged_tree: str
+    ) -> RepositoryRef:
         """Exports a merged tree.
 
         Args:
             clone: Contains both.
+            testing: For which it is exported, and whose end is the overlay's.
             base: Commit into which the head was merged.
             merged_tree: The merged tree.
 
@@ -50,11 +60,12 @@ class Exporter:
             InfrastructureError: Git or the store fails.
         """
         async with self._lock:
-            bases = await self._bases()
+            bases = await known_bases(self._store)
             chosen = await asyncio.to_thread(_nearest, clone, bases, base, merged_tree)
-            archive = f"repositories/bases/{chosen}.tar.gz"
+            archive = f"{BASES}/{chosen}.tar.gz"
             with tempfile.TemporaryDirectory(prefix="opam-ci-export-") as directory:
-                if not await self._store.exists(archive):
+                # One that is not in the list was perhaps not stored to its end.
+                if chosen not in bases or not await self._store.exists(archive):
                     path = Path(directory) / "base.tar.gz"
                     await asyncio.to_thread(archive_tree, clone, chosen, path)
                     await self._store.put(archive, path)
@@ -69,9 +80,8 @@ class Exporter:
                     own_base=clone.tree_of(base),
                 )
                 digest = hashlib.sha256(await asyncio.to_thread(path.read_bytes)).hexdigest()
-                key = f"repositories/overlays/{digest}.tar.gz"
-                if not await self._store.exists(key):
-                    await self._store.put(key, path)
+                key = f"{HEADS}/{revision_folder(testing)}/{chosen}/{digest}.tar.gz"
+                await self._store.put(key, path)
         return RepositoryRef(
             base_commit=chosen,
             base_archive=archive,
@@ -80,17 +90,23 @@ class Exporter:
             package_count=made.total,
         )
 
-    async def _bases(self) -> list[str]:
-        try:
-            return _BASES.validate_json(await self._store.get(_KNOWN_BASES))
-        except (MissingKeyError, ValidationError):
-            # A list that does not exist, or is damaged, only costs a new base.
-            return []
-
     async def _remember(self, base: str, bases: list[str]) -> None:
         if bases[:1] != [base]:
             kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
             await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
+
+
+async def known_bases(store: ArtifactStore) -> list[str]:
+    """Returns the commits of the bases that the next heads may share, the last one first.
+
+    Raises:
+        InfrastructureError: The store cannot be read.
+    """
+    try:
+        return _BASES.validate_json(await store.get(_KNOWN_BASES))
+    except (MissingKeyError, ValidationError):
+        # A list that does not exist, or is damaged, only costs a new base.
+        return []
 
 
 def _nearest(clone: Repository, bases: list[str], base: str, merged_tree: str) -> str:

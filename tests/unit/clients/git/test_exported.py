@@ -1,5 +1,6 @@
 """Heads share a base in the store; what a head itself changes is always in its overlay."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,12 @@ import pytest
 from opam_ci.clients.git.exported import Exporter
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.jobs.records import RevisionKey
 from tests.support.fakes.clone import Clone, at, opam
+
+TESTING = RevisionKey(
+    repository="o/r", number=1, head="a" * 40, opened_at=datetime(2026, 5, 4, tzinfo=UTC)
+)
 
 
 @pytest.fixture
@@ -23,8 +29,8 @@ async def test_heads_share_a_base(clone: Clone) -> None:
     with Repository.open(clone.path) as repository:
         master, topic = (repository.resolve(name) for name in ("master", "topic"))
         tree = repository.tree_of(topic)
-        first = await exporter.export(repository, master, tree)
-        again = await exporter.export(repository, master, tree)
+        first = await exporter.export(repository, TESTING, master, tree)
+        again = await exporter.export(repository, TESTING, master, tree)
     assert first.base_commit == master
     assert (first.overlay_packages, first.package_count) == (1, 2)
     assert again == first
@@ -37,7 +43,7 @@ async def test_a_newer_base_that_has_the_change_too_does_not_empty_the_overlay(
     with Repository.open(clone.path) as repository:
         master, topic = (repository.resolve(name) for name in ("master", "topic"))
         tree = repository.tree_of(topic)
-        await exporter.export(repository, topic, tree)
-        made = await exporter.export(repository, master, tree)
+        await exporter.export(repository, TESTING, topic, tree)
+        made = await exporter.export(repository, TESTING, master, tree)
     assert made.base_commit == topic
     assert made.overlay_packages == 1
