@@ -21,9 +21,10 @@ from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingIn
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.result_buffer import ResultBuffer
+from opam_ci.activities.retention import RetentionActivities
 from opam_ci.app.connection import LONG_RETRY, connect, ensure_search_attributes, identity
 from opam_ci.app.monitoring import Instruments, canary_platform
-from opam_ci.app.schedules import ensure_canary
+from opam_ci.app.schedules import ensure_canary, ensure_retention
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import polling, stop_on_signal
 from opam_ci.clients import programs
@@ -45,6 +46,7 @@ from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.retention import RetentionWorkflow
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ WORKFLOWS = [
     CanaryWorkflow,
     DeliveryWorkflow,
     ReconcileWorkflow,
+    RetentionWorkflow,
 ]
 """All workflows."""
 
@@ -251,6 +254,7 @@ async def running(
                 incidents.resolve_incident,
                 canary.export_canary,
                 canary.report_canary,
+                RetentionActivities(index, store).prune,
             ]
             workers.append(orchestration_worker(client, activities, instruments.observers))
         if runner is not None and slots is not None:
@@ -286,6 +290,8 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
         if settings.canary:
             for pool in settings.pools:
                 await ensure_canary(client, canary_platform(pool))
+        if settings.orchestrate:
+            await ensure_retention(client, settings.retention_days)
         yield client, instruments
 
 
