@@ -170,13 +170,26 @@ async def temporary_files_in(parent: Path) -> AsyncIterator[None]:
         OSError: It cannot be made.
         InfrastructureError: Cause `storage`: something cannot be removed.
     """
-    await remove_unlocked(parent, "tmp-", ROOT)
+    await remove_unlocked(parent, "tmp-", ROOT, first=_unmount)
     async with own_directory(parent, "tmp-", ROOT) as directory:
         before, tempfile.tempdir = tempfile.tempdir, str(directory)
         try:
             yield
         finally:
             tempfile.tempdir = before
+
+
+async def _unmount(directory: Path) -> None:
+    for mounted in await asyncio.to_thread(_mounted_below, directory):
+        await run_process(["umount", "--lazy", mounted], output=lambda _: None)
+
+
+def _mounted_below(directory: Path) -> list[str]:
+    """Returns where a dead process has left mounts, such as those of `empty_proc.py`."""
+    mounts = Path("/proc/self/mounts")
+    lines = mounts.read_text(errors="surrogateescape").splitlines() if mounts.exists() else ()
+    points = (line.split(" ")[1].replace(r"\040", " ") for line in lines)
+    return [point for point in points if point.startswith(f"{directory}/")]
 
 
 def _locked_directory(parent: Path, prefix: str) -> tuple[Path, int]:
