@@ -38,6 +38,7 @@ def size(directory: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
 
 
+@pytest.mark.timeout(120 + PULL_REQUESTS)
 async def test_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = FIRST_DAY
     monkeypatch.setattr(upstreams, "_PRUNED", "now")

@@ -16,6 +16,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import pytest
+
 from opam_ci.clients.git import upstream as upstreams
 from opam_ci.clients.git.exported import Exporter
 from opam_ci.clients.git.healing import Recovery
@@ -92,6 +94,7 @@ def push(remote: Clone, number: int) -> str:
     return remote.commit(f"refs/pull/{number}/head", files, parents=(base,))
 
 
+@pytest.mark.timeout(120 + 5 * KILLS)
 def test_the_next_analysis_after_a_kill_works(tmp_path: Path) -> None:
     remote = Clone(tmp_path / "remote.git")
     start = remote.commit(
