@@ -62,7 +62,8 @@ async def ensure_retention(client: Client, days: int) -> None:
         await ensure_schedule(client, action, options.PRUNE_INTERVAL)
     except RPCError as error:
         raise UsageError(
-            f"the Temporal server rejects the schedule {RETENTION} ({error.message}): allow it"
+            f"the Temporal server rejects the schedule {RETENTION} ({error.message}); allow it, "
+            "and pause it to keep everything"
         ) from error
 
 
