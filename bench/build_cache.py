@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -41,6 +42,7 @@ from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.clients.runners.settings import default_home
 from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
 from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.platforms.model import EMBEDDED
 from tests.support.fakes import opam_repository
 from tests.support.fakes.clone import at
@@ -146,7 +148,10 @@ async def world(directory: Path, repository: Path, mirror: Path, touched: str) -
     store = ArtifactStore.open((directory / "store").as_uri())
     with Repository.open(clone) as opened:
         base, head = opened.resolve("master"), opened.resolve("touched")
-        _, ref = await Exporter(store).prepare(clone, base, head)
+        testing = RevisionKey(
+            repository="local/clone", branch="touched", head=head, opened_at=datetime.now(UTC)
+        )
+        _, ref = await Exporter(store).prepare(clone, testing, base, head)
         assert ref is not None
     home = directory / "home"
     home.mkdir()

@@ -21,9 +21,10 @@ from opam_ci.activities.observe import ORCHESTRATION_POOL, Observer, ObservingIn
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.result_buffer import ResultBuffer
+from opam_ci.activities.retention import RetentionActivities
 from opam_ci.app.connection import LONG_RETRY, connect, ensure_search_attributes, identity
 from opam_ci.app.monitoring import Instruments, canary_platform
-from opam_ci.app.schedules import ensure_canary
+from opam_ci.app.schedules import ensure_canary, ensure_retention
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import polling, stop_on_signal
 from opam_ci.clients import programs
@@ -35,6 +36,7 @@ from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.clients.runners.rootfs import RootfsRunner
+from opam_ci.clients.runners.sandbox.locks import temporary_files_in
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.errors import UsageError
@@ -46,6 +48,7 @@ from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
+from opam_ci.workflows.retention import RetentionWorkflow
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ WORKFLOWS = [
     CanaryWorkflow,
     DeliveryWorkflow,
     ReconcileWorkflow,
+    RetentionWorkflow,
 ]
 """All workflows."""
 
@@ -240,7 +244,11 @@ async def running(
             index = await INDEX.run(Index.open, settings.index_url)
             stack.callback(index.close)
             repository = RepositoryActivities(
-                store, lint, settings.clones, limits=settings.change_limits
+                store,
+                lint,
+                settings.clones,
+                limits=settings.change_limits,
+                on_recovery=instruments.metrics.clone_recovered,
             )
             listed = JobActivities(index, store)
             incidents = IncidentActivities(index)
@@ -255,6 +263,7 @@ async def running(
                 incidents.resolve_incident,
                 canary.export_canary,
                 canary.report_canary,
+                RetentionActivities(index, store).prune,
             ]
             workers.append(orchestration_worker(client, activities, instruments.observers))
         if runner is not None and slots is not None:
@@ -282,10 +291,16 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
     runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
     client = await connect(settings, runtime=runtime, retry=LONG_RETRY)
     instruments = Instruments(settings)
-    async with running(settings, client, instruments), instruments.shown(client, sdk_url):
+    async with (
+        temporary_files_in(settings.home / "scratch"),
+        running(settings, client, instruments),
+        instruments.shown(client, sdk_url),
+    ):
         if settings.canary:
             for pool in settings.pools:
                 await ensure_canary(client, canary_platform(pool))
+        if settings.orchestrate:
+            await ensure_retention(client, settings.retention_days)
         yield client, instruments
 
 

@@ -12,6 +12,7 @@ from temporalio import activity
 
 from opam_ci.activities.boundary import details_as, github_errors
 from opam_ci.activities.heartbeats import heartbeating
+from opam_ci.clients.git.healing import Recovery
 from opam_ci.clients.git.upstream import upstream_in
 from opam_ci.clients.github.api import GitHub
 from opam_ci.clients.github.errors import GitHubRefusedError
@@ -109,6 +110,7 @@ class GitHubActivities:
         tracked: Tracked,
         policy: Policy,
         clones: Path,
+        on_recovery: Callable[[Recovery], None] = lambda _: None,
     ) -> None:
         self._github = github
         self._pull_requests = pull_requests
@@ -117,7 +119,7 @@ class GitHubActivities:
         self._policy = policy
         owner, _, repo = tracked.repository.partition("/")
         self._owner, self._repo = owner, repo
-        self._upstream = upstream_in(clones, owner, repo, policy.clone_url)
+        self._upstream = upstream_in(clones, owner, repo, policy.clone_url, on_recovery)
 
     @activity.defn(name="github_post")
     async def post(self, task: PostTask) -> Posting:

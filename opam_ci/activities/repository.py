@@ -1,14 +1,15 @@
 """Activities on the repository itself: analysis and lint."""
 
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.clients.git.exported import Exporter
+from opam_ci.clients.git.healing import Recovery
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.git.tree import GitTree
 from opam_ci.clients.git.upstream import Upstream, upstream_in
@@ -40,6 +41,7 @@ class RepositoryActivities:
         clones: Directory of this worker's clones of GitHub's repositories; None for a worker
             without GitHub.
         limits: How much a head may add and modify.
+        on_recovery: Called when such a clone was repaired; must neither block nor raise.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class RepositoryActivities:
         clones: Path | None = None,
         *,
         limits: ChangeLimits = DEFAULT_LIMITS,
+        on_recovery: Callable[[Recovery], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._opam = opam
         self._exporter = Exporter(store, limits)
         self._upstreams = clones
+        self._on_recovery = on_recovery
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
@@ -103,12 +107,14 @@ class RepositoryActivities:
 
     async def _analyse(self, task: RepositoryTask) -> tuple[Analysis, RepositoryRef | None]:
         revision = task.revision
-        analysis, repository = await self._exporter.prepare(
-            self._path(task),
-            revision.base,
-            revision.head,
-            export=not revision.options.lint_only,
-        )
+        with self._suspecting(task):
+            analysis, repository = await self._exporter.prepare(
+                self._path(task),
+                task.context.revision,
+                revision.base,
+                revision.head,
+                export=not revision.options.lint_only,
+            )
         if analysis.failure is not None:
             raise _refusal(analysis.failure)
         if analysis.merge_tree is None:
@@ -122,8 +128,8 @@ class RepositoryActivities:
             if not await GIT.run(upstream.has, revision.base, revision.head):
                 # Another worker made the analysis, in its own clone.
                 await self._fetch(task, revision.origin)
-        async with _opened(self._path(task)) as clone:
-            # The merged tree was in the analysis' own scratch objects.
+        async with self._clone(task) as clone:
+            # The merged tree is in the scratch objects of the analysis, so this merges again.
             merged = await GIT.run(clone.merge, revision.base, revision.head)
             if merged.tree is None or merged.tree != task.merge_tree:
                 raise InfrastructureError(
@@ -161,7 +167,9 @@ class RepositoryActivities:
                 "this worker keeps no clones of GitHub", cause=Cause.REPOSITORY_STATE
             )
         ref = task.context.pull_request
-        return upstream_in(self._upstreams, ref.owner, ref.repo, origin.clone_url)
+        return upstream_in(
+            self._upstreams, ref.owner, ref.repo, origin.clone_url, self._on_recovery
+        )
 
     async def _fetch(self, task: RepositoryTask, origin: Origin) -> str:
         number = task.context.pull_request.number
@@ -170,18 +178,27 @@ class RepositoryActivities:
         upstream = self._upstream(task, origin)
         return await upstream.in_turn(upstream.fetch, origin.branch, number, task.revision.head)
 
+    @asynccontextmanager
+    async def _clone(self, task: RepositoryTask) -> AsyncIterator[Repository]:
+        """Opens the clone that has a task's commits; at the end its git processes are killed."""
+        with tempfile.TemporaryDirectory(prefix="opam-ci-objects-") as scratch:
+            try:
+                clone = await GIT.run(Repository.open, self._path(task), scratch=Path(scratch))
+            except UsageError as error:
+                # The path was checked when the check was requested: it is missing here.
+                raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error
+            with clone, self._suspecting(task):
+                yield clone
 
-@asynccontextmanager
-async def _opened(path: Path) -> AsyncIterator[Repository]:
-    """Opens a clone; at the end, also when cancelled, git's processes are killed."""
-    with tempfile.TemporaryDirectory(prefix="opam-ci-objects-") as scratch:
+    @contextmanager
+    def _suspecting(self, task: RepositoryTask) -> Iterator[None]:
+        """Has the CI's own clone of a task checked if git fails on it."""
         try:
-            clone = await GIT.run(Repository.open, path, scratch=Path(scratch))
-        except UsageError as error:
-            # The path was checked when the check was requested: it is missing on this worker.
-            raise InfrastructureError(str(error), cause=Cause.REPOSITORY_STATE) from error
-        with clone:
-            yield clone
+            yield
+        except InfrastructureError as error:
+            if error.cause is Cause.GIT and task.revision.origin is not None:
+                self._upstream(task, task.revision.origin).suspect()
+            raise
 
 
 def _refusal(failure: str) -> SubmissionError:

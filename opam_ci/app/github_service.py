@@ -82,6 +82,7 @@ async def github_service(
             tracked=tracked,
             policy=policy,
             clones=settings.clones,
+            on_recovery=metrics.clone_recovered,
         )
         cloning = asyncio.create_task(_clone(activities, policy))
         stack.push_async_callback(_end, cloning)

@@ -15,6 +15,7 @@ from opam_ci.app import schedules
 from opam_ci.app.connection import identity
 from opam_ci.app.settings import Settings
 from opam_ci.clients import canary
+from opam_ci.clients.git.healing import Recovery
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.index.gauges import IndexGauges
 from opam_ci.clients.logs.store import ArtifactStore
@@ -63,6 +64,8 @@ class Instruments:
         if settings.orchestrate:
             self._attempts.declare(ORCHESTRATION_POOL, REPOSITORY_JOBS)
             self._attempts.declare_rejudged(_BUILT)
+            for how in Recovery:
+                self.metrics.clone_recoveries.labels(how.value)
 
     def watch_builds(
         self,

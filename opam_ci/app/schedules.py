@@ -21,10 +21,14 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.platforms.model import Platform
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
+from opam_ci.workflows.retention import RetentionWorkflow
 
 _log = logging.getLogger(__name__)
 
 _PREFIX = "canary/"
+
+RETENTION = "retention"
+"""Id of the schedule that runs `opam-ci prune`."""
 
 
 async def ensure_canary(client: Client, platform: Platform) -> None:
@@ -50,6 +54,24 @@ async def ensure_canary(client: Client, platform: Platform) -> None:
         raise UsageError(
             f"the Temporal server rejects the schedule canary/{platform.pool} ({error.message}); "
             "allow it, or disable canaries with OPAM_CI_CANARY=false"
+        ) from error
+
+
+async def ensure_retention(client: Client, days: int) -> None:
+    """Creates or updates the schedule that deletes what has not changed in so many days.
+
+    Raises:
+        UsageError: The request to Temporal failed.
+    """
+    action = ScheduleActionStartWorkflow(
+        RetentionWorkflow.run, days, id=RETENTION, task_queue=options.ORCHESTRATION_QUEUE
+    )
+    try:
+        await ensure_schedule(client, action, options.PRUNE_INTERVAL)
+    except RPCError as error:
+        raise UsageError(
+            f"the Temporal server rejects the schedule {RETENTION} ({error.message}); allow it, "
+            "and pause it to keep everything"
         ) from error
 
 

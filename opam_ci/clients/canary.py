@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 
-from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.store import ArtifactStore, MissingKeyError
 from opam_ci.clients.runners.base import Runner
 from opam_ci.clients.tar_gz import add, tar_gz
 from opam_ci.core.classify import judge
@@ -75,7 +75,13 @@ async def _put(store: ArtifactStore, files: Mapping[str, str]) -> str:
     with tar_gz(packed) as archive:
         for path, text in sorted(files.items()):
             add(archive, path, text.encode())
-    key = f"repositories/canary/{hashlib.sha256(packed.getvalue()).hexdigest()}.tar.gz"
-    if not await store.exists(key):
-        await store.put(key, packed.getvalue())
+    content = packed.getvalue()
+    key = f"repositories/canary/{hashlib.sha256(content).hexdigest()}.tar.gz"
+    try:
+        stored = await store.get(key)
+    except MissingKeyError:
+        stored = b""
+    if stored != content:
+        # Or torn by a power cut: then every canary would fail.
+        await store.put(key, content)
     return key

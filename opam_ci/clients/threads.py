@@ -93,7 +93,7 @@ LINT = Threads("lint", 2)
 
 
 def run_command(
-    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, text: str = ""
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs a command to its end. Blocks; called by `Threads.run`, it is killed with its caller.
 
@@ -102,6 +102,7 @@ def run_command(
         cwd: A directory that exists.
         env: Its whole environment.
         timeout: Seconds.
+        text: Its standard input.
 
     Raises:
         subprocess.TimeoutExpired: It took longer, and was killed with all that it had started.
@@ -111,7 +112,7 @@ def run_command(
         command,
         cwd=cwd,
         env=env,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         # git's transport is a child of git's: a killed parent would leave it with the pipes.
@@ -121,7 +122,7 @@ def run_command(
         children = _CHILDREN.get() or _Children()
         children.add(process.pid)
         try:
-            output, errors = process.communicate(timeout=timeout)
+            output, errors = process.communicate(text.encode(), timeout=timeout)
         except BaseException:
             _kill(process.pid)
             raise

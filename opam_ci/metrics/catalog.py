@@ -9,6 +9,7 @@ is never counted with `failed`.
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from opam_ci import __version__
+from opam_ci.clients.git.healing import Recovery
 
 JOB_BUCKETS = (1, 2, 5, 10, 20, 40, *(60 * n for n in (1.5, 3, 5, 10, 20, 40, 90, 180)))
 """From a lint of a second to the longest build that the time limits allow."""
@@ -132,6 +133,11 @@ class Metrics:
             "opam_ci_worker_clock_offset_seconds",
             "Offset of this machine's clock from the Temporal server's; positive if it is ahead.",
         )
+        self.clone_recoveries = self._counter(
+            "opam_ci_clone_recoveries_total",
+            "Repairs of clones after a kill or power cut: leftovers or refs removed, or made anew.",
+            "how",
+        )
         self.canaries = self._counter(
             "opam_ci_canary_runs_total",
             "Canaries of a pool, by result: good, or the cause of the fault.",
@@ -238,3 +244,7 @@ class Metrics:
     def name_worker(self, identity: str) -> None:
         """Sets the identity of this process."""
         self.worker_info.labels(worker=identity, version=__version__).set(1)
+
+    def clone_recovered(self, how: Recovery) -> None:
+        """Counts a repair of a clone."""
+        self.clone_recoveries.labels(how.value).inc()

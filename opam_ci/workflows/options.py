@@ -138,6 +138,18 @@ CANARY_EXPORT_RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum
 CANARY_PRIORITY = Priority(priority_key=1)
 """With analysis and lint: a canary tests the pool, not the length of its queue."""
 
+PRUNE_INTERVAL = timedelta(days=1)
+"""How often what nothing needs any more is deleted: at midnight, UTC."""
+
+PRUNE_TIMEOUT = timedelta(hours=6)
+"""For one attempt; it goes on where the previous one was."""
+
+PRUNE_HEARTBEAT_TIMEOUT = timedelta(seconds=60)
+"""As for jobs: it heartbeats every second."""
+
+PRUNE_PRIORITY = Priority(priority_key=5)
+"""Behind everything else."""
+
 
 _WAIT = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 

@@ -1,4 +1,4 @@
-"""The canary's schedule on a real server."""
+"""The schedules of canaries and of retention on a real server."""
 
 import asyncio
 import uuid
@@ -41,5 +41,25 @@ async def test_schedule_is_made_once_renewed_and_left_paused(server: services.Em
             await asyncio.sleep(0.1)
         else:
             pytest.fail("the pool is not listed")
+    finally:
+        await handle.delete()
+
+
+async def test_retention_is_scheduled_and_left_paused(server: services.Embedded) -> None:
+    client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+    handle = client.get_schedule_handle(schedules.RETENTION)
+    try:
+        await asyncio.gather(*(schedules.ensure_retention(client, 90) for _ in range(3)))
+        described = await handle.describe()
+        assert [each.every for each in described.schedule.spec.intervals] == [
+            options.PRUNE_INTERVAL
+        ]
+        await handle.pause(note="keep everything")
+        await schedules.ensure_retention(client, 30)
+        described = await handle.describe()
+        assert described.schedule.state.paused
+        action = described.schedule.action
+        assert isinstance(action, ScheduleActionStartWorkflow)
+        assert action.args[0].data == b"30"
     finally:
         await handle.delete()

@@ -1,4 +1,4 @@
-"""`opam-ci prune`: deletes old rows of the index, and their logs."""
+"""`opam-ci prune`: deletes old rows of the index, and what the store has of them."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -14,22 +14,32 @@ from opam_ci.clients.retention import prune as prune_all
 
 
 def prune(
-    days: Annotated[int, typer.Option(help="Keep what has changed in this many days.", min=1)] = 90,
+    days: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep what has changed in this many days; default: OPAM_CI_RETENTION_DAYS.", min=1
+        ),
+    ] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Deletes closed pull requests, and branches, that have not changed for long.
 
-    Nothing of an open pull request is deleted. It may be stopped at any time, and run by
-    cron: each batch of rows is deleted in one transaction, after its logs.
+    Nothing of an open pull request is deleted. Exported repositories that no testing needs, and
+    logs of canaries, are deleted too. Workers do this every night, by the schedule `retention`.
+    It may be stopped at any time: each batch of rows is deleted in one transaction, after its logs.
     """
     settings = Settings()
-    before = datetime.now(UTC) - timedelta(days=days)
+    now = datetime.now(UTC)
+    before = now - timedelta(days=days or settings.retention_days)
+    store = ArtifactStore.open(settings.store_url)
     with opened_index(settings) as index:
-        done = asyncio.run(prune_all(index, ArtifactStore.open(settings.store_url), before))
+        done = asyncio.run(prune_all(index, store, before, now=now))
     if as_json:
         print_json(done)
         return
     typer.echo(
         f"deleted {done.revisions} heads, {done.pull_requests} pull requests, "
-        f"{done.incidents} incidents and {done.logs} logs not changed since {before:%Y-%m-%d}"
+        f"{done.incidents} incidents, {done.logs} logs and {done.findings} lint findings not "
+        f"changed since {before:%Y-%m-%d}; {done.overlays} overlays and {done.bases} base "
+        f"repositories that no head needs; {done.canary_logs} log objects of canaries"
     )

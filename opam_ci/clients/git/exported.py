@@ -34,8 +34,15 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.records import RevisionKey, revision_folder
 from opam_ci.core.submission.admission import DEFAULT_LIMITS, ChangeLimits
 from opam_ci.core.submission.result import Analysis
+
+BASES: Final = "repositories/bases"
+"""Folder of base archives, named by their commits."""
+
+HEADS: Final = "repositories/heads"
+"""Folder of overlays: `TESTING/BASE/DIGEST.tar.gz` below it."""
 
 _KNOWN_BASES: Final = "repositories/bases.json"
 _BASES: Final = TypeAdapter(list[str])
@@ -63,12 +70,19 @@ class Exporter:
         self._listing = asyncio.Lock()
 
     async def prepare(
-        self, clone: Path, base: str, head: str, *, export: bool = True
+        self,
+        clone: Path,
+        testing: RevisionKey,
+        base: str,
+        head: str,
+        *,
+        export: bool = True,
     ) -> tuple[Analysis, RepositoryRef | None]:
         """Analyses the merge of a head into a base, and exports it.
 
         Args:
             clone: Contains both.
+            testing: For which it is exported, and whose end is the overlay's.
             base: Commit into which the head is merged.
             head: The head.
             export: Whether to export it if packages are to be built.
@@ -78,7 +92,7 @@ class Exporter:
             InfrastructureError: Git or the store fails.
             asyncio.CancelledError: The caller was cancelled; no process works for it any more.
         """
-        bases = tuple(await self._bases()) if export else None
+        bases = tuple(await known_bases(self._store)) if export else None
         with tempfile.TemporaryDirectory(prefix="opam-ci-head-") as name:
             directory = Path(name)
             done = await _run(
@@ -95,9 +109,8 @@ class Exporter:
             if (made := done.export) is None:
                 return done.analysis, None
             archive = await self._base_archive(clone, made.base)
-            key = f"repositories/overlays/{made.digest}.tar.gz"
-            if not await self._store.exists(key):
-                await self._store.put(key, directory / OVERLAY)
+            key = f"{HEADS}/{revision_folder(testing)}/{made.base}/{made.digest}.tar.gz"
+            await self._store.put(key, directory / OVERLAY)
         return done.analysis, RepositoryRef(
             base_commit=made.base,
             base_archive=archive,
@@ -108,25 +121,32 @@ class Exporter:
 
     async def _base_archive(self, clone: Path, base: str) -> str:
         """Returns the key of a base's archive, which is made if need be."""
-        key = f"repositories/bases/{base}.tar.gz"
+        key = f"{BASES}/{base}.tar.gz"
         async with self._making[base]:
-            if not await self._store.exists(key):
+            # One that is not in the list was perhaps not stored to its end.
+            if base not in await known_bases(self._store) or not await self._store.exists(key):
                 with tempfile.TemporaryDirectory(prefix="opam-ci-base-") as name:
                     await _run(ArchiveBase(clone=clone, directory=Path(name), commit=base))
                     await self._store.put(key, Path(name) / BASE)
         async with self._listing:
-            bases = await self._bases()
+            bases = await known_bases(self._store)
             if bases[:1] != [base]:
                 kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
                 await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
         return key
 
-    async def _bases(self) -> list[str]:
-        try:
-            return _BASES.validate_json(await self._store.get(_KNOWN_BASES))
-        except (MissingKeyError, ValidationError):
-            # A list that does not exist, or is damaged, only costs a new base.
-            return []
+
+async def known_bases(store: ArtifactStore) -> list[str]:
+    """Returns the commits of the bases that the next heads may share, the last one first.
+
+    Raises:
+        InfrastructureError: The store cannot be read.
+    """
+    try:
+        return _BASES.validate_json(await store.get(_KNOWN_BASES))
+    except (MissingKeyError, ValidationError):
+        # A list that does not exist, or is damaged, only costs a new base.
+        return []
 
 
 async def _run(task: Task) -> Result:

@@ -98,6 +98,8 @@ def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
     accept: Container[int] | None = (0,),
     timeout_cause: Cause = Cause.GIT,
     cause_of: Callable[[str], Cause] = lambda _message: Cause.GIT,
+    prefix: Sequence[str] = (),
+    text: str = "",
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command on a repository to its end.
 
@@ -110,6 +112,8 @@ def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
         accept: Exit codes that are results, None for all.
         timeout_cause: Cause of the fault if it takes longer.
         cause_of: The cause by the last line of git's error output.
+        prefix: The command that starts git.
+        text: Its standard input.
 
     Raises:
         InfrastructureError: Git is missing, takes too long, or exits with a code that is not
@@ -117,7 +121,11 @@ def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
     """
     try:
         done = run_command(
-            ["git", f"--git-dir={git_dir}", *arguments], cwd=cwd, env=env, timeout=timeout
+            [*prefix, "git", f"--git-dir={git_dir}", *arguments],
+            cwd=cwd,
+            env=env,
+            timeout=timeout,
+            text=text,
         )
     except subprocess.TimeoutExpired as error:
         raise InfrastructureError(
@@ -255,13 +263,14 @@ class LineProcess:
         """End the process, if one runs. May be called twice."""
         process, self._process = self._process, None
         if process is not None:
+            # First, so that a thread that waits for its output ends, and the pipe can be closed.
+            process.kill()
+            process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     # The process may have ended already, without reading its queries.
                     with suppress(BrokenPipeError):
                         pipe.close()
-            process.kill()
-            process.wait()
         if self._errors is not None:
             self._errors.close()
             self._errors = None

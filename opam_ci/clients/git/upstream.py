@@ -2,16 +2,29 @@
 
 The one place that writes to a clone, and only to clones of our own: an author's clone is never
 changed (`repository.py`).
+
+The clone may be killed at any time: whoever takes its lock first removes what a killed git left
+(`healing.py`). If a fetch fails although the remote answers, or an analysis finds objects
+missing, git checks the clone, and one that is damaged is cloned anew.
+
+A head is kept by a ref of its day, `refs/keep/DAY/HEAD`, for `_KEPT` days. Once a day those of
+older days are removed, and git collects what nothing refers to.
 """
 
 import fcntl
+import logging
 import re
 import subprocess
+import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from shutil import rmtree
 from typing import Final, ParamSpec, TypeVar
 
+from opam_ci.clients.git import healing
+from opam_ci.clients.git.healing import Recovery
 from opam_ci.clients.git.names import is_object_id
 from opam_ci.clients.git.process import clean_environment, last_line, run_git
 from opam_ci.clients.runners.sandbox import locks
@@ -29,12 +42,50 @@ FETCH_TIMEOUT: Final = 600.0
 
 _SETTINGS: Final = {
     "fetch.fsckObjects": "true",
+    # Each fetch makes one pack, which is there as a whole or not at all.
+    "fetch.unpackLimit": "1",
+    # A ref that survives a power cut has its objects.
+    "core.fsync": "all",
+    "core.fsyncMethod": "batch",
     "gc.auto": "0",
     "maintenance.auto": "false",
+    # What is unreachable is in one pack, and not in a file for each object.
+    "gc.cruftPacks": "true",
+    # Once a day, beside builds.
+    "pack.threads": "1",
+    # Derived data: less that can be torn.
+    "gc.writeCommitGraph": "false",
+    "repack.writeBitmaps": "false",
     # A server that sends under 1 kB/s for half a minute is down; the attempt is retried.
     "http.lowSpeedLimit": "1000",
     "http.lowSpeedTime": "30",
 }
+_KEPT: Final = timedelta(days=2)
+"""How long a head is kept; one that is needed later is fetched again."""
+
+_PRUNED: Final = "1.day.ago"
+"""Age of unreachable objects that git removes: an analysis that uses them ends within the hour."""
+
+_MAINTAINED_EVERY: Final = timedelta(days=1)
+_MAX_PACKS: Final = 50
+"""Packs above which small ones are joined in between: each lookup asks all packs."""
+
+_CHECKED_EVERY: Final = timedelta(minutes=10)
+"""How often git checks the clone at most: a head that no clone can fetch is no reason to read all
+of it again and again."""
+
+_DAMAGED_KEPT: Final = timedelta(days=7)
+"""How long a damaged clone is kept for its operator."""
+
+#: Files in a clone whose time says when something was done last, or that it must be done.
+_MAINTAINED: Final = "opam-ci.maintained"
+_CHECKED: Final = "opam-ci.checked"
+_SUSPECTED: Final = "opam-ci.suspected"
+
+_DIES_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL", "--")
+_PULL: Final = "refs/opam-ci/pull"
+"""The ref into which a pull request's head is fetched; the next one overwrites it."""
+
 _MISSING_REF: Final = re.compile(rb"couldn't find remote ref|not our ref|unadvertised object")
 #: Message of the remote's git, or of the local one (`core.maxTreeDepth`, 2,048 unless set).
 _TOO_DEEP: Final = b"exceeded maximum allowed tree depth"
@@ -47,6 +98,8 @@ _URL: Final = re.compile(
     r"(?:(?:https?|file|git)://(?![^/]*@)|ssh://(?![^/@]*:[^/]*@))[^\s\0]{1,900}\Z"
 )
 
+_log = logging.getLogger(__name__)
+
 
 class Upstream:
     """A bare clone that belongs to the CI.
@@ -55,12 +108,18 @@ class Upstream:
     fetches, the others wait for it.
     """
 
-    def __init__(self, directory: Path, url: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        on_recovery: Callable[[Recovery], None] = lambda _: None,
+    ) -> None:
         """Nothing is done yet.
 
         Args:
             directory: Where the clone is, or will be.
             url: Where it is fetched from.
+            on_recovery: Called after each repair; must neither block nor raise.
 
         Raises:
             UsageError: Git does not fetch from such a URL without a shell, or it has a password.
@@ -68,6 +127,7 @@ class Upstream:
         require_url(url)
         self.directory = directory
         self.url = url
+        self._on_recovery = on_recovery
 
     async def in_turn(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls `refresh` or `fetch` of this clone on a thread, one call at a time.
@@ -94,7 +154,7 @@ class Upstream:
             InfrastructureError: The remote is not reachable, or has no such branch.
         """
         with self._locked():
-            return self._fetch_branch(branch)
+            return self._healed(lambda: self._fetch_branch(branch))
 
     def fetch(self, branch: str, number: int, head: str) -> str:
         """Fetches the base branch and a pull request's head.
@@ -114,34 +174,48 @@ class Upstream:
         """
         if not is_object_id(head):
             raise UsageError(f"{head[:80]!r} is not a commit id")
-        pull = f"refs/pull/{number}/head"
         with self._locked():
-            base = self._fetch_branch(branch)
-            if not self._has(head):
-                self._fetch([f"+{pull}:{pull}"], f"pull request {number}", of_head=True)
-            if not self._has(head):
-                # Force-pushed meanwhile; hosts keep such commits for a while.
-                try:
-                    self._fetch([head], f"commit {head[:12]}", of_head=True)
-                except InfrastructureError as error:
-                    if error.evidence.rule == HEAD_GONE:
-                        raise self._gone(number, head, pull) from error
-                    raise
-            if not self._has(head):
-                raise self._gone(number, head, pull)
+            base = self._healed(lambda: self._fetch_both(branch, number, head))
+            self._run("update-ref", f"refs/keep/{_today():%Y%m%d}/{head}", head)
+            self._maintain_if_due()
             return base
 
     def has(self, *commits: str) -> bool:
-        """Whether the clone holds all of these commits."""
+        """Whether the clone holds all of these commits, each with its history."""
         return (self.directory / "HEAD").exists() and all(map(self._has, commits))
+
+    def suspect(self) -> None:
+        """Has git check the clone before the next fetch, since reading it failed.
+
+        Raises:
+            InfrastructureError: The clone cannot be written to.
+        """
+        self._touch(_SUSPECTED)
+
+    def _fetch_both(self, branch: str, number: int, head: str) -> str:
+        base = self._fetch_branch(branch)
+        if self._has(head):
+            return base
+        self._fetch([f"+refs/pull/{number}/head:{_PULL}"], f"pull request {number}", of_head=True)
+        if not self._has(head):
+            # Force-pushed meanwhile; hosts keep such commits for a while.
+            try:
+                self._fetch([head], f"commit {head[:12]}", of_head=True)
+            except InfrastructureError as error:
+                if error.evidence.rule == HEAD_GONE:
+                    raise self._gone(number, head) from error
+                raise
+        if not self._has(head):
+            raise self._gone(number, head)
+        return base
 
     def _fetch_branch(self, branch: str) -> str:
         self._fetch([_branch_spec(branch)], f"branch {branch!r}")
         commit = f"refs/heads/{branch}^{{commit}}"
         return self._run("rev-parse", "--verify", commit).stdout.decode().strip()
 
-    def _gone(self, number: int, head: str, pull: str) -> InfrastructureError:
-        now = self._run("rev-parse", "--verify", "--quiet", f"{pull}^{{commit}}", accept=(0, 1))
+    def _gone(self, number: int, head: str) -> InfrastructureError:
+        now = self._run("rev-parse", "--verify", "--quiet", f"{_PULL}^{{commit}}", accept=(0, 1))
         at = now.stdout.decode().strip()
         branch = f"its branch is now at {at[:12]}" if at else "its branch is gone"
         return InfrastructureError(
@@ -156,11 +230,92 @@ class Upstream:
         )
 
     def _has(self, commit: str) -> bool:
-        # Complete with its history: a fetch that broke off leaves no ref to it, and so no
-        # pack either; git moves a pack into place only when it is whole.
-        return (
-            self._run("cat-file", "-e", f"{commit}^{{commit}}", accept=(0, 1, 128)).returncode == 0
-        )
+        # With all that the refs do not have: a killed git may have left a part of it.
+        connected = ("rev-list", "--objects", "--quiet", commit, "--not", "--all")
+        return self._run(*connected, accept=None).returncode == 0
+
+    def _healed(self, work: Callable[[], T]) -> T:
+        """Does the work; if it fails because the clone is damaged, makes that anew first."""
+        try:
+            return work()
+        except InfrastructureError as error:
+            gone = error.evidence.rule == HEAD_GONE
+            if gone or not self._remote_answers() or not self._is_damaged():
+                raise
+        self._make_anew()
+        return work()
+
+    def _remote_answers(self) -> bool:
+        return self._run("ls-remote", "--quiet", self.url, "HEAD", accept=None).returncode == 0
+
+    def _is_damaged(self) -> bool:
+        """Has git check all objects and refs, unless it has just done so."""
+        if self._age(_CHECKED) < _CHECKED_EVERY:
+            return False
+        # First, so that a check that does not end is not tried again at each fetch.
+        self._touch(_CHECKED)
+        (self.directory / _SUSPECTED).unlink(missing_ok=True)
+        checked = self._run("fsck", "--no-dangling", "--no-progress", accept=None)
+        # One that was killed, for want of memory or by hand, has found nothing.
+        if is_damaged := checked.returncode > 0:
+            _log.warning("%s is damaged: %s", self.directory, last_line(checked.stderr))
+        return is_damaged
+
+    def _make_anew(self) -> None:
+        try:
+            healing.move_away(self.directory)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        self._init()
+        self._on_recovery(Recovery.ANEW)
+
+    def _init(self) -> None:
+        self._run("init", "--quiet", "--bare")
+        self._touch(_MAINTAINED)
+
+    def _maintain_if_due(self) -> None:
+        try:
+            if self._age(_MAINTAINED) > _MAINTAINED_EVERY:
+                # First, since a maintenance that fails is not tried again at once.
+                self._touch(_MAINTAINED)
+                self._maintain()
+            elif len(list(self.directory.glob("objects/pack/*.pack"))) > _MAX_PACKS:
+                self._run("repack", "-d", "--quiet", "--geometric=2")
+        except (InfrastructureError, OSError) as error:
+            # The fetch has succeeded. What is damaged is found by the check before the next one.
+            _log.warning("maintenance of %s: %s", self.directory, error)
+            self.suspect()
+
+    def _maintain(self) -> None:
+        oldest = f"{_today() - _KEPT:%Y%m%d}"
+        # `refs/pull`: of earlier versions, one for each pull request.
+        listed = self._run("for-each-ref", "--format=%(refname)", "refs/keep", "refs/pull")
+        outdated = [
+            name
+            for name in listed.stdout.decode().splitlines()
+            if name.startswith("refs/pull/") or name.split("/")[2] < oldest
+        ]
+        self._run("update-ref", "--stdin", text="".join(f"delete {name}\n" for name in outdated))
+        self._run("gc", "--quiet", f"--prune={_PRUNED}")
+        damaged = healing.damaged_copy(self.directory)
+        if (
+            damaged.exists()
+            and time.time() - damaged.stat().st_mtime > _DAMAGED_KEPT.total_seconds()
+        ):
+            rmtree(damaged)
+
+    def _age(self, mark: str) -> timedelta:
+        """Returns how long ago something was done; long if never."""
+        try:
+            return timedelta(seconds=time.time() - (self.directory / mark).stat().st_mtime)
+        except FileNotFoundError:
+            return timedelta.max
+
+    def _touch(self, mark: str) -> None:
+        try:
+            (self.directory / mark).touch()
+        except OSError as error:
+            raise self._not_writable(error) from error
 
     def _fetch(self, specs: Sequence[str], what: str, *, of_head: bool = False) -> None:
         options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--end-of-options")
@@ -183,22 +338,37 @@ class Upstream:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Holds the clone's lock, and makes the clone if it is not there."""
+        """Holds the clone's lock; makes the clone if it is not there, and repairs it."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = (self.directory / "opam-ci.lock").open("w")
+            lock = (self.directory / healing.LOCK).open("w")
         except OSError as error:
-            raise InfrastructureError(
-                f"cannot write to {self.directory}: {error.strerror}", cause=Cause.REPOSITORY_STATE
-            ) from error
+            raise self._not_writable(error) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (self.directory / "HEAD").exists():
-                self._run("init", "--quiet", "--bare")
+            try:
+                self._repair()
+            except OSError as error:
+                raise self._not_writable(error) from error
             yield
 
+    def _repair(self) -> None:
+        if healing.remove_leftovers(self.directory):
+            self._on_recovery(Recovery.LEFTOVERS)
+        if healing.remove_torn_layout(self.directory):
+            self._init()
+        if healing.remove_torn_refs(self.directory):
+            self._on_recovery(Recovery.REFS)
+        if (self.directory / _SUSPECTED).exists() and self._is_damaged():
+            self._make_anew()
+
+    def _not_writable(self, error: OSError) -> InfrastructureError:
+        return InfrastructureError(
+            f"cannot write to {self.directory}: {error.strerror}", cause=Cause.REPOSITORY_STATE
+        )
+
     def _run(
-        self, *arguments: str, accept: Container[int] | None = (0,)
+        self, *arguments: str, accept: Container[int] | None = (0,), text: str = ""
     ) -> subprocess.CompletedProcess[bytes]:
         return run_git(
             self.directory,
@@ -209,6 +379,8 @@ class Upstream:
             accept=accept,
             timeout_cause=Cause.NETWORK,
             cause_of=_cause,
+            prefix=_DIES_WITH_US,
+            text=text,
         )
 
 
@@ -225,9 +397,19 @@ def require_url(url: str) -> None:
         )
 
 
-def upstream_in(clones: Path, owner: str, repo: str, url: str) -> Upstream:
+def upstream_in(
+    clones: Path,
+    owner: str,
+    repo: str,
+    url: str,
+    on_recovery: Callable[[Recovery], None] = lambda _: None,
+) -> Upstream:
     """Returns the clone of a repository on GitHub among those that a worker keeps."""
-    return Upstream(clones / owner.lower() / f"{repo.lower()}.git", url)
+    return Upstream(clones / owner.lower() / f"{repo.lower()}.git", url, on_recovery)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
 
 
 def _branch_spec(branch: str) -> str:

@@ -5,7 +5,17 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, delete, exists, not_, or_, select, union
 
 from opam_ci.clients.index.engine import Connected, reading, writing
-from opam_ci.clients.index.schema import ATTEMPTS, HEADS, INCIDENTS, JOBS, PULL_REQUESTS, REVISIONS
+from opam_ci.clients.index.rows import revision_of
+from opam_ci.clients.index.schema import (
+    ATTEMPTS,
+    HEADS,
+    INCIDENTS,
+    JOBS,
+    KEY_COLUMNS,
+    PULL_REQUESTS,
+    REVISIONS,
+)
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.model import Frozen
 
 _CLOSED = or_(PULL_REQUESTS.c.is_open.is_(False), PULL_REQUESTS.c.branch.is_not(None))
@@ -32,7 +42,8 @@ class Retention(Connected):
     def retire(self, before: datetime, *, limit: int) -> Retired:
         """Deletes old testings of closed pull requests, and of branches.
 
-        Call it again until it finds nothing. Delete the logs before: see `logs_to_retire`.
+        Call it again until it finds nothing. Delete before what the store has of them: see
+        `testings_to_retire` and `logs_to_retire`.
 
         Args:
             before: Those that have not changed since.
@@ -57,6 +68,32 @@ class Retention(Connected):
                 pull_requests=connection.execute(delete(PULL_REQUESTS).where(empty)).rowcount,
                 incidents=connection.execute(delete(INCIDENTS).where(past)).rowcount,
             )
+
+    def testings_to_retire(self, before: datetime, *, limit: int) -> tuple[RevisionKey, ...]:
+        """Lists the testings that `retire` would delete.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        with reading(self._engine) as connection:
+            chosen = REVISIONS.c.id.in_(_chosen(connection, before, limit))
+            query = select(*KEY_COLUMNS).select_from(HEADS).where(chosen)
+            return tuple(revision_of(row) for row in connection.execute(query))
+
+    def testings_in_use(self, since: datetime) -> tuple[RevisionKey, ...]:
+        """Lists the testings that may need what was exported for them.
+
+        Args:
+            since: Also those that have changed since, whatever became of their pull requests.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        newest = REVISIONS.c.opened_at == PULL_REQUESTS.c.latest_opened_at
+        used = or_(and_(newest, not_(_CLOSED)), REVISIONS.c.updated_at >= since)
+        with reading(self._engine) as connection:
+            query = select(*KEY_COLUMNS).select_from(HEADS).where(used)
+            return tuple(revision_of(row) for row in connection.execute(query))
 
     def logs_to_retire(self, before: datetime, *, limit: int) -> tuple[str, ...]:
         """Lists the keys of the logs of what `retire` would delete.

@@ -3,24 +3,25 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.records import RevisionKey, log_key
+from opam_ci.core.jobs.records import RevisionKey, log_key, revision_folder
 from opam_ci.core.lint.finding import LintFinding
 
 _FINDINGS: TypeAdapter[tuple[LintFinding, ...]] = TypeAdapter(tuple[LintFinding, ...])
 
 
-def _keys(revision: RevisionKey, package: str) -> tuple[str, str]:
-    """Returns the folder of a testing's findings, and the key of a package's.
+def findings_folder(revision: RevisionKey) -> str:
+    """Returns the folder of a testing's findings; the layout is that of the logs."""
+    return f"findings/{revision_folder(revision)}"
 
-    The layout is that of the logs, below a root of its own.
-    """
+
+def _key(revision: RevisionKey, package: str) -> str:
     job = Job(platform="", package=package, kind=JobKind.LINT)
-    parts = log_key(revision, job, run="any", round_=1, attempt=1).split("/")[1:-1]
-    return "/".join(["findings", *parts[:-1]]), "/".join(["findings", *parts])
+    name = log_key(revision, job, run="any", round_=1, attempt=1).split("/")[-2]
+    return f"{findings_folder(revision)}/{name}"
 
 
 async def store_findings(
@@ -39,7 +40,7 @@ async def store_findings(
         by_package.setdefault(finding.package, []).append(finding)
     await asyncio.gather(
         *(
-            store.put(_keys(revision, package)[1], _FINDINGS.dump_json(tuple(found)))
+            store.put(_key(revision, package), _FINDINGS.dump_json(tuple(found)))
             for package, found in by_package.items()
         )
     )
@@ -51,7 +52,14 @@ async def load_findings(store: ArtifactStore, revision: RevisionKey) -> tuple[Li
     Raises:
         InfrastructureError: The store cannot be read.
     """
-    folder, _ = _keys(revision, "")
-    objects = await store.list(folder)
+    objects = await store.list(findings_folder(revision))
     contents = await asyncio.gather(*(store.get(each.key) for each in objects))
-    return tuple(finding for content in contents for finding in _FINDINGS.validate_json(content))
+    return tuple(finding for content in contents for finding in _read(content))
+
+
+def _read(content: bytes) -> tuple[LintFinding, ...]:
+    try:
+        return _FINDINGS.validate_json(content)
+    except ValidationError:
+        # Torn by a power cut: the verdict has the first lines, and statuses must be posted.
+        return ()

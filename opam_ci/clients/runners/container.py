@@ -103,12 +103,13 @@ class ContainerRunner:
             await self._layers.image(self._settings.image, show)
 
     async def sweep(self) -> int:
-        """Removes the containers of dead workers; returns how many there were."""
+        """Removes containers of dead workers, and old images; returns how many containers."""
 
         async def first(directory: Path) -> None:
             await remove(self._engine, _container_name(directory))
 
         self._engine.require()
+        await self._layers.sweep()
         return await remove_unlocked(self._jobs, "job-", ROOT, first=first)
 
     async def preflight(self) -> None:

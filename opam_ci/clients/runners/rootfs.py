@@ -120,7 +120,7 @@ class RootfsRunner:
 
         What live workers use, of this process or another, stays.
         """
-        await self._images.sweep()
+        await self._images.sweep(self._settings.suite, self._archives)
         await self._layers.sweep()
         await self.cache.sweep()
         return await self._jobs.sweep()

@@ -173,18 +173,23 @@ def log_key(revision: RevisionKey, job: Job, *, run: str, round_: int, attempt: 
         round_: The job's round, from 1.
         attempt: Number of the attempt within the round, from 1.
     """
+    return "/".join(
+        (
+            "logs",
+            revision_folder(revision),
+            _job_slug(job),
+            f"{round_}-{attempt}-{_slug(run[-12:])}",
+        )
+    )
+
+
+def revision_folder(revision: RevisionKey) -> str:
+    """Returns the part of keys that identifies a testing: what is stored of it is below that."""
     owner, _, name = revision.repository.partition("/")
     target = f"pr-{revision.number}" if revision.branch is None else f"branch-{revision.branch}"
-    parts = (
-        "logs",
-        _slug(owner),
-        _slug(name),
-        _slug(target),
-        f"{_slug(revision.head[:12])}@{revision.opened_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}",
-        _job_slug(job),
-        f"{round_}-{attempt}-{_slug(run[-12:])}",
-    )
-    return "/".join(parts)
+    opened_at = f"{revision.opened_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"
+    head = f"{_slug(revision.head[:12])}@{opened_at}"
+    return "/".join((_slug(owner), _slug(name), _slug(target), head))
 
 
 def _slug(text: str) -> str:

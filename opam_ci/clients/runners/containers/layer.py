@@ -5,8 +5,10 @@ engine. The description of each is in a file of ours, under a lock.
 """
 
 import asyncio
+import hashlib
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -15,7 +17,11 @@ from pathlib import Path
 from opam_ci.clients.runners.containers.box import open_container
 from opam_ci.clients.runners.containers.engine import Engine
 from opam_ci.clients.runners.containers.exec import ContainerExecutor
-from opam_ci.clients.runners.images.image import ImageManifest, installed_packages
+from opam_ci.clients.runners.images.image import (
+    ImageManifest,
+    installed_packages,
+    read_manifest,
+)
 from opam_ci.clients.runners.images.layer import (
     ArtifactSource,
     LayerMaking,
@@ -35,6 +41,10 @@ from opam_ci.core.model import Frozen
 
 _COMMIT_TIMEOUT = 10 * 60.0
 _PULL_TIMEOUT = 30 * 60.0
+_PULLED_KEPT = 7 * 86_400.0
+"""Seconds for which an image that was pulled is kept unused: a digest is pinned for each head, and
+newer ones come every week or so."""
+
 _STATUS = "var/lib/dpkg/status"
 _STATUS_LIMIT = 32 << 20
 _LISTS = steps.Step(("sh", "-c", "ls /var/lib/apt/lists/*Packages*"))
@@ -88,14 +98,34 @@ class ContainerLayers:
         Raises:
             InfrastructureError: Cause `image`: it cannot be pulled.
         """
+        pulled = self._home / "pulled" / hashlib.sha256(name.encode()).hexdigest()[:16]
         found = await self._engine.inspect("image", name)
         if found is None:
             show(f"pulling {name}")
             await self._engine.call("pull", name, time_limit=_PULL_TIMEOUT, cause=Cause.IMAGE)
             found = await self._engine.inspect("image", name)
+            pulled.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(_write_whole, pulled, name)
+            await self.sweep()
+        elif pulled.exists():
+            pulled.touch()
         if found is None:
             raise InfrastructureError(f"no such image after a pull: {name}", cause=Cause.IMAGE)
         return str(found["Id"]).removeprefix("sha256:")
+
+    async def sweep(self) -> None:
+        """Removes images that were pulled here and are not used any more.
+
+        The engine keeps those of containers and of images that were made from them.
+        """
+        oldest = time.time() - _PULLED_KEPT
+        for pulled in sorted(self._home.glob("pulled/*")):
+            name = pulled.read_text()
+            if pulled.stat().st_mtime < oldest:
+                await self._engine.try_call("rmi", name)
+                if await self._engine.inspect("image", name) is not None:
+                    continue
+                pulled.unlink()
 
     async def made_at(self, image: str) -> datetime | None:
         """Returns when an image was made, None if its description lacks that."""
@@ -123,14 +153,11 @@ class ContainerLayers:
         description = self._home / f"{layer_key(image, spec, shown)}.json"
 
         async def find() -> ContainerLayer | None:
-            try:
-                text = description.read_bytes()
-            except FileNotFoundError:
-                return None
-            os.utime(description)  # `prune_unused` goes by its age
-            layer = ContainerLayer.model_validate_json(text)
+            layer = read_manifest(description, ContainerLayer)
             # The engine's images may be removed without our locks.
-            return layer if await self._engine.inspect("image", layer.image) is not None else None
+            if layer is None or await self._engine.inspect("image", layer.image) is None:
+                return None
+            return layer
 
         async def make() -> None:
             await self._make(image, spec, shown, description, output)
@@ -184,8 +211,12 @@ def _lock_file(description: Path) -> Path:
 
 
 def _write_whole(path: Path, text: str) -> None:
+    """Writes a file that is there as a whole or not at all, also after a power cut."""
     new = path.with_suffix(f".new-{os.getpid()}")
-    new.write_text(text)
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
 
 

@@ -10,9 +10,11 @@ import json
 import os
 import platform
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -22,12 +24,16 @@ from opam_ci.clients.runners.sandbox.locks import (
     HALF_MADE,
     made_on_demand,
     own_directory,
+    remove_tree,
     remove_unlocked,
+    remove_unused,
 )
 from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
+
+M = TypeVar("M", bound=Frozen)
 
 RECIPE_VERSION = 2
 """Incremented when the recipe changes in another way than by its list of packages."""
@@ -63,6 +69,10 @@ NO_DAEMONS = (
     '{ printf \'#!/bin/sh\\nexit 101\\n\' > "$file" && chmod 0755 "$file"; }'
 )
 """Forbids Debian's maintainer scripts to start daemons, in the root `$1`: see invoke-rc.d(8)."""
+
+_KEPT_UNUSED = 7 * 86_400.0
+"""Seconds for which an image of another recipe is kept unused: another version's worker may use it.
+Each job renews its time, and takes hours at most."""
 
 _MAKE_TIMEOUT = 30 * 60.0
 _KEYRINGS = tuple(
@@ -137,6 +147,20 @@ def installed_packages(status: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def read_manifest(path: Path, kind: type[M]) -> M | None:
+    """Reads a manifest and renews its time, by which unused things are removed.
+
+    Returns:
+        None if it is missing or torn, as after a power cut: then what it describes is missing.
+    """
+    try:
+        manifest = kind.model_validate_json(path.read_bytes())
+        os.utime(path)
+    except (FileNotFoundError, ValidationError):
+        return None
+    return manifest
+
+
 class ImageStore:
     """The images below one directory.
 
@@ -150,23 +174,10 @@ class ImageStore:
         self._rights = rights
 
     def find(self, suite: str, archives: Archives) -> Image | None:
-        """Returns the image if it is complete, else None.
-
-        Raises:
-            InfrastructureError: Cause `image`: its manifest is invalid.
-        """
+        """Returns the image if it is complete, else None."""
         directory = self._home / recipe_digest(suite, archives.sources(suite))
-        try:
-            manifest = ImageManifest.model_validate_json((directory / "manifest.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            raise InfrastructureError(
-                f"invalid {directory / 'manifest.json'}: remove {directory}, and the image is "
-                "made anew",
-                cause=Cause.IMAGE,
-            ) from error
-        return Image(root=directory / "rootfs", manifest=manifest)
+        manifest = read_manifest(directory / "manifest.json", ImageManifest)
+        return Image(root=directory / "rootfs", manifest=manifest) if manifest is not None else None
 
     async def ensure(self, suite: str, archives: Archives, show: Callable[[str], None]) -> Image:
         """Returns the image, making it first if need be (about 40 s).
@@ -187,7 +198,7 @@ class ImageStore:
             return self.find(suite, archives)
 
         async def make() -> None:
-            await self.sweep()
+            await self.sweep(suite, archives)
             await self._make(suite, archives, self._home / name, show)
 
         async with made_on_demand(
@@ -223,6 +234,8 @@ class ImageStore:
                     f"failed ({ended.how}): " + " | ".join(lines[-5:]),
                     cause=Cause.IMAGE,
                 )
+            # Without a manifest it is the rest of a killed removal.
+            await remove_tree(target, self._rights)
             packages = await asyncio.to_thread(_complete, half_made, suite, target)
         show(f"root file system ready: {len(packages)} Debian packages")
 
@@ -253,9 +266,20 @@ class ImageStore:
             *archives.sources(suite),
         ]
 
-    async def sweep(self) -> None:
-        """Removes images that were being made when their worker was killed."""
+    async def sweep(self, suite: str, archives: Archives) -> None:
+        """Removes unfinished images of killed workers, and images of earlier recipes.
+
+        Args:
+            suite: Of the image that stays however long it is unused.
+            archives: As for `ensure`.
+        """
         await remove_unlocked(self._home, HALF_MADE, self._rights)
+        await remove_unused(
+            self._home,
+            self._rights,
+            used_before=time.time() - _KEPT_UNUSED,
+            sparing=recipe_digest(suite, archives.sources(suite)),
+        )
 
 
 def _complete(half_made: Path, suite: str, target: Path) -> dict[str, str]:

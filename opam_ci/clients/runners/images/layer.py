@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from opam_ci.clients.runners.images.image import Image
+from opam_ci.clients.runners.images.image import Image, read_manifest
 from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
 from opam_ci.clients.runners.images.scratch import overlay
 from opam_ci.clients.runners.phases import mirrors, report, steps
@@ -27,6 +27,7 @@ from opam_ci.clients.runners.sandbox.locks import (
     prune_unused,
     remove_tree,
     remove_unlocked,
+    remove_unused,
 )
 from opam_ci.clients.runners.sandbox.process import LastOutput
 from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
@@ -178,15 +179,10 @@ class LayerStore:
         directory = self._home / layer_key(image.manifest.digest, spec, shown)
 
         async def find() -> Layer | None:
-            manifest = directory / "manifest.json"
-            try:
-                text = manifest.read_bytes()
-            except FileNotFoundError:
+            manifest = read_manifest(directory / "manifest.json", LayerManifest)
+            if manifest is None:
                 return None
-            os.utime(manifest)  # `_prune` goes by its age
-            return Layer(
-                upper=directory / "upper", manifest=LayerManifest.model_validate_json(text)
-            )
+            return Layer(upper=directory / "upper", manifest=manifest)
 
         async def make() -> None:
             await self._make(image, spec, shown, directory, output)
@@ -198,8 +194,9 @@ class LayerStore:
             yield layer
 
     async def sweep(self) -> None:
-        """Removes layers that were being made when their worker was killed."""
+        """Removes layers that were being made, or removed, when their worker was killed."""
         await remove_unlocked(self._home, HALF_MADE, self._rights)
+        await remove_unused(self._home, self._rights)
 
     async def _prune(self) -> None:
         await self.sweep()

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from opam_ci.clients.runners.sandbox.bubblewrap import Rights
+from opam_ci.clients.runners.sandbox.bubblewrap import ROOT, Rights
 from opam_ci.clients.runners.sandbox.process import LastOutput, run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -157,6 +157,41 @@ async def own_directory(parent: Path, prefix: str, rights: Rights) -> AsyncItera
             os.close(descriptor)
 
 
+@asynccontextmanager
+async def temporary_files_in(parent: Path) -> AsyncIterator[None]:
+    """Has `tempfile` make files of this process in a directory that belongs to it.
+
+    First removes those of processes that were killed. It is a setting of the whole process.
+
+    Args:
+        parent: Where the directory is made.
+
+    Raises:
+        OSError: It cannot be made.
+        InfrastructureError: Cause `storage`: something cannot be removed.
+    """
+    await remove_unlocked(parent, "tmp-", ROOT, first=_unmount)
+    async with own_directory(parent, "tmp-", ROOT) as directory:
+        before, tempfile.tempdir = tempfile.tempdir, str(directory)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+async def _unmount(directory: Path) -> None:
+    for mounted in await asyncio.to_thread(_mounted_below, directory):
+        await run_process(["umount", "--lazy", mounted], output=lambda _: None)
+
+
+def _mounted_below(directory: Path) -> list[str]:
+    """Returns where a dead process has left mounts, such as those of `empty_proc.py`."""
+    mounts = Path("/proc/self/mounts")
+    lines = mounts.read_text(errors="surrogateescape").splitlines() if mounts.exists() else ()
+    points = (line.split(" ")[1].replace(r"\040", " ") for line in lines)
+    return [point for point in points if point.startswith(f"{directory}/")]
+
+
 def _locked_directory(parent: Path, prefix: str) -> tuple[Path, int]:
     parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -210,6 +245,34 @@ async def remove_unlocked(
                 os.close(held)
             removed += 1
     return removed
+
+
+async def remove_unused(
+    parent: Path, rights: Rights, *, used_before: float = 0.0, sparing: str = ""
+) -> None:
+    """Removes what killed removals left of things with a manifest, and things that are not used.
+
+    Args:
+        parent: Where they are; the lock of each is beside it.
+        rights: Rights over their files.
+        used_before: Those whose `manifest.json` has an older time, in seconds since the epoch;
+            by default only those without one.
+        sparing: Name of the one that stays.
+    """
+    for directory in await asyncio.to_thread(lambda: sorted(parent.glob("*/"))):
+        if directory.name == sparing or directory.name.startswith(HALF_MADE):
+            continue
+        mark = directory / "manifest.json"
+        if _modified_at(mark) > used_before:
+            continue
+        if (held := try_lock(directory.with_suffix(".lock"))) is None:
+            continue
+        try:
+            # The mark goes first, as in `prune_unused`.
+            mark.unlink(missing_ok=True)
+            await remove_tree(directory, rights)
+        finally:
+            os.close(held)
 
 
 async def remove_tree(path: Path, rights: Rights) -> None:

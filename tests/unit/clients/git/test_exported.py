@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,13 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.submission.admission import ChangeLimits
 from tests.support.fakes.clone import Clone, at, opam
+
+TESTING = RevisionKey(
+    repository="o/r", number=1, head="a" * 40, opened_at=datetime(2026, 5, 4, tzinfo=UTC)
+)
 
 
 @pytest.fixture
@@ -42,8 +48,10 @@ def exporter(store: ArtifactStore) -> Exporter:
 
 async def test_heads_share_a_base(clone: Clone, exporter: Exporter) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
-    analysis, first = await exporter.prepare(clone.path, master, topic)
-    both = await asyncio.gather(*(exporter.prepare(clone.path, master, topic) for _ in range(2)))
+    analysis, first = await exporter.prepare(clone.path, TESTING, master, topic)
+    both = await asyncio.gather(
+        *(exporter.prepare(clone.path, TESTING, master, topic) for _ in range(2))
+    )
     assert first is not None
     assert [changed.package for changed in analysis.packages] == ["b.1"]
     assert analysis.merge_tree == clone.git("rev-parse", "topic^{tree}")
@@ -63,7 +71,7 @@ async def test_a_base_is_made_once(
         return await run(task)
 
     monkeypatch.setattr(exported, "_run", counted)
-    await asyncio.gather(*(exporter.prepare(clone.path, master, topic) for _ in range(3)))
+    await asyncio.gather(*(exporter.prepare(clone.path, TESTING, master, topic) for _ in range(3)))
     assert sorted(made) == ["analyse"] * 3 + ["archive"]
 
 
@@ -72,7 +80,7 @@ async def test_a_newer_base_that_has_the_change_too_does_not_empty_the_overlay(
 ) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
     await store.put("repositories/bases.json", f'["{topic}"]'.encode())
-    _, made = await exporter.prepare(clone.path, master, topic)
+    _, made = await exporter.prepare(clone.path, TESTING, master, topic)
     assert made is not None
     assert made.base_commit == topic
     assert made.overlay_packages == 1
@@ -84,9 +92,9 @@ async def test_what_is_not_built_is_not_exported(
 ) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
     elsewhere = clone.commit("docs", {"README": b"x"}, parents=(master,))
-    analysis, made = await exporter.prepare(clone.path, master, topic, export=False)
+    analysis, made = await exporter.prepare(clone.path, TESTING, master, topic, export=False)
     assert (len(analysis.packages), made) == (1, None)
-    analysis, made = await exporter.prepare(clone.path, master, elsewhere)
+    analysis, made = await exporter.prepare(clone.path, TESTING, master, elsewhere)
     assert (analysis.packages, analysis.failure, made) == ((), None, None)
     assert await store.list("repositories") == []
 
@@ -94,13 +102,13 @@ async def test_what_is_not_built_is_not_exported(
 async def test_faults_of_the_process(clone: Clone, exporter: Exporter) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
     with pytest.raises(InfrastructureError, match="is not a git repository") as caught:
-        await exporter.prepare(clone.path / "absent", master, topic)
+        await exporter.prepare(clone.path / "absent", TESTING, master, topic)
     assert caught.value.cause is Cause.REPOSITORY_STATE
     bare = clone.commit("bare", {"README": b""})
     with pytest.raises(UsageError, match="has no packages folder"):
-        await exporter.prepare(clone.path, bare, topic)
+        await exporter.prepare(clone.path, TESTING, bare, topic)
     with pytest.raises(InfrastructureError, match="exited with code 128") as caught:
-        await exporter.prepare(clone.path, master, "1" * 40)
+        await exporter.prepare(clone.path, TESTING, master, "1" * 40)
     assert caught.value.cause is Cause.GIT
 
 
@@ -109,7 +117,7 @@ async def test_a_bug_in_the_process_is_not_taken_for_a_fault(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="ended early"):
-        await exporter.prepare(clone.path, "1" * 40, "2" * 40)
+        await exporter.prepare(clone.path, TESTING, "1" * 40, "2" * 40)
 
 
 # What dies with the activity
@@ -170,7 +178,7 @@ def compressing(scratch: Path) -> bool:
 async def test_a_cancel_ends_the_compression_and_its_git(
     clone: Clone, store: ArtifactStore, slow: tuple[str, str], scratch: Path
 ) -> None:
-    work = asyncio.create_task(Exporter(store, LARGE).prepare(clone.path, *slow))
+    work = asyncio.create_task(Exporter(store, LARGE).prepare(clone.path, TESTING, *slow))
     await until(lambda: compressing(scratch) or work.done())
     assert len(helpers(scratch, clone)) >= 2
     work.cancel()
@@ -191,7 +199,7 @@ async def test_a_time_limit_ends_it_too(
 ) -> None:
     monkeypatch.setattr(exported, "_TIME_LIMIT", 3.0)
     with pytest.raises(InfrastructureError, match="ended early \\(time limit\\)") as caught:
-        await Exporter(store, LARGE).prepare(clone.path, *slow)
+        await Exporter(store, LARGE).prepare(clone.path, TESTING, *slow)
     assert caught.value.cause is Cause.GIT
     assert await until(lambda: not helpers(scratch, clone)) < 1
     assert left_in(scratch) == []
@@ -201,9 +209,9 @@ async def test_a_slow_head_holds_up_no_other(
     clone: Clone, store: ArtifactStore, slow: tuple[str, str], scratch: Path
 ) -> None:
     exporter = Exporter(store, LARGE)
-    work = asyncio.create_task(exporter.prepare(clone.path, *slow))
+    work = asyncio.create_task(exporter.prepare(clone.path, TESTING, *slow))
     await until(lambda: compressing(scratch) or work.done())
-    _, made = await exporter.prepare(clone.path, slow[0], clone.git("rev-parse", "topic"))
+    _, made = await exporter.prepare(clone.path, TESTING, slow[0], clone.git("rev-parse", "topic"))
     assert made is not None
     assert not work.done()
     work.cancel()

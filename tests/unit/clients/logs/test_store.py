@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,9 @@ async def test_delete_is_final_and_may_be_repeated(store: ArtifactStore) -> None
 async def test_listing_is_sorted_and_confined_to_the_directory(store: ArtifactStore) -> None:
     for key in ("d/2", "d/1", "d/3/x", "d2/1"):
         await store.put(key, b"12")
-    assert await store.list("d") == [("d/1", 2), ("d/2", 2), ("d/3/x", 2)]
+    listed = await store.list("d")
+    assert [(each.key, each.size) for each in listed] == [("d/1", 2), ("d/2", 2), ("d/3/x", 2)]
+    assert all(abs(datetime.now(UTC) - each.modified_at) < timedelta(hours=1) for each in listed)
     assert [each.key for each in await store.list("d", after="d/1")] == ["d/2", "d/3/x"]
     assert await store.list("nothing") == []
 
@@ -205,3 +208,19 @@ async def test_a_killed_writer_leaves_whole_objects_only(
     assert not await store.exists(next_key)
     await store.put(next_key, b"again")
     assert await store.get(next_key) == b"again"
+
+
+async def test_what_was_put_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store = ArtifactStore.open((tmp_path / "store").as_uri())
+    (tmp_path / "file").write_bytes(b"2")
+    await store.put("a/b", b"1")
+    await store.put("a/c", tmp_path / "file")
+    assert synced == [str(tmp_path / "store/a/b"), str(tmp_path / "store/a/c")]

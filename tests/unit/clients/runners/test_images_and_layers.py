@@ -1,0 +1,245 @@
+"""Images and layers on disk: torn ones are missing, old ones go."""
+
+import os
+import stat
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from opam_ci.clients.runners.containers import layer as container_layers
+from opam_ci.clients.runners.containers.engine import Engine
+from opam_ci.clients.runners.containers.layer import ContainerLayer, ContainerLayers
+from opam_ci.clients.runners.images import layer as layers
+from opam_ci.clients.runners.images.apt_sources import Archives
+from opam_ci.clients.runners.images.image import Image, ImageManifest, ImageStore
+from opam_ci.clients.runners.images.layer import LayerManifest, LayerStore
+from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
+from opam_ci.clients.runners.sandbox.locks import HALF_MADE, own_directory, remove_tree, try_lock
+from opam_ci.clients.runners.sandbox.network import ContainerNetwork
+from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.platforms.model import EMBEDDED
+
+TORN = (b"", b"\0" * 200, b'{"base_commit": "')
+WEEK = 7 * 86_400
+AT = datetime(2026, 5, 4, tzinfo=UTC)
+
+SPEC = BuildSpec(
+    job=Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD),
+    platform=EMBEDDED,
+    repository=RepositoryRef(
+        base_commit="b" * 40,
+        base_archive="base.tar.gz",
+        overlay_archive="overlay.tar.gz",
+        overlay_packages=1,
+        package_count=1,
+    ),
+    timeouts=PhaseTimeouts(),
+)
+MANIFEST = LayerManifest(
+    base_commit="b" * 40, packages=frozenset(), installed=frozenset(), hidden=0
+)
+
+
+class Images(ImageStore):
+    """Images whose root file system is made by a shell."""
+
+    def _command(self, suite: str, archives: Archives, root: Path) -> list[str]:
+        made = f"mkdir -p {root}/var/lib/dpkg {root}/var/lib/apt/lists"
+        made += f"; touch {root}/var/lib/dpkg/status {root}/var/lib/apt/lists/{suite}_Packages"
+        return ["sh", "-c", f"{made}; : {archives.main}"]
+
+
+class Layers(LayerStore):
+    """Layers that are made at once."""
+
+    made = 0
+
+    async def _make(self, *arguments: object) -> None:
+        target = arguments[3]
+        assert isinstance(target, Path)
+        async with own_directory(self._home, HALF_MADE, ROOT) as half_made:
+            (half_made / "upper").mkdir()
+            await remove_tree(target, ROOT)
+            layers._complete(half_made, MANIFEST, target)
+        self.made += 1
+
+
+class NoArtifacts:
+    async def fetch(self, key: str, target: Path) -> None:
+        raise AssertionError(key, target)
+
+
+def shown(_: str) -> None:
+    """Nobody looks at progress."""
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    manifest = ImageManifest(digest="d", suite="trixie", packages={}, made_at=AT)
+    return Image(root=tmp_path, manifest=manifest)
+
+
+@pytest.mark.parametrize("torn", TORN)
+async def test_layer_with_a_torn_manifest_is_made_anew(
+    tmp_path: Path, image: Image, torn: bytes
+) -> None:
+    store = Layers(tmp_path / "layers", NoArtifacts(), 4, ROOT)
+    for _ in range(2):
+        async with store.use(image, SPEC, lambda _: None) as layer:
+            assert layer.manifest == MANIFEST
+        assert store.made == 1
+    (layer.upper.parent / "manifest.json").write_bytes(torn)
+    async with store.use(image, SPEC, lambda _: None) as layer:
+        assert layer.manifest == MANIFEST
+    assert store.made == 2
+
+
+@pytest.mark.parametrize("torn", TORN)
+async def test_image_with_a_torn_manifest_is_made_anew(tmp_path: Path, torn: bytes) -> None:
+    store = Images(tmp_path / "images", ROOT)
+    made = await store.ensure("trixie", Archives(), shown)
+    manifest = made.root.parent / "manifest.json"
+    manifest.write_bytes(torn)
+    assert store.find("trixie", Archives()) is None
+    again = await store.ensure("trixie", Archives(), shown)
+    assert again.root == made.root
+    assert store.find("trixie", Archives()) == again
+
+
+@pytest.mark.parametrize("torn", TORN)
+async def test_container_layer_with_a_torn_description_is_made_anew(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
+) -> None:
+    store = ContainerLayers(tmp_path / "layers", engine, NoArtifacts(), 4, ContainerNetwork("host"))
+    await store.image("localhost/made", shown)
+    made: list[Path] = []
+
+    async def make(*arguments: object) -> None:
+        target = arguments[4]
+        assert isinstance(target, Path)
+        system = ImageManifest(digest="d", suite="", packages={}, made_at=AT)
+        layer = ContainerLayer(image="localhost/made", manifest=MANIFEST, system=system)
+        container_layers._write_whole(target, layer.model_dump_json())
+        made.append(target)
+
+    monkeypatch.setattr(ContainerLayers, "_make", make)
+    for _ in range(2):
+        async with store.use("image", SPEC, lambda _: None) as layer:
+            assert layer.manifest == MANIFEST
+        assert len(made) == 1
+    made[0].write_bytes(torn)
+    async with store.use("image", SPEC, lambda _: None) as layer:
+        assert layer.manifest == MANIFEST
+    assert len(made) == 2
+
+
+async def test_description_of_a_container_layer_is_on_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        events.append(f"{os.fstat(descriptor).st_size} bytes")
+        fsync(descriptor)
+
+    def replaced(self: Path, target: Path) -> Path:
+        events.append(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    container_layers._write_whole(tmp_path / "x.json", "text")
+    assert events == ["4 bytes", "x.json"]
+
+
+async def test_images_of_other_recipes_go_after_a_week_without_use(tmp_path: Path) -> None:
+    store = Images(tmp_path / "images", ROOT)
+    current = Archives()
+    others = [Archives(main=f"http://mirror{number}.example") for number in range(3)]
+    made = [await store.ensure("trixie", archives, shown) for archives in (current, *others)]
+    past = time.time() - WEEK - 60
+    for image in (made[0], made[1], made[2]):
+        os.utime(image.root.parent / "manifest.json", (past, past))
+    # A killed removal has taken the manifest, and the files are still there.
+    remains = tmp_path / "images/remains/rootfs"
+    remains.mkdir(parents=True)
+    # Somebody makes or removes it.
+    held = try_lock(made[2].root.parent.with_suffix(".lock"))
+    assert held is not None
+    await store.sweep("trixie", current)
+    os.close(held)
+    assert [image.root.exists() for image in made] == [True, False, True, True]
+    assert not remains.parent.exists()
+    assert store.find("trixie", others[1]) is not None  # which is a use
+    await store.sweep("trixie", current)
+    assert [image.root.exists() for image in made] == [True, False, True, True]
+
+
+async def test_remains_of_a_killed_removal_of_a_layer_go(tmp_path: Path, image: Image) -> None:
+    store = Layers(tmp_path / "layers", NoArtifacts(), 4, ROOT)
+    async with store.use(image, SPEC, lambda _: None) as layer:
+        pass
+    remains = tmp_path / "layers/0123456789abcdef/upper"
+    remains.mkdir(parents=True)
+    await store.sweep()
+    assert not remains.parent.exists()
+    assert layer.upper.exists()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    """An engine that keeps names of images as files; one that is in use is not removed."""
+    images = tmp_path / "engine"
+    images.mkdir()
+    client = tmp_path / "bin/podman"
+    client.parent.mkdir()
+    client.write_text(
+        f"""#!/bin/sh
+cd {images}
+[ "$1" = --runtime ] && shift 2
+for name; do :; done
+file=$(echo "$name" | tr / _)
+case "$1 $2" in
+"image inspect") test -e "$file" && echo '[{{"Id": "sha256:1"}}]' ;;
+"pull $name") touch "$file" ;;
+"rmi $name") test ! -e "$file.used" && rm "$file" ;;
+esac
+"""
+    )
+    client.chmod(client.stat().st_mode | stat.S_IXUSR)
+    return Engine(str(client), None)
+
+
+async def test_images_that_were_pulled_go_after_a_week_without_use(
+    engine: Engine, tmp_path: Path
+) -> None:
+    kept_by_engine = tmp_path / "engine"
+    store = ContainerLayers(tmp_path / "layers", engine, NoArtifacts(), 4, ContainerNetwork("host"))
+    (kept_by_engine / "operators_own").touch()
+    names = [f"host/opam@sha256:{number}" for number in range(4)]
+    for name in (*names, "operators/own"):
+        await store.image(name, shown)
+    past = time.time() - WEEK - 60
+    for mark in (tmp_path / "layers/pulled").iterdir():
+        os.utime(mark, (past, past))
+    await store.image(names[1], shown)
+    in_use = kept_by_engine / f"{names[2].replace('/', '_')}.used"
+    in_use.touch()
+    await store.image("host/opam@sha256:new", shown)
+
+    def images() -> set[str]:
+        return {path.name for path in kept_by_engine.iterdir() if path.suffix != ".used"}
+
+    assert images() == {
+        "operators_own",
+        "host_opam@sha256:1",
+        "host_opam@sha256:2",
+        "host_opam@sha256:new",
+    }
+    in_use.unlink()
+    await store.sweep()
+    assert images() == {"operators_own", "host_opam@sha256:1", "host_opam@sha256:new"}
