@@ -128,11 +128,11 @@ class Exporter:
                 with tempfile.TemporaryDirectory(prefix="opam-ci-base-") as name:
                     await _run(ArchiveBase(clone=clone, directory=Path(name), commit=base))
                     await self._store.put(key, Path(name) / BASE)
-        async with self._listing:
-            bases = await known_bases(self._store)
-            if bases[:1] != [base]:
-                kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
-                await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
+            async with self._listing:
+                bases = await known_bases(self._store)
+                if bases[:1] != [base]:
+                    kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
+                    await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
         return key
 
 

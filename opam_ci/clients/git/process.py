@@ -169,6 +169,8 @@ class Git:
             InfrastructureError: Git is missing, takes too long, or exits with a code that
                 is not in `accept`.
         """
+        if self._running is None:
+            raise git_fault("the repository was closed")
         return run_git(
             self.directory,
             *arguments,

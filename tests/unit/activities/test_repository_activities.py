@@ -150,7 +150,7 @@ def test_the_largest_head_is_exported_without_being_held_in_memory(
     assert (measured["type"], measured["packages"]) == ("Passed", 5)
     assert measured["worker"] < 20
     assert measured["children"] < MEMORY
-    [overlay] = tmp_path.glob("store/repositories/overlays/*.tar.gz")
+    [overlay] = tmp_path.glob("store/repositories/heads/**/*.tar.gz")
     assert overlay.stat().st_size > 0
 
 

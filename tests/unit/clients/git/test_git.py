@@ -1,19 +1,21 @@
 """The git client on small real repositories."""
 
+import asyncio
 import os
 import shutil
 import subprocess
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opam_ci.clients.git import repository as git
 from opam_ci.clients.git.repository import Merge, Repository
+from opam_ci.clients.threads import GIT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -277,30 +279,33 @@ def test_objects_are_read_some_bytes_at_a_time(clone: Clone) -> None:
             list(repository.objects([*ids, "1" * 40]))
 
 
-def test_closing_ends_what_runs_in_other_threads(
+async def test_a_command_ends_with_the_activity_for_which_a_thread_runs_it(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the activity for which a thread works is cancelled."""
     real = shutil.which("git")
     script = tmp_path / "bin" / "git"
+    started = tmp_path / "started"
     script.parent.mkdir()
     script.write_text(
-        f'#!/bin/sh\nfor a; do [ "$a" = merge-tree ] && exec sleep 60; done\nexec {real} "$@"\n'
+        "#!/bin/sh\n"
+        f'for a; do [ "$a" = merge-tree ] && echo $$ > {started} && exec sleep 60; done\n'
+        f'exec {real} "$@"\n'
     )
     script.chmod(0o755)
     master = clone.git("rev-parse", "master")
     monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
-    with ThreadPoolExecutor(1) as threads:
-        with Repository.open(clone.path) as repository:
-            merging = threads.submit(repository.merge, master, master)
-            while not repository._git._running:
-                time.sleep(0.01)
-        began_at = time.monotonic()
-        with pytest.raises(InfrastructureError, match="merge-tree exited with code -9"):
-            merging.result()
-        assert time.monotonic() - began_at < 10
-        with pytest.raises(InfrastructureError, match="the repository was closed"):
-            repository.merge(master, master)
+    with Repository.open(clone.path) as repository:
+        merging = asyncio.create_task(GIT.run(repository.merge, master, master))
+        while not (started.exists() and started.read_text()):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+        process = psutil.Process(int(started.read_text()))
+        merging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await merging
+        psutil.wait_procs([process], timeout=10)
+        assert not process.is_running()
+    with pytest.raises(InfrastructureError, match="the repository was closed"):
+        repository.merge(master, master)
 
 
 @settings(
