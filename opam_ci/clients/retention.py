@@ -102,7 +102,7 @@ async def _prune_repositories(
 ) -> tuple[int, int]:
     """Deletes overlays of testings that are over, then bases of no overlay; returns how many."""
     overlays = await store.list(HEADS)
-    testings = await asyncio.to_thread(index.testings_in_use, now - _OVERLAYS_KEPT)
+    testings = await INDEX.run(index.testings_in_use, now - _OVERLAYS_KEPT)
     used = {revision_folder(testing) for testing in testings}
     unused = [each for each in overlays if _testing_of(each.key) not in used]
     old = list(_older(unused, now - _NEW))

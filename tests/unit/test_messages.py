@@ -144,7 +144,7 @@ def test_of_usage() -> None:
             "the Temporal server of {home} already runs with {option} {…}; use that, or stop it with `opam-ci down`",
             "the Temporal server rejects our search attributes ({message}); an operator must add them: see docs/operations.md",
             "the Temporal server rejects the schedule canary/{pool} ({message}); allow it, or disable canaries with OPAM_CI_CANARY=false",
-            "the Temporal server rejects the schedule {RETENTION} ({message}): allow it",
+            "the Temporal server rejects the schedule {RETENTION} ({message}); allow it, and pause it to keep everything",
             "the clone has no pull request {number}: run `git fetch origin pull/{number}/head:refs/pull/{number}/head` in it",
             "the embedded Temporal server does not run; start it with `opam-ci up`",
             "the repository has no branch or commit {…}: fetch it first",

@@ -33,7 +33,7 @@ _KINDS: dict[str, Literal["fetch", "build", "install", "remove"]] = {
 }
 _SANDBOX = re.compile(r"^\S*/sandbox\.sh (?:build|install|remove) ")
 # A string, also one without an end, or what is outside of strings: linear in any text.
-_PARTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[^"]++', re.DOTALL)
+_PARTS = re.compile(rb'"[^"\\]*+(?>(?:\\.[^"\\]*+)*)(?:"|\\?\Z)|[^"]++', re.DOTALL)
 PACKAGE = re.compile(r"[A-Za-z0-9_+-]+\.[A-Za-z0-9_+.~-]+")
 """A full package name as opam writes it."""
 
