@@ -1,13 +1,16 @@
 """Stories of what authors may cost: new ones, budgets of a day, restarts of an hour."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from opam_ci.core.jobs.build import Revdep
 from opam_ci.core.jobs.hold import Author, day_of
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.requests import Origin, PullRequestRef
+from opam_ci.core.jobs.summary import JobState, JobStatus
 from opam_ci.core.platforms.model import EMBEDDED
 from tests.support.fakes.github_stage import Stage
-from tests.support.fakes.world import World, is_decided
+from tests.support.fakes.world import PASSED, Script, World, is_decided
 from tests.workflow.conftest import CHECKS
 from tests.workflow.test_github import carried_out
 
@@ -27,6 +30,24 @@ def prepare(stage: Stage, **policy: object) -> None:
     stage.fake.roles = {"maintainer": "triage"}
     stage.script.revdeps = (Revdep(package="r.1", has_tests=False),)
     stage.reconfigure(checks=CHECKS.model_copy(update={"platforms": PLATFORMS}), **policy)
+
+
+def three_hours(script: Script, repository: str, now: datetime) -> None:
+    """Records what another pull request of alice's ran today."""
+    key = RevisionKey(repository=repository, number=99, head="a" * 40, opened_at=now)
+    row = JobStatus(
+        job=Job(platform=FIRST, package="z.1", kind=JobKind.BUILD),
+        state=JobState.DECIDED,
+        outcome=PASSED,
+        attempt=1,
+        worker="w",
+        attempt_started_at=now,
+        decided_at=now + timedelta(hours=3),
+    )
+    revision = RevisionRecord(key=key, base="b", author="alice", updated_at=now, sequence=1)
+    script.index.real.record(
+        RowBatch(key=key, revision=revision, rows=(row,), sequence=1, updated_at=now)
+    )
 
 
 def started(stage: Stage) -> set[str]:
@@ -100,18 +121,24 @@ async def test_what_is_pushed_after_an_ok_is_not_approved_by_it(stage: Stage) ->
 
 async def test_beyond_the_budget_reverse_dependencies_wait_for_an_ok(stage: Stage) -> None:
     fake = stage.fake
-    prepare(stage, author_hours=1e-9)
-    await fake.open(1, HEADS[1], author="alice")
-    await stage.until_said(HEADS[1], "revdeps wait until 00:00 UTC or /opam-ci ok by a maintainer")
-    assert "the author's jobs ran 0.0 of 1e-09 h today" in stage.last(HEADS[1])
-    assert REVDEP not in started(stage)
-    # It is the author's: another pull request waits too, and one of another author does not.
+    prepare(stage, author_hours=2)
+    three_hours(stage.script, fake.full_name, fake.now)
     await fake.open(2, HEADS[2], author="alice")
-    await stage.until_said(HEADS[2], "revdeps wait until 00:00 UTC")
+    await stage.until_said(
+        HEADS[2],
+        "pending: 6/6 done; revdeps wait until 00:00 UTC or /opam-ci ok by a maintainer: the "
+        "author's jobs ran 3.0 of 2 h today",
+    )
+    assert REVDEP not in started(stage)
+    await fake.open(3, HEADS[3], author="bob")
+    await stage.until_said(HEADS[3], DONE)
     fake.advance(seconds=2)
-    await fake.write(1, "/opam-ci ok", by="maintainer")
-    await stage.until_said(HEADS[1], DONE)
-    assert "revdeps wait" in stage.last(HEADS[2])
+    await fake.write(2, "/opam-ci ok", by="maintainer")
+    await stage.until_said(HEADS[2], DONE)
+    # A newer head waits as well, and what waits is stopped like all else.
+    fake.advance(seconds=1)
+    await fake.push(2, HEADS[4])
+    await stage.until_said(HEADS[4], "revdeps wait until 00:00 UTC")
     fake.advance(seconds=1)
     await fake.close(2)
     await stage.ended(2)
@@ -119,10 +146,11 @@ async def test_beyond_the_budget_reverse_dependencies_wait_for_an_ok(stage: Stag
 
 async def test_the_next_day_has_a_budget_of_its_own(world: World, ref: PullRequestRef) -> None:
     now = await world.env.get_current_time()
-    author = Author(login="alice", hours_a_day=1e-9)
+    author = Author(login="alice", hours_a_day=2)
     origin = Origin(clone_url="file:///nowhere", branch="master", as_of=now, author=author)
     world.script.revdeps = (Revdep(package="r.1", has_tests=False),)
     revision = world.revision(platforms=PLATFORMS[:1]).model_copy(update={"origin": origin})
+    three_hours(world.script, f"{ref.owner}/{ref.repo}", now)
     handle = await world.open(ref, revision)
     summary = await world.until(handle, lambda now: now.hold is not None and now.ran.decided == 3)
     assert summary.hold is not None
