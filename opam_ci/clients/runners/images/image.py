@@ -233,7 +233,7 @@ class ImageStore:
             "--variant=apt",
             "--mode=root",
             "--format=directory",
-            *(() if self._rights.prefix == () else ("--skip=output/mknod,output/dev",)),
+            *(("--skip=output/mknod,output/dev",) if self._rights.making_images else ()),
             "--skip=cleanup/apt",
             "--include=" + ",".join(PACKAGES),
             keyrings[0],
