@@ -174,12 +174,16 @@ class Repository:
 
         Raises:
             UsageError: The clone is shallow and lacks the commit at which the two part.
+            InfrastructureError: Cause `git`: the clone lacks objects.
         """
         # opam-repo-ci checks out the head and merges the base into it: the same order here.
         arguments = ("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", head, base)
         done = self._git.run(*arguments, accept=(0, 1, 128))
         if done.returncode == 128:  # noqa: PLR2004 -- git's own code for "fatal:"
             return self._merge_without_base(base, head, done.stderr)
+        # Git of Debian 12 merges a tree that is missing as an empty one, and exits with 0.
+        if any(line.startswith(b"error: ") for line in done.stderr.splitlines()):
+            raise git_fault(f"git merge-tree: {done.stderr.decode(errors='replace').strip()[:300]}")
         tree, *conflicts = split_nul(done.stdout)
         if done.returncode:
             return Merge(tree=None, conflicts=tuple(conflicts))

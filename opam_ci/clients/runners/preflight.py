@@ -47,8 +47,8 @@ def namespace_problem(
     Returns:
         A line; None if the user can make them, or is root of a namespace with enough ids.
     """
-    if not rights.making_images:
-        return _missing_ids(process)
+    if (missing := _missing_ids(process)) or not rights.prefix:
+        return missing
     probe = [*rights.making_images, "true"]
     done = subprocess.run(probe, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - a fixed command
     if done.returncode == 0:

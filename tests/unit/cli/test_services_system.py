@@ -171,8 +171,9 @@ def test_disabled_user_namespaces_are_a_usage_error(
 def test_root_of_a_namespace_with_few_ids_is_a_usage_error() -> None:
     program = """
 from opam_ci.clients.runners.preflight import namespace_problem
-from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
-print(namespace_problem(ROOT))
+from opam_ci.clients.runners.sandbox.bubblewrap import IN_NAMESPACE, rights
+assert rights() is IN_NAMESPACE
+print(namespace_problem(rights()))
 """
     inside = ["unshare", "--user", "--map-root-user", sys.executable, "-c", program]
     done = subprocess.run(inside, capture_output=True, text=True, check=True)

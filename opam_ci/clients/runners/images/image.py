@@ -252,7 +252,7 @@ class ImageStore:
             "--variant=apt",
             "--mode=root",
             "--format=directory",
-            *(() if self._rights.prefix == () else ("--skip=output/mknod,output/dev",)),
+            *(("--skip=output/mknod,output/dev",) if self._rights.making_images else ()),
             "--skip=cleanup/apt",
             # Else mmdebstrap removes it in the end.
             *("--skip=chroot/policy-rc.d", f"--extract-hook={NO_DAEMONS}"),

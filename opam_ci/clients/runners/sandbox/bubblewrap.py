@@ -112,16 +112,26 @@ class Rights:
 _OVERLAY_OPTIONS = ("userxattr",)
 ROOT = Rights(overlay_options=_OVERLAY_OPTIONS)
 _AS_MAPPED_ROOT = ("unshare", "--user", "--map-root-user", "--map-auto")
+_NAMESPACES_OF_AN_IMAGE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--")
 ROOTLESS = Rights(
     prefix=(*_AS_MAPPED_ROOT, "--"),
-    making_images=(*_AS_MAPPED_ROOT, "--mount", "--pid", "--fork", "--kill-child", "--"),
+    making_images=(*_AS_MAPPED_ROOT, *_NAMESPACES_OF_AN_IMAGE[1:]),
     overlay_options=_OVERLAY_OPTIONS,
 )
 
 
+IN_NAMESPACE = Rights(
+    making_images=_NAMESPACES_OF_AN_IMAGE, overlay_options=ROOTLESS.overlay_options
+)
+"""Of root in a container with a user namespace of its own, who may make no devices."""
+
+
 def rights() -> Rights:
     """Returns the rights of the user that runs this worker."""
-    return ROOT if os.geteuid() == 0 else ROOTLESS
+    if os.geteuid() != 0:
+        return ROOTLESS
+    mapped = Path("/proc/self/uid_map").read_text().split()
+    return ROOT if mapped == ["0", "0", str(2**32 - 1)] else IN_NAMESPACE
 
 
 @dataclass(frozen=True)
