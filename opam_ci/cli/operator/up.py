@@ -122,7 +122,7 @@ def bring_up(
         with progress.step("example pull request with real builds"), example.source_host() as host:
             made = example.create(settings.home / "example", host.url)
             repairing = _RepairingView(view, example.repair_when_noticed(host))
-            summary = asyncio.run(_check(settings, made, repairing))
+            summary = asyncio.run(_check(settings, made, host.url, repairing))
         if wrong := example.discrepancies(summary):
             raise InfrastructureError(
                 "the example has unexpected outcomes: " + "; ".join(wrong),
@@ -188,9 +188,10 @@ async def _make_root(settings: Settings, report: Report) -> None:
     await lint.program.prepare()
 
 
-async def _check(settings: Settings, made: example.Example, view: View) -> Summary:
+async def _check(settings: Settings, made: example.Example, source_url: str, view: View) -> Summary:
     client = await connect(settings)
-    checks = CheckOptions(retry=EXAMPLE_RETRY, keep_open=False)
+    # As a mirror it may be reached, although it is on the loopback interface.
+    checks = CheckOptions(retry=EXAMPLE_RETRY, keep_open=False, archive_mirrors=(source_url,))
     ref, revision = find_revision(
         made.repo, number=None, branch=made.branch, base=made.base, checks=checks
     )
