@@ -35,11 +35,10 @@ with workflow.unsafe.imports_passed_through():
         Failed,
         Outcome,
     )
-    from opam_ci.core.jobs.plan import BUILT_KINDS
     from opam_ci.core.jobs.signals import AttemptFaulted, AttemptStarted, RestartJobs
     from opam_ci.core.jobs.summary import JobStatus, activity_id
     from opam_ci.core.jobs.table import JobTable
-    from opam_ci.core.submission.result import ChangedPackage
+    from opam_ci.core.submission.result import BUILT_KINDS, ChangedPackage
     from opam_ci.core.text.status import activity_summary
     from opam_ci.workflows import options
     from opam_ci.workflows.states import PlatformState

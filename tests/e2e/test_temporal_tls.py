@@ -66,7 +66,7 @@ def test_with_certificates_all_is_as_usual_and_without_them_nothing(secured: Sys
     assert result(check)["state"] == "failure"
     assert "local/secured" in secured.run("status", check=0).stdout
     assert "yes" in secured.run("workers", check=0).stdout
-    wait_for(lambda: "RespondActivityTaskFailed" in called(port), 10)
+    wait_for(lambda: "RespondActivityTaskFailed" in called(port), 60)
     assert called(port) <= permitted_methods()
     assert {"PollActivityTaskQueue", "RespondActivityTaskCompleted"} <= called(port)
     del secured.environment["TEMPORAL_TLS_CLIENT_CERT_PATH"]

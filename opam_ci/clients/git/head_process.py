@@ -19,10 +19,9 @@ from opam_ci.clients.git.repository import Repository
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.jobs.plan import BUILT_KINDS
 from opam_ci.core.model import Frozen
 from opam_ci.core.submission.admission import ChangeLimits
-from opam_ci.core.submission.result import Analysis
+from opam_ci.core.submission.result import BUILT_KINDS, Analysis
 
 RESULT: Final = "result.json"
 OVERLAY: Final = "overlay.tar.gz"

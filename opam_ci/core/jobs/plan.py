@@ -18,13 +18,7 @@ from opam_ci.core.jobs.outcome import (
 from opam_ci.core.model import Frozen
 from opam_ci.core.platforms.images import is_pinned
 from opam_ci.core.platforms.model import Platform
-from opam_ci.core.submission.result import ChangedPackage, ChangeKind
-
-BUILT_KINDS = frozenset(
-    {ChangeKind.NEW_PACKAGE, ChangeKind.NEW_RELEASE, ChangeKind.SIGNIFICANTLY_CHANGED}
-)
-"""Kinds of change whose packages are built: the others do not affect builds (source:
-`lib/build.ml` of opam-repo-ci)."""
+from opam_ci.core.submission.result import BUILT_KINDS, ChangedPackage, ChangeKind
 
 ANALYSIS = Job(platform="", package="", kind=JobKind.ANALYSIS)
 """The one analysis job of a head."""

@@ -17,7 +17,7 @@ from opam_ci.core.opam.package import Package, check_name, quote
 from opam_ci.core.opam.url import Url
 from opam_ci.core.submission.admission import refusal, shown, unfetched
 from opam_ci.core.submission.change import FileChange, Oversized, Trees
-from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
+from opam_ci.core.submission.result import BUILT_KINDS, Analysis, ChangedPackage, ChangeKind
 
 CONFLICT: Final = "Cannot merge to master - please rebase!"
 #: Of two kinds for one package the one that is later in this list counts.
@@ -101,12 +101,14 @@ class _Analyser:
             )
             for package, kind in reversed(in_order)
         ]
-        # Last: what opam-repo-ci refuses has its message.
-        for path, url in self._unfetched.items():
-            raise _RefusedError(
-                f"Builds do not fetch {shown(str(url))}, a source in {shown(path)} "
-                "(expecting http, https, ftp or git+https)"
-            )
+        # Last: what opam-repo-ci refuses has its message. What is not built is not fetched.
+        for package, kind in in_order:
+            path = f"packages/{package.name}/{package}/opam"
+            if kind in BUILT_KINDS and path in self._unfetched:
+                raise _RefusedError(
+                    f"Builds do not fetch {shown(str(self._unfetched[path]))}, a source in "
+                    f"{shown(path)} (expecting http, https, ftp or git+https)"
+                )
         return tuple(reversed(found))
 
     def _kind_of_opam(self, change: FileChange, name: str) -> ChangeKind:

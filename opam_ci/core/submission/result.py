@@ -18,6 +18,13 @@ class ChangeKind(StrEnum):
     INSIGNIFICANTLY_CHANGED = "insignificantly_changed"
 
 
+BUILT_KINDS = frozenset(
+    {ChangeKind.NEW_PACKAGE, ChangeKind.NEW_RELEASE, ChangeKind.SIGNIFICANTLY_CHANGED}
+)
+"""Kinds of change whose packages are built: the others do not affect builds (source:
+`lib/build.ml` of opam-repo-ci)."""
+
+
 class ChangedPackage(Frozen):
     """One package that a pull request touches.
 

@@ -9,10 +9,9 @@ from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.installable import is_not_installable
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Failed, Outcome, SkipReason
-from opam_ci.core.jobs.plan import BUILT_KINDS
 from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Counts, Standing, Summary
 from opam_ci.core.printable import flat
-from opam_ci.core.submission.result import ChangeKind
+from opam_ci.core.submission.result import BUILT_KINDS, ChangeKind
 
 SKIP_TEXTS = {
     SkipReason.UNAVAILABLE: "not available here",
