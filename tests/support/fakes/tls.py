@@ -53,6 +53,15 @@ class Authority:
             .add_extension(
                 x509.SubjectAlternativeName([x509.IPAddress(ip_address(_HERE))]), critical=False
             )
+            # Python from 3.13 on wants what RFC 5280 wants.
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+            .add_extension(_usage(is_authority=is_authority), critical=True)
             .sign(self._key, hashes.SHA256())
         )
         certificate, private = self._folder / f"{name}.pem", self._folder / f"{name}.key"
@@ -65,6 +74,20 @@ class Authority:
             )
         )
         return certificate, private
+
+
+def _usage(*, is_authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_authority,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _named(name: str) -> x509.Name:

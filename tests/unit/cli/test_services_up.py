@@ -62,10 +62,13 @@ def summary_of(outcomes: dict[str, Outcome | None], faults: tuple[Fault, ...]) -
     return Summary(pull_request="example", head="h", base="b", planned=True, jobs=rows)
 
 
-async def check_like_a_worker(_: Settings, made: example.Example, view: View) -> Summary:
+async def check_like_a_worker(
+    _: Settings, made: example.Example, source_url: str, view: View
+) -> Summary:
     """Goes through the example as a worker would: asks, notes a fault, asks again."""
     opam = opam_file(made, example.RECOVERS)
     url = next(line.split('"')[1] for line in opam.splitlines() if "src:" in line)
+    assert url.startswith(f"{source_url}/")
     assert await status_of(url) == 503
     at = datetime(2024, 1, 1, tzinfo=UTC)
     fault = Fault(attempt=1, cause=Cause.SOURCE_HOST, evidence=EVIDENCE, worker=None, at=at)
