@@ -133,16 +133,19 @@ async def run_unless(
     """
     how = how or options.index_activity("jobs in the index")
     handle = workflow.start_activity_method(method, message, **how)
-    await tasks.until(lambda: handle.done() or is_abandoned())
-    if handle.done():
-        result: T = await handle
-        return result
-    # Its result is not needed any more.
-    handle.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    handle.cancel()
-    if how["cancellation_type"] is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED:
-        await tasks.until(handle.done)
-    return None
+    try:
+        await tasks.until(lambda: handle.done() or is_abandoned())
+        if handle.done():
+            result: T = await handle
+            return result
+        return None
+    finally:
+        # Abandoned, or the caller is cancelled: nothing may be written later.
+        if not handle.done():
+            handle.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            handle.cancel()
+            if how["cancellation_type"] is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED:
+                await tasks.until(handle.done)
 
 
 async def signal_if_running(

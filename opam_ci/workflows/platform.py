@@ -391,20 +391,23 @@ class PlatformWorkflow:
         """
         if report.listing is None or not report.listing.revdeps:
             return True
-        await run_unless(
-            self._is_stopping,
-            self._tasks,
-            JobActivities.plan_revdeps,
-            PlanRevdeps(
-                key=self._state.key,
-                platform=self._state.name,
-                package=job.package,
-                listing=report.listing.key,
-                round=self._table[job.id].round,
-            ),
-            options.plan_activity(),
-        )
-        self._recount = True
+        try:
+            await run_unless(
+                self._is_stopping,
+                self._tasks,
+                JobActivities.plan_revdeps,
+                PlanRevdeps(
+                    key=self._state.key,
+                    platform=self._state.name,
+                    package=job.package,
+                    listing=report.listing.key,
+                    round=self._table[job.id].round,
+                ),
+                options.plan_activity(),
+            )
+        finally:
+            # Also if the listing is cancelled: some may have been added after the cancel.
+            self._recount = True
         return self._state.stopping is None
 
     async def _report_changes(self) -> None:
