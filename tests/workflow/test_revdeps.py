@@ -1,7 +1,10 @@
 """Stories of reverse dependencies: listed, run in a window, counted, restarted, stopped."""
 
 import asyncio
+import threading
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from temporalio import workflow
@@ -10,9 +13,11 @@ from opam_ci.core.jobs.build import Revdep
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import REVDEP_KINDS
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Skipped, SkipReason
+from opam_ci.core.jobs.plan import PlannedJob
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.selector import RESTART_COST, RestartOrigin, RestartSelector
-from opam_ci.core.jobs.summary import Counts, State, Summary, total
+from opam_ci.core.jobs.summary import UNDECIDED, Counts, State, Summary, total
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -181,6 +186,31 @@ async def test_a_cancelled_listing_goes_on_where_it_stopped(
     assert revdeps(summary) == Counts(passed=6)
     ran = [name for name, _, _ in world.script.started if name.startswith("revdep ")]
     assert sorted(ran) == sorted([job(0), job(1), *(job(n) for n in range(6))])
+
+
+async def test_a_cancel_leaves_no_job_that_is_added_meanwhile(
+    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing is cancelled while its jobs are written: they are run, not left behind."""
+    listing(world.script, 2)
+    writing, released = threading.Event(), threading.Event()
+    plan = world.script.index.real.plan
+
+    def plan_slowly(key: RevisionKey, jobs: Iterable[PlannedJob], **how: Any) -> None:
+        planned = list(jobs)
+        if any(each.job.kind in REVDEP_KINDS for each in planned):
+            writing.set()
+            released.wait(30)
+        plan(key, planned, **how)
+
+    monkeypatch.setattr(world.script.index.real, "plan", plan_slowly)
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    await asyncio.to_thread(writing.wait, 30)
+    await handle.signal(PullRequestWorkflow.cancel)
+    asyncio.get_running_loop().call_later(2, released.set)
+    summary = await world.until(handle, lambda now: revdeps(now).total == 2 and is_decided(now))
+    standings = {record.standing for record in world.script.jobs}
+    assert standings.isdisjoint(UNDECIDED), summary
 
 
 async def test_a_new_head_stops_them(world: World, ref: PullRequestRef) -> None:
