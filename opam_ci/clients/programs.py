@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from opam_ci.core.errors import UsageError
 
 
+def environment() -> dict[str, str]:
+    """Returns the environment of such programs: nothing of our own, which may hold tokens."""
+    # Some are in directories that are not on the path of ordinary users.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return {"PATH": path, "LC_ALL": "C.UTF-8"}
+
+
 def missing(packages: Mapping[str, str]) -> str | None:
     """Returns a message with missing programs and the command that installs them, None if none.
 
     Args:
         packages: The Debian package of each program.
     """
-    # Some are in directories that are not on the path of ordinary users.
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    path = environment()["PATH"]
     absent = sorted(
         {package for tool, package in packages.items() if shutil.which(tool, path=path) is None}
     )

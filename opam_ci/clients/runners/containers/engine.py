@@ -9,7 +9,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from opam_ci.clients import programs
 from opam_ci.clients.runners.sandbox import seccomp
+from opam_ci.clients.runners.sandbox.process import LastOutput
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 
@@ -110,7 +112,7 @@ class Engine:
             stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+            env=programs.environment(),
             start_new_session=True,
         )
 
@@ -154,7 +156,7 @@ class Engine:
                 if len(output) > _OUTPUT_LIMIT:
                     return None, b"", f"over {_OUTPUT_LIMIT >> 20} MiB of output"
                 code = await process.wait()
-                text = (await errors).decode(errors="replace").strip()
+                text = await errors
         except TimeoutError:
             return None, b"", f"no answer within {time_limit:g} s"
         finally:
@@ -185,9 +187,9 @@ async def _start(stream: asyncio.StreamReader) -> bytes:
     return bytes(data)
 
 
-async def _end(stream: asyncio.StreamReader) -> bytes:
-    """Reads a stream, and returns the last `_STDERR_LIMIT` bytes."""
-    data = b""
+async def _end(stream: asyncio.StreamReader) -> str:
+    """Reads a stream, and returns what its last `_STDERR_LIMIT` bytes say."""
+    last = LastOutput(_STDERR_LIMIT)
     while chunk := await stream.read(_CHUNK):
-        data = (data + chunk)[-_STDERR_LIMIT:]
-    return data
+        last(chunk)
+    return last.text

@@ -98,7 +98,7 @@ class RootfsExecutor:
         network, rights = None, self._rights
         if step.network and self._network is not None:
             network = await self._network.connect()
-            rights = replace(rights, prefix=self._network.prefix)
+            rights = replace(rights, prefix=network.enter)
         else:
             confined = replace(confined, network=False)
         command = sandbox.confine(self._root, confined, rights)

@@ -22,7 +22,12 @@ import psutil
 from opam_ci.clients.runners.sandbox import network_filter as netfilter
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
 from opam_ci.clients.runners.sandbox.network_filter import Address
-from opam_ci.clients.runners.sandbox.process import ProcessResult, uninterrupted
+from opam_ci.clients.runners.sandbox.process import (
+    HOLD,
+    ProcessResult,
+    ready_process,
+    run_process,
+)
 from opam_ci.clients.runners.settings import Endpoint
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -32,8 +37,7 @@ TUN: Final = Path("/dev/net/tun")
 _TIMEOUT: Final = 30.0
 """Seconds for a program that takes some 10 ms on an idle machine."""
 
-_HOLD: Final = "echo ready; exec cat"
-_STDERR_LIMIT: Final = 400
+_SHOWN: Final = 400
 
 
 def tun_problem() -> str | None:
@@ -72,7 +76,7 @@ class Network:
             return ended
         refused = [str(each) for each in await self._refused()]
         if refused:
-            output(refused_line(refused).encode())
+            output(_refused_line(refused).encode())
         return replace(ended, refused=tuple(refused))
 
     async def _refused(self) -> list[Address]:
@@ -85,28 +89,18 @@ class Network:
             await self.call("nft", "flush", *place)
         return netfilter.addresses(found)
 
-    async def call(self, *argv: str, stdin: bytes = b"") -> bytes:
+    async def call(self, *argv: str) -> bytes:
         """Runs a program of this machine in the namespace, and returns its output.
 
         Raises:
             InfrastructureError: Cause `sandbox`: it failed.
         """
-        process = await asyncio.create_subprocess_exec(
-            *self.enter,
-            *argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(),
-        )
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                output, errors = await process.communicate(stdin)
-        finally:
-            await _end(process)
-        if process.returncode != 0:
-            raise _not_made(f"{argv[0]}: {errors.decode(errors='replace')[-_STDERR_LIMIT:]}")
-        return output
+        output = bytearray()
+        ended = await run_process([*self.enter, *argv], output=output.extend, time_limit=_TIMEOUT)
+        if not ended.ok:
+            text = output.decode(errors="replace").strip()
+            raise _not_made(f"{argv[0]}: {ended.how}: {text[-_SHOWN:]}")
+        return bytes(output)
 
 
 @asynccontextmanager
@@ -125,38 +119,32 @@ async def connected(pid: int, allowed: Sequence[Endpoint]) -> AsyncIterator[Netw
     forwarded = {port for address, port in found if address.is_loopback}
     own = await to_thread(_own_addresses)
     versions = await to_thread(_name_server_versions)
-    # For root the namespace's own user namespace adds nothing.
-    user = () if os.geteuid() == 0 else (f"--user=/proc/{pid}/ns/user",)
-    network = Network(("nsenter", *user, f"--net=/proc/{pid}/ns/net", "--"))
+    namespaces = Path(f"/proc/{pid}/ns")
+    # Of no rights in one's own user namespace.
+    is_inner = not await to_thread((namespaces / "user").samefile, "/proc/self/ns/user")
+    user = (f"--user={namespaces / 'user'}",) if is_inner else ()
+    network = Network(("nsenter", *user, f"--net={namespaces / 'net'}", "--"))
     rules = netfilter.rules(found, own, versions)
     # First: there is no moment without rules.
-    await network.call("nft", "--file", "-", stdin=rules.encode())
+    await network.call("nft", rules)
+    is_root = os.geteuid() == 0
     command = [
-        *(("nsenter", *user, "--") if user else ()),
+        # Root needs no more rights than it has.
+        *(() if is_root else ("nsenter", *user, "--")),
         *("setpriv", "--pdeathsig", "KILL", "--"),
         *("pasta", "--foreground", "--quiet", "--config-net", "--no-map-gw"),
         *("--address", netfilter.ADDRESS, "--netmask", "24", "--gateway", netfilter.GATEWAY),
         *(word for each in versions for word in ("--dns-forward", netfilter.RESOLVERS[each])),
         *("--tcp-ports", "none", "--udp-ports", "none", "--udp-ns", "none"),
         *("--tcp-ns", _ports(forwarded)),
-        *("--netns-only", "--no-netns-quit", *(() if user else ("--runas", "0"))),
+        *("--netns-only", "--no-netns-quit", *(("--runas", "0") if is_root else ())),
         # Written when the namespace is ready. The namespace is an open file: pasta has given up
         # the right to open that of a process by its path.
         *("--pid", "/proc/self/fd/1", "--netns", "/proc/self/fd/0"),
     ]
-    with await to_thread(open, f"/proc/{pid}/ns/net", "rb") as namespace:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=namespace,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(),
-        )
-    try:
-        await _ready(process, "pasta")
-        yield network
-    finally:
-        await uninterrupted(_end(process))
+    with await to_thread((namespaces / "net").open, "rb") as namespace:
+        async with ready_process(command, lambda why: _not_made(f"pasta: {why}"), stdin=namespace):
+            yield network
 
 
 @dataclass(frozen=True)
@@ -185,7 +173,6 @@ class JobNetwork:
         rights: Of the job's commands.
 
     Attributes:
-        prefix: That of the rights of commands in the namespace, once it is connected.
         files: Files for name resolution to show to them, as (host path, inside path).
     """
 
@@ -194,7 +181,6 @@ class JobNetwork:
         self._rights = rights
         self._stack = AsyncExitStack()
         self._network: Network | None = None
-        self.prefix = rights.prefix
         self.files = files(directory)
 
     async def __aenter__(self) -> Self:
@@ -206,12 +192,13 @@ class JobNetwork:
     async def connect(self) -> Network:
         """Returns the connection; makes it at the first call."""
         if self._network is None:
+            empty = (*self._rights.prefix, "unshare", "--net", "--", *HOLD)
             async with AsyncExitStack() as stack:
-                pid = await stack.enter_async_context(_namespace(self._rights))
+                pid = await stack.enter_async_context(
+                    ready_process(empty, lambda why: _not_made(f"unshare: {why}"))
+                )
                 self._network = await stack.enter_async_context(connected(pid, self._allowed))
                 self._stack = stack.pop_all()
-            user = (f"--user=/proc/{pid}/ns/user",) if self._rights.prefix else ()
-            self.prefix = ("nsenter", *user, f"--net=/proc/{pid}/ns/net", "--")
         return self._network
 
 
@@ -234,25 +221,7 @@ def files(directory: Path) -> tuple[tuple[Path, str], ...]:
     return ((servers, "/etc/resolv.conf"), *shown)
 
 
-@asynccontextmanager
-async def _namespace(rights: Rights) -> AsyncIterator[int]:
-    """Makes an empty network namespace; yields a process in it."""
-    process = await asyncio.create_subprocess_exec(
-        *rights.prefix,
-        *("setpriv", "--pdeathsig", "KILL", "--", "unshare", "--net", "--", "sh", "-c", _HOLD),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=_environment(),
-    )
-    try:
-        await _ready(process, "unshare")
-        yield process.pid
-    finally:
-        await uninterrupted(_end(process))
-
-
-def refused_line(addresses: Sequence[str]) -> str:
+def _refused_line(addresses: Sequence[str]) -> str:
     """Returns the line of a job's log about addresses that its network does not reach."""
     return (
         f"[opam-ci: no connection to {', '.join(addresses)}: builds reach the internet only, and "
@@ -263,26 +232,6 @@ def refused_line(addresses: Sequence[str]) -> str:
 def configured(urls: Iterable[str]) -> tuple[Endpoint, ...]:
     """Returns the endpoints of mirrors and proxies that an operator configured."""
     return tuple(each for each in map(Endpoint.of_url, urls) if each is not None)
-
-
-async def _ready(process: asyncio.subprocess.Process, name: str) -> None:
-    """Waits for a program's first line of output."""
-    assert process.stdout is not None  # noqa: S101 - for mypy: PIPE at both starts
-    assert process.stderr is not None  # noqa: S101 - the same
-    line = b""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_TIMEOUT):
-            line = await process.stdout.readline()
-            errors = b"" if line else await process.stderr.read()
-    if not line:
-        raise _not_made(f"{name}: {errors.decode(errors='replace')[-_STDERR_LIMIT:].strip()}")
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 async def _resolve(endpoints: Iterable[Endpoint]) -> list[tuple[Address, int | None]]:
@@ -320,11 +269,6 @@ def _ports(ports: Iterable[int | None]) -> str:
     if None in wanted:
         return "auto"
     return ",".join(str(each) for each in sorted(each or 0 for each in wanted)) or "none"
-
-
-def _environment() -> dict[str, str]:
-    # nft is in a directory that is not on the path of ordinary users.
-    return {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
 
 
 def _not_made(problem: str) -> InfrastructureError:

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+from opam_ci.clients import programs
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 
@@ -20,6 +22,10 @@ _DEATH_TIMEOUT = 60.0
 
 _SIGNAL_BASE = 128
 _STATUS_LIMIT = 1 << 16
+_STATUS_SHOWN = 400
+
+_READY_TIMEOUT = 30.0
+"""Seconds for a program that takes some 10 ms on an idle machine."""
 
 
 @dataclass(frozen=True)
@@ -220,8 +226,7 @@ async def run_process(
                 pass_fds=() if status is None else status.inherited.all,
                 # The unprivileged user of a build root reads what root makes there.
                 umask=0o022,
-                # Nothing of the worker's environment, which may hold tokens.
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+                env=programs.environment(),
             )
         finally:
             if status is not None:
@@ -293,6 +298,59 @@ async def _bury(process: asyncio.subprocess.Process, status: _Status | None) -> 
         if status is not None:
             status.kill()
     await uninterrupted(_wait_dead(process, status))
+
+
+HOLD = ("sh", "-c", "echo ready; exec cat")
+"""A program for `ready_process` that lives as long as its standard input, so no longer than this
+worker, however that ends."""
+
+
+@asynccontextmanager
+async def ready_process(
+    argv: Sequence[str],
+    failed: Callable[[str], InfrastructureError],
+    *,
+    stdin: int | IO[bytes] = subprocess.PIPE,
+) -> AsyncIterator[int]:
+    """Runs a program of this machine beside a block, which begins when it has printed a line.
+
+    Args:
+        argv: The program.
+        failed: Returns the error if it prints none, from what it says on standard error.
+        stdin: As in `subprocess`.
+
+    Yields:
+        Its process id.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=programs.environment(),
+    )
+    assert process.stdout is not None  # noqa: S101 - for mypy: PIPE above
+    assert process.stderr is not None  # noqa: S101 - the same
+    try:
+        errors = f"nothing within {_READY_TIMEOUT:g} s".encode()
+        line = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READY_TIMEOUT):
+                if not (line := await process.stdout.readline()):
+                    errors = await process.stderr.read()
+        if not line:
+            raise failed(errors.decode(errors="replace").strip()[-_STATUS_SHOWN:])
+        yield process.pid
+    finally:
+        await uninterrupted(_end(process))
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def uninterrupted(cleanup: Coroutine[Any, Any, None]) -> None:

@@ -6,17 +6,15 @@ and what is made in there also for the namespace's owner in the one around it: s
 job could use up what the machine has for all.
 """
 
-import asyncio
 import os
 import secrets
-import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
-from opam_ci.clients.runners.sandbox.process import run_process
+from opam_ci.clients.runners.sandbox.process import HOLD, ready_process, run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 
@@ -99,31 +97,14 @@ async def _make(rights: Rights) -> int:
         known = all(any(owner in ids for ids in ranges) for ranges in maps.values())
         become = (f"--reuid={owner}", f"--regid={owner}", "--clear-groups") if known else ()
         start = ("setpriv", *become, "--", "unshare", "--user", "--")
-    # It answers from within, and ends with its input, also if this worker is killed.
-    process = await asyncio.create_subprocess_exec(
-        *(*start, "cat"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-    )
-    assert process.stdin is not None  # noqa: S101 - for mypy: PIPE above
-    assert process.stdout is not None  # noqa: S101 - for mypy: PIPE above
-    try:
-        process.stdin.write(b"\n")
-        async with asyncio.timeout(_TIMEOUT):
-            answer = await process.stdout.readline()
-        if answer != b"\n":
-            raise _not_made(answer.decode(errors="replace"))
-        if not rights.prefix:
-            _give_ids(process.pid, maps)
-        return os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY)
-    except (OSError, TimeoutError) as error:
-        raise _not_made(str(error)) from error
-    finally:
-        process.stdin.close()
-        await process.wait()
+    # From within: it has made the namespace.
+    async with ready_process((*start, *HOLD), _not_made) as pid:
+        try:
+            if not rights.prefix:
+                _give_ids(pid, maps)
+            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+        except OSError as error:
+            raise _not_made(str(error)) from error
 
 
 def _ranges(name: str) -> list[range]:
