@@ -11,9 +11,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Final, TypeVar
 
 from opam_ci.clients.threads import run_command
 from opam_ci.core.batched import batched
@@ -64,29 +65,8 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-Start = Callable[..., subprocess.Popen[bytes]]
-"""Starts a command, with the arguments of `start`."""
-
-
-def start(
-    command: Sequence[str],
-    *,
-    cwd: Path,
-    env: Mapping[str, str],
-    stdin: int,
-    stderr: int | IO[bytes],
-) -> subprocess.Popen[bytes]:
-    """Start git, with a pipe for its standard output.
-
-    Raises:
-        InfrastructureError: Git cannot be started.
-    """
-    try:
-        return subprocess.Popen(  # noqa: S603 -- a list of arguments, never a shell
-            command, cwd=cwd, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr
-        )
-    except OSError as error:
-        raise git_fault(f"git cannot be started: {error}") from error
+Start = Callable[[IO[bytes]], subprocess.Popen[bytes]]
+"""Starts a command with pipes, and with a file for its standard error."""
 
 
 def run_git(  # noqa: PLR0913 - what subprocess.run takes, and the causes
@@ -183,21 +163,34 @@ class Git:
     def stream(self, *arguments: str) -> "LineProcess":
         """Prepare a long-lived command that answers on its standard output."""
         command = ["git", f"--git-dir={self.directory}", *arguments]
-        return LineProcess(command, cwd=self._cwd, env=self._env, start=self._start)
+        return LineProcess(" ".join(arguments[:2]), partial(self._start, command))
 
     def stop(self) -> None:
-        """Kill what runs, in whatever thread, and let nothing start any more."""
+        """Kill what answers long-lived, in whatever thread, and let nothing start any more.
+
+        A command that runs to its end is killed with the caller of its thread.
+        """
         with self._lock:
             running, self._running = self._running, None
         for process in running or ():
             process.kill()
 
-    def _start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._running is None:
                 raise git_fault("the repository was closed")
             self._running = {process for process in self._running if process.poll() is None}
-            process = start(command, **options)
+            try:
+                process = subprocess.Popen(  # noqa: S603 -- a list of arguments, never a shell
+                    command,
+                    cwd=self._cwd,
+                    env=self._env,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                )
+            except OSError as error:
+                raise git_fault(f"git cannot be started: {error}") from error
             self._running.add(process)
         return process
 
@@ -224,15 +217,11 @@ class LineProcess:
     It starts at the first query, and again after it was lost.
     """
 
-    def __init__(
-        self, command: list[str], *, cwd: Path, env: Mapping[str, str], start: Start
-    ) -> None:
-        """Nothing runs before the first query."""
+    def __init__(self, name: str, start: Start) -> None:
+        """Nothing runs before the first query; `name` is the command's, for messages."""
         self.lock = threading.Lock()
+        self._name = name
         self._starter = start
-        self._command = command
-        self._cwd = cwd
-        self._env = env
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
@@ -259,7 +248,7 @@ class LineProcess:
             self._errors.seek(0)
             message = self._errors.read()
         self.close()
-        return git_fault(f"{' '.join(self._command[2:4])} ended: {last_line(message)}")
+        return git_fault(f"{self._name} ended: {last_line(message)}")
 
     def close(self) -> None:
         """End the process, if one runs. May be called twice."""
@@ -279,13 +268,7 @@ class LineProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
-        self._process = self._starter(
-            self._command,
-            cwd=self._cwd,
-            env=self._env,
-            stdin=subprocess.PIPE,
-            stderr=self._errors,
-        )
+        self._process = self._starter(self._errors)
         return self._process
 
 

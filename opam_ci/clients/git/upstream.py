@@ -143,9 +143,7 @@ class Upstream:
             async with locks.lock(self.directory.with_suffix(".turn")):
                 return await GIT.run(method, *args, **kwargs)
         except OSError as error:
-            raise InfrastructureError(
-                f"cannot write to {self.directory}: {error.strerror}", cause=Cause.REPOSITORY_STATE
-            ) from error
+            raise self._not_writable(error) from error
 
     def refresh(self, branch: str) -> str:
         """Fetches a branch and returns its newest commit.
