@@ -27,16 +27,22 @@ def refusals(stage: Stage) -> int:
     return sum(method == "POST" and code == 422 for method, _, code in stage.fake.requests)
 
 
-@pytest.mark.usefixtures("quick")
-async def test_statuses_are_posted_within_minutes_once_github_knows_the_commit(
-    stage: Stage,
-) -> None:
+async def decide_unknown_head(stage: Stage) -> None:
+    """A head is tested whose commit GitHub does not know yet where statuses are posted."""
     fake = stage.fake
     with stage.unheard():
         await fake.open(1, HEADS[1])
     fake.commits.clear()
     await fake.redeliver(fake.deliveries[-1]["id"])
     await stage.decided(1)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_statuses_are_posted_within_minutes_once_github_knows_the_commit(
+    stage: Stage,
+) -> None:
+    fake = stage.fake
+    await decide_unknown_head(stage)
     # Three statuses and three check runs, each refused three times.
     await stage.until(lambda: refusals(stage) >= 18)
     assert stage.words(HEADS[1]) == []
@@ -50,11 +56,7 @@ async def test_statuses_are_posted_within_minutes_once_github_knows_the_commit(
 
 async def test_refused_statuses_are_tried_when_github_names_the_head(stage: Stage) -> None:
     fake = stage.fake
-    with stage.unheard():
-        await fake.open(1, HEADS[1])
-    fake.commits.clear()
-    await fake.redeliver(fake.deliveries[-1]["id"])
-    await stage.decided(1)
+    await decide_unknown_head(stage)
     # Everything was reported and refused; the next try is a minute away at least.
     await asyncio.sleep(4)
     fake.commits.add(HEADS[1])
@@ -67,11 +69,7 @@ async def test_refused_statuses_are_tried_when_github_names_the_head(stage: Stag
 @pytest.mark.usefixtures("quick")
 async def test_final_statuses_of_a_merged_pull_request_are_tried_again(stage: Stage) -> None:
     fake = stage.fake
-    with stage.unheard():
-        await fake.open(1, HEADS[1])
-    fake.commits.clear()
-    await fake.redeliver(fake.deliveries[-1]["id"])
-    await stage.decided(1)
+    await decide_unknown_head(stage)
     fake.advance(seconds=1)
     await fake.close(1, merged=True)
     await stage.until(lambda: refusals(stage) >= 12)
