@@ -226,11 +226,17 @@ def start_options(step: Confined) -> list[str]:
     ]
 
 
-def network_files() -> tuple[tuple[Path, str], ...]:
-    """Returns the host's files for name resolution in phases with network."""
-    paths = [Path("/etc/resolv.conf"), Path("/etc/hosts")]
+def network_files(
+    name_servers: Path = Path("/etc/resolv.conf"),
+) -> tuple[tuple[Path, str], ...]:
+    """Returns files for name resolution, as (host path, inside path).
+
+    Args:
+        name_servers: The file with the name servers; by default the host's.
+    """
+    files = {"/etc/resolv.conf": name_servers, "/etc/hosts": Path("/etc/hosts")}
     # The targets are plain files in the image; a link's target on the host is what counts.
-    return tuple((path.resolve(), str(path)) for path in paths if path.exists())
+    return tuple((path.resolve(), inside) for inside, path in files.items() if path.exists())
 
 
 def environment(extra: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:

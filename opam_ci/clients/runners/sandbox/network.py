@@ -20,7 +20,7 @@ from typing import Final, Self
 import psutil
 
 from opam_ci.clients.runners.sandbox import network_filter as netfilter
-from opam_ci.clients.runners.sandbox.bubblewrap import Rights
+from opam_ci.clients.runners.sandbox.bubblewrap import Rights, network_files
 from opam_ci.clients.runners.sandbox.network_filter import Address
 from opam_ci.clients.runners.sandbox.process import (
     HOLD,
@@ -215,10 +215,7 @@ def files(directory: Path) -> tuple[tuple[Path, str], ...]:
     lines = (f"nameserver {netfilter.RESOLVERS[each]}\n" for each in _name_server_versions())
     servers.write_text("".join(lines))
     servers.chmod(0o644)
-    hosts = Path("/etc/hosts")
-    # The target is a plain file in the image; a link's target on the host is what counts.
-    shown = ((hosts.resolve(), str(hosts)),) if hosts.exists() else ()
-    return ((servers, "/etc/resolv.conf"), *shown)
+    return network_files(servers)
 
 
 def _refused_line(addresses: Sequence[str]) -> str:
