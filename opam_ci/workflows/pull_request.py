@@ -461,9 +461,10 @@ class PullRequestWorkflow:
                 refusal=f"head {selector.head} is superseded by {head[:12]}; nothing was done"
             )
         match request.kind:
-            case "recount" | "approve":
-                await (testing.recount() if request.kind == "recount" else testing.approve())
-                return Taken()
+            case "recount":
+                await testing.recount()
+            case "approve":
+                await testing.approve()
             case "cancel":
                 return await testing.cancel(selector, preview=request.preview)
             case "restart":
@@ -476,6 +477,7 @@ class PullRequestWorkflow:
                     self._state.author_restarts.append(workflow.now())
                     del self._state.author_restarts[:-_AUTHOR_RESTARTS_KEPT]
                 return await testing.restart(selector, preview=request.preview)
+        return Taken()
 
     def _refusal_of_restart(self, testing: Testing, origin: RestartOrigin) -> Taken | None:
         """Returns why no job is restarted, None if some may be."""
