@@ -109,7 +109,7 @@ async def ensure_search_attributes(client: Client) -> None:
 
 
 async def _has_attributes(client: Client) -> bool:
-    """Whether a server that lets nobody of our role add search attributes has ours."""
+    """Returns whether the server has our search attributes, for a role that may not add them."""
     known = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
