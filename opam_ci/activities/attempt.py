@@ -29,6 +29,7 @@ class Attempt:
         number: From 1.
         worker: Identity of this worker.
         log: Key of the attempt's log; set by the activity once it has one.
+        cpu_seconds: Processor time that it used, None if unknown.
         task_queue: Of this worker.
         task_token: The attempt's id for Temporal.
         heartbeat_timeout: Time without heartbeats after which it counts as lost, None if never.
@@ -44,6 +45,7 @@ class Attempt:
         self.worker = activity.client().service_client.config.identity
         self.started_at = datetime.now(UTC)
         self.log: str | None = None
+        self.cpu_seconds: float | None = None
         self.task_queue = info.task_queue
         self.task_token = info.task_token
         self.heartbeat_timeout = info.heartbeat_timeout
@@ -197,6 +199,7 @@ async def run_attempt(
         started_at=attempt.started_at,
         ended_at=datetime.now(UTC),
         log=attempt.log,
+        cpu_seconds=attempt.cpu_seconds,
     )
     delay = retry_delay(context.retry, report, retry_after)
     await attempt.signal_fault(report, delay)

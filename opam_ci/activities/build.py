@@ -47,6 +47,7 @@ class BuildActivities:
 
             async with LogWriter(self._store, attempt.log) as log:
                 report = await self._runner.run(task.spec, log, progress)
+                attempt.cpu_seconds = report.facts.host.cpu_seconds
                 facts = report.facts.model_copy(
                     update={"limit_reached_on": attempt.limit_reached_on}
                 )

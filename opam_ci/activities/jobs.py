@@ -159,7 +159,8 @@ class JobActivities:
     def _hold(self, key: RevisionKey, author: Author, now: datetime) -> Hold | None:
         used = 0.0
         if author.hours_a_day is not None:
-            used = self._index.hours(key.repository, author.login, day_of(now))
+            rows = self._index.authors(day_of(now), repository=key.repository, author=author.login)
+            used = sum(row.cpu_hours for row in rows)
         return hold_for(author, used, now)
 
     async def _plan(

@@ -72,6 +72,7 @@ class AttemptEnded(_Attempt):
         is_last: Whether it decided the job: no retry follows.
         began_at: When it began, by this machine's clock.
         ended_at: When it ended.
+        cpu_seconds: Processor time that it used, None if unknown.
     """
 
     outcome: Outcome | None
@@ -79,6 +80,7 @@ class AttemptEnded(_Attempt):
     is_last: bool
     began_at: AwareDatetime
     ended_at: AwareDatetime
+    cpu_seconds: float | None = None
 
 
 class Observer(Protocol):
@@ -168,6 +170,7 @@ class _Observing(ActivityInboundInterceptor):
         # The values for an attempt that is cancelled.
         outcome: Outcome | None = None
         verdicts: tuple[Outcome | None, ...] | None = None
+        report: JobReport | None = None
         is_last = True
         try:
             result = await super().execute_activity(activity_input)
@@ -178,7 +181,8 @@ class _Observing(ActivityInboundInterceptor):
             is_last = bug or not isinstance(outcome, Errored) or context.retry.is_last(info.attempt)
             raise
         else:
-            outcome = _outcome(result)
+            report = _report(result)
+            outcome = None if report is None else report.outcome
             verdicts = (outcome,)
             if isinstance(result, LintReport):
                 verdicts = tuple(verdict.outcome for verdict in result.verdicts)
@@ -191,14 +195,15 @@ class _Observing(ActivityInboundInterceptor):
                 is_last=is_last,
                 began_at=seen_at,
                 ended_at=datetime.now(UTC),
+                cpu_seconds=report and report.cpu_seconds,
             )
             for observer in self._observers:
                 observer.attempt_ended(ended)
 
 
-def _outcome(result: Any) -> Outcome | None:
+def _report(result: Any) -> JobReport | None:
     report = result.report if isinstance(result, AnalysisReport | LintReport) else result
-    return report.outcome if isinstance(report, JobReport) else None
+    return report if isinstance(report, JobReport) else None
 
 
 def _was_lost(info: activity.Info) -> bool:

@@ -43,7 +43,7 @@ class GitHubSettings(BaseSettings):
         drafts: Whether drafts are tested `light`ly, or like all others (`full`).
         new_authors: Whether for an author of whom nothing was merged before everything is run
             (`full`), or a `small` set until `/opam-ci ok`.
-        author_hours: Hours that jobs of one author's pull requests may run in a day (UTC) before
+        author_hours: CPU hours that jobs of one author may use in a day (UTC) before
             reverse dependencies wait; 0 for any number.
         author_restarts: Restarts of a pull request that an author without triage rights may make
             in an hour; 0 for any number.

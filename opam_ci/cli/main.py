@@ -20,7 +20,7 @@ from opam_ci.cli.operator.cache import cache
 from opam_ci.cli.operator.down import down
 from opam_ci.cli.operator.github import app as github_app
 from opam_ci.cli.operator.incidents import app as incidents
-from opam_ci.cli.operator.overview import errors, jobs, workers
+from opam_ci.cli.operator.overview import authors, errors, jobs, workers
 from opam_ci.cli.operator.prune import prune
 from opam_ci.cli.operator.restart import cancel, restart
 from opam_ci.cli.operator.serve import serve
@@ -56,6 +56,7 @@ for command in (
     restart,
     cancel,
     workers,
+    authors,
     worker,
     serve,
     cache,

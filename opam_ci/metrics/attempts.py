@@ -89,6 +89,8 @@ class AttemptMetrics:
         metrics.attempt_duration.labels(*labels).observe(
             max((ended.ended_at - ended.began_at).total_seconds(), 0.0)
         )
+        if ended.cpu_seconds is not None:
+            metrics.cpu.labels(ended.pool, ended.kind.value).inc(ended.cpu_seconds)
         # Lint does the jobs of many packages together; each counts, as it does in the index.
         for outcome in ended.verdicts or (ended.outcome,):
             self._count(ended, outcome)

@@ -83,6 +83,11 @@ class Metrics:
             JOB_BUCKETS,
             *("pool", "kind", "outcome"),
         )
+        self.cpu = self._counter(
+            "opam_ci_cpu_seconds_total",
+            "Processor time of attempts, where a control group counts it.",
+            *("pool", "kind"),
+        )
         self.wait = self._histogram(
             "opam_ci_job_wait_seconds",
             "Time that attempts waited in the queue for a worker.",

@@ -49,6 +49,8 @@ async def test_a_memory_hog_is_killed_and_that_is_a_fact(world: World) -> None:
     report, log = await world.build({"hog.1": f'build: ["sh" "-c" "{HOG}"]\n'}, "hog.1")
     assert last(report).phase is Phase.BUILD
     assert report.facts.host.oom_kills >= 1
+    assert report.facts.host.cpu_seconds is not None
+    assert 0.1 <= report.facts.host.cpu_seconds < 120
     assert "512 MiB of memory" in log.text
     outcome = judge(report.facts, report.logs)
     assert isinstance(outcome, Errored)

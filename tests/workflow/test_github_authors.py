@@ -127,7 +127,7 @@ async def test_beyond_the_budget_reverse_dependencies_wait_for_an_ok(stage: Stag
     await stage.until_said(
         HEADS[2],
         "pending: 6/6 done; revdeps wait until 00:00 UTC or /opam-ci ok by a maintainer: the "
-        "author's jobs ran 3.0 of 2 h today",
+        "author's jobs used 3.0 of 2 CPU hours today",
     )
     assert REVDEP not in started(stage)
     await fake.open(3, HEADS[3], author="bob")

@@ -1,4 +1,4 @@
-"""`opam-ci errors`, `workers` and `jobs`: lists of the job index, across pull requests."""
+"""`opam-ci errors`, `workers`, `authors` and `jobs`: lists of the index, across pull requests."""
 
 import asyncio
 import sys
@@ -147,6 +147,27 @@ async def _polling(client: Client, queues: list[str]) -> dict[str, dict[str, dat
         for worker, seen_at in (await pollers(client, queue)).items():
             found[worker][queue] = seen_at
     return found
+
+
+def authors(since: SinceOption = "24h", as_json: opt.Json = False) -> None:
+    """Lists authors by the processor time of their pull requests' jobs.
+
+    Where none was measured, the time that an attempt took counts; infrastructure faults never do.
+    In a pipe, tabs separate: author, repository, CPU hours, pull requests, attempts.
+    """
+    with opened_index(Settings()) as index:
+        rows = index.authors(moment(since, datetime.now(UTC)))
+    listing = Listing(
+        Column("author", is_key=True),
+        Column("repository"),
+        Column("CPU hours", is_number=True),
+        Column("pull requests", drop=1, is_number=True),
+        Column("attempts", drop=2, is_number=True),
+    )
+    for row in rows:
+        numbers = f"{row.cpu_hours:.2f}", str(row.pull_requests), str(row.attempts)
+        listing.add(row.author, row.repository, *numbers)
+    print_items(rows, listing, as_json=as_json, none=f"no job of an author ended since {since}")
 
 
 def jobs(

@@ -51,5 +51,14 @@ def _to_0006(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE pull_requests ADD COLUMN author TEXT")
 
 
-STEPS: dict[str, Callable[[Connection], None]] = {"0004": _to_0005, "0005": _to_0006}
+def _to_0007(connection: Connection) -> None:
+    """Makes room for the processor time of attempts; of those before it is unknown."""
+    connection.exec_driver_sql("ALTER TABLE attempts ADD COLUMN cpu_seconds FLOAT")
+
+
+STEPS: dict[str, Callable[[Connection], None]] = {
+    "0004": _to_0005,
+    "0005": _to_0006,
+    "0006": _to_0007,
+}
 """By schema, the step to the next one; oldest first."""

@@ -1,9 +1,9 @@
-"""Queries over the whole index: errors by cause, and workers."""
+"""Queries over the whole index: errors by cause, workers, and authors."""
 
 from collections import Counter, defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import func, select
 
 from opam_ci.clients.index.engine import Connected, reading
 from opam_ci.clients.index.filters import CURRENT, REASONS, of_revisions
@@ -17,7 +17,7 @@ from opam_ci.clients.index.schema import (
     TESTED,
 )
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.jobs.overview import ErrorGroup, HitPullRequest, WorkerRow
+from opam_ci.core.jobs.overview import AuthorRow, ErrorGroup, HitPullRequest, WorkerRow
 from opam_ci.core.jobs.summary import Standing
 
 
@@ -46,23 +46,47 @@ class Overview(Connected):
         groups = [_group(Cause(cause), rows) for cause, rows in by_cause.items()]
         return tuple(sorted(groups, key=lambda each: (-(each.errored + each.retrying), each.cause)))
 
-    def hours(self, repository: str, author: str, since: datetime) -> float:
-        """Returns the hours that jobs of all pull requests of an author ran.
+    def authors(
+        self, since: datetime, *, repository: str | None = None, author: str | None = None
+    ) -> tuple[AuthorRow, ...]:
+        """Lists who used how much processor time, most first.
+
+        Where no control group counts that, it is the time that the attempt took. Attempts that
+        met an infrastructure fault are at nobody's cost, and those under way are not known yet.
 
         Args:
-            repository: Of the pull requests.
-            author: Account that opened them.
-            since: Only attempts that began then or later; those under way do not count.
+            since: Only attempts that began then or later.
+            repository: Only pull requests to this one.
+            author: Only pull requests that this account opened.
 
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        own = and_(PULL_REQUESTS.c.repository == repository, PULL_REQUESTS.c.author == author)
-        query = select(ATTEMPTS.c.started_at, ATTEMPTS.c.ended_at).select_from(ATTEMPTED)
-        query = query.where(own, ATTEMPTS.c.started_at >= since, ATTEMPTS.c.ended_at.is_not(None))
+        of, ran = PULL_REQUESTS.c, ATTEMPTS.c
+        columns = (of.repository, of.author, of.target)
+        query = select(*columns, ran.started_at, ran.ended_at, ran.cpu_seconds)
+        query = query.select_from(ATTEMPTED).where(
+            ran.started_at >= since,
+            ran.ended_at.is_not(None),
+            ran.standing != Standing.ERRORED,
+            of.author.is_not(None) if author is None else of.author == author,
+            *(() if repository is None else (of.repository == repository,)),
+        )
+        found = defaultdict[tuple[str, str], list[AnyRow]](list)
         with reading(self._engine) as connection:
-            ran = (ended - started for started, ended in connection.execute(query))
-            return sum(ran, timedelta(0)) / timedelta(hours=1)
+            for row in connection.execute(query):
+                found[row.repository, row.author].append(row)
+        rows = [
+            AuthorRow(
+                author=name,
+                repository=where,
+                cpu_hours=sum(map(_cpu_seconds, attempts)) / 3600,
+                attempts=len(attempts),
+                pull_requests=len({each.target for each in attempts}),
+            )
+            for (where, name), attempts in found.items()
+        ]
+        return tuple(sorted(rows, key=lambda row: (-row.cpu_hours, row.author)))
 
     def workers(self, since: datetime) -> tuple[WorkerRow, ...]:
         """Lists workers that started attempts on that day (in UTC) or later, last seen first.
@@ -88,6 +112,12 @@ class Overview(Connected):
         rows = [_worker(*key, numbers, seen.get(key[0])) for key, numbers in found.items()]
         beginning = datetime.min.replace(tzinfo=UTC)
         return tuple(sorted(rows, key=lambda row: row.last_seen_at or beginning, reverse=True))
+
+
+def _cpu_seconds(row: AnyRow) -> float:
+    if row.cpu_seconds is not None:
+        return float(row.cpu_seconds)
+    return float((row.ended_at - row.started_at).total_seconds())
 
 
 def _group(cause: Cause, rows: list[AnyRow]) -> ErrorGroup:

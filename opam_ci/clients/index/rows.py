@@ -32,6 +32,7 @@ _OF_REVISION = (
 )  # fmt: skip
 _OF_ATTEMPT = (
     "round", "sequence", "worker", "pool", "started_at", "ended_at", "outcome", "phase", "log_key",
+    "cpu_seconds",
 )  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
             "started_at": fault.started_at or row.started_at or fault.at,
             "ended_at": fault.at,
             "log_key": fault.log,
+            "cpu_seconds": None,
         }
     known = {0, *(fault.attempt for fault in row.faults)}
     if row.attempt in known or row.state is JobState.RETRYING:
@@ -96,6 +98,7 @@ def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
         "started_at": row.attempt_started_at or row.started_at or row.decided_at or now,
         "ended_at": None if row.outcome is None else row.decided_at or now,
         "log_key": row.log,
+        "cpu_seconds": None if row.outcome is None else row.cpu_seconds,
     }
 
 

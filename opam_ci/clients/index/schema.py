@@ -18,6 +18,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -39,7 +40,7 @@ from sqlalchemy.types import TypeEngine
 from opam_ci.core.jobs.outcome import Evidence, Outcome
 from opam_ci.core.jobs.summary import Fault
 
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -216,6 +217,8 @@ ATTEMPTS = _table(
     Column("pool", Text),
     *_required(Instant, "started_at"),
     Column("ended_at", Instant),
+    # Processor time, unknown where no control group counts it.
+    Column("cpu_seconds", Float),
     Column("incident_id", ForeignKey("incidents.id")),
     # How it failed, hashed: see `core/incidents/fingerprint.py`.
     Column("signature", Text),

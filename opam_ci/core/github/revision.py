@@ -34,7 +34,7 @@ class Policy(Frozen):
         draft_checks: How the head of a draft is.
         new_authors: What is run for an author of whom nothing was merged before: everything, or a
             small set until somebody with rights approves the head.
-        author_hours: Hours that jobs of an author may run in a day; None for any number.
+        author_hours: CPU hours that jobs of an author may use in a day; None for any number.
         author_restarts: Restarts of a pull request that its author may make in an hour; None for
             any number.
     """

@@ -102,6 +102,7 @@ class HostFacts(Frozen):
             control group counts the job's own.
         pids_limit_hits: How often a fork failed at the process limit.
         disk_overuse: Set if the runner ended the job for exceeding its disk limits.
+        cpu_seconds: Processor time that the job used, None where no control group counts it.
     """
 
     free_bytes: int | None = None
@@ -112,6 +113,7 @@ class HostFacts(Frozen):
     foreign_oom_kills: int = 0
     pids_limit_hits: int = 0
     disk_overuse: DiskOveruse | None = None
+    cpu_seconds: float | None = None
 
 
 class BuildFacts(Frozen):

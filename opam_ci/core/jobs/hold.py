@@ -24,7 +24,7 @@ class Author(Frozen):
         login: The account.
         is_new: Whether the small set alone is built until a maintainer approves the head: nothing
             of the account was merged before.
-        hours_a_day: Hours that jobs of all pull requests of the account may run in a day (UTC)
+        hours_a_day: CPU hours that jobs of all pull requests of the account may use in a day (UTC)
             before reverse dependencies wait; None for any number.
         restarts_an_hour: Restarts of a pull request by its author; None for any number.
     """
@@ -72,7 +72,7 @@ class Hold(Frozen):
 
     Attributes:
         reason: `new-author`: only the small set is built; `budget`: reverse dependencies wait.
-        used: Hours that the author's jobs ran today, for a budget.
+        used: CPU hours of the author's jobs today, for a budget.
         hours: The budget.
         until: When it ends by itself; None for never.
     """
@@ -99,7 +99,7 @@ def hold_for(author: Author, used: float, now: datetime) -> Hold | None:
 
     Args:
         author: The author.
-        used: Hours that the author's jobs ran since the day began.
+        used: CPU hours that the author's jobs used since the day began.
         now: The time.
     """
     if author.is_new:

@@ -173,6 +173,7 @@ class JobReport(Frozen):
         ended_at: When it ended.
         log: Key of its log, None where it wrote none.
         listing: What a `list-revdeps` job found, None for the others.
+        cpu_seconds: Processor time that it used, None if unknown.
     """
 
     outcome: Outcome
@@ -182,6 +183,7 @@ class JobReport(Frozen):
     ended_at: datetime
     log: str | None = None
     listing: Listing | None = None
+    cpu_seconds: float | None = None
 
 
 class JobHeartbeat(Frozen):

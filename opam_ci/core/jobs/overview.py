@@ -60,3 +60,21 @@ class WorkerRow(Frozen):
     faults: int
     causes: dict[Cause, int]
     last_seen_at: AwareDatetime | None
+
+
+class AuthorRow(Frozen):
+    """What an author's pull requests cost, from the index.
+
+    Attributes:
+        author: The account that opened them.
+        repository: Their repository.
+        cpu_hours: Processor time of their jobs.
+        attempts: Number of attempts that ended without an infrastructure fault.
+        pull_requests: Number of pull requests and branches with such attempts.
+    """
+
+    author: str
+    repository: str
+    cpu_hours: float
+    attempts: int
+    pull_requests: int

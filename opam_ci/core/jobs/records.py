@@ -131,6 +131,7 @@ class AttemptRecord(Frozen):
             it runs.
         phase: The phase under way, or the one at which it stopped.
         log_key: Key of its log in the store.
+        cpu_seconds: Processor time that it used, None if unknown.
     """
 
     revision: RevisionKey
@@ -145,6 +146,7 @@ class AttemptRecord(Frozen):
     outcome: Outcome | None = None
     phase: Phase | None = None
     log_key: str | None = None
+    cpu_seconds: float | None = None
 
     @property
     def standing(self) -> Standing:

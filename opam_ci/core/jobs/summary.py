@@ -98,6 +98,7 @@ class JobStatus(Frozen):
         decided_at: When it was decided.
         next_attempt_at: Time of the automatic retry, for `RETRYING`.
         log: Key of the last attempt's log.
+        cpu_seconds: Processor time of the attempt that decided it, None if unknown.
     """
 
     job: Job
@@ -114,6 +115,7 @@ class JobStatus(Frozen):
     decided_at: datetime | None = None
     next_attempt_at: datetime | None = None
     log: str | None = None
+    cpu_seconds: float | None = None
 
     @property
     def standing(self) -> Standing:

@@ -156,12 +156,20 @@ class JobTable:
             next_attempt_at=None,
             phase=None,
             log=report.log or row.log,
+            cpu_seconds=report.cpu_seconds,
         )
 
     def settle(self, job_id: str, outcome: Outcome, at: datetime) -> None:
         """Sets an outcome that no attempt of the job reported."""
         row = self._rows[job_id]
-        self._update(row, JobEvent.DECIDE, outcome=outcome, decided_at=at, next_attempt_at=None)
+        self._update(
+            row,
+            JobEvent.DECIDE,
+            outcome=outcome,
+            decided_at=at,
+            next_attempt_at=None,
+            cpu_seconds=None,
+        )
 
     def cancel_undecided(self, outcome: Cancelled, at: datetime) -> None:
         """Settles every job that has no outcome yet."""

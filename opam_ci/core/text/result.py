@@ -183,7 +183,7 @@ def hold_text(hold: Hold | None) -> str:
         return "new author: the rest waits for /opam-ci ok by somebody with triage or write access"
     return (
         f"revdeps wait until {hold.until:%H:%M} UTC or /opam-ci ok by a maintainer: "
-        f"the author's jobs ran {hold.used:.1f} of {hold.hours:g} h today"
+        f"the author's jobs used {hold.used:.1f} of {hold.hours:g} CPU hours today"
     )
 
 

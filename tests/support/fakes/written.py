@@ -27,6 +27,7 @@ def batch_for(record: Record) -> RowBatch:
                 state=JobState.RUNNING if record.outcome is None else JobState.DECIDED,
                 outcome=record.outcome, attempt_started_at=record.started_at,
                 decided_at=record.ended_at, worker=record.worker, log=record.log_key,
+                cpu_seconds=record.cpu_seconds,
             )  # fmt: skip
             return RowBatch(
                 key=record.revision, rows=(row,), sequence=record.sequence,

@@ -133,6 +133,7 @@ def host_facts(
         pids_limit_hits=counters.pids_limit_hits,
         disk_overuse=None if disk is None else disk.overuse,
         lowest_free_bytes=None if disk is None else disk.lowest_free_bytes,
+        cpu_seconds=round(counters.cpu_seconds, 1) or None,
     )
     try:
         status = os.statvfs(directory) if directory is not None else None

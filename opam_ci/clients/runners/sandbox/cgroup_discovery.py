@@ -12,6 +12,9 @@ from pathlib import Path
 CONTROLLERS = ("memory", "pids", "cpu")
 """The controllers that limit jobs."""
 
+_WITH_FILES = frozenset({*CONTROLLERS, "cpuacct"})
+"""Those of version 1 in which jobs have groups: the last only counts, as version 2 does anyway."""
+
 WORKER_GROUP = "opam-ci-worker"
 """The group into which a worker moves itself, beside its jobs' groups (version 2)."""
 
@@ -23,7 +26,7 @@ class Hierarchy:
     Attributes:
         version: 1 or 2.
         parent: The group below which they are made.
-        controllers: The controllers of `CONTROLLERS` that they have there.
+        controllers: The controllers that they have there.
     """
 
     version: int
@@ -78,7 +81,7 @@ def _mounts(root: Path) -> list[_Mount]:
         fields, (kind, _, options) = before.split(), after.split()[:3]
         at = root / fields[4].lstrip("/")
         if kind == "cgroup":
-            names = frozenset(options.split(",")) & frozenset(CONTROLLERS)
+            names = frozenset(options.split(",")) & _WITH_FILES
             found.append(_Mount(1, at, fields[3], names))
         elif kind == "cgroup2":
             found.append(_Mount(2, at, fields[3], frozenset()))

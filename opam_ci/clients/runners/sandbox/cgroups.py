@@ -47,11 +47,13 @@ class Counters:
         oom_kills: Processes killed for want of memory.
         memory_limit_reached: Whether the groups' own memory limit was reached.
         pids_limit_hits: Forks refused for the process limit.
+        cpu_seconds: Processor time used; 0 if unknown.
     """
 
     oom_kills: int = 0
     memory_limit_reached: bool = False
     pids_limit_hits: int = 0
+    cpu_seconds: float = 0
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,11 @@ COUNTER_FILES = (
     "memory.max_usage_in_bytes",
     "memory.limit_in_bytes",
     "pids.events",
+    "cpu.stat",
+    "cpuacct.usage",
 )
-"""Files of a group that `parse_counters` reads: the first of version 2, the next three of version
-1, the last of both."""
+"""Files of a group that `parse_counters` reads: `memory.events` of version 2, `memory.*` else and
+`cpuacct.usage` of version 1, the others of both."""
 
 
 def read_counters(directories: Iterable[Path]) -> Counters:
@@ -217,6 +221,8 @@ def read_counters(directories: Iterable[Path]) -> Counters:
         oom_kills=sum(one.oom_kills for one in each),
         memory_limit_reached=any(one.memory_limit_reached for one in each),
         pids_limit_hits=sum(one.pids_limit_hits for one in each),
+        # The same processes are in a group of each hierarchy.
+        cpu_seconds=max((one.cpu_seconds for one in each), default=0),
     )
 
 
@@ -226,9 +232,9 @@ def parse_counters(files: Mapping[str, str]) -> Counters:
     Args:
         files: Text of those of `COUNTER_FILES` that are there, by name.
     """
-    memory, memory_1, pids = (
+    memory, memory_1, pids, cpu = (
         _counters(files.get(name, ""))
-        for name in ("memory.events", "memory.oom_control", "pids.events")
+        for name in ("memory.events", "memory.oom_control", "pids.events", "cpu.stat")
     )
     highest, limit = (
         _number(files.get(f"memory.{name}_in_bytes", "")) for name in ("max_usage", "limit")
@@ -241,6 +247,8 @@ def parse_counters(files: Mapping[str, str]) -> Counters:
         memory_limit_reached=memory.get("oom", 0) > 0
         or (limit > 0 and highest >= limit - limit // 64),
         pids_limit_hits=pids.get("max", 0),
+        # In microseconds and, by version 1, in nanoseconds.
+        cpu_seconds=cpu.get("usage_usec", 0) / 1e6 or _number(files.get("cpuacct.usage", "")) / 1e9,
     )
 
 

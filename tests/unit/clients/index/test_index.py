@@ -110,13 +110,20 @@ def test_hours_of_an_author_are_those_of_all_pull_requests(index: Index) -> None
     for number, author in ((1, "alice"), (2, "alice"), (3, "bob")):
         key = RevisionKey(repository="o/r", number=number, head="a" * 40, opened_at=NOON)
         write(index, RevisionRecord(key=key, base="b", author=author, updated_at=NOON))
-        own = [attempt(n, ERRORED if n < 6 else None) for n in range(1, 7)]
+        own = [attempt(n, FAILED if n < 6 else None) for n in range(1, 7)]
+        own[1] = own[1].model_copy(update={"cpu_seconds": 90.5})
+        own[2] = attempt(3, ERRORED)
         write(index, *(each.model_copy(update={"revision": key}) for each in own))
-    # Five of five seconds each, in two pull requests; the sixth has not ended.
-    assert index.hours("o/r", "alice", NOON) == pytest.approx(2 * 5 * 5 / 3600)
-    later = NOON + timedelta(minutes=3)
-    assert index.hours("o/r", "alice", later) == pytest.approx(2 * 3 * 5 / 3600)
-    assert index.hours("o/other", "alice", NOON) == index.hours("o/r", "carol", NOON) == 0
+    # Of the five that ended, one met a fault of ours, and one was measured.
+    cost = 90.5 + 3 * 5
+    [alice, bob] = index.authors(NOON)
+    assert (alice.author, alice.pull_requests, alice.attempts) == ("alice", 2, 8)
+    assert alice.cpu_hours == pytest.approx(2 * cost / 3600)
+    assert bob.author == "bob"
+    assert bob.cpu_hours == pytest.approx(cost / 3600)
+    [later] = index.authors(NOON + timedelta(minutes=3), repository="o/r", author="alice")
+    assert later.cpu_hours == pytest.approx(2 * 2 * 5 / 3600)
+    assert index.authors(NOON, repository="o/other") == index.authors(NOON, author="carol") == ()
 
 
 def test_a_nul_is_stored_as_a_replacement(index: Index) -> None:

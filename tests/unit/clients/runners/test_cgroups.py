@@ -117,7 +117,7 @@ def test_version_1_is_used_below_the_own_group_of_each_hierarchy(machine: Machin
     )
     places = find_hierarchies(machine.root)
     assert {str(each.parent.relative_to(machine.root)): each.controllers for each in places} == {
-        "sys/fs/cgroup/cpu,cpuacct": frozenset({"cpu"}),
+        "sys/fs/cgroup/cpu,cpuacct": frozenset({"cpu", "cpuacct"}),
         "sys/fs/cgroup/memory/a/b": frozenset({"memory"}),
         "sys/fs/cgroup/pids/p": frozenset({"pids"}),
     }
@@ -158,6 +158,12 @@ def test_counters_of_both_versions_are_read(tmp_path: Path) -> None:
     (two / "memory.events").write_text("low 0\noom 1\noom_kill 4\noom_group_kill 0\n")
     assert read_counters([one]) == Counters(oom_kills=2, pids_limit_hits=3)
     assert read_counters([two]) == Counters(oom_kills=4, memory_limit_reached=True)
+    (one / "cpuacct.usage").write_text("1500000000\n")
+    (one / "cpu.stat").write_text("nr_periods 0\nnr_throttled 0\nthrottled_time 0\n")
+    (two / "cpu.stat").write_text("usage_usec 2250000\nuser_usec 1\nsystem_usec 1\n")
+    assert [read_counters([each]).cpu_seconds for each in (one, two)] == [1.5, 2.25]
+    # A process is in a group of each hierarchy, and in a hybrid machine in both versions.
+    assert read_counters([one, two]).cpu_seconds == 2.25
     assert read_counters([tmp_path / "gone"]) == Counters()
     (one / "memory.limit_in_bytes").write_text("1000000\n")
     for usage, reached in ((500_000, False), (999_000, True)):

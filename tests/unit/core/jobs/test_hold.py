@@ -76,8 +76,8 @@ def test_restarts_are_counted_over_an_hour() -> None:
 
 NEW_TEXT = "new author: the rest waits for /opam-ci ok by somebody with triage or write access"
 SPENT_TEXT = (
-    "revdeps wait until 00:00 UTC or /opam-ci ok by a maintainer: the author's jobs ran 1234.6 of "
-    "1000 h today"
+    "revdeps wait until 00:00 UTC or /opam-ci ok by a maintainer: the author's jobs used 1234.6 of "
+    "1000 CPU hours today"
 )
 
 
