@@ -1,6 +1,7 @@
 """`opam-ci serve` for a fake GitHub, with real git, a real Temporal server, and kill -9."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -22,6 +23,9 @@ pytestmark = [
 
 SUCCESS = "success: "
 PREFIX = "pr/ocaml/opam-repository/"
+
+SEEDS = int(os.environ.get("OPAM_CI_TEST_KILL_SEEDS", "2"))
+"""Stories with four kills each; 50 and more before a release."""
 
 
 @pytest.fixture
@@ -191,7 +195,7 @@ def wreck(world: GitHubWorld, chance: random.Random, over: threading.Event) -> N
 
 
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(1, 1 + SEEDS))
 def test_killed_at_random_github_ends_in_the_same_state(world: GitHubWorld, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - no secrets
     world.start()

@@ -31,6 +31,9 @@ _IN_MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
 _REMOVED_TIMEOUT = 10.0
 """Seconds to look for removed files; what was found until then counts."""
 
+_REMOVED_OUTPUT = 32 << 20
+"""Bytes of the list of removed files that are kept: some 400,000 files."""
+
 _OWN = frozenset({Phase.BUILD, Phase.TEST})
 """Phases whose own writes are counted."""
 
@@ -155,6 +158,10 @@ class DiskWatch:
         if not directories:
             return []
         output = bytearray()
+
+        def keep(data: bytes) -> None:
+            output.extend(data[: _REMOVED_OUTPUT - len(output)])
+
         each = ("-printf", "%p %D:%i %b\\n", "-exec")
         kind = ("stat", "--dereference", "--file-system", "--printf=%n %T\\n", "{}", "+")
         await run_process(
@@ -162,7 +169,7 @@ class DiskWatch:
                 *(*self._rights.prefix, "find", "-L", *directories, "-mindepth", "1"),
                 *("-maxdepth", "1", "-type", "f", "-links", "0", *each, *kind),
             ],
-            output=output.extend,
+            output=keep,
             time_limit=_REMOVED_TIMEOUT,
         )
         return removed_sizes(output.decode(errors="replace"))
