@@ -19,6 +19,8 @@ def replayer() -> Replayer:
         workflows=WORKFLOWS,
         workflow_runner=WORKFLOW_RUNNER,
         data_converter=pydantic_data_converter,
+        # Without a limit of two seconds a task, which a busy machine may not keep.
+        debug_mode=True,
     )
 
 

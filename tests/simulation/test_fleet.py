@@ -373,6 +373,8 @@ async def _replay(fleet: Fleet) -> None:
         workflows=WORKFLOWS,
         workflow_runner=WORKFLOW_RUNNER,
         data_converter=pydantic_data_converter,
+        # Without a limit of two seconds a task, which a busy machine may not keep.
+        debug_mode=True,
     )
     async for history in _histories(fleet):
         assert len(history.events) < _EVENTS, "I11: a long history"
