@@ -44,7 +44,7 @@ def find_platforms(
     lower_bounds: bool | None = None,
     revdeps: bool | None = None,
 ) -> tuple[Platform, ...]:
-    """Returns the platforms of these names or globs; by default those of this machine.
+    """Returns the platforms of these names or globs; by default the one that needs no image.
 
     Args:
         file: File of platforms; None for that of the settings.
@@ -57,7 +57,7 @@ def find_platforms(
         UsageError: There is no such platform, or the file is invalid.
     """
     table = chosen_table(file)
-    chosen = named(table.platforms, patterns) if patterns else embedded(table)
+    chosen = named(table.platforms, patterns) if patterns else (embedded(table),)
     requested = {"lower_bounds": lower_bounds, "revdeps": revdeps}
     changes = {
         name: bool(value) for name, value in requested.items() if value is not None or not patterns

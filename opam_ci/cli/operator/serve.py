@@ -86,7 +86,7 @@ def served_platforms(file: Path | None, patterns: list[str]) -> tuple[Platform, 
     Raises:
         UsageError: There is no such platform, or the file is invalid.
     """
-    names = patterns or [one.name for one in embedded(chosen_table(file))]
+    names = patterns or [embedded(chosen_table(file)).name]
     return find_platforms(file, names)
 
 

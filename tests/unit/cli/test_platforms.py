@@ -14,6 +14,10 @@ ROOT = Path(__file__).resolve().parents[3]
 OWN = """
 [pools.mine]
 arch = "amd64"
+runner = "rootfs"
+[pools.boxes]
+arch = "amd64"
+runner = "container"
 [[platforms]]
 distribution = "debian-13"
 ocaml = "5.3"
@@ -61,12 +65,12 @@ def test_plain_lines_for_a_pipe(capsys: Captured) -> None:
     assert len(lines) == 75
     assert lines[:2] == [
         "debian-13-ocaml-5.3/amd64\tsystem\tlinux-amd64\trootfs\tlower bounds",
-        "debian-13-ocaml-4.14/amd64\tdev\tlinux-amd64\tcontainer\tlower bounds, revdeps",
+        "debian-13-ocaml-4.14/amd64\tdev\tlinux-amd64-containers\tcontainer\tlower bounds, revdeps",
     ]
 
 
 @pytest.mark.parametrize(
-    ("columns", "runner"), [("80", []), ("100", ["runner"])], ids=["narrow", "wide"]
+    ("columns", "runner"), [("95", []), ("110", ["runner"])], ids=["narrow", "wide"]
 )
 def test_a_table_for_a_terminal(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, columns: str, runner: list[str]
@@ -81,7 +85,7 @@ def test_a_table_for_a_terminal(
     found = [row.split()[0] for row in rows if not row.startswith(" ")]
     assert len(found) == 75
     assert "debian-13-ocaml-4.14-no-flat-float-array/amd64" in found
-    assert any("container" in row for row in rows) == bool(runner)
+    assert any(" container " in row for row in rows) == bool(runner)
 
 
 def test_a_json_line_for_each(capsys: Captured, own: Path) -> None:
@@ -90,7 +94,7 @@ def test_a_json_line_for_each(capsys: Captured, own: Path) -> None:
     assert first["name"] == EMBEDDED.name
     assert (second["image"], second["pool"], second["revdeps"]) == (
         "localhost/mine:1",
-        "mine",
+        "boxes",
         False,
     )
 
@@ -128,7 +132,7 @@ def test_a_file_by_the_environment_and_by_option(
     monkeypatch.setenv("OPAM_CI_PLATFORMS", str(own))
     assert run(["platforms", "alpine*"]) == 0
     assert capsys.readouterr().out.startswith(
-        "alpine-3.23-ocaml-5.4/amd64\tsystem\tmine\tcontainer"
+        "alpine-3.23-ocaml-5.4/amd64\tsystem\tboxes\tcontainer"
     )
     assert run(["platforms", "alpine*", "--platforms", str(other)]) == 0
     assert capsys.readouterr().out.startswith("alpine-3.23-ocaml-5.5/amd64")
@@ -136,7 +140,7 @@ def test_a_file_by_the_environment_and_by_option(
 
 def test_a_valid_file_is_reported_as_valid(capsys: Captured, own: Path) -> None:
     assert run(["platforms", "--check", str(own)]) == 0
-    assert capsys.readouterr().out == f"{own}: valid; platforms: 2, pools: 1\n"
+    assert capsys.readouterr().out == f"{own}: valid; platforms: 2, pools: 2\n"
 
 
 def test_an_invalid_file_is_reported_with_a_line_for_each_error(
@@ -148,6 +152,7 @@ def test_an_invalid_file_is_reported_with_a_line_for_each_error(
     assert not output.out
     assert [line.removeprefix(f"{own}: ").split(";")[0] for line in output.err.splitlines()] == [
         "pools.mine: arch: no such architecture: 'x86'",
+        "pools.boxes: arch: no such architecture: 'x86'",
         "platforms entry 1 (debian-13): 'ocaml' is missing",
         "platforms entry 1 (debian-13): unknown key 'caml'",
         "platforms entry 2 (alpine-3.23): 'ocaml' is missing",
@@ -194,5 +199,6 @@ def test_check_needs_a_platform_that_exists(capsys: Captured) -> None:
 
 
 def test_check_without_a_platform_uses_one_of_this_machine(capsys: Captured, own: Path) -> None:
-    own.write_text(OWN.replace('ocaml = "5.3"', 'ocaml = "5.3"\nrunner = "native"'))
+    pools, _, rest = OWN.partition("[[platforms]]")
+    own.write_text(pools + rest[rest.index("[[platforms]]") :])
     assert "name others" in refusal(capsys, "check", "--branch", "x", "--platforms", own)
