@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from temporalio.client import Client
@@ -24,7 +25,7 @@ from opam_ci.activities.result_buffer import ResultBuffer
 from opam_ci.activities.retention import RetentionActivities
 from opam_ci.app.connection import LONG_RETRY, connect, ensure_search_attributes, identity
 from opam_ci.app.monitoring import Instruments, canary_platform
-from opam_ci.app.schedules import ensure_canary, ensure_retention
+from opam_ci.app.schedules import ensure_canary, ensure_retention, served_pools
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import polling, stop_on_signal
 from opam_ci.clients import programs
@@ -250,7 +251,7 @@ async def running(
                 limits=settings.change_limits,
                 on_recovery=instruments.metrics.clone_recovered,
             )
-            listed = JobActivities(index, store)
+            listed = JobActivities(index, store, partial(served_pools, client))
             incidents = IncidentActivities(index)
             canary = CanaryActivities(store, instruments.canary_ended)
             activities: list[Callable[..., Any]] = [
