@@ -3,12 +3,14 @@
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from opam_ci.app.settings import Settings
 from opam_ci.cli.main import run
-from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.core.platforms.model import EMBEDDED, Pool
 
 ROOT = Path(__file__).resolve().parents[3]
 OWN = """
@@ -36,9 +38,19 @@ def own(tmp_path: Path) -> Path:
     return path
 
 
+WHY = "it is for arm64; this machine is amd64"
+
+
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that serves all but the pools for arm64."""
+
+    async def unserved(settings: Settings, pools: Iterable[Pool]) -> dict[str, str]:
+        del settings
+        return {pool.name: WHY for pool in pools if pool.arch[0] == "arm64"}
+
     monkeypatch.delenv("OPAM_CI_PLATFORMS", raising=False)
+    monkeypatch.setattr("opam_ci.cli.author.platforms.unserved", unserved)
 
 
 Captured = pytest.CaptureFixture[str]
@@ -63,40 +75,61 @@ def test_plain_lines_for_a_pipe(capsys: Captured) -> None:
     assert run(["platforms"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 75
-    assert lines[:2] == [
-        "debian-13-ocaml-5.3/amd64\tsystem\tlinux-amd64\trootfs\tlower bounds",
-        "debian-13-ocaml-4.14/amd64\tdev\tlinux-amd64-containers\tcontainer\tlower bounds, revdeps",
+    assert [line.split("\t") for line in lines[:2]] == [
+        ["debian-13-ocaml-5.3/amd64", "yes", "system", "linux-amd64", "rootfs", "lower bounds"],
+        [
+            *("debian-13-ocaml-4.14/amd64", "yes", "dev", "linux-amd64-containers", "container"),
+            "lower bounds, revdeps",
+        ],
     ]
 
 
 @pytest.mark.parametrize(
-    ("columns", "runner"), [("95", []), ("110", ["runner"])], ids=["narrow", "wide"]
+    ("columns", "more"),
+    [("80", []), ("110", ["opam", "pool", "runner", "besides"])],
+    ids=["narrow", "wide"],
 )
 def test_a_table_for_a_terminal(
-    capsys: Captured, monkeypatch: pytest.MonkeyPatch, columns: str, runner: list[str]
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, columns: str, more: list[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     assert run(["platforms"]) == 0
-    head, *rows = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    assert head.split() == ["platform", "opam", "pool", *runner, "besides"]
+    output = capsys.readouterr()
+    head, *rows = re.sub(r"\x1b\[[0-9;]*m", "", output.out).splitlines()
+    assert head.split() == ["platform", "here", *(more or ["pool"])]
+    assert output.err.splitlines() == [f"macos-arm64: {WHY}", f"linux-arm64-containers: {WHY}"]
     assert all(len(row) <= int(columns) for row in rows)
     found = [row.split()[0] for row in rows if not row.startswith(" ")]
     assert len(found) == 75
     assert "debian-13-ocaml-4.14-no-flat-float-array/amd64" in found
-    assert any(" container " in row for row in rows) == bool(runner)
+    assert {row.split()[0] for row in rows if row.split()[1:2] == ["no"]} == {
+        "debian-13-ocaml-4.14/arm64",
+        "debian-13-ocaml-5.4/arm64",
+        "macos-homebrew-ocaml-4.14/arm64",
+        "macos-homebrew-ocaml-5.4/arm64",
+    }
 
 
 def test_a_json_line_for_each(capsys: Captured, own: Path) -> None:
     assert run(["platforms", "--platforms", str(own), "--json"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["name"] == EMBEDDED.name
+    assert (first["here"], first["why"]) == (True, None)
     assert (second["image"], second["pool"], second["revdeps"]) == (
         "localhost/mine:1",
         "boxes",
         False,
     )
+
+
+def test_why_a_platform_is_not_served_here(capsys: Captured) -> None:
+    assert run(["platforms", "debian-13-ocaml-5.4/arm64"]) == 0
+    assert f"\t{WHY}\tdev\t" in capsys.readouterr().out
+    assert run(["platforms", "debian-13-ocaml-5.4/arm64", "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert (one["here"], one["why"]) == (False, WHY)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +165,7 @@ def test_a_file_by_the_environment_and_by_option(
     monkeypatch.setenv("OPAM_CI_PLATFORMS", str(own))
     assert run(["platforms", "alpine*"]) == 0
     assert capsys.readouterr().out.startswith(
-        "alpine-3.23-ocaml-5.4/amd64\tsystem\tboxes\tcontainer"
+        "alpine-3.23-ocaml-5.4/amd64\tyes\tsystem\tboxes\tcontainer"
     )
     assert run(["platforms", "alpine*", "--platforms", str(other)]) == 0
     assert capsys.readouterr().out.startswith("alpine-3.23-ocaml-5.5/amd64")
