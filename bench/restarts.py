@@ -119,7 +119,7 @@ async def measure(address: str, home: Path, pull_requests: int, packages: int) -
             workflow_runner=WORKFLOW_RUNNER,
             activities=[
                 disk.analyse, disk.lint, RecordActivities(index).record,
-                *JobActivities(index, disk.store).all,
+                *JobActivities(index, disk.store, disk.served_pools).all,
                 incidents.look_at_incident, incidents.resolve_incident,
             ],
         ),

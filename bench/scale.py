@@ -327,7 +327,7 @@ async def orchestrate(client: Client, home: Path) -> dict[str, float]:
         given.analyse,
         given.lint,
         RecordActivities(index).record,
-        *JobActivities(index, store).all,
+        *JobActivities(index, store, all_served).all,
     ]
     observers = Instruments(Settings(home=home, canary=False)).observers
     ours = production.orchestration_worker(client, activities, observers)
@@ -342,6 +342,11 @@ async def orchestrate(client: Client, home: Path) -> dict[str, float]:
     index.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"peak_mb": round(peak, 1), "longest_task_ms": round(runner.longest * 1000, 1)}
+
+
+async def all_served(pools: frozenset[str]) -> frozenset[str]:
+    """Every pool has workers here."""
+    return pools
 
 
 async def build(client: Client, home: Path, how: Builds) -> dict[str, float]:

@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from temporalio.client import Client
@@ -23,8 +24,9 @@ from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.activities.result_buffer import ResultBuffer
 from opam_ci.activities.retention import RetentionActivities
 from opam_ci.app.connection import LONG_RETRY, connect, ensure_search_attributes, identity
-from opam_ci.app.monitoring import Instruments, canary_platform
-from opam_ci.app.schedules import ensure_canary, ensure_retention
+from opam_ci.app.monitoring import Instruments
+from opam_ci.app.runners import make_runner, with_pools
+from opam_ci.app.schedules import ensure_canary, ensure_retention, served_pools
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import polling, stop_on_signal
 from opam_ci.clients import programs
@@ -32,15 +34,15 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.program import HostProgram, RootProgram
 from opam_ci.clients.logs.store import ArtifactStore
-from opam_ci.clients.runners.base import MachineRunner
-from opam_ci.clients.runners.container import ContainerRunner
+from opam_ci.clients.platform_files import load_platforms
 from opam_ci.clients.runners.containers.registry import ImageResolver
-from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.sandbox.locks import temporary_files_in
-from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.errors import UsageError
-from opam_ci.health.slots import BuildSlots, tuner
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.platforms.model import Platform, Runner
+from opam_ci.core.platforms.select import canary_platform
+from opam_ci.health.slots import BuildSlots, MachineSlots, tuner
 from opam_ci.metrics.telemetry import runtime_with_metrics
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
@@ -76,43 +78,6 @@ WORKFLOWS = [
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 """Responses to heartbeats carry cancellations, so they are sent every second and not, as by
 default, at 80 % of the heartbeat timeout: a cancelled build must end within 5 seconds."""
-
-
-def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
-    """Returns the runner of this machine."""
-    limits = JobLimits(
-        memory_bytes=settings.job_memory,
-        pids=settings.job_pids,
-        cpus=settings.job_cpus,
-        disk_bytes=settings.job_disk,
-        disk_inodes=settings.job_files,
-        required=settings.require_limits,
-    )
-    if settings.runner == "container":
-        return ContainerRunner(
-            ContainerSettings(
-                home=settings.cache,
-                command=settings.container_command,
-                runtime=settings.container_runtime,
-                image=settings.container_image,
-                network=settings.container_network,
-                limits=limits,
-                slots=settings.builds,
-                network_allow=settings.network_allow,
-            ),
-            store,
-        )
-    return RootfsRunner(
-        RootfsSettings(
-            home=settings.cache,
-            limits=limits,
-            slots=settings.builds,
-            network_allow=settings.network_allow,
-            build_cache=settings.build_cache,
-            build_cache_bytes=settings.build_cache_bytes,
-        ),
-        store,
-    )
 
 
 def make_lint(
@@ -197,6 +162,61 @@ def _log_root(message: str) -> None:
     _log.info("root file system: %s", message)
 
 
+def canary_platforms(settings: Settings) -> dict[str, Platform]:
+    """Returns the pools that this worker serves, each with the platform of its canary.
+
+    Raises:
+        UsageError: The file of platforms is invalid, or has no such pool.
+    """
+    table = load_platforms(settings.platforms)
+    return {pool: canary_platform(table, pool) for pool in settings.pools or ()}
+
+
+async def _builders(
+    settings: Settings,
+    client: Client,
+    store: ArtifactStore,
+    instruments: Instruments,
+    on_progress: Callable[[str], None],
+) -> list[Worker]:
+    """Returns a worker for each pool, after a preflight of the runners that they need.
+
+    A machine that can build with one of them builds with that one; the others are quarantined.
+    """
+    by_runner: dict[Runner, dict[str, Platform]] = {}
+    for pool, platform in canary_platforms(settings).items():
+        by_runner.setdefault(platform.runner, {})[pool] = platform
+    runners = {kind: make_runner(kind, settings, store) for kind in by_runner}
+    for runner in runners.values():
+        await runner.require()
+    faults: dict[Runner, InfrastructureError] = {}
+    for kind, runner in runners.items():
+        try:
+            if swept := await runner.sweep():
+                _log.info("removed %d job roots that a killed worker left", swept)
+            await runner.prepare(on_progress)
+            await runner.preflight()
+        except InfrastructureError as error:
+            faults[kind] = error
+            if len(faults) == len(runners):
+                raise
+            _log.warning("this machine cannot build with its %s runner: %s", kind, error)
+    machine, running = MachineSlots(settings.builds), asyncio.Semaphore(settings.builds)
+    workers = []
+    for kind, platforms in by_runner.items():
+        runner = runners[kind]
+        health = instruments.watch_builds(
+            runner, store, runner.needs, platforms, is_ready=kind not in faults
+        )
+        jobs = BuildActivities(runner, store, running)
+        observers = (*instruments.observers, health)
+        workers += [
+            build_worker(client, pool, jobs, BuildSlots(health, machine), observers)
+            for pool in platforms
+        ]
+    return workers
+
+
 @contextlib.asynccontextmanager
 async def running(
     settings: Settings,
@@ -210,30 +230,24 @@ async def running(
     Args:
         settings: Of this process.
         client: Connected.
-        instruments: Metrics and health; by default private ones, without a canary: a one-off
-            check must not wait for one.
+        instruments: Metrics and health, made from the same settings; by default private ones,
+            without a canary: a one-off check must not wait for one.
         on_progress: Receives progress messages while a root file system is made.
 
     Raises:
         UsageError: This machine lacks programs that builds need.
         InfrastructureError: This machine cannot build (preflight), or a store is unavailable.
     """
+    settings = await with_pools(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     store = ArtifactStore.open(settings.store_url)
     if instruments is None:
         instruments = Instruments(settings.model_copy(update={"canary": False}))
     async with contextlib.AsyncExitStack() as stack:
         workers: list[Worker] = []
-        runner = slots = None
+        builders: list[Worker] = []
         if settings.pools:
-            runner = make_runner(settings, store)
-            await runner.require()
-            if swept := await runner.sweep():
-                _log.info("removed %d job roots that a killed worker left", swept)
-            await runner.prepare(on_progress)
-            await runner.preflight()
-            health = instruments.watch_builds(runner, store, runner.needs)
-            slots = [BuildSlots(health, settings.builds) for _ in settings.pools]
+            builders = await _builders(settings, client, store, instruments, on_progress)
         if settings.orchestrate:
             if absent := programs.missing({"git": "git", "setpriv": "util-linux"}):
                 raise UsageError(absent)
@@ -250,7 +264,7 @@ async def running(
                 limits=settings.change_limits,
                 on_recovery=instruments.metrics.clone_recovered,
             )
-            listed = JobActivities(index, store)
+            listed = JobActivities(index, store, partial(served_pools, client))
             incidents = IncidentActivities(index)
             canary = CanaryActivities(store, instruments.canary_ended)
             activities: list[Callable[..., Any]] = [
@@ -266,12 +280,7 @@ async def running(
                 RetentionActivities(index, store).prune,
             ]
             workers.append(orchestration_worker(client, activities, instruments.observers))
-        if runner is not None and slots is not None:
-            jobs = BuildActivities(runner, store)
-            workers += [
-                build_worker(client, pool, jobs, mine, instruments.observers)
-                for pool, mine in zip(settings.pools, slots, strict=True)
-            ]
+        workers += builders
         await stack.enter_async_context(instruments.watching())
         await stack.enter_async_context(polling(workers))
         yield workers
@@ -288,6 +297,8 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
         UsageError: Temporal is unavailable, or the address for metrics is in use.
         InfrastructureError: This machine cannot build, or a store is unavailable.
     """
+    settings = await with_pools(settings)
+    canaries = canary_platforms(settings)
     runtime, sdk_url = runtime_with_metrics() if settings.metrics else (None, None)
     client = await connect(settings, runtime=runtime, retry=LONG_RETRY)
     instruments = Instruments(settings)
@@ -296,9 +307,8 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
         running(settings, client, instruments),
         instruments.shown(client, sdk_url),
     ):
-        if settings.canary:
-            for pool in settings.pools:
-                await ensure_canary(client, canary_platform(pool))
+        for platform in canaries.values():
+            await ensure_canary(client, platform, runs=settings.canary)
         if settings.orchestrate:
             await ensure_retention(client, settings.retention_days)
         yield client, instruments

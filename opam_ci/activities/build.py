@@ -1,5 +1,7 @@
 """The build activity: a job's spec in, a judged report out."""
 
+from contextlib import AbstractAsyncContextManager, nullcontext
+
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
@@ -17,11 +19,24 @@ from opam_ci.core.text.status import verdict_line
 
 
 class BuildActivities:
-    """Activities of a build worker, which needs only a runner and the store."""
+    """Activities of a build worker, which needs only a runner and the store.
 
-    def __init__(self, runner: Runner, store: ArtifactStore) -> None:
+    Args:
+        runner: The runner of the worker's pool.
+        store: For logs.
+        slots: One for each job that the machine runs at once, in all of its pools; by default
+            any number.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        store: ArtifactStore,
+        slots: AbstractAsyncContextManager[object] = nullcontext(),  # noqa: B008  has no state
+    ) -> None:
         self._runner = runner
         self._store = store
+        self._slots = slots
 
     @activity.defn
     async def run_job(self, task: RunJob) -> JobReport:
@@ -45,7 +60,7 @@ class BuildActivities:
             def progress(now: BuildProgress) -> None:
                 attempt.progress(now.phase, now.log_bytes)
 
-            async with LogWriter(self._store, attempt.log) as log:
+            async with self._slots, LogWriter(self._store, attempt.log) as log:
                 report = await self._runner.run(task.spec, log, progress)
                 attempt.cpu_seconds = report.facts.host.cpu_seconds
                 facts = report.facts.model_copy(

@@ -1,7 +1,7 @@
 """Activities on the index, which is the only list of jobs."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -22,18 +22,23 @@ from opam_ci.core.jobs.messages import (
     CountJobs,
     JobPage,
     PlanJobs,
+    PlannedPlatforms,
     PlanRevdeps,
     PlatformStandings,
     SettleJobs,
     TakeJobs,
 )
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.jobs.plan import PlannedJob, planned_jobs, revdep_jobs
+from opam_ci.core.jobs.plan import PlannedJob, planned_jobs, revdep_jobs, service_of
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.selector import RestartOrigin, Taken
+from opam_ci.core.platforms.select import choose
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
 """Jobs that are added to the index in some hundred milliseconds."""
+
+
+ServedPools = Callable[[frozenset[str]], Awaitable[frozenset[str]]]
 
 
 class JobActivities:
@@ -42,11 +47,13 @@ class JobActivities:
     Args:
         index: The list.
         store: Has the listings of reverse dependencies.
+        served_pools: Returns which of some pools are served.
     """
 
-    def __init__(self, index: Index, store: ArtifactStore) -> None:
+    def __init__(self, index: Index, store: ArtifactStore, served_pools: ServedPools) -> None:
         self._index = index
         self._store = store
+        self._served_pools = served_pools
 
     @property
     def all(self) -> list[Callable[..., Any]]:
@@ -63,14 +70,32 @@ class JobActivities:
         ]
 
     @activity.defn
-    async def plan_jobs(self, message: PlanJobs) -> None:
+    async def plan_jobs(self, message: PlanJobs) -> PlannedPlatforms:
         """Adds the jobs of a head to the index; those of an earlier round run again.
 
+        A platform is built in the first of its pools that is served; one of which none is, is
+        skipped as a whole.
+
         Raises:
-            InfrastructureError: The index cannot be written.
+            InfrastructureError: The index cannot be written, or Temporal does not say which pools
+                are served.
         """
-        jobs = planned_jobs(message.packages, message.platforms)
+        pools = frozenset(each.pool for one in message.platforms for each in one.choices)
+        served = await self._served_pools(pools) if pools else pools
+        chosen = {one.name: choose(one, served) for one in message.platforms}
+        jobs = planned_jobs(
+            message.packages,
+            [one for one in chosen.values() if one is not None],
+            unserved=[one for one in message.platforms if chosen[one.name] is None],
+            lint=message.lint,
+        )
         await self._plan(message, jobs, message.origin)
+        platforms = tuple(chosen[one.name] or one for one in message.platforms)
+        outcomes = {
+            one.name: service_of(one, is_served=chosen[one.name] is not None) for one in platforms
+        }
+        await INDEX.run(self._index.serve, message.key, outcomes, datetime.now(UTC))
+        return PlannedPlatforms(platforms=platforms)
 
     @activity.defn
     async def plan_revdeps(self, message: PlanRevdeps) -> None:

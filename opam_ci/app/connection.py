@@ -174,6 +174,15 @@ async def served(client: Client, queue: str) -> bool:
     return await _is_polled(client, queue, _PRESENCE) or await has_pollers(client, queue)
 
 
+async def was_polled(client: Client, queue: str) -> bool:
+    """Returns whether a build queue has had a worker in the last five minutes.
+
+    Raises:
+        InfrastructureError: The request to Temporal failed.
+    """
+    return bool(await pollers(client, queue, _PRESENCE) or await pollers(client, queue))
+
+
 async def _is_polled(client: Client, queue: str, kind: TaskQueueType.ValueType) -> bool:
     now = datetime.now(UTC)
     return any(is_live(seen, now) for seen in (await pollers(client, queue, kind)).values())

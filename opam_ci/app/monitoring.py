@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from temporalio.client import Client
 
@@ -22,23 +22,48 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import Runner
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.summary import REPOSITORY_JOBS
-from opam_ci.core.platforms.model import EMBEDDED, Platform
+from opam_ci.core.platforms.model import Platform
 from opam_ci.core.workers.health import Finding, HealthPolicy, WorkerState
 from opam_ci.health.watch import WorkerHealth
 from opam_ci.metrics.attempts import GOOD, AttemptMetrics
 from opam_ci.metrics.catalog import Metrics
 from opam_ci.metrics.collect import Collector
 from opam_ci.metrics.health import HealthMetrics, MeteredHost
-from opam_ci.metrics.server import WorkerStatus, application, parse_address, serving
+from opam_ci.metrics.server import RunnerStatus, WorkerStatus, application, parse_address, serving
 
 _BUILT = tuple(kind for kind in JobKind if kind not in REPOSITORY_JOBS)
 
 _log = logging.getLogger(__name__)
 
 
-def canary_platform(pool: str) -> Platform:
-    """Returns the platform on which a pool's canary is built."""
-    return EMBEDDED.model_copy(update={"pool": pool})
+_BEST_FIRST = (
+    WorkerState.HEALTHY,
+    WorkerState.PROBATION,
+    WorkerState.PROBING,
+    WorkerState.QUARANTINED,
+)
+
+
+class _Builder(NamedTuple):
+    """A runner of this process: its health, and its pools."""
+
+    health: WorkerHealth
+    pools: tuple[str, ...]
+
+    @property
+    def status(self) -> RunnerStatus:
+        """Its part of the response of `/healthz`."""
+        now = self.health.now
+        # A fault that a probe is to explain is not `trouble` yet, but shown all the same.
+        trouble = now.reason if now.state is WorkerState.PROBING else now.trouble
+        return RunnerStatus(
+            pools=self.pools,
+            state=now.state,
+            cause=trouble.cause if trouble is not None else None,
+            detail=trouble.detail if trouble is not None else None,
+            until=now.until,
+            strikes=now.strikes,
+        )
 
 
 class Instruments:
@@ -46,20 +71,21 @@ class Instruments:
 
     Attributes:
         metrics: All metrics.
-        observers: Observers of this process's attempts.
+        observers: Observers of all of this process's attempts.
 
     Args:
-        settings: Of this process.
+        settings: Of this process, with the pools that it serves.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._pools = settings.pools or ()
         self.metrics = Metrics()
         self.metrics.name_worker(identity())
         self._attempts = AttemptMetrics(self.metrics)
-        self._health: WorkerHealth | None = None
+        self._builders: list[_Builder] = []
         self.observers: tuple[Observer, ...] = (self._attempts,)
-        for pool in settings.pools:
+        for pool in self._pools:
             self._attempts.declare(pool, _BUILT)
         if settings.orchestrate:
             self._attempts.declare(ORCHESTRATION_POOL, REPOSITORY_JOBS)
@@ -67,40 +93,44 @@ class Instruments:
             for how in Recovery:
                 self.metrics.clone_recoveries.labels(how.value)
 
-    def watch_builds(
+    def watch_builds(  # noqa: PLR0913  what a runner is, needs and serves
         self,
         runner: Runner,
         store: ArtifactStore,
         needs: HostNeeds,
+        platforms: Mapping[str, Platform],
         *,
         policy: HealthPolicy | None = None,
+        is_ready: bool = True,
     ) -> WorkerHealth:
-        """Returns the health of this process as a build worker; `watching` updates it.
+        """Returns the health of one runner of this process; `watching` updates it.
+
+        Each runner has a health of its own: an engine that is broken does not stop the jobs in
+        root file systems. It observes the attempts in the runner's pools alone.
 
         Args:
             runner: Builds the canary.
             store: For the canary's repository.
             needs: Free resources that the host must have.
+            platforms: The runner's pools, each with the platform of its canary.
             policy: When to quarantine.
+            is_ready: Whether the preflight has just succeeded.
         """
 
         async def probe() -> Finding | None:
             await runner.preflight()
             if not self._settings.canary:
                 return None
-            platform = canary_platform(self._settings.pools[0])
-            return await canary.build_good(runner, store, platform)
+            return await canary.build_good(runner, store, next(iter(platforms.values())))
 
         health = WorkerHealth(
             check_host=MeteredHost(self.metrics, needs).check,
             probe=probe,
             policy=policy,
-            # The caller has just run the preflight.
-            proven=not self._settings.canary,
+            proven=is_ready and not self._settings.canary,
         )
-        health.listen(HealthMetrics(self.metrics, self._settings.pools).show)
-        self._health = health
-        self.observers = (*self.observers, health)
+        health.listen(HealthMetrics(self.metrics, tuple(platforms)).show)
+        self._builders.append(_Builder(health, tuple(platforms)))
         return health
 
     def canary_ended(self, result: CanaryResult) -> None:
@@ -114,34 +144,34 @@ class Instruments:
 
     def status(self) -> WorkerStatus:
         """Returns the response of `/healthz`."""
-        here = WorkerStatus(worker=identity(), pools=self._settings.pools)
-        if self._health is None:
+        here = WorkerStatus(worker=identity(), pools=self._pools)
+        if not self._builders:
             return here
-        now = self._health.now
-        # A fault that a probe is to explain is not `trouble` yet, but shown all the same.
-        trouble = now.reason if now.state is WorkerState.PROBING else now.trouble
-        return here.model_copy(
-            update={
-                "state": now.state,
-                "cause": trouble.cause if trouble is not None else None,
-                "detail": trouble.detail if trouble is not None else None,
-                "until": now.until,
-                "strikes": now.strikes,
-            }
-        )
+        runners = tuple(builder.status for builder in self._builders)
+        best = min(runners, key=lambda each: _BEST_FIRST.index(each.state))
+        return here.model_copy(update={**best.model_dump(exclude={"pools"}), "runners": runners})
 
     async def proven(self) -> None:
-        """Waits until a build worker's first probe has ended, with any result."""
-        if self._health is not None:
-            await self._health.proven()
+        """Waits until a runner takes jobs, or the first probe of each has ended.
+
+        The first canary of an engine may pull an image, for which the others need not wait.
+        """
+        probes = {asyncio.create_task(each.health.proven()) for each in self._builders}
+        try:
+            while probes:
+                _, probes = await asyncio.wait(probes, return_when=asyncio.FIRST_COMPLETED)
+                if any(each.health.now.state is WorkerState.HEALTHY for each in self._builders):
+                    return
+        finally:
+            for each in probes:
+                each.cancel()
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Updates the worker's health for the time of a block."""
-        if self._health is None:
-            yield
-            return
-        async with _background(self._health.watch()):
+        """Updates the health of the runners for the time of a block."""
+        async with contextlib.AsyncExitStack() as stack:
+            for each in self._builders:
+                await stack.enter_async_context(_background(each.health.watch()))
             yield
 
     @contextlib.asynccontextmanager

@@ -12,12 +12,16 @@ from temporalio.client import (
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
+    ScheduleState,
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from opam_ci.app.connection import was_polled
 from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.platforms.model import Platform
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
@@ -27,14 +31,23 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "canary/"
 
+_DISABLED = "OPAM_CI_CANARY=false"
+"""Note of a schedule that is paused since its canaries are disabled."""
+
 RETENTION = "retention"
 """Id of the schedule that runs `opam-ci prune`."""
 
 
-async def ensure_canary(client: Client, platform: Platform) -> None:
+async def ensure_canary(client: Client, platform: Platform, *, runs: bool = True) -> None:
     """Creates or updates the schedule of a pool's canary, and runs it at once if it is new.
 
-    A build worker with the rights of its role alone may not; then one with more rights makes it.
+    The schedule is also the record that the pool has workers (`served_pools`). A build worker with
+    the rights of its role alone may not make it; then one with more rights makes it.
+
+    Args:
+        client: To Temporal.
+        platform: Where the canary is built.
+        runs: Whether canaries run; otherwise a new schedule is paused.
 
     Raises:
         UsageError: The request to Temporal failed.
@@ -46,7 +59,9 @@ async def ensure_canary(client: Client, platform: Platform) -> None:
         task_queue=options.ORCHESTRATION_QUEUE,
     )
     try:
-        await ensure_schedule(client, action, options.CANARY_INTERVAL, trigger_immediately=True)
+        await ensure_schedule(
+            client, action, options.CANARY_INTERVAL, trigger_immediately=runs, is_paused=not runs
+        )
     except RPCError as error:
         if error.status is RPCStatusCode.PERMISSION_DENIED:
             _log.info("this worker may not make the schedule %s%s", _PREFIX, platform.pool)
@@ -81,16 +96,19 @@ async def ensure_schedule(
     every: timedelta,
     *,
     trigger_immediately: bool = False,
+    is_paused: bool = False,
 ) -> None:
     """Creates a schedule of a workflow, or changes it to what is configured.
 
-    Any number of processes may do so at once. A schedule that an operator paused stays paused.
+    Any number of processes may do so at once. A schedule that an operator paused stays paused, and
+    one that runs is not paused here.
 
     Args:
         client: To Temporal.
         action: The workflow; its id becomes the schedule's.
         every: Time between two runs; one is skipped while the previous one is running.
         trigger_immediately: Whether a new schedule runs at once, too.
+        is_paused: Whether a new schedule is paused until this is called without it.
 
     Raises:
         RPCError: The request to Temporal failed.
@@ -99,10 +117,13 @@ async def ensure_schedule(
         action=action,
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+        state=ScheduleState(paused=is_paused, note=_DISABLED if is_paused else None),
     )
 
     def updated(known: ScheduleUpdateInput) -> ScheduleUpdate:
-        schedule.state = known.description.schedule.state
+        state = known.description.schedule.state
+        if is_paused or state.note != _DISABLED:
+            schedule.state = state
         return ScheduleUpdate(schedule=schedule)
 
     try:
@@ -126,3 +147,24 @@ async def pools(client: Client) -> frozenset[str]:
             if entry.id.startswith(_PREFIX)
         ]
     )
+
+
+async def served_pools(client: Client, names: frozenset[str]) -> frozenset[str]:
+    """Returns which of some pools are served: those with a worker, and those that had one.
+
+    A worker that was lost is an infrastructure fault, for which jobs wait. A pool counts as served
+    while its canary's schedule exists; without one (a worker may lack the right to make it), while
+    Temporal remembers that a worker polled, for five minutes.
+
+    Raises:
+        InfrastructureError: The request to Temporal failed.
+    """
+    try:
+        known = await pools(client)
+    except RPCError as error:
+        raise InfrastructureError(
+            f"Temporal cannot list the schedules: {error.message}", cause=Cause.UNKNOWN
+        ) from error
+    others = sorted(names - known)
+    polled = [pool for pool in others if await was_polled(client, options.build_queue(pool))]
+    return names & known | frozenset(polled)

@@ -6,10 +6,11 @@ files and logs.
 """
 
 import os
+import shutil
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from platformdirs import user_state_path
 from pydantic import ByteSize, Field, field_validator, model_validator
@@ -40,6 +41,10 @@ def temporal_profile() -> ClientConfigProfile:
         ) from error
 
 
+def _engine() -> str:
+    return "docker" if not shutil.which("podman") and shutil.which("docker") else "podman"
+
+
 class Settings(BaseSettings):
     """Settings of every process of ours.
 
@@ -54,13 +59,13 @@ class Settings(BaseSettings):
         embedded: Whether that server is the embedded one, which has no TLS and takes no key.
         store: URL of the object store for logs and artifacts.
         index: SQLAlchemy URL of the job index.
-        pools: Pools whose jobs this worker builds; empty for none.
+        pools: Pools whose jobs this worker builds, empty for none; by default all pools of the
+            file of platforms that this machine can serve.
         orchestrate: Whether this worker runs workflows and repository activities.
         builds: How many jobs this worker builds at once.
         platforms: File of platforms and pools; None for the one of the package.
-        runner: How this worker isolates jobs: in a root file system that it makes, or in
-            containers.
-        container_command: `podman` or `docker`, or the path of either.
+        container_command: `podman` or `docker`, or the path of either; by default the former,
+            unless only the latter is installed.
         container_runtime: The engine's low-level runtime; by default what works here.
         container_image: Image of platforms that name none.
         container_network: The engine's name of a network for the phases that have one, where the
@@ -91,6 +96,12 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _temporals_own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if "OPAM_CI_RUNNER" in os.environ:
+            raise UsageError(
+                "OPAM_CI_RUNNER is not a setting any more, since each pool has one runner: unset "
+                "it, and name pools with OPAM_CI_POOLS, such as '[\"linux-amd64-containers\"]', or "
+                "none for all that this machine can serve"
+            )
         profile = temporal_profile()
         own = {"temporal": profile.address, "namespace": profile.namespace}
         return {name: value for name, value in own.items() if value} | values
@@ -119,12 +130,11 @@ class Settings(BaseSettings):
     embedded: bool = False
     store: str = ""
     index: str = ""
-    pools: tuple[str, ...] = ("linux-amd64",)
+    pools: tuple[str, ...] | None = None
     orchestrate: bool = True
     builds: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
     platforms: Path | None = None
-    runner: Literal["rootfs", "container"] = "rootfs"
-    container_command: str = "podman"
+    container_command: str = Field(default_factory=_engine)
     container_runtime: str | None = None
     container_image: str | None = None
     container_network: str | None = None

@@ -31,30 +31,65 @@ class _Permit(SlotPermit):
         self.used_at: float | None = None
 
 
+class MachineSlots:
+    """The slots of a machine, which the pools that it serves share.
+
+    A poll that waits for a job cannot be withdrawn, so it takes a slot from its own pool alone: an
+    empty pool would hold one of the others'. When several pools have such a poll, a job too many
+    may arrive in each but one; it waits for the end of another one (`BuildActivities`).
+
+    Args:
+        builds: Number of jobs that the machine runs at once.
+
+    Attributes:
+        lock: Held to read or change the slots.
+        running: Number of jobs under way, in all pools.
+    """
+
+    def __init__(self, builds: int) -> None:
+        self.builds = builds
+        self.lock = threading.Lock()
+        self.running = 0
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Calls a listener when a slot may have become free."""
+        self._listeners.append(listener)
+
+    def changed(self) -> None:
+        """Calls the listeners."""
+        for listener in self._listeners:
+            listener()
+
+
 class BuildSlots(CustomSlotSupplier):
-    """One slot for each job under way, and for the one that is being polled for.
+    """One slot of a pool for each job under way, and for the one that is being polled for.
 
     None is available while the worker is quarantined or probes itself. And few (`fresh_jobs`) are
     used by jobs that have just begun, so that a worker that has just broken loses no more: a
     pending poll keeps its slot, since it cannot be withdrawn.
 
     Args:
-        health: Of this worker.
-        builds: Number of jobs that it runs at once when it is healthy.
+        health: Of the pool's runner.
+        machine: What the pools of this machine share.
         clock: Counts seconds.
     """
 
     def __init__(
-        self, health: WorkerHealth, builds: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        health: WorkerHealth,
+        machine: MachineSlots,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._health = health
-        self._builds = builds
+        self._machine = machine
         self._clock = clock
-        self._lock = threading.Lock()
         self._out: set[_Permit] = set()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         health.listen(self._on_health)
+        machine.listen(self._wake)
 
     async def reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit:
         """Waits for a slot."""
@@ -75,20 +110,26 @@ class BuildSlots(CustomSlotSupplier):
     def mark_slot_used(self, ctx: SlotMarkUsedContext) -> None:
         """Marks a slot as used by a job. The SDK calls from threads of its own."""
         if isinstance(ctx.permit, _Permit):
-            ctx.permit.used_at = self._clock()
+            with self._machine.lock:
+                ctx.permit.used_at = self._clock()
+                self._machine.running += 1
             self._wake()
 
     def release_slot(self, ctx: SlotReleaseContext) -> None:
         """Releases a slot."""
         if isinstance(ctx.permit, _Permit):
-            with self._lock:
+            with self._machine.lock:
                 self._out.discard(ctx.permit)
-            self._wake()
+                self._machine.running -= ctx.permit.used_at is not None
+            self._machine.changed()
 
     def _reserve(self) -> _Permit | None:
-        health, policy = self._health.now, self._health.policy
-        with self._lock:
-            if len(self._out) >= health.slots(self._builds):
+        health, policy, machine = self._health.now, self._health.policy, self._machine
+        with machine.lock:
+            if len(self._out) >= health.slots(machine.builds):
+                return None
+            polling = sum(each.used_at is None for each in self._out)
+            if machine.running + polling >= machine.builds:
                 return None
             since = self._clock() - policy.fresh_for.total_seconds()
             fresh = sum(each.used_at is None or each.used_at > since for each in self._out)

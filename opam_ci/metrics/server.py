@@ -26,12 +26,11 @@ _SDK_TIMEOUT_SECONDS = 5.0
 _HIGHEST_PORT = 65_535
 
 
-class WorkerStatus(Frozen):
-    """The response of `/healthz`.
+class RunnerStatus(Frozen):
+    """Whether a runner of a worker takes jobs.
 
     Attributes:
-        worker: Identity of the process, as in evidence.
-        pools: Pools that it builds for; empty for an orchestration worker.
+        pools: Its pools.
         state: Whether it takes jobs.
         cause: Why it takes none, or the fault that the present probe is to explain.
         detail: The same as a sentence.
@@ -39,13 +38,26 @@ class WorkerStatus(Frozen):
         strikes: Reasons for quarantines since a job passed.
     """
 
-    worker: str
     pools: tuple[str, ...]
     state: WorkerState = WorkerState.HEALTHY
     cause: Cause | None = None
     detail: str | None = None
     until: datetime | None = None
     strikes: int = 0
+
+
+class WorkerStatus(RunnerStatus):
+    """The response of `/healthz`: the state of the runner that is best, and each for itself.
+
+    It has all pools of the process; none for an orchestration worker.
+
+    Attributes:
+        worker: Identity of the process, as in evidence.
+        runners: Its runners.
+    """
+
+    worker: str
+    runners: tuple[RunnerStatus, ...] = ()
 
 
 def parse_address(text: str) -> tuple[str, int]:

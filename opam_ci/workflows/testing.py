@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
         ConcludeJobs,
         CountJobs,
         PlanJobs,
+        PlannedPlatforms,
         PlatformStandings,
         SettleJobs,
         revision_key,
@@ -34,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.jobs.signals import PlatformProgress, RestartJobs, StopJobs
     from opam_ci.core.jobs.summary import JobState, JobStatus, PlatformStanding, Standing, total
     from opam_ci.core.jobs.table import JobTable
-    from opam_ci.core.jobs.tally import counts_of_rows, settled
+    from opam_ci.core.jobs.tally import counts_of_rows, is_unserved, settled
     from opam_ci.core.model import Frozen
     from opam_ci.core.platforms.model import Platform
     from opam_ci.workflows import options
@@ -232,8 +233,16 @@ class Testing:
         self.state.restart_budget_used = selector.origin.charged(
             self.state.restart_budget_used, taken.jobs
         )
+        if unserved := tuple(
+            one
+            for one in self.state.platforms
+            if one.name in taken.by_platform and is_unserved(self.state.standings.get(one.name))
+        ):
+            await self._plan(selector.origin, unserved, lint=False)
+        still = {one.name for one in unserved if is_unserved(self.state.standings.get(one.name))}
         await self._wake(
-            taken.by_platform, lambda n: RestartJobs(selector=selector, round=round_, number=n)
+            [name for name in taken.by_platform if name not in still],
+            lambda n: RestartJobs(selector=selector, round=round_, number=n),
         )
         return taken
 
@@ -393,7 +402,7 @@ class Testing:
         lint_only = state.revision.options.lint_only or state.repository is None
         platforms = () if lint_only else state.platforms
         # Decided once the jobs are known: an analysis that passed and no jobs would look green.
-        if await self._plan(origin, platforms):
+        if await self._plan(origin, platforms, lint=True):
             self._table.decide(ANALYSIS.id, result.report)
             self._start(name for name, each in state.standings.items() if _undecided(each))
         else:
@@ -401,13 +410,15 @@ class Testing:
             self._table.settle(ANALYSIS.id, cancelled, workflow.now())
         state.planned = True
 
-    async def _plan(self, origin: RestartOrigin | None, platforms: tuple[Platform, ...]) -> bool:
-        """Adds all jobs to the index; False if the testing is stopped before."""
+    async def _plan(
+        self, origin: RestartOrigin | None, platforms: tuple[Platform, ...], *, lint: bool
+    ) -> bool:
+        """Adds all jobs of platforms to the index; False if the testing is stopped before."""
         # What a stop left undecided is settled first, so that the new jobs are not.
         await self.tasks.until(lambda: self._records.is_empty or self._is_overtaken())
         if self._is_overtaken():
             return False
-        await run_unless(
+        planned: PlannedPlatforms | None = await run_unless(
             self._is_overtaken,
             self.tasks,
             JobActivities.plan_jobs,
@@ -417,9 +428,14 @@ class Testing:
                 platforms=platforms,
                 round=self.state.round,
                 origin=origin,
+                lint=lint,
             ),
             options.plan_activity(),
         )
+        # None also if a worker of an older version planned them.
+        if planned is not None:
+            chosen = {one.name: one for one in planned.platforms}
+            self.state.platforms = tuple(chosen.get(one.name, one) for one in self.state.platforms)
         return not self._is_overtaken() and await self.count(
             ["", *(platform.name for platform in platforms)]
         )

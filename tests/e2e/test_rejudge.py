@@ -30,6 +30,7 @@ from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
 from tests.e2e.conftest import free_port
 from tests.support.fakes.github_stage import Stage, policy_for
+from tests.support.fakes.queue import all_served
 from tests.support.fakes.runners import FakeRunner, facts
 from tests.support.fakes.world import Script
 from tests.support.worlds.github import LiveGitHub
@@ -137,7 +138,7 @@ async def test_failures_that_a_machine_causes_are_repaired_on_github(
             stage.script.analyse,
             stage.script.lint,
             RecordActivities(index, IncidentIntervals(probe_first=timedelta(seconds=2))).record,
-            *JobActivities(index, stage.store).all,
+            *JobActivities(index, stage.store, all_served).all,
             incidents.look_at_incident,
             incidents.resolve_incident,
         ],

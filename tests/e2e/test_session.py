@@ -12,9 +12,10 @@ from temporalio.client import Client
 
 from opam_ci.app.connection import connect, has_pollers, served
 from opam_ci.app.settings import Settings
-from opam_ci.cli.author.check import require_workers
+from opam_ci.cli.author.check import with_workers
 from opam_ci.cli.local import services, session, system
 from opam_ci.core.errors import UsageError
+from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows import options
 from tests.e2e.test_worker_health import BuildMachine
 
@@ -47,7 +48,7 @@ class Proving:
         self, settings: Settings, _client: Client, **_: object
     ) -> AsyncIterator[None]:
         """Stands for the workers in the check's own process."""
-        self.started += settings.pools
+        self.started += settings.pools or ()
         yield
 
     def tell(self, words: str) -> None:
@@ -116,6 +117,10 @@ async def test_a_worker_that_does_not_poll_yet_counts_as_a_worker_of_its_pool(
 ) -> None:
     proving = Proving(server, tmp_path)
     async with proving.worker(monkeypatch) as client:
-        await require_workers(client, frozenset({proving.pool}))
-        with pytest.raises(UsageError, match="no worker builds for the pool"):
-            await require_workers(client, frozenset({f"no-{proving.pool}"}))
+        here = EMBEDDED.model_copy(update={"pool": proving.pool})
+        gone = EMBEDDED.model_copy(update={"pool": f"no-{proving.pool}", "ocaml": "4.14"})
+        either = gone.model_copy(update={"otherwise": (here,)})
+        assert await with_workers(client, (here, gone), frozenset()) == (here, gone)
+        assert await with_workers(client, (either,), frozenset()) == (here,)
+        with pytest.raises(UsageError, match=r"no worker builds for the pool no-.* \(why\): run"):
+            await with_workers(client, (gone,), frozenset(), {gone.pool: "why"})

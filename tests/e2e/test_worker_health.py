@@ -32,11 +32,12 @@ from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import Counts
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.core.workers.health import Health, HealthPolicy, WorkerState
-from opam_ci.health.slots import BuildSlots
+from opam_ci.health.slots import BuildSlots, MachineSlots
 from opam_ci.worker import WORKFLOW_RUNNER, build_worker
 from opam_ci.workflows import options
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.states import PlatformState
+from tests.support.fakes.queue import all_served
 from tests.support.fakes.runners import FakeRunner
 
 pytestmark = pytest.mark.e2e
@@ -59,6 +60,7 @@ class BuildMachine:
             self.runner,
             self.store,
             HostNeeds(home=home, free_bytes=0, free_inodes=0, memory_bytes=0),
+            {pool: EMBEDDED.model_copy(update={"pool": pool})},
             policy=POLICY,
         )
 
@@ -71,8 +73,8 @@ class BuildMachine:
             client,
             self.pool,
             BuildActivities(self.runner, self.store),
-            BuildSlots(self.health, builds),
-            self.instruments.observers,
+            BuildSlots(self.health, MachineSlots(builds)),
+            (*self.instruments.observers, self.health),
         )
         async with self.instruments.watching(), worker:
             yield
@@ -138,7 +140,7 @@ async def fleet(
                 workflows=[PlatformWorkflow],
                 workflow_runner=WORKFLOW_RUNNER,
                 activities=[
-                    *JobActivities(index, machines[0].store).all,
+                    *JobActivities(index, machines[0].store, all_served).all,
                     RecordActivities(index).record,
                 ],
             )
@@ -191,7 +193,10 @@ async def test_worker_that_fails_its_first_canary_takes_no_job_at_all(
         task_queue=options.ORCHESTRATION_QUEUE,
         workflows=[PlatformWorkflow],
         workflow_runner=WORKFLOW_RUNNER,
-        activities=[*JobActivities(index, machine.store).all, RecordActivities(index).record],
+        activities=[
+            *JobActivities(index, machine.store, all_served).all,
+            RecordActivities(index).record,
+        ],
     )
     with contextlib.closing(index):
         async with workflows, machine.working(server.address, 2):

@@ -312,7 +312,7 @@ async def play_incident(env: WorkflowEnvironment) -> None:
                 workflow_runner=WORKFLOW_RUNNER,
                 activities=[
                     *(script.analyse, script.lint, RecordActivities(index).record),
-                    *JobActivities(index, script.store).all,
+                    *JobActivities(index, script.store, script.served_pools).all,
                     *(incidents.look_at_incident, incidents.resolve_incident),
                 ],
             ),

@@ -95,7 +95,7 @@ async def recording(
                 script.analyse,
                 script.lint,
                 RecordActivities(index, intervals).record,
-                *JobActivities(index, script.store).all,
+                *JobActivities(index, script.store, script.served_pools).all,
                 incidents.look_at_incident,
                 incidents.resolve_incident,
             ],

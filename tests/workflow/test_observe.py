@@ -63,7 +63,7 @@ async def watched(environment: WorkflowEnvironment, handled: Listening) -> Async
                 script.analyse,
                 script.lint,
                 script.record,
-                *JobActivities(cast("Index", script.index), script.store).all,
+                *JobActivities(cast("Index", script.index), script.store, script.served_pools).all,
             ],
             interceptors=[ObservingInterceptor(ORCHESTRATION_POOL, [handled])],
         ),

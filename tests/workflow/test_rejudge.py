@@ -92,7 +92,7 @@ async def recorded(server: services.Embedded, index: Index) -> AsyncIterator[Wor
                 script.analyse,
                 script.lint,
                 RecordActivities(index, QUICK).record,
-                *JobActivities(index, script.store).all,
+                *JobActivities(index, script.store, script.served_pools).all,
                 incidents.look_at_incident,
                 incidents.resolve_incident,
             ],

@@ -3,8 +3,10 @@
 import asyncio
 import re
 import uuid
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from temporalio.client import Client
 
 from opam_ci.app.connection import served
 from opam_ci.app.pull_requests import PullRequests
+from opam_ci.app.runners import pools_with_platforms, unserved
 from opam_ci.app.settings import Settings
 from opam_ci.cli.author.platforms import chosen_table
 from opam_ci.cli.local.session import working
@@ -23,6 +26,7 @@ from opam_ci.cli.selection.all_rows import with_all_rows
 from opam_ci.cli.selection.lookup import base_and_head
 from opam_ci.clients import programs
 from opam_ci.clients.git.repository import Repository
+from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -30,7 +34,7 @@ from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import State, Summary
 from opam_ci.core.platforms.model import EMBEDDED, Platform
-from opam_ci.core.platforms.select import embedded, named
+from opam_ci.core.platforms.select import choose, embedded, named
 from opam_ci.workflows import options
 
 EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
@@ -44,7 +48,7 @@ def find_platforms(
     lower_bounds: bool | None = None,
     revdeps: bool | None = None,
 ) -> tuple[Platform, ...]:
-    """Returns the platforms of these names or globs; by default those of this machine.
+    """Returns the platforms of these names or globs; by default the one that needs no image.
 
     Args:
         file: File of platforms; None for that of the settings.
@@ -57,7 +61,7 @@ def find_platforms(
         UsageError: There is no such platform, or the file is invalid.
     """
     table = chosen_table(file)
-    chosen = named(table.platforms, patterns) if patterns else embedded(table)
+    chosen = named(table.platforms, patterns) if patterns else (embedded(table),)
     requested = {"lower_bounds": lower_bounds, "revdeps": revdeps}
     changes = {
         name: bool(value) for name, value in requested.items() if value is not None or not patterns
@@ -226,32 +230,67 @@ def check(
         keep_open=False,
     )
     ref, revision = find_revision(repo, number=pr, branch=branch, base=base, checks=checks)
-    summary = asyncio.run(_check(ref, revision, temporal, port, make_view(as_json=as_json)))
+    settings = Settings()
+    if platforms is not None:
+        # A worker that is started for the check reads its pools there.
+        settings = settings.model_copy(update={"platforms": platforms.absolute()})
+    view = make_view(as_json=as_json)
+    summary = asyncio.run(_check(settings, ref, revision, temporal, port, view))
     raise typer.Exit(EXIT_CODES[summary.state])
 
 
 async def _check(
-    ref: PullRequestRef, revision: Revision, temporal: str | None, port: int | None, view: View
+    settings: Settings,
+    ref: PullRequestRef,
+    revision: Revision,
+    temporal: str | None,
+    port: int | None,
+    view: View,
 ) -> Summary:
-    settings = Settings()
-    pools = frozenset(platform.pool for platform in revision.options.platforms)
-    if revision.options.lint_only:
-        pools = frozenset()
-    own = pools & frozenset(settings.pools)
-    async with working(settings, temporal=temporal, pools=own, port=port, report=note) as client:
-        await require_workers(client, pools - own)
+    platforms = () if revision.options.lint_only else revision.options.platforms
+    pools = pools_with_platforms(load_platforms(settings.platforms)) if platforms else ()
+    lacks = await unserved(settings, pools)
+    own = {pool.name for pool in pools} - lacks.keys()
+    if settings.pools is not None:
+        own &= set(settings.pools)
+    needed = frozenset(one.pool for each in platforms if (one := choose(each, own)) is not None)
+    async with working(settings, temporal=temporal, pools=needed, port=port, report=note) as client:
+        if platforms:
+            chosen = await with_workers(client, platforms, needed, lacks)
+            options = revision.options.model_copy(update={"platforms": chosen})
+            revision = revision.model_copy(update={"options": options})
         return await run_check(client, ref, revision, view)
 
 
-async def require_workers(client: Client, pools: frozenset[str]) -> None:
-    """Checks that each pool has a worker: otherwise its jobs would wait for ever.
+async def with_workers(
+    client: Client,
+    platforms: tuple[Platform, ...],
+    own: frozenset[str],
+    lacks: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Platform, ...]:
+    """Returns the platforms, each in a pool that has a worker, where there is one.
+
+    Args:
+        client: To Temporal.
+        platforms: As they were named.
+        own: Pools that this machine serves for the check.
+        lacks: Why this machine cannot serve the others.
 
     Raises:
-        UsageError: A pool has no worker.
+        UsageError: None of the platforms has a worker: no job would run.
     """
-    for pool in sorted(pools):
-        if not await served(client, options.build_queue(pool)):
-            raise UsageError(
-                f"no worker builds for the pool {pool}: run `opam-ci worker --no-orchestrate "
-                f"--pool {pool} --temporal ADDRESS` on a machine of it"
-            )
+    others = {each.pool for one in platforms for each in one.choices} - own
+    polled = [pool for pool in sorted(others) if await served(client, options.build_queue(pool))]
+    live = own.union(polled)
+    chosen = {one.name: choose(one, live) for one in platforms}
+    missing = dict.fromkeys(one.pool for one in platforms if chosen[one.name] is None)
+    for pool in missing:
+        why = f" ({lacks[pool]})" if pool in lacks else ""
+        text = (
+            f"no worker builds for the pool {pool}, and this machine cannot{why}: run `opam-ci "
+            f"worker --no-orchestrate --pool {pool} --temporal ADDRESS` on a machine of it"
+        )
+        if not any(chosen.values()):
+            raise UsageError(text)
+        note(text)
+    return tuple(chosen[one.name] or one for one in platforms)

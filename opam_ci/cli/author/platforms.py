@@ -1,13 +1,15 @@
 """`opam-ci platforms`: lists the platforms that packages are built on."""
 
+import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from opam_ci.app.runners import unserved
 from opam_ci.app.settings import Settings
 from opam_ci.cli.output.tables import Column, Listing, note, print_listing
 from opam_ci.cli.selection import command_options as opt
@@ -56,7 +58,8 @@ def platforms(
 
         opam-ci platforms 'debian-13-*' --arch arm64
 
-    In a pipe, tabs separate: platform, opam, pool, runner, besides.
+    `here` says whether this machine can serve it; if not, why is below, or in a pipe in its
+    place. In a pipe, tabs separate: platform, here, opam, pool, runner, besides.
 
     Exits 2 if nothing matches, or if the file has an error.
     """
@@ -74,7 +77,9 @@ def platforms(
     found = filtered(found, pools=pool or (), arches=arch or (), distributions=distribution or ())
     if not found:
         raise UsageError("no platform matches; `opam-ci platforms` lists all")
-    _show(found, as_json=as_json)
+    settings = Settings() if file is None else Settings().model_copy(update={"platforms": file})
+    lacks = asyncio.run(unserved(settings, table.pools))
+    _show(found, lacks, as_json=as_json)
 
 
 def _check(path: Path) -> None:
@@ -87,18 +92,44 @@ def _check(path: Path) -> None:
     print(f"{path}: valid; platforms: {len(table.platforms)}, pools: {len(table.pools)}")
 
 
-def _show(found: Sequence[Platform], *, as_json: bool) -> None:
+def _show(found: Sequence[Platform], lacks: Mapping[str, str], *, as_json: bool) -> None:
+    """Prints platforms.
+
+    Args:
+        found: The platforms.
+        lacks: Why this machine cannot serve pools.
+        as_json: Whether as JSON.
+    """
+    # Why a platform in several pools is not served is said of the first, which is preferred.
+    why = {
+        one.name: None if any(each.pool not in lacks for each in one.choices) else lacks[one.pool]
+        for one in found
+    }
     if as_json:
         for one in found:
-            print(json.dumps({"name": one.name, **one.model_dump(mode="json")}))
+            about = {"name": one.name, "here": why[one.name] is None, "why": why[one.name]}
+            print(json.dumps(about | one.model_dump(mode="json")))
         return
     listing = Listing(
         Column("platform", is_key=True),
-        Column("opam"),
+        Column("here"),
+        Column("opam", drop=3),
         Column("pool"),
         Column("runner", drop=1),
-        Column("besides", wraps=8),
+        Column("besides", wraps=8, drop=2),
     )
+    at_terminal = sys.stdout.isatty()
     for one in found:
-        listing.add(one.name, one.opam, one.pool, one.runner.value, ", ".join(extras(one)))
+        reason = why[one.name]
+        listing.add(
+            one.name,
+            "yes" if reason is None else "no" if at_terminal else reason,
+            one.opam,
+            ", ".join(each.pool for each in one.choices),
+            ", ".join(each.runner.value for each in one.choices),
+            ", ".join(extras(one)),
+        )
     print_listing(listing)
+    if at_terminal:
+        for pool in dict.fromkeys(one.pool for one in found if why[one.name] is not None):
+            note(f"{pool}: {lacks[pool]}")

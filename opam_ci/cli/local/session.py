@@ -204,6 +204,8 @@ def start_worker(settings: Settings) -> services.Embedded:
         "OPAM_CI_EMBEDDED": "true",
         "OPAM_CI_CACHE": str(settings.cache),
     }
+    if settings.platforms is not None:
+        environment["OPAM_CI_PLATFORMS"] = str(settings.platforms)
     return services.start_worker(
         settings.home,
         [sys.executable, "-m", "opam_ci.cli.main", "worker"],

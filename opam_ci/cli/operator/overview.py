@@ -25,6 +25,7 @@ from opam_ci.cli.selection.operate import (
     print_json,
 )
 from opam_ci.clients.index import CURRENT, Index, JobFilter, Place, RevisionFilter
+from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.outcome import FailureReason
 from opam_ci.core.jobs.overview import WorkerRow
@@ -100,7 +101,8 @@ async def _workers(since: str, temporal: str | None, *, as_json: bool) -> None:
     client = await connected(settings, temporal=temporal)
     with opened_index(settings) as index:
         rows = index.workers(begun)
-    pools = {*settings.pools, *(row.pool for row in rows if row.pool)}
+    pools = {each.name for each in load_platforms(settings.platforms).pools}
+    pools |= {*(settings.pools or ()), *(row.pool for row in rows if row.pool)}
     queues = [options.ORCHESTRATION_QUEUE, *map(options.build_queue, sorted(pools))]
     found = await _polling(client, queues)
     known = {row.worker: row for row in rows}

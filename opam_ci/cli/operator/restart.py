@@ -284,11 +284,11 @@ def selectors_for(
         InfrastructureError: The index cannot be read.
     """
     if incident is None:
-        testings = [
-            testing
-            for standing in _standings(selector)
-            for testing in index.counts_by_testing(_filter(selector, standing))
-        ]
+        filters = [_filter(selector, standing) for standing in _standings(selector)]
+        if selector.takes_unserved and selector.kind in {None, JobKind.PLATFORM}:
+            platforms = selector.model_copy(update={"kind": JobKind.PLATFORM})
+            filters.append(_filter(platforms, Standing.SKIPPED))
+        testings = [testing for each in filters for testing in index.counts_by_testing(each)]
         return {workflow_of(each): (selector,) for each in testings}
     find_incident(index, incident)
     hit = (each for each in index.hit_jobs(incident) if selector.narrows_to(each.job))

@@ -15,7 +15,6 @@ from opam_ci.app.github_service import github_service, start_reconciliation
 from opam_ci.app.github_settings import GitHubSettings
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import stop_on_signal
-from opam_ci.cli.author.check import find_platforms
 from opam_ci.cli.author.platforms import chosen_table
 from opam_ci.cli.local import services
 from opam_ci.cli.operator.receiver import ReceiverOptions, receiver_running
@@ -25,7 +24,7 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.requests import CheckOptions
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.platforms.model import Platform
-from opam_ci.core.platforms.select import embedded
+from opam_ci.core.platforms.select import named
 from opam_ci.worker import measured, tune_gc
 
 _log = logging.getLogger(__name__)
@@ -38,8 +37,7 @@ def serve(
     platform: Annotated[
         list[str] | None,
         typer.Option(
-            help="Build on this platform, name or glob; may be repeated. "
-            "Default: those that a machine can build without images."
+            help="Build on this platform, name or glob; may be repeated. Default: all of the file."
         ),
     ] = None,
     platforms: opt.PlatformFile = None,
@@ -58,6 +56,8 @@ def serve(
     changes: dict[str, object] = {"orchestrate": True}
     if temporal is not None:
         changes["temporal"] = temporal
+    if platforms is not None:
+        changes["platforms"] = platforms.absolute()
     if not build:
         changes["pools"] = ()
     log_to_stderr()
@@ -86,8 +86,8 @@ def served_platforms(file: Path | None, patterns: list[str]) -> tuple[Platform, 
     Raises:
         UsageError: There is no such platform, or the file is invalid.
     """
-    names = patterns or [one.name for one in embedded(chosen_table(file))]
-    return find_platforms(file, names)
+    platforms = chosen_table(file).platforms
+    return named(platforms, patterns) if patterns else platforms
 
 
 def _announce(address: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from opam_ci.app.connection import connect
+from opam_ci.app.runners import make_runner
 from opam_ci.app.settings import Settings
 from opam_ci.cli.author.check import find_revision, run_check
 from opam_ci.cli.local import services, session, system
@@ -27,7 +28,8 @@ from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import Summary
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import UNPACKED
-from opam_ci.worker import make_lint, make_runner
+from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.worker import make_lint
 
 Report = Callable[[str], None]
 
@@ -181,7 +183,7 @@ def _keep(settings: Settings, summary: Summary) -> None:
 
 
 async def _make_root(settings: Settings, report: Report) -> None:
-    runner = make_runner(settings, ArtifactStore.open(settings.store_url))
+    runner = make_runner(EMBEDDED.runner, settings, ArtifactStore.open(settings.store_url))
     lint = make_lint(settings, report)
     await lint.program.require()
     await runner.prepare(report)

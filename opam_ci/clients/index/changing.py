@@ -17,7 +17,7 @@ from opam_ci.clients.index.schema import ATTEMPTS, JOB_COLUMNS, JOBS, Instant
 from opam_ci.clients.index.write import QUEUED
 from opam_ci.core.jobs.installable import NOT_INSTALLABLE_TEXT, Unavailable, installable_nowhere
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.outcome import FailureReason, Outcome
+from opam_ci.core.jobs.outcome import FailureReason, Outcome, SkipReason
 from opam_ci.core.jobs.plan import follows, outcome_after
 from opam_ci.core.jobs.summary import DECIDED, Standing
 
@@ -133,7 +133,13 @@ def rejudge(connection: Connection, verdicts: Mapping[int, Outcome], at: datetim
 
 
 def skipped_everywhere(connection: Connection, revision_id: int | None) -> Sequence[str]:
-    """Finds packages of which no build has an outcome that proves them installable."""
+    """Finds packages of which no build has an outcome that proves them installable.
+
+    None if there is a platform that no worker served: they may be installable there.
+    """
+    unserved = select(JOBS.c.id).where(
+        JOBS.c.revision_id == revision_id, JOBS.c.skip_reason == SkipReason.NOT_SERVED
+    )
     proven = or_(
         JOBS.c.skip_reason.in_(NOT_INSTALLABLE_TEXT),
         JOBS.c.failure_reason == FailureReason.NOT_INSTALLABLE,
@@ -141,7 +147,11 @@ def skipped_everywhere(connection: Connection, revision_id: int | None) -> Seque
     skipped = JOBS.c.standing == Standing.SKIPPED
     query = (
         select(JOBS.c.package)
-        .where(JOBS.c.revision_id == revision_id, JOBS.c.kind == JobKind.BUILD)
+        .where(
+            JOBS.c.revision_id == revision_id,
+            JOBS.c.kind == JobKind.BUILD,
+            ~unserved.exists(),
+        )
         .group_by(JOBS.c.package)
         .having(
             func.min(case((proven, 1), else_=0)) == 1, func.max(case((skipped, 1), else_=0)) == 1

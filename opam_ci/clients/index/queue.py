@@ -1,6 +1,6 @@
 """The list of jobs: planned, taken, counted, restarted and cancelled."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import and_, literal_column, or_, select, true
@@ -191,8 +191,28 @@ class JobQueue(Connected):
             ids = connection.scalars(query.where(of).order_by(JOBS.c.id)).all()
         self._decide(given.key, ids, given.outcome, at, UNDECIDED)
 
+    def serve(self, key: RevisionKey, outcomes: Mapping[str, Outcome], at: datetime) -> None:
+        """Decides the jobs that say whether a worker serves a platform, where there are any.
+
+        Args:
+            key: The testing.
+            outcomes: By name of the platform.
+            at: When.
+
+        Raises:
+            InfrastructureError: The index cannot be written; call again for the rest.
+        """
+        query = select(JOBS.c.platform, JOBS.c.id).where(JOBS.c.kind == JobKind.PLATFORM)
+        with reading(self._engine) as connection:
+            of = JOBS.c.revision_id == find_revision(connection, key)
+            ids = dict(connection.execute(query.where(of)).all())
+        for platform in sorted(ids.keys() & outcomes.keys()):
+            self._decide(key, [ids[platform]], outcomes[platform], at, frozenset(Standing))
+
     def conclude(self, given: ConcludeJobs, at: datetime) -> bool:
         """Decides which packages can be installed nowhere; see `core/jobs/installable.py`.
+
+        While a platform is not served, that is unknown of all.
 
         Returns:
             Whether that changed jobs.

@@ -89,10 +89,13 @@ def restarted(
     standings = set(selector.standings)
     if selector.which is not RestartWhich.FAILED:
         standings.add(Standing.RETRYING)
+    kinds = {JobKind.PLATFORM} if selector.takes_unserved else set()
     chosen = [
         row
         for row in rows
-        if row.standing in standings and selector.cause in {None, row.cause} and matches(row)
+        if (row.standing in standings or (row.kind in kinds and row.standing == Standing.SKIPPED))
+        and selector.cause in {None, row.cause}
+        and matches(row)
     ]
     can_run_again = {row.id for row in rows if row.round < given.round and row.standing in DECIDED}
     related = _Related(row for row in rows if row.id in can_run_again)

@@ -14,7 +14,7 @@ from opam_ci.core.github.checks import (
 )
 from opam_ci.core.github.status import About, Context, part_of, status_of
 from opam_ci.core.jobs.job import JobKind
-from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.outcome import Cause, SkipReason
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.summary import JobStatus, Standing, State, Summary, why_counted
 from opam_ci.core.lint.finding import LintFinding, Severity
@@ -105,7 +105,7 @@ def page(part: Summary) -> str:
     """Returns a check's page in markdown: a table, then failed and errored jobs by reason."""
     numbers: Counter[tuple[Standing, str]] = Counter()
     for each in part.tallies:
-        if each.standing in _PROBLEMS:
+        if each.standing in _PROBLEMS or each.why == SkipReason.NOT_SERVED:
             numbers[each.standing, each.why] += each.number
     rows: dict[tuple[Standing, str], list[JobStatus]] = defaultdict(list)
     for job in part.jobs:
@@ -160,6 +160,8 @@ def _title(standing: Standing, reason: str) -> str:
     """Returns the heading of jobs with the same standing and reason."""
     if standing is Standing.FAILED:
         return f"failed({reason})"
+    if standing is Standing.SKIPPED:
+        return "Not served: the CI has no worker for these platforms"
     cause = CAUSE_TEXTS[Cause(reason)]
     if standing is Standing.RETRYING:
         return f"Retried automatically: {cause}"

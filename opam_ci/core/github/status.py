@@ -149,7 +149,10 @@ def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -
             return part.model_copy(update={"hold": None})
         case About.REVDEPS:
             if summary.planned and summary.is_analysed:
-                return _without_builds(summary.of_kinds(_REVDEP_JOBS))
+                listed = any(each.kind in _REVDEP_JOBS for each in summary.tallies)
+                # Which of the platforms without workers would have listed some is not known.
+                unserved = frozenset() if listed else frozenset({JobKind.PLATFORM})
+                return _without_builds(summary.of_kinds(_REVDEP_JOBS | unserved))
             # Without an analysis it is not known whether there are reverse dependencies: a
             # context without any job would be green.
             return _without_builds(summary.of_kinds(_REVDEP_JOBS | {JobKind.ANALYSIS}))

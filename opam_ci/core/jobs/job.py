@@ -15,6 +15,8 @@ class JobKind(StrEnum):
 
     ANALYSIS = "analysis"
     IMAGE = "image"
+    PLATFORM = "platform"
+    """Whether a worker serves the platform: planned in place of all its jobs if none does."""
     LINT = "lint"
     BUILD = "build"
     TEST = "test"
@@ -57,7 +59,7 @@ class Job(Frozen):
     Attributes:
         platform: Platform name such as `debian-13-ocaml-5.3/amd64`; empty for the
             repository jobs (analysis, lint) that belong to no platform.
-        package: Full package name such as `cppo.1.8.0`; empty for analysis and image.
+        package: Full package name such as `cppo.1.8.0`; empty for analysis, platform and image.
         kind: What to do.
         revdep: The reverse dependency to build against `package`, both at exactly their
             versions; for the kinds of `REVDEP_KINDS` only.
@@ -86,8 +88,8 @@ class Job(Frozen):
         match self.kind:
             case JobKind.ANALYSIS:
                 return "analysis"
-            case JobKind.IMAGE:
-                return "image"
+            case JobKind.PLATFORM | JobKind.IMAGE:
+                return self.kind.value
             case JobKind.REVDEP:
                 return f"{self.revdep} with {self.package}"
             case JobKind.REVDEP_TEST:

@@ -258,6 +258,7 @@ class PlanJobs(Frozen):
         platforms: Where to build.
         round: In which round: jobs that were decided in an earlier one run again.
         origin: Origin of the restart, None if it is none.
+        lint: Whether to lint, too.
     """
 
     key: RevisionKey
@@ -265,6 +266,17 @@ class PlanJobs(Frozen):
     platforms: tuple[Platform, ...]
     round: int
     origin: RestartOrigin | None = None
+    lint: bool = True
+
+
+class PlannedPlatforms(Frozen):
+    """Where the jobs of a head are built.
+
+    Attributes:
+        platforms: Each in the pool that was chosen for it, or as it was if none is served.
+    """
+
+    platforms: tuple[Platform, ...]
 
 
 class PlanRevdeps(Frozen):

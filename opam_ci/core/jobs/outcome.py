@@ -94,6 +94,8 @@ class SkipReason(StrEnum):
     """It failed, and its `x-ci-accept-failures` names this platform."""
     NOT_BUILT = "not_built"
     """The job it depends on (the plain build) did not pass."""
+    NOT_SERVED = "not_served"
+    """No worker builds for the platform."""
 
 
 Readable = Annotated[str, AfterValidator(readable)]

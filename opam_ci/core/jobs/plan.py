@@ -37,23 +37,32 @@ class PlannedJob(Frozen):
 
 
 def planned_jobs(
-    packages: Iterable[ChangedPackage], platforms: Iterable[Platform]
+    packages: Iterable[ChangedPackage],
+    platforms: Iterable[Platform],
+    *,
+    unserved: Iterable[Platform] = (),
+    lint: bool = True,
 ) -> Iterator[PlannedJob]:
     """Yields all jobs that are known before any has run: lint, and those of the platforms.
 
-    Every package that still exists after the merge is linted. A platform whose image has no digest
+    Every package that still exists after the merge is linted. A platform that no worker serves has
+    one job, which says so. A platform whose image has no digest
     yet begins with a job that finds it. Reverse dependencies are known only once they are listed;
     see `revdep_jobs`.
 
     Args:
         packages: The changed packages.
         platforms: Platforms to build on; none for lint alone.
+        unserved: Platforms that no worker serves.
+        lint: Whether to lint.
     """
     packages = tuple(packages)
-    for changed in packages:
+    for changed in packages if lint else ():
         if changed.kind is not ChangeKind.DELETED:
             yield PlannedJob(job=Job(platform="", package=changed.package, kind=JobKind.LINT))
     built = [changed for changed in packages if changed.kind in BUILT_KINDS]
+    for platform in unserved if built else ():
+        yield PlannedJob(job=Job(platform=platform.name, package="", kind=JobKind.PLATFORM))
     for platform in platforms:
         image = None
         if built and not is_pinned(platform):
@@ -69,6 +78,26 @@ def planned_jobs(
             for changed in of_kind:
                 job = Job(platform=platform.name, package=changed.package, kind=kind)
                 yield PlannedJob(job=job, needs=depends_on(job) or image)
+
+
+def service_of(platform: Platform, *, is_served: bool) -> Passed | Skipped:
+    """Returns the outcome of the job that says whether a worker serves a platform.
+
+    Args:
+        platform: As it was chosen; with all its pools if none of these is served.
+        is_served: Whether a worker serves it.
+    """
+    pools = tuple(each.pool for each in platform.choices)
+    if is_served:
+        detail = f"workers of the pool {pools[0]} build for it"
+        return Passed(evidence=Evidence(rule="platform-served", detail=detail))
+    what = "pool" if len(pools) == 1 else "pools"
+    return Skipped(
+        reason=SkipReason.NOT_SERVED,
+        evidence=Evidence(
+            rule="platform-not-served", detail=f"no worker for the {what} {', '.join(pools)}"
+        ),
+    )
 
 
 def depends_on(job: Job) -> Job | None:
@@ -91,6 +120,7 @@ def revdep_jobs(platform: str, package: str, revdeps: Iterable[Revdep]) -> Itera
 
 RANKS = {
     JobKind.ANALYSIS: 0,
+    JobKind.PLATFORM: 0,
     JobKind.IMAGE: 0,
     JobKind.LINT: 1,
     JobKind.BUILD: 2,

@@ -116,9 +116,20 @@ class RestartSelector(JobSelector):
         standings = _STANDINGS[self.which]
         return standings if self.cause is None else standings & {Standing.ERRORED}
 
+    @property
+    def takes_unserved(self) -> bool:
+        """Whether platforms that no worker served are looked at again.
+
+        What the CI could not build is no verdict, but no fault either: only people restart it.
+        """
+        is_wanted = self.which is not RestartWhich.FAILED and self.cause is None
+        return is_wanted and self.origin.is_manual
+
     def takes_decided(self, row: JobStatus) -> bool:
         """Whether a decided job is selected."""
-        return row.standing in self.standings and self._fits(row)
+        is_unserved = row.job.kind is JobKind.PLATFORM and row.standing is Standing.SKIPPED
+        is_taken = row.standing in self.standings or (is_unserved and self.takes_unserved)
+        return is_taken and self._fits(row)
 
     def takes_waiting(self, row: JobStatus) -> bool:
         """Whether a job that waits for its automatic retry is to start at once."""

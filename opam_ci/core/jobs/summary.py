@@ -257,6 +257,11 @@ class Summary(Frozen):
         return total(each for each in self.tallies if each.kind not in BUILDS_NOTHING)
 
     @property
+    def unserved(self) -> int:
+        """Number of platforms that no worker serves."""
+        return total(each for each in self.tallies if each.kind is JobKind.PLATFORM).skipped
+
+    @property
     def is_analysed(self) -> bool:
         """Whether the analysis passed: only then can there be other jobs."""
         return any(
@@ -266,8 +271,14 @@ class Summary(Frozen):
 
     @property
     def state(self) -> State:
-        """The status state on GitHub."""
-        return state_of(self.counts, planned=self.planned and self.concluded)
+        """The status state on GitHub.
+
+        Where a platform is not served and nothing has passed on the others, nothing is proven: the
+        CI lacks workers.
+        """
+        state = state_of(self.counts, planned=self.planned and self.concluded)
+        nothing = state is State.SUCCESS and self.unserved and not self.ran.passed
+        return State.ERROR if nothing else state
 
     @property
     def causes(self) -> tuple[Cause, ...]:
@@ -356,5 +367,5 @@ def cause_of(job: JobStatus) -> Cause | None:
 REPOSITORY_JOBS = (JobKind.ANALYSIS, JobKind.LINT)
 """Kinds that run once for each head and belong to no platform."""
 
-BUILDS_NOTHING = (*REPOSITORY_JOBS, JobKind.IMAGE, JobKind.LIST_REVDEPS)
+BUILDS_NOTHING = (*REPOSITORY_JOBS, JobKind.PLATFORM, JobKind.IMAGE, JobKind.LIST_REVDEPS)
 """Kinds that are not counted with builds and tests, but listed separately."""

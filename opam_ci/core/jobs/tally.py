@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
+from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cancelled
 from opam_ci.core.jobs.summary import (
     SHOWN_ROWS,
@@ -89,6 +90,14 @@ class Tally:
             counts=counts_of(self._numbers),
             shown=explaining(self._shown.values()),
         )
+
+
+def is_unserved(standing: PlatformStanding | None) -> bool:
+    """Whether no worker served a platform when its jobs were planned."""
+    return standing is not None and any(
+        each.kind is JobKind.PLATFORM and each.standing is Standing.SKIPPED
+        for each in standing.counts
+    )
 
 
 def counts_of(numbers: Counter[CountKey]) -> tuple[JobCount, ...]:

@@ -76,7 +76,11 @@ class _Expansion:
         self.problems: list[str] = []
         self._file = file
         self._pools = {
-            name: Pool(name=name, **entry.model_dump(exclude={"runner"}))
+            name: Pool(
+                name=name,
+                runner=Runner(entry.runner or file.defaults.runner),
+                **entry.model_dump(exclude={"runner"}),
+            )
             for name, entry in file.pools.items()
         }
 
@@ -106,15 +110,13 @@ class _Expansion:
     def _platforms(self, place: str, entry: PlatformEntry) -> Iterable[Platform]:
         defaults = self._file.defaults
         for arch in entry.arch:
-            pool = self._pool(place, entry, arch)
-            if pool is None:
-                continue
-            runner = Runner(entry.runner or self._file.pools[pool].runner or defaults.runner)
-            if runner is Runner.CONTAINER and (entry.image or defaults.image) is None:
+            pools = self._pools_for(place, entry, arch)
+            runners = [pool.runner for pool in pools]
+            if Runner.CONTAINER in runners and (entry.image or defaults.image) is None:
                 self._add(place, "the container runner needs an image; set `image`")
                 continue
-            if runner is not Runner.CONTAINER and entry.image is not None:
-                self._add(place, f"the {runner} runner has no images; remove `image`")
+            if pools and Runner.CONTAINER not in runners and entry.image is not None:
+                self._add(place, f"the {runners[0]} runner has no images; remove `image`")
                 continue
             for distribution, ocaml, variant, opam in product(
                 entry.distribution,
@@ -122,22 +124,27 @@ class _Expansion:
                 entry.variant or (None,),
                 entry.opam or (defaults.opam,),
             ):
-                plain = Platform(
-                    distribution=distribution,
-                    ocaml=ocaml,
-                    variant=variant,
-                    arch=arch,
-                    opam=opam,
-                    pool=pool,
-                )
-                platform = self._platform(place, entry, plain, runner)
-                if platform is not None:
-                    yield platform
+                choices = []
+                for pool in pools:
+                    # A root file system has the opam of its distribution.
+                    is_own = pool.runner is Runner.ROOTFS and opam == "dev"
+                    plain = Platform(
+                        distribution=distribution,
+                        ocaml=ocaml,
+                        variant=variant,
+                        arch=arch,
+                        opam="system" if is_own else opam,
+                        pool=pool.name,
+                    )
+                    if (found := self._platform(place, entry, plain, pool)) is not None:
+                        choices.append(found)
+                if choices:
+                    yield choices[0].model_copy(update={"otherwise": tuple(choices[1:])})
 
     def _platform(
-        self, place: str, entry: PlatformEntry, plain: Platform, runner: Runner
+        self, place: str, entry: PlatformEntry, plain: Platform, pool: Pool
     ) -> Platform | None:
-        defaults, arch = self._file.defaults, plain.arch
+        defaults, arch, runner = self._file.defaults, plain.arch, pool.runner
         compiler = entry.compiler if entry.compiler is not None else defaults.compiler
         if compiler is None:
             compiler = plain.compiler if runner is Runner.ROOTFS else ""
@@ -160,31 +167,55 @@ class _Expansion:
                 "runner": runner,
                 "image": image,
                 "compiler": compiler,
-                "personality": "linux32" if self._needs_linux32(arch, plain.pool) else None,
+                "personality": "linux32" if _needs_linux32(arch, pool) else None,
                 "timeouts": limits.then(entry.timeouts),
                 "lower_bounds": entry.lower_bounds,
                 "revdeps": entry.revdeps,
             }
         )
 
-    def _needs_linux32(self, arch: str, pool: str) -> bool:
-        """Whether builds run under `linux32`; it does nothing on a machine with 32 bits only."""
-        return ARCHITECTURES[arch].bits == 32 and self._pools[pool].os == "linux"  # noqa: PLR2004
-
-    def _pool(self, place: str, entry: PlatformEntry, arch: str) -> str | None:
+    def _pools_for(self, place: str, entry: PlatformEntry, arch: str) -> list[Pool]:
+        """Return the pools of an entry, one for each of its runners; none after a problem."""
+        builds = f"for {entry.os} on {arch}"
+        for name in entry.pool or ():
+            if name not in self._pools:
+                self._add(place, f"no such pool: {name!r}" + instead(name, self._pools))
+                return []
         fitting = [
-            pool.name for pool in self._pools.values() if pool.os == entry.os and arch in pool.arch
+            pool
+            for pool in self._pools.values()
+            if pool.os == entry.os
+            and arch in pool.arch
+            and pool.name in (entry.pool or self._pools)
         ]
-        if entry.pool is not None and entry.pool not in self._pools:
-            problem = f"no such pool: {entry.pool!r}" + instead(entry.pool, self._pools)
-        elif entry.pool is not None and entry.pool not in fitting:
-            problem = f"pool {entry.pool} does not build for {entry.os} on {arch}"
-        elif not fitting:
-            problem = f"no pool builds for {entry.os} on {arch}"
-        elif entry.pool is None and len(fitting) > 1:
-            pools = " and ".join(fitting)
-            problem = f"ambiguous pool: {pools} build for {entry.os} on {arch}; set `pool`"
+        if not fitting:
+            subject = f"pool {entry.pool[0]} does not build" if entry.pool else "no pool builds"
+            self._add(place, f"{subject} {builds}")
+            return []
+        runners = {pool.runner for pool in fitting}
+        if entry.runner is not None:
+            wanted = [Runner(runner) for runner in entry.runner]
         else:
-            return entry.pool or fitting[0]
-        self._add(place, problem)
-        return None
+            wanted = list(runners) if len(runners) == 1 else [Runner(self._file.defaults.runner)]
+        chosen = []
+        for runner in dict.fromkeys(wanted):
+            own = [pool for pool in fitting if pool.runner is runner]
+            if len(own) == 1:
+                chosen.append(own[0])
+                continue
+            if own:
+                names = " and ".join(pool.name for pool in own)
+                problem = f"ambiguous pool: {names} build {builds}; set `pool`"
+            else:
+                problem = (
+                    f"no pool with the {runner} runner builds {builds}; a pool has one runner: "
+                    f'set `runner = "{runner}"` in a [pools.NAME]'
+                )
+            self._add(place, problem)
+            return []
+        return chosen
+
+
+def _needs_linux32(arch: str, pool: Pool) -> bool:
+    """Whether builds run under `linux32`; it does nothing on a machine with 32 bits only."""
+    return ARCHITECTURES[arch].bits == 32 and pool.os == "linux"  # noqa: PLR2004

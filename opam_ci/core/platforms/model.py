@@ -72,7 +72,7 @@ class Platform(Frozen):
             distribution's own.
         pool: Name of the pool whose workers can build for it; its task queue is
             `build-{pool}`.
-        runner: How its jobs are isolated.
+        runner: How its jobs are isolated: the runner of its pool.
         image: Container image, by tag, or by digest once it is pinned for a run.
         compiler: Package that provides OCaml in a fresh switch; empty if the image has a switch
             with its compiler.
@@ -81,6 +81,8 @@ class Platform(Frozen):
         timeouts: Time limits that differ from those of the check.
         lower_bounds: Whether lower-bounds jobs run here.
         revdeps: Whether reverse dependencies are built here.
+        otherwise: The same platform in other pools, by preference, for when no worker serves this
+            one.
     """
 
     distribution: str = Field(pattern=DISTRIBUTION)
@@ -96,6 +98,7 @@ class Platform(Frozen):
     timeouts: PhaseLimits = PhaseLimits()
     lower_bounds: bool = False
     revdeps: bool = False
+    otherwise: tuple["Platform", ...] = ()
 
     @model_validator(mode="after")
     def _image_only_for_containers(self) -> Self:
@@ -115,6 +118,11 @@ class Platform(Frozen):
         opam = "" if self.opam in {"system", "dev"} else f"-opam-{self.opam}"
         return f"{self.distribution}-ocaml-{self.release}{opam}/{self.arch}"
 
+    @property
+    def choices(self) -> tuple["Platform", ...]:
+        """This platform in each of its pools, by preference."""
+        return (self.model_copy(update={"otherwise": ()}), *self.otherwise)
+
 
 class Pool(Frozen):
     """Interchangeable workers: each can build for every platform of the pool.
@@ -122,13 +130,15 @@ class Pool(Frozen):
     Attributes:
         name: Its task queue is `build-{name}`.
         os: `linux`, `macos` or `freebsd`.
-        arch: Architectures that its machines build for.
+        arch: Architectures that its machines build for, their own first.
+        runner: How they isolate jobs; a pool has exactly one runner (ADR 0025).
         description: A description of its machines.
     """
 
     name: str = Field(pattern=POOL)
     os: Literal["linux", "macos", "freebsd"] = "linux"
     arch: tuple[str, ...]
+    runner: Runner = Runner.ROOTFS
     description: str = ""
 
 

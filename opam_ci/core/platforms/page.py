@@ -19,9 +19,11 @@ _INTRODUCTION = """\
 <!-- Made by `opam-ci platforms --markdown`: change opam_ci/platforms.toml, and not this page. -->
 
 A *platform* is a distribution with an OCaml, an architecture and an opam. A *pool* is the
-workers that can build for an operating system and an architecture; its jobs are in the task queue
-`build-POOL`. `opam-ci platforms` lists them; `opam-ci check --platform NAME` builds on the ones
-with that name or glob (`'debian-13-*/amd64'`), and by default on those of the `rootfs` runner.
+workers that can build for an operating system and an architecture with one runner; its jobs are in
+the task queue `build-POOL`. A platform may be in several pools, by preference: a head is built in
+the first one that is served. `opam-ci platforms` lists them, with what this machine can serve;
+`opam-ci check --platform NAME` builds on the ones with that name or glob (`'debian-13-*/amd64'`),
+and by default on the first of the `rootfs` runner.
 
 On a platform with lower bounds, packages are also built with the oldest dependencies that they
 allow; on one with reverse dependencies, the packages that depend on them are built too. Whether a
@@ -30,7 +32,7 @@ package is available on a platform is decided by opam's solver when the job runs
 
 _NO_NATIVE_RUNNER = """\
 This version has no `native` runner. Platforms with it are part of the matrix so that it is known
-what is not tested; no jobs are planned on them while their pools have no workers.
+what is not tested: they are skipped as not served.
 """
 
 _OWN_FILE = """\
@@ -72,6 +74,9 @@ variant = "flambda"
 arch = ["arm64", "i386"]               # i386 is built under linux32
 timeouts = { build = "3 h" }           # in place of the architecture's
 ```
+
+A pool without `runner` has that of `defaults`. With `runner = ["container", "rootfs"]`, a platform
+is built in the pool of the first of these runners that is served.
 
 A time limit is written as `90 s`, `15 min` or `2 h`, at most 24 h, for the phases of
 [a build job](builds.md#phases). The nearest counts: the platform's, else its architecture's, else
@@ -116,13 +121,14 @@ def page(table: PlatformTable) -> str:
         _INTRODUCTION,
         "## Pools\n",
         _table(
-            ("pool", "system", "architectures", "platforms", "machines"),
+            ("pool", "system", "architectures", "runner", "platforms", "machines"),
             (
                 (
                     f"`{pool.name}`",
                     pool.os,
                     ", ".join(pool.arch),
-                    str(sum(one.pool == pool.name for one in platforms)),
+                    pool.runner.value,
+                    str(sum(each.pool == pool.name for one in platforms for each in one.choices)),
                     pool.description,
                 )
                 for pool in table.pools
@@ -149,13 +155,12 @@ def page(table: PlatformTable) -> str:
 
 def _matrix(platforms: Iterable[Platform]) -> str:
     return _table(
-        ("platform", "opam", "pool", "runner", "lower bounds", "reverse dependencies"),
+        ("platform", "opam", "pool", "lower bounds", "reverse dependencies"),
         (
             (
                 f"`{one.name}`",
                 one.opam,
-                one.pool,
-                one.runner.value,
+                ", ".join(each.pool for each in one.choices),
                 "yes" if one.lower_bounds else "",
                 "yes" if one.revdeps else "",
             )

@@ -113,7 +113,9 @@ class PoolEntry(Frozen):
     arch: Annotated[tuple[_Arch, ...], _List] = Field(
         description="what its machines build for, one or a list"
     )
-    runner: _Runner | None = Field(None, description="runner of its platforms")
+    runner: _Runner | None = Field(
+        None, description="its one runner; without it: that of `defaults`"
+    )
     description: str = Field("", max_length=200, description="what its machines are")
 
 
@@ -136,10 +138,16 @@ class PlatformEntry(Frozen):
     opam: Annotated[tuple[_Opam, ...], _List] | None = Field(
         None, description="version of opam, one or a list"
     )
-    pool: str | None = Field(
-        None, description="its pool; without it: the one pool for its `os` and `arch`"
+    pool: Annotated[tuple[str, ...], _List] | None = Field(
+        None,
+        description="its pool, or one for each runner; without it: the one pool for `os`, `arch` "
+        "and runner",
     )
-    runner: _Runner | None = Field(None, description="as in `defaults`")
+    runner: Annotated[tuple[_Runner, ...], _List] | None = Field(
+        None,
+        description="its runner, or several by preference; without it: that of its pools, or of "
+        "`defaults` if they have several",
+    )
     image: str | None = Field(None, description="as in `defaults`")
     compiler: _Compiler | None = Field(None, description="as in `defaults`")
     timeouts: _Limits = Field(PhaseLimits(), description="time limits by phase")

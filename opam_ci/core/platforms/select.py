@@ -1,4 +1,4 @@
-"""Selecting platforms: by name, by their properties, by the pools that have workers."""
+"""Selecting platforms: by name, by their properties, by the pools that are served."""
 
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
@@ -44,20 +44,20 @@ def filtered(
     return tuple(
         one
         for one in platforms
-        if matches(one.pool, pools)
+        if any(matches(each.pool, pools) for each in one.choices)
         and matches(one.arch, arches)
         and matches(one.distribution, distributions)
     )
 
 
-def embedded(table: PlatformTable) -> tuple[Platform, ...]:
-    """Return the platforms that need neither images nor a registry.
+def embedded(table: PlatformTable) -> Platform:
+    """Return the first platform that needs neither images nor a registry.
 
     Raises:
         UsageError: The table has none.
     """
-    found = tuple(one for one in table.platforms if one.runner is Runner.ROOTFS)
-    if not found:
+    found = next((one for one in table.platforms if one.runner is Runner.ROOTFS), None)
+    if found is None:
         raise UsageError(
             "no platform of the file uses the root file system runner, which is the default; "
             "name others with --platform, as `opam-ci platforms` lists them"
@@ -65,18 +65,32 @@ def embedded(table: PlatformTable) -> tuple[Platform, ...]:
     return found
 
 
-def served(
-    platforms: Iterable[Platform], pools: Collection[str]
-) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
-    """Split platforms into those whose pool has workers, and the others.
+def choose(platform: Platform, pools: Collection[str]) -> Platform | None:
+    """Return a platform in the first of its pools that is served, None if none is.
 
     Args:
-        platforms: In the order of the plan, which is kept.
-        pools: Names of the pools that have workers.
+        platform: As the file has it.
+        pools: Names of the pools that are served.
     """
-    known = tuple(platforms)
-    kept = tuple(one for one in known if one.pool in pools)
-    return kept, tuple(one for one in known if one.pool not in pools)
+    return next((one for one in platform.choices if one.pool in pools), None)
+
+
+def canary_platform(table: PlatformTable, pool: str) -> Platform:
+    """Return the platform on which a pool's canary is built: the first of its own architecture.
+
+    Raises:
+        UsageError: The table has no such pool, or no platform for it.
+    """
+    known = {each.name: each for each in table.pools}
+    if pool not in known:
+        raise UsageError(
+            f"no such pool: {pool!r}; the file of platforms has: {', '.join(known) or 'none'}"
+        )
+    own = [one for each in table.platforms for one in each.choices if one.pool == pool]
+    native = [one for one in own if one.arch == known[pool].arch[0]]
+    if not own:
+        raise UsageError(f"no platform of the file is built in the pool {pool}")
+    return (native or own)[0]
 
 
 def _suggestion(pattern: str, platforms: Sequence[Platform]) -> str:

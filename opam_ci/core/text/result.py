@@ -20,6 +20,7 @@ SKIP_TEXTS = {
     SkipReason.NOT_MIRRORED: "not in the offline mirror",
     SkipReason.ACCEPTED_FAILURE: "the failure is accepted",
     SkipReason.NOT_BUILT: "the build did not pass",
+    SkipReason.NOT_SERVED: "no worker for the platform",
 }
 
 CHANGE_TEXTS = {
@@ -115,12 +116,20 @@ def other_jobs(summary: Summary, *, passed: bool = True) -> str:
     )
 
 
+def unserved_text(summary: Summary) -> str:
+    """Returns how many platforms no worker serves; empty if each is served."""
+    number = summary.unserved
+    return f"{number} platform{'s' * (number != 1)} not served" if number else ""
+
+
 def unbuilt(summary: Summary) -> str:
     """Returns why nothing was built; empty if something was."""
     ran = summary.ran
     if ran.total > ran.skipped:
         return ""
     if not ran.total:
+        if summary.unserved:
+            return "nothing was built"
         if any(changed.kind in BUILT_KINDS for changed in summary.packages):
             return "nothing was built: no build was requested"
         kinds = dict.fromkeys(changed.kind for changed in summary.packages)
@@ -150,13 +159,14 @@ def result(summary: Summary, *, builds: bool = True) -> str:
     if isinstance(analysis, Failed):
         return f"analysis failed: {flat(reason_line(analysis))}"
     builds_text = (unbuilt(summary) or counts_text(summary.ran)) if builds else ""
-    return _joined(builds_text, other_jobs(summary)) or "nothing to do"
+    return _joined(builds_text, unserved_text(summary), other_jobs(summary)) or "nothing to do"
 
 
 def all_counts_text(summary: Summary) -> str:
     """Returns the numbers, and what is wrong with the other jobs, for use in parentheses."""
     numbers = counts_text(summary.ran) if summary.ran.total else ""
-    return _joined(numbers, other_jobs(summary, passed=not numbers)) or "no builds"
+    others = other_jobs(summary, passed=not numbers)
+    return _joined(numbers, unserved_text(summary), others) or "no builds"
 
 
 def is_stopped(summary: Summary) -> bool:
@@ -196,7 +206,8 @@ def progress(summary: Summary) -> str:
     if ran.failed:
         done += f", {ran.failed} failed"
     others = other_jobs(summary, passed=not done)
-    return _joined(done, hold_text(summary.hold), others, _conclusion(summary))
+    unserved, hold = unserved_text(summary), hold_text(summary.hold)
+    return _joined(done, unserved, hold, others, _conclusion(summary))
 
 
 def standing(summary: Summary) -> str:
@@ -207,5 +218,7 @@ def standing(summary: Summary) -> str:
         numbers = counts_text(summary.ran) if summary.ran.decided else ""
         to_go = f"{summary.ran.undecided} to go" if summary.ran.undecided else ""
         others = other_jobs(summary, passed=False)
-        return _joined(numbers, to_go, hold_text(summary.hold), others, _conclusion(summary))
+        unserved = unserved_text(summary)
+        hold = hold_text(summary.hold)
+        return _joined(numbers, to_go, unserved, hold, others, _conclusion(summary))
     return result(summary)

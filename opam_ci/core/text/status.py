@@ -122,6 +122,8 @@ def status_description(summary: Summary, *, maximum_attempts: int, builds: bool 
             text = f"{_stopped(summary)} ({all_counts_text(summary)})"
         case State.PENDING:
             text = progress(summary) + _retry_text(summary, maximum_attempts)
+        case State.ERROR if not summary.cause_counts:
+            text = f"The CI lacks workers, not your package's fault: {result(summary)}"
         case State.ERROR:
             text = (
                 f"Internal CI error, not your package: {CAUSE_TEXTS[main_cause(summary)]}"
@@ -258,6 +260,8 @@ def result_line(summary: Summary) -> str:
             text = (unbuilt(summary) and result(summary)) or f"passed: {result(summary)}"
         case State.FAILURE:
             text = f"package failure: {result(summary)}"
+        case State.ERROR if not summary.cause_counts:
+            text = f"the CI lacks workers, not the package's fault: {result(summary)}"
         case State.ERROR:
             cause = CAUSE_TEXTS[main_cause(summary)]
             text = f"internal CI error, not the package's fault: {cause}"

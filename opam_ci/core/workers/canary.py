@@ -43,8 +43,13 @@ def is_canary(pull_request: PullRequestRef) -> bool:
 
 
 def base_files(platform: Platform) -> Mapping[str, str]:
-    """Returns the files of a repository that holds only the platform's compiler."""
+    """Returns the files of a repository that holds one package, the platform's compiler.
+
+    An image with a switch of its own has its compiler there: it is another package then.
+    """
     name, _, version = platform.compiler.partition(".")
+    if not name:
+        return {"repo": 'opam-version: "2.0"\n', **_package("canary-base.1.0.0", "")}
     return {
         "repo": 'opam-version: "2.0"\n',
         **_package(

@@ -26,6 +26,11 @@ from opam_ci.core.jobs.summary import Fault, JobState, JobStatus
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
+async def all_served(pools: frozenset[str]) -> frozenset[str]:
+    """A fleet that serves every pool."""
+    return pools
+
+
 def key(number: int, opened: datetime = NOON) -> RevisionKey:
     """A testing of a pull request."""
     return RevisionKey(repository="o/r", number=number, head=f"{number:040x}", opened_at=opened)

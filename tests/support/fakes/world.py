@@ -62,6 +62,7 @@ class Script:
 
     Attributes:
         images: The image on which each job ran last.
+        unserved: Pools that no worker ever served.
     """
 
     def __init__(self, index: Index | None = None) -> None:
@@ -77,9 +78,14 @@ class Script:
         self.index = ScriptedIndex(index)
         self.store = ArtifactStore.open("memory:")
         self.images: dict[str, str | None] = {}
+        self.unserved: set[str] = set()
         self.resolver = ImageResolver(known_for=timedelta(0), timeout=httpx.Timeout(0.5))
         self.revdeps: tuple[Revdep, ...] = ()
         self.opened: list[WorkflowHandle[PullRequestWorkflow, object]] = []
+
+    async def served_pools(self, pools: frozenset[str]) -> frozenset[str]:
+        """The pools that are not `unserved`."""
+        return pools - self.unserved
 
     async def end(self) -> None:
         """Terminates the workflows: the next test's workers would continue and record them.
@@ -221,7 +227,9 @@ async def workers(
                     script.lint,
                     ImageActivities(script.resolver).pin_image,
                     script.record,
-                    *JobActivities(cast("Index", script.index), script.store).all,
+                    *JobActivities(
+                        cast("Index", script.index), script.store, script.served_pools
+                    ).all,
                 ],
                 max_heartbeat_throttle_interval=throttle,
                 interceptors=interceptors,

@@ -38,6 +38,7 @@ from opam_ci.core.jobs.selector import JobSelector, RestartSelector
 from opam_ci.core.jobs.summary import JobState, JobStatus, total
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.core.submission.result import ChangedPackage, ChangeKind
+from tests.support.fakes.queue import all_served
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 KEY = RevisionKey(repository="o/r", number=1, head="a" * 40, opened_at=NOON)
@@ -53,7 +54,7 @@ def store() -> ArtifactStore:
 @pytest.fixture
 def given(tmp_path: Path, store: ArtifactStore) -> Iterator[activities.JobActivities]:
     index = Index.open(f"sqlite:///{tmp_path / 'index.sqlite'}")
-    yield activities.JobActivities(index, store)
+    yield activities.JobActivities(index, store, all_served)
     index.close()
 
 

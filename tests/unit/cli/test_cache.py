@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from opam_ci.app.runners import make_runner
 from opam_ci.app.settings import Settings
 from opam_ci.cli.main import run
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.cache.dependencies import cache_store
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
-from opam_ci.worker import make_runner
+from opam_ci.core.platforms.model import Runner
 from tests.unit.clients.runners.test_cache_store import KEY, keep
 
 
@@ -51,7 +52,7 @@ def test_one_variable_turns_it_off(
     monkeypatch.setenv("OPAM_CI_BUILD_CACHE_BYTES", "50GiB")
     settings = Settings()
     assert (settings.build_cache, settings.build_cache_bytes) == (on, 50 << 30)
-    runner = make_runner(settings, ArtifactStore.open(tmp_path.as_uri()))
+    runner = make_runner(Runner.ROOTFS, settings, ArtifactStore.open(tmp_path.as_uri()))
     assert isinstance(runner, RootfsRunner)
     assert runner._settings.build_cache is on
     assert runner._settings.build_cache_bytes == 50 << 30

@@ -3,17 +3,23 @@
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from opam_ci.app.settings import Settings
 from opam_ci.cli.main import run
-from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.core.platforms.model import EMBEDDED, Pool
 
 ROOT = Path(__file__).resolve().parents[3]
 OWN = """
 [pools.mine]
 arch = "amd64"
+runner = "rootfs"
+[pools.boxes]
+arch = "amd64"
+runner = "container"
 [[platforms]]
 distribution = "debian-13"
 ocaml = "5.3"
@@ -32,9 +38,19 @@ def own(tmp_path: Path) -> Path:
     return path
 
 
+WHY = "it is for arm64; this machine is amd64"
+
+
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that serves all but the pools for arm64."""
+
+    async def unserved(settings: Settings, pools: Iterable[Pool]) -> dict[str, str]:
+        del settings
+        return {pool.name: WHY for pool in pools if pool.arch[0] == "arm64"}
+
     monkeypatch.delenv("OPAM_CI_PLATFORMS", raising=False)
+    monkeypatch.setattr("opam_ci.cli.author.platforms.unserved", unserved)
 
 
 Captured = pytest.CaptureFixture[str]
@@ -59,40 +75,61 @@ def test_plain_lines_for_a_pipe(capsys: Captured) -> None:
     assert run(["platforms"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 75
-    assert lines[:2] == [
-        "debian-13-ocaml-5.3/amd64\tsystem\tlinux-amd64\trootfs\tlower bounds",
-        "debian-13-ocaml-4.14/amd64\tdev\tlinux-amd64\tcontainer\tlower bounds, revdeps",
+    assert [line.split("\t") for line in lines[:2]] == [
+        ["debian-13-ocaml-5.3/amd64", "yes", "system", "linux-amd64", "rootfs", "lower bounds"],
+        [
+            *("debian-13-ocaml-4.14/amd64", "yes", "dev", "linux-amd64-containers", "container"),
+            "lower bounds, revdeps",
+        ],
     ]
 
 
 @pytest.mark.parametrize(
-    ("columns", "runner"), [("80", []), ("100", ["runner"])], ids=["narrow", "wide"]
+    ("columns", "more"),
+    [("80", []), ("110", ["opam", "pool", "runner", "besides"])],
+    ids=["narrow", "wide"],
 )
 def test_a_table_for_a_terminal(
-    capsys: Captured, monkeypatch: pytest.MonkeyPatch, columns: str, runner: list[str]
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, columns: str, more: list[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     assert run(["platforms"]) == 0
-    head, *rows = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    assert head.split() == ["platform", "opam", "pool", *runner, "besides"]
+    output = capsys.readouterr()
+    head, *rows = re.sub(r"\x1b\[[0-9;]*m", "", output.out).splitlines()
+    assert head.split() == ["platform", "here", *(more or ["pool"])]
+    assert output.err.splitlines() == [f"macos-arm64: {WHY}", f"linux-arm64-containers: {WHY}"]
     assert all(len(row) <= int(columns) for row in rows)
     found = [row.split()[0] for row in rows if not row.startswith(" ")]
     assert len(found) == 75
     assert "debian-13-ocaml-4.14-no-flat-float-array/amd64" in found
-    assert any("container" in row for row in rows) == bool(runner)
+    assert {row.split()[0] for row in rows if row.split()[1:2] == ["no"]} == {
+        "debian-13-ocaml-4.14/arm64",
+        "debian-13-ocaml-5.4/arm64",
+        "macos-homebrew-ocaml-4.14/arm64",
+        "macos-homebrew-ocaml-5.4/arm64",
+    }
 
 
 def test_a_json_line_for_each(capsys: Captured, own: Path) -> None:
     assert run(["platforms", "--platforms", str(own), "--json"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["name"] == EMBEDDED.name
+    assert (first["here"], first["why"]) == (True, None)
     assert (second["image"], second["pool"], second["revdeps"]) == (
         "localhost/mine:1",
-        "mine",
+        "boxes",
         False,
     )
+
+
+def test_why_a_platform_is_not_served_here(capsys: Captured) -> None:
+    assert run(["platforms", "debian-13-ocaml-5.4/arm64"]) == 0
+    assert f"\t{WHY}\tdev\t" in capsys.readouterr().out
+    assert run(["platforms", "debian-13-ocaml-5.4/arm64", "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert (one["here"], one["why"]) == (False, WHY)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +165,7 @@ def test_a_file_by_the_environment_and_by_option(
     monkeypatch.setenv("OPAM_CI_PLATFORMS", str(own))
     assert run(["platforms", "alpine*"]) == 0
     assert capsys.readouterr().out.startswith(
-        "alpine-3.23-ocaml-5.4/amd64\tsystem\tmine\tcontainer"
+        "alpine-3.23-ocaml-5.4/amd64\tyes\tsystem\tboxes\tcontainer"
     )
     assert run(["platforms", "alpine*", "--platforms", str(other)]) == 0
     assert capsys.readouterr().out.startswith("alpine-3.23-ocaml-5.5/amd64")
@@ -136,7 +173,7 @@ def test_a_file_by_the_environment_and_by_option(
 
 def test_a_valid_file_is_reported_as_valid(capsys: Captured, own: Path) -> None:
     assert run(["platforms", "--check", str(own)]) == 0
-    assert capsys.readouterr().out == f"{own}: valid; platforms: 2, pools: 1\n"
+    assert capsys.readouterr().out == f"{own}: valid; platforms: 2, pools: 2\n"
 
 
 def test_an_invalid_file_is_reported_with_a_line_for_each_error(
@@ -148,6 +185,7 @@ def test_an_invalid_file_is_reported_with_a_line_for_each_error(
     assert not output.out
     assert [line.removeprefix(f"{own}: ").split(";")[0] for line in output.err.splitlines()] == [
         "pools.mine: arch: no such architecture: 'x86'",
+        "pools.boxes: arch: no such architecture: 'x86'",
         "platforms entry 1 (debian-13): 'ocaml' is missing",
         "platforms entry 1 (debian-13): unknown key 'caml'",
         "platforms entry 2 (alpine-3.23): 'ocaml' is missing",
@@ -194,5 +232,6 @@ def test_check_needs_a_platform_that_exists(capsys: Captured) -> None:
 
 
 def test_check_without_a_platform_uses_one_of_this_machine(capsys: Captured, own: Path) -> None:
-    own.write_text(OWN.replace('ocaml = "5.3"', 'ocaml = "5.3"\nrunner = "native"'))
+    pools, _, rest = OWN.partition("[[platforms]]")
+    own.write_text(pools + rest[rest.index("[[platforms]]") :])
     assert "name others" in refusal(capsys, "check", "--branch", "x", "--platforms", own)

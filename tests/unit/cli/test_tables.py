@@ -50,6 +50,7 @@ SUMMARY = summary_of(ROWS, pull_request="#".join(TARGET.rsplit("/", 1)))
 LONG_PLATFORM = f"""
 [pools.linux-ppc64le]
 arch = "ppc64le"
+runner = "container"
 [[platforms]]
 distribution = "debian-testing"
 ocaml = "5.4"

@@ -15,7 +15,7 @@ from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, Errored, Evidence, Outcome, Passed
 from opam_ci.core.workers.health import OWN_CAUSES, UNPROVEN, Finding, Health, WorkerState
 from opam_ci.health import watch
-from opam_ci.health.slots import BuildSlots
+from opam_ci.health.slots import BuildSlots, MachineSlots
 from opam_ci.health.watch import WorkerHealth
 
 ATTEMPT = timedelta(seconds=1)
@@ -58,7 +58,7 @@ class Machine:
         self.health = WorkerHealth(
             check_host=lambda: None, probe=self._probe, proven=proven, clock=lambda: self.now
         )
-        self.slots = BuildSlots(self.health, builds, clock=self._seconds)
+        self.slots = BuildSlots(self.health, MachineSlots(builds), clock=self._seconds)
 
     def _seconds(self) -> float:
         return self.now.timestamp()
@@ -201,3 +201,36 @@ async def test_a_probe_that_hangs_is_bad(monkeypatch: pytest.MonkeyPatch) -> Non
     await asyncio.gather(task, return_exceptions=True)
     assert health.now.trouble is not None
     assert health.now.trouble.detail.startswith("the probe took longer than")
+
+
+async def test_pools_of_a_machine_share_its_slots() -> None:
+    shared = MachineSlots(2)
+    health = WorkerHealth(check_host=lambda: None, probe=never, proven=True)
+    roots, boxes = BuildSlots(health, shared), BuildSlots(health, shared)
+    # An empty pool's poll, which waits for a job, takes no slot from the other pool.
+    assert boxes.try_reserve_slot(ASKED) is not None
+    first, second = roots.try_reserve_slot(ASKED), roots.try_reserve_slot(ASKED)
+    assert first is not None
+    assert second is not None
+    roots.mark_slot_used(used(first))
+    roots.mark_slot_used(used(second))
+    assert roots.try_reserve_slot(ASKED) is None
+    assert BuildSlots(health, shared).try_reserve_slot(ASKED) is None
+    # The end of a job in one pool is a slot for the others, at once.
+    waiting = asyncio.create_task(BuildSlots(health, shared).reserve_slot(ASKED))
+    await asyncio.sleep(0)
+    roots.release_slot(used(first))
+    async with asyncio.timeout(0.5):
+        assert await waiting
+
+
+async def test_a_sick_runner_does_not_stop_the_other_ones_jobs() -> None:
+    shared = MachineSlots(2)
+    sick = WorkerHealth(check_host=lambda: None, probe=never, proven=False)
+    well = WorkerHealth(check_host=lambda: None, probe=never, proven=True)
+    assert BuildSlots(sick, shared).try_reserve_slot(ASKED) is None
+    assert BuildSlots(well, shared).try_reserve_slot(ASKED) is not None
+
+
+async def never() -> Finding | None:
+    raise AssertionError("nothing is to be probed")

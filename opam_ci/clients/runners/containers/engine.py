@@ -85,9 +85,10 @@ class Engine:
         """Returns how to install the engine's client, or None if it is installed."""
         if shutil.which(self._client) is not None:
             return None
+        sudo = "" if os.geteuid() == 0 else "sudo "
         return (
-            f"this machine has no {self._client}: install it, or choose another with "
-            "OPAM_CI_CONTAINER_COMMAND"
+            f"this machine has no {self._client}: {sudo}apt-get install podman, or choose another "
+            "engine with OPAM_CI_CONTAINER_COMMAND"
         )
 
     def require(self) -> None:

@@ -363,3 +363,20 @@ def test_changes_at_once_leave_each_job_once_and_in_one_state(index: Index) -> N
     [found] = index.count(CountJobs(key=KEY, platforms=(P,)))
     assert total(found.counts).total == len(records(index)) == 80
     assert index.counts().total == 80
+
+
+def test_a_platform_without_workers_is_a_row_that_a_restart_takes(index: Index) -> None:
+    missing = Job(platform=Q, package="", kind=JobKind.PLATFORM)
+    skipped = Skipped(reason=SkipReason.NOT_SERVED, evidence=WHY)
+    plan(index, build(), missing)
+    for _ in range(2):
+        index.serve(KEY, {P: PASSED, Q: skipped}, after(1))
+        assert labels(index) == {build().id: "queued", missing.id: "skipped(not_served)"}
+    # What the other platform cannot install may be installable on this one.
+    wrote(index, decided(build(), NO_SOLUTION))
+    concluding = ConcludeJobs(key=KEY, unavailable="fail")
+    assert not index.conclude(concluding, after(2))
+    assert restart(index, RestartSelector()) == [missing.id]
+    index.serve(KEY, {Q: PASSED}, after(3))
+    assert labels(index)[missing.id] == "passed"
+    assert index.conclude(concluding, after(4))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from opam_ci.app.runners import make_runner
 from opam_ci.app.settings import Settings
 from opam_ci.clients.host import HostNeeds, check_host, read_host
 from opam_ci.clients.logs.store import ArtifactStore
@@ -24,7 +25,7 @@ from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.worker import make_runner
+from opam_ci.core.platforms.model import Runner
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -95,12 +96,11 @@ def test_the_log_of_a_job_names_its_limits() -> None:
     )
 
 
-async def test_the_runner_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPAM_CI_RUNNER", "container")
+async def test_the_engine_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPAM_CI_CONTAINER_COMMAND", "no-such-engine")
     monkeypatch.setenv("OPAM_CI_CACHE", str(tmp_path))
 
-    runner = make_runner(Settings(), ArtifactStore.open(tmp_path.as_uri()))
+    runner = make_runner(Runner.CONTAINER, Settings(), ArtifactStore.open(tmp_path.as_uri()))
     with pytest.raises(InfrastructureError, match="no no-such-engine"):
         await runner.preflight()
     # A worker does not start: its operator must install it.

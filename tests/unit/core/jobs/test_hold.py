@@ -45,7 +45,7 @@ def test_a_budget_keeps_reverse_dependencies_and_a_new_author_all_but_the_small_
     for first in (True, False):
         assert SPENT.keeps(is_first_platform=first) == REVDEPS
     small = set(JobKind) - NEW.keeps(is_first_platform=True)
-    assert small == {JobKind.LINT, JobKind.IMAGE, JobKind.BUILD, JobKind.TEST}
+    assert small == {JobKind.LINT, JobKind.PLATFORM, JobKind.IMAGE, JobKind.BUILD, JobKind.TEST}
     assert NEW.keeps(is_first_platform=False) == set(JobKind)
 
 

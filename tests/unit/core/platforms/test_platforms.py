@@ -17,7 +17,7 @@ from opam_ci.core.platforms.file import InvalidPlatformFile, parse_platforms
 from opam_ci.core.platforms.limits import PhaseLimits
 from opam_ci.core.platforms.model import ARCHITECTURES, EMBEDDED, Platform, PlatformTable, Runner
 from opam_ci.core.platforms.page import page
-from opam_ci.core.platforms.select import embedded, filtered, named, served
+from opam_ci.core.platforms.select import canary_platform, choose, embedded, filtered, named
 
 DEFAULT = load_platforms(None)
 POOLS = """
@@ -25,6 +25,12 @@ POOLS = """
 arch = ["amd64", "i386"]
 [pools.linux-arm64]
 arch = "arm64"
+"""
+BOXES = """
+pool = "boxes"
+[pools.boxes]
+arch = "amd64"
+runner = "container"
 """
 ENTRY = """
 [[platforms]]
@@ -67,17 +73,72 @@ def test_missing_keys_have_the_products_defaults() -> None:
     assert (platform.runner, platform.compiler) == (Runner.ROOTFS, "ocaml-system")
 
 
-def test_entry_beats_pool_beats_defaults() -> None:
-    defaults = '[defaults]\nrunner = "container"\nimage = "localhost/x:{distribution}-{ocaml}"\n'
-    pool = '[pools.p]\narch = "amd64"\nrunner = "native"\n'
-    [by_pool] = read(defaults, pool, ENTRY).platforms
-    assert (by_pool.runner, by_pool.image, by_pool.compiler) == (Runner.NATIVE, None, "")
-    [by_entry] = read(defaults, pool, ENTRY, 'runner = "container"\nvariant="fp"').platforms
-    assert by_entry.image == "localhost/x:debian-13-5.4-fp"
-    [own] = read(
-        defaults, pool, ENTRY, 'runner = "container"\nimage = "h:5000/y"\ncompiler = "ocaml.5.4.0"'
+CONTAINERS = """
+[defaults]
+runner = "container"
+image = "localhost/x:{distribution}-{ocaml}"
+opam = "dev"
+[pools.roots]
+arch = ["amd64", "i386"]
+runner = "rootfs"
+[pools.boxes]
+arch = ["amd64", "arm64"]
+"""
+
+
+def test_a_platform_has_the_runner_of_its_pool() -> None:
+    pool = '[defaults]\nimage = "x:1"\n[pools.p]\narch = "amd64"\nrunner = "native"\n'
+    [only] = read(pool, ENTRY).platforms
+    assert (only.runner, only.image, only.compiler) == (Runner.NATIVE, None, "")
+    [by_default] = read(CONTAINERS, ENTRY, 'variant = "fp"').platforms
+    assert (by_default.pool, by_default.image) == ("boxes", "localhost/x:debian-13-5.4-fp")
+    [by_runner] = read(CONTAINERS, ENTRY, 'runner = "rootfs"').platforms
+    assert (by_runner.pool, by_runner.opam) == ("roots", "system")
+    [by_pool] = read(CONTAINERS, ENTRY, 'pool = "roots"\ncompiler = "ocaml.5.4.0"').platforms
+    assert (by_pool.runner, by_pool.compiler) == (Runner.ROOTFS, "ocaml.5.4.0")
+    [own] = read(CONTAINERS, ENTRY, 'arch = "arm64"\nimage = "h:5000/y"').platforms
+    assert (own.pool, own.image) == ("boxes", "h:5000/y")
+
+
+def test_a_platform_of_several_runners_is_one_and_built_where_it_is_served() -> None:
+    [platform] = read(CONTAINERS, ENTRY, 'runner = ["container", "rootfs"]').platforms
+    assert platform.name == "debian-13-ocaml-5.4/amd64"
+    box, root = platform.choices
+    assert (box.runner, box.pool, box.opam, box.compiler) == (Runner.CONTAINER, "boxes", "dev", "")
+    assert (root.runner, root.pool, root.opam) == (Runner.ROOTFS, "roots", "system")
+    assert (root.image, root.compiler, root.name) == (None, "ocaml-system", platform.name)
+    assert choose(platform, {"roots", "boxes"}) == box
+    assert choose(platform, {"roots"}) == root
+    assert choose(platform, {"others"}) is None
+    assert filtered([platform], pools=["roots"]) == (platform,)
+    [named_pools] = read(
+        CONTAINERS,
+        '[pools.more]\narch = "amd64"',
+        ENTRY,
+        'runner = ["rootfs", "container"]\npool = ["more", "roots"]',
     ).platforms
-    assert (own.image, own.compiler) == ("h:5000/y", "ocaml.5.4.0")
+    assert [each.pool for each in named_pools.choices] == ["roots", "more"]
+
+
+def test_a_canary_is_built_on_the_pools_own_platform_and_runner() -> None:
+    table = read(
+        CONTAINERS,
+        ENTRY,
+        'arch = "arm64"',
+        ENTRY,
+        'arch = "i386"\nrunner = "rootfs"\nvariant = "fp"',
+        ENTRY,
+        'runner = ["container", "rootfs"]',
+        '[pools.idle]\narch = "s390x"',
+    )
+    box, root = canary_platform(table, "boxes"), canary_platform(table, "roots")
+    assert (box.arch, box.runner, box.otherwise) == ("amd64", Runner.CONTAINER, ())
+    assert (root.arch, root.runner, root.pool) == ("amd64", Runner.ROOTFS, "roots")
+    with pytest.raises(UsageError, match="no platform of the file is built in the pool idle"):
+        canary_platform(table, "idle")
+    with pytest.raises(UsageError, match=r"no such pool: 'box'; .* has: roots, boxes, idle"):
+        canary_platform(table, "box")
+    assert canary_platform(DEFAULT, "linux-amd64").name == EMBEDDED.name
 
 
 def test_the_nearest_time_limit_counts() -> None:
@@ -149,10 +210,15 @@ def test_32_bits_are_built_under_linux32() -> None:
             ENTRY + 'runner = "docker"',
             "no such runner: 'docker'; there is: rootfs, container, native",
         ),
-        (ENTRY + 'runner = "container"', "the container runner needs an image"),
+        (
+            ENTRY + 'runner = "container"',
+            "no pool with the container runner builds for linux on amd64; a pool has one runner",
+        ),
+        (ENTRY + BOXES, "the container runner needs an image"),
         (ENTRY + 'image = "x:1"', "the rootfs runner has no images; remove `image`"),
-        (ENTRY + 'runner = "container"\nimage = "--privileged"', "invalid image '--privileged'"),
-        (ENTRY + 'runner = "container"\nimage = "x:{arch}"', "invalid image 'x:{arch}'"),
+        (ENTRY + 'image = "--privileged"' + BOXES, "invalid image '--privileged'"),
+        (ENTRY + 'image = "x:{arch}"' + BOXES, "invalid image 'x:{arch}'"),
+        (ENTRY + 'runner = ["rootfs", "native"]', "no pool with the native runner builds"),
         (ENTRY + 'revdeps = "yes"', "revdeps: write true or false"),
         (ENTRY + "distribution = 7", "not TOML: Cannot overwrite a value"),
         (ENTRY + "timeouts = { build = 90 }", "timeouts: invalid duration 90; write"),
@@ -347,12 +413,12 @@ def test_riscv64_has_twice_the_time() -> None:
 
 
 def test_the_embedded_platform_is_part_of_the_matrix() -> None:
-    assert embedded(DEFAULT) == (EMBEDDED.model_copy(update={"lower_bounds": True}),)
+    assert embedded(DEFAULT) == EMBEDDED.model_copy(update={"lower_bounds": True})
     assert EMBEDDED.name == "debian-13-ocaml-5.3/amd64"
 
 
 def test_a_matrix_without_a_platform_for_this_machine_is_reported() -> None:
-    table = read(POOLS, ENTRY, 'runner = "container"\nimage = "x:1"')
+    table = read(ENTRY, 'image = "x:1"', BOXES)
     with pytest.raises(UsageError, match="name others with --platform"):
         embedded(table)
 
@@ -383,12 +449,6 @@ def test_an_unknown_name_brings_suggestions(pattern: str, reported: str) -> None
     with pytest.raises(UsageError) as caught:
         named(DEFAULT.platforms, [pattern])
     assert reported in str(caught.value)
-
-
-def test_platforms_of_pools_without_workers_are_separate() -> None:
-    kept, left_out = served(DEFAULT.platforms, {"linux-arm64", "linux-s390x"})
-    assert {one.arch for one in kept} == {"arm64", "s390x"}
-    assert len(kept) + len(left_out) == 75
 
 
 def test_the_page_names_every_platform_pool_and_key() -> None:
