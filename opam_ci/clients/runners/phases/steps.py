@@ -7,9 +7,10 @@ from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 
 OPAM_ENVIRONMENT = {
-    # opam-repo-ci's own settings: whole logs, precise rebuilds.
+    # opam-repo-ci's own settings: whole logs, precise rebuilds, one download at a time.
     "OPAMERRLOGLEN": "0",
     "OPAMPRECISETRACKING": "1",
+    "OPAMDOWNLOADJOBS": "1",
     "CI": "true",
     "OPAM_REPO_CI": "true",
     "OPAMCOLOR": "never",
