@@ -34,7 +34,11 @@ _READ = (
     'size="$1"; shift; find "$@" -maxdepth 0 -type f -size "-${size}c" -print0 2>/dev/null | '
     "tar --create --no-recursion --null --files-from=- --file=-"
 )
-_LIST = 'test ! -d "$1" || find "$1" -mindepth 2 -maxdepth 2 -type d -printf "%P\\n"'
+# busybox, as on Alpine, has no -printf.
+_LIST = 'test ! -d "$1" || { cd "$1" && find . -mindepth 2 -maxdepth 2 -type d; }'
+
+_LISTED = 3
+"""Parts of a path in that list: `.`, a name, a package."""
 
 _KILL_ALL = "kill -KILL -1"
 _KILL_ALL_OF_ROOT = (
@@ -78,14 +82,21 @@ class ContainerExecutor:
     Args:
         container: The container.
         mirrors: Archive mirrors that it shows.
+        personality: Program of the image under which every command runs, such as `linux32`.
         disk: Watch over what is written, where that is on this machine.
     """
 
     def __init__(
-        self, container: Container, mirrors: Mirrors, *, disk: DiskWatch | None = None
+        self,
+        container: Container,
+        mirrors: Mirrors,
+        *,
+        personality: str | None = None,
+        disk: DiskWatch | None = None,
     ) -> None:
         self._container = container
         self._mirrors = mirrors
+        self._begin = (*((personality,) if personality else ()), "sh", "-c", _START, "sh")
         self._disk = disk
 
     async def run(
@@ -129,11 +140,10 @@ class ContainerExecutor:
 
     def _exec_call(self, step: sandbox.Confined, *, interactive: bool) -> list[str]:
         call = ["exec", *(("--interactive",) if interactive else ())]
-        begin = ("sh", "-c", _START, "sh")
         if step.as_root:
             variables = [f"{name}={value}" for name, value in step.environment]
             call += ["--user", "0:0", "--workdir", step.directory, self._container.name]
-            return [*call, "env", "-i", *variables, *begin, *step.argv]
+            return [*call, "env", "-i", *variables, *self._begin, *step.argv]
         user = f"{sandbox.USER}:{sandbox.USER}"
         return [
             *call,
@@ -143,7 +153,7 @@ class ContainerExecutor:
             *("bwrap", "--dev-bind", "/", "/", "--unshare-ipc", "--cap-drop", "ALL"),
             *(() if step.network else ("--unshare-net", "--tmpfs", "/sys")),
             *sandbox.start_options(step),
-            *("--", *begin, *step.argv),
+            *("--", *self._begin, *step.argv),
         ]
 
     async def _kill_leftovers(self, phase: Phase, *, as_root: bool) -> None:
@@ -180,8 +190,10 @@ class ContainerExecutor:
     async def packages(self, repository: str) -> frozenset[str]:
         """Lists the packages of a repository."""
         _, output, _ = await self._exec("sh", "-c", _LIST, "sh", f"{repository}/packages")
-        pairs = (line.split("/", 1) for line in output.decode(errors="replace").splitlines())
-        return frozenset(pair[1] for pair in pairs if pair[-1].startswith(f"{pair[0]}."))
+        paths = (line.split("/") for line in output.decode(errors="replace").splitlines())
+        return frozenset(
+            path[2] for path in paths if len(path) == _LISTED and path[2].startswith(f"{path[1]}.")
+        )
 
     async def _exec(self, *argv: str) -> tuple[int | None, bytes, str]:
         user = ("--user", f"{sandbox.USER}:{sandbox.USER}", "--workdir", "/")
