@@ -82,7 +82,7 @@ class ContainerExecutor:
     Args:
         container: The container.
         mirrors: Archive mirrors that it shows.
-        personality: Program of the image under which every command runs, such as `linux32`.
+        personality: See `Platform.personality`.
         disk: Watch over what is written, where that is on this machine.
     """
 
@@ -96,7 +96,7 @@ class ContainerExecutor:
     ) -> None:
         self._container = container
         self._mirrors = mirrors
-        self._begin = (*((personality,) if personality else ()), "sh", "-c", _START, "sh")
+        self._personality = personality
         self._disk = disk
 
     async def run(
@@ -113,7 +113,7 @@ class ContainerExecutor:
             raise InfrastructureError(
                 "the job's container has ended", cause=Cause.SANDBOX, phase=phase
             )
-        confined = steps.confined(step, self._mirrors)
+        confined = steps.confined(step, self._mirrors, personality=self._personality)
         guard = await self._disk.begin(phase) if self._disk is not None else None
         call = self._exec_call(confined, interactive=stdin is not None)
         marked = _Marked(output)
@@ -140,10 +140,11 @@ class ContainerExecutor:
 
     def _exec_call(self, step: sandbox.Confined, *, interactive: bool) -> list[str]:
         call = ["exec", *(("--interactive",) if interactive else ())]
+        begin = ("sh", "-c", _START, "sh")
         if step.as_root:
             variables = [f"{name}={value}" for name, value in step.environment]
             call += ["--user", "0:0", "--workdir", step.directory, self._container.name]
-            return [*call, "env", "-i", *variables, *self._begin, *step.argv]
+            return [*call, "env", "-i", *variables, *begin, *step.argv]
         user = f"{sandbox.USER}:{sandbox.USER}"
         return [
             *call,
@@ -153,7 +154,7 @@ class ContainerExecutor:
             *("bwrap", "--dev-bind", "/", "/", "--unshare-ipc", "--cap-drop", "ALL"),
             *(() if step.network else ("--unshare-net", "--tmpfs", "/sys")),
             *sandbox.start_options(step),
-            *("--", *self._begin, *step.argv),
+            *("--", *begin, *step.argv),
         ]
 
     async def _kill_leftovers(self, phase: Phase, *, as_root: bool) -> None:

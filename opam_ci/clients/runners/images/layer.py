@@ -111,8 +111,8 @@ class LayerManifest(Frozen):
         installed: Packages of the compiler, which the switch has from the start.
         hidden: Number of packages that were left out since the mirrors lack their sources.
         own_processes: Whether opam's sandbox has a PID namespace of its own.
+        opam_version: What `opam --version` prints.
         hidden_packages: Those packages, `name.version`.
-        opam_version: Version of its opam, such as `2.3.0`.
     """
 
     base_commit: str
@@ -120,8 +120,8 @@ class LayerManifest(Frozen):
     installed: frozenset[str]
     hidden: int
     own_processes: bool = False
-    hidden_packages: frozenset[str] = frozenset()
     opam_version: str = ""
+    hidden_packages: frozenset[str] = frozenset()
 
 
 class Layer(Frozen):
