@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from opam_ci.activities.observe import ORCHESTRATION_POOL, AttemptBegan, AttemptEnded
-from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.records import RowBatch
@@ -132,6 +132,10 @@ class WorkerHealth:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT.total_seconds()) as limit:
                 return await self._probe()
+        except UnfitImageError as error:
+            # One platform's: the jobs of all others go on.
+            _log.warning("the probe's image is unfit: %s", error)
+            return None
         except InfrastructureError as error:
             return Finding(cause=error.cause, detail=str(error))
         except Exception as error:  # noqa: BLE001  a bug in the probe must stop the worker, too

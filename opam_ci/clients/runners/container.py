@@ -100,7 +100,7 @@ class ContainerRunner:
         self._engine.require()
         await self._engine.call("version")
         if self._settings.image is not None:
-            await self._layers.image(self._settings.image, show)
+            await self._layers.image(self._settings.image, None, show)
 
     async def sweep(self) -> int:
         """Removes containers of dead workers, and old images; returns how many containers."""
@@ -123,7 +123,7 @@ class ContainerRunner:
         check_room(self.needs)
         if self._settings.image is None:
             return  # Each platform has its own: the first job of each is its test.
-        image = await self._layers.image(self._settings.image, lambda _: None)
+        image = await self._layers.image(self._settings.image, None, lambda _: None)
         if (made_at := await self._layers.made_at(image)) is not None:
             check_clock(datetime.now(UTC), not_before=made_at)
         async with self._open(image, mirrors.Mirrors(), self._network) as executor:
@@ -142,7 +142,9 @@ class ContainerRunner:
         if spec.job.kind not in BUILDS or name is None:
             what = "without an image" if name is None else f"of kind {spec.job.kind}"
             raise InfrastructureError(f"this worker runs no jobs {what}", cause=Cause.IMAGE)
-        image = await self._layers.image(name, lambda line: transcript.plain(f"{line}\n"))
+        image = await self._layers.image(
+            name, spec.platform.arch, lambda line: transcript.plain(f"{line}\n")
+        )
         transcript.plain(f"Image: {name} ({image})\n")
         distribution = spec.platform.distribution.removeprefix("debian-")
         transcript.plain(reproduction(spec, debian=distribution))
@@ -154,6 +156,7 @@ class ContainerRunner:
                 base.image,
                 mirrors.inside(spec.archive_mirrors),
                 self._network.and_to(spec.archive_mirrors),
+                spec.platform.personality,
             ) as executor,
         ):
             transcript.note(limits_line(self._limits))
@@ -170,7 +173,11 @@ class ContainerRunner:
 
     @asynccontextmanager
     async def _open(
-        self, image: str, shown: mirrors.Mirrors, network: ContainerNetwork
+        self,
+        image: str,
+        shown: mirrors.Mirrors,
+        network: ContainerNetwork,
+        personality: str | None = None,
     ) -> AsyncIterator[ContainerExecutor]:
         async with (
             job_directory(self._jobs, "job-") as directory,
@@ -186,7 +193,7 @@ class ContainerRunner:
             disk = None
             if container.upper is not None:
                 disk = DiskWatch(container.upper, self._limits, ROOT, container.processes)
-            yield ContainerExecutor(container, shown, disk=disk)
+            yield ContainerExecutor(container, shown, personality=personality, disk=disk)
 
 
 def _container_name(directory: Path) -> str:

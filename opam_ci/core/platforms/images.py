@@ -37,13 +37,13 @@ class ImageReference(NamedTuple):
 
     @property
     def manifest_url(self) -> str:
-        """URL of the tag's manifest (source: OCI distribution specification).
+        """URL of the manifest (source: OCI distribution specification).
 
         For a registry on this very machine it is plain HTTP, as with podman and docker.
         """
         host = "registry-1.docker.io" if self.host == _HUB else self.host
         scheme = "http" if self.is_on_loopback else "https"
-        return f"{scheme}://{host}/v2/{self.path}/manifests/{self.tag}"
+        return f"{scheme}://{host}/v2/{self.path}/manifests/{self.digest or self.tag}"
 
     def at(self, digest: str) -> str:
         """Return the reference by digest: engines refuse one with both tag and digest."""

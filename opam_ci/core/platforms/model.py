@@ -47,6 +47,11 @@ class Architecture(NamedTuple):
     oci: str
     variant: str = ""
 
+    @property
+    def system(self) -> str:
+        """The argument of an engine's `--platform`."""
+        return "/".join(("linux", self.oci, *filter(None, (self.variant,))))
+
 
 ARCHITECTURES: Final = {
     "amd64": Architecture(64, "amd64"),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.jobs.job import count_unrelated, package_name
-from opam_ci.core.jobs.outcome import OWN_LIMIT_RULES, Cause, Errored, Outcome
+from opam_ci.core.jobs.outcome import IMAGE_UNFIT, OWN_LIMIT_RULES, Cause, Errored, Outcome
 from opam_ci.core.model import Frozen
 
 OWN_CAUSES = frozenset(
@@ -38,6 +38,9 @@ NETWORK_CAUSES = frozenset({Cause.NETWORK, Cause.DNS, Cause.PACKAGE_MIRROR, Caus
 When the network is down for all, the workers are quarantined one by one; the jobs wait in the
 queue instead of using up their attempts, and the end of each quarantine tries again.
 """
+
+_OTHERS_RULES = OWN_LIMIT_RULES | {IMAGE_UNFIT}
+"""Rules of faults that lie in the job or in its platform's image, whatever their causes."""
 
 _SUSPECTS = 16
 """The newest pull requests that are remembered, at most."""
@@ -225,14 +228,14 @@ def after_attempt(
         health: Before.
         outcome: Of the attempt. Only a job that passed proves the worker good: packages fail
             for reasons of their own, and on a broken worker for the worker's. A limit that the
-            job's own cgroup hit is the job's.
+            job's own cgroup hit is the job's, and what an image lacks is the image's.
         attempt: Its pull request and times.
         policy: When to quarantine.
     """
     if not isinstance(outcome, Errored):
         return _after_pass(health, attempt.began_at) if outcome.kind == "passed" else health
     counts = outcome.cause in OWN_CAUSES | NETWORK_CAUSES
-    if not counts or outcome.evidence.rule in OWN_LIMIT_RULES:
+    if not counts or outcome.evidence.rule in _OTHERS_RULES:
         return health
     if health.until is not None:
         # Jobs that were under way when it was quarantined fail for a reason already known.

@@ -1,10 +1,60 @@
-"""A registry of container images that has every image, and can fail."""
+"""Registries of container images: Debian's own, and one that has every image and can fail."""
 
+import json
+import shutil
+import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TypeVar
+
+import httpx
+import pytest
+
+LOGIN = ("opam", "open-sesame")
+_HTPASSWD = "opam:$2y$05$abcdefghijklmnopqrstuutXu9KzOt.1yBoZUeFWoT/914/JfszCO\n"
+"""Made with crypt(3)."""
+
+
+@contextmanager
+def docker_registry(folder: Path, *, login: bool = False) -> Iterator[str]:
+    """Runs Debian's docker-registry, and yields its address.
+
+    Args:
+        folder: Empty; for its files.
+        login: Whether it serves nobody but `LOGIN`.
+    """
+    if shutil.which("docker-registry") is None:
+        pytest.skip("docker-registry is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{probe.getsockname()[1]}"
+    (folder / "htpasswd").write_text(_HTPASSWD)
+    basic = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
+    configuration = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "http": {"addr": host},
+        **({"auth": basic} if login else {}),
+    }
+    # JSON is YAML.
+    (folder / "config.yml").write_text(json.dumps(configuration))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log
+        )
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as http:
+            answer = http.get(f"http://{host}/v2/")
+            assert answer.status_code == (401 if login else 200)
+        yield host
+    finally:
+        process.kill()
+        process.wait()
+
 
 Server = TypeVar("Server", bound=ThreadingHTTPServer)
 

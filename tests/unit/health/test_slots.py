@@ -11,6 +11,7 @@ import pytest
 from temporalio.worker import SlotPermit, SlotReserveContext
 
 from opam_ci.activities.observe import ORCHESTRATION_POOL, AttemptEnded
+from opam_ci.core.jobs.errors import UnfitImageError
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, Errored, Evidence, Outcome, Passed
 from opam_ci.core.workers.health import OWN_CAUSES, UNPROVEN, Finding, Health, WorkerState
@@ -186,6 +187,19 @@ async def test_faults_of_analysis_and_lint_do_not_affect_health() -> None:
     machine.end(fault(Cause.IMAGE), of="1", package="a.1")
     machine.end(PASSED, of="1", package="a.1", pool=ORCHESTRATION_POOL)
     assert machine.health.now.state is WorkerState.PROBING
+
+
+async def test_an_unfit_image_of_the_probe_stops_no_other_platform() -> None:
+    machine = Machine(proven=False)
+
+    def refuse() -> None:
+        raise UnfitImageError("the image of the probe's platform lacks bwrap")
+
+    machine.on_probe = refuse
+    async with machine.watched():
+        await machine.run(Passed(evidence=Evidence(rule="x")))
+    assert machine.health.now.state is WorkerState.HEALTHY
+    assert machine.probes == 1
 
 
 async def test_a_probe_that_hangs_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,15 +25,22 @@ from opam_ci.clients.runners.sandbox.network import ContainerNetwork, Network, c
 from opam_ci.clients.runners.sandbox.network import files as name_files
 from opam_ci.clients.runners.sandbox.process import uninterrupted
 from opam_ci.clients.runners.settings import JobLimits
-from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.outcome import Cause
 
 _START_TIMEOUT = 60.0
 _END_TIMEOUT = 30.0
 
+_NOT_EXECUTABLE = frozenset({126, 127})
+"""Exit codes of podman and docker where an image's program cannot be invoked, or is missing."""
+
 # Lives as long as its standard input, which ends with the worker, however the worker ends. The
 # shell reaps orphaned processes. Images are of others: whatever they are, no daemon starts in them.
-_INIT = f"{NO_DAEMONS} || exit 1; exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
+# Debian's family, which alone has that prohibition, has the directory.
+_INIT = (
+    f"test ! -d /usr/sbin || {{ {NO_DAEMONS}; }} || exit 1; "
+    "exec 3<&0; cat <&3 > /dev/null & echo ready; wait $!"
+)
 
 _OWN_PROCESSES = 2
 """The shell and the `cat` of _INIT."""
@@ -166,6 +173,7 @@ async def open_container(  # noqa: PLR0913 - the parts of a container
         limits: Of memory, processes and CPU.
 
     Raises:
+        UnfitImageError: The image has no shell.
         InfrastructureError: Cause `sandbox`: it does not start, or cannot be connected.
     """
     async with AsyncExitStack() as stack, AsyncExitStack() as until_started:
@@ -236,6 +244,8 @@ async def _ready(process: asyncio.subprocess.Process, name: str) -> None:
                 if line == b"ready\n":
                     return
                 lines.append(line.decode(errors="replace").strip())
+            if await process.wait() in _NOT_EXECUTABLE:
+                raise UnfitImageError(f"its image cannot run sh: {' | '.join(lines[-4:])}")
     raise InfrastructureError(
         f"container {name} does not start: {' | '.join(lines[-4:])}", cause=Cause.SANDBOX
     )

@@ -26,12 +26,14 @@ _CHUNK = 1 << 16
 
 # Variables of the worker's environment that the client itself needs; not passed to containers.
 _CLIENT_ENVIRONMENT = (
+    "CONTAINERS_REGISTRIES_CONF",
     "CONTAINERS_STORAGE_CONF",
     "CONTAINER_HOST",
     "DOCKER_CONFIG",
     "DOCKER_CONTEXT",
     "DOCKER_HOST",
     "HOME",
+    "REGISTRY_AUTH_FILE",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_RUNTIME_DIR",

@@ -34,7 +34,11 @@ _READ = (
     'size="$1"; shift; find "$@" -maxdepth 0 -type f -size "-${size}c" -print0 2>/dev/null | '
     "tar --create --no-recursion --null --files-from=- --file=-"
 )
-_LIST = 'test ! -d "$1" || find "$1" -mindepth 2 -maxdepth 2 -type d -printf "%P\\n"'
+# busybox, as on Alpine, has no -printf.
+_LIST = 'test ! -d "$1" || { cd "$1" && find . -mindepth 2 -maxdepth 2 -type d; }'
+
+_LISTED = 3
+"""Parts of a path in that list: `.`, a name, a package."""
 
 _KILL_ALL = "kill -KILL -1"
 _KILL_ALL_OF_ROOT = (
@@ -78,14 +82,21 @@ class ContainerExecutor:
     Args:
         container: The container.
         mirrors: Archive mirrors that it shows.
+        personality: See `Platform.personality`.
         disk: Watch over what is written, where that is on this machine.
     """
 
     def __init__(
-        self, container: Container, mirrors: Mirrors, *, disk: DiskWatch | None = None
+        self,
+        container: Container,
+        mirrors: Mirrors,
+        *,
+        personality: str | None = None,
+        disk: DiskWatch | None = None,
     ) -> None:
         self._container = container
         self._mirrors = mirrors
+        self._personality = personality
         self._disk = disk
 
     async def run(
@@ -102,7 +113,7 @@ class ContainerExecutor:
             raise InfrastructureError(
                 "the job's container has ended", cause=Cause.SANDBOX, phase=phase
             )
-        confined = steps.confined(step, self._mirrors)
+        confined = steps.confined(step, self._mirrors, personality=self._personality)
         guard = await self._disk.begin(phase) if self._disk is not None else None
         call = self._exec_call(confined, interactive=stdin is not None)
         marked = _Marked(output)
@@ -180,8 +191,10 @@ class ContainerExecutor:
     async def packages(self, repository: str) -> frozenset[str]:
         """Lists the packages of a repository."""
         _, output, _ = await self._exec("sh", "-c", _LIST, "sh", f"{repository}/packages")
-        pairs = (line.split("/", 1) for line in output.decode(errors="replace").splitlines())
-        return frozenset(pair[1] for pair in pairs if pair[-1].startswith(f"{pair[0]}."))
+        paths = (line.split("/") for line in output.decode(errors="replace").splitlines())
+        return frozenset(
+            path[2] for path in paths if len(path) == _LISTED and path[2].startswith(f"{path[1]}.")
+        )
 
     async def _exec(self, *argv: str) -> tuple[int | None, bytes, str]:
         user = ("--user", f"{sandbox.USER}:{sandbox.USER}", "--workdir", "/")

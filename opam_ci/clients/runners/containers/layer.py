@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from opam_ci.clients.runners.containers.box import open_container
+from opam_ci.clients.runners.containers.box import Container, open_container
 from opam_ci.clients.runners.containers.engine import Engine
 from opam_ci.clients.runners.containers.exec import ContainerExecutor
+from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.clients.runners.images.image import (
     ImageManifest,
     installed_packages,
@@ -31,13 +33,17 @@ from opam_ci.clients.runners.images.layer import (
 )
 from opam_ci.clients.runners.phases import mirrors, steps
 from opam_ci.clients.runners.phases.executor import read_one
+from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.locks import made_on_demand, prune_unused
 from opam_ci.clients.runners.sandbox.network import ContainerNetwork
 from opam_ci.core.jobs.build import BuildSpec
-from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
+from opam_ci.core.platforms import contents
+from opam_ci.core.platforms.images import parse_image
+from opam_ci.core.platforms.model import ARCHITECTURES, Architecture, Platform
 
 _COMMIT_TIMEOUT = 10 * 60.0
 _PULL_TIMEOUT = 30 * 60.0
@@ -49,7 +55,21 @@ _STATUS = "var/lib/dpkg/status"
 _STATUS_LIMIT = 32 << 20
 _LISTS = steps.Step(("sh", "-c", "ls /var/lib/apt/lists/*Packages*"))
 _NAME = "localhost/opam-ci-layer"
-_COMPILERS = frozenset({"ocaml", "ocaml-base-compiler", "ocaml-system", "ocaml-variants"})
+
+# With what a shell has built in alone. The links of opam are as in opam-repo-ci.
+_SURVEY = """
+PATH="$1"; home="$2"; id="$3"; switch="$4"; opam="$5"; plain="$6"; shift 6
+if [ -x "$opam" ]; then [ "$opam" = "$plain" ] || ln -f "$opam" "$plain"; else echo "$opam"; fi
+for program; do command -v "$program" > /dev/null || echo "$program"; done
+printf "" | tar --create --null --files-from=- --file=- > /dev/null 2>&1 || echo "GNU tar"
+user=
+while IFS=: read -r name _ number _ _ place _; do
+  if [ "$name:$number:$place" = "opam:$id:$home" ]; then user=found; fi
+done < /etc/passwd
+[ "$user" ] || echo "user opam with id $id and home $home"
+[ -z "$switch" ] || [ -e "$home/.opam/config" ] || echo "opam root with a switch in $home/.opam"
+true
+"""
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -92,26 +112,54 @@ class ContainerLayers:
         self._keep = keep
         self._network = network
 
-    async def image(self, name: str, show: Callable[[str], None]) -> str:
+    async def image(self, name: str, arch: str | None, show: Callable[[str], None]) -> str:
         """Returns the id of an image, pulling it first if need be.
 
+        Args:
+            name: Reference of the image, or of a list of images by architecture.
+            arch: Architecture, one of `ARCHITECTURES`; None for the engine's choice.
+            show: Receives lines about progress, for people.
+
         Raises:
+            UnfitImageError: It is for another architecture, or its registry refuses it.
             InfrastructureError: Cause `image`: it cannot be pulled.
         """
-        pulled = self._home / "pulled" / hashlib.sha256(name.encode()).hexdigest()[:16]
-        found = await self._engine.inspect("image", name)
-        if found is None:
-            show(f"pulling {name}")
-            await self._engine.call("pull", name, time_limit=_PULL_TIMEOUT, cause=Cause.IMAGE)
-            found = await self._engine.inspect("image", name)
-            pulled.parent.mkdir(parents=True, exist_ok=True)
-            await asyncio.to_thread(_write_whole, pulled, name)
-            await self.sweep()
-        elif pulled.exists():
-            pulled.touch()
-        if found is None:
+        wanted = None if arch is None else ARCHITECTURES[arch]
+        key = hashlib.sha256(f"{name} {arch}".encode()).hexdigest()[:16]
+        pulled = self._home / "pulled" / key
+        # By id: an engine keeps one image of a name, of whatever architecture.
+        known = pulled.read_text().splitlines()[1:] if pulled.exists() else [name]
+        found = [each for one in known if (each := await self._engine.inspect("image", one))]
+        if found and _fits(found[0], wanted):
+            if pulled.exists():
+                pulled.touch()
+            return _id(found[0])
+        show(f"pulling {name}")
+        await self._pull(name, wanted)
+        image = await self._engine.inspect("image", name)
+        if image is None:
             raise InfrastructureError(f"no such image after a pull: {name}", cause=Cause.IMAGE)
-        return str(found["Id"]).removeprefix("sha256:")
+        if not _fits(image, wanted):
+            raise UnfitImageError(
+                f"image {name} is for {image.get('Architecture')}, not for {arch}: correct `image` "
+                "in the file of platforms"
+            )
+        pulled.parent.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_write_whole, pulled, f"{name}\n{_id(image)}\n")
+        await self.sweep()
+        return _id(image)
+
+    async def _pull(self, name: str, arch: Architecture | None) -> None:
+        system = () if arch is None else ("--platform", arch.system)
+        code, _, errors = await self._engine.try_call(
+            "pull", "--quiet", *system, name, time_limit=_PULL_TIMEOUT
+        )
+        if code == 0:
+            return
+        if not parse_image(name).is_local:
+            # The registry's own answer tells a refused login from a network that is down.
+            await ImageResolver().digest(name)
+        raise InfrastructureError(f"image {name} cannot be pulled: {errors}", cause=Cause.IMAGE)
 
     async def sweep(self) -> None:
         """Removes images that were pulled here and are not used any more.
@@ -120,10 +168,10 @@ class ContainerLayers:
         """
         oldest = time.time() - _PULLED_KEPT
         for pulled in sorted(self._home.glob("pulled/*")):
-            name = pulled.read_text()
+            image = pulled.read_text().splitlines()[-1]
             if pulled.stat().st_mtime < oldest:
-                await self._engine.try_call("rmi", name)
-                if await self._engine.inspect("image", name) is not None:
+                await self._engine.try_call("rmi", image)
+                if await self._engine.inspect("image", image) is not None:
                     continue
                 pulled.unlink()
 
@@ -193,9 +241,12 @@ class ContainerLayers:
                 mirrors=shown,
                 limits=None,
             ) as container:
-                executor = ContainerExecutor(container, shown)
+                await _survey(container, spec.platform)
+                executor = ContainerExecutor(
+                    container, shown, personality=spec.platform.personality
+                )
                 manifest = await LayerMaking(executor, shown, output).run(spec, archive)
-                _check_compiler(spec, manifest)
+                _check(spec.platform, manifest)
                 system = await _system(executor, image, await self.made_at(image))
                 await self._engine.call(
                     *("commit", "--pause=false", container.name, name),
@@ -204,6 +255,18 @@ class ContainerLayers:
                 )
         layer = ContainerLayer(image=name, manifest=manifest, system=system)
         await asyncio.to_thread(_write_whole, description, layer.model_dump_json())
+
+
+def _fits(image: dict[str, Any], arch: Architecture | None) -> bool:
+    """Whether an image is for an architecture; of arm64's variants there is only one."""
+    if arch is None:
+        return True
+    variant = image.get("Variant") if arch.variant else None
+    return image.get("Architecture") == arch.oci and variant in {None, "", arch.variant}
+
+
+def _id(image: dict[str, Any]) -> str:
+    return str(image["Id"]).removeprefix("sha256:")
 
 
 def _lock_file(description: Path) -> Path:
@@ -220,16 +283,40 @@ def _write_whole(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def _check_compiler(spec: BuildSpec, manifest: LayerManifest) -> None:
-    found = sorted(
-        package for package in manifest.installed if package.split(".", 1)[0] in _COMPILERS
+async def _survey(container: Container, platform: Platform) -> None:
+    """Checks that an image has what its jobs need, and links the platform's opam.
+
+    Raises:
+        UnfitImageError: It lacks something.
+        InfrastructureError: Cause `sandbox`: the engine fails.
+    """
+    arguments = (
+        *(dict(sandbox.environment())["PATH"], sandbox.HOME, str(sandbox.USER)),
+        "" if platform.compiler else "wanted",
+        *(contents.opam_binary(platform), contents.OPAM, *contents.programs(platform)),
     )
-    versions = {package.split(".", 1)[1] for package in found}
-    if not any(version.startswith(f"{spec.platform.ocaml}.") for version in versions):
-        raise InfrastructureError(
-            f"the image of {spec.platform.name} has {', '.join(found) or 'no OCaml'}, not OCaml "
-            f"{spec.platform.ocaml}",
-            cause=Cause.IMAGE,
+    command = ("exec", "--user", "0:0", container.name, "sh", "-c", _SURVEY, "sh", *arguments)
+    lacking = (await container.engine.call(*command)).decode(errors="replace").splitlines()
+    if lacking:
+        raise UnfitImageError(
+            f"the image of {platform.name} lacks {', '.join(dict.fromkeys(lacking))}: use one that "
+            "has what docs/builds.md lists under Container runner"
+        )
+
+
+def _check(platform: Platform, manifest: LayerManifest) -> None:
+    """Checks that opam and OCaml are the platform's.
+
+    Raises:
+        UnfitImageError: They are not.
+    """
+    problem = contents.opam_problem(platform, manifest.opam_version) or contents.compiler_problem(
+        platform, manifest.installed
+    )
+    if problem is not None:
+        raise UnfitImageError(
+            f"the image of {platform.name} is another platform's: {problem}; correct `image`, "
+            "`ocaml`, `variant` or `opam` in the file of platforms"
         )
 
 

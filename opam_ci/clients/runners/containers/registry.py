@@ -16,7 +16,8 @@ from typing import Final
 
 import httpx
 
-from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.clients.runners.containers import credentials
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.platforms.images import DIGEST, ImageReference, bearer_challenge, parse_image
 
@@ -37,7 +38,7 @@ _CACHED_FOR: Final = timedelta(hours=1)
 _ENGINES: Final = ("podman", "docker")
 
 
-class UnknownImageError(InfrastructureError):
+class UnknownImageError(UnfitImageError):
     """The registry or engine answers, but does not have the image, or denies access to it."""
 
 
@@ -83,11 +84,22 @@ class ImageResolver:
         failed_at, why = self._unavailable.get(reference.host, (-math.inf, ""))
         if now - failed_at < _UNAVAILABLE_FOR.total_seconds():
             raise _fault(f"image {image}: {why}")
-        found = reference.at(await self._digest(image, reference))
+        found = reference.at(await self.digest(image))
         self._known[image] = (now, found)
         return found
 
-    async def _digest(self, image: str, reference: ImageReference) -> str:
+    async def digest(self, image: str) -> str:
+        """Asks a registry for the digest of an image, also of one by digest.
+
+        Args:
+            image: A well-formed reference to an image that is not local.
+
+        Raises:
+            UnknownImageError: The registry does not have it, or refuses it to this machine.
+            InfrastructureError: Cause `image`: the registry does not answer.
+        """
+        reference = parse_image(image)
+        login = await asyncio.to_thread(credentials.login, reference.host, reference.path)
         headers = {"Accept": ", ".join(_MANIFESTS)}
         try:
             async with (
@@ -101,20 +113,24 @@ class ImageResolver:
             ):
                 response = await http.head(reference.manifest_url, headers=headers)
                 if response.status_code == httpx.codes.UNAUTHORIZED:
-                    token = await _token(http, response)
-                    if token is not None:
-                        headers["Authorization"] = f"Bearer {token}"
+                    authorization = await _authorization(http, response, login)
+                    if authorization is not None:
+                        headers["Authorization"] = authorization
                         response = await http.head(reference.manifest_url, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             why = f"registry {reference.host} does not answer: {str(error) or type(error).__name__}"
             if isinstance(error, httpx.TimeoutException | TimeoutError):
                 self._unavailable[reference.host] = (time.monotonic(), why)
             raise _fault(f"image {image}: {why}") from error
+        if response.status_code in _DENIED and login is not None:
+            raise UnknownImageError(
+                f"image {image}: registry {reference.host} refuses this machine's login: HTTP "
+                f"{response.status_code}; log in again: podman login {reference.host}"
+            )
         if response.status_code in _NOT_THERE:
             raise UnknownImageError(
                 f"image {image}: registry {reference.host} does not have it, or denies access: "
-                f"HTTP {response.status_code}",
-                cause=Cause.IMAGE,
+                f"HTTP {response.status_code}"
             )
         if not response.is_success:
             raise _fault(
@@ -127,9 +143,8 @@ class ImageResolver:
         return str(digest)
 
 
-_NOT_THERE: Final = frozenset(
-    {httpx.codes.NOT_FOUND, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
-)
+_DENIED: Final = frozenset({httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN})
+_NOT_THERE: Final = _DENIED | {httpx.codes.NOT_FOUND}
 
 
 def _fault(message: str, retry_after: timedelta | None = None) -> InfrastructureError:
@@ -141,12 +156,22 @@ def _retry_after(response: httpx.Response) -> timedelta | None:
     return timedelta(seconds=min(int(seconds), 86_400)) if seconds.isdecimal() else None
 
 
-async def _token(http: httpx.AsyncClient, refused: httpx.Response) -> str | None:
-    """Gets a token for anonymous reading, as Docker Hub requires it; None if none is offered."""
+async def _authorization(
+    http: httpx.AsyncClient, refused: httpx.Response, login: str | None
+) -> str | None:
+    """Returns the header that a registry asks for; None if none can be had.
+
+    A login is sent to the registry itself, or with TLS to the host that it names for tokens. Docker
+    Hub wants a token for anonymous reading, too.
+    """
+    basic = None if login is None else f"Basic {login}"
     challenge = bearer_challenge(refused.headers.get("WWW-Authenticate", ""))
     if challenge is None:
-        return None
-    response = await http.get(challenge.pop("realm"), params=challenge)
+        return basic
+    realm = httpx.URL(challenge.pop("realm"))
+    trusted = realm.scheme == "https" or realm.host == refused.url.host
+    headers = {"Authorization": basic} if basic is not None and trusted else {}
+    response = await http.get(realm, params=challenge, headers=headers)
     if not response.is_success:
         return None
     try:
@@ -154,7 +179,8 @@ async def _token(http: httpx.AsyncClient, refused: httpx.Response) -> str | None
     except ValueError:
         return None
     token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
-    return token if isinstance(token, str) and token.isascii() and token.isprintable() else None
+    fits = isinstance(token, str) and token.isascii() and token.isprintable()
+    return f"Bearer {token}" if fits else None
 
 
 async def _inspect(image: str, reference: ImageReference) -> str:
@@ -181,7 +207,7 @@ async def _inspect(image: str, reference: ImageReference) -> str:
         lines = errors.decode(errors="replace").strip().splitlines()
         message = lines[-1] if lines else f"exit code {process.returncode}"
         if "image not known" in message.lower() or "no such image" in message.lower():
-            raise UnknownImageError(f"image {image}: {message}", cause=Cause.IMAGE)
+            raise UnknownImageError(f"image {image}: {message}")
         raise _fault(f"image {image}: {engine}: {message}")
     try:
         [found] = json.loads(output)
@@ -190,5 +216,5 @@ async def _inspect(image: str, reference: ImageReference) -> str:
     except (ValueError, TypeError, AttributeError):
         raise _fault(f"image {image}: invalid output of {engine}") from None
     if not isinstance(digest, str) or DIGEST.fullmatch(digest) is None:
-        raise UnknownImageError(f"image {image}: {engine} has no digest for it", cause=Cause.IMAGE)
+        raise UnknownImageError(f"image {image}: {engine} has no digest for it")
     return reference.at(digest)

@@ -33,12 +33,12 @@ from opam_ci.clients.runners.sandbox.process import LastOutput
 from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.jobs.build import BuildSpec
-from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
 
-_LAYER_VERSION = 6
+_LAYER_VERSION = 7
 """Incremented when the way of making a layer changes."""
 
 _STEP_TIMEOUT = 10 * 60.0
@@ -57,12 +57,21 @@ _INITIALISE = steps.Step(
     ("sh", "-c", _INITIALISE_SCRIPT, "sh", _BASE, *_INIT), shown="opam init", scratch=(_BASE,)
 )
 
-# For an image with a switch and its compiler, such as ocaml/opam's. Its opam sandbox is off; its
-# switch gets a link with our name.
+_VERSION = steps.Step(("opam", "--version"))
+
+# For an image with a switch and its compiler, such as ocaml/opam's.
+_SWITCH = steps.Step(("opam", "switch", "show"))
+_RENEW = steps.Step(
+    # Its ~/.opamrc turns the sandbox off. Of the commands that meet the root of an older opam, this
+    # one alone upgrades it and then does what it should (opam 2.6). It updates the image's own
+    # repositories, of which those with OCaml's betas are elsewhere.
+    ("opam", "init", "--reinit", "--bare", "--no-setup", "--no-opamrc"),
+    network=True,
+)
+# The image's switch gets a link with our name.
 _TAKE_OVER_SCRIPT = (
     'tar --extract --gzip --no-same-owner --directory "$1" && '
     'opam repository set-url --kind=local default "$1" && '
-    "opam init --reinit --bare --no-setup && "
     'ln -sfn "$(opam switch show)" "$HOME/.opam/$2"'
 )
 _TAKE_OVER = steps.Step(
@@ -102,6 +111,7 @@ class LayerManifest(Frozen):
         installed: Packages of the compiler, which the switch has from the start.
         hidden: Number of packages that were left out since the mirrors lack their sources.
         own_processes: Whether opam's sandbox has a PID namespace of its own.
+        opam_version: What `opam --version` prints.
         hidden_packages: Those packages, `name.version`.
     """
 
@@ -110,6 +120,7 @@ class LayerManifest(Frozen):
     installed: frozenset[str]
     hidden: int
     own_processes: bool = False
+    opam_version: str = ""
     hidden_packages: frozenset[str] = frozenset()
 
 
@@ -133,6 +144,7 @@ def layer_key(image: str, spec: BuildSpec, shown: mirrors.Mirrors) -> str:
         image,
         spec.repository.base_commit,
         spec.platform.compiler,
+        spec.platform.opam,
         shown.digest if spec.only_mirrored else None,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -268,7 +280,11 @@ class LayerMaking:
         """
         compiler = spec.platform.compiler
         existing = not compiler
+        opam_version = (await self._do(_VERSION, of_image=existing)).strip()
         hidden = await self._hide(archive) if spec.only_mirrored else frozenset[str]()
+        if existing:
+            await self._do(_SWITCH, of_image=True)
+            await self._do(_RENEW, of_image=True)
         with archive.open("rb") as stream:
             await self._do(_TAKE_OVER if existing else _INITIALISE, stdin=stream)
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
@@ -310,6 +326,7 @@ class LayerMaking:
             hidden=len(hidden),
             hidden_packages=hidden,
             own_processes=own_processes,
+            opam_version=opam_version,
         )
 
     async def _give_own_processes(self) -> bool:
@@ -340,7 +357,12 @@ class LayerMaking:
         return hidden
 
     async def _do(
-        self, step: steps.Step, *, stdin: IO[bytes] | None = None, quiet: bool = False
+        self,
+        step: steps.Step,
+        *,
+        stdin: IO[bytes] | None = None,
+        quiet: bool = False,
+        of_image: bool = False,
     ) -> str:
         if not quiet:
             self._output(f"[opam-ci] base layer: {step.title}\n".encode())
@@ -356,12 +378,12 @@ class LayerMaking:
         )
         text = kept.decode(errors="replace")
         if not ended.ok:
-            raise InfrastructureError(
-                f"the base layer could not be made: {step.title} failed ({ended.how}): "
-                + " | ".join(text.splitlines()[-4:]),
-                cause=_cause(ended.exit_code, started=ended.started),
-                phase=Phase.CHECKOUT,
-            )
+            last = " | ".join(text.splitlines()[-4:])
+            message = f"the base layer could not be made: {step.title} failed ({ended.how}): {last}"
+            cause = _cause(ended.exit_code, started=ended.started)
+            if of_image and ended.exit_code is not None and cause is Cause.OPAM_INTERNAL:
+                raise UnfitImageError(message, phase=Phase.CHECKOUT)
+            raise InfrastructureError(message, cause=cause, phase=Phase.CHECKOUT)
         return text
 
 

@@ -7,9 +7,10 @@ from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 
 OPAM_ENVIRONMENT = {
-    # opam-repo-ci's own settings: whole logs, precise rebuilds.
+    # opam-repo-ci's own settings: whole logs, precise rebuilds, one download at a time.
     "OPAMERRLOGLEN": "0",
     "OPAMPRECISETRACKING": "1",
+    "OPAMDOWNLOADJOBS": "1",
     "CI": "true",
     "OPAM_REPO_CI": "true",
     "OPAMCOLOR": "never",
@@ -79,7 +80,10 @@ def unpack(directory: str) -> Step:
 
 
 def confined(
-    step: Step, mirrors: Mirrors, network_files: tuple[tuple[Path, str], ...] = ()
+    step: Step,
+    mirrors: Mirrors,
+    network_files: tuple[tuple[Path, str], ...] = (),
+    personality: str | None = None,
 ) -> sandbox.Confined:
     """Adds to a command what every command of a job has.
 
@@ -87,6 +91,8 @@ def confined(
         step: The command.
         mirrors: Archive mirrors to show.
         network_files: Files for name resolution to show to a command with network.
+        personality: Program of the build root that starts the command, and sets what the kernel
+            tells it and its children about the machine; see `Platform.personality`.
     """
     variables = {**OPAM_ENVIRONMENT, **dict(step.environment)}
     if step.as_root:
@@ -95,6 +101,7 @@ def confined(
         variables |= sandbox.proxy_environment()
     return replace(
         step,
+        argv=step.argv if personality is None else (personality, *step.argv),
         read_only=(
             *mirrors.directories,
             *step.read_only,

@@ -1,29 +1,30 @@
 """Pinning images: against Debian's own registry, and against one that misbehaves on purpose."""
 
 import asyncio
+import base64
 import hashlib
 import io
 import json
 import shutil
-import socket
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
+from opam_ci.clients.runners.containers import credentials
 from opam_ci.clients.runners.containers import registry as images
 from opam_ci.clients.runners.containers.registry import ImageResolver, UnknownImageError
 from opam_ci.core.jobs.errors import InfrastructureError
-from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.outcome import IMAGE_UNFIT, Cause
 from opam_ci.core.platforms.images import ImageReference, parse_image
-from tests.support.fakes.registry import running
+from tests.support.fakes.registry import LOGIN, docker_registry, running
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -37,9 +38,9 @@ def digest_of(content: bytes) -> str:
 class Registry:
     """A registry, and the little of its interface that pushing takes."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, login: tuple[str, str] | None = None) -> None:
         self.host = host
-        self.http = httpx.Client(base_url=f"http://{host}/v2/ocaml/opam/")
+        self.http = httpx.Client(base_url=f"http://{host}/v2/ocaml/opam/", auth=login)
 
     def push(self, tag: str, comment: str) -> str:
         """Pushes an image without content; returns its manifest's digest."""
@@ -78,32 +79,39 @@ class Registry:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    if shutil.which("docker-registry") is None:
-        pytest.skip("docker-registry is not installed")
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
-    configuration = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-        "http": {"addr": host},
-    }
-    # JSON is YAML.
-    (folder / "config.yml").write_text(json.dumps(configuration))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log
-        )
-    try:
-        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as http:
-            http.get(f"http://{host}/v2/").raise_for_status()
+    with docker_registry(tmp_path_factory.mktemp("registry")) as host:
         served = Registry(host)
         yield served
         served.http.close()
-    finally:
-        process.kill()
-        process.wait()
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that serves nobody without a login."""
+    with docker_registry(tmp_path_factory.mktemp("private"), login=True) as host:
+        served = Registry(host, LOGIN)
+        yield served
+        served.http.close()
+
+
+@pytest.fixture
+def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Path]:
+    """Writes the engine's file of logins."""
+    for name in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".docker").mkdir()
+
+    def write(content: Any) -> Path:
+        file = tmp_path / ".docker/config.json"
+        file.write_text(json.dumps(content))
+        return file
+
+    return write
+
+
+def encoded(user: str, password: str) -> dict[str, str]:
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
 async def test_a_single_image(registry: Registry) -> None:
@@ -144,15 +152,77 @@ async def test_an_image_that_the_registry_does_not_have(registry: Registry) -> N
     assert caught.value.cause is Cause.IMAGE
 
 
+async def test_a_registry_with_a_login(
+    private: Registry, login: Callable[[Any], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = private.push("secret", "one")
+    image = f"{private.host}/ocaml/opam:secret"
+    with pytest.raises(UnknownImageError, match="or denies access: HTTP 401"):
+        await ImageResolver().resolve(image)
+    file = login({"auths": {f"http://{private.host}/v1/": encoded(*LOGIN)}})
+    assert await ImageResolver().resolve(image) == f"{private.host}/ocaml/opam@{digest}"
+    # The image that is pinned is still there.
+    assert await ImageResolver().digest(f"{private.host}/ocaml/opam@{digest}") == digest
+    login({"auths": {private.host: encoded(LOGIN[0], "forgotten")}})
+    with pytest.raises(UnknownImageError) as caught:
+        await ImageResolver().resolve(image)
+    assert str(caught.value) == (
+        f"image {image}: registry {private.host} refuses this machine's login: HTTP 401; log in "
+        f"again: podman login {private.host}"
+    )
+    assert caught.value.evidence.rule == IMAGE_UNFIT
+    file.write_text("torn")
+    with pytest.raises(UnknownImageError, match="or denies access: HTTP 401"):
+        await ImageResolver().resolve(image)
+    assert f"{file} holds no logins" in caplog.text
+    assert "forgotten" not in caplog.text
+
+
+def test_where_logins_are(
+    login: Callable[[Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {
+        "https://index.docker.io/v1/": encoded("hub", "1"),
+        "ghcr.io": encoded("all", "2"),
+        "ghcr.io/ocaml": encoded("ocaml", "3"),
+        "odd.example": {"auth": "no base64!"},
+        "helped.example": {},
+    }
+    login({"auths": entries})
+    found = {
+        place: credentials.login(*place)
+        for place in (
+            ("docker.io", "ocaml/opam"),
+            ("ghcr.io", "ocaml/opam"),
+            ("ghcr.io", "other/opam"),
+            ("odd.example", "x"),
+            ("helped.example", "x"),
+            ("127.0.0.1:5000", "x"),
+        )
+    }
+    assert list(found.values()) == [
+        entries["https://index.docker.io/v1/"]["auth"],
+        entries["ghcr.io/ocaml"]["auth"],
+        entries["ghcr.io"]["auth"],
+        *(None, None, None),
+    ]
+    # podman's own file comes before docker's.
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": {"ghcr.io": encoded("p", "4")}}))
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    assert credentials.login("ghcr.io", "ocaml/opam") == encoded("p", "4")["auth"]
+
+
 class Odd(BaseHTTPRequestHandler):
     """Respond by the requested tag; a token is needed for `private`."""
 
     digest = "sha256:" + "5" * 64
+    logins: ClassVar[list[str | None]] = []
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
         """Says nothing."""
 
     def do_GET(self) -> None:
+        type(self).logins.append(self.headers["Authorization"])
         body = b'{"token": "let-me-in"}'
         if self.path.startswith("/token?") and "scope=repository%3Ax%3Apull" in self.path:
             self.send_response(200)
@@ -165,12 +235,13 @@ class Odd(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         tag = self.path.rpartition("/")[2]
         match tag:
-            case "private" if self.headers["Authorization"] != "Bearer let-me-in":
-                host = self.headers["Host"]
+            case "private" | "elsewhere" if self.headers["Authorization"] != "Bearer let-me-in":
+                port = self.server.server_address[1]
+                realm = self.headers["Host"] if tag == "private" else f"localhost:{port}"
                 self.send_response(401)
                 self.send_header(
                     "WWW-Authenticate",
-                    f'Bearer realm="http://{host}/token",service="s",scope="repository:x:pull"',
+                    f'Bearer realm="http://{realm}/token",service="s",scope="repository:x:pull"',
                 )
             case "basic":
                 self.send_response(401)
@@ -202,6 +273,17 @@ def odd() -> Iterator[str]:
 
 async def test_a_token_for_anonymous_reading_is_fetched(odd: str) -> None:
     assert await ImageResolver().resolve(f"{odd}/x:private") == f"{odd}/x@{Odd.digest}"
+
+
+async def test_a_login_gets_a_token_of_its_registry_alone(
+    odd: str, login: Callable[[Any], Path]
+) -> None:
+    mine = encoded(*LOGIN)
+    login({"auths": {odd: mine}})
+    Odd.logins.clear()
+    for tag in ("private", "elsewhere"):
+        assert await ImageResolver().resolve(f"{odd}/x:{tag}") == f"{odd}/x@{Odd.digest}"
+    assert Odd.logins == [f"Basic {mine['auth']}", None]
 
 
 async def test_credentials_that_we_do_not_have(odd: str) -> None:

@@ -19,6 +19,7 @@ from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
 from opam_ci.clients.runners.sandbox.locks import HALF_MADE, own_directory, remove_tree, try_lock
 from opam_ci.clients.runners.sandbox.network import ContainerNetwork
 from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef
+from opam_ci.core.jobs.errors import UnfitImageError
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.platforms.model import EMBEDDED
 
@@ -114,7 +115,7 @@ async def test_container_layer_with_a_torn_description_is_made_anew(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
 ) -> None:
     store = ContainerLayers(tmp_path / "layers", engine, NoArtifacts(), 4, ContainerNetwork("host"))
-    await store.image("localhost/made", shown)
+    await store.image("localhost/made", "amd64", shown)
     made: list[Path] = []
 
     async def make(*arguments: object) -> None:
@@ -192,7 +193,10 @@ async def test_remains_of_a_killed_removal_of_a_layer_go(tmp_path: Path, image: 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
-    """An engine that keeps names of images as files; one that is in use is not removed."""
+    """An engine that keeps images by id and by name; one that is in use is not removed.
+
+    As in docker, a name is that of the architecture that was pulled last.
+    """
     images = tmp_path / "engine"
     images.mkdir()
     client = tmp_path / "bin/podman"
@@ -204,9 +208,13 @@ cd {images}
 for name; do :; done
 file=$(echo "$name" | tr / _)
 case "$1 $2" in
-"image inspect") test -e "$file" && echo '[{{"Id": "sha256:1"}}]' ;;
-"pull $name") touch "$file" ;;
-"rmi $name") test ! -e "$file.used" && rm "$file" ;;
+"image inspect")
+  test -e "$file" && printf '[{{"Id": "sha256:%s", "Architecture": "%s"}}]' $(cat "$file") ;;
+"pull --quiet")
+  arch=$(basename "$4"); test ! -e one-arch || arch=amd64
+  echo "id-$arch-$file $arch" > "id-$arch-$file"; cp "id-$arch-$file" "$file" ;;
+"rmi $name")
+  plain=${{file#id-*-}}; test ! -e "$plain.used" && rm -f "$file" "$plain" ;;
 esac
 """
     )
@@ -214,25 +222,44 @@ esac
     return Engine(str(client), None)
 
 
+async def test_an_image_of_a_name_is_that_of_the_platforms_architecture(
+    engine: Engine, tmp_path: Path
+) -> None:
+    store = ContainerLayers(tmp_path / "layers", engine, NoArtifacts(), 4, ContainerNetwork("host"))
+    pulled: list[str] = []
+    for arch in ("amd64", "i386", "amd64", "i386"):
+        found = await store.image("host/opam@sha256:list", arch, pulled.append)
+        oci = "386" if arch == "i386" else arch
+        assert found == f"id-{oci}-host_opam@sha256:list"
+    assert len(pulled) == 2
+    (tmp_path / "engine/one-arch").touch()
+    with pytest.raises(UnfitImageError, match="is for amd64, not for s390x: correct `image`"):
+        await store.image("host/single", "s390x", shown)
+
+
 async def test_images_that_were_pulled_go_after_a_week_without_use(
     engine: Engine, tmp_path: Path
 ) -> None:
     kept_by_engine = tmp_path / "engine"
     store = ContainerLayers(tmp_path / "layers", engine, NoArtifacts(), 4, ContainerNetwork("host"))
-    (kept_by_engine / "operators_own").touch()
+    (kept_by_engine / "operators_own").write_text("operators_own amd64")
     names = [f"host/opam@sha256:{number}" for number in range(4)]
     for name in (*names, "operators/own"):
-        await store.image(name, shown)
+        await store.image(name, "amd64", shown)
     past = time.time() - WEEK - 60
     for mark in (tmp_path / "layers/pulled").iterdir():
         os.utime(mark, (past, past))
-    await store.image(names[1], shown)
+    await store.image(names[1], "amd64", shown)
     in_use = kept_by_engine / f"{names[2].replace('/', '_')}.used"
     in_use.touch()
-    await store.image("host/opam@sha256:new", shown)
+    await store.image("host/opam@sha256:new", "amd64", shown)
 
     def images() -> set[str]:
-        return {path.name for path in kept_by_engine.iterdir() if path.suffix != ".used"}
+        return {
+            path.name
+            for path in kept_by_engine.iterdir()
+            if path.suffix != ".used" and not path.name.startswith("id-")
+        }
 
     assert images() == {
         "operators_own",

@@ -85,6 +85,12 @@ def test_only_apt_and_downloads_have_network() -> None:
         assert not any("--unshare-net" in command_line(s) for s in phases.fetch(spec(kind)))
 
 
+@pytest.mark.parametrize("as_root", [False, True])
+def test_every_command_downloads_one_source_at_a_time(as_root: bool) -> None:
+    step = steps.confined(steps.Step(("opam", "update"), as_root=as_root), Mirrors())
+    assert dict(step.environment)["OPAMDOWNLOADJOBS"] == "1"
+
+
 def test_a_name_is_one_word_of_a_command_line() -> None:
     # Nothing that comes from a pull request is put together with anything else.
     argv = command_line(*phases.install(Phase.BUILD, spec(), reinstall=False))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opam_ci.core.jobs.outcome import (
+    IMAGE_UNFIT,
     OWN_LIMIT_RULES,
     Cancelled,
     Cause,
@@ -98,9 +99,17 @@ def test_what_others_do_never_counts(cause: Cause) -> None:
     assert Cause.SOURCE_HOST not in OWN_CAUSES | NETWORK_CAUSES
 
 
-@pytest.mark.parametrize("rule", sorted(OWN_LIMIT_RULES))
-def test_a_limit_that_a_job_hit_alone_never_counts(rule: str) -> None:
-    fault = Errored(cause=Cause.OUT_OF_MEMORY, evidence=Evidence(rule=rule))
+@pytest.mark.parametrize(
+    ("cause", "rule"),
+    [
+        *((Cause.OUT_OF_MEMORY, rule) for rule in sorted(OWN_LIMIT_RULES)),
+        (Cause.IMAGE, IMAGE_UNFIT),
+    ],
+)
+def test_a_limit_that_a_job_hit_alone_and_an_unfit_image_never_count(
+    cause: Cause, rule: str
+) -> None:
+    fault = Errored(cause=cause, evidence=Evidence(rule=rule))
     health = Health()
     for number in range(50):
         health = after(health, fault, of=str(number), package=f"p{number}.1")
