@@ -78,8 +78,16 @@ HEARTBEAT_THROTTLE = timedelta(seconds=1)
 default, at 80 % of the heartbeat timeout: a cancelled build must end within 5 seconds."""
 
 
-def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
-    """Returns the runner of this machine."""
+def make_runner(
+    settings: Settings, store: ArtifactStore, show: Callable[[str], None] = lambda _: None
+) -> MachineRunner:
+    """Returns the runner of this machine.
+
+    Args:
+        settings: Of this process.
+        store: Where the repositories of jobs come from.
+        show: Receives progress messages while root file systems are made for jobs.
+    """
     limits = JobLimits(
         memory_bytes=settings.job_memory,
         pids=settings.job_pids,
@@ -112,6 +120,7 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
             build_cache_bytes=settings.build_cache_bytes,
         ),
         store,
+        show,
     )
 
 
@@ -226,7 +235,7 @@ async def running(
         workers: list[Worker] = []
         runner = slots = None
         if settings.pools:
-            runner = make_runner(settings, store)
+            runner = make_runner(settings, store, on_progress)
             await runner.require()
             if swept := await runner.sweep():
                 _log.info("removed %d job roots that a killed worker left", swept)

@@ -17,12 +17,6 @@ OPAM_ENVIRONMENT = {
     "OPAMSTATUSLINE": "never",
     "OPAMYES": "1",
     "OPAMCONFIRMLEVEL": "unsafe-yes",
-    # Without its own time limits a fetch from a host that hangs never ends.
-    "OPAMFETCH": (
-        "curl --connect-timeout 10 --max-time 600 --speed-time 30 --speed-limit 1000 "
-        "--retry 2 --retry-delay 2 --user-agent opam-ci "
-        "--write-out %%{http_code}\\n -L -o %{out}% -- %{url}%"
-    ),
 }
 
 
@@ -79,7 +73,10 @@ def unpack(directory: str) -> Step:
 
 
 def confined(
-    step: Step, mirrors: Mirrors, network_files: tuple[tuple[Path, str], ...] = ()
+    step: Step,
+    mirrors: Mirrors,
+    network_files: tuple[tuple[Path, str], ...] = (),
+    personality: str | None = None,
 ) -> sandbox.Confined:
     """Adds to a command what every command of a job has.
 
@@ -87,6 +84,8 @@ def confined(
         step: The command.
         mirrors: Archive mirrors to show.
         network_files: Files for name resolution to show to a command with network.
+        personality: Program of the build root that starts the command, and sets what the kernel
+            tells it and its children about the machine; see `Platform.personality`.
     """
     variables = {**OPAM_ENVIRONMENT, **dict(step.environment)}
     if step.as_root:
@@ -95,6 +94,7 @@ def confined(
         variables |= sandbox.proxy_environment()
     return replace(
         step,
+        argv=step.argv if personality is None else (personality, *step.argv),
         read_only=(
             *mirrors.directories,
             *step.read_only,
