@@ -62,7 +62,7 @@ def test_the_page_in_docs_is_that_of_the_default_file(capsys: Captured) -> None:
 def test_plain_lines_for_a_pipe(capsys: Captured) -> None:
     assert run(["platforms"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 75
+    assert len(lines) == 77
     assert lines[:2] == [
         "debian-13-ocaml-5.3/amd64\tsystem\tlinux-amd64\trootfs\tlower bounds",
         "debian-13-ocaml-4.14/amd64\tdev\tlinux-amd64-containers\tcontainer\tlower bounds, revdeps",
@@ -83,7 +83,7 @@ def test_a_table_for_a_terminal(
     assert head.split() == ["platform", "opam", "pool", *runner, "besides"]
     assert all(len(row) <= int(columns) for row in rows)
     found = [row.split()[0] for row in rows if not row.startswith(" ")]
-    assert len(found) == 75
+    assert len(found) == 77
     assert "debian-13-ocaml-4.14-no-flat-float-array/amd64" in found
     assert any(" container " in row for row in rows) == bool(runner)
 
