@@ -172,6 +172,8 @@ class RootfsRunner:
 
         def show(line: str) -> None:
             transcript.plain(f"[opam-ci] {line}\n")
+            now = BuildProgress(phase=transcript.phase, log_bytes=log.size, note="root file system")
+            progress(now)
             self._show(f"{spec.platform.name}: {line}")
 
         image = await self._image_of(spec.platform, show)

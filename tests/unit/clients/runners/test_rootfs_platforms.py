@@ -1,5 +1,6 @@
 """Which root file system a platform gets, and which platforms have none on a machine."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from opam_ci.clients.runners import rootfs
 from opam_ci.clients.runners.images.image import Image, ImageManifest, ImageStore
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
-from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
+from opam_ci.core.jobs.build import BuildProgress, BuildSpec, RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Cause
@@ -30,8 +31,11 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[DebianRoot]:
     """The roots that are asked for; all are there."""
     found: list[DebianRoot] = []
 
-    async def ensure(_self: ImageStore, debian: DebianRoot, *_: object) -> Image:
+    async def ensure(
+        _self: ImageStore, debian: DebianRoot, _archives: object, show: Callable[[str], None]
+    ) -> Image:
         found.append(debian)
+        show("it is made")
         manifest = ImageManifest(
             digest="d",
             suite=debian.suite,
@@ -54,7 +58,11 @@ def platform(name: str, **further: Any) -> Platform:
 
 async def run(tmp_path: Path, of: Platform) -> str:
     """Runs a job for which there is no repository; returns the fault."""
-    runner = RootfsRunner(RootfsSettings(home=tmp_path / "home"), Artifacts(tmp_path))
+    shown: list[str] = []
+    progress: list[BuildProgress] = []
+    log = Log()
+    settings = RootfsSettings(home=tmp_path / "home")
+    runner = RootfsRunner(settings, Artifacts(tmp_path), shown.append)
     spec = BuildSpec(
         job=Job(platform=of.name, package="a.1", kind=JobKind.BUILD),
         platform=of,
@@ -67,7 +75,14 @@ async def run(tmp_path: Path, of: Platform) -> str:
         ),
     )
     with pytest.raises(InfrastructureError) as caught:
-        await runner.run(spec, Log(), lambda _: None)
+        await runner.run(spec, log, progress.append)
+    if shown:
+        assert shown == [f"{of.name}: it is made"]
+        assert log.text.startswith("[opam-ci] it is made\n")
+        assert [each.note for each in progress][:2] in (
+            ["root file system"],
+            ["root file system", ""],
+        )
     return f"{caught.value.cause}: {caught.value}"
 
 
