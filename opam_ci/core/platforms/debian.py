@@ -46,10 +46,7 @@ class DebianRoot(Frozen):
 
 def debian_root(platform: Platform) -> DebianRoot | None:
     """Return the root file system of a platform, None if its distribution has none."""
-    suite = SUITES.get(platform.distribution)
-    if suite is None:
-        return None
-    return DebianRoot(suite=suite, architecture=_DEBIAN.get(platform.arch, platform.arch))
+    return _root(platform) if platform.distribution in SUITES else None
 
 
 def architectures(machine: str) -> tuple[str, ...]:
@@ -61,7 +58,17 @@ def architectures(machine: str) -> tuple[str, ...]:
     return _MACHINES.get(machine, ())
 
 
-def embedded_root(machine: str) -> DebianRoot:
-    """Return the Debian that is made without any set-up, of the machine's own architecture."""
+def embedded_platform(machine: str) -> Platform:
+    """Return the platform that needs no set-up, of a machine's own architecture."""
     own = (*architectures(machine), EMBEDDED.arch)[0]
-    return DebianRoot(suite=SUITES[EMBEDDED.distribution], architecture=_DEBIAN.get(own, own))
+    return EMBEDDED.model_copy(update={"arch": own})
+
+
+def embedded_root(machine: str) -> DebianRoot:
+    """Return the root file system of that platform."""
+    return _root(embedded_platform(machine))
+
+
+def _root(platform: Platform) -> DebianRoot:
+    arch = platform.arch
+    return DebianRoot(suite=SUITES[platform.distribution], architecture=_DEBIAN.get(arch, arch))
