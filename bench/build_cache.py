@@ -36,6 +36,7 @@ from opam_ci.clients.runners.images import layer
 from opam_ci.clients.runners.images.image import Image
 from opam_ci.clients.runners.images.scratch import JobRoots
 from opam_ci.clients.runners.phases import mirrors, steps
+from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.process import run_process
@@ -181,7 +182,7 @@ class Peer:
             root = Root(overlay, self._mirrors, self._rights)
             if prefix is None:
                 await self._copy_repository(root)
-                assert await root.do("opam", "option", "--global", self._mirrors.option) == 0
+                assert await root.do(*phases.set_mirrors(self._mirrors).argv) == 0
             yield root
 
     async def _copy_repository(self, root: "Root") -> None:

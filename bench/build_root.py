@@ -12,6 +12,7 @@ longer than it may: 0.5 s in a root file system, 2 s in a container.
 
 import argparse
 import asyncio
+import platform
 import statistics
 import sys
 import time
@@ -34,6 +35,7 @@ from opam_ci.clients.runners.sandbox.network import ContainerNetwork
 from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, default_home
 from opam_ci.core.jobs.job import Phase
+from opam_ci.core.platforms.debian import embedded_root
 
 LIMITS = {"root file system": 0.5, "container": 2.0}
 LIMITED = JobLimits().on_this_machine(2)
@@ -115,7 +117,7 @@ async def measure(kind: str, life: Life, jobs: int, at_once: int) -> bool:
 async def main(home: Path, jobs: int, container: str | None) -> int:
     rights = sandbox.rights()
     image = await ImageStore(home / "images", rights).ensure(
-        "trixie", aptsources.read_host(), print
+        embedded_root(platform.machine()), aptsources.read_host(), print
     )
     cgroups = Cgroups.here(LIMITED)
     print(f"control groups not granted here: {', '.join(cgroups.missing) or 'none'}")

@@ -54,11 +54,13 @@ class Attempt:
         self.limit_reached_on = self._previous.limit_reached_on if self._previous else None
         self._phase: Phase | None = None
         self._log_bytes = 0
+        self._note = ""
 
-    def progress(self, phase: Phase | None, log_bytes: int) -> None:
+    def progress(self, phase: Phase | None, log_bytes: int, note: str = "") -> None:
         """Sets the progress for the next heartbeat."""
         self._phase = phase
         self._log_bytes = log_bytes
+        self._note = note
 
     def heartbeat(self, fault: Fault | None = None) -> None:
         """Sends a heartbeat now.
@@ -79,6 +81,7 @@ class Attempt:
             phase=self._phase,
             log=self.log,
             log_bytes=self._log_bytes,
+            note=self._note,
             alone=BACKUP_HEARTBEATS.attempts == 1,
             limit_reached_on=self.worker if reached else self.limit_reached_on,
             fault=fault,

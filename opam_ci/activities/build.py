@@ -58,7 +58,7 @@ class BuildActivities:
             )
 
             def progress(now: BuildProgress) -> None:
-                attempt.progress(now.phase, now.log_bytes)
+                attempt.progress(now.phase, now.log_bytes, now.note)
 
             async with self._slots, LogWriter(self._store, attempt.log) as log:
                 report = await self._runner.run(task.spec, log, progress)

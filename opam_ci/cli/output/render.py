@@ -73,7 +73,7 @@ def matrix(rows: Sequence[JobStatus], now: datetime) -> Listing:
     for status in rows:
         result.add(
             status.job.title,
-            status.phase.value if status.phase and status.outcome is None else "",
+            _progress(status),
             Text(verdict(status), _STYLES[status.standing]),
             str(status.attempt or ""),
             elapsed(status, now),
@@ -267,10 +267,17 @@ def whole_state(summary: Summary) -> dict[str, Any]:
     }
 
 
+def _progress(status: JobStatus) -> str:
+    """Returns what a running job is at: its phase, or what is being made for it."""
+    if status.phase is None or status.outcome is not None:
+        return ""
+    return printable(status.note) or status.phase.value
+
+
 def _line(status: JobStatus) -> str:
     """Returns the line that is printed when a job has changed."""
-    phase = f" ({status.phase})" if status.phase and status.outcome is None else ""
-    line = f"{status.job.id}: {verdict(status)}{phase}"
+    progress = f" ({now})" if (now := _progress(status)) else ""
+    line = f"{status.job.id}: {verdict(status)}{progress}"
     if (status.outcome is not None or status.state is JobState.RETRYING) and why(status):
         line += f": {printable(why(status))}"
     return line

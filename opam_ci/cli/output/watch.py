@@ -159,6 +159,7 @@ def _facts(client: Client, pending: Any) -> dict[str, object]:
                 return facts
             if beat.attempt == pending.attempt:
                 facts["phase"] = beat.phase
+                facts["note"] = beat.note
                 facts["log"] = beat.log
     return facts
 

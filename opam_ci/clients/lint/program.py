@@ -1,6 +1,7 @@
 """The opam that lints: one version on every machine (docs/adr/0019-one-opam-lints.md)."""
 
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,9 +16,7 @@ from opam_ci.clients.runners.sandbox.process import Command, run_process
 from opam_ci.clients.threads import LINT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.lint.opam_codes import OPAM_VERSION
-
-SUITE: Final = "trixie"
-"""Debian's suite with `OPAM_VERSION`: the one that builds use, so that both share a root."""
+from opam_ci.core.platforms.debian import embedded_root
 
 SETTING: Final = "OPAM_CI_LINT_OPAM"
 """Variable that names an opam of the machine to lint with."""
@@ -96,7 +95,9 @@ class RootProgram:
     async def prepare(self) -> Image:
         """Returns the root, which is made unless it exists; see `LintProgram.prepare`."""
         sandbox.require_tools()
-        return await self._images.ensure(SUITE, self._archives, self._on_progress)
+        # Its opam is `OPAM_VERSION`, and builds use it too.
+        debian = embedded_root(platform.machine())
+        return await self._images.ensure(debian, self._archives, self._on_progress)
 
     async def command(self, scratch: Path, arguments: Sequence[str], *, network: bool) -> Command:
         """Returns the command; see `LintProgram.command`."""

@@ -4,12 +4,12 @@ docs/builds.md describes how a job runs, docs/adr/0002-root-file-system-runner.m
 """
 
 import os
-import platform
 from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import cached_property
+from platform import machine as machine_name
 
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners.base import LogSink
@@ -44,11 +44,10 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.platforms.debian import SUITES, DebianRoot, architectures, debian_root
+from opam_ci.core.platforms.model import Platform
 
 __all__ = ["ArtifactSource", "RootfsRunner", "RootfsSettings", "default_home"]
-
-_DEBIAN = {"trixie": "13"}
-_ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 class RootfsRunner:
@@ -59,10 +58,17 @@ class RootfsRunner:
     Args:
         settings: How this machine builds.
         artifacts: Where the repositories of jobs come from.
+        show: Receives lines about the making of root file systems for jobs, for people.
     """
 
-    def __init__(self, settings: RootfsSettings, artifacts: ArtifactSource) -> None:
+    def __init__(
+        self,
+        settings: RootfsSettings,
+        artifacts: ArtifactSource,
+        show: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
+        self._show = show
         self._artifacts = artifacts
         self._rights = sandbox.rights()
         self._images = ImageStore(settings.home / "images", self._rights)
@@ -104,7 +110,9 @@ class RootfsRunner:
             raise UsageError(trouble)
 
     async def prepare(self, show: Callable[[str], None]) -> Image:
-        """Makes the root file system if there is none yet (40 s), else returns at once.
+        """Makes the root file system of the first platform if there is none yet (40 s to 3 min).
+
+        The others are made for their first jobs.
 
         Args:
             show: Receives lines about progress, for people.
@@ -113,14 +121,14 @@ class RootfsRunner:
             InfrastructureError: Cause `image` or `sandbox`, and what to do.
         """
         sandbox.require_tools(sandbox.NETWORK_TOOLS)
-        return await self._images.ensure(self._settings.suite, self._archives, show)
+        return await self._image_of(self._settings.platform, show)
 
     async def sweep(self) -> int:
         """Removes leftovers of killed workers; returns how many job roots there were.
 
         What live workers use, of this process or another, stays.
         """
-        await self._images.sweep(self._settings.suite, self._archives)
+        await self._images.sweep(_root_of(self._settings.platform), self._archives)
         await self._layers.sweep()
         await self.cache.sweep()
         return await self._jobs.sweep()
@@ -143,7 +151,13 @@ class RootfsRunner:
             self._cgroups.open(root.upper.parent) as groups,
             job_namespace(self._rights) as rights,
         ):
-            executor = RootfsExecutor(root, mirrors.Mirrors(), rights, groups=groups)
+            executor = RootfsExecutor(
+                root,
+                mirrors.Mirrors(),
+                rights,
+                groups=groups,
+                personality=self._settings.platform.personality,
+            )
             await layer.check_sandbox(executor, "here", _advice)
 
     async def run(
@@ -151,8 +165,20 @@ class RootfsRunner:
     ) -> BuildReport:
         """Runs all phases of a job; see `base.Runner.run`."""
         transcript = Transcript(log, progress)
-        image = await self._image_for(spec)
-        transcript.plain(reproduction(spec, debian=_DEBIAN[image.manifest.suite]))
+        if spec.job.kind not in BUILDS:
+            raise InfrastructureError(
+                f"this worker does not run {spec.job.kind} jobs", cause=Cause.IMAGE
+            )
+
+        def show(line: str) -> None:
+            transcript.plain(f"[opam-ci] {line}\n")
+            now = BuildProgress(phase=transcript.phase, log_bytes=log.size, note="root file system")
+            progress(now)
+            self._show(f"{spec.platform.name}: {line}")
+
+        image = await self._image_of(spec.platform, show)
+        distribution = spec.platform.distribution.removeprefix("debian-")
+        transcript.plain(reproduction(spec, debian=distribution))
         phase_log = PhaseLog(transcript, spec.timeouts)
         phase_log.begin_checkout(spec)
         async with (
@@ -179,6 +205,7 @@ class RootfsRunner:
                     groups.processes,
                 ),
                 network=network,
+                personality=spec.platform.personality,
             )
             transcript.note(limits_line(self._limits, self._cgroups.missing))
             cache = None
@@ -199,29 +226,52 @@ class RootfsRunner:
             )
             return await job.run(self._artifacts)
 
-    async def _image_for(self, spec: BuildSpec) -> Image:
-        if spec.job.kind not in BUILDS:
+    async def _image_of(self, platform: Platform, show: Callable[[str], None]) -> Image:
+        """Returns the root file system of a platform, making it first if need be.
+
+        Raises:
+            InfrastructureError: Cause `image`: this machine cannot have it, or its OCaml or opam
+                is not the platform's.
+        """
+        image = await self._images.ensure(_root_of(platform), self._archives, show)
+        have = image.manifest
+        what = f"{platform.distribution}/{platform.arch}"
+        if (platform.ocaml, platform.variant) != (have.ocaml, None):
             raise InfrastructureError(
-                f"this worker does not run {spec.job.kind} jobs", cause=Cause.IMAGE
+                f"{what} has OCaml {have.ocaml}, not {platform.release}: correct "
+                f"{platform.name} in the file of platforms",
+                cause=Cause.IMAGE,
             )
-        image = await self.prepare(lambda _: None)
-        have = (
-            f"debian-{_DEBIAN.get(image.manifest.suite, image.manifest.suite)}",
-            image.manifest.ocaml,
-            _ARCHITECTURES.get(platform.machine(), platform.machine()),
-        )
-        want = (
-            spec.platform.distribution,
-            spec.platform.ocaml,
-            _ARCHITECTURES.get(spec.platform.arch, spec.platform.arch),
-        )
-        if have != want:
+        if platform.opam not in {"system", "dev", have.opam}:
             raise InfrastructureError(
-                f"this worker builds on {' '.join(have)}, not on {spec.platform.name}: a job "
-                "of that platform belongs into another pool",
+                f"{what} has opam {have.opam}, not {platform.opam}: correct {platform.name} in "
+                "the file of platforms",
                 cause=Cause.IMAGE,
             )
         return image
+
+
+def _root_of(platform: Platform) -> DebianRoot:
+    """Returns what a platform's root file system is made of.
+
+    Raises:
+        InfrastructureError: Cause `image`: there is none on this machine.
+    """
+    machine = machine_name()
+    debian = debian_root(platform)
+    if debian is None:
+        raise InfrastructureError(
+            f"no root file system is made of {platform.distribution}, only of {', '.join(SUITES)}: "
+            f"give {platform.name} another runner in the file of platforms",
+            cause=Cause.IMAGE,
+        )
+    if platform.arch not in architectures(machine):
+        raise InfrastructureError(
+            f"this machine ({machine}) does not run {platform.arch}: a job on {platform.name} "
+            "belongs into the pool of other machines",
+            cause=Cause.IMAGE,
+        )
+    return debian
 
 
 def _advice(output: str) -> str:

@@ -4,6 +4,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from platform import machine
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from pydantic import ByteSize, Field, field_validator
 
 from opam_ci.clients.host import HostNeeds
 from opam_ci.core.model import Frozen
+from opam_ci.core.platforms.debian import embedded_platform
+from opam_ci.core.platforms.model import Platform
 
 _GIB = 1 << 30
 _SMALLEST_SHARE = 2 * _GIB
@@ -148,13 +151,13 @@ class RootfsSettings(MachineSettings):
     not overlay or NFS).
 
     Attributes:
-        suite: Debian suite of the image.
+        platform: The one whose root file system is made, and tried, at the start of a worker.
         mirror: URI of the Debian archive; by default that of the machine's own apt.
         build_cache: Whether compiled dependencies are kept and used again.
         build_cache_bytes: Size up to which they are kept; those used longest ago are removed.
     """
 
-    suite: str = Field(default="trixie", pattern=r"^[a-z][a-z0-9-]*$")
+    platform: Platform = Field(default_factory=lambda: embedded_platform(machine()))
     mirror: str | None = None
     build_cache: bool = True
     build_cache_bytes: int = Field(default=BUILD_CACHE_BYTES, ge=0)

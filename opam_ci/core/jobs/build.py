@@ -130,7 +130,9 @@ class BuildProgress(Frozen):
     Attributes:
         phase: The phase under way.
         log_bytes: Size of the log so far.
+        note: What is being made before the first phase can begin, for people.
     """
 
     phase: Phase
     log_bytes: int
+    note: str = ""

@@ -196,6 +196,7 @@ class JobHeartbeat(Frozen):
         phase: The phase under way, None before the first.
         log: Key of its log.
         log_bytes: Size of the log so far.
+        note: See `BuildProgress`.
         alone: Whether no other attempt ran in the worker's process at that moment.
         limit_reached_on: Worker on which this attempt, or one before it, reached the job's own
             limit; None if none did.
@@ -208,6 +209,7 @@ class JobHeartbeat(Frozen):
     phase: Phase | None = None
     log: str | None = None
     log_bytes: int = 0
+    note: str = ""
     alone: bool = False
     limit_reached_on: str | None = None
     fault: Fault | None = None

@@ -90,6 +90,7 @@ class JobStatus(Frozen):
             `RESTART_COST`.
         attempt: Number of the current or last attempt of the round, 0 before the first.
         phase: The phase under way, if known.
+        note: What is being made before the first phase can begin, for people.
         outcome: Its outcome, once decided.
         faults: Attempts of this round lost to infrastructure faults, oldest first.
         started_at: When its current round began.
@@ -107,6 +108,7 @@ class JobStatus(Frozen):
     restart_budget_used: int = 0
     attempt: int = 0
     phase: Phase | None = None
+    note: str = ""
     outcome: Outcome | None = None
     faults: tuple[Fault, ...] = ()
     started_at: datetime | None = None

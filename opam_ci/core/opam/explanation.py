@@ -1,6 +1,6 @@
 """Why a package cannot be installed, in one line: opam's explanation, parsed and shortened.
 
-The formats are those of opam 2.3 to 2.5 (`conflicts.causes` of the JSON report; source:
+The formats are those of opam 2.1 to 2.6 (`conflicts.causes` of the JSON report; source:
 `OpamCudf.string_of_explanation`), and those of its messages before exit 5.
 """
 
@@ -117,6 +117,9 @@ def _missing(
     own: str, chain: list[str], reasons: list[str], *, hidden: Collection[str]
 ) -> str | None:
     subject, needs = _parted(own, chain)
+    if not needs and subject != own:
+        # opam 2.1 leaves out the package itself.
+        subject, needs = own, chain
     if not reasons:
         return None
     choices = needs[-1].split(" | ") if needs else []

@@ -10,6 +10,7 @@ import asyncio
 import http.server
 import ipaddress
 import json
+import platform
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from opam_ci.clients.runners.sandbox.network import JobNetwork
 from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.clients.runners.settings import Endpoint
 from opam_ci.core.jobs.job import Phase
+from opam_ci.core.platforms.debian import embedded_root
 from tests.support.fakes.dns import NameServer
 
 PUBLIC = "11.0.0.2"
@@ -174,7 +176,8 @@ async def main(home: Path) -> None:
     listeners = [Listener(address, port) for address in own for port in PORTS]
     listeners.append(Listener(ALLOWED.host, ALLOWED_PORT + 1))
     allowed = Listener(ALLOWED.host, ALLOWED_PORT)
-    image = await ImageStore(home / "images", ROOT).ensure("trixie", Archives(), lambda _: None)
+    debian = embedded_root(platform.machine())
+    image = await ImageStore(home / "images", ROOT).ensure(debian, Archives(), lambda _: None)
     wanted = list(urls())
     git = [f"git clone --quiet '{scheme}://{each}/x.git' /tmp/x && echo GOT git {each}"
            for each in INSIDE for scheme in ("git", "http")]  # fmt: skip

@@ -9,7 +9,8 @@ from pathlib import Path
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits
-from tests.support.worlds.rootfs import LOOPBACK, Artifacts, World
+from opam_ci.core.platforms.model import EMBEDDED
+from tests.support.worlds.rootfs import COMPILER, LOOPBACK, Artifacts, World
 
 # The packages of these tests compile nothing; importing takes time by the megabyte.
 _LEFT_OUT = (
@@ -31,6 +32,7 @@ class ContainerWorld(World):
     """A container runner whose image is the root file system of the other runner."""
 
     def __init__(self, directory: Path, *, limits: JobLimits | None = None) -> None:
+        self.platform, self.base = EMBEDDED, COMPILER
         self.home = directory / "home"
         self.home.mkdir(parents=True)
         (directory / "artifacts").mkdir()

@@ -41,7 +41,7 @@ from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.facts import PhaseRun
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.core.platforms.model import EMBEDDED, Platform
 
 LOOPBACK = (Endpoint("127.0.0.1"),)
 """What builds of tests may reach besides the internet: the tests' own servers."""
@@ -55,10 +55,17 @@ homepage: "https://example.org"
 bug-reports: "https://example.org"
 """
 
-COMPILER = {
-    "ocaml-system.5.3.0": 'flags: compiler\navailable: sys-ocaml-version = "5.3.0"\n',
-    "ocaml.5.3.0": 'depends: ["ocaml-system" {= version}]\n',
-}
+
+def compiler(version: str) -> dict[str, str]:
+    """Returns the packages of Debian's own OCaml."""
+    available = f'flags: compiler\navailable: sys-ocaml-version = "{version}"\n'
+    return {
+        f"ocaml-system.{version}": available,
+        f"ocaml.{version}": 'depends: ["ocaml-system" {= version}]\n',
+    }
+
+
+COMPILER = compiler("5.3.0")
 
 CAN_LIMIT = not {"memory", "pids"} & set(Cgroups.here(JobLimits(memory_bytes=1 << 30)).missing)
 """Whether this user may make control groups here: an ordinary one may where it was delegated."""
@@ -142,7 +149,10 @@ class World:
         keep_layers: int = 4,
         limits: JobLimits | None = None,
         network_allow: tuple[Endpoint, ...] = LOOPBACK,
+        platform: Platform = EMBEDDED,
     ) -> None:
+        self.platform = platform
+        self.base = COMPILER
         self.home = directory / "home"
         self.home.mkdir(parents=True)
         images = default_home() / "images"
@@ -157,6 +167,7 @@ class World:
                 keep_layers=keep_layers,
                 limits=self.limits,
                 network_allow=network_allow,
+                platform=platform,
             ),
             self.artifacts,
         )
@@ -171,16 +182,16 @@ class World:
         timeouts: PhaseTimeouts = FAST,
         mirrors: tuple[str, ...] = (),
     ) -> BuildSpec:
-        base = self.artifacts.put(repository(COMPILER))
+        base = self.artifacts.put(repository(self.base))
         return BuildSpec(
-            job=Job(platform=EMBEDDED.name, package=job, kind=kind, revdep=revdep),
-            platform=EMBEDDED,
+            job=Job(platform=self.platform.name, package=job, kind=kind, revdep=revdep),
+            platform=self.platform,
             repository=RepositoryRef(
                 base_commit=hashlib.sha1(base.encode(), usedforsecurity=False).hexdigest(),
                 base_archive=base,
                 overlay_archive=self.artifacts.put(repository(packages)),
                 overlay_packages=len(packages),
-                package_count=len({*COMPILER, *packages}),
+                package_count=len({*self.base, *packages}),
             ),
             timeouts=timeouts,
             archive_mirrors=mirrors,
@@ -215,7 +226,14 @@ class World:
         ):
             watching = inner if rights.prefix else rights
             disk = DiskWatch(root.upper, self.limits, watching, groups.processes)
-            yield RootfsExecutor(root, Mirrors(), inner, groups=groups, disk=disk)
+            yield RootfsExecutor(
+                root,
+                Mirrors(),
+                inner,
+                groups=groups,
+                disk=disk,
+                personality=self.platform.personality,
+            )
 
     async def shell(self, packages: Mapping[str, str], commands: Sequence[str]) -> str:
         """Runs commands in the clean root file system, as a person in a clone would.
@@ -227,7 +245,9 @@ class World:
         assert isinstance(image, Image)
         roots = JobRoots(self.home / "jobs", sandbox.rights())
         said = bytearray()
-        merged = self.artifacts.directory / self.artifacts.put(repository({**COMPILER, **packages}))
+        merged = self.artifacts.directory / self.artifacts.put(
+            repository({**self.base, **packages})
+        )
         *before, wanted = commands
         script = "\n".join(["set -e", *before, "echo @@@", wanted])
         async with roots.open((image.root,)) as root:
@@ -340,11 +360,13 @@ class Server:
         self.files = dict(files)
         self.once: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.agents: set[str | None] = set()
         world = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 world.asked.append(self.path)
+                world.agents.add(self.headers["User-Agent"])
                 data = world.once.pop(self.path, world.files.get(self.path))
                 self.send_response(404 if data is None else 200)
                 self.send_header("Content-Length", str(len(data or b"")))

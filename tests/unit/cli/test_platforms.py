@@ -74,7 +74,7 @@ def test_the_page_in_docs_is_that_of_the_default_file(capsys: Captured) -> None:
 def test_plain_lines_for_a_pipe(capsys: Captured) -> None:
     assert run(["platforms"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 75
+    assert len(lines) == 77
     assert [line.split("\t") for line in lines[:2]] == [
         ["debian-13-ocaml-5.3/amd64", "yes", "system", "linux-amd64", "rootfs", "lower bounds"],
         [
@@ -102,7 +102,7 @@ def test_a_table_for_a_terminal(
     assert output.err.splitlines() == [f"macos-arm64: {WHY}", f"linux-arm64-containers: {WHY}"]
     assert all(len(row) <= int(columns) for row in rows)
     found = [row.split()[0] for row in rows if not row.startswith(" ")]
-    assert len(found) == 75
+    assert len(found) == 77
     assert "debian-13-ocaml-4.14-no-flat-float-array/amd64" in found
     assert {row.split()[0] for row in rows if row.split()[1:2] == ["no"]} == {
         "debian-13-ocaml-4.14/arm64",

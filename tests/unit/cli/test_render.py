@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from opam_ci.cli.output.render import JsonView, LineView, elapsed, print_summary, whole_state
-from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Evidence, Failed, FailureReason, LogLine, Outcome, Passed
 from opam_ci.core.jobs.plan import ANALYSIS
 from opam_ci.core.jobs.summary import JobState, JobStatus, Summary
@@ -74,6 +74,16 @@ def test_each_row_is_printed_once_until_it_changes() -> None:
         "build p a.2: queued",
         "build p a.1: passed",
     ]
+
+
+def test_what_is_made_for_a_job_is_shown_in_place_of_its_phase() -> None:
+    running = row(1).model_copy(update={"state": JobState.RUNNING, "phase": Phase.CHECKOUT})
+    making = running.model_copy(update={"note": "root file system"})
+    solving = running.model_copy(update={"phase": Phase.SOLVE})
+    shown = lines(summary_of([making]), summary_of([solving]), summary_of([row(1, PASSED)]))
+    assert shown[0].endswith("running (root file system)")
+    assert shown[1].endswith("running (solve)")
+    assert printed(summary_of([making]))[1].split()[2:5] == ["root", "file", "system"]
 
 
 def test_jobs_without_a_row_are_summed_up() -> None:

@@ -46,6 +46,8 @@ _FILE_LIMIT: Final = 32 << 20
 """Bytes of a file that is read into memory, and of all files of a job's packages."""
 _NUMBER_LIMIT: Final = 10_000
 """Number of these."""
+_IRRELEVANT: Final = {"pool", "otherwise", "timeouts", "lower_bounds", "revdeps"}
+"""What no build sees of its platform."""
 _PATIENCE: Final = 20 * 60.0
 """Seconds to wait for another job that builds the same dependency."""
 
@@ -398,7 +400,7 @@ def cache_context(spec: BuildSpec, image_digest: str, base: Layer) -> str:
         [
             image_digest,
             platform.machine(),
-            spec.platform.model_dump(mode="json", exclude={"pool", "lower_bounds", "revdeps"}),
+            spec.platform.model_dump(mode="json", exclude=_IRRELEVANT),
             sorted(base.manifest.installed),
             compiler.hexdigest(),
             hashlib.sha256(settings or b"").hexdigest(),

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from opam_ci.core.model import Frozen
+from opam_ci.core.platforms.debian import DebianRoot
 
 DEFAULT_ARCHIVE = "http://deb.debian.org/debian"
 DEFAULT_SECURITY = "http://deb.debian.org/debian-security"
@@ -54,10 +55,13 @@ class Archives(Frozen):
         archives = (self.main, self.security) if self.security is not None else (self.main,)
         return (*archives, *(value for key, value in self.options if "proxy" in key.lower()))
 
-    def sources(self, suite: str) -> tuple[str, ...]:
-        """Returns sources.list lines for a suite of Debian."""
-        lines = [f"deb {self.main} {suite} main", f"deb {self.main} {suite}-updates main"]
-        if self.security is not None:
+    def sources(self, debian: DebianRoot) -> tuple[str, ...]:
+        """Returns sources.list lines for a root file system."""
+        suite = debian.suite
+        lines = [f"deb {self.main} {suite} main"]
+        if debian.has_updates:
+            lines.append(f"deb {self.main} {suite}-updates main")
+        if debian.has_updates and self.security is not None:
             lines.append(f"deb {self.security} {suite}-security main")
         return tuple(lines)
 

@@ -1,4 +1,4 @@
-"""The clean root file system: Debian with opam and a compiler, made once a machine.
+"""Clean root file systems: Debian with opam and a compiler, made anew each week on a machine.
 
 Builds never see the machine's own /usr: one Debian OCaml library installed there was
 enough to make four good packages fail.
@@ -8,11 +8,10 @@ import asyncio
 import hashlib
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,18 +23,19 @@ from opam_ci.clients.runners.sandbox.locks import (
     HALF_MADE,
     made_on_demand,
     own_directory,
-    remove_tree,
     remove_unlocked,
     remove_unused,
+    try_lock,
 )
 from opam_ci.clients.runners.sandbox.process import run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
+from opam_ci.core.platforms.debian import DebianRoot
 
 M = TypeVar("M", bound=Frozen)
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Incremented when the recipe changes in another way than by its list of packages."""
 
 PACKAGES = (
@@ -50,7 +50,7 @@ PACKAGES = (
     "libc6-dev",
     "m4",
     "make",
-    "ocaml-nox",
+    "ocaml",
     "opam",
     "passwd",
     "patch",
@@ -62,7 +62,8 @@ PACKAGES = (
     "util-linux",
     "xz-utils",
 )
-"""Programs that opam and its packages may rely on, as in opam's own Docker images."""
+"""Programs that opam and its packages may rely on, as in opam's own Docker images. Each suite has
+all of these; where OCaml has no native compiler, `ocaml` is its bytecode one."""
 
 NO_DAEMONS = (
     'file="$1/usr/sbin/policy-rc.d"; test -e "$file" || '
@@ -70,9 +71,16 @@ NO_DAEMONS = (
 )
 """Forbids Debian's maintainer scripts to start daemons, in the root `$1`: see invoke-rc.d(8)."""
 
+FRESH = timedelta(days=7)
+"""Age up to which an image is used: for so long are the package lists of `testing` valid, and
+superseded packages in the archive."""
+
+_RETRY = 3600.0
+"""Seconds after which the making of a fresh image is tried again, while an old one serves."""
+
 _KEPT_UNUSED = 7 * 86_400.0
-"""Seconds for which an image of another recipe is kept unused: another version's worker may use it.
-Each job renews its time, and takes hours at most."""
+"""Seconds for which an image is kept unused: one of another platform, or an old one. Each job
+renews its time, and takes hours at most."""
 
 _MAKE_TIMEOUT = 30 * 60.0
 _KEYRINGS = tuple(
@@ -101,20 +109,29 @@ class ImageManifest(Frozen):
     Attributes:
         digest: Of the recipe and of every package's version.
         suite: Debian suite.
+        architecture: Debian's name of it.
         packages: Version of every Debian package.
         made_at: When its package lists were fetched.
     """
 
     digest: str
     suite: str
+    architecture: str = ""
     packages: dict[str, str]
     made_at: datetime
 
     @property
     def ocaml(self) -> str:
         """OCaml release of the image, `MAJOR.MINOR`."""
-        version = self.packages.get("ocaml-nox", self.packages.get("ocaml", ""))
-        return ".".join(version.split("-")[0].split(".")[:2])
+        return self._release("ocaml")
+
+    @property
+    def opam(self) -> str:
+        """Release of opam in the image, `MAJOR.MINOR`."""
+        return self._release("opam")
+
+    def _release(self, package: str) -> str:
+        return ".".join(self.packages.get(package, "").split("-")[0].split(".")[:2])
 
 
 class Image(Frozen):
@@ -124,15 +141,14 @@ class Image(Frozen):
     manifest: ImageManifest
 
 
-def recipe_digest(suite: str, sources: tuple[str, ...]) -> str:
+def recipe_digest(debian: DebianRoot, sources: tuple[str, ...]) -> str:
     """Returns the key of an image: a digest of all that it is made from."""
     recipe = {
         "version": RECIPE_VERSION,
-        "suite": suite,
+        "debian": debian.model_dump(),
         "sources": sources,
         "packages": PACKAGES,
         "hooks": _HOOKS,
-        "machine": platform.machine(),
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -172,47 +188,73 @@ class ImageStore:
     def __init__(self, home: Path, rights: Rights) -> None:
         self._home = home
         self._rights = rights
+        self._retry_at: dict[str, float] = {}
 
-    def find(self, suite: str, archives: Archives) -> Image | None:
-        """Returns the image if it is complete, else None."""
-        directory = self._home / recipe_digest(suite, archives.sources(suite))
-        manifest = read_manifest(directory / "manifest.json", ImageManifest)
-        return Image(root=directory / "rootfs", manifest=manifest) if manifest is not None else None
+    def find(self, debian: DebianRoot, archives: Archives) -> Image | None:
+        """Returns the newest complete image, None if there is none."""
+        name = recipe_digest(debian, archives.sources(debian))
+        for path in sorted(self._home.glob(f"{name}-*/manifest.json"), reverse=True):
+            directory = path.parent
+            if (held := try_lock(directory.with_suffix(".lock"), shared=True)) is None:
+                continue  # it is being removed
+            try:
+                manifest = read_manifest(path, ImageManifest)
+            finally:
+                os.close(held)
+            if manifest is not None:
+                return Image(root=directory / "rootfs", manifest=manifest)
+        return None
 
-    async def ensure(self, suite: str, archives: Archives, show: Callable[[str], None]) -> Image:
-        """Returns the image, making it first if need be (about 40 s).
+    async def ensure(
+        self, debian: DebianRoot, archives: Archives, show: Callable[[str], None]
+    ) -> Image:
+        """Returns the image, making it first if need be (40 s to 3 min).
+
+        One older than `FRESH` is made anew. If that fails, the old one serves.
 
         Args:
-            suite: Debian suite, such as `trixie`.
+            debian: What to make.
             archives: Where Debian's packages come from.
             show: Receives lines about progress, for people.
 
         Raises:
-            InfrastructureError: Cause `image`: it cannot be made.
+            InfrastructureError: Cause `image`: it cannot be made, and there is no old one.
         """
-        if (image := self.find(suite, archives)) is not None:
-            return image
-        name = recipe_digest(suite, archives.sources(suite))
+        name = recipe_digest(debian, archives.sources(debian))
+        old = self.find(debian, archives)
+        if old is not None and (_is_fresh(old) or time.monotonic() < self._retry_at.get(name, 0)):
+            return old
 
         async def find() -> Image | None:
-            return self.find(suite, archives)
+            found = self.find(debian, archives)
+            return found if found is not None and _is_fresh(found) else None
 
         async def make() -> None:
-            await self.sweep(suite, archives)
-            await self._make(suite, archives, self._home / name, show)
+            await self.sweep(debian, archives)
+            await self._make(debian, archives, self._home / f"{name}-{time.time_ns()}", show)
 
-        async with made_on_demand(
-            self._home / f"{name}.lock",
-            find,
-            make,
-            waiting=lambda: show("waiting for another worker to make the root file system"),
-        ) as made:
-            return made
+        try:
+            async with made_on_demand(
+                self._home / f"{name}.lock",
+                find,
+                make,
+                waiting=lambda: show("waiting for another worker to make the root file system"),
+            ) as made:
+                return made
+        except InfrastructureError as error:
+            if old is None:
+                raise
+            self._retry_at[name] = time.monotonic() + _RETRY
+            show(f"{error}; the one of {old.manifest.made_at:%Y-%m-%d} is used")
+            return old
 
     async def _make(
-        self, suite: str, archives: Archives, target: Path, show: Callable[[str], None]
+        self, debian: DebianRoot, archives: Archives, target: Path, show: Callable[[str], None]
     ) -> None:
-        show(f"making a clean Debian {suite} root file system from {archives.main}")
+        show(
+            f"making a clean Debian {debian.suite} root file system ({debian.architecture}) from "
+            f"{archives.main}"
+        )
         lines: list[str] = []
 
         def output(data: bytes) -> None:
@@ -224,7 +266,7 @@ class ImageStore:
 
         async with own_directory(self._home, HALF_MADE, self._rights) as half_made:
             ended = await run_process(
-                self._command(suite, archives, half_made / "rootfs"),
+                self._command(debian, archives, half_made / "rootfs"),
                 output=output,
                 time_limit=_MAKE_TIMEOUT,
             )
@@ -234,12 +276,11 @@ class ImageStore:
                     f"failed ({ended.how}): " + " | ".join(lines[-5:]),
                     cause=Cause.IMAGE,
                 )
-            # Without a manifest it is the rest of a killed removal.
-            await remove_tree(target, self._rights)
-            packages = await asyncio.to_thread(_complete, half_made, suite, target)
+            name = target.name.partition("-")[0]
+            packages = await asyncio.to_thread(_complete, half_made, debian, name, target)
         show(f"root file system ready: {len(packages)} Debian packages")
 
-    def _command(self, suite: str, archives: Archives, root: Path) -> list[str]:
+    def _command(self, debian: DebianRoot, archives: Archives, root: Path) -> list[str]:
         keyrings = [f"--keyring={path}" for path in _KEYRINGS if path.exists()]
         if not keyrings:
             raise InfrastructureError(
@@ -252,6 +293,7 @@ class ImageStore:
             "--variant=apt",
             "--mode=root",
             "--format=directory",
+            f"--architectures={debian.architecture}",
             *(("--skip=output/mknod,output/dev",) if self._rights.making_images else ()),
             "--skip=cleanup/apt",
             # Else mmdebstrap removes it in the end.
@@ -261,28 +303,33 @@ class ImageStore:
             # In the root only while it is made: they may contain the proxy of this site.
             *(f'--aptopt={key} "{value}"' for key, value in archives.options),
             *(f"--customize-hook={hook}" for hook in _HOOKS),
-            suite,
+            debian.suite,
             str(root),
-            *archives.sources(suite),
+            *archives.sources(debian),
         ]
 
-    async def sweep(self, suite: str, archives: Archives) -> None:
-        """Removes unfinished images of killed workers, and images of earlier recipes.
+    async def sweep(self, debian: DebianRoot, archives: Archives) -> None:
+        """Removes unfinished images of killed workers, and those that are not used any more.
 
         Args:
-            suite: Of the image that stays however long it is unused.
+            debian: Of the image that stays however long it is unused.
             archives: As for `ensure`.
         """
+        newest = self.find(debian, archives)
         await remove_unlocked(self._home, HALF_MADE, self._rights)
         await remove_unused(
             self._home,
             self._rights,
             used_before=time.time() - _KEPT_UNUSED,
-            sparing=recipe_digest(suite, archives.sources(suite)),
+            sparing="" if newest is None else newest.root.parent.name,
         )
 
 
-def _complete(half_made: Path, suite: str, target: Path) -> dict[str, str]:
+def _is_fresh(image: Image) -> bool:
+    return datetime.now(UTC) - image.manifest.made_at < FRESH
+
+
+def _complete(half_made: Path, debian: DebianRoot, name: str, target: Path) -> dict[str, str]:
     """Writes an image's manifest and renames the image, in this order; returns its packages."""
     root = half_made / "rootfs"
     packages = installed_packages((root / "var/lib/dpkg/status").read_text())
@@ -291,10 +338,12 @@ def _complete(half_made: Path, suite: str, target: Path) -> dict[str, str]:
         raise InfrastructureError(
             "the root file system has no apt package lists", cause=Cause.IMAGE
         )
-    described = json.dumps([target.name, packages]).encode()
+    # Not the time: what was built over the same packages stays of use.
+    described = json.dumps([name, packages]).encode()
     manifest = ImageManifest(
         digest=hashlib.sha256(described).hexdigest(),
-        suite=suite,
+        suite=debian.suite,
+        architecture=debian.architecture,
         packages=packages,
         made_at=datetime.now(UTC),
     )

@@ -81,6 +81,25 @@ _TAKE_OVER = steps.Step(
 )
 
 
+_SOLVER = "builtin-0install"
+_TRY_SOLVER = steps.Step(
+    ("opam", "list", "--no-switch", "--resolve="), environment=(("OPAMEXTERNALSOLVER", _SOLVER),)
+)
+"""Solves nothing: it ends with exit code 50 if opam has no such solver."""
+
+# Without its own time limits a fetch from a host that hangs never ends. It is in opam's
+# configuration, since opam 2.1.2 ignores `OPAMFETCH`.
+_DOWNLOAD = (
+    '"curl" "--connect-timeout" "10" "--max-time" "600" "--speed-time" "30" "--speed-limit" "1000" '
+    '"--retry" "2" "--retry-delay" "2" "--user-agent" "opam-ci" '
+    r'"--write-out" "%%{http_code}\\n" "-L" "-o" "%{out}%" "--" "%{url}%"'
+)
+_SET_DOWNLOAD = steps.Step(
+    ("opam", "option", "--global", f"download-command=[{_DOWNLOAD}]"),
+    shown="opam option download-command",
+)
+_VERSION_LIMIT = 100
+
 _SANDBOX_SCRIPT = f"{phases.OPAM_ROOT}/opam-init/hooks/sandbox.sh"
 _UNSHARED = "exec bwrap --unshare-pid "
 _UNSHARE = steps.Step(
@@ -236,7 +255,8 @@ class LayerStore:
             job_namespace(self._rights) as rights,
         ):
             root = overlay(half_made, (image.root,))
-            making = LayerMaking(RootfsExecutor(root, shown, rights), shown, output)
+            executor = RootfsExecutor(root, shown, rights, personality=spec.platform.personality)
+            making = LayerMaking(executor, shown, output)
             archive = half_made / "base.tar.gz"
             await self._artifacts.fetch(spec.repository.base_archive, archive)
             manifest = await making.run(spec, archive)
@@ -280,7 +300,7 @@ class LayerMaking:
         """
         compiler = spec.platform.compiler
         existing = not compiler
-        opam_version = (await self._do(_VERSION, of_image=existing)).strip()
+        opam_version = (await self._do(_VERSION, of_image=existing)).strip()[:_VERSION_LIMIT]
         hidden = await self._hide(archive) if spec.only_mirrored else frozenset[str]()
         if existing:
             await self._do(_SWITCH, of_image=True)
@@ -290,16 +310,16 @@ class LayerMaking:
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
         await require_sandbox(self._executor)
         own_processes = await self._give_own_processes()
-        option = ("opam", "option", "--global")
-        await self._do(steps.Step((*option, "solver=builtin-0install")))
+        await self._set_solver()
+        await self._do(_SET_DOWNLOAD)
         if self._mirrors.urls:
-            await self._do(steps.Step((*option, self._mirrors.option)))
+            await self._do(phases.set_mirrors(self._mirrors))
         if not existing:
             create = ("opam", "switch", "create", phases.SWITCH, compiler)
             await self._do(steps.Step(create, network=True))
         if self._mirrors.urls:
             # Each job sets its own.
-            await self._do(steps.Step((*option, "archive-mirrors=[]")))
+            await self._do(phases.set_mirrors(mirrors.Mirrors()))
         listing = await self._do(
             steps.Step(("opam", "list", "--all", "--all-versions", "--short"), shown=" "),
             quiet=True,
@@ -328,6 +348,16 @@ class LayerMaking:
             own_processes=own_processes,
             opam_version=opam_version,
         )
+
+    async def _set_solver(self) -> None:
+        """Chooses builtin-0install, unless this opam is built without it, as Debian's 2.1 is."""
+        tried = await self._executor.run(
+            _TRY_SOLVER, output=lambda _: None, phase=Phase.CHECKOUT, time_limit=_STEP_TIMEOUT
+        )
+        if tried.exit_code == OpamExit.CONFIGURATION_ERROR:
+            self._output(f"[opam-ci] base layer: this opam has no {_SOLVER}\n".encode())
+            return
+        await self._do(steps.Step(("opam", "option", "--global", f"solver={_SOLVER}")))
 
     async def _give_own_processes(self) -> bool:
         """Gives opam's sandbox a PID namespace of its own; returns whether that is possible here.

@@ -28,6 +28,7 @@ class RootfsExecutor:
         groups: Control groups in which every process runs.
         disk: Watch over what is written.
         network: Of steps with network; without it, they have none.
+        personality: See `Platform.personality`.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a build root
@@ -39,6 +40,7 @@ class RootfsExecutor:
         groups: JobGroups | None = None,
         disk: DiskWatch | None = None,
         network: JobNetwork | None = None,
+        personality: str | None = None,
     ) -> None:
         self._root = root
         self._bottom = root.lowers
@@ -47,6 +49,7 @@ class RootfsExecutor:
         self._groups = groups or JobGroups()
         self._disk = disk
         self._network = network
+        self._personality = personality
 
     @property
     def root(self) -> sandbox.Overlay:
@@ -62,6 +65,7 @@ class RootfsExecutor:
             groups=self._groups,
             disk=self._disk.elsewhere(root.upper) if self._disk is not None else None,
             network=self._network,
+            personality=self._personality,
         )
 
     def seal(self) -> tuple[Path, ...]:
@@ -94,7 +98,7 @@ class RootfsExecutor:
     ) -> ProcessResult:
         """Runs one command; see `executor.Executor.run`."""
         files = () if self._network is None else self._network.files
-        confined = steps.confined(step, self._mirrors, files)
+        confined = steps.confined(step, self._mirrors, files, self._personality)
         network, rights = None, self._rights
         if step.network and self._network is not None:
             network = await self._network.connect()

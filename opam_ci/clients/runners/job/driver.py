@@ -207,7 +207,7 @@ class JobRun:
         return True
 
     async def _solve(self) -> bool:
-        step = phases.solve(self._spec, reinstall=self._reinstall)
+        step = phases.solve(self._spec, reinstall=self._reinstall, opam=self._base.opam_version)
         self._phase_log.begin(Phase.SOLVE, step.title)
         ended = await self._step(step)
         found = await self._read_report(step)

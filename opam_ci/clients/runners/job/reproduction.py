@@ -15,7 +15,7 @@ _IN_EVERY_SWITCH = re.compile(r"(?:ocaml|ocaml-config|ocaml-system|base-[a-z]+)\
 def reproduction(spec: BuildSpec, *, debian: str) -> str:
     """Returns the text about how to reproduce a job by hand."""
     lines = [
-        f"To reproduce locally, on Debian {debian} with the packages opam and ocaml-nox, in a",
+        f"To reproduce locally, on Debian {debian} with the packages opam and ocaml, in a",
         "clone of the opam repository where the pull request is merged into its base:",
         "",
         *(f"    {line}" for line in commands(spec)),

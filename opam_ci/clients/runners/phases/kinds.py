@@ -1,5 +1,7 @@
 """How kinds of jobs differ: the packages that opam is called for, and its options."""
 
+import re
+
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind
@@ -52,16 +54,26 @@ def invariant(spec: BuildSpec) -> tuple[str, ...]:
     return ("--update-invariant",) if name in _COMPILERS else ()
 
 
-def wanted(spec: BuildSpec) -> tuple[str, ...]:
-    """Returns what the solver must install: the target, beside it the job's package.
+def beside(spec: BuildSpec) -> str | None:
+    """Returns the formula that the solver must fulfil beside installing the target, if any.
 
-    The package is a formula, not a name: `--with-test` applies to all names, and a reverse
+    The job's package is a formula, not a name: `--with-test` applies to all names, and a reverse
     dependency does not need the tests of the package, nor what they need.
     """
     if not is_revdep(spec):
-        return (target(spec),)
+        return None
     name, version = spec.job.package.split(".", 1)
-    return (target(spec), f'--formula="{name}" {{= "{version}"}}')
+    return f'"{name}" {{= "{version}"}}'
+
+
+def knows_formulas(opam: str) -> bool:
+    """Returns whether `opam install` has the option `--formula`.
+
+    Args:
+        opam: What `opam --version` prints; an unknown version counts as a new one.
+    """
+    found = re.match(r"([0-9]+)\.([0-9]+)", opam)
+    return found is None or (int(found[1]), int(found[2])) >= (2, 2)
 
 
 def criteria(spec: BuildSpec) -> tuple[tuple[str, str], ...]:

@@ -32,10 +32,10 @@ class Mirrors(Frozen):
     directories: tuple[tuple[Path, str], ...] = ()
 
     @property
-    def option(self) -> str:
-        """The setting in opam's syntax."""
+    def setting(self) -> str:
+        """The line in opam's configuration."""
         quoted = " ".join(f'"{url}"' for url in self.urls)
-        return f"archive-mirrors=[{quoted}]"
+        return f"archive-mirrors: [{quoted}]"
 
     @property
     def digest(self) -> str:

@@ -16,6 +16,26 @@ OPAM_ROOT = "home/opam/.opam"
 SWITCH_STATE = f"{OPAM_ROOT}/{SWITCH}/.opam-switch/switch-state"
 """opam's list of installed packages."""
 
+_SWITCH_CONFIG = f"/{OPAM_ROOT}/{SWITCH}/.opam-switch/switch-config"
+
+_SET_MIRRORS = r"""
+set -e
+sed -i -e '/^archive-mirrors: .*\]$/d' -e '/^archive-mirrors:/,/\]$/d' "$1"
+if [ -n "$2" ]; then echo "$2" >> "$1"; fi
+"""
+_WITH_INVARIANT = r"""
+set -e
+file="$1"; echo "$2" > "$1.added"; shift 2
+cp --archive "$file" "$file.plain"
+sed -i 's/^invariant: \[/&\n/' "$file"
+sed -i "/^invariant: \[\$/r $file.added" "$file"
+grep -qFf "$file.added" "$file"
+code=0; "$@" || code=$?
+mv "$file.plain" "$file"
+exit "$code"
+"""
+"""Runs a command while a formula is the first element of the invariant."""
+
 SUBMISSION = "submission"
 """Name of the repository that holds what the merge changes."""
 
@@ -44,19 +64,42 @@ def submission_repository(mirrors: Mirrors) -> tuple[Step, ...]:
     """Puts the submission's packages before those of the base."""
     add = ("opam", "repository", "add", SUBMISSION, SUBMISSION_FILES)
     return (
-        *((Step(("opam", "option", "--global", mirrors.option)),) if mirrors.urls else ()),
+        *((set_mirrors(mirrors),) if mirrors.urls else ()),
         Step((*add, "--kind=local", "--rank=1")),
     )
 
 
-def solve(spec: BuildSpec, *, reinstall: bool) -> Step:
-    """Calls the solver for the whole solution of the job, tests included."""
-    command = ("opam", _verb(reinstall), "--show-actions", *kinds.tests(spec))
+def set_mirrors(mirrors: Mirrors) -> Step:
+    """Sets opam's archive mirrors, or removes them.
+
+    In the file itself: `opam option` of opam 2.1 refuses to.
+    """
+    setting = mirrors.setting if mirrors.urls else ""
     return Step(
-        (*command, *kinds.invariant(spec), *kinds.wanted(spec)),
-        report=True,
-        environment=kinds.criteria(spec),
+        ("sh", "-c", _SET_MIRRORS, "sh", f"/{OPAM_ROOT}/config", setting),
+        shown=setting or "archive-mirrors: []",
     )
+
+
+def solve(spec: BuildSpec, *, reinstall: bool, opam: str = "") -> Step:
+    """Calls the solver for the whole solution of the job, tests included.
+
+    Args:
+        spec: The job.
+        reinstall: Whether its target is installed already.
+        opam: Version of opam.
+    """
+    command = ("opam", _verb(reinstall), "--show-actions", *kinds.tests(spec))
+    argv = (*command, *kinds.invariant(spec), kinds.target(spec))
+    shown = ""
+    beside = kinds.beside(spec)
+    if beside is not None and kinds.knows_formulas(opam):
+        argv = (*argv, f"--formula={beside}")
+    elif beside is not None:
+        # The solver must fulfil the invariant of the switch as well.
+        shown = f"{' '.join(argv)} (with {beside} in the switch's invariant)"
+        argv = ("sh", "-c", _WITH_INVARIANT, "sh", _SWITCH_CONFIG, beside, *argv)
+    return Step(argv, report=True, environment=kinds.criteria(spec), shown=shown)
 
 
 def is_known(spec: BuildSpec) -> Step:

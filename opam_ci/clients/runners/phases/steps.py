@@ -18,12 +18,6 @@ OPAM_ENVIRONMENT = {
     "OPAMSTATUSLINE": "never",
     "OPAMYES": "1",
     "OPAMCONFIRMLEVEL": "unsafe-yes",
-    # Without its own time limits a fetch from a host that hangs never ends.
-    "OPAMFETCH": (
-        "curl --connect-timeout 10 --max-time 600 --speed-time 30 --speed-limit 1000 "
-        "--retry 2 --retry-delay 2 --user-agent opam-ci "
-        "--write-out %%{http_code}\\n -L -o %{out}% -- %{url}%"
-    ),
 }
 
 

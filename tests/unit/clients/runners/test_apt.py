@@ -13,6 +13,7 @@ from opam_ci.clients.runners.images.apt_sources import (
     one_line_sources,
     read_host,
 )
+from opam_ci.core.platforms.debian import DebianRoot
 
 DEB822 = """# a comment
 Types: deb deb-src
@@ -43,11 +44,16 @@ def test_deb822_stanzas_are_read() -> None:
     archives = choose(deb822_sources(DEB822))
     assert archives.main == "http://mirror.example.org/debian"
     assert archives.security == "http://mirror.example.org/debian-security"
-    assert archives.sources("trixie") == (
+    assert archives.sources(DebianRoot(suite="trixie", architecture="amd64")) == (
         "deb http://mirror.example.org/debian trixie main",
         "deb http://mirror.example.org/debian trixie-updates main",
         "deb http://mirror.example.org/debian-security trixie-security main",
     )
+
+
+def test_unstable_has_no_suites_of_updates() -> None:
+    unstable = DebianRoot(suite="unstable", architecture="i386")
+    assert Archives().sources(unstable) == (f"deb {DEFAULT_ARCHIVE} unstable main",)
 
 
 def test_deb822_continuation_lines_are_read() -> None:

@@ -182,7 +182,7 @@ def test_a_local_mirror_is_shown_at_a_place_of_the_build_root(tmp_path: Path) ->
     tmp_path.chmod(0o755)
     shown = mirrors.inside((f"file://{tmp_path}", "https://cache.example.org"))
     assert shown.directories == ((tmp_path.resolve(), "/mirrors/0"),)
-    assert shown.option == 'archive-mirrors=["file:///mirrors/0" "https://cache.example.org"]'
+    assert shown.setting == 'archive-mirrors: ["file:///mirrors/0" "https://cache.example.org"]'
 
 
 def test_a_mirror_that_cannot_be_used_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import stat
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,13 +19,17 @@ from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
 from opam_ci.clients.runners.sandbox.locks import HALF_MADE, own_directory, remove_tree, try_lock
 from opam_ci.clients.runners.sandbox.network import ContainerNetwork
 from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef
-from opam_ci.core.jobs.errors import UnfitImageError
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.platforms.debian import DebianRoot
 from opam_ci.core.platforms.model import EMBEDDED
 
 TORN = (b"", b"\0" * 200, b'{"base_commit": "')
 WEEK = 7 * 86_400
+OLD = datetime.now(UTC) - timedelta(days=8)
 AT = datetime(2026, 5, 4, tzinfo=UTC)
+TRIXIE = DebianRoot(suite="trixie", architecture="amd64")
 
 SPEC = BuildSpec(
     job=Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD),
@@ -47,9 +51,11 @@ MANIFEST = LayerManifest(
 class Images(ImageStore):
     """Images whose root file system is made by a shell."""
 
-    def _command(self, suite: str, archives: Archives, root: Path) -> list[str]:
+    def _command(self, debian: DebianRoot, archives: Archives, root: Path) -> list[str]:
         made = f"mkdir -p {root}/var/lib/dpkg {root}/var/lib/apt/lists"
-        made += f"; touch {root}/var/lib/dpkg/status {root}/var/lib/apt/lists/{suite}_Packages"
+        made += (
+            f"; touch {root}/var/lib/dpkg/status {root}/var/lib/apt/lists/{debian.suite}_Packages"
+        )
         return ["sh", "-c", f"{made}; : {archives.main}"]
 
 
@@ -71,6 +77,12 @@ class Layers(LayerStore):
 class NoArtifacts:
     async def fetch(self, key: str, target: Path) -> None:
         raise AssertionError(key, target)
+
+
+def outdate(image: Image) -> None:
+    """Writes into an image that its package lists have expired."""
+    manifest = image.manifest.model_copy(update={"made_at": OLD})
+    (image.root.parent / "manifest.json").write_text(manifest.model_dump_json())
 
 
 def shown(_: str) -> None:
@@ -101,13 +113,13 @@ async def test_layer_with_a_torn_manifest_is_made_anew(
 @pytest.mark.parametrize("torn", TORN)
 async def test_image_with_a_torn_manifest_is_made_anew(tmp_path: Path, torn: bytes) -> None:
     store = Images(tmp_path / "images", ROOT)
-    made = await store.ensure("trixie", Archives(), shown)
+    made = await store.ensure(TRIXIE, Archives(), shown)
     manifest = made.root.parent / "manifest.json"
     manifest.write_bytes(torn)
-    assert store.find("trixie", Archives()) is None
-    again = await store.ensure("trixie", Archives(), shown)
-    assert again.root == made.root
-    assert store.find("trixie", Archives()) == again
+    assert store.find(TRIXIE, Archives()) is None
+    again = await store.ensure(TRIXIE, Archives(), shown)
+    assert again.root != made.root
+    assert store.find(TRIXIE, Archives()) == again
 
 
 @pytest.mark.parametrize("torn", TORN)
@@ -161,7 +173,7 @@ async def test_images_of_other_recipes_go_after_a_week_without_use(tmp_path: Pat
     store = Images(tmp_path / "images", ROOT)
     current = Archives()
     others = [Archives(main=f"http://mirror{number}.example") for number in range(3)]
-    made = [await store.ensure("trixie", archives, shown) for archives in (current, *others)]
+    made = [await store.ensure(TRIXIE, archives, shown) for archives in (current, *others)]
     past = time.time() - WEEK - 60
     for image in (made[0], made[1], made[2]):
         os.utime(image.root.parent / "manifest.json", (past, past))
@@ -171,13 +183,42 @@ async def test_images_of_other_recipes_go_after_a_week_without_use(tmp_path: Pat
     # Somebody makes or removes it.
     held = try_lock(made[2].root.parent.with_suffix(".lock"))
     assert held is not None
-    await store.sweep("trixie", current)
+    await store.sweep(TRIXIE, current)
     os.close(held)
     assert [image.root.exists() for image in made] == [True, False, True, True]
     assert not remains.parent.exists()
-    assert store.find("trixie", others[1]) is not None  # which is a use
-    await store.sweep("trixie", current)
+    assert store.find(TRIXIE, others[1]) is not None  # which is a use
+    await store.sweep(TRIXIE, current)
     assert [image.root.exists() for image in made] == [True, False, True, True]
+
+
+async def test_an_old_image_is_made_anew_and_stays_for_those_who_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Images(tmp_path / "images", ROOT)
+    first = await store.ensure(TRIXIE, Archives(), shown)
+    assert await store.ensure(TRIXIE, Archives(), shown) == first
+    outdate(first)
+    second = await store.ensure(TRIXIE, Archives(), shown)
+    assert second.root != first.root
+    assert first.root.exists()
+    # Its packages are the same, and what was built over them is of use.
+    assert second.manifest.digest == first.manifest.digest
+    i386 = TRIXIE.model_copy(update={"architecture": "i386"})
+    assert (await store.ensure(i386, Archives(), shown)).manifest.digest != first.manifest.digest
+
+    outdate(second)
+    monkeypatch.setattr(Images, "_command", lambda *_: ["false"])
+    lines: list[str] = []
+    for _ in range(2):
+        served = await store.ensure(TRIXIE, Archives(), lines.append)
+        assert served.root == second.root
+    # The making is not tried for each job.
+    assert len([line for line in lines if line.startswith("making")]) == 1
+    assert lines[-1].endswith(f"the one of {OLD:%Y-%m-%d} is used")
+    with pytest.raises(InfrastructureError, match="could not be made") as caught:
+        await store.ensure(TRIXIE.model_copy(update={"suite": "sid"}), Archives(), shown)
+    assert caught.value.cause is Cause.IMAGE
 
 
 async def test_remains_of_a_killed_removal_of_a_layer_go(tmp_path: Path, image: Image) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,10 @@ from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.platforms.debian import DebianRoot
 from opam_ci.core.platforms.model import EMBEDDED
+
+TRIXIE = DebianRoot(suite="trixie", architecture="amd64")
 
 
 def spec(kind: JobKind = JobKind.BUILD) -> BuildSpec:
@@ -143,6 +147,64 @@ def test_a_revdep_is_tested_without_the_tests_of_the_package() -> None:
         assert ("cppo.1.8.0" in step.argv) != ("user.3" in step.argv)
 
 
+def test_before_opam_2_2_a_revdep_is_solved_for_under_an_invariant(tmp_path: Path) -> None:
+    test = spec(JobKind.REVDEP_TEST)
+    for version in ("2.2.0", "2.6.1", "3.0~alpha", "10.0", ""):
+        argv = phases.solve(test, reinstall=False, opam=version).argv
+        assert argv[-1] == '--formula="cppo" {= "1.8.0"}'
+    step = phases.solve(test, reinstall=False, opam="2.1.2")
+    assert step.argv[-5:] == ("opam", "install", "--show-actions", "--with-test", "user.3")
+    assert step.title == (
+        'opam install --show-actions --with-test user.3 (with "cppo" {= "1.8.0"} in the switch\'s '
+        "invariant)"
+    )
+    file = tmp_path / "switch-config"
+    forms = ('invariant: ["ocaml-system"]\nx: []\n', 'a: 1\ninvariant: [\n  "b" | "c"\n]\n')
+    for text in forms:
+        file.write_text(text)
+        script = list(step.argv[:6])
+        script[4] = str(file)
+        seen = subprocess.run(
+            [*script, "sh", "-c", f"cat {file}; exit 20"], check=False, capture_output=True
+        )
+        assert seen.returncode == 20
+        assert b'invariant: [\n"cppo" {= "1.8.0"}\n' in seen.stdout
+        assert b"".join(seen.stdout.split(b'\n"cppo" {= "1.8.0"}\n')).split() == (
+            text.encode().split()
+        )
+        assert file.read_text() == text
+    file.write_text("x: []\n")
+    assert subprocess.run([*script, "true"], check=False).returncode != 0
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        'archive-mirrors: ["file:///mirrors/0"]\n',
+        'archive-mirrors: [\n  "file:///mirrors/0"\n  "https://old.example"\n]\n',
+        "archive-mirrors: []\n",
+    ],
+)
+def test_archive_mirrors_are_set_in_opams_configuration(tmp_path: Path, before: str) -> None:
+    file, rest = tmp_path / "config", 'jobs: 2\nrepositories: [\n  "default"\n]\n'
+    for wanted in (Mirrors(), Mirrors(urls=("https://a.example/x?y&z", "file:///mirrors/0"))):
+        argv = list(phases.set_mirrors(wanted).argv)
+        argv[argv.index("/home/opam/.opam/config")] = str(file)
+        for text in (before + rest, rest + before):
+            file.write_text(text)
+            subprocess.run(argv, check=True)
+            line = f"{wanted.setting}\n" if wanted.urls else ""
+            assert file.read_text() == rest + line
+
+
+def test_a_personality_comes_before_every_command() -> None:
+    for step in (phases.update_lists(()), phases.is_known(spec())):
+        assert steps.confined(step, Mirrors()).argv == step.argv
+        started = steps.confined(step, Mirrors(), (), "linux32")
+        assert started.argv == ("linux32", *step.argv)
+
+
 def test_only_the_solver_chooses_the_oldest_versions() -> None:
     lowest = dict(phases.solve(spec(JobKind.LOWER_BOUNDS), reinstall=False).environment)
     assert lowest["OPAMCRITERIA"] == "+removed,+count[version-lag,solution]"
@@ -166,9 +228,11 @@ def test_a_compiler_may_replace_that_of_the_switch(package: str, *, replaces: bo
 
 
 def test_an_image_is_made_anew_for_another_archive() -> None:
-    one = recipe_digest("trixie", ("deb http://a trixie main",))
-    assert one == recipe_digest("trixie", ("deb http://a trixie main",))
-    assert one != recipe_digest("trixie", ("deb http://b trixie main",))
+    one = recipe_digest(TRIXIE, ("deb http://a trixie main",))
+    assert one == recipe_digest(TRIXIE, ("deb http://a trixie main",))
+    assert one != recipe_digest(TRIXIE, ("deb http://b trixie main",))
+    i386 = TRIXIE.model_copy(update={"architecture": "i386"})
+    assert one != recipe_digest(i386, ("deb http://a trixie main",))
 
 
 def test_installed_debian_packages_are_read() -> None:

@@ -1,6 +1,7 @@
 """Why a package cannot be installed, in one line.
 
-The causes are what opam 2.3.0 with its builtin solver wrote for packages made for the purpose.
+The causes are what opam 2.3.0 with its builtin solver wrote for packages made for the purpose; a
+chain without the package itself is of opam 2.1.2.
 """
 
 import pytest
@@ -29,6 +30,11 @@ _RELAX = "You can temporarily relax the switch invariant with `--update-invarian
         (
             "zzz.1",
             "Missing dependency:\n- zzz → this-package-does-not-exist\nunknown package",
+            "zzz.1 needs this-package-does-not-exist: no such package",
+        ),
+        (
+            "zzz.1",
+            "Missing dependency:\n- this-package-does-not-exist\nunknown package",
             "zzz.1 needs this-package-does-not-exist: no such package",
         ),
         (

@@ -13,6 +13,12 @@ from pydantic import ValidationError
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import PhaseTimeouts
+from opam_ci.core.platforms.debian import (
+    DebianRoot,
+    architectures,
+    debian_root,
+    embedded_root,
+)
 from opam_ci.core.platforms.file import InvalidPlatformFile, parse_platforms
 from opam_ci.core.platforms.limits import PhaseLimits
 from opam_ci.core.platforms.model import ARCHITECTURES, EMBEDDED, Platform, PlatformTable, Runner
@@ -20,6 +26,7 @@ from opam_ci.core.platforms.page import page
 from opam_ci.core.platforms.select import canary_platform, choose, embedded, filtered, named
 
 DEFAULT = load_platforms(None)
+ROOTFS = Runner.ROOTFS
 POOLS = """
 [pools.linux-amd64]
 arch = ["amd64", "i386"]
@@ -379,8 +386,8 @@ def test_a_platform_has_an_image_just_when_it_is_a_container() -> None:
 
 
 def test_the_default_matrix_is_that_of_opam_repo_ci() -> None:
-    """Counted in `test/specs.expected` of opam-repo-ci (May 2026)."""
-    assert len(DEFAULT.platforms) == 75
+    """Counted in `test/specs.expected` of opam-repo-ci (May 2026), and two of Debian's own."""
+    assert len(DEFAULT.platforms) == 77
     on_debian = "debian-13-ocaml-{}/amd64".format
     bounded = [one for one in DEFAULT.platforms if one.lower_bounds]
     assert {one.name for one in bounded} == set(
@@ -390,12 +397,12 @@ def test_the_default_matrix_is_that_of_opam_repo_ci() -> None:
     assert names(with_revdeps) == [on_debian("4.14"), on_debian("5.4")]
     by_arch = {arch: len(filtered(DEFAULT.platforms, arches=[arch])) for arch in ARCHITECTURES}
     assert by_arch == {
-        "amd64": 65,
+        "amd64": 66,
         "arm64": 4,
         "ppc64le": 2,
         "riscv64": 2,
         "s390x": 2,
-        "i386": 0,
+        "i386": 1,
         "arm32v7": 0,
     }
     assert {one.distribution for one in DEFAULT.platforms if one.runner is Runner.NATIVE} == {
@@ -403,6 +410,40 @@ def test_the_default_matrix_is_that_of_opam_repo_ci() -> None:
         "freebsd-15.0",
     }
     assert {one.opam for one in DEFAULT.platforms} >= {"dev", "2.1", "2.2", "2.3", "2.4", "2.5"}
+
+
+def test_root_file_systems_have_four_suites_and_two_architectures() -> None:
+    roots = [each for one in DEFAULT.platforms for each in one.choices if each.runner is ROOTFS]
+    assert [(one.name, one.opam, one.compiler, one.personality) for one in roots] == [
+        ("debian-13-ocaml-5.3/amd64", "system", "ocaml-system", None),
+        ("debian-12-ocaml-4.13/amd64", "system", "ocaml-system", None),
+        ("debian-13-ocaml-5.3/i386", "system", "ocaml-system", "linux32"),
+        ("debian-testing-ocaml-5.4/amd64", "system", "ocaml-system", None),
+        ("debian-unstable-ocaml-5.4/amd64", "system", "ocaml-system", None),
+    ]
+    assert [debian_root(one) for one in roots] == [
+        DebianRoot(suite=suite, architecture=architecture)
+        for suite, architecture in [
+            ("trixie", "amd64"),
+            ("bookworm", "amd64"),
+            ("trixie", "i386"),
+            ("testing", "amd64"),
+            ("unstable", "amd64"),
+        ]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("machine", "root"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("ppc64le", "ppc64el")]
+)
+def test_a_machine_makes_the_root_of_its_own_architecture(machine: str, root: str) -> None:
+    assert embedded_root(machine) == DebianRoot(suite="trixie", architecture=root)
+
+
+def test_every_architecture_has_a_machine() -> None:
+    machines = ("x86_64", "aarch64", "ppc64le", "riscv64", "s390x")
+    assert {arch for each in machines for arch in architectures(each)} == set(ARCHITECTURES)
+    assert architectures("mips") == ()
 
 
 def test_riscv64_has_twice_the_time() -> None:
@@ -439,10 +480,10 @@ def test_names_and_globs() -> None:
 @pytest.mark.parametrize(
     ("pattern", "reported"),
     [
-        ("debian-13-ocaml-5.3", "did you mean debian-13-ocaml-5.3/amd64?"),
+        ("debian-12-ocaml-4.13", "did you mean debian-12-ocaml-4.13/amd64?"),
         ("debian-13-ocaml-53/amd64", "did you mean debian-13-ocaml-5.3/amd64 or"),
-        ("plan9", "; `opam-ci platforms` lists all 75"),
-        ("", "lists all 75"),
+        ("plan9", "; `opam-ci platforms` lists all 77"),
+        ("", "lists all 77"),
     ],
 )
 def test_an_unknown_name_brings_suggestions(pattern: str, reported: str) -> None:
