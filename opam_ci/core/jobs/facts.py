@@ -102,6 +102,8 @@ class HostFacts(Frozen):
             control group counts the job's own.
         pids_limit_hits: How often a fork failed at the process limit.
         disk_overuse: Set if the runner ended the job for exceeding its disk limits.
+        kernel_kills_counted: Whether the counters above have every process that the kernel ended
+            for want of memory; if not, any signal 9 may be the kernel's.
     """
 
     free_bytes: int | None = None
@@ -112,6 +114,7 @@ class HostFacts(Frozen):
     foreign_oom_kills: int = 0
     pids_limit_hits: int = 0
     disk_overuse: DiskOveruse | None = None
+    kernel_kills_counted: bool = True
 
 
 class BuildFacts(Frozen):
