@@ -52,10 +52,7 @@ _BASE = "/home/opam/base"
 # One sandbox, because the unpacked base is in memory: 40,000 small files that opam copies to
 # its root and that are not needed afterwards.
 _INITIALISE_SCRIPT = 'tar --extract --gzip --no-same-owner --directory "$1" && shift && exec "$@"'
-_INIT = ("opam", "init", "--bare", "--no-setup", "--kind=local", "default", _BASE)
-_INITIALISE = steps.Step(
-    ("sh", "-c", _INITIALISE_SCRIPT, "sh", _BASE, *_INIT), shown="opam init", scratch=(_BASE,)
-)
+_INIT = ("opam", "init", "--bare", "--no-setup", "--kind=local")
 
 # For an image with a switch and its compiler, such as ocaml/opam's. Its opam sandbox is off; its
 # switch gets a link with our name.
@@ -103,6 +100,7 @@ class LayerManifest(Frozen):
         hidden: Number of packages that were left out since the mirrors lack their sources.
         own_processes: Whether opam's sandbox has a PID namespace of its own.
         hidden_packages: Those packages, `name.version`.
+        sandbox: The sandbox in which opam runs commands of packages.
     """
 
     base_commit: str
@@ -111,6 +109,7 @@ class LayerManifest(Frozen):
     hidden: int
     own_processes: bool = False
     hidden_packages: frozenset[str] = frozenset()
+    sandbox: steps.OpamSandbox = steps.OpamSandbox.BUBBLEWRAP
 
 
 class Layer(Frozen):
@@ -247,39 +246,52 @@ class LayerMaking:
         executor: A build root over the image alone.
         shown: Archive mirrors.
         output: Receives the output, for people.
+        sandbox: opam's sandbox there.
     """
 
     def __init__(
-        self, executor: Executor, shown: mirrors.Mirrors, output: Callable[[bytes], None]
+        self,
+        executor: Executor,
+        shown: mirrors.Mirrors,
+        output: Callable[[bytes], None],
+        *,
+        sandbox: steps.OpamSandbox = steps.OpamSandbox.BUBBLEWRAP,
     ) -> None:
         self._executor = executor
         self._mirrors = shown
         self._output = output
+        self._sandbox = sandbox
 
-    async def run(self, spec: BuildSpec, archive: Path) -> LayerManifest:
+    async def run(
+        self, spec: BuildSpec, archive: Path, *, switch: tuple[str, ...] = ()
+    ) -> LayerManifest:
         """Makes it.
 
         Args:
             spec: A job on it.
             archive: Archive of the base repository; it may be replaced by a reduced one.
+            switch: What the switch has, in words of `opam switch create`; by default the
+                platform's compiler, or the switch that is there.
 
         Raises:
             InfrastructureError: It cannot be made.
         """
-        compiler = spec.platform.compiler
+        compiler = switch or ((spec.platform.compiler,) if spec.platform.compiler else ())
         existing = not compiler
         hidden = await self._hide(archive) if spec.only_mirrored else frozenset[str]()
         with archive.open("rb") as stream:
-            await self._do(_TAKE_OVER if existing else _INITIALISE, stdin=stream)
+            await self._do(_TAKE_OVER if existing else _initialise(self._sandbox), stdin=stream)
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
-        await require_sandbox(self._executor)
-        own_processes = await self._give_own_processes()
+        await require_sandbox(self._executor, self._sandbox)
+        own_processes = (
+            self._sandbox is steps.OpamSandbox.BUBBLEWRAP and await self._give_own_processes()
+        )
         option = ("opam", "option", "--global")
         await self._do(steps.Step((*option, "solver=builtin-0install")))
         if self._mirrors.urls:
             await self._do(steps.Step((*option, self._mirrors.option)))
         if not existing:
-            create = ("opam", "switch", "create", phases.SWITCH, compiler)
+            create = ("opam", "switch", "create", phases.SWITCH, *compiler)
             await self._do(steps.Step(create, network=True))
         if self._mirrors.urls:
             # Each job sets its own.
@@ -301,7 +313,7 @@ class LayerMaking:
         installed = await read_installed(self._executor)
         if not installed:
             raise InfrastructureError(
-                f"the switch with {compiler} is empty", cause=Cause.OPAM_INTERNAL
+                f"the switch with {' '.join(compiler)} is empty", cause=Cause.OPAM_INTERNAL
             )
         return LayerManifest(
             base_commit=spec.repository.base_commit,
@@ -310,6 +322,7 @@ class LayerMaking:
             hidden=len(hidden),
             hidden_packages=hidden,
             own_processes=own_processes,
+            sandbox=self._sandbox,
         )
 
     async def _give_own_processes(self) -> bool:
@@ -400,14 +413,27 @@ async def check_sandbox(executor: Executor, place: str, advice: Callable[[str], 
     await require_sandbox(executor)
 
 
-async def require_sandbox(executor: Executor) -> None:
-    """Checks that opam will run commands in its own sandbox.
+def _initialise(sandbox: steps.OpamSandbox) -> steps.Step:
+    off = ("--disable-sandboxing",) if sandbox is steps.OpamSandbox.NONE else ()
+    return steps.Step(
+        ("sh", "-c", _INITIALISE_SCRIPT, "sh", _BASE, *_INIT, *off, "default", _BASE),
+        shown="opam init",
+        scratch=(_BASE,),
+    )
+
+
+async def require_sandbox(
+    executor: Executor, sandbox: steps.OpamSandbox = steps.OpamSandbox.BUBBLEWRAP
+) -> None:
+    """Checks that opam will run commands in its own sandbox, if the system has one.
 
     `opam init` turns it off silently when its own check of bubblewrap fails.
 
     Raises:
         InfrastructureError: Cause `sandbox`.
     """
+    if sandbox is steps.OpamSandbox.NONE:
+        return
     path = f"{phases.OPAM_ROOT}/config"
     config = await read_one(executor, path, limit=report.STATE_LIMIT) or b""
     if b"wrap-build-commands:" in config and b"/sandbox.sh" in config:
