@@ -35,9 +35,15 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.containers.registry import ImageResolver
+from opam_ci.clients.runners.native import NativeRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.sandbox.locks import temporary_files_in
-from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
+from opam_ci.clients.runners.settings import (
+    ContainerSettings,
+    JobLimits,
+    NativeSettings,
+    RootfsSettings,
+)
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.errors import UsageError
 from opam_ci.health.slots import BuildSlots, tuner
@@ -99,6 +105,17 @@ def make_runner(settings: Settings, store: ArtifactStore) -> MachineRunner:
                 limits=limits,
                 slots=settings.builds,
                 network_allow=settings.network_allow,
+            ),
+            store,
+        )
+    if settings.runner == "native":
+        return NativeRunner(
+            NativeSettings(
+                home=settings.cache,
+                users=settings.native_users,
+                same_user=settings.native_same_user,
+                limits=limits,
+                slots=settings.builds,
             ),
             store,
         )

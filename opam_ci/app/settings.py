@@ -58,13 +58,16 @@ class Settings(BaseSettings):
         orchestrate: Whether this worker runs workflows and repository activities.
         builds: How many jobs this worker builds at once.
         platforms: File of platforms and pools; None for the one of the package.
-        runner: How this worker isolates jobs: in a root file system that it makes, or in
-            containers.
+        runner: How this worker isolates jobs: in a root file system that it makes, in
+            containers, or as users of the machine itself.
         container_command: `podman` or `docker`, or the path of either.
         container_runtime: The engine's low-level runtime; by default what works here.
         container_image: Image of platforms that name none.
         container_network: The engine's name of a network for the phases that have one, where the
             one of our own cannot be made; nothing filters it.
+        native_users: Users of this machine that jobs of the native runner run as, separated by
+            commas.
+        native_same_user: Whether such jobs may run as this worker's own user.
         network_allow: Internal hosts that builds may download from, as `HOST:PORT`, separated by
             commas; mirrors and proxies of this machine's configuration need no entry.
         job_memory: Bytes of memory that a job may use; by default a share of the machine's.
@@ -107,6 +110,13 @@ class Settings(BaseSettings):
             return value
         return tuple(Endpoint.parse(each.strip()) for each in value.split(",") if each.strip())
 
+    @field_validator("native_users", mode="before")
+    @classmethod
+    def _names(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        if not isinstance(value, str):
+            return value
+        return tuple(each.strip() for each in value.split(",") if each.strip())
+
     model_config = SettingsConfigDict(
         env_prefix="OPAM_CI_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
@@ -123,11 +133,13 @@ class Settings(BaseSettings):
     orchestrate: bool = True
     builds: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
     platforms: Path | None = None
-    runner: Literal["rootfs", "container"] = "rootfs"
+    runner: Literal["rootfs", "container", "native"] = "rootfs"
     container_command: str = "podman"
     container_runtime: str | None = None
     container_image: str | None = None
     container_network: str | None = None
+    native_users: Annotated[tuple[str, ...], NoDecode] = ()
+    native_same_user: bool = False
     network_allow: Annotated[tuple[Endpoint, ...], NoDecode] = ()
     job_memory: int | None = Field(default=None, ge=32 << 20)
     job_pids: int = Field(default=4096, ge=16)
