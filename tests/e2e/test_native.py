@@ -1,15 +1,18 @@
 """The native runner on machines of its own, made from the root file system; with real opam."""
 
+import hashlib
 import os
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.core.jobs.build import Revdep
 from opam_ci.core.jobs.job import JobKind, Phase
 from tests.support.samples.hostile import BOMB, shell
-from tests.support.worlds.native import WORKERS_OWN, Machine, NativeResult
-from tests.support.worlds.rootfs import FAST
+from tests.support.worlds.native import HOME, WORKERS_OWN, Machine, NativeResult
+from tests.support.worlds.rootfs import FAST, archive
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -27,6 +30,9 @@ def builds(script: str) -> str:
     return f"build: {shell(script)}\n"
 
 
+SOURCE = archive({"x/inside": "from the mirror"})
+SUM = hashlib.sha256(SOURCE).hexdigest()
+
 PACKAGES = {
     "below.1": "",
     "below.2": "",
@@ -38,6 +44,10 @@ PACKAGES = {
     "cancelled.1": builds(f"{DAEMON} echo began; sleep 86402"),
     "daemon.1": builds(DAEMON),
     "disk.1": builds(FILL),
+    "fetched.1": (
+        f'url {{ src: "https://nowhere.invalid/x.tar.gz" checksum: "sha256={SUM}" }}\n'
+        f"{builds('cat inside')}"
+    ),
     "needs.1": 'depexts: [["libgmp-dev"] {os-family = "debian"}]\n',
 }
 """Ordinary packages, and what became of them."""
@@ -51,6 +61,8 @@ PLAIN = {
     "endless.1": "failed(timeout)",
     "daemon.1": "passed",
     "disk.1": "failed(build)",
+    "fetched.1": "passed",
+    "revdeps.1": "passed",
     "needs.1": "skipped(depext_not_installed)",
     "cancelled.1": "cancelled",
 }
@@ -65,12 +77,20 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "untested.1": {"kind": JobKind.TEST},
         "above.1": {"kind": JobKind.REVDEP_TEST},
     }
+    mirror = machine.directory / "mirror" / "sha256" / SUM[:2]
+    mirror.mkdir(parents=True)
+    (mirror / SUM).write_bytes(SOURCE)
     jobs = []
     for name in PLAIN:
-        words = {"kind": JobKind.BUILD, **kinds.get(name, {})}
+        words: dict[str, Any] = {"kind": JobKind.BUILD, **kinds.get(name, {})}
         if name == "above.1":
             jobs.append(machine.job(PACKAGES, "good.1", revdep=name, **words))
             continue
+        if name == "revdeps.1":
+            jobs.append(machine.job(PACKAGES, "good.1", kind=JobKind.LIST_REVDEPS))
+            continue
+        if name == "fetched.1":
+            words["mirrors"] = (f"file://{HOME}/mirror",)
         at = "- began" if name == "cancelled.1" else None
         timeouts = SHORT if name == "endless.1" else FAST
         jobs.append(machine.job(PACKAGES, name, cancel_at=at, timeouts=timeouts, **words))
@@ -105,6 +125,13 @@ def test_the_phases_and_facts_are_those_of_the_other_runners(ordinary: Results) 
     assert "[opam-ci] the network is not filtered" in log
     assert "sandbox.sh" in log
     assert "not sandboxed" not in log
+
+
+def test_revdeps_are_listed_and_sources_come_from_a_local_mirror(ordinary: Results) -> None:
+    report = ordinary["revdeps.1"].report
+    assert report is not None
+    assert report.revdeps == (Revdep(package="above.1", has_tests=True),)
+    assert "- from the mirror" in ordinary["fetched.1"].log
 
 
 def test_a_cancelled_job_is_gone_within_5_seconds(ordinary: Results) -> None:

@@ -5,8 +5,10 @@ docs/native.md says what it protects, and what it cannot.
 
 import os
 import pwd
+import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from opam_ci.clients.host import HostNeeds
@@ -58,7 +60,6 @@ class NativeRunner:
         self._layers = NativeLayers(
             settings.home / "native-layers", artifacts, settings.keep_layers * max(1, len(users))
         )
-        self._machine: Machine | None = None
 
     @property
     def needs(self) -> HostNeeds:
@@ -79,12 +80,19 @@ class NativeRunner:
         Raises:
             InfrastructureError: Cause `image` or `sandbox`, and what to do.
         """
-        if self._machine is None:
-            self._settings.home.mkdir(parents=True, exist_ok=True)
-            user = self._slots.all[0].user
-            self._machine = await read_machine(() if user is None else user.prefix)
-            show(f"jobs of the native runner run on {self._machine.name}")
-        return self._machine
+        machine = await self._read_machine()
+        show(f"jobs of the native runner run on {machine.name}")
+        if (users := len(self._slots.all)) < self._settings.slots:
+            show(
+                f"of {self._settings.slots} jobs at once, {users} run with the native runner, one "
+                f"for each user of {_USERS}: the others wait for these"
+            )
+        return machine
+
+    async def _read_machine(self) -> Machine:
+        # Its opam and its OCaml may be upgraded at any time.
+        user = self._slots.all[0].user
+        return await read_machine(() if user is None else user.prefix)
 
     async def sweep(self) -> int:
         """Removes leftovers of killed workers, processes too; returns how many jobs they had."""
@@ -105,9 +113,14 @@ class NativeRunner:
         Raises:
             InfrastructureError: With the cause and what to do about it.
         """
-        machine = await self.prepare(lambda _: None)
+        machine = await self._read_machine()
+        self._settings.home.mkdir(parents=True, exist_ok=True)
         check_room(self.needs)
-        async with self._slots.take(lambda: None) as slot:
+        with suppress(_BusyError):
+            await self._check_slot(machine)
+
+    async def _check_slot(self, machine: Machine) -> None:
+        async with self._slots.take(_busy) as slot:
             executor = NativeExecutor(slot, mirrors.Mirrors(), self._limits)
             last = LastOutput()
             if not await _run(executor, steps.Step(("sh", "-c", ": > probe")), last):
@@ -129,8 +142,7 @@ class NativeRunner:
                 f"this worker does not run {spec.job.kind} jobs", cause=Cause.IMAGE
             )
         transcript = Transcript(log, progress)
-        machine = await self.prepare(lambda _: None)
-        machine.switch(spec.platform)
+        machine = await self._read_machine()
         transcript.plain(_heading(machine, spec))
         phase_log = PhaseLog(transcript, spec.timeouts)
         phase_log.begin_checkout(spec)
@@ -163,6 +175,14 @@ class NativeRunner:
         return notes
 
 
+class _BusyError(Exception):
+    """Every slot has a job: they were checked before."""
+
+
+def _busy() -> None:
+    raise _BusyError
+
+
 async def _run(executor: NativeExecutor, step: steps.Step, output: Output) -> bool:
     ended = await executor.run(step, output=output, phase=Phase.SETUP, time_limit=60)
     return ended.ok
@@ -182,6 +202,9 @@ def _depexts(spec: BuildSpec) -> steps.Step:
 
 
 def _heading(machine: Machine, spec: BuildSpec) -> str:
+    switch = shlex.join(machine.switch(spec.platform))
+    platform = spec.platform.model_copy(update={"compiler": switch})
+    spec = spec.model_copy(update={"platform": platform})
     lines = [
         f"This machine: {machine.name}.",
         "To reproduce on such a machine, in a clone of the opam repository where the pull",

@@ -7,10 +7,11 @@ import asyncio
 import contextlib
 import json
 import os
+import pwd
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -71,7 +72,8 @@ class ProcessWatch:
 
     def _look(self) -> None:
         found = self._processes()
-        if self._limits.pids is not None and len(found) >= self._limits.pids:
+        # As the kernel does, it counts threads.
+        if self._limits.pids is not None and sum(map(_threads, found)) >= self._limits.pids:
             self.processes_reached = True
         limit = self._limits.memory_bytes
         if limit is None or sum(map(_resident, found)) <= limit:
@@ -94,6 +96,12 @@ class ProcessWatch:
 def _resident(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.Error):
         return int(process.memory_info().rss)
+    return 0
+
+
+def _threads(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.num_threads())
     return 0
 
 
@@ -190,10 +198,11 @@ class NativeExecutor:
     def _order(self, step: sandbox.Confined, started: Path, ended: Path) -> dict[str, object]:
         user = None if step.as_root else self._slot.user
         tmp = self._slot.home / "tmp"
-        own = {"USER": user.name, "LOGNAME": user.name} if user is not None else {}
+        name = pwd.getpwuid(os.getuid()).pw_name if user is None else user.name
         variables = {
             **{name: self._here(value) for name, value in step.environment},
-            **own,
+            **dict.fromkeys(("USER", "LOGNAME"), name),
+            "SHELL": "/bin/sh",
             "PATH": os.environ.get("PATH", os.defpath),
             "OPAMROOT": str(self._slot.home / ".opam"),
             "OPAMROOTISOK": "1",
@@ -220,7 +229,11 @@ class NativeExecutor:
             return limit
         if os.geteuid() == 0:
             return None  # the kernel does not limit root
-        return limit + sum(each.num_threads() for each in _of_this_user())
+        me = os.getuid()
+        others = psutil.process_iter(["uids"])
+        return limit + sum(
+            _threads(each) for each in others if each.info["uids"] and each.info["uids"].real == me
+        )
 
     def _here(self, text: str) -> str:
         for inside, path in self._places.items():
@@ -274,13 +287,6 @@ def _within(path: str) -> str:
 def _write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
-
-
-def _of_this_user() -> Iterable[psutil.Process]:
-    me = os.getuid()
-    for each in psutil.process_iter(["uids"]):
-        if each.info["uids"] is not None and each.info["uids"].real == me and each.is_running():
-            yield each
 
 
 def _first(*guards: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

@@ -71,6 +71,11 @@ class Slot:
         """Where the job writes."""
         return self.directory / "home"
 
+    @property
+    def lock(self) -> Path:
+        """The file whose lock the job holds."""
+        return self.directory.with_name(f"{self.directory.name}.lock")
+
     async def renew(self) -> None:
         """Makes `home` empty.
 
@@ -132,7 +137,8 @@ class Slots:
         """Holds a slot that is free, and empty.
 
         Args:
-            waiting: Called when all are in use, at once and then every minute.
+            waiting: Called when all are in use, at once and then every minute; what it raises
+                ends the waiting.
 
         Raises:
             InfrastructureError: Cause `storage`: it cannot be made, or emptied.
@@ -159,7 +165,7 @@ class Slots:
 
     def _free(self) -> tuple[Slot, int] | None:
         for slot in self.all:
-            if (descriptor := try_lock(slot.directory.with_suffix(".lock"))) is not None:
+            if (descriptor := try_lock(slot.lock)) is not None:
                 return slot, descriptor
         return None
 
@@ -168,7 +174,7 @@ class Slots:
         for slot in self.all:
             if not slot.home.exists():
                 continue
-            if (descriptor := try_lock(slot.directory.with_suffix(".lock"))) is None:
+            if (descriptor := try_lock(slot.lock)) is None:
                 continue
             try:
                 yield slot
