@@ -9,8 +9,14 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.container import ContainerRunner
+from opam_ci.clients.runners.native import NativeRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner
-from opam_ci.clients.runners.settings import ContainerSettings, JobLimits, RootfsSettings
+from opam_ci.clients.runners.settings import (
+    ContainerSettings,
+    JobLimits,
+    NativeSettings,
+    RootfsSettings,
+)
 from opam_ci.core.errors import UsageError
 from opam_ci.core.platforms.model import PlatformTable, Pool, Runner
 
@@ -39,9 +45,6 @@ def make_runner(
         settings: Of this process.
         store: Where the repositories of jobs come from.
         show: Receives progress messages while root file systems are made for jobs.
-
-    Raises:
-        UsageError: This version has no such runner.
     """
     limits = JobLimits(
         memory_bytes=settings.job_memory,
@@ -80,7 +83,16 @@ def make_runner(
                 store,
             )
         case Runner.NATIVE:
-            raise UsageError("this version has no native runner")
+            return NativeRunner(
+                NativeSettings(
+                    home=settings.cache,
+                    users=settings.native_users,
+                    same_user=settings.native_same_user,
+                    limits=limits,
+                    slots=settings.builds,
+                ),
+                store,
+            )
 
 
 async def unserved(settings: Settings, pools: Iterable[Pool]) -> dict[str, str]:

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         container_image: Image of platforms that name none.
         container_network: The engine's name of a network for the phases that have one, where the
             one of our own cannot be made; nothing filters it.
+        native_users: Users of this machine that jobs of the native runner run as, separated by
+            commas.
+        native_same_user: Whether such jobs may run as this worker's own user.
         network_allow: Internal hosts that builds may download from, as `HOST:PORT`, separated by
             commas; mirrors and proxies of this machine's configuration need no entry.
         job_memory: Bytes of memory that a job may use; by default a share of the machine's.
@@ -118,6 +121,13 @@ class Settings(BaseSettings):
             return value
         return tuple(Endpoint.parse(each.strip()) for each in value.split(",") if each.strip())
 
+    @field_validator("native_users", mode="before")
+    @classmethod
+    def _names(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        if not isinstance(value, str):
+            return value
+        return tuple(each.strip() for each in value.split(",") if each.strip())
+
     model_config = SettingsConfigDict(
         env_prefix="OPAM_CI_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
@@ -138,6 +148,8 @@ class Settings(BaseSettings):
     container_runtime: str | None = None
     container_image: str | None = None
     container_network: str | None = None
+    native_users: Annotated[tuple[str, ...], NoDecode] = ()
+    native_same_user: bool = False
     network_allow: Annotated[tuple[Endpoint, ...], NoDecode] = ()
     job_memory: int | None = Field(default=None, ge=32 << 20)
     job_pids: int = Field(default=4096, ge=16)

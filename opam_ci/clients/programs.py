@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 
 from opam_ci.core.errors import UsageError
@@ -12,6 +13,11 @@ def environment() -> dict[str, str]:
     # Some are in directories that are not on the path of ordinary users.
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     return {"PATH": path, "LC_ALL": "C.UTF-8"}
+
+
+def gnu(name: str) -> str:
+    """Returns the name of a GNU program: macOS and FreeBSD have others under the plain one."""
+    return name if sys.platform == "linux" else f"g{name}"
 
 
 def missing(packages: Mapping[str, str]) -> str | None:

@@ -189,3 +189,15 @@ class ContainerSettings(MachineSettings):
     runtime: str | None = None
     image: str | None = None
     network: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")
+
+
+class NativeSettings(MachineSettings):
+    """How a machine without namespaces builds.
+
+    Attributes:
+        users: Users that jobs run as, one job at a time each.
+        same_user: Whether jobs may run as the worker's own user, one at a time.
+    """
+
+    users: tuple[str, ...] = ()
+    same_user: bool = False

@@ -169,6 +169,9 @@ def _judge_signal(case: Case, run: PhaseRun) -> Outcome | None:
 def foreign_oom(case: Case, run: PhaseRun, detail: str) -> Outcome | None:
     """Return a fault for a SIGKILL that may be the kernel's, if no cgroup counts its kills."""
     kills = case.facts.host.foreign_oom_kills
+    if not case.facts.host.kernel_kills_counted:
+        detail = f"{detail}; this system does not say whether the kernel sent it for memory"
+        return case.errored(Cause.UNKNOWN, "kill-unexplained", run, detail=detail)
     if not kills:
         return None
     detail = f"{detail}; the kernel killed {kills} process(es) of the host meanwhile for memory"

@@ -26,6 +26,10 @@ _DEPEXT_EXITS = {OpamExit.ABORTED, _APT_FAILED}
 PACKAGE_KNOWN = "package_known"
 """Name of the probe, after opam's exit 5, whether opam knows the package at all."""
 
+DEPEXTS_INSTALLED = "depexts_installed"
+"""Name of the probe, after opam's exit 10 where it may install none, whether all system packages of
+the solution are installed."""
+
 _PROOFS = {
     Phase.CHECKOUT: {FailureReason.MERGE_CONFLICT},
     Phase.SETUP: {FailureReason.OPAM_FILE},
@@ -43,6 +47,14 @@ _LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL
 
 def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
     """Judge a failed checkout, setup, solve, depexts or verify phase."""
+    if run.phase is Phase.DEPEXTS and case.facts.probes.get(DEPEXTS_INSTALLED) is False:
+        detail = (
+            "this machine has not all system packages that the solution needs, and jobs may "
+            "install none on it: the log lists them; install them, and restart the job"
+        )
+        return case.skipped(
+            SkipReason.DEPEXT_NOT_INSTALLED, "depext-not-installed", run, detail=detail
+        )
     verdict = case.text_verdict(run.phase)
     if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
         # opam's own report: it quotes opam files, whose text could match any rule.

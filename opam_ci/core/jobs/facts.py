@@ -103,6 +103,8 @@ class HostFacts(Frozen):
         pids_limit_hits: How often a fork failed at the process limit.
         disk_overuse: Set if the runner ended the job for exceeding its disk limits.
         cpu_seconds: Processor time that the job used, None where no control group counts it.
+        kernel_kills_counted: Whether the counters above have every process that the kernel ended
+            for want of memory; if not, any signal 9 may be the kernel's.
     """
 
     free_bytes: int | None = None
@@ -114,6 +116,7 @@ class HostFacts(Frozen):
     pids_limit_hits: int = 0
     disk_overuse: DiskOveruse | None = None
     cpu_seconds: float | None = None
+    kernel_kills_counted: bool = True
 
 
 class BuildFacts(Frozen):

@@ -92,6 +92,8 @@ class SkipReason(StrEnum):
     """The solver proves that the package cannot be installed with this compiler."""
     DEPEXT_UNAVAILABLE = "depext_unavailable"
     """A system package that it needs does not exist on this distribution."""
+    DEPEXT_NOT_INSTALLED = "depext_not_installed"
+    """A system package that it needs is not installed on a machine where jobs install none."""
     NOT_MIRRORED = "not_mirrored"
     """It needs a package missing from an offline mirror; whether it is installable is unknown."""
     ACCEPTED_FAILURE = "accepted_failure"

@@ -25,8 +25,8 @@ class Runner(StrEnum):
     """How a platform's jobs are isolated on a worker.
 
     `ROOTFS` is the root file system that a worker makes from Debian's packages;
-    `CONTAINER` runs an image with podman or docker; `NATIVE` is for systems that have
-    neither (macOS, FreeBSD): this version has no such runner, so no worker serves them.
+    `CONTAINER` runs an image with podman or docker; `NATIVE` runs jobs on the machine itself, as
+    users of their own, for systems that have neither (macOS, FreeBSD).
     """
 
     ROOTFS = "rootfs"

@@ -30,9 +30,9 @@ allow; on one with reverse dependencies, the packages that depend on them are bu
 package is available on a platform is decided by opam's solver when the job runs.
 """
 
-_NO_NATIVE_RUNNER = """\
-This version has no `native` runner. Platforms with it are part of the matrix so that it is known
-what is not tested: they are skipped as not served.
+_NATIVE_RUNNER = """\
+The `native` runner is for systems without namespaces; [native.md](native.md) has its set-up, what
+it protects and what it cannot. It is untried on macOS and FreeBSD.
 """
 
 _OWN_FILE = """\
@@ -172,7 +172,7 @@ def _matrix(platforms: Iterable[Platform]) -> str:
 def _native(platforms: Iterable[Platform]) -> list[str]:
     if not any(one.runner == "native" for one in platforms):
         return []
-    return [_NO_NATIVE_RUNNER]
+    return [_NATIVE_RUNNER]
 
 
 def _limits(platforms: Sequence[Platform]) -> list[str]:

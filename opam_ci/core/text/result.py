@@ -17,6 +17,7 @@ SKIP_TEXTS = {
     SkipReason.UNAVAILABLE: "not available here",
     SkipReason.NO_SOLUTION: "cannot be installed here",
     SkipReason.DEPEXT_UNAVAILABLE: "a system package does not exist here",
+    SkipReason.DEPEXT_NOT_INSTALLED: "a system package is not installed here",
     SkipReason.NOT_MIRRORED: "not in the offline mirror",
     SkipReason.ACCEPTED_FAILURE: "the failure is accepted",
     SkipReason.NOT_BUILT: "the build did not pass",

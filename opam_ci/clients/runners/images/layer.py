@@ -52,10 +52,7 @@ _BASE = "/home/opam/base"
 # One sandbox, because the unpacked base is in memory: 40,000 small files that opam copies to
 # its root and that are not needed afterwards.
 _INITIALISE_SCRIPT = 'tar --extract --gzip --no-same-owner --directory "$1" && shift && exec "$@"'
-_INIT = ("opam", "init", "--bare", "--no-setup", "--kind=local", "default", _BASE)
-_INITIALISE = steps.Step(
-    ("sh", "-c", _INITIALISE_SCRIPT, "sh", _BASE, *_INIT), shown="opam init", scratch=(_BASE,)
-)
+_INIT = ("opam", "init", "--bare", "--no-setup", "--kind=local")
 
 _VERSION = steps.Step(("opam", "--version"))
 
@@ -132,6 +129,7 @@ class LayerManifest(Frozen):
         own_processes: Whether opam's sandbox has a PID namespace of its own.
         opam_version: What `opam --version` prints.
         hidden_packages: Those packages, `name.version`.
+        sandbox: The sandbox in which opam runs commands of packages.
     """
 
     base_commit: str
@@ -141,6 +139,7 @@ class LayerManifest(Frozen):
     own_processes: bool = False
     opam_version: str = ""
     hidden_packages: frozenset[str] = frozenset()
+    sandbox: steps.OpamSandbox = steps.OpamSandbox.BUBBLEWRAP
 
 
 class Layer(Frozen):
@@ -279,26 +278,37 @@ class LayerMaking:
         executor: A build root over the image alone.
         shown: Archive mirrors.
         output: Receives the output, for people.
+        sandbox: opam's sandbox there.
     """
 
     def __init__(
-        self, executor: Executor, shown: mirrors.Mirrors, output: Callable[[bytes], None]
+        self,
+        executor: Executor,
+        shown: mirrors.Mirrors,
+        output: Callable[[bytes], None],
+        *,
+        sandbox: steps.OpamSandbox = steps.OpamSandbox.BUBBLEWRAP,
     ) -> None:
         self._executor = executor
         self._mirrors = shown
         self._output = output
+        self._sandbox = sandbox
 
-    async def run(self, spec: BuildSpec, archive: Path) -> LayerManifest:
+    async def run(
+        self, spec: BuildSpec, archive: Path, *, switch: tuple[str, ...] = ()
+    ) -> LayerManifest:
         """Makes it.
 
         Args:
             spec: A job on it.
             archive: Archive of the base repository; it may be replaced by a reduced one.
+            switch: What the switch has, in words of `opam switch create`; by default the
+                platform's compiler, or the switch that is there.
 
         Raises:
             InfrastructureError: It cannot be made.
         """
-        compiler = spec.platform.compiler
+        compiler = switch or ((spec.platform.compiler,) if spec.platform.compiler else ())
         existing = not compiler
         opam_version = (await self._do(_VERSION, of_image=existing)).strip()[:_VERSION_LIMIT]
         hidden = await self._hide(archive) if spec.only_mirrored else frozenset[str]()
@@ -306,16 +316,18 @@ class LayerMaking:
             await self._do(_SWITCH, of_image=True)
             await self._do(_RENEW, of_image=True)
         with archive.open("rb") as stream:
-            await self._do(_TAKE_OVER if existing else _INITIALISE, stdin=stream)
+            await self._do(_TAKE_OVER if existing else _initialise(self._sandbox), stdin=stream)
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
-        await require_sandbox(self._executor)
-        own_processes = await self._give_own_processes()
+        await require_sandbox(self._executor, self._sandbox)
+        own_processes = (
+            self._sandbox is steps.OpamSandbox.BUBBLEWRAP and await self._give_own_processes()
+        )
         await self._set_solver()
         await self._do(_SET_DOWNLOAD)
         if self._mirrors.urls:
             await self._do(phases.set_mirrors(self._mirrors))
         if not existing:
-            create = ("opam", "switch", "create", phases.SWITCH, compiler)
+            create = ("opam", "switch", "create", phases.SWITCH, *compiler)
             await self._do(steps.Step(create, network=True))
         if self._mirrors.urls:
             # Each job sets its own.
@@ -337,7 +349,7 @@ class LayerMaking:
         installed = await read_installed(self._executor)
         if not installed:
             raise InfrastructureError(
-                f"the switch with {compiler} is empty", cause=Cause.OPAM_INTERNAL
+                f"the switch with {' '.join(compiler)} is empty", cause=Cause.OPAM_INTERNAL
             )
         return LayerManifest(
             base_commit=spec.repository.base_commit,
@@ -347,6 +359,7 @@ class LayerMaking:
             hidden_packages=hidden,
             own_processes=own_processes,
             opam_version=opam_version,
+            sandbox=self._sandbox,
         )
 
     async def _set_solver(self) -> None:
@@ -452,14 +465,27 @@ async def check_sandbox(executor: Executor, place: str, advice: Callable[[str], 
     await require_sandbox(executor)
 
 
-async def require_sandbox(executor: Executor) -> None:
-    """Checks that opam will run commands in its own sandbox.
+def _initialise(sandbox: steps.OpamSandbox) -> steps.Step:
+    off = ("--disable-sandboxing",) if sandbox is steps.OpamSandbox.NONE else ()
+    return steps.Step(
+        ("sh", "-c", _INITIALISE_SCRIPT, "sh", _BASE, *_INIT, *off, "default", _BASE),
+        shown="opam init",
+        scratch=(_BASE,),
+    )
+
+
+async def require_sandbox(
+    executor: Executor, sandbox: steps.OpamSandbox = steps.OpamSandbox.BUBBLEWRAP
+) -> None:
+    """Checks that opam will run commands in its own sandbox, if the system has one.
 
     `opam init` turns it off silently when its own check of bubblewrap fails.
 
     Raises:
         InfrastructureError: Cause `sandbox`.
     """
+    if sandbox is steps.OpamSandbox.NONE:
+        return
     path = f"{phases.OPAM_ROOT}/config"
     config = await read_one(executor, path, limit=report.STATE_LIMIT) or b""
     if b"wrap-build-commands:" in config and b"/sandbox.sh" in config:

@@ -19,6 +19,7 @@ from opam_ci.clients.runners.phases.failure_facts import sandbox_works, sources_
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.classify.exits import OpamExit
+from opam_ci.core.classify.preparation import DEPEXTS_INSTALLED
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, Revdep
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -81,6 +82,8 @@ class JobRun:
         apt_options: Options of apt in phases with network.
         environment: Environment variables of every command.
         cache: Compiled dependencies, if it may use them.
+        depexts: opam's own command for system packages, in place of apt. One without network
+            installs none: it exits with 10 if some are not installed.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a job
@@ -94,7 +97,9 @@ class JobRun:
         apt_options: tuple[tuple[str, str], ...],
         environment: dict[str, str],
         cache: DependencyCache | None = None,
+        depexts: steps.Step | None = None,
     ) -> None:
+        self._own_depexts = depexts
         self._spec = spec
         self._executor = executor
         self._base = base
@@ -110,7 +115,8 @@ class JobRun:
         self._solution: tuple[str, ...] = ()
         self._steps = 0
         # Facts by name: `package_known` after the solver's exit code 5; `checksum_repeats` after
-        # opam refused a source for its checksum; `opam_sandbox` after package code failed;
+        # opam refused a source for its checksum; `depexts_installed` after opam listed system
+        # packages that it may not install; `opam_sandbox` after package code failed;
         # `sources_fixed` after it wanted a source again.
         self._probes: dict[str, bool] = {}
         self._hidden: tuple[str, ...] = ()
@@ -199,7 +205,7 @@ class JobRun:
         return True
 
     async def _setup(self) -> bool:
-        await layer.require_sandbox(self._executor)
+        await layer.require_sandbox(self._executor, self._base.sandbox)
         if not await self._phase(Phase.SETUP, *phases.submission_repository(self._mirrors)):
             return False
         submitted = await self._executor.packages(_SUBMISSION)
@@ -282,6 +288,11 @@ class JobRun:
 
     async def _depexts(self) -> bool:
         self._phase_log.begin(Phase.DEPEXTS, "system packages of the solution")
+        if (step := self._own_depexts) is not None:
+            ended = await self._step(step)
+            if ended.exit_code == OpamExit.ABORTED and not step.network:
+                self._probes[DEPEXTS_INSTALLED] = False
+            return self._phase_log.end(ended)
         listing = bytearray()
         ended = await self._listed(phases.list_depexts(self._solution), listing)
         packages = phases.debian_packages(listing.decode(errors="replace"))
@@ -313,7 +324,10 @@ class JobRun:
         if phase in PACKAGE_PHASES and not (ended.ok or ended.timed_out or ended.stopped):
             self._probes |= await sources_fixed(ended, found, self._opam_files)
             self._probes |= await sandbox_works(
-                self._executor, self._transcript, own_processes=self._base.own_processes
+                self._executor,
+                self._transcript,
+                own_processes=self._base.own_processes,
+                sandbox=self._base.sandbox,
             )
         return self._phase_log.end(ended, found)
 

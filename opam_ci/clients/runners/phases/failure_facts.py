@@ -14,7 +14,11 @@ _PROBE_TIMEOUT = 60.0
 
 
 async def sandbox_works(
-    executor: Executor, transcript: Transcript, *, own_processes: bool
+    executor: Executor,
+    transcript: Transcript,
+    *,
+    own_processes: bool,
+    sandbox: steps.OpamSandbox = steps.OpamSandbox.BUBBLEWRAP,
 ) -> dict[str, bool]:
     """Probes whether a sandbox like opam's still starts in the build root.
 
@@ -22,9 +26,12 @@ async def sandbox_works(
         executor: The build root, after the failure.
         transcript: The job's log, in the phase that failed.
         own_processes: Whether opam's sandbox has a PID namespace of its own there.
+        sandbox: opam's sandbox there.
     """
+    if sandbox is steps.OpamSandbox.NONE:
+        return {}
     probed = await executor.run(
-        steps.opam_sandbox_probe(own_processes=own_processes),
+        steps.opam_sandbox_probe(own_processes=own_processes, sandbox=sandbox),
         output=transcript.output,
         phase=transcript.phase,
         time_limit=_PROBE_TIMEOUT,

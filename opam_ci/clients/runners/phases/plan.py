@@ -185,6 +185,13 @@ def install_depexts(
     )
 
 
+def depexts_by_opam(spec: BuildSpec) -> tuple[str, ...]:
+    """Returns opam's own command for system packages; it exits with 10 if some are missing."""
+    formula = kinds.beside(spec)
+    besides = () if formula is None else (f"--formula={formula}",)
+    return ("opam", "install", "--depext-only", *kinds.tests(spec), kinds.target(spec), *besides)
+
+
 def fetch(spec: BuildSpec) -> tuple[Step, ...]:
     """Downloads every source of the solution; the only opam runs with network."""
     download = ("opam", "install", "--download-only")

@@ -1,6 +1,7 @@
 """One command of a job and its environment in the build root."""
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 from opam_ci.clients.runners.phases.mirrors import Mirrors
@@ -39,6 +40,14 @@ class Step(sandbox.Confined):
         return self.shown or " ".join(self.argv)
 
 
+class OpamSandbox(StrEnum):
+    """The sandbox in which opam runs commands of packages: what the system has."""
+
+    BUBBLEWRAP = "bubblewrap"
+    SANDBOX_EXEC = "sandbox-exec"
+    NONE = "none"
+
+
 _OPAM_SANDBOX = "bwrap --ro-bind / / --unshare-net --proc /proc --dev /dev"
 """The shape of a build: opam's own sandbox in the outer one."""
 
@@ -51,12 +60,18 @@ SELF_TEST = Step(("sh", "-c", _SELF_TEST), shown="self-test of the sandbox")
 """The command of a preflight: opam's configuration then records whether its sandbox is on."""
 
 
-def opam_sandbox_probe(*, own_processes: bool) -> Step:
+def opam_sandbox_probe(
+    *, own_processes: bool, sandbox: OpamSandbox = OpamSandbox.BUBBLEWRAP
+) -> Step:
     """Runs a command as opam runs those of packages; uses nothing that a package wrote.
 
     Args:
         own_processes: Whether opam's sandbox has a PID namespace of its own.
+        sandbox: The sandbox, which must be one.
     """
+    if sandbox is OpamSandbox.SANDBOX_EXEC:
+        allow = ("sandbox-exec", "-p", "(version 1)(allow default)", "true")
+        return Step(allow, shown="a command in opam's sandbox")
     unshared = ("--unshare-pid",) if own_processes else ()
     return Step((*_OPAM_SANDBOX.split(), *unshared, "true"), shown="a command in opam's sandbox")
 

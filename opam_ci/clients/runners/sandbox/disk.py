@@ -13,6 +13,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from opam_ci.clients import programs
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
 from opam_ci.clients.runners.sandbox.process import LastOutput, run_process
 from opam_ci.clients.runners.settings import JobLimits
@@ -142,7 +143,8 @@ class DiskWatch:
         output = LastOutput(16 << 10)
         # Not os.walk: a package under test may nest thousands of directories. If files vanish
         # meanwhile, du exits with 1 but prints the sum.
-        command = ("du", "--summarize", "--one-file-system", what, "--", str(self._directory))
+        du = (programs.gnu("du"), "--summarize", "--one-file-system", what)
+        command = (*du, "--", str(self._directory))
         await run_process([*self._rights.prefix, *command], output=output)
         for line in reversed(output.text.splitlines()):
             number, _, path = line.partition("\t")

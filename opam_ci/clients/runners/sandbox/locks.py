@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from opam_ci.clients import programs
 from opam_ci.clients.runners.sandbox.bubblewrap import ROOT, Rights
 from opam_ci.clients.runners.sandbox.process import LastOutput, run_process
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -282,7 +283,8 @@ async def remove_tree(path: Path, rights: Rights) -> None:
         InfrastructureError: Cause `storage`: something is left.
     """
     # Not shutil: it recurses, and a package under test may nest thousands of directories.
-    command = [*rights.prefix, "rm", "--recursive", "--force", "--one-file-system", "--", str(path)]
+    options = ("--recursive", "--force", "--one-file-system")
+    command = [*rights.prefix, programs.gnu("rm"), *options, "--", str(path)]
     # A starting worker looks for the lock in it, and creates one that was just removed: then
     # the directory is not empty, and the next try removes it.
     for _ in range(_REMOVE_TRIES):

@@ -43,6 +43,7 @@ class ProcessResult:
         sandbox_killed: Whether the sandbox's own process, outside of its PID namespace, was
             ended by a signal that we did not send.
         refused: Internal addresses to which its network refused connections.
+        budget: What its guard watches.
     """
 
     exit_code: int | None = 0
@@ -53,6 +54,7 @@ class ProcessResult:
     stopped: bool = False
     sandbox_killed: bool = False
     refused: tuple[str, ...] = ()
+    budget: str = "disk"
 
     @property
     def ok(self) -> bool:
@@ -65,7 +67,7 @@ class ProcessResult:
         if self.timed_out:
             return "time limit"
         if self.stopped:
-            return "disk budget"
+            return f"{self.budget} budget"
         return f"exit {self.exit_code}" if self.signal is None else f"signal {self.signal}"
 
 
@@ -186,13 +188,14 @@ class _Status:
             os.close(self._pidfd)
 
 
-async def run_process(
+async def run_process(  # noqa: PLR0913 - how a process runs, most of it named
     argv: Command,
     *,
     output: Callable[[bytes], None],
     time_limit: float | None = None,
     stdin: IO[bytes] | None = None,
     guard: Callable[[], Awaitable[None]] | None = None,
+    stop: signal.Signals = signal.SIGKILL,
 ) -> ProcessResult:
     """Runs a command to its end, or to its time limit.
 
@@ -202,6 +205,7 @@ async def run_process(
         time_limit: Seconds after which everything is killed.
         stdin: A file to read from; nothing by default.
         guard: Runs beside the command; when it returns, everything is killed.
+        stop: Signal that ends the command early, for one that kills its own processes then.
 
     Returns:
         How it ended. No process of the command is alive any more.
@@ -238,7 +242,7 @@ async def run_process(
         except TimeoutError:
             timed_out = True
         finally:
-            await _bury(process, status)
+            await _bury(process, status, stop)
     finally:
         if status is not None:
             status.close()
@@ -289,12 +293,14 @@ async def _follow(process: asyncio.subprocess.Process, output: Callable[[bytes],
     await process.wait()
 
 
-async def _bury(process: asyncio.subprocess.Process, status: _Status | None) -> None:
+async def _bury(
+    process: asyncio.subprocess.Process, status: _Status | None, stop: signal.Signals
+) -> None:
     """Ends the whole process tree, also when cancelled again."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             # With its children, which no sandbox may end; it leads a group of its own.
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, stop)
         if status is not None:
             status.kill()
     await uninterrupted(_wait_dead(process, status))

@@ -161,6 +161,7 @@ def test_the_jobs_own_limit_is_tried_once_more_and_then_its_failure(
         HostFacts(free_bytes=5),
         HostFacts(oom_kills=1),
         HostFacts(foreign_oom_kills=1),
+        HostFacts(kernel_kills_counted=False),
     ],
 )
 def test_what_the_jobs_own_group_did_not_measure_is_never_its_failure(host: HostFacts) -> None:

@@ -31,6 +31,7 @@ def skipped(reason: SkipReason) -> Skipped:
 
 NO_SOLUTION = skipped(SkipReason.NO_SOLUTION)
 DEPEXT = skipped(SkipReason.DEPEXT_UNAVAILABLE)
+NOT_INSTALLED = skipped(SkipReason.DEPEXT_NOT_INSTALLED)
 UNAVAILABLE = skipped(SkipReason.UNAVAILABLE)
 HIDDEN = skipped(SkipReason.NOT_MIRRORED)
 ACCEPTED = skipped(SkipReason.ACCEPTED_FAILURE)
@@ -72,6 +73,7 @@ def concluded(*outcomes: Outcome | None, unavailable: Unavailable = "skip") -> l
             ["skipped(no_solution)", "cancelled(request)"],
         ),
         ([HIDDEN], ["skipped(not_mirrored)"]),
+        ([NOT_INSTALLED], ["skipped(depext_not_installed)"]),
         ([UNAVAILABLE, UNAVAILABLE], ["skipped(unavailable)"] * 2),
     ],
 )
