@@ -19,12 +19,21 @@ _EXIT_CAUSES = {
 }
 """Exit codes of opam that are infrastructure faults in every phase, if no rule matches."""
 
-_APT_FAILED = 100
-_DEPEXT_EXITS = {OpamExit.ABORTED, _APT_FAILED}
-"""Exit codes of opam and apt for system packages that could not be installed."""
+_NOT_EXECUTABLE = {126, 127}
+"""Exit codes of a shell for a command that cannot be executed, or does not exist."""
 
 PACKAGE_KNOWN = "package_known"
 """Name of the probe, after opam's exit 5, whether opam knows the package at all."""
+
+SYSTEM_LISTS = "system_lists"
+"""Name of the probe whether the package manager could fetch its lists: after False, no package
+that it does not know is missing."""
+
+SYSTEM_PACKAGE_NAMES = "system_package_names"
+"""Name of the probe whether all system packages of the solution have names of packages."""
+
+SYSTEM_PACKAGES_KNOWN = "system_packages_known"
+"""Name of the probe whether the package manager knows the packages, where its exit code says."""
 
 _PROOFS = {
     Phase.CHECKOUT: {FailureReason.MERGE_CONFLICT},
@@ -43,6 +52,9 @@ _LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL
 
 def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
     """Judge a failed checkout, setup, solve, depexts or verify phase."""
+    if case.facts.probes.get(SYSTEM_PACKAGE_NAMES) is False:
+        detail = "what an opam file has in `depexts` is not the name of a system package"
+        return _no_system_package(case, run, detail)
     verdict = case.text_verdict(run.phase)
     if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
         # opam's own report: it quotes opam files, whose text could match any rule.
@@ -61,9 +73,6 @@ def judge_opam_exit(case: Case, run: PhaseRun) -> Outcome:
     if run.exit_code in _EXIT_CAUSES:
         cause, rule = _EXIT_CAUSES[OpamExit(run.exit_code)]
         return case.errored(cause, rule, run, detail=f"opam exited {run.exit_code}")
-    if run.phase is Phase.DEPEXTS and run.exit_code in _DEPEXT_EXITS:
-        detail = "the system package manager failed"
-        return case.errored(Cause.PACKAGE_MIRROR, "depexts-failed", run, detail=detail)
     if run.phase is Phase.SETUP and run.exit_code == OpamExit.SYNC_ERROR:
         detail = "opam could not update its repositories"
         return case.errored(Cause.REPOSITORY_STATE, "opam-update-failed", run, detail=detail)
@@ -80,6 +89,8 @@ def judge_no_solution(case: Case, run: PhaseRun) -> Outcome | None:
 def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome | None:
     if verdict and verdict.reason is SkipReason.DEPEXT_UNAVAILABLE:
         return _stale_lists(case, run) or _refused(case, run, verdict)
+    if run.phase is Phase.DEPEXTS:
+        return _judge_manager_exit(case, run)
     if run.exit_code == OpamExit.NO_SOLUTION:
         if run.conflicts:
             return _judge_conflict(case, run, verdict)
@@ -92,6 +103,28 @@ def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outco
     if run.exit_code == OpamExit.NOT_FOUND:
         return _judge_not_found(case, run, verdict)
     return None
+
+
+def _judge_manager_exit(case: Case, run: PhaseRun) -> Outcome | None:
+    """Judge by the exit code of the package manager, or of opam, which lists the packages."""
+    if run.exit_code in _NOT_EXECUTABLE:
+        detail = "the image lacks the package manager of its distribution"
+        return case.errored(Cause.IMAGE, "no-package-manager", run, detail=detail)
+    if stale := _stale_lists(case, run):
+        return stale
+    if case.facts.probes.get(SYSTEM_PACKAGES_KNOWN) is False:
+        detail = "the package manager's exit code says that it has no such package"
+        return _no_system_package(case, run, detail)
+    if run.exit_code is None or run.exit_code in _EXIT_CAUSES:
+        return None
+    detail = "the system package manager failed"
+    return case.errored(Cause.PACKAGE_MIRROR, "depexts-failed", run, detail=detail)
+
+
+def _no_system_package(case: Case, run: PhaseRun, detail: str) -> Outcome:
+    return case.skipped(
+        SkipReason.DEPEXT_UNAVAILABLE, "depext-unavailable", run, detail=f"{case.own}: {detail}"
+    )
 
 
 def _judge_conflict(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome:
@@ -148,16 +181,15 @@ def _stale_lists(case: Case, run: PhaseRun) -> Outcome | None:
     `opam update --depexts` exits 0 if the mirror is down, and then opam reports every system
     package as unavailable, with the same message as for one that does not exist.
     """
+    detail = "the system package lists could not be refreshed"
     for phase in (Phase.SETUP, Phase.DEPEXTS, Phase.SOLVE):
         verdict = case.text_verdict(phase)
         if verdict and verdict.cause in _LISTS_CAUSES:
             return case.errored(
-                verdict.cause,
-                verdict.rule,
-                run,
-                lines=verdict.lines,
-                detail="the system package lists could not be refreshed",
+                verdict.cause, verdict.rule, run, lines=verdict.lines, detail=detail
             )
+    if case.facts.probes.get(SYSTEM_LISTS) is False:
+        return case.errored(Cause.PACKAGE_MIRROR, "system-lists", run, detail=detail)
     return None
 
 
