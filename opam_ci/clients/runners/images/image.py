@@ -70,6 +70,9 @@ NO_DAEMONS = (
 )
 """Forbids Debian's maintainer scripts to start daemons, in the root `$1`: see invoke-rc.d(8)."""
 
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""When the package lists of an image without any were fetched."""
+
 _KEPT_UNUSED = 7 * 86_400.0
 """Seconds for which an image of another recipe is kept unused: another version's worker may use it.
 Each job renews its time, and takes hours at most."""
@@ -101,8 +104,9 @@ class ImageManifest(Frozen):
     Attributes:
         digest: Of the recipe and of every package's version.
         suite: Debian suite.
-        packages: Version of every Debian package.
-        made_at: When its package lists were fetched.
+        packages: Version of every Debian package; none of another distribution's, whose package
+            manager then decides what is there.
+        made_at: When its package lists were fetched; `NEVER` if there are none.
     """
 
     digest: str
