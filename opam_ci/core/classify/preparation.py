@@ -6,7 +6,7 @@ from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.jobs.facts import PhaseRun
 from opam_ci.core.jobs.job import Phase
-from opam_ci.core.jobs.outcome import Cause, FailureReason, Outcome, SkipReason
+from opam_ci.core.jobs.outcome import IMAGE_UNFIT, Cause, FailureReason, Outcome, SkipReason
 from opam_ci.core.opam.explanation import explain, explain_refusal, lacks_system_package
 
 _EXIT_CAUSES = {
@@ -109,7 +109,7 @@ def _judge_manager_exit(case: Case, run: PhaseRun) -> Outcome | None:
     """Judge by the exit code of the package manager, or of opam, which lists the packages."""
     if run.exit_code in _NOT_EXECUTABLE:
         detail = "the image lacks the package manager of its distribution"
-        return case.errored(Cause.IMAGE, "no-package-manager", run, detail=detail)
+        return case.errored(Cause.IMAGE, IMAGE_UNFIT, run, detail=detail)
     if stale := _stale_lists(case, run):
         return stale
     if case.facts.probes.get(SYSTEM_PACKAGES_KNOWN) is False:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from opam_ci.core.errors import OpamCiError
 from opam_ci.core.jobs.job import Phase
-from opam_ci.core.jobs.outcome import Cause, Evidence, FailureReason
+from opam_ci.core.jobs.outcome import IMAGE_UNFIT, Cause, Evidence, FailureReason
 
 
 class SubmissionError(OpamCiError):
@@ -45,3 +45,11 @@ class InfrastructureError(OpamCiError):
         self.phase = phase
         self.evidence = evidence or Evidence(rule=f"raised-{cause}", phase=phase, detail=message)
         self.retry_after = retry_after
+
+
+class UnfitImageError(InfrastructureError):
+    """An image lacks what its platform needs, or its registry refuses it, on every worker."""
+
+    def __init__(self, message: str, *, phase: Phase | None = None) -> None:
+        evidence = Evidence(rule=IMAGE_UNFIT, phase=phase, detail=message)
+        super().__init__(message, cause=Cause.IMAGE, phase=phase, evidence=evidence)

@@ -78,6 +78,10 @@ OWN_LIMIT_RULES = frozenset({OWN_MEMORY_LIMIT, OWN_PROCESS_LIMIT})
 """Rules of faults that the job's own control group measured in the package's own commands: they
 are no evidence against the worker."""
 
+IMAGE_UNFIT = "image-unfit"
+"""Rule of an image fault that any worker meets: the image lacks what its platform needs, or its
+registry refuses it. It is no evidence against the worker."""
+
 
 class SkipReason(StrEnum):
     """Why a job decides nothing on its platform. A skip is neither a failure nor an error."""

@@ -33,7 +33,7 @@ from opam_ci.core.classify.preparation import (
 )
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, Revdep
-from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.facts import BuildFacts, OpamAction
 from opam_ci.core.jobs.job import PACKAGE_PHASES, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
@@ -305,9 +305,9 @@ class JobRun:
     async def _install_system(self, listing: str) -> ProcessResult:
         manager, family = await system_packages.find_manager(self._captured)
         if manager is None:
-            raise InfrastructureError(
-                f"system packages cannot be installed where opam's os-family is {family!r}",
-                cause=Cause.IMAGE,
+            raise UnfitImageError(
+                f"opam-ci knows no package manager for opam's os-family {family!r}: use an image "
+                "of a distribution that docs/builds.md lists under System packages",
                 phase=Phase.DEPEXTS,
             )
         packages, refused = manager.names(listing)

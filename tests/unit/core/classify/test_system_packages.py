@@ -1,5 +1,8 @@
 """Verdicts on package managers: facts of the run, their exit codes, their own words."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 
 from opam_ci.core.classify import judge
@@ -10,12 +13,16 @@ from opam_ci.core.classify.preparation import (
 )
 from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
 from opam_ci.core.jobs.job import Job, JobKind, Phase
-from opam_ci.core.jobs.outcome import Errored, Outcome, Skipped, label
+from opam_ci.core.jobs.outcome import IMAGE_UNFIT, Errored, Outcome, Skipped, label
 from opam_ci.core.text.result import reason_line
 
 
 def judged(
-    exit_code: int, log: str = "", *, phase: Phase = Phase.DEPEXTS, **probes: bool
+    exit_code: int,
+    log: str = "",
+    *,
+    phase: Phase = Phase.DEPEXTS,
+    probes: Mapping[str, bool] = MappingProxyType({}),
 ) -> Outcome:
     """Returns the outcome of a job whose last phase ended so."""
     conflict = "Missing dependency:\n- zzz → dep\ndepends on the unavailable system package 'no-x'"
@@ -29,7 +36,7 @@ def judged(
         conflicts=(conflict,) if phase is Phase.SOLVE else (),
     )
     job = Job(platform="p/amd64", package="zzz.1", kind=JobKind.BUILD)
-    return judge(BuildFacts(job=job, phases=(run,), probes=probes), {phase: log})
+    return judge(BuildFacts(job=job, phases=(run,), probes=dict(probes)), {phase: log})
 
 
 @pytest.mark.parametrize(
@@ -38,46 +45,46 @@ def judged(
         # No words, and whatever code: it was a package manager, before any package code.
         ("errored(package_mirror)", "depexts-failed", judged(1)),
         ("errored(package_mirror)", "depexts-failed", judged(106)),
-        ("errored(image)", "no-package-manager", judged(127)),
-        ("errored(image)", "no-package-manager", judged(127, **{SYSTEM_LISTS: False})),
-        ("errored(package_mirror)", "system-lists", judged(1, **{SYSTEM_LISTS: False})),
+        ("errored(image)", IMAGE_UNFIT, judged(127)),
+        ("errored(image)", IMAGE_UNFIT, judged(127, probes={SYSTEM_LISTS: False})),
+        ("errored(package_mirror)", "system-lists", judged(1, probes={SYSTEM_LISTS: False})),
         # After lists that could not be fetched, an unknown package proves nothing.
         (
             "errored(package_mirror)",
             "system-lists",
-            judged(1, "error: target not found: libfoo", **{SYSTEM_LISTS: False}),
+            judged(1, "error: target not found: libfoo", probes={SYSTEM_LISTS: False}),
         ),
         (
             "errored(package_mirror)",
             "system-lists",
-            judged(104, **{SYSTEM_LISTS: False, SYSTEM_PACKAGES_KNOWN: False}),
+            judged(104, probes={SYSTEM_LISTS: False, SYSTEM_PACKAGES_KNOWN: False}),
         ),
         (
             "errored(package_mirror)",
             "system-lists",
-            judged(20, phase=Phase.SOLVE, **{SYSTEM_LISTS: False}),
+            judged(20, phase=Phase.SOLVE, probes={SYSTEM_LISTS: False}),
         ),
         (
             "skipped(depext_unavailable)",
             "depext-unavailable",
-            judged(20, phase=Phase.SOLVE, **{SYSTEM_LISTS: True}),
+            judged(20, phase=Phase.SOLVE, probes={SYSTEM_LISTS: True}),
         ),
         # zypper's exit code says it, unless a repository was left out.
         (
             "skipped(depext_unavailable)",
             "depext-unavailable",
-            judged(104, **{SYSTEM_PACKAGES_KNOWN: False}),
+            judged(104, probes={SYSTEM_PACKAGES_KNOWN: False}),
         ),
         (
             "errored(package_mirror)",
             "mirror-rpm",
-            judged(104, "Warning: Skipping repository 'x'.", **{SYSTEM_PACKAGES_KNOWN: False}),
+            judged(104, "Warning: Skipping repository 'x'.", probes={SYSTEM_PACKAGES_KNOWN: False}),
         ),
         # What an author chose as the name of a package is in the log: its words decide nothing.
         (
             "skipped(depext_unavailable)",
             "depext-unavailable",
-            judged(1, "[opam-ci] 'Hash Sum mismatch'", **{SYSTEM_PACKAGE_NAMES: False}),
+            judged(1, "[opam-ci] 'Hash Sum mismatch'", probes={SYSTEM_PACKAGE_NAMES: False}),
         ),
     ],
 )
