@@ -53,8 +53,12 @@ _LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL
 def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
     """Judge a failed checkout, setup, solve, depexts or verify phase."""
     if case.facts.probes.get(SYSTEM_PACKAGE_NAMES) is False:
-        detail = "what an opam file has in `depexts` is not the name of a system package"
-        return _no_system_package(case, run, detail)
+        return case.skipped(
+            SkipReason.DEPEXT_UNAVAILABLE,
+            "depext-unavailable",
+            run,
+            detail=f"{case.own} needs what cannot be the name of a system package",
+        )
     verdict = case.text_verdict(run.phase)
     if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
         # opam's own report: it quotes opam files, whose text could match any rule.
@@ -113,18 +117,16 @@ def _judge_manager_exit(case: Case, run: PhaseRun) -> Outcome | None:
     if stale := _stale_lists(case, run):
         return stale
     if case.facts.probes.get(SYSTEM_PACKAGES_KNOWN) is False:
-        detail = "the package manager's exit code says that it has no such package"
-        return _no_system_package(case, run, detail)
+        return case.skipped(
+            SkipReason.DEPEXT_UNAVAILABLE,
+            "depext-unavailable",
+            run,
+            detail=f"{case.own} needs a system package that does not exist here",
+        )
     if run.exit_code is None or run.exit_code in _EXIT_CAUSES:
         return None
     detail = "the system package manager failed"
     return case.errored(Cause.PACKAGE_MIRROR, "depexts-failed", run, detail=detail)
-
-
-def _no_system_package(case: Case, run: PhaseRun, detail: str) -> Outcome:
-    return case.skipped(
-        SkipReason.DEPEXT_UNAVAILABLE, "depext-unavailable", run, detail=f"{case.own}: {detail}"
-    )
 
 
 def _judge_conflict(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome:
@@ -181,16 +183,21 @@ def _stale_lists(case: Case, run: PhaseRun) -> Outcome | None:
     `opam update --depexts` exits 0 if the mirror is down, and then opam reports every system
     package as unavailable, with the same message as for one that does not exist.
     """
-    detail = "the system package lists could not be refreshed"
+    cause, rule, lines = None, "system-lists", None
     for phase in (Phase.SETUP, Phase.DEPEXTS, Phase.SOLVE):
         verdict = case.text_verdict(phase)
         if verdict and verdict.cause in _LISTS_CAUSES:
-            return case.errored(
-                verdict.cause, verdict.rule, run, lines=verdict.lines, detail=detail
-            )
-    if case.facts.probes.get(SYSTEM_LISTS) is False:
-        return case.errored(Cause.PACKAGE_MIRROR, "system-lists", run, detail=detail)
-    return None
+            cause, rule, lines = verdict.cause, verdict.rule, verdict.lines
+            break
+    if cause is None and case.facts.probes.get(SYSTEM_LISTS) is not False:
+        return None
+    return case.errored(
+        cause or Cause.PACKAGE_MIRROR,
+        rule,
+        run,
+        lines=lines,
+        detail="the system package lists could not be refreshed",
+    )
 
 
 def _unless_unreadable(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
