@@ -31,6 +31,8 @@ of variants of MacPorts."""
 _ORIGIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9+._-]*/)?[A-Za-z0-9][A-Za-z0-9+._-]*(?<!-)")
 """A name of FreeBSD, with its category or without it."""
 
+_FAMILY = ("opam", "var", "os-family")
+
 _EPEL = "epel-release"
 """The package that enables a repository for the others: opam installs it first."""
 
@@ -133,7 +135,7 @@ async def find_manager(run: RunStep) -> tuple[Manager | None, str]:
         run: Runs a command there.
     """
     output = bytearray()
-    await run(Step(("opam", "var", "os-family")), output)
+    await run(Step(_FAMILY, shown=" ".join(_FAMILY)), output)
     family = (output.decode(errors="replace").split() or ["unknown"])[-1]
     return next((each for each in MANAGERS if family in each.families), None), family
 
