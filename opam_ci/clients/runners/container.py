@@ -69,6 +69,7 @@ class ContainerRunner:
             artifacts,
             settings.keep_layers,
             self._network,
+            apt_options=self._archives.options,
         )
         self._limits = settings.limits.on_this_machine(settings.slots)
 

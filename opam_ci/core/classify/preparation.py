@@ -6,7 +6,7 @@ from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.classify.verdicts import Case
 from opam_ci.core.jobs.facts import PhaseRun
 from opam_ci.core.jobs.job import Phase
-from opam_ci.core.jobs.outcome import Cause, FailureReason, Outcome, SkipReason
+from opam_ci.core.jobs.outcome import IMAGE_UNFIT, Cause, FailureReason, Outcome, SkipReason
 from opam_ci.core.opam.explanation import explain, explain_refusal, lacks_system_package
 
 _EXIT_CAUSES = {
@@ -19,9 +19,8 @@ _EXIT_CAUSES = {
 }
 """Exit codes of opam that are infrastructure faults in every phase, if no rule matches."""
 
-_APT_FAILED = 100
-_DEPEXT_EXITS = {OpamExit.ABORTED, _APT_FAILED}
-"""Exit codes of opam and apt for system packages that could not be installed."""
+_NOT_EXECUTABLE = {126, 127}
+"""Exit codes of a shell for a command that cannot be executed, or does not exist."""
 
 PACKAGE_KNOWN = "package_known"
 """Name of the probe, after opam's exit 5, whether opam knows the package at all."""
@@ -29,6 +28,15 @@ PACKAGE_KNOWN = "package_known"
 DEPEXTS_INSTALLED = "depexts_installed"
 """Name of the probe, after opam's exit 10 where it may install none, whether all system packages of
 the solution are installed."""
+SYSTEM_LISTS = "system_lists"
+"""Name of the probe whether the package manager could fetch its lists: after False, no package
+that it does not know is missing."""
+
+SYSTEM_PACKAGE_NAMES = "system_package_names"
+"""Name of the probe whether all system packages of the solution have names of packages."""
+
+SYSTEM_PACKAGES_KNOWN = "system_packages_known"
+"""Name of the probe whether the package manager knows the packages, where its exit code says."""
 
 _PROOFS = {
     Phase.CHECKOUT: {FailureReason.MERGE_CONFLICT},
@@ -55,6 +63,13 @@ def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
         return case.skipped(
             SkipReason.DEPEXT_NOT_INSTALLED, "depext-not-installed", run, detail=detail
         )
+    if case.facts.probes.get(SYSTEM_PACKAGE_NAMES) is False:
+        return case.skipped(
+            SkipReason.DEPEXT_UNAVAILABLE,
+            "depext-unavailable",
+            run,
+            detail=f"{case.own} needs what cannot be the name of a system package",
+        )
     verdict = case.text_verdict(run.phase)
     if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
         # opam's own report: it quotes opam files, whose text could match any rule.
@@ -73,9 +88,6 @@ def judge_opam_exit(case: Case, run: PhaseRun) -> Outcome:
     if run.exit_code in _EXIT_CAUSES:
         cause, rule = _EXIT_CAUSES[OpamExit(run.exit_code)]
         return case.errored(cause, rule, run, detail=f"opam exited {run.exit_code}")
-    if run.phase is Phase.DEPEXTS and run.exit_code in _DEPEXT_EXITS:
-        detail = "the system package manager failed"
-        return case.errored(Cause.PACKAGE_MIRROR, "depexts-failed", run, detail=detail)
     if run.phase is Phase.SETUP and run.exit_code == OpamExit.SYNC_ERROR:
         detail = "opam could not update its repositories"
         return case.errored(Cause.REPOSITORY_STATE, "opam-update-failed", run, detail=detail)
@@ -92,6 +104,8 @@ def judge_no_solution(case: Case, run: PhaseRun) -> Outcome | None:
 def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome | None:
     if verdict and verdict.reason is SkipReason.DEPEXT_UNAVAILABLE:
         return _stale_lists(case, run) or _refused(case, run, verdict)
+    if run.phase is Phase.DEPEXTS:
+        return _judge_manager_exit(case, run)
     if run.exit_code == OpamExit.NO_SOLUTION:
         if run.conflicts:
             return _judge_conflict(case, run, verdict)
@@ -104,6 +118,26 @@ def _judge_skip(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outco
     if run.exit_code == OpamExit.NOT_FOUND:
         return _judge_not_found(case, run, verdict)
     return None
+
+
+def _judge_manager_exit(case: Case, run: PhaseRun) -> Outcome | None:
+    """Judge by the exit code of the package manager, or of opam, which lists the packages."""
+    if run.exit_code in _NOT_EXECUTABLE:
+        detail = "the image lacks the package manager of its distribution"
+        return case.errored(Cause.IMAGE, IMAGE_UNFIT, run, detail=detail)
+    if stale := _stale_lists(case, run):
+        return stale
+    if case.facts.probes.get(SYSTEM_PACKAGES_KNOWN) is False:
+        return case.skipped(
+            SkipReason.DEPEXT_UNAVAILABLE,
+            "depext-unavailable",
+            run,
+            detail=f"{case.own} needs a system package that does not exist here",
+        )
+    if run.exit_code is None or run.exit_code in _EXIT_CAUSES:
+        return None
+    detail = "the system package manager failed"
+    return case.errored(Cause.PACKAGE_MIRROR, "depexts-failed", run, detail=detail)
 
 
 def _judge_conflict(case: Case, run: PhaseRun, verdict: TextVerdict | None) -> Outcome:
@@ -160,17 +194,21 @@ def _stale_lists(case: Case, run: PhaseRun) -> Outcome | None:
     `opam update --depexts` exits 0 if the mirror is down, and then opam reports every system
     package as unavailable, with the same message as for one that does not exist.
     """
+    cause, rule, lines = None, "system-lists", None
     for phase in (Phase.SETUP, Phase.DEPEXTS, Phase.SOLVE):
         verdict = case.text_verdict(phase)
         if verdict and verdict.cause in _LISTS_CAUSES:
-            return case.errored(
-                verdict.cause,
-                verdict.rule,
-                run,
-                lines=verdict.lines,
-                detail="the system package lists could not be refreshed",
-            )
-    return None
+            cause, rule, lines = verdict.cause, verdict.rule, verdict.lines
+            break
+    if cause is None and case.facts.probes.get(SYSTEM_LISTS) is not False:
+        return None
+    return case.errored(
+        cause or Cause.PACKAGE_MIRROR,
+        rule,
+        run,
+        lines=lines,
+        detail="the system package lists could not be refreshed",
+    )
 
 
 def _unless_unreadable(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:

@@ -30,7 +30,13 @@ _COMPILERS = ("ocaml", "ocaml-base-compiler", "ocaml-compiler", "ocaml-system", 
 
 _UNMET = re.compile(r"unmet availability conditions[:,] '(.*)'")
 _DEPEXTS = re.compile(r"unavailable system packages? ('[^']*'(?:(?:, | and )'[^']*')*)")
-_APT = re.compile(r"^(?:E|Error): Unable to locate package (\S+)")
+_MANAGERS = re.compile(
+    r"^(?:(?:E|Error): Unable to locate package |error: target not found: |"
+    r"No match for argument: |No provider of |Package (?='.*' not found\.)|"
+    r"pkg: No packages available to install matching )(\S+)"
+    r"|^ *(\S+) \((?:no such package|missing)\):$"
+)
+"""apt, pacman, dnf, zypper (also of versions before 1.14), pkg; apk."""
 
 
 def explain(own: str, causes: Sequence[str], *, hidden: Collection[str] = ()) -> str:
@@ -57,8 +63,8 @@ def explain_refusal(own: str, line: str) -> str | None:
     """
     if (unmet := _UNMET.search(line)) is not None:
         return clip(flat(f"{own} is not available here (available: {unmet[1]})"), LIMIT)
-    if (depexts := _DEPEXTS.search(line) or _APT.search(line)) is not None:
-        return clip(flat(f"{own} needs {_system(depexts[1])}"), LIMIT)
+    if (depexts := _DEPEXTS.search(line) or _MANAGERS.search(line)) is not None:
+        return clip(flat(f"{own} needs {_system(depexts[depexts.lastindex or 1])}"), LIMIT)
     return None
 
 

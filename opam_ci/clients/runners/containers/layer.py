@@ -20,6 +20,7 @@ from opam_ci.clients.runners.containers.engine import Engine
 from opam_ci.clients.runners.containers.exec import ContainerExecutor
 from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.clients.runners.images.image import (
+    NEVER,
     ImageManifest,
     installed_packages,
     read_manifest,
@@ -31,11 +32,12 @@ from opam_ci.clients.runners.images.layer import (
     layer_key,
     waiting_line,
 )
-from opam_ci.clients.runners.phases import mirrors, steps
+from opam_ci.clients.runners.phases import mirrors, steps, system_packages
 from opam_ci.clients.runners.phases.executor import read_one
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.locks import made_on_demand, prune_unused
 from opam_ci.clients.runners.sandbox.network import ContainerNetwork
+from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.job import Phase
@@ -70,7 +72,6 @@ done < /etc/passwd
 [ -z "$switch" ] || [ -e "$home/.opam/config" ] || echo "opam root with a switch in $home/.opam"
 true
 """
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ContainerLayer(Frozen):
@@ -96,21 +97,25 @@ class ContainerLayers:
         artifacts: Where base archives come from.
         keep: How many stay when a new one is made; those in use always stay.
         network: Of the steps that have one.
+        apt_options: Options of apt in these.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a layer is made with
         self,
         home: Path,
         engine: Engine,
         artifacts: ArtifactSource,
         keep: int,
         network: ContainerNetwork,
+        *,
+        apt_options: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self._home = home
         self._engine = engine
         self._artifacts = artifacts
         self._keep = keep
         self._network = network
+        self._apt_options = apt_options
 
     async def image(self, name: str, arch: str | None, show: Callable[[str], None]) -> str:
         """Returns the id of an image, pulling it first if need be.
@@ -247,7 +252,7 @@ class ContainerLayers:
                 )
                 manifest = await LayerMaking(executor, shown, output).run(spec, archive)
                 _check(spec.platform, manifest)
-                system = await _system(executor, image, await self.made_at(image))
+                system = await self._system(executor, image, output)
                 await self._engine.call(
                     *("commit", "--pause=false", container.name, name),
                     time_limit=_COMMIT_TIMEOUT,
@@ -255,6 +260,33 @@ class ContainerLayers:
                 )
         layer = ContainerLayer(image=name, manifest=manifest, system=system)
         await asyncio.to_thread(_write_whole, description, layer.model_dump_json())
+
+    async def _system(
+        self, executor: ContainerExecutor, image: str, output: Callable[[bytes], None]
+    ) -> ImageManifest:
+        """Describes the system packages of an image, whose lists are refreshed if they are old.
+
+        As in opam-repo-ci, whatever comes of it: most jobs need no system package.
+        """
+
+        async def run(step: steps.Step, kept: bytearray) -> ProcessResult:
+            return await executor.run(step, output=kept.extend, phase=Phase.CHECKOUT)
+
+        status = await read_one(executor, _STATUS, limit=_STATUS_LIMIT) or b""
+        lists = await run(_LISTS, bytearray())
+        made_at = (await self.made_at(image) if lists.ok else None) or NEVER
+        manager, _ = await system_packages.find_manager(run)
+        if manager is not None and datetime.now(UTC) - made_at > system_packages.LISTS_FRESH:
+            step = system_packages.update(manager, self._apt_options, bounded=True)
+            output(f"[opam-ci] {step.title}\n".encode())
+            updated = await executor.run(step, output=output, phase=Phase.CHECKOUT)
+            made_at = datetime.now(UTC) if updated.ok else made_at
+        return ImageManifest(
+            digest=image,
+            suite="",
+            packages=installed_packages(status.decode(errors="replace")),
+            made_at=made_at,
+        )
 
 
 def _fits(image: dict[str, Any], arch: Architecture | None) -> bool:
@@ -318,18 +350,3 @@ def _check(platform: Platform, manifest: LayerManifest) -> None:
             f"the image of {platform.name} is another platform's: {problem}; correct `image`, "
             "`ocaml`, `variant` or `opam` in the file of platforms"
         )
-
-
-async def _system(
-    executor: ContainerExecutor, image: str, made_at: datetime | None
-) -> ImageManifest:
-    """Describes the installed packages of an image's distribution."""
-    status = await read_one(executor, _STATUS, limit=_STATUS_LIMIT) or b""
-    lists = await executor.run(_LISTS, output=lambda _: None, phase=Phase.CHECKOUT)
-    return ImageManifest(
-        digest=image,
-        suite="",
-        packages=installed_packages(status.decode(errors="replace")),
-        # Without lists apt knows no package: the first job with depexts fetches them.
-        made_at=made_at if made_at is not None and lists.ok else _NEVER,
-    )

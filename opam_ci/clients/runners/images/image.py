@@ -71,6 +71,8 @@ NO_DAEMONS = (
 )
 """Forbids Debian's maintainer scripts to start daemons, in the root `$1`: see invoke-rc.d(8)."""
 
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""When the package lists of an image without any were fetched."""
 FRESH = timedelta(days=7)
 """Age up to which an image is used: for so long are the package lists of `testing` valid, and
 superseded packages in the archive."""
@@ -110,8 +112,9 @@ class ImageManifest(Frozen):
         digest: Of the recipe and of every package's version.
         suite: Debian suite.
         architecture: Debian's name of it.
-        packages: Version of every Debian package.
-        made_at: When its package lists were fetched.
+        packages: Version of every Debian package; none of another distribution's, whose package
+            manager then decides what is there.
+        made_at: When its package lists were fetched; `NEVER` if there are none.
     """
 
     digest: str

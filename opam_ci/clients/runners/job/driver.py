@@ -3,34 +3,42 @@
 import asyncio
 import tempfile
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from opam_ci.clients.runners.cache.dependencies import DependencyCache
 from opam_ci.clients.runners.images import layer
-from opam_ci.clients.runners.images.image import ImageManifest
+from opam_ci.clients.runners.images.image import NEVER, ImageManifest
 from opam_ci.clients.runners.job.accept_failures import accepts_failure
 from opam_ci.clients.runners.listing import coinstall
-from opam_ci.clients.runners.phases import checksums, kinds, mirrors, report, steps
+from opam_ci.clients.runners.phases import (
+    checksums,
+    kinds,
+    mirrors,
+    report,
+    steps,
+    system_packages,
+)
 from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.phases.executor import Executor, read_one
 from opam_ci.clients.runners.phases.failure_facts import sandbox_works, sources_fixed
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.core.classify.exits import OpamExit
-from opam_ci.core.classify.preparation import DEPEXTS_INSTALLED
+from opam_ci.core.classify.preparation import (
+    DEPEXTS_INSTALLED,
+    SYSTEM_LISTS,
+    SYSTEM_PACKAGE_NAMES,
+    SYSTEM_PACKAGES_KNOWN,
+)
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, Revdep
-from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.facts import BuildFacts, OpamAction
 from opam_ci.core.jobs.job import PACKAGE_PHASES, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.opam.explanation import rests_on_hidden
-
-_LISTS_FRESH = timedelta(days=1)
-"""Age up to which the image's apt lists are used: Debian's archive keeps a superseded version
-for about that long."""
 
 _OPAM_FILE_LIMIT = 1 << 20
 
@@ -115,9 +123,9 @@ class JobRun:
         self._solution: tuple[str, ...] = ()
         self._steps = 0
         # Facts by name: `package_known` after the solver's exit code 5; `checksum_repeats` after
-        # opam refused a source for its checksum; `depexts_installed` after opam listed system
-        # packages that it may not install; `opam_sandbox` after package code failed;
-        # `sources_fixed` after it wanted a source again.
+        # opam refused a source for its checksum; `opam_sandbox` after package code failed;
+        # `sources_fixed` after it wanted a source again; those of system packages as in
+        # `preparation.py`.
         self._probes: dict[str, bool] = {}
         self._hidden: tuple[str, ...] = ()
         self._installed: bool | None = None
@@ -210,6 +218,11 @@ class JobRun:
             return False
         submitted = await self._executor.packages(_SUBMISSION)
         check_repository(self._base, submitted, self._spec.repository)
+        if self._image.made_at == NEVER:
+            # The solver asks the package manager what exists. A job that needs none goes on.
+            manager, _ = await system_packages.find_manager(self._captured)
+            if manager is not None:
+                await self._refresh_lists(manager, bounded=True)
         return True
 
     async def _solve(self) -> bool:
@@ -294,16 +307,45 @@ class JobRun:
                 self._probes[DEPEXTS_INSTALLED] = False
             return self._phase_log.end(ended)
         listing = bytearray()
-        ended = await self._listed(phases.list_depexts(self._solution), listing)
-        packages = phases.debian_packages(listing.decode(errors="replace"))
-        present = self._image.packages
-        if ended.ok and any(package.partition(":")[0] not in present for package in packages):
-            stale = datetime.now(UTC) - self._image.made_at > _LISTS_FRESH
-            update = (phases.update_lists(self._apt_options),) if stale else ()
-            ended, _ = await self._series(
-                (*update, *phases.install_depexts(packages, self._apt_options))
-            )
+        ended = await self._listed(system_packages.list_depexts(self._solution), listing)
+        if ended.ok:
+            ended = await self._install_system(listing.decode(errors="replace"))
         return self._phase_log.end(ended)
+
+    async def _install_system(self, listing: str) -> ProcessResult:
+        manager, family = await system_packages.find_manager(self._captured)
+        if manager is None:
+            raise UnfitImageError(
+                f"opam-ci knows no package manager for opam's os-family {family!r}: use an image "
+                "of a distribution that docs/builds.md lists under System packages",
+                phase=Phase.DEPEXTS,
+            )
+        packages, refused = manager.names(listing)
+        if refused:
+            self._probes[SYSTEM_PACKAGE_NAMES] = False
+            self._transcript.note(f"not a system package: {', '.join(map(ascii, refused))[:400]}")
+            return ProcessResult(exit_code=1)
+        present = self._image.packages
+        if all(package.partition(":")[0] in present for package in packages):
+            return ProcessResult()
+        fresh = datetime.now(UTC) - self._image.made_at <= system_packages.LISTS_FRESH
+        if not fresh and not self._probes.get(SYSTEM_LISTS):
+            ended = await self._refresh_lists(manager)
+            if not ended.ok:
+                return ended
+        ended, _ = await self._series(system_packages.install(manager, packages, self._apt_options))
+        if manager.unknown_exit is not None and ended.exit_code == manager.unknown_exit:
+            self._probes[SYSTEM_PACKAGES_KNOWN] = False
+        return ended
+
+    async def _refresh_lists(
+        self, manager: system_packages.Manager, *, bounded: bool = False
+    ) -> ProcessResult:
+        ended = await self._step(
+            system_packages.update(manager, self._apt_options, bounded=bounded)
+        )
+        self._probes[SYSTEM_LISTS] = ended.ok
+        return ended
 
     async def _fetch(self, sources: tuple[steps.Step, ...]) -> bool:
         self._phase_log.begin(Phase.FETCH, " && ".join(step.title for step in sources))

@@ -1,6 +1,5 @@
 """The commands of each phase of a job, which depend on the job alone."""
 
-import re
 from dataclasses import replace
 
 from opam_ci.clients.runners.phases import kinds
@@ -46,13 +45,6 @@ SUBMISSION_FILES = "/home/opam/submission"
 SOLUTION_FILES = "/home/opam/solution"
 REPORTS = "home/opam/.opam-ci-report"
 SOURCE_FILES = "/home/opam/source"
-
-_DPKG = (
-    "-oDpkg::Use-Pty=0",
-    # The build root is temporary: it need not survive a power failure.
-    "-oDpkg::Options::=--force-unsafe-io",
-)
-_DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(?<!-)(?::[a-z0-9]+)?")
 
 
 def package_path(package: str) -> str:
@@ -141,50 +133,6 @@ def freeze(base: tuple[str, ...], submitted: tuple[str, ...]) -> tuple[Step, ...
     )
 
 
-def list_depexts(solution: tuple[str, ...]) -> Step:
-    """Lists the system packages of a solution, one a line."""
-    return Step(
-        ("opam", "list", "--external", "--all-versions", *solution),
-        shown="opam list --external (of the solution)",
-    )
-
-
-def debian_packages(listing: str) -> tuple[str, ...]:
-    """Parses the output of `list_depexts`.
-
-    What is not a Debian package name is left out: an opam file can contain anything, and apt
-    removes a package for `name-`. opam itself then reports them missing.
-    """
-    return tuple(sorted({word for word in listing.split() if _DEBIAN_PACKAGE.fullmatch(word)}))
-
-
-def update_lists(options: tuple[tuple[str, str], ...]) -> Step:
-    """Fetches apt's package lists; a failed fetch is an error, unlike by default."""
-    return Step(
-        ("apt-get", "update", "-q", *_apt(options), "-oAPT::Update::Error-Mode=any"),
-        network=True,
-        as_root=True,
-        shown="apt-get update",
-    )
-
-
-def install_depexts(
-    packages: tuple[str, ...], options: tuple[tuple[str, str], ...]
-) -> tuple[Step, ...]:
-    """Installs system packages as opam itself would."""
-    command = ("apt-get", "install", "-qq", "-yy", *_apt(options), *_DPKG, "--", *packages)
-    return (
-        Step(
-            command,
-            network=True,
-            as_root=True,
-            shown=f"apt-get install {' '.join(packages)}",
-        ),
-        # The caches of the image are stale now, and opam's user may not write new ones.
-        Step(("apt-cache", "gencaches", "-qq"), as_root=True),
-    )
-
-
 def depexts_by_opam(spec: BuildSpec) -> tuple[str, ...]:
     """Returns opam's own command for system packages; it exits with 10 if some are missing."""
     formula = kinds.beside(spec)
@@ -232,7 +180,3 @@ def install(phase: Phase, spec: BuildSpec, *, reinstall: bool) -> tuple[Step, ..
 
 def _verb(reinstall: bool) -> str:  # noqa: FBT001 - the callers pass a variable of this name
     return "reinstall" if reinstall else "install"
-
-
-def _apt(options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    return tuple(f"-o{key}={value}" for key, value in options)

@@ -13,7 +13,7 @@ import pytest
 from opam_ci.clients.runners.images.image import installed_packages, recipe_digest
 from opam_ci.clients.runners.job.reproduction import reproduction
 from opam_ci.clients.runners.phases import plan as phases
-from opam_ci.clients.runners.phases import steps
+from opam_ci.clients.runners.phases import steps, system_packages
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox import process
@@ -81,7 +81,7 @@ def test_only_apt_and_downloads_have_network() -> None:
             for step in phases.install(phase, test, reinstall=False)
         ),
         *phases.submission_repository(Mirrors()),
-        phases.list_depexts(("a.1",)),
+        system_packages.list_depexts(("a.1",)),
     ]
     assert all("--unshare-net" in command_line(step) for step in apart)
     assert not any(step.as_root for step in apart)
@@ -124,11 +124,6 @@ def test_tests_are_solved_for_and_fetched_with_the_package() -> None:
     (build,) = phases.install(Phase.BUILD, test, reinstall=False)
     assert "--with-test" not in build.argv
     assert "--with-test" not in phases.solve(spec(), reinstall=False).argv
-
-
-def test_what_is_not_a_debian_package_never_reaches_apt() -> None:
-    listing = "libgmp-dev\nlibstdc++6 g++\n-oDPkg::Pre-Invoke::=id\nbash-\nUPPER\n$(id)\n../x\n"
-    assert phases.debian_packages(listing) == ("g++", "libgmp-dev", "libstdc++6")
 
 
 def test_the_log_has_the_commands_that_reproduce_a_job() -> None:
