@@ -163,7 +163,9 @@ class _Expansion:
                 "personality": "linux32" if self._needs_linux32(arch, plain.pool) else None,
                 "timeouts": limits.then(entry.timeouts),
                 "lower_bounds": entry.lower_bounds,
-                "revdeps": entry.revdeps,
+                "revdeps": entry.revdeps not in {False, "none"},
+                "only_direct_revdeps": entry.revdeps == "direct",
+                "revdep_tests": entry.revdep_tests,
             }
         )
 

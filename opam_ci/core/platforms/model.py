@@ -81,6 +81,9 @@ class Platform(Frozen):
         timeouts: Time limits that differ from those of the check.
         lower_bounds: Whether lower-bounds jobs run here.
         revdeps: Whether reverse dependencies are built here.
+        only_direct_revdeps: Whether only those that need a package directly are built, and not
+            those that need it over others.
+        revdep_tests: Whether the tests of reverse dependencies run too.
     """
 
     distribution: str = Field(pattern=DISTRIBUTION)
@@ -96,6 +99,8 @@ class Platform(Frozen):
     timeouts: PhaseLimits = PhaseLimits()
     lower_bounds: bool = False
     revdeps: bool = False
+    only_direct_revdeps: bool = False
+    revdep_tests: bool = True
 
     @model_validator(mode="after")
     def _image_only_for_containers(self) -> Self:

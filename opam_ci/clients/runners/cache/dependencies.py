@@ -36,6 +36,7 @@ from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause
 
+_OF_REVDEPS: Final = {"revdeps", "only_direct_revdeps", "revdep_tests"}
 _SWITCH_FILES: Final = f"{phases.OPAM_ROOT}/{phases.SWITCH}"
 
 _RECORDS: Final = f"{_SWITCH_FILES}/.opam-switch"
@@ -398,7 +399,7 @@ def cache_context(spec: BuildSpec, image_digest: str, base: Layer) -> str:
         [
             image_digest,
             platform.machine(),
-            spec.platform.model_dump(mode="json", exclude={"pool", "lower_bounds", "revdeps"}),
+            spec.platform.model_dump(mode="json", exclude={"pool", "lower_bounds", *_OF_REVDEPS}),
             sorted(base.manifest.installed),
             compiler.hexdigest(),
             hashlib.sha256(settings or b"").hexdigest(),

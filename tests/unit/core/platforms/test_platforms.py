@@ -153,7 +153,8 @@ def test_32_bits_are_built_under_linux32() -> None:
         (ENTRY + 'image = "x:1"', "the rootfs runner has no images; remove `image`"),
         (ENTRY + 'runner = "container"\nimage = "--privileged"', "invalid image '--privileged'"),
         (ENTRY + 'runner = "container"\nimage = "x:{arch}"', "invalid image 'x:{arch}'"),
-        (ENTRY + 'revdeps = "yes"', "revdeps: write true or false"),
+        (ENTRY + 'revdeps = "yes"', 'revdeps: write true, false, "all", "direct" or "none"'),
+        (ENTRY + 'revdep_tests = "all"', "revdep_tests: write true or false"),
         (ENTRY + "distribution = 7", "not TOML: Cannot overwrite a value"),
         (ENTRY + "timeouts = { build = 90 }", "timeouts: invalid duration 90; write"),
         (
@@ -312,6 +313,26 @@ def test_a_platform_has_an_image_just_when_it_is_a_container() -> None:
         Platform.model_validate({**given_, "runner": "container"})
 
 
+@pytest.mark.parametrize(
+    ("keys", "policy"),
+    [
+        ("", (False, False, True)),
+        ("revdeps = false", (False, False, True)),
+        ('revdeps = "none"', (False, False, True)),
+        ("revdeps = true", (True, False, True)),
+        ('revdeps = "all"', (True, False, True)),
+        ('revdeps = "direct"', (True, True, True)),
+        ("revdeps = true\nrevdep_tests = false", (True, False, False)),
+    ],
+)
+def test_which_revdeps_are_built_is_a_policy_of_the_platform(
+    keys: str, policy: tuple[bool, bool, bool]
+) -> None:
+    (platform,) = read(POOLS, ENTRY + keys).platforms
+    found = (platform.revdeps, platform.only_direct_revdeps, platform.revdep_tests)
+    assert found == policy
+
+
 def test_the_default_matrix_is_that_of_opam_repo_ci() -> None:
     """Counted in `test/specs.expected` of opam-repo-ci (May 2026)."""
     assert len(DEFAULT.platforms) == 75
@@ -322,6 +343,8 @@ def test_the_default_matrix_is_that_of_opam_repo_ci() -> None:
     )
     with_revdeps = tuple(one for one in DEFAULT.platforms if one.revdeps)
     assert names(with_revdeps) == [on_debian("4.14"), on_debian("5.4")]
+    # Of any depth, and all that have tests are tested.
+    assert not any(one.only_direct_revdeps or not one.revdep_tests for one in with_revdeps)
     by_arch = {arch: len(filtered(DEFAULT.platforms, arches=[arch])) for arch in ARCHITECTURES}
     assert by_arch == {
         "amd64": 65,
