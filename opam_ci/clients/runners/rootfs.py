@@ -20,8 +20,8 @@ from opam_ci.clients.runners.images.image import Image, ImageStore
 from opam_ci.clients.runners.images.layer import ArtifactSource
 from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
 from opam_ci.clients.runners.images.scratch import JobRoots
+from opam_ci.clients.runners.job import reproduction
 from opam_ci.clients.runners.job.driver import JobRun
-from opam_ci.clients.runners.job.reproduction import reproduction
 from opam_ci.clients.runners.phases import mirrors
 from opam_ci.clients.runners.phases.kinds import BUILDS
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
@@ -152,7 +152,7 @@ class RootfsRunner:
         """Runs all phases of a job; see `base.Runner.run`."""
         transcript = Transcript(log, progress)
         image = await self._image_for(spec)
-        transcript.plain(reproduction(spec, debian=_DEBIAN[image.manifest.suite]))
+        transcript.plain(self.reproduction(spec))
         phase_log = PhaseLog(transcript, spec.timeouts)
         phase_log.begin_checkout(spec)
         async with (
@@ -198,6 +198,10 @@ class RootfsRunner:
                 cache=cache,
             )
             return await job.run(self._artifacts)
+
+    def reproduction(self, spec: BuildSpec) -> str:
+        """Returns what reproduces a job by hand; see `base.MachineRunner.reproduction`."""
+        return reproduction.in_root(spec, suite=self._settings.suite)
 
     async def _image_for(self, spec: BuildSpec) -> Image:
         if spec.job.kind not in BUILDS:

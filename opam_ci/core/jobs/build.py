@@ -61,6 +61,20 @@ class PhaseTimeouts(Frozen):
         return self.model_copy(update=limits.overrides)
 
 
+class Source(Frozen):
+    """Where people get the merged repository, to reproduce a job by hand.
+
+    Attributes:
+        url: Of the repository, or the path of a local clone.
+        base: Commit into which the head is merged.
+        head: The head; empty for a work tree as it is.
+    """
+
+    url: str
+    base: str = ""
+    head: str = ""
+
+
 class BuildSpec(Frozen):
     """One complete build job: besides it a worker needs only the store.
 
@@ -76,6 +90,7 @@ class BuildSpec(Frozen):
         submitted: Packages that the pull request itself builds: a `list-revdeps` job leaves
             them out, since they have jobs of their own.
         build_cache: Whether compiled dependencies may come from the worker's cache.
+        source: Where people get the repository; None for one that no clone has.
     """
 
     job: Job
@@ -86,6 +101,7 @@ class BuildSpec(Frozen):
     only_mirrored: bool = False
     submitted: tuple[str, ...] = ()
     build_cache: bool = True
+    source: Source | None = None
 
 
 class Revdep(Frozen):
