@@ -107,10 +107,8 @@ def in_work_tree(repository: Repository, commit: str, package: str) -> str:
     if not dot and newest_first:
         return newest_first[0]
     if package not in versions:
-        close = get_close_matches(package, versions, n=3) or newest_first[:3]
-        raise UsageError(
-            f"no such version in this repository: {package!r}; there is: {', '.join(close)}"
-        )
+        newest = ", ".join(newest_first[:3]) or "none"
+        raise UsageError(f"no such version in this repository: {package!r}; the newest: {newest}")
     return package
 
 
