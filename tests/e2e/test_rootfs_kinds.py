@@ -50,9 +50,11 @@ def verdict(report: BuildReport) -> str:
 
 
 def commands_of(log: Log) -> list[str]:
-    """The commands at the head of a log."""
+    """The script that the head of a log has run in a root."""
     head = log.text.split("==== opam-ci", 1)[0]
-    return [line[4:] for line in head.splitlines() if line.startswith("    ")]
+    assert len(head.splitlines()) <= 40
+    script = head.split("cat > job.sh <<'END'\n", 1)[1].split("END\n", 1)[0]
+    return script.splitlines()
 
 
 @pytest.mark.parametrize(
