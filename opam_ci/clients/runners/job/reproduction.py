@@ -86,7 +86,8 @@ def in_image(spec: BuildSpec, *, image: str) -> str:
         "USER root",
         *((f'SHELL ["{personality}", "/bin/sh", "-c"]',) if personality else ()),
         *choose,
-        f"ENV {_variables(_ENVIRONMENT)}",
+        # Root has another home.
+        f"ENV OPAMROOT={_HOME}/.opam {_variables(_ENVIRONMENT)}",
         f"WORKDIR {_HOME}/{_CLONE}",
         f"COPY --chown=1000:1000 {_CLONE} .",
     ]

@@ -78,7 +78,7 @@ FROM docker.io/ocaml/opam@sha256:ccccccccccccccccccccccccccccccccccccccccccccccc
 USER root
 SHELL ["linux32", "/bin/sh", "-c"]
 RUN ln -f /usr/bin/opam-2.1 /usr/bin/opam
-ENV OPAMERRLOGLEN=0 OPAMPRECISETRACKING=1 CI=true OPAM_REPO_CI=true OPAMYES=1 OPAMCONFIRMLEVEL=unsafe-yes
+ENV OPAMROOT=/home/opam/.opam OPAMERRLOGLEN=0 OPAMPRECISETRACKING=1 CI=true OPAM_REPO_CI=true OPAMYES=1 OPAMCONFIRMLEVEL=unsafe-yes
 WORKDIR /home/opam/repository
 COPY --chown=1000:1000 repository .
 USER 1000:1000
