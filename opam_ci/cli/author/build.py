@@ -219,8 +219,9 @@ class OneJob:
         """
         runner = self._runner()
         await runner.require()
-        spec = await self._exported()
         await runner.prepare(note)
+        store = self._store()
+        spec = await self._exported(store)
         path = self.settings.home / "builds" / f"{_NOT_SAFE.sub('-', self.job.id)}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         row = JobStatus(
@@ -235,6 +236,8 @@ class OneJob:
                 outcome, listing = await _judged(runner, spec, _LogFile(file), progress)
         finally:
             view.stop()
+            # Of this run alone, unlike the base.
+            await store.delete(spec.repository.overlay_archive)
         decided = {"state": JobState.DECIDED, "outcome": outcome, "decided_at": datetime.now(UTC)}
         return self._summary(row.model_copy(update=decided), path), listing
 
@@ -251,8 +254,8 @@ class OneJob:
         self.settings.home.mkdir(parents=True, exist_ok=True)
         return ArtifactStore.open(self.settings.store_url)
 
-    async def _exported(self) -> BuildSpec:
-        exporter = Exporter(self._store(), self.settings.change_limits)
+    async def _exported(self, store: ArtifactStore) -> BuildSpec:
+        exporter = Exporter(store, self.settings.change_limits)
         testing = RevisionKey(
             repository=self._title,
             branch="work-tree",

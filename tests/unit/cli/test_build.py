@@ -103,6 +103,7 @@ def test_the_newest_version_of_the_work_tree_is_built(
     before = {*(tree / ".git").rglob("*")}
     out = run(capsys, "build", "lib", "--repo", tree)
     assert {*(tree / ".git").rglob("*")} == before
+    assert not [*(tmp_path / "home/store").rglob("repositories/heads/**/*.tar.gz")]
     (spec,) = runner.specs
     assert spec.job.id == f"build {EMBEDDED.name} lib.1.11"
     assert spec.submitted == ("committed.1", "lib.1.11")
