@@ -18,7 +18,7 @@ from opam_ci.app.connection import identity
 from opam_ci.app.settings import Settings
 from opam_ci.cli.author.check import EXIT_CODES
 from opam_ci.cli.author.platforms import chosen_table
-from opam_ci.cli.output.render import View, make_view
+from opam_ci.cli.output.render import make_view
 from opam_ci.cli.output.tables import note, print_text
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.clients import programs
@@ -206,8 +206,11 @@ class OneJob:
         )
         return self._runner().reproduction(await self._spec(nothing))
 
-    async def run(self, view: View) -> tuple[Summary, RevdepList | None]:
-        """Runs the job, and shows its progress.
+    async def run(self, show: Callable[[Summary], None]) -> tuple[Summary, RevdepList | None]:
+        """Runs the job.
+
+        Args:
+            show: Receives its state at each phase's start, and now and then.
 
         Returns:
             Its result, and of a `list-revdeps` job the listing.
@@ -229,13 +232,12 @@ class OneJob:
         )
 
         def progress(now: BuildProgress) -> None:
-            view.show(self._summary(row.model_copy(update={"phase": now.phase}), path))
+            show(self._summary(row.model_copy(update={"phase": now.phase}), path))
 
         try:
             with path.open("wb") as file:
                 outcome, listing = await _judged(runner, spec, _LogFile(file), progress)
         finally:
-            view.stop()
             # Of this run alone, unlike the base.
             await store.delete(spec.repository.overlay_archive)
         decided = {"state": JobState.DECIDED, "outcome": outcome, "decided_at": datetime.now(UTC)}
@@ -387,6 +389,9 @@ def build(
             print_text(asyncio.run(one.reproduction()).rstrip())
             return
         view = make_view(as_json=as_json)
-        summary, _ = asyncio.run(one.run(view))
+        try:
+            summary, _ = asyncio.run(one.run(view.show))
+        finally:
+            view.stop()
         view.close(summary)
     raise typer.Exit(EXIT_CODES[summary.state])

@@ -25,20 +25,6 @@ from opam_ci.cli.selection.operate import print_items
 from opam_ci.clients import programs
 from opam_ci.core.jobs.build import RevdepList
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.summary import Summary
-
-
-class _Silent:
-    """Shows no progress: a listing takes seconds; implements `render.View`."""
-
-    def show(self, summary: Summary) -> None:
-        """Does nothing."""
-
-    def stop(self) -> None:
-        """Does nothing."""
-
-    def close(self, summary: Summary) -> None:
-        """Does nothing."""
 
 
 def revdeps(
@@ -73,7 +59,7 @@ def revdeps(
             mirrors=tuple(mirror or ()),
             only_mirrored=only_mirrored,
         )
-        summary, listing = asyncio.run(one.run(_Silent()))
+        summary, listing = asyncio.run(one.run(lambda _: None))
     if listing is None:
         for line in (*reasons(summary.jobs), *summary.notices):
             note(line)
