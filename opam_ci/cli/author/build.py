@@ -62,7 +62,8 @@ OnPlatform = Annotated[
     str | None, typer.Option(help="On this platform; default: the first that needs no image.")
 ]
 Base = Annotated[
-    str, typer.Option(help="The branch of which opam's root is made, as far as HEAD has it.")
+    str | None,
+    typer.Option(help="The branch on which the work tree is based; default: master, or else HEAD."),
 ]
 OnlyMirrored = Annotated[
     bool, typer.Option(help="Build with no package whose sources are missing in the mirror.")
@@ -134,26 +135,29 @@ def job_of(platform: str, package: str, kind: JobKind | None, revdep: str | None
 
 
 @contextmanager
-def opened(repo: Path, base: str) -> Iterator[tuple[Repository, Snapshot, str]]:
+def opened(repo: Path, base: str | None) -> Iterator[tuple[Repository, Snapshot, str]]:
     """Opens a work tree for the time of a block.
 
     Args:
         repo: The clone.
-        base: The branch on which the work tree is based. A clone without it is based on `HEAD`.
+        base: The branch on which the work tree is based; None for master, or `HEAD` in a clone
+            that has none. opam's root is made of the commit at which the two part.
 
     Yields:
         A repository that has the work tree as a commit, that commit, and the commit on which it is
         based.
 
     Raises:
-        UsageError: It is not a clone of opam-repository.
+        UsageError: It is not a clone of opam-repository, or has no such branch.
     """
     with snapshot(repo) as taken, Repository.open(taken.clone) as repository:
         repository.require_packages(taken.commit)
         with Repository.open(repo) as clone:
             try:
-                fork = clone.merge_base(clone.resolve(base), taken.head)
+                fork = clone.merge_base(clone.resolve(base or "master"), taken.head)
             except UsageError:
+                if base is not None:
+                    raise
                 fork = None
         yield repository, taken, fork or taken.head
 
@@ -346,7 +350,7 @@ def build(
         bool, typer.Option("--print", help="Only print how to do it by hand, with no opam-ci.")
     ] = False,
     platforms: opt.PlatformFile = None,
-    base: Base = "master",
+    base: Base = None,
     mirror: opt.Mirror = None,
     only_mirrored: OnlyMirrored = False,
     cache: Annotated[

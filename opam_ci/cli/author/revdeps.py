@@ -32,7 +32,7 @@ def revdeps(
     repo: Repo = Path(),
     platform: OnPlatform = None,
     platforms: opt.PlatformFile = None,
-    base: Base = "master",
+    base: Base = None,
     mirror: opt.Mirror = None,
     only_mirrored: OnlyMirrored = False,
     as_json: opt.Json = False,

@@ -186,6 +186,7 @@ def test_a_bare_clone_is_built_at_its_head(
         (["lib", "--revdep", "usr"], "'usr'; did you mean user?"),
         (["lib", "--kind", "revdep"], "--kind revdep needs --revdep PACKAGE"),
         (["lib", "--kind", "lower-bounds", "--revdep", "user"], "leave out --revdep"),
+        (["lib", "--base", "main"], "the repository has no branch or commit 'main'"),
         (["lib", "--kind", "lint"], "--kind lint: a build is one of build, test, lower-bounds"),
         (["lib", "--platform", "debian-13-ocaml-5.3"], "no such platform"),
         (["lib", "--platform", "debian-13-*"], "platforms match 'debian-13-*'"),
@@ -201,6 +202,15 @@ def test_what_is_wrong_is_said(
 ) -> None:
     assert problem in run(capsys, "build", *words, "--repo", tree, code=2)
     assert not runner.specs
+
+
+def test_a_clone_without_master_is_based_on_its_head(
+    runner: ScriptedRunner, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "-C", tree, "remote", "remove", "origin"], check=True)
+    run(capsys, "build", "lib", "--repo", tree)
+    head = opam_repository.git(tree / ".git", "rev-parse", "HEAD")
+    assert runner.specs[0].repository.base_commit == head
 
 
 def test_what_is_not_a_clone_of_opam_repository_is_refused(
