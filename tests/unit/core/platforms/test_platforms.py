@@ -16,7 +16,7 @@ from opam_ci.core.jobs.build import PhaseTimeouts
 from opam_ci.core.platforms.file import InvalidPlatformFile, parse_platforms
 from opam_ci.core.platforms.limits import PhaseLimits
 from opam_ci.core.platforms.model import ARCHITECTURES, EMBEDDED, Platform, PlatformTable, Runner
-from opam_ci.core.platforms.page import page
+from opam_ci.core.platforms.page import extras, page
 from opam_ci.core.platforms.select import embedded, filtered, named, served
 
 DEFAULT = load_platforms(None)
@@ -314,23 +314,26 @@ def test_a_platform_has_an_image_just_when_it_is_a_container() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "policy"),
+    ("keys", "policy", "shown"),
     [
-        ("", (False, False, True)),
-        ("revdeps = false", (False, False, True)),
-        ('revdeps = "none"', (False, False, True)),
-        ("revdeps = true", (True, False, True)),
-        ('revdeps = "all"', (True, False, True)),
-        ('revdeps = "direct"', (True, True, True)),
-        ("revdeps = true\nrevdep_tests = false", (True, False, False)),
+        ("", (False, False, True), []),
+        ("revdeps = false", (False, False, True), []),
+        ('revdeps = "none"', (False, False, True), []),
+        ("revdeps = true", (True, False, True), ["revdeps"]),
+        ('revdeps = "all"', (True, False, True), ["revdeps"]),
+        ('revdeps = "direct"', (True, True, True), ["direct revdeps"]),
+        ("revdeps = true\nrevdep_tests = false", (True, False, False), ["untested revdeps"]),
     ],
 )
 def test_which_revdeps_are_built_is_a_policy_of_the_platform(
-    keys: str, policy: tuple[bool, bool, bool]
+    keys: str, policy: tuple[bool, bool, bool], shown: list[str]
 ) -> None:
-    (platform,) = read(POOLS, ENTRY + keys).platforms
+    table = read(POOLS, ENTRY + keys)
+    (platform,) = table.platforms
     found = (platform.revdeps, platform.only_direct_revdeps, platform.revdep_tests)
-    assert found == policy
+    assert (found, extras(platform)) == (policy, shown)
+    column = {"revdeps": "yes"}.get(*shown, shown[0].removesuffix(" revdeps")) if shown else ""
+    assert f"| `{platform.name}` | system | linux-amd64 | rootfs |  | {column} |" in page(table)
 
 
 def test_the_default_matrix_is_that_of_opam_repo_ci() -> None:
