@@ -11,7 +11,7 @@ from opam_ci.clients.logs.log import LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import Runner
 from opam_ci.core.classify.replay import Judged
-from opam_ci.core.jobs.build import BuildProgress, Revdep, RevdepList
+from opam_ci.core.jobs.build import BuildProgress, RevdepList
 from opam_ci.core.jobs.messages import JobReport, Listing, RunJob
 from opam_ci.core.jobs.outcome import Outcome
 from opam_ci.core.jobs.records import log_key
@@ -71,14 +71,18 @@ class BuildActivities:
                 )
                 log.write(verdict_line(outcome).encode())
                 judged.keep(log, Judged(facts=facts, outcome=outcome))
-            if report.revdeps is not None:
-                listing = await self._store_listing(report.revdeps, f"{attempt.log}/revdeps.json")
+            if report.listing is not None:
+                listing = await self._store_listing(report.listing, f"{attempt.log}/revdeps.json")
             return outcome
 
         done = await run_attempt(task.context, task.spec.job.id, work)
         return done.model_copy(update={"listing": listing}) if listing is not None else done
 
-    async def _store_listing(self, revdeps: tuple[Revdep, ...], key: str) -> Listing:
-        await self._store.put(key, RevdepList(revdeps=revdeps).model_dump_json().encode())
-        tested = sum(revdep.has_tests for revdep in revdeps)
-        return Listing(key=key, revdeps=len(revdeps), tested=tested)
+    async def _store_listing(self, found: RevdepList, key: str) -> Listing:
+        await self._store.put(key, found.model_dump_json().encode())
+        return Listing(
+            key=key,
+            revdeps=len(found.revdeps),
+            tested=sum(revdep.has_tests for revdep in found.revdeps),
+            flagged=len(found.flagged),
+        )

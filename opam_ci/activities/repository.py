@@ -116,7 +116,7 @@ class RepositoryActivities:
                 export=not revision.options.lint_only,
             )
         if analysis.failure is not None:
-            raise _refusal(analysis.failure)
+            raise refusal(analysis.failure)
         if analysis.merge_tree is None:
             raise InfrastructureError("the analysis made no merged tree", cause=Cause.GIT)
         return analysis, repository
@@ -201,7 +201,8 @@ class RepositoryActivities:
             raise
 
 
-def _refusal(failure: str) -> SubmissionError:
+def refusal(failure: str) -> SubmissionError:
+    """Returns the error of a head that the analysis refuses."""
     conflict = failure == CONFLICT
     return SubmissionError(
         failure,

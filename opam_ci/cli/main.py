@@ -9,10 +9,12 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from opam_ci import __version__
+from opam_ci.cli.author.build import build
 from opam_ci.cli.author.check import check
 from opam_ci.cli.author.lint import lint
 from opam_ci.cli.author.log import log
 from opam_ci.cli.author.platforms import platforms
+from opam_ci.cli.author.revdeps import revdeps
 from opam_ci.cli.author.status import status
 from opam_ci.cli.developer.analyse import analyse
 from opam_ci.cli.developer.classify import classify
@@ -45,6 +47,8 @@ for command in (
     up,
     down,
     check,
+    build,
+    revdeps,
     analyse,
     lint,
     classify,

@@ -228,6 +228,7 @@ class JobRunner:
             # Only there: in every job of a large pull request it would be most of its history.
             submitted=self._submitted if job.kind is JobKind.LIST_REVDEPS else (),
             build_cache=checks.build_cache,
+            source=state.revision.source,
         )
 
     def _report(self, running: _Running, job: Job, error: ActivityError) -> JobReport:

@@ -7,6 +7,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
+    from opam_ci.core.jobs.build import NOT_BUILT
     from opam_ci.core.jobs.hold import Hold
     from opam_ci.core.jobs.job import Job, JobKind
     from opam_ci.core.jobs.messages import (
@@ -389,7 +390,13 @@ class PlatformWorkflow:
         Returns:
             Whether they were added; False if the workflow stops before.
         """
-        if report.listing is None or not report.listing.revdeps:
+        if report.listing is None:
+            return True
+        if report.listing.flagged:
+            self._state.listed[job.package] = (
+                f"{self._state.name}: {report.listing.flagged} revdeps of {job.package} {NOT_BUILT}"
+            )
+        if not report.listing.revdeps:
             return True
         try:
             await run_unless(
@@ -485,6 +492,7 @@ class PlatformWorkflow:
             done=done,
             platform=self._state.platform,
             notice=self._state.notice,
+            listed=tuple(self._state.listed.values()),
             hold=self._hold_of(standing),
         )
         is_sent = await signal_if_running(self._state.parent, "platform_progress", progress)

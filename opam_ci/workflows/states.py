@@ -35,6 +35,7 @@ class PlatformState(State):
         handled: Number of the newest signal of its parent.
         write_requested: Number of the newest request to record everything.
         notice: Message to users about the platform's image.
+        listed: Messages to users about listings of reverse dependencies, by package.
         approved: Whether no limit of the author applies.
         stopping: Whether it ends, and by whom it was stopped.
     """
@@ -53,6 +54,7 @@ class PlatformState(State):
     handled: int = 0
     write_requested: int = 0
     notice: str | None = None
+    listed: dict[str, str] = Field(default_factory=dict)
     approved: bool = False
     stopping: CancelledBy | None = None
 
@@ -84,7 +86,7 @@ class TestingState(State):
         signals_sent: Number of numbered signals that were sent to them.
         batch: How many PlatformWorkflows were started for this head.
         standings: Standing of the jobs of each platform.
-        notices: Messages to users about images.
+        notices: Messages to users about images and listings.
         approved: Whether no limit of the author applies: somebody with rights said so.
         holds: Why jobs of a platform wait, by platform.
     """

@@ -46,7 +46,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows.states import PlatformState, TestingState
 
 _NOTICES = 20
-"""Maximum number of notices of images in a summary."""
+"""Maximum number of notices of images and listings in a summary."""
 
 
 class Testing:
@@ -379,8 +379,8 @@ class Testing:
         self.state.holds.pop(name, None)
         if report.hold is not None:
             self.state.holds[name] = report.hold
-        if report.notice is not None and report.notice not in self.state.notices:
-            self.state.notices = (*self.state.notices, report.notice)[:_NOTICES]
+        known = dict.fromkeys((*self.state.notices, report.notice, *report.listed))
+        self.state.notices = tuple(filter(None, known))[:_NOTICES]
         # A child that was sent another signal since continues.
         if (report.stopped or report.done) and report.handled >= self.state.awaited.get(child, 0):
             self._remove(child)

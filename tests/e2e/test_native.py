@@ -120,7 +120,7 @@ def test_the_phases_and_facts_are_those_of_the_other_runners(ordinary: Results) 
     assert report.facts.host.kernel_kills_counted
     # Lower bounds: the oldest dependency, and it is the solver's choice.
     assert "install below 1" in log
-    assert "This machine: debian-13 on amd64 with opam " in log
+    assert "To reproduce this job on such a machine, debian-13 on amd64 with opam " in log
     assert "[opam-ci] jobs run as the worker's own user" in log
     assert "[opam-ci] the network is not filtered" in log
     assert "sandbox.sh" in log
@@ -130,7 +130,8 @@ def test_the_phases_and_facts_are_those_of_the_other_runners(ordinary: Results) 
 def test_revdeps_are_listed_and_sources_come_from_a_local_mirror(ordinary: Results) -> None:
     report = ordinary["revdeps.1"].report
     assert report is not None
-    assert report.revdeps == (Revdep(package="above.1", has_tests=True),)
+    assert report.listing is not None
+    assert report.listing.revdeps == (Revdep(package="above.1", has_tests=True),)
     assert "- from the mirror" in ordinary["fetched.1"].log
 
 

@@ -177,7 +177,8 @@ async def test_sources_come_from_a_mirror(world: World, server: Server, tmp_path
 
 async def test_reverse_dependencies_are_listed(world: World, server: Server) -> None:
     report, log = await world.build(packages(server), "lib.2", kind=JobKind.LIST_REVDEPS)
-    found = {revdep.package for revdep in report.revdeps or ()}
+    assert report.listing is not None, log.text
+    found = {revdep.package for revdep in report.listing.revdeps}
     assert found == {"user.1", "optional.1", "broken.1", "above.1"}, log.text
     assert "falling back to" not in log.text
 

@@ -50,9 +50,11 @@ def verdict(report: BuildReport) -> str:
 
 
 def commands_of(log: Log) -> list[str]:
-    """The commands at the head of a log."""
+    """The script that the head of a log has run in a root."""
     head = log.text.split("==== opam-ci", 1)[0]
-    return [line[4:] for line in head.splitlines() if line.startswith("    ")]
+    assert len(head.splitlines()) <= 40
+    script = head.split("cat > job.sh <<'END'\n", 1)[1].split("END\n", 1)[0]
+    return script.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,9 @@ async def test_revdeps_are_listed_as_opam_repo_ci_lists_them(world: World) -> No
         "untestable.1": 'depends: ["lib" "nowhere" {with-test}]\n',
         "afterwards.1": 'depends: ["lib" "enemy" {post}]\n',
         "afterwards-elsewhere.1": 'depends: ["lib" "enemy" {post & os = "win32"}]\n',
+        "indirect-tested.1": 'depends: ["direct"]\nrun-test: ["true"]\n',
+        "avoided.1": 'depends: ["lib"]\nflags: avoid-version\n',
+        "deprecated.1": 'depends: ["direct"]\nflags: deprecated\n',
     }
     spec = world.spec(packages, "lib.1", kind=JobKind.LIST_REVDEPS)
     spec = spec.model_copy(update={"submitted": ("lib.1", "submitted.1")})
@@ -100,23 +105,28 @@ async def test_revdeps_are_listed_as_opam_repo_ci_lists_them(world: World) -> No
     report = await world.runner.run(spec, log, lambda _: None)
     assert verdict(report) == "passed", log.text
     assert "falling back to" not in log.text
-    assert [(revdep.package, revdep.has_tests) for revdep in report.revdeps or ()] == [
-        ("afterwards-elsewhere.1", True),
-        ("direct.1", True),
+    assert report.listing is not None
+    assert [(revdep.package, revdep.has_tests) for revdep in report.listing.revdeps] == [
+        ("afterwards-elsewhere.1", False),
+        ("direct.1", False),
+        ("indirect-tested.1", True),
         ("indirect.1", False),
-        ("optional.1", True),
+        ("optional.1", False),
         ("tests.1", True),
-        ("untestable.1", False),
+        ("untestable.1", True),
     ]
+    assert report.listing.flagged == ("avoided.1", "deprecated.1")
+    assert "2 not built: flagged avoid-version or deprecated" in log.text
     # And the head of the log asks the same.
     *before, direct, recursive, testing = commands_of(log)
     said = await world.shell(packages, [*before, f"{direct}; {recursive}; {testing}"])
-    assert set(said.split()) - set(spec.submitted) == {r.package for r in report.revdeps or ()}
+    found = {revdep.package for revdep in report.listing.revdeps} | set(report.listing.flagged)
+    assert set(said.split()) - set(spec.submitted) == found
 
 
 async def test_a_package_that_opam_does_not_know_has_no_revdeps_to_list(world: World) -> None:
     report, _ = await world.build(PACKAGES, "lib.9", kind=JobKind.LIST_REVDEPS)
-    assert report.revdeps is None
+    assert report.listing is None
     assert verdict(report) == "errored(repository_state)"
 
 
@@ -126,6 +136,28 @@ async def test_lower_bounds_are_the_oldest_versions(world: World) -> None:
     assert "lib.1," in report.logs[Phase.VERIFY]
     report, log = await world.build(PACKAGES, "user.1")
     assert "lib.3," in report.logs[Phase.VERIFY], log.text
+
+
+@pytest.mark.parametrize("flag", ["avoid-version", "deprecated"])
+@pytest.mark.parametrize(
+    ("kind", "dependency"), [(JobKind.LOWER_BOUNDS, "lib.2,"), (JobKind.BUILD, "lib.3,")]
+)
+async def test_versions_to_avoid_are_avoided(
+    world: World, kind: JobKind, dependency: str, flag: str
+) -> None:
+    packages = {
+        "lib.1": f"flags: {flag}\n",
+        "lib.2": "",
+        "lib.3": "",
+        "lib.4": f"flags: {flag}\n",
+        "user.1": 'depends: ["lib"]\n',
+        # Only an avoided version fits: then it is taken.
+        "fond.1": 'depends: ["lib" {>= "4"}]\n',
+    }
+    report, log = await world.build(packages, "user.1", kind=kind)
+    assert dependency in report.logs[Phase.VERIFY], log.text
+    report, log = await world.build(packages, "fond.1", kind=kind)
+    assert "lib.4," in report.logs[Phase.VERIFY], log.text
 
 
 async def test_a_compiler_takes_the_place_of_the_switchs_own(world: World) -> None:

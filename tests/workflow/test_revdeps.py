@@ -68,6 +68,20 @@ async def test_every_kind_runs_after_the_build(world: World, ref: PullRequestRef
     assert {job(0), job(1), job(2), job(0, "revdep-test")} <= written
 
 
+@pytest.mark.parametrize("built", [0, 1])
+async def test_flagged_revdeps_are_counted_and_not_built(
+    world: World, ref: PullRequestRef, built: int
+) -> None:
+    listing(world.script, built)
+    world.script.flagged = ("avoided.1", "deprecated.1")
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    summary = await world.until(handle, lambda now: is_decided(now) and bool(now.notices))
+    assert summary.notices == (
+        f"{PLATFORM.name}: 2 revdeps of a.1 not built: flagged avoid-version or deprecated",
+    )
+    assert revdeps(summary) == Counts(passed=built)
+
+
 async def test_nothing_is_listed_of_a_package_that_does_not_build(
     world: World, ref: PullRequestRef
 ) -> None:

@@ -222,8 +222,8 @@ class JsonView:
     `{"event": "unlisted", …}` has the numbers of jobs that were decided without such a line.
     """
 
-    def __init__(self, stream: IO[str] = sys.stdout) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
         self._printed = _Printed(JobStatus.model_dump_json)
 
     def show(self, summary: Summary) -> None:

@@ -69,7 +69,7 @@ class Exporter:
         self._making: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._listing = asyncio.Lock()
 
-    async def prepare(
+    async def prepare(  # noqa: PLR0913 - the parts of a head, and what is wanted of it
         self,
         clone: Path,
         testing: RevisionKey,
@@ -77,6 +77,7 @@ class Exporter:
         head: str,
         *,
         export: bool = True,
+        unchanged: bool = False,
     ) -> tuple[Analysis, RepositoryRef | None]:
         """Analyses the merge of a head into a base, and exports it.
 
@@ -86,6 +87,7 @@ class Exporter:
             base: Commit into which the head is merged.
             head: The head.
             export: Whether to export it if packages are to be built.
+            unchanged: Whether packages are to be built that the head does not change.
 
         Raises:
             UsageError: The base is not an opam repository, or a shallow clone cannot merge.
@@ -103,6 +105,7 @@ class Exporter:
                     head=head,
                     limits=self._limits,
                     bases=bases,
+                    unchanged=unchanged,
                 )
             )
             assert isinstance(done, AnalysedHead)  # noqa: S101 - for mypy: the task's result

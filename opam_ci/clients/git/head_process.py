@@ -94,6 +94,7 @@ class AnalyseHead(Frozen):
         head: The head.
         limits: How much the head may add and modify.
         bases: Commits whose archives there are, the one used last first; None to export nothing.
+        unchanged: Whether to export it also if the head changes nothing that is built.
     """
 
     kind: Literal["analyse"] = "analyse"
@@ -103,12 +104,13 @@ class AnalyseHead(Frozen):
     head: str
     limits: ChangeLimits
     bases: tuple[str, ...] | None
+    unchanged: bool = False
 
     def run(self, repository: Repository) -> AnalysedHead:
         """Performs the task."""
         analysis = analyse(repository, self.base, self.head, self.limits)
         merged = analysis.merge_tree
-        builds = any(changed.kind in BUILT_KINDS for changed in analysis.packages)
+        builds = self.unchanged or any(changed.kind in BUILT_KINDS for changed in analysis.packages)
         if self.bases is None or merged is None or not builds:
             return AnalysedHead(analysis=analysis)
         base = _nearest(repository, self.bases, self.base, merged)

@@ -145,6 +145,11 @@ class Repository:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
+    @property
+    def directory(self) -> Path:
+        """The clone's git directory."""
+        return self._git.directory
+
     # Commits
 
     def resolve(self, name: str) -> str:

@@ -74,5 +74,8 @@ class MachineRunner(Runner, Protocol):
             InfrastructureError: With the cause and what to do about it.
         """
 
+    async def reproduction(self, spec: BuildSpec) -> str:
+        """Returns what reproduces a job by hand, as text for people: the head of its log."""
+
     async def sweep(self) -> int:
         """Removes leftovers of killed workers; returns how many jobs they had."""

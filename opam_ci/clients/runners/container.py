@@ -18,8 +18,8 @@ from opam_ci.clients.runners.containers.layer import ContainerLayers
 from opam_ci.clients.runners.images import apt_sources as aptsources
 from opam_ci.clients.runners.images.layer import ArtifactSource, check_sandbox
 from opam_ci.clients.runners.images.scratch import job_directory
+from opam_ci.clients.runners.job import reproduction
 from opam_ci.clients.runners.job.driver import JobRun
-from opam_ci.clients.runners.job.reproduction import reproduction
 from opam_ci.clients.runners.phases import mirrors
 from opam_ci.clients.runners.phases.kinds import BUILDS
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
@@ -147,8 +147,7 @@ class ContainerRunner:
             name, spec.platform.arch, lambda line: transcript.plain(f"{line}\n")
         )
         transcript.plain(f"Image: {name} ({image})\n")
-        distribution = spec.platform.distribution.removeprefix("debian-")
-        transcript.plain(reproduction(spec, debian=distribution))
+        transcript.plain(await self.reproduction(spec))
         phase_log = PhaseLog(transcript, spec.timeouts)
         phase_log.begin_checkout(spec)
         async with (
@@ -171,6 +170,11 @@ class ContainerRunner:
                 environment=self._settings.environment,
             )
             return await job.run(self._artifacts)
+
+    async def reproduction(self, spec: BuildSpec) -> str:
+        """Returns what reproduces a job by hand; see `base.MachineRunner.reproduction`."""
+        image = spec.platform.image or self._settings.image or ""
+        return reproduction.in_image(spec, image=image)
 
     @asynccontextmanager
     async def _open(

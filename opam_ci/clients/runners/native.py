@@ -16,7 +16,7 @@ from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.images.image import ImageManifest
 from opam_ci.clients.runners.images.layer import ArtifactSource, check_sandbox
 from opam_ci.clients.runners.job.driver import JobRun
-from opam_ci.clients.runners.job.reproduction import commands
+from opam_ci.clients.runners.job.reproduction import on_machine
 from opam_ci.clients.runners.phases import mirrors, steps
 from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.phases.executor import Output
@@ -143,7 +143,7 @@ class NativeRunner:
             )
         transcript = Transcript(log, progress)
         machine = await self._read_machine()
-        transcript.plain(_heading(machine, spec))
+        transcript.plain(await self.reproduction(spec))
         phase_log = PhaseLog(transcript, spec.timeouts)
         phase_log.begin_checkout(spec)
         waiting = b"[opam-ci] waiting for another job to end: all users of jobs have one\n"
@@ -165,6 +165,13 @@ class NativeRunner:
                 depexts=_depexts(spec),
             )
             return await job.run(self._artifacts)
+
+    async def reproduction(self, spec: BuildSpec) -> str:
+        """Returns what reproduces a job by hand; see `base.MachineRunner.reproduction`."""
+        machine = await self._read_machine()
+        compiler = shlex.join(machine.switch(spec.platform))
+        platform = spec.platform.model_copy(update={"compiler": compiler})
+        return on_machine(spec.model_copy(update={"platform": platform}), machine=machine.name)
 
     def _notes(self, machine: Machine, user: User | None) -> list[str]:
         notes = [limits_line(self._limits, ("cpu",)), "the network is not filtered"]
@@ -199,20 +206,6 @@ def _depexts(spec: BuildSpec) -> steps.Step:
         script = 'opam option --global depext-run-installs=false && exec "$@"'
         return steps.Step(("sh", "-c", script, "sh", *command), shown=" ".join(command))
     return steps.Step(command, network=True, as_root=sys.platform.startswith("freebsd"))
-
-
-def _heading(machine: Machine, spec: BuildSpec) -> str:
-    switch = shlex.join(machine.switch(spec.platform))
-    platform = spec.platform.model_copy(update={"compiler": switch})
-    spec = spec.model_copy(update={"platform": platform})
-    lines = [
-        f"This machine: {machine.name}.",
-        "To reproduce on such a machine, in a clone of the opam repository where the pull",
-        "request is merged into its base:",
-        "",
-        *(f"    {line}" for line in commands(spec)),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _user_problem(settings: NativeSettings) -> str | None:

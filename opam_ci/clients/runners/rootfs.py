@@ -20,8 +20,8 @@ from opam_ci.clients.runners.images.image import Image, ImageStore
 from opam_ci.clients.runners.images.layer import ArtifactSource
 from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
 from opam_ci.clients.runners.images.scratch import JobRoots
+from opam_ci.clients.runners.job import reproduction
 from opam_ci.clients.runners.job.driver import JobRun
-from opam_ci.clients.runners.job.reproduction import reproduction
 from opam_ci.clients.runners.phases import mirrors
 from opam_ci.clients.runners.phases.kinds import BUILDS
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
@@ -177,8 +177,7 @@ class RootfsRunner:
             self._show(f"{spec.platform.name}: {line}")
 
         image = await self._image_of(spec.platform, show)
-        distribution = spec.platform.distribution.removeprefix("debian-")
-        transcript.plain(reproduction(spec, debian=distribution))
+        transcript.plain(await self.reproduction(spec))
         phase_log = PhaseLog(transcript, spec.timeouts)
         phase_log.begin_checkout(spec)
         async with (
@@ -225,6 +224,10 @@ class RootfsRunner:
                 cache=cache,
             )
             return await job.run(self._artifacts)
+
+    async def reproduction(self, spec: BuildSpec) -> str:
+        """Returns what reproduces a job by hand; see `base.MachineRunner.reproduction`."""
+        return reproduction.in_root(spec, debian=_root_of(spec.platform))
 
     async def _image_of(self, platform: Platform, show: Callable[[str], None]) -> Image:
         """Returns the root file system of a platform, making it first if need be.

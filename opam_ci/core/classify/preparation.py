@@ -55,7 +55,24 @@ _LISTS_CAUSES = {Cause.PACKAGE_MIRROR, Cause.DNS, Cause.NETWORK, Cause.DISK_FULL
 
 def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
     """Judge a failed checkout, setup, solve, depexts or verify phase."""
-    if run.phase is Phase.DEPEXTS and case.facts.probes.get(DEPEXTS_INSTALLED) is False:
+    if run.phase is Phase.DEPEXTS and (skip := _judge_system_packages(case, run)):
+        return skip
+    verdict = case.text_verdict(run.phase)
+    if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
+        # opam's own report: it quotes opam files, whose text could match any rule.
+        return _judge_conflict(case, run, verdict)
+    if verdict and verdict.outcome == "errored":
+        return _unless_unreadable(case, run, verdict)
+    if verdict and verdict.reason in _PROOFS.get(run.phase, ()):
+        return case.of_text(verdict, run)
+    if run.phase in {Phase.SOLVE, Phase.DEPEXTS} and (skip := _judge_skip(case, run, verdict)):
+        return skip
+    return judge_opam_exit(case, run)
+
+
+def _judge_system_packages(case: Case, run: PhaseRun) -> Outcome | None:
+    """Return a skip if a probe tells what is wrong with the solution's system packages."""
+    if case.facts.probes.get(DEPEXTS_INSTALLED) is False:
         detail = (
             "this machine has not all system packages that the solution needs, and jobs may "
             "install none on it: the log lists them; install them, and restart the job"
@@ -70,17 +87,7 @@ def judge_preparation(case: Case, run: PhaseRun) -> Outcome:
             run,
             detail=f"{case.own} needs what cannot be the name of a system package",
         )
-    verdict = case.text_verdict(run.phase)
-    if run.phase is Phase.SOLVE and run.exit_code == OpamExit.NO_SOLUTION and run.conflicts:
-        # opam's own report: it quotes opam files, whose text could match any rule.
-        return _judge_conflict(case, run, verdict)
-    if verdict and verdict.outcome == "errored":
-        return _unless_unreadable(case, run, verdict)
-    if verdict and verdict.reason in _PROOFS.get(run.phase, ()):
-        return case.of_text(verdict, run)
-    if run.phase in {Phase.SOLVE, Phase.DEPEXTS} and (skip := _judge_skip(case, run, verdict)):
-        return skip
-    return judge_opam_exit(case, run)
+    return None
 
 
 def judge_opam_exit(case: Case, run: PhaseRun) -> Outcome:

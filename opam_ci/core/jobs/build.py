@@ -61,6 +61,20 @@ class PhaseTimeouts(Frozen):
         return self.model_copy(update=limits.overrides)
 
 
+class Source(Frozen):
+    """Where people get the merged repository, to reproduce a job by hand.
+
+    Attributes:
+        url: Of the repository, or the path of a local clone.
+        base: Commit into which the head is merged.
+        head: The head; empty for a work tree as it is.
+    """
+
+    url: str
+    base: str = ""
+    head: str = ""
+
+
 class BuildSpec(Frozen):
     """One complete build job: besides it a worker needs only the store.
 
@@ -76,6 +90,7 @@ class BuildSpec(Frozen):
         submitted: Packages that the pull request itself builds: a `list-revdeps` job leaves
             them out, since they have jobs of their own.
         build_cache: Whether compiled dependencies may come from the worker's cache.
+        source: Where people get the repository; None for one that no clone has.
     """
 
     job: Job
@@ -86,6 +101,7 @@ class BuildSpec(Frozen):
     only_mirrored: bool = False
     submitted: tuple[str, ...] = ()
     build_cache: bool = True
+    source: Source | None = None
 
 
 class Revdep(Frozen):
@@ -93,19 +109,35 @@ class Revdep(Frozen):
 
     Attributes:
         package: Its full name, such as `calendar.3.0.0`.
-        has_tests: Whether its tests are to run too: it is in the output of
-            `opam list --depends-on P --with-test --depopts`, so it needs the package
-            directly, or optionally, or for its tests.
+        has_tests: Whether its tests are to run too: its opam file has test commands, or uses
+            `with-test`, as opam-repo-ci's `has_tests` decides for a submitted package.
     """
 
     package: str
     has_tests: bool
 
 
+NOT_BUILT = "not built: flagged avoid-version or deprecated"
+"""Why some reverse dependencies are not built, after their number."""
+
+
 class RevdepList(Frozen):
-    """A stored listing of reverse dependencies: sorted, each package once."""
+    """A listing of reverse dependencies: sorted, each package once.
+
+    Attributes:
+        revdeps: Those that are built.
+        flagged: Those that are not, since they are flagged `avoid-version` or `deprecated`.
+    """
 
     revdeps: tuple[Revdep, ...]
+    flagged: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """Their numbers, for a log."""
+        tested = sum(revdep.has_tests for revdep in self.revdeps)
+        flagged = f"; {len(self.flagged)} {NOT_BUILT}" if self.flagged else ""
+        return f"{len(self.revdeps)} revdeps, {tested} of them with tests{flagged}"
 
 
 class BuildReport(Frozen):
@@ -115,13 +147,12 @@ class BuildReport(Frozen):
         facts: What it observed.
         logs: Text of each phase that ran, decoded with replacement: at most the first
             64 KiB and the last 256 KiB of each; offsets come from `facts`.
-        revdeps: Result of a `list-revdeps` job, sorted, each package once; None if it failed
-            or the job is of another kind.
+        listing: Result of a `list-revdeps` job; None if it failed or the job is of another kind.
     """
 
     facts: BuildFacts
     logs: dict[Phase, str]
-    revdeps: tuple[Revdep, ...] | None = None
+    listing: RevdepList | None = None
 
 
 class BuildProgress(Frozen):

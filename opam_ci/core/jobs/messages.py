@@ -155,11 +155,13 @@ class Listing(Frozen):
         key: Artifact key of the list: `core.jobs.build.RevdepList` as JSON.
         revdeps: How many there are: each is built.
         tested: How many of them have tests that are to run.
+        flagged: How many are not built, since they are flagged `avoid-version` or `deprecated`.
     """
 
     key: str
     revdeps: int
     tested: int
+    flagged: int = 0
 
 
 class JobReport(Frozen):

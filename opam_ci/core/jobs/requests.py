@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from opam_ci.core.jobs.build import PhaseTimeouts
+from opam_ci.core.jobs.build import PhaseTimeouts, Source
 from opam_ci.core.jobs.hold import Author
 from opam_ci.core.jobs.installable import Unavailable
 from opam_ci.core.jobs.retry import RetrySettings
@@ -140,6 +140,12 @@ class Revision(Frozen):
     def author(self) -> Author | None:
         """Who opened the pull request, None if nothing depends on it."""
         return self.origin.author if self.origin is not None else None
+
+    @property
+    def source(self) -> Source:
+        """Where people get the merge of head and base."""
+        url = self.repository if self.origin is None else self.origin.clone_url
+        return Source(url=url, base=self.base, head=self.head)
 
     def is_more_than(self, tested: "Revision") -> bool:
         """Whether this asks for a test that the one of `tested` does not answer.

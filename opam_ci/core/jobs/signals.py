@@ -95,6 +95,7 @@ class PlatformProgress(Frozen):
             the head use the same one.
         notice: Message to users about the image.
         hold: Why queued jobs are not run yet, None if none wait for an approval.
+        listed: Messages to users about listings of reverse dependencies.
     """
 
     key: RevisionKey
@@ -107,3 +108,4 @@ class PlatformProgress(Frozen):
     platform: Platform | None = None
     notice: str | None = None
     hold: Hold | None = None
+    listed: tuple[str, ...] = ()

@@ -170,7 +170,9 @@ class _Expansion:
                 "personality": "linux32" if _needs_linux32(arch, pool) else None,
                 "timeouts": limits.then(entry.timeouts),
                 "lower_bounds": entry.lower_bounds,
-                "revdeps": entry.revdeps,
+                "revdeps": entry.revdeps not in {False, "none"},
+                "only_direct_revdeps": entry.revdeps == "direct",
+                "revdep_tests": entry.revdep_tests,
             }
         )
 

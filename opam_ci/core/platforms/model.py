@@ -88,6 +88,9 @@ class Platform(Frozen):
         revdeps: Whether reverse dependencies are built here.
         otherwise: The same platform in other pools, by preference, for when no worker serves this
             one.
+        only_direct_revdeps: Whether only those that need a package directly are built, and not
+            those that need it over others.
+        revdep_tests: Whether the tests of reverse dependencies run too.
     """
 
     distribution: str = Field(pattern=DISTRIBUTION)
@@ -104,6 +107,8 @@ class Platform(Frozen):
     lower_bounds: bool = False
     revdeps: bool = False
     otherwise: tuple["Platform", ...] = ()
+    only_direct_revdeps: bool = False
+    revdep_tests: bool = True
 
     @model_validator(mode="after")
     def _image_only_for_containers(self) -> Self:

@@ -102,11 +102,20 @@ def extras(platform: Platform) -> list[str]:
         extra
         for extra, applies in (
             ("lower bounds", platform.lower_bounds),
-            ("revdeps", platform.revdeps),
+            (_revdeps(platform), platform.revdeps),
             (platform.personality or "", platform.personality is not None),
         )
         if applies
     ]
+
+
+def _revdeps(platform: Platform) -> str:
+    words = (
+        "direct" if platform.only_direct_revdeps else "",
+        "" if platform.revdep_tests else "untested",
+        "revdeps",
+    )
+    return " ".join(filter(None, words))
 
 
 def page(table: PlatformTable) -> str:
@@ -162,7 +171,7 @@ def _matrix(platforms: Iterable[Platform]) -> str:
                 one.opam,
                 ", ".join(each.pool for each in one.choices),
                 "yes" if one.lower_bounds else "",
-                "yes" if one.revdeps else "",
+                _revdeps(one).removesuffix("revdeps").strip() or "yes" if one.revdeps else "",
             )
             for one in platforms
         ),

@@ -78,6 +78,15 @@ _Os = Annotated[str, _one_of(("linux", "macos", "freebsd"), "operating system")]
 _Compiler = Annotated[
     str, _like(known.COMPILER, "package", "write its name, or nothing for the image's own switch")
 ]
+
+
+def _revdeps(value: object) -> object:
+    if isinstance(value, bool) or value in {"all", "direct", "none"}:
+        return value
+    raise ValueError('write true, false, "all", "direct" or "none"')
+
+
+_Revdeps = Annotated[bool | str, BeforeValidator(_revdeps)]
 _PoolName = Annotated[str, _like(known.POOL, "name of a pool", "use lower case, digits, - and _")]
 _Limits = Annotated[PhaseLimits, BeforeValidator(_limits)]
 _List = BeforeValidator(_one_or_more)
@@ -154,7 +163,14 @@ class PlatformEntry(Frozen):
     lower_bounds: StrictBool = Field(
         default=False, description="also build with the oldest dependencies"
     )
-    revdeps: StrictBool = Field(default=False, description="also build reverse dependencies")
+    revdeps: _Revdeps = Field(
+        default=False,
+        description="also build reverse dependencies: `all` (or `true`), `direct` for those that "
+        "need a package themselves, `none` (or `false`)",
+    )
+    revdep_tests: StrictBool = Field(
+        default=True, description="also run the tests of reverse dependencies; `true` by default"
+    )
 
 
 class PlatformFile(Frozen):

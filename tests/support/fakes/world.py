@@ -81,6 +81,7 @@ class Script:
         self.unserved: set[str] = set()
         self.resolver = ImageResolver(known_for=timedelta(0), timeout=httpx.Timeout(0.5))
         self.revdeps: tuple[Revdep, ...] = ()
+        self.flagged: tuple[str, ...] = ()
         self.opened: list[WorkflowHandle[PullRequestWorkflow, object]] = []
 
     async def served_pools(self, pools: frozenset[str]) -> frozenset[str]:
@@ -133,9 +134,11 @@ class Script:
             return report
         tested = sum(revdep.has_tests for revdep in self.revdeps)
         key = "revdeps.json"
-        listed = RevdepList(revdeps=self.revdeps)
+        listed = RevdepList(revdeps=self.revdeps, flagged=self.flagged)
         await self.store.put(key, listed.model_dump_json().encode())
-        listing = Listing(key=key, revdeps=len(self.revdeps), tested=tested)
+        listing = Listing(
+            key=key, revdeps=len(self.revdeps), tested=tested, flagged=len(self.flagged)
+        )
         return report.model_copy(update={"listing": listing})
 
     @activity.defn

@@ -236,7 +236,7 @@ class World:
             )
 
     async def shell(self, packages: Mapping[str, str], commands: Sequence[str]) -> str:
-        """Runs commands in the clean root file system, as a person in a clone would.
+        """Runs commands as root in the clean root file system, beside the merged repository.
 
         Returns:
             What the last one said.
@@ -252,8 +252,8 @@ class World:
         script = "\n".join(["set -e", *before, "echo @@@", wanted])
         async with roots.open((image.root,)) as root:
             for step in (
-                steps.unpack("/home/opam/clone"),
-                steps.Step(("bash", "-c", script), directory="/home/opam/clone"),
+                steps.unpack("/home/opam/repository"),
+                steps.Step(("sh", "-c", script), as_root=True),
             ):
                 # Not the runner's environment: the commands must suffice.
                 surroundings = replace(

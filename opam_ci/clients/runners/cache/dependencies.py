@@ -46,7 +46,10 @@ _FILE_LIMIT: Final = 32 << 20
 """Bytes of a file that is read into memory, and of all files of a job's packages."""
 _NUMBER_LIMIT: Final = 10_000
 """Number of these."""
-_IRRELEVANT: Final = {"pool", "otherwise", "timeouts", "lower_bounds", "revdeps"}
+_IRRELEVANT: Final = {
+    *("pool", "otherwise", "timeouts"),
+    *("lower_bounds", "revdeps", "only_direct_revdeps", "revdep_tests"),
+}
 """What no build sees of its platform."""
 _PATIENCE: Final = 20 * 60.0
 """Seconds to wait for another job that builds the same dependency."""

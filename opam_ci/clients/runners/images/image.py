@@ -91,8 +91,8 @@ _KEYRINGS = tuple(
 
 # Run by mmdebstrap with the new root as $1. The host's name, name servers and apt options are
 # shown only at run time, and only in phases with network.
+_ADD_USER = f'chroot "$1" useradd --uid {USER} --user-group --create-home --shell /bin/bash opam'
 _HOOKS = (
-    f'chroot "$1" useradd --uid {USER} --user-group --create-home --shell /bin/bash opam',
     # The sandbox starts there as root without root's capabilities over files.
     'chmod 0755 "$1/home/opam"',
     'echo opam-ci > "$1/etc/hostname"',
@@ -144,6 +144,16 @@ class Image(Frozen):
     manifest: ImageManifest
 
 
+def recipe(debian: DebianRoot) -> tuple[str, ...]:
+    """Returns mmdebstrap's options for what is in a root: they make the same one anywhere."""
+    return (
+        "--variant=apt",
+        f"--architectures={debian.architecture}",
+        "--include=" + ",".join(PACKAGES),
+        f"--customize-hook={_ADD_USER}",
+    )
+
+
 def recipe_digest(debian: DebianRoot, sources: tuple[str, ...]) -> str:
     """Returns the key of an image: a digest of all that it is made from."""
     recipe = {
@@ -151,7 +161,7 @@ def recipe_digest(debian: DebianRoot, sources: tuple[str, ...]) -> str:
         "debian": debian.model_dump(),
         "sources": sources,
         "packages": PACKAGES,
-        "hooks": _HOOKS,
+        "hooks": (_ADD_USER, *_HOOKS),
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -293,15 +303,13 @@ class ImageStore:
         return [
             *self._rights.making_images,
             "mmdebstrap",
-            "--variant=apt",
+            *recipe(debian),
             "--mode=root",
             "--format=directory",
-            f"--architectures={debian.architecture}",
             *(("--skip=output/mknod,output/dev",) if self._rights.making_images else ()),
             "--skip=cleanup/apt",
             # Else mmdebstrap removes it in the end.
             *("--skip=chroot/policy-rc.d", f"--extract-hook={NO_DAEMONS}"),
-            "--include=" + ",".join(PACKAGES),
             keyrings[0],
             # In the root only while it is made: they may contain the proxy of this site.
             *(f'--aptopt={key} "{value}"' for key, value in archives.options),

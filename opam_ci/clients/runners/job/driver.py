@@ -12,6 +12,7 @@ from opam_ci.clients.runners.images import layer
 from opam_ci.clients.runners.images.image import NEVER, ImageManifest
 from opam_ci.clients.runners.job.accept_failures import accepts_failure
 from opam_ci.clients.runners.listing import coinstall
+from opam_ci.clients.runners.listing.revdeps import revdep_list
 from opam_ci.clients.runners.phases import (
     checksums,
     kinds,
@@ -25,6 +26,7 @@ from opam_ci.clients.runners.phases.executor import Executor, read_one
 from opam_ci.clients.runners.phases.failure_facts import sandbox_works, sources_fixed
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.sandbox.process import ProcessResult
+from opam_ci.core.batched import batched
 from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.classify.preparation import (
     DEPEXTS_INSTALLED,
@@ -33,7 +35,7 @@ from opam_ci.core.classify.preparation import (
     SYSTEM_PACKAGES_KNOWN,
 )
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
-from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, RevdepList
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.facts import BuildFacts, OpamAction
 from opam_ci.core.jobs.job import PACKAGE_PHASES, JobKind, Phase
@@ -45,6 +47,10 @@ _OPAM_FILE_LIMIT = 1 << 20
 _CAPTURE_LIMIT = 32 << 20
 """Bytes of output of a command that are kept in memory; a list of all real packages has 1 MB."""
 
+_FILES_AT_ONCE = 200
+"""Opam files that are read in one go, so that a cancelled job soon reads no more."""
+
+_BASE = f"{phases.OPAM_ROOT}/repo/default"
 _SUBMISSION = f"{phases.OPAM_ROOT}/repo/{phases.SUBMISSION}"
 _SOLUTION = f"{phases.OPAM_ROOT}/repo/{phases.SOLUTION}"
 
@@ -129,7 +135,7 @@ class JobRun:
         self._probes: dict[str, bool] = {}
         self._hidden: tuple[str, ...] = ()
         self._installed: bool | None = None
-        self._revdeps: tuple[Revdep, ...] | None = None
+        self._listing: RevdepList | None = None
 
     async def run(self, artifacts: layer.ArtifactSource) -> BuildReport:
         """Runs the phases, in order, until one fails, and collects the facts.
@@ -154,7 +160,7 @@ class JobRun:
             accepts_failure=await self._accepts_failure(),
             hidden=self._hidden,
         )
-        return BuildReport(facts=facts, logs=self._transcript.texts, revdeps=self._revdeps)
+        return BuildReport(facts=facts, logs=self._transcript.texts, listing=self._listing)
 
     async def _check_out(self, artifacts: layer.ArtifactSource) -> None:
         """Unpacks the overlay repository within the build root."""
@@ -249,13 +255,28 @@ class JobRun:
             # opam would list nothing for a package that it does not know, and exit 0.
             self._probes["package_known"] = False
             return self._phase_log.end(known)
-        ended, self._revdeps = await coinstall.run(
+        ended, found = await coinstall.run(
             self._spec, self._listed, self._executor.read, self._phase_log
         )
-        if self._revdeps is not None:
-            tested = sum(revdep.has_tests for revdep in self._revdeps)
-            self._transcript.note(f"{len(self._revdeps)} revdeps, {tested} of them with tests")
+        if found is not None:
+            self._listing = await self._described(found)
+            self._transcript.note(self._listing.summary)
         return self._phase_log.end(ended)
+
+    async def _described(self, packages: tuple[str, ...]) -> RevdepList:
+        """Reads the opam files of reverse dependencies: a file takes 1.5 ms, dune has 10,000."""
+        parts = []
+        for batch in batched(packages, _FILES_AT_ONCE):
+            files = await self._opam_files(*batch, repository=_BASE)
+            # What the merge changes counts, and not what the base has.
+            files |= await self._opam_files(*batch, repository=_SUBMISSION)
+            known = [(package, files.get(package)) for package in batch]
+            tests = self._spec.platform.revdep_tests
+            parts.append(await asyncio.to_thread(revdep_list, known, tests=tests))
+        return RevdepList(
+            revdeps=tuple(revdep for part in parts for revdep in part.revdeps),
+            flagged=tuple(package for part in parts for package in part.flagged),
+        )
 
     async def _freeze(self) -> None:
         submitted = await self._executor.packages(_SUBMISSION)

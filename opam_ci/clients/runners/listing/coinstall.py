@@ -21,7 +21,7 @@ from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.core.coinstall.answer import Answers, Dumps
 from opam_ci.core.coinstall.post import SEPARATOR
-from opam_ci.core.jobs.build import BuildSpec, Revdep
+from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause
@@ -47,7 +47,7 @@ DESCRIBE = Step(
 
 async def run(
     spec: BuildSpec, run_step: RunStep, read: Read, phase_log: PhaseLog
-) -> tuple[ProcessResult, tuple[Revdep, ...] | None]:
+) -> tuple[ProcessResult, tuple[str, ...] | None]:
     """Lists the reverse dependencies of a job's package.
 
     Args:
@@ -57,7 +57,7 @@ async def run(
         phase_log: The job's log and the time limit of its phase.
 
     Returns:
-        How the last command ended, and the result if there is one.
+        How the last command ended, and the packages found if there is a result.
 
     Raises:
         InfrastructureError: The computation did not end in time, ran out of memory, or failed.
@@ -83,7 +83,7 @@ async def run(
                     Query.RECURSIVE: frozenset(answers.recursive),
                     Query.TESTING: frozenset(answers.testing),
                 }
-                return ended, listing.revdeps(spec, by_query)
+                return ended, listing.merged(spec, by_query)
     phase_log.transcript.note("falling back to `opam list`")
     return await listing.run(spec, run_step)
 

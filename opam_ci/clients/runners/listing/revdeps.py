@@ -4,14 +4,17 @@ Source: `opam_build.ml` and `common.ml` of opam-repo-ci. The result is the union
 without the package itself and those that the pull request builds anyway.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from opam_ci.clients.runners.phases.executor import RunStep
 from opam_ci.clients.runners.phases.report import PACKAGE
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.sandbox.process import ProcessResult
-from opam_ci.core.jobs.build import BuildSpec, Revdep
+from opam_ci.core.jobs.build import BuildSpec, Revdep, RevdepList
+from opam_ci.core.opam.errors import OcamlFailure, OpamSyntaxError
+from opam_ci.core.opam.file import parse
+from opam_ci.core.opam.metadata import Opam, read
 
 
 class Query(StrEnum):
@@ -56,24 +59,66 @@ def packages(listing: bytes | bytearray) -> frozenset[str]:
     return frozenset(word for word in words if PACKAGE.fullmatch(word))
 
 
-def revdeps(spec: BuildSpec, results: Mapping[Query, frozenset[str]]) -> tuple[Revdep, ...]:
+def queries(spec: BuildSpec) -> tuple[Query, ...]:
+    """Returns the queries that the platform's policy asks for."""
+    left_out = {Query.RECURSIVE} if spec.platform.only_direct_revdeps else set()
+    return tuple(query for query in Query if query not in left_out)
+
+
+def merged(spec: BuildSpec, results: Mapping[Query, frozenset[str]]) -> tuple[str, ...]:
     """Merges the results of the queries."""
+    found = frozenset[str]().union(*(results[query] for query in queries(spec)))
     # `--recursive` lists the package itself, too.
-    found = frozenset().union(*results.values()) - {spec.job.package, *spec.submitted}
-    testing = results[Query.TESTING]
-    return tuple(Revdep(package=name, has_tests=name in testing) for name in sorted(found))
+    return tuple(sorted(found - {spec.job.package, *spec.submitted}))
 
 
-async def run(
-    spec: BuildSpec, run_step: RunStep
-) -> tuple[ProcessResult, tuple[Revdep, ...] | None]:
+def revdep_list(files: Iterable[tuple[str, bytes | None]], *, tests: bool) -> RevdepList:
+    """Decides by their opam files which reverse dependencies are built and tested.
+
+    opam-repo-ci tests all of them, and builds flagged ones too: an empty test of a package without
+    tests, and a failure of a version that nobody is to install, tell an author nothing.
+
+    Args:
+        files: The packages, in order, with the content of each one's opam file; None if opam has
+            the package and its file cannot be read.
+        tests: Whether tests of reverse dependencies run here.
+    """
+    built, flagged = [], []
+    for package, data in files:
+        opam = _read(data)
+        if opam is not None and not _AVOIDED.isdisjoint(opam.flags):
+            flagged.append(package)
+        else:
+            built.append(Revdep(package=package, has_tests=tests and _has_tests(opam)))
+    return RevdepList(revdeps=tuple(built), flagged=tuple(flagged))
+
+
+_AVOIDED = frozenset({"avoid-version", "deprecated"})
+
+
+def _read(data: bytes | None) -> Opam | None:
+    try:
+        return None if data is None else read(parse(data, filename="opam"))
+    except OpamSyntaxError:
+        return None
+
+
+def _has_tests(opam: Opam | None) -> bool:
+    """Whether a package has tests: one whose file cannot be read may have some."""
+    try:
+        return opam is None or opam.has_tests
+    except OcamlFailure:
+        return True
+
+
+async def run(spec: BuildSpec, run_step: RunStep) -> tuple[ProcessResult, tuple[str, ...] | None]:
     """Runs all queries, one after the other.
 
     Returns:
-        How the last command ended, and the result if all of them succeeded.
+        How the last command ended, and the packages found if all of them succeeded.
     """
     results = {}
-    for query in Query:
+    for query in queries(spec):
         output = bytearray()
         # A second instead of five and more for the many packages without reverse dependencies:
         # no coinstallability to decide.
@@ -84,4 +129,4 @@ async def run(
         if not ended.ok:
             return ended, None
         results[query] = packages(output)
-    return ended, revdeps(spec, results)
+    return ended, merged(spec, results)

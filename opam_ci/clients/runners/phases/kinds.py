@@ -13,10 +13,16 @@ _LOWEST = "+removed,+count[version-lag,solution]"
 """The criterion of opam-repo-ci for the oldest versions that a package allows. opam's
 builtin-0install solver has it built in and takes 2 s; mccs takes 100 s."""
 
-LOWER_BOUNDS = tuple(
-    (name, _LOWEST) for name in ("OPAMCRITERIA", "OPAMFIXUPCRITERIA", "OPAMUPGRADECRITERIA")
-)
-"""Environment of the solver in a lower-bounds job."""
+_AVOIDING = ",-count[avoid-version,solution]"
+"""What makes builtin-0install take versions flagged `avoid-version` or `deprecated` only where it
+must. opam's own criteria have it since 2.3, and all criteria that replace them need it. Earlier
+ones do not know it, take avoided versions like all others, and with it would take the newest
+instead of the oldest (source: `opamBuiltin0install.ml` of opam 2.2 and 2.3)."""
+_NOT_AVOIDING = frozenset({"2.0", "2.1", "2.2"})
+_SYSTEM_NOT_AVOIDING = frozenset({"debian-12"})
+"""Distributions whose own opam is earlier than 2.3."""
+
+_CRITERIA = ("OPAMCRITERIA", "OPAMFIXUPCRITERIA", "OPAMUPGRADECRITERIA")
 
 _COMPILERS = frozenset({"ocaml-variants", "ocaml-base-compiler", "ocaml-compiler"})
 """Packages that replace the compiler of the switch (source: opam-repo-ci's
@@ -77,8 +83,12 @@ def knows_formulas(opam: str) -> bool:
 
 
 def criteria(spec: BuildSpec) -> tuple[tuple[str, str], ...]:
-    """Returns the solver's environment."""
-    return LOWER_BOUNDS if spec.job.kind is JobKind.LOWER_BOUNDS else ()
+    """Returns the solver's environment: opam's own, but for the oldest versions."""
+    if spec.job.kind is not JobKind.LOWER_BOUNDS:
+        return ()
+    opam, distribution = spec.platform.opam, spec.platform.distribution
+    is_early = opam in _NOT_AVOIDING or (opam == "system" and distribution in _SYSTEM_NOT_AVOIDING)
+    return tuple((name, _LOWEST + ("" if is_early else _AVOIDING)) for name in _CRITERIA)
 
 
 def beforehand(spec: BuildSpec, *options: str) -> tuple[Step, ...]:

@@ -10,7 +10,7 @@ from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.sandbox.process import ProcessResult
-from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef, Revdep
+from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
@@ -67,7 +67,7 @@ class Job_:  # noqa: N801 - not the job of a plan
     def write(self, data: bytes) -> None:
         self.log += data
 
-    async def list(self) -> tuple[ProcessResult, tuple[Revdep, ...] | None]:
+    async def list(self) -> tuple[ProcessResult, tuple[str, ...] | None]:
         return await coinstall.run(SPEC, self.run_step, self.read, self.phase_log)
 
     async def run_step(self, step: Step, output: bytearray) -> ProcessResult:
@@ -86,7 +86,7 @@ class Job_:  # noqa: N801 - not the job of a plan
 async def test_one_description_is_enough() -> None:
     job = Job_(FILES)
     _, found = await job.list()
-    assert found == (Revdep(package="user.1", has_tests=True),)
+    assert found == ("user.1",)
     assert (job.queries, b"falling back" in job.log) == ([], False)
     assert b"[opam-ci] 1 worlds: 2 proved, 0 refuted" in job.log
 
@@ -106,7 +106,7 @@ async def test_opam_lists_where_nothing_is_proved(
 ) -> None:
     job = Job_(files, described)
     _, found = await job.list()
-    assert found == (Revdep(package="listed.1", has_tests=True),)
+    assert found == ("listed.1",)
     assert b"\n[opam-ci] falling back to `opam list`\n" in job.log
     assert sum("--coinstallable-with" in title for title in job.queries) == 3
 

@@ -4,7 +4,7 @@ from opam_ci.clients.runners.listing import revdeps as listing
 from opam_ci.clients.runners.listing.revdeps import Query
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.sandbox.process import ProcessResult
-from opam_ci.core.jobs.build import BuildSpec, RepositoryRef, Revdep
+from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.platforms.model import EMBEDDED
 
@@ -28,11 +28,45 @@ def test_results_are_merged_without_what_is_tested_anyway() -> None:
         Query.RECURSIVE: frozenset({"lib.1", "b.1", "c.1"}),
         Query.TESTING: frozenset({"b.1", "a.1"}),
     }
-    assert listing.revdeps(SPEC, answers) == (
-        Revdep(package="a.1", has_tests=True),
-        Revdep(package="b.1", has_tests=True),
-        Revdep(package="c.1", has_tests=False),
+    assert listing.merged(SPEC, answers) == ("a.1", "b.1", "c.1")
+    direct = SPEC.platform.model_copy(update={"only_direct_revdeps": True})
+    answers.pop(Query.RECURSIVE)
+    assert listing.merged(SPEC.model_copy(update={"platform": direct}), answers) == ("a.1", "b.1")
+
+
+def test_a_revdeps_own_file_decides_about_it() -> None:
+    def of(body: str) -> bytes:
+        return f'opam-version: "2.0"\n{body}'.encode()
+
+    files = {
+        "avoided.1": of('flags: [avoid-version conf]\nrun-test: ["true"]'),
+        "conditional.1": of('build: ["dune" "runtest"] {with-test}'),
+        "depends.1": of('depends: ["alcotest" {with-test}]'),
+        "deprecated.1": of("flags: deprecated"),
+        "field.1": of('run-test: ["true"]'),
+        "lost.1": None,
+        "old.1": of('build-test: ["true"]'),
+        "plain.1": of("flags: conf\n# with-test\n"),
+        "tagged.1": of('tags: ["flags:avoid-version"]'),
+        "unreadable.1": b"opam-version: \xff{",
+    }
+    found = listing.revdep_list(files.items(), tests=True)
+    assert {revdep.package: revdep.has_tests for revdep in found.revdeps} == {
+        "conditional.1": True,
+        "depends.1": True,
+        "field.1": True,
+        "lost.1": True,
+        "old.1": True,
+        "plain.1": False,
+        "unreadable.1": True,
+    }
+    assert found.flagged == ("avoided.1", "deprecated.1", "tagged.1")
+    assert found.summary == (
+        "7 revdeps, 6 of them with tests; 3 not built: flagged avoid-version or deprecated"
     )
+    untested = listing.revdep_list(files.items(), tests=False)
+    assert not any(revdep.has_tests for revdep in untested.revdeps)
+    assert len(untested.revdeps) == 7
 
 
 def test_only_packages_are_read() -> None:
@@ -51,7 +85,7 @@ async def test_the_expensive_query_needs_reverse_dependencies() -> None:
         return ProcessResult()
 
     _, found = await listing.run(SPEC, run)
-    assert found == (Revdep(package="a.1", has_tests=True),)
+    assert found == ("a.1",)
     together = [argv for argv in commands if "--coinstallable-with=lib.1" in argv]
     assert [argv[-2:] for argv in together] == [("--with-test", "--depopts")]
     assert len(commands) == 4

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from opam_ci.clients.runners.images.image import installed_packages, recipe_digest
-from opam_ci.clients.runners.job.reproduction import reproduction
 from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.phases import steps, system_packages
 from opam_ci.clients.runners.phases.mirrors import Mirrors
@@ -126,12 +125,6 @@ def test_tests_are_solved_for_and_fetched_with_the_package() -> None:
     assert "--with-test" not in phases.solve(spec(), reinstall=False).argv
 
 
-def test_the_log_has_the_commands_that_reproduce_a_job() -> None:
-    text = reproduction(spec(JobKind.TEST), debian="13")
-    assert "opam reinstall --with-test --verbose cppo.1.8.0" in text
-    assert "reinstall" not in reproduction(spec(), debian="13")
-
-
 def test_a_revdep_is_tested_without_the_tests_of_the_package() -> None:
     # `--with-test` counts for every name of a command line.
     test = spec(JobKind.REVDEP_TEST)
@@ -194,7 +187,7 @@ def test_archive_mirrors_are_set_in_opams_configuration(tmp_path: Path, before: 
 
 
 def test_a_personality_comes_before_every_command() -> None:
-    for step in (phases.update_lists(()), phases.is_known(spec())):
+    for step in (phases.fetch(spec())[0], phases.is_known(spec())):
         assert steps.confined(step, Mirrors()).argv == step.argv
         started = steps.confined(step, Mirrors(), (), "linux32")
         assert started.argv == ("linux32", *step.argv)
@@ -202,7 +195,13 @@ def test_a_personality_comes_before_every_command() -> None:
 
 def test_only_the_solver_chooses_the_oldest_versions() -> None:
     lowest = dict(phases.solve(spec(JobKind.LOWER_BOUNDS), reinstall=False).environment)
-    assert lowest["OPAMCRITERIA"] == "+removed,+count[version-lag,solution]"
+    oldest = "+removed,+count[version-lag,solution]"
+    assert lowest["OPAMCRITERIA"] == f"{oldest},-count[avoid-version,solution]"
+    # Before opam 2.3 it is known as a whole or not at all.
+    for changes in ({"opam": "2.1"}, {"opam": "2.2"}, {"distribution": "debian-12"}):
+        bounds = spec(JobKind.LOWER_BOUNDS)
+        early = bounds.model_copy(update={"platform": EMBEDDED.model_copy(update=changes)})
+        assert dict(phases.solve(early, reinstall=False).environment)["OPAMCRITERIA"] == oldest
     assert phases.solve(spec(), reinstall=False).environment == ()
 
 

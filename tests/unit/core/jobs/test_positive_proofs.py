@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opam_ci.activities.boundary import outcome_of
-from opam_ci.activities.repository import _refusal
+from opam_ci.activities.repository import refusal
 from opam_ci.core.classify import RULES, judge
 from opam_ci.core.classify.positive_proofs import PROOFS, Proof, is_proven
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
@@ -100,7 +100,7 @@ def test_every_reason_is_found_while_package_code_runs_or_has_a_row() -> None:
 
 @pytest.mark.parametrize("words", ["Unexpected path packages/x", CONFLICT])
 def test_what_the_analysis_refuses_is_proven(words: str) -> None:
-    refused = outcome_of(_refusal(words))
+    refused = outcome_of(refusal(words))
     assert isinstance(refused, Failed)
     assert is_proven(refused)
 

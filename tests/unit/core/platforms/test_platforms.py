@@ -22,7 +22,7 @@ from opam_ci.core.platforms.debian import (
 from opam_ci.core.platforms.file import InvalidPlatformFile, parse_platforms
 from opam_ci.core.platforms.limits import PhaseLimits
 from opam_ci.core.platforms.model import ARCHITECTURES, EMBEDDED, Platform, PlatformTable, Runner
-from opam_ci.core.platforms.page import page
+from opam_ci.core.platforms.page import extras, page
 from opam_ci.core.platforms.select import canary_platform, choose, embedded, filtered, named
 
 DEFAULT = load_platforms(None)
@@ -227,6 +227,10 @@ def test_32_bits_are_built_under_linux32() -> None:
         (ENTRY + 'image = "x:{arch}"' + BOXES, "invalid image 'x:{arch}'"),
         (ENTRY + 'runner = ["rootfs", "native"]', "no pool with the native runner builds"),
         (ENTRY + 'revdeps = "yes"', "revdeps: write true or false"),
+        (ENTRY + 'runner = "container"\nimage = "--privileged"', "invalid image '--privileged'"),
+        (ENTRY + 'runner = "container"\nimage = "x:{arch}"', "invalid image 'x:{arch}'"),
+        (ENTRY + 'revdeps = "yes"', 'revdeps: write true, false, "all", "direct" or "none"'),
+        (ENTRY + 'revdep_tests = "all"', "revdep_tests: write true or false"),
         (ENTRY + "distribution = 7", "not TOML: Cannot overwrite a value"),
         (ENTRY + "timeouts = { build = 90 }", "timeouts: invalid duration 90; write"),
         (
@@ -385,6 +389,29 @@ def test_a_platform_has_an_image_just_when_it_is_a_container() -> None:
         Platform.model_validate({**given_, "runner": "container"})
 
 
+@pytest.mark.parametrize(
+    ("keys", "policy", "shown"),
+    [
+        ("", (False, False, True), []),
+        ("revdeps = false", (False, False, True), []),
+        ('revdeps = "none"', (False, False, True), []),
+        ("revdeps = true", (True, False, True), ["revdeps"]),
+        ('revdeps = "all"', (True, False, True), ["revdeps"]),
+        ('revdeps = "direct"', (True, True, True), ["direct revdeps"]),
+        ("revdeps = true\nrevdep_tests = false", (True, False, False), ["untested revdeps"]),
+    ],
+)
+def test_which_revdeps_are_built_is_a_policy_of_the_platform(
+    keys: str, policy: tuple[bool, bool, bool], shown: list[str]
+) -> None:
+    table = read(POOLS, ENTRY + keys)
+    (platform,) = table.platforms
+    found = (platform.revdeps, platform.only_direct_revdeps, platform.revdep_tests)
+    assert (found, extras(platform)) == (policy, shown)
+    column = "yes" if shown == ["revdeps"] else "".join(shown).removesuffix(" revdeps")
+    assert f"| `{platform.name}` | system | linux-amd64 |  | {column} |" in page(table)
+
+
 def test_the_default_matrix_is_that_of_opam_repo_ci() -> None:
     """Counted in `test/specs.expected` of opam-repo-ci (May 2026), and two of Debian's own."""
     assert len(DEFAULT.platforms) == 77
@@ -395,6 +422,8 @@ def test_the_default_matrix_is_that_of_opam_repo_ci() -> None:
     )
     with_revdeps = tuple(one for one in DEFAULT.platforms if one.revdeps)
     assert names(with_revdeps) == [on_debian("4.14"), on_debian("5.4")]
+    # Of any depth, and all that have tests are tested.
+    assert not any(one.only_direct_revdeps or not one.revdep_tests for one in with_revdeps)
     by_arch = {arch: len(filtered(DEFAULT.platforms, arches=[arch])) for arch in ARCHITECTURES}
     assert by_arch == {
         "amd64": 66,
