@@ -43,7 +43,7 @@ class ScriptedRunner:
     async def prepare(self, show: Callable[[str], None]) -> None:
         show("making a root")
 
-    def reproduction(self, spec: BuildSpec) -> str:
+    async def reproduction(self, spec: BuildSpec) -> str:
         self.specs.append(spec)
         return f"To reproduce {spec.job.id}\n\n"
 
@@ -74,7 +74,7 @@ class ScriptedRunner:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedRunner:
     found = ScriptedRunner()
-    monkeypatch.setattr(module, "make_runner", lambda _settings, _store: found)
+    monkeypatch.setattr(module, "make_runner", lambda *_: found)
     monkeypatch.setenv("OPAM_CI_HOME", str(tmp_path / "home"))
     return found
 

@@ -29,11 +29,11 @@ git -C repository checkout --quiet aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 git -C repository -c user.name=ci -c user.email=ci@localhost merge --quiet --no-edit bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
 cat > job.sh <<'END'
 set -e
-export HOME=/home/opam OPAMERRLOGLEN=0 OPAMPRECISETRACKING=1 CI=true OPAM_REPO_CI=true OPAMYES=1 OPAMCONFIRMLEVEL=unsafe-yes
+export HOME=/home/opam OPAMERRLOGLEN=0 OPAMPRECISETRACKING=1 OPAMDOWNLOADJOBS=1 CI=true OPAM_REPO_CI=true OPAMYES=1 OPAMCONFIRMLEVEL=unsafe-yes
 chown -R opam: /home/opam && cd /home/opam/repository
 opam() { runuser -u opam -- opam "$@"; }
 opam init --bare --no-setup --disable-sandboxing --kind=local default .
-opam option --global solver=builtin-0install
+opam option --global solver=builtin-0install || true
 opam switch create ci ocaml-system
 opam pin add --kind=version --no-action cppo.1.8.0 1.8.0
 OPAMROOTISOK=1 command opam install --depext-only cppo.1.8.0
@@ -46,7 +46,8 @@ opam install --verbose user.3
 opam reinstall --with-test --verbose user.3
 END
 mmdebstrap --variant=apt \\
-  --include=bubblewrap,bzip2,ca-certificates,curl,g++,gcc,git,gzip,libc6-dev,m4,make,ocaml-nox,opam,passwd,patch,pkg-config,procps,rsync,tar,unzip,util-linux,xz-utils \\
+  --architectures=amd64 \\
+  --include=bubblewrap,bzip2,ca-certificates,curl,g++,gcc,git,gzip,libc6-dev,m4,make,ocaml,opam,passwd,patch,pkg-config,procps,rsync,tar,unzip,util-linux,xz-utils \\
   '--customize-hook=chroot "$1" useradd --uid 1000 --user-group --create-home --shell /bin/bash opam' \\
   '--customize-hook=copy-in repository job.sh /home/opam' \\
   '--customize-hook=chroot "$1" sh /home/opam/job.sh' trixie /dev/null
@@ -81,13 +82,13 @@ FROM docker.io/ocaml/opam@sha256:ccccccccccccccccccccccccccccccccccccccccccccccc
 USER root
 SHELL ["linux32", "/bin/sh", "-c"]
 RUN ln -f /usr/bin/opam-2.1 /usr/bin/opam
-ENV OPAMROOT=/home/opam/.opam OPAMERRLOGLEN=0 OPAMPRECISETRACKING=1 CI=true OPAM_REPO_CI=true OPAMYES=1 OPAMCONFIRMLEVEL=unsafe-yes
+ENV OPAMROOT=/home/opam/.opam OPAMERRLOGLEN=0 OPAMPRECISETRACKING=1 OPAMDOWNLOADJOBS=1 CI=true OPAM_REPO_CI=true OPAMYES=1 OPAMCONFIRMLEVEL=unsafe-yes
 WORKDIR /home/opam/repository
 COPY --chown=1000:1000 repository .
 USER 1000:1000
 RUN opam init --reinit --bare --no-setup --disable-sandboxing
 RUN opam repository set-url --kind=local default .
-RUN opam option --global solver=builtin-0install
+RUN opam option --global solver=builtin-0install || true
 RUN opam option --global 'archive-mirrors=["https://m.org/c"]'
 ENV OPAMCRITERIA='+removed,+count[version-lag,solution]' OPAMFIXUPCRITERIA='+removed,+count[version-lag,solution]' OPAMUPGRADECRITERIA='+removed,+count[version-lag,solution]'
 USER root
