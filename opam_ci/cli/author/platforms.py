@@ -77,8 +77,7 @@ def platforms(
     found = filtered(found, pools=pool or (), arches=arch or (), distributions=distribution or ())
     if not found:
         raise UsageError("no platform matches; `opam-ci platforms` lists all")
-    settings = Settings() if file is None else Settings().model_copy(update={"platforms": file})
-    lacks = asyncio.run(unserved(settings, table.pools))
+    lacks = asyncio.run(unserved(Settings(), table.pools))
     _show(found, lacks, as_json=as_json)
 
 
