@@ -113,8 +113,8 @@ def _show(found: Sequence[Platform], lacks: Mapping[str, str], *, as_json: bool)
         Column("platform", is_key=True),
         Column("here"),
         Column("opam", drop=3),
-        Column("pool"),
-        Column("runner", drop=1),
+        Column("pool", wraps=16),
+        Column("runner", wraps=8, drop=1),
         Column("besides", wraps=8, drop=2),
     )
     at_terminal = sys.stdout.isatty()
