@@ -189,6 +189,7 @@ async def _builders(
     runners = {kind: make_runner(kind, settings, store, on_progress) for kind in by_runner}
     for runner in runners.values():
         await runner.require()
+    _log.info("serving the pools %s", ", ".join(settings.pools or ()))
     faults: dict[Runner, InfrastructureError] = {}
     for kind, runner in runners.items():
         try:

@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from opam_ci.clients.runners.settings import JobLimits
+from opam_ci.clients.runners.settings import default_home as default_cache
 from opam_ci.core.classify import judge
 from opam_ci.core.jobs.job import JobKind, Phase
 from opam_ci.core.jobs.outcome import Failed, Passed, label
+from tests.e2e.conftest import System, free_port, result, wait_for
+from tests.support.fakes import opam_repository
 from tests.support.worlds.container import IMAGE, ContainerWorld, Storage
+from tests.support.worlds.machines import health
 from tests.support.worlds.rootfs import Log, Server, archive, last, phase_names, processes_with
 
 pytestmark = [
@@ -223,3 +227,73 @@ async def test_nothing_outlives_a_killed_worker_and_the_rest_is_swept(
     assert await world.runner.sweep() == 1
     assert world.job_roots() == []
     assert containers(storage) == []
+
+
+PLATFORMS = f"""
+[pools.roots]
+arch = "amd64"
+[pools.boxes]
+arch = "amd64"
+runner = "container"
+[pools.nobody]
+arch = "s390x"
+[[platforms]]
+distribution = "debian-13"
+ocaml = "5.3"
+runner = "rootfs"
+[[platforms]]
+distribution = "debian-trixie"
+ocaml = "5.3"
+runner = "container"
+image = "{IMAGE}"
+compiler = "ocaml-system"
+[[platforms]]
+distribution = "debian-13"
+ocaml = "5.3"
+arch = "s390x"
+"""
+
+
+def test_one_worker_has_both_runners(storage: Storage, system: System) -> None:
+    """By default it serves every pool of the file that it can; a check names what it cannot."""
+    assert storage.directory.is_dir()
+    file = system.home / "platforms.toml"
+    file.write_text(PLATFORMS)
+    del system.environment["OPAM_CI_POOLS"]
+    port = free_port()
+    system.environment |= {
+        "OPAM_CI_PLATFORMS": str(file),
+        # Of each pool: on its own platform, with its own runner.
+        "OPAM_CI_CANARY": "true",
+        "OPAM_CI_METRICS": f"127.0.0.1:{port}",
+        "OPAM_CI_CACHE": str(system.home / "cache"),
+    }
+    (system.home / "cache").mkdir()
+    (system.home / "cache" / "images").symlink_to(default_cache() / "images")
+    system.start_worker("--builds", "2")
+    wait_for(lambda: states(port) == {("roots",): "healthy", ("boxes",): "healthy"}, 120)
+    repo = opam_repository.write(
+        system.home / "r", {}, {"topic": opam_repository.package("a.1", 'build: ["true"]\n')}
+    )
+    words = ("check", "--repo", str(repo), "--branch", "topic", "--platform", "*", "--json")
+    done = system.run(*words, check=0)
+    assert "no worker builds for the pool nobody, and this machine cannot (it is for" in done.stderr
+    summary = result(done)
+    assert summary["result"] == "2 passed; 1 platform not served; analysis and lint passed"
+    found = {
+        f"{row['job']['kind']} {row['job']['platform']}": row["outcome"]["kind"]
+        for row in summary["jobs"]
+        if row["job"]["platform"]
+    }
+    assert found == {
+        "build debian-13-ocaml-5.3/amd64": "passed",
+        "build debian-trixie-ocaml-5.3/amd64": "passed",
+        "image debian-trixie-ocaml-5.3/amd64": "passed",
+        "platform debian-13-ocaml-5.3/s390x": "skipped",
+    }
+    log = system.run("log", "local/r/branch-topic", "build debian-trixie-ocaml-5.3/amd64 a.1")
+    assert f"Image: {IMAGE}" in log.stdout
+
+
+def states(port: int) -> dict[tuple[str, ...], str]:
+    return {tuple(each["pools"]): each["state"] for each in health(port)[1]["runners"]}

@@ -6,11 +6,13 @@ import uuid
 import pytest
 from temporalio.client import Client, ScheduleActionStartWorkflow
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
 
 from opam_ci.app import schedules
 from opam_ci.cli.local import services
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows import options
+from opam_ci.workflows.canary import CanaryWorkflow
 
 pytestmark = pytest.mark.e2e
 
@@ -61,5 +63,39 @@ async def test_retention_is_scheduled_and_left_paused(server: services.Embedded)
         action = described.schedule.action
         assert isinstance(action, ScheduleActionStartWorkflow)
         assert action.args[0].data == b"30"
+    finally:
+        await handle.delete()
+
+
+async def test_a_pool_is_served_while_its_schedule_exists(server: services.Embedded) -> None:
+    client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+    pool, polled, never = (f"{word}-{uuid.uuid4().hex[:8]}" for word in ("pool", "polled", "never"))
+    asked = frozenset({pool, polled, never})
+    assert await schedules.served_pools(client, asked) == frozenset()
+    platform = EMBEDDED.model_copy(update={"pool": pool})
+    handle = client.get_schedule_handle(f"canary/{pool}")
+    # Canaries are disabled on this worker, and the schedule is the record all the same.
+    await schedules.ensure_canary(client, platform, runs=False)
+    try:
+        async with Worker(
+            client, task_queue=options.build_queue(polled), workflows=[CanaryWorkflow]
+        ):
+            for _ in range(100):
+                if await schedules.served_pools(client, asked) == {pool, polled}:
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                pytest.fail("the pools do not count as served")
+        # The worker has ended a moment ago.
+        assert await schedules.served_pools(client, asked) == {pool, polled}
+        described = await handle.describe()
+        assert described.schedule.state.paused
+        # Another worker of the pool runs canaries.
+        await schedules.ensure_canary(client, platform)
+        described = await handle.describe()
+        assert not described.schedule.state.paused
+        await schedules.ensure_canary(client, platform, runs=False)
+        described = await handle.describe()
+        assert not described.schedule.state.paused
     finally:
         await handle.delete()

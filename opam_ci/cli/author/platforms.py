@@ -77,8 +77,7 @@ def platforms(
     found = filtered(found, pools=pool or (), arches=arch or (), distributions=distribution or ())
     if not found:
         raise UsageError("no platform matches; `opam-ci platforms` lists all")
-    settings = Settings() if file is None else Settings().model_copy(update={"platforms": file})
-    lacks = asyncio.run(unserved(settings, table.pools))
+    lacks = asyncio.run(unserved(Settings(), table.pools))
     _show(found, lacks, as_json=as_json)
 
 
@@ -114,8 +113,8 @@ def _show(found: Sequence[Platform], lacks: Mapping[str, str], *, as_json: bool)
         Column("platform", is_key=True),
         Column("here"),
         Column("opam", drop=3),
-        Column("pool", wraps=24),
-        Column("runner", wraps=9, drop=1),
+        Column("pool", wraps=16),
+        Column("runner", wraps=8, drop=1),
         Column("besides", wraps=8, drop=2),
     )
     at_terminal = sys.stdout.isatty()

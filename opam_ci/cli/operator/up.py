@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from opam_ci.app.connection import connect
 from opam_ci.app.runners import make_runner
 from opam_ci.app.settings import Settings
-from opam_ci.cli.author.check import find_revision, run_check
+from opam_ci.cli.author.check import find_platforms, find_revision, run_check
 from opam_ci.cli.local import services, session, system
 from opam_ci.cli.local.services import Embedded
 from opam_ci.cli.operator import example
@@ -193,7 +193,12 @@ async def _make_root(settings: Settings, report: Report) -> None:
 async def _check(settings: Settings, made: example.Example, source_url: str, view: View) -> Summary:
     client = await connect(settings)
     # As a mirror it may be reached, although it is on the loopback interface.
-    checks = CheckOptions(retry=EXAMPLE_RETRY, keep_open=False, archive_mirrors=(source_url,))
+    checks = CheckOptions(
+        platforms=find_platforms(None, []),
+        retry=EXAMPLE_RETRY,
+        keep_open=False,
+        archive_mirrors=(source_url,),
+    )
     ref, revision = find_revision(
         made.repo, number=None, branch=made.branch, base=made.base, checks=checks
     )

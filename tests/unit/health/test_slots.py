@@ -235,7 +235,7 @@ async def test_pools_of_a_machine_share_its_slots() -> None:
     await asyncio.sleep(0)
     roots.release_slot(used(first))
     async with asyncio.timeout(0.5):
-        await waiting
+        assert await waiting is not None
 
 
 async def test_a_sick_runner_does_not_stop_the_other_ones_jobs() -> None:
