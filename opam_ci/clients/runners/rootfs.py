@@ -42,7 +42,7 @@ from opam_ci.clients.runners.sandbox.user_namespace import job_namespace
 from opam_ci.clients.runners.settings import RootfsSettings, default_home
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
-from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.platforms.debian import SUITES, DebianRoot, architectures, debian_root
 from opam_ci.core.platforms.model import Platform
@@ -176,7 +176,14 @@ class RootfsRunner:
             progress(now)
             self._show(f"{spec.platform.name}: {line}")
 
-        image = await self._image_of(spec.platform, show)
+        try:
+            image = await self._image_of(spec.platform, show)
+        except InfrastructureError as error:
+            own = _root_of(self._settings.platform)
+            if error.cause is not Cause.IMAGE or _root_of(spec.platform) == own:
+                raise
+            # The jobs of other platforms go on.
+            raise UnfitImageError(str(error)) from error
         transcript.plain(await self.reproduction(spec))
         phase_log = PhaseLog(transcript, spec.timeouts)
         phase_log.begin_checkout(spec)
@@ -233,23 +240,22 @@ class RootfsRunner:
         """Returns the root file system of a platform, making it first if need be.
 
         Raises:
-            InfrastructureError: Cause `image`: this machine cannot have it, or its OCaml or opam
+            InfrastructureError: Cause `image`: it cannot be made.
+            UnfitImageError: There is none for this platform on this machine, or its OCaml or opam
                 is not the platform's.
         """
         image = await self._images.ensure(_root_of(platform), self._archives, show)
         have = image.manifest
         what = f"{platform.distribution}/{platform.arch}"
         if (platform.ocaml, platform.variant) != (have.ocaml, None):
-            raise InfrastructureError(
+            raise UnfitImageError(
                 f"{what} has OCaml {have.ocaml}, not {platform.release}: correct "
-                f"{platform.name} in the file of platforms",
-                cause=Cause.IMAGE,
+                f"{platform.name} in the file of platforms"
             )
         if platform.opam not in {"system", "dev", have.opam}:
-            raise InfrastructureError(
+            raise UnfitImageError(
                 f"{what} has opam {have.opam}, not {platform.opam}: correct {platform.name} in "
-                "the file of platforms",
-                cause=Cause.IMAGE,
+                "the file of platforms"
             )
         return image
 
@@ -258,21 +264,19 @@ def _root_of(platform: Platform) -> DebianRoot:
     """Returns what a platform's root file system is made of.
 
     Raises:
-        InfrastructureError: Cause `image`: there is none on this machine.
+        UnfitImageError: There is none on this machine.
     """
     machine = machine_name()
     debian = debian_root(platform)
     if debian is None:
-        raise InfrastructureError(
+        raise UnfitImageError(
             f"no root file system is made of {platform.distribution}, only of {', '.join(SUITES)}: "
-            f"give {platform.name} another runner in the file of platforms",
-            cause=Cause.IMAGE,
+            f"give {platform.name} another runner in the file of platforms"
         )
     if platform.arch not in architectures(machine):
-        raise InfrastructureError(
+        raise UnfitImageError(
             f"this machine ({machine}) does not run {platform.arch}: a job on {platform.name} "
-            "belongs into the pool of other machines",
-            cause=Cause.IMAGE,
+            "belongs into the pool of other machines"
         )
     return debian
 

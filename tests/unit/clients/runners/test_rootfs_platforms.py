@@ -13,7 +13,7 @@ from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.core.jobs.build import BuildProgress, BuildSpec, RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.outcome import IMAGE_UNFIT, Cause
 from opam_ci.core.platforms.debian import DebianRoot
 from opam_ci.core.platforms.model import EMBEDDED, Platform
 from tests.support.worlds.rootfs import Artifacts, Log
@@ -24,6 +24,10 @@ PACKAGES = {
     "testing": {"ocaml": "5.4.1-1", "opam": "2.5.2-1"},
     "unstable": {"ocaml": "5.4.1-1", "opam": "2.6.1-1"},
 }
+
+
+RULES: list[str] = []
+"""Those of the faults of all jobs, the newest last."""
 
 
 @pytest.fixture
@@ -76,6 +80,7 @@ async def run(tmp_path: Path, of: Platform) -> str:
     )
     with pytest.raises(InfrastructureError) as caught:
         await runner.run(spec, log, progress.append)
+    RULES.append(caught.value.evidence.rule)
     if shown:
         assert shown == [f"{of.name}: it is made"]
         assert log.text.startswith("[opam-ci] it is made\n")
@@ -149,7 +154,29 @@ async def test_what_is_not_the_platforms_is_said(
     tmp_path: Path, wanted: list[DebianRoot], of: Platform, fault: str
 ) -> None:
     assert await run(tmp_path, of) == f"{Cause.IMAGE}: {fault}"
+    assert RULES[-1] == IMAGE_UNFIT
     assert wanted == [] or fault.startswith(of.distribution)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "is_unfit"),
+    [
+        ("debian-12-ocaml-4.13/amd64", Cause.IMAGE, True),
+        ("debian-12-ocaml-4.13/amd64", Cause.STORAGE, False),
+        # The one that a probe of the worker uses: a fault of its own.
+        ("debian-13-ocaml-5.3/amd64", Cause.IMAGE, False),
+    ],
+)
+async def test_a_root_that_cannot_be_made_is_a_fault_of_its_platform_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, cause: Cause, *, is_unfit: bool
+) -> None:
+    async def ensure(*_: object) -> Image:
+        raise InfrastructureError("the mirror is down", cause=cause)
+
+    monkeypatch.setattr(ImageStore, "ensure", ensure)
+    monkeypatch.setattr(rootfs, "machine_name", lambda: "x86_64")
+    assert await run(tmp_path, platform(name)) == f"{cause}: the mirror is down"
+    assert (RULES[-1] == IMAGE_UNFIT) is is_unfit
 
 
 async def test_a_release_of_opam_may_be_named(tmp_path: Path, wanted: list[DebianRoot]) -> None:
