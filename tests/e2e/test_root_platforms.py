@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.platform_files import load_platforms
 from opam_ci.clients.runners.images import apt_sources
 from opam_ci.clients.runners.images.image import Image, ImageStore
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
@@ -24,10 +23,19 @@ from opam_ci.core.jobs.build import BuildReport
 from opam_ci.core.jobs.job import JobKind, Phase
 from opam_ci.core.jobs.outcome import label
 from opam_ci.core.platforms.debian import architectures, debian_root
-from opam_ci.core.platforms.model import EMBEDDED, Platform, Runner
+from opam_ci.core.platforms.model import EMBEDDED, Platform
 from tests.e2e.conftest import System, result
 from tests.support.fakes import opam_repository
-from tests.support.worlds.rootfs import Server, World, archive, compiler, last, run
+from tests.support.worlds.rootfs import (
+    PLATFORMS,
+    ROOTS,
+    Server,
+    World,
+    archive,
+    compiler,
+    last,
+    run,
+)
 
 pytestmark = [
     pytest.mark.e2e,
@@ -35,16 +43,9 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
 ]
 
-ROOTS = "OPAM_CI_TEST_ROOTS"
 MADE = ("debian-12-ocaml-4.13/amd64", "debian-13-ocaml-5.3/i386", EMBEDDED.name)
-"""The oldest opam and the other architecture: each root takes some 100 s, and 1 GB."""
+"""The oldest opam and the other architecture: each root takes some 100 s."""
 
-PLATFORMS = [
-    each
-    for one in load_platforms(None).platforms
-    for each in one.choices
-    if each.runner is Runner.ROOTFS
-]
 UNAME = {"amd64": "x86_64", "i386": "i686"}
 
 SOURCE = archive(

@@ -15,7 +15,7 @@ from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings, default
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.platforms.model import EMBEDDED
-from tests.support.worlds.rootfs import Artifacts, Log, last, phase_names
+from tests.support.worlds.rootfs import PLATFORMS, ROOTS, Artifacts, Log, last, phase_names
 
 pytestmark = [
     pytest.mark.e2e,
@@ -47,10 +47,19 @@ def repository(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(directory.glob("*.git"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(
+    scope="module",
+    params=PLATFORMS if os.environ.get(ROOTS) == "all" else [EMBEDDED],
+    ids=lambda platform: platform.name,
+)
 def spec_of(
-    shared: Path, repository: Path, mirror: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    shared: Path,
+    repository: Path,
+    mirror: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[RootfsRunner, Build]:
+    platform = request.param
     directory = tmp_path_factory.mktemp("artifacts")
     artifacts = Artifacts(directory)
     pulls = {
@@ -81,8 +90,8 @@ def spec_of(
         changed = [entry["package"] for entry in pull["packages"]]
         paths = [f"packages/{name.split('.', 1)[0]}/{name}" for name in changed]
         return BuildSpec(
-            job=Job(platform=EMBEDDED.name, package=package, kind=kind),
-            platform=EMBEDDED,
+            job=Job(platform=platform.name, package=package, kind=kind),
+            platform=platform,
             repository=RepositoryRef(
                 base_commit=base,
                 base_archive=base_archive,

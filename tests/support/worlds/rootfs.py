@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from opam_ci.clients.platform_files import load_platforms
 from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.clients.runners.images.image import Image
 from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
@@ -41,7 +42,18 @@ from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.facts import PhaseRun
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.platforms.model import EMBEDDED, Platform
+from opam_ci.core.platforms.model import EMBEDDED, Platform, Runner
+
+PLATFORMS = [
+    each
+    for one in load_platforms(None).platforms
+    for each in one.choices
+    if each.runner is Runner.ROOTFS
+]
+"""All platforms with root file systems."""
+
+ROOTS = "OPAM_CI_TEST_ROOTS"
+"""Variable that is `all` where tests may make the roots of all of them; each takes 1 GB."""
 
 LOOPBACK = (Endpoint("127.0.0.1"),)
 """What builds of tests may reach besides the internet: the tests' own servers."""
