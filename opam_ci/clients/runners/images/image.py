@@ -264,6 +264,24 @@ class ImageStore:
     async def _make(
         self, debian: DebianRoot, archives: Archives, target: Path, show: Callable[[str], None]
     ) -> None:
+        main, *updates = sources = archives.sources(debian)
+        try:
+            await self._make_from(sources, debian, archives, target, show)
+        except InfrastructureError as error:
+            if not updates:
+                raise
+            # A mirror whose suites are out of step has the main one.
+            show(f"{error}; trying it without the suites of updates")
+            await self._make_from((main,), debian, archives, target, show)
+
+    async def _make_from(
+        self,
+        sources: tuple[str, ...],
+        debian: DebianRoot,
+        archives: Archives,
+        target: Path,
+        show: Callable[[str], None],
+    ) -> None:
         show(
             f"making a clean Debian {debian.suite} root file system ({debian.architecture}) from "
             f"{archives.main}"
@@ -279,7 +297,7 @@ class ImageStore:
 
         async with own_directory(self._home, HALF_MADE, self._rights) as half_made:
             ended = await run_process(
-                self._command(debian, archives, half_made / "rootfs"),
+                [*self._command(debian, archives, half_made / "rootfs"), *sources],
                 output=output,
                 time_limit=_MAKE_TIMEOUT,
             )
@@ -306,6 +324,8 @@ class ImageStore:
             *recipe(debian),
             "--mode=root",
             "--format=directory",
+            # The machine is known to run it: no need of arch-test and qemu.
+            "--skip=check/qemu",
             *(("--skip=output/mknod,output/dev",) if self._rights.making_images else ()),
             "--skip=cleanup/apt",
             # Else mmdebstrap removes it in the end.
@@ -316,7 +336,6 @@ class ImageStore:
             *(f"--customize-hook={hook}" for hook in _HOOKS),
             debian.suite,
             str(root),
-            *archives.sources(debian),
         ]
 
     async def sweep(self, debian: DebianRoot, archives: Archives) -> None:

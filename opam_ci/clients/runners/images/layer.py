@@ -317,6 +317,7 @@ class LayerMaking:
             await self._do(_RENEW, of_image=True)
         with archive.open("rb") as stream:
             await self._do(_TAKE_OVER if existing else _initialise(self._sandbox), stdin=stream)
+        await self._do(phases.unpack_repository("default"))
         base = await self._executor.packages(f"{phases.OPAM_ROOT}/repo/default")
         await require_sandbox(self._executor, self._sandbox)
         own_processes = (

@@ -17,6 +17,11 @@ SWITCH_STATE = f"{OPAM_ROOT}/{SWITCH}/.opam-switch/switch-state"
 
 _SWITCH_CONFIG = f"/{OPAM_ROOT}/{SWITCH}/.opam-switch/switch-config"
 
+_ADD = 'opam repository add "$1" "$2" --kind=local --rank=1'
+_UNPACK = (
+    f'cd /{OPAM_ROOT}/repo && if [ -e "$1.tar.gz" ]; then '
+    'tar --extract --gzip --file "$1.tar.gz" && rm "$1.tar.gz"; fi'
+)
 _SET_MIRRORS = r"""
 set -e
 sed -i -e '/^archive-mirrors: .*\]$/d' -e '/^archive-mirrors:/,/\]$/d' "$1"
@@ -54,11 +59,22 @@ def package_path(package: str) -> str:
 
 def submission_repository(mirrors: Mirrors) -> tuple[Step, ...]:
     """Puts the submission's packages before those of the base."""
-    add = ("opam", "repository", "add", SUBMISSION, SUBMISSION_FILES)
     return (
         *((set_mirrors(mirrors),) if mirrors.urls else ()),
-        Step((*add, "--kind=local", "--rank=1")),
+        _add_repository(SUBMISSION, SUBMISSION_FILES),
     )
+
+
+def _add_repository(name: str, files: str) -> Step:
+    return Step(
+        ("sh", "-c", f"{_ADD} && {_UNPACK}", "sh", name, files),
+        shown=f"opam repository add {name} {files}",
+    )
+
+
+def unpack_repository(name: str) -> Step:
+    """Unpacks a repository of opam 2.1, which keeps each as an archive."""
+    return Step(("sh", "-c", _UNPACK, "sh", name), shown=f"unpack the repository {name}")
 
 
 def set_mirrors(mirrors: Mirrors) -> Step:
@@ -125,10 +141,9 @@ def freeze(base: tuple[str, ...], submitted: tuple[str, ...]) -> tuple[Step, ...
                     shown=f"copy {len(packages)} packages of {repository}",
                 )
             )
-    add = ("opam", "repository", "add", SOLUTION, SOLUTION_FILES)
     return (
         *steps,
-        Step((*add, "--kind=local", "--rank=1")),
+        _add_repository(SOLUTION, SOLUTION_FILES),
         Step(("opam", "repository", "remove", SUBMISSION, "default")),
     )
 

@@ -56,7 +56,7 @@ class Images(ImageStore):
         made += (
             f"; touch {root}/var/lib/dpkg/status {root}/var/lib/apt/lists/{debian.suite}_Packages"
         )
-        return ["sh", "-c", f"{made}; : {archives.main}"]
+        return ["sh", "-c", f"{made}; : {archives.main}", "sh"]
 
 
 class Layers(LayerStore):
