@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,15 @@ from opam_ci.cli import debian
 from opam_ci.cli.local import services
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.settings import default_home as default_cache
+from tests.support.fakes.registry import docker_registry
+from tests.support.worlds.container import (
+    BETA_IMAGE,
+    IMAGE,
+    OPAM_IMAGE,
+    Docker,
+    Engine,
+    Storage,
+)
 
 TEMPORAL = Path(sys.executable).with_name("temporal")
 
@@ -53,6 +62,62 @@ def hand_back(directory: Path) -> None:
 def _removable_at_the_end(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     hand_back(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """podman, with the image of a Debian root file system."""
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("the image is made with files of many users")
+    # Short: podman puts sockets below it.
+    found = Storage(tmp_path_factory.mktemp("podman"))
+    try:
+        found.import_image()
+        yield found
+    finally:
+        found.remove()
+
+
+@pytest.fixture(scope="session")
+def images(
+    tmp_path_factory: pytest.TempPathFactory, podman: Storage
+) -> Iterator[Mapping[str, str]]:
+    """A registry's references, by digest, to the images of these tests."""
+    folder = tmp_path_factory.mktemp("registry")
+    with docker_registry(folder) as host:
+        podman.allow(host)
+        podman.make_opam_images()
+        found = {}
+        for image in (IMAGE, OPAM_IMAGE, BETA_IMAGE):
+            to = f"docker://{host}/ocaml/opam:{image.rpartition(':')[2]}"
+            options = ("--compression-format=zstd", "--compression-level=1")
+            podman.call(
+                *("push", "--quiet", *options, f"--digestfile={folder / 'digest'}", image, to)
+            )
+            found[image] = f"{host}/ocaml/opam@{(folder / 'digest').read_text()}"
+        yield found
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory: pytest.TempPathFactory, images: Mapping[str, str]) -> Iterator[Docker]:
+    """docker, with the image of a Debian root file system."""
+    found = Docker(tmp_path_factory.mktemp("docker"))
+    try:
+        found.call("pull", "--quiet", images[IMAGE])
+        found.call("tag", images[IMAGE], IMAGE)
+        yield found
+    finally:
+        found.remove()
+
+
+@pytest.fixture(scope="module", params=["podman", "docker"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of both engines."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Engine)
+    return found
 
 
 @pytest.fixture(autouse=True)

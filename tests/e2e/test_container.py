@@ -1,14 +1,12 @@
-"""The container runner with real podman and real opam."""
+"""The container runner with real podman, real docker and real opam."""
 
 import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +18,15 @@ from opam_ci.core.jobs.job import JobKind, Phase
 from opam_ci.core.jobs.outcome import Failed, Passed, label
 from tests.e2e.conftest import System, free_port, result, wait_for
 from tests.support.fakes import opam_repository
-from tests.support.worlds.container import IMAGE, ContainerWorld, Storage
+from tests.support.worlds.container import IMAGE, ContainerWorld, Engine
 from tests.support.worlds.machines import health
 from tests.support.worlds.rootfs import Log, Server, archive, last, phase_names, processes_with
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="the image is made with files of many users"),
+    # Together with the other tests of images, which are costly to make.
+    pytest.mark.xdist_group("containers"),
 ]
 
 LIMITS = JobLimits(memory_bytes=512 << 20, pids=150, disk_bytes=300 << 20)
@@ -44,29 +42,16 @@ from opam_ci.clients.runners.settings import ContainerSettings
 from tests.support.worlds.rootfs import Artifacts, Log
 
 home, artifacts, spec = map(Path, sys.argv[1:4])
-runner = ContainerRunner(ContainerSettings(home=home, image=sys.argv[4]), Artifacts(artifacts))
+settings = ContainerSettings(home=home, image=sys.argv[4], command=sys.argv[5])
+runner = ContainerRunner(settings, Artifacts(artifacts))
 asyncio.run(runner.run(BuildSpec.model_validate_json(spec.read_text()), Log(), lambda _: None))
 """
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    # Short: podman puts sockets below it.
-    found = Storage(tmp_path_factory.mktemp("podman"))
-    try:
-        found.import_image()
-        yield found
-    finally:
-        found.remove()
-
-
-@pytest.fixture(scope="module")
-def world(storage: Storage) -> ContainerWorld:
-    return ContainerWorld(storage.directory / "world", limits=LIMITS)
-
-
-def containers(storage: Storage) -> list[str]:
-    return storage.podman("ps", "--all", "--format", "{{.Names}}").split()
+def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> ContainerWorld:
+    directory = tmp_path_factory.mktemp(f"world-{engine.command}")
+    return ContainerWorld(directory, limits=LIMITS, command=engine.command)
 
 
 async def until(condition: object, seconds: float) -> None:
@@ -77,14 +62,14 @@ async def until(condition: object, seconds: float) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_the_preflight_passes_here(world: ContainerWorld, storage: Storage) -> None:
+async def test_the_preflight_passes_here(world: ContainerWorld, engine: Engine) -> None:
     await world.runner.preflight()
     assert world.job_roots() == []
-    assert containers(storage) == []
+    assert engine.containers() == []
 
 
 async def test_a_job_passes_the_same_phases_and_no_process_outlives_one(
-    world: ContainerWorld, storage: Storage
+    world: ContainerWorld, engine: Engine
 ) -> None:
     word = f"86400.{os.getpid()}4"
     # It is built in two phases: the second finds no process of the first.
@@ -109,7 +94,7 @@ async def test_a_job_passes_the_same_phases_and_no_process_outlives_one(
     assert IMAGE in log.text
     assert report.facts.host.free_bytes
     assert world.job_roots() == []
-    assert containers(storage) == []
+    assert engine.containers() == []
 
 
 async def test_a_build_sees_nothing_of_the_worker_and_has_no_network(
@@ -172,7 +157,7 @@ async def test_a_hog_is_killed_and_a_fork_bomb_stopped(world: ContainerWorld) ->
     assert report.facts.host.pids_limit_hits >= 1
 
 
-async def test_a_job_that_fills_the_disk_is_ended(world: ContainerWorld, storage: Storage) -> None:
+async def test_a_job_that_fills_the_disk_is_ended(world: ContainerWorld, engine: Engine) -> None:
     fill = (
         "for i in 1 2 3 4 5 6 7 8; do "
         "dd if=/dev/zero of=big$i bs=1M count=100 status=none; sleep 0.3; done"
@@ -183,11 +168,11 @@ async def test_a_job_that_fills_the_disk_is_ended(world: ContainerWorld, storage
     assert isinstance(outcome, Failed)
     assert outcome.evidence.rule == "disk-budget"
     assert world.job_roots() == []
-    assert containers(storage) == []
+    assert engine.containers() == []
 
 
 async def test_a_cancelled_job_is_gone_within_5_seconds(
-    world: ContainerWorld, storage: Storage
+    world: ContainerWorld, engine: Engine
 ) -> None:
     word = f"86400.{os.getpid()}2"
     script = f"sleep {word} & setsid sleep {word} & sleep {word}"
@@ -201,11 +186,11 @@ async def test_a_cancelled_job_is_gone_within_5_seconds(
     assert processes_with(word) == []
     assert time.monotonic() - begin < 5
     assert world.job_roots() == []
-    assert containers(storage) == []
+    assert engine.containers() == []
 
 
 async def test_nothing_outlives_a_killed_worker_and_the_rest_is_swept(
-    world: ContainerWorld, storage: Storage, tmp_path: Path
+    world: ContainerWorld, engine: Engine, tmp_path: Path
 ) -> None:
     word = f"86400.{os.getpid()}3"
     spec = tmp_path / "spec.json"
@@ -213,6 +198,7 @@ async def test_nothing_outlives_a_killed_worker_and_the_rest_is_swept(
     spec.write_text(world.spec(packages, "endless.1").model_dump_json())
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _WORKER, world.home, world.artifacts.directory, spec, IMAGE),
+        engine.command,
         cwd=_CHECKOUT,
     )
     try:
@@ -226,7 +212,7 @@ async def test_nothing_outlives_a_killed_worker_and_the_rest_is_swept(
         await worker.wait()
     assert await world.runner.sweep() == 1
     assert world.job_roots() == []
-    assert containers(storage) == []
+    assert engine.containers() == []
 
 
 PLATFORMS = f"""
@@ -254,14 +240,15 @@ arch = "s390x"
 """
 
 
-def test_one_worker_has_both_runners(storage: Storage, system: System) -> None:
+def test_one_worker_has_both_runners(engine: Engine, system: System) -> None:
     """By default it serves every pool of the file that it can; a check names what it cannot."""
-    assert storage.directory.is_dir()
     file = system.home / "platforms.toml"
     file.write_text(PLATFORMS)
     del system.environment["OPAM_CI_POOLS"]
     port = free_port()
     system.environment |= {
+        **engine.environment,
+        "OPAM_CI_CONTAINER_COMMAND": engine.command,
         "OPAM_CI_PLATFORMS": str(file),
         # Of each pool: on its own platform, with its own runner.
         "OPAM_CI_CANARY": "true",
