@@ -135,7 +135,7 @@ async def test_an_image_without_what_we_assume_is_named_and_refused(
     engine.import_files("localhost/opam-ci-test:small", applets | {"etc/passwd": password})
     message, _ = await refused(world, platform("localhost/opam-ci-test:small", opam="2.5"))
     assert (
-        "lacks /usr/bin/opam-2.5, bwrap, curl, opam, GNU tar, "
+        "lacks /usr/bin/opam-2.5, bwrap, curl, opam, GNU tar, bubblewrap 0.5, "
         "user opam with id 1000 and home /home/opam, opam root with a switch in /home/opam/.opam: "
         "use one that has what" in message
     )

@@ -64,6 +64,7 @@ PATH="$1"; home="$2"; id="$3"; switch="$4"; opam="$5"; plain="$6"; shift 6
 if [ -x "$opam" ]; then [ "$opam" = "$plain" ] || ln -f "$opam" "$plain"; else echo "$opam"; fi
 for program; do command -v "$program" > /dev/null || echo "$program"; done
 printf "" | tar --create --null --files-from=- --file=- > /dev/null 2>&1 || echo "GNU tar"
+case "$(bwrap --help 2>&1)" in *--perms*) ;; *) echo "bubblewrap 0.5";; esac
 user=
 while IFS=: read -r name _ number _ _ place _; do
   if [ "$name:$number:$place" = "opam:$id:$home" ]; then user=found; fi
