@@ -17,6 +17,7 @@ from opam_ci.core.jobs.outcome import Cause, label
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import JobState, Summary
+from opam_ci.core.platforms.limits import PhaseLimits
 from opam_ci.core.platforms.model import EMBEDDED, Platform, Runner
 from tests.support.fakes.clone import Clone, at, opam
 from tests.support.fakes.registry import Registry, registry
@@ -210,9 +211,12 @@ async def test_a_cancel_ends_the_search(
 async def test_all_jobs_of_a_head_have_one_image(
     world: World, ref: PullRequestRef, clone: Clone, good: Registry
 ) -> None:
-    platform = on(good.host, "5.4")
+    hours = timedelta(hours=3)
+    platform = on(good.host, "5.4").model_copy(update={"timeouts": PhaseLimits(build=hours)})
     handle = await world.open(ref, revision(world, clone, platform))
     await world.until(handle, is_decided)
+    # And all have the platform's time limits.
+    assert world.script.limits[build(platform)].build == hours
     good.digest = "sha256:" + "6" * 64
     await handle.signal("restart", {"which": "all", "platform": platform.name})
     await world.until(

@@ -23,7 +23,7 @@ from opam_ci.clients.index import Index, Place
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.core.errors import OpamCiError
-from opam_ci.core.jobs.build import RepositoryRef, Revdep, RevdepList
+from opam_ci.core.jobs.build import PhaseTimeouts, RepositoryRef, Revdep, RevdepList
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.messages import (
@@ -63,6 +63,7 @@ class Script:
     Attributes:
         images: The image on which each job ran last.
         unserved: Pools that no worker ever served.
+        limits: The time limits of each job.
     """
 
     def __init__(self, index: Index | None = None) -> None:
@@ -79,6 +80,7 @@ class Script:
         self.store = ArtifactStore.open("memory:")
         self.images: dict[str, str | None] = {}
         self.unserved: set[str] = set()
+        self.limits: dict[str, PhaseTimeouts] = {}
         self.resolver = ImageResolver(known_for=timedelta(0), timeout=httpx.Timeout(0.5))
         self.revdeps: tuple[Revdep, ...] = ()
         self.flagged: tuple[str, ...] = ()
@@ -127,6 +129,7 @@ class Script:
     async def run_job(self, task: RunJob) -> JobReport:
         job = task.spec.job
         self.images[job.id] = task.spec.platform.image
+        self.limits[job.id] = task.spec.timeouts
         report = await run_attempt(
             task.context, job.id, lambda attempt: self._play(job.id, attempt)
         )
