@@ -69,7 +69,8 @@ cd ~/opam-repository
 git init --quiet .
 git add --all
 git -c user.name=x -c user.email=x@example.org commit --quiet --message=x
-[ -e ~/.opam ] || opam init --kind=git --bare --no-setup default ~/opam-repository
+if [ -e ~/.opam ]; then opam update
+else opam init --kind=git --bare --no-setup default ~/opam-repository; fi
 rm -rf ~/.opam/repo/default/.git
 opam switch create "$SWITCH" --packages="$PACKAGES"
 opam pin add --kind=version "${PACKAGES%%.*}" "$(echo "${PACKAGES%%,*}" | cut -d. -f2-)"
