@@ -51,21 +51,23 @@ def world(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Container
     return ContainerWorld(directory, command=engine.command, image=None)
 
 
-async def build(world: ContainerWorld, on: Platform, base: Mapping[str, str] = COMPILER) -> str:
+async def build(world: ContainerWorld, on: Platform, base: dict[str, str] = COMPILER) -> str:
     """Builds a good package; returns the log."""
     log = Log()
-    spec = world.spec_on(on, GOOD, "good.1", base=base)
+    world.platform, world.base = on, base
+    spec = world.spec(GOOD, "good.1")
     report = await world.runner.run(spec, log, lambda _: None)
     assert isinstance(judge(report.facts, report.logs), Passed), log.text
     return log.text
 
 
 async def refused(
-    world: ContainerWorld, on: Platform, base: Mapping[str, str] = COMPILER
+    world: ContainerWorld, on: Platform, base: dict[str, str] = COMPILER
 ) -> tuple[str, str]:
     """Tries to build on an image that is unfit; returns the message, and the log."""
     log = Log()
-    spec = world.spec_on(on, GOOD, "good.1", base=base)
+    world.platform, world.base = on, base
+    spec = world.spec(GOOD, "good.1")
     with pytest.raises(UnfitImageError) as caught:
         await world.runner.run(spec, log, lambda _: None)
     outcome = outcome_of(caught.value)

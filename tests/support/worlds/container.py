@@ -16,8 +16,6 @@ import pytest
 from opam_ci.clients.runners.container import ContainerRunner
 from opam_ci.clients.runners.rootfs import RootfsRunner, RootfsSettings
 from opam_ci.clients.runners.settings import ContainerSettings, JobLimits
-from opam_ci.core.jobs.build import BuildSpec
-from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.platforms.model import EMBEDDED, Platform, Runner
 from tests.support.worlds.opams import opams
 from tests.support.worlds.rootfs import COMPILER, LOOPBACK, Artifacts, World, repository
@@ -103,39 +101,6 @@ class ContainerWorld(World):
                 network_allow=LOOPBACK,
             ),
             self.artifacts,
-        )
-
-    def spec_on(
-        self,
-        platform: Platform,
-        packages: Mapping[str, str],
-        job: str,
-        *,
-        base: Mapping[str, str] = COMPILER,
-    ) -> BuildSpec:
-        """A build on another platform than that of the image of the machine.
-
-        Args:
-            platform: The platform.
-            packages: The submission.
-            job: The package to build.
-            base: The base repository.
-        """
-        spec = self.spec(packages, job, kind=JobKind.BUILD)
-        archive = self.artifacts.put(repository(base))
-        reference = spec.repository.model_copy(
-            update={
-                "base_commit": archive[:40],
-                "base_archive": archive,
-                "package_count": len({*base, *packages}),
-            }
-        )
-        return spec.model_copy(
-            update={
-                "platform": platform,
-                "repository": reference,
-                "job": spec.job.model_copy(update={"platform": platform.name}),
-            }
         )
 
     def job_roots(self) -> list[Path]:
