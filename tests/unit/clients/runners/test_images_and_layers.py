@@ -214,11 +214,34 @@ async def test_an_old_image_is_made_anew_and_stays_for_those_who_use_it(
         served = await store.ensure(TRIXIE, Archives(), lines.append)
         assert served.root == second.root
     # The making is not tried for each job.
-    assert len([line for line in lines if line.startswith("making")]) == 1
+    assert len([line for line in lines if line.startswith("making")]) == 2
+    assert lines[1].endswith("; trying it without the suites of updates")
     assert lines[-1].endswith(f"the one of {OLD:%Y-%m-%d} is used")
     with pytest.raises(InfrastructureError, match="could not be made") as caught:
         await store.ensure(TRIXIE.model_copy(update={"suite": "sid"}), Archives(), shown)
     assert caught.value.cause is Cause.IMAGE
+
+
+async def test_an_image_is_made_where_the_suites_of_updates_are_out_of_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Images._command
+
+    def command(self: Images, debian: DebianRoot, archives: Archives, root: Path) -> list[str]:
+        script = made(self, debian, archives, root)[2]
+        return [
+            "sh",
+            "-c",
+            f'test "$*" = "{archives.sources(debian)[0]}" || exit 1; {script}',
+            "sh",
+        ]
+
+    monkeypatch.setattr(Images, "_command", command)
+    lines: list[str] = []
+    store = Images(tmp_path / "images", ROOT)
+    image = await store.ensure(TRIXIE, Archives(), lines.append)
+    assert len([line for line in lines if line.startswith("making")]) == 2
+    assert await store.ensure(TRIXIE, Archives(), lines.append) == image
 
 
 async def test_remains_of_a_killed_removal_of_a_layer_go(tmp_path: Path, image: Image) -> None:
