@@ -220,15 +220,18 @@ class JobRun:
 
     async def _setup(self) -> bool:
         await layer.require_sandbox(self._executor, self._base.sandbox)
-        if not await self._phase(Phase.SETUP, *phases.submission_repository(self._mirrors)):
-            return False
-        submitted = await self._executor.packages(_SUBMISSION)
-        check_repository(self._base, submitted, self._spec.repository)
-        if self._image.made_at == NEVER:
+        added = phases.submission_repository(self._mirrors)
+        self._phase_log.begin(Phase.SETUP, " && ".join(step.title for step in added))
+        ended, _ = await self._series(added)
+        if ended.ok and self._image.made_at == NEVER:
             # The solver asks the package manager what exists. A job that needs none goes on.
             manager, _ = await system_packages.find_manager(self._captured)
             if manager is not None:
                 await self._refresh_lists(manager, bounded=True)
+        if not self._phase_log.end(ended):
+            return False
+        submitted = await self._executor.packages(_SUBMISSION)
+        check_repository(self._base, submitted, self._spec.repository)
         return True
 
     async def _solve(self) -> bool:
