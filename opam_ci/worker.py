@@ -186,7 +186,7 @@ async def _builders(
     by_runner: dict[Runner, dict[str, Platform]] = {}
     for pool, platform in canary_platforms(settings).items():
         by_runner.setdefault(platform.runner, {})[pool] = platform
-    runners = {kind: make_runner(kind, settings, store, on_progress) for kind in by_runner}
+    runners = {kind: make_runner(kind, settings, store) for kind in by_runner}
     for runner in runners.values():
         await runner.require()
     _log.info("serving the pools %s", ", ".join(settings.pools or ()))

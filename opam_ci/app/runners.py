@@ -1,7 +1,7 @@
 """The runners of this machine, and the pools of the file of platforms that it can serve."""
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from opam_ci.app.settings import Settings
@@ -32,20 +32,8 @@ _ARCHITECTURES: Final[Mapping[str, tuple[str, ...]]] = {
 """What a machine builds for, by the kernel's name of it; the other names are those of ours."""
 
 
-def make_runner(
-    runner: Runner,
-    settings: Settings,
-    store: ArtifactStore,
-    show: Callable[[str], None] = lambda _: None,
-) -> MachineRunner:
-    """Returns a runner of this machine.
-
-    Args:
-        runner: Its kind.
-        settings: Of this process.
-        store: Where the repositories of jobs come from.
-        show: Receives progress messages while root file systems are made for jobs.
-    """
+def make_runner(runner: Runner, settings: Settings, store: ArtifactStore) -> MachineRunner:
+    """Returns a runner of this machine."""
     limits = JobLimits(
         memory_bytes=settings.job_memory,
         pids=settings.job_pids,
@@ -66,7 +54,6 @@ def make_runner(
                     build_cache_bytes=settings.build_cache_bytes,
                 ),
                 store,
-                show,
             )
         case Runner.CONTAINER:
             return ContainerRunner(

@@ -58,17 +58,10 @@ class RootfsRunner:
     Args:
         settings: How this machine builds.
         artifacts: Where the repositories of jobs come from.
-        show: Receives lines about the making of root file systems for jobs, for people.
     """
 
-    def __init__(
-        self,
-        settings: RootfsSettings,
-        artifacts: ArtifactSource,
-        show: Callable[[str], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, settings: RootfsSettings, artifacts: ArtifactSource) -> None:
         self._settings = settings
-        self._show = show
         self._artifacts = artifacts
         self._rights = sandbox.rights()
         self._images = ImageStore(settings.home / "images", self._rights)
@@ -174,7 +167,6 @@ class RootfsRunner:
             transcript.plain(f"[opam-ci] {line}\n")
             now = BuildProgress(phase=transcript.phase, log_bytes=log.size, note="root file system")
             progress(now)
-            self._show(f"{spec.platform.name}: {line}")
 
         try:
             image = await self._image_of(spec.platform, show)

@@ -62,11 +62,10 @@ def platform(name: str, **further: Any) -> Platform:
 
 async def run(tmp_path: Path, of: Platform) -> str:
     """Runs a job for which there is no repository; returns the fault."""
-    shown: list[str] = []
     progress: list[BuildProgress] = []
     log = Log()
     settings = RootfsSettings(home=tmp_path / "home")
-    runner = RootfsRunner(settings, Artifacts(tmp_path), shown.append)
+    runner = RootfsRunner(settings, Artifacts(tmp_path))
     spec = BuildSpec(
         job=Job(platform=of.name, package="a.1", kind=JobKind.BUILD),
         platform=of,
@@ -81,8 +80,7 @@ async def run(tmp_path: Path, of: Platform) -> str:
     with pytest.raises(InfrastructureError) as caught:
         await runner.run(spec, log, progress.append)
     RULES.append(caught.value.evidence.rule)
-    if shown:
-        assert shown == [f"{of.name}: it is made"]
+    if progress:
         assert log.text.startswith("[opam-ci] it is made\n")
         assert [each.note for each in progress][:2] in (
             ["root file system"],
