@@ -111,6 +111,7 @@ def confined(
     return replace(
         step,
         argv=step.argv if personality is None else (personality, *step.argv),
+        sockets_of_32_bits=personality is not None,
         read_only=(
             *mirrors.directories,
             *step.read_only,

@@ -146,6 +146,7 @@ class Confined:
         environment: Its environment; nothing is inherited.
         directory: Its working directory.
         scratch: Directories in memory, empty at the start, writable for all users inside.
+        sockets_of_32_bits: See `seccomp.program`.
     """
 
     argv: tuple[str, ...]
@@ -155,6 +156,7 @@ class Confined:
     environment: tuple[tuple[str, str], ...] = ()
     directory: str = HOME
     scratch: tuple[str, ...] = ()
+    sockets_of_32_bits: bool = False
 
 
 def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[Inherited], Sequence[str]]:
@@ -189,7 +191,12 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[Inherite
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *("unshare", "--mount", "--propagation", "private", "--"),
             *("sh", "-c", _MOUNT, "sh", str(root.home), str(root.proc), mount, str(root.merged)),
-            *bubblewrap(options, inherited, namespaces=not step.as_root),
+            *bubblewrap(
+                options,
+                inherited,
+                namespaces=not step.as_root,
+                sockets_of_32_bits=step.sockets_of_32_bits,
+            ),
             *("setpriv", *user, "--clear-groups", "--", *step.argv),
         ]
 
@@ -197,7 +204,11 @@ def confine(root: Overlay, step: Confined, rights: Rights) -> Callable[[Inherite
 
 
 def bubblewrap(
-    options: Sequence[str], inherited: Inherited, *, namespaces: bool = True
+    options: Sequence[str],
+    inherited: Inherited,
+    *,
+    namespaces: bool = True,
+    sockets_of_32_bits: bool = False,
 ) -> list[str]:
     """Returns bubblewrap's command line, up to the command that it runs.
 
@@ -207,11 +218,13 @@ def bubblewrap(
         options: Options of bubblewrap.
         inherited: What it inherits.
         namespaces: Whether processes inside can make user namespaces.
+        sockets_of_32_bits: See `seccomp.program`.
 
     Raises:
         InfrastructureError: Cause `sandbox`: the filter of system calls cannot be made.
     """
-    words = [*options, "--seccomp", str(inherited.file(seccomp.program(namespaces=namespaces)))]
+    program = seccomp.program(namespaces=namespaces, sockets_of_32_bits=sockets_of_32_bits)
+    words = [*options, "--seccomp", str(inherited.file(program))]
     given = inherited.file(b"".join(os.fsencode(word) + b"\0" for word in words))
     return ["bwrap", "--args", str(given), "--json-status-fd", str(inherited.status), "--"]
 

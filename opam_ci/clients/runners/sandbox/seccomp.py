@@ -10,7 +10,7 @@ import errno
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,14 @@ def is_installed() -> bool:
 
 
 @functools.cache
-def program(*, namespaces: bool) -> bytes:
+def program(*, namespaces: bool, sockets_of_32_bits: bool = False) -> bytes:
     """Returns the list as a program for this machine's kernel.
 
     Args:
         namespaces: Whether user namespaces can be made, as opam's sandbox does. In one of its own,
             root of a build root could mount what lists settings of the machine, as their owner.
+        sockets_of_32_bits: Whether programs of 32 bits can make sockets, of any kind: i386's C
+            library makes them by socketcall(2), whose arguments no filter can read.
 
     Raises:
         InfrastructureError: Cause `sandbox`: libseccomp is missing, or too old for the list.
@@ -81,7 +83,7 @@ def program(*, namespaces: bool) -> bytes:
         profile = json.loads(PROFILE.read_bytes())
         if not namespaces:
             profile["syscalls"] += _NO_NAMESPACES
-        return _compile(profile)
+        return _compile(profile, sockets_of_32_bits)
     except OSError as error:
         raise InfrastructureError(
             f"the filter of system calls cannot be made ({error}): apt-get install libseccomp2",
@@ -89,31 +91,25 @@ def program(*, namespaces: bool) -> bytes:
         ) from error
 
 
-def _compile(profile: Mapping[str, Any]) -> bytes:
+def _compile(profile: Mapping[str, Any], sockets_of_32_bits: bool) -> bytes:  # noqa: FBT001 - of one caller
     library = ctypes.CDLL(LIBRARY)
     library.seccomp_init.restype = ctypes.c_void_p
-    context = ctypes.c_void_p(library.seccomp_init(_ACTIONS[profile["defaultAction"]]))
+    native = library.seccomp_arch_native()
+    others = [
+        _architecture(library, name)
+        for each in profile["archMap"]
+        if _architecture(library, each["architecture"]) == native
+        for name in each["subArchitectures"]
+    ]
+    rules = profile["syscalls"]
+    context = _context(library, profile, () if sockets_of_32_bits else others, rules)
     try:
-        # x32 too: without this they would kill the process.
-        refusal = ctypes.c_uint32(_ACTIONS["SCMP_ACT_ERRNO"] | errno.ENOSYS)
-        _check(library.seccomp_attr_set(context, _BAD_ARCHITECTURE, refusal))
-        native = library.seccomp_arch_native()
-        for each in profile["archMap"]:
-            if _architecture(library, each["architecture"]) == native:
-                for name in each["subArchitectures"]:
-                    _check(library.seccomp_arch_add(context, _architecture(library, name)))
-        for rule in profile["syscalls"]:
-            action = _ACTIONS["SCMP_ACT_ERRNO"] | rule["errnoRet"]
-            for name in rule["names"]:
-                number = library.seccomp_syscall_resolve_name(name.encode())
-                if number == _UNKNOWN:
-                    raise OSError(f"{LIBRARY} does not know {name}")
-                for conditions in _alternatives(rule.get("args", [])):
-                    _check(
-                        library.seccomp_rule_add_array(
-                            context, action, number, len(conditions), conditions
-                        )
-                    )
+        if sockets_of_32_bits and others:
+            rules = [rule for rule in rules if "socket" not in rule["names"]]
+            added = _context(library, profile, others, rules)
+            _check(library.seccomp_arch_remove(added, native))
+            # Which releases what is added.
+            _check(library.seccomp_merge(context, added))
         descriptor = os.memfd_create("seccomp")
         try:
             _check(library.seccomp_export_bpf(context, descriptor))
@@ -122,6 +118,34 @@ def _compile(profile: Mapping[str, Any]) -> bytes:
             os.close(descriptor)
     finally:
         library.seccomp_release(context)
+
+
+def _context(
+    library: ctypes.CDLL,
+    profile: Mapping[str, Any],
+    others: Sequence[int],
+    rules: Sequence[Mapping[str, Any]],
+) -> ctypes.c_void_p:
+    """Returns libseccomp's filter of the machine's own architecture and of others."""
+    context = ctypes.c_void_p(library.seccomp_init(_ACTIONS[profile["defaultAction"]]))
+    # x32 too: without this they would kill the process.
+    refusal = ctypes.c_uint32(_ACTIONS["SCMP_ACT_ERRNO"] | errno.ENOSYS)
+    _check(library.seccomp_attr_set(context, _BAD_ARCHITECTURE, refusal))
+    for architecture in others:
+        _check(library.seccomp_arch_add(context, architecture))
+    for rule in rules:
+        action = _ACTIONS["SCMP_ACT_ERRNO"] | rule["errnoRet"]
+        for name in rule["names"]:
+            number = library.seccomp_syscall_resolve_name(name.encode())
+            if number == _UNKNOWN:
+                raise OSError(f"{LIBRARY} does not know {name}")
+            for conditions in _alternatives(rule.get("args", [])):
+                _check(
+                    library.seccomp_rule_add_array(
+                        context, action, number, len(conditions), conditions
+                    )
+                )
+    return context
 
 
 def _architecture(library: ctypes.CDLL, name: str) -> int:

@@ -30,11 +30,16 @@ print(subprocess.run(["true"]).returncode)
 """
 
 
-async def _run(*, namespaces: bool) -> list[str]:
+async def _run(*, namespaces: bool, sockets_of_32_bits: bool = False) -> list[str]:
     output = bytearray()
 
     def command(inherited: Inherited) -> list[str]:
-        box = sandbox.bubblewrap(["--dev-bind", "/", "/"], inherited, namespaces=namespaces)
+        box = sandbox.bubblewrap(
+            ["--dev-bind", "/", "/"],
+            inherited,
+            namespaces=namespaces,
+            sockets_of_32_bits=sockets_of_32_bits,
+        )
         return [*box, sys.executable, "-c", _TRY]
 
     ended = await run_process(command, output=output.extend, time_limit=60)
@@ -46,6 +51,9 @@ async def test_builds_have_few_kinds_of_sockets_and_root_of_a_build_root_no_name
     sockets = "[0, 0, 0, 93, 97, 97]"
     assert await _run(namespaces=True) == [sockets, "[0, 0]", "0"]
     assert await _run(namespaces=False) == [sockets, "[-1, 1]", "0"]
+    # Programs of 64 bits have no more where those of 32 bits do.
+    assert await _run(namespaces=True, sockets_of_32_bits=True) == [sockets, "[0, 0]", "0"]
+    assert await _run(namespaces=False, sockets_of_32_bits=True) == [sockets, "[-1, 1]", "0"]
 
 
 def test_the_list_is_what_container_engines_read() -> None:
