@@ -155,7 +155,9 @@ async def test_a_registry_with_a_login(
     with docker_registry(tmp_path, login=True) as host:
         podman.allow(host)
         login = f"--creds={LOGIN[0]}:{LOGIN[1]}"
-        podman.call("push", "--quiet", login, "localhost/opam-ci-test:tiny", f"{host}/tiny:1")
+        for tag in ("1", "2"):
+            to = f"docker://{host}/tiny:{tag}"
+            podman.call("push", "--quiet", login, "localhost/opam-ci-test:tiny", to)
         on = platform(f"{host}/tiny:1")
         files = {
             "DOCKER_CONFIG": str(tmp_path),
@@ -170,12 +172,11 @@ async def test_a_registry_with_a_login(
             message, log = await refused(world, on)
             assert "lacks" in message
             assert f"pulling {host}/tiny:1" in log
-            engine.call("rmi", "--force", f"{host}/tiny:1")
             file = tmp_path / "config.json"
             right = base64.b64encode(":".join(LOGIN).encode()).decode()
             wrong = base64.b64encode(f"{LOGIN[0]}:forgotten".encode()).decode()
             file.write_text(file.read_text().replace(right, wrong))
-            message, log = await refused(world, on)
+            message, log = await refused(world, platform(f"{host}/tiny:2"))
             assert f"registry {host} refuses this machine's login: HTTP 401" in message
         assert LOGIN[1] not in log + message
 

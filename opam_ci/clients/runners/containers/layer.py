@@ -140,8 +140,9 @@ class ContainerLayers:
             if pulled.exists():
                 pulled.touch()
             return _id(found[0])
-        show(f"pulling {name}")
-        await self._pull(name, wanted)
+        if not (found and parse_image(name).is_local):
+            show(f"pulling {name}")
+            await self._pull(name, wanted)
         image = await self._engine.inspect("image", name)
         if image is None:
             raise InfrastructureError(f"no such image after a pull: {name}", cause=Cause.IMAGE)
@@ -201,6 +202,7 @@ class ContainerLayers:
             output: Receives output of its making, for people.
 
         Raises:
+            UnfitImageError: The image is another platform's.
             InfrastructureError: It cannot be made.
         """
         shown = mirrors.inside(spec.archive_mirrors)
@@ -220,6 +222,8 @@ class ContainerLayers:
         async with made_on_demand(
             _lock_file(description), find, make, waiting_line(output)
         ) as layer:
+            # Several platforms may have one image, and so one layer.
+            _check(spec.platform, layer.manifest)
             yield layer
 
     async def _remove(self, description: Path) -> None:
@@ -252,7 +256,6 @@ class ContainerLayers:
                     container, shown, personality=spec.platform.personality
                 )
                 manifest = await LayerMaking(executor, shown, output).run(spec, archive)
-                _check(spec.platform, manifest)
                 system = await self._system(executor, image, output)
                 await self._engine.call(
                     *("commit", "--pause=false", container.name, name),

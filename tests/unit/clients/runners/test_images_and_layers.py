@@ -44,7 +44,10 @@ SPEC = BuildSpec(
     timeouts=PhaseTimeouts(),
 )
 MANIFEST = LayerManifest(
-    base_commit="b" * 40, packages=frozenset(), installed=frozenset(), hidden=0
+    base_commit="b" * 40,
+    packages=frozenset(),
+    installed=frozenset({"ocaml-system.5.3.0"}),
+    hidden=0,
 )
 
 
