@@ -245,7 +245,10 @@ async def _ready(process: asyncio.subprocess.Process, name: str) -> None:
                     return
                 lines.append(line.decode(errors="replace").strip())
             if await process.wait() in _NOT_EXECUTABLE:
-                raise UnfitImageError(f"its image cannot run sh: {' | '.join(lines[-4:])}")
+                raise UnfitImageError(
+                    f"the platform's image cannot run sh ({' | '.join(lines[-4:])}): use one that "
+                    "has what docs/builds.md lists under Container runner"
+                )
     raise InfrastructureError(
         f"container {name} does not start: {' | '.join(lines[-4:])}", cause=Cause.SANDBOX
     )

@@ -50,7 +50,7 @@ esac
 """
 
 MESSAGES = {
-    "shell-less": "its image cannot run sh: no such file: sh",
+    "shell-less": "the platform's image cannot run sh (no such file: sh): use one that",
     "opam-less": "the image of {name} lacks /usr/bin/opam-{opam}: use one that has what",
     "switch-less": "opam switch show failed (exit 50): No switch is currently set",
 }
