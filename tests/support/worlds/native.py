@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ WORKERS_OWN = "secret-of-the-worker"
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - what every user may write to
 
 PLATFORM = EMBEDDED.model_copy(update={"runner": Runner.NATIVE})
+
+_BASE = Path(sys.base_prefix)
+_OF_THE_SYSTEM = str(_BASE) == "/usr"
+_INSIDE = Path("/python") if _OF_THE_SYSTEM else _BASE
+_NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_PACKAGES = (
+    # Where Debian's Python, and any other one, looks without a virtual environment.
+    _INSIDE / "lib/python3/dist-packages"
+    if _OF_THE_SYSTEM
+    else _INSIDE / "lib" / _NAME / "site-packages"
+)
+PYTHON = _INSIDE / "bin" / _NAME
+"""The tests' own Python, at a place of the machine where it finds its modules."""
 
 _WITH_PROC = 'mount -t proc proc "$0" && exec "$@"'
 """bubblewrap covers parts of root's /proc, and opam's sandbox may mount one only where a whole one
@@ -114,7 +128,7 @@ class Machine(World):
         }
         (self.directory / "orders.json").write_text(json.dumps(orders))
         done = subprocess.run(
-            [*self._entered(), sys.executable, "-m", "tests.support.worlds.native"],
+            [*self._entered(), str(PYTHON), "-m", "tests.support.worlds.native"],
             capture_output=True,
             text=True,
             timeout=280,
@@ -126,7 +140,11 @@ class Machine(World):
 
     def _entered(self) -> list[str]:
         image = asyncio.run(RootfsRunner(RootfsSettings(), self.artifacts).prepare(print))
-        python = dict.fromkeys(map(Path, (sys.base_prefix, sys.prefix, str(CHECKOUT))))
+        shown = {_BASE: _BASE, CHECKOUT: CHECKOUT}
+        if _OF_THE_SYSTEM:  # the machine has a /usr of its own
+            del shown[_BASE]
+            shown |= {_BASE / path: _INSIDE / path for path in (f"bin/{_NAME}", f"lib/{_NAME}")}
+        shown[Path(sysconfig.get_path("purelib"))] = _PACKAGES
         proc = str(self.directory / "proc")
         words = [
             *("bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
@@ -135,10 +153,17 @@ class Machine(World):
             *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
             *("--proc", "/proc", "--dev", "/dev"),
             *(word for path in SHARED for word in ("--perms", "1777", "--tmpfs", path)),
-            *(word for path in python for word in ("--ro-bind", str(path), str(path))),
+            *(word for path, to in shown.items() for word in ("--ro-bind", str(path), str(to))),
             *("--perms", "0755", "--dir", str(HOME.parent)),
             *("--bind", str(self.directory), str(HOME), "--chdir", str(HOME), "--clearenv"),
-            *("--setenv", "PATH", self._path(image.root), "--setenv", "PYTHONPATH", str(CHECKOUT)),
+            *(
+                "--setenv",
+                "PATH",
+                self._path(image.root),
+                "--setenv",
+                "PYTHONPATH",
+                str(CHECKOUT),
+            ),
             *("--setenv", "GITHUB_TOKEN", WORKERS_OWN),
             *("--setenv", "HOME", str(HOME), "--setenv", "LANG", "C.UTF-8"),
         ]

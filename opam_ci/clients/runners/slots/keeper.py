@@ -162,6 +162,8 @@ def _has_processes(uid: int) -> bool:
 
 def _kill_descendants(child: int) -> bool:
     """Kills all descendants; returns whether there may be more."""
+    if not _has_children():
+        return False
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
     stopped: set[int] = set()
@@ -170,6 +172,11 @@ def _kill_descendants(child: int) -> bool:
         _signal(new, signal.SIGSTOP)
         stopped |= new
     _signal(stopped, signal.SIGKILL)
+    return _has_children()
+
+
+def _has_children() -> bool:
+    """Returns whether there are children, also ended ones: without any there are no descendants."""
     _reap()
     try:
         os.waitpid(-1, os.WNOHANG)
