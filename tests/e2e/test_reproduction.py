@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 PACKAGES = {
-    "good.1": 'depends: ["ocaml"]\nbuild: ["ocaml" "-version"]\nrun-test: ["true"]\n',
+    "good.1": 'depends: ["ocaml"]\nbuild: ["sh" "-c" "echo good"]\nrun-test: ["true"]\n',
     "bad.1": 'depends: ["good"]\nbuild: ["sh" "-c" "echo this is wrong; exit 7"]\n',
 }
 
