@@ -31,7 +31,7 @@ def tree(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_text(opam('build: ["sh" "-c" "echo here is lib.2"]\n'))
     user = found / "packages/user/user.1/opam"
-    user.write_text(user.read_text().replace('"true"', '"test" "%{lib:version}%" = "1"'))
+    user.write_text(user.read_text().replace('"true"', '"test" "%{lib:version}%" "=" "1"'))
     return found
 
 
