@@ -55,8 +55,12 @@ def test_the_image_is_made_of_what_is_known() -> None:
 
 
 def test_the_file_is_one_that_docker_compose_understands() -> None:
-    if shutil.which("docker") is None:
-        pytest.skip("docker is not installed")
+    if shutil.which("docker") is None or not _succeeds("docker", "compose", "version"):
+        pytest.skip("docker with its plugin compose is not installed")
     words = ["docker", "compose", "--file", str(COMPOSE), "config", "--quiet"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def _succeeds(*words: str) -> bool:
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0

@@ -11,7 +11,6 @@ from opam_ci.app.settings import Settings
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.platform_files import load_platforms
-from opam_ci.clients.runners.base import MachineRunner
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.platforms.model import EMBEDDED, Runner
@@ -114,14 +113,6 @@ def test_canaries_of_a_worker_are_those_of_its_pools() -> None:
     }
     with pytest.raises(UsageError, match="no such pool: 'linux-amd46'"):
         canary_platforms(Settings(pools=("linux-amd46",)))
-
-
-def test_a_version_without_a_runner_says_so() -> None:
-    def make() -> MachineRunner:
-        return runners.make_runner(Runner.NATIVE, Settings(), ArtifactStore.open("memory:"))
-
-    with pytest.raises(UsageError, match="no native runner"):
-        make()
 
 
 async def test_each_runner_has_a_health_of_its_own(tmp_path: Path) -> None:
