@@ -90,17 +90,17 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def sources() -> Iterator[Server]:
     with Server({"/source.tar.gz": SOURCE}).running() as running:
         yield running
 
 
-def packages(server: Server) -> dict[str, str]:
+def packages(sources: Server) -> dict[str, str]:
     def compiles(name: str) -> str:
         return (
             f'depends: ["ocaml"]\nbuild: ["ocamlc" "-o" "program" "{name}.ml"]\n'
             f'install: ["cp" "program" bin]\nrun-test: ["./program"]\n'
-            + server.source("/source.tar.gz")
+            + sources.source("/source.tar.gz")
         )
 
     return {
@@ -120,7 +120,7 @@ def packages(server: Server) -> dict[str, str]:
         "above.1": 'depends: ["lib" "failing"]\n',
         "failing.1": _FAILS,
         "lost.1": 'depends: ["this-package-does-not-exist"]\n',
-        "gone.1": f'url {{ src: "{server.url}/gone.tar.gz" checksum: "sha256={"0" * 64}" }}\n',
+        "gone.1": f'url {{ src: "{sources.url}/gone.tar.gz" checksum: "sha256={"0" * 64}" }}\n',
     }
 
 
@@ -145,11 +145,11 @@ def verdict(report: BuildReport) -> str:
     ],
 )
 async def test_jobs_end_alike_on_every_platform(
-    world: World, server: Server, kind: JobKind, names: str, came_to: str
+    world: World, sources: Server, kind: JobKind, names: str, came_to: str
 ) -> None:
     package, _, name = names.partition(" ")
     revdep = name or None
-    report, log = await world.build(packages(server), package, kind=kind, revdep=revdep)
+    report, log = await world.build(packages(sources), package, kind=kind, revdep=revdep)
     assert verdict(report) == came_to, log.text
     if came_to == "passed" and revdep is not None:
         assert f"{package}, {revdep} is installed" in report.logs[Phase.VERIFY]
@@ -162,36 +162,36 @@ async def test_jobs_end_alike_on_every_platform(
 
 
 async def test_a_missing_source_is_looked_for_with_time_limits(
-    world: World, server: Server
+    world: World, sources: Server
 ) -> None:
-    server.agents.clear()
-    report, log = await world.build(packages(server), "gone.1")
+    sources.agents.clear()
+    report, log = await world.build(packages(sources), "gone.1")
     assert (last(report).phase, last(report).exit_code) == (Phase.FETCH, 40), log.text
-    assert server.agents == {"opam-ci"}
+    assert sources.agents == {"opam-ci"}
 
 
-async def test_sources_come_from_a_mirror(world: World, server: Server, tmp_path: Path) -> None:
+async def test_sources_come_from_a_mirror(world: World, sources: Server, tmp_path: Path) -> None:
     digest = hashlib.sha256(SOURCE).hexdigest()
     place = tmp_path / "mirror/sha256" / digest[:2] / digest
     place.parent.mkdir(parents=True)
     place.write_bytes(SOURCE)
-    moved = packages(server)["good.1"].replace("/source.tar.gz", "/moved.tar.gz")
+    moved = packages(sources)["good.1"].replace("/source.tar.gz", "/moved.tar.gz")
     mirror = f"file://{tmp_path}/mirror"
     report, log = await world.build({"moved.1": moved}, "moved.1", mirrors=(mirror,))
     assert report.facts.installed is True, log.text
 
 
-async def test_reverse_dependencies_are_listed(world: World, server: Server) -> None:
-    report, log = await world.build(packages(server), "lib.2", kind=JobKind.LIST_REVDEPS)
+async def test_reverse_dependencies_are_listed(world: World, sources: Server) -> None:
+    report, log = await world.build(packages(sources), "lib.2", kind=JobKind.LIST_REVDEPS)
     assert report.listing is not None, log.text
     found = {revdep.package for revdep in report.listing.revdeps}
     assert found == {"user.1", "optional.1", "broken.1", "above.1"}, log.text
     assert "falling back to" not in log.text
 
 
-async def test_a_build_sees_its_architecture(world: World, server: Server) -> None:
+async def test_a_build_sees_its_architecture(world: World, sources: Server) -> None:
     uname = UNAME[world.platform.arch]
-    report, log = await world.build(packages(server), "arch.1")
+    report, log = await world.build(packages(sources), "arch.1")
     arch = {"i686": "x86_32"}.get(uname, uname)
     assert f"is {uname} {arch}" in log.text
     assert report.facts.installed is True
