@@ -35,14 +35,14 @@ from opam_ci.clients.runners.sandbox.network import ContainerNetwork
 from opam_ci.clients.runners.sandbox.process import ProcessResult
 from opam_ci.clients.runners.settings import ContainerSettings
 from opam_ci.core.classify import judge
-from opam_ci.core.jobs.build import PhaseTimeouts
+from opam_ci.core.classify.preparation import SYSTEM_PACKAGES_KNOWN
 from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Errored, Passed, Skipped, label
 from opam_ci.core.platforms.model import EMBEDDED
-from tests.support.samples.drills import closed_port, within
+from tests.support.samples.drills import closed_port
 from tests.support.worlds.container import IMAGE, ContainerWorld, Storage
-from tests.support.worlds.rootfs import FAST, LOOPBACK, Server, run
+from tests.support.worlds.rootfs import LOOPBACK, Server, run
 
 pytestmark = [
     pytest.mark.e2e,
@@ -105,7 +105,8 @@ class Distribution:
         program: The package manager.
         path: Where its repository is on the server.
         settings: File and content that names the repository.
-        missing_in: The phase that finds that there is no such package.
+        missing: Depexts of jobs that find that there is no such package.
+        missing_in: The phase that does.
         held: A file that says that process 1 of a container uses the manager, with its content,
             and the rule that decides then.
     """
@@ -116,6 +117,7 @@ class Distribution:
     program: str
     path: str
     settings: tuple[str, str]
+    missing: tuple[str, ...]
     missing_in: Phase
     held: tuple[str, str, str] | None
 
@@ -130,6 +132,8 @@ DISTRIBUTIONS = {
         "apt-get",
         "/deb",
         ("/etc/apt/sources.list", "deb [trusted=yes] {url} deb/\n"),
+        # As in test_drills_builds.py.
+        (),
         Phase.SOLVE,
         # Its locks are of the kernel: nobody holds one in a container of a job.
         None,
@@ -141,6 +145,7 @@ DISTRIBUTIONS = {
         "dnf",
         "/rpm",
         ("/etc/yum.repos.d/test.repo", _RPM),
+        ('["libbar-devel"]', '["--root=/x"]'),
         Phase.DEPEXTS,
         # It waits, up to the time limit.
         ("/var/lib/dnf/rpmdb_lock.pid", "1", "timeout-depexts"),
@@ -152,7 +157,8 @@ DISTRIBUTIONS = {
         "zypper",
         "/rpm",
         ("/etc/zypp/repos.d/test.repo", _RPM),
-        # opam 2.3 searches with zypper; since 2.4 it leaves that to the installation.
+        # opam 2.3 searches with zypper; newer ones leave that to the installation.
+        ('["libbar-devel"]',),
         Phase.SOLVE,
         ("/run/zypp.pid", "1", "rpm-failed"),
     ),
@@ -166,6 +172,7 @@ DISTRIBUTIONS = {
             "/etc/pacman.conf",
             "[options]\nArchitecture = auto\nSigLevel = Never\n[test]\nServer = {url}/arch\n",
         ),
+        ('["libbar-devel"]',),
         Phase.SOLVE,
         ("/var/lib/pacman/db.lck", "", "pacman-failed"),
     ),
@@ -307,35 +314,44 @@ def server(storage: Storage) -> Iterator[Server]:
 
 
 async def outcome_of(
-    world: DistributionWorld, depexts: str, *, build: str = "", timeouts: PhaseTimeouts = FAST
+    world: DistributionWorld, depexts: str, *, build: str = ""
 ) -> tuple[str, str, Phase | None, str]:
     """Returns verdict, rule and phase of a job, and its log."""
     packages = {"asked.1": f"depexts: {depexts}\n{build}"}
-    report, log = await world.build(packages, "asked.1", timeouts=timeouts)
+    report, log = await world.build(packages, "asked.1")
     outcome = judge(report.facts, report.logs)
     assert isinstance(outcome, Errored | Passed | Skipped), log.text
     return label(outcome), outcome.evidence.rule, outcome.evidence.phase, log.text
 
 
-async def installation_of(image: str, package: str) -> str:
-    """Returns the verdict on the installation of a package that the manager does not know."""
+async def verdict_on(
+    executor: ContainerExecutor, package: str, limit: float = 60
+) -> tuple[str, str]:
+    """Returns verdict and rule on an installation by the command of a job alone."""
     output = bytearray()
 
     async def step(step: Step, kept: bytearray) -> ProcessResult:
-        return await executor.run(step, output=kept.extend, phase=Phase.DEPEXTS)
+        return await executor.run(step, output=kept.extend, phase=Phase.DEPEXTS, time_limit=limit)
 
-    async with container(Engine("podman"), image) as (_, executor):
-        manager, _ = await find_manager(step)
-        assert manager is not None
-        ended = await step(install(manager, (package,), ())[0], output)
-    if manager.unknown_exit is not None:
-        assert ended.exit_code == manager.unknown_exit, output.decode()
-    log = output.decode()
+    manager, _ = await find_manager(step)
+    assert manager is not None
+    ended = await step(install(manager, (package,), ())[0], output)
     phase = PhaseRun(
-        phase=Phase.DEPEXTS, exit_code=ended.exit_code, duration=1, log_start=0, log_end=len(output)
+        phase=Phase.DEPEXTS,
+        exit_code=ended.exit_code,
+        signal=ended.signal,
+        timed_out=ended.timed_out,
+        duration=1,
+        log_start=0,
+        log_end=len(output),
     )
     job = Job(platform=EMBEDDED.name, package="asked.1", kind=JobKind.BUILD)
-    return label(judge(BuildFacts(job=job, phases=(phase,)), {Phase.DEPEXTS: log}))
+    known = manager.unknown_exit is None or ended.exit_code != manager.unknown_exit
+    facts = BuildFacts(job=job, phases=(phase,), probes={SYSTEM_PACKAGES_KNOWN: known})
+    # An exit code that says it all needs no words.
+    outcome = judge(facts, {Phase.DEPEXTS: output.decode() if known else ""})
+    assert isinstance(outcome, Errored | Skipped), output.decode()
+    return label(outcome), outcome.evidence.rule
 
 
 @contextmanager
@@ -363,35 +379,34 @@ async def test_system_packages_come_from_the_distributions_own_manager(
     assert verdict == "passed", log
     assert f"{each.program} " in log
     # There is no such package: of some managers the solver knows that.
-    verdict, rule, phase, log = await outcome_of(world, '["libbar-devel"]')
-    assert (verdict, phase) == ("skipped(depext_unavailable)", each.missing_in), (rule, log)
+    for depexts in each.missing:
+        verdict, rule, phase, log = await outcome_of(world, depexts)
+        assert (verdict, phase) == ("skipped(depext_unavailable)", each.missing_in), (rule, log)
+
     (described,) = (world.home / "container-layers").glob("*.json")
     layer = ContainerLayer.model_validate_json(described.read_text()).image
-    if phase is Phase.DEPEXTS:
-        verdict, rule, _, log = await outcome_of(world, '["--root=/x"]')
-        assert verdict == "skipped(depext_unavailable)", (rule, log)
-    else:
-        # The same of the manager itself, to which newer opams leave it.
-        assert await installation_of(layer, "libbar-devel") == "skipped(depext_unavailable)"
-
-    # No network: the worker's own proxy, which phases with network get, does not answer.
-    with monkeypatch.context() as offline:
-        offline.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
-        offline.delenv("no_proxy", raising=False)
-        offline.delenv("NO_PROXY", raising=False)
-        verdict, rule, phase, log = await outcome_of(world, there)
-    assert (verdict, phase) == ("errored(network)", Phase.DEPEXTS), (rule, log)
-    # The mirror lacks what its lists promise.
-    with gone(server, each.path):
-        verdict, rule, phase, log = await outcome_of(world, there)
-    assert (verdict, phase) == ("errored(package_mirror)", Phase.DEPEXTS), (rule, log)
-    if each.held is not None:
-        lock, holder, expected = each.held
-        script = f"mkdir -p $(dirname {lock}) && printf '{holder}' > {lock}"
-        await changed(Engine("podman"), layer, layer, script)
-        verdict, rule, phase, log = await outcome_of(world, there, timeouts=within(depexts=5))
-        assert (verdict, phase) == ("errored(package_mirror)", Phase.DEPEXTS), (rule, log)
-        assert rule == expected, log
+    async with container(Engine("podman"), layer) as (_, executor):
+        # What newer opams leave to the manager.
+        verdict, rule = await verdict_on(executor, "libbar-devel")
+        assert verdict == "skipped(depext_unavailable)", rule
+        # No network: the worker's own proxy, which phases with network get, does not answer.
+        with monkeypatch.context() as offline:
+            offline.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
+            offline.delenv("no_proxy", raising=False)
+            offline.delenv("NO_PROXY", raising=False)
+            verdict, rule = await verdict_on(executor, "libfoo-devel")
+        assert verdict == "errored(network)", rule
+        # The mirror lacks what its lists promise.
+        with gone(server, each.path):
+            verdict, rule = await verdict_on(executor, "libfoo-devel")
+        assert verdict == "errored(package_mirror)", rule
+        if each.held is not None:
+            lock, holder, expected = each.held
+            script = f"mkdir -p $(dirname {lock}) && printf '{holder}' > {lock}"
+            ended, output = await run(executor, script, as_root=True)
+            assert ended.ok, output
+            found = await verdict_on(executor, "libfoo-devel", limit=5)
+            assert found == ("errored(package_mirror)", expected)
 
 
 async def test_a_mirror_that_is_down_when_a_layer_is_made_costs_no_other_job(
