@@ -142,8 +142,10 @@ async def test_a_dockerfile_comes_to_the_same_end(
     outcome, script = await job(world, source, package, kind)
     assert outcome == ("passed" if passes else "failed(build)")
     assert f"FROM {IMAGE}" in script
-    # The limit that podman gives by default may be more than this machine's root may have.
-    podman = 'shift; exec podman --runtime=runc build --ulimit=nofile=1024:1024 "$@"'
+    # The limits that podman sets by default may be more than this machine's root may have, and the
+    # job needs no network.
+    limits = "--ulimit=nofile=1024:1024 --ulimit=nproc=1024:1024 --network=none"
+    podman = f'shift; exec podman --runtime=runc build {limits} "$@"'
     program(tmp_path / "bin", "docker", podman)
     done = pasted(script, tmp_path / "bin", tmp_path)
     said = done.stdout + done.stderr
