@@ -53,11 +53,14 @@ async def test_a_source_on_the_loopback_interface_is_read_only_if_allowed(tmp_pa
     closed = World(tmp_path / "closed", network_allow=())
     with Server({"/x.tgz": b"secret of the worker"}).running() as server:
         package = {"reads.1": server.source("/x.tgz")}
-        report, _ = await closed.build(package, "reads.1")
+        report, log = await closed.build(package, "reads.1")
     assert server.asked == []
     fetch = last(report)
     assert fetch.phase == "fetch"
     assert fetch.exit_code == 40
+    # At once: nobody waits for a time limit, which would pass for a network that is down.
+    assert fetch.refused == ("127.0.0.1",)
+    assert "exited with code 7" in log.text
 
 
 async def test_the_log_of_a_wrong_checksum_does_not_tell_the_right_one(world: World) -> None:

@@ -81,7 +81,13 @@ def rules(
     # Inside, loopback leads to what pasta forwards, and pasta listens on both addresses.
     for version, loopback in _LOOPBACK.items():
         if not any(each == ip_address(loopback) for each, _ in allowed):
-            lines.append(f"    {_to(version)} {loopback} meta l4proto tcp reject with tcp reset")
+            here = f"    {_to(version)} {loopback} meta l4proto tcp"
+            lines += [
+                # The answer to who is refused goes to the same address.
+                f"{here} tcp flags rst accept",
+                f"{here} add @refused{version} {{ {_to(version)} }}",
+                f"{here} reject with tcp reset",
+            ]
     lines.append('    oifname "lo" accept')
     for version in name_servers:
         server = f"{_to(version)} {RESOLVERS[version]}"

@@ -59,6 +59,8 @@ def test_what_is_allowed_comes_before_what_is_refused() -> None:
     assert "1.2.3.4 }" in text
     order = [
         "policy drop",
+        "ip daddr 127.0.0.1 meta l4proto tcp tcp flags rst accept",
+        "ip daddr 127.0.0.1 meta l4proto tcp add @refused4",
         "ip daddr 127.0.0.1 meta l4proto tcp reject",
         'oifname "lo" accept',
         "ip daddr 198.18.0.53 meta l4proto { tcp, udp } th dport 53 accept",
