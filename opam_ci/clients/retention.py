@@ -12,7 +12,7 @@ from opam_ci.clients.lint.findings import findings_folder
 from opam_ci.clients.logs.store import ArtifactStore, StoredObject
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.batched import batched
-from opam_ci.core.jobs.records import revision_folder
+from opam_ci.core.jobs.records import logs_folder, revision_folder
 from opam_ci.core.workers import canary
 
 _HEADS_AT_ONCE = 20
@@ -84,7 +84,8 @@ async def _prune_testings(
         testings = await INDEX.run(index.testings_to_retire, before, limit=heads_at_once)
         logs = await INDEX.run(index.logs_to_retire, before, limit=heads_at_once)
         findings = await _delete_below(store, map(findings_folder, testings))
-        await _delete_below(store, logs)
+        # An attempt that was cancelled has a log and no row.
+        await _delete_below(store, (*logs, *map(logs_folder, testings)))
         retired = await INDEX.run(index.retire, before, limit=heads_at_once)
         done = Pruned(
             revisions=done.revisions + retired.revisions,

@@ -177,12 +177,16 @@ def log_key(revision: RevisionKey, job: Job, *, run: str, round_: int, attempt: 
     """
     return "/".join(
         (
-            "logs",
-            revision_folder(revision),
+            logs_folder(revision),
             _job_slug(job),
             f"{round_}-{attempt}-{_slug(run[-12:])}",
         )
     )
+
+
+def logs_folder(revision: RevisionKey) -> str:
+    """Returns the folder of all logs of a testing."""
+    return f"logs/{revision_folder(revision)}"
 
 
 def revision_folder(revision: RevisionKey) -> str:

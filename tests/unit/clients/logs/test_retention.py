@@ -90,6 +90,19 @@ async def test_old_closed_pull_requests_are_forgotten_with_their_logs_and_findin
     assert len(await store.list("findings")) == 2
 
 
+async def test_logs_of_attempts_that_the_index_does_not_know_go_with_their_testing(
+    index: Index, store: ArtifactStore
+) -> None:
+    for number, is_open in ((1, False), (2, True)):
+        record(index, key(number), is_open=is_open, at=OLD)
+        name = log_key(key(number), JOB, run="r", round_=1, attempt=1)
+        async with LogWriter(store, name) as writer:
+            writer.write(b"cancelled\n")
+    await prune(index, store, OLD + timedelta(days=1), now=NOW)
+    assert await listed(store, "logs/o/r/pr-1") == set()
+    assert await listed(store, "logs/o/r/pr-2")
+
+
 async def test_repositories_that_no_open_head_needs_go(
     index: Index, store: ArtifactStore, tmp_path: Path
 ) -> None:
