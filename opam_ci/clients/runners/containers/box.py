@@ -30,6 +30,9 @@ from opam_ci.core.jobs.outcome import Cause
 
 _START_TIMEOUT = 60.0
 _END_TIMEOUT = 30.0
+_REMOVALS = 20
+_REMOVAL_PAUSE = 0.25
+"""Seconds between attempts to remove a container."""
 
 _NOT_EXECUTABLE = frozenset({126, 127})
 """Exit codes of podman and docker where an image's program cannot be invoked, or is missing."""
@@ -260,8 +263,10 @@ async def remove(engine: Engine, name: str) -> None:
     Raises:
         InfrastructureError: Cause `sandbox`: the engine fails.
     """
-    code, _, errors = await engine.try_call(*engine.removal(name))
-    if code != 0 and await engine.inspect("container", name) is not None:
-        raise InfrastructureError(
-            f"container {name} cannot be removed: {errors}", cause=Cause.SANDBOX
-        )
+    for _ in range(_REMOVALS):
+        code, _, errors = await engine.try_call(*engine.removal(name))
+        if code == 0 or await engine.inspect("container", name) is None:
+            return
+        # docker refuses while it removes a container that has ended by itself.
+        await asyncio.sleep(_REMOVAL_PAUSE)
+    raise InfrastructureError(f"container {name} cannot be removed: {errors}", cause=Cause.SANDBOX)

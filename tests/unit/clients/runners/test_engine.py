@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from opam_ci.clients.runners.containers import box
 from opam_ci.clients.runners.containers.engine import Engine
 from opam_ci.core.jobs.errors import InfrastructureError
 
@@ -43,3 +44,21 @@ async def test_of_errors_only_the_end_is_kept(engine: Engine) -> None:
 async def test_a_client_that_hangs_is_ended(engine: Engine) -> None:
     found = await engine.try_call("script", "echo begun; sleep 60", time_limit=0.5)
     assert found == (None, b"", "no answer within 0.5 s")
+
+
+async def test_a_container_that_its_engine_is_removing_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = tmp_path / "docker"
+    client.write_text(
+        '#!/bin/sh\ncd "${0%/*}"\n'
+        'if [ "$1" = rm ]; then echo x >> rm; echo removal is in progress >&2; exit 1; fi\n'
+        'test "$(wc -l < rm)" -lt 3 && echo "[{}]"\n'
+    )
+    client.chmod(0o755)
+    await box.remove(Engine(str(client)), "gone")
+    assert len((tmp_path / "rm").read_text().split()) == 3
+    (tmp_path / "rm").unlink()
+    monkeypatch.setattr(box, "_REMOVALS", 2)
+    with pytest.raises(InfrastructureError, match="cannot be removed: removal is in progress"):
+        await box.remove(Engine(str(client)), "stays")
