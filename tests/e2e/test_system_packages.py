@@ -260,7 +260,7 @@ async def changed(engine: Engine, image: str, name: str, script: str, stdin: str
 async def made(storage: Storage, server: Server, name: str) -> str:
     """Returns the image of a distribution, making it if need be."""
     each = DISTRIBUTIONS[name]
-    image = f"localhost/opam-ci-test:{name}"
+    image = f"localhost/opam-ci-test:system-{name}"
     if image not in storage.podman("images", "--format", "{{.Repository}}:{{.Tag}}").split():
         file, content = each.settings
         script = (
