@@ -24,7 +24,7 @@ _UNPACK = (
 )
 _SET_MIRRORS = r"""
 set -e
-sed -i -e '/^archive-mirrors: .*\]$/d' -e '/^archive-mirrors:/,/\]$/d' "$1"
+sed -i -e '/^archive-mirrors: \[$/,/^\]$/d' -e '/^archive-mirrors:/d' "$1"
 if [ -n "$2" ]; then echo "$2" >> "$1"; fi
 """
 _WITH_INVARIANT = r"""

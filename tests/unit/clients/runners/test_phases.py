@@ -170,6 +170,8 @@ def test_before_opam_2_2_a_revdep_is_solved_for_under_an_invariant(tmp_path: Pat
     [
         "",
         'archive-mirrors: ["file:///mirrors/0"]\n',
+        # As opam writes a list of one.
+        'archive-mirrors: "file:///mirrors/0"\n',
         'archive-mirrors: [\n  "file:///mirrors/0"\n  "https://old.example"\n]\n',
         "archive-mirrors: []\n",
     ],
