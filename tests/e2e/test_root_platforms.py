@@ -235,13 +235,13 @@ def test_one_machine_checks_all_of_them_side_by_side(system: System, tmp_path: P
     for row in result(check)["jobs"]:
         if platform := row["job"].get("platform"):
             job = row["job"]
+            if job["kind"] not in {"build", "revdep"}:
+                continue
             name = f"{job['kind']} {job['package']} {job.get('revdep') or ''}".strip()
             found[platform][name] = row["outcome"]["kind"]
     for platform in chosen:
         is_new = platform.ocaml != "4.13"
         assert found[platform.name] == {
-            "list-revdeps lib.1": "passed",
-            "list-revdeps bad.1": found[platform.name].get("list-revdeps bad.1"),
             "build lib.1": "passed",
             "build bad.1": "failed",
             "build new.1": "passed" if is_new else "skipped",
