@@ -6,7 +6,21 @@ from collections.abc import Iterable
 from opam_ci.core.platforms.model import Platform
 
 PROGRAMS = (
-    *("bwrap", "cat", "cp", "curl", "env", "find", "gzip", "ln", "mkdir", "rm", "sed", "tar"),
+    *(
+        "bwrap",
+        "cat",
+        "cp",
+        "curl",
+        "env",
+        "find",
+        "gzip",
+        "ln",
+        "mkdir",
+        "rm",
+        "sed",
+        "tar",
+        "timeout",
+    ),
     "opam",
 )
 """What the runner calls in every image; `sh` runs the check itself."""
