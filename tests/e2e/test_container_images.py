@@ -131,7 +131,7 @@ async def test_an_image_without_what_we_assume_is_named_and_refused(
     engine.import_files("localhost/opam-ci-test:shell-less", {"bin/true": busybox})
     message, _ = await refused(world, platform("localhost/opam-ci-test:shell-less"))
     assert "the platform's image cannot run sh (" in message
-    names = "sh cat cp env find gzip ln mkdir rm sed tar timeout".split()
+    names = ["sh", "cat", "cp", "env", "find", "gzip", "ln", "mkdir", "rm", "sed", "tar", "timeout"]
     applets = {f"bin/{name}": busybox for name in names}
     password = Path("/etc/passwd")
     engine.import_files("localhost/opam-ci-test:small", applets | {"etc/passwd": password})
