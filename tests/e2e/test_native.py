@@ -130,7 +130,7 @@ def test_revdeps_are_listed_and_sources_come_from_a_local_mirror(ordinary: Resul
     report = ordinary["revdeps.1"].report
     assert report is not None
     assert report.listing is not None
-    assert report.listing.revdeps == (Revdep(package="above.1", has_tests=True),)
+    assert report.listing.revdeps == (Revdep(package="above.1", has_tests=False),)
     assert "- from the mirror" in ordinary["fetched.1"].log
 
 

@@ -26,7 +26,7 @@ from opam_ci.core.jobs.build import BuildReport, BuildSpec
 from opam_ci.core.jobs.outcome import label
 from opam_ci.core.model import Frozen
 from opam_ci.core.platforms.model import EMBEDDED, Runner
-from tests.support.worlds.rootfs import Artifacts, Log, World
+from tests.support.worlds.rootfs import COMPILER, Artifacts, Log, World
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 HOME = Path("/srv/ci")
@@ -104,6 +104,7 @@ class Machine(World):
         for path in (directory, directory / "artifacts", directory / "proc"):
             path.mkdir(parents=True)
             path.chmod(0o755)
+        self.platform, self.base = PLATFORM, COMPILER
         self.artifacts = Artifacts(directory / "artifacts")
         self.settings = NativeSettings(
             home=HOME / "cache",
