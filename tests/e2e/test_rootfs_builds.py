@@ -85,7 +85,7 @@ async def test_a_good_package_is_built_tested_and_installed(world: World, server
     # Offsets are those of the log, and the log has it all.
     for run in report.facts.phases:
         assert log.data[run.log_start : run.log_end].decode() == report.logs[run.phase]
-    assert log.text.startswith("To reproduce locally")
+    assert log.text.startswith("To reproduce this job")
     assert log.text.splitlines()[-1].startswith("==== opam-ci: job ends")
     assert {p.phase for p in progress.seen} == set(phase_names(report))
     assert report.facts.host.free_bytes
