@@ -17,6 +17,7 @@ from opam_ci.app.pull_requests import PullRequests
 from opam_ci.app.runners import pools_with_platforms, unserved
 from opam_ci.app.settings import Settings
 from opam_ci.cli.author.platforms import chosen_table
+from opam_ci.cli.local import system
 from opam_ci.cli.local.session import working
 from opam_ci.cli.output.render import View, make_view
 from opam_ci.cli.output.tables import note
@@ -33,7 +34,7 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import State, Summary
-from opam_ci.core.platforms.model import EMBEDDED, Platform
+from opam_ci.core.platforms.model import EMBEDDED, Platform, Runner
 from opam_ci.core.platforms.select import choose, embedded, named
 from opam_ci.workflows import options
 
@@ -254,6 +255,10 @@ async def _check(
     if settings.pools is not None:
         own &= set(settings.pools)
     needed = frozenset(one.pool for each in platforms if (one := choose(each, own)) is not None)
+    is_alone = temporal is None and settings.explicit_temporal is None
+    if is_alone and not needed and any(one.runner is Runner.ROOTFS for one in platforms):
+        # One command for all that is missing, before anything is started.
+        system.require()
     async with working(settings, temporal=temporal, pools=needed, port=port, report=note) as client:
         if platforms:
             chosen = await with_workers(client, platforms, needed, lacks)
