@@ -79,9 +79,11 @@ async def refused(
 
 @pytest.mark.parametrize("version", ["2.1", "2.3", "2.5", "2.6"])
 async def test_the_opam_of_the_platform_builds_in_its_sandbox(
-    world: ContainerWorld, images: Mapping[str, str], version: str
+    world: ContainerWorld, engine: Engine, images: Mapping[str, str], version: str
 ) -> None:
     """opam-repo-ci's `ln -f`; and plain opam, the oldest, made the root with its sandbox off."""
+    if engine.command == "docker" and version in {"2.3", "2.5"}:
+        pytest.skip("the oldest and the newest are enough for a second engine")
     log = await build(world, platform(images[OPAM_IMAGE], opam=version))
     assert f"opam --version\n{version}." in log
     assert "uid=1000" in log
