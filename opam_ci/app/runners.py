@@ -1,7 +1,7 @@
 """The runners of this machine, and the pools of the file of platforms that it can serve."""
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from opam_ci.app.settings import Settings
@@ -18,18 +18,9 @@ from opam_ci.clients.runners.settings import (
     RootfsSettings,
 )
 from opam_ci.core.errors import UsageError
-from opam_ci.core.platforms.model import PlatformTable, Pool, Runner
+from opam_ci.core.platforms.model import PlatformTable, Pool, Runner, architectures
 
 _SYSTEMS: Final = {"Darwin": "macos"}
-_ARCHITECTURES: Final[Mapping[str, tuple[str, ...]]] = {
-    "x86_64": ("amd64", "i386"),
-    "amd64": ("amd64", "i386"),
-    "aarch64": ("arm64", "arm32v7"),
-    "arm64": ("arm64", "arm32v7"),
-    "armv7l": ("arm32v7",),
-    "i686": ("i386",),
-}
-"""What a machine builds for, by the kernel's name of it; the other names are those of ours."""
 
 
 def make_runner(runner: Runner, settings: Settings, store: ArtifactStore) -> MachineRunner:
@@ -89,7 +80,7 @@ async def unserved(settings: Settings, pools: Iterable[Pool]) -> dict[str, str]:
     """
     system = _SYSTEMS.get(platform.system(), platform.system().lower())
     machine = platform.machine().lower()
-    arches = _ARCHITECTURES.get(machine, (machine,))
+    arches = architectures(machine) or (machine,)
     lacks: dict[Runner, str | None] = {}
     reasons: dict[str, str] = {}
     for pool in pools:

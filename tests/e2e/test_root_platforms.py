@@ -23,8 +23,8 @@ from opam_ci.core.classify import judge
 from opam_ci.core.jobs.build import BuildReport
 from opam_ci.core.jobs.job import JobKind, Phase
 from opam_ci.core.jobs.outcome import label
-from opam_ci.core.platforms.debian import architectures, debian_root
-from opam_ci.core.platforms.model import EMBEDDED, Platform
+from opam_ci.core.platforms.debian import debian_root
+from opam_ci.core.platforms.model import EMBEDDED, Platform, architectures
 from tests.e2e.conftest import System, result
 from tests.support.fakes import opam_repository
 from tests.support.worlds.rootfs import (

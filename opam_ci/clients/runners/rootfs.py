@@ -44,8 +44,8 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.platforms.debian import SUITES, DebianRoot, architectures, debian_root
-from opam_ci.core.platforms.model import Platform
+from opam_ci.core.platforms.debian import SUITES, DebianRoot, debian_root
+from opam_ci.core.platforms.model import Platform, architectures
 
 __all__ = ["ArtifactSource", "RootfsRunner", "RootfsSettings", "default_home"]
 

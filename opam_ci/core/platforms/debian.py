@@ -3,7 +3,7 @@
 from typing import Final
 
 from opam_ci.core.model import Frozen
-from opam_ci.core.platforms.model import EMBEDDED, Platform
+from opam_ci.core.platforms.model import EMBEDDED, Platform, architectures
 
 SUITES: Final = {
     "debian-12": "bookworm",
@@ -16,15 +16,6 @@ SUITES: Final = {
 _WITHOUT_UPDATES: Final = frozenset({"unstable"})
 _DEBIAN: Final = {"arm32v7": "armhf", "ppc64le": "ppc64el"}
 """Names of architectures that differ."""
-
-_MACHINES: Final = {
-    "x86_64": ("amd64", "i386"),
-    "aarch64": ("arm64", "arm32v7"),
-    "ppc64le": ("ppc64le",),
-    "riscv64": ("riscv64",),
-    "s390x": ("s390x",),
-}
-"""Architectures that a machine runs, its own first, by its name in `uname -m`."""
 
 
 class DebianRoot(Frozen):
@@ -49,19 +40,10 @@ def debian_root(platform: Platform) -> DebianRoot | None:
     return _root(platform) if platform.distribution in SUITES else None
 
 
-def architectures(machine: str) -> tuple[str, ...]:
-    """Return the architectures that a machine runs, its own first; none if it is unknown.
-
-    Args:
-        machine: What `uname -m` prints there.
-    """
-    return _MACHINES.get(machine, ())
-
-
 def embedded_platform(machine: str) -> Platform:
     """Return the platform that needs no set-up, of a machine's own architecture."""
-    own = (*architectures(machine), EMBEDDED.arch)[0]
-    return EMBEDDED.model_copy(update={"arch": own})
+    known = architectures(machine) or (EMBEDDED.arch,)
+    return EMBEDDED.model_copy(update={"arch": known[0]})
 
 
 def embedded_root(machine: str) -> DebianRoot:

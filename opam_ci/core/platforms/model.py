@@ -64,6 +64,28 @@ ARCHITECTURES: Final = {
 }
 """By opam-repo-ci's names (source: `string_of_arch` of ocaml-version)."""
 
+_INTEL: Final = ("amd64", "i386")
+_ARM: Final = ("arm64", "arm32v7")
+_MACHINES: Final = {
+    # Linux and macOS, FreeBSD.
+    **dict.fromkeys(("x86_64", "amd64"), _INTEL),
+    # Linux, macOS and FreeBSD.
+    **dict.fromkeys(("aarch64", "arm64"), _ARM),
+    "armv7l": ("arm32v7",),
+    "i686": ("i386",),
+    **{name: (name,) for name in ("ppc64le", "riscv64", "s390x")},
+}
+"""Architectures that a machine runs, its own first, by its name in `uname -m`."""
+
+
+def architectures(machine: str) -> tuple[str, ...]:
+    """Return the architectures that a machine runs, its own first; none if it is unknown.
+
+    Args:
+        machine: What `uname -m` prints there.
+    """
+    return _MACHINES.get(machine, ())
+
 
 class Platform(Frozen):
     """A distribution with an OCaml, an architecture and an opam: opam-repo-ci's *variant*.

@@ -13,10 +13,9 @@ from opam_ci.clients.runners.sandbox.process import LastOutput, run_process
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
-from opam_ci.core.platforms.model import Platform
+from opam_ci.core.platforms.model import Platform, architectures
 
 _TIMEOUT = 60.0
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _OPAM_NEEDS = ("curl", "git", "make", "tar")
 _RELEASE = re.compile(r"\d+\.\d+")
 
@@ -113,7 +112,7 @@ async def read_machine(prefix: Sequence[str] = ()) -> Machine:
         )
     return Machine(
         distribution=_distribution(),
-        arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+        arch=(architectures(platform.machine()) or (platform.machine(),))[0],
         opam=opam,
         ocaml=await _version("ocamlc", "-version"),
         sandbox=await _sandbox(prefix),

@@ -15,13 +15,19 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import PhaseTimeouts
 from opam_ci.core.platforms.debian import (
     DebianRoot,
-    architectures,
     debian_root,
     embedded_root,
 )
 from opam_ci.core.platforms.file import InvalidPlatformFile, parse_platforms
 from opam_ci.core.platforms.limits import PhaseLimits
-from opam_ci.core.platforms.model import ARCHITECTURES, EMBEDDED, Platform, PlatformTable, Runner
+from opam_ci.core.platforms.model import (
+    ARCHITECTURES,
+    EMBEDDED,
+    Platform,
+    PlatformTable,
+    Runner,
+    architectures,
+)
 from opam_ci.core.platforms.page import extras, page
 from opam_ci.core.platforms.select import canary_platform, choose, embedded, filtered, named
 
