@@ -45,6 +45,11 @@ def _engine() -> str:
     return "docker" if not shutil.which("podman") and shutil.which("docker") else "podman"
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    """Returns the words of a text, which commas separate."""
+    return tuple(each.strip() for each in text.split(",") if each.strip())
+
+
 class Settings(BaseSettings):
     """Settings of every process of ours.
 
@@ -117,16 +122,12 @@ class Settings(BaseSettings):
     @field_validator("network_allow", mode="before")
     @classmethod
     def _endpoints(cls, value: str | tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-        if not isinstance(value, str):
-            return value
-        return tuple(Endpoint.parse(each.strip()) for each in value.split(",") if each.strip())
+        return tuple(map(Endpoint.parse, _listed(value))) if isinstance(value, str) else value
 
     @field_validator("native_users", mode="before")
     @classmethod
     def _names(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
-        if not isinstance(value, str):
-            return value
-        return tuple(each.strip() for each in value.split(",") if each.strip())
+        return _listed(value) if isinstance(value, str) else value
 
     model_config = SettingsConfigDict(
         env_prefix="OPAM_CI_", env_nested_delimiter="__", extra="forbid", frozen=True

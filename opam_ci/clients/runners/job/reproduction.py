@@ -29,8 +29,8 @@ HEAD = "To reproduce this job"
 _HOME = "/home/opam"
 _CLONE = "repository"
 _SCRIPT = "job.sh"
-_OF_RUNNERS = frozenset({"OPAMFETCH", "OPAMCOLOR", "OPAMUTF8", "OPAMSTATUSLINE"})
-"""Variables of a runner's steps that only make logs readable and downloads end."""
+_OF_RUNNERS = frozenset({"OPAMCOLOR", "OPAMUTF8", "OPAMSTATUSLINE"})
+"""Variables of a runner's steps that only make logs readable."""
 _ENVIRONMENT = tuple(each for each in OPAM_ENVIRONMENT.items() if each[0] not in _OF_RUNNERS)
 _EXPORT = "export "
 
