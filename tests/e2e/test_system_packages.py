@@ -5,7 +5,6 @@ for their distribution. Their repository is of the test, on the loopback interfa
 """
 
 import asyncio
-import gzip
 import hashlib
 import io
 import os
@@ -13,7 +12,7 @@ import shlex
 import shutil
 import tarfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ from opam_ci.core.jobs.outcome import Errored, Passed, Skipped, label
 from opam_ci.core.platforms.model import EMBEDDED
 from tests.support.samples.drills import closed_port
 from tests.support.worlds.container import IMAGE, ContainerWorld, Storage
-from tests.support.worlds.rootfs import LOOPBACK, Server, run
+from tests.support.worlds.rootfs import LOOPBACK, Server, archive, run
 
 pytestmark = [
     pytest.mark.e2e,
@@ -182,23 +181,10 @@ DISTRIBUTIONS = {
 }
 
 
-def _packed(files: Mapping[str, str]) -> bytes:
-    data = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=data, mode="wb", mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w") as tar,
-    ):
-        for name, text in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text.encode())
-            tar.addfile(member, io.BytesIO(text.encode()))
-    return data.getvalue()
-
-
 def arch_repository() -> dict[str, bytes]:
     """Makes the files of a pacman repository with one package: see repo-add(8)."""
     info = {"pkgname": "libfoo-devel", "pkgver": "1-1", "arch": "any", "size": "5"}
-    package = _packed(
+    package = archive(
         {
             ".PKGINFO": "".join(f"{key} = {value}\n" for key, value in info.items()),
             "usr/share/libfoo/here": "arch\n",
@@ -216,7 +202,7 @@ def arch_repository() -> dict[str, bytes]:
     description = "".join(f"%{key}%\n{value}\n\n" for key, value in described.items())
     return {
         f"/arch/{described['FILENAME']}": package,
-        "/arch/test.db": _packed({"libfoo-devel-1-1/desc": description}),
+        "/arch/test.db": archive({"libfoo-devel-1-1/desc": description}),
     }
 
 
