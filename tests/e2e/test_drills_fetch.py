@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from opam_ci.clients.runners.images.apt_sources import read_host
 from opam_ci.core.jobs.job import Phase
 from tests.support.samples.drills import (
     Drill,
@@ -31,9 +32,17 @@ HANGS = within(fetch=6)
 def faults(url: str) -> Iterator[Drill]:
     """Yields faults for which it does not matter whose source it is: they are ours."""
     refused = f"http://127.0.0.1:{closed_port()}/x.tgz"
+    # The probe of the network asks the archive of system packages, which has a name.
+    unresolved = "source_host" if read_host().direct else "dns"
     table = [
-        ("name not resolved", "http://no-such-host.invalid/x.tgz", "dns", "curl-dns", "code 6"),
-        ("connection refused", refused, "network", "curl-connection", "code 7"),
+        (
+            "name not resolved",
+            "http://no-such-host.invalid/x.tgz",
+            unresolved,
+            "curl-dns",
+            "code 6",
+        ),
+        ("connection refused", refused, "source_host", "curl-connection", "code 7"),
         ("429", f"{url}/status/429/x.tgz", "source_host", "http-limited", "code 429"),
         ("500", f"{url}/status/500/x.tgz", "source_host", "http-limited", "code 500"),
         ("503", f"{url}/status/503/x.tgz", "source_host", "http-limited", "code 503"),
@@ -49,7 +58,15 @@ def faults(url: str) -> Iterator[Drill]:
             rule: str = rule,
             shown: str = shown,
         ) -> Drill:
-            return Drill(title, packages, f"errored({cause})", rule, Phase.FETCH, shown)
+            return Drill(
+                title,
+                packages,
+                f"errored({cause})",
+                rule,
+                Phase.FETCH,
+                shown,
+                mirrors=(f"{url}/status/404",),
+            )
 
         yield from own_and_dependency(name, source(place), make)
 
@@ -121,10 +138,11 @@ def failures(url: str) -> Iterator[Drill]:
     yield Drill(
         "git host refuses",
         {"asked.1": f'url {{ src: "{refused}" }}\n'},
-        "errored(network)",
+        "errored(source_host)",
         "connection",
         Phase.FETCH,
         "unable to access",
+        mirrors=(f"{url}/status/404",),
     )
 
 

@@ -166,7 +166,7 @@ class ContainerRunner:
                 base.manifest,
                 base.system,
                 phase_log,
-                apt_options=self._archives.options,
+                archives=self._archives,
                 environment=self._settings.environment,
             )
             return await job.run(self._artifacts)

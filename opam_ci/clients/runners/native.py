@@ -160,7 +160,7 @@ class NativeRunner:
                 base,
                 ImageManifest(digest="", suite="", packages={}, made_at=datetime.now(UTC)),
                 phase_log,
-                apt_options=(),
+                archives=None,
                 environment=self._settings.environment,
                 depexts=_depexts(spec),
             )

@@ -218,7 +218,7 @@ class RootfsRunner:
                 base.manifest,
                 image.manifest,
                 phase_log,
-                apt_options=self._archives.options,
+                archives=self._archives,
                 environment=self._settings.environment,
                 cache=cache,
             )

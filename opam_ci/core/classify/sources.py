@@ -16,6 +16,12 @@ CHECKSUM_REPEATS = "checksum_repeats"
 """Name of the probe that fetches a source with a wrong checksum again: True if it had the same
 wrong checksum, so that its host serves it consistently."""
 
+NETWORK_WORKS = "mirror"
+"""Name of the probe that, after a failed download, asks a host of the CI's own choice."""
+
+DNS_WORKS = "dns"
+"""Name of the probe for whether that host's name resolved."""
+
 SOURCES_FIXED = "sources_fixed"
 """Name of the probe that, after a download in a phase without network, reads the opam files of the
 packages concerned: False if a source of theirs has no checksum, so that opam could not cache it."""
@@ -96,10 +102,12 @@ def _with_probes(case: Case, run: PhaseRun, verdict: TextVerdict) -> Outcome:
     """Determine the cause of a fetch fault with the help of the probes."""
     cause = verdict.cause or Cause.UNKNOWN
     probes, detail = case.facts.probes, None
-    if cause is Cause.DNS and probes.get("dns") is True:
+    if cause is Cause.DNS and probes.get(DNS_WORKS) is True:
         cause, detail = Cause.SOURCE_HOST, "other names resolve, but this host's name does not"
-    elif cause is Cause.SOURCE_HOST and probes.get("mirror") is False:
-        cause, detail = Cause.NETWORK, "the mirror is not reachable either"
+    elif cause is Cause.NETWORK and probes.get(NETWORK_WORKS) is True:
+        cause, detail = Cause.SOURCE_HOST, "another host answers, but not this one"
+    elif cause is Cause.SOURCE_HOST and probes.get(NETWORK_WORKS) is False:
+        cause, detail = Cause.NETWORK, "no host of the CI's own answers either"
     return case.errored(cause, verdict.rule, run, lines=verdict.lines, detail=detail)
 
 

@@ -38,6 +38,7 @@ class Drill:
         kind: Of the job.
         timeouts: Limits of the phases.
         blame: The package to blame, where it is not the job's own.
+        mirrors: Archive mirrors.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Drill:
     kind: JobKind = JobKind.BUILD
     timeouts: PhaseTimeouts = FAST
     blame: str | None = None
+    mirrors: tuple[str, ...] = ()
 
 
 @dataclass
@@ -64,7 +66,11 @@ class Result:
 async def run(world: World, drill: Drill) -> Result:
     """Runs a drill through the real runner and the judge."""
     report, log = await world.build(
-        drill.packages, drill.job, kind=drill.kind, timeouts=drill.timeouts
+        drill.packages,
+        drill.job,
+        kind=drill.kind,
+        timeouts=drill.timeouts,
+        mirrors=drill.mirrors,
     )
     outcome = judge(report.facts, report.logs, worker="w@drill", attempt=1)
     return Result(outcome, report, log.text)

@@ -55,6 +55,12 @@ class Archives(Frozen):
         archives = (self.main, self.security) if self.security is not None else (self.main,)
         return (*archives, *(value for key, value in self.options if "proxy" in key.lower()))
 
+    @property
+    def direct(self) -> tuple[str, ...]:
+        """The main archive, if it is reached without a proxy that apt alone knows."""
+        proxies = any("proxy" in key.lower() for key, _ in self.options)
+        return () if proxies else (self.main,)
+
     def sources(self, debian: DebianRoot) -> tuple[str, ...]:
         """Returns sources.list lines for a root file system."""
         suite = debian.suite

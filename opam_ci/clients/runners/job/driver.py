@@ -9,6 +9,7 @@ from typing import IO
 
 from opam_ci.clients.runners.cache.dependencies import DependencyCache
 from opam_ci.clients.runners.images import layer
+from opam_ci.clients.runners.images.apt_sources import Archives
 from opam_ci.clients.runners.images.image import NEVER, ImageManifest
 from opam_ci.clients.runners.job.accept_failures import accepts_failure
 from opam_ci.clients.runners.listing import coinstall
@@ -17,6 +18,7 @@ from opam_ci.clients.runners.phases import (
     checksums,
     kinds,
     mirrors,
+    network_probe,
     report,
     steps,
     system_packages,
@@ -93,7 +95,8 @@ class JobRun:
         base: Its base layer.
         image: The Debian packages below that.
         phase_log: Its log and phases.
-        apt_options: Options of apt in phases with network.
+        archives: Debian's archives of this machine, with options of apt in phases with network;
+            None on a machine that has another package manager of its own.
         environment: Environment variables of every command.
         cache: Compiled dependencies, if it may use them.
         depexts: opam's own command for system packages, in place of apt. One without network
@@ -108,7 +111,7 @@ class JobRun:
         image: ImageManifest,
         phase_log: PhaseLog,
         *,
-        apt_options: tuple[tuple[str, str], ...],
+        archives: Archives | None,
         environment: dict[str, str],
         cache: DependencyCache | None = None,
         depexts: steps.Step | None = None,
@@ -120,7 +123,11 @@ class JobRun:
         self._image = image
         self._phase_log = phase_log
         self._transcript = phase_log.transcript
-        self._apt_options = apt_options
+        self._apt_options = archives.options if archives is not None else ()
+        self._own_hosts = (
+            *spec.archive_mirrors,
+            *(archives.direct if archives is not None else ()),
+        )
         self._environment = environment
         self._cache = cache
         self._mirrors = mirrors.inside(spec.archive_mirrors)
@@ -129,7 +136,8 @@ class JobRun:
         self._solution: tuple[str, ...] = ()
         self._steps = 0
         # Facts by name: `package_known` after the solver's exit code 5; `checksum_repeats` after
-        # opam refused a source for its checksum; `opam_sandbox` after package code failed;
+        # opam refused a source for its checksum; those of `network_probe` after any other failed
+        # download; `opam_sandbox` after package code failed;
         # `sources_fixed` after it wanted a source again; those of system packages as in
         # `preparation.py`.
         self._probes: dict[str, bool] = {}
@@ -378,6 +386,8 @@ class JobRun:
             again = await checksums.repeats(found.actions, sources, self._captured)
             if again is not None:
                 self._probes[CHECKSUM_REPEATS] = again
+            else:
+                self._probes |= await network_probe.probe(self._own_hosts, self._captured)
         return self._phase_log.end(ended, found)
 
     async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:

@@ -62,6 +62,8 @@ ROWS = [
     fetch("dead host", "errored(source_host)", CURL.format(6), probes={"dns": True}),
     fetch("unknown host, dependency", "errored(dns)", CURL.format(6), DEPENDENCY),
     fetch("refused", "errored(network)", CURL.format(7)),
+    fetch("refused by one host", "errored(source_host)", CURL.format(7), probes={"mirror": True}),
+    fetch("refused by all", "errored(network)", CURL.format(7), probes={"mirror": False}),
     fetch("reset", "errored(network)", CURL.format(56)),
     fetch("TLS", "errored(network)", CURL.format(35)),
     fetch("redirect loop", "errored(source_host)", CURL.format(47)),
