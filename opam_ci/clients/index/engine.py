@@ -48,7 +48,10 @@ def create(address: str) -> Engine:
         # Not `from error`: its text has the URL, which may have a password.
         raise _refused() from None
     match url.get_backend_name():
-        case "sqlite" if url.database and url.database != ":memory:":
+        # A file is on no host: two slashes instead of three make its first folder one.
+        case "sqlite" if url.database not in {None, "", ":memory:"} and not (
+            url.host or url.username
+        ):
             return _sqlite(url)
         case "postgresql":
             return _postgres(url)

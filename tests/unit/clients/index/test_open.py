@@ -345,7 +345,18 @@ def test_a_directory_that_cannot_be_made_is_our_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "index.db", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "file:///x", "x://y"]
+    "url",
+    [
+        "",
+        "index.db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite://var/index.sqlite",
+        "sqlite://me:x@db/x",
+        "mysql://h/d",
+        "file:///x",
+        "x://y",
+    ],
 )
 def test_a_url_that_names_no_index_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is not the URL of an index"):
