@@ -6,7 +6,6 @@ docs/native.md says what it protects, and what it cannot.
 import os
 import pwd
 import shlex
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -162,7 +161,7 @@ class NativeRunner:
                 phase_log,
                 archives=None,
                 environment=self._settings.environment,
-                depexts=_depexts(spec),
+                depexts_check=_checked_depexts(spec) if LINUX else None,
             )
             return await job.run(self._artifacts)
 
@@ -195,17 +194,15 @@ async def _run(executor: NativeExecutor, step: steps.Step, output: Output) -> bo
     return ended.ok
 
 
-def _depexts(spec: BuildSpec) -> steps.Step:
-    """Returns the command for system packages, as opam itself has them installed.
+def _checked_depexts(spec: BuildSpec) -> steps.Step:
+    """Returns the command that checks for system packages by opam, and installs none.
 
-    Homebrew refuses root, FreeBSD's pkg needs it. On Linux only what is installed counts: the
-    runner for machines where more is possible is another one.
+    On Linux only what is installed counts: the runners for machines where more is possible are
+    others.
     """
     command = phases.depexts_by_opam(spec)
-    if LINUX:
-        script = 'opam option --global depext-run-installs=false && exec "$@"'
-        return steps.Step(("sh", "-c", script, "sh", *command), shown=" ".join(command))
-    return steps.Step(command, network=True, as_root=sys.platform.startswith("freebsd"))
+    script = 'opam option --global depext-run-installs=false && exec "$@"'
+    return steps.Step(("sh", "-c", script, "sh", *command), shown=" ".join(command))
 
 
 def _user_problem(settings: NativeSettings) -> str | None:

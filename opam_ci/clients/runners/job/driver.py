@@ -99,8 +99,8 @@ class JobRun:
             None on a machine that has another package manager of its own.
         environment: Environment variables of every command.
         cache: Compiled dependencies, if it may use them.
-        depexts: opam's own command for system packages, in place of apt. One without network
-            installs none: it exits with 10 if some are not installed.
+        depexts_check: opam's command that checks for system packages, where none may be
+            installed: it exits with 10 if some are not.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a job
@@ -114,9 +114,9 @@ class JobRun:
         archives: Archives | None,
         environment: dict[str, str],
         cache: DependencyCache | None = None,
-        depexts: steps.Step | None = None,
+        depexts_check: steps.Step | None = None,
     ) -> None:
-        self._own_depexts = depexts
+        self._depexts_check = depexts_check
         self._spec = spec
         self._executor = executor
         self._base = base
@@ -333,9 +333,9 @@ class JobRun:
 
     async def _depexts(self) -> bool:
         self._phase_log.begin(Phase.DEPEXTS, "system packages of the solution")
-        if (step := self._own_depexts) is not None:
-            ended = await self._step(step)
-            if ended.exit_code == OpamExit.ABORTED and not step.network:
+        if self._depexts_check is not None:
+            ended = await self._step(self._depexts_check)
+            if ended.exit_code == OpamExit.ABORTED:
                 self._probes[DEPEXTS_INSTALLED] = False
             return self._phase_log.end(ended)
         listing = bytearray()
