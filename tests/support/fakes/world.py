@@ -239,6 +239,9 @@ async def workers(
                 ],
                 max_heartbeat_throttle_interval=throttle,
                 interceptors=interceptors,
+                # Without a limit of two seconds a task, which a busy machine under coverage may
+                # not keep; bench/scale.py measures them.
+                debug_mode=True,
             ),
             Worker(
                 client,
