@@ -28,7 +28,7 @@ STATIC_GATES = {
 }
 """Name and command of each gate that runs no test."""
 
-WHOLE_SUITE = ("-n", "2", "--dist", "loadgroup", "--cov", "--cov-report=term")
+WHOLE_SUITE = ("-n", "3", "--dist", "loadgroup", "--cov", "--cov-report=term")
 
 NO_TESTS_RAN = 5
 """pytest's exit code for a run without a single test."""
