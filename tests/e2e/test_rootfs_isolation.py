@@ -225,6 +225,25 @@ async def test_a_worker_killed_while_it_makes_a_layer_leaves_none(tmp_path: Path
     assert list(layers.glob("half-made-*")) == []
 
 
+async def test_what_is_killed_while_it_makes_an_image_leaves_no_mounts(tmp_path: Path) -> None:
+    """As mmdebstrap does, whose mounts nobody could remove."""
+    place = tmp_path / "rootfs"
+    place.mkdir()
+    made = 'mount -t tmpfs none "$1" && : > "$1/in" && test -e "$1/in" && echo ok && sleep 60'
+    process = await asyncio.create_subprocess_exec(
+        *sandbox.rights().making_images,
+        *("sh", "-c", made, "sh", str(place)),
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ok\n"
+    os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+    assert mounts_below(tmp_path) == []
+    assert list(place.iterdir()) == []
+
+
 async def test_layers_used_longest_ago_are_pruned(tmp_path: Path) -> None:
     fresh = World(tmp_path, keep_layers=1)
     for commit in ("a" * 40, "b" * 40):

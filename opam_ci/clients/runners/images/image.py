@@ -326,7 +326,7 @@ class ImageStore:
             "--format=directory",
             # The machine is known to run it: no need of arch-test and qemu.
             "--skip=check/qemu",
-            *(("--skip=output/mknod,output/dev",) if self._rights.making_images else ()),
+            *(("--skip=output/mknod,output/dev",) if not self._rights.makes_devices else ()),
             "--skip=cleanup/apt",
             # Else mmdebstrap removes it in the end.
             *("--skip=chroot/policy-rc.d", f"--extract-hook={NO_DAEMONS}"),

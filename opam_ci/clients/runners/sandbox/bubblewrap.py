@@ -99,20 +99,25 @@ class Rights:
     Attributes:
         prefix: Prefix of every command that works on a build root: empty for root; a
             user namespace with subordinate ids for other users; within a job, its own one.
-        making_images: Prefix of mmdebstrap, which mounts within its own namespaces.
+        making_images: Prefix of mmdebstrap: what it mounts is in a namespace that ends with it,
+            however it ends, so that what it leaves can be removed.
+        makes_devices: Whether device files can be made.
         overlay_options: Further mount options of the overlay.
     """
 
     prefix: tuple[str, ...] = ()
     making_images: tuple[str, ...] = ()
+    makes_devices: bool = False
     overlay_options: tuple[str, ...] = ()
 
 
 # Extended attributes of "trusted." need root of the machine, which no job is (`user_namespace.py`).
 _OVERLAY_OPTIONS = ("userxattr",)
-ROOT = Rights(overlay_options=_OVERLAY_OPTIONS)
 _AS_MAPPED_ROOT = ("unshare", "--user", "--map-root-user", "--map-auto")
 _NAMESPACES_OF_AN_IMAGE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--")
+ROOT = Rights(
+    making_images=_NAMESPACES_OF_AN_IMAGE, makes_devices=True, overlay_options=_OVERLAY_OPTIONS
+)
 ROOTLESS = Rights(
     prefix=(*_AS_MAPPED_ROOT, "--"),
     making_images=(*_AS_MAPPED_ROOT, *_NAMESPACES_OF_AN_IMAGE[1:]),
