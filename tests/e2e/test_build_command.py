@@ -40,7 +40,7 @@ def test_a_work_tree_is_built_as_it_is(system: System, tree: Path) -> None:
     del system.environment["OPAM_CI_TEMPORAL"]
     words = ("build", "lib", "--repo", str(tree))
     done = system.run(*words, check=0)
-    assert "passed: 1 passed" in done.stdout
+    assert ": 1 passed" in done.stdout
     log = Path(done.stdout.rpartition("note: log: ")[2].strip())
     assert "here is lib.2" in log.read_text()
 

@@ -87,9 +87,7 @@ def test_a_package_that_can_be_installed_nowhere_is_red(system: System) -> None:
     assert "failed(not_installable)" in done.stdout
     why = "zzz.1 needs this-package-does-not-exist: no such package"
     assert f"zzz.1 build: {why}" in done.stdout.splitlines()
-    assert done.stdout.splitlines()[-1].endswith(
-        "package failure: 1 failed; analysis and lint passed"
-    )
+    assert done.stdout.splitlines()[-1].endswith(": 1 failed; analysis and lint passed")
 
     summary = result(system.run(*words, "windows", "--json", check=0))
     assert outcome(rows(summary)["build win.1"]) == "skipped(unavailable)"

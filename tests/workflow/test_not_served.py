@@ -10,7 +10,7 @@ from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.summary import Counts, State, Summary
 from opam_ci.core.platforms.model import EMBEDDED, Platform
 from opam_ci.core.text.result import reason_line
-from opam_ci.core.text.status import result_line
+from opam_ci.core.text.sentence import sentence_line
 from opam_ci.workflows import options
 from tests.support.fakes.world import PASSED, World, is_decided
 
@@ -83,7 +83,7 @@ async def test_nothing_is_green_where_no_platform_has_workers(
         "success: Analysis and lint passed",
         nothing,
     ]
-    assert "the CI lacks workers, not the package's fault" in result_line(summary)
+    assert "The CI lacks workers, not your package's fault" in sentence_line(summary)
 
 
 async def test_a_package_that_no_served_platform_can_install_is_no_failure(

@@ -24,7 +24,8 @@ from opam_ci.core.jobs.summary import (
 from opam_ci.core.packed import UNPACKED
 from opam_ci.core.printable import printable
 from opam_ci.core.text.result import standing
-from opam_ci.core.text.status import hidden_lines, result_line, verdict, why, worst_first
+from opam_ci.core.text.sentence import sentence_line
+from opam_ci.core.text.status import hidden_lines, verdict, why, worst_first
 
 _STYLES = {
     "passed": "green",
@@ -122,7 +123,7 @@ class LiveView:
         lines = len(self._console.render_lines(matrix(rows, now)))
         if lines > height + 1:
             rows = chosen_rows(summary, max(1, height * len(rows) // lines))
-        self._live.update(Group(matrix(rows, now), "", Text(result_line(summary))))
+        self._live.update(Group(matrix(rows, now), "", Text(sentence_line(summary))))
 
     def stop(self) -> None:
         """Shows the cursor again."""
@@ -291,7 +292,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         *hidden_lines(summary, rows),
         "",
         *reasons(rows),
-        result_line(summary),
+        sentence_line(summary),
         *(f"note: {printable(notice)}" for notice in summary.notices),
     ]:
         console.print(Text(line), soft_wrap=True)

@@ -9,7 +9,7 @@ from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind
 from opam_ci.core.jobs.summary import REPOSITORY_JOBS, State, Summary
 from opam_ci.core.model import Frozen
 from opam_ci.core.printable import clip
-from opam_ci.core.text.status import STATUS_LIMIT, status_description
+from opam_ci.core.text.sentence import STATUS_LIMIT, sentence
 
 _REVDEP_JOBS = REVDEP_KINDS | {JobKind.LIST_REVDEPS}
 
@@ -86,7 +86,7 @@ def statuses(
     summary: Summary,
     *,
     contexts: tuple[Context, ...] = DEFAULT_CONTEXTS,
-    maximum_attempts: int,
+    maximum_attempts: int | None,
     target_url: str | None = None,
 ) -> tuple[Status, ...]:
     """Returns the statuses of a head, one for each context, in their order.
@@ -111,7 +111,7 @@ def statuses(
 
 
 def status_of(
-    part: Summary, context: Context, *, maximum_attempts: int, target_url: str | None = None
+    part: Summary, context: Context, *, maximum_attempts: int | None, target_url: str | None = None
 ) -> Status:
     """Returns the status of one context.
 
@@ -188,12 +188,13 @@ def _gone(part: Summary) -> str | None:
     return "Commit not found on GitHub: push again, or comment /opam-ci restart errors"
 
 
-def _description(part: Summary, context: Context, maximum_attempts: int) -> str:
+def _description(part: Summary, context: Context, maximum_attempts: int | None) -> str:
     text = (
         _nothing(part, context)
         or _gone(part)
-        or status_description(
+        or sentence(
             part,
+            limit=STATUS_LIMIT,
             maximum_attempts=maximum_attempts,
             builds=context.about is not About.LINTER,
         )

@@ -123,7 +123,7 @@ def unserved_text(summary: Summary) -> str:
     return f"{number} platform{'s' * (number != 1)} not served" if number else ""
 
 
-def unbuilt(summary: Summary) -> str:
+def _unbuilt(summary: Summary) -> str:
     """Returns why nothing was built; empty if something was."""
     ran = summary.ran
     if ran.total > ran.skipped:
@@ -159,7 +159,7 @@ def result(summary: Summary, *, builds: bool = True) -> str:
     analysis = next((row.outcome for row in summary.jobs if row.job.kind is JobKind.ANALYSIS), None)
     if isinstance(analysis, Failed):
         return f"analysis failed: {flat(reason_line(analysis))}"
-    builds_text = (unbuilt(summary) or counts_text(summary.ran)) if builds else ""
+    builds_text = (_unbuilt(summary) or counts_text(summary.ran)) if builds else ""
     return _joined(builds_text, unserved_text(summary), other_jobs(summary)) or "nothing to do"
 
 

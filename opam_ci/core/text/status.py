@@ -3,27 +3,15 @@
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
 from pydantic import ValidationError
 
 from opam_ci.core.incidents.model import Incident, Scope
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, Outcome, label
-from opam_ci.core.jobs.summary import UNDECIDED, JobState, JobStatus, Standing, State, Summary
+from opam_ci.core.jobs.summary import UNDECIDED, JobState, JobStatus, Standing, Summary
 from opam_ci.core.printable import clip
-from opam_ci.core.text.result import (
-    all_counts_text,
-    is_stopped,
-    progress,
-    reason_line,
-    result,
-    standing,
-    unbuilt,
-)
-
-STATUS_LIMIT = 140
-"""Characters that GitHub accepts in a status description; one more is a 422."""
+from opam_ci.core.text.result import reason_line, standing
 
 _MARKS = {
     "passed": "✅",
@@ -36,7 +24,7 @@ _MARKS = {
     "retrying": "↻",
 }
 
-_WORST_FIRST = (
+WORST_FIRST = (
     Standing.FAILED,
     Standing.ERRORED,
     Standing.RETRYING,
@@ -46,6 +34,7 @@ _WORST_FIRST = (
     Standing.SKIPPED,
     Standing.PASSED,
 )
+"""Standings as people want to see them."""
 
 CAUSE_TEXTS = {
     Cause.NETWORK: "network failure",
@@ -65,73 +54,6 @@ CAUSE_TEXTS = {
     Cause.STORAGE: "the CI's storage is down",
     Cause.UNKNOWN: "unknown cause",
 }
-
-
-def main_cause(summary: Summary) -> Cause:
-    """Returns the cause of most errored or retrying jobs."""
-    return _most(summary.cause_counts)
-
-
-def _most(causes: Counter[Cause]) -> Cause:
-    return min(causes, key=lambda cause: (-causes[cause], cause)) if causes else Cause.UNKNOWN
-
-
-def _next_retry(summary: Summary) -> tuple[datetime, JobStatus] | None:
-    waiting = [
-        (job.next_attempt_at, job)
-        for job in summary.jobs
-        if job.state is JobState.RETRYING and job.next_attempt_at is not None
-    ]
-    return min(waiting, key=lambda pair: pair[0]) if waiting else None
-
-
-def _retry_text(summary: Summary, maximum_attempts: int) -> str:
-    """Returns the text about the next automatic retry, empty if no job waits for one."""
-    # Not `cause_counts`: jobs that are errored may be so for another cause.
-    causes: Counter[Cause] = Counter()
-    for each in summary.tallies:
-        if each.standing is Standing.RETRYING:
-            causes[Cause(each.why)] += each.number
-    if not causes.total():
-        return ""
-    text = f"; {causes.total()} retry, CI fault: {CAUSE_TEXTS[_most(causes)]}"
-    if (retry := _next_retry(summary)) is not None:
-        at, job = retry
-        text += f" (attempt {job.attempt + 1} of {maximum_attempts} at {at:%H:%M} UTC)"
-    return text
-
-
-def _stopped(summary: Summary) -> str:
-    """Returns why jobs were stopped."""
-    by = {each.why for each in summary.tallies if each.standing is Standing.CANCELLED}
-    if "closed" in by:
-        return "Stopped: the pull request was closed"
-    return "Stopped on request" if "request" in by else "Stopped: a newer head is tested"
-
-
-def status_description(summary: Summary, *, maximum_attempts: int, builds: bool = True) -> str:
-    """Returns the status text of a head, at most 140 characters.
-
-    Args:
-        summary: Its state.
-        maximum_attempts: Attempts of a job, for "attempt k of n".
-        builds: Whether its jobs are meant to build something.
-    """
-    match summary.state:
-        case State.PENDING if is_stopped(summary):
-            text = f"{_stopped(summary)} ({all_counts_text(summary)})"
-        case State.PENDING:
-            text = progress(summary) + _retry_text(summary, maximum_attempts)
-        case State.ERROR if not summary.cause_counts:
-            text = f"The CI lacks workers, not your package's fault: {result(summary)}"
-        case State.ERROR:
-            text = (
-                f"Internal CI error, not your package: {CAUSE_TEXTS[main_cause(summary)]}"
-                f" ({all_counts_text(summary)}); it is restarted once repaired"
-            )
-        case State.FAILURE | State.SUCCESS:
-            text = result(summary, builds=builds)
-    return clip(text[0].upper() + text[1:], STATUS_LIMIT)
 
 
 def _cell(text: str) -> str:
@@ -173,7 +95,7 @@ def why(status: JobStatus) -> str:
 
 def worst_first(rows: Iterable[JobStatus]) -> list[JobStatus]:
     """Returns rows sorted for people, the worst first; equals keep their order."""
-    return sorted(rows, key=lambda row: _WORST_FIRST.index(row.standing))
+    return sorted(rows, key=lambda row: WORST_FIRST.index(row.standing))
 
 
 def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
@@ -226,7 +148,7 @@ def hidden_lines(summary: Summary, rows: Sequence[JobStatus]) -> list[str]:
     return [
         f"{all_of[word]} {word}, {shown[word]} shown"
         + ("" if word == "to go" else f"; all: {listed} {word}")
-        for word in dict.fromkeys(words[standing] for standing in _WORST_FIRST)
+        for word in dict.fromkeys(words[standing] for standing in WORST_FIRST)
         if all_of[word] > shown[word]
     ]
 
@@ -251,28 +173,6 @@ def problems(error: ValidationError) -> str:
         for item in error.errors(include_url=False)[:3]
     ]
     return clip("; ".join(found), 300)
-
-
-def result_line(summary: Summary) -> str:
-    """Returns the result of a check in one line, for the end of a table."""
-    match summary.state:
-        case State.SUCCESS:
-            text = (unbuilt(summary) and result(summary)) or f"passed: {result(summary)}"
-        case State.FAILURE:
-            text = f"package failure: {result(summary)}"
-        case State.ERROR if not summary.cause_counts:
-            text = f"the CI lacks workers, not the package's fault: {result(summary)}"
-        case State.ERROR:
-            cause = CAUSE_TEXTS[main_cause(summary)]
-            text = f"internal CI error, not the package's fault: {cause}"
-            text += f" ({all_counts_text(summary)})"
-        case State.PENDING if is_stopped(summary):
-            text = f"undecided: {all_counts_text(summary)}"
-        case State.PENDING:
-            text = progress(summary)
-            if retrying := summary.counts.retrying:
-                text += f"; {retrying} wait for a retry: {CAUSE_TEXTS[main_cause(summary)]}"
-    return f"{summary.pull_request} at {summary.head[:12]}: {text}"
 
 
 def incident_title(incident: Incident) -> str:

@@ -39,13 +39,11 @@ from opam_ci.core.jobs.summary import (
 from opam_ci.core.jobs.tally import counts_of_rows
 from opam_ci.core.submission.result import ChangedPackage, ChangeKind
 from opam_ci.core.text.result import reason_line
+from opam_ci.core.text.sentence import STATUS_LIMIT, sentence, sentence_line
 from opam_ci.core.text.status import (
-    STATUS_LIMIT,
     hidden_lines,
     markdown_matrix,
     problems,
-    result_line,
-    status_description,
     verdict,
     why,
 )
@@ -113,7 +111,7 @@ def test_green_needs_every_job_decided_and_none_red(counts: Counts) -> None:
 
 def test_status_has_the_cause_of_retrying_jobs_not_of_errored_ones() -> None:
     lost = [row(number, ERRORED) for number in range(5)]
-    text = status_description(summary(*lost, retrying(9)), maximum_attempts=5)
+    text = sentence(summary(*lost, retrying(9)), limit=STATUS_LIMIT, maximum_attempts=5)
     assert text == (
         "5/6 done; 1 retry, CI fault: DNS resolution failed (attempt 2 of 5 at 03:07 UTC)"
     )
@@ -122,13 +120,13 @@ def test_status_has_the_cause_of_retrying_jobs_not_of_errored_ones() -> None:
 def test_status_counts_what_waits_although_no_row_of_it_is_shown() -> None:
     rows = [retrying(1), retrying(2), retrying(3, Cause.GIT), *(row(n, PASSED) for n in range(7))]
     of = summary_of(rows, jobs=rows[3:])
-    text = status_description(of, maximum_attempts=5)
+    text = sentence(of, limit=STATUS_LIMIT, maximum_attempts=5)
     assert text == "7/10 done; 3 retry, CI fault: DNS resolution failed"
 
 
 def test_status_has_failures_and_the_time_of_the_retry() -> None:
-    text = status_description(
-        summary(row(1, FAILED), row(2, PASSED), retrying(3)), maximum_attempts=5
+    text = sentence(
+        summary(row(1, FAILED), row(2, PASSED), retrying(3)), limit=STATUS_LIMIT, maximum_attempts=5
     )
     assert text == (
         "2/3 done, 1 failed; 1 retry, CI fault: DNS resolution failed (attempt 2 of 5 at 03:07 UTC)"
@@ -136,7 +134,9 @@ def test_status_has_failures_and_the_time_of_the_retry() -> None:
 
 
 def test_status_of_an_error_states_that_it_is_not_the_authors_fault() -> None:
-    text = status_description(summary(row(1, ERRORED), row(2, PASSED)), maximum_attempts=5)
+    text = sentence(
+        summary(row(1, ERRORED), row(2, PASSED)), limit=STATUS_LIMIT, maximum_attempts=5
+    )
     assert text.startswith("Internal CI error, not your package: disk full (1 errored, 1 passed)")
 
 
@@ -151,10 +151,10 @@ def test_status_fits_github(
     rows = [row(n, outcome) for n, outcome in enumerate(outcomes)]
     rows += [retrying(100 + n, cause) for n, cause in enumerate(causes)]
     state = summary(*rows, planned=planned)
-    text = status_description(state, maximum_attempts=5)
+    text = sentence(state, limit=STATUS_LIMIT, maximum_attempts=5)
     assert 0 < len(text) <= STATUS_LIMIT
     assert "\n" not in text
-    assert result_line(state)
+    assert sentence_line(state)
 
 
 def of_kind(kind: JobKind, number: int, outcome: Outcome | None) -> JobStatus:
@@ -188,12 +188,12 @@ NOT_BUILT = skipped(SkipReason.NOT_BUILT)
 @pytest.mark.parametrize(
     ("of", "words"),
     [
-        (head(PASSED, SKIPPED), "passed: 1 skipped, 1 passed; analysis and lint passed"),
-        (head(FAILED, PASSED), "package failure: 1 failed, 1 passed; analysis and lint passed"),
-        (head(PASSED, lint=(FAILED,)), "package failure: 1 passed; lint failed"),
+        (head(PASSED, SKIPPED), "1 skipped, 1 passed; analysis and lint passed"),
+        (head(FAILED, PASSED), "1 failed, 1 passed; analysis and lint passed"),
+        (head(PASSED, lint=(FAILED,)), "1 passed; lint failed"),
         (
             head(PASSED, lint=(FAILED, PASSED, PASSED)),
-            "package failure: 1 passed; lint (1 of 3) failed",
+            "1 passed; lint (1 of 3) failed",
         ),
         (
             head(SKIPPED, SKIPPED, SKIPPED),
@@ -208,7 +208,7 @@ NOT_BUILT = skipped(SkipReason.NOT_BUILT)
         ),
         (
             head(SKIPPED, lint=(FAILED,)),
-            "package failure: nothing was built: 1 build skipped (not available here); lint failed",
+            "nothing was built: 1 build skipped (not available here); lint failed",
         ),
         (head(), "nothing was built: no build was requested; analysis and lint passed"),
         (
@@ -217,22 +217,23 @@ NOT_BUILT = skipped(SkipReason.NOT_BUILT)
         ),
         (
             head(PASSED, lint=(ERRORED,)),
-            "internal CI error, not the package's fault: disk full (1 passed; lint errored)",
+            (
+                "internal CI error, not your package: disk full (1 passed; lint errored); it is "
+                "restarted once repaired"
+            ),
         ),
         (head(PASSED, FAILED, None), "2/3 done, 1 failed"),
         (head(PASSED, lint=(None, PASSED)), "1/1 done; lint (1 of 2) under way"),
         (
             summary(of_kind(JobKind.ANALYSIS, 0, FAILED)),
-            "package failure: analysis failed: Error: Unbound value x",
+            "analysis failed: Error: Unbound value x",
         ),
     ],
 )
 def test_builds_and_tests_are_counted_and_the_rest_is_named(of: Summary, words: str) -> None:
-    assert result_line(of) == f"o/r#1 at {'a' * 12}: {words}"
-    said = status_description(of, maximum_attempts=5)
-    if of.state in {State.SUCCESS, State.FAILURE}:
-        plain = words.removeprefix("passed: ").removeprefix("package failure: ")
-        assert said == plain[0].upper() + plain[1:]
+    words = words[0].upper() + words[1:]
+    assert sentence(of, limit=STATUS_LIMIT, maximum_attempts=5) == words
+    assert sentence_line(of) == f"o/r#1 at {'a' * 12}: {words}"
 
 
 @given(
@@ -243,12 +244,12 @@ def test_status_without_builds_never_says_passed(
     builds: list[Outcome], lint: list[Outcome]
 ) -> None:
     of = head(*builds, lint=tuple(lint))
-    words = result_line(of)
+    words = sentence_line(of)
     assert of.ran.total == len(builds)
     if PASSED not in builds:
         assert ": passed" not in words
     if of.state is State.SUCCESS and PASSED not in builds:
-        assert "nothing was built" in words
+        assert "Nothing was built" in words
 
 
 def images(*outcomes: Outcome | None) -> list[JobStatus]:
@@ -259,7 +260,7 @@ def images(*outcomes: Outcome | None) -> list[JobStatus]:
 def test_an_image_is_named_only_while_builds_wait_for_it_or_if_it_cannot_be_had() -> None:
     def said(*outcomes: Outcome | None) -> str:
         rows = [of_kind(JobKind.ANALYSIS, 0, PASSED), *images(*outcomes), row(1, PASSED)]
-        return status_description(summary(*rows), maximum_attempts=5)
+        return sentence(summary(*rows), limit=STATUS_LIMIT, maximum_attempts=5)
 
     assert said(PASSED, PASSED) == "1 passed; analysis passed"
     assert said(PASSED, None, None) == "1/1 done; the build image (2 of 3) under way"
@@ -272,20 +273,20 @@ def test_an_image_is_named_only_while_builds_wait_for_it_or_if_it_cannot_be_had(
 )
 def test_status_without_a_plan_says_what_is_pending(analysis: Outcome | None, words: str) -> None:
     of = summary(of_kind(JobKind.ANALYSIS, 0, analysis), planned=False)
-    assert status_description(of, maximum_attempts=5) == words
-    assert words.lower() in result_line(of)
+    assert sentence(of, limit=STATUS_LIMIT, maximum_attempts=5) == words
+    assert words in sentence_line(of)
     assert words.lower() in markdown_matrix(of).splitlines()[0]
 
 
 def test_waiting_for_all_platforms_is_not_shown_as_stopped() -> None:
     of = head(PASSED, SKIPPED).model_copy(update={"concluded": False})
     assert of.state is State.PENDING
-    assert status_description(of, maximum_attempts=5) == (
+    assert sentence(of, limit=STATUS_LIMIT, maximum_attempts=5) == (
         "2/2 done; comparing results across platforms"
     )
     assert "comparing results across platforms" in markdown_matrix(of)
     under_way = head(PASSED, None).model_copy(update={"concluded": False})
-    assert "comparing" not in status_description(under_way, maximum_attempts=5)
+    assert "comparing" not in sentence(under_way, limit=STATUS_LIMIT, maximum_attempts=5)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,7 @@ def test_waiting_for_all_platforms_is_not_shown_as_stopped() -> None:
 def test_reason_of_a_stop_is_shown_without_its_rows(by: list[str], words: str) -> None:
     cancelled = [Cancelled.model_validate({"by": each}) for each in (by * 2)[:2]]
     of = summary_of([row(n, each) for n, each in enumerate(cancelled)], jobs=())
-    assert status_description(of, maximum_attempts=5) == words
+    assert sentence(of, limit=STATUS_LIMIT, maximum_attempts=5) == words
 
 
 def test_tables_state_what_is_hidden_and_how_to_list_it() -> None:
@@ -341,12 +342,12 @@ def test_text_about_a_large_head_takes_no_time() -> None:
     of = summary_of((row(n, FAILED) for n in range(75 * 50)), tallies=numbers)
     assert of.counts.total > 50_000
     before = process_time()
-    result_line(of)
+    sentence_line(of)
     markdown_matrix(of)
     hidden_lines(of, of.jobs)
     for context in DEFAULT_CONTEXTS:
         part = part_of(of, context, DEFAULT_CONTEXTS)
-        assert len(status_description(part, maximum_attempts=5)) <= STATUS_LIMIT
+        assert len(sentence(part, limit=STATUS_LIMIT, maximum_attempts=5)) <= STATUS_LIMIT
         page(part)
     assert process_time() - before < 2
 
