@@ -77,11 +77,17 @@ def signature(outcome: Outcome | None, job: Job) -> Signature | None:
     blame = outcome.blame if isinstance(outcome, Failed) else None
     if any(_names(line, package) for package in (job.package, blame) if package):
         return None
-    for pattern, mark in _VARIABLE:
-        line = pattern.sub(mark, line)
+    line = normalised(line)
     if sum(char.isalpha() for char in line) < _LETTERS:
         return None
     return Signature(evidence.phase, line)
+
+
+def normalised(line: str) -> str:
+    """Returns a line without what differs from run to run: numbers, paths and hashes."""
+    for pattern, mark in _VARIABLE:
+        line = pattern.sub(mark, line)
+    return line
 
 
 def _is_failure(outcome: Outcome) -> TypeGuard[Failed | Errored]:

@@ -1,0 +1,1 @@
+"""What pages show: models, the filter of jobs in a URL, causes, and changes since a head."""
