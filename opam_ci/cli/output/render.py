@@ -22,6 +22,7 @@ from opam_ci.core.jobs.summary import (
     total,
 )
 from opam_ci.core.packed import UNPACKED
+from opam_ci.core.pages.causes import group_rows
 from opam_ci.core.printable import printable
 from opam_ci.core.text.result import standing
 from opam_ci.core.text.sentence import sentence_line
@@ -89,8 +90,15 @@ def chosen_rows(summary: Summary, most: int) -> Sequence[JobStatus]:
 
 
 def reasons(rows: Sequence[JobStatus]) -> list[str]:
-    """Returns a line for each job whose outcome has a reason."""
-    return [f"{status.job.title}: {printable(why(status))}" for status in rows if why(status)]
+    """Returns a line for each job whose outcome has a reason; what looks the same has one."""
+    groups = group_rows(rows)
+    first = {group.first.job.id: group for group in groups}
+    grouped = {row.job.id for group in groups for row in (*group.members[1:], *group.cascade)}
+    return [
+        f"{row.job.title}{first[row.job.id].others if row.job.id in first else ''}: {reason}"
+        for row in rows
+        if row.job.id not in grouped and (reason := printable(why(row)))
+    ]
 
 
 class View(Protocol):

@@ -16,8 +16,9 @@ from opam_ci.core.github.status import About, Context, part_of, status_of
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, SkipReason
 from opam_ci.core.jobs.requests import PullRequestRef
-from opam_ci.core.jobs.summary import JobStatus, Standing, State, Summary, why_counted
+from opam_ci.core.jobs.summary import Standing, State, Summary, why_counted
 from opam_ci.core.lint.finding import LintFinding, Severity
+from opam_ci.core.pages.causes import RowGroup, group_rows
 from opam_ci.core.printable import clip, flat
 from opam_ci.core.text.status import CAUSE_TEXTS, mark, why
 
@@ -107,15 +108,21 @@ def page(part: Summary) -> str:
     for each in part.tallies:
         if each.standing in _PROBLEMS or each.why == SkipReason.NOT_SERVED:
             numbers[each.standing, each.why] += each.number
-    rows: dict[tuple[Standing, str], list[JobStatus]] = defaultdict(list)
-    for job in part.jobs:
-        rows[job.standing, why_counted(job)].append(job)
+    groups: dict[tuple[Standing, str], list[RowGroup]] = defaultdict(list)
+    for group in group_rows(part.jobs):
+        groups[group.group.standing, group.why].append(group)
+    shown = Counter((job.standing, why_counted(job)) for job in part.jobs)
     # The largest first; names decide between equals, so that a page does not jump.
     ordered = sorted(numbers, key=lambda kind: (-numbers[kind], _title(*kind)))
     sections = [_table(part)]
     size = len(sections[0].encode())
     for place, kind in enumerate(ordered):
-        section = _section(_title(*kind), numbers[kind], rows[kind][:_SECTION_ROWS])
+        some, hidden = groups[kind][:_SECTION_ROWS], groups[kind][_SECTION_ROWS:]
+        listed = shown[kind] - sum(len(group.members) for group in hidden)
+        if not some and listed == numbers[kind]:
+            # All of them are named with what they need.
+            continue
+        section = _section(_title(*kind), numbers[kind], listed, some)
         size += len(section.encode()) + 2
         if size > _PAGE:
             sections.append(f"… and {len(ordered) - place} more kinds of problems")
@@ -168,19 +175,21 @@ def _title(standing: Standing, reason: str) -> str:
     return f"CI error, not the package's fault: {cause}"
 
 
-def _section(title: str, number: int, jobs: list[JobStatus]) -> str:
+def _section(title: str, number: int, listed: int, groups: list[RowGroup]) -> str:
     """Returns the section of jobs with the same standing and reason.
 
     Args:
         title: Of the section.
         number: Number of all such jobs.
-        jobs: Those that are shown.
+        listed: Number of those that are in a group here, or in the cascade of a group.
+        groups: Those that are shown.
     """
-    shown = f", {len(jobs)} shown" if len(jobs) < number else ""
+    shown = f", {listed} shown" if listed < number else ""
     lines = [f"### {title} ({number}{shown})"]
-    for job in jobs:
-        where = f" on {job.job.platform}" if job.job.platform else ""
-        lines.append(f"- {_code(job.job.title)}{where}: {_code(why(job))}")
+    for group in groups:
+        job = group.first.job
+        where = f" on {job.platform}" if job.platform else ""
+        lines.append(f"- {_code(job.title)}{where}{group.others}: {_code(why(group.first))}")
     return "\n".join(lines)
 
 

@@ -122,7 +122,7 @@ def test_page_shows_the_numbers_of_the_status() -> None:
     table, some, none = made.output.summary.split("\n\n")
     assert "| debian-13/amd64 |  | 1 ✅ | 4880 ✅ 120 ❌ 1 🔧 |" in table
     assert some.startswith("### failed(build) (120, 2 shown)\n- `r0.1 with a.1` on debian-13")
-    assert some.count("\n") == 2
+    assert some.endswith("/amd64 and 1 more: `Error: no`")
     assert none == "### CI error, not the package's fault: disk full (1, 0 shown)"
 
 
@@ -136,12 +136,14 @@ def test_no_log_line_formats_the_page_or_calls_people(line: str) -> None:
 
 
 def test_page_of_thousands_fits() -> None:
-    jobs = [build(f"package{n}.1", failed("x" * 400)) for n in range(3000)]
+    # Numbers alone would look the same.
+    words = ["".join(chr(ord("a") + int(digit)) for digit in str(n)) for n in range(3000)]
+    jobs = [build(f"{word}.1", failed(f"{word} " + "x" * 390)) for word in words]
     jobs += [build("p.1", PASSED, f"distribution-{n}-ocaml-5.3/amd64") for n in range(999)]
     jobs += [
-        build(f"p{cause}{n}.1", Errored(cause=cause, evidence=Evidence(rule="r", detail="y" * 999)))
+        build(f"{word}.2", Errored(cause=cause, evidence=Evidence(rule="r", detail=word * 200)))
         for cause in Cause
-        for n in range(300)
+        for word in words[:300]
     ]
     made = run(*jobs)
     assert made.output is not None
