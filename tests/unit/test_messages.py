@@ -72,7 +72,7 @@ def given_as(*keywords: str) -> list[str]:
 
 
 def test_of_usage() -> None:
-    assert raised("UsageError", "BadParameter") == snapshot(
+    assert raised("UsageError", "FilterError", "BadParameter") == snapshot(
         [
             "--all needs a pull request, --platform, --package, --kind, --revdep or --job",
             "--cause selects errored jobs: it excludes --failed and --all",
@@ -118,6 +118,8 @@ def test_of_usage() -> None:
             "invalid key of a stored object: {…}",
             "invalid page cursor {…}: use what the page before returned",
             "invalid time {text}: write 90m, 24h, 7d, or 2026-05-04T12:00",
+            "invalid value {…} of {key}: {error}",
+            "invalid word {…}",
             "name the packages to lint, such as cppo.1.8.0, or give --all",
             "no Temporal server responds at {temporal} ({reason}); start one with `opam-ci up`, or choose another with --temporal ADDRESS",
             "no credentials: set OPAM_CI_GITHUB_APP_ID and OPAM_CI_GITHUB_PRIVATE_KEY_FILE, or OPAM_CI_GITHUB_TOKEN_FILE (see docs/github.md)",
@@ -152,6 +154,8 @@ def test_of_usage() -> None:
             "the Temporal server rejects the schedule {RETENTION} ({message}); allow it, and pause it to keep everything",
             "the clone has no pull request {number}: run `git fetch origin pull/{number}/head:refs/pull/{number}/head` in it",
             "the embedded Temporal server does not run; start it with `opam-ci up`",
+            "the filter has more than {TERMS} values: shorten it",
+            "the filter is longer than {LENGTH} characters: shorten it",
             "the repository has no branch or commit {…}: fetch it first",
             "the repository has no commit {name}: fetch it first",
             "the shallow clone lacks the commit at which {…} left its base: run `git fetch --unshallow` in it",
@@ -159,6 +163,7 @@ def test_of_usage() -> None:
             "this machine can serve no pool of the file of platforms ({listed})",
             "this needs a GitHub App: a plain token cannot list or repeat deliveries",
             "two pull requests, {pull_request} and {pr}: give one",
+            "unknown key {…}: the keys are {known}",
             "{SETTING}: {_path} is not opam {OPAM_VERSION}, whose lint authors are judged by; `--version` prints {…}",
             "{argument} is not a package: write NAME.VERSION, such as cppo.1.8.0",
             "{id} has no {missing}; there are attempts: {existing}",
@@ -319,6 +324,8 @@ Format errors detected in {package}:
             'invalid duration {value}; write "90 s", "15 min" or "2 h"',
             "invalid endpoint {text}: HOST, HOST:PORT, or [ADDRESS]:PORT for IPv6",
             "invalid {what} {value}; {form}",
+            "it is one of {…}",
+            "it is {what}",
             "no package code runs in phase {phase}",
             "no such {what}: {value}; there is: {…}",
             "not a URL that starts with https://",
