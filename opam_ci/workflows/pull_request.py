@@ -560,6 +560,9 @@ class PullRequestWorkflow:
             author=author.login if author is not None else None,
             state=summary.state,
             planned=summary.planned,
+            concluded=summary.concluded,
+            changes=tuple(dict.fromkeys(each.kind for each in summary.packages)),
+            hold=summary.hold,
             updated_at=workflow.now(),
             sequence=self._state.sequence,
         )

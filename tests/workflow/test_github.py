@@ -67,11 +67,13 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     script.steps[BUILD] = [*full_disk(1), PASSED]
     await fake.push(1, HEADS[3])
     await stage.until_said(HEADS[3], "success: 2 passed; analysis and lint passed")
+    await stage.until_paged(HEADS[3])
 
     fake.advance(seconds=1)
     script.steps[BUILD] = [*full_disk(3)]
     await fake.push(1, HEADS[4])
     await stage.until_said(HEADS[4], "error: Internal CI error, not your package: disk full")
+    await stage.until_paged(HEADS[4])
     await stage.until(lambda: "action_required" in conclusions(stage, HEADS[4], "opam-ci"))
     run = next(
         run
@@ -92,6 +94,7 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     assert all(delivery["status_code"] in {200, 202} for delivery in fake.deliveries)
     # What superseded heads were told last was never undone.
     assert all("pending" in words for words in stage.words(HEADS[1]))
+    await stage.until_paged(HEADS[4])
 
 
 async def test_a_pending_retry_is_shown_with_cause_attempt_and_time(stage: Stage) -> None:
@@ -106,6 +109,7 @@ async def test_a_pending_retry_is_shown_with_cause_attempt_and_time(stage: Stage
         f"{summary.counts.retrying} retry, CI fault: disk full "
         f"(attempt {row.attempt + 1} of 3 at {row.next_attempt_at:%H:%M} UTC)"
     )
+    await stage.until_paged(HEADS[1])
     stage.fake.advance(seconds=1)
     await stage.fake.close(1)
     await stage.ended(1)

@@ -12,13 +12,13 @@ from itertools import chain
 from sqlalchemy import Connection, Integer, and_, bindparam, case, exists, func, or_, select, update
 
 from opam_ci.clients.index.engine import portions
-from opam_ci.clients.index.rows import job_of, job_status, outcome_row
+from opam_ci.clients.index.rows import job_of, job_outcome_row, job_status, outcome_row
 from opam_ci.clients.index.schema import ATTEMPTS, JOB_COLUMNS, JOBS, Instant
 from opam_ci.clients.index.write import QUEUED
 from opam_ci.core.jobs.installable import NOT_INSTALLABLE_TEXT, Unavailable, installable_nowhere
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import FailureReason, Outcome, SkipReason
-from opam_ci.core.jobs.plan import follows, outcome_after
+from opam_ci.core.jobs.plan import outcome_after
 from opam_ci.core.jobs.summary import DECIDED, Standing
 
 _AT = bindparam("at", type_=Instant)
@@ -100,12 +100,12 @@ def decide(
     changed: dict[int, Job] = {}
     for some in chain.from_iterable(map(portions, sharing.values())):
         outcome = outcomes[some[0]]
-        given = {**outcome_row(outcome), "standing": outcome.kind, "ids": some, "at": at}
-        given["standings"] = sorted(standings)
+        given = {"standing": outcome.kind, "ids": some, "at": at, "standings": sorted(standings)}
+        of_attempt = outcome_row(outcome)
         # An attempt keeps its own worker and phase.
-        of_attempt = {name: given[name] for name in given.keys() - {"worker", "phase"}}
-        connection.execute(_OF_ATTEMPT, of_attempt)
-        for row in connection.execute(_OF_JOB, {**given, "follows": follows(outcome)}):
+        del of_attempt["worker"], of_attempt["phase"]
+        connection.execute(_OF_ATTEMPT, given | of_attempt)
+        for row in connection.execute(_OF_JOB, given | job_outcome_row(outcome)):
             changed[row.id] = job_of(row)
     return changed
 

@@ -205,9 +205,7 @@ class Incidents(Connected):
             InfrastructureError: The index cannot be read.
         """
         with reading(self._engine) as connection:
-            found = connection.execute(select(INCIDENTS).where(INCIDENTS.c.id == number))
-            row = found.one_or_none()
-            return None if row is None else _incident(row)
+            return read_incident(connection, number)
 
     def resolve(self, number: int, *, at: datetime, by: str) -> bool:
         """Resolves an open incident; False if it is not open (any more).
@@ -303,6 +301,12 @@ class Incidents(Connected):
             if connection.scalar(through) is not None:
                 return True
             return (connection.scalar(again) or 0) >= REFUTED_BY
+
+
+def read_incident(connection: Connection, number: int) -> Incident | None:
+    """Reads one incident; None if it does not exist."""
+    row = connection.execute(select(INCIDENTS).where(INCIDENTS.c.id == number)).one_or_none()
+    return None if row is None else _incident(row)
 
 
 def _incident(row: AnyRow) -> Incident:

@@ -7,6 +7,7 @@ from typing import Self, cast
 
 from sqlalchemy import Engine, QueuePool, and_, func, select, text
 
+from opam_ci.clients.index.audit import Audit
 from opam_ci.clients.index.counters import FOLD_EVERY, counting, counting_rows, fold, is_counted
 from opam_ci.clients.index.engine import create, reading, writing
 from opam_ci.clients.index.filters import (
@@ -21,6 +22,7 @@ from opam_ci.clients.index.filters import (
 from opam_ci.clients.index.incidents import Incidents
 from opam_ci.clients.index.migrate import migrate
 from opam_ci.clients.index.overview import Overview
+from opam_ci.clients.index.pages import Pages
 from opam_ci.clients.index.paging import Page, Place, page
 from opam_ci.clients.index.queue import JobQueue
 from opam_ci.clients.index.rejudging import Recorded, find_doubtful, judge_again
@@ -56,7 +58,7 @@ _EVERY_ATTEMPT = AttemptFilter()
 _START = Place()
 
 
-class Index(JobQueue, Incidents, Overview, Retention):
+class Index(JobQueue, Incidents, Overview, Pages, Audit, Retention):
     """Pull requests, revisions, jobs and attempts, in SQLite or PostgreSQL.
 
     Every method blocks on the database (milliseconds, but up to half a minute when

@@ -56,9 +56,57 @@ def _to_0007(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE attempts ADD COLUMN cpu_seconds FLOAT")
 
 
+_TO_0008 = """
+ALTER TABLE revisions ADD COLUMN concluded BOOLEAN DEFAULT {true} NOT NULL;
+ALTER TABLE revisions ADD COLUMN changes {json} DEFAULT '[]' NOT NULL;
+ALTER TABLE revisions ADD COLUMN hold {json};
+ALTER TABLE jobs ADD COLUMN cause_group TEXT;
+ALTER TABLE jobs ADD COLUMN blame TEXT;
+UPDATE jobs SET
+  cause_group = coalesce(failure_reason, skip_reason, cause),
+  blame = {blame}
+  WHERE NOT follows AND coalesce(failure_reason, skip_reason, cause) IS NOT NULL;
+CREATE INDEX jobs_grouped ON jobs
+  (revision_id, cause_group, standing, platform, blame, kind, revdep, package, id, failure_reason,
+   skip_reason, cause)
+  WHERE cause_group IS NOT NULL;
+CREATE INDEX jobs_of_packages ON jobs (revision_id, package, standing, platform, kind, id)
+  WHERE revdep IS NULL;
+CREATE INDEX jobs_of_revdeps ON jobs (revision_id, revdep, standing, platform, kind, id)
+  WHERE revdep IS NOT NULL;
+CREATE INDEX jobs_by_cause_group ON jobs (cause_group, decided_at) WHERE cause_group IS NOT NULL;
+CREATE TABLE audit (
+  id {id}, at {instant} NOT NULL, login TEXT NOT NULL, role TEXT NOT NULL, action TEXT NOT NULL,
+  repository TEXT NOT NULL, target TEXT NOT NULL, detail TEXT NOT NULL, taken INTEGER NOT NULL,
+  PRIMARY KEY (id));
+CREATE INDEX audit_by_time ON audit (at, id);
+CREATE TABLE wrong_verdicts (
+  id {id}, at {instant} NOT NULL, login TEXT NOT NULL, attempt {json} NOT NULL,
+  expected TEXT NOT NULL, comment TEXT NOT NULL, log_key TEXT,
+  PRIMARY KEY (id));
+CREATE INDEX wrong_verdicts_by_time ON wrong_verdicts (at, id)
+"""
+
+
+def _to_0008(connection: Connection) -> None:
+    """Makes room for what pages show: causes, and what only the workflow knew of a testing.
+
+    Jobs before are grouped by their reason or cause alone.
+    """
+    if connection.dialect.name == "postgresql":
+        names = {"id": "SERIAL NOT NULL", "json": "JSONB", "instant": "TIMESTAMP WITH TIME ZONE"}
+        names |= {"true": "true", "blame": "outcome #>> '{blame}'"}
+    else:
+        names = {"id": "INTEGER NOT NULL", "json": "JSON", "instant": "DATETIME"}
+        names |= {"true": "1", "blame": "outcome ->> '$.blame'"}
+    for statement in _TO_0008.format(**names).split(";"):
+        connection.exec_driver_sql(statement)
+
+
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0004": _to_0005,
     "0005": _to_0006,
     "0006": _to_0007,
+    "0007": _to_0008,
 }
 """By schema, the step to the next one; oldest first."""

@@ -17,6 +17,8 @@ from opam_ci.core.jobs.records import (
     RowBatch,
 )
 from opam_ci.core.jobs.summary import JobState, JobStatus, Standing
+from opam_ci.core.pages.causes import cause_group, explained
+from opam_ci.core.printable import clip
 
 Values = dict[str, Any]
 """Values to be written to a row, by column."""
@@ -27,8 +29,12 @@ AnyRow = Row[*tuple[Any, ...]]
 _SAME = ("restart_budget_used", "attempt", "started_at", "decided_at", "next_attempt_at", "faults")
 """Columns of a job with the names of JobStatus's fields."""
 
+_BLAME = 300
+"""Characters of a name that is taken from a log: an index entry of PostgreSQL is small."""
+
 _OF_REVISION = (
-    "base", "merge_tree", "state", "planned", "title", "is_open", "author", "updated_at",
+    "base", "merge_tree", "state", "planned", "concluded", "changes", "hold", "title", "is_open",
+    "author", "updated_at",
 )  # fmt: skip
 _OF_ATTEMPT = (
     "round", "sequence", "worker", "pool", "started_at", "ended_at", "outcome", "phase", "log_key",
@@ -38,9 +44,14 @@ _OF_ATTEMPT = (
 
 def job_row(revision_id: int, row: JobStatus, batch: RowBatch) -> Values:
     """Makes the row of a job."""
-    outcome = outcome_row(row.outcome)
+    outcome = job_outcome_row(row.outcome)
     if row.faults and row.state is JobState.RETRYING:
-        outcome |= {"cause": row.faults[-1].cause, "worker": row.faults[-1].worker}
+        fault = row.faults[-1]
+        outcome |= {
+            "cause": fault.cause,
+            "worker": fault.worker,
+            "cause_group": cause_group(explained(row)),
+        }
     return {
         **_identity(revision_id, row.job, depends_on(row.job)),
         **outcome,
@@ -48,7 +59,6 @@ def job_row(revision_id: int, row: JobStatus, batch: RowBatch) -> Values:
         "standing": row.standing,
         "round": row.round,
         "phase": row.phase or outcome["phase"],
-        "follows": follows(row.outcome),
         "sequence": batch.sequence,
         "updated_at": batch.updated_at,
         "log_key": row.log,
@@ -114,6 +124,17 @@ def outcome_row(outcome: Outcome | None) -> Values:
         # PostgreSQL cannot store NUL, which logs may print.
         "worker": worker and worker.replace("\0", "\ufffd"),
         "outcome": outcome,
+    }
+
+
+def job_outcome_row(outcome: Outcome | None) -> Values:
+    """Makes the columns of a job's outcome: also with what it is grouped."""
+    blame = outcome.blame if isinstance(outcome, Failed) else None
+    return {
+        **outcome_row(outcome),
+        "follows": follows(outcome),
+        "cause_group": cause_group(outcome),
+        "blame": blame and clip(blame.replace("\0", "\ufffd"), _BLAME),
     }
 
 

@@ -31,16 +31,20 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeEngine
 
+from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.outcome import Evidence, Outcome
+from opam_ci.core.jobs.records import AttemptRecord
 from opam_ci.core.jobs.summary import Fault
+from opam_ci.core.submission.result import ChangeKind
 
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -158,6 +162,9 @@ REVISIONS = _table(
     *_required(Text, "head", "base", "state"),
     Column("merge_tree", Text),
     *_required(Boolean, "planned"),
+    Column("concluded", Boolean, nullable=False, server_default=true()),
+    Column("changes", Model(tuple[ChangeKind, ...]), nullable=False, server_default="[]"),
+    Column("hold", Model(Hold)),
     *_required(Instant, "opened_at", "updated_at"),
     *_required(Integer, "sequence"),
     UniqueConstraint("pull_request_id", "opened_at", "head", name="revisions_key"),
@@ -178,6 +185,9 @@ JOBS = _table(
     *_outcome(),
     # Whether it has that outcome only because of the job that it needs.
     Column("follows", Boolean, nullable=False, server_default=false()),
+    # With what it is grouped if it did not pass, see `core/pages/causes.py`; and the package that
+    # failed, if it is not its own.
+    *_optional(Text, "cause_group", "blame"),
     *_required(Integer, "round", "attempt", "sequence"),
     Column("automatic", Integer, key="restart_budget_used", nullable=False, server_default="0"),
     *_optional(Instant, "started_at", "decided_at", "next_attempt_at"),
@@ -200,6 +210,24 @@ JOBS = _table(
         *("revision_id", "standing", "updated_at", "id", "platform", "kind", "worker"),
     ),
     _partial("jobs_queued", "revision_id", "platform", "rank", "id", where="standing = 'queued'"),
+    _partial(
+        "jobs_grouped",
+        *("revision_id", "cause_group", "standing", "platform", "blame", "kind", "revdep"),
+        *("package", "id", "failure_reason", "skip_reason", "cause"),
+        where="cause_group IS NOT NULL",
+    ),
+    # Of a package, or of a reverse dependency: each job is in one of them.
+    _partial(
+        "jobs_of_packages",
+        *("revision_id", "package", "standing", "platform", "kind", "id"),
+        where="revdep IS NULL",
+    ),
+    _partial(
+        "jobs_of_revdeps",
+        *("revision_id", "revdep", "standing", "platform", "kind", "id"),
+        where="revdep IS NOT NULL",
+    ),
+    _with("jobs_by_cause_group", "cause_group", "decided_at"),
     Index(
         "jobs_following",
         "revision_id",
@@ -244,6 +272,28 @@ INCIDENTS = _table(
     Index("incidents_by_time", "last_seen_at", "id"),
     Index("incidents_by_cause", "cause", "first_seen_at"),
 )
+
+
+AUDIT = _table(
+    "audit",
+    *_required(Instant, "at"),
+    *_required(Text, "login", "role", "action", "repository", "target", "detail"),
+    *_required(Integer, "taken"),
+    Index("audit_by_time", "at", "id"),
+)
+"""Actions of those who are signed in."""
+
+WRONG_VERDICTS = _table(
+    "wrong_verdicts",
+    *_required(Instant, "at"),
+    *_required(Text, "login"),
+    # Whole, since the job is deleted before the report is.
+    Column("attempt", Model(AttemptRecord), nullable=False),
+    *_required(Text, "expected", "comment"),
+    Column("log_key", Text),
+    Index("wrong_verdicts_by_time", "at", "id"),
+)
+"""Verdicts that are wrong by somebody's word."""
 
 
 def _counts(name: str, *columns: str) -> Table:

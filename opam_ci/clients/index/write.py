@@ -11,7 +11,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from opam_ci.clients.index.engine import insertion, portions
 from opam_ci.clients.index.filters import RevisionFilter, equal, revision_condition
 from opam_ci.clients.index.incidents import attach
-from opam_ci.clients.index.rows import Values, attempt_rows, job_row, outcome_row
+from opam_ci.clients.index.rows import Values, attempt_rows, job_outcome_row, job_row
 from opam_ci.clients.index.schema import ATTEMPTS, HEADS, JOBS, PULL_REQUESTS, REVISIONS
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.summary import UNDECIDED, Standing
@@ -19,9 +19,8 @@ from opam_ci.core.jobs.summary import UNDECIDED, Standing
 Columns = ReadOnlyColumnCollection[str, Any]
 
 QUEUED: Values = {
-    **outcome_row(None),
+    **job_outcome_row(None),
     "standing": Standing.QUEUED,
-    "follows": False,
     "attempt": 0,
     "sequence": 0,
     "started_at": None,
@@ -145,7 +144,10 @@ def insert_queued(connection: Connection, rows: Sequence[Values], *, charge: int
 
 def _write_revision(connection: Connection, revision_id: int, record: RevisionRecord) -> None:
     latest = tuple_(PULL_REQUESTS.c.latest_opened_at, PULL_REQUESTS.c.latest_sequence)
-    names = ("base", "merge_tree", "state", "planned", "updated_at", "sequence")
+    names = (
+        "base", "merge_tree", "state", "planned", "concluded", "changes", "hold", "updated_at",
+        "sequence",
+    )  # fmt: skip
     connection.execute(
         update(REVISIONS)
         .where(REVISIONS.c.id == revision_id, REVISIONS.c.sequence < record.sequence)

@@ -7,10 +7,12 @@ from typing import Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import Job, Phase
 from opam_ci.core.jobs.outcome import Outcome
 from opam_ci.core.jobs.summary import JobStatus, Rows, Standing, State
 from opam_ci.core.model import Frozen
+from opam_ci.core.submission.result import ChangeKind
 
 OBJECT_KEY = re.compile(
     r"(?=.{1,900}\Z)[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199}(?:/[A-Za-z0-9][A-Za-z0-9._+~=@,-]{0,199})*"
@@ -68,6 +70,9 @@ class RevisionRecord(Frozen):
         merge_tree: The merged tree, None if there is none (yet).
         state: The status state on GitHub.
         planned: Whether the list of its jobs is complete.
+        concluded: Whether nothing is left that only all platforms together can decide.
+        changes: How packages are changed: each kind once, in the order of the packages.
+        hold: Why queued jobs are not run yet, None if none wait for an approval.
         title: The pull request's title, empty if not known.
         is_open: Whether the pull request is open.
         author: Account that opened it, None if not known.
@@ -80,6 +85,9 @@ class RevisionRecord(Frozen):
     merge_tree: str | None = None
     state: State = State.PENDING
     planned: bool = False
+    concluded: bool = True
+    changes: tuple[ChangeKind, ...] = ()
+    hold: Hold | None = None
     title: str = ""
     is_open: bool = True
     author: str | None = None

@@ -136,6 +136,21 @@ class Stage:
     def last(self, head: str, context: str = "opam-ci") -> str:
         return (self.words(head, context) or ["nothing"])[-1]
 
+    def page(self, head: str) -> dict[str, str]:
+        """Returns what the page of a head has for each context, from the index alone."""
+        index = self.script.index.real
+        key = index.find_head(self.fake.full_name, head=head)
+        page = index.head_page(key, maximum_attempts=3) if key is not None else None
+        contexts = page.contexts if page is not None else ()
+        return {each.name: f"{each.state}: {each.description}" for each in contexts}
+
+    async def until_paged(self, head: str) -> None:
+        """Waits until the page of a head says what was posted of it last, in each context."""
+        posting = self.policy.posting
+        assert posting is not None
+        names = [each.name for each in posting.contexts]
+        await self.until(lambda: self.page(head) == {name: self.last(head, name) for name in names})
+
     async def until(self, so: Callable[[], bool], *, seconds: float = 60) -> None:
         """Waits until a condition holds; the limit is for a busy machine."""
         end = time.monotonic() + seconds

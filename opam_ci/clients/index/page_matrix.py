@@ -1,0 +1,181 @@
+"""Queries for the matrix of a head, and for its reverse dependencies."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, case, func, select
+
+from opam_ci.clients.index.page_causes import revdep_roots
+from opam_ci.clients.index.page_filters import page_condition
+from opam_ci.clients.index.paging import Page, Place
+from opam_ci.clients.index.rows import AnyRow
+from opam_ci.clients.index.schema import JOBS
+from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind
+from opam_ci.core.jobs.summary import JobCount, Standing
+from opam_ci.core.pages.filter import PageFilter
+from opam_ci.core.pages.model import (
+    MATRIX_CELLS,
+    MATRIX_ROWS,
+    Cell,
+    Linked,
+    Matrix,
+    MatrixColumn,
+    MatrixRow,
+    RevdepRow,
+    Revdeps,
+)
+from opam_ci.core.text.status import WORST_FIRST
+
+MATRIX_KINDS = (
+    JobKind.LINT, JobKind.BUILD, JobKind.TEST, JobKind.LOWER_BOUNDS, JobKind.LIST_REVDEPS,
+)  # fmt: skip
+"""Kinds of jobs that have a column."""
+
+_BADNESS = case(
+    {standing.value: place for place, standing in enumerate(WORST_FIRST)}, value=JOBS.c.standing
+)
+_GREEN = WORST_FIRST.index(Standing.PASSED)
+
+
+def read_matrix(connection: Connection, revision_id: int, tallies: Sequence[JobCount]) -> Matrix:
+    """Reads the matrix of a testing.
+
+    Args:
+        connection: Where to read.
+        revision_id: The testing.
+        tallies: Numbers of its jobs.
+    """
+    of_it = (
+        JOBS.c.revision_id == revision_id,
+        JOBS.c.revdep.is_(None),
+        JOBS.c.package != "",
+    )
+    worst = func.min(_BADNESS).label("worst")
+    query = select(JOBS.c.package, worst).where(*of_it).group_by(JOBS.c.package)
+    packages: dict[str, int] = dict(connection.execute(query).all())
+    columns = _columns(tallies)
+    most = min(MATRIX_ROWS, MATRIX_CELLS // max(1, len(columns)))
+    total, green = len(packages), sum(place == _GREEN for place in packages.values())
+    if total > most:
+        packages = {name: place for name, place in packages.items() if place < _GREEN}
+    names = sorted(packages, key=lambda name: (packages[name], name))[:most]
+    keys = (JOBS.c.package, JOBS.c.platform, JOBS.c.kind, JOBS.c.standing)
+    cells = select(*keys, func.count().label("number")).where(*of_it, JOBS.c.package.in_(names))
+    found: dict[str, dict[MatrixColumn, dict[Standing, int]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for row in connection.execute(cells.group_by(*keys)):
+        column = MatrixColumn(platform=row.platform, kind=JobKind(row.kind))
+        found[row.package][column][Standing(row.standing)] = row.number
+    shown_green = 0 if total > most else green
+    return Matrix(
+        columns=columns,
+        rows=tuple(_row(name, columns, found[name]) for name in names),
+        green=green - shown_green,
+        more=total - (green - shown_green) - len(names),
+    )
+
+
+def _columns(tallies: Sequence[JobCount]) -> tuple[MatrixColumn, ...]:
+    found = {(each.platform, each.kind) for each in tallies if each.kind in MATRIX_KINDS}
+    ordered = sorted(found, key=lambda column: (column[0], MATRIX_KINDS.index(column[1])))
+    return tuple(MatrixColumn(platform=platform, kind=kind) for platform, kind in ordered)
+
+
+def _row(
+    package: str,
+    columns: Sequence[MatrixColumn],
+    cells: dict[MatrixColumn, dict[Standing, int]],
+) -> MatrixRow:
+    made = tuple(
+        _cell(package, column, cells[column]) if column in cells else None for column in columns
+    )
+    return MatrixRow(
+        package=package,
+        worst=min((cell.standing for cell in made if cell is not None), key=WORST_FIRST.index),
+        cells=made,
+        filter=PageFilter(packages=(package,), kinds=MATRIX_KINDS).text,
+    )
+
+
+def _cell(package: str, column: MatrixColumn, numbers: dict[Standing, int]) -> Cell:
+    worst = min(numbers, key=WORST_FIRST.index)
+    total = sum(numbers.values())
+    job = Job(platform=column.platform, package=package, kind=column.kind)
+    where = f"platform:{column.platform} " if column.platform else ""
+    return Cell(
+        standing=worst,
+        number=numbers[worst],
+        total=total,
+        job=job.id if total == 1 else None,
+        # Thousands of these: the text of such a `PageFilter`, made faster.
+        filter=f"{where}kind:{column.kind} package:{package}",
+    )
+
+
+def read_revdeps(
+    connection: Connection, revision_id: int, tallies: Sequence[JobCount]
+) -> Revdeps | None:
+    """Reads the totals of a testing's reverse dependencies; None if it has none."""
+    numbers: dict[Standing, int] = defaultdict(int)
+    for each in tallies:
+        if each.kind in REVDEP_KINDS:
+            numbers[each.standing] += each.number
+    if not numbers:
+        return None
+
+    def linked(*standings: Standing) -> Linked:
+        kinds = tuple(sorted(REVDEP_KINDS))
+        wanted = PageFilter(standings=standings, kinds=kinds)
+        counted = standings or tuple(Standing)
+        return Linked(number=sum(numbers[each] for each in counted), filter=wanted.text)
+
+    roots, more = revdep_roots(connection, revision_id)
+    return Revdeps(
+        total=linked(),
+        failed=linked(Standing.FAILED),
+        errored=linked(Standing.ERRORED, Standing.RETRYING),
+        passed=linked(Standing.PASSED),
+        skipped=linked(Standing.SKIPPED),
+        not_run=linked(Standing.QUEUED, Standing.RUNNING, Standing.CANCELLED),
+        roots=roots,
+        more_roots=more,
+    )
+
+
+def revdep_rows(
+    connection: Connection,
+    wanted: PageFilter,
+    place: Place,
+    revision_id: int,
+    previous_id: int | None,
+) -> Page[RevdepRow]:
+    """Reads one page of reverse dependencies, by name; the cursor is the last name."""
+    worst = func.min(_BADNESS).label("worst")
+    query = select(JOBS.c.revdep, worst, func.count().label("total")).where(
+        page_condition(wanted, revision_id, previous_id), JOBS.c.revdep.is_not(None)
+    )
+    if place.after is not None:
+        query = query.where(JOBS.c.revdep > place.after.replace("\0", ""))
+    query = query.group_by(JOBS.c.revdep).order_by(JOBS.c.revdep).limit(place.limit + 1)
+    found = connection.execute(query).all()
+    names = [row.revdep for row in found[: place.limit]]
+    counts = select(JOBS.c.revdep, _BADNESS.label("worst"), func.count().label("number")).where(
+        page_condition(wanted, revision_id, previous_id), JOBS.c.revdep.in_(names)
+    )
+    numbers = {
+        (row.revdep, row.worst): row.number
+        for row in connection.execute(counts.group_by(JOBS.c.revdep, JOBS.c.standing))
+    }
+    items = tuple(_revdep_row(row, numbers, wanted) for row in found[: place.limit])
+    return Page(items, names[-1] if len(found) > place.limit else None)
+
+
+def _revdep_row(row: AnyRow, numbers: dict[tuple[str, int], int], wanted: PageFilter) -> RevdepRow:
+    return RevdepRow(
+        revdep=row.revdep,
+        worst=WORST_FIRST[row.worst],
+        number=numbers[row.revdep, row.worst],
+        total=row.total,
+        filter=wanted.model_copy(update={"revdeps": (row.revdep,)}).text,
+    )
