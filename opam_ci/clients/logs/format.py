@@ -2,7 +2,10 @@
 
 A log is stored as `KEY/OFFSET.gz`, where OFFSET is that of the segment's first byte in the
 original output, and `KEY/end.json`, written when the log is closed, which also holds the
-last piece of it: a job that prints little costs a single object.
+last piece of it: a job that prints little costs a single object. After that, segments are
+merged: the first one of each piece is replaced by the piece, `KEY/lines.gz` is the index of
+lines, and the others are deleted. Beside them, `KEY/watched` is the mark of a log that
+somebody follows (`watch.py`).
 """
 
 import base64
@@ -53,10 +56,16 @@ class Segment(NamedTuple):
     Attributes:
         offset: Offset of its first byte in the original output.
         key: Its key in the store.
+        size: Its bytes there, 0 if unknown.
     """
 
     offset: int
     key: str
+    size: int
+
+    def size_of(self) -> int:
+        """Returns its bytes in the store."""
+        return self.size
 
 
 class LogChunk(NamedTuple):
@@ -78,18 +87,20 @@ async def compressed(data: bytes) -> bytes:
     return await STORE.run(gzip.compress, data, _GZIP_LEVEL, mtime=0)
 
 
-def decompressed(data: bytes, key: str) -> bytes:
+async def decompressed(data: bytes, key: str) -> bytes:
     """Undoes `compressed`; damaged data is an InfrastructureError that names the key."""
     try:
-        return gzip.decompress(data)
+        if len(data) < _THREAD_BYTES:
+            return gzip.decompress(data)
+        return await STORE.run(gzip.decompress, data)
     except (OSError, EOFError, zlib.error) as error:
         raise damaged(key, error) from error
 
 
-def inline(end: LogEnd, key: str) -> bytes:
+async def inline(end: LogEnd, key: str) -> bytes:
     """Returns the piece of output that the end of a log holds."""
     try:
-        return decompressed(base64.b64decode(end.last_gzip, validate=True), key)
+        return await decompressed(base64.b64decode(end.last_gzip, validate=True), key)
     except binascii.Error as error:
         raise damaged(key, error) from error
 
@@ -118,6 +129,11 @@ def notice(count: int) -> bytes:
 def segment_key(key: str, offset: int) -> str:
     """Names a segment; the zeros let a listing sort by offset, up to a terabyte."""
     return f"{key}/{offset:012}.gz"
+
+
+def lines_key(key: str) -> str:
+    """Names the index of the lines of a log."""
+    return f"{key}/lines.gz"
 
 
 def end_key(key: str) -> str:

@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -16,6 +16,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from opam_ci.clients.threads import STORE
+from opam_ci.core.batched import batched
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -29,6 +30,9 @@ _PART_BYTES = 8 * 1024 * 1024
 """S3 refuses parts below 5 MiB, the last one apart."""
 _CHUNK_BYTES = 4 * 1024 * 1024
 """Bytes in memory of an object that is copied to a file."""
+
+_DELETED_AT_ONCE = 1000
+"""Keys in one request of S3's."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_MARKS = tuple(f"(os error {number})" for number in _FULL)
@@ -54,11 +58,13 @@ class StoredObject(NamedTuple):
         key: Its key.
         size: Its size in bytes.
         modified_at: When it was stored.
+        tag: Differs when the content does, None if the store has no such thing.
     """
 
     key: str
     size: int
     modified_at: datetime
+    tag: str | None = None
 
 
 class ArtifactStore:
@@ -169,22 +175,39 @@ class ArtifactStore:
             UsageError: The key is not well-formed.
             InfrastructureError: The store cannot be read.
         """
-        try:
-            with _translated(f"look for {key}", missing=key):
-                await STORE.run(obstore.head, self._backend, _checked(key))
-        except MissingKeyError:
-            return False
-        return True
+        return await self.modified_at(key) is not None
 
-    async def delete(self, key: str) -> None:
-        """Removes an object, if it exists.
+    async def modified_at(self, key: str) -> datetime | None:
+        """Returns when an object was stored, None if there is none.
 
         Raises:
             UsageError: The key is not well-formed.
+            InfrastructureError: The store cannot be read.
+        """
+        try:
+            with _translated(f"look for {key}", missing=key):
+                found = await STORE.run(obstore.head, self._backend, _checked(key))
+        except MissingKeyError:
+            return None
+        return found["last_modified"]
+
+    async def delete(self, *keys: str) -> None:
+        """Removes objects, as far as they exist.
+
+        Raises:
+            UsageError: A key is not well-formed.
             InfrastructureError: The store cannot be written.
         """
-        with suppress(MissingKeyError), _translated(f"delete {key}", missing=key):
-            await STORE.run(obstore.delete, self._backend, _checked(key))
+        for some in batched(keys, _DELETED_AT_ONCE):
+            paths = [_checked(key) for key in some]
+            what = paths[0] if len(paths) == 1 else f"{len(paths)} objects such as {paths[0]}"
+            try:
+                with _translated(f"delete {what}", missing=paths[0]):
+                    await STORE.run(obstore.delete, self._backend, paths)
+            except MissingKeyError:
+                # A directory stops at the first one that is missing, an object store does not.
+                for path in paths if len(paths) > 1 else ():
+                    await self.delete(path)
 
     async def list(self, prefix: str, *, after: str | None = None) -> list[StoredObject]:
         """Lists the objects below `prefix/`, sorted by key.
@@ -201,7 +224,8 @@ class ArtifactStore:
             stream = obstore.list(self._backend, _checked(prefix), offset=after, chunk_size=1000)
             found = await STORE.run(stream.collect)
         return sorted(
-            StoredObject(each["path"], each["size"], each["last_modified"]) for each in found
+            StoredObject(each["path"], each["size"], each["last_modified"], each["e_tag"])
+            for each in found
         )
 
 

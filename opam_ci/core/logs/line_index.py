@@ -98,8 +98,8 @@ class LineCounter:
             self._take(rest)
 
     def gap(self, size: int) -> None:
-        """Takes a place at which bytes were cut, which has a line of its own."""
-        self._complete = self.lines + 1
+        """Takes a place at which bytes were cut: the line before ends, and a notice follows."""
+        self._complete += 2
         self.position += size
         self._line_at = self.position
         self._mark()

@@ -108,18 +108,15 @@ class LineCutter:
             notice: What is shown instead.
 
         Returns:
-            The line before, if it was not complete, and the notice.
+            The line before, which ends here though it may be empty, and the notice.
         """
-        lines = []
-        if (partial := self.partial) is not None:
-            lines.append(self._line(is_complete=True))
-            self._number = partial.number + 1
+        before = self._line(is_complete=True)
         at = self._position
-        lines.append(RawLine(self._number, at, at + size, notice.strip(), at, is_notice=True))
-        self._number += 1
-        self._offset = self._position = at + size
+        cut = RawLine(before.number + 1, at, at + size, notice.strip(), at, is_notice=True)
+        self._number = cut.number + 1
+        self._offset = self._position = cut.end
         self._begin()
-        return lines
+        return [before, cut]
 
     def _begin(self) -> None:
         self._writing, self._last = _Writing(self._offset, self._scanner.state), None
