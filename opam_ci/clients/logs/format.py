@@ -105,10 +105,14 @@ async def inline(end: LogEnd, key: str) -> bytes:
         raise damaged(key, error) from error
 
 
-def damaged(key: str, error: Exception) -> InfrastructureError:
+class DamagedLogError(InfrastructureError):
+    """What the store has of a log is invalid."""
+
+
+def damaged(key: str, error: Exception) -> DamagedLogError:
     """Makes the error for an object whose content is invalid."""
     text = str(error).partition("\n")[0]
-    return InfrastructureError(f"{key} in the log store is damaged: {text}", cause=Cause.STORAGE)
+    return DamagedLogError(f"{key} in the log store is damaged: {text}", cause=Cause.STORAGE)
 
 
 def clip(offset: int, data: bytes, start: int, end: int | None) -> LogChunk | None:

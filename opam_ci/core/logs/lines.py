@@ -5,6 +5,7 @@ last one that is not empty is shown, as on a terminal. What identifies a line is
 which it begins; numbers count from 1, and a line of ours in place of bytes that were cut has one.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,6 +78,10 @@ class LineCutter:
     def partial(self) -> RawLine | None:
         """The line that is not complete yet, None if nothing of it has come."""
         return self._line(is_complete=False) if self._position > self._offset else None
+
+    def copy(self) -> "LineCutter":
+        """Returns another one at the same place."""
+        return deepcopy(self)
 
     def feed(self, data: bytes) -> list[RawLine]:
         """Takes the next output, returns the lines that are complete by it."""
