@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -327,7 +327,9 @@ class LogTails:
             linger = self._limits.linger.total_seconds()
             asyncio.get_running_loop().call_later(linger, self._drop, tail)
 
-    async def output(self, key: str, *, is_over: IsOver | None = None) -> AsyncIterator[bytes]:
+    async def output(
+        self, key: str, *, is_over: IsOver | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Yields the output of a log from its beginning, as it comes, until it ends.
 
         Raises:
