@@ -21,12 +21,14 @@ from opam_ci.cli.selection.job_search import JobSearch, attempts_of, choose_atte
 from opam_ci.cli.selection.lookup import find_testing, target_of
 from opam_ci.cli.selection.operate import opened_index
 from opam_ci.clients.index import Index
-from opam_ci.clients.logs.log import LogReader
+from opam_ci.clients.logs.find import find_log
+from opam_ci.clients.logs.reader import LogReader
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.tail import LogTails
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import label
-from opam_ci.core.jobs.records import AttemptRecord, JobRecord, log_key
+from opam_ci.core.jobs.records import AttemptRecord, JobRecord
 from opam_ci.core.jobs.summary import JobState
 from opam_ci.core.printable import readable
 from opam_ci.core.text.status import verdict, why
@@ -151,7 +153,7 @@ class AttemptLog:
             await asyncio.sleep(_POLL_INTERVAL.total_seconds())
             await self._reload()
         over = asyncio.create_task(self._ended(attempt))
-        await follow_until(self._reader, key, over, as_json=as_json)
+        await follow_until(self._store, key, over, as_json=as_json)
 
     async def _ended(self, attempt: AttemptRecord) -> str:
         """Waits until an attempt is over and returns how it ended."""
@@ -185,42 +187,22 @@ class AttemptLog:
         return not chosen and attempt.round < self._record.status.round
 
 
-async def find_log(store: ArtifactStore, attempt: AttemptRecord) -> str | None:
-    """Returns the key of an attempt's log, None if nothing of it is stored (yet).
-
-    The index has the key once the attempt has ended; until then the store is searched.
-
-    Raises:
-        InfrastructureError: The store cannot be read.
-    """
-    if attempt.log_key is not None:
-        return attempt.log_key
-    key = log_key(
-        attempt.revision, attempt.job, run="any", round_=attempt.round, attempt=attempt.number
-    )
-    folder, _, name = key.rpartition("/")
-    begin = f"{folder}/{name.removesuffix('any')}"
-    stored = {each.key for each in await store.list(folder) if each.key.startswith(begin)}
-    found = sorted({each.rpartition("/")[0] for each in stored})
-    # Several: an operator's reset has repeated the attempt. The open one is still written.
-    return max(found, key=lambda each: (f"{each}/end.json" not in stored, each), default=None)
-
-
 async def follow_until(
-    reader: LogReader, key: str, over: asyncio.Task[str], *, as_json: bool
+    store: ArtifactStore, key: str, over: asyncio.Task[str], *, as_json: bool
 ) -> None:
     """Prints a log while it is written, until it is closed or its attempt is over.
 
     Args:
-        reader: Of logs.
+        store: Of logs.
         key: Of this log.
         over: Returns how the attempt ended: a killed worker closes no log.
         as_json: Write JSON lines.
     """
     output = _Output(as_json=as_json)
+    tails = LogTails(store)
 
     async def write_all() -> None:
-        async for chunk in reader.follow(key):
+        async for chunk in tails.output(key):
             output.write(chunk)
 
     writing = asyncio.create_task(write_all())
@@ -238,6 +220,7 @@ async def follow_until(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await tails.close()
 
 
 def how_it_ended(

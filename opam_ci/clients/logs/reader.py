@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from itertools import zip_longest
 
 from pydantic import ValidationError
@@ -100,27 +99,6 @@ class LogReader:
             pieces += (notice(chunk.offset - position), chunk.data)
             position = chunk.offset + len(chunk.data)
         return b"".join((*pieces, notice(known_end - position)))
-
-    async def follow(
-        self, key: str, start: int = 0, *, poll_interval: timedelta = timedelta(seconds=1)
-    ) -> AsyncIterator[bytes]:
-        """Yields output from an offset on, as it comes, until the log is closed.
-
-        The log of a killed writer is never closed: the caller must know from elsewhere when
-        to stop, such as from the end of the attempt in the index.
-
-        Raises:
-            InfrastructureError: The store cannot be read.
-        """
-        cursor = LogCursor(self, key, start)
-        while True:
-            position = cursor.position
-            async for chunk in cursor.poll():
-                yield notice(chunk.offset - position) + chunk.data
-                position = cursor.position
-            if cursor.closed is not None:
-                return
-            await asyncio.sleep(poll_interval.total_seconds())
 
     async def chunks(
         self,

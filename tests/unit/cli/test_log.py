@@ -11,7 +11,7 @@ import pytest
 from opam_ci.cli.author.log import AttemptLog, follow_until, how_it_ended
 from opam_ci.cli.main import run
 from opam_ci.clients.index import Index, JobFilter, RevisionFilter
-from opam_ci.clients.logs.log import LogReader, LogWriter
+from opam_ci.clients.logs.log import LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import (
@@ -305,6 +305,6 @@ async def test_following_ends_with_a_closed_log(
         writer.write(b"done\n")
     over = asyncio.create_task(asyncio.sleep(60, "never"))
     async with asyncio.timeout(20):
-        await follow_until(LogReader(store), "logs/x", over, as_json=True)
+        await follow_until(store, "logs/x", over, as_json=True)
     assert json.loads(capfd.readouterr().out) == {"text": "done\n"}
     assert over.cancelled()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from opam_ci.clients.logs.log import LogLimits, LogReader, LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.tail import LogTails, TailLimits
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -72,10 +73,11 @@ async def test_any_range_of_a_long_log_can_be_read(store: ArtifactStore) -> None
 
 async def test_a_running_log_can_be_followed_until_it_is_closed(store: ArtifactStore) -> None:
     reader, seen = LogReader(store), asyncio.Event()
+    tails = LogTails(store, TailLimits(interval=timedelta(milliseconds=5), requests_per_second=500))
     pieces: list[bytes] = []
 
     async def follow() -> None:
-        async for piece in reader.follow(KEY, 2, poll_interval=timedelta(milliseconds=5)):
+        async for piece in tails.output(KEY):
             pieces.append(piece)
             seen.set()
 
@@ -89,7 +91,8 @@ async def test_a_running_log_can_be_followed_until_it_is_closed(store: ArtifactS
         assert not follower.done()
         log.write(b"end\n")
     await follower
-    assert b"".join(pieces) == b"ne 0\nline 1\nline 2\nline 3\nline 4\nend\n"
+    await tails.close()
+    assert b"".join(pieces) == b"line 0\nline 1\nline 2\nline 3\nline 4\nend\n"
 
 
 async def test_a_capped_log_keeps_head_and_tail_and_true_offsets(store: ArtifactStore) -> None:
@@ -118,7 +121,9 @@ async def test_a_capped_log_keeps_head_and_tail_and_true_offsets(store: Artifact
     assert await reader.read(KEY, 50_000, 50_010) == (
         b"\n[opam-ci: 10 bytes of output cut here; a log keeps its beginning and its end]\n"
     )
-    assert b"".join([piece async for piece in reader.follow(KEY)]) == whole
+    tails = LogTails(store)
+    assert b"".join([piece async for piece in tails.output(KEY)]) == whole
+    await tails.close()
 
 
 async def test_output_faster_than_the_store_takes_bounded_memory(store: ArtifactStore) -> None:
