@@ -8,20 +8,19 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Final, NamedTuple
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
+from opam_ci.clients.judge.judged import judged_of
 from opam_ci.clients.logs.format import DamagedLogError, notice
 from opam_ci.clients.logs.tail import LaggingError, LogTail
 from opam_ci.clients.logs.view import BusyError, LogView, LogViews
-from opam_ci.core.classify.replay import Judged
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import label
 from opam_ci.core.logs.line_json import LineJson, line_json
@@ -249,11 +248,9 @@ class _Logs:
 
     async def _end(self, request: Request, place: LogPlace, view: LogView) -> str:
         verdict = ""
-        if view.closed is not None and view.closed.note:
-            try:
-                verdict = label(Judged.model_validate_json(view.closed.note).outcome)
-            except ValidationError:
-                verdict = ""
+        with suppress(InfrastructureError):
+            judged = judged_of(view.closed, view.key)
+            verdict = label(judged.outcome) if judged is not None else ""
         if not verdict:
             try:
                 verdict = (await self._resolve(request)).verdict

@@ -2,15 +2,14 @@
 
 from pydantic import ValidationError
 
+from opam_ci.clients.logs.format import LogEnd, damaged
 from opam_ci.clients.logs.log import LogReader, LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.classify import cut
 from opam_ci.core.classify.excerpt import HEAD_BYTES, TAIL_BYTES
 from opam_ci.core.classify.replay import Judged
-from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.facts import BuildFacts
 from opam_ci.core.jobs.job import Phase
-from opam_ci.core.jobs.outcome import Cause
 
 
 def keep(log: LogWriter, judged: Judged) -> None:
@@ -24,16 +23,21 @@ async def load(store: ArtifactStore, log: str) -> Judged | None:
     Raises:
         InfrastructureError: The store cannot be read, or what it has is damaged.
     """
-    end = await LogReader(store).end(log)
+    return judged_of(await LogReader(store).end(log), log)
+
+
+def judged_of(end: LogEnd | None, log: str) -> Judged | None:
+    """Returns what was judged from the end of its log, None if that has nothing.
+
+    Raises:
+        InfrastructureError: What it has is damaged.
+    """
     if end is None or not end.note:
         return None
     try:
         return Judged.model_validate_json(end.note)
     except ValidationError as error:
-        raise InfrastructureError(
-            f"the facts stored with {log} are damaged: {str(error).splitlines()[0]}",
-            cause=Cause.STORAGE,
-        ) from error
+        raise damaged(f"what was judged of {log}", error) from error
 
 
 async def phase_texts(store: ArtifactStore, log: str, facts: BuildFacts) -> dict[Phase, str]:

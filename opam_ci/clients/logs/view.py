@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from datetime import timedelta
 from typing import NamedTuple
@@ -22,6 +22,9 @@ _VIEWS_KEPT = 64
 
 _SLICE_BYTES = 256 * 1024
 """Output that is cut or searched before others get their turn."""
+
+_READ_ON_BYTES = 1024 * 1024
+"""Output that is read on to the next wanted place, rather than found by the index."""
 
 PAGE_BYTES = 1024 * 1024
 """Bytes of lines in one answer."""
@@ -109,17 +112,32 @@ class LogView:
         return await self.lines(max(self.line_count - count + 1, 1), count)
 
     async def line_at(self, offset: int) -> int:
-        """Returns the number of the line that has a byte.
+        """Returns the number of the line that has a byte, or of the last one after its end.
 
         Raises:
             InfrastructureError: The store cannot be read.
         """
-        async with aclosing(self.batches(self.index.at_offset(offset))) as batches:
-            async for batch in batches:
-                for line in batch:
-                    if line.end > offset:
-                        return line.number
-        return max(self.line_count, 1)
+        return (await self.lines_at([offset]))[offset]
+
+    async def lines_at(self, offsets: Iterable[int]) -> dict[int, int]:
+        """Returns the numbers of the lines that have some bytes.
+
+        Raises:
+            InfrastructureError: The store cannot be read.
+        """
+        found: dict[int, int] = {}
+        wanted = deque(sorted(set(offsets)))
+        while wanted and wanted[0] < self.size:
+            async with aclosing(self.batches(self.index.at_offset(wanted[0]))) as batches:
+                async for batch in batches:
+                    for line in batch:
+                        while wanted and wanted[0] < line.end:
+                            found[wanted.popleft()] = line.number
+                    if not wanted or (batch and wanted[0] > batch[-1].end + _READ_ON_BYTES):
+                        break
+                else:
+                    break
+        return found | dict.fromkeys(wanted, max(self.line_count, 1))
 
     async def excerpt(self, offset: int, *, before: int, after: int) -> list[RawLine]:
         """Returns the line that has a byte, with lines before and after it.
