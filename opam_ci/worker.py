@@ -236,12 +236,13 @@ async def running(
         on_progress: Receives progress messages while a root file system is made.
 
     Raises:
-        UsageError: This machine lacks programs that builds need.
+        UsageError: This machine lacks programs that builds need, or the store refuses it.
         InfrastructureError: This machine cannot build (preflight), or a store is unavailable.
     """
     settings = await with_pools(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     store = ArtifactStore.open(settings.store_url)
+    await store.require()
     if instruments is None:
         instruments = Instruments(settings.model_copy(update={"canary": False}))
     async with contextlib.AsyncExitStack() as stack:
@@ -295,7 +296,8 @@ async def measured(settings: Settings) -> AsyncIterator[tuple[Client, Instrument
         A client, and the instruments of this process.
 
     Raises:
-        UsageError: Temporal is unavailable, or the address for metrics is in use.
+        UsageError: Temporal is unavailable, the address for metrics is in use, or the store
+            refuses this machine.
         InfrastructureError: This machine cannot build, or a store is unavailable.
     """
     settings = await with_pools(settings)

@@ -9,7 +9,7 @@ from opam_ci.clients.git.exported import BASES, HEADS, known_bases
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.retention import Retired
 from opam_ci.clients.lint.findings import findings_folder
-from opam_ci.clients.logs.store import ArtifactStore, StoredObject
+from opam_ci.clients.logs.store import TRIALS, ArtifactStore, StoredObject
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.batched import batched
 from opam_ci.core.jobs.records import logs_folder, revision_folder
@@ -18,8 +18,8 @@ from opam_ci.core.workers import canary
 _HEADS_AT_ONCE = 20
 """Heads in one transaction: some thousand jobs, a fraction of a second."""
 
-_OBJECTS_AT_ONCE = 16
-"""Objects deleted at the same time."""
+_FOLDERS_AT_ONCE = 16
+"""Folders listed at the same time."""
 
 _OVERLAYS_KEPT: Final = timedelta(days=8)
 """How long the overlay of a closed pull request, of a superseded head or of a branch is kept after
@@ -73,6 +73,7 @@ async def prune(
     overlays, bases = await _prune_repositories(index, store, before, now)
     logs = await store.list(_CANARY_LOGS)
     canaries = await _delete(store, _older(logs, now - _CANARY_LOGS_KEPT))
+    await _delete(store, _older(await store.list(TRIALS), now - _NEW))
     return done.model_copy(update={"overlays": overlays, "bases": bases, "canary_logs": canaries})
 
 
@@ -130,15 +131,13 @@ def _older(objects: Iterable[StoredObject], than: datetime) -> Iterable[StoredOb
 
 async def _delete_below(store: ArtifactStore, folders: Iterable[str]) -> int:
     deleted = 0
-    for some in batched(folders, _OBJECTS_AT_ONCE):
+    for some in batched(folders, _FOLDERS_AT_ONCE):
         for found in await asyncio.gather(*map(store.list, some)):
             deleted += await _delete(store, found)
     return deleted
 
 
 async def _delete(store: ArtifactStore, objects: Iterable[StoredObject]) -> int:
-    deleted = 0
-    for some in batched(objects, _OBJECTS_AT_ONCE):
-        await asyncio.gather(*(store.delete(each.key) for each in some))
-        deleted += len(some)
-    return deleted
+    keys = [each.key for each in objects]
+    await store.delete(*keys)
+    return len(keys)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from opam_ci.clients.threads import STORE
@@ -30,6 +30,12 @@ _PART_BYTES = 8 * 1024 * 1024
 """S3 refuses parts below 5 MiB, the last one apart."""
 _CHUNK_BYTES = 4 * 1024 * 1024
 """Bytes in memory of an object that is copied to a file."""
+
+TRIALS = "logs/trial"
+"""Folder of objects that only show that a process can use the store."""
+
+_INSTANCE_CREDENTIALS = "169.254.169.254"
+"""Where the library looks for the credentials of a virtual machine, if no others are given."""
 
 _DELETED_AT_ONCE = 1000
 """Keys in one request of S3's."""
@@ -111,6 +117,36 @@ class ArtifactStore:
             "OPAM_CI_STORE is not the URL of a store: give file:///DIRECTORY or s3://BUCKET/PREFIX "
             "(credentials are in variables of their own)"
         )
+
+    async def require(self) -> None:
+        """Tries whether objects can be stored, listed, read and deleted: once, before jobs need it.
+
+        Raises:
+            UsageError: There is no such bucket, or it refuses the credentials.
+            InfrastructureError: The store does not answer.
+        """
+        # Build workers may write below this folder alone.
+        key = f"{TRIALS}/{secrets.token_hex(8)}"
+        try:
+            await self.put(key, b"")
+            await self.list(TRIALS)
+            await self.get(key)
+            await self.delete(key)
+        except InfrastructureError as error:
+            cause = error.__cause__
+            if isinstance(cause, PermissionDeniedError | UnauthenticatedError) or (
+                _INSTANCE_CREDENTIALS in str(cause)
+            ):
+                raise UsageError(
+                    f"the store {self.url} refuses this process: give it credentials that may "
+                    "store, list, read and delete there, such as AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY"
+                ) from error
+            if isinstance(cause, FileNotFoundError):
+                raise UsageError(
+                    f"the store {self.url} does not exist: create it, or correct OPAM_CI_STORE"
+                ) from error
+            raise
 
     async def put(self, key: str, data: bytes | Path) -> None:
         """Stores bytes, or the content of a file, in place of what was there.

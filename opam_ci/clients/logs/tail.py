@@ -263,7 +263,9 @@ class LogTail:
     async def _mark(self) -> int:
         """Lets the writer know that somebody follows; returns how many requests that took."""
         now = time.monotonic()
-        if not self.followers or now - self._marked_at < RENEWAL_INTERVAL.total_seconds():
+        if not self.followers or self._over_at is not None:
+            return 0
+        if now - self._marked_at < RENEWAL_INTERVAL.total_seconds():
             return 0
         self._marked_at = now
         try:

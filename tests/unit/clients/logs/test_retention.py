@@ -160,6 +160,7 @@ async def test_logs_of_canaries_go_after_a_week(
         at = NOW - timedelta(days=days)
         await put(store, tmp_path, log(at), at)
     other = await put(store, tmp_path, "logs/opam-ci/other/end", OLD)
+    await put(store, tmp_path, "logs/trial/1", OLD)  # of a worker that was killed as it started
     done = await prune(index, store, OLD, now=NOW)
     assert done.canary_logs == 2
     assert await listed(store, "logs") == {
