@@ -26,7 +26,7 @@ from opam_ci.core.logs.line_index import LineIndex
 
 _CONCURRENT_READS = 8
 _CONCURRENT_BYTES = 1024 * 1024
-"""Compressed bytes that are read at the same time: two merged pieces."""
+"""Compressed bytes that are read at the same time."""
 _LISTINGS = 100
 """Of one read at most: each begins where a segment vanished after the last one."""
 
@@ -277,7 +277,8 @@ def segments_of(key: str, found: list[StoredObject]) -> list[Segment]:
 
 
 def _merged(key: str, pieces: tuple[int, ...]) -> list[Segment]:
-    return [Segment(offset, segment_key(key, offset), 0) for offset in pieces]
+    # One at a time: who wants a line needs no further piece.
+    return [Segment(offset, segment_key(key, offset), _CONCURRENT_BYTES) for offset in pieces]
 
 
 def _wanted(segments: list[Segment], start: int, end: int | None) -> list[Segment]:

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 32 * 1024
 _BATCHES_KEPT = 64
+_SHORTEST_PAUSE = 0.01
+"""Seconds between two looks at a store that takes longer than it should."""
 _JSON_KEPT = 2
 """Batches whose JSON is kept as well: those that other followers are about to take."""
 
@@ -39,16 +41,17 @@ class TailLimits(Frozen):
         interval: Between looks at the store. With the writer's 300 ms, output is shown within a
             second.
         longest_interval: The same where a look takes many requests.
-        requests_per_second: Of one log, apart from those of a single look.
+        requests_per_second: Of one log, apart from those of a single look; with the renewals of
+            its mark, these are below four.
         buffer_bytes: Output of one log that is kept for its followers.
         linger: How long a log is read on after the last follower.
         over_interval: How often it is asked whether an attempt is over.
         over_grace: How long after its attempt a log may end: the end is uploaded last.
     """
 
-    interval: timedelta = timedelta(milliseconds=500)
+    interval: timedelta = timedelta(milliseconds=400)
     longest_interval: timedelta = timedelta(seconds=1)
-    requests_per_second: int = 4
+    requests_per_second: float = 3.8
     buffer_bytes: int = 128 * 1024
     linger: timedelta = timedelta(seconds=10)
     over_interval: timedelta = timedelta(seconds=5)
@@ -213,10 +216,11 @@ class LogTail:
     async def _run(self) -> None:
         try:
             while not self.has_ended:
-                requests = await self._look()
+                started = time.monotonic()
+                period = self._period(await self._look())
                 self._is_ready = True
                 self._notify()
-                await asyncio.sleep(self._pause(requests))
+                await asyncio.sleep(max(started + period - time.monotonic(), _SHORTEST_PAUSE))
         except InfrastructureError as error:
             self._error = error
         except Exception as error:  # noqa: BLE001 - the followers of a bug must not wait for ever
@@ -225,10 +229,11 @@ class LogTail:
             self._error.__cause__ = error
         self._notify()
 
-    def _pause(self, requests: int) -> float:
+    def _period(self, requests: int) -> float:
+        """Returns the seconds from one look to the next, by how many requests it took."""
         limits = self._limits
-        pause = max(limits.interval.total_seconds(), requests / limits.requests_per_second)
-        return 0 if self.has_ended else min(pause, limits.longest_interval.total_seconds())
+        period = max(limits.interval.total_seconds(), requests / limits.requests_per_second)
+        return 0 if self.has_ended else min(period, limits.longest_interval.total_seconds())
 
     async def _look(self) -> int:
         async for chunk in self._cursor.poll():
@@ -239,7 +244,7 @@ class LogTail:
         self.closed = self._cursor.closed
         if self.closed is None:
             await self._ask()
-            return self._cursor.requests + await self._mark()
+            await self._mark()
         return self._cursor.requests
 
     def _append(self, chunk: LogChunk) -> None:
@@ -260,19 +265,17 @@ class LogTail:
             self._batches[-1 - _JSON_KEPT].forget_json()
         self._notify()
 
-    async def _mark(self) -> int:
-        """Lets the writer know that somebody follows; returns how many requests that took."""
+    async def _mark(self) -> None:
+        """Lets the writer know that somebody follows, unless the attempt is over."""
         now = time.monotonic()
-        if not self.followers or self._over_at is not None:
-            return 0
-        if now - self._marked_at < RENEWAL_INTERVAL.total_seconds():
-            return 0
+        is_new = now - self._marked_at < RENEWAL_INTERVAL.total_seconds()
+        if not self.followers or self._over_at is not None or is_new:
+            return
         self._marked_at = now
         try:
             await self._store.put(mark_key(self.key), b"")
         except InfrastructureError as error:
             _log.warning("the log %s is shown late: %s", self.key, error)
-        return 1
 
     async def _ask(self) -> None:
         """Finds out whether the attempt is over: a killed writer closes no log."""

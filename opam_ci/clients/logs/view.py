@@ -20,8 +20,8 @@ from opam_ci.core.logs.search import Hit, Searcher
 _VIEWS_KEPT = 64
 """Views of closed logs whose index is kept: half a megabyte each at most."""
 
-_SLICE_BYTES = 256 * 1024
-"""Output that is cut or searched before others get their turn."""
+_SLICE_BYTES = 64 * 1024
+"""Output that is cut or searched before others get their turn: about a thousand lines."""
 
 _READ_ON_BYTES = 1024 * 1024
 """Output that is read on to the next wanted place, rather than found by the index."""

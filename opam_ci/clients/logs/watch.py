@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.jobs.errors import InfrastructureError
 
-RENEWAL_INTERVAL = timedelta(seconds=5)
+RENEWAL_INTERVAL = timedelta(seconds=7)
 """How often a process stores the mark of a log that it follows."""
 
-VALIDITY = timedelta(seconds=15)
+VALIDITY = timedelta(seconds=20)
 """How long a log counts as followed after the mark was seen to change."""
 
 
