@@ -143,7 +143,7 @@ class LogReader:
         for _ in range(_LISTINGS):
             segments = _merged(key, pieces) if pieces else await self.segments(key)
             is_whole = True
-            async for segment, data in self._loaded(_wanted(segments, position, end)):
+            async for segment, data in self.loaded(_wanted(segments, position, end)):
                 piece = clip(segment.offset, data or b"", position, end)
                 has_gap = data is None or (piece is not None and piece.offset > position)
                 if has_gap and not pieces and (data is None or not accepts_gaps):
@@ -161,12 +161,17 @@ class LogReader:
             pieces = index.pieces if index is not None else ()
             accepts_gaps = True
 
-    async def _loaded(self, segments: list[Segment]) -> AsyncIterator[tuple[Segment, bytes | None]]:
+    async def loaded(self, segments: list[Segment]) -> AsyncIterator[tuple[Segment, bytes | None]]:
+        """Yields segments with their output, see `load`, some of them read at the same time.
+
+        Raises:
+            InfrastructureError: The store cannot be read, or a segment is damaged.
+        """
         size = Segment.size_of
         for batch in batched(segments, _CONCURRENT_READS, weight=size, most=_CONCURRENT_BYTES):
             contents = await asyncio.gather(*(self.load(each.key) for each in batch))
-            for loaded in zip(batch, contents, strict=True):
-                yield loaded
+            for each in zip(batch, contents, strict=True):
+                yield each
 
     async def segments(self, key: str) -> list[Segment]:
         """Lists the segments of a log.
@@ -246,16 +251,15 @@ class LogCursor:
             self.closed = closed
 
     async def _new(self, found: list[StoredObject]) -> AsyncIterator[LogChunk]:
-        last = self._last
-        for segment in _wanted(segments_of(self._key, found), self.position, None):
-            [stored] = (each for each in found if each.key == segment.key)
-            if stored == last:
-                continue
+        stored = {each.key: each for each in found}
+        wanted = _wanted(segments_of(self._key, found), self.position, None)
+        changed = [each for each in wanted if stored[each.key] != self._last]
+        async for segment, data in self._reader.loaded(changed):
             self.requests += 1
-            if (data := await self._reader.load(segment.key)) is None:
+            if data is None:
                 self._after = self._last = None
                 return
-            self._last = stored
+            self._last = stored[segment.key]
             # The last one may grow.
             before = segment.offset - 1
             self._after = segment_key(self._key, before) if before >= 0 else None

@@ -275,6 +275,7 @@ class LogTail:
         try:
             await self._store.put(mark_key(self.key), b"")
         except InfrastructureError as error:
+            self._marked_at = float("inf")  # not again
             _log.warning("the log %s is shown late: %s", self.key, error)
 
     async def _ask(self) -> None:

@@ -49,6 +49,11 @@ class Watch:
         """Whether somebody follows the log, as far as is known."""
         return time.monotonic() - self._changed_at < VALIDITY.total_seconds()
 
+    @property
+    def was_watched(self) -> bool:
+        """Whether there was a mark."""
+        return self._last is not None
+
     def look(self, on_watched: Callable[[], None]) -> None:
         """Looks for the mark in the background, unless that was done a moment ago.
 

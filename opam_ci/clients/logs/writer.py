@@ -98,6 +98,7 @@ class LogWriter:
         self._stored_bytes = 0
         self._grown = bytearray()
         self._grown_at = 0
+        self._segments = 0
         self._watch = Watch(store, key, limits.flush_interval)
         self._error: InfrastructureError | None = None
         self._is_open = False
@@ -153,6 +154,8 @@ class LogWriter:
 
     async def _compact(self) -> None:
         """Makes the closed log quick to read. It is complete without that: nothing is raised."""
+        if self._segments <= 1 and not self._watch.was_watched:
+            return  # a small log costs one request
         try:
             async with asyncio.timeout(self._limits.close_timeout.total_seconds()):
                 await compact(self._store, self.key)
@@ -256,6 +259,7 @@ class LogWriter:
         if not grows:
             self._grown.clear()
             self._grown_at = offset
+            self._segments += 1
         added = buffer[:longest]
         del buffer[: len(added)]
         self._grown += added
