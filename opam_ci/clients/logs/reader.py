@@ -257,8 +257,7 @@ class LogCursor:
         async for segment, data in self._reader.loaded(changed):
             self.requests += 1
             if data is None:
-                self._after = self._last = None
-                return
+                return  # merged or cut: the next listing has what is there instead
             self._last = stored[segment.key]
             # The last one may grow.
             before = segment.offset - 1

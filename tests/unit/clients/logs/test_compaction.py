@@ -9,7 +9,7 @@ import pytest
 from opam_ci.clients.logs.compaction import PIECE_BYTES, compact
 from opam_ci.clients.logs.format import end_key, lines_key
 from opam_ci.clients.logs.reader import LogCursor, LogReader
-from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.store import ArtifactStore, StoredObject
 from opam_ci.clients.logs.watch import mark_key
 from opam_ci.clients.logs.writer import LogLimits, LogWriter
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -21,8 +21,15 @@ KEY = "logs/o/r/pr-1/abc/build,cppo.1/1-1"
 SMALL = LogLimits(segment=1000, segment_max=1000, inline_max=100, flush_interval=timedelta(0))
 
 
-class Kept(ArtifactStore):
+class Unlisted(ArtifactStore):
     """A store in which logs are closed and not merged."""
+
+    async def list(self, prefix: str, *, after: str | None = None) -> list[StoredObject]:
+        raise InfrastructureError(f"{prefix} is not listed after {after}", cause=Cause.STORAGE)
+
+
+class Kept(ArtifactStore):
+    """A store in which merging ends before anything is deleted."""
 
     keeps = True
 
@@ -88,48 +95,50 @@ async def test_the_index_of_a_cut_log_has_the_lines_that_are_shown(tmp_path: Pat
         assert all(each.data == shown[each.number - 1] for each in lines)
 
 
+async def unmerged(folder: Path, text: bytes) -> ArtifactStore:
+    """Writes a log that is closed and not merged."""
+    await write(Unlisted.open(folder.as_uri()), text)
+    store = ArtifactStore.open(folder.as_uri())
+    assert len(await names(store)) >= len(text) // 1000
+    return store
+
+
 async def test_a_reader_that_listed_segments_lists_again(tmp_path: Path) -> None:
-    store = Kept.open(tmp_path.as_uri())
     text = numbered(50_000)
-    await write(store, text)
-    assert len(await names(store)) > 20
+    store = await unmerged(tmp_path, text)
     reader = LogReader(store)
     closed = await reader.end(KEY)
     seen = b""
     async for chunk in reader.chunks(KEY, 0, None, closed):
         if not seen:
-            store.keeps = False
             await compact(store, KEY)
             assert len(await names(store)) == 3
         seen += chunk.data
     assert seen == text
 
 
-@pytest.mark.parametrize("position", [0, 10_000, 49_990])
+@pytest.mark.parametrize("position", [0, 10_000, 40_000, 49_990])
 async def test_whoever_follows_meanwhile_misses_nothing(tmp_path: Path, position: int) -> None:
     """The log is closed and merged between the listing and the reads, and between two looks."""
-    store = Kept.open(tmp_path.as_uri())
     text = numbered(50_000)
-    await write(store, text)
+    store = await unmerged(tmp_path, text)
     closed = await store.get(end_key(KEY))
-    store.keeps = False
-    await store.delete(end_key(KEY), lines_key(KEY))
-    reader = LogReader(store)
-    cursor = LogCursor(reader, KEY)
-    seen, pauses = b"", 0
+    await store.delete(end_key(KEY))
+    cursor = LogCursor(LogReader(store), KEY)
+    seen, merges = b"", 0
     while cursor.closed is None:
         async for chunk in cursor.poll():
             assert chunk.offset == len(seen)
             seen += chunk.data
-            if len(seen) > position and not pauses:
-                pauses += 1
+            if len(seen) > position and not merges:
+                merges += 1
                 await store.put(end_key(KEY), closed)
                 await compact(store, KEY)
-        if not pauses:
-            pauses += 1
+        if not merges:
+            merges += 1
             await store.put(end_key(KEY), closed)
             await compact(store, KEY)
-    assert pauses == 1
+    assert merges == 1
     assert seen == text
 
 
@@ -167,3 +176,23 @@ async def test_a_cancelled_job_does_not_wait_for_the_merge(tmp_path: Path) -> No
         await asyncio.create_task(job())
     assert lines_key(KEY) not in {each.key for each in await store.list(KEY)}
     assert await LogReader(store).size(KEY) == 50_000
+
+
+class Torn(ArtifactStore):
+    """A store of which one listing was made while a log was closed and merged."""
+
+    listings = 0
+
+    async def list(self, prefix: str, *, after: str | None = None) -> list[StoredObject]:
+        self.listings += 1
+        found = await super().list(prefix, after=after)
+        missing = {end_key(KEY), found[5].key} if self.listings == 1 else set()
+        return [each for each in found if each.key not in missing]
+
+
+async def test_a_gap_in_a_torn_listing_is_not_a_cut(tmp_path: Path) -> None:
+    text = numbered(20_000)
+    await unmerged(tmp_path, text)
+    cursor = LogCursor(LogReader(Torn.open(tmp_path.as_uri())), KEY)
+    assert b"".join([chunk.data async for chunk in cursor.poll()]) == text
+    assert cursor.closed is not None
