@@ -3,11 +3,10 @@
 With it, any line of a long log is found by reading a few hundred others.
 """
 
-import re
 from bisect import bisect_right
-from functools import lru_cache
 from typing import Final, NamedTuple
 
+from opam_ci.core.logs.lines import whole_lines
 from opam_ci.core.logs.sgr import PLAIN, Sgr, SgrScanner, state_of, text_of
 from opam_ci.core.model import Frozen
 
@@ -113,7 +112,7 @@ class LineCounter:
     def _block(self, data: bytes, start: int) -> int:
         """Returns where the next mark is in a piece of output, 0 if it is not there."""
         window = start + _BYTES_APART
-        if block := _lines(self._until_mark).match(data, start, window):
+        if block := whole_lines(self._until_mark).match(data, start, window):
             return block.end()
         if window >= len(data):
             return 0
@@ -136,8 +135,3 @@ class LineCounter:
     def _mark(self) -> None:
         self._marked = LineMark(self._complete + 1, self._line_at, self._scanner.state)
         self.marks.append((self._marked.line, self._marked.offset, text_of(self._marked.sgr)))
-
-
-@lru_cache(maxsize=2 * LINES_APART)
-def _lines(count: int) -> re.Pattern[bytes]:
-    return re.compile(rb"(?:[^\n]*+\n){%d}" % count)

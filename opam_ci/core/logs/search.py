@@ -1,10 +1,10 @@
 """Searching a log for a text, literally; ASCII letters match in either case."""
 
 import re
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from opam_ci.core.logs.line_index import LineMark
+from opam_ci.core.logs.lines import whole_lines
 from opam_ci.core.logs.sgr import PLAIN
 from opam_ci.core.logs.spans import spans
 
@@ -109,10 +109,5 @@ class Searcher:
 
 def _after(data: bytes, start: int, lines: int) -> int:
     """Returns where so many lines after a place end."""
-    match = _lines(lines).match(data, start)
+    match = whole_lines(lines).match(data, start)
     return match.end() if match else len(data)
-
-
-@lru_cache(maxsize=1024)
-def _lines(count: int) -> re.Pattern[bytes]:
-    return re.compile(rb"(?:[^\n]*+\n){%d}" % count)
