@@ -6,7 +6,6 @@ memory, descriptors), it takes from nothing else. It needs Temporal and one tabl
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import sys
@@ -17,6 +16,7 @@ from opam_ci.app.github_settings import GitHubSettings
 from opam_ci.app.pull_requests import PullRequests
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import stop_on_signal
+from opam_ci.cli.operator.child import child_running
 from opam_ci.cli.operator.work import log_to_stderr
 from opam_ci.clients.github.deliveries import StoredDeliveries
 from opam_ci.clients.threads import INDEX
@@ -26,14 +26,6 @@ from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.guard import GuardLimits
 from opam_ci.web.server import affordable, receiving
 from opam_ci.web.webhook import Webhook
-
-_log = logging.getLogger(__name__)
-
-_RESTART_DELAY = 1.0
-"""Seconds; connections wait meanwhile, since the listening socket is the parent's."""
-
-_STOP_TIMEOUT = 20.0
-"""Seconds for the process to answer requests in flight when it is stopped, before it is killed."""
 
 
 class ReceiverOptions(Frozen):
@@ -56,52 +48,8 @@ async def receiver_running(options: ReceiverOptions) -> AsyncIterator[None]:
 
     A receiver that ends is started again.
     """
-    ready = asyncio.Event()
-    keeper = asyncio.create_task(_keep_running(options, ready))
-    try:
-        await ready.wait()
+    async with child_running("the receiver of webhooks", __name__, options, options.listener):
         yield
-    finally:
-        keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeper
-
-
-async def _keep_running(options: ReceiverOptions, ready: asyncio.Event) -> None:
-    while True:
-        try:
-            async with _started(options) as process:
-                if process.stdout is not None and await process.stdout.readline():
-                    ready.set()
-                end = f"ended with code {await process.wait()}"
-        except OSError as error:
-            end = f"cannot be started: {error}"
-        # If all processes are told to stop, this one is cancelled before it warns.
-        await asyncio.sleep(_RESTART_DELAY)
-        _log.warning("the receiver of webhooks %s; it is started again", end)
-
-
-@contextlib.asynccontextmanager
-async def _started(options: ReceiverOptions) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", __name__),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        pass_fds=[options.listener],
-    )
-    try:
-        if process.stdin is not None:
-            process.stdin.write(options.model_dump_json().encode() + b"\n")
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                async with asyncio.timeout(_STOP_TIMEOUT):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.cli.operator import receiver
+from opam_ci.cli.operator import child
 from opam_ci.cli.operator.receiver import ReceiverOptions, receiver_running
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.requests import CheckOptions
@@ -18,7 +18,7 @@ OPTIONS = ReceiverOptions(listener=0, temporal="127.0.0.1:1", checks=CheckOption
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "program"))
-    monkeypatch.setattr(receiver, "_RESTART_DELAY", 0.01)
+    monkeypatch.setattr(child, "_RESTART_DELAY", 0.01)
     return tmp_path / "program"
 
 
