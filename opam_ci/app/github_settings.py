@@ -39,7 +39,8 @@ class GitHubSettings(BaseSettings):
         contexts: The statuses to post, as JSON.
         advisory: Which of the contexts are advisory, by what they are about.
         page_url: Link of statuses: a URL with `{owner}`, `{repo}`, `{number}`.
-        temporal_ui: Address of Temporal's Web UI, the link of statuses without `page_url`.
+        temporal_ui: Address of Temporal's Web UI, to which pages link for operators, and statuses
+            where no pages are served.
         drafts: Whether drafts are tested `light`ly, or like all others (`full`).
         new_authors: Whether for an author of whom nothing was merged before everything is run
             (`full`), or a `small` set until `/opam-ci ok`.

@@ -96,6 +96,8 @@ class Settings(BaseSettings):
         metrics: Address on which a worker shows metrics and its health; empty for nowhere.
         canary: Whether a build worker builds a canary before it takes jobs and after faults,
             and has one go through its pools' queues now and then.
+        pages_url: Address of the pages for others, such as `https://ci.example.org`; statuses link
+            to it.
         retention_days: How long closed pull requests and branches are kept that do not change.
         incident_probe: How long after its fault an incident is looked at first.
         incident_quiet: How long an incident without lost jobs must be quiet to be over.
@@ -164,6 +166,7 @@ class Settings(BaseSettings):
     build_cache_bytes: ByteSize = BUILD_CACHE_BYTES
     metrics: str = ""
     canary: bool = True
+    pages_url: str = Field(default="", pattern=r"^(https?://[^@\s{}]{1,1000})?$")
     retention_days: int = Field(default=90, ge=1)
     incident_probe: timedelta = Field(
         default=IncidentIntervals().probe_first,

@@ -23,6 +23,7 @@ from opam_ci.cli.operator.down import down
 from opam_ci.cli.operator.github import app as github_app
 from opam_ci.cli.operator.incidents import app as incidents
 from opam_ci.cli.operator.overview import authors, errors, jobs, workers
+from opam_ci.cli.operator.pages import pages
 from opam_ci.cli.operator.prune import prune
 from opam_ci.cli.operator.restart import cancel, restart
 from opam_ci.cli.operator.serve import serve
@@ -63,6 +64,7 @@ for command in (
     authors,
     worker,
     serve,
+    pages,
     cache,
     prune,
 ):

@@ -1,4 +1,4 @@
-"""The HTTP server of the receiver, under guard."""
+"""The HTTP server of the receiver and of pages, each in a process of its own, under guard."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from opam_ci.web.guard import Guard, GuardedConnection, GuardLimits
 from opam_ci.web.webhook import Webhook, application
@@ -47,9 +48,24 @@ async def receiving(
         listener: Listens; closed at the end.
         limits: On all requests together.
     """
+    async with serving(application(webhook), listener, limits):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    app: ASGIApp, listener: socket.socket, limits: GuardLimits | None = None
+) -> AsyncIterator[None]:
+    """Serves an application for the time of a block.
+
+    Args:
+        app: Answers the requests.
+        listener: Listens; closed at the end.
+        limits: On all requests together.
+    """
     guard = Guard(limits)
     config = uvicorn.Config(
-        application(webhook),
+        app,
         # uvicorn only calls it, with what a protocol's class takes.
         http=cast("type[GuardedConnection]", guard.protocol),
         ws="none",
@@ -57,6 +73,7 @@ async def receiving(
         # Strangers must not write our log either.
         log_level="error",
         access_log=False,
+        server_header=False,
         backlog=_ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )

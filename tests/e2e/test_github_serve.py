@@ -1,5 +1,6 @@
 """`opam-ci serve` for a fake GitHub, with real git, a real Temporal server, and kill -9."""
 
+import html
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.worlds.github import GitHubWorld, github_world, opam
@@ -50,8 +52,13 @@ def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> 
     lines = opam('version: "2"').decode().splitlines()
     found = {(each["path"], each["start_line"]) for each in run.annotations}
     assert ("packages/c/c.1/opam", lines.index('version: "2"') + 1) in found
-    url = world.fake.statuses[bad, "opam-ci"][-1]["target_url"]
-    assert url.endswith("/namespaces/default/workflows/pr%2Focaml%2Fopam-repository%2F2")
+    status = world.fake.statuses[bad, "opam-ci"][-1]
+    url = f"http://127.0.0.1:{world.pages_port}/ocaml/opam-repository/pull/2"
+    assert status["target_url"] == url
+    # The page has the text of the status, and links to Temporal for operators.
+    page = html.unescape(httpx.get(url, trust_env=False).raise_for_status().text)
+    assert status["description"] in page
+    assert "/namespaces/default/workflows/pr%2Focaml%2Fopam-repository%2F2" in page
     world.do(world.fake.close(1, merged=True))
     # The base moves on: the clone follows, although no head is to be fetched.
     tip = world.remote.commit("master", {"packages/n/n.1/opam": opam()}, parents=(world.base,))

@@ -17,7 +17,7 @@ from opam_ci.app.pull_requests import PullRequests
 from opam_ci.app.runners import pools_with_platforms, unserved
 from opam_ci.app.settings import Settings
 from opam_ci.cli.author.platforms import chosen_table
-from opam_ci.cli.local import system
+from opam_ci.cli.local import services, session, system
 from opam_ci.cli.local.session import working
 from opam_ci.cli.output.render import View, make_view
 from opam_ci.cli.output.tables import note
@@ -36,6 +36,7 @@ from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import State, Summary
 from opam_ci.core.platforms.model import EMBEDDED, Platform, Runner
 from opam_ci.core.platforms.select import choose, embedded, named
+from opam_ci.web.addresses import target_path
 from opam_ci.workflows import options
 
 EXIT_CODES = {State.SUCCESS: 0, State.FAILURE: 1, State.ERROR: 3, State.PENDING: 3}
@@ -264,7 +265,26 @@ async def _check(
             chosen = await with_workers(client, platforms, needed, lacks)
             options = revision.options.model_copy(update={"platforms": chosen})
             revision = revision.model_copy(update={"options": options})
-        return await run_check(client, ref, revision, view)
+        pages = asyncio.create_task(_serve_pages(settings, ref)) if is_alone else None
+        summary = await run_check(client, ref, revision, view)
+        if pages is not None:
+            await pages
+        return summary
+
+
+async def _serve_pages(settings: Settings, ref: PullRequestRef) -> None:
+    """Has the embedded services serve pages, and prints the address of the check's."""
+    embedded = services.status(settings.home)
+    if embedded is None:
+        return
+    here = session.at_embedded(settings, embedded)
+    try:
+        url = await asyncio.to_thread(session.start_pages, here, embedded)
+    except InfrastructureError as error:
+        note(f"no pages: {error}")
+        return
+    target = f"heads/{ref.branch}" if ref.number is None else f"pull/{ref.number}"
+    note(f"page: {url}{target_path(f'{ref.owner}/{ref.repo}', target)}")
 
 
 async def with_workers(

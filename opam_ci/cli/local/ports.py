@@ -39,6 +39,14 @@ def require_free(port: int, *, option: str) -> None:
         time.sleep(0.05)
 
 
+def free_port(preferred: int) -> int:
+    """Returns a port of the loopback interface that is free at the moment: this one, if it is."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0 if _bind_error(preferred) else preferred))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def _bind_error(port: int) -> OSError | None:
     with socket.socket() as probe:
         # As servers do: closed connections in TIME_WAIT do not occupy the port.

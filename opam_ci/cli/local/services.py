@@ -34,6 +34,9 @@ DEFAULT_PORT = 7233
 UI_PORT_OFFSET = 1000
 """Offset of the Web UI's port from the server's: the development server's default."""
 
+PAGES_PORT_OFFSET = 2000
+"""The same of the port of pages, if that is free: then links to them stay."""
+
 HIGHEST_PORT = 65_535
 
 NAMESPACE = "default"
@@ -96,6 +99,7 @@ class Embedded(Frozen):
         ui_url: Of Temporal's Web UI.
         temporal_pid: Pid of the server.
         worker_pid: Pid of the worker, None if it does not run.
+        pages_url: Address of the pages, None if they are not served.
     """
 
     home: Path
@@ -103,6 +107,7 @@ class Embedded(Frozen):
     ui_url: str
     temporal_pid: int
     worker_pid: int | None
+    pages_url: str | None = None
 
 
 def start_temporal(home: Path, *, port: int | None = None, ui_port: int | None = None) -> Embedded:
@@ -188,6 +193,51 @@ def start_worker(
         return found
 
 
+def start_pages(
+    home: Path, command: Sequence[str], *, version: str, environment: Mapping[str, str]
+) -> str:
+    """Starts the server of pages, unless it runs, and waits until it serves.
+
+    Args:
+        home: The state directory; its Temporal server runs.
+        command: Absolute path of a program, and its arguments; gets the option `--port`.
+        version: As of `start_worker`.
+        environment: As of `start_worker`.
+
+    Returns:
+        The address of the pages.
+
+    Raises:
+        UsageError: The Temporal server does not run.
+        InfrastructureError: The pages are not served; no process is left.
+    """
+    with _locked(home):
+        temporal = daemon.find(_state(home, "temporal"))
+        if temporal is None:
+            raise UsageError(
+                "the embedded Temporal server does not run; start it with `opam-ci up`"
+            )
+        running = daemon.find(_state(home, "pages"))
+        ready = home / "run" / "pages.ready"
+        if running is not None and (running.notes["version"] != version or not ready.exists()):
+            daemon.stop(running, timeout=STOP_TIMEOUT)
+            running = None
+        if running is None:
+            ready.unlink(missing_ok=True)
+            above = int(temporal.notes["port"]) + PAGES_PORT_OFFSET
+            port = ports.free_port(above if above <= HIGHEST_PORT else 0)
+            running = daemon.start(
+                _state(home, "pages"),
+                _log(home, "pages"),
+                [*command, "--port", str(port)],
+                notes={"version": version, "port": str(port)},
+                environment={**environment, HOME: str(home), READY_FILE: str(ready)},
+            )
+            log = _log(home, "pages")
+            _await("the server of pages", ready.exists, running, log, START_TIMEOUT)
+        return _pages_url(running)
+
+
 def lack_of_room(home: Path) -> str | None:
     """Returns what the state directory's file system lacks; None if the services can write."""
     needs = HostNeeds(home=home, free_bytes=ROOM_BYTES, free_inodes=ROOM_INODES, memory_bytes=0)
@@ -204,12 +254,12 @@ def announce_ready() -> None:
 def code_version() -> str:
     """Returns a fingerprint of the product's files: after an edit, the worker is replaced."""
     product = Path(__file__).resolve().parents[2]
-    files = sorted(product.rglob("*.py"))
+    files = [each for each in product.rglob("*.*") if each.suffix != ".pyc" and each.is_file()]
     return f"{len(files)}-{max(file.stat().st_mtime_ns for file in files)}"
 
 
 def stop(home: Path) -> tuple[str, ...]:
-    """Stops the worker, then the server.
+    """Stops pages and worker, then the server.
 
     Returns:
         The names of those that ran.
@@ -218,7 +268,7 @@ def stop(home: Path) -> tuple[str, ...]:
         return ()
     stopped = []
     with _locked(home):
-        for name in ("worker", "temporal"):
+        for name in ("pages", "worker", "temporal"):
             if (running := daemon.find(_state(home, name))) is not None:
                 daemon.stop(running, timeout=STOP_TIMEOUT)
                 stopped.append(name)
@@ -308,13 +358,19 @@ def _await(
 
 def _embedded(home: Path, temporal: daemon.Daemon) -> Embedded:
     worker = daemon.find(_state(home, "worker"))
+    pages = daemon.find(_state(home, "pages"))
     return Embedded(
         home=home,
         address=_address(temporal.notes),
         ui_url=f"http://{ports.LOOPBACK}:{temporal.notes['ui_port']}",
         temporal_pid=temporal.pid,
         worker_pid=None if worker is None else worker.pid,
+        pages_url=None if pages is None else _pages_url(pages),
     )
+
+
+def _pages_url(pages: daemon.Daemon) -> str:
+    return f"http://{ports.LOOPBACK}:{pages.notes['port']}"
 
 
 def _address(notes: Mapping[str, str]) -> str:

@@ -212,3 +212,20 @@ def start_worker(settings: Settings) -> services.Embedded:
         version=f"{services.code_version()} {settings.model_dump_json()}",
         environment=environment,
     )
+
+
+def start_pages(settings: Settings, embedded: services.Embedded) -> str:
+    """Starts the pages of the embedded services as a daemon, unless they are served.
+
+    Returns:
+        Their address.
+    """
+    environment = {"OPAM_CI_NAMESPACE": settings.namespace, "OPAM_CI_CACHE": str(settings.cache)}
+    if settings.platforms is not None:
+        environment["OPAM_CI_PLATFORMS"] = str(settings.platforms)
+    return services.start_pages(
+        settings.home,
+        [sys.executable, "-m", "opam_ci.cli.main", "pages", "--temporal-ui", embedded.ui_url],
+        version=f"{services.code_version()} {settings.model_dump_json()}",
+        environment=environment,
+    )

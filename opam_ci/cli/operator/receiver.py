@@ -35,11 +35,13 @@ class ReceiverOptions(Frozen):
         listener: Descriptor of the listening socket.
         temporal: Address of the Temporal server.
         checks: How heads are checked.
+        page_url: Link of statuses, see `GitHubSettings`.
     """
 
     listener: int
     temporal: str
     checks: CheckOptions
+    page_url: str = ""
 
 
 @contextlib.asynccontextmanager
@@ -61,7 +63,7 @@ def main() -> None:
 
 async def _receive(options: ReceiverOptions) -> None:
     settings = Settings().model_copy(update={"temporal": options.temporal})
-    github = GitHubSettings()
+    github = GitHubSettings().model_copy(update={"page_url": options.page_url})
     policy = github.policy(options.checks, namespace=settings.namespace)
     stop = stop_on_signal()
     # The parent writes nothing more: the pipe ends with it, however it dies. The next one wants

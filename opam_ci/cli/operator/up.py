@@ -108,7 +108,7 @@ def bring_up(
         UsageError: The machine lacks something, or a port is in use.
         InfrastructureError: A step failed, or the example has unexpected outcomes.
     """
-    progress = Progress(steps=4 if view is None else 5)
+    progress = Progress(steps=5 if view is None else 6)
     with progress.step("Debian packages"):
         system.install(progress.report)
     # The server first: a port in use is reported before a minute's work, not after.
@@ -119,6 +119,9 @@ def bring_up(
         asyncio.run(_make_root(settings, progress.report))
     with progress.step("worker"):
         embedded = session.start_worker(settings)
+    with progress.step("pages"):
+        pages_url = session.start_pages(settings, embedded)
+        embedded = embedded.model_copy(update={"pages_url": pages_url})
     summary = None
     if view is not None:
         with progress.step("example pull request with real builds"), example.source_host() as host:
@@ -208,6 +211,7 @@ async def _check(settings: Settings, made: example.Example, source_url: str, vie
 def _next_steps(embedded: Embedded, *, with_example: bool) -> str:
     hints = {"./opam-ci status": "every pull request and its jobs"}
     if with_example:
+        hints[f"{embedded.pages_url}/local/example/heads/example"] = "the example, as a page"
         log = "./opam-ci log local/example/branch-example 'build example-type-error'"
         hints[log] = "why a job has its outcome"
         hints[f"git --git-dir={embedded.home / 'example'} log -p example"] = "what it submits"
@@ -216,6 +220,7 @@ def _next_steps(embedded: Embedded, *, with_example: bool) -> str:
     return "\n".join(
         [
             "",
+            f"Pages     {embedded.pages_url}",
             f"Web UI    {embedded.ui_url}",
             f"Temporal  {embedded.address}",
             f"state     {embedded.home}",

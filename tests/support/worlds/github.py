@@ -64,7 +64,7 @@ class GitHubWorld:
         self.fake = fake
         self.remote = Clone(home / "remote.git")
         self.base = self.remote.commit("master", {"packages/a/a.1/opam": opam()})
-        self.port = free_port()
+        self.port, self.pages_port = free_port(), free_port()
         self.temporal_port, self.temporal_ui = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.kills = 0
@@ -116,7 +116,7 @@ class GitHubWorld:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "opam_ci.cli.main", "serve", *self.words),
-                    *("--port", str(self.port), *words),
+                    *("--port", str(self.port), "--pages-port", str(self.pages_port), *words),
                 ],
                 env=self.environment | {services.READY_FILE: str(ready)},
                 stdout=log,

@@ -30,6 +30,7 @@ from opam_ci.core.jobs.summary import Fault, JobState, JobStatus, Summary
 from tests.e2e.conftest import free_port
 
 EVIDENCE = Evidence(rule="test")
+START_PAGES = session.start_pages
 
 
 class Recorder:
@@ -129,6 +130,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, done: list[str]) -> None:
     monkeypatch.setattr(system, "install", lambda _: done.append("packages"))
     monkeypatch.setattr(up, "_make_root", make_root)
     monkeypatch.setattr(session, "start_worker", start_worker)
+    monkeypatch.setattr(session, "start_pages", lambda *_: "http://127.0.0.1:1")
 
 
 def bring_up(settings: Settings, view: View | None) -> tuple[Embedded, Summary | None]:
@@ -143,6 +145,7 @@ def test_it_starts_everything_and_the_example_recovers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(up, "_check", check_like_a_worker)
+    monkeypatch.setattr(session, "start_pages", START_PAGES)
     view = Recorder()
     embedded, summary = bring_up(settings, view)
     assert [summary] == view.closed
@@ -150,11 +153,17 @@ def test_it_starts_everything_and_the_example_recovers(
     assert len(view.shown) == len(view.closed) == 1
     assert services.status(settings.home) == embedded
     progress = capsys.readouterr().err
-    assert "[2/5] Temporal server: done in " in progress
-    assert "[5/5] example pull request with real builds: done in " in progress
+    assert "[2/6] Temporal server: done in " in progress
+    assert "[6/6] example pull request with real builds: done in " in progress
     text = up._next_steps(embedded, with_example=True)
     assert embedded.ui_url in text
     assert "./opam-ci down" in text
+    assert f"{embedded.pages_url}/local/example/heads/example" in text
+    assert httpx.get(f"{embedded.pages_url}/", trust_env=False).status_code == 200
+    # It is the same server that another `up` finds, and `down` ends it.
+    assert START_PAGES(session.at_embedded(settings, embedded), embedded) == embedded.pages_url
+    assert services.stop(settings.home)[0] == "pages"
+    assert services.status(settings.home) is None
     assert summary is not None
     up._keep(settings, summary)
     assert up._last_shown(settings) == summary

@@ -1,0 +1,276 @@
+"""Pages over HTTP: addresses, headers, errors, and answers by state."""
+
+import asyncio
+import gzip
+import html
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import httpx
+import pytest
+
+from opam_ci.clients.index import Index
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.platform_files import load_platforms
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.records import RowBatch
+from opam_ci.core.jobs.summary import JobState, JobStatus
+from opam_ci.web.pages import application
+from opam_ci.web.security import CONTENT_SECURITY_POLICY
+from opam_ci.web.site import Site
+from opam_ci.web.sources import PageSources
+from tests.support.fakes.serving import served
+from tests.support.worlds import pages as world
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(
+        PageSources(
+            index_url=f"sqlite:///{tmp_path}/index.sqlite",
+            store=ArtifactStore.open("memory:"),
+            platforms=load_platforms(None),
+        )
+    )
+
+
+@contextmanager
+def client_of(site: Site) -> Iterator[httpx.Client]:
+    """Serves pages on a real port, as uvicorn reads and writes them."""
+    try:
+        with (
+            served(application(site)) as url,
+            httpx.Client(base_url=url, trust_env=False) as client,
+        ):
+            yield client
+    finally:
+        asyncio.run(site.sources.close())
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[httpx.Client]:
+    with client_of(site) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nowhere/at/all",
+        "/static/site.css",
+        "/static/../pages.py",
+        "/package/a%2Fb",
+        "/a b/c/pull/1",
+    ],
+)
+def test_unknown_paths_are_pages_with_a_way_on(client: httpx.Client, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert "All pull requests" in response.text
+    assert response.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+
+
+def test_a_page_has_the_headers_that_keep_hostile_text_harmless(client: httpx.Client) -> None:
+    headers = client.get("/platforms").headers
+    assert headers["content-security-policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'; "
+        "require-trusted-types-for 'script'"
+    )
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["referrer-policy"] == "same-origin"
+
+
+def test_the_newest_state_costs_a_poll_less_than_300_bytes(client: httpx.Client) -> None:
+    first = client.get("/platforms")
+    again = client.get("/platforms", headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code == 304
+    assert sum(len(name) + len(value) + 4 for name, value in again.headers.items()) < 200
+    assert client.get("/platforms", headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_styles_and_scripts_are_cached_for_good_by_their_content(
+    client: httpx.Client, site: Site
+) -> None:
+    path = site.assets.path("site.css")
+    response = client.get(path)
+    assert path in client.get("/platforms").text
+    assert "immutable" in response.headers["cache-control"]
+    assert response.headers["content-type"].startswith("text/css")
+
+
+def test_an_index_that_is_away_is_a_page_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").write_text("not a database, but long enough to look at it" * 100)
+    sources = PageSources(
+        index_url=f"sqlite:///{tmp_path}/index.sqlite",
+        store=ArtifactStore.open("memory:"),
+        platforms=load_platforms(None),
+    )
+    with client_of(Site(sources)) as client:
+        response = client.get("/incidents")
+    assert response.status_code == 503
+    assert "try again" in response.text.lower()
+    assert str(tmp_path) not in response.text
+
+
+def test_a_bug_is_a_page_without_a_trace(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(Index, "incidents", broken)
+    response = client.get("/incidents")
+    assert response.status_code == 500
+    assert "A bug of opam-ci" in response.text
+    assert "secret" not in response.text
+    assert response.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+
+
+def test_only_get_is_answered(client: httpx.Client) -> None:
+    response = client.post("/platforms")
+    assert response.status_code == 405
+    assert "All pull requests" in response.text
+
+
+def test_a_cursor_that_is_none_is_refused(client: httpx.Client) -> None:
+    response = client.get("/incidents?after=x")
+    assert response.status_code == 400
+    assert "cursor" in response.text
+
+
+def test_health_needs_no_index(client: httpx.Client) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_scripts_and_styles_are_small(site: Site, client: httpx.Client) -> None:
+    def size(extension: str, pack: Callable[[bytes], bytes]) -> int:
+        folder = resources.files("opam_ci.web").joinpath("static")
+        names = [each.name for each in folder.iterdir() if each.name.endswith(extension)]
+        contents = [client.get(site.assets.path(name)).content for name in names]
+        assert all(contents)
+        return sum(len(pack(each)) for each in contents)
+
+    assert size(".js", gzip.compress) < 25_000
+    assert size(".css", gzip.compress) < 12_000
+
+
+@pytest.fixture
+def filled(site: Site, client: httpx.Client) -> httpx.Client:
+    """The pages of a pull request with all that they show."""
+    index = Index.open(site.sources.index_url)
+    key = world.fill(index)
+    index.close()
+    asyncio.run(world.store_logs(site.sources.store, key))
+    return client
+
+
+HEAD = f"/{world.REPOSITORY}/pull/{world.NUMBER}"
+JOB = f"{HEAD}/job/build,debian-13-ocaml-5.3@amd64,cppo.1.8.0"
+
+
+def test_the_page_of_a_head_answers_by_state(filled: httpx.Client, site: Site) -> None:
+    first = filled.get(HEAD)
+    assert first.status_code == 200
+    known = {"if-none-match": first.headers["etag"]}
+    assert filled.get(HEAD, headers=known).status_code == 304
+    # A list of the same head is another page.
+    assert filled.get(f"{HEAD}?q=is:failed", headers=known).status_code == 200
+    index = Index.open(site.sources.index_url)
+    key = world.key_of(world.NEW)
+    job = JobStatus(
+        job=Job(platform="p/amd64", package="late.1", kind=JobKind.BUILD), state=JobState.QUEUED
+    )
+    at = key.opened_at + timedelta(hours=1)
+    index.record(RowBatch(key=key, rows=(job,), sequence=9, updated_at=at))
+    index.close()
+    assert filled.get(HEAD, headers=known).status_code == 200
+
+
+def test_each_number_leads_to_the_jobs_that_it_counts(filled: httpx.Client) -> None:
+    page = filled.get(HEAD).text
+    glyph = '(?:<span class="glyph"[^>]*>.</span> )?'
+    link = rf'<a[^>]* href="([^"]*\?q=[^"]*)"[^>]*>(?:<b>)?{glyph}(\d+)\b'
+    counted = re.findall(link, page)
+    assert len(counted) > 10
+    for address, number in counted:
+        found = filled.get(html.unescape(address)).text
+        assert found.count("data-row") == int(number), address
+
+
+def test_what_is_not_there_is_a_page_with_a_way_on(filled: httpx.Client) -> None:
+    for path, way in {
+        f"/{world.REPOSITORY}/pull/1": f"/{world.REPOSITORY}",
+        f"/{world.REPOSITORY}/pull/99999999999999999999": "/",
+        f"/{world.REPOSITORY}/commit/0123456": f"/{world.REPOSITORY}",
+        f"/{world.REPOSITORY}/commit/HEAD": "/",
+        f"{HEAD}/job/build,nowhere,cppo.1.8.0": f"{HEAD}?q=",
+        f"{HEAD}/job/%25ff": "/",
+        f"{JOB}?attempt=7-7": JOB,
+        f"{JOB}?attempt=x": JOB,
+    }.items():
+        response = filled.get(path)
+        assert response.status_code == 404, path
+        assert f'href="{way}"' in response.text, path
+
+
+def test_a_commit_is_found_by_its_first_digits(filled: httpx.Client) -> None:
+    page = filled.get(f"/{world.REPOSITORY}/commit/{world.OLD[:7]}")
+    assert page.status_code == 200
+    assert "A newer head is tested" in page.text
+
+
+def test_the_log_of_a_job_is_below_its_page(filled: httpx.Client) -> None:
+    found = re.search(r'data-query="([^"]+)"', filled.get(JOB).text)
+    assert found is not None
+    query = html.unescape(found[1])
+    lines = filled.get(f"{JOB}/log/lines?{query}")
+    assert lines.json()["total"] > 1500
+    assert "immutable" in lines.headers["cache-control"]
+    # Without the log's own name, the same address will mean another log one day.
+    assert filled.get(f"{JOB}/log/lines").headers["cache-control"] == "no-store"
+    raw = filled.get(f"{JOB}/log/raw")
+    assert raw.content == world.log_text(world.Told())
+    assert raw.headers["x-content-type-options"] == "nosniff"
+    assert filled.get(f"{JOB}/log/lines?attempt=9-9").status_code == 404
+
+
+def test_lint_findings_lead_to_their_lines(filled: httpx.Client) -> None:
+    line = (
+        f"https://github.com/{world.REPOSITORY}/blob/{world.NEW}/packages/cppo/cppo.1.8.0/opam#L12"
+    )
+    assert f'href="{line}"' in filled.get(HEAD).text
+
+
+def test_a_store_that_is_away_hides_nothing_else(
+    filled: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise InfrastructureError("the store is at 10.0.0.1", cause=Cause.STORAGE)
+
+    for name in ("get", "list"):
+        monkeypatch.setattr(ArtifactStore, name, away)
+    page = filled.get(HEAD)
+    assert page.status_code == 200
+    assert "The store does not answer" in page.text
+    # It is asked for again, as soon as the store is back.
+    known = {"if-none-match": page.headers["etag"]}
+    monkeypatch.undo()
+    assert filled.get(HEAD, headers=known).status_code == 200
+
+
+def test_badges_and_feeds(filled: httpx.Client) -> None:
+    badge = filled.get(f"/badge{HEAD}.svg")
+    assert badge.headers["content-type"] == "image/svg+xml"
+    assert "failed" in badge.text
+    assert filled.get(f"/badge/{world.REPOSITORY}/pull/1.svg").status_code == 404
+    feed = ET.fromstring(filled.get("/incidents.atom").content)  # noqa: S314 - ours
+    assert len(feed.findall("{*}entry")) == 2
