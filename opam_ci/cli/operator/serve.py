@@ -16,6 +16,7 @@ from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import stop_on_signal
 from opam_ci.cli.author.platforms import chosen_table
 from opam_ci.cli.local import services
+from opam_ci.cli.local.services import HIGHEST_PORT
 from opam_ci.cli.operator.listening import address_of, listening
 from opam_ci.cli.operator.pages import PagesOptions, pages_running
 from opam_ci.cli.operator.receiver import ReceiverOptions, receiver_running
@@ -81,10 +82,15 @@ def serve(
             GitHubSettings(),
             checks,
             listen=(host, port),
-            listen_pages=(host, pages_port if pages_port is not None else port and port + 1),
+            listen_pages=(host, next_to(port) if pages_port is None else pages_port),
             ready=_announce,
         )
     )
+
+
+def next_to(port: int) -> int:
+    """Returns the port for pages if none is named: 0, for a free one, beside a free one."""
+    return port and (port + 1 if port < HIGHEST_PORT else port - 1)
 
 
 def served_platforms(file: Path | None, patterns: list[str]) -> tuple[Platform, ...]:
@@ -135,7 +141,7 @@ async def serve_github(
         listening(*listen) as listener,
         listening(*listen_pages, options="--host or --pages-port") as pages_listener,
     ):
-        github = _linking_to_pages(github, settings, pages_listener)
+        github = linking_to_pages(github, settings, pages_listener)
         options = ReceiverOptions(
             listener=listener.fileno(),
             temporal=settings.temporal,
@@ -162,7 +168,7 @@ async def serve_github(
             _log.info("stopping")
 
 
-def _linking_to_pages(
+def linking_to_pages(
     github: GitHubSettings, settings: Settings, listener: socket.socket
 ) -> GitHubSettings:
     """Returns settings by which statuses link to the pages, unless they link elsewhere."""
