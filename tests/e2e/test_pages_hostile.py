@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import httpx
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
 from opam_ci.clients.index import Index, Place
 from opam_ci.clients.lint.findings import store_findings
@@ -149,7 +149,9 @@ async def hostile(browser: Browser, origin: str) -> AsyncIterator[Watched]:
 UNEXPECTED = """
 () => [...document.querySelectorAll('*')].flatMap((element) =>
   [...element.attributes].filter(({ name, value }) => {
-    if (name.startsWith('on') || name === 'style' || name === 'srcdoc') return true;
+    // The viewer of logs gives itself a height and a place.
+    if (name === 'style') return !element.matches('.viewer-space, .viewer-lines');
+    if (name.startsWith('on') || name === 'srcdoc') return true;
     if (!['href', 'src', 'action', 'data', 'xlink:href', 'content'].includes(name)) return false;
     if (name === 'content') return element.httpEquiv !== '';
     const url = new URL(value, location.href);
@@ -209,6 +211,20 @@ async def test_on_pages_of_jobs_they_are_text(hostile: Watched) -> None:
         path = job_path(HEAD, job_of(number, payload).id)
         shown += as_shown(payload) in " ".join((await look(hostile, path)).split())
     assert shown >= 25
+
+
+async def test_in_logs_they_are_text(hostile: Watched, browser: Browser, origin: str) -> None:
+    path = job_path(HEAD, job_of(1, PAYLOADS[1]).id)
+    await look(hostile, f"{path}#L1")
+    for number in range(1, len(PAYLOADS), 40):
+        await hostile.page.evaluate("(line) => { location.hash = `L${line}` }", number)
+        line = hostile.page.locator(f"#log-viewer li.hit:has(a[href='#L{number}'])")
+        await expect(line).to_be_in_viewport()
+        assert await hostile.page.evaluate(UNEXPECTED) == []
+    async with watched(browser, origin, java_script_enabled=False) as found:
+        await found.open(path)
+        assert await found.page.evaluate(UNEXPECTED) == []
+        assert await found.page.locator(".log li").count() > 300
 
 
 async def test_as_names_of_branches_they_are_text(hostile: Watched, index: Index) -> None:

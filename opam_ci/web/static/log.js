@@ -141,8 +141,8 @@ function start(root) {
       rest.href = address("raw", { start: line.cut[0], end: line.cut[1] });
       rest.textContent = ` … all ${(line.cut[1] - line.cut[0]).toLocaleString("en")} bytes of this line`;
     }
-    if (number === evidence) item.className = "at";
-    else if ((number >= marked[0] && number <= marked[1]) || hitSet.has(number)) item.className = "hit";
+    item.classList.toggle("at", number === evidence);
+    item.classList.toggle("hit", (number >= marked[0] && number <= marked[1]) || hitSet.has(number));
     return item;
   }
 
