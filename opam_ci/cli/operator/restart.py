@@ -36,14 +36,13 @@ from opam_ci.core.jobs.selector import (
 )
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.text.status import problems
+from opam_ci.core.text.taken import jobs_text, pending_sentence, taken_lines, verb
 
 _AT_ONCE = 20
 """Concurrent updates."""
 
 _IDS_AT_ONCE = 1000
 """Ids in one update: a message of Temporal's is limited to two megabytes."""
-
-_IDS_SHOWN = 5
 
 HeadOption = Annotated[
     str | None,
@@ -196,7 +195,7 @@ async def _one(
     if as_json:
         print_json(as_line(result, preview=update.preview))
         return
-    for line in lines_of(result, update):
+    for line in taken_lines(result.name, result.taken, update):
         print_text(line)
 
 
@@ -352,41 +351,15 @@ def as_line(result: Result, *, preview: bool) -> dict[str, object]:
     }
 
 
-def lines_of(result: Result, update: RestartUpdate | CancelUpdate) -> Iterable[str]:
-    """Yields the lines that show the result of one pull request."""
-    if result.taken is None:
-        yield pending(result)
-        return
-    taken = result.taken
-    done = "restarted" if isinstance(update, RestartUpdate) else "cancelled"
-    yield f"{_jobs(taken.jobs)} of {result.name} {_verb(taken.jobs, done, preview=update.preview)}"
-    if len(taken.by_platform) > 1:
-        for platform, number in sorted(taken.by_platform.items()):
-            yield f"  {number:,} on {platform or 'no platform (analysis, lint)'}"
-    shown = taken.first[:_IDS_SHOWN]
-    for job in shown:
-        yield f"  {job}"
-    if taken.jobs > len(shown):
-        yield f"  and {taken.jobs - len(shown):,} more; `opam-ci jobs {result.name}` lists jobs"
-
-
 def brief(result: Result) -> str:
     """Returns the line that shows the result of one of many pull requests."""
     if result.refusal is not None:
         return f"{result.name}: not restarted: {result.refusal}"
     if result.taken is None:
-        return pending(result)
+        return pending_sentence(result.name)
     some = ", ".join(result.taken.first[:3])
     more = result.taken.jobs - len(result.taken.first[:3])
     return f"{result.name}: {some}" + (f" and {more:,} more" if more > 0 else "")
-
-
-def pending(result: Result) -> str:
-    """Returns the line that shows an update which is accepted and not executed yet."""
-    return (
-        f"{result.name}: accepted, and not done yet: the index may be "
-        "unavailable. It is done as soon as the index is available; do not repeat it"
-    )
 
 
 def tally(results: Sequence[Result], *, preview: bool) -> str:
@@ -394,14 +367,4 @@ def tally(results: Sequence[Result], *, preview: bool) -> str:
     done = [each.taken for each in results if each.taken is not None and each.refusal is None]
     number = sum(each.jobs for each in done)
     where = f"{len(done)} pull request{'' if len(done) == 1 else 's'}"
-    return f"{_jobs(number)} of {where} {_verb(number, 'restarted', preview=preview)}"
-
-
-def _jobs(number: int) -> str:
-    return f"{number:,} job{'' if number == 1 else 's'}"
-
-
-def _verb(number: int, done: str, *, preview: bool) -> str:
-    if preview:
-        return f"would be {done}"
-    return f"{'is' if number == 1 else 'are'} {done}"
+    return f"{jobs_text(number)} of {where} {verb(number, 'restarted', preview=preview)}"
