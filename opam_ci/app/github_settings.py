@@ -11,9 +11,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from opam_ci.clients.git.upstream import require_url
 from opam_ci.clients.github.auth import AppCredentials, Credentials, TokenCredentials
 from opam_ci.clients.github.http import PUBLIC_API, TOTAL_TIMEOUT
+from opam_ci.clients.github.oauth import PUBLIC_WEB
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import Tracked
-from opam_ci.core.github.model import RefName, RepositoryName
+from opam_ci.core.github.model import RefName, RepositoryName, Word
 from opam_ci.core.github.posting_options import SILENCE_AFTER_REQUEST, PostingOptions
 from opam_ci.core.github.revision import NewAuthors, Policy, lighter
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, About, Context
@@ -33,7 +34,10 @@ class GitHubSettings(BaseSettings):
         token: A plain token, for small set-ups without an App.
         token_file: A file with the token.
         webhook_secret_file: A file with the webhook's secret.
+        client_id: Client id of the App, for people to sign in; without it pages have no buttons.
+        client_secret_file: A file with a client secret of the App.
         api_url: URL of GitHub's API; another one for GitHub Enterprise.
+        web_url: URL of GitHub's pages; another one for GitHub Enterprise.
         clone_url: URL to fetch commits from; by default the repository on github.com.
         checks: Whether check runs are posted besides statuses; needs an App.
         contexts: The statuses to post, as JSON.
@@ -62,7 +66,10 @@ class GitHubSettings(BaseSettings):
     token: SecretStr | None = None
     token_file: Path | None = None
     webhook_secret_file: Path | None = None
+    client_id: Word = ""
+    client_secret_file: Path | None = None
     api_url: str = PUBLIC_API
+    web_url: str = PUBLIC_WEB
     clone_url: str = ""
     checks: bool = False
     contexts: tuple[Context, ...] = Field(default=DEFAULT_CONTEXTS, min_length=1)
@@ -78,7 +85,7 @@ class GitHubSettings(BaseSettings):
     )
     reconcile_interval: timedelta = Field(default=timedelta(minutes=15), ge=timedelta(seconds=10))
 
-    @field_validator("api_url", "page_url", "temporal_ui")
+    @field_validator("api_url", "web_url", "page_url", "temporal_ui")
     @classmethod
     def _web_address(cls, url: str) -> str:
         if url and not url.startswith(("https://", "http://")):
@@ -146,6 +153,24 @@ class GitHubSettings(BaseSettings):
         if not secret:
             raise UsageError(f"{self.webhook_secret_file} is empty: write the secret into it")
         return secret
+
+    def client_secret(self) -> SecretStr | None:
+        """Returns the App's client secret; None where nobody can sign in.
+
+        Raises:
+            UsageError: One of client id and secret is missing, or the file cannot be read.
+        """
+        if not self.client_id and self.client_secret_file is None:
+            return None
+        if not self.client_id or self.client_secret_file is None:
+            raise UsageError(
+                "to sign in takes both OPAM_CI_GITHUB_CLIENT_ID and "
+                "OPAM_CI_GITHUB_CLIENT_SECRET_FILE: set the other one (docs/github.md)"
+            )
+        text = _secret(self.client_secret_file, "CLIENT_SECRET_FILE").decode(errors="replace")
+        if not text.strip():
+            raise UsageError(f"{self.client_secret_file} is empty: write the secret into it")
+        return SecretStr(text.strip())
 
     def policy(self, checks: CheckOptions, *, namespace: str = "default") -> Policy:
         """Returns how pull requests are tested and reported.

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import typer
 
@@ -120,8 +121,15 @@ def _steps(settings: Settings, github: GitHubSettings) -> list[tuple[str, Step]]
         ("app", app_facts),
         ("access", access),
         ("clone", clone),
+        ("sign-in", partial(_sign_in, github)),
         ("temporal", server),
     ]
+
+
+async def _sign_in(github: GitHubSettings) -> str:
+    if github.client_secret() is None:
+        return "none: pages have no buttons"
+    return f"client {github.client_id}"
 
 
 def _client(github: GitHubSettings) -> GitHub:

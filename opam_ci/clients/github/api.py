@@ -17,9 +17,26 @@ from opam_ci.core.github.reconcile import Delivery
 from opam_ci.core.github.status import Status
 
 
-class _Permission(Tolerant):
+class Permission(Tolerant):
+    """What an account may do with the repository.
+
+    Attributes:
+        permission: `admin`, `write`, `read` or `none`.
+        role_name: Also `maintain` or `triage`, or a name of an organisation's own.
+    """
+
     permission: Word
     role_name: Word = ""
+
+    @property
+    def role(self) -> str:
+        """The more telling of the two."""
+        return self.role_name or self.permission
+
+    @property
+    def may_command(self) -> bool:
+        """Whether the account may command the CI."""
+        return is_permitted(self.permission, self.role_name)
 
 
 class _Created(Tolerant):
@@ -160,11 +177,14 @@ class GitHub(RestClient):
         path = f"/app/hook/deliveries/{delivery}/attempts"
         await self.send(object, "POST", path, identity="app")
 
-    async def may_command(self, login: Login) -> bool:
-        """Whether an account may command the CI. Not cached, as permissions can be withdrawn."""
+    async def permission(self, login: Login) -> Permission:
+        """Returns what an account may do. Not cached, as permissions can be withdrawn."""
         path = f"{self._repo}/collaborators/{quote(login, safe='')}/permission"
-        found = await self.get(_Permission, path)
-        return is_permitted(found.permission, found.role_name)
+        return await self.get(Permission, path)
+
+    async def may_command(self, login: Login) -> bool:
+        """Whether an account may command the CI."""
+        return (await self.permission(login)).may_command
 
     async def comment(self, number: int, text: str) -> None:
         """Comments on a pull request. Not idempotent: a second call makes a second comment."""
