@@ -9,10 +9,12 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from opam_ci.clients.index import AttemptFilter, Index, JobFilter, Place, RevisionFilter
+from opam_ci.clients.logs.find import find_log
 from opam_ci.clients.logs.format import DamagedLogError
-from opam_ci.clients.logs.tail import IsOver, LogTails
-from opam_ci.clients.logs.view import LogView, LogViews
+from opam_ci.clients.logs.tail import IsOver
+from opam_ci.clients.logs.view import LogView
 from opam_ci.clients.runners.job import reproduction
+from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import label
 from opam_ci.core.jobs.records import AttemptRecord
@@ -71,7 +73,7 @@ class JobLogs:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._views = LogViews(site.sources.store, LogTails(site.sources.store))
+        self._views = site.sources.views
 
     def routes(self, job: str) -> list[Route]:
         """Returns the routes of the log of a job.
@@ -88,10 +90,11 @@ class JobLogs:
             attempt: The attempt, None if there is none.
             offset: Of the evidence, None if there is none.
         """
-        if attempt is None or attempt.log_key is None:
-            return Excerpts(problem="No log is known of this job.")
         try:
-            view = await self._views.view(attempt.log_key, is_over=_known(attempt))
+            key = await find_log(self._site.sources.store, attempt) if attempt else None
+            if attempt is None or key is None:
+                return Excerpts(problem="No log is known of this job.")
+            view = await self._views.view(key, is_over=_known(attempt))
             if not view.size:
                 is_over = attempt.ended_at is not None
                 return Excerpts(problem=_sentence(texts.GONE if is_over else texts.NOT_STORED))
@@ -106,11 +109,15 @@ class JobLogs:
             attempt = await self._attempt(request)
         except PageError as error:
             raise LogRefusalError(error.status, str(error)) from error
+        except UsageError as error:
+            raise LogRefusalError(400, str(error)) from error
         if attempt is None:
             raise LogRefusalError(404, "no such attempt: see the page of the job")
-        is_fixed = request.query_params.get("log") == digest(attempt.log_key)
+        named = request.query_params.get("log")
+        is_fixed = attempt.log_key is not None and named == digest(attempt.log_key)
         verdict = label(attempt.outcome) if attempt.outcome is not None else ""
-        return LogPlace(attempt.log_key, attempt.ended_at is not None, is_fixed, verdict)
+        key = await find_log(self._site.sources.store, attempt)
+        return LogPlace(key, attempt.ended_at is not None, is_fixed, verdict)
 
     async def _attempt(self, request: Request) -> AttemptRecord | None:
         key, name = await find(self._site, request), requested_job(request)
@@ -129,10 +136,11 @@ def chosen(attempts: tuple[AttemptRecord, ...], name: str | None) -> AttemptReco
 
     Args:
         attempts: Of a job, the newest first.
-        name: Its round and number, such as `1-2`; None for the newest that has a log.
+        name: Its round and number, such as `1-2`; None for the newest that has a log, or runs: the
+            index has the key of its log only once it has ended.
     """
     if name is None:
-        return next((each for each in attempts if each.log_key is not None), None)
+        return next((each for each in attempts if each.log_key or not each.ended_at), None)
     parts = _ATTEMPT.fullmatch(name)
     wanted = parts and (int(parts[1]), int(parts[2]))
     return next((each for each in attempts if (each.round, each.number) == wanted), None)

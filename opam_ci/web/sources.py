@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Concatenate, ParamSpec, TypeVar
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.tail import LogTails
+from opam_ci.clients.logs.view import LogViews
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, Context
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -45,6 +48,11 @@ class PageSources:
     public_url: str = ""
     _index: Index | None = field(default=None, init=False)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    @cached_property
+    def views(self) -> LogViews:
+        """The logs of the store; one reader for all who follow one."""
+        return LogViews(self.store, LogTails(self.store))
 
     async def ask(
         self, question: Callable[Concatenate[Index, P], T], *args: P.args, **kwargs: P.kwargs
