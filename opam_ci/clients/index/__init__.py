@@ -3,6 +3,7 @@
 from opam_ci.clients.index.filters import CURRENT, AttemptFilter, JobFilter, RevisionFilter
 from opam_ci.clients.index.incidents import IncidentFilter
 from opam_ci.clients.index.index import Index
+from opam_ci.clients.index.listings import Listings
 from opam_ci.clients.index.paging import Page, Place
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "IncidentFilter",
     "Index",
     "JobFilter",
+    "Listings",
     "Page",
     "Place",
     "RevisionFilter",

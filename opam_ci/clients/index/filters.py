@@ -92,10 +92,12 @@ class AttemptFilter(_Filter):
 
     Attributes:
         job: Attempts of this job.
+        name: Attempts of the jobs with this id.
         phase: The current phase, or the one in which it stopped.
     """
 
     job: Job | None = None
+    name: str | None = None
     phase: Phase | None = None
 
 
@@ -168,6 +170,7 @@ def attempt_condition(wanted: AttemptFilter) -> ColumnElement[bool]:
     ]
     if wanted.job is not None:
         conditions.append(JOBS.c.name == wanted.job.id)
+    conditions += equal(JOBS, wanted, "name")
     return and_(true(), *conditions)
 
 

@@ -39,6 +39,7 @@ from opam_ci.clients.index.schema import (
     REVISIONS,
     TESTED,
 )
+from opam_ci.clients.index.summaries import Summaries
 from opam_ci.clients.index.write import write
 from opam_ci.core.jobs.records import (
     AttemptRecord,
@@ -58,7 +59,7 @@ _EVERY_ATTEMPT = AttemptFilter()
 _START = Place()
 
 
-class Index(JobQueue, Incidents, Overview, Pages, Audit, Retention):
+class Index(JobQueue, Incidents, Overview, Pages, Audit, Summaries, Retention):
     """Pull requests, revisions, jobs and attempts, in SQLite or PostgreSQL.
 
     Every method blocks on the database (milliseconds, but up to half a minute when
