@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from starlette.requests import Request
@@ -307,7 +308,7 @@ def _answering(
 def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
     """Returns a response that says what is wrong, then what to do."""
     return JSONResponse(
-        {"status": status, "detail": sentence},
+        {"title": HTTPStatus(status).phrase, "status": status, "detail": sentence},
         status,
         headers={**_CHANGING, **(headers or {})},
         media_type="application/problem+json",

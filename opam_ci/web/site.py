@@ -33,11 +33,13 @@ class Site:
 
     Attributes:
         sources: Index, store and settings.
+        acts_on: Repository whose jobs people can restart and cancel; empty for none.
         assets: Style and scripts.
         version: Changes with the code that makes pages.
     """
 
     sources: PageSources
+    acts_on: str = ""
     assets: Assets = field(default_factory=Assets)
     version: str = field(init=False)
     _templates: Templates = field(init=False)
@@ -55,11 +57,14 @@ class Site:
             "target_path_of": newest_path,
         }
         names: dict[str, Any] = {
+            "acts_on": self.acts_on,
             "glyphs": {standing.value: glyph for standing, glyph in GLYPHS.items()},
             "states": {state.value: glyph for state, glyph in STATES.items()},
         }
         self._templates = Templates(functions | names, FILTERS)
-        self.version = tag_of(__version__, self.assets.version, self._templates.version)
+        self.version = tag_of(
+            __version__, self.assets.version, self._templates.version, self.acts_on
+        )
 
     def render(self, template: str, **values: object) -> str:
         """Renders a template."""

@@ -1,6 +1,7 @@
 """`opam-ci pages`: serves pages for people, also as a process of `opam-ci serve`."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -8,11 +9,15 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from opam_ci.app.connection import connect
+from opam_ci.app.github_settings import GitHubSettings
+from opam_ci.app.pull_requests import PullRequests
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import stop_on_signal
 from opam_ci.cli.local import services
@@ -23,6 +28,7 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, Context
 from opam_ci.core.model import Frozen
+from opam_ci.web.action_service import acting, routes_beside_pages
 from opam_ci.web.guard import GuardLimits
 from opam_ci.web.pages import application
 from opam_ci.web.server import affordable, serving
@@ -49,6 +55,7 @@ class PagesOptions(Frozen):
         maximum_attempts: Attempts of a job, None if they are not known.
         platforms: File of platforms; None for the one of the settings.
         temporal_ui: Address of Temporal's Web UI; empty for none.
+        temporal: Address of the Temporal server, for actions; None for that of the settings.
     """
 
     listener: int
@@ -56,6 +63,7 @@ class PagesOptions(Frozen):
     maximum_attempts: int | None = None
     platforms: Path | None = None
     temporal_ui: str = ""
+    temporal: str | None = None
 
 
 def pages(
@@ -68,7 +76,8 @@ def pages(
     """Serves pages: pull requests, jobs with their logs, incidents.
 
     They are public and read-only, made from the job index and the store alone: it needs neither
-    Temporal nor GitHub. Put a proxy with TLS before it. SIGTERM stops it.
+    Temporal nor GitHub, but for the buttons of those who sign in (docs/github.md). Put a proxy
+    with TLS before it. SIGTERM stops it.
     """
     log_to_stderr()
     with listening(host, port) as listener:
@@ -97,7 +106,7 @@ async def serve_pages(
         ready: Called with the address once pages are served.
 
     Raises:
-        UsageError: The store's URL or the file of platforms is invalid.
+        UsageError: The store's URL, the file of platforms, or the settings to sign in are invalid.
         InfrastructureError: The directory of the store cannot be made.
     """
     sources = PageSources(
@@ -110,14 +119,26 @@ async def serve_pages(
         public_url=settings.pages_url,
         temporal_ui=options.temporal_ui,
     )
+    changes = {} if options.temporal is None else {"temporal": options.temporal}
+    here = settings.model_copy(update=changes)
     stop = stop_on_signal()
     address = address_of(listener)
     try:
-        async with serving(application(Site(sources)), listener, affordable(_LIMITS)):
+        async with contextlib.AsyncExitStack() as stack:
+            url = settings.pages_url or f"http://{address}"
+            service = acting(GitHubSettings(), partial(_pull_requests, here), sources, url=url)
+            actions = await stack.enter_async_context(service)
+            site = Site(sources, acts_on=actions.tracked.repository if actions else "")
+            app = application(site, routes_beside_pages(site, actions))
+            await stack.enter_async_context(serving(app, listener, affordable(_LIMITS)))
             ready(address)
             await stop.wait()
     finally:
         await sources.close()
+
+
+async def _pull_requests(settings: Settings) -> PullRequests:
+    return PullRequests(await connect(settings))
 
 
 def pages_running(options: PagesOptions) -> AbstractAsyncContextManager[None]:

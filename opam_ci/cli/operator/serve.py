@@ -159,6 +159,7 @@ async def serve_github(
                     maximum_attempts=checks.retry.maximum_attempts,
                     platforms=settings.platforms,
                     temporal_ui=github.temporal_ui,
+                    temporal=settings.temporal,
                 )
             ),
         ):
