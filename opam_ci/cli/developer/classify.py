@@ -9,8 +9,10 @@ import typer
 from pydantic import BaseModel, ConfigDict
 
 from opam_ci.cli.developer.classify_replay import attempt_filter, replay_attempts
+from opam_ci.cli.developer.wrong_verdicts import replay_reports
 from opam_ci.cli.output.json_lines import BatchLine, print_line, read_lines
 from opam_ci.cli.output.tables import print_text
+from opam_ci.clients.index import AttemptFilter
 from opam_ci.core.classify import TextVerdict, classify_text, cut, every_rule
 from opam_ci.core.classify.rules_page import rules_markdown
 from opam_ci.core.errors import UsageError
@@ -79,8 +81,18 @@ def classify(
         str | None,
         typer.Option(help="With --replay: only attempts begun since then: 90m, 24h, 7d, a date."),
     ] = None,
+    wrong_verdicts: Annotated[
+        bool,
+        typer.Option(
+            "--wrong-verdicts",
+            help="With --replay: attempts whose verdicts maintainers reported as wrong.",
+        ),
+    ] = False,
     fail_on_flip: Annotated[
-        bool, typer.Option(help="With --replay: exit code 1 if a verdict changes.")
+        bool,
+        typer.Option(
+            help="With --replay: exit code 1 if a verdict changes, or is still reported as wrong."
+        ),
     ] = False,
 ) -> None:
     """Classify a log: a broken package or a broken CI, by which rule and which lines.
@@ -93,12 +105,20 @@ def classify(
             "give one of: a LOG file (- for standard input), --batch FILE, --rules, --replay"
         )
     if replay:
-        wanted = attempt_filter(outcome=outcome, cause=cause, since=since)
-        if replay_attempts(wanted, platform=platform, as_json=as_json) and fail_on_flip:
-            raise typer.Exit(1)
+        _replay(
+            attempt_filter(outcome=outcome, cause=cause, since=since),
+            platform=platform,
+            reports=wrong_verdicts,
+            as_json=as_json,
+            fail_on_flip=fail_on_flip,
+        )
         return
-    if fail_on_flip or (platform, outcome, cause, since) != (None, None, None, None):
-        raise UsageError("--platform, --outcome, --cause, --since, --fail-on-flip need --replay")
+    narrowed = (platform, outcome, cause, since) != (None, None, None, None)
+    if wrong_verdicts or fail_on_flip or narrowed:
+        raise UsageError(
+            "--platform, --outcome, --cause, --since, --wrong-verdicts and --fail-on-flip need "
+            "--replay"
+        )
     if (batch is not None or rules) and (exit_code is not None or phase is not None):
         raise UsageError("--exit-code and --phase need a LOG; --batch has them in its lines")
     if rules:
@@ -108,6 +128,19 @@ def classify(
             raise typer.Exit(_USAGE_EXIT)
     elif log is not None:
         _explain(log, exit_code=exit_code, phase=phase, as_json=as_json)
+
+
+def _replay(
+    wanted: AttemptFilter, *, platform: str | None, reports: bool, as_json: bool, fail_on_flip: bool
+) -> None:
+    if not reports:
+        flips = replay_attempts(wanted, platform=platform, as_json=as_json)
+    elif wanted != AttemptFilter() or platform is not None:
+        raise UsageError("--wrong-verdicts excludes --platform, --outcome, --cause and --since")
+    else:
+        flips = replay_reports(as_json=as_json)
+    if flips and fail_on_flip:
+        raise typer.Exit(1)
 
 
 def _print_rules(*, as_json: bool) -> None:

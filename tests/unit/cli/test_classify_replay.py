@@ -10,9 +10,10 @@ import pytest
 import typer
 
 from opam_ci.cli.developer.classify import classify
-from opam_ci.clients.index.index import Index
+from opam_ci.clients.index import AttemptFilter, Index
 from opam_ci.clients.judge import judged
 from opam_ci.clients.logs.format import end_key
+from opam_ci.clients.logs.kept import keep_log
 from opam_ci.clients.logs.log import LogReader, LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.phases.transcript import Transcript
@@ -32,6 +33,7 @@ from opam_ci.core.jobs.outcome import (
 )
 from opam_ci.core.jobs.records import AttemptRecord, RevisionKey
 from opam_ci.core.jobs.summary import Standing
+from opam_ci.core.pages.model import WrongVerdict
 from tests.support.fakes.written import write
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -235,3 +237,48 @@ def test_another_package_at_fault_is_a_change() -> None:
     )
 
     assert other.flips
+
+
+def report(stored: Stored, package: str, expected: str) -> None:
+    """Does what a maintainer does who finds a verdict wrong."""
+    (attempt,) = stored.index.attempts(AttemptFilter(package=package)).items
+    assert attempt.log_key is not None
+    kept = asyncio.run(keep_log(stored.store, attempt.log_key))
+    made = WrongVerdict(
+        at=NOON, login="alice", attempt=attempt, expected=expected, comment="no\nnet", log_key=kept
+    )
+    stored.index.add_wrong_verdict(made)
+
+
+def test_reports_of_maintainers_outlive_their_logs(
+    stored: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored.add("mended.1", once())
+    stored.add("wrong.1", None)
+    report(stored, "mended.1", "errored(dns)")
+    report(stored, "wrong.1", "failed(source)")
+    for each in asyncio.run(stored.store.list("logs")):
+        asyncio.run(stored.store.delete(each.key))
+
+    classify(replay=True, wrong_verdicts=True)
+
+    name, dns = "o/r pull/7 build debian-13-ocaml-5.3/amd64", "errored(dns)"
+    assert capsys.readouterr().out.splitlines() == [
+        (f"{name} wrong.1 1-1: was {dns}, alice expects failed(source); now {dns}: still wrong"),
+        "    no net",
+        (f"{name} mended.1 1-1: was failed(build), alice expects {dns}; now {dns}: as expected"),
+        "    no net",
+        "2 reports: 1 as expected now, 1 still wrong, 0 without a log or facts",
+    ]
+    with pytest.raises(typer.Exit):
+        classify(replay=True, wrong_verdicts=True, as_json=True, fail_on_flip=True)
+    *_, mended, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (mended["before"], mended["expected"], mended["now"]) == (
+        *("failed(build)", "errored(dns)"),
+        "errored(dns)",
+    )
+    assert (summary["reports"], summary["wrong"]) == (2, 1)
+
+
+def test_a_log_that_is_gone_cannot_be_kept(stored: Stored) -> None:
+    assert asyncio.run(keep_log(stored.store, "logs/gone")) is None
