@@ -30,6 +30,7 @@ from opam_ci.cli.operator.serve import serve
 from opam_ci.cli.operator.up import up
 from opam_ci.cli.operator.work import worker
 from opam_ci.cli.output.tables import note
+from opam_ci.cli.selection.server import choose_server
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.text.status import problems
@@ -43,6 +44,7 @@ app = typer.Typer(
     help="The CI of opam-repository: it distinguishes a broken package from a broken CI.",
     epilog="Start with `opam-ci up`. Exit codes: 0 passed, 1 package failure, 2 usage, "
     "3 internal CI error.",
+    callback=choose_server,
 )
 for command in (
     up,

@@ -53,8 +53,9 @@ def raised(*names: str) -> list[str]:
     found = {
         text
         for name, call in calls()
-        if name in names and call.args
-        if (text := template(call.args[0]))
+        if name in names
+        # The first text: a refusal has a status code before it.
+        if (text := next(filter(None, map(template, call.args)), None))
     }
     return sorted(found)
 
@@ -85,7 +86,10 @@ def test_of_usage() -> None:
             "--incident selects errored jobs: it excludes --failed and --all",
             "--kind {kind}: a build is one of {…}",
             "--markdown and --check are about a whole file: give no other option",
-            "--platform, --outcome, --cause, --since, --fail-on-flip need --replay",
+            "--platform, --outcome, --cause, --since, --wrong-verdicts and --fail-on-flip need --replay",
+            "--server and --temporal exclude each other",
+            "--server is for these commands alone: {…}",
+            "--wrong-verdicts excludes --platform, --outcome, --cause and --since",
             "--{name} is empty; leave it out to take all",
             "OPAM_CI_GITHUB_CHECKS needs a GitHub App: only Apps have check runs",
             "OPAM_CI_GITHUB_CLONE_URL is not an https, ssh, git or file URL without a password: git reads credentials from its own configuration (docs/github.md)",
@@ -97,6 +101,7 @@ def test_of_usage() -> None:
             "a URL with a user name or a password, which logs would show",
             "a filter has {LENGTH} characters and {_WORDS} words at most",
             "a line needs `base` and `head`, or `merge`",
+            "a server's URL has no user name or password: set OPAM_CI_TOKEN",
             "an index on PostgreSQL needs the Python package psycopg: install psycopg[binary]",
             "another check of {title} has taken this one's place",
             "cannot connect to the Temporal server at {temporal} ({reason}): check the address, and TLS and key in the variables TEMPORAL_… (docs/operations.md)",
@@ -108,6 +113,7 @@ def test_of_usage() -> None:
             "commit {…} is not a merge: it has no parents",
             "git cannot reach {url}: {error}",
             "git {…}.{…} is too old: install 2.38 or a newer one",
+            "give a pull request: a server restarts the jobs of one at a time",
             "give either --pr NUMBER or --branch NAME",
             "give either a pull request or --incident",
             "give one of --pr NUMBER, --branch NAME and --batch FILE",
@@ -138,10 +144,12 @@ def test_of_usage() -> None:
             "no such pool: {pool}; the file of platforms has: {…}",
             "no such version in this repository: {package}; the newest: {newest}",
             "no test of {title} in the index (yet); `opam-ci status` lists the checks of this server",
+            "no token: set OPAM_CI_TOKEN to a personal access token of GitHub's; it needs no permission",
             "no webhook secret: set OPAM_CI_GITHUB_WEBHOOK_SECRET_FILE to a file with the secret of the webhook on GitHub",
             "not a commit: {text}; give its hash, or the first seven characters of it",
             "not a commit: {…}: use {_SHORTEST} or more of its hexadecimal digits",
             "not a pull request: {text}; write OWNER/REPO/NUMBER as `opam-ci status` does, or OWNER/REPO/heads/BRANCH for a branch of a clone",
+            "not the URL of a server: {url}; write it as a browser shows it, such as https://ci.example.org",
             "nothing matches at the current heads of open pull requests; `opam-ci errors` shows what is errored",
             "nothing was restarted: all pull requests refused",
             "only a pull request with a number can be fetched from GitHub",
@@ -149,6 +157,7 @@ def test_of_usage() -> None:
             "port {port} is in use by {…}; choose another with {option}, or end that program",
             "port {port} needs more rights; choose one above 1023 with {option}",
             "several commits begin with {head}: use more of its digits",
+            "sign-in needs https: {url} would send cookies that others can read; put a proxy with TLS before it, and set OPAM_CI_PAGES_URL to its address",
             "the GitHub App's private key cannot be read: give the .pem file as downloaded",
             "the GitHub App's private key is missing: set OPAM_CI_GITHUB_PRIVATE_KEY_FILE to the .pem file",
             "the GitHub App's private key is not an RSA key",
@@ -168,18 +177,25 @@ def test_of_usage() -> None:
             "the variables TEMPORAL_… or the file that they name are invalid: {…}",
             "this machine can serve no pool of the file of platforms ({listed})",
             "this needs a GitHub App: a plain token cannot list or repeat deliveries",
+            "to sign in takes both OPAM_CI_GITHUB_CLIENT_ID and OPAM_CI_GITHUB_CLIENT_SECRET_FILE: set the other one (docs/github.md)",
             "two pull requests, {pull_request} and {pr}: give one",
             "unknown key {…}: the keys are {known}",
             "{SETTING}: {_path} is not opam {OPAM_VERSION}, whose lint authors are judged by; `--version` prints {…}",
             "{argument} is not a package: write NAME.VERSION, such as cppo.1.8.0",
+            "{client_secret_file} is empty: write the secret into it",
             "{id} has no {missing}; there are attempts: {existing}",
             "{log} cannot be read: {…}",
             "{name} is built by a worker of its pool, {pool}: name another one with --platform",
+            "{name} is not a pull request on GitHub: a server acts on these alone",
             "{number} jobs of {title} match: {…}{more}. Give more words, or narrow with --kind, --platform, --revdep or --job",
             "{program} is missing: install opam-ci with its dependencies",
             "{root} is not a package repository: it has no directory `packages`. Give the path of a clone with --repo, and for a bare one a branch with --rev",
             "{shown} cannot be read: {reason}",
+            "{text}: check --server, or OPAM_CI_SERVER",
             "{trouble}, or set {SETTING} to the path of an opam {OPAM_VERSION}",
+            "{url} has no API of this opam-ci's version ({what}): check --server, or OPAM_CI_SERVER",
+            "{url} is not https: others could read the token",
+            "{url}: {detail}",
             "{webhook_secret_file} is empty: write the secret into it",
             "{workflow_id} has ended (closed, or a one-off check that is done); nothing was changed",
             "{workflow_id} is of a version without updates; send it the signal `{signal}` (`temporal workflow signal --workflow-id {workflow_id} --name {signal}`), or wait for its next head",
@@ -194,10 +210,54 @@ def test_of_usage() -> None:
     )
 
 
+def test_of_refusals() -> None:
+    """Of what people ask for by pages and by the API."""
+    assert raised("RefusedError") == snapshot(
+        [
+            "GitHub did not confirm the account: sign in again",
+            "GitHub does not know the token (any more): make another one",
+            "GitHub was not allowed to name the account: sign in again",
+            "a form is sent as {_FORM}",
+            "no incident {incident} (any more): {PREFIX}/incidents lists them",
+            "no job {…} of this head: its jobs are listed at …/jobs",
+            "no such attempt of {…}: its page lists all of them",
+            "no such job of this head",
+            "no such testing (any more): {PREFIX}/testings lists them",
+            "no test of {repository}#{number} (yet)",
+            "no test of {…} of {repository} (yet): /api/v1/pulls lists what there is",
+            "not a personal access token: {HINT}",
+            "send JSON, with the content type application/json",
+            "sign in, or {HINT}",
+            "the attempt has no verdict yet: it is running",
+            "the body broke off",
+            "the body is larger than 1 MiB",
+            "the form broke off",
+            "the form cannot be read: load the page again",
+            "the form is larger than 64 KiB",
+            "the form is outdated or not of this session: load the page again",
+            "the parameter {…} is given {…} times",
+            "the request came from another site: nothing was done",
+            "the session has ended, and nothing was done: sign in again",
+            "the session has expired: sign in again",
+            "the session is not valid: sign in again",
+            "the sign-in lacks GitHub's code: sign in again",
+            "the verdict is {expected} already",
+            "this CI acts on {repository} alone",
+            "this resource has no parameters",
+            "this sign-in was not begun here, or over ten minutes ago: sign in again",
+            "too many requests at the moment: repeat it in {wait} s",
+            "{login} may not do that: it takes triage rights in {repository}",
+            "{login} may not do that: it takes triage rights in {repository}, or to be the author of the pull request",
+        ]
+    )
+
+
 def test_of_infrastructure() -> None:
     assert raised("InfrastructureError") == snapshot(
         [
+            "GitHub cannot confirm the account: {status}",
             "GitHub has a server error: {status} at {what}",
+            "GitHub is not reachable: {__name__}",
             "GitHub is not reachable: {__name__} at {method} {…}: {error}",
             "GitHub no longer has commit {…} of pull request {number}: {branch}",
             "GitHub rejects our credentials at {what} ({message}): check the App's id and private key, or the token",
@@ -228,6 +288,7 @@ def test_of_infrastructure() -> None:
             "git {…} took over {timeout} s",
             "image {name} cannot be pulled: {errors}",
             "invalid URL of an archive mirror {url}: correct the setting",
+            "invalid response of GitHub to {path}: {…}",
             "invalid response of GitHub to {…}: {…}",
             "log {key} is not open",
             "merging again gives {tree} instead of {merge_tree}",
@@ -292,11 +353,13 @@ def test_of_infrastructure() -> None:
             "{path} cannot be given to {name}",
             "{path} cannot be removed: {…}",
             "{title} printed over {_CAPTURE_LIMIT} bytes",
+            "{url}: {detail}",
             "{what} cannot be copied ({how}): {…}",
             """\
 {what} {problem}; the end of its log, {log}:
 {…}\
 """,
+            "{workflow_id} did not return a preview in time",
             "{workflow_id} did not return a preview in time: the index may be unavailable; nothing was changed",
             "{…} is damaged or not an index ({message}): move the file away to begin with an empty one, or restore it from a backup",
             "{…} of {…} pull requests did not answer; repeat the command: what was restarted is left alone",
@@ -309,22 +372,29 @@ def test_of_values_that_are_refused() -> None:
     assert raised("ValueError", "_RefusedError", "FormatError", "UnprovenError") == snapshot(
         [
             "Builds do not fetch {…}, a source in {…} (expecting http, https, ftp or git+https)",
+            "Duplicate field {name}",
+            "Duplicate section {kind}",
             "File {…} too big ({size} bytes)",
             """\
 Format errors detected in {package}:
 {errors}\
 """,
+            "Invalid field {name}",
+            "Invalid section {kind}",
             "Mismatch between package dir name {…} and parent directory name {…}",
             "Package {…} uses unsupported opam version {opam_version} (need >= 2)",
             "Unexpected path {…} in packages directory (expecting 'packages/name/name.l.m.n/{opam,files/*}')",
+            "X-GitHub-Event or X-GitHub-Delivery is missing or invalid",
             "a URL with a user name or a password, which would be shown",
             "a check run has either a status or a conclusion",
+            "a name has control characters",
             "a packed list ends early, or holds over {MAX_BYTES} bytes",
             "a platform has an image exactly if its runner is container",
             "a pull request has either a number or a branch",
             "a revdep job, and only such a job, has a reverse dependency",
             "a revision belongs to either a pull request or a branch",
             "an attempt has an outcome exactly if it has ended",
+            "give either a number or a branch",
             "impossible",
             "invalid directory {home}: remove commas, colons, quotes, backslashes and spaces",
             'invalid duration {value}; write "90 s", "15 min" or "2 h"',
@@ -332,16 +402,23 @@ Format errors detected in {package}:
             "invalid {what} {value}; {form}",
             "it is one of {…}",
             "it is {what}",
+            "larger than 25 MiB",
             "no package code runs in phase {phase}",
             "no such {what}: {value}; there is: {…}",
             "not a URL that starts with https://",
             "not a packed list: {error}",
             "not a path beneath a root: {path}",
             "not a path of {HOME}: {path}",
+            "not a verdict; one of: {…}",
+            "not between the years {_FIRST_YEAR} and {_LAST_YEAR}",
+            "opened_at needs repository, head, and a number or a branch",
+            "set the webhook's content type to application/json",
+            "the body broke off",
             "the dependencies of {…} are uncertain",
             "the head of a log cannot be longer than its cap",
             "the list is empty",
             "the longest wait before a retry is shorter than the first one",
+            "the signature is missing or wrong: check the secret",
             "two contexts have the same name",
             'write true, false, "all", "direct" or "none"',
             'write versions in quotes, as "5.4", and not as the number {value}',
@@ -362,6 +439,8 @@ def test_of_submissions() -> None:
             "image {image}: registry {host} refuses this machine's login: HTTP {status_code}; log in again: podman login {host}",
             "image {image}: {engine} has no digest for it",
             "image {image}: {message}",
+            "the account",
+            "the sign-in",
         ]
     )
 
@@ -447,6 +526,7 @@ def test_help_of_options() -> None:
             "Also resolved ones and those of a single fault.",
             "Also run workflows, analysis and lint, and write the index.",
             "Analyse the `base` and `head`, or the `merge`, of each JSON line; - for stdin.",
+            "Ask this server instead of Temporal, index and store, for: {…} [env: OPAM_CI_SERVER, and OPAM_CI_TOKEN for actions].",
             "At an older head: its hash, or seven characters of it.",
             "Attempts of a job that meets a CI fault.",
             "Build for this pool; may be repeated.",
@@ -539,7 +619,8 @@ def test_help_of_options() -> None:
             "URL of an opam archive mirror for sources; may be repeated.",
             "Validate a file, and print its errors, one a line.",
             "Whether the packages are the first version under their name. Default: those that have no other version in the repository.",
-            "With --replay: exit code 1 if a verdict changes.",
+            "With --replay: attempts whose verdicts maintainers reported as wrong.",
+            "With --replay: exit code 1 if a verdict changes, or is still reported as wrong.",
             "With --replay: only attempts begun since then: 90m, 24h, 7d, a date.",
             "With --replay: only attempts with this outcome.",
             "With --replay: only faults with this cause.",

@@ -1,6 +1,7 @@
 """`opam-ci log`: the log of a job's attempt, also while it grows.
 
-It needs no Temporal: the index has the jobs and their attempts, the store has the logs.
+It needs no Temporal: the index has the jobs and their attempts, the store has the logs; or a server
+has both.
 """
 
 import asyncio
@@ -18,13 +19,10 @@ from opam_ci.app.settings import Settings
 from opam_ci.cli.output.tables import note
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.cli.selection.job_search import JobSearch, attempts_of, choose_attempt, find_job
+from opam_ci.cli.selection.logs import Logs, opened_logs
 from opam_ci.cli.selection.lookup import find_testing, target_of
-from opam_ci.cli.selection.operate import opened_index
-from opam_ci.clients.index import Index
-from opam_ci.clients.logs.find import find_log
-from opam_ci.clients.logs.reader import LogReader
-from opam_ci.clients.logs.store import ArtifactStore
-from opam_ci.clients.logs.tail import LogTails
+from opam_ci.cli.selection.server import opened_listings
+from opam_ci.clients.index import Listings
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import label
@@ -74,10 +72,15 @@ def log(
             f"`opam-ci jobs {target.title}` lists them"
         )
     settings = Settings()
-    with opened_index(settings) as index:
+    with opened_listings(settings) as index:
         found = find_job(index, find_testing(index, target, head).key, target.title, wanted)
-        run = AttemptLog(index, ArtifactStore.open(settings.store_url), found, round_, attempt)
-        asyncio.run(run.follow(as_json=as_json) if follow else run.show(as_json=as_json))
+
+        async def show() -> None:
+            async with opened_logs(settings.store_url) as logs:
+                run = AttemptLog(index, logs, found, round_, attempt)
+                await (run.follow(as_json=as_json) if follow else run.show(as_json=as_json))
+
+        asyncio.run(show())
 
 
 class AttemptLog:
@@ -85,8 +88,8 @@ class AttemptLog:
 
     def __init__(
         self,
-        index: Index,
-        store: ArtifactStore,
+        index: Listings,
+        logs: Logs,
         record: JobRecord,
         round_: int | None = None,
         number: int | None = None,
@@ -94,15 +97,14 @@ class AttemptLog:
         """Selects the attempt.
 
         Args:
-            index: The job index.
-            store: The store of logs.
+            index: The job index, or a server.
+            logs: Of the store, or of a server.
             record: The job.
             round_: Number of a round, None for the last one.
             number: Number of the attempt, None for the last one.
         """
         self._index = index
-        self._store = store
-        self._reader = LogReader(store)
+        self._logs = logs
         self._record = record
         self._round = round_
         self._number = number
@@ -117,15 +119,16 @@ class AttemptLog:
         attempt = await self._attempt()
         if attempt is None:
             raise UsageError(not_run(self._record))
-        key = await find_log(self._store, attempt)
-        if key is None or not await self._reader.size(key):
+        key = await self._logs.find(attempt)
+        data = await self._logs.read(key) if key is not None else b""
+        if not data:
             raise UsageError(no_log(self._record, attempt))
         if self._is_before_restart(attempt):
             _note(
                 f"{verdict(self._record.status)} after a restart; this is the log of round "
                 f"{attempt.round}"
             )
-        _Output(as_json=as_json).write(await self._reader.read(key), final=True)
+        _Output(as_json=as_json).write(data, final=True)
 
     async def follow(self, *, as_json: bool) -> None:
         """Prints it while it is written, from the start of the attempt to its end.
@@ -139,7 +142,7 @@ class AttemptLog:
             attempt = await self._attempt()
             if attempt is not None and self._is_before_restart(attempt):
                 attempt = None
-            key = await find_log(self._store, attempt) if attempt is not None else None
+            key = await self._logs.find(attempt) if attempt is not None else None
             if attempt is not None and key is not None:
                 break
             if self._record.status.state is JobState.DECIDED:
@@ -153,7 +156,7 @@ class AttemptLog:
             await asyncio.sleep(_POLL_INTERVAL.total_seconds())
             await self._reload()
         over = asyncio.create_task(self._ended(attempt))
-        await follow_until(self._store, key, over, as_json=as_json)
+        await follow_until(self._logs, key, over, as_json=as_json)
 
     async def _ended(self, attempt: AttemptRecord) -> str:
         """Waits until an attempt is over and returns how it ended."""
@@ -187,22 +190,19 @@ class AttemptLog:
         return not chosen and attempt.round < self._record.status.round
 
 
-async def follow_until(
-    store: ArtifactStore, key: str, over: asyncio.Task[str], *, as_json: bool
-) -> None:
+async def follow_until(logs: Logs, key: str, over: asyncio.Task[str], *, as_json: bool) -> None:
     """Prints a log while it is written, until it is closed or its attempt is over.
 
     Args:
-        store: Of logs.
-        key: Of this log.
+        logs: Where it is.
+        key: What identifies it there.
         over: Returns how the attempt ended: a killed worker closes no log.
         as_json: Write JSON lines.
     """
     output = _Output(as_json=as_json)
-    tails = LogTails(store)
 
     async def write_all() -> None:
-        async for chunk in tails.output(key):
+        async for chunk in logs.output(key):
             output.write(chunk)
 
     writing = asyncio.create_task(write_all())
@@ -220,7 +220,6 @@ async def follow_until(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await tails.close()
 
 
 def how_it_ended(

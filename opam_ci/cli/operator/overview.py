@@ -24,7 +24,8 @@ from opam_ci.cli.selection.operate import (
     print_items,
     print_json,
 )
-from opam_ci.clients.index import CURRENT, Index, JobFilter, Place, RevisionFilter
+from opam_ci.cli.selection.server import opened_listings
+from opam_ci.clients.index import CURRENT, JobFilter, Listings, Place, RevisionFilter
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.outcome import FailureReason
@@ -227,7 +228,7 @@ def jobs(
         })  # fmt: skip
     except ValidationError as error:
         raise UsageError(problems(error)) from error
-    with opened_index(Settings()) as index:
+    with opened_listings(Settings()) as index:
         of = _of(index, pull_request, head, all_heads=all_heads)
         wanted = wanted.model_copy(update={"of": of})
         counts = index.counts(wanted)
@@ -269,7 +270,7 @@ def jobs(
 
 
 def _of(
-    index: Index, pull_request: str | None, head: str | None, *, all_heads: bool
+    index: Listings, pull_request: str | None, head: str | None, *, all_heads: bool
 ) -> RevisionFilter:
     """Returns the filter of testings that the options describe.
 

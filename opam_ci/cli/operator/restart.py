@@ -19,6 +19,7 @@ from opam_ci.cli.output.tables import print_text
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.cli.selection.lookup import find_incident, head_of, target_of
 from opam_ci.cli.selection.operate import opened_index, print_json
+from opam_ci.cli.selection.server import Updates, is_server_named, named_server
 from opam_ci.clients.index import CURRENT, Index, JobFilter
 from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.restarts import orders_of, workflow_of
@@ -121,17 +122,7 @@ def restart(
         update = RestartUpdate(selector=selector, preview=dry_run)
         asyncio.run(_one(target_of(named).workflow_id, update, temporal, as_json=as_json))
         return
-    if head is not None:
-        raise UsageError("--head needs a pull request")
-    if selector == RestartSelector() and incident is None:
-        raise UsageError(
-            "give what to restart: a pull request, --cause, --platform, --package, --kind, "
-            "--revdep, --job or --incident"
-        )
-    if selector == RestartSelector(which=RestartWhich.ALL):
-        raise UsageError(
-            "--all needs a pull request, --platform, --package, --kind, --revdep or --job"
-        )
+    _check_many(selector, incident, head, temporal)
     asyncio.run(_many(selector, incident, temporal, dry_run=dry_run, as_json=as_json))
 
 
@@ -154,6 +145,29 @@ def cancel(
     selector = selector_of(platform, package, kind, revdep, job, head)
     update = CancelUpdate(selector=selector, preview=dry_run)
     asyncio.run(_one(target_of(pull_request).workflow_id, update, temporal, as_json=as_json))
+
+
+def _check_many(
+    selector: RestartSelector, incident: int | None, head: str | None, temporal: str | None
+) -> None:
+    """Checks options that name no pull request.
+
+    Raises:
+        UsageError: They name too much, or a server, which acts on one pull request at a time.
+    """
+    if is_server_named(temporal):
+        raise UsageError("give a pull request: a server restarts the jobs of one at a time")
+    if head is not None:
+        raise UsageError("--head needs a pull request")
+    if selector == RestartSelector() and incident is None:
+        raise UsageError(
+            "give what to restart: a pull request, --cause, --platform, --package, --kind, "
+            "--revdep, --job or --incident"
+        )
+    if selector == RestartSelector(which=RestartWhich.ALL):
+        raise UsageError(
+            "--all needs a pull request, --platform, --package, --kind, --revdep or --job"
+        )
 
 
 def selector_of(
@@ -188,8 +202,12 @@ async def _one(
     *,
     as_json: bool,
 ) -> None:
-    pull_requests = PullRequests(await connected(Settings(), temporal=temporal))
-    result = await _update(pull_requests, workflow_id, update)
+    if is_server_named(temporal):
+        with named_server() as server:
+            result = await _update(server, workflow_id, update)
+    else:
+        pull_requests = PullRequests(await connected(Settings(), temporal=temporal))
+        result = await _update(pull_requests, workflow_id, update)
     if result.refusal is not None:
         raise UsageError(result.refusal)
     if as_json:
@@ -200,12 +218,12 @@ async def _one(
 
 
 async def _update(
-    pull_requests: PullRequests, workflow_id: str, update: RestartUpdate | CancelUpdate
+    updates: Updates, workflow_id: str, update: RestartUpdate | CancelUpdate
 ) -> Result:
     if isinstance(update, RestartUpdate):
-        taken = await pull_requests.restart_jobs(workflow_id, update)
+        taken = await updates.restart_jobs(workflow_id, update)
     else:
-        taken = await pull_requests.cancel_jobs(workflow_id, update)
+        taken = await updates.cancel_jobs(workflow_id, update)
     if taken is None and update.preview:
         raise InfrastructureError(
             f"{workflow_id} did not return a preview in time: the index may be unavailable; "

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from opam_ci.cli.selection.lookup import totals
-from opam_ci.clients.index import AttemptFilter, Index, JobFilter, Place, RevisionFilter
+from opam_ci.clients.index import AttemptFilter, JobFilter, Listings, Place, RevisionFilter
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RevisionKey
@@ -57,7 +57,7 @@ class JobSearch(Frozen):
         yield whole.model_copy(update={"words": self.words})
 
 
-def find_job(index: Index, testing: RevisionKey, title: str, wanted: JobSearch) -> JobRecord:
+def find_job(index: Listings, testing: RevisionKey, title: str, wanted: JobSearch) -> JobRecord:
     """Finds the one job that matches a search.
 
     Args:
@@ -92,7 +92,7 @@ def find_job(index: Index, testing: RevisionKey, title: str, wanted: JobSearch) 
     )
 
 
-def attempts_of(index: Index, record: JobRecord) -> tuple[AttemptRecord, ...]:
+def attempts_of(index: Listings, record: JobRecord) -> tuple[AttemptRecord, ...]:
     """Reads the attempts of a job, oldest first.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from opam_ci.clients.git.repository import Repository
-from opam_ci.clients.index import Index, Place, RevisionFilter
+from opam_ci.clients.index import Index, Listings, Place, RevisionFilter
 from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.model import Incident
 from opam_ci.core.jobs.records import RevisionRecord
@@ -86,11 +86,11 @@ def target_of(text: str) -> Target:
     return Target(repository, number, branch, ref.slug)
 
 
-def find_testing(index: Index, target: Target, head: str | None = None) -> RevisionRecord:
+def find_testing(index: Listings, target: Target, head: str | None = None) -> RevisionRecord:
     """Finds the newest testing of a pull request, or the one of an older head.
 
     Args:
-        index: The job index.
+        index: The job index, or a server.
         target: The pull request.
         head: A commit's hash or its beginning; None for the newest head.
 
@@ -120,7 +120,7 @@ def find_testing(index: Index, target: Target, head: str | None = None) -> Revis
     return max((each for each in found if each.key.head == matching[0]), key=_opened_at)
 
 
-def _testings(index: Index, target: Target) -> list[RevisionRecord]:
+def _testings(index: Listings, target: Target) -> list[RevisionRecord]:
     wanted = RevisionFilter(
         repository=target.repository, number=target.number, branch=target.branch
     )

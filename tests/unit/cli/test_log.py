@@ -10,6 +10,7 @@ import pytest
 
 from opam_ci.cli.author.log import AttemptLog, follow_until, how_it_ended
 from opam_ci.cli.main import run
+from opam_ci.cli.selection.logs import StoredLogs
 from opam_ci.clients.index import Index, JobFilter, RevisionFilter
 from opam_ci.clients.logs.log import LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
@@ -232,7 +233,7 @@ async def test_a_queued_job_is_waited_for_and_followed_to_its_end(
     stage.write(NEW, ended(what, LOST, key=run_key(NEW, what)))
     record = stage.write(NEW, JobStatus(job=what, round=2))
     following = asyncio.create_task(
-        AttemptLog(stage.index, stage.store, record).follow(as_json=False)
+        AttemptLog(stage.index, StoredLogs(stage.store), record).follow(as_json=False)
     )
     await asyncio.sleep(0.3)
     running = JobStatus(job=what, round=2, state=JobState.RUNNING, attempt=1)
@@ -264,7 +265,7 @@ async def test_following_ends_when_the_index_has_the_lost_worker(
     await writer.__aenter__()
     writer.write(b"building\n" * 40_000)  # more than a segment: it is stored at once
     following = asyncio.create_task(
-        AttemptLog(stage.index, stage.store, record).follow(as_json=False)
+        AttemptLog(stage.index, StoredLogs(stage.store), record).follow(as_json=False)
     )
     await asyncio.sleep(0.5)
     again = running.model_copy(update={"attempt": 2, "faults": (fault(1),)})
@@ -305,6 +306,6 @@ async def test_following_ends_with_a_closed_log(
         writer.write(b"done\n")
     over = asyncio.create_task(asyncio.sleep(60, "never"))
     async with asyncio.timeout(20):
-        await follow_until(store, "logs/x", over, as_json=True)
+        await follow_until(StoredLogs(store), "logs/x", over, as_json=True)
     assert json.loads(capfd.readouterr().out) == {"text": "done\n"}
     assert over.cancelled()
