@@ -74,6 +74,8 @@ class OAuth:
         self._http = httpx.AsyncClient(
             transport=transport,
             timeout=_TIMEOUT.total_seconds(),
+            # Sign-ins are rare: a connection that is kept would be a stale one.
+            limits=httpx.Limits(max_keepalive_connections=0),
             headers={"User-Agent": "opam-ci", "Accept": "application/json"},
         )
 

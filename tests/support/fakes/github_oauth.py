@@ -47,8 +47,10 @@ class FakeOAuth:
     asked: int = 0
     is_down: bool = False
 
-    def client(self) -> OAuth:
-        """Returns our client of it, in this process."""
+    def client(self, url: str | None = None) -> OAuth:
+        """Returns our client of it: in this process, or where it is served."""
+        if url is not None:
+            return OAuth(CLIENT_ID, SecretStr(CLIENT_SECRET), web_url=url, api_url=url)
         transport = httpx.ASGITransport(app=self.app())
         return OAuth(CLIENT_ID, SecretStr(CLIENT_SECRET), transport=transport)
 
