@@ -11,6 +11,16 @@ from opam_ci.core.model import Frozen
 
 _CURRENT = revision_condition(CURRENT)
 
+_BUILT = and_(JOBS.c.revision_id == REVISIONS.c.id, JOBS.c.kind.not_in(BUILDS_NOTHING))
+
+GREEN_UNBUILT = and_(
+    _CURRENT,
+    REVISIONS.c.state == State.SUCCESS,
+    exists().where(_BUILT),
+    ~exists().where(_BUILT, JOBS.c.standing == Standing.PASSED),
+)
+"""Condition on testings: an open pull request is green although no build or test of it passed."""
+
 EVERY_POOL = "any"
 """In place of the pool of an incident that is not limited to one."""
 
@@ -58,6 +68,7 @@ class IndexGauges(Connected):
         """
         standing, cause = JOBS.c.standing, JOBS.c.cause
         errored = and_(_CURRENT, standing == Standing.ERRORED)
+        green = select(func.count()).select_from(HEADS).where(GREEN_UNBUILT)
         with reading(self._engine) as connection:
             return IndexState(
                 pull_requests=_numbers(connection, REVISIONS.c.state, HEADS, _CURRENT),
@@ -67,7 +78,7 @@ class IndexGauges(Connected):
                 retrying=_numbers(connection, cause, JOBS, standing == Standing.RETRYING),
                 errored=_numbers(connection, cause, JOBS.join(HEADS), errored),
                 incidents=_incidents(connection),
-                green_unbuilt=_green_unbuilt(connection),
+                green_unbuilt=connection.scalar(green) or 0,
             )
 
 
@@ -86,13 +97,3 @@ def _incidents(connection: Connection) -> dict[str, dict[str, int]]:
     for cause, pool, number in connection.execute(query):
         found.setdefault(cause, {})[pool or EVERY_POOL] = number
     return found
-
-
-def _green_unbuilt(connection: Connection) -> int:
-    built = and_(JOBS.c.revision_id == REVISIONS.c.id, JOBS.c.kind.not_in(BUILDS_NOTHING))
-    passed = and_(built, JOBS.c.standing == Standing.PASSED)
-    green = and_(_CURRENT, REVISIONS.c.state == State.SUCCESS)
-    query = select(func.count()).select_from(HEADS)
-    return connection.execute(
-        query.where(green, exists().where(built), ~exists().where(passed))
-    ).scalar_one()

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import AwareDatetime
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     and_,
     delete,
@@ -67,6 +68,21 @@ class IncidentFilter(Frozen):
 
 _EVERY_INCIDENT = IncidentFilter()
 _START = ListPlace()
+
+
+HIT_BY_INCIDENTS = ATTEMPTED.join(INCIDENTS, ATTEMPTS.c.incident_id == INCIDENTS.c.id)
+"""Faults, each joined with its incident and all that it belongs to."""
+
+
+def is_still_errored() -> ColumnElement[bool]:
+    """Makes the condition that a job of a current head is errored by the incident of its fault."""
+    return and_(
+        JOBS.c.standing == Standing.ERRORED,
+        JOBS.c.cause == INCIDENTS.c.cause,
+        # Faults of later rounds belong to later incidents.
+        or_(ATTEMPTS.c.round == JOBS.c.round, JOBS.c.round == 0),
+        revision_condition(CURRENT),
+    )
 
 
 def attach(connection: Connection, job_ids: Sequence[int]) -> tuple[int, ...]:
@@ -237,15 +253,8 @@ class Incidents(Connected):
         """
         query = (
             select(*KEY_COLUMNS, *JOB_COLUMNS, JOBS.c.restart_budget_used)
-            .select_from(ATTEMPTED.join(INCIDENTS, ATTEMPTS.c.incident_id == INCIDENTS.c.id))
-            .where(
-                INCIDENTS.c.id == number,
-                JOBS.c.standing == Standing.ERRORED,
-                JOBS.c.cause == INCIDENTS.c.cause,
-                # Faults of later rounds belong to later incidents.
-                or_(ATTEMPTS.c.round == JOBS.c.round, JOBS.c.round == 0),
-                revision_condition(CURRENT),
-            )
+            .select_from(HIT_BY_INCIDENTS)
+            .where(INCIDENTS.c.id == number, is_still_errored())
             .distinct()
         )
         with reading(self._engine) as connection:

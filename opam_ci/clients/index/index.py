@@ -7,7 +7,6 @@ from typing import Self, cast
 
 from sqlalchemy import Engine, QueuePool, and_, func, select, text
 
-from opam_ci.clients.index.audit import Audit
 from opam_ci.clients.index.counters import FOLD_EVERY, counting, counting_rows, fold, is_counted
 from opam_ci.clients.index.engine import create, reading, writing
 from opam_ci.clients.index.filters import (
@@ -19,9 +18,8 @@ from opam_ci.clients.index.filters import (
     of_revisions,
     revision_condition,
 )
-from opam_ci.clients.index.incidents import Incidents
 from opam_ci.clients.index.migrate import migrate
-from opam_ci.clients.index.overview import Overview
+from opam_ci.clients.index.ops import Ops
 from opam_ci.clients.index.pages import Pages
 from opam_ci.clients.index.paging import Page, Place, page
 from opam_ci.clients.index.queue import JobQueue
@@ -59,7 +57,7 @@ _EVERY_ATTEMPT = AttemptFilter()
 _START = Place()
 
 
-class Index(JobQueue, Incidents, Overview, Pages, Audit, Summaries, Retention):
+class Index(JobQueue, Ops, Pages, Summaries, Retention):
     """Pull requests, revisions, jobs and attempts, in SQLite or PostgreSQL.
 
     Every method blocks on the database (milliseconds, but up to half a minute when
