@@ -16,6 +16,7 @@ from opam_ci.web.head_pages import HeadPages
 from opam_ci.web.incident_pages import IncidentPages
 from opam_ci.web.job_logs import JobLogs
 from opam_ci.web.job_pages import JobPages
+from opam_ci.web.ops import OpsPages
 from opam_ci.web.overview_pages import OverviewPages
 from opam_ci.web.problems import ALL_PULL_REQUESTS, PageError, Way, no_such_page
 from opam_ci.web.security import SecurityHeaders
@@ -52,6 +53,7 @@ def routes(site: Site) -> list[Route]:
     logs = JobLogs(site)
     heads, jobs = HeadPages(site), JobPages(site, logs)
     overview, incidents = OverviewPages(site), IncidentPages(site)
+    ops = OpsPages(site)
     pull = "/{owner}/{repo}/pull/{number:int}"
     commit = "/{owner}/{repo}/commit/{commit}"
     branch = "/{owner}/{repo}/heads/{branch:path}"
@@ -61,6 +63,8 @@ def routes(site: Site) -> list[Route]:
         Route("/platforms", overview.platforms),
         Route("/incidents", incidents.page),
         Route("/incidents.atom", incidents.atom),
+        Route("/ops", ops.page),
+        Route("/ops.json", ops.data),
         Route("/package/{package}", overview.package),
         Route("/static/{name}", site.assets.serve),
         Route(f"/badge{pull}.svg", heads.badge),

@@ -36,6 +36,7 @@ PATHS = (
     "/package/cppo",
     "/platforms",
     "/incidents",
+    "/ops",
     "/unknown/repository/pull/1",
 )
 

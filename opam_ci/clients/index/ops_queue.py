@@ -22,8 +22,8 @@ from opam_ci.core.pages.ops import (
     Quantiles,
     QueueRow,
     Waiting,
-    WaitReason,
 )
+from opam_ci.core.pages.waiting import wait_reason
 
 _HEADS_TIMED = 200
 """Heads whose durations are read, those that changed last."""
@@ -59,7 +59,7 @@ def queue(connection: Connection) -> Queue:
     platforms = [_platform(name, found) for name, found in by_platform.items()]
     latest = max((row.since for row in rows), default=None)
     platforms.sort(key=lambda each: (each.oldest_at or latest, each.platform))
-    served = {each.platform for each in platforms if each.running}
+    busy = {each.platform for each in platforms if each.running}
     first = {
         revision: min(row.since for row in found if row.standing == Standing.QUEUED)
         for revision, found in by_revision.items()
@@ -67,7 +67,7 @@ def queue(connection: Connection) -> Queue:
     }
     chosen = sorted(first, key=lambda revision: (first[revision], revision))
     shown = {revision: by_revision[revision] for revision in chosen[:ROWS_SHOWN]}
-    waiting = _waiting(connection, shown, served)
+    waiting = _waiting(connection, shown, busy)
     return Queue(tuple(platforms), waiting, len(chosen) - len(waiting))
 
 
@@ -134,7 +134,7 @@ def _platform(name: str, rows: Sequence[AnyRow]) -> QueueRow:
 
 
 def _waiting(
-    connection: Connection, shown: dict[int, list[AnyRow]], served: set[str]
+    connection: Connection, shown: dict[int, list[AnyRow]], busy: set[str]
 ) -> tuple[Waiting, ...]:
     query = (
         select(
@@ -145,19 +145,12 @@ def _waiting(
         .where(REVISIONS.c.id.in_(shown))
     )  # fmt: skip
     heads = {row.id: row for row in connection.execute(query)}
-    return tuple(_one_waiting(heads[each], rows, served) for each, rows in shown.items())
+    return tuple(_one_waiting(heads[each], rows, busy) for each, rows in shown.items())
 
 
-def _one_waiting(head: AnyRow, rows: Sequence[AnyRow], served: set[str]) -> Waiting:
+def _one_waiting(head: AnyRow, rows: Sequence[AnyRow], busy: set[str]) -> Waiting:
     queued = [row for row in rows if row.standing == Standing.QUEUED]
     running = sum(row.number for row in rows if row.standing == Standing.RUNNING)
-    reason: WaitReason = "stalled"
-    if head.hold is not None:
-        reason = "held"
-    elif running:
-        reason = "runs"
-    elif any(row.platform in served for row in queued):
-        reason = "turn"
     return Waiting(
         revision=revision_of(head),
         title=head.title,
@@ -165,6 +158,11 @@ def _one_waiting(head: AnyRow, rows: Sequence[AnyRow], served: set[str]) -> Wait
         queued=sum(row.number for row in queued),
         running=running,
         since=min(row.since for row in queued),
-        reason=reason,
+        reason=wait_reason(
+            head.hold,
+            runs=running > 0,
+            platforms={row.platform for row in queued},
+            busy=busy,
+        ),
         hold=head.hold,
     )

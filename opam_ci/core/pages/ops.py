@@ -4,8 +4,6 @@ What the index does not know is not here: free slots, versions and disks of work
 (docs/metrics.md), and so is the last canary of a pool.
 """
 
-from typing import Literal
-
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.incidents.model import Incident
@@ -17,6 +15,7 @@ from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.model import Frozen
 from opam_ci.core.pages.model import AuditEntry, WrongVerdict
+from opam_ci.core.pages.waiting import WaitReason
 
 ROWS_SHOWN = 10
 """Rows of most lists: an operator reads the first ones, and commands list all."""
@@ -254,16 +253,6 @@ class Flow(Frozen):
     heads: int = Field(default=0, ge=0)
     first_job: Quantiles | None = None
     verdict: Quantiles | None = None
-
-
-WaitReason = Literal["held", "runs", "turn", "stalled"]
-"""Why a pull request has queued jobs.
-
-- `held`: they wait for an approval, or for the next day.
-- `runs`: some of its jobs run, and the others come after them.
-- `turn`: none of its jobs runs, and those of others do on its platforms.
-- `stalled`: nothing runs on its platforms.
-"""
 
 
 class Waiting(Frozen):

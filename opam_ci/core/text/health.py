@@ -84,11 +84,27 @@ def resolve_preview(restarts: int, pull_requests: int, spent: int) -> str:
         text = "Resolving it would restart no job"
     else:
         of = _counted(pull_requests, "pull request")
-        text = f"Resolving it would restart {_jobs(restarts)} in {of}: one, and then the others"
+        text = f"Resolving it would restart {_jobs(restarts)} in {of}"
+        text += ": one, and then the others" if restarts > 1 else ""
     if spent:
         waits = "waits" if spent == 1 else "wait"
         text += f"; {_jobs(spent)} without automatic restarts left {waits} for a manual one"
     return f"{text}."
+
+
+def drain_text(queued: int, attempts_hour: int) -> str:
+    """Returns how long the queue takes at the pace of the last hour; empty for an empty one.
+
+    Args:
+        queued: Jobs that wait.
+        attempts_hour: Attempts of the last hour that ended.
+    """
+    if not queued:
+        return ""
+    if not attempts_hour:
+        return f"{_jobs(queued)} waiting; no attempt of the last hour has ended."
+    length = span(timedelta(hours=queued / attempts_hour))
+    return f"{_jobs(queued)} waiting: about {length} at the pace of the last hour."
 
 
 def span(length: timedelta) -> str:
@@ -131,12 +147,15 @@ def _stall(state: CiState, now: datetime) -> str:
     return f"{_jobs(state.queued)} waiting, and no attempt began {begun}: are there workers?"
 
 
+def has_many_faults(attempts: int, faults: int) -> bool:
+    """Whether more attempts of an hour met a fault than on a usual day."""
+    return attempts >= _ENOUGH and 100 * faults >= MANY_FAULTS * attempts
+
+
 def _share(state: CiState) -> str:
-    if state.attempts_hour < _ENOUGH:
+    if not has_many_faults(state.attempts_hour, state.faults_hour):
         return ""
     hour = 100 * state.faults_hour / state.attempts_hour
-    if hour < MANY_FAULTS:
-        return ""
     day = 100 * state.faults_day / max(state.attempts_day, 1)
     return (
         f"{hour:.0f} % of the attempts of the last hour met an infrastructure fault,"
