@@ -203,6 +203,7 @@ async def test_on_the_page_of_a_head_they_are_text(hostile: Watched) -> None:
     assert "more causes" in text
     assert "findings" in text
     await look(hostile, "/incidents")
+    assert "Is the CI well?" in await look(hostile, "/ops")
 
 
 async def test_on_pages_of_jobs_they_are_text(hostile: Watched) -> None:

@@ -27,6 +27,7 @@ def index(opened: Index) -> Iterator[Index]:
     yield opened
     with opened._engine.begin() as connection:
         connection.execute(text("DELETE FROM pull_requests"))  # the rest goes with them
-        connection.execute(text("DELETE FROM incidents"))
+        for table in ("incidents", "audit", "wrong_verdicts"):
+            connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - ours
         for table in ("revisions", "jobs", "attempts"):
             assert connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0  # noqa: S608 - ours
