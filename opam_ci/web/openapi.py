@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from inspect import cleandoc
 from typing import Any
 
 from pydantic import BaseModel
@@ -118,8 +119,9 @@ def _attribute_texts(model: type[Frozen]) -> dict[str, str]:
     """Returns what the docstrings of a model and of its bases say of each attribute."""
     found: dict[str, str] = {}
     for each in reversed(model.__mro__):
-        text = (each.__doc__ or "").partition("Attributes:")[2]
-        for part in re.finditer(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", text, re.MULTILINE):
+        # Python 3.13 takes the indentation away itself.
+        text = cleandoc(each.__doc__ or "").partition("Attributes:")[2]
+        for part in re.finditer(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE):
             found[part[1]] = re.sub(r"\s+", " ", part[2])
     return found
 
