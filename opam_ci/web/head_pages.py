@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +16,7 @@ from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import BUILDS_NOTHING, Counts, Standing
 from opam_ci.core.lint.finding import LintFinding
 from opam_ci.core.pages.filter import PageFilter, parse_filter
-from opam_ci.core.pages.model import CauseGroup, HeadPage
+from opam_ci.core.pages.model import CauseGroup, HeadPage, HeadTop
 from opam_ci.web import matrix
 from opam_ci.web.addresses import (
     commit_path,
@@ -43,7 +43,9 @@ _CURSOR_LENGTH = 500
 _BUILDS = tuple(kind for kind in JobKind if kind not in BUILDS_NOTHING)
 
 
-_Make = Callable[[Request, HeadPage, dict[str, object]], Awaitable[tuple[str, bool]]]
+Top = TypeVar("Top", bound=HeadTop)
+
+_Make = Callable[[Request, Top, dict[str, object]], Awaitable[tuple[str, bool]]]
 """Renders a page of a head with what all of them have, and returns whether it lacks nothing."""
 
 
@@ -55,12 +57,13 @@ class HeadPages:
 
     async def page(self, request: Request) -> Response:
         """Answers with the page of a head, or with a list of its jobs if there is a filter."""
-        make = self._jobs if "q" in request.query_params else self._overview
-        return await self._answer(request, make)
+        if "q" in request.query_params:
+            return await self._answer(request, Index.head_top, self._jobs)
+        return await self._answer(request, Index.head_page, self._overview)
 
     async def revdeps(self, request: Request) -> Response:
         """Answers with a list of reverse dependencies by name."""
-        return await self._answer(request, self._revdeps)
+        return await self._answer(request, Index.head_top, self._revdeps)
 
     async def badge(self, request: Request) -> Response:
         """Answers with the state of the newest head as an image."""
@@ -70,7 +73,9 @@ class HeadPages:
             raise unknown_head()
         return answer(request, badge(found.items[0].state), media_type="image/svg+xml")
 
-    async def _answer(self, request: Request, make: _Make) -> Response:
+    async def _answer(
+        self, request: Request, read: Callable[..., Top | None], make: _Make[Top]
+    ) -> Response:
         """Answers with what is made of a head, unless the client has it as it is."""
         site = self._site
         key = await find(site, request)
@@ -79,7 +84,7 @@ class HeadPages:
         if version is not None and has(request, tag):
             return not_modified(tag)
         page = await site.sources.ask(
-            Index.head_page,
+            read,
             key,
             contexts=site.sources.contexts,
             maximum_attempts=site.sources.maximum_attempts,
@@ -91,7 +96,7 @@ class HeadPages:
         common |= {
             "filter_path": common["base"],
             "filter_text": text,
-            "is_listing": make != self._overview,
+            "is_listing": read == Index.head_top,
             "newest": _is_older(page),
             "page": page,
             "tag": tag,
@@ -116,7 +121,7 @@ class HeadPages:
         return content, findings is not None
 
     async def _jobs(
-        self, request: Request, page: HeadPage, common: dict[str, object]
+        self, request: Request, page: HeadTop, common: dict[str, object]
     ) -> tuple[str, bool]:
         place = _place(request, _JOBS)
         wanted = parse_filter(str(common["filter_text"]))
@@ -131,7 +136,7 @@ class HeadPages:
         return content, True
 
     async def _revdeps(
-        self, request: Request, page: HeadPage, common: dict[str, object]
+        self, request: Request, page: HeadTop, common: dict[str, object]
     ) -> tuple[str, bool]:
         wanted = parse_filter(str(common["filter_text"]))
         found = await self._site.sources.ask(
@@ -256,7 +261,7 @@ _TITLES = {
 }
 
 
-def _is_older(page: HeadPage) -> bool:
+def _is_older(page: HeadTop) -> bool:
     key = page.revision.key
     return bool(page.heads) and page.heads[0].opened_at > key.opened_at
 

@@ -52,6 +52,7 @@ from opam_ci.core.pages.model import (
     ContextState,
     HeadPage,
     HeadRef,
+    HeadTop,
     HitIncident,
     Linked,
     PackageHistory,
@@ -144,32 +145,33 @@ class Pages(JobPages):
             testing = find_testing(connection, key)
             if testing is None:
                 return None
-            tallies, changed_at = read_tallies(connection, testing)
-            summary = read_summary(connection, testing, tallies)
-            posted = statuses(summary, contexts=contexts, maximum_attempts=maximum_attempts)
+            top, tallies = _top(connection, testing, contexts, maximum_attempts)
             return HeadPage(
-                revision=testing.record,
-                sentence=sentence(summary, limit=SENTENCE_LIMIT, maximum_attempts=maximum_attempts),
-                state=summary.state,
-                contexts=tuple(
-                    ContextState(
-                        name=each.name,
-                        advisory=each.advisory,
-                        state=status.state,
-                        description=status.description,
-                    )
-                    for each, status in zip(contexts, posted, strict=True)
-                ),
-                counts=summary.ran,
-                total=Linked(number=summary.counts.total, filter=""),
+                **dict(top),
                 since=self._changes(connection, testing, tallies),
                 incidents=_incidents(connection, testing.id, tallies),
                 causes=read_causes(connection, testing),
                 matrix=read_matrix(connection, testing.id, tallies),
                 revdeps=read_revdeps(connection, testing.id, tallies),
-                heads=read_heads(connection, testing.pull_request_id),
-                as_of=changed_at,
             )
+
+    def head_top(
+        self,
+        key: RevisionKey,
+        *,
+        contexts: tuple[Context, ...] = DEFAULT_CONTEXTS,
+        maximum_attempts: int | None = None,
+    ) -> HeadTop | None:
+        """Returns what the page of a testing begins with, and reads no more; else as `head_page`.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        with reading(self._engine) as connection:
+            testing = find_testing(connection, key)
+            if testing is None:
+                return None
+            return _top(connection, testing, contexts, maximum_attempts)[0]
 
     def _changes(
         self, connection: Connection, testing: Testing, tallies: Sequence[JobCount]
@@ -373,6 +375,37 @@ def _counts(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, i
     for number, standing, count in connection.execute(query):
         found[number][standing] = count
     return found
+
+
+def _top(
+    connection: Connection,
+    testing: Testing,
+    contexts: tuple[Context, ...],
+    maximum_attempts: int | None,
+) -> tuple[HeadTop, Sequence[JobCount]]:
+    """Reads what the pages of a testing begin with, and the numbers of its jobs."""
+    tallies, changed_at = read_tallies(connection, testing)
+    summary = read_summary(connection, testing, tallies)
+    posted = statuses(summary, contexts=contexts, maximum_attempts=maximum_attempts)
+    top = HeadTop(
+        revision=testing.record,
+        sentence=sentence(summary, limit=SENTENCE_LIMIT, maximum_attempts=maximum_attempts),
+        state=summary.state,
+        contexts=tuple(
+            ContextState(
+                name=each.name,
+                advisory=each.advisory,
+                state=status.state,
+                description=status.description,
+            )
+            for each, status in zip(contexts, posted, strict=True)
+        ),
+        counts=summary.ran,
+        total=Linked(number=summary.counts.total, filter=""),
+        heads=read_heads(connection, testing.pull_request_id),
+        as_of=changed_at,
+    )
+    return top, tallies
 
 
 def _incidents(

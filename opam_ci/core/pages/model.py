@@ -307,8 +307,8 @@ class RevdepRow(Frozen):
     filter: str
 
 
-class HeadPage(Frozen):
-    """The page of a head.
+class HeadTop(Frozen):
+    """What the page of a head and the lists of its jobs begin with.
 
     Attributes:
         revision: The testing.
@@ -317,12 +317,6 @@ class HeadPage(Frozen):
         contexts: Required and advisory contexts.
         counts: Builds and tests by standing, as the sentence counts them.
         total: All jobs, those included that build nothing.
-        since: The difference to the previous head, which is the newest earlier one that was
-            decided; None if there is none, and before jobs are planned.
-        incidents: Incidents that hit jobs which are errored or retrying, most jobs first.
-        causes: Why jobs did not pass.
-        matrix: Jobs by package, platform and kind.
-        revdeps: Totals of reverse dependencies; None if there are none.
         heads: Testings of the pull request, the newest first, this one included; `HEADS_SHOWN` at
             most.
         as_of: Time of the newest change that it shows.
@@ -334,13 +328,27 @@ class HeadPage(Frozen):
     contexts: tuple[ContextState, ...] = ()
     counts: Counts
     total: Linked
+    heads: tuple[HeadRef, ...] = ()
+    as_of: AwareDatetime
+
+
+class HeadPage(HeadTop):
+    """The page of a head.
+
+    Attributes:
+        since: The difference to the previous head, which is the newest earlier one that was
+            decided; None if there is none, and before jobs are planned.
+        incidents: Incidents that hit jobs which are errored or retrying, most jobs first.
+        causes: Why jobs did not pass.
+        matrix: Jobs by package, platform and kind.
+        revdeps: Totals of reverse dependencies; None if there are none.
+    """
+
     since: Changes | None = None
     incidents: tuple[HitIncident, ...] = ()
     causes: Causes = Causes()
     matrix: Matrix = Matrix()
     revdeps: Revdeps | None = None
-    heads: tuple[HeadRef, ...] = ()
-    as_of: AwareDatetime
 
 
 class PreviousJob(Frozen):

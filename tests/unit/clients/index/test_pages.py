@@ -43,6 +43,7 @@ from opam_ci.core.pages.model import (
     MATRIX_ROWS,
     AuditEntry,
     HeadPage,
+    HeadTop,
     Linked,
     WrongVerdict,
 )
@@ -133,6 +134,9 @@ def put(
     write(index, batch)
     found = index.head_page(of, maximum_attempts=5)
     assert found is not None
+    # Lists of its jobs begin with the same.
+    top = index.head_top(of, maximum_attempts=5)
+    assert top == HeadTop(**{name: getattr(found, name) for name in HeadTop.model_fields})
     return found
 
 
