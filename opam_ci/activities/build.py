@@ -7,8 +7,8 @@ from temporalio import activity
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.clients.judge import judged
 from opam_ci.clients.judge.judging import judge
-from opam_ci.clients.logs.log import LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.clients.runners.base import Runner
 from opam_ci.core.classify.replay import Judged
 from opam_ci.core.jobs.build import BuildProgress, RevdepList

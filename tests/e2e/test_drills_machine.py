@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from opam_ci.clients.lint.program import FILES, confined
-from opam_ci.clients.logs.log import LogLimits, LogReader, LogWriter
+from opam_ci.clients.logs.reader import LogReader
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogLimits, LogWriter
 from opam_ci.clients.runners.images.image import Image
 from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.rootfs import RootfsRunner

@@ -12,8 +12,8 @@ from playwright.async_api import Browser, expect
 
 from opam_ci.clients.index import Index, Place
 from opam_ci.clients.lint.findings import store_findings
-from opam_ci.clients.logs.log import LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import (
     Cause,

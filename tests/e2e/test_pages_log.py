@@ -9,8 +9,8 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from opam_ci.clients.index import Index
-from opam_ci.clients.logs.log import LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Evidence, Failed, FailureReason, LogLine, Outcome
 from opam_ci.core.jobs.records import RevisionRecord, RowBatch

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.logs.log import LogLimits, LogReader, LogWriter
+from opam_ci.clients.logs.reader import LogReader
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogLimits, LogWriter
 from opam_ci.clients.runners.sandbox.cgroups import Cgroups, remove_recorded
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.classify import judge

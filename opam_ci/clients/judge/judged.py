@@ -3,8 +3,9 @@
 from pydantic import ValidationError
 
 from opam_ci.clients.logs.format import LogEnd, damaged
-from opam_ci.clients.logs.log import LogReader, LogWriter
+from opam_ci.clients.logs.reader import LogReader
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.core.classify import cut
 from opam_ci.core.classify.excerpt import HEAD_BYTES, TAIL_BYTES
 from opam_ci.core.classify.replay import Judged

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from opam_ci.clients.index import Index
 from opam_ci.clients.judge import judged
 from opam_ci.clients.lint.findings import store_findings
-from opam_ci.clients.logs.log import LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.core.classify.replay import Judged
 from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
 from opam_ci.core.jobs.job import Job, JobKind, Phase

@@ -14,8 +14,9 @@ from opam_ci.clients.index import AttemptFilter, Index
 from opam_ci.clients.judge import judged
 from opam_ci.clients.logs.format import end_key
 from opam_ci.clients.logs.kept import keep_log
-from opam_ci.clients.logs.log import LogReader, LogWriter
+from opam_ci.clients.logs.reader import LogReader
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.core.classify import judge
 from opam_ci.core.classify.replay import Judged, replay

@@ -12,8 +12,8 @@ from opam_ci.cli.author.log import AttemptLog, follow_until, how_it_ended
 from opam_ci.cli.main import run
 from opam_ci.cli.selection.logs import StoredLogs
 from opam_ci.clients.index import Index, JobFilter, RevisionFilter
-from opam_ci.clients.logs.log import LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import (
     Cause,

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opam_ci.clients.logs.log import LogLimits, LogReader, LogWriter
+from opam_ci.clients.logs.reader import LogReader
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.logs.tail import LogTails, TailLimits
+from opam_ci.clients.logs.writer import LogLimits, LogWriter
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -312,7 +313,7 @@ async def test_a_damaged_log_is_the_stores_fault(name: str, store: ArtifactStore
 _WRITER = """
 import asyncio, sys
 from datetime import timedelta
-from opam_ci.clients.logs.log import LogLimits, LogWriter
+from opam_ci.clients.logs.writer import LogLimits, LogWriter
 from opam_ci.clients.logs.store import ArtifactStore
 async def main():
     limits = LogLimits(flush_interval=timedelta(milliseconds=20))

@@ -9,8 +9,9 @@ import pytest
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.lint.findings import load_findings, store_findings
-from opam_ci.clients.logs.log import LogReader, LogWriter
+from opam_ci.clients.logs.reader import LogReader
 from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.clients.retention import prune
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Evidence, Passed
