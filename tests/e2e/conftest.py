@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.async_api import Browser
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
@@ -26,6 +27,7 @@ from opam_ci.cli.local import services
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.settings import default_home as default_cache
 from tests.support.fakes.registry import docker_registry
+from tests.support.worlds.browser import chromium
 from tests.support.worlds.container import (
     BETA_IMAGE,
     IMAGE,
@@ -47,6 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == HERE and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as found:
+        yield found
 
 
 def hand_back(directory: Path) -> None:

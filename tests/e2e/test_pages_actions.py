@@ -1,7 +1,7 @@
 """Buttons in a real Chromium: signing in, what would be done, what was done, by keyboard alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from opam_ci.web.addresses import job_name
 from tests.support.fakes.ci_server import CiServer
 from tests.support.fakes.command_line import DEBIAN, NOW, job, key, write
 from tests.support.fakes.serving import served
-from tests.support.worlds.browser import MODES, chromium, watched
+from tests.support.worlds.browser import MODES, watched
 
 pytestmark = pytest.mark.e2e
 
@@ -41,12 +41,6 @@ def origin(server: CiServer) -> Iterator[str]:
         server.sign_in._oauth = server.oauth.client(github)
         server.sign_in.origin = origin
         yield origin
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as found:
-        yield found
 
 
 async def test_somebody_signs_in_and_restarts_by_keyboard_alone(

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -16,7 +16,7 @@ from opam_ci.core.jobs.records import RevisionRecord, RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus, State
 from opam_ci.web.addresses import job_path
 from tests.support.worlds import pages as world
-from tests.support.worlds.browser import MODES, chromium, pages_of, watched
+from tests.support.worlds.browser import MODES, pages_of, watched
 
 pytestmark = pytest.mark.e2e
 
@@ -54,12 +54,6 @@ def origin(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     asyncio.run(world.store_logs(store, world.fill(index)))
     with pages_of(index, store) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as found:
-        yield found
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -33,7 +33,7 @@ from opam_ci.web.addresses import job_path, target_path
 from opam_ci.web.site import newest_path
 from tests.support.samples.markup import PAYLOADS
 from tests.support.worlds import pages as world
-from tests.support.worlds.browser import Watched, chromium, pages_of, watched
+from tests.support.worlds.browser import Watched, pages_of, watched
 
 pytestmark = pytest.mark.e2e
 
@@ -131,12 +131,6 @@ def origin(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     asyncio.run(store(artifacts, fill(index)))
     with pages_of(index, artifacts) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as found:
-        yield found
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from opam_ci.core.jobs.records import RevisionRecord, RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus
 from opam_ci.web.addresses import job_path
 from tests.support.worlds import pages as world
-from tests.support.worlds.browser import Watched, chromium, pages_of, watched
+from tests.support.worlds.browser import Watched, pages_of, watched
 
 pytestmark = pytest.mark.e2e
 
@@ -92,12 +92,6 @@ def origin(index: Index, store: ArtifactStore) -> Iterator[str]:
     asyncio.run(write())
     with pages_of(index, store) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as found:
-        yield found
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.web.addresses import job_path
 from tests.e2e.conftest import free_port
-from tests.support.worlds.browser import Watched, chromium, watched
+from tests.support.worlds.browser import Watched, watched
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -72,12 +72,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     found = Up(tmp_path_factory.mktemp("up"))
     yield found
     found.run("down")
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as found:
-        yield found
 
 
 async def test_the_example_is_explained_to_a_stranger(up: Up, browser: Browser) -> None:
