@@ -1,11 +1,15 @@
 """Actions of those who are signed in, and their reports of wrong verdicts."""
 
-from sqlalchemy import insert, select
+from typing import TypeVar
+
+from sqlalchemy import Table, insert, select
 
 from opam_ci.clients.index.engine import Connected, reading, writing
 from opam_ci.clients.index.paging import Page, Place, page
 from opam_ci.clients.index.schema import AUDIT, WRONG_VERDICTS
 from opam_ci.core.pages.model import AuditEntry, WrongVerdict
+
+Entry = TypeVar("Entry", AuditEntry, WrongVerdict)
 
 _START = Place()
 
@@ -19,8 +23,7 @@ class Audit(Connected):
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        with writing(self._engine) as connection:
-            connection.execute(insert(AUDIT).values(entry.model_dump(exclude={"id"})))
+        self._add(AUDIT, entry)
 
     def audit(self, place: Place = _START) -> Page[AuditEntry]:
         """Lists actions, the newest first.
@@ -29,15 +32,7 @@ class Audit(Connected):
             UsageError: The cursor is not one that a page returned.
             InfrastructureError: The index cannot be read.
         """
-        with reading(self._engine) as connection:
-            order = (AUDIT.c.at, AUDIT.c.id)
-            return page(
-                connection,
-                select(AUDIT),
-                order,
-                place,
-                lambda row: AuditEntry.model_validate(row, from_attributes=True),
-            )
+        return self._newest_first(AUDIT, AuditEntry, place)
 
     def add_wrong_verdict(self, report: WrongVerdict) -> None:
         """Records that a verdict is wrong by somebody's word; its id is ignored.
@@ -45,9 +40,7 @@ class Audit(Connected):
         Raises:
             InfrastructureError: The index cannot be written.
         """
-        own = {name: getattr(report, name) for name in WrongVerdict.model_fields if name != "id"}
-        with writing(self._engine) as connection:
-            connection.execute(insert(WRONG_VERDICTS).values(own))
+        self._add(WRONG_VERDICTS, report)
 
     def wrong_verdicts(self, place: Place = _START) -> Page[WrongVerdict]:
         """Lists such reports, the newest first.
@@ -56,12 +49,19 @@ class Audit(Connected):
             UsageError: The cursor is not one that a page returned.
             InfrastructureError: The index cannot be read.
         """
+        return self._newest_first(WRONG_VERDICTS, WrongVerdict, place)
+
+    def _add(self, table: Table, entry: AuditEntry | WrongVerdict) -> None:
+        values = {name: getattr(entry, name) for name in type(entry).model_fields if name != "id"}
+        with writing(self._engine) as connection:
+            connection.execute(insert(table).values(values))
+
+    def _newest_first(self, table: Table, of: type[Entry], place: Place) -> Page[Entry]:
         with reading(self._engine) as connection:
-            order = (WRONG_VERDICTS.c.at, WRONG_VERDICTS.c.id)
             return page(
                 connection,
-                select(WRONG_VERDICTS),
-                order,
+                select(table),
+                (table.c.at, table.c.id),
                 place,
-                lambda row: WrongVerdict.model_validate(row, from_attributes=True),
+                lambda row: of.model_validate(row, from_attributes=True),
             )
