@@ -162,28 +162,12 @@ def start_worker(
         InfrastructureError: The worker does not start; no process is left.
     """
     with _locked(home):
-        temporal = daemon.find(_state(home, "temporal"))
-        if temporal is None:
-            raise UsageError(
-                "the embedded Temporal server does not run; start it with `opam-ci up`"
-            )
-        notes = {"version": version, "address": _address(temporal.notes)}
-        running = daemon.find(_state(home, "worker"))
-        ready = home / "run" / "worker.ready"
-        if running is not None and (running.notes != notes or not ready.exists()):
-            daemon.stop(running, timeout=STOP_TIMEOUT)
-            running = None
-        if running is None:
-            ready.unlink(missing_ok=True)
-            running = daemon.start(
-                _state(home, "worker"),
-                _log(home, "worker"),
-                command,
-                notes=notes,
-                environment={**environment, HOME: str(home), READY_FILE: str(ready)},
-            )
-            log = _log(home, "worker")
-            _await("the worker", ready.exists, running, log, WORKER_START_TIMEOUT)
+        notes = {"version": version, "address": _address(_running_temporal(home).notes)}
+        if _kept(home, "worker", lambda had: had == notes) is None:
+            _start_announced(
+                home, "worker", command, notes, environment, what="the worker",
+                timeout=WORKER_START_TIMEOUT,
+            )  # fmt: skip
         found = status(home)
         if found is None:
             raise InfrastructureError(
@@ -212,29 +196,17 @@ def start_pages(
         InfrastructureError: The pages are not served; no process is left.
     """
     with _locked(home):
-        temporal = daemon.find(_state(home, "temporal"))
-        if temporal is None:
-            raise UsageError(
-                "the embedded Temporal server does not run; start it with `opam-ci up`"
-            )
-        running = daemon.find(_state(home, "pages"))
-        ready = home / "run" / "pages.ready"
-        if running is not None and (running.notes["version"] != version or not ready.exists()):
-            daemon.stop(running, timeout=STOP_TIMEOUT)
-            running = None
+        temporal = _running_temporal(home)
+        running = _kept(home, "pages", lambda had: had["version"] == version)
         if running is None:
-            ready.unlink(missing_ok=True)
             above = int(temporal.notes["port"]) + PAGES_PORT_OFFSET
             port = ports.free_port(above if above <= HIGHEST_PORT else 0)
-            running = daemon.start(
-                _state(home, "pages"),
-                _log(home, "pages"),
-                [*command, "--port", str(port)],
-                notes={"version": version, "port": str(port)},
-                environment={**environment, HOME: str(home), READY_FILE: str(ready)},
-            )
-            log = _log(home, "pages")
-            _await("the server of pages", ready.exists, running, log, START_TIMEOUT)
+            notes = {"version": version, "port": str(port)}
+            command = [*command, "--port", str(port)]
+            running = _start_announced(
+                home, "pages", command, notes, environment, what="the server of pages",
+                timeout=START_TIMEOUT,
+            )  # fmt: skip
         return _pages_url(running)
 
 
@@ -337,6 +309,58 @@ async def _serves(address: str) -> bool:
     except (RPCError, RuntimeError):  # temporalio raises RuntimeError for a refused connection
         return False
     return set(SEARCH_ATTRIBUTES) <= set(known.custom_attributes)
+
+
+def _running_temporal(home: Path) -> daemon.Daemon:
+    """Returns the Temporal server.
+
+    Raises:
+        UsageError: It does not run.
+    """
+    temporal = daemon.find(_state(home, "temporal"))
+    if temporal is None:
+        raise UsageError("the embedded Temporal server does not run; start it with `opam-ci up`")
+    return temporal
+
+
+def _announcement(home: Path, name: str) -> Path:
+    """Returns the file that a service makes with `announce_ready`."""
+    return home / "run" / f"{name}.ready"
+
+
+def _kept(
+    home: Path, name: str, is_current: Callable[[dict[str, str]], bool]
+) -> daemon.Daemon | None:
+    """Returns a service that runs; stops one that is outdated, or never became ready."""
+    running = daemon.find(_state(home, name))
+    if running is None or (is_current(running.notes) and _announcement(home, name).exists()):
+        return running
+    daemon.stop(running, timeout=STOP_TIMEOUT)
+    return None
+
+
+def _start_announced(
+    home: Path,
+    name: str,
+    command: Sequence[str],
+    notes: Mapping[str, str],
+    environment: Mapping[str, str],
+    *,
+    what: str,
+    timeout: timedelta,
+) -> daemon.Daemon:
+    """Starts a service, and waits until it announces that it is ready."""
+    ready = _announcement(home, name)
+    ready.unlink(missing_ok=True)
+    running = daemon.start(
+        _state(home, name),
+        _log(home, name),
+        command,
+        notes=notes,
+        environment={**environment, HOME: str(home), READY_FILE: str(ready)},
+    )
+    _await(what, ready.exists, running, _log(home, name), timeout)
+    return running
 
 
 def _await(
