@@ -56,9 +56,9 @@ def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> 
     url = f"http://127.0.0.1:{world.pages_port}/ocaml/opam-repository/pull/2"
     assert status["target_url"] == url
     # The page has the text of the status, and links to Temporal for operators.
-    page = html.unescape(httpx.get(url, trust_env=False).raise_for_status().text)
-    assert status["description"] in page
-    assert "/namespaces/default/workflows/pr%2Focaml%2Fopam-repository%2F2" in page
+    # It reads the index, which is written beside GitHub, so it may come a moment later.
+    world.wait(lambda: status["description"] in page(url))
+    assert "/namespaces/default/workflows/pr%2Focaml%2Fopam-repository%2F2" in page(url)
     world.do(world.fake.close(1, merged=True))
     # The base moves on: the clone follows, although no head is to be fetched.
     tip = world.remote.commit("master", {"packages/n/n.1/opam": opam()}, parents=(world.base,))
@@ -68,6 +68,10 @@ def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> 
     log = (world.home / "serve.log").read_text()
     assert world.fake.secret.decode() not in log
     assert "ghs_" not in log
+
+
+def page(url: str) -> str:
+    return html.unescape(httpx.get(url, trust_env=False).raise_for_status().text)
 
 
 def cloned(world: GitHubWorld) -> str:
