@@ -42,6 +42,10 @@ HEARTBEAT_THROTTLE = timedelta(seconds=2)
 
 GRACEFUL_SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 
+STOP_TIMEOUT = timedelta(seconds=15)
+"""For stopping the worker. The other workers of the process stop after it, and all of them before
+`PROCESS_TIMEOUT`."""
+
 
 @contextlib.asynccontextmanager
 async def github_service(
@@ -95,7 +99,9 @@ async def github_service(
                 task_queue=options.ORCHESTRATION_QUEUE,
             )
             await ensure_schedule(client, action, github.reconcile_interval)
-        await stack.enter_async_context(polling([github_worker(client, activities)]))
+        await stack.enter_async_context(
+            polling([github_worker(client, activities)], stop_timeout=STOP_TIMEOUT)
+        )
         yield
 
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from opam_ci.web.guard import Guard, GuardedConnection, GuardLimits
 from opam_ci.web.webhook import Webhook, application
 
-_SHUTDOWN_TIMEOUT = 10
+SHUTDOWN_TIMEOUT = 10
 """Seconds that the server waits for requests in flight when the process stops: GitHub's own
 timeout for a delivery. What was not accepted is delivered again."""
 
@@ -75,7 +75,7 @@ async def serving(
         access_log=False,
         server_header=False,
         backlog=_ACCEPTED_AT_ONCE,
-        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
     )
     server = _Server(config)
     tasks = [asyncio.create_task(each) for each in (server.serve([listener]), _expire(guard))]

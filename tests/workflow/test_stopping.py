@@ -15,9 +15,21 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from opam_ci.app import github_service
 from opam_ci.app import shutdown as stopping
+from opam_ci.cli.operator import child
+from opam_ci.web import server
 
 A_SECOND = timedelta(seconds=1)
+
+
+def test_all_of_serve_stops_within_the_time_limit_of_a_process() -> None:
+    """One after the other, as `serve_github` nests them."""
+    children = 2 * child.STOP_TIMEOUT
+    assert timedelta(seconds=server.SHUTDOWN_TIMEOUT) < child.STOP_TIMEOUT
+    assert github_service.GRACEFUL_SHUTDOWN_TIMEOUT < github_service.STOP_TIMEOUT
+    workers = github_service.STOP_TIMEOUT + stopping.WORKERS_TIMEOUT
+    assert children + workers < stopping.PROCESS_TIMEOUT
 
 
 class Work:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 from opam_ci.core.model import Frozen
 
@@ -18,8 +19,8 @@ _log = logging.getLogger(__name__)
 _RESTART_DELAY = 1.0
 """Seconds; connections wait meanwhile, since the listening socket is the parent's."""
 
-_STOP_TIMEOUT = 20.0
-"""Seconds for a child to answer requests in flight when it is stopped, before it is killed."""
+STOP_TIMEOUT = timedelta(seconds=12)
+"""For a child to answer requests in flight when it is stopped, before it is killed."""
 
 
 @contextlib.asynccontextmanager
@@ -81,7 +82,7 @@ async def _started(
         if process.returncode is None:
             process.terminate()
             try:
-                async with asyncio.timeout(_STOP_TIMEOUT):
+                async with asyncio.timeout(STOP_TIMEOUT.total_seconds()):
                     await process.wait()
             except TimeoutError:
                 process.kill()
