@@ -46,6 +46,15 @@ def duration(span: timedelta) -> str:
     return seconds(max(span.total_seconds(), 0.0))
 
 
+def about(span: timedelta) -> str:
+    """Returns an estimated duration: to the minute, or to the hour."""
+    minutes = span.total_seconds() / _MINUTE
+    if minutes < 1:
+        return "less than a minute"
+    # A long estimate is not a precise one.
+    return f"about {minutes:.0f} min" if minutes < 2 * _MINUTE else f"about {minutes / 60:.0f} h"
+
+
 def byte_count(number: int) -> str:
     """Returns a number of bytes with a unit."""
     size = float(number)
@@ -112,6 +121,7 @@ def reason(outcome: Outcome) -> str:
 
 
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
+    "about": about,
     "bytes": byte_count,
     "code_spans": code_spans,
     "duration": duration,

@@ -12,6 +12,7 @@ from opam_ci.clients.index.engine import reading
 from opam_ci.clients.index.filters import RevisionFilter, revision_condition
 from opam_ci.clients.index.incidents import read_incident
 from opam_ci.clients.index.page_causes import read_causes
+from opam_ci.clients.index.page_estimate import read_time_left
 from opam_ci.clients.index.page_filters import (
     failed_before,
     missing_in,
@@ -404,6 +405,7 @@ def _top(
         total=Linked(number=summary.counts.total, filter=""),
         heads=read_heads(connection, testing.pull_request_id),
         as_of=changed_at,
+        time_left=read_time_left(connection, testing, summary.ran),
     )
     return top, tallies
 

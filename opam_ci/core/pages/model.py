@@ -3,6 +3,7 @@
 Each number has the filter that lists what it counts (`Linked`); `filter.py` parses it.
 """
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
@@ -320,6 +321,8 @@ class HeadTop(Frozen):
         heads: Testings of the pull request, the newest first, this one included; `HEADS_SHOWN` at
             most.
         as_of: Time of the newest change that it shows.
+        time_left: How long builds and tests will still take, from then on; None if that cannot
+            be estimated, see `core/pages/estimate.py`.
     """
 
     revision: RevisionRecord
@@ -330,6 +333,7 @@ class HeadTop(Frozen):
     total: Linked
     heads: tuple[HeadRef, ...] = ()
     as_of: AwareDatetime
+    time_left: timedelta | None = None
 
 
 class HeadPage(HeadTop):
