@@ -37,6 +37,7 @@ from opam_ci.core.pages.model import (
     PullRequestRow,
     RevdepRow,
 )
+from opam_ci.core.pages.ops import OpsPage
 from opam_ci.core.platforms.model import PlatformTable
 from opam_ci.web.api_logs import log_operations
 from opam_ci.web.api_problem import problem_response
@@ -164,6 +165,7 @@ class Api:
                 "GET", "/incidents/{incident}", "An incident",
                 self._incident, Incident, path_model=IncidentPath,
             ),
+            Operation("GET", "/ops", "Whether the CI is well", self._ops, OpsPage),
             Operation("GET", "/platforms", "Platforms and pools", self._platforms, PlatformTable),
             Operation(
                 "GET", "/package/{package}", "The last builds of a package's versions",
@@ -260,6 +262,9 @@ class Api:
                 f"no incident {path.incident} (any more): {PREFIX}/incidents lists them",
             )
         return found
+
+    async def _ops(self, _call: Call) -> OpsPage:
+        return await self.sources.ops()
 
     async def _platforms(self, _call: Call) -> PlatformTable:
         return self.sources.platforms

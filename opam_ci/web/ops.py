@@ -1,14 +1,10 @@
-"""The page of operators, and the same as JSON."""
+"""The page of operators."""
 
-import asyncio
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from opam_ci.clients.index import Index
 from opam_ci.core.pages.ops import OpsIncident, OpsPage
 from opam_ci.core.pages.waiting import wait_text
 from opam_ci.core.text.health import (
@@ -23,24 +19,19 @@ from opam_ci.web.addresses import target_path
 from opam_ci.web.rendering import answer
 from opam_ci.web.site import Site
 
-_FRESH_SECONDS = 10.0
-"""How long a page is shown before it is read again: it is public, and costs more than others."""
-
 _BAR_WIDTH, _BAR_HEIGHT = 4, 16
 """Size of the bar of an hour in a sparkline, in units of its view box."""
 
 
 class OpsPages:
-    """The page of operators, read from the index once for all who look at it."""
+    """The page of operators."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._lock = asyncio.Lock()
-        self._read: tuple[float, OpsPage] | None = None
 
     async def page(self, request: Request) -> Response:
         """Answers with the page."""
-        found = await self._fresh()
+        found = await self._site.sources.ops()
         content = self._site.render(
             "ops.html",
             page=found,
@@ -55,19 +46,6 @@ class OpsPages:
             wait_text=wait_text,
         )
         return answer(request, content)
-
-    async def data(self, request: Request) -> Response:
-        """Answers with the same as JSON."""
-        found = await self._fresh()
-        return answer(request, found.model_dump_json(), media_type="application/json")
-
-    async def _fresh(self) -> OpsPage:
-        async with self._lock:
-            now = time.monotonic()
-            if self._read is None or now - self._read[0] >= _FRESH_SECONDS:
-                found = await self._site.sources.ask(Index.ops_page, datetime.now(UTC))
-                self._read = (now, found)
-            return self._read[1]
 
 
 def preview(each: OpsIncident) -> str:

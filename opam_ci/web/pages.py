@@ -64,7 +64,6 @@ def routes(site: Site) -> list[Route]:
         Route("/incidents", incidents.page),
         Route("/incidents.atom", incidents.atom),
         Route("/ops", ops.page),
-        Route("/ops.json", ops.data),
         Route("/package/{package}", overview.package),
         Route("/static/{name}", site.assets.serve),
         Route(f"/badge{pull}.svg", heads.badge),

@@ -1,8 +1,10 @@
 """What pages are made from: the index and the store, opened when they are first needed."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -14,6 +16,7 @@ from opam_ci.clients.threads import INDEX
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, Context
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.pages.ops import OpsPage
 from opam_ci.core.platforms.model import PlatformTable
 
 P = ParamSpec("P")
@@ -21,6 +24,10 @@ T = TypeVar("T")
 
 _TIMEOUT = 10.0
 """Seconds for one answer of the index: a reader waits no longer, and a page has few of them."""
+
+_OPS_SECONDS = 10.0
+"""How long the state of the CI is shown before it is read again: to read it costs more than other
+pages, and it is public."""
 
 
 @dataclass
@@ -48,6 +55,8 @@ class PageSources:
     public_url: str = ""
     _index: Index | None = field(default=None, init=False)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _ops: tuple[float, OpsPage] | None = field(default=None, init=False)
+    _reading_ops: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @cached_property
     def views(self) -> LogViews:
@@ -72,6 +81,18 @@ class PageSources:
             raise InfrastructureError(
                 f"the index did not answer within {_TIMEOUT:.0f} s", cause=Cause.STORAGE
             ) from error
+
+    async def ops(self) -> OpsPage:
+        """Returns the state of the CI, read from the index once for all who look at it.
+
+        Raises:
+            InfrastructureError: The index is away, or does not answer in time.
+        """
+        async with self._reading_ops:
+            now = time.monotonic()
+            if self._ops is None or now - self._ops[0] >= _OPS_SECONDS:
+                self._ops = (now, await self.ask(Index.ops_page, datetime.now(UTC)))
+            return self._ops[1]
 
     async def close(self) -> None:
         """Closes the index."""

@@ -21,6 +21,7 @@ from opam_ci.core.jobs.records import AttemptRecord, RevisionKey, RevisionRecord
 from opam_ci.core.jobs.summary import State
 from opam_ci.core.pages.model import AuditEntry, WrongVerdict
 from opam_ci.core.pages.ops import OpsPage
+from opam_ci.web.action_service import routes_beside_pages
 from opam_ci.web.ops import spark
 from opam_ci.web.pages import application
 from opam_ci.web.site import Site
@@ -47,8 +48,9 @@ def client(index: Index, tmp_path: Path) -> Iterator[httpx.Client]:
         store=ArtifactStore.open("memory:"),
         platforms=load_platforms(None),
     )
+    site = Site(sources)
     with (
-        served(application(Site(sources))) as url,
+        served(application(site, routes_beside_pages(site, None))) as url,
         httpx.Client(base_url=url, trust_env=False) as client,
     ):
         yield client
@@ -167,7 +169,7 @@ def test_every_part_has_its_rows_and_links(client: httpx.Client, index: Index) -
 
 def test_the_json_is_the_page(client: httpx.Client, index: Index) -> None:
     fill(index, "one")
-    response = client.get("/ops.json")
+    response = client.get("/api/v1/ops")
     assert response.headers["content-type"] == "application/json"
     page = OpsPage.model_validate_json(response.content)
     assert page.incidents[0].restarts == 2
@@ -186,7 +188,7 @@ def test_the_index_is_read_once_for_all_who_look(
 
     monkeypatch.setattr(Index, "ops_page", counted)
     first = client.get("/ops")
-    assert client.get("/ops.json").status_code == 200
+    assert client.get("/api/v1/ops").status_code == 200
     again = client.get("/ops", headers={"if-none-match": first.headers["etag"]})
     assert again.status_code == 304
     assert len(reads) == 1
