@@ -1,5 +1,6 @@
 """The GitHub side of a PullRequestWorkflow: order of events, and posting of statuses."""
 
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -26,6 +27,9 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.workflows.pause import pause
     from opam_ci.workflows.states import PullRequestState, TestingState
 
+_SUPERSEDED_KEPT = 10
+"""Heads pushed in a row, while GitHub does not answer, whose final statuses are still posted."""
+
 
 class GitHubPosting:
     """Orders the events of a pull request on GitHub, and posts its statuses.
@@ -45,6 +49,7 @@ class GitHubPosting:
         self._pull_request = state.pull_request
         self._wanted: tuple[Status, ...] = ()
         self._posting = PostingOptions()
+        self._superseded: deque[PostContent] = deque(maxlen=_SUPERSEDED_KEPT)
         self._fetch_at: datetime | None = None
         self._fetch_refusal: Refusal | None = None
         self._hurried = False
@@ -99,8 +104,25 @@ class GitHubPosting:
         self._posting = testing.posting or PostingOptions()
         self._wanted = _wanted(summary, testing)
 
+    def superseded(self, summary: Summary, testing: TestingState) -> None:
+        """Notes the final statuses of a head: they are posted before those of the next one.
+
+        Without them GitHub would show for good what was under way when the next one was pushed.
+        They are lost only if the workflow continues as new at this moment.
+        """
+        # In older histories they were not posted.
+        if testing.posting is not None and workflow.patched("statuses of superseded heads"):
+            content = self._content(summary, testing)
+            self._superseded.append(content.model_copy(update={"debounce": UNDELAYED}))
+            self._drop_superseded()
+
     def to_post(self, summary: Summary, testing: TestingState) -> PostContent:
         """Returns the statuses and check runs that GitHub should have at this moment."""
+        if self._superseded:
+            return self._superseded[0].model_copy(update={"posted": self._state.posted})
+        return self._content(summary, testing)
+
+    def _content(self, summary: Summary, testing: TestingState) -> PostContent:
         posting = testing.posting
         if posting is None:
             return PostContent()
@@ -162,6 +184,7 @@ class GitHubPosting:
     async def run(self) -> None:
         """Posts statuses, and queries GitHub where events are unclear, until `end`."""
         while True:
+            self._drop_superseded()
             await workflow.wait_condition(
                 lambda: self._ended or (not self._paused and self._next_at() is not None)
             )
@@ -180,7 +203,22 @@ class GitHubPosting:
         return UNDELAYED if self._hurried else self._posting.debounce
 
     def _due(self, debounce: Debounce) -> Due:
-        return due(self._wanted, self._state.posted, workflow.now(), debounce)
+        wanted = self._wanted
+        if self._superseded:
+            wanted, debounce = self._superseded[0].statuses, UNDELAYED
+        return due(wanted, self._state.posted, workflow.now(), debounce)
+
+    def _drop_superseded(self) -> None:
+        """Drops superseded heads of which GitHub has nothing, or all that it accepts now."""
+        # An activity under way may be posting something of it.
+        while self._superseded and self._under_way is None and not self._is_outdated():
+            self._superseded.popleft()
+
+    def _is_outdated(self) -> bool:
+        """Whether GitHub has statuses of the first superseded head, and not its final ones."""
+        heads = {each.sha for each in self._superseded[0].statuses}
+        has_some = any(last.status.sha in heads for last in self._state.posted.values())
+        return has_some and bool(self._due(UNDELAYED).post)
 
     def _is_fetch_due(self) -> bool:
         return self._fetch_at is not None and self._fetch_at <= workflow.now()

@@ -398,6 +398,8 @@ class PullRequestWorkflow:
             return
         if testing is not None:
             await self._stop("superseded")
+            if revision.head != testing.revision.head:
+                self._github.superseded(self.summary(), testing.state)
             self._state.notices.clear()
             self._reject_requests("superseded by a newer head before it was done")
             self._requests.clear()

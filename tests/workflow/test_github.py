@@ -68,6 +68,9 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     await fake.push(1, HEADS[3])
     await stage.until_said(HEADS[3], "success: 2 passed; analysis and lint passed")
     await stage.until_paged(HEADS[3])
+    # Nothing of a superseded head stays as it was under way.
+    assert stage.last(HEADS[1]) == "pending: Stopped: a newer head is tested (2 cancelled)"
+    await stage.until_paged(HEADS[1])
 
     fake.advance(seconds=1)
     script.steps[BUILD] = [*full_disk(3)]
@@ -154,6 +157,31 @@ async def test_github_down_for_an_hour_holds_up_no_build_and_loses_no_verdict(
     await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
     # Nothing of what was meanwhile comes late.
     assert stage.words(HEADS[1]) == ["success: 2 passed; analysis and lint passed"]
+
+
+async def test_superseded_while_github_is_down(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = RetryPolicy(initial_interval=timedelta(milliseconds=100), backoff_coefficient=1)
+    monkeypatch.setattr(options, "GITHUB_RETRY", quick)
+    fake = stage.fake
+    stage.script.steps[BUILD] = [for_ever]
+    await fake.open(1, HEADS[1])
+    await stage.until_said(HEADS[1], "pending: 0/2 done")
+    trouble = InjectedFault("/statuses/", 502, times=10**6)
+    fake.troubles = [trouble]
+    for head in HEADS[2:5]:
+        fake.advance(seconds=1)
+        await fake.push(1, head)
+    await stage.until(lambda: trouble.times < 10**6)
+    while (await stage.decided(1)).head != HEADS[4]:  # noqa: ASYNC110  a query, no event
+        await asyncio.sleep(0.1)
+    fake.troubles = []
+    await stage.until_said(HEADS[4], "success: 2 passed; analysis and lint passed")
+    # The final status of what GitHub was sent, and nothing else of earlier heads.
+    assert stage.last(HEADS[1]) == "pending: Stopped: a newer head is tested (2 cancelled)"
+    await stage.until_paged(HEADS[1])
+    assert all("Stopped" in each for head in HEADS[2:4] for each in stage.words(head))
 
 
 async def test_rate_limit_is_waited_for_as_long_as_it_says(stage: Stage) -> None:
