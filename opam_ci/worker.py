@@ -272,7 +272,7 @@ async def running(
             activities: list[Callable[..., Any]] = [
                 repository.analyse,
                 repository.lint,
-                ImageActivities(ImageResolver()).pin_image,
+                ImageActivities(ImageResolver(engine=settings.container_command)).pin_image,
                 RecordActivities(index, settings.incident_intervals).record,
                 *listed.all,
                 incidents.look_at_incident,

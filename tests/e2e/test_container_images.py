@@ -9,6 +9,7 @@ import pytest
 
 from opam_ci.activities.boundary import outcome_of
 from opam_ci.clients.runners.container import ContainerRunner
+from opam_ci.clients.runners.containers.registry import ImageResolver, UnknownImageError
 from opam_ci.clients.runners.phases import steps
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.core.classify import judge
@@ -147,6 +148,23 @@ async def test_an_image_without_what_we_assume_is_named_and_refused(
     assert "is for amd64, not for s390x: correct `image` in the file of platforms" in message
     assert engine.containers() == []
     assert world.job_roots() == []
+
+
+async def test_an_image_of_no_registry_is_pinned_too(
+    world: ContainerWorld, engine: Engine, busybox: Path
+) -> None:
+    resolver = ImageResolver(engine=engine.command)
+    own, absent = "localhost/opam-ci-test:own", "localhost/opam-ci-test:absent"
+    engine.import_files(own, {"bin/sh": busybox})
+    pinned = await resolver.resolve(own)
+    assert "@sha256:" in pinned
+    message, log = await refused(world, platform(pinned))
+    assert "lacks" in message
+    assert f"Image: {pinned} (" in log
+    with pytest.raises(UnknownImageError, match=absent):
+        await resolver.resolve(absent)
+    message, _ = await refused(world, platform(absent))
+    assert f"image {absent}: {engine.command} of this machine does not have it" in message
 
 
 async def test_a_registry_with_a_login(

@@ -345,7 +345,7 @@ def test_of_infrastructure() -> None:
             "this worker keeps no clones of GitHub",
             "this worker lints with opam {…}, and authors are judged by the lint of opam {OPAM_VERSION}",
             "this worker runs no jobs {what}",
-            "{_client} {…} failed{how}: {errors}",
+            "{client} {…} failed{how}: {errors}",
             "{detail}: make room, or set another home",
             "{lack}: make room, or set {HOME} to another directory",
             "{listing} is not a list of reverse dependencies",
@@ -437,8 +437,8 @@ def test_of_submissions() -> None:
         [
             "image {image}: registry {host} does not have it, or denies access: HTTP {status_code}",
             "image {image}: registry {host} refuses this machine's login: HTTP {status_code}; log in again: podman login {host}",
-            "image {image}: {engine} has no digest for it",
-            "image {image}: {message}",
+            "image {image}: {client} has no digest for it",
+            "image {image}: {errors}",
             "the account",
             "the sign-in",
         ]

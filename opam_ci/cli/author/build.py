@@ -280,7 +280,8 @@ class OneJob:
         platform = self.platform
         if platform.image is not None and not is_pinned(platform):
             try:
-                image = await ImageResolver().resolve(platform.image)
+                resolver = ImageResolver(engine=self.settings.container_command)
+                image = await resolver.resolve(platform.image)
                 platform = platform.model_copy(update={"image": image})
             except UnknownImageError as error:
                 # The engine may have it, or credentials for it.

@@ -47,10 +47,13 @@ class Engine:
         client: Name or path of its client, `podman` or `docker`.
         runtime: Its low-level runtime; None for its own choice, and for podman runc where the
             machine mounts version 1 of cgroups.
+
+    Attributes:
+        client: The client.
     """
 
     def __init__(self, client: str, runtime: str | None = None) -> None:
-        self._client = client
+        self.client = client
         self._is_podman = Path(client).name.startswith("podman")
         # crun refuses hosts on which both versions of cgroups are mounted; runc does not.
         unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -76,7 +79,7 @@ class Engine:
         runtime = ("--runtime", self._runtime) if self._is_podman and self._runtime else ()
         kept = [f"{name}={os.environ[name]}" for name in _CLIENT_ENVIRONMENT if name in os.environ]
         quiet = "PODMAN_IGNORE_CGROUPSV1_WARNING=1"
-        return ["env", quiet, *kept, self._client, *runtime, *arguments]
+        return ["env", quiet, *kept, self.client, *runtime, *arguments]
 
     def removal(self, name: str) -> tuple[str, ...]:
         """Returns the arguments that end a container at once and remove it."""
@@ -85,11 +88,11 @@ class Engine:
 
     def missing(self) -> str | None:
         """Returns how to install the engine's client, or None if it is installed."""
-        if shutil.which(self._client) is not None:
+        if shutil.which(self.client) is not None:
             return None
         sudo = "" if os.geteuid() == 0 else "sudo "
         return (
-            f"this machine has no {self._client}: {sudo}apt-get install podman, or choose another "
+            f"this machine has no {self.client}: {sudo}apt-get install podman, or choose another "
             "engine with OPAM_CI_CONTAINER_COMMAND"
         )
 
@@ -134,7 +137,7 @@ class Engine:
         if code != 0:
             how = "" if code is None else f" (exit {code})"
             raise InfrastructureError(
-                f"{self._client} {arguments[0]} failed{how}: {errors}", cause=cause
+                f"{self.client} {arguments[0]} failed{how}: {errors}", cause=cause
             )
         return output
 

@@ -127,34 +127,45 @@ class ContainerLayers:
             show: Receives lines about progress, for people.
 
         Raises:
-            UnfitImageError: It is for another architecture, or its registry refuses it.
+            UnfitImageError: It is for another architecture, its registry refuses it, or it is of no
+                registry and not here.
             InfrastructureError: Cause `image`: it cannot be pulled.
         """
         wanted = None if arch is None else ARCHITECTURES[arch]
+        reference = parse_image(name)
         key = hashlib.sha256(f"{name} {arch}".encode()).hexdigest()[:16]
         pulled = self._home / "pulled" / key
         # By id: an engine keeps one image of a name, of whatever architecture.
         known = pulled.read_text().splitlines()[1:] if pulled.exists() else [name]
-        found = [each for one in known if (each := await self._engine.inspect("image", one))]
-        if found and _fits(found[0], wanted):
+        if reference.is_local and reference.digest:
+            known.append(reference.digest)  # docker has its id there, and knows it by that alone
+        found = None
+        for each in known:
+            found = found or await self._engine.inspect("image", each)
+        if found and _fits(found, wanted):
             if pulled.exists():
                 pulled.touch()
-            return _id(found[0])
-        if not (found and parse_image(name).is_local):
+            return _id(found)
+        if not reference.is_local:
             show(f"pulling {name}")
             await self._pull(name, wanted)
-        image = await self._engine.inspect("image", name)
-        if image is None:
-            raise InfrastructureError(f"no such image after a pull: {name}", cause=Cause.IMAGE)
-        if not _fits(image, wanted):
+            found = await self._engine.inspect("image", name)
+            if found is None:
+                raise InfrastructureError(f"no such image after a pull: {name}", cause=Cause.IMAGE)
+        if found is None:
             raise UnfitImageError(
-                f"image {name} is for {image.get('Architecture')}, not for {arch}: correct `image` "
+                f"image {name}: {self._engine.client} of this machine does not have it: build or "
+                "load it there, or correct `image` in the file of platforms"
+            )
+        if not _fits(found, wanted):
+            raise UnfitImageError(
+                f"image {name} is for {found.get('Architecture')}, not for {arch}: correct `image` "
                 "in the file of platforms"
             )
         pulled.parent.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(_write_whole, pulled, f"{name}\n{_id(image)}\n")
+        await asyncio.to_thread(_write_whole, pulled, f"{name}\n{_id(found)}\n")
         await self.sweep()
-        return _id(image)
+        return _id(found)
 
     async def _pull(self, name: str, arch: Architecture | None) -> None:
         system = () if arch is None else ("--platform", arch.system)
@@ -163,9 +174,8 @@ class ContainerLayers:
         )
         if code == 0:
             return
-        if not parse_image(name).is_local:
-            # The registry's own answer tells a refused login from a network that is down.
-            await ImageResolver().digest(name)
+        # The registry's own answer tells a refused login from a network that is down.
+        await ImageResolver().digest(name)
         raise InfrastructureError(f"image {name} cannot be pulled: {errors}", cause=Cause.IMAGE)
 
     async def sweep(self) -> None:

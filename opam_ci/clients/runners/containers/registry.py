@@ -9,7 +9,6 @@ list's digest, refuses an image that is not a list, and prefers a local copy to 
 import asyncio
 import json
 import math
-import shutil
 import time
 from datetime import timedelta
 from typing import Final
@@ -17,6 +16,7 @@ from typing import Final
 import httpx
 
 from opam_ci.clients.runners.containers import credentials
+from opam_ci.clients.runners.containers.engine import Engine
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.platforms.images import DIGEST, ImageReference, bearer_challenge, parse_image
@@ -35,7 +35,6 @@ _ENGINE_TIMEOUT: Final = timedelta(seconds=30)
 #: once, so that many platforms of one registry do not take all activities of a worker.
 _UNAVAILABLE_FOR: Final = timedelta(seconds=15)
 _CACHED_FOR: Final = timedelta(hours=1)
-_ENGINES: Final = ("podman", "docker")
 
 
 class UnknownImageError(UnfitImageError):
@@ -46,14 +45,20 @@ class ImageResolver:
     """Looks up digests, and caches them.
 
     Args:
+        engine: Client of the engine that has the machine's own images: another one has others.
         known_for: How long a tag's digest is cached; images of distributions are rebuilt every
             few days.
         timeout: Of one request to a registry.
     """
 
     def __init__(
-        self, *, known_for: timedelta = _CACHED_FOR, timeout: httpx.Timeout = _TIMEOUT
+        self,
+        *,
+        engine: str = "podman",
+        known_for: timedelta = _CACHED_FOR,
+        timeout: httpx.Timeout = _TIMEOUT,
     ) -> None:
+        self._engine = Engine(engine)
         self._known_for = known_for.total_seconds()
         self._timeout = timeout
         self._known: dict[str, tuple[float, str]] = {}
@@ -80,7 +85,7 @@ class ImageResolver:
             return self._known[image][1]
         if reference.is_local:
             # A machine's own images can change at any time, and inspecting them is cheap.
-            return await _inspect(image, reference)
+            return await self._inspect(image, reference)
         failed_at, why = self._unavailable.get(reference.host, (-math.inf, ""))
         if now - failed_at < _UNAVAILABLE_FOR.total_seconds():
             raise _fault(f"image {image}: {why}")
@@ -142,6 +147,32 @@ class ImageResolver:
             raise _fault(f"image {image}: registry {reference.host} sent no digest for it")
         return str(digest)
 
+    async def _inspect(self, image: str, reference: ImageReference) -> str:
+        """Returns the reference by digest, or id, of an image in this machine's own storage."""
+        client = self._engine.client
+        if missing := self._engine.missing():
+            raise _fault(f"image {image}: {missing}")
+        code, output, errors = await self._engine.try_call(
+            "image", "inspect", image, time_limit=_ENGINE_TIMEOUT.total_seconds()
+        )
+        if code != 0:
+            if "image not known" in errors.lower() or "no such image" in errors.lower():
+                raise UnknownImageError(f"image {image}: {errors}")
+            raise _fault(f"image {image}: {client}: {errors or f'exit code {code}'}")
+        try:
+            [found] = json.loads(output)
+            # podman computes a digest for every image. docker has only those of registries, of
+            # other names; its ids have the form of one.
+            digest, number = found.get("Digest"), found.get("Id")
+        except (ValueError, TypeError, AttributeError):
+            raise _fault(f"image {image}: invalid output of {client}") from None
+        if isinstance(digest, str) and DIGEST.fullmatch(digest):
+            return reference.at(digest)
+        if isinstance(number, str) and DIGEST.fullmatch(number):
+            # With its tag, by which alone a Dockerfile can name it.
+            return f"{image}@{number}"
+        raise UnknownImageError(f"image {image}: {client} has no digest for it")
+
 
 _DENIED: Final = frozenset({httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN})
 _NOT_THERE: Final = _DENIED | {httpx.codes.NOT_FOUND}
@@ -181,40 +212,3 @@ async def _authorization(
     token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
     fits = isinstance(token, str) and token.isascii() and token.isprintable()
     return f"Bearer {token}" if fits else None
-
-
-async def _inspect(image: str, reference: ImageReference) -> str:
-    """Returns the reference by digest of an image in this machine's own storage."""
-    engine = next(filter(shutil.which, _ENGINES), None)
-    if engine is None:
-        raise _fault(f"image {image}: cannot inspect it: neither podman nor docker is installed")
-    process = await asyncio.create_subprocess_exec(
-        *(engine, "image", "inspect", image),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_ENGINE_TIMEOUT.total_seconds()):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise _fault(f"image {image}: {engine} does not answer") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        lines = errors.decode(errors="replace").strip().splitlines()
-        message = lines[-1] if lines else f"exit code {process.returncode}"
-        if "image not known" in message.lower() or "no such image" in message.lower():
-            raise UnknownImageError(f"image {image}: {message}")
-        raise _fault(f"image {image}: {engine}: {message}")
-    try:
-        [found] = json.loads(output)
-        # podman computes a digest for every image; docker has only those of a registry.
-        digest = found.get("Digest")
-    except (ValueError, TypeError, AttributeError):
-        raise _fault(f"image {image}: invalid output of {engine}") from None
-    if not isinstance(digest, str) or DIGEST.fullmatch(digest) is None:
-        raise UnknownImageError(f"image {image}: {engine} has no digest for it")
-    return reference.at(digest)

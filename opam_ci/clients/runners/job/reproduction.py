@@ -19,6 +19,7 @@ from opam_ci.core.jobs.build import BuildSpec, Source
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.platforms import contents
 from opam_ci.core.platforms.debian import DebianRoot
+from opam_ci.core.platforms.images import parse_image
 
 _IN_EVERY_SWITCH = re.compile(r"(?:ocaml|ocaml-config|ocaml-system|base-[a-z]+)\.")
 """What `opam switch create` installs: it is built only when it is reinstalled."""
@@ -82,8 +83,12 @@ def in_image(spec: BuildSpec, *, image: str) -> str:
     """
     opam, personality = contents.opam_binary(spec.platform), spec.platform.personality
     choose = () if opam == contents.OPAM else (f"RUN ln -f {opam} {contents.OPAM}",)
+    reference = parse_image(image)
+    tag, _, digest = image.partition("@")
+    # One that is of no registry: docker knows it by its id alone, BuildKit by its tag alone.
+    by_tag = reference.is_local and reference.digest is not None and ":" in tag
     lines = [
-        f"FROM {image}",
+        *((f"# {digest}", f"FROM {tag}") if by_tag else (f"FROM {image}",)),
         "USER root",
         *((f'SHELL ["{personality}", "/bin/sh", "-c"]',) if personality else ()),
         *choose,

@@ -374,6 +374,12 @@ def test_an_image_that_only_this_machine_has(
         asyncio.run(ImageResolver().resolve("localhost/opam-ci-test:2"))
 
 
+async def test_an_engine_that_is_not_installed() -> None:
+    with pytest.raises(InfrastructureError, match="x:1: this machine has no no-such-engine: ") as e:
+        await ImageResolver(engine="no-such-engine").resolve("localhost/x:1")
+    assert not isinstance(e.value, UnknownImageError)
+
+
 @pytest.mark.parametrize(
     ("image", "parts"),
     [

@@ -119,3 +119,12 @@ def test_a_listing_is_reproduced_with_the_queries_of_the_platforms_policy() -> N
     text = reproduction.in_root(listing.model_copy(update={"platform": direct}), debian=SID)
     assert text.count("--coinstallable-with") == 2
     assert "--recursive" not in text
+
+
+def test_an_image_of_no_registry_has_its_tag_in_a_dockerfile() -> None:
+    """docker gives it no digest, and its builder takes no id."""
+    number = f"sha256:{'c' * 64}"
+    text = reproduction.in_image(spec(), image=f"localhost/mine:1@{number}")
+    assert f"# {number}\nFROM localhost/mine:1\n" in text
+    text = reproduction.in_image(spec(), image=f"localhost/mine@{number}")
+    assert f"FROM localhost/mine@{number}\n" in text
