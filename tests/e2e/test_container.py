@@ -63,6 +63,10 @@ async def until(condition: object, seconds: float) -> None:
         await asyncio.sleep(0.05)
 
 
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 async def test_the_preflight_passes_here(world: ContainerWorld, engine: Engine) -> None:
     await world.runner.preflight()
     assert world.job_roots() == []
@@ -147,11 +151,16 @@ async def test_a_build_sees_nothing_of_the_worker_and_has_no_network(
     assert "exit 101" in seen
 
 
-async def test_a_hog_is_killed_and_a_fork_bomb_stopped(world: ContainerWorld) -> None:
+async def test_a_hog_is_killed_and_a_fork_bomb_stopped(
+    world: ContainerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     hog = "perl -e 'my $x = q(x) x (900 << 20); print length $x'"
     report, _ = await world.build({"hog.1": f'build: ["sh" "-c" "{hog}"]\n'}, "hog.1")
     assert report.facts.host.oom_kills >= 1
     assert label(judge(report.facts, report.logs)) == "errored(out_of_memory)"
+    # podman's conmon writes a file `oom` into the directory that it is started in.
+    assert names(tmp_path) == []
 
     bomb = "perl -e 'for (1..500) { my $p = fork // die qq(fork: $!); $p or sleep 60 }'"
     report, _ = await world.build({"bomb.1": f'build: ["sh" "-c" "{bomb}"]\n'}, "bomb.1")

@@ -182,14 +182,16 @@ async def open_container(  # noqa: PLR0913 - the parts of a container
     async with AsyncExitStack() as stack, AsyncExitStack() as until_started:
         proc = await until_started.enter_async_context(emptyproc.empty_proc())
         shown = [] if proc is None else [f"--volume={proc}:{emptyproc.INSIDE}"]
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="opam-ci-")))
         if network.name is None:
-            directory = Path(stack.enter_context(TemporaryDirectory(prefix="opam-ci-")))
             shown += [f"--volume={path}:{inside}:ro" for path, inside in name_files(directory)]
         process = await engine.start(
             *("run", *_options(engine, name, network.name or "none", mirrors, limits), *shown),
             *("--entrypoint", "sh", image, "-c", _INIT),
             stdin=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            # When a job hits its memory limit, podman's conmon leaves a file `oom` where it runs.
+            directory=directory,
         )
         container = Container(engine, name, process)
         try:

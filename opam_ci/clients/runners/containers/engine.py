@@ -105,13 +105,16 @@ class Engine:
         if missing := self.missing():
             raise InfrastructureError(missing, cause=Cause.SANDBOX)
 
-    async def start(self, *arguments: str, stdin: int, stderr: int) -> asyncio.subprocess.Process:
+    async def start(
+        self, *arguments: str, stdin: int, stderr: int, directory: Path | None = None
+    ) -> asyncio.subprocess.Process:
         """Starts the engine's client, with a pipe for its standard output.
 
         Args:
             arguments: Of the client.
             stdin: As in `subprocess`.
             stderr: As in `subprocess`.
+            directory: Where it runs; None for this process's own.
         """
         return await asyncio.create_subprocess_exec(
             *self.command(*arguments),
@@ -119,6 +122,7 @@ class Engine:
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
             env=programs.environment(),
+            cwd=directory,
             start_new_session=True,
         )
 
