@@ -336,6 +336,12 @@ class Docker(Engine):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        # It mounts its data on themselves, and leaves that. Not in a namespace of its own: it must
+        # see what a worker mounts for a container.
+        points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for point in reversed(points):
+            if point.startswith(f"{self.directory}/"):
+                subprocess.run(["umount", point], check=True, timeout=30)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
