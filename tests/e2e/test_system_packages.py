@@ -5,6 +5,7 @@ for their distribution. Their repository is of the test, on the loopback interfa
 """
 
 import asyncio
+import fcntl
 import hashlib
 import io
 import os
@@ -13,7 +14,7 @@ import shutil
 import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +107,8 @@ class Distribution:
         settings: File and content that names the repository.
         missing: Depexts of jobs that find that there is no such package.
         missing_in: The phase that does.
-        held: A file that says that process 1 of a container uses the manager, with its content,
-            and the rule that decides then.
+        held: A file that says that process 1 of a container uses the manager, with its content
+            (None if a lock of the kernel on it says so), and the rule that decides then.
         late: Whether its mirror is down when the layer is made.
     """
 
@@ -119,7 +120,7 @@ class Distribution:
     settings: tuple[str, str]
     missing: tuple[str, ...]
     missing_in: Phase
-    held: tuple[str, str, str] | None
+    held: tuple[str, str | None, str]
     late: bool = False
 
 
@@ -136,8 +137,7 @@ DISTRIBUTIONS = {
         # As in test_drills_builds.py.
         (),
         Phase.SOLVE,
-        # Its locks are of the kernel: nobody holds one in a container of a job.
-        None,
+        ("/var/lib/dpkg/lock-frontend", None, "apt-failed"),
     ),
     "fedora": Distribution(
         "ID=fedora\nVERSION_ID=43\n",
@@ -353,6 +353,14 @@ def gone(server: Server, path: str) -> Iterator[None]:
         server.files.update(lost)
 
 
+@contextmanager
+def locked(box: Container, path: str) -> Iterator[None]:
+    """Holds a lock of the kernel on a file of a container, as dpkg does, by a process outside."""
+    with Path(f"/proc/{box.pid}/root{path}").open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 async def test_system_packages_come_from_the_distributions_own_manager(
     name: str, storage: Storage, server: Server, monkeypatch: pytest.MonkeyPatch
@@ -381,7 +389,7 @@ async def test_system_packages_come_from_the_distributions_own_manager(
 
     (described,) = (world.home / "container-layers").glob("*.json")
     layer = ContainerLayer.model_validate_json(described.read_text()).image
-    async with container(Engine("podman"), layer) as (_, executor):
+    async with container(Engine("podman"), layer) as (box, executor):
         if each.late:
             ended, output = await run(executor, "pacman -Sy", as_root=True, network=True)
             assert ended.ok, output
@@ -399,10 +407,10 @@ async def test_system_packages_come_from_the_distributions_own_manager(
         with gone(server, each.path):
             verdict, rule = await verdict_on(executor, "libfoo-devel")
         assert verdict == "errored(package_mirror)", rule
-        if each.held is not None:
-            lock, holder, expected = each.held
-            script = f"mkdir -p $(dirname {lock}) && printf '{holder}' > {lock}"
-            ended, output = await run(executor, script, as_root=True)
-            assert ended.ok, output
+        lock, holder, expected = each.held
+        script = f"mkdir -p $(dirname {lock}) && printf '{holder or ''}' > {lock}"
+        ended, output = await run(executor, script, as_root=True)
+        assert ended.ok, output
+        with locked(box, lock) if holder is None else nullcontext():
             found = await verdict_on(executor, "libfoo-devel", limit=5)
-            assert found == ("errored(package_mirror)", expected)
+        assert found == ("errored(package_mirror)", expected)
