@@ -94,7 +94,7 @@ def show(title: str, times: list[float]) -> None:
     times = sorted(times)
     print(
         f"{title}: n={len(times)}  median {statistics.median(times) * 1000:.1f} ms  "
-        f"p90 {times[int(len(times) * 0.9)] * 1000:.1f} ms  max {times[-1] * 1000:.1f} ms"
+        f"p95 {times[int(len(times) * 0.95)] * 1000:.1f} ms  max {times[-1] * 1000:.1f} ms"
     )
 
 
