@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.conftest import System, result, rows, wait_for
 from tests.support.fakes.clone import SUBMODULE, SYMLINK, Clone, Content, at, opam
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ODD: Mapping[str, Mapping[str, Content]] = {
     "name": {"packages/ü/ü.1/opam": opam()},

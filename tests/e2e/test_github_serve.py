@@ -71,7 +71,7 @@ def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> 
 
 
 def page(url: str) -> str:
-    return html.unescape(httpx.get(url, trust_env=False).raise_for_status().text)
+    return html.unescape(httpx.get(url, trust_env=False, timeout=60).raise_for_status().text)
 
 
 def cloned(world: GitHubWorld) -> str:

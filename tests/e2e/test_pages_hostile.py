@@ -238,7 +238,7 @@ async def test_as_parts_of_addresses_they_are_refused_or_text(hostile: Watched) 
 
 
 def test_in_the_feed_they_are_text(origin: str) -> None:
-    feed = ET.fromstring(httpx.get(f"{origin}/incidents.atom", trust_env=False).content)  # noqa: S314
+    feed = ET.fromstring(httpx.get(f"{origin}/incidents.atom", trust_env=False, timeout=60).content)  # noqa: S314
     names = {each.tag.rpartition("}")[2] for each in feed.iter()}
     assert names <= {
         "feed", "id", "title", "updated", "link", "entry", "published", "author", "name", "summary"

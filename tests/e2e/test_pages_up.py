@@ -103,7 +103,7 @@ def test_a_check_prints_the_address_of_its_page(up: Up) -> None:
     up.run("check", *words, "--lint-only")
     address = f"{up.origin}/local/example/heads/{example.BASE}"
     assert f"page: {address}\n" in up.notes
-    page = httpx.get(address, trust_env=False)
+    page = httpx.get(address, trust_env=False, timeout=60)
     assert "Nothing" in page.text
 
 

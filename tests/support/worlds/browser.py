@@ -59,7 +59,7 @@ def pages_of(index: Index, store: ArtifactStore) -> Iterator[str]:
     try:
         with served(application(Site(sources))) as address:
             # The server opens its index at the first request.
-            httpx.get(address, trust_env=False).raise_for_status()
+            httpx.get(address, trust_env=False, timeout=60).raise_for_status()
             yield address
     finally:
         asyncio.run(sources.close())

@@ -90,14 +90,14 @@ def test_the_host_serves_the_sources_of_the_opam_files(tmp_path: Path) -> None:
             opam = git(made.repo, "show", f"{made.branch}:{path}")
             (url,) = re.findall(r'src: "(.*)"', opam)
             (checksum,) = re.findall(r'"sha256=(.*)"', opam)
-            archive = httpx.get(url, trust_env=False).content
+            archive = httpx.get(url, trust_env=False, timeout=60).content
             assert hashlib.sha256(archive).hexdigest() == checksum
             with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive))) as sources:
                 assert f"{package}/main.ml" in sources.getnames()
 
 
 def status_of(url: str) -> int:
-    return httpx.get(url, trust_env=False).status_code
+    return httpx.get(url, trust_env=False, timeout=60).status_code
 
 
 def test_the_host_is_broken_until_it_is_repaired() -> None:

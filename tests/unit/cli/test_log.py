@@ -267,14 +267,17 @@ async def test_following_ends_when_the_index_has_the_lost_worker(
     following = asyncio.create_task(
         AttemptLog(stage.index, StoredLogs(stage.store), record).follow(as_json=False)
     )
-    await asyncio.sleep(0.5)
+    shown = ""
+    async with asyncio.timeout(60):
+        while not shown:
+            await asyncio.sleep(0.05)
+            shown += capfd.readouterr().out
     again = running.model_copy(update={"attempt": 2, "faults": (fault(1),)})
     stage.write(NEW, again, sequence=2)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await following
-    output = capfd.readouterr()
-    assert output.out.startswith("building\n")
-    assert "the log ends here: attempt 1 ended with errored(worker_lost)" in output.err
+    assert shown.startswith("building\n")
+    assert "the log ends here: attempt 1 ended with errored(worker_lost)" in capfd.readouterr().err
     await writer.__aexit__(None, None, None)
 
 

@@ -46,7 +46,7 @@ async def test_one_that_ends_is_started_again(
     words = "the receiver of webhooks ended with code 3; it is started again"
     warning = (child.__name__, logging.WARNING, words)
     # asyncio warns, too, if the process ends in the moment in which the block does.
-    while_running = []
+    while_running: list[tuple[str, int, str]] = []
     async with receiver_running(OPTIONS):
         while len(while_running) < 3:
             await asyncio.sleep(0.01)

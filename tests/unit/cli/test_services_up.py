@@ -87,7 +87,7 @@ async def check_like_a_worker(
 
 
 async def status_of(url: str) -> int:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         return (await client.get(url)).status_code
 
 
@@ -159,7 +159,7 @@ def test_it_starts_everything_and_the_example_recovers(
     assert embedded.ui_url in text
     assert "./opam-ci down" in text
     assert f"{embedded.pages_url}/local/example/heads/example" in text
-    assert httpx.get(f"{embedded.pages_url}/", trust_env=False).status_code == 200
+    assert httpx.get(f"{embedded.pages_url}/", trust_env=False, timeout=60).status_code == 200
     # It is the same server that another `up` finds, and `down` ends it.
     assert START_PAGES(session.at_embedded(settings, embedded), embedded) == embedded.pages_url
     assert services.stop(settings.home)[0] == "pages"

@@ -45,7 +45,7 @@ def server(tmp_path: Path) -> Iterator[CiServer]:
 
 @pytest.fixture
 def client(server: CiServer) -> Iterator[httpx.Client]:
-    with server.running() as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with server.running() as url, httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         yield client
 
 

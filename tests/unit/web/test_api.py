@@ -54,7 +54,7 @@ def remote(url: str) -> Iterator[Server]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{url}{PREFIX}/", trust_env=False) as found:
+    with httpx.Client(base_url=f"{url}{PREFIX}/", trust_env=False, timeout=60) as found:
         yield found
 
 
@@ -243,7 +243,7 @@ def test_an_index_that_is_away_is_a_fault_to_wait_for(tmp_path: Path) -> None:
     made = CiServer(tmp_path)
     made.sources.index_url = "postgresql://nobody@127.0.0.1:1/nothing"
     with made.running() as url:
-        response = httpx.get(f"{url}{PREFIX}/counts", trust_env=False)
+        response = httpx.get(f"{url}{PREFIX}/counts", trust_env=False, timeout=60)
     made.close()
     assert response.status_code == 503
     assert response.headers["retry-after"] == "10"

@@ -51,7 +51,7 @@ def client(index: Index, tmp_path: Path) -> Iterator[httpx.Client]:
     site = Site(sources)
     with (
         served(application(site, routes_beside_pages(site, None))) as url,
-        httpx.Client(base_url=url, trust_env=False) as client,
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as client,
     ):
         yield client
     asyncio.run(sources.close())

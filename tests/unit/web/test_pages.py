@@ -47,7 +47,7 @@ def client_of(site: Site) -> Iterator[httpx.Client]:
     try:
         with (
             served(application(site)) as url,
-            httpx.Client(base_url=url, trust_env=False) as client,
+            httpx.Client(base_url=url, trust_env=False, timeout=60) as client,
         ):
             yield client
     finally:

@@ -89,7 +89,7 @@ async def test_archives_are_downloaded_from_within_the_sandbox(opam_lint: OpamLi
     downloading = OpamLint(opam_lint.program, check_upstream=True)
     with example.source_host() as host:
         url = f"{host.url}/{example.PASSES}.tar.gz"
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             archive = (await client.get(url)).content
         texts = [
             BAD + f'url {{ src: "{url}" checksum: "sha256={digest}" }}\n'.encode()
