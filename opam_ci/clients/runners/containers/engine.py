@@ -49,11 +49,12 @@ class Engine:
             machine mounts version 1 of cgroups.
 
     Attributes:
-        client: The client.
+        client: The client: its name, or its absolute path.
     """
 
     def __init__(self, client: str, runtime: str | None = None) -> None:
-        self.client = client
+        # It is started in other directories than this process's own.
+        self.client = client if client == Path(client).name else str(Path(client).absolute())
         self._is_podman = Path(client).name.startswith("podman")
         # crun refuses hosts on which both versions of cgroups are mounted; runc does not.
         unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()

@@ -1,5 +1,6 @@
 """Calls of a container engine whose client, or the image's programs behind it, misbehave."""
 
+import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -62,3 +63,16 @@ async def test_a_container_that_its_engine_is_removing_is_waited_for(
     monkeypatch.setattr(box, "_REMOVALS", 2)
     with pytest.raises(InfrastructureError, match="cannot be removed: removal is in progress"):
         await box.remove(Engine(str(client)), "stays")
+
+
+async def test_a_client_with_a_relative_path_runs_in_other_directories(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    process = await Engine(f"./{Path(engine.client).name}").start(
+        "script", "pwd", stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+        directory=tmp_path / "elsewhere",
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert output.decode().strip() == str(tmp_path / "elsewhere")
