@@ -3,7 +3,7 @@
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,8 @@ _BUSY_SECONDS = 30
 _SQLITE_FULL = sqlite3.SQLITE_FULL
 _SQLITE_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _POSTGRES_FULL = "53100"
+_POSTGRES_MEMORY = "32MB"
+"""What a step of a query may use before it writes to a disk."""
 
 _PARAMETERS = 500
 """Values in a statement: below every database's limit of parameters."""
@@ -185,7 +187,7 @@ def _json_text(value: Any) -> str:
 
 def _postgres(url: URL) -> Engine:
     try:
-        return create_engine(
+        engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
             json_serializer=_json_text,
@@ -195,6 +197,20 @@ def _postgres(url: URL) -> Engine:
         raise UsageError(
             "an index on PostgreSQL needs the Python package psycopg: install psycopg[binary]"
         ) from error
+    event.listen(engine, "connect", _prepare_postgres)
+    return engine
+
+
+def _prepare_postgres(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    """Sets up a new connection.
+
+    Queries take milliseconds: to compile one, or to start processes for it, takes longer than
+    the query. What a head's jobs are compared with is hashed, for which 50,000 names need room.
+    """
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SET jit = off; SET max_parallel_workers_per_gather = 0")
+        cursor.execute(f"SET work_mem = '{_POSTGRES_MEMORY}'")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

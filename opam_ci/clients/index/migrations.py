@@ -103,10 +103,25 @@ def _to_0008(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def _to_0009(connection: Connection) -> None:
+    """Compares heads by an index alone, and has PostgreSQL notice large ones sooner."""
+    connection.exec_driver_sql("DROP INDEX jobs_of_revision")
+    connection.exec_driver_sql(
+        "CREATE INDEX jobs_of_revision ON jobs "
+        "(revision_id, standing, updated_at, id, platform, kind, worker, name)"
+    )
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "ALTER TABLE jobs SET (autovacuum_analyze_scale_factor = 0.01, "
+            "autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05)"
+        )
+
+
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0004": _to_0005,
     "0005": _to_0006,
     "0006": _to_0007,
     "0007": _to_0008,
+    "0008": _to_0009,
 }
 """By schema, the step to the next one; oldest first."""

@@ -149,16 +149,21 @@ def _change(change: ChangeClass, revision_id: int, previous_id: int | None) -> C
 
 
 def failed_before(revision_id: int | None) -> ColumnElement[bool]:
-    """Makes the condition that a testing's job of this id failed; None has no jobs."""
+    """Makes the condition that a testing's job of this id failed; None has no jobs.
+
+    It is a value of each job, and no join, as in `missing_in`: PostgreSQL hashes the names once,
+    whatever it believes of the number of jobs. Until a new head is in its statistics, that is one,
+    and a join compares each job with each.
+    """
     failed = JOBS.alias("failed")
     return JOBS.c.name.in_(
         select(failed.c.name).where(
             failed.c.revision_id == revision_id, failed.c.standing == Standing.FAILED
         )
-    )
+    ).is_(true())
 
 
 def missing_in(revision_id: int | None) -> ColumnElement[bool]:
     """Makes the condition that a testing has no job of this id; None has no jobs."""
     other = JOBS.alias("other")
-    return not_(exists().where(other.c.revision_id == revision_id, other.c.name == JOBS.c.name))
+    return JOBS.c.name.not_in(select(other.c.name).where(other.c.revision_id == revision_id))

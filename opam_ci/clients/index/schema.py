@@ -44,7 +44,7 @@ from opam_ci.core.jobs.records import AttemptRecord
 from opam_ci.core.jobs.summary import Fault
 from opam_ci.core.submission.result import ChangeKind
 
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -130,8 +130,8 @@ def _plain_order() -> Text:
 METADATA = MetaData()
 
 
-def _table(name: str, *parts: SchemaItem) -> Table:
-    return Table(name, METADATA, Column("id", Integer, primary_key=True), *parts)
+def _table(name: str, *parts: SchemaItem, **options: Any) -> Table:
+    return Table(name, METADATA, Column("id", Integer, primary_key=True), *parts, **options)
 
 
 VERSION = Table(
@@ -207,7 +207,7 @@ JOBS = _table(
     _with("jobs_by_worker", "worker", "updated_at", "id", "standing", "platform"),
     Index(
         "jobs_of_revision",
-        *("revision_id", "standing", "updated_at", "id", "platform", "kind", "worker"),
+        *("revision_id", "standing", "updated_at", "id", "platform", "kind", "worker", "name"),
     ),
     _partial("jobs_queued", "revision_id", "platform", "rank", "id", where="standing = 'queued'"),
     _partial(
@@ -235,6 +235,13 @@ JOBS = _table(
         sqlite_where=text("follows = 1"),
         postgresql_where=text("follows"),
     ),
+    # A head is a small part of a large table, by which the server would wait for many of them:
+    # meanwhile its plans take the new ones for small, and its indexes have to look into the rows.
+    postgresql_with={
+        "autovacuum_analyze_scale_factor": "0.01",
+        "autovacuum_vacuum_scale_factor": "0.05",
+        "autovacuum_vacuum_insert_scale_factor": "0.05",
+    },
 )
 
 ATTEMPTS = _table(

@@ -109,6 +109,7 @@ def old_url(urls: tuple[str, str]) -> str:
 SQLITE = "SELECT sql FROM sqlite_master WHERE type IN ('index', 'trigger')"
 POSTGRESQL = """
 SELECT indexdef FROM pg_indexes WHERE schemaname = 'public';
+SELECT relname || reloptions::text FROM pg_class WHERE reloptions IS NOT NULL;
 SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal;
 SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace;
 SELECT concat_ws(' ', table_name, column_name, collation_name) FROM information_schema.columns
