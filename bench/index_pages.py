@@ -119,6 +119,15 @@ def fill(index: Index, jobs: int, number: int) -> RevisionKey:
     return keys[1]
 
 
+def vacuum(index: Index) -> None:
+    """Does what a PostgreSQL server does by itself, a minute after a head was written."""
+    engine = index._engine  # noqa: SLF001
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            plain = connection.execution_options(isolation_level="AUTOCOMMIT")
+            plain.execute(text("VACUUM ANALYZE"))
+
+
 def queries(index: Index, key: RevisionKey) -> Iterator[tuple[str, Callable[[], object]]]:
     """What a page of a large head asks."""
     page = index.head_page(key)
@@ -169,11 +178,7 @@ def main() -> int:
         limit = LIMIT_MS[url.partition(":")[0].partition("+")[0]]
         for number, jobs in ((1000, 10_000), (2000, 50_000)):
             key = fill(index, jobs, number)
-            if url.startswith("postgresql"):
-                # As the server does by itself, a minute later.
-                with index._engine.connect() as connection:  # noqa: SLF001
-                    plain = connection.execution_options(isolation_level="AUTOCOMMIT")
-                    plain.execute(text("VACUUM ANALYZE"))
+            vacuum(index)
             index.close()
             index = Index.open(url)
             for name, call in queries(index, key):

@@ -38,7 +38,7 @@ import httpx
 import pytest
 
 import opam_ci.web
-from bench.index_pages import fill
+from bench.index_pages import fill, vacuum
 from bench.logs import BARS, measured
 from bench.pages_browser import chromium, tab
 from bench.pages_logs import at_cap, growing
@@ -144,6 +144,7 @@ def pages(report: Report, home: Path) -> None:
         for kind, url in urls.items():
             index = Index.open(url)
             keys = {jobs: fill(index, jobs, jobs) for jobs in SIZES}
+            vacuum(index)
             index.close()
             with serving(url, f"file://{home}/store") as address:
                 for jobs, key in keys.items():

@@ -79,10 +79,14 @@ class HeadPages:
         """Answers with what is made of a head, unless the client has it as it is."""
         site = self._site
         key = await find(site, request)
-        version = await site.sources.ask(Index.head_version, key)
-        tag = tag_of(site.version, request.url.path, request.url.query, version or "")
-        if version is not None and has(request, tag):
-            return not_modified(tag)
+
+        def tag_at(version: str) -> str:
+            return tag_of(site.version, request.url.path, request.url.query, version)
+
+        if "if-none-match" in request.headers:
+            version = await site.sources.ask(Index.head_version, key)
+            if version is not None and has(request, tag := tag_at(version)):
+                return not_modified(tag)
         page = await site.sources.ask(
             read,
             key,
@@ -91,6 +95,7 @@ class HeadPages:
         )
         if page is None:
             raise unknown_head()
+        tag = tag_at(page.version)
         common = head_context(site, request, key)
         text = " ".join(request.query_params.get("q", "").split())
         common |= {

@@ -1,6 +1,6 @@
 """Queries for the causes of a head: groups, cascades, and where else they are seen."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import Connection, and_, distinct, exists, func, select
 
@@ -42,9 +42,9 @@ def read_causes(connection: Connection, testing: Testing) -> Causes:
     folded = _folded(connection, testing.id)
     ordered = folded.ordered()
     shown = ordered[:CAUSES_SHOWN]
-    first = {group: _first(connection, testing.id, group, folded) for group in shown}
+    first = _first(connection, testing.id, shown, folded)
     rows = _rows(connection, [number for number, _ in first.values()])
-    keys = {group.key for group in shown}
+    keys = sorted({group.key for group in shown})
     before = _known(connection, testing.previous_id, keys)
     others = open_heads_with(connection, testing.pull_request_id, keys)
     more = ordered[CAUSES_SHOWN:]
@@ -75,13 +75,15 @@ def open_heads_with(
         .select_from(HEADS)
         .where(revision_condition(CURRENT), PULL_REQUESTS.c.id != pull_request_id)
     )
-    ids = connection.scalars(heads.order_by(REVISIONS.c.id.desc()).limit(_OTHERS)).all()
-    found: dict[str, int] = {}
-    for key in keys:
-        has = exists().where(JOBS.c.revision_id == REVISIONS.c.id, JOBS.c.cause_group == key)
-        query = select(func.count()).select_from(REVISIONS).where(REVISIONS.c.id.in_(ids), has)
-        found[key] = connection.scalar(query) or 0
-    return found
+    newest = heads.order_by(REVISIONS.c.id.desc()).limit(_OTHERS).cte("newest")
+    numbers = [
+        func.count().filter(
+            exists().where(JOBS.c.revision_id == newest.c.id, JOBS.c.cause_group == key)
+        )
+        for key in keys
+    ]
+    found = connection.execute(select(*numbers).select_from(newest)).one()
+    return dict(zip(keys, found, strict=True))
 
 
 def revdep_roots(connection: Connection, revision_id: int) -> tuple[tuple[RevdepRoot, ...], int]:
@@ -153,18 +155,28 @@ def _following(connection: Connection, revision_id: int) -> dict[Branch, int]:
 
 
 def _first(
-    connection: Connection, revision_id: int, group: GroupKey, folded: Folded
-) -> tuple[int, int]:
-    """Reads the id of the first job of a group, and the number of its packages."""
-    query = select(func.min(JOBS.c.id), func.count(distinct(SUBJECT))).where(
-        JOBS.c.revision_id == revision_id,
-        JOBS.c.cause_group == group.key,
-        JOBS.c.standing == group.standing,
-    )
-    if group in folded.partly:
-        query = query.where(JOBS.c.platform.in_(folded.platforms[group]))
-    first, packages = connection.execute(query).one()
-    return first, packages
+    connection: Connection, revision_id: int, groups: Sequence[GroupKey], folded: Folded
+) -> dict[GroupKey, tuple[int, int]]:
+    """Reads the id of the first job of each group, and the number of its packages."""
+    keys = (JOBS.c.cause_group, JOBS.c.standing)
+    numbers = (func.min(JOBS.c.id), func.count(distinct(SUBJECT)))
+    query = select(*keys, *numbers).where(JOBS.c.revision_id == revision_id).group_by(*keys)
+    queries = [query.where(JOBS.c.cause_group.in_(sorted({group.key for group in groups})))]
+    # The rest of such a group is in the cascade of another one.
+    queries += [
+        query.where(
+            JOBS.c.cause_group == group.key,
+            JOBS.c.standing == group.standing,
+            JOBS.c.platform.in_(folded.platforms[group]),
+        )
+        for group in groups
+        if group in folded.partly
+    ]
+    return {
+        GroupKey(key, Standing(standing)): (first, packages)
+        for query in queries
+        for key, standing, first, packages in connection.execute(query).all()
+    }
 
 
 def _known(
@@ -173,13 +185,9 @@ def _known(
     """Reads which groups a testing has; None without a testing."""
     if revision_id is None:
         return None
-    return frozenset(
-        key
-        for key in keys
-        if connection.scalar(
-            select(exists().where(JOBS.c.revision_id == revision_id, JOBS.c.cause_group == key))
-        )
-    )
+    query = select(JOBS.c.cause_group).distinct()
+    query = query.where(JOBS.c.revision_id == revision_id, JOBS.c.cause_group.in_(keys))
+    return frozenset(connection.scalars(query))
 
 
 def _rows(connection: Connection, ids: Iterable[int]) -> dict[int, JobStatus]:

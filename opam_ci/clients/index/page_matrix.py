@@ -1,7 +1,7 @@
 """Queries for the matrix of a head, and for its reverse dependencies."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, case, func, select
 
@@ -10,7 +10,7 @@ from opam_ci.clients.index.page_filters import page_condition
 from opam_ci.clients.index.paging import Page, Place
 from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import JOBS
-from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind
+from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind, job_id
 from opam_ci.core.jobs.summary import JobCount, Standing
 from opam_ci.core.pages.filter import PageFilter
 from opam_ci.core.pages.model import (
@@ -50,27 +50,29 @@ def read_matrix(connection: Connection, revision_id: int, tallies: Sequence[JobC
         JOBS.c.revdep.is_(None),
         JOBS.c.package != "",
     )
-    worst = func.min(_BADNESS).label("worst")
-    query = select(JOBS.c.package, worst).where(*of_it).group_by(JOBS.c.package)
-    packages: dict[str, int] = dict(connection.execute(query).all())
     columns = _columns(tallies)
     most = min(MATRIX_ROWS, MATRIX_CELLS // max(1, len(columns)))
-    total, green = len(packages), sum(place == _GREEN for place in packages.values())
-    if total > most:
-        packages = {name: place for name, place in packages.items() if place < _GREEN}
-    names = sorted(packages, key=lambda name: (packages[name], name))[:most]
+    worst = func.min(_BADNESS).label("worst")
+    each = select(JOBS.c.package, worst).where(*of_it).group_by(JOBS.c.package).subquery()
+    numbers = (
+        func.count().over().label("total"),
+        func.count().filter(each.c.worst == _GREEN).over().label("green"),
+    )
+    query = select(*each.c, *numbers).order_by(each.c.worst, each.c.package).limit(most)
+    packages = connection.execute(query).all()
+    total, green = (packages[0].total, packages[0].green) if packages else (0, 0)
+    names = [row.package for row in packages if total <= most or row.worst < _GREEN]
     keys = (JOBS.c.package, JOBS.c.platform, JOBS.c.kind, JOBS.c.standing)
     cells = select(*keys, func.count().label("number")).where(*of_it, JOBS.c.package.in_(names))
-    found: dict[str, dict[MatrixColumn, dict[Standing, int]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    for row in connection.execute(cells.group_by(*keys)):
-        column = MatrixColumn(platform=row.platform, kind=JobKind(row.kind))
-        found[row.package][column][Standing(row.standing)] = row.number
+    found: dict[tuple[str, str, str], dict[Standing, int]] = defaultdict(dict)
+    for package, platform, kind, standing, number in connection.execute(
+        cells.group_by(*keys)
+    ).all():
+        found[package, platform, kind][Standing(standing)] = number
     shown_green = 0 if total > most else green
     return Matrix(
         columns=columns,
-        rows=tuple(_row(name, columns, found[name]) for name in names),
+        rows=tuple(_row(name, columns, found) for name in names),
         green=green - shown_green,
         more=total - (green - shown_green) - len(names),
     )
@@ -85,10 +87,11 @@ def _columns(tallies: Sequence[JobCount]) -> tuple[MatrixColumn, ...]:
 def _row(
     package: str,
     columns: Sequence[MatrixColumn],
-    cells: dict[MatrixColumn, dict[Standing, int]],
+    cells: Mapping[tuple[str, str, str], dict[Standing, int]],
 ) -> MatrixRow:
+    places = ((column, (package, column.platform, column.kind)) for column in columns)
     made = tuple(
-        _cell(package, column, cells[column]) if column in cells else None for column in columns
+        _cell(package, column, cells[place]) if place in cells else None for column, place in places
     )
     return MatrixRow(
         package=package,
@@ -101,13 +104,12 @@ def _row(
 def _cell(package: str, column: MatrixColumn, numbers: dict[Standing, int]) -> Cell:
     worst = min(numbers, key=WORST_FIRST.index)
     total = sum(numbers.values())
-    job = Job(platform=column.platform, package=package, kind=column.kind)
     where = f"platform:{column.platform} " if column.platform else ""
     return Cell(
         standing=worst,
         number=numbers[worst],
         total=total,
-        job=job.id if total == 1 else None,
+        job=job_id(column.kind, column.platform, package) if total == 1 else None,
         # Thousands of these: the text of such a `PageFilter`, made faster.
         filter=f"{where}kind:{column.kind} package:{package}",
     )

@@ -1,6 +1,8 @@
 """A testing as its page shows it: its record, its place among other heads, and its summary."""
 
+import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -96,21 +98,40 @@ def head_ref(row: AnyRow) -> HeadRef:
     return HeadRef(head=row.head, opened_at=row.opened_at, state=State(row.state))
 
 
-def read_tallies(connection: Connection, testing: Testing) -> tuple[tuple[JobCount, ...], datetime]:
-    """Counts the jobs of a testing as a workflow counts them.
+class Changed(NamedTuple):
+    """The jobs of a testing with one standing: any change of one changes this of some standing.
 
-    Returns:
-        The numbers, and when the testing or one of its jobs last changed.
+    Attributes:
+        standing: Theirs.
+        number: How many.
+        at: When the last of them changed.
     """
+
+    standing: str
+    number: int
+    at: datetime
+
+
+def version_of(testing: Testing, newest: HeadRef, jobs: Iterable[Changed]) -> str:
+    """Returns a text that changes with a testing, its jobs, and the newest head beside it."""
+    parts = (testing.record, newest, sorted(jobs))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def read_tallies(
+    connection: Connection, testing: Testing
+) -> tuple[tuple[JobCount, ...], tuple[Changed, ...]]:
+    """Counts the jobs of a testing as a workflow counts them, and by standing."""
     keys = (JOBS.c.platform, JOBS.c.kind, JOBS.c.standing)
     of_it = JOBS.c.revision_id == testing.id
     # From an index of the database alone; only jobs with a reason are read again.
     query = select(*keys, func.count(), func.max(JOBS.c.updated_at)).where(of_it).group_by(*keys)
     rest: Counter[tuple[str, JobKind, Standing]] = Counter()
-    changed_at = testing.record.updated_at
+    changed: dict[str, Changed] = {}
     for platform, kind, standing, number, at in connection.execute(query):
         rest[platform, JobKind(kind), Standing(standing)] = number
-        changed_at = max(changed_at, at)
+        before = changed.get(standing, Changed(standing, 0, at))
+        changed[standing] = Changed(standing, before.number + number, max(before.at, at))
     numbers: Counter[CountKey] = Counter()
     for has_reason in (JOBS.c.cause_group.is_not(None), JOBS.c.follows):
         explained = select(*keys, WHY, func.count()).where(of_it, has_reason).group_by(*keys, WHY)
@@ -127,7 +148,7 @@ def read_tallies(connection: Connection, testing: Testing) -> tuple[tuple[JobCou
                 numbers[*place, Cause.UNKNOWN.value] += number
             case _:
                 numbers[*place, ""] += number
-    return counts_of(numbers), changed_at
+    return counts_of(numbers), tuple(changed.values())
 
 
 def _stopped(connection: Connection, revision_id: int) -> str:

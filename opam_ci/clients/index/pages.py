@@ -1,6 +1,6 @@
 """Pages of heads, pull requests and packages, each read as of one moment."""
 
-import hashlib
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,11 +23,13 @@ from opam_ci.clients.index.page_jobs import JobPages
 from opam_ci.clients.index.page_matrix import read_matrix, read_revdeps, revdep_rows
 from opam_ci.clients.index.page_testing import (
     RECORD_COLUMNS,
+    Changed,
     Testing,
     find_testing,
     read_heads,
     read_summary,
     read_tallies,
+    version_of,
 )
 from opam_ci.clients.index.paging import Page, Place, page
 from opam_ci.clients.index.rows import job_record, revision_of, revision_record
@@ -221,10 +223,7 @@ class Pages(JobPages):
         )
 
     def head_version(self, key: RevisionKey) -> str | None:
-        """Returns a text that changes with every change of the testing and its jobs.
-
-        It changes with a newer head of the pull request too, and not with other pull requests.
-        None if the testing is not in the index.
+        """Returns the version that the page of a testing has; None if it is not in the index.
 
         Raises:
             InfrastructureError: The index cannot be read.
@@ -237,8 +236,7 @@ class Pages(JobPages):
             query = select(*numbers).where(JOBS.c.revision_id == testing.id)
             jobs = connection.execute(query.group_by(JOBS.c.standing)).all()
             newest = read_heads(connection, testing.pull_request_id)[0]
-            parts = (testing.record, newest, sorted(map(tuple, jobs)))
-            return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+            return version_of(testing, newest, itertools.starmap(Changed, jobs))
 
     def head_jobs(
         self, key: RevisionKey, wanted: PageFilter, *, place: Place = _START
@@ -385,10 +383,12 @@ def _top(
     maximum_attempts: int | None,
 ) -> tuple[HeadTop, Sequence[JobCount]]:
     """Reads what the pages of a testing begin with, and the numbers of its jobs."""
-    tallies, changed_at = read_tallies(connection, testing)
+    tallies, changed = read_tallies(connection, testing)
     summary = read_summary(connection, testing, tallies)
     posted = statuses(summary, contexts=contexts, maximum_attempts=maximum_attempts)
+    heads = read_heads(connection, testing.pull_request_id)
     top = HeadTop(
+        version=version_of(testing, heads[0], changed),
         revision=testing.record,
         sentence=sentence(summary, limit=SENTENCE_LIMIT, maximum_attempts=maximum_attempts),
         state=summary.state,
@@ -403,8 +403,8 @@ def _top(
         ),
         counts=summary.ran,
         total=Linked(number=summary.counts.total, filter=""),
-        heads=read_heads(connection, testing.pull_request_id),
-        as_of=changed_at,
+        heads=heads,
+        as_of=max([testing.record.updated_at, *(each.at for each in changed)]),
         time_left=read_time_left(connection, testing, summary.ran),
     )
     return top, tallies

@@ -53,6 +53,11 @@ PACKAGE_PHASES = frozenset({Phase.DEPENDENCIES, Phase.BUILD, Phase.TEST})
 """Phases that run package code."""
 
 
+def job_id(kind: JobKind, platform: str, package: str, revdep: str | None = None) -> str:
+    """Returns the id of a job, without making the job: pages have thousands of them."""
+    return " ".join(filter(None, (kind.value, platform, package, revdep)))
+
+
 class Job(Frozen):
     """One (platform, package, kind, revdep) to run.
 
@@ -79,8 +84,7 @@ class Job(Frozen):
     @property
     def id(self) -> str:
         """The job's stable name within one head, unique and safe as an activity id."""
-        parts = [self.kind.value, self.platform, self.package, self.revdep]
-        return " ".join(part for part in parts if part)
+        return job_id(self.kind, self.platform, self.package, self.revdep)
 
     @property
     def title(self) -> str:

@@ -312,6 +312,8 @@ class HeadTop(Frozen):
     """What the page of a head and the lists of its jobs begin with.
 
     Attributes:
+        version: Changes with every change of the testing and its jobs, and with a newer head of
+            the pull request; not with other pull requests.
         revision: The testing.
         sentence: The state in one sentence of at most 200 characters: the one of the statuses.
         state: GitHub's state of all jobs, advisory ones included.
@@ -325,6 +327,7 @@ class HeadTop(Frozen):
             be estimated, see `core/pages/estimate.py`.
     """
 
+    version: str
     revision: RevisionRecord
     sentence: str = Field(max_length=200)
     state: State
