@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from opam_ci.app.collector import tune_gc
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.web.pages import application
@@ -67,4 +68,5 @@ def serving(index_url: str, store_url: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    tune_gc()
     asyncio.run(serve(sys.argv[1], sys.argv[2]))

@@ -66,6 +66,7 @@ from opam_ci.activities.jobs import JobActivities
 from opam_ci.activities.observe import ObservingInterceptor
 from opam_ci.activities.record import RecordActivities
 from opam_ci.activities.result_buffer import ResultBuffer
+from opam_ci.app.collector import tune_gc
 from opam_ci.app.connection import connect
 from opam_ci.app.monitoring import Instruments
 from opam_ci.app.settings import Settings
@@ -319,7 +320,7 @@ async def orchestrate(client: Client, home: Path) -> dict[str, float]:
     """The orchestration worker, until its standard input ends."""
     runner = TimedRunner()
     production.WORKFLOW_RUNNER = runner  # type: ignore[assignment]  # production's own, timed
-    production.tune_gc()
+    tune_gc()
     store = ArtifactStore.open((home / "store").as_uri())
     index = await asyncio.to_thread(Index.open, f"sqlite:///{home / 'index.sqlite'}")
     given = Given(store)

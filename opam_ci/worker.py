@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
@@ -145,17 +144,6 @@ def build_worker(
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN_TIMEOUT,
     )
     return BACKUP_HEARTBEATS.register(worker)
-
-
-def tune_gc() -> None:
-    """Raises the GC thresholds and freezes start-up objects.
-
-    Open workflows and their rows live long: scanning them after every 700 new objects took a
-    twentieth of the processor time of a worker (bench/scale.py).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def _log_root(message: str) -> None:

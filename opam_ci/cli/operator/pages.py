@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from opam_ci.app.collector import tune_gc
 from opam_ci.app.connection import connect
 from opam_ci.app.github_settings import GitHubSettings
 from opam_ci.app.pull_requests import PullRequests
@@ -82,6 +83,7 @@ def pages(
     log_to_stderr()
     with listening(host, port) as listener:
         options = PagesOptions(listener=listener.fileno(), temporal_ui=temporal_ui.rstrip("/"))
+        tune_gc()
         asyncio.run(serve_pages(Settings(), options, listener, ready=_announce))
 
 
@@ -150,6 +152,7 @@ def main() -> None:
     """Serves pages as a child of `opam-ci serve`, until a signal or the death of the parent."""
     options = PagesOptions.model_validate_json(sys.stdin.buffer.readline())
     log_to_stderr()
+    tune_gc()
     asyncio.run(_serve_as_child(options))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from opam_ci.app.collector import tune_gc
 from opam_ci.app.github_service import github_service, start_reconciliation
 from opam_ci.app.github_settings import GitHubSettings
 from opam_ci.app.settings import Settings
@@ -27,7 +28,7 @@ from opam_ci.core.jobs.requests import CheckOptions
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.platforms.model import Platform
 from opam_ci.core.platforms.select import named
-from opam_ci.worker import measured, tune_gc
+from opam_ci.worker import measured
 
 _log = logging.getLogger(__name__)
 

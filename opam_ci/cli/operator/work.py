@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from opam_ci.app.collector import tune_gc
 from opam_ci.app.settings import Settings
 from opam_ci.cli.local import services
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.core.printable import readable
-from opam_ci.worker import serve, tune_gc
+from opam_ci.worker import serve
 
 
 def worker(
