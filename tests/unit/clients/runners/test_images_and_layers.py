@@ -130,14 +130,14 @@ async def test_container_layer_with_a_torn_description_is_made_anew(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
 ) -> None:
     store = ContainerLayers(tmp_path / "layers", engine, NoArtifacts(), 4, ContainerNetwork("host"))
-    await store.image("localhost/made", "amd64", shown)
+    await store.image("host/made", "amd64", shown)
     made: list[Path] = []
 
     async def make(*arguments: object) -> None:
         target = arguments[4]
         assert isinstance(target, Path)
         system = ImageManifest(digest="d", suite="", packages={}, made_at=AT)
-        layer = ContainerLayer(image="localhost/made", manifest=MANIFEST, system=system)
+        layer = ContainerLayer(image="host/made", manifest=MANIFEST, system=system)
         container_layers._write_whole(target, layer.model_dump_json())
         made.append(target)
 
