@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from temporalio import workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
@@ -244,6 +246,30 @@ async def test_restart_of_everything_twice_runs_everything_once(
     )
 
 
+class SuggestedRun:
+    """Suggests to a run that it continue as new, from some event of its history on.
+
+    A replay gets the same answers: a flag that a test sets would be another history.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._run: tuple[str | None, int] | None = None
+
+        def is_suggested(info: workflow.Info) -> bool:
+            if self._run is None:
+                return False
+            run_id, length = self._run
+            return info.run_id == run_id and info.get_current_history_length() > length
+
+        monkeypatch.setattr("temporalio.workflow.Info.is_continue_as_new_suggested", is_suggested)
+
+    async def begin(self, handle: WorkflowHandle[Any, Any]) -> str | None:
+        """Suggests it from the next event on; returns the id of the run."""
+        described = await handle.describe()
+        self._run = (described.run_id, described.history_length)
+        return described.run_id
+
+
 async def test_continues_as_new_and_loses_nothing(
     real_client: Client, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,11 +278,7 @@ async def test_continues_as_new_and_loses_nothing(
     On a real server: that of simulated time hands no task to the worker any more if a signal
     arrives while a run continues as new.
     """
-    suggested = {"run": ""}
-    monkeypatch.setattr(
-        "temporalio.workflow.Info.is_continue_as_new_suggested",
-        lambda info: info.run_id == suggested["run"],
-    )
+    suggested = SuggestedRun(monkeypatch)
     released = asyncio.Event()
 
     script = Script()
@@ -265,8 +287,7 @@ async def test_continues_as_new_and_loses_nothing(
     async with workers(real_client, script):
         handle = await world.open(ref, world.revision())
         await world.until(handle, lambda _: (BUILD, 1, 1) in script.started)
-        first = (await handle.describe()).run_id
-        suggested["run"] = first or ""
+        first = await suggested.begin(handle)
         await handle.signal("restart", {"which": "failed"})
         for _ in range(400):
             if (await handle.describe()).run_id != first:
@@ -286,11 +307,7 @@ async def test_more_jobs_than_a_payload_holds_plainly(
     real_client: Client, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their numbers are carried over, and the first of their rows."""
-    suggested = {"run": ""}
-    monkeypatch.setattr(
-        "temporalio.workflow.Info.is_continue_as_new_suggested",
-        lambda info: info.run_id == suggested["run"],
-    )
+    suggested = SuggestedRun(monkeypatch)
     script = Script()
     script.analysis = Analysis(
         packages=tuple(
@@ -303,8 +320,7 @@ async def test_more_jobs_than_a_payload_holds_plainly(
     async with workers(real_client, script):
         handle = await world.open(ref, world.revision(lint_only=True))
         before = await world.until(handle, is_decided)
-        first = (await handle.describe()).run_id
-        suggested["run"] = first or ""
+        first = await suggested.begin(handle)
         await handle.signal("restart", {"which": "failed"})
         for _ in range(300):
             if (await handle.describe()).run_id != first:
