@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from opam_ci.core.jobs.summary import REPOSITORY_JOBS
 from tests.support.fakes.github import InjectedFault
 from tests.support.fakes.postgres import Postgres, server
 from tests.support.worlds.fleet import GOOD, POOL, FleetWorld, fleet_world
@@ -47,16 +48,22 @@ def begin(world: FleetWorld) -> list[int]:
     """Opens a broken pull request and five good ones; returns when these are being built.
 
     And nothing else is done: what is handed to Temporal in the moment in which it is killed is
-    lost with the attempt, which is then a fault, and right so.
+    lost with the attempt, which is then a fault, and right so. That analysis and lint have been
+    handed in is in the index; metrics are up to two seconds old, and of different moments.
     """
     first = len(world.heads) + 1
     world.open_broken(first)
     numbers = list(range(first + 1, first + 6))
-    for number in numbers:
-        world.open(number, SLOW)
+    heads = {world.open(number, SLOW) for number in numbers}
     running = f'sum(opam_ci_jobs_running{{pool="{POOL}",kind="build"}})'
-    others = 'sum(opam_ci_jobs_running{pool="orchestration"})'
-    world.wait(lambda: world.number(running) == len(numbers) and not world.number(others), 60)
+
+    def are_built() -> bool:
+        jobs = [each.status for each in world.jobs() if each.revision.head in heads]
+        before = [each.outcome for each in jobs if each.job.kind in REPOSITORY_JOBS]
+        decided = len(before) == 2 * len(heads) and None not in before
+        return decided and world.number(running) == len(numbers)
+
+    world.wait(are_built, 60)
     return numbers
 
 
