@@ -91,6 +91,9 @@ INDEX = Threads("index", 8)
 LINT = Threads("lint", 2)
 """Reading and judging opam files, which takes processor time."""
 
+COMPARISON = Threads("comparison", 1)
+"""Comparing logs for pages, which takes processor time."""
+
 
 def run_command(
     command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, text: str = ""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from pydantic import Field
@@ -28,6 +28,7 @@ from opam_ci.core.incidents.model import Incident
 from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RevisionKey, RevisionRecord
 from opam_ci.core.jobs.summary import Counts, State, Summary
 from opam_ci.core.model import Frozen
+from opam_ci.core.pages.attempt import AttemptDetails
 from opam_ci.core.pages.filter import LENGTH, parse_filter
 from opam_ci.core.pages.model import (
     AuditEntry,
@@ -39,10 +40,11 @@ from opam_ci.core.pages.model import (
 )
 from opam_ci.core.pages.ops import OpsPage
 from opam_ci.core.platforms.model import PlatformTable
-from opam_ci.web.api_logs import log_operations
+from opam_ci.web.api_logs import AttemptName, log_operations
 from opam_ci.web.api_problem import problem_response
+from opam_ci.web.attempts import Attempts
 from opam_ci.web.heads import HEADS, JobPath, find_head, no_such_job, not_tested
-from opam_ci.web.job_logs import JobLogs
+from opam_ci.web.job_logs import JobLogs, chosen
 from opam_ci.web.openapi import document
 from opam_ci.web.operation import PREFIX, Call, Operation
 from opam_ci.web.refusal import RefusedError
@@ -114,6 +116,10 @@ class Api:
     sources: PageSources
     logs: JobLogs
     others: Sequence[Operation] = ()
+    attempts: Attempts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attempts = Attempts(self.sources)
 
     def routes(self) -> list[BaseRoute]:
         """Returns the routes of the API: an application of its own, with problems of its own."""
@@ -198,6 +204,13 @@ class Api:
                 Operation(
                     "GET", head + "/job/{job}", "A job: its verdict, witnesses and attempts",
                     self._job, JobPage, path_model=job_path,
+                ),
+                Operation(
+                    "GET", head + "/job/{job}/attempt",
+                    "An attempt: its phases, with what it was built, and what differs from where "
+                    "the job passed",
+                    self._attempt, AttemptDetails, path_model=job_path,
+                    query_model=AttemptName,
                 ),
             ]
             for head, path, job_path in HEADS
@@ -309,6 +322,13 @@ class Api:
         key = await self._found(call)
         page = await self.sources.ask(Index.head_revdeps, key, wanted, place=query.place)
         return Listing[RevdepRow].of(page)
+
+    async def _attempt(self, call: Call) -> AttemptDetails:
+        query: AttemptName = call.query
+        found = chosen((await self._job(call)).attempts, query.attempt)
+        if found is None:
+            raise RefusedError(404, "no such attempt: the job has a list of its attempts")
+        return await self.attempts.details(found)
 
     async def _job(self, call: Call) -> JobPage:
         path: JobPath = call.path

@@ -16,17 +16,25 @@ from opam_ci.web.operation import Call, Handle, Operation
 _LARGEST = 10**13
 
 
-class _Place(Frozen):
-    """Which log of a job.
+class AttemptName(Frozen):
+    """Which attempt of a job.
 
     Attributes:
-        attempt: `ROUND-NUMBER`, such as `1-2`; none for the last one.
-        log: As pages have it: names the very log, so that an answer can be kept for good.
+        attempt: `ROUND-NUMBER`, such as `1-2`; none for the last one that has a log, or runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     attempt: str | None = Field(default=None, pattern=r"^[0-9]{1,6}-[0-9]{1,6}$")
+
+
+class _Place(AttemptName):
+    """Which log of a job.
+
+    Attributes:
+        log: As pages have it: names the very log, so that an answer can be kept for good.
+    """
+
     log: str | None = Field(default=None, max_length=20)
 
 

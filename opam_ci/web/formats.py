@@ -11,12 +11,12 @@ from opam_ci.core.jobs.outcome import Cause, Evidence, Outcome
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.model import CauseGroup, HitIncident
+from opam_ci.core.text.durations import seconds
 from opam_ci.core.text.result import SKIP_TEXTS, reason_line
 from opam_ci.core.text.status import CAUSE_TEXTS, why
 from opam_ci.web.addresses import path
 
 _MINUTE = 60
-_HOUR = 3600
 _SEVERAL = 3
 """Names that a list shows before it counts the others."""
 
@@ -29,16 +29,6 @@ def moment(at: datetime) -> str:
 def thousands(number: int) -> Markup:
     """Returns a number with a thin space between thousands, at which no line ends."""
     return Markup("\u202f").join(f"{number:,}".split(","))
-
-
-def seconds(number: float) -> str:
-    """Returns a duration in the two largest units that it has."""
-    if number < _MINUTE:
-        return f"{number:.1f} s"
-    whole = round(number)
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
 
 
 def duration(span: timedelta) -> str:

@@ -4,13 +4,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from opam_ci.clients.index import Index
-from opam_ci.clients.judge import judged
-from opam_ci.core.jobs.errors import InfrastructureError
-from opam_ci.core.jobs.facts import PhaseRun
 from opam_ci.core.jobs.outcome import Errored, Failed, Skipped
 from opam_ci.core.jobs.records import AttemptRecord
 from opam_ci.core.pages.model import JobPage
 from opam_ci.web.addresses import job_path, requested_job
+from opam_ci.web.attempts import Attempts
 from opam_ci.web.head_pages import find, head_context
 from opam_ci.web.job_logs import JobLogs, chosen, query_of
 from opam_ci.web.problems import ALL_PULL_REQUESTS, PageError, Way
@@ -24,6 +22,7 @@ class JobPages:
     def __init__(self, site: Site, logs: JobLogs) -> None:
         self._site = site
         self._logs = logs
+        self._attempts = Attempts(site.sources)
 
     async def page(self, request: Request) -> Response:
         """Answers with the page of a job."""
@@ -44,6 +43,7 @@ class JobPages:
         content = self._site.render(
             "job.html",
             **common,
+            details=await self._attempts.details(shown) if shown is not None else None,
             attempt_query=query_of(shown) if shown is not None else "",
             evidence_offset=offset,
             excerpts=await self._logs.excerpts(shown, offset),
@@ -51,21 +51,10 @@ class JobPages:
             log_path=f"{path}/log",
             page=page,
             path=path,
-            phases=await self._phases(shown),
             several_rounds=any(each.round > 1 for each in page.attempts),
             shown=shown,
         )
         return answer(request, content)
-
-    async def _phases(self, attempt: AttemptRecord | None) -> tuple[PhaseRun, ...]:
-        """Returns the phases of an attempt; none if nothing is stored of them."""
-        if attempt is None or attempt.log_key is None:
-            return ()
-        try:
-            found = await judged.load(self._site.sources.store, attempt.log_key)
-        except InfrastructureError:
-            return ()
-        return found.facts.phases if found is not None else ()
 
 
 def chosen_attempt(request: Request, page: JobPage) -> AttemptRecord | None:

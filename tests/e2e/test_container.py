@@ -97,6 +97,10 @@ async def test_a_job_passes_the_same_phases_and_no_process_outlives_one(
     assert "tested" in report.logs[Phase.TEST]
     assert "opam-ci starts" not in log.text
     assert IMAGE in log.text
+    environment = report.facts.environment
+    assert environment is not None
+    assert environment.image == IMAGE
+    assert sorted(environment.solution) == ["below.1", "good.1"]
     assert report.facts.host.free_bytes
     assert world.job_roots() == []
     assert engine.containers() == []

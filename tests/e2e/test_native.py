@@ -117,6 +117,10 @@ def test_the_phases_and_facts_are_those_of_the_other_runners(ordinary: Results) 
     assert report.facts.installed is True
     assert report.facts.host.free_bytes
     assert report.facts.host.kernel_kills_counted
+    environment = report.facts.environment
+    assert environment is not None
+    assert environment.image == ""
+    assert "good.1" in environment.solution
     # Lower bounds: the oldest dependency, and it is the solver's choice.
     assert "install below 1" in log
     assert "To reproduce this job on such a machine, debian-13 on amd64 with opam " in log

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -82,6 +83,12 @@ async def test_a_good_package_is_built_tested_and_installed(world: World, server
         ("install", "good.1", "ok"),
     ]
     assert "built and run" in report.logs[Phase.TEST]
+    environment = report.facts.environment
+    assert environment is not None
+    assert re.fullmatch("[0-9a-f]{64}", environment.image)
+    assert re.fullmatch(r"2\.\d+\.\d+\S*", environment.opam)
+    assert environment.solution[-1] == environment.changed[-1] == "good.1"
+    assert any(each.startswith("ocaml-") for each in environment.compiler)
     # Offsets are those of the log, and the log has it all.
     for run in report.facts.phases:
         assert log.data[run.log_start : run.log_end].decode() == report.logs[run.phase]

@@ -221,6 +221,7 @@ def test_of_refusals() -> None:
             "no incident {incident} (any more): {PREFIX}/incidents lists them",
             "no job {…} of this head: its jobs are listed at …/jobs",
             "no such attempt of {…}: its page lists all of them",
+            "no such attempt: the job has a list of its attempts",
             "no such job of this head",
             "no such testing (any more): {PREFIX}/testings lists them",
             "no test of {repository}#{number} (yet)",

@@ -352,7 +352,14 @@ def joined(workflow_id: str, results: Sequence[Result]) -> Result:
         platforms.update(each.by_platform)
     first = tuple(job for each in done for job in each.first)[:TAKEN_SHOWN]
     jobs = sum(each.jobs for each in done)
-    return Result(workflow_id, Taken(jobs=jobs, by_platform=dict(platforms), first=first))
+    whole = Taken(
+        jobs=jobs,
+        by_platform=dict(platforms),
+        first=first,
+        total_seconds=sum(each.total_seconds for each in done),
+        longest_seconds=max(each.longest_seconds for each in done),
+    )
+    return Result(workflow_id, whole)
 
 
 def as_line(result: Result, *, preview: bool) -> dict[str, object]:

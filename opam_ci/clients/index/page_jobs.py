@@ -17,10 +17,12 @@ from opam_ci.clients.index.schema import (
     JOB_COLUMNS,
     JOBS,
     KEY_COLUMNS,
+    REVISIONS,
     TESTED,
 )
 from opam_ci.core.incidents.model import Incident
-from opam_ci.core.jobs.records import AttemptRecord, RevisionKey
+from opam_ci.core.jobs.job import Job
+from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RevisionKey
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.causes import explained, rationale
 from opam_ci.core.pages.model import JobPage, PreviousJob, SeenElsewhere, WorkerNearby
@@ -32,6 +34,9 @@ ATTEMPTS_SHOWN = Place(limit=200)
 """Attempts of a job on its page."""
 
 _NEARBY = timedelta(hours=1)
+
+_HEADS_SEARCHED = 500
+"""Testings, those of the last days, in which a passed job is looked for."""
 
 
 class JobPages(Connected):
@@ -51,6 +56,42 @@ class JobPages(Connected):
             testing = find_testing(connection, key)
             row = None if testing is None else _find(connection, testing.id, job)
             return None if testing is None or row is None else _page(connection, testing, row)
+
+    def passed_jobs(self, job: Job, *, number: int) -> tuple[JobRecord, ...]:
+        """Returns where the target of a job passed with a log, the newest first.
+
+        Of the same kind, on the same platform, in any pull request. For a reverse dependency it
+        does not matter for which package it was built.
+
+        Args:
+            job: The job.
+            number: At most so many.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        newest = select(REVISIONS.c.id).order_by(REVISIONS.c.updated_at.desc(), REVISIONS.c.id)
+        target = (
+            (JOBS.c.revdep.is_(None), JOBS.c.package == job.package)
+            if job.revdep is None
+            else (JOBS.c.revdep == job.revdep,)
+        )
+        query = (
+            select(*KEY_COLUMNS, *JOBS.c)
+            .select_from(TESTED)
+            .where(
+                JOBS.c.revision_id.in_(newest.limit(_HEADS_SEARCHED)),
+                *target,
+                JOBS.c.standing == Standing.PASSED,
+                JOBS.c.platform == job.platform,
+                JOBS.c.kind == job.kind,
+                JOBS.c.log_key.is_not(None),
+            )
+            .order_by(JOBS.c.decided_at.desc(), JOBS.c.id.desc())
+            .limit(number)
+        )
+        with reading(self._engine) as connection:
+            return tuple(job_record(row) for row in connection.execute(query))
 
 
 def _find(connection: Connection, revision_id: int, name: str) -> AnyRow | None:

@@ -27,7 +27,8 @@ Candidate = AnyRow
 
 _CANDIDATE = (
     *JOB_COLUMNS, JOBS.c.id, JOBS.c.name, JOBS.c.rank, JOBS.c.needs, JOBS.c.standing,
-    JOBS.c.follows, JOBS.c.round, JOBS.c.cause, JOBS.c.failure_reason, JOBS.c.decided_at,
+    JOBS.c.follows, JOBS.c.round, JOBS.c.cause, JOBS.c.failure_reason, JOBS.c.started_at,
+    JOBS.c.decided_at,
 )  # fmt: skip
 
 _NAMED = 10
@@ -112,7 +113,8 @@ def restarted(
     found += [row for row in chosen if row.standing == Standing.RETRYING and row.name not in taken]
     which = "decided" if selector.which is RestartWhich.ALL else selector.which.value
     wanted = which if selector.cause is None else f"{which}({selector.cause})"
-    return ids, _result(given, rows, found, wanted, _advice(selector))
+    result = _result(given, rows, found, wanted, _advice(selector))
+    return ids, _timed(result, found) if given.preview else result
 
 
 def cancelled(
@@ -141,6 +143,18 @@ def cancelled(
     ]
     ids = [row.id for row in found if row.standing == Standing.QUEUED]
     return ids, _result(given, rows, found, "undecided", "")
+
+
+def _timed(result: Taken, taken: Iterable[Candidate]) -> Taken:
+    """Adds how long the jobs ran when they last ended; once they are queued that is not known."""
+    ran = [
+        # Clocks may differ.
+        max((row.decided_at - row.started_at).total_seconds(), 0.0)
+        for row in taken
+        if row.decided_at is not None and row.started_at is not None
+    ]
+    times = {"total_seconds": sum(ran), "longest_seconds": max(ran, default=0.0)}
+    return result.model_copy(update=times)
 
 
 class _Related:

@@ -168,6 +168,7 @@ class ContainerRunner:
                 phase_log,
                 archives=self._archives,
                 environment=self._settings.environment,
+                image_name=name,
             )
             return await job.run(self._artifacts)
 

@@ -119,6 +119,25 @@ class HostFacts(Frozen):
     kernel_kills_counted: bool = True
 
 
+class BuildEnvironment(Frozen):
+    """With what a job was built: shown beside its verdict, which does not rest on it.
+
+    Attributes:
+        image: Digest of the root file system, or reference of the image, by digest if it was
+            looked up; empty on a machine itself.
+        opam: What `opam --version` prints, empty if unknown.
+        compiler: Packages that the switch has from the start.
+        solution: Packages that the solver chose to install, in opam's order; empty before it did.
+        changed: Those of the solution that the submission adds or changes.
+    """
+
+    image: str
+    opam: str
+    compiler: tuple[str, ...]
+    solution: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
 class BuildFacts(Frozen):
     """Everything the judge may use besides the log's text.
 
@@ -135,6 +154,7 @@ class BuildFacts(Frozen):
             versions were hidden, since an offline mirror lacks their sources; at most 20.
         limit_reached_on: Worker on which an earlier attempt of the same round reached the job's
             own limit in the package's own commands (`OWN_LIMIT_RULES`), None if none did.
+        environment: With what it was built, None in facts of before it was recorded.
     """
 
     job: Job
@@ -146,6 +166,7 @@ class BuildFacts(Frozen):
     accepts_failure: bool = False
     hidden: tuple[str, ...] = ()
     limit_reached_on: str | None = None
+    environment: BuildEnvironment | None = None
 
     @property
     def last(self) -> PhaseRun | None:

@@ -154,12 +154,16 @@ class Taken(Frozen):
         jobs: How many jobs, those included that follow from others.
         by_platform: How many on each platform; analysis and lint under the empty name.
         first: Ids of the first of them, `TAKEN_SHOWN` at most.
+        total_seconds: Of a preview, how long they ran in all when they last ended; else 0.
+        longest_seconds: The same of the one that ran longest.
         refusal: Why nothing was taken, in a sentence; None where something was.
     """
 
     jobs: int = 0
     by_platform: dict[str, int] = Field(default_factory=dict)
     first: tuple[str, ...] = ()
+    total_seconds: float = 0
+    longest_seconds: float = 0
     refusal: str | None = None
 
 

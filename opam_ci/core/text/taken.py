@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from opam_ci.core.jobs.selector import CancelUpdate, RestartUpdate, Taken
+from opam_ci.core.text.durations import seconds
 
 _IDS_SHOWN = 5
 
@@ -33,6 +34,8 @@ def taken_lines(
         yield pending_sentence(name)
         return
     yield taken_sentence(name, taken, update)
+    if taken.total_seconds and isinstance(update, RestartUpdate):
+        yield f"  {_last_run(taken)}"
     if len(taken.by_platform) > 1:
         for platform, number in sorted(taken.by_platform.items()):
             yield f"  {number:,} on {platform or 'no platform (analysis, lint)'}"
@@ -41,6 +44,15 @@ def taken_lines(
         yield f"  {job}"
     if taken.jobs > len(shown):
         yield f"  and {taken.jobs - len(shown):,} more; `opam-ci jobs {name}` lists jobs"
+
+
+def _last_run(taken: Taken) -> str:
+    """Returns how long jobs ran when they last ended: about as long as they will take."""
+    whole = seconds(taken.total_seconds)
+    if taken.jobs == 1:
+        return f"it took {whole} when it last ran"
+    longest = seconds(taken.longest_seconds)
+    return f"when they last ran, the longest took {longest}, and all one after another {whole}"
 
 
 def pending_sentence(name: str) -> str:

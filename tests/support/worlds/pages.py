@@ -13,7 +13,7 @@ from opam_ci.clients.lint.findings import store_findings
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.core.classify.replay import Judged
-from opam_ci.core.jobs.facts import BuildFacts, PhaseRun
+from opam_ci.core.jobs.facts import BuildEnvironment, BuildFacts, PhaseRun
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import (
     Cause,
@@ -172,13 +172,15 @@ def rows_of(key: RevisionKey, told: Told) -> tuple[JobStatus, ...]:
 LOG_HEAD = "==== opam-ci: phase build\n"
 
 
-def log_text(told: Told) -> bytes:
-    """Returns a log: colours, a progress bar, and the evidence."""
+def log_text(told: Told, *, passed: bool = False) -> bytes:
+    """Returns a log: colours, a progress bar, and the evidence of a failure."""
     lines = [LOG_HEAD]
-    lines.append(f"{told.line}\n")
+    if not passed:
+        lines.append(f"{told.line}\n")
     lines += [f"\x1b[32mok\x1b[0m step {number} of the build\n" for number in range(1500)]
     lines.append("downloading 10%\rdownloading 100%\n")
-    lines.append(f"\x1b[1;31mError\x1b[0m {told.line}\n")
+    if not passed:
+        lines.append(f"\x1b[1;31mError\x1b[0m {told.line}\n")
     return "".join(lines).encode("utf-8", "replace")
 
 
@@ -201,9 +203,8 @@ def fill(index: Index, told: Told | None = None, *, branch: str | None = None) -
 
 
 async def store_logs(store: ArtifactStore, key: RevisionKey, told: Told | None = None) -> None:
-    """Stores logs, facts and findings of the failed jobs of a head."""
+    """Stores logs and facts of a head's jobs, its findings, and what passed on the old head."""
     told = told or Told()
-    text = log_text(told)
     await store_findings(
         store,
         key,
@@ -217,16 +218,32 @@ async def store_logs(store: ArtifactStore, key: RevisionKey, told: Told | None =
         ],
     )  # fmt: skip
     rows = [row for row in rows_of(key, told) if row.log and row.outcome and row.job.platform]
-    await asyncio.gather(*(_store_log(store, row, text) for row in rows))
+    old = rows_of(key_of(OLD, branch=key.branch), told)
+    wanted = Job(platform=PLATFORMS[0], package=told.package, kind=JobKind.BUILD)
+    rows += [row for row in old if row.job == wanted and key.head == NEW]
+    await asyncio.gather(*(_store_log(store, row, told) for row in rows))
 
 
-async def _store_log(store: ArtifactStore, row: JobStatus, text: bytes) -> None:
+async def _store_log(store: ArtifactStore, row: JobStatus, told: Told) -> None:
     assert row.log is not None
     assert row.outcome is not None
+    passed = row.outcome.kind == "passed"
+    text = log_text(told, passed=passed)
+    environment = BuildEnvironment(
+        image="4f" * 32,
+        opam="2.3.0",
+        compiler=("base-threads.base", "ocaml-base-compiler.5.3.0"),
+        solution=("dune.3.17.2" if passed else "dune.3.19.0", told.package),
+        changed=(told.package,),
+    )
     run = PhaseRun(
-        phase=Phase.BUILD, exit_code=2, duration=83.4, log_start=len(LOG_HEAD), log_end=len(text)
+        phase=Phase.BUILD,
+        exit_code=0 if passed else 2,
+        duration=83.4,
+        log_start=len(LOG_HEAD),
+        log_end=len(text),
     )
     async with LogWriter(store, row.log) as log:
         log.write(text)
-        facts = BuildFacts(job=row.job, phases=(run,))
+        facts = BuildFacts(job=row.job, phases=(run,), environment=environment)
         judged.keep(log, Judged(facts=facts, outcome=row.outcome))

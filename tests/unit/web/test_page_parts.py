@@ -12,10 +12,11 @@ from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.summary import Counts, Standing, State
 from opam_ci.core.pages.filter import parse_filter
 from opam_ci.core.pages.model import Cell, Matrix, MatrixColumn, MatrixRow
+from opam_ci.core.text.durations import seconds
 from opam_ci.web import matrix
 from opam_ci.web.addresses import job_id, job_name, job_path, target_path
 from opam_ci.web.badge import badge
-from opam_ci.web.formats import about, byte_count, code_spans, duration, seconds, several, thousands
+from opam_ci.web.formats import about, byte_count, code_spans, duration, several, thousands
 from opam_ci.web.glyphs import GLYPHS, STATES
 from opam_ci.web.head_pages import shares
 

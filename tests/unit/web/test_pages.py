@@ -22,6 +22,8 @@ from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.records import RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus
+from opam_ci.web.action_service import routes_beside_pages
+from opam_ci.web.operation import PREFIX
 from opam_ci.web.pages import application
 from opam_ci.web.security import CONTENT_SECURITY_POLICY
 from opam_ci.web.site import Site
@@ -46,7 +48,7 @@ def client_of(site: Site) -> Iterator[httpx.Client]:
     """Serves pages on a real port, as uvicorn reads and writes them."""
     try:
         with (
-            served(application(site)) as url,
+            served(application(site, routes_beside_pages(site, None))) as url,
             httpx.Client(base_url=url, trust_env=False, timeout=60) as client,
         ):
             yield client
@@ -241,6 +243,31 @@ def test_the_log_of_a_job_is_below_its_page(filled: httpx.Client) -> None:
     assert raw.content == world.log_text(world.Told())
     assert raw.headers["x-content-type-options"] == "nosniff"
     assert filled.get(f"{JOB}/log/lines?attempt=9-9").status_code == 404
+
+
+def test_a_job_shows_with_what_it_was_built_and_what_differs_from_where_it_passed(
+    filled: httpx.Client,
+) -> None:
+    page = filled.get(JOB).text
+    assert f"image <code>{'4f' * 32}</code>" in page
+    assert "opam <b>2.3.0</b>" in page
+    assert "2 packages in the solution, 1 of this change; compiler with 2 packages" in page
+    assert "Solution: dune.3.19.0, <b>cppo.1.8.0</b>" in page
+    assert "dune: 3.17.2 then, 3.19.0 now" in page
+    line = f'<a href="#b{len(world.LOG_HEAD)}"><code>{html.escape(world.ERROR, quote=True)}'
+    assert line.replace("&quot;", "&#34;") in page
+    passed = (
+        f"/{world.REPOSITORY}/commit/{world.OLD}/job/build,debian-13-ocaml-5.3@amd64,cppo.1.8.0"
+    )
+    assert f'<a href="{passed}">' in page
+    # Where it passed, there is nothing to compare.
+    assert "What differs" not in filled.get(passed).text
+    found = filled.get(f"{PREFIX}{JOB}/attempt").json()
+    assert found["phases"][0]["exit_code"] == 2
+    assert found["environment"]["changed"] == ["cppo.1.8.0"]
+    assert found["changes"] == [{"name": "dune", "before": "3.17.2", "now": "3.19.0"}]
+    assert [each["text"] for each in found["new_lines"]] == [world.ERROR, f"Error {world.ERROR}"]
+    assert filled.get(f"{PREFIX}{JOB}/attempt?attempt=7-7").status_code == 404
 
 
 def test_lint_findings_lead_to_their_lines(filled: httpx.Client) -> None:

@@ -39,7 +39,7 @@ from opam_ci.core.classify.preparation import (
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, RevdepList
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
-from opam_ci.core.jobs.facts import BuildFacts, OpamAction
+from opam_ci.core.jobs.facts import BuildEnvironment, BuildFacts, OpamAction
 from opam_ci.core.jobs.job import PACKAGE_PHASES, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.opam.explanation import rests_on_hidden
@@ -101,6 +101,7 @@ class JobRun:
         cache: Compiled dependencies, if it may use them.
         depexts_check: opam's command that checks for system packages, where none may be
             installed: it exits with 10 if some are not.
+        image_name: What identifies the image for people; its digest by default.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a job
@@ -115,8 +116,10 @@ class JobRun:
         environment: dict[str, str],
         cache: DependencyCache | None = None,
         depexts_check: steps.Step | None = None,
+        image_name: str = "",
     ) -> None:
         self._depexts_check = depexts_check
+        self._image_name = image_name
         self._spec = spec
         self._executor = executor
         self._base = base
@@ -134,6 +137,7 @@ class JobRun:
         # `opam install` does nothing for a package that the base layer has installed.
         self._reinstall = kinds.target(spec) in base.installed
         self._solution: tuple[str, ...] = ()
+        self._changed: tuple[str, ...] = ()
         self._steps = 0
         # Facts by name: `package_known` after the solver's exit code 5; `checksum_repeats` after
         # opam refused a source for its checksum; those of `network_probe` after any other failed
@@ -167,6 +171,13 @@ class JobRun:
             probes=self._probes,
             accepts_failure=await self._accepts_failure(),
             hidden=self._hidden,
+            environment=BuildEnvironment(
+                image=self._image_name or self._image.digest,
+                opam=self._base.opam_version,
+                compiler=tuple(sorted(self._base.installed)),
+                solution=self._solution,
+                changed=self._changed,
+            ),
         )
         return BuildReport(facts=facts, logs=self._transcript.texts, listing=self._listing)
 
@@ -291,6 +302,7 @@ class JobRun:
 
     async def _freeze(self) -> None:
         submitted = await self._executor.packages(_SUBMISSION)
+        self._changed = tuple(package for package in self._solution if package in submitted)
         wanted = sorted({*self._solution, *self._base.installed})
         freeze = phases.freeze(
             tuple(p for p in wanted if p not in submitted and p in self._base.packages),

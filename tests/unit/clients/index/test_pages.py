@@ -557,6 +557,25 @@ def test_the_page_of_a_job_has_its_witnesses(index: Index) -> None:
     assert (old.sentence, old.next_step) == ("Passed.", "A newer head is tested: bbbbbbbbbbbb.")
 
 
+def test_where_a_job_passed_is_found_in_any_pull_request(index: Index) -> None:
+    bad = failed("Error: Unbound module Stdlib__foo", reason=FailureReason.OPAM_FILE)
+    user, other = job("dune.3", kind=JobKind.REVDEP, revdep="u.1"), job("dune.3", FEDORA)
+    before = job("dune.2", kind=JobKind.REVDEP, revdep="u.1")
+    put(index, [row(job("dune.3")), row(other, bad), row(before)], key("a"))
+    put(index, [row(job("dune.3"), bad), row(user, bad)], key("b", minutes=1))
+    put(index, [row(job("dune.3")), row(job("dune.3", kind=JobKind.TEST))], key("c", number=2))
+
+    def heads(of: Job, number: int = 5) -> set[str]:
+        return {each.revision.head[0] for each in index.passed_jobs(of, number=number)}
+
+    assert heads(job("dune.3")) == {"a", "c"}
+    assert len(heads(job("dune.3"), 1)) == 1
+    # Whichever package a reverse dependency was built for.
+    assert heads(user) == {"a"}
+    assert heads(other) == set()
+    assert heads(job("dune.3", kind=JobKind.TEST)) == {"c"}
+
+
 def test_pull_requests_are_listed_by_their_newest_testing(index: Index) -> None:
     put(index, [row(job(), failed("E: x"))], key("a", number=1))
     put(index, [row(job()), row(job("b.1"))], key("b", number=1, minutes=1))

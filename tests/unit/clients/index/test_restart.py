@@ -1,6 +1,7 @@
 """The list of jobs: restarted, cancelled, settled, concluded; on SQLite and PostgreSQL."""
 
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 
@@ -10,8 +11,14 @@ from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import ChangeJobs, ConcludeJobs, CountJobs, SettleJobs
 from opam_ci.core.jobs.outcome import Cancelled, Cause, Outcome, Skipped, SkipReason, label
 from opam_ci.core.jobs.plan import ANALYSIS, PlannedJob, outcome_after
-from opam_ci.core.jobs.selector import JobSelector, RestartSelector, RestartWhich
+from opam_ci.core.jobs.selector import (
+    JobSelector,
+    RestartSelector,
+    RestartUpdate,
+    RestartWhich,
+)
 from opam_ci.core.jobs.summary import JobState, JobStatus, total
+from opam_ci.core.text.taken import taken_lines
 from tests.support.fakes.queue import (
     DNS,
     FAILED,
@@ -380,3 +387,24 @@ def test_a_platform_without_workers_is_a_row_that_a_restart_takes(index: Index) 
     index.serve(KEY, {Q: PASSED}, after(3))
     assert labels(index)[missing.id] == "passed"
     assert index.conclude(concluding, after(4))
+
+
+def test_a_preview_says_how_long_jobs_ran(index: Index) -> None:
+    a, b = build("a.1"), build("b.1")
+    wrote(
+        index,
+        decided(a, DNS, started_at=NOON, decided_at=NOON + timedelta(minutes=3)),
+        decided(b, DNS, started_at=NOON, decided_at=NOON + timedelta(seconds=20)),
+    )
+    change = ChangeJobs(key=KEY, selector=RestartSelector(), round=2, preview=True)
+    found = index.requeue(change, after(1))
+    assert (found.total_seconds, found.longest_seconds) == (200, 180)
+    assert list(taken_lines("o/r/7", found, RestartUpdate(preview=True)))[:2] == [
+        "2 jobs of o/r/7 would be restarted",
+        "  when they last ran, the longest took 3 min 0 s, and all one after another 3 min 20 s",
+    ]
+    one = RestartSelector(job=b.id)
+    found = index.requeue(change.model_copy(update={"selector": one}), after(1))
+    assert list(taken_lines("o/r/7", found, RestartUpdate(preview=True)))[1] == (
+        "  it took 20.0 s when it last ran"
+    )
