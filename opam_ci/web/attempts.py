@@ -7,13 +7,15 @@ from opam_ci.clients.judge import judged
 from opam_ci.clients.threads import COMPARISON
 from opam_ci.core.classify.replay import Judged
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.facts import BuildFacts
+from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import LogLine
 from opam_ci.core.jobs.records import AttemptRecord, JobRecord
 from opam_ci.core.pages.attempt import AttemptDetails, dependency_changes, new_lines
 from opam_ci.web.sources import PageSources
 
 _COMPARED = 2
-"""Logs of passed jobs with which one is compared: each may have a megabyte."""
+"""Logs of passed jobs with which one is compared: a second at most for each, mostly 0.1 s."""
 
 _KEPT = 256
 """Comparisons that are kept: logs do not change once they are closed."""
@@ -74,21 +76,27 @@ class Attempts:
         last = found.facts.last
         if last is None:
             return ()
-        store = self._sources.store
         try:
-            texts = await judged.phase_texts(store, log, found.facts)
-            passed = [
-                text
-                for other, each in others.items()
-                for text in (await judged.phase_texts(store, other, each.facts)).values()
+            texts = [
+                await self._text(name, each.facts, last.phase)
+                for name, each in {log: found, **others}.items()
             ]
         except InfrastructureError:
             return ()
-        lines = await COMPARISON.run(new_lines, last, texts[last.phase], passed)
+        if not any(texts[1:]):
+            return ()  # it passed without that phase: everything would be new
+        lines = await COMPARISON.run(new_lines, last, texts[0], texts[1:])
         self._lines[key] = lines
         if len(self._lines) > _KEPT:
             self._lines.popitem(last=False)
         return lines
+
+    async def _text(self, log: str, facts: BuildFacts, phase: Phase) -> str:
+        """Returns what is kept of a phase's output: of the same phase alone, since it is cut."""
+        runs = tuple(run for run in facts.phases if run.phase is phase)
+        alone = facts.model_copy(update={"phases": runs})
+        found = await judged.phase_texts(self._sources.store, log, alone)
+        return found.get(phase, "")
 
     async def _judged(self, log: str | None) -> Judged | None:
         """Returns what was judged; None if nothing is stored of it, or the store is away."""

@@ -42,7 +42,7 @@ class AttemptDetails(Frozen):
         passed: The same target on the same platform where it passed last, if it is known.
         changes: Packages of which other versions were installed then, by name.
         new_lines: The first lines of the last phase that no log of a passed job has, messages
-            that any failure has apart; numbers, paths and hashes may differ. None for an attempt
+            that any failure has apart; numbers, paths and hashes may differ. None of an attempt
             that passed.
     """
 
@@ -74,7 +74,7 @@ def new_lines(run: PhaseRun, text: str, passed: Iterable[str]) -> tuple[LogLine,
     Args:
         run: The phase.
         text: What is kept of its output.
-        passed: Logs of jobs that passed.
+        passed: What is kept of that phase where the job passed.
     """
     known = {normalised(line.lower) for other in passed for line in clean(other)}
     found: list[LogLine] = []
