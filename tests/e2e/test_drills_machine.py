@@ -24,7 +24,7 @@ from opam_ci.clients.runners.images.image import Image
 from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.rootfs import RootfsRunner
 from opam_ci.clients.runners.sandbox.cgroup_discovery import Hierarchy
-from opam_ci.clients.runners.sandbox.cgroups import Cgroups, remove
+from opam_ci.clients.runners.sandbox.cgroups import Cgroups, OomKills, remove
 from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.classify import judge
@@ -183,6 +183,22 @@ def test_the_kernel_kills_for_a_neighbours_memory(tmp_path: Path) -> None:
     with crowded(places[0], 450 << 20) as shared:
         world.runner.__dict__["_cgroups"] = Cgroups((shared,), limits)
         check(fault, drill(world, fault))
+
+
+@needs_groups
+async def test_a_kill_at_a_neighbours_own_limit_is_no_kill_of_ours(tmp_path: Path) -> None:
+    on_the_host = OomKills((), OomKills((), 0).number)
+    among_ours = OomKills.from_now_on()
+    if not among_ours.groups:
+        pytest.skip("the kernel does not count the kills in this process's group")
+    async with Cgroups.here(JobLimits(memory_bytes=64 << 20)).open(tmp_path) as groups:
+        in_the_group = OomKills.from_now_on(groups.directories)
+        hog = groups.entered(["perl", "-e", "my $x = q(x) x (200 << 20)"])
+        ended = await run_process(hog, output=lambda _: None, time_limit=60)
+        assert ended.signal == signal.SIGKILL
+        assert in_the_group.number == 1
+    assert on_the_host.number >= 1
+    assert among_ours.number == 0
 
 
 def test_somebody_ends_the_sandbox(tmp_path: Path) -> None:

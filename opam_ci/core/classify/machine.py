@@ -174,7 +174,7 @@ def foreign_oom(case: Case, run: PhaseRun, detail: str) -> Outcome | None:
         return case.errored(Cause.UNKNOWN, "kill-unexplained", run, detail=detail)
     if not kills:
         return None
-    detail = f"{detail}; the kernel killed {kills} process(es) of the host meanwhile for memory"
+    detail = f"{detail}; the kernel killed {kills} process(es) meanwhile for memory"
     return case.errored(Cause.OUT_OF_MEMORY, "host-oom", run, detail=detail)
 
 

@@ -98,8 +98,8 @@ class HostFacts(Frozen):
         oom_kills: Processes of the job that the kernel's OOM killer ended.
         memory_limit_reached: Whether the job reached its own memory limit. If not, the kills were
             due to the host or to a neighbour.
-        foreign_oom_kills: Processes that the OOM killer ended on the host meanwhile, where no
-            control group counts the job's own.
+        foreign_oom_kills: Where no control group counts the job's own: processes that the OOM
+            killer ended meanwhile in the worker's group or, where no group counts, on the host.
         pids_limit_hits: How often a fork failed at the process limit.
         disk_overuse: Set if the runner ended the job for exceeding its disk limits.
         cpu_seconds: Processor time that the job used, None where no control group counts it.

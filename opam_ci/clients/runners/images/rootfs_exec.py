@@ -139,5 +139,5 @@ class RootfsExecutor:
             self._root.upper,
             read_counters(self._groups.directories),
             self._disk,
-            foreign_oom_kills=self._groups.foreign_oom_kills(),
+            foreign_oom_kills=self._groups.foreign_oom_kills,
         )

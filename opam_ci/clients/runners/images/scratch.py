@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from opam_ci.clients.runners.sandbox.bubblewrap import ROOT, Overlay, Rights
-from opam_ci.clients.runners.sandbox.cgroups import Counters, remove_recorded
+from opam_ci.clients.runners.sandbox.cgroups import Counters, OomKills, remove_recorded
 from opam_ci.clients.runners.sandbox.disk import DiskWatch
 from opam_ci.clients.runners.sandbox.locks import own_directory, remove_unlocked
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -116,7 +116,7 @@ def host_facts(
     counters: Counters,
     disk: DiskWatch | None,
     *,
-    foreign_oom_kills: int = 0,
+    foreign_oom_kills: OomKills | None = None,
 ) -> HostFacts:
     """Returns the facts of the machine on which a job ran.
 
@@ -124,12 +124,12 @@ def host_facts(
         directory: Where it wrote, None if that is not on this machine.
         counters: Of its control groups.
         disk: The watch over what it wrote.
-        foreign_oom_kills: See `HostFacts`.
+        foreign_oom_kills: Those that may be of the job; None where its groups count its own.
     """
     facts = HostFacts(
         oom_kills=counters.oom_kills,
         memory_limit_reached=counters.memory_limit_reached,
-        foreign_oom_kills=foreign_oom_kills,
+        foreign_oom_kills=0 if foreign_oom_kills is None else foreign_oom_kills.number,
         pids_limit_hits=counters.pids_limit_hits,
         disk_overuse=None if disk is None else disk.overuse,
         lowest_free_bytes=None if disk is None else disk.lowest_free_bytes,

@@ -19,6 +19,7 @@ from opam_ci.clients.runners.sandbox.cgroup_discovery import (
     CONTROLLERS,
     Hierarchy,
     find_hierarchies,
+    groups_of,
 )
 from opam_ci.clients.runners.settings import JobLimits
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -57,17 +58,49 @@ class Counters:
 
 
 @dataclass(frozen=True)
+class OomKills:
+    """Kills for want of memory that may be of a job, where no group of the job counts its own.
+
+    They are those in the worker's own groups, in which the job runs, where the kernel counts
+    these: a neighbour that meets a limit of its own costs nobody else a process. Else they are
+    those of the whole host.
+
+    Attributes:
+        groups: The worker's groups that count; none for the host.
+        before: The counter when the job began.
+    """
+
+    groups: tuple[Path, ...]
+    before: int
+
+    @classmethod
+    def from_now_on(cls, groups: Iterable[Path] | None = None) -> "OomKills":
+        """Returns none yet.
+
+        Args:
+            groups: The groups that the job runs in; None for this process's own.
+        """
+        inside = groups_of(os.getpid()) if groups is None else groups
+        counting = tuple(path for path in inside if _counts_oom_kills(path))
+        return cls(counting, _oom_kills(counting))
+
+    @property
+    def number(self) -> int:
+        """How many there were since."""
+        return _oom_kills(self.groups) - self.before
+
+
+@dataclass(frozen=True)
 class JobGroups:
     """The groups of one job, one in each hierarchy; none where the machine grants none.
 
     Attributes:
         directories: Of the groups.
-        oom_kills_before: The host's counter when the job began, where no group of the job
-            counts its own.
+        foreign_oom_kills: Since the job began; None where its groups count its own.
     """
 
     directories: tuple[Path, ...] = ()
-    oom_kills_before: int | None = None
+    foreign_oom_kills: OomKills | None = None
 
     def entered(self, argv: Sequence[str]) -> list[str]:
         """Returns the command line that enters the groups, and then becomes the command."""
@@ -79,11 +112,6 @@ class JobGroups:
     def processes(self) -> list[int]:
         """Returns the ids of the job's processes; none where no group has them."""
         return processes(self.directories)
-
-    def foreign_oom_kills(self) -> int:
-        """Returns the kills on the host since the job began, any of which may be of the job."""
-        before = self.oom_kills_before
-        return 0 if before is None else host_oom_kills() - before
 
 
 class Cgroups:
@@ -130,7 +158,7 @@ class Cgroups:
         counts = any("memory" in each.controllers for each in self._hierarchies)
         made = JobGroups(
             tuple(each.parent / f"{PREFIX}{directory.name}" for each in self._hierarchies),
-            oom_kills_before=None if counts else host_oom_kills(),
+            foreign_oom_kills=None if counts else OomKills.from_now_on(),
         )
         if not made.directories:
             yield made
@@ -252,9 +280,16 @@ def parse_counters(files: Mapping[str, str]) -> Counters:
     )
 
 
-def host_oom_kills() -> int:
-    """Returns how many processes the kernel has killed for memory since it started."""
+def _oom_kills(groups: tuple[Path, ...]) -> int:
+    """Returns the kernel's counter of some groups or, without any, of the host."""
+    if groups:
+        return read_counters(groups).oom_kills
     return _counters(_read(Path("/proc/vmstat"))).get("oom_kill", 0)
+
+
+def _counts_oom_kills(group: Path) -> bool:
+    files = ("memory.events", "memory.oom_control")
+    return any("oom_kill" in _counters(_read(group / name)) for name in files)
 
 
 def _read(path: Path) -> str:

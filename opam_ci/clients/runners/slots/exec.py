@@ -25,7 +25,7 @@ from opam_ci.clients.runners.phases.executor import READ_LIMIT, Output
 from opam_ci.clients.runners.phases.mirrors import Mirrors
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox import safe_read as beneath
-from opam_ci.clients.runners.sandbox.cgroups import Counters, JobGroups, host_oom_kills
+from opam_ci.clients.runners.sandbox.cgroups import Counters, OomKills
 from opam_ci.clients.runners.sandbox.disk import DiskWatch
 from opam_ci.clients.runners.sandbox.process import ProcessResult, run_process
 from opam_ci.clients.runners.settings import JobLimits
@@ -133,7 +133,7 @@ class NativeExecutor:
             if limits is None
             else DiskWatch(slot.home, limits, sandbox.ROOT, self._watch.processes)
         )
-        self._groups = JobGroups(oom_kills_before=host_oom_kills())
+        self._oom_kills = OomKills.from_now_on()
 
     async def run(
         self,
@@ -271,7 +271,7 @@ class NativeExecutor:
             self._slot.home,
             counters,
             self._disk,
-            foreign_oom_kills=self._groups.foreign_oom_kills(),
+            foreign_oom_kills=self._oom_kills,
         )
         return facts.model_copy(update={"kernel_kills_counted": LINUX})
 

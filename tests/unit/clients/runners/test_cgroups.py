@@ -18,7 +18,7 @@ from opam_ci.clients.runners.sandbox.cgroups import (
     Cgroups,
     Counters,
     JobGroups,
-    host_oom_kills,
+    OomKills,
     read_counters,
 )
 from opam_ci.clients.runners.settings import JobLimits
@@ -202,10 +202,33 @@ async def test_a_container_on_another_machine_reads_its_own_counters(
     )
 
 
-def test_kills_on_the_host_count_where_no_group_counts_the_jobs_own() -> None:
-    assert JobGroups().foreign_oom_kills() == 0
-    now = host_oom_kills()
-    assert JobGroups(oom_kills_before=now - 2).foreign_oom_kills() >= 2
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("memory.events", "low 0\nhigh 0\nmax 9\noom 2\noom_kill {}\n"),
+        ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"),
+    ],
+)
+def test_kills_for_memory_are_those_in_the_workers_own_group(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    pids = tmp_path / "pids"
+    memory = tmp_path / "memory"
+    for path in (pids, memory):
+        path.mkdir()
+    (memory / name).write_text(text.format(3))
+    kills = OomKills.from_now_on((pids, memory))
+    assert kills.groups == (memory,)
+    assert kills.number == 0
+    (memory / name).write_text(text.format(5))
+    assert kills.number == 2
+
+
+def test_kills_for_memory_are_those_of_the_host_where_no_group_counts(tmp_path: Path) -> None:
+    kills = OomKills.from_now_on((tmp_path,))
+    assert kills.groups == ()
+    # Since the machine started, which is when its counter was 0.
+    assert OomKills((), 0).number >= kills.before
 
 
 def test_memory_is_shared_out_among_the_slots() -> None:
