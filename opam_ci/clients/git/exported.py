@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ from opam_ci.clients.git import head_process
 from opam_ci.clients.git.head_process import (
     BASE,
     OVERLAY,
+    REACH,
+    REFERENCES,
     RESULT,
     RESULTS,
     AnalysedHead,
@@ -35,6 +38,7 @@ from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.records import RevisionKey, revision_folder
+from opam_ci.core.reuse.reach import REFERENCES_VERSION
 from opam_ci.core.submission.admission import DEFAULT_LIMITS, ChangeLimits
 from opam_ci.core.submission.result import Analysis
 
@@ -42,9 +46,10 @@ BASES: Final = "repositories/bases"
 """Folder of base archives, named by their commits."""
 
 HEADS: Final = "repositories/heads"
-"""Folder of overlays: `TESTING/BASE/DIGEST.tar.gz` below it."""
+"""Folder of overlays, `TESTING/BASE/DIGEST.tar.gz` below it, and of what `reach_key` names."""
 
 _KNOWN_BASES: Final = "repositories/bases.json"
+_REFERENCES: Final = f"repositories/references-{REFERENCES_VERSION}.json"
 _BASES: Final = TypeAdapter(list[str])
 _BASES_KEPT: Final = 4
 """As many base layers as a worker keeps."""
@@ -78,6 +83,7 @@ class Exporter:
         *,
         export: bool = True,
         unchanged: bool = False,
+        reach: bool = False,
     ) -> tuple[Analysis, RepositoryRef | None]:
         """Analyses the merge of a head into a base, and exports it.
 
@@ -88,6 +94,7 @@ class Exporter:
             head: The head.
             export: Whether to export it if packages are to be built.
             unchanged: Whether packages are to be built that the head does not change.
+            reach: Whether to store what is within reach of each package, at `reach_key`.
 
         Raises:
             UsageError: The base is not an opam repository, or a shallow clone cannot merge.
@@ -97,6 +104,10 @@ class Exporter:
         bases = tuple(await known_bases(self._store)) if export else None
         with tempfile.TemporaryDirectory(prefix="opam-ci-head-") as name:
             directory = Path(name)
+            if export and reach:
+                with suppress(MissingKeyError):
+                    references = await self._store.get(_REFERENCES)
+                    (directory / REFERENCES).write_bytes(references)
             done = await _run(
                 AnalyseHead(
                     clone=clone,
@@ -106,6 +117,7 @@ class Exporter:
                     limits=self._limits,
                     bases=bases,
                     unchanged=unchanged,
+                    reach=reach,
                 )
             )
             assert isinstance(done, AnalysedHead)  # noqa: S101 - for mypy: the task's result
@@ -114,6 +126,10 @@ class Exporter:
             archive = await self._base_archive(clone, made.base)
             key = f"{HEADS}/{revision_folder(testing)}/{made.base}/{made.digest}.tar.gz"
             await self._store.put(key, directory / OVERLAY)
+            if reach:
+                await self._store.put(reach_key(testing), directory / REACH)
+            if done.references_changed:
+                await self._store.put(_REFERENCES, directory / REFERENCES)
         return done.analysis, RepositoryRef(
             base_commit=made.base,
             base_archive=archive,
@@ -137,6 +153,11 @@ class Exporter:
                     kept = [base, *(known for known in bases if known != base)][:_BASES_KEPT]
                     await self._store.put(_KNOWN_BASES, _BASES.dump_json(kept))
         return key
+
+
+def reach_key(testing: RevisionKey) -> str:
+    """Returns the key of what is within reach of each package: `Reachable` as JSON."""
+    return f"{HEADS}/{revision_folder(testing)}/reach/{REACH}"
 
 
 async def known_bases(store: ArtifactStore) -> list[str]:

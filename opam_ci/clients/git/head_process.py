@@ -15,9 +15,11 @@ from pydantic import Field, TypeAdapter
 
 from opam_ci.clients.git.analysis import analyse
 from opam_ci.clients.git.export import Overlay, archive_tree, overlay
+from opam_ci.clients.git.reach import read_reachable
 from opam_ci.clients.git.repository import Repository
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import package_name
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
 from opam_ci.core.submission.admission import ChangeLimits
@@ -26,6 +28,8 @@ from opam_ci.core.submission.result import BUILT_KINDS, Analysis
 RESULT: Final = "result.json"
 OVERLAY: Final = "overlay.tar.gz"
 BASE: Final = "base.tar.gz"
+REACH: Final = "reach.json"
+REFERENCES: Final = "references.json"
 _OBJECTS: Final = "objects"
 
 PROCESSOR_LIMIT: Final = 600
@@ -59,11 +63,13 @@ class AnalysedHead(Frozen):
     Attributes:
         analysis: The analysis.
         export: None if nothing is to be built.
+        references_changed: Whether `REFERENCES` was written anew.
     """
 
     kind: Literal["analysed"] = "analysed"
     analysis: Analysis
     export: Export | None = None
+    references_changed: bool = False
 
 
 class ArchivedBase(Frozen):
@@ -87,6 +93,9 @@ class Failed(Frozen):
 class AnalyseHead(Frozen):
     """Analyse a head; write the overlay of its merge to `OVERLAY` if something is to be built.
 
+    If that is wanted, what is within reach of each package goes to `REACH`; `REFERENCES` makes it
+    faster.
+
     Attributes:
         clone: The clone.
         directory: For the results; of this task alone.
@@ -95,6 +104,7 @@ class AnalyseHead(Frozen):
         limits: How much the head may add and modify.
         bases: Commits whose archives there are, the one used last first; None to export nothing.
         unchanged: Whether to export it also if the head changes nothing that is built.
+        reach: Whether to find out what is within reach.
     """
 
     kind: Literal["analyse"] = "analyse"
@@ -105,6 +115,7 @@ class AnalyseHead(Frozen):
     limits: ChangeLimits
     bases: tuple[str, ...] | None
     unchanged: bool = False
+    reach: bool = False
 
     def run(self, repository: Repository) -> AnalysedHead:
         """Performs the task."""
@@ -125,7 +136,13 @@ class AnalyseHead(Frozen):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         export = Export(base=base, overlay=made, digest=digest)
-        return AnalysedHead(analysis=analysis, export=export)
+        if not self.reach:
+            return AnalysedHead(analysis=analysis, export=export)
+        names = {package_name(changed.package) for changed in analysis.packages}
+        cache = self.directory / REFERENCES
+        reach, changed = read_reachable(repository, merged, names, cache)
+        (self.directory / REACH).write_text(reach.model_dump_json())
+        return AnalysedHead(analysis=analysis, export=export, references_changed=changed)
 
 
 class ArchiveBase(Frozen):

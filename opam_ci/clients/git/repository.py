@@ -279,13 +279,19 @@ class Repository:
             entries.append(TreeEntry(mode, kind, object_id, path, int(size) if size != "-" else 0))
         return entries
 
-    def folders(self, tree: str, path: str) -> list[str]:
-        """The names of the folders directly in a folder of a tree or commit.
+    def folders(self, tree: str, path: str) -> dict[str, str]:
+        """The ids of the folders directly in a folder of a tree or commit, by name.
 
         One level of opam-repository takes 10 ms, all of it 150.
         """
-        listed = self._git.run("ls-tree", "-z", "-d", "--name-only", f"{tree}:{path}")
-        return split_nul(listed.stdout)
+        listed = self._git.run("ls-tree", "-z", "-d", f"{tree}:{path}")
+        found = {}
+        for line in split_nul(listed.stdout):
+            description, name = line.split("\t", 1)
+            _, kind, object_id = description.split()
+            if kind == "tree":  # not a submodule
+                found[name] = object_id
+        return found
 
     def count_packages(self, tree: str) -> int:
         """How many packages (name and version) of a tree or commit builds can see."""

@@ -62,7 +62,7 @@ class GitTree:
     def _names(self) -> list[str]:
         if self._all is not None:
             return list(self._all)
-        return self._repository.folders(self._tree, "packages")
+        return list(self._repository.folders(self._tree, "packages"))
 
     def _versions(self, names: Collection[str]) -> dict[str, Collection[str]]:
         listing = self._listing([f"packages/{name}/" for name in names])

@@ -90,7 +90,7 @@ def cached_builds(
     for package in _in_order(direct):
         opam = metadata[package]
         needs = direct[package]
-        if opam is None or not _is_fixed(opam) or any(need not in done for need in needs):
+        if opam is None or not is_fixed(opam) or any(need not in done for need in needs):
             continue
         # Indirect ones first, so that each comes after what it needs.
         closure = dict.fromkeys(one for need in needs for one in (*done[need].needs, need))
@@ -134,7 +134,8 @@ def has_checksums(opam: bytes) -> bool:
     )
 
 
-def _is_fixed(opam: Opam) -> bool:
+def is_fixed(opam: Opam) -> bool:
+    """Whether a checksum fixes every source of an opam file."""
     return all(source.checksums and source.url.backend not in _UNFIXED for source in _sources(opam))
 
 

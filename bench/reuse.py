@@ -1,0 +1,197 @@
+"""How many plan keys a commit changes, and the proof that equal keys have equal solutions.
+
+usage: python bench/reuse.py --repository REPOSITORY.git [--commits 300] [--targets 1000]
+
+First without opam: over first-parent commits of the real repository, the part of all packages
+whose key a commit changes. Then the proof: pairs of commits, and packages whose keys are equal at
+both. opam (of this machine, in a switch with a compiler that it takes for installed) must install
+the same for each: `opam install --show-actions`. Every second target is asked for with its tests.
+Exits with 1 if one answer differs. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from opam_ci.clients.git.export import archive_tree
+from opam_ci.clients.git.reach import read_reachable
+from opam_ci.clients.git.repository import Repository
+from opam_ci.core.reuse.reach import Reachable
+from opam_ci.core.submission.admission import is_package
+
+COMPILER = "ocaml-base-compiler.5.3.0"
+PAIRS = 10
+"""Pairs of commits of the proof: each commit costs an `opam init`."""
+REQUEST_TIMEOUT = 300
+
+
+class History:
+    """The repository at any commit, each package's directory read once."""
+
+    def __init__(self, path: Path, cache: Path) -> None:
+        self._repository = Repository.open(path)
+        self._cache = cache
+
+    def commits(self, number: int) -> list[str]:
+        path = self._repository.directory
+        words = ("rev-list", "--first-parent", f"-{number}", "HEAD")
+        command = ["git", "-C", str(path), *words]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode().split()
+
+    def reach(self, commit: str) -> Reachable:
+        return read_reachable(self._repository, self._repository.tree_of(commit), (), self._cache)[
+            0
+        ]
+
+    def packages(self, commit: str) -> dict[str, list[str]]:
+        """Returns the full names of all packages, by name."""
+        found: dict[str, list[str]] = {}
+        for entry in self._repository.list_tree(commit, ["packages/"]):
+            if is_package(entry.path):
+                _, name, package, _ = entry.path.split("/")
+                found.setdefault(name, []).append(package)
+        return found
+
+    def unpack(self, commit: str, folder: Path) -> None:
+        archive = folder / "archive.tar.gz"
+        archive_tree(self._repository, commit, archive)
+        subprocess.run(["tar", "-xzf", str(archive), "-C", str(folder)], check=True)
+
+
+def changes(history: History, commits: list[str]) -> list[float]:
+    """Returns, for each commit but the oldest, the part of all names whose key it changes."""
+    found = []
+    after: Reachable | None = None
+    for commit in commits:
+        now = history.reach(commit)
+        if after is not None:
+            changed = sum(now.plain.get(name) != digest for name, digest in after.plain.items())
+            found.append(changed / len(after.plain))
+        after = now
+    return found
+
+
+class Switch:
+    """opam over one commit, with a compiler that it takes for installed."""
+
+    def __init__(self, history: History, commit: str, folder: Path) -> None:
+        self._environment = {
+            **os.environ,
+            "OPAMROOT": str(folder / "root"),
+            "OPAMYES": "1",
+            "OPAMCOLOR": "never",
+            "OPAMROOTISOK": "1",
+            "OPAMNODEPEXTS": "1",
+        }
+        tree = folder / "repository"
+        tree.mkdir(parents=True)
+        history.unpack(commit, tree)
+        for words in (
+            (
+                "init",
+                "--bare",
+                "--no-setup",
+                "--disable-sandboxing",
+                "--kind=local",
+                "default",
+                str(tree),
+            ),
+            ("switch", "create", "ci", "--empty"),
+            ("install", "--fake", COMPILER),
+        ):
+            self.opam(*words)
+        self.installed = tuple(
+            line.partition(".")[0]
+            for line in self.opam("list", "--short", "--columns=package").split()
+        )
+
+    def opam(self, *words: str) -> str:
+        done = subprocess.run(
+            ["opam", *words],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=REQUEST_TIMEOUT,
+        )
+        if done.returncode and words[0] != "install":
+            raise SystemExit(f"opam {' '.join(words)}: {done.stderr[-2000:]}")
+        return done.stdout
+
+    def answer(self, package: str, *, tests: bool) -> str:
+        options = ["--with-test"] if tests else []
+        return self.opam("install", "--show-actions", *options, package)
+
+
+def prove(history: History, commits: list[str], number: int, seed: int) -> tuple[int, list[str]]:
+    """Returns how many targets were tried, and those whose answers differ."""
+    chance = random.Random(seed)  # noqa: S311 - the same targets in each run, no secret
+    tried, wrong = 0, []
+    while tried < number:
+        pair = chance.sample(commits, 2)
+        with tempfile.TemporaryDirectory() as name:
+            ends = [Switch(history, commit, Path(name, commit)) for commit in pair]
+            one, other = (history.reach(commit) for commit in pair)
+            installed = {package for each in ends for package in each.installed}
+            if any(one.plain.get(each) != other.plain.get(each) for each in installed):
+                continue  # the compiler itself has changed: no key is the same
+            known = history.packages(pair[0])
+            with ThreadPoolExecutor(2) as pool:
+                for _ in range(number // PAIRS):
+                    # Half of them with their tests: then more has to be the same.
+                    tests = chance.random() < 0.5
+                    equal = [n for n in known if one.of(n, tests=tests) == other.of(n, tests=tests)]
+                    package = chance.choice(known[chance.choice(equal)])
+                    asked = [pool.submit(each.answer, package, tests=tests) for each in ends]
+                    answers = [each.result() for each in asked]
+                    tried += 1
+                    if answers[0] != answers[1]:
+                        wrong.append(package)
+                        print(f"{package} at {' and '.join(pair)}:", *answers, sep="\n")
+        print(f"{tried} targets tried, {len(wrong)} differ", file=sys.stderr)
+    return tried, wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repository", type=Path, required=True)
+    parser.add_argument("--commits", type=int, default=300)
+    parser.add_argument("--targets", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(given.repository, Path(folder, "references.json"))
+        commits = history.commits(given.commits + 1)
+        begin = time.process_time()
+        history.reach(commits[0])
+        reading = time.process_time() - begin
+        begin = time.process_time()
+        history.reach(commits[0])
+        keys = time.process_time() - begin
+        parts = changes(history, commits)
+        targets = given.targets
+        tried, wrong = prove(history, commits, targets, given.seed) if targets else (0, [])
+    result = {
+        "reading_s": round(reading, 2),
+        "keys_s": round(keys, 2),
+        "commits": len(parts),
+        "changed_mean": round(statistics.mean(parts), 4),
+        "changed_median": round(statistics.median(parts), 4),
+        "changed_all": sum(part > 0.95 for part in parts),
+        "tried": tried,
+        "wrong": len(wrong),
+    }
+    print(json.dumps(result))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

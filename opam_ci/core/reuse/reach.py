@@ -1,0 +1,213 @@
+"""What opam's solver can read when it is asked for a package: the packages within reach.
+
+The answer for a package depends on its own directory and on those of every name that it can come
+to need, in all their versions: a new version of any of these can change it. It depends on no
+other: a conflict with a package that cannot be in the solution rules nothing out.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, Self
+
+from networkx import DiGraph, strongly_connected_components
+
+from opam_ci.core.jobs.build_keys import is_fixed
+from opam_ci.core.model import Frozen
+from opam_ci.core.opam.errors import OpamSyntaxError
+from opam_ci.core.opam.file import parse
+from opam_ci.core.opam.formula import (
+    EMPTY,
+    Constraint,
+    FBool,
+    FIdent,
+    Filter,
+    Formula,
+    as_filter,
+    atoms,
+    truth,
+)
+from opam_ci.core.opam.metadata import read
+
+_OF_REQUESTED_ALONE: Final = frozenset({"with-test", "with-doc", "with-dev-setup"})
+"""Variables that are false for a package that is not itself asked for. `post` is not one of them:
+what is needed later is in the solution, too."""
+
+REFERENCES_VERSION: Final = 1
+"""Raised with each change of what `references` returns: it is stored."""
+
+_DIGEST_BYTES: Final = 16
+"""As strong as the SHA-1 by which git names what is digested; there are thousands in a file."""
+
+
+class References(Frozen):
+    """The names that an opam file, or all versions of a package, can come to need.
+
+    Attributes:
+        always: Those that are needed, or may be, whoever asks.
+        tested: Those beyond, that only count for a package that is itself asked for, such as
+            those of its tests.
+        changing: Versions whose sources no checksum fixes: what they are built from is not in
+            their directories.
+    """
+
+    always: frozenset[str] = frozenset()
+    tested: frozenset[str] = frozenset()
+    changing: frozenset[str] = frozenset()
+
+    def __or__(self, other: Self) -> "References":
+        """Returns what either of them names."""
+        always = self.always | other.always
+        return References(
+            always=always,
+            tested=(self.tested | other.tested) - always,
+            changing=self.changing | other.changing,
+        )
+
+
+def references(package: str, opam: bytes) -> References:
+    """Reads the names of an opam file: dependencies, optional ones included.
+
+    Of a file that cannot be read there are none: opam does not see such a package either.
+
+    Args:
+        package: Its full name.
+        opam: The file.
+    """
+    try:
+        metadata = read(parse(opam))
+    except OpamSyntaxError:
+        return References()
+    always, tested = set[str](), set[str]()
+    for field in ("depends", "depopts"):
+        for leaf in atoms(metadata.values.get(field, EMPTY)):
+            (tested if _is_for_requested_alone(leaf.condition) else always).add(leaf.name)
+    return References(
+        always=frozenset(always),
+        tested=frozenset(tested - always),
+        changing=frozenset() if is_fixed(metadata) else frozenset({package}),
+    )
+
+
+def _is_for_requested_alone(condition: Formula) -> bool:
+    filters = as_filter(
+        condition, lambda leaf: FBool(value=True) if isinstance(leaf, Constraint) else leaf
+    )
+    return truth(filters, _value) is False
+
+
+def _value(leaf: Filter) -> bool | None:
+    match leaf:
+        case FIdent(packages=(), variable=variable, converter=None) if (
+            variable in _OF_REQUESTED_ALONE
+        ):
+            return False
+    return None
+
+
+class Reachable(Frozen):
+    """Digests of what the solver can read, for a whole repository.
+
+    Attributes:
+        plain: For a package of each name that is asked for without its tests.
+        tested: With its tests, where that is something else.
+        dependents: Of some names, for a question for what depends on them.
+        changing: Packages whose sources no checksum fixes.
+    """
+
+    plain: dict[str, str]
+    tested: dict[str, str]
+    dependents: dict[str, str]
+    changing: frozenset[str] = frozenset()
+
+    def of(self, name: str, *, tests: bool) -> str:
+        """Returns the digest for a name; empty for one that the repository does not have."""
+        plain = self.plain.get(name, "")
+        return self.tested.get(name, plain) if tests else plain
+
+
+def reachable(
+    trees: Mapping[str, str], named: Mapping[str, References], dependents_of: Collection[str]
+) -> Reachable:
+    """Finds what is within reach of each name of a repository.
+
+    Args:
+        trees: The digest of each package's directory, with all its versions, by name.
+        named: What its versions name.
+        dependents_of: Names for which their dependents are wanted.
+    """
+    names = sorted(trees)
+    places = {name: place for place, name in enumerate(names)}
+    within = _closures(names, places, named)
+    tested = [
+        _union(reach, (within[places[each]] for each in named[name].tested if each in places))
+        for name, reach in zip(names, within, strict=True)
+    ]
+    lines = [f"{name} {trees[name]}\n".encode() for name in names]
+    digests: dict[int, str] = {}
+
+    def digest(reach: int) -> str:
+        if reach not in digests:
+            digests[reach] = _digest(lines[place] for place in _places(reach))
+        return digests[reach]
+
+    plain = [digest(reach) for reach in within]
+    of_tests = {
+        name: digest(tested[place])
+        for place, name in enumerate(names)
+        if tested[place] != within[place]
+    }
+    return Reachable(
+        plain=dict(zip(names, plain, strict=True)),
+        tested=of_tests,
+        dependents={
+            name: _digest(
+                f"{other} {of_tests.get(other, plain[place])}\n".encode()
+                for place, other in enumerate(names)
+                if tested[place] >> places[name] & 1
+            )
+            for name in sorted(dependents_of)
+            if name in places
+        },
+        changing=frozenset().union(*(named[name].changing for name in names)),
+    )
+
+
+def _closures(
+    names: list[str], places: Mapping[str, int], named: Mapping[str, References]
+) -> list[int]:
+    """Returns, for each name by its place, the places within reach as bits of a number."""
+    graph: DiGraph[int] = DiGraph()
+    graph.add_nodes_from(range(len(names)))
+    graph.add_edges_from(
+        (place, places[other])
+        for place, name in enumerate(names)
+        for other in named[name].always
+        if other in places
+    )
+    within = [0] * len(names)
+    # Each component comes after those that it reaches.
+    for component in strongly_connected_components(graph):
+        reach = 0
+        for place in component:
+            reach = _union(reach | 1 << place, (within[other] for other in graph.successors(place)))
+        for place in component:
+            within[place] = reach
+    return within
+
+
+def _union(first: int, others: Iterable[int]) -> int:
+    for other in others:
+        first |= other
+    return first
+
+
+def _places(reach: int) -> Iterable[int]:
+    digits = f"{reach:b}"[::-1]
+    return (place for place, digit in enumerate(digits) if digit == "1")
+
+
+def _digest(lines: Iterable[bytes]) -> str:
+    whole = hashlib.sha256()
+    for line in lines:
+        whole.update(line)
+    return whole.hexdigest()[: 2 * _DIGEST_BYTES]
