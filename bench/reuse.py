@@ -5,25 +5,49 @@ usage: python bench/reuse.py --repository REPOSITORY.git [--commits 300] [--targ
 First without opam: over first-parent commits of the real repository, the part of all packages
 whose key a commit changes. Then the proof: pairs of commits, and packages whose keys are equal at
 both. opam (of this machine, in a switch with a compiler that it takes for installed) must install
-the same for each: `opam install --show-actions`. Every second target is asked for with its tests.
-Exits with 1 if one answer differs. The last line is one JSON object.
+the same for each: `opam install --show-actions`. Half of them are asked for with their tests. It
+exits with 1 if one answer differs. The last line is one JSON object:
+
+  reading_s, keys_s            processor time to read all opam files, and to make the keys without
+  planned, plan_s, replan_s    jobs on reverse dependencies; wall time to plan them with keys, and
+                               again for another head, when all of them have a verdict
+  peak_mb                      of all that
+  changed_mean, …_median       part of the keys that a commit changes
+  tried, wrong                 targets of the proof, and those with another answer
 """
 
 import argparse
+import asyncio
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from temporalio.testing import ActivityEnvironment
+
+from opam_ci.activities.jobs import JobActivities
 from opam_ci.clients.git.export import archive_tree
+from opam_ci.clients.git.exported import reach_key
 from opam_ci.clients.git.reach import read_reachable
 from opam_ci.clients.git.repository import Repository
+from opam_ci.clients.index import Index
+from opam_ci.clients.logs.store import ArtifactStore
+from opam_ci.core.jobs.build import Revdep, RevdepList
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.messages import PlanRevdeps
+from opam_ci.core.jobs.outcome import Evidence, Passed
+from opam_ci.core.jobs.records import RevisionKey, RowBatch
+from opam_ci.core.jobs.requests import Surroundings
+from opam_ci.core.jobs.summary import JobState, JobStatus
+from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.core.reuse.reach import Reachable
 from opam_ci.core.submission.admission import is_package
 
@@ -77,6 +101,61 @@ def changes(history: History, commits: list[str]) -> list[float]:
             found.append(changed / len(after.plain))
         after = now
     return found
+
+
+PLANNED = 10_000
+AT_ONCE = 1_000
+NOW = datetime.now(UTC)
+
+
+async def planning(reach: Reachable, packages: list[str], folder: Path) -> tuple[float, float]:
+    """Returns how long it takes to plan jobs with keys, and then again for another head."""
+    store = ArtifactStore.open("memory:")
+    listed = RevdepList(revdeps=tuple(Revdep(package=each, has_tests=False) for each in packages))
+    await store.put("listing", listed.model_dump_json().encode())
+    index = Index.open(f"sqlite:///{folder}/index.sqlite")
+
+    async def all_served(pools: frozenset[str]) -> frozenset[str]:
+        return pools
+
+    activities = JobActivities(index, store, all_served)
+    took = []
+    for number in (1, 2):
+        opened = NOW + timedelta(minutes=number)
+        key = RevisionKey(repository="o/r", number=number, head="a" * 40, opened_at=opened)
+        await store.put(reach_key(key), reach.model_dump_json().encode())
+        task = PlanRevdeps(
+            key=key,
+            platform=EMBEDDED.name,
+            package="dune.3.17.2",
+            listing="listing",
+            round=1,
+            on=EMBEDDED,
+            reuse=Surroundings(),
+        )
+        begin = time.monotonic()
+        await ActivityEnvironment().run(activities.plan_revdeps, task)
+        took.append(time.monotonic() - begin)
+        for start in range(0, len(packages), AT_ONCE):
+            rows = tuple(map(passed, packages[start : start + AT_ONCE]))
+            pools = {EMBEDDED.name: EMBEDDED.pool}
+            batch = RowBatch(key=key, rows=rows, sequence=1, updated_at=opened, pools=pools)
+            if number == 1:
+                index.record(batch)
+    index.close()
+    return took[0], took[1]
+
+
+def passed(revdep: str) -> JobStatus:
+    return JobStatus(
+        job=Job(platform=EMBEDDED.name, package="dune.3.17.2", kind=JobKind.REVDEP, revdep=revdep),
+        state=JobState.DECIDED,
+        outcome=Passed(evidence=Evidence(rule="installed")),
+        attempt=1,
+        image="0" * 16,
+        attempt_started_at=NOW,
+        decided_at=NOW,
+    )
 
 
 class Switch:
@@ -176,12 +255,20 @@ def main() -> int:
         begin = time.process_time()
         history.reach(commits[0])
         keys = time.process_time() - begin
+        known = history.packages(commits[0])
+        packages = sorted(each for some in known.values() for each in some)[:PLANNED]
+        plan, replan = asyncio.run(planning(history.reach(commits[0]), packages, Path(folder)))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         parts = changes(history, commits)
         targets = given.targets
         tried, wrong = prove(history, commits, targets, given.seed) if targets else (0, [])
     result = {
         "reading_s": round(reading, 2),
         "keys_s": round(keys, 2),
+        "planned": len(packages),
+        "plan_s": round(plan, 2),
+        "replan_s": round(replan, 2),
+        "peak_mb": round(peak, 1),
         "commits": len(parts),
         "changed_mean": round(statistics.mean(parts), 4),
         "changed_median": round(statistics.median(parts), 4),

@@ -30,6 +30,7 @@ class Attempt:
         worker: Identity of this worker.
         log: Key of the attempt's log; set by the activity once it has one.
         cpu_seconds: Processor time that it used, None if unknown.
+        image: Fingerprint of the image that it ran in, None if unknown.
         task_queue: Of this worker.
         task_token: The attempt's id for Temporal.
         heartbeat_timeout: Time without heartbeats after which it counts as lost, None if never.
@@ -46,6 +47,7 @@ class Attempt:
         self.started_at = datetime.now(UTC)
         self.log: str | None = None
         self.cpu_seconds: float | None = None
+        self.image: str | None = None
         self.task_queue = info.task_queue
         self.task_token = info.task_token
         self.heartbeat_timeout = info.heartbeat_timeout
@@ -203,6 +205,7 @@ async def run_attempt(
         ended_at=datetime.now(UTC),
         log=attempt.log,
         cpu_seconds=attempt.cpu_seconds,
+        image=attempt.image,
     )
     delay = retry_delay(context.retry, report, retry_after)
     await attempt.signal_fault(report, delay)

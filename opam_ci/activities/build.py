@@ -11,7 +11,7 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.clients.runners.base import Runner
 from opam_ci.core.classify.replay import Judged
-from opam_ci.core.jobs.build import BuildProgress, RevdepList
+from opam_ci.core.jobs.build import BuildProgress, RevdepList, listing_key
 from opam_ci.core.jobs.messages import JobReport, Listing, RunJob
 from opam_ci.core.jobs.outcome import Outcome
 from opam_ci.core.jobs.records import log_key
@@ -63,6 +63,8 @@ class BuildActivities:
             async with self._slots, LogWriter(self._store, attempt.log) as log:
                 report = await self._runner.run(task.spec, log, progress)
                 attempt.cpu_seconds = report.facts.host.cpu_seconds
+                environment = report.facts.environment
+                attempt.image = None if environment is None else environment.fingerprint
                 facts = report.facts.model_copy(
                     update={"limit_reached_on": attempt.limit_reached_on}
                 )
@@ -72,7 +74,7 @@ class BuildActivities:
                 log.write(verdict_line(outcome).encode())
                 judged.keep(log, Judged(facts=facts, outcome=outcome))
             if report.listing is not None:
-                listing = await self._store_listing(report.listing, f"{attempt.log}/revdeps.json")
+                listing = await self._store_listing(report.listing, listing_key(attempt.log))
             return outcome
 
         done = await run_attempt(task.context, task.spec.job.id, work)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from temporalio import activity
 
+from opam_ci.activities.reuse import Reuse
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.threads import INDEX
@@ -33,6 +34,7 @@ from opam_ci.core.jobs.plan import PlannedJob, planned_jobs, revdep_jobs, servic
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.selector import RestartOrigin, Taken
 from opam_ci.core.platforms.select import choose
+from opam_ci.core.text.taken import reused_notice
 
 _PLANNED_BETWEEN_HEARTBEATS = 2_000
 """Jobs that are added to the index in some hundred milliseconds."""
@@ -73,6 +75,8 @@ class JobActivities:
     async def plan_jobs(self, message: PlanJobs) -> PlannedPlatforms:
         """Adds the jobs of a head to the index; those of an earlier round run again.
 
+        Jobs with the same inputs as one that ran have its verdict at once.
+
         A platform is built in the first of its pools that is served; one of which none is, is
         skipped as a whole.
 
@@ -89,13 +93,22 @@ class JobActivities:
             unserved=[one for one in message.platforms if chosen[one.name] is None],
             lint=message.lint,
         )
-        await self._plan(message, jobs, message.origin)
+        on = [one for one in chosen.values() if one is not None]
+        reuse = await Reuse.of(message, on, self._index, self._store)
+        await self._plan(message, jobs, message.origin, reuse)
+        notices: list[str | None] = []
+        for job, listed in tuple(reuse.listings.items()):
+            notices.append(listed.notice(job.platform, job.package))
+            revdeps = revdep_jobs(job.platform, job.package, listed.revdeps)
+            await self._plan(message, revdeps, message.origin, reuse)
         platforms = tuple(chosen[one.name] or one for one in message.platforms)
         outcomes = {
             one.name: service_of(one, is_served=chosen[one.name] is not None) for one in platforms
         }
         await INDEX.run(self._index.serve, message.key, outcomes, datetime.now(UTC))
-        return PlannedPlatforms(platforms=platforms)
+        if reuse.reused:
+            notices.append(reused_notice(reuse.reused))
+        return PlannedPlatforms(platforms=platforms, notices=tuple(filter(None, notices)))
 
     @activity.defn
     async def plan_revdeps(self, message: PlanRevdeps) -> None:
@@ -113,7 +126,8 @@ class JobActivities:
                 f"{message.listing} is not a list of reverse dependencies", cause=Cause.STORAGE
             ) from error
         jobs = revdep_jobs(message.platform, message.package, listed.revdeps)
-        await self._plan(message, jobs, None)
+        on = [message.on] if message.on is not None else []
+        await self._plan(message, jobs, None, await Reuse.of(message, on, self._index, self._store))
 
     @activity.defn
     async def take_jobs(self, message: TakeJobs) -> JobPage:
@@ -193,12 +207,12 @@ class JobActivities:
         message: PlanJobs | PlanRevdeps,
         jobs: Iterator[PlannedJob],
         origin: RestartOrigin | None,
+        reuse: Reuse,
     ) -> None:
-        plan = partial(
-            self._index.plan, message.key, round_=message.round, origin=origin, at=datetime.now(UTC)
-        )
+        now = datetime.now(UTC)
+        plan = partial(self._index.plan, message.key, round_=message.round, origin=origin, at=now)
         while batch := tuple(islice(jobs, _PLANNED_BETWEEN_HEARTBEATS)):
-            planning = asyncio.create_task(INDEX.run(plan, batch))
+            planning = asyncio.create_task(INDEX.run(plan, await reuse.complete(batch, now)))
             try:
                 await asyncio.shield(planning)
             except asyncio.CancelledError:

@@ -114,6 +114,7 @@ class RepositoryActivities:
                 revision.base,
                 revision.head,
                 export=not revision.options.lint_only,
+                reach=revision.options.reuse is not None,
             )
         if analysis.failure is not None:
             raise refusal(analysis.failure)

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
         unavailable: Whether a package that is available on none of the platforms is a failure
             (`fail`) or a skip (`skip`); by default the former for pull requests of GitHub, as in
             opam-repo-ci, and the latter for `check`, whose platforms are this machine's.
+        reuse_verdicts: Whether a job with the same inputs as one that ran takes its verdict.
         build_cache: Whether builds use compiled dependencies of earlier ones again.
         build_cache_bytes: Room for these, in bytes, or with a unit such as `20GiB`.
         metrics: Address on which a worker shows metrics and its health; empty for nowhere.
@@ -162,6 +163,7 @@ class Settings(BaseSettings):
     change_limits: ChangeLimits = DEFAULT_LIMITS
     require_limits: bool = False
     unavailable: Unavailable | None = None
+    reuse_verdicts: bool = True
     build_cache: bool = True
     build_cache_bytes: ByteSize = BUILD_CACHE_BYTES
     metrics: str = ""

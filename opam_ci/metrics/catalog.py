@@ -182,6 +182,11 @@ class Metrics:
             "opam_ci_pull_requests_green_unbuilt",
             "Open pull requests that are green although no build or test of theirs passed.",
         )
+        self.audits = self._gauge(
+            "opam_ci_reused_verdicts_compared",
+            "Jobs of 30 days run although one with the same inputs had a verdict: same or other.",
+            "result",
+        )
         self.undecided = self._gauge(
             "opam_ci_jobs_undecided", "Jobs without an outcome, by standing.", "standing"
         )

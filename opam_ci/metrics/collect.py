@@ -85,6 +85,7 @@ class Collector:
                 metrics.retries_pending,
                 metrics.errored,
                 metrics.incidents,
+                metrics.audits,
             ),
             "temporal": (metrics.queue_age, metrics.queue_jobs, metrics.queue_workers),
         }
@@ -101,6 +102,9 @@ class Collector:
         _set(metrics.retries_pending, {each.value: 0 for each in Cause} | state.retrying)
         _set(metrics.errored, {each.value: 0 for each in Cause} | state.errored)
         metrics.green_unbuilt.set(state.green_unbuilt)
+        audits = state.audits
+        same = audits.compared - audits.differed
+        _set(metrics.audits, {"same": same, "other": audits.differed})
         # The pools of resolved incidents must go, so this one is made anew.
         metrics.incidents.clear()
         for cause in Cause:

@@ -409,6 +409,8 @@ class PlatformWorkflow:
                     package=job.package,
                     listing=report.listing.key,
                     round=self._table[job.id].round,
+                    on=self._state.platform,
+                    reuse=self._state.revision.options.reuse,
                 ),
                 options.plan_activity(),
             )

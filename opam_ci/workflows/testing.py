@@ -379,8 +379,7 @@ class Testing:
         self.state.holds.pop(name, None)
         if report.hold is not None:
             self.state.holds[name] = report.hold
-        known = dict.fromkeys((*self.state.notices, report.notice, *report.listed))
-        self.state.notices = tuple(filter(None, known))[:_NOTICES]
+        self._notice((report.notice, *report.listed))
         # A child that was sent another signal since continues.
         if (report.stopped or report.done) and report.handled >= self.state.awaited.get(child, 0):
             self._remove(child)
@@ -429,6 +428,7 @@ class Testing:
                 round=self.state.round,
                 origin=origin,
                 lint=lint,
+                reuse=self.state.revision.options.reuse,
             ),
             options.plan_activity(),
         )
@@ -436,6 +436,7 @@ class Testing:
         if planned is not None:
             chosen = {one.name: one for one in planned.platforms}
             self.state.platforms = tuple(chosen.get(one.name, one) for one in self.state.platforms)
+            self._notice(planned.notices)
         return not self._is_overtaken() and await self.count(
             ["", *(platform.name for platform in platforms)]
         )
@@ -572,6 +573,10 @@ class Testing:
             merge_tree=state.merge_tree,
             approved=state.approved,
         )
+
+    def _notice(self, notices: Iterable[str | None]) -> None:
+        known = dict.fromkeys((*self.state.notices, *notices))
+        self.state.notices = tuple(filter(None, known))[:_NOTICES]
 
     def _set_standing(self, standing: PlatformStanding) -> None:
         before = self.state.standings.get(standing.platform)

@@ -610,6 +610,7 @@ def test_help_of_options() -> None:
             "Seconds without a heartbeat after which a worker counts as lost.",
             "Stop after analysis and lint.",
             "TOML file of platforms and pools [env: OPAM_CI_PLATFORMS].",
+            "Take the verdicts of earlier jobs with the same inputs; default: yes.",
             "The CI of opam-repository: it distinguishes a broken package from a broken CI.",
             "The branch into which it is merged.",
             "The branch on which the work tree is based; default: master, or else HEAD.",

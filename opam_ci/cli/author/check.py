@@ -174,6 +174,14 @@ def check(
         bool,
         typer.Option("--cache/--no-cache", help="Reuse compiled dependencies of earlier builds."),
     ] = True,
+    reuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--reuse/--no-reuse",
+            help="Take the verdicts of earlier jobs with the same inputs; default: yes.",
+            show_default=False,
+        ),
+    ] = None,
     attempts: opt.Attempts = 5,
     retry_after: opt.RetryAfter = 60,
     heartbeat_timeout: Annotated[
@@ -215,6 +223,7 @@ def check(
         opam-ci check --repo ~/opam-repository --branch my-release
         opam-ci check --repo ~/opam-repository --pr 30203 --lint-only
     """  # noqa: D301 - \b, the character, makes click keep the lines as they are
+    settings = Settings()
     checks = CheckOptions(
         # A lint needs no platform, so the file need not have one for this machine.
         platforms=find_platforms(
@@ -225,14 +234,14 @@ def check(
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
         only_mirrored=only_mirrored,
-        unavailable=Settings().unavailable or "skip",
+        unavailable=settings.unavailable or "skip",
         build_cache=cache,
+        reuse_verdicts=settings.reuse_verdicts if reuse is None else reuse,
         retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
         heartbeat_timeout=timedelta(seconds=heartbeat_timeout),
         keep_open=False,
     )
     ref, revision = find_revision(repo, number=pr, branch=branch, base=base, checks=checks)
-    settings = Settings()
     if platforms is not None:
         # A worker that is started for the check reads its pools there.
         settings = settings.model_copy(update={"platforms": platforms.absolute()})

@@ -25,8 +25,8 @@ from opam_ci.cli.selection.server import opened_listings
 from opam_ci.clients.index import Listings
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
-from opam_ci.core.jobs.outcome import label
-from opam_ci.core.jobs.records import AttemptRecord, JobRecord
+from opam_ci.core.jobs.outcome import Reused, label, reused_of
+from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RevisionKey
 from opam_ci.core.jobs.summary import JobState
 from opam_ci.core.printable import readable
 from opam_ci.core.text.status import verdict, why
@@ -77,7 +77,10 @@ def log(
 
         async def show() -> None:
             async with opened_logs(settings.store_url) as logs:
-                run = AttemptLog(index, logs, found, round_, attempt)
+                record = found
+                if (reused := reused_of(found.status.outcome)) is not None:
+                    record = _ran_instead(index, found, reused)
+                run = AttemptLog(index, logs, record, round_, attempt)
                 await (run.follow(as_json=as_json) if follow else run.show(as_json=as_json))
 
         asyncio.run(show())
@@ -244,6 +247,17 @@ def how_it_ended(
     if status.attempt > attempt.number or status.state is JobState.RETRYING:
         return f"attempt {attempt.number} is over; its worker was lost or stopped"
     return None
+
+
+def _ran_instead(index: Listings, record: JobRecord, reused: Reused) -> JobRecord:
+    """Returns the job with the same inputs that ran in place of one."""
+    job_id, testing = record.status.job.id, RevisionKey.of(reused)
+    title = f"{testing.repository}/{testing.branch or testing.number}"
+    _note(
+        f"{job_id} was not run: this is the log of the same job for {title} at "
+        f"{testing.head[:12]}, which had the same inputs"
+    )
+    return find_job(index, testing, title, JobSearch(job=job_id))
 
 
 def not_run(record: JobRecord) -> str:

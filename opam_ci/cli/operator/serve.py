@@ -74,6 +74,7 @@ def serve(
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
         unavailable=settings.unavailable or "fail",
+        reuse_verdicts=settings.reuse_verdicts,
         retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
     )
     tune_gc()

@@ -201,6 +201,8 @@ async def _check(settings: Settings, made: example.Example, source_url: str, vie
         retry=EXAMPLE_RETRY,
         keep_open=False,
         archive_mirrors=(source_url,),
+        # It shows builds, also the second time.
+        reuse_verdicts=False,
     )
     ref, revision = find_revision(
         made.repo, number=None, branch=made.branch, base=made.base, checks=checks

@@ -12,13 +12,13 @@ from itertools import chain
 from sqlalchemy import Connection, Integer, and_, bindparam, case, exists, func, or_, select, update
 
 from opam_ci.clients.index.engine import portions
-from opam_ci.clients.index.rows import job_of, job_outcome_row, job_status, outcome_row
+from opam_ci.clients.index.rows import Values, job_of, job_outcome_row, job_status, outcome_row
 from opam_ci.clients.index.schema import ATTEMPTS, JOB_COLUMNS, JOBS, Instant
 from opam_ci.clients.index.write import QUEUED
 from opam_ci.core.jobs.installable import NOT_INSTALLABLE_TEXT, Unavailable, installable_nowhere
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import FailureReason, Outcome, SkipReason
-from opam_ci.core.jobs.plan import outcome_after
+from opam_ci.core.jobs.plan import KnownVerdict, outcome_after
 from opam_ci.core.jobs.summary import DECIDED, Standing
 
 _AT = bindparam("at", type_=Instant)
@@ -74,6 +74,46 @@ def queue_again(
         update(JOBS)
         .where(JOBS.c.id.in_(ids), JOBS.c.round < round_, JOBS.c.standing.in_(DECIDED))
         .values(**QUEUED, round=round_, restart_budget_used=restart_budget_used, updated_at=at)
+    )
+
+
+def reuse(
+    connection: Connection,
+    revision_id: int,
+    verdicts: Mapping[str, KnownVerdict],
+    *,
+    round_: int,
+    at: datetime,
+) -> None:
+    """Gives queued jobs the verdicts of jobs with the same inputs.
+
+    Args:
+        connection: In a transaction that has locked the testing.
+        revision_id: The testing.
+        verdicts: By the name of the job.
+        round_: The round in which they were queued.
+        at: When.
+    """
+    rows = [
+        # Not the other's log, which goes with its own testing.
+        {"standing": each.outcome.kind, **job_outcome_row(each.outcome)}
+        for each in verdicts.values()
+    ]
+    if not rows:
+        return
+    queued = update(JOBS).where(
+        JOBS.c.revision_id == revision_id,
+        JOBS.c.name == bindparam("job"),
+        JOBS.c.standing == Standing.QUEUED,
+        JOBS.c.round == round_,
+    )
+    changed: Values = {name: bindparam(f"new_{name}") for name in rows[0]}
+    connection.execute(
+        queued.values(**changed, decided_at=at, updated_at=at, sequence=JOBS.c.sequence + 1),
+        [
+            {"job": job, **{f"new_{name}": value for name, value in row.items()}}
+            for job, row in zip(verdicts, rows, strict=True)
+        ],
     )
 
 

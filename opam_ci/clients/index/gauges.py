@@ -1,13 +1,17 @@
 """The current state of the index, in a few cheap queries, for metrics."""
 
+from datetime import UTC, datetime
+
 from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, exists, func, select
 
 from opam_ci.clients.index.engine import Connected, create, reading
 from opam_ci.clients.index.filters import CURRENT, revision_condition
 from opam_ci.clients.index.schema import HEADS, INCIDENTS, JOBS, REVISIONS
+from opam_ci.clients.index.verdicts import count_audits
 from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Standing, State
 from opam_ci.core.model import Frozen
+from opam_ci.core.reuse.settled import Audits
 
 _CURRENT = revision_condition(CURRENT)
 
@@ -37,6 +41,7 @@ class IndexState(Frozen):
         incidents: Open ones by cause and pool.
         green_unbuilt: Open pull requests that are green although none of their builds and tests
             passed.
+        audits: How often verdicts that hold for other jobs were compared with the jobs' own.
     """
 
     pull_requests: dict[str, int]
@@ -45,6 +50,7 @@ class IndexState(Frozen):
     errored: dict[str, int]
     incidents: dict[str, dict[str, int]] = Field(default_factory=dict)
     green_unbuilt: int
+    audits: Audits = Audits()
 
 
 class IndexGauges(Connected):
@@ -79,6 +85,7 @@ class IndexGauges(Connected):
                 errored=_numbers(connection, cause, JOBS.join(HEADS), errored),
                 incidents=_incidents(connection),
                 green_unbuilt=connection.scalar(green) or 0,
+                audits=count_audits(connection, datetime.now(UTC)),
             )
 
 

@@ -38,6 +38,7 @@ from opam_ci.clients.index.schema import (
     TESTED,
 )
 from opam_ci.clients.index.summaries import Summaries
+from opam_ci.clients.index.verdicts import Verdicts
 from opam_ci.clients.index.write import write
 from opam_ci.core.jobs.records import (
     AttemptRecord,
@@ -57,7 +58,7 @@ _EVERY_ATTEMPT = AttemptFilter()
 _START = Place()
 
 
-class Index(JobQueue, Ops, Pages, Summaries, Retention):
+class Index(JobQueue, Verdicts, Ops, Pages, Summaries, Retention):
     """Pull requests, revisions, jobs and attempts, in SQLite or PostgreSQL.
 
     Every method blocks on the database (milliseconds, but up to half a minute when

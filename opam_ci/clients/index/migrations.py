@@ -117,11 +117,27 @@ def _to_0009(connection: Connection) -> None:
         )
 
 
+_TO_0010 = """
+ALTER TABLE jobs ADD COLUMN plan_key TEXT;
+ALTER TABLE jobs ADD COLUMN audits TEXT;
+ALTER TABLE attempts ADD COLUMN image TEXT;
+CREATE INDEX jobs_by_plan_key ON jobs (plan_key) WHERE plan_key IS NOT NULL;
+CREATE INDEX jobs_audited ON jobs (audits, decided_at) WHERE audits IS NOT NULL
+"""
+
+
+def _to_0010(connection: Connection) -> None:
+    """Makes room for plan keys: no verdict of before is used again."""
+    for statement in _TO_0010.split(";"):
+        connection.exec_driver_sql(statement)
+
+
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0004": _to_0005,
     "0005": _to_0006,
     "0006": _to_0007,
     "0007": _to_0008,
     "0008": _to_0009,
+    "0009": _to_0010,
 }
 """By schema, the step to the next one; oldest first."""

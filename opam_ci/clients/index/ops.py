@@ -27,6 +27,7 @@ from opam_ci.clients.index.schema import (
     PULL_REQUESTS,
     REVISIONS,
 )
+from opam_ci.clients.index.verdicts import count_audits
 from opam_ci.core.incidents.model import Incident
 from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.jobs.hold import day_of
@@ -177,4 +178,5 @@ def _quality(connection: Connection, now: datetime) -> Quality:
             for row in connection.execute(newest)
         ),
         green_unbuilt_number=connection.scalar(counted) or 0,
+        audits=count_audits(connection, now),
     )

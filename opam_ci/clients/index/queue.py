@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import and_, literal_column, or_, select, true
 
-from opam_ci.clients.index.changing import conclude, decide, queue_again, skipped_everywhere
+from opam_ci.clients.index.changing import conclude, decide, queue_again, reuse, skipped_everywhere
 from opam_ci.clients.index.engine import Connected, portions, reading, writing
 from opam_ci.clients.index.paging import parse_cursor, parse_number
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
@@ -60,6 +60,8 @@ class JobQueue(Connected):
     ) -> None:
         """Adds queued jobs; one that was decided in an earlier round is queued again.
 
+        Those with a verdict already have it at once: nobody sees them queued.
+
         Args:
             key: The testing.
             jobs: Which, each once.
@@ -78,6 +80,8 @@ class JobQueue(Connected):
                 revision_id = locked_revision(connection, key, at)
                 rows = [queued_row(revision_id, each, **common) for each in some]
                 insert_queued(connection, rows, charge=charge)
+                known = {each.job.id: each.verdict for each in some if each.verdict is not None}
+                reuse(connection, revision_id, known, round_=round_, at=at)
 
     def take(self, given: TakeJobs, hold: Hold | None = None) -> JobPage:
         """Returns a platform's queued jobs in the order in which they run.

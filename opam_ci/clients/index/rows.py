@@ -73,7 +73,12 @@ def queued_row(revision_id: int, planned: PlannedJob, **common: object) -> Value
         planned: The job.
         common: Columns that are the same for all jobs of a plan.
     """
-    return {**_identity(revision_id, planned.job, planned.needs), **common}
+    return {
+        **_identity(revision_id, planned.job, planned.needs),
+        "plan_key": planned.plan_key,
+        "audits": planned.audits,
+        **common,
+    }
 
 
 def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
@@ -94,6 +99,7 @@ def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
             "ended_at": fault.at,
             "log_key": fault.log,
             "cpu_seconds": None,
+            "image": None,
         }
     known = {0, *(fault.attempt for fault in row.faults)}
     if row.attempt in known or row.state is JobState.RETRYING:
@@ -109,6 +115,7 @@ def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
         "ended_at": None if row.outcome is None else row.decided_at or now,
         "log_key": row.log,
         "cpu_seconds": None if row.outcome is None else row.cpu_seconds,
+        "image": None if row.outcome is None else row.image,
     }
 
 

@@ -44,7 +44,7 @@ from opam_ci.core.jobs.records import AttemptRecord
 from opam_ci.core.jobs.summary import Fault
 from opam_ci.core.submission.result import ChangeKind
 
-SCHEMA_VERSION = "0009"
+SCHEMA_VERSION = "0010"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -188,6 +188,9 @@ JOBS = _table(
     # With what it is grouped if it did not pass, see `core/pages/causes.py`; and the package that
     # failed, if it is not its own.
     *_optional(Text, "cause_group", "blame"),
+    # What its verdict depends on, see `core/reuse`; and for a job that runs although its verdict
+    # was known, that verdict.
+    *_optional(Text, "plan_key", "audits"),
     *_required(Integer, "round", "attempt", "sequence"),
     Column("automatic", Integer, key="restart_budget_used", nullable=False, server_default="0"),
     *_optional(Instant, "started_at", "decided_at", "next_attempt_at"),
@@ -228,6 +231,8 @@ JOBS = _table(
         where="revdep IS NOT NULL",
     ),
     _with("jobs_by_cause_group", "cause_group", "decided_at"),
+    _with("jobs_by_plan_key", "plan_key"),
+    _with("jobs_audited", "audits", "decided_at"),
     Index(
         "jobs_following",
         "revision_id",
@@ -257,6 +262,8 @@ ATTEMPTS = _table(
     Column("incident_id", ForeignKey("incidents.id")),
     # How it failed, hashed: see `core/incidents/fingerprint.py`.
     Column("signature", Text),
+    # Fingerprint of the image that it ran in.
+    Column("image", Text),
     UniqueConstraint("job_id", "round", "number", name="attempts_key"),
     Index("attempts_by_time", "started_at", "id"),
     Index("attempts_by_standing", "standing", "started_at", "id"),

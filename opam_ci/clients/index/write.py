@@ -28,6 +28,7 @@ QUEUED: Values = {
     "next_attempt_at": None,
     "log_key": None,
     "faults": (),
+    "audits": None,
 }
 """Columns of a job that are the same at the start of every round."""
 
@@ -129,7 +130,8 @@ def insert_queued(connection: Connection, rows: Sequence[Values], *, charge: int
         charge: Cost of the restart in a job's budget; 0 resets the budget.
     """
     insert = insertion(connection, JOBS)
-    again = {name: insert.excluded[name] for name in (*QUEUED, "round", "needs", "updated_at")}
+    planned = (*QUEUED, "round", "needs", "plan_key", "updated_at")
+    again = {name: insert.excluded[name] for name in planned}
     statement = insert.on_conflict_do_update(
         index_elements=("revision_id", "name"),
         set_={**again, "restart_budget_used": JOBS.c.restart_budget_used + charge if charge else 0},

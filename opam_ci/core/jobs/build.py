@@ -121,6 +121,15 @@ NOT_BUILT = "not built: flagged avoid-version or deprecated"
 """Why some reverse dependencies are not built, after their number."""
 
 
+def listing_key(log: str) -> str:
+    """Returns the key of the list that a `list-revdeps` job found.
+
+    Args:
+        log: Key of its log.
+    """
+    return f"{log}/revdeps.json"
+
+
 class RevdepList(Frozen):
     """A listing of reverse dependencies: sorted, each package once.
 
@@ -131,6 +140,12 @@ class RevdepList(Frozen):
 
     revdeps: tuple[Revdep, ...]
     flagged: tuple[str, ...] = ()
+
+    def notice(self, platform: str, package: str) -> str | None:
+        """Returns a sentence on those that are not built, None if all are."""
+        if not self.flagged:
+            return None
+        return f"{platform}: {len(self.flagged)} revdeps of {package} {NOT_BUILT}"
 
     @property
     def summary(self) -> str:

@@ -1,5 +1,7 @@
 """What a run of a build job observed: facts of the machine, not text of a log."""
 
+import hashlib
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -119,6 +121,10 @@ class HostFacts(Frozen):
     kernel_kills_counted: bool = True
 
 
+_CONTENT = re.compile(r"[0-9a-f]{64}\Z")
+"""The end of what names an image by its content."""
+
+
 class BuildEnvironment(Frozen):
     """With what a job was built: shown beside its verdict, which does not rest on it.
 
@@ -129,6 +135,8 @@ class BuildEnvironment(Frozen):
         compiler: Packages that the switch has from the start.
         solution: Packages that the solver chose to install, in opam's order; empty before it did.
         changed: Those of the solution that the submission adds or changes.
+        is_fixed: Whether checksums fix all sources of the solution: a branch of somebody's
+            repository is another one tomorrow.
     """
 
     image: str
@@ -136,6 +144,18 @@ class BuildEnvironment(Frozen):
     compiler: tuple[str, ...]
     solution: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    is_fixed: bool = False
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A digest that is the same for equal images; None if not everything in it is known.
+
+        That is so for an image that is not named by its content, and for sources without checksums.
+        """
+        if not self.is_fixed or _CONTENT.search(self.image) is None:
+            return None
+        parts = " ".join((self.image, self.opam, *self.compiler))
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 class BuildFacts(Frozen):

@@ -11,14 +11,14 @@ from opam_ci.core.jobs.installable import Unavailable
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import CancelledBy, Outcome
 from opam_ci.core.jobs.records import RevisionKey
-from opam_ci.core.jobs.requests import PullRequestRef, Revision
+from opam_ci.core.jobs.requests import PullRequestRef, Revision, Surroundings
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.selector import JobSelector, RestartOrigin, RestartSelector
 from opam_ci.core.jobs.summary import Fault, PlatformStanding
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import Packed
 from opam_ci.core.platforms.model import Platform
-from opam_ci.core.submission.result import Analysis, ChangedPackage, Packages
+from opam_ci.core.submission.result import BUILT_KINDS, Analysis, ChangedPackage, Packages
 
 
 class JobContext(Frozen):
@@ -176,6 +176,7 @@ class JobReport(Frozen):
         log: Key of its log, None where it wrote none.
         listing: What a `list-revdeps` job found, None for the others.
         cpu_seconds: Processor time that it used, None if unknown.
+        image: Fingerprint of the image that it ran in, None if unknown.
     """
 
     outcome: Outcome
@@ -186,6 +187,7 @@ class JobReport(Frozen):
     log: str | None = None
     listing: Listing | None = None
     cpu_seconds: float | None = None
+    image: str | None = None
 
 
 class JobHeartbeat(Frozen):
@@ -263,6 +265,8 @@ class PlanJobs(Frozen):
         round: In which round: jobs that were decided in an earlier one run again.
         origin: Origin of the restart, None if it is none.
         lint: Whether to lint, too.
+        reuse: What the jobs have in common, if they may take verdicts of jobs with the same
+            inputs; None if all are to run.
     """
 
     key: RevisionKey
@@ -271,6 +275,12 @@ class PlanJobs(Frozen):
     round: int
     origin: RestartOrigin | None = None
     lint: bool = True
+    reuse: Surroundings | None = None
+
+    @property
+    def submitted(self) -> tuple[str, ...]:
+        """Packages that the head itself builds."""
+        return tuple(each.package for each in self.packages if each.kind in BUILT_KINDS)
 
 
 class PlannedPlatforms(Frozen):
@@ -278,9 +288,11 @@ class PlannedPlatforms(Frozen):
 
     Attributes:
         platforms: Each in the pool that was chosen for it, or as it was if none is served.
+        notices: What is to be said of the plan.
     """
 
     platforms: tuple[Platform, ...]
+    notices: tuple[str, ...] = ()
 
 
 class PlanRevdeps(Frozen):
@@ -292,6 +304,8 @@ class PlanRevdeps(Frozen):
         package: Whose reverse dependencies.
         listing: Key of the list in the store.
         round: As in `PlanJobs`.
+        on: The platform in the pool that was chosen for it, for `reuse`.
+        reuse: As in `PlanJobs`.
     """
 
     key: RevisionKey
@@ -299,6 +313,8 @@ class PlanRevdeps(Frozen):
     package: str
     listing: str
     round: int
+    on: Platform | None = None
+    reuse: Surroundings | None = None
 
 
 class TakeJobs(Frozen):

@@ -7,7 +7,7 @@ carries the evidence on which it rests, so that any page can show *why*.
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter
 
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.model import Frozen
@@ -120,6 +120,30 @@ class LogLine(Frozen):
     text: Readable
 
 
+class Reused(Frozen):
+    """An attempt whose verdict holds for another job, since both have the same inputs.
+
+    Attributes:
+        repository: Where it ran, as in `RevisionKey`.
+        number: Its pull request, None for a branch.
+        branch: Its branch, None for a pull request.
+        head: Commit under test.
+        opened_at: When the testing of that head began.
+        round: The round of its job.
+        attempt: Its number in that round.
+        ended_at: When it ended.
+    """
+
+    repository: str
+    number: int | None
+    branch: str | None
+    head: str
+    opened_at: AwareDatetime
+    round: int
+    attempt: int
+    ended_at: AwareDatetime
+
+
 class Evidence(Frozen):
     """On what a verdict rests.
 
@@ -132,6 +156,7 @@ class Evidence(Frozen):
         worker: Identity of the worker that ran the attempt.
         attempt: Number of the attempt, from 1.
         detail: Facts as text, such as `0 bytes free in the build root`.
+        reused: Of a job that was not run: the attempt with the same inputs whose verdict it has.
     """
 
     rule: str
@@ -142,6 +167,7 @@ class Evidence(Frozen):
     worker: str | None = None
     attempt: int | None = None
     detail: Readable | None = None
+    reused: Reused | None = None
 
 
 class Passed(Frozen):
@@ -197,6 +223,13 @@ Outcome = Annotated[Passed | Failed | Skipped | Errored | Cancelled, Field(discr
 
 OUTCOME: TypeAdapter[Passed | Failed | Skipped | Errored | Cancelled] = TypeAdapter(Outcome)
 """Parses and prints any outcome."""
+
+
+def reused_of(outcome: Passed | Failed | Skipped | Errored | Cancelled | None) -> Reused | None:
+    """Returns the attempt whose verdict a job has that was not run; None for any other job."""
+    if outcome is None or isinstance(outcome, Cancelled):
+        return None
+    return outcome.evidence.reused
 
 
 def label(outcome: Passed | Failed | Skipped | Errored | Cancelled) -> str:

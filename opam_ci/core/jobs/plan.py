@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from pydantic import Field
+
 from opam_ci.core.jobs.build import Revdep
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import (
@@ -24,16 +26,43 @@ ANALYSIS = Job(platform="", package="", kind=JobKind.ANALYSIS)
 """The one analysis job of a head."""
 
 
+class KnownVerdict(Frozen):
+    """The verdict of a job with the same inputs.
+
+    Attributes:
+        outcome: Its outcome; the evidence says where it ran.
+        log: Key of the log of the attempt that ran, None if it wrote none.
+    """
+
+    outcome: Passed | Failed | Skipped = Field(discriminator="kind")
+    log: str | None
+
+    @property
+    def label(self) -> str:
+        """Its standing and reason, as `PlannedJob.audits` has them."""
+        match self.outcome:
+            case Failed(reason=reason) | Skipped(reason=reason):
+                return f"{self.outcome.kind} {reason}"
+            case Passed():
+                return "passed"
+
+
 class PlannedJob(Frozen):
     """A job to be added to the index.
 
     Attributes:
         job: The job.
         needs: The job that must pass first.
+        plan_key: What its verdict depends on, None if that is not known; see `core/reuse`.
+        verdict: The verdict of a job with the same key, if it has that without being run.
+        audits: Label of such a verdict, if the job runs all the same to be compared with it.
     """
 
     job: Job
     needs: Job | None = None
+    plan_key: str | None = None
+    verdict: KnownVerdict | None = None
+    audits: str | None = None
 
 
 def planned_jobs(

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import Job, Phase
-from opam_ci.core.jobs.outcome import Outcome
+from opam_ci.core.jobs.outcome import Outcome, Reused
 from opam_ci.core.jobs.summary import JobStatus, Rows, Standing, State
 from opam_ci.core.model import Frozen
 from opam_ci.core.submission.result import ChangeKind
@@ -54,6 +54,11 @@ class RevisionKey(Frozen):
         if (self.number is None) == (self.branch is None):
             raise ValueError("a revision belongs to either a pull request or a branch")
         return self
+
+    @classmethod
+    def of(cls, reused: Reused) -> Self:
+        """Returns the testing in which an attempt ran."""
+        return cls.model_validate(reused.model_dump(include=set(cls.model_fields)))
 
     @property
     def target(self) -> str:

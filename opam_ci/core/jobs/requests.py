@@ -63,6 +63,18 @@ class PullRequestRef(Frozen):
         return f"{self.owner}/{self.repo}{mark}"
 
 
+class Surroundings(Frozen):
+    """What all jobs of a check have in common, as far as it decides their solutions.
+
+    Attributes:
+        archive_mirrors: URLs for opam's `archive-mirrors`.
+        only_mirrored: Whether builds see only packages whose sources a mirror has.
+    """
+
+    archive_mirrors: tuple[str, ...] = ()
+    only_mirrored: bool = False
+
+
 class CheckOptions(Frozen):
     """How a head is checked.
 
@@ -74,6 +86,7 @@ class CheckOptions(Frozen):
         unavailable: What a package is that is available on none of the platforms: a skip or a
             failure.
         build_cache: Whether compiled dependencies may come from a worker's cache.
+        reuse_verdicts: Whether a job with the same inputs as one that ran takes its verdict.
         retry: Backoff of infrastructure faults.
         timeouts: Limits by phase.
         heartbeat_timeout: Silence after which a worker counts as lost.
@@ -87,10 +100,18 @@ class CheckOptions(Frozen):
     only_mirrored: bool = False
     unavailable: Unavailable = "skip"
     build_cache: bool = True
+    reuse_verdicts: bool = True
     retry: RetrySettings = RetrySettings()
     timeouts: PhaseTimeouts = PhaseTimeouts()
     heartbeat_timeout: timedelta = timedelta(seconds=60)
     keep_open: bool = True
+
+    @property
+    def reuse(self) -> Surroundings | None:
+        """What all jobs have in common for their plan keys; None for no keys."""
+        if not self.reuse_verdicts:
+            return None
+        return Surroundings(archive_mirrors=self.archive_mirrors, only_mirrored=self.only_mirrored)
 
 
 class Origin(Frozen):

@@ -100,6 +100,7 @@ class JobStatus(Frozen):
         next_attempt_at: Time of the automatic retry, for `RETRYING`.
         log: Key of the last attempt's log.
         cpu_seconds: Processor time of the attempt that decided it, None if unknown.
+        image: Fingerprint of the image that this attempt ran in, None if unknown.
     """
 
     job: Job
@@ -118,6 +119,7 @@ class JobStatus(Frozen):
     next_attempt_at: datetime | None = None
     log: str | None = None
     cpu_seconds: float | None = None
+    image: str | None = None
 
     @property
     def standing(self) -> Standing:

@@ -157,6 +157,7 @@ class JobTable:
             phase=None,
             log=report.log or row.log,
             cpu_seconds=report.cpu_seconds,
+            image=report.image,
         )
 
     def settle(self, job_id: str, outcome: Outcome, at: datetime) -> None:
@@ -169,6 +170,7 @@ class JobTable:
             decided_at=at,
             next_attempt_at=None,
             cpu_seconds=None,
+            image=None,
         )
 
     def cancel_undecided(self, outcome: Cancelled, at: datetime) -> None:

@@ -16,6 +16,7 @@ from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.model import Frozen
 from opam_ci.core.pages.model import AuditEntry, WrongVerdict
 from opam_ci.core.pages.waiting import WaitReason
+from opam_ci.core.reuse.settled import Audits
 
 ROWS_SHOWN = 10
 """Rows of most lists: an operator reads the first ones, and commands list all."""
@@ -218,6 +219,7 @@ class Quality(Frozen):
             most.
         green_unbuilt_number: All of these.
         wrong: Verdicts that maintainers call wrong, the newest first; `ROWS_SHOWN` at most.
+        audits: How often verdicts of jobs with the same inputs were compared, 30 days.
     """
 
     judged_again: tuple[AttemptMark, ...] = ()
@@ -225,6 +227,7 @@ class Quality(Frozen):
     green_unbuilt: tuple[GreenUnbuilt, ...] = ()
     green_unbuilt_number: int = Field(default=0, ge=0)
     wrong: tuple[WrongVerdict, ...] = ()
+    audits: Audits = Audits()
 
 
 class Quantiles(Frozen):

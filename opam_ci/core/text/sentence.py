@@ -3,7 +3,7 @@
 from collections import Counter
 from datetime import datetime
 
-from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.outcome import Cause, Outcome, reused_of
 from opam_ci.core.jobs.summary import JobState, JobStatus, Standing, State, Summary
 from opam_ci.core.printable import clip, flat
 from opam_ci.core.text.result import (
@@ -21,6 +21,9 @@ STATUS_LIMIT = 140
 
 SENTENCE_LIMIT = 200
 """Characters of the sentence of a page."""
+
+_NAME_LIMIT = 60
+"""Characters of a branch's name in a sentence."""
 
 _LINE_LIMIT = 500
 """Characters of the sentence on a terminal."""
@@ -114,17 +117,27 @@ def job_sentence(row: JobStatus) -> str:
         return clip(_undecided(row), SENTENCE_LIMIT)
     match outcome.kind:
         case "passed":
-            text = "Passed."
+            text = f"Passed{_as_before(outcome)}."
         case "failed":
-            text = f"Failed ({outcome.reason}): {flat(reason_line(outcome))}"
+            before = _as_before(outcome)
+            text = f"Failed ({outcome.reason}){before}: {flat(reason_line(outcome))}"
         case "skipped":
-            text = f"Skipped, {SKIP_TEXTS[outcome.reason]}: {flat(reason_line(outcome))}"
+            why = f"{SKIP_TEXTS[outcome.reason]}{_as_before(outcome)}"
+            text = f"Skipped, {why}: {flat(reason_line(outcome))}"
         case "errored":
             cause = CAUSE_TEXTS[outcome.cause]
             text = f"Internal CI error, not your package: {cause}: {flat(reason_line(outcome))}"
         case "cancelled":
             text = f"Cancelled: {reason_line(outcome)}."
     return clip(text, SENTENCE_LIMIT)
+
+
+def _as_before(outcome: Outcome) -> str:
+    """Returns where a job ran whose verdict this is; empty if it is the job's own."""
+    if (reused := reused_of(outcome)) is None:
+        return ""
+    where = f"#{reused.number}" if reused.branch is None else clip(reused.branch, _NAME_LIMIT)
+    return f", as with the same inputs for {where} on {reused.ended_at:%d %B %Y}"
 
 
 def _undecided(row: JobStatus) -> str:

@@ -8,6 +8,11 @@ from opam_ci.core.text.durations import seconds
 _IDS_SHOWN = 5
 
 
+def reused_notice(number: int) -> str:
+    """Returns a notice on jobs that were not run, since one with the same inputs was."""
+    return f"{jobs_text(number)} not run: jobs with the same inputs ran before"
+
+
 def taken_sentence(name: str, taken: Taken, update: RestartUpdate | CancelUpdate) -> str:
     """Returns what was taken, or would be, such as `214 jobs of o/r/7 would be restarted`.
 

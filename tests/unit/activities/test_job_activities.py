@@ -9,9 +9,11 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from opam_ci.activities import jobs as activities
-from opam_ci.clients.index import Index
+from opam_ci.activities import reuse
+from opam_ci.clients.git.exported import reach_key
+from opam_ci.clients.index import Index, JobFilter, RevisionFilter
 from opam_ci.clients.logs.store import ArtifactStore
-from opam_ci.core.jobs.build import Revdep, RevdepList
+from opam_ci.core.jobs.build import NOT_BUILT, Revdep, RevdepList, listing_key
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.hold import Author
 from opam_ci.core.jobs.job import Job, JobKind
@@ -34,9 +36,13 @@ from opam_ci.core.jobs.outcome import (
     SkipReason,
 )
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
+from opam_ci.core.jobs.requests import Surroundings
 from opam_ci.core.jobs.selector import JobSelector, RestartSelector
 from opam_ci.core.jobs.summary import JobState, JobStatus, total
 from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.core.reuse.plan_key import Keys
+from opam_ci.core.reuse.reach import Reachable
+from opam_ci.core.reuse.settled import Audits
 from opam_ci.core.submission.result import ChangedPackage, ChangeKind
 from tests.support.fakes.queue import all_served
 
@@ -202,3 +208,172 @@ def test_a_cancel_reads_back_as_it_was_sent() -> None:
         read = ChangeJobs.model_validate_json(sent.model_dump_json())
         assert read.selector.model_dump().items() >= selector.model_dump().items()
     assert Cancelled(by=sent.by).by == "request"
+
+
+REACHABLE = Reachable(
+    plain={"a": "1", "b": "2", "x": "3", "ocaml": "4"}, tested={}, dependents={"a": "5", "b": "6"}
+)
+IMAGE = "0" * 16
+LISTED = RevdepList(revdeps=(Revdep(package="x.1", has_tests=False),), flagged=("y.1",))
+
+
+def reusing(number: int, *packages: str, round_: int = 1) -> PlanJobs:
+    changes = {"number": number, "opened_at": NOON + timedelta(hours=number)}
+    testing = KEY.model_copy(update=changes)
+    # A pool of root file systems: its image is no job.
+    changed = {"key": testing, "reuse": Surroundings(), "round": round_, "lint": False}
+    return plan(*packages).model_copy(update=changed)
+
+
+async def planned(
+    given: activities.JobActivities, task: PlanJobs, reachable: bytes | None = None
+) -> dict[str, str]:
+    """Plans, twice, and returns the standings of all jobs."""
+    text = REACHABLE.model_dump_json().encode() if reachable is None else reachable
+    await given._store.put(reach_key(task.key), text)
+    for _ in range(2):
+        await ActivityEnvironment().run(given.plan_jobs, task)
+    wanted = JobFilter(of=RevisionFilter(revision=task.key))
+    return {
+        f"{each.status.job.kind} {each.status.job.revdep or each.status.job.package}": (
+            each.status.standing
+        )
+        for each in given._index.jobs(wanted).items
+    }
+
+
+async def run_all(given: activities.JobActivities, task: PlanJobs) -> None:
+    """Has all queued jobs of a testing pass, and stores what their listings found."""
+    page = await given.take_jobs(TakeJobs(key=task.key, platform=PLATFORM.name, limit=1000))
+    rows = [
+        JobStatus(
+            job=each.job,
+            state=JobState.DECIDED,
+            outcome=Passed(evidence=Evidence(rule="x")),
+            attempt=1,
+            round=each.round,
+            image=IMAGE,
+            log=f"logs/{task.key.number}/{each.job.kind}-{each.job.package}",
+            attempt_started_at=datetime.now(UTC),
+            decided_at=datetime.now(UTC),
+        )
+        for each in page.jobs
+    ]
+    for row in rows:
+        if row.job.kind is JobKind.LIST_REVDEPS:
+            assert row.log is not None
+            await given._store.put(listing_key(row.log), LISTED.model_dump_json().encode())
+    given._index.record(
+        RowBatch(
+            key=task.key,
+            rows=tuple(rows),
+            sequence=1,
+            updated_at=datetime.now(UTC),
+            pools={PLATFORM.name: PLATFORM.pool},
+        )
+    )
+
+
+@pytest.fixture
+async def first(given: activities.JobActivities, monkeypatch: pytest.MonkeyPatch) -> PlanJobs:
+    """A head whose jobs have all run, those on reverse dependencies included."""
+    monkeypatch.setattr(reuse, "is_audited", lambda *_: False)
+    task = reusing(1, "a.1")
+    assert await planned(given, task) == QUEUED
+    await run_all(given, task)
+    revdeps = PlanRevdeps(
+        key=task.key,
+        platform=PLATFORM.name,
+        package="a.1",
+        listing=listing_key("logs/1/list-revdeps-a.1"),
+        round=1,
+        on=PLATFORM,
+        reuse=task.reuse,
+    )
+    await ActivityEnvironment().run(given.plan_revdeps, revdeps)
+    await run_all(given, task)
+    return task
+
+
+QUEUED = {"build a.1": "queued", "test a.1": "queued", "list-revdeps a.1": "queued"}
+PASSED = dict.fromkeys((*QUEUED, "revdep x.1"), "passed")
+
+
+@pytest.mark.usefixtures("first")
+async def test_jobs_with_the_same_inputs_take_the_verdicts_of_those_that_ran(
+    given: activities.JobActivities,
+) -> None:
+    again = reusing(2, "a.1")
+    # With its reverse dependencies: no worker has to list them.
+    assert await planned(given, again) == PASSED
+    found = await ActivityEnvironment().run(given.plan_jobs, again)
+    assert found.notices == (
+        f"{PLATFORM.name}: 1 revdeps of a.1 {NOT_BUILT}",
+        "4 jobs not run: jobs with the same inputs ran before",
+    )
+    more = await planned(given, reusing(3, "a.1", "b.1"))
+    assert more == {
+        "build a.1": "passed",
+        "test a.1": "passed",
+        **{name.replace("a.1", "b.1"): "queued" for name in QUEUED},
+        # One of `b.1`'s may be one of `a.1`'s.
+        "list-revdeps a.1": "queued",
+    }
+
+
+@pytest.mark.usefixtures("first")
+async def test_other_inputs_run(given: activities.JobActivities) -> None:
+    moved = REACHABLE.model_copy(update={"plain": {**REACHABLE.plain, "x": "new"}})
+    text = moved.model_dump_json().encode()
+    # The listing was the same all the same: it is the digest of dependents that says so.
+    assert await planned(given, reusing(2, "a.1"), text) == {**PASSED, "revdep x.1": "queued"}
+
+
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"plain": 1}'])
+async def test_keys_that_cannot_be_read_cost_a_run(
+    given: activities.JobActivities, text: bytes
+) -> None:
+    assert await planned(given, reusing(2, "a.1"), text) == QUEUED
+
+
+@pytest.mark.usefixtures("first")
+async def test_keys_that_are_missing_cost_a_run(given: activities.JobActivities) -> None:
+    await ActivityEnvironment().run(given.plan_jobs, reusing(2, "a.1"))
+    page = await given.take_jobs(TakeJobs(key=reusing(2).key, platform=PLATFORM.name, limit=1000))
+    assert len(page.jobs) == len(QUEUED)
+
+
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize("text", [b"{", None])
+async def test_a_listing_that_is_gone_or_torn_is_made_anew(
+    given: activities.JobActivities, text: bytes | None
+) -> None:
+    key = listing_key("logs/1/list-revdeps-a.1")
+    if text is None:
+        await given._store.delete(key)
+    else:
+        await given._store.put(key, text)
+    found = await planned(given, reusing(2, "a.1"))
+    assert found == {**QUEUED, "build a.1": "passed", "test a.1": "passed"}
+
+
+@pytest.mark.usefixtures("first")
+async def test_a_restart_and_the_switch_run_all(given: activities.JobActivities) -> None:
+    off = reusing(2, "a.1").model_copy(update={"reuse": None})
+    assert await planned(given, off) == QUEUED
+    assert await planned(given, reusing(3, "a.1", round_=2)) == QUEUED
+
+
+@pytest.mark.usefixtures("first")
+async def test_an_audited_job_runs_and_is_compared(
+    given: activities.JobActivities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited = Keys(REACHABLE, PLATFORM, Surroundings(), ("a.1",)).of(
+        Job(platform=PLATFORM.name, package="a.1", kind=JobKind.BUILD)
+    )
+    monkeypatch.setattr(reuse, "is_audited", lambda key, _: key == audited)
+    second = reusing(2, "a.1")
+    assert await planned(given, second) == {**PASSED, "build a.1": "queued"}
+    await run_all(given, second)
+    assert given._index.ops_page(datetime.now(UTC)).quality.audits == Audits(compared=1)

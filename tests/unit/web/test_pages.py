@@ -19,7 +19,8 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.outcome import Cause, Evidence, Passed, Reused
+from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
 from opam_ci.core.jobs.records import RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus
 from opam_ci.web.action_service import routes_beside_pages
@@ -268,6 +269,31 @@ def test_a_job_shows_with_what_it_was_built_and_what_differs_from_where_it_passe
     assert found["changes"] == [{"name": "dune", "before": "3.17.2", "now": "3.19.0"}]
     assert [each["text"] for each in found["new_lines"]] == [world.ERROR, f"Error {world.ERROR}"]
     assert filled.get(f"{PREFIX}{JOB}/attempt?attempt=7-7").status_code == 404
+
+
+def test_a_job_that_was_not_run_leads_to_the_one_that_was(filled: httpx.Client, site: Site) -> None:
+    ran = world.key_of(world.OLD)
+    reused = Reused(**ran.model_dump(), round=1, attempt=1, ended_at=ran.opened_at)
+    outcome = Passed(evidence=Evidence(rule="installed", reused=reused))
+    job = Job(platform=world.PLATFORMS[0], package="new.1", kind=JobKind.BUILD)
+    index = Index.open(site.sources.index_url)
+    index.plan(
+        world.key_of(world.NEW),
+        [PlannedJob(job=job, plan_key="k", verdict=KnownVerdict(outcome=outcome, log="logs/x"))],
+        round_=1,
+        origin=None,
+        at=ran.opened_at,
+    )
+    index.close()
+    page = filled.get(JOB.replace("cppo.1.8.0", "new.1"))
+    assert page.status_code == 200
+    words = f"Passed, as with the same inputs for #{world.NUMBER} on {ran.opened_at:%d %B %Y}."
+    assert words in page.text
+    assert "This job was not run." in page.text
+    there = JOB.replace("cppo.1.8.0", "new.1").rpartition("/job/")[2]
+    assert f'href="/{world.REPOSITORY}/commit/{world.OLD}/job/{there}"' in page.text
+    # One that ran does not say so.
+    assert "was not run" not in filled.get(JOB).text
 
 
 def test_lint_findings_lead_to_their_lines(filled: httpx.Client) -> None:

@@ -38,6 +38,7 @@ from opam_ci.core.classify.preparation import (
 )
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, RevdepList
+from opam_ci.core.jobs.build_keys import are_fixed
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.facts import BuildEnvironment, BuildFacts, OpamAction
 from opam_ci.core.jobs.job import PACKAGE_PHASES, JobKind, Phase
@@ -138,6 +139,8 @@ class JobRun:
         self._reinstall = kinds.target(spec) in base.installed
         self._solution: tuple[str, ...] = ()
         self._changed: tuple[str, ...] = ()
+        # So is what has no sources.
+        self._is_fixed = True
         self._steps = 0
         # Facts by name: `package_known` after the solver's exit code 5; `checksum_repeats` after
         # opam refused a source for its checksum; those of `network_probe` after any other failed
@@ -177,6 +180,7 @@ class JobRun:
                 compiler=tuple(sorted(self._base.installed)),
                 solution=self._solution,
                 changed=self._changed,
+                is_fixed=self._is_fixed,
             ),
         )
         return BuildReport(facts=facts, logs=self._transcript.texts, listing=self._listing)
@@ -226,6 +230,10 @@ class JobRun:
     async def _prepare_system(self, cache: DependencyCache | None) -> bool:
         """Installs system packages, and puts cached dependencies over them."""
         files = await self._opam_files(*self._solution)
+        # A package without a file may be anything.
+        self._is_fixed = len(files) == len(self._solution) and await asyncio.to_thread(
+            are_fixed, files.values()
+        )
         if cache is not None:
             await cache.seal_plain(self._solution)
         # A package without a file may have any.

@@ -15,6 +15,7 @@ from opam_ci.core.jobs.outcome import (
     FailureReason,
     Outcome,
     Passed,
+    Reused,
     Skipped,
     SkipReason,
 )
@@ -126,6 +127,22 @@ def test_a_worker_with_faults_is_named() -> None:
 )  # fmt: skip
 def test_the_sentence_of_a_job(of: JobStatus, words: str) -> None:
     assert job_sentence(of) == words
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (PASSED, "Passed, as with the same inputs for {} on 04 May 2026."),
+        (FAILED, "Failed (build), as with the same inputs for {} on 04 May 2026: it broke"),
+    ],
+)
+def test_the_sentence_of_a_job_that_was_not_run(outcome: Passed | Failed, words: str) -> None:
+    of_branch = {"number": None, "branch": "b" * 99}
+    for where, changes in (("#1", {}), (f"{'b' * 59}…", of_branch)):
+        reused = Reused(**KEY.model_dump() | changes, round=1, attempt=1, ended_at=NOON)
+        evidence = EVIDENCE.model_copy(update={"reused": reused})
+        sentence = job_sentence(row(outcome.model_copy(update={"evidence": evidence})))
+        assert sentence == words.format(where)
 
 
 def test_a_long_line_is_cut() -> None:

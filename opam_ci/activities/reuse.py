@@ -1,0 +1,149 @@
+"""Planning with what is known: a job with the same inputs as one that ran takes its verdict."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from pydantic import ValidationError
+
+from opam_ci.clients.git.exported import reach_key
+from opam_ci.clients.index import Index
+from opam_ci.clients.logs.store import ArtifactStore, MissingKeyError
+from opam_ci.clients.threads import INDEX
+from opam_ci.core.jobs.build import RevdepList, listing_key
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.messages import PlanJobs, PlanRevdeps
+from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
+from opam_ci.core.jobs.records import RevisionKey, revision_folder
+from opam_ci.core.platforms.model import Platform
+from opam_ci.core.reuse.plan_key import Keys
+from opam_ci.core.reuse.reach import Reachable
+from opam_ci.core.reuse.settled import is_audited
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _OnPlatform:
+    keys: Keys
+    image: str | None
+
+
+class Reuse:
+    """Gives planned jobs their plan keys, and verdicts that hold for them.
+
+    Args:
+        index: Has the verdicts.
+        store: Has listings of reverse dependencies.
+        testing: For which jobs are planned.
+        platforms: What is known of each, by its name; none for no keys.
+
+    Attributes:
+        listings: Of those jobs that took the verdict of a listing: their reverse dependencies are
+            to be planned, too.
+        reused: How many jobs took a verdict.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        store: ArtifactStore,
+        testing: RevisionKey,
+        platforms: dict[str, _OnPlatform],
+    ) -> None:
+        self._index = index
+        self._store = store
+        self._testing = revision_folder(testing)
+        self._platforms = platforms
+        self.listings: dict[Job, RevdepList] = {}
+        self.reused = 0
+
+    @classmethod
+    async def of(
+        cls,
+        message: PlanJobs | PlanRevdeps,
+        platforms: Iterable[Platform],
+        index: Index,
+        store: ArtifactStore,
+    ) -> Self:
+        """Reads what the keys of a head's jobs are made of.
+
+        Where that is missing or cannot be read, all jobs run.
+
+        Args:
+            message: The plan. A restart always runs its jobs.
+            platforms: Each in the pool that was chosen for it.
+            index: The index.
+            store: The store.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        known: dict[str, _OnPlatform] = {}
+        reachable = None
+        if message.reuse is not None and (platforms := tuple(platforms)):
+            reachable = await _reachable(store, message.key)
+        submitted = message.submitted if isinstance(message, PlanJobs) else ()
+        if reachable is not None and message.reuse is not None:
+            for one in platforms:
+                keys = Keys(reachable, one, message.reuse, submitted)
+                image = await INDEX.run(index.image_of, one.name, one.pool)
+                # A key is written down in any case: a later testing may use the verdict.
+                known[one.name] = _OnPlatform(keys, image if message.round == 1 else None)
+        return cls(index, store, message.key, known)
+
+    async def complete(self, jobs: Iterable[PlannedJob], now: datetime) -> list[PlannedJob]:
+        """Returns jobs with their keys, and with verdicts where some hold.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        keyed = [self._keyed(each) for each in jobs]
+        verdicts: dict[str, KnownVerdict] = {}
+        for name, on in self._platforms.items():
+            wanted = {
+                each.plan_key for each in keyed if each.plan_key and each.job.platform == name
+            }
+            if on.image is not None and wanted:
+                verdicts |= await INDEX.run(self._index.settled, wanted, on.image, now)
+        return [await self._with_verdict(each, verdicts) for each in keyed]
+
+    def _keyed(self, planned: PlannedJob) -> PlannedJob:
+        on = self._platforms.get(planned.job.platform)
+        key = None if on is None else on.keys.of(planned.job)
+        return planned if key is None else planned.model_copy(update={"plan_key": key})
+
+    async def _with_verdict(
+        self, planned: PlannedJob, verdicts: dict[str, KnownVerdict]
+    ) -> PlannedJob:
+        key = planned.plan_key
+        if key is None or (verdict := verdicts.get(key)) is None:
+            return planned
+        if is_audited(key, self._testing):
+            return planned.model_copy(update={"audits": verdict.label})
+        if planned.job.kind is JobKind.LIST_REVDEPS and verdict.outcome.kind == "passed":
+            listing = await self._listing(verdict)
+            if listing is None:
+                return planned
+            self.listings[planned.job] = listing
+        self.reused += 1
+        return planned.model_copy(update={"verdict": verdict})
+
+    async def _listing(self, verdict: KnownVerdict) -> RevdepList | None:
+        if verdict.log is None:
+            return None
+        try:
+            return RevdepList.model_validate_json(await self._store.get(listing_key(verdict.log)))
+        except (MissingKeyError, ValidationError):
+            return None
+
+
+async def _reachable(store: ArtifactStore, testing: RevisionKey) -> Reachable | None:
+    try:
+        return Reachable.model_validate_json(await store.get(reach_key(testing)))
+    except (InfrastructureError, ValidationError) as error:
+        _log.warning("no verdict is used again at %s: %s", testing.head, error)
+        return None

@@ -1,0 +1,115 @@
+"""Jobs with the same inputs as ones that ran: a real Temporal server, real builds, a real index."""
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from opam_ci.core.jobs.job import Job
+from tests.e2e.conftest import System, result
+from tests.support.fakes import opam_repository
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+ECHO = 'build: ["sh" "-c" "echo built"]\n'
+TESTED = f'{ECHO}run-test: ["sh" "-c" "echo tested"]\n'
+FAILS = 'build: ["sh" "-c" "echo it is broken; exit 3"]\n'
+BASE = {
+    **opam_repository.package("dep.1", ECHO),
+    **opam_repository.package("user.1", f'depends: "lib"\n{ECHO}'),
+    **opam_repository.package("broken.1", f'depends: "lib"\n{FAILS}'),
+}
+TOPIC = {
+    **opam_repository.package("lib.1", f'depends: "dep"\n{TESTED}'),
+    **opam_repository.package("alone.1", TESTED),
+    **opam_repository.package("other.1", ECHO),
+}
+CHANGED = opam_repository.package("other.1", f"x-changed: true\n{ECHO}")
+
+
+class Checks:
+    """A repository, and checks of its branch, each compared with the index."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self.repo = opam_repository.write(system.home / "reuse", BASE, {"topic": TOPIC})
+
+    def check(self, *words: str, exits: int) -> tuple[set[str], set[str], dict[str, Any]]:
+        """Checks the branch.
+
+        Returns:
+            The jobs that ran, those that did not, and the rows of all.
+        """
+        where = ("--repo", str(self.repo), "--branch", "topic", "--revdeps", "--lower-bounds")
+        done = self._system.run("check", "--json", *where, *words, check=exits)
+        jobs = {
+            Job.model_validate(row["job"]).id: row
+            for row in result(done)["jobs"]
+            if row["job"]["kind"] not in {"analysis", "lint"}
+        }
+        audited = self._audited(result(done)["head"])
+        reused = {
+            name for name, row in jobs.items() if row["outcome"].get("evidence", {}).get("reused")
+        }
+        assert not reused & audited
+        return jobs.keys() - reused - audited, reused | audited, jobs
+
+    def _audited(self, head: str) -> set[str]:
+        """Returns jobs that ran only to be compared: few, and chosen by chance."""
+        with closing(sqlite3.connect(self._system.home / "index.sqlite")) as index:
+            query = (
+                "SELECT name FROM jobs JOIN revisions ON revisions.id = revision_id "
+                "WHERE head = ? AND audits IS NOT NULL"
+            )
+            return {name for (name,) in index.execute(query, (head,))}
+
+
+@pytest.fixture
+def checks(system: System) -> Checks:
+    system.start_worker()
+    return Checks(system)
+
+
+def short(names: set[str]) -> set[str]:
+    """Returns ids of jobs without their platform."""
+    return {" ".join(word for word in name.split() if "/" not in word) for name in names}
+
+
+def test_a_head_runs_what_no_head_before_ran(checks: Checks, system: System) -> None:
+    ran, reused, jobs = checks.check(exits=1)
+    assert reused == set()
+    everything = short(ran)
+    assert {"build lib.1", "test lib.1", "lower-bounds lib.1", "revdep lib.1 user.1"} <= everything
+
+    # The same head again: a failure counts once it was seen twice.
+    ran, reused, jobs = checks.check(exits=1)
+    assert short(ran) == {"revdep lib.1 broken.1"}
+    assert short(ran | reused) == everything
+    ran, reused, jobs = checks.check(exits=1)
+    assert ran == set()
+    broken = next(name for name in jobs if "broken.1" in name)
+    assert jobs[broken]["outcome"]["reason"] == "build"
+    log = system.run("log", "local/reuse/branch-topic", broken, check=0)
+    assert "it is broken" in log.stdout
+
+    # Another head, which changes one package of three.
+    opam_repository.add_branch(checks.repo, "topic", TOPIC | CHANGED)
+    ran, reused, _ = checks.check(exits=1)
+    listings = {f"list-revdeps {name}.1" for name in ("lib", "alone", "other")}
+    of_other = {f"{kind} other.1" for kind in ("build", "lower-bounds")}
+    assert short(ran) - listings == of_other
+    assert len(ran) <= 0.4 * len(ran | reused)
+
+    # The base moves, below one of the packages.
+    moved = opam_repository.package("dep.2", ECHO)
+    opam_repository.add_branch(checks.repo, "master", moved)
+    opam_repository.add_branch(checks.repo, "topic", TOPIC | CHANGED)
+    ran, reused, jobs = checks.check(exits=1)
+    assert {name for name in short(ran) - listings if " lib.1" not in name} == set()
+    assert {"build lib.1", "test lib.1", "revdep lib.1 user.1"} <= short(ran)
+    assert all(row["outcome"]["kind"] != "errored" for row in jobs.values())
+
+    # Off by a switch.
+    ran, reused, _ = checks.check("--no-reuse", exits=1)
+    assert reused == set()

@@ -1,0 +1,232 @@
+"""Verdicts that hold for jobs with the same inputs; on SQLite and PostgreSQL."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import pytest
+
+from opam_ci.clients.index import Index
+from opam_ci.core.jobs.job import Job
+from opam_ci.core.jobs.messages import ChangeJobs
+from opam_ci.core.jobs.outcome import Failed, FailureReason, Outcome, Passed, Reused, SkipReason
+from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob, depends_on
+from opam_ci.core.jobs.records import RevisionKey, RowBatch
+from opam_ci.core.jobs.selector import RestartSelector, RestartWhich
+from opam_ci.core.jobs.summary import Standing
+from opam_ci.core.reuse.settled import MAX_AGE, Audits
+from tests.support.fakes.queue import (
+    DNS,
+    FAILED,
+    KEY,
+    NO_SOLUTION,
+    NOON,
+    OTHER,
+    PASSED,
+    WHY,
+    P,
+    Q,
+    after,
+    build,
+    decided,
+    its_test,
+    labels,
+    records,
+    taken,
+)
+
+IMAGE, POOL = "0123456789abcdef", "pool"
+BUILD = build()
+THIRD = KEY.model_copy(update={"number": 3})
+
+
+def plan(
+    index: Index,
+    jobs: Iterable[PlannedJob],
+    *,
+    key: RevisionKey = KEY,
+    round_: int = 1,
+    at: datetime = NOON,
+) -> None:
+    index.plan(key, jobs, round_=round_, origin=None, at=at)
+
+
+def keyed(job: Job = BUILD, plan_key: str = "k", **words: object) -> PlannedJob:
+    planned = PlannedJob(job=job, needs=depends_on(job), plan_key=plan_key)
+    return planned.model_copy(update=words)
+
+
+def ran(  # noqa: PLR0913 - what an attempt has
+    index: Index,
+    outcome: Outcome = PASSED,
+    *,
+    job: Job = BUILD,
+    key: RevisionKey = OTHER,
+    round_: int = 1,
+    image: str | None = IMAGE,
+    ended_at: datetime = NOON,
+    log: str | None = "logs/l",
+    pool: str = POOL,
+) -> None:
+    """Records an attempt of a job that was planned."""
+    row = decided(
+        job, outcome, attempt=1, round=round_, image=image, decided_at=ended_at, log=log
+    ).model_copy(update={"attempt_started_at": ended_at})
+    batch = RowBatch(
+        key=key, rows=(row,), sequence=1, updated_at=ended_at, pools={job.platform: pool}
+    )
+    index.record(batch)
+
+
+def holds(index: Index, plan_key: str = "k", now: datetime = NOON) -> KnownVerdict | None:
+    return index.settled([plan_key, "unknown"], IMAGE, now).get(plan_key)
+
+
+def audits(index: Index, now: datetime = NOON) -> Audits:
+    return index.ops_page(now).quality.audits
+
+
+def test_a_verdict_holds_for_jobs_with_its_key(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    assert holds(index) is None
+    ran(index, ended_at=after(3))
+    found = holds(index, now=after(4))
+    assert found is not None
+    assert found.log == "logs/l"
+    assert found.label == "passed"
+    assert isinstance(found.outcome, Passed)
+    assert found.outcome.evidence.reused == Reused(
+        **OTHER.model_dump(), round=1, attempt=1, ended_at=after(3)
+    )
+    assert found.outcome.evidence.rule == WHY.rule
+    assert holds(index, "other") is None
+    assert holds(index, now=after(4) + MAX_AGE) is None
+
+
+def test_a_job_with_a_verdict_is_never_queued(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    ran(index)
+    verdict = holds(index)
+    jobs = [keyed(verdict=verdict), keyed(its_test(BUILD), "t"), PlannedJob(job=build("b.1"))]
+    for _ in range(2):
+        plan(index, jobs, at=after(5))
+        assert labels(index) == {
+            BUILD.id: "passed",
+            its_test(BUILD).id: "queued",
+            build("b.1").id: "queued",
+        }
+        row = records(index)[BUILD.id].status
+        # The log of the other one goes with its testing, and not with this one.
+        assert (row.log, row.attempt, row.decided_at) == (None, 0, after(5))
+        assert row.outcome == (verdict and verdict.outcome)
+    # What needs it runs.
+    assert [each.job.id for each in taken(index)] == [its_test(BUILD).id, build("b.1").id][::-1]
+    assert all(each.inherited_outcome is None for each in taken(index))
+    # It is no verdict of its own: what holds for others is the attempt that ran.
+    assert holds(index) == verdict
+    ran(index, FAILED, key=OTHER, round_=2)
+    assert holds(index) is None
+
+
+def test_a_reused_failure_has_its_reason_and_its_group(index: Index) -> None:
+    for number, key in enumerate((OTHER, THIRD)):
+        plan(index, [keyed()], key=key)
+        ran(index, FAILED, key=key, ended_at=after(number))
+        assert (holds(index, now=after(2)) is not None) == (key == THIRD)
+    verdict = holds(index, now=after(2))
+    assert verdict is not None
+    assert isinstance(verdict.outcome, Failed)
+    assert verdict.label == "failed build"
+    plan(index, [keyed(verdict=verdict)], at=after(3))
+    assert labels(index) == {BUILD.id: "failed(build)"}
+
+
+def test_a_restart_runs_it(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    ran(index)
+    plan(index, [keyed(verdict=holds(index))])
+    everything = RestartSelector(which=RestartWhich.ALL)
+    index.requeue(ChangeJobs(key=KEY, selector=everything, round=2), after(1))
+    assert labels(index) == {BUILD.id: "queued"}
+    ran(index, FAILED, key=KEY, round_=2)
+    # Both verdicts with the same inputs.
+    assert holds(index) is None
+
+
+@pytest.mark.parametrize("outcome", [DNS, FAILED.model_copy(update={"reason": "timeout"})])
+def test_other_outcomes_hold_for_nobody(index: Index, outcome: Outcome) -> None:
+    for key in (OTHER, THIRD):
+        plan(index, [keyed()], key=key)
+        ran(index, outcome, key=key)
+    assert holds(index) is None
+
+
+def test_a_round_with_another_key_says_nothing(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    ran(index)
+    plan(index, [keyed(plan_key="k2")], key=OTHER, round_=2)
+    assert (holds(index), holds(index, "k2")) == (None, None)
+    ran(index, NO_SOLUTION, round_=2)
+    found = holds(index, "k2")
+    assert found is not None
+    assert found.label == f"skipped {SkipReason.NO_SOLUTION}"
+    assert holds(index) is None
+
+
+def test_the_image_is_that_of_the_platforms_last_job(index: Index) -> None:
+    assert index.image_of(P, POOL) is None
+    other = build("b.1")
+    elsewhere = build(platform=Q)
+    plan(index, [keyed(), keyed(other, "b"), keyed(elsewhere, "q")], key=OTHER)
+    ran(index, image=None)
+    assert index.image_of(P, POOL) is None
+    assert holds(index) is None
+    ran(index, job=other, ended_at=after(1))
+    ran(index, job=elsewhere, ended_at=after(2), image="f" * 16)
+    assert index.image_of(P, POOL) == IMAGE
+    assert index.image_of(Q, POOL) == "f" * 16
+    assert index.image_of(P, "another pool") is None
+    assert holds(index, "b", after(2)) is not None
+    assert holds(index, "q", after(2)) is None
+
+
+def test_audits_are_counted_and_drop_both_verdicts(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    ran(index)
+    verdict = holds(index)
+    assert verdict is not None
+    audited = [
+        keyed(audits=verdict.label),
+        keyed(build("b.1"), "b", audits="failed build"),
+        keyed(build("c.1"), "c", audits="passed"),
+    ]
+    plan(index, audited)
+    assert audits(index) == Audits()
+    ran(index, FAILED, key=KEY)
+    ran(index, FAILED, key=KEY, job=build("b.1"))
+    ran(index, DNS, key=KEY, job=build("c.1"))  # says nothing of the package
+    assert audits(index) == Audits(compared=2, differed=1)
+    assert audits(index, NOON + MAX_AGE + timedelta(seconds=1)) == Audits()
+    # The false one is out of use, and so is the other.
+    assert holds(index) is None
+    # A failure for another reason differs, too.
+    wrong = Failed(reason=FailureReason.TEST, evidence=WHY)
+    ran(index, wrong, key=KEY, job=build("b.1"), round_=2)
+    assert audits(index) == Audits(compared=2, differed=2)
+
+
+def test_thousands_of_keys_are_looked_up_at_once(index: Index) -> None:
+    jobs = [keyed(build(f"p{number}.1"), f"k{number}") for number in range(2_500)]
+    plan(index, jobs, key=OTHER)
+    for some in (jobs[:1_000], jobs[1_000:]):
+        rows = tuple(decided(each.job, PASSED, attempt=1, image=IMAGE) for each in some)
+        batch = RowBatch(key=OTHER, rows=rows, sequence=1, updated_at=NOON, pools={P: POOL})
+        index.record(batch)
+    found = index.settled([f"k{number}" for number in range(3_000)], IMAGE, NOON)
+    assert len(found) == len(jobs)
+    assert {each.outcome.kind for each in found.values()} == {Standing.PASSED}
+    again = [
+        keyed(each.job, each.plan_key or "", verdict=found[each.plan_key or ""]) for each in jobs
+    ]
+    plan(index, again)
+    assert index.image_of(P, POOL) == IMAGE
+    assert set(labels(index).values()) == {"passed"}
