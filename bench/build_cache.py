@@ -152,7 +152,7 @@ async def world(directory: Path, repository: Path, mirror: Path, touched: str) -
         testing = RevisionKey(
             repository="local/clone", branch="touched", head=head, opened_at=datetime.now(UTC)
         )
-        _, ref = await Exporter(store).prepare(clone, testing, base, head)
+        ref = (await Exporter(store).prepare(clone, testing, base, head)).merged
         assert ref is not None
     home = directory / "home"
     home.mkdir()

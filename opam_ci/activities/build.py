@@ -61,7 +61,8 @@ class BuildActivities:
                 attempt.progress(now.phase, now.log_bytes, now.note)
 
             async with self._slots, LogWriter(self._store, attempt.log) as log:
-                report = await self._runner.run(task.spec, log, progress)
+                spec = task.spec.model_copy(update={"job": task.spec.job.plain})
+                report = await self._runner.run(spec, log, progress)
                 attempt.cpu_seconds = report.facts.host.cpu_seconds
                 environment = report.facts.environment
                 attempt.image = None if environment is None else environment.fingerprint

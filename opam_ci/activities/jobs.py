@@ -94,7 +94,15 @@ class JobActivities:
             lint=message.lint,
         )
         on = [one for one in chosen.values() if one is not None]
-        reuse = await Reuse.of(message, on, self._index, self._store)
+        reuse = await Reuse.of(
+            message.key,
+            message.reuse,
+            on,
+            self._index,
+            self._store,
+            submitted=message.submitted,
+            takes_verdicts=message.round == 1,
+        )
         await self._plan(message, jobs, message.origin, reuse)
         notices: list[str | None] = []
         for job, listed in tuple(reuse.listings.items()):
@@ -127,7 +135,15 @@ class JobActivities:
             ) from error
         jobs = revdep_jobs(message.platform, message.package, listed.revdeps)
         on = [message.on] if message.on is not None else []
-        await self._plan(message, jobs, None, await Reuse.of(message, on, self._index, self._store))
+        reuse = await Reuse.of(
+            message.key,
+            message.reuse,
+            on,
+            self._index,
+            self._store,
+            takes_verdicts=message.round == 1,
+        )
+        await self._plan(message, jobs, None, reuse)
 
     @activity.defn
     async def take_jobs(self, message: TakeJobs) -> JobPage:
@@ -193,7 +209,24 @@ class JobActivities:
             InfrastructureError: The index cannot be written.
         """
         changed = await INDEX.run(self._index.conclude, message, datetime.now(UTC))
+        changed |= await self._compare(message)
         return changed or activity.info().attempt > 1
+
+    async def _compare(self, message: ConcludeJobs) -> bool:
+        """Compares failures with the base, as far as that has run; plans what has not."""
+        compare = partial(self._index.compare, message.key, frozenset(message.there))
+        done = await INDEX.run(compare, datetime.now(UTC))
+        known = {one.name for one in message.platforms}
+        wanted = [job for job in done.missing if job.platform in known]
+        if not wanted:
+            return done.changed
+        reuse = await Reuse.of(
+            message.key, message.reuse, message.platforms, self._index, self._store, on_base=True
+        )
+        await self._plan(message, (PlannedJob(job=job) for job in wanted), None, reuse)
+        # Those that take a verdict are decided already.
+        await INDEX.run(compare, datetime.now(UTC))
+        return True
 
     def _hold(self, key: RevisionKey, author: Author, now: datetime) -> Hold | None:
         used = 0.0
@@ -204,7 +237,7 @@ class JobActivities:
 
     async def _plan(
         self,
-        message: PlanJobs | PlanRevdeps,
+        message: PlanJobs | PlanRevdeps | ConcludeJobs,
         jobs: Iterator[PlannedJob],
         origin: RestartOrigin | None,
         reuse: Reuse,

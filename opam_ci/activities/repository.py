@@ -8,7 +8,7 @@ from pathlib import Path
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
-from opam_ci.clients.git.exported import Exporter
+from opam_ci.clients.git.exported import Exporter, Prepared
 from opam_ci.clients.git.healing import Recovery
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.git.tree import GitTree
@@ -19,7 +19,6 @@ from opam_ci.clients.lint.run import lint_packages
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.threads import GIT
 from opam_ci.core.errors import UsageError
-from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.messages import AnalysisReport, LintReport, LintVerdict, RepositoryTask
@@ -66,7 +65,7 @@ class RepositoryActivities:
         Raises:
             ApplicationError: See `run_attempt`.
         """
-        found: tuple[Analysis, RepositoryRef | None] = (Analysis(), None)
+        found = Prepared(analysis=Analysis())
         base = task.revision.base
 
         async def work(attempt: Attempt) -> Outcome:
@@ -76,12 +75,13 @@ class RepositoryActivities:
                 base = await self._fetch(task, task.revision.origin)
             revision = task.revision.model_copy(update={"base": base})
             found = await self._analyse(task.model_copy(update={"revision": revision}))
-            return attempt.passed("analysed", f"{len(found[0].packages)} packages changed")
+            return attempt.passed("analysed", f"{len(found.analysis.packages)} packages changed")
 
         report = await run_attempt(task.context, task.job, work)
         return AnalysisReport(
-            analysis=found[0],
-            repository=found[1],
+            analysis=found.analysis,
+            repository=found.merged,
+            base_repository=found.base_alone,
             report=report,
             base=None if task.revision.origin is None else base,
         )
@@ -105,22 +105,23 @@ class RepositoryActivities:
         report = await run_attempt(task.context, task.job, work)
         return LintReport(verdicts=tuple(verdicts), report=report)
 
-    async def _analyse(self, task: RepositoryTask) -> tuple[Analysis, RepositoryRef | None]:
+    async def _analyse(self, task: RepositoryTask) -> Prepared:
         revision = task.revision
         with self._suspecting(task):
-            analysis, repository = await self._exporter.prepare(
+            prepared = await self._exporter.prepare(
                 self._path(task),
                 task.context.revision,
                 revision.base,
                 revision.head,
                 export=not revision.options.lint_only,
+                base_alone=True,
                 reach=revision.options.reuse is not None,
             )
-        if analysis.failure is not None:
-            raise refusal(analysis.failure)
-        if analysis.merge_tree is None:
+        if prepared.analysis.failure is not None:
+            raise refusal(prepared.analysis.failure)
+        if prepared.analysis.merge_tree is None:
             raise InfrastructureError("the analysis made no merged tree", cause=Cause.GIT)
-        return analysis, repository
+        return prepared
 
     async def _lint(self, task: RepositoryTask) -> list[LintVerdict]:
         revision = task.revision

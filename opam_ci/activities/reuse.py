@@ -15,9 +15,9 @@ from opam_ci.clients.threads import INDEX
 from opam_ci.core.jobs.build import RevdepList, listing_key
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.messages import PlanJobs, PlanRevdeps
 from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
 from opam_ci.core.jobs.records import RevisionKey, revision_folder
+from opam_ci.core.jobs.requests import Surroundings
 from opam_ci.core.platforms.model import Platform
 from opam_ci.core.reuse.plan_key import Keys
 from opam_ci.core.reuse.reach import Reachable
@@ -62,38 +62,46 @@ class Reuse:
         self.reused = 0
 
     @classmethod
-    async def of(
+    async def of(  # noqa: PLR0913 - what is known of a head, and who knows it
         cls,
-        message: PlanJobs | PlanRevdeps,
+        testing: RevisionKey,
+        surroundings: Surroundings | None,
         platforms: Iterable[Platform],
         index: Index,
         store: ArtifactStore,
+        *,
+        submitted: tuple[str, ...] = (),
+        takes_verdicts: bool = True,
+        on_base: bool = False,
     ) -> Self:
         """Reads what the keys of a head's jobs are made of.
 
         Where that is missing or cannot be read, all jobs run.
 
         Args:
-            message: The plan. A restart always runs its jobs.
+            testing: For which jobs are planned.
+            surroundings: What they have in common; None for no keys.
             platforms: Each in the pool that was chosen for it.
             index: The index.
             store: The store.
+            submitted: Packages that the head itself builds.
+            takes_verdicts: Whether jobs may take verdicts: a restart always runs its jobs.
+            on_base: Whether the jobs are those on the base.
 
         Raises:
             InfrastructureError: The index cannot be read.
         """
         known: dict[str, _OnPlatform] = {}
         reachable = None
-        if message.reuse is not None and (platforms := tuple(platforms)):
-            reachable = await _reachable(store, message.key)
-        submitted = message.submitted if isinstance(message, PlanJobs) else ()
-        if reachable is not None and message.reuse is not None:
+        if surroundings is not None and (platforms := tuple(platforms)):
+            reachable = await _reachable(store, testing, reach_key(testing, on_base=on_base))
+        if reachable is not None and surroundings is not None:
             for one in platforms:
-                keys = Keys(reachable, one, message.reuse, submitted)
+                keys = Keys(reachable, one, surroundings, submitted)
                 image = await INDEX.run(index.image_of, one.name, one.pool)
                 # A key is written down in any case: a later testing may use the verdict.
-                known[one.name] = _OnPlatform(keys, image if message.round == 1 else None)
-        return cls(index, store, message.key, known)
+                known[one.name] = _OnPlatform(keys, image if takes_verdicts else None)
+        return cls(index, store, testing, known)
 
     async def complete(self, jobs: Iterable[PlannedJob], now: datetime) -> list[PlannedJob]:
         """Returns jobs with their keys, and with verdicts where some hold.
@@ -141,9 +149,9 @@ class Reuse:
             return None
 
 
-async def _reachable(store: ArtifactStore, testing: RevisionKey) -> Reachable | None:
+async def _reachable(store: ArtifactStore, testing: RevisionKey, key: str) -> Reachable | None:
     try:
-        return Reachable.model_validate_json(await store.get(reach_key(testing)))
+        return Reachable.model_validate_json(await store.get(key))
     except (InfrastructureError, ValidationError) as error:
         _log.warning("no verdict is used again at %s: %s", testing.head, error)
         return None

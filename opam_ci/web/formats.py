@@ -12,7 +12,7 @@ from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.model import CauseGroup, HitIncident
 from opam_ci.core.text.durations import seconds
-from opam_ci.core.text.result import SKIP_TEXTS, reason_line
+from opam_ci.core.text.result import ON_BASE_TEXTS, SKIP_TEXTS, reason_line
 from opam_ci.core.text.status import CAUSE_TEXTS, why
 from opam_ci.web.addresses import path
 
@@ -122,6 +122,7 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "reason": reason,
     "seconds": seconds,
     "several": several,
+    "on_base_text": ON_BASE_TEXTS.__getitem__,
     "target_name": target_name,
     "thousands": thousands,
     "why": why,

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.images import ImageActivities
     from opam_ci.activities.repository import RepositoryActivities
     from opam_ci.core.jobs.build import BuildSpec
-    from opam_ci.core.jobs.job import Job, JobKind
+    from opam_ci.core.jobs.job import BASE_KINDS, Job, JobKind
     from opam_ci.core.jobs.lost_attempt import lost
     from opam_ci.core.jobs.messages import (
         ImageTask,
@@ -216,12 +216,13 @@ class JobRunner:
 
     def _spec(self, job: Job) -> BuildSpec:
         state, checks = self._state, self._state.revision.options
-        if state.platform is None or state.repository is None:
+        repository = state.base_repository if job.kind in BASE_KINDS else state.repository
+        if state.platform is None or repository is None:
             raise RuntimeError(f"{job.id} has no platform or no repository")
         return BuildSpec(
             job=job,
             platform=state.platform,
-            repository=state.repository,
+            repository=repository,
             timeouts=self._timeouts,
             archive_mirrors=checks.archive_mirrors,
             only_mirrored=checks.only_mirrored,

@@ -28,6 +28,7 @@ class PlatformState(State):
         name: Name of the platform; empty for lint.
         platform: Where to build; None for lint.
         repository: With which packages; None for lint.
+        base_repository: With those of the base alone, for jobs on the base.
         packages: What the analysis found, for lint and for listing reverse dependencies.
         merge_tree: The merged tree.
         standing: Standing of its jobs, None before they were counted.
@@ -47,6 +48,7 @@ class PlatformState(State):
     name: str
     platform: Platform | None
     repository: RepositoryRef | None
+    base_repository: RepositoryRef | None = None
     packages: Packages = ()
     merge_tree: str | None = None
     standing: PlatformStanding | None = None
@@ -75,6 +77,7 @@ class TestingState(State):
         packages: What the analysis found.
         merge_tree: The merged tree.
         repository: The merged repository in the store.
+        base_repository: The base in the store, without the head.
         platforms: Those to build on, with their images by digest where they were found.
         planned: Whether the jobs are in the index.
         concluded: Whether what only all platforms together can decide is decided.
@@ -100,6 +103,7 @@ class TestingState(State):
     packages: Packages = ()
     merge_tree: str | None = None
     repository: RepositoryRef | None = None
+    base_repository: RepositoryRef | None = None
     platforms: tuple[Platform, ...] = ()
     planned: bool = False
     concluded: bool = True

@@ -9,6 +9,7 @@ from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
+    from opam_ci.core.jobs.baseline import may_be_compared, there_before
     from opam_ci.core.jobs.installable import may_be_installable_nowhere
     from opam_ci.core.jobs.messages import (
         AnalysisReport,
@@ -320,14 +321,24 @@ class Testing:
             self._is_interrupted,
             self.tasks,
             JobActivities.conclude_jobs,
-            ConcludeJobs(key=self.key, unavailable=self.revision.options.unavailable),
+            ConcludeJobs(
+                key=self.key,
+                unavailable=self.revision.options.unavailable,
+                round=self.state.round,
+                there=there_before(self.state.packages),
+                platforms=self.state.platforms if self.state.base_repository is not None else (),
+                reuse=self.revision.options.reuse,
+            ),
             options.index_activity("conclude jobs", changes=True),
         )
         if changed is None:
             return
-        if changed:
-            await self.count(self.state.standings)
+        is_counted = changed and await self.count(self.state.standings)
         self.state.concluded = True
+        # Jobs on the base, which tell what a failure is due to.
+        waiting = [name for name, each in self.state.standings.items() if _undecided(each)]
+        if is_counted and waiting:
+            self._start(waiting)
         self.is_changed = True
 
     async def count(
@@ -397,6 +408,7 @@ class Testing:
         state.merge_tree = result.analysis.merge_tree
         state.packages = result.analysis.packages
         state.repository = result.repository
+        state.base_repository = result.base_repository
         state.platforms = state.revision.options.platforms
         lint_only = state.revision.options.lint_only or state.repository is None
         platforms = () if lint_only else state.platforms
@@ -569,6 +581,7 @@ class Testing:
             name=name,
             platform=platform,
             repository=state.repository,
+            base_repository=state.base_repository,
             packages=state.packages if uses_packages else (),
             merge_tree=state.merge_tree,
             approved=state.approved,
@@ -582,7 +595,8 @@ class Testing:
         before = self.state.standings.get(standing.platform)
         self.state.standings[standing.platform] = standing
         self.is_changed = True
-        if before != standing and may_be_installable_nowhere(standing):
+        compares = self.state.base_repository is not None and may_be_compared(standing)
+        if before != standing and (compares or may_be_installable_nowhere(standing)):
             self.state.concluded = False
 
     def _remove(self, child: str) -> None:

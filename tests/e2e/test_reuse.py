@@ -60,7 +60,9 @@ class Checks:
         with closing(sqlite3.connect(self._system.home / "index.sqlite")) as index:
             query = (
                 "SELECT name FROM jobs JOIN revisions ON revisions.id = revision_id "
-                "WHERE head = ? AND audits IS NOT NULL"
+                # The same head may have been checked before.
+                "WHERE opened_at = (SELECT max(opened_at) FROM revisions WHERE head = ?) "
+                "AND audits IS NOT NULL"
             )
             return {name for (name,) in index.execute(query, (head,))}
 

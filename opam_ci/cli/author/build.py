@@ -267,13 +267,14 @@ class OneJob:
             head=self.taken.commit,
             opened_at=datetime.now(UTC),
         )
-        analysis, exported = await exporter.prepare(
+        prepared = await exporter.prepare(
             self.taken.clone, testing, self.base, self.taken.commit, unchanged=True
         )
-        if analysis.failure is not None or exported is None:
+        analysis, merged = prepared.analysis, prepared.merged
+        if analysis.failure is not None or merged is None:
             raise refusal(analysis.failure or "nothing of the work tree was exported")
         submitted = tuple(each.package for each in analysis.packages if each.kind in BUILT_KINDS)
-        spec = await self._spec(exported)
+        spec = await self._spec(merged)
         return spec.model_copy(update={"submitted": submitted})
 
     async def _spec(self, repository: RepositoryRef) -> BuildSpec:

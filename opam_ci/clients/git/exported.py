@@ -20,13 +20,16 @@ from opam_ci.clients.git import head_process
 from opam_ci.clients.git.head_process import (
     BASE,
     OVERLAY,
+    OVERLAY_OF_BASE,
     REACH,
+    REACH_ON_BASE,
     REFERENCES,
     RESULT,
     RESULTS,
     AnalysedHead,
     AnalyseHead,
     ArchiveBase,
+    Export,
     Failed,
     Result,
     Task,
@@ -38,6 +41,7 @@ from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.records import RevisionKey, revision_folder
+from opam_ci.core.model import Frozen
 from opam_ci.core.reuse.reach import REFERENCES_VERSION
 from opam_ci.core.submission.admission import DEFAULT_LIMITS, ChangeLimits
 from opam_ci.core.submission.result import Analysis
@@ -57,6 +61,20 @@ _BASES_KEPT: Final = 4
 _TIME_LIMIT: Final = 10 * 60.0
 """Seconds for a process. An analysis takes one, an export of all of opam-repository four; single
 commands of git have a limit of their own."""
+
+
+class Prepared(Frozen):
+    """A head that is analysed and exported.
+
+    Attributes:
+        analysis: The analysis.
+        merged: The merged repository, None if nothing is to be built.
+        base_alone: What it is merged into, without the head; None if that is not wanted.
+    """
+
+    analysis: Analysis
+    merged: RepositoryRef | None = None
+    base_alone: RepositoryRef | None = None
 
 
 class Exporter:
@@ -83,8 +101,9 @@ class Exporter:
         *,
         export: bool = True,
         unchanged: bool = False,
+        base_alone: bool = False,
         reach: bool = False,
-    ) -> tuple[Analysis, RepositoryRef | None]:
+    ) -> "Prepared":
         """Analyses the merge of a head into a base, and exports it.
 
         Args:
@@ -94,6 +113,7 @@ class Exporter:
             head: The head.
             export: Whether to export it if packages are to be built.
             unchanged: Whether packages are to be built that the head does not change.
+            base_alone: Whether to export the base alone, too.
             reach: Whether to store what is within reach of each package, at `reach_key`.
 
         Raises:
@@ -117,20 +137,32 @@ class Exporter:
                     limits=self._limits,
                     bases=bases,
                     unchanged=unchanged,
+                    base_alone=base_alone,
                     reach=reach,
                 )
             )
             assert isinstance(done, AnalysedHead)  # noqa: S101 - for mypy: the task's result
             if (made := done.export) is None:
-                return done.analysis, None
+                return Prepared(analysis=done.analysis)
             archive = await self._base_archive(clone, made.base)
-            key = f"{HEADS}/{revision_folder(testing)}/{made.base}/{made.digest}.tar.gz"
-            await self._store.put(key, directory / OVERLAY)
+            merged = await self._put(archive, made, testing, directory / OVERLAY)
+            base_ref = None
+            if (of_base := done.export_of_base) is not None:
+                path = directory / OVERLAY_OF_BASE
+                base_ref = await self._put(archive, of_base, testing, path)
             if reach:
                 await self._store.put(reach_key(testing), directory / REACH)
+                await self._store.put(reach_key(testing, on_base=True), directory / REACH_ON_BASE)
             if done.references_changed:
                 await self._store.put(_REFERENCES, directory / REFERENCES)
-        return done.analysis, RepositoryRef(
+        return Prepared(analysis=done.analysis, merged=merged, base_alone=base_ref)
+
+    async def _put(
+        self, archive: str, made: Export, testing: RevisionKey, overlay: Path
+    ) -> RepositoryRef:
+        key = f"{HEADS}/{revision_folder(testing)}/{made.base}/{made.digest}.tar.gz"
+        await self._store.put(key, overlay)
+        return RepositoryRef(
             base_commit=made.base,
             base_archive=archive,
             overlay_archive=key,
@@ -155,9 +187,14 @@ class Exporter:
         return key
 
 
-def reach_key(testing: RevisionKey) -> str:
-    """Returns the key of what is within reach of each package: `Reachable` as JSON."""
-    return f"{HEADS}/{revision_folder(testing)}/reach/{REACH}"
+def reach_key(testing: RevisionKey, *, on_base: bool = False) -> str:
+    """Returns the key of what is within reach of each package: `Reachable` as JSON.
+
+    Args:
+        testing: The testing.
+        on_base: Without the head.
+    """
+    return f"{HEADS}/{revision_folder(testing)}/reach/{REACH_ON_BASE if on_base else REACH}"
 
 
 async def known_bases(store: ArtifactStore) -> list[str]:

@@ -27,8 +27,10 @@ from opam_ci.core.submission.result import BUILT_KINDS, Analysis
 
 RESULT: Final = "result.json"
 OVERLAY: Final = "overlay.tar.gz"
+OVERLAY_OF_BASE: Final = "base-overlay.tar.gz"
 BASE: Final = "base.tar.gz"
 REACH: Final = "reach.json"
+REACH_ON_BASE: Final = "base-reach.json"
 REFERENCES: Final = "references.json"
 _OBJECTS: Final = "objects"
 
@@ -63,12 +65,14 @@ class AnalysedHead(Frozen):
     Attributes:
         analysis: The analysis.
         export: None if nothing is to be built.
+        export_of_base: The same of the commit into which the head is merged, without the head.
         references_changed: Whether `REFERENCES` was written anew.
     """
 
     kind: Literal["analysed"] = "analysed"
     analysis: Analysis
     export: Export | None = None
+    export_of_base: Export | None = None
     references_changed: bool = False
 
 
@@ -93,8 +97,8 @@ class Failed(Frozen):
 class AnalyseHead(Frozen):
     """Analyse a head; write the overlay of its merge to `OVERLAY` if something is to be built.
 
-    If that is wanted, what is within reach of each package goes to `REACH`; `REFERENCES` makes it
-    faster.
+    If that is wanted, that of its base alone goes to `OVERLAY_OF_BASE`, and what is within reach of
+    each package to `REACH` and `REACH_ON_BASE`; `REFERENCES` makes the latter faster.
 
     Attributes:
         clone: The clone.
@@ -104,6 +108,7 @@ class AnalyseHead(Frozen):
         limits: How much the head may add and modify.
         bases: Commits whose archives there are, the one used last first; None to export nothing.
         unchanged: Whether to export it also if the head changes nothing that is built.
+        base_alone: Whether to write the base alone, too.
         reach: Whether to find out what is within reach.
     """
 
@@ -115,6 +120,7 @@ class AnalyseHead(Frozen):
     limits: ChangeLimits
     bases: tuple[str, ...] | None
     unchanged: bool = False
+    base_alone: bool = False
     reach: bool = False
 
     def run(self, repository: Repository) -> AnalysedHead:
@@ -125,24 +131,27 @@ class AnalyseHead(Frozen):
         if self.bases is None or merged is None or not builds:
             return AnalysedHead(analysis=analysis)
         base = _nearest(repository, self.bases, self.base, merged)
+        known, own = repository.tree_of(base), repository.tree_of(self.base)
         path = self.directory / OVERLAY
-        made = overlay(
-            repository,
-            repository.tree_of(base),
-            merged,
-            path,
-            own_base=repository.tree_of(self.base),
+        made = overlay(repository, known, merged, path, own_base=own)
+        done = AnalysedHead(
+            analysis=analysis, export=Export(base=base, overlay=made, digest=_digest(path))
         )
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        export = Export(base=base, overlay=made, digest=digest)
+        if self.base_alone:
+            path = self.directory / OVERLAY_OF_BASE
+            made = overlay(repository, known, own, path)
+            of_base = Export(base=base, overlay=made, digest=_digest(path))
+            done = done.model_copy(update={"export_of_base": of_base})
         if not self.reach:
-            return AnalysedHead(analysis=analysis, export=export)
+            return done
         names = {package_name(changed.package) for changed in analysis.packages}
         cache = self.directory / REFERENCES
-        reach, changed = read_reachable(repository, merged, names, cache)
-        (self.directory / REACH).write_text(reach.model_dump_json())
-        return AnalysedHead(analysis=analysis, export=export, references_changed=changed)
+        is_changed = False
+        for tree, name in ((merged, REACH), (own, REACH_ON_BASE)):
+            reach, is_new = read_reachable(repository, tree, names, cache)
+            (self.directory / name).write_text(reach.model_dump_json())
+            is_changed |= is_new
+        return done.model_copy(update={"references_changed": is_changed})
 
 
 class ArchiveBase(Frozen):
@@ -169,6 +178,11 @@ Task = AnalyseHead | ArchiveBase
 TASK: Final[TypeAdapter[Task]] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
 Result = AnalysedHead | ArchivedBase | Failed
 RESULTS: Final[TypeAdapter[Result]] = TypeAdapter(Annotated[Result, Field(discriminator="kind")])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _nearest(repository: Repository, bases: tuple[str, ...], base: str, merged_tree: str) -> str:

@@ -10,7 +10,7 @@ from opam_ci.clients.index.page_filters import page_condition
 from opam_ci.clients.index.paging import Page, Place
 from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import JOBS
-from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind, job_id
+from opam_ci.core.jobs.job import BASE_KINDS, REVDEP_KINDS, JobKind, job_id
 from opam_ci.core.jobs.summary import JobCount, Standing
 from opam_ci.core.pages.filter import PageFilter
 from opam_ci.core.pages.model import (
@@ -49,6 +49,7 @@ def read_matrix(connection: Connection, revision_id: int, tallies: Sequence[JobC
         JOBS.c.revision_id == revision_id,
         JOBS.c.revdep.is_(None),
         JOBS.c.package != "",
+        JOBS.c.kind.not_in(BASE_KINDS),
     )
     columns = _columns(tallies)
     most = min(MATRIX_ROWS, MATRIX_CELLS // max(1, len(columns)))

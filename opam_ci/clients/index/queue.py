@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import and_, literal_column, or_, select, true
 
+from opam_ci.clients.index.baseline import Compared, compare, decide_alone
 from opam_ci.clients.index.changing import conclude, decide, queue_again, reuse, skipped_everywhere
 from opam_ci.clients.index.engine import Connected, portions, reading, writing
 from opam_ci.clients.index.paging import parse_cursor, parse_number
@@ -232,6 +233,26 @@ class JobQueue(Connected):
                 revision_id = locked_revision(connection, given.key, at)
                 changed |= conclude(connection, revision_id, some, given.unavailable, at)
         return changed
+
+    def compare(self, key: RevisionKey, there: frozenset[str], at: datetime) -> Compared:
+        """Compares failures with the same jobs on the base; see `core/jobs/baseline.py`.
+
+        Args:
+            key: The testing.
+            there: Packages of the change that the base has, too.
+            at: When.
+
+        Raises:
+            InfrastructureError: The index cannot be written; call again for the rest.
+        """
+        with reading(self._engine) as connection:
+            revision_id = find_revision(connection, key)
+            verdicts, missing = compare(connection, revision_id, there)
+        for some in portions(tuple(verdicts)):
+            with writing(self._engine) as connection:
+                locked_revision(connection, key, at)
+                decide_alone(connection, {each: verdicts[each] for each in some}, at)
+        return Compared(changed=bool(verdicts), missing=missing)
 
     def _decide(
         self,

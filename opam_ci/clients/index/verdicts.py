@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, literal, select
 from opam_ci.clients.index.engine import Connected, portions, reading
 from opam_ci.clients.index.rows import AnyRow, revision_of
 from opam_ci.clients.index.schema import ATTEMPTED, ATTEMPTS, JOBS, KEY_COLUMNS
-from opam_ci.core.jobs.outcome import Failed, Passed, Reused, Skipped
+from opam_ci.core.jobs.outcome import Failed, FailureReason, Passed, Reused, Skipped
 from opam_ci.core.jobs.plan import KnownVerdict
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.causes import cause_group
@@ -17,9 +17,7 @@ from opam_ci.core.reuse.settled import MAX_AGE, Attempted, Audits, settled
 
 _PROVING = (Standing.PASSED, Standing.FAILED, Standing.SKIPPED)
 _WHY = func.coalesce(ATTEMPTS.c.failure_reason, ATTEMPTS.c.skip_reason, "")
-_LABEL = func.trim(
-    JOBS.c.standing + literal(" ") + func.coalesce(JOBS.c.failure_reason, JOBS.c.skip_reason, "")
-)
+_LABEL = func.trim(ATTEMPTS.c.standing + literal(" ") + _WHY)
 """The same as `KnownVerdict.label` of the verdict."""
 
 
@@ -99,14 +97,22 @@ class Verdicts(Connected):
 
 
 def count_audits(connection: Connection, now: datetime) -> Audits:
-    """Counts how often a verdict was compared with the job's own, while it could hold."""
+    """Counts how often a verdict was compared with the job's own, while it could hold.
+
+    What an attempt came to counts, and not what follows for its job from other jobs.
+    """
     differs = JOBS.c.audits != _LABEL
     query = (
         select(differs, func.count())
+        .select_from(JOBS.join(ATTEMPTS))
         .where(
             JOBS.c.audits.is_not(None),
-            JOBS.c.standing.in_(_PROVING),
             JOBS.c.decided_at >= now - MAX_AGE,
+            ATTEMPTS.c.round == JOBS.c.round,
+            ATTEMPTS.c.number == JOBS.c.attempt,
+            ATTEMPTS.c.standing.in_(_PROVING),
+            # Decided from all platforms, for the attempt as well.
+            _WHY.not_in((FailureReason.NOT_INSTALLABLE,)),
         )
         .group_by(differs)
     )

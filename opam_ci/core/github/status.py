@@ -5,13 +5,14 @@ from enum import StrEnum
 from pydantic import Field
 
 from opam_ci.core.github.model import HEAD_GONE, Sha
-from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind
-from opam_ci.core.jobs.summary import REPOSITORY_JOBS, State, Summary
+from opam_ci.core.jobs.job import BASE_KINDS, REVDEP_KINDS, JobKind
+from opam_ci.core.jobs.summary import REPOSITORY_JOBS, State, Summary, total
 from opam_ci.core.model import Frozen
 from opam_ci.core.printable import clip
 from opam_ci.core.text.sentence import STATUS_LIMIT, sentence
 
 _REVDEP_JOBS = REVDEP_KINDS | {JobKind.LIST_REVDEPS}
+_COMPARED = _REVDEP_JOBS | BASE_KINDS
 
 
 class About(StrEnum):
@@ -152,7 +153,9 @@ def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -
                 listed = any(each.kind in _REVDEP_JOBS for each in summary.tallies)
                 # Which of the platforms without workers would have listed some is not known.
                 unserved = frozenset() if listed else frozenset({JobKind.PLATFORM})
-                return _without_builds(summary.of_kinds(_REVDEP_JOBS | unserved))
+                part = summary.of_kinds(_COMPARED | unserved)
+                # Failures wait for the comparison with the base.
+                return part if total(part.tallies).failed else _without_builds(part)
             # Without an analysis it is not known whether there are reverse dependencies: a
             # context without any job would be green.
             return _without_builds(summary.of_kinds(_REVDEP_JOBS | {JobKind.ANALYSIS}))

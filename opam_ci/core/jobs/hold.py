@@ -6,11 +6,13 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from opam_ci.core.jobs.job import REVDEP_KINDS, JobKind
+from opam_ci.core.jobs.job import BASE_KINDS, REVDEP_KINDS, JobKind
 from opam_ci.core.model import Frozen
 
 _REVDEPS = REVDEP_KINDS | {JobKind.LIST_REVDEPS}
-_SMALL = frozenset({JobKind.LINT, JobKind.PLATFORM, JobKind.IMAGE, JobKind.BUILD, JobKind.TEST})
+_SMALL = BASE_KINDS | {
+    *(JobKind.LINT, JobKind.PLATFORM, JobKind.IMAGE, JobKind.BUILD, JobKind.TEST)
+}
 """Kinds of the small set, which is built on the first platform only, as for drafts."""
 
 RESTART_WINDOW = timedelta(hours=1)

@@ -24,10 +24,34 @@ class JobKind(StrEnum):
     LIST_REVDEPS = "list-revdeps"
     REVDEP = "revdep"
     REVDEP_TEST = "revdep-test"
+    BASE_BUILD = "base-build"
+    """The base without the change: a build of what failed with it. So are the next two."""
+    BASE_TEST = "base-test"
+    BASE_LOWER_BOUNDS = "base-lower-bounds"
 
 
 REVDEP_KINDS = frozenset({JobKind.REVDEP, JobKind.REVDEP_TEST})
 """Kinds of jobs that build a reverse dependency against the job's package."""
+
+
+_ON_BASE = {
+    JobKind.BUILD: JobKind.BASE_BUILD,
+    JobKind.TEST: JobKind.BASE_TEST,
+    JobKind.LOWER_BOUNDS: JobKind.BASE_LOWER_BOUNDS,
+    JobKind.REVDEP: JobKind.BASE_BUILD,
+    JobKind.REVDEP_TEST: JobKind.BASE_TEST,
+}
+_PLAIN = {
+    JobKind.BASE_BUILD: JobKind.BUILD,
+    JobKind.BASE_TEST: JobKind.TEST,
+    JobKind.BASE_LOWER_BOUNDS: JobKind.LOWER_BOUNDS,
+}
+
+COMPARED_KINDS = frozenset(_ON_BASE)
+"""Kinds of jobs that are compared with the base if they fail."""
+
+BASE_KINDS = frozenset(_PLAIN)
+"""Kinds of jobs that build on the base, without the change."""
 
 
 class Phase(StrEnum):
@@ -87,6 +111,19 @@ class Job(Frozen):
         return job_id(self.kind, self.platform, self.package, self.revdep)
 
     @property
+    def on_base(self) -> Self | None:
+        """The same without the change: a job on the base; None for one that has none."""
+        if self.kind not in _ON_BASE:
+            return None
+        changed = {"kind": _ON_BASE[self.kind], "package": self.revdep or self.package}
+        return self.model_copy(update={**changed, "revdep": None})
+
+    @property
+    def plain(self) -> Self:
+        """What runners run: for a job on the base the ordinary one."""
+        return self.model_copy(update={"kind": _PLAIN.get(self.kind, self.kind)})
+
+    @property
     def title(self) -> str:
         """The title for people: the package and what the job does with it."""
         match self.kind:
@@ -98,6 +135,8 @@ class Job(Frozen):
                 return f"{self.revdep} with {self.package}"
             case JobKind.REVDEP_TEST:
                 return f"{self.revdep} with {self.package} test"
+            case JobKind.BASE_BUILD | JobKind.BASE_TEST | JobKind.BASE_LOWER_BOUNDS:
+                return f"{self.plain.title} without the change"
             case _:
                 return f"{self.package} {self.kind.value}".strip()
 

@@ -109,6 +109,7 @@ class AnalysisReport(Frozen):
     Attributes:
         analysis: What the change is.
         repository: The merged repository in the store, None where nothing is to be built.
+        base_repository: The base in the store, without the head.
         report: How the attempt ended.
         base: Commit into which the head was merged, where the activity chose it itself:
             the newest one of the base branch on GitHub.
@@ -116,6 +117,7 @@ class AnalysisReport(Frozen):
 
     analysis: Analysis
     repository: RepositoryRef | None
+    base_repository: RepositoryRef | None = None
     report: "JobReport"
     base: str | None = None
 
@@ -395,10 +397,18 @@ class ConcludeJobs(Frozen):
     Attributes:
         key: The testing.
         unavailable: What packages are that are available on no platform.
+        round: The round of the testing's newest jobs.
+        there: Packages of the change that the base has, too.
+        platforms: Where to build.
+        reuse: As in `PlanJobs`.
     """
 
     key: RevisionKey
     unavailable: Unavailable
+    round: int = 1
+    there: tuple[str, ...] = ()
+    platforms: tuple[Platform, ...] = ()
+    reuse: Surroundings | None = None
 
 
 def revision_key(pull_request: PullRequestRef, head: str, opened_at: datetime) -> RevisionKey:

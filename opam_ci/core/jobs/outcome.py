@@ -102,6 +102,8 @@ class SkipReason(StrEnum):
     """The job it depends on (the plain build) did not pass."""
     NOT_SERVED = "not_served"
     """No worker builds for the platform."""
+    FAILS_ON_BASE = "fails_on_base"
+    """It fails without the change, too."""
 
 
 Readable = Annotated[str, AfterValidator(readable)]
@@ -144,6 +146,19 @@ class Reused(Frozen):
     ended_at: AwareDatetime
 
 
+class OnBase(StrEnum):
+    """What a job that failed comes to without the change."""
+
+    PASSES = "passes"
+    FAILS = "fails"
+    """In the same way."""
+    FAILS_OTHERWISE = "fails otherwise"
+    NOT_BUILT = "not built"
+    """It cannot be installed there, or is not there."""
+    UNKNOWN = "unknown"
+    """The job on the base has no verdict, and acquits nobody."""
+
+
 class Evidence(Frozen):
     """On what a verdict rests.
 
@@ -156,6 +171,7 @@ class Evidence(Frozen):
         worker: Identity of the worker that ran the attempt.
         attempt: Number of the attempt, from 1.
         detail: Facts as text, such as `0 bytes free in the build root`.
+        on_base: Of a job that failed: what it comes to without the change, once that is known.
         reused: Of a job that was not run: the attempt with the same inputs whose verdict it has.
     """
 
@@ -167,6 +183,7 @@ class Evidence(Frozen):
     worker: str | None = None
     attempt: int | None = None
     detail: Readable | None = None
+    on_base: OnBase | None = None
     reused: Reused | None = None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pydantic import Field
 
 from opam_ci.core.jobs.build import Revdep
-from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.job import BASE_KINDS, Job, JobKind
 from opam_ci.core.jobs.outcome import (
     Cancelled,
     Errored,
@@ -158,6 +158,7 @@ RANKS = {
     JobKind.LIST_REVDEPS: 4,
     JobKind.REVDEP: 5,
     JobKind.REVDEP_TEST: 5,
+    **dict.fromkeys(BASE_KINDS, 5),
 }
 """Order in which a platform's workflow takes jobs: a job comes before those that need it, and a
 reverse dependency's tests right behind its build."""

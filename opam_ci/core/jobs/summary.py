@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from opam_ci.core.jobs.hold import Hold
-from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.jobs.job import BASE_KINDS, Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cancelled, Cause, Errored, Evidence, Failed, Outcome, Skipped
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import Packed
@@ -277,10 +277,15 @@ class Summary(Frozen):
     def state(self) -> State:
         """The status state on GitHub.
 
-        Where a platform is not served and nothing has passed on the others, nothing is proven: the
-        CI lacks workers.
+        A job on the base is waited for, and decides nothing by itself. Where a platform is not
+        served and nothing has passed on the others, nothing is proven: the CI lacks workers.
         """
-        state = state_of(self.counts, planned=self.planned and self.concluded)
+        counting = (
+            each
+            for each in self.tallies
+            if each.kind not in BASE_KINDS or each.standing in UNDECIDED
+        )
+        state = state_of(total(counting), planned=self.planned and self.concluded)
         nothing = state is State.SUCCESS and self.unserved and not self.ran.passed
         return State.ERROR if nothing else state
 
@@ -371,5 +376,8 @@ def cause_of(job: JobStatus) -> Cause | None:
 REPOSITORY_JOBS = (JobKind.ANALYSIS, JobKind.LINT)
 """Kinds that run once for each head and belong to no platform."""
 
-BUILDS_NOTHING = (*REPOSITORY_JOBS, JobKind.PLATFORM, JobKind.IMAGE, JobKind.LIST_REVDEPS)
+BUILDS_NOTHING = (
+    *(*REPOSITORY_JOBS, JobKind.PLATFORM, JobKind.IMAGE, JobKind.LIST_REVDEPS),
+    *sorted(BASE_KINDS),
+)
 """Kinds that are not counted with builds and tests, but listed separately."""

@@ -115,6 +115,19 @@ def cause_group(outcome: Outcome | None) -> str | None:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
+def is_alike(one: Outcome, other: Outcome) -> bool:
+    """Whether two outcomes of the same package look the same: with all lines of their evidence.
+
+    Stricter than `cause_group`, by which different packages are compared.
+    """
+    return cause_group(one) == cause_group(other) and _lines(one) == _lines(other)
+
+
+def _lines(outcome: Outcome) -> list[str]:
+    lines = () if outcome.kind == "cancelled" else outcome.evidence.lines
+    return [normalised(line.text.lower()) for line in lines]
+
+
 def explained(row: JobStatus) -> Outcome | None:
     """Returns the outcome of a job, or that of its last attempt where it waits for a retry."""
     if row.state is JobState.RETRYING and row.faults:

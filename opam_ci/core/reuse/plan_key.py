@@ -69,8 +69,10 @@ class Keys:
     def of(self, job: Job) -> str | None:
         """Returns the key of a job, 64 hex digits; None for a job whose inputs are not known.
 
-        That is one of another kind, and one of a package whose sources no checksum fixes.
+        That is one of another kind, and one of a package whose sources no checksum fixes. A job on
+        the base has that of the ordinary one, with what is within reach there.
         """
+        job = job.plain
         asked = [package for package in (job.package, job.revdep) if package]
         if job.kind not in _TESTED or not self._reachable.changing.isdisjoint(asked):
             return None

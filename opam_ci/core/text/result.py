@@ -8,7 +8,7 @@ from opam_ci.core.incidents.rejudge import is_rejudged
 from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.installable import is_not_installable
 from opam_ci.core.jobs.job import JobKind
-from opam_ci.core.jobs.outcome import Failed, Outcome, SkipReason
+from opam_ci.core.jobs.outcome import Failed, OnBase, Outcome, SkipReason
 from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Counts, Standing, Summary
 from opam_ci.core.printable import flat
 from opam_ci.core.submission.result import BUILT_KINDS, ChangeKind
@@ -22,6 +22,15 @@ SKIP_TEXTS = {
     SkipReason.ACCEPTED_FAILURE: "the failure is accepted",
     SkipReason.NOT_BUILT: "the build did not pass",
     SkipReason.NOT_SERVED: "no worker for the platform",
+    SkipReason.FAILS_ON_BASE: "fails without this change, too",
+}
+
+ON_BASE_TEXTS = {
+    OnBase.PASSES: "it passes: the change broke it",
+    OnBase.FAILS: "it fails in the same way",
+    OnBase.FAILS_OTHERWISE: "it fails, too, but in another way",
+    OnBase.NOT_BUILT: "it cannot be installed",
+    OnBase.UNKNOWN: "it has no verdict, since the CI is at fault",
 }
 
 CHANGE_TEXTS = {
@@ -86,6 +95,21 @@ def counts_text(counts: Counts) -> str:
         if number
     ]
     return ", ".join(parts) or "no builds"
+
+
+def ran_text(summary: Summary) -> str:
+    """Returns the numbers of builds and tests, those apart that fail without the change, too."""
+    known = sum(
+        each.number
+        for each in summary.tallies
+        if each.standing is Standing.SKIPPED and each.why == SkipReason.FAILS_ON_BASE
+    )
+    if not known:
+        return counts_text(summary.ran)
+    others = summary.ran.model_copy(update={"skipped": summary.ran.skipped - known})
+    numbers = counts_text(others) if others.decided else ""
+    apart = f"{known} {'fails' if known == 1 else 'fail'} without this change, too"
+    return ", ".join(filter(None, (numbers, apart)))
 
 
 def other_jobs(summary: Summary, *, passed: bool = True) -> str:
@@ -159,13 +183,13 @@ def result(summary: Summary, *, builds: bool = True) -> str:
     analysis = next((row.outcome for row in summary.jobs if row.job.kind is JobKind.ANALYSIS), None)
     if isinstance(analysis, Failed):
         return f"analysis failed: {flat(reason_line(analysis))}"
-    builds_text = (_unbuilt(summary) or counts_text(summary.ran)) if builds else ""
+    builds_text = (_unbuilt(summary) or ran_text(summary)) if builds else ""
     return _joined(builds_text, unserved_text(summary), other_jobs(summary)) or "nothing to do"
 
 
 def all_counts_text(summary: Summary) -> str:
     """Returns the numbers, and what is wrong with the other jobs, for use in parentheses."""
-    numbers = counts_text(summary.ran) if summary.ran.total else ""
+    numbers = ran_text(summary) if summary.ran.total else ""
     others = other_jobs(summary, passed=not numbers)
     return _joined(numbers, unserved_text(summary), others) or "no builds"
 
@@ -216,7 +240,7 @@ def standing(summary: Summary) -> str:
     if not summary.planned and not is_stopped(summary):
         return progress(summary)
     if summary.counts.undecided or _conclusion(summary):
-        numbers = counts_text(summary.ran) if summary.ran.decided else ""
+        numbers = ran_text(summary) if summary.ran.decided else ""
         to_go = f"{summary.ran.undecided} to go" if summary.ran.undecided else ""
         others = other_jobs(summary, passed=False)
         unserved = unserved_text(summary)

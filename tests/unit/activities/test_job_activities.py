@@ -31,6 +31,9 @@ from opam_ci.core.jobs.outcome import (
     Cause,
     Errored,
     Evidence,
+    Failed,
+    FailureReason,
+    OnBase,
     Passed,
     Skipped,
     SkipReason,
@@ -377,3 +380,77 @@ async def test_an_audited_job_runs_and_is_compared(
     assert await planned(given, second) == {**PASSED, "build a.1": "queued"}
     await run_all(given, second)
     assert given._index.ops_page(datetime.now(UTC)).quality.audits == Audits(compared=1)
+
+
+def concluding(task: PlanJobs) -> ConcludeJobs:
+    return ConcludeJobs(
+        key=task.key,
+        unavailable="skip",
+        there=("a.1",),
+        platforms=task.platforms,
+        reuse=Surroundings(),
+    )
+
+
+async def failed(given: activities.JobActivities, task: PlanJobs, job: Job) -> None:
+    """Has a job fail, and stores what is within reach without the change."""
+    outcome = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="x"))
+    row = JobStatus(
+        job=job, state=JobState.DECIDED, outcome=outcome, attempt=1, decided_at=datetime.now(UTC)
+    )
+    given._index.record(
+        RowBatch(key=task.key, rows=(row,), sequence=1, updated_at=datetime.now(UTC))
+    )
+    text = REACHABLE.model_dump_json().encode()
+    await given._store.put(reach_key(task.key, on_base=True), text)
+
+
+def standings(given: activities.JobActivities, task: PlanJobs) -> dict[str, str]:
+    wanted = JobFilter(of=RevisionFilter(revision=task.key))
+    rows = given._index.jobs(wanted).items
+    return {f"{each.status.job.kind} {each.status.job.package}": each.standing for each in rows}
+
+
+async def test_a_failure_is_run_on_the_base_and_then_compared(
+    given: activities.JobActivities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reuse, "is_audited", lambda *_: False)
+    first = reusing(1, "a.1", "new.1")
+    await ActivityEnvironment().run(given.plan_jobs, first)
+    job = Job(platform=PLATFORM.name, package="a.1", kind=JobKind.BUILD)
+    for each in (job, job.model_copy(update={"package": "new.1"})):
+        await failed(given, first, each)
+    assert await ActivityEnvironment().run(given.conclude_jobs, concluding(first))
+    found = standings(given, first)
+    assert found["base-build a.1"] == "queued"
+    # What is new cannot have failed before.
+    assert "base-build new.1" not in found
+    assert not await ActivityEnvironment().run(given.conclude_jobs, concluding(first))
+    page = await given.take_jobs(TakeJobs(key=first.key, platform=PLATFORM.name, limit=1000))
+    assert page.jobs[-1].job.kind is JobKind.BASE_BUILD
+    await run_all(given, first)
+    assert await ActivityEnvironment().run(given.conclude_jobs, concluding(first))
+    assert standings(given, first)["build a.1"] == "failed"
+
+    # The next head: the base has its verdict already, and nothing is run for it.
+    second = reusing(2, "a.1")
+    await ActivityEnvironment().run(given.plan_jobs, second.model_copy(update={"reuse": None}))
+    await failed(given, second, job)
+    assert await ActivityEnvironment().run(given.conclude_jobs, concluding(second))
+    found = standings(given, second)
+    assert (found["base-build a.1"], found["build a.1"]) == ("passed", "failed")
+    row = given._index.jobs(JobFilter(of=RevisionFilter(revision=second.key))).items
+    (build,) = (each.status.outcome for each in row if each.status.job == job)
+    assert isinstance(build, Failed)
+    assert build.evidence.on_base is OnBase.PASSES
+
+
+async def test_a_head_without_its_base_in_the_store_is_not_compared(
+    given: activities.JobActivities,
+) -> None:
+    task = reusing(1, "a.1")
+    await ActivityEnvironment().run(given.plan_jobs, task)
+    await failed(given, task, Job(platform=PLATFORM.name, package="a.1", kind=JobKind.BUILD))
+    without = concluding(task).model_copy(update={"platforms": ()})
+    assert not await ActivityEnvironment().run(given.conclude_jobs, without)
+    assert "base-build a.1" not in standings(given, task)

@@ -150,8 +150,10 @@ def test_the_largest_head_is_exported_without_being_held_in_memory(
     assert (measured["type"], measured["packages"]) == ("Passed", 5)
     assert measured["worker"] < 20
     assert measured["children"] < MEMORY
-    [overlay] = tmp_path.glob("store/repositories/heads/**/*.tar.gz")
-    assert overlay.stat().st_size > 0
+    # Of the merge, and of the base alone.
+    overlays = list(tmp_path.glob("store/repositories/heads/**/*.tar.gz"))
+    assert all(each.stat().st_size > 0 for each in overlays)
+    assert len(overlays) == 2
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.outcome import Cause, Evidence, Passed, Reused
+from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, OnBase, Passed, Reused
 from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
 from opam_ci.core.jobs.records import RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus
@@ -294,6 +294,21 @@ def test_a_job_that_was_not_run_leads_to_the_one_that_was(filled: httpx.Client, 
     assert f'href="/{world.REPOSITORY}/commit/{world.OLD}/job/{there}"' in page.text
     # One that ran does not say so.
     assert "was not run" not in filled.get(JOB).text
+
+
+def test_a_failure_says_what_it_is_without_the_change(filled: httpx.Client, site: Site) -> None:
+    job = Job(platform=world.PLATFORMS[0], package="old.1", kind=JobKind.BUILD)
+    evidence = Evidence(rule="package-report", on_base=OnBase.PASSES)
+    outcome = Failed(reason=FailureReason.BUILD, evidence=evidence)
+    status = JobStatus(job=job, state=JobState.DECIDED, outcome=outcome, attempt=1)
+    index = Index.open(site.sources.index_url)
+    key = world.key_of(world.NEW)
+    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
+    index.close()
+    page = filled.get(JOB.replace("cppo.1.8.0", "old.1")).text
+    there = JOB.rpartition("/job/")[2].replace("cppo.1.8.0", "old.1").replace("build", "base-build")
+    link = f'<a href="/{world.REPOSITORY}/pull/{world.NUMBER}/job/{there}">Without this change</a>'
+    assert f"{link} it passes: the change broke it." in page
 
 
 def test_lint_findings_lead_to_their_lines(filled: httpx.Client) -> None:

@@ -17,10 +17,12 @@ from opam_ci.clients.git import exported, head_process
 from opam_ci.clients.git.exported import Exporter
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.submission.admission import ChangeLimits
+from opam_ci.core.submission.result import Analysis
 from tests.support.fakes.clone import Clone, at, opam
 
 TESTING = RevisionKey(
@@ -46,11 +48,18 @@ def exporter(store: ArtifactStore) -> Exporter:
     return Exporter(store)
 
 
+async def prepared(
+    exporter: Exporter, clone: Path, testing: RevisionKey, base: str, head: str, **words: bool
+) -> tuple[Analysis, RepositoryRef | None]:
+    done = await exporter.prepare(clone, testing, base, head, **words)
+    return done.analysis, done.merged
+
+
 async def test_heads_share_a_base(clone: Clone, exporter: Exporter) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
-    analysis, first = await exporter.prepare(clone.path, TESTING, master, topic)
+    analysis, first = await prepared(exporter, clone.path, TESTING, master, topic)
     both = await asyncio.gather(
-        *(exporter.prepare(clone.path, TESTING, master, topic) for _ in range(2))
+        *(prepared(exporter, clone.path, TESTING, master, topic) for _ in range(2))
     )
     assert first is not None
     assert [changed.package for changed in analysis.packages] == ["b.1"]
@@ -71,7 +80,9 @@ async def test_a_base_is_made_once(
         return await run(task)
 
     monkeypatch.setattr(exported, "_run", counted)
-    await asyncio.gather(*(exporter.prepare(clone.path, TESTING, master, topic) for _ in range(3)))
+    await asyncio.gather(
+        *(prepared(exporter, clone.path, TESTING, master, topic) for _ in range(3))
+    )
     assert sorted(made) == ["analyse"] * 3 + ["archive"]
 
 
@@ -80,7 +91,7 @@ async def test_a_newer_base_that_has_the_change_too_does_not_empty_the_overlay(
 ) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
     await store.put("repositories/bases.json", f'["{topic}"]'.encode())
-    _, made = await exporter.prepare(clone.path, TESTING, master, topic)
+    _, made = await prepared(exporter, clone.path, TESTING, master, topic)
     assert made is not None
     assert made.base_commit == topic
     assert made.overlay_packages == 1
@@ -92,9 +103,9 @@ async def test_what_is_not_built_is_not_exported(
 ) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
     elsewhere = clone.commit("docs", {"README": b"x"}, parents=(master,))
-    analysis, made = await exporter.prepare(clone.path, TESTING, master, topic, export=False)
+    analysis, made = await prepared(exporter, clone.path, TESTING, master, topic, export=False)
     assert (len(analysis.packages), made) == (1, None)
-    analysis, made = await exporter.prepare(clone.path, TESTING, master, elsewhere)
+    analysis, made = await prepared(exporter, clone.path, TESTING, master, elsewhere)
     assert (analysis.packages, analysis.failure, made) == ((), None, None)
     assert await store.list("repositories") == []
 
@@ -102,13 +113,13 @@ async def test_what_is_not_built_is_not_exported(
 async def test_faults_of_the_process(clone: Clone, exporter: Exporter) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
     with pytest.raises(InfrastructureError, match="is not a git repository") as caught:
-        await exporter.prepare(clone.path / "absent", TESTING, master, topic)
+        await prepared(exporter, clone.path / "absent", TESTING, master, topic)
     assert caught.value.cause is Cause.REPOSITORY_STATE
     bare = clone.commit("bare", {"README": b""})
     with pytest.raises(UsageError, match="has no packages folder"):
-        await exporter.prepare(clone.path, TESTING, bare, topic)
+        await prepared(exporter, clone.path, TESTING, bare, topic)
     with pytest.raises(InfrastructureError, match="exited with code 128") as caught:
-        await exporter.prepare(clone.path, TESTING, master, "1" * 40)
+        await prepared(exporter, clone.path, TESTING, master, "1" * 40)
     assert caught.value.cause is Cause.GIT
 
 
@@ -117,7 +128,7 @@ async def test_a_bug_in_the_process_is_not_taken_for_a_fault(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="ended early"):
-        await exporter.prepare(clone.path, TESTING, "1" * 40, "2" * 40)
+        await prepared(exporter, clone.path, TESTING, "1" * 40, "2" * 40)
 
 
 # What dies with the activity
@@ -209,9 +220,11 @@ async def test_a_slow_head_holds_up_no_other(
     clone: Clone, store: ArtifactStore, slow: tuple[str, str], scratch: Path
 ) -> None:
     exporter = Exporter(store, LARGE)
-    work = asyncio.create_task(exporter.prepare(clone.path, TESTING, *slow))
+    work = asyncio.create_task(prepared(exporter, clone.path, TESTING, *slow))
     await until(lambda: compressing(scratch) or work.done())
-    _, made = await exporter.prepare(clone.path, TESTING, slow[0], clone.git("rev-parse", "topic"))
+    _, made = await prepared(
+        exporter, clone.path, TESTING, slow[0], clone.git("rev-parse", "topic")
+    )
     assert made is not None
     assert not work.done()
     work.cancel()

@@ -61,10 +61,13 @@ async def test_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         heads[number] = remote.commit(f"refs/pull/{number}/head", files, parents=(tip,))
         base = upstream.fetch("master", number, heads[number])
         key = RevisionKey(repository="o/r", number=number, head=heads[number], opened_at=now)
-        _, ref = await exporter.prepare(upstream.directory, key, base, heads[number])
-        assert ref is not None
+        prepared = await exporter.prepare(
+            upstream.directory, key, base, heads[number], base_alone=True
+        )
         seconds = now.timestamp()
-        os.utime(tmp_path / "store" / ref.overlay_archive, (seconds, seconds))
+        for ref in (prepared.merged, prepared.base_alone):
+            assert ref is not None
+            os.utime(tmp_path / "store" / ref.overlay_archive, (seconds, seconds))
         is_open = number in {1, *range(PULL_REQUESTS - OPEN + 1, PULL_REQUESTS + 1)}
         record = RevisionRecord(key=key, base=base, is_open=is_open, updated_at=now, sequence=1)
         write(index, record)
@@ -83,7 +86,8 @@ async def test_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert max(sizes[len(sizes) // 2 :]) <= 1.2 * max(sizes[: len(sizes) // 2])
     overlays = await store.list("repositories/heads")
     # Of eight days, and of the open one of the first.
-    assert len(overlays) <= 9 * A_DAY + 1
+    # Each of the merge, and of the base alone.
+    assert len(overlays) <= 2 * (9 * A_DAY + 1)
     assert any("/pr-1/" in each.key for each in overlays)
     assert len(await store.list("repositories/bases")) == 1
     _log.info("bytes %s, packs %s, refs %s; %d overlays", sizes, packs, refs, len(overlays))

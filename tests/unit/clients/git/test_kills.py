@@ -45,9 +45,9 @@ async def analysed(
         testing = RevisionKey(
             repository="o/r", number=number, head=head, opened_at=datetime.now(UTC)
         )
-        _, exported = await Exporter(store).prepare(upstream.directory, testing, base, head)
-        assert exported is not None
-        return exported
+        prepared = await Exporter(store).prepare(upstream.directory, testing, base, head)
+        assert prepared.merged is not None
+        return prepared.merged
 
 
 def work(directory: Path, url: str, heads: list[str], ready: Event) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from opam_ci.clients.index import Index
-from opam_ci.core.jobs.job import Job
+from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import ChangeJobs
 from opam_ci.core.jobs.outcome import Failed, FailureReason, Outcome, Passed, Reused, SkipReason
 from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob, depends_on
@@ -194,6 +194,8 @@ def test_audits_are_counted_and_drop_both_verdicts(index: Index) -> None:
     ran(index)
     verdict = holds(index)
     assert verdict is not None
+    revdep = Job(platform=P, package="a.1", kind=JobKind.REVDEP, revdep="r.1")
+    on_base = Job(platform=P, package="r.1", kind=JobKind.BASE_BUILD)
     audited = [
         keyed(audits=verdict.label),
         keyed(build("b.1"), "b", audits="failed build"),
@@ -206,12 +208,19 @@ def test_audits_are_counted_and_drop_both_verdicts(index: Index) -> None:
     ran(index, DNS, key=KEY, job=build("c.1"))  # says nothing of the package
     assert audits(index) == Audits(compared=2, differed=1)
     assert audits(index, NOON + MAX_AGE + timedelta(seconds=1)) == Audits()
+    # What follows from others is no difference: it fails on the base, too.
+    plan(index, [keyed(revdep, "r", audits="failed build")])
+    ran(index, FAILED, key=KEY, job=revdep)
+    ran(index, FAILED, key=KEY, job=on_base)
+    assert index.compare(KEY, frozenset(), after(1)).changed
+    assert labels(index)[revdep.id] == "skipped(fails_on_base)"
+    assert audits(index) == Audits(compared=3, differed=1)
     # The false one is out of use, and so is the other.
     assert holds(index) is None
     # A failure for another reason differs, too.
     wrong = Failed(reason=FailureReason.TEST, evidence=WHY)
     ran(index, wrong, key=KEY, job=build("b.1"), round_=2)
-    assert audits(index) == Audits(compared=2, differed=2)
+    assert audits(index) == Audits(compared=3, differed=2)
 
 
 def test_thousands_of_keys_are_looked_up_at_once(index: Index) -> None:

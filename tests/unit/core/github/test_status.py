@@ -115,6 +115,12 @@ def test_what_platforms_decide_together_concerns_builds_alone() -> None:
     assert states(of.model_copy(update={"concluded": False})) == ["pending", "success", "success"]
 
 
+def test_failures_of_reverse_dependencies_wait_for_the_base() -> None:
+    of = summary(analysis=PASSED, lint=PASSED, build=PASSED, revdep=FAILED)
+    assert states(of) == ["failure", "success", "failure"]
+    assert states(of.model_copy(update={"concluded": False})) == ["pending", "success", "pending"]
+
+
 def test_revdeps_without_a_plan_show_what_is_pending() -> None:
     of = summary(planned=False, analysis=PASSED)
     assert [one.description for one in statuses(of, maximum_attempts=5)] == [

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from opam_ci.clients.index import Index
 from opam_ci.core.jobs.build import PhaseTimeouts
-from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind, Phase
+from opam_ci.core.jobs.job import BASE_KINDS, REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.jobs.lost_attempt import lost
 from opam_ci.core.jobs.messages import JobHeartbeat, JobReport, revision_key
 from opam_ci.core.jobs.outcome import (
@@ -305,7 +305,27 @@ def test_revdep_is_named_by_revdep_jobs_alone() -> None:
 def test_every_kind_of_job_has_a_priority() -> None:
     ref = PullRequestRef(owner="o", repo="r", number=1)
     levels = {kind: job_priority(kind, ref).priority_key or 0 for kind in JobKind}
-    assert max(levels, key=lambda kind: levels[kind]) in REVDEP_KINDS
+    assert max(levels, key=lambda kind: levels[kind]) in REVDEP_KINDS | BASE_KINDS
+    assert max(levels.values()) <= 5  # the server has no more
+
+
+def test_a_failure_has_a_job_on_the_base() -> None:
+    def on_base(kind: JobKind, revdep: str | None = None) -> str | None:
+        job = Job(platform="p", package="a.1", kind=kind, revdep=revdep)
+        return None if job.on_base is None else job.on_base.id
+
+    assert on_base(JobKind.BUILD) == "base-build p a.1"
+    assert on_base(JobKind.LOWER_BOUNDS) == "base-lower-bounds p a.1"
+    assert on_base(JobKind.TEST) == "base-test p a.1"
+    assert on_base(JobKind.REVDEP, "r.1") == "base-build p r.1"
+    assert on_base(JobKind.REVDEP_TEST, "r.1") == "base-test p r.1"
+    assert on_base(JobKind.LINT) is None
+    assert on_base(JobKind.BASE_BUILD) is None
+    test = Job(platform="p", package="r.1", kind=JobKind.BASE_TEST)
+    assert test.plain == Job(platform="p", package="r.1", kind=JobKind.TEST)
+    assert test.title == "r.1 test without the change"
+    build = Job(platform="p", package="r.1", kind=JobKind.BUILD)
+    assert build.plain == build
 
 
 def test_a_cap_below_the_first_wait_is_refused() -> None:

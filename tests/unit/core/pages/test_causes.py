@@ -20,7 +20,7 @@ from opam_ci.core.jobs.outcome import (
 )
 from opam_ci.core.jobs.plan import outcome_after
 from opam_ci.core.jobs.summary import JobState, JobStatus, Standing
-from opam_ci.core.pages.causes import cause_group, group_rows, rationale
+from opam_ci.core.pages.causes import cause_group, group_rows, is_alike, rationale
 
 BUILD = Job(platform="p", package="a.1", kind=JobKind.BUILD)
 TEST = BUILD.model_copy(update={"kind": JobKind.TEST})
@@ -129,3 +129,15 @@ def test_a_rule_has_its_reason_whichever_table_has_it() -> None:
     )
     assert rationale(name) == proof.why
     assert rationale("no-such-rule") == ""
+
+
+def test_two_failures_of_a_package_are_alike_if_all_their_lines_are() -> None:
+    def broke(*texts: str) -> Failed:
+        lines = tuple(LogLine(offset=place, text=text) for place, text in enumerate(texts))
+        return Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="r", lines=lines))
+
+    one = broke("Error: line 17 of /tmp/x1", "# it is not one")
+    assert is_alike(one, broke("Error: line 18 of /tmp/x2", "# it is not one"))
+    assert not is_alike(one, broke("Error: line 17 of /tmp/x1", "# it never worked"))
+    assert not is_alike(one, one.model_copy(update={"reason": FailureReason.TEST}))
+    assert is_alike(Cancelled(by="request"), Cancelled(by="closed"))
