@@ -1,7 +1,7 @@
 """Activities on the index, which is the only list of jobs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -14,7 +14,7 @@ from opam_ci.activities.reuse import Reuse
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.threads import INDEX
-from opam_ci.core.jobs.build import RevdepList
+from opam_ci.core.jobs.build import RevdepList, not_built_notice
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.hold import Author, Hold, day_of, hold_for
 from opam_ci.core.jobs.messages import (
@@ -33,6 +33,7 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.plan import PlannedJob, planned_jobs, revdep_jobs, service_of
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.selector import RestartOrigin, Taken
+from opam_ci.core.platforms.model import Platform
 from opam_ci.core.platforms.select import choose
 from opam_ci.core.text.taken import reused_notice
 
@@ -94,19 +95,12 @@ class JobActivities:
             lint=message.lint,
         )
         on = [one for one in chosen.values() if one is not None]
-        reuse = await Reuse.of(
-            message.key,
-            message.reuse,
-            on,
-            self._index,
-            self._store,
-            submitted=message.submitted,
-            takes_verdicts=message.round == 1,
-        )
+        reuse = await self._reuse(message, on, message.submitted)
         await self._plan(message, jobs, message.origin, reuse)
         notices: list[str | None] = []
         for job, listed in tuple(reuse.listings.items()):
-            notices.append(listed.notice(job.platform, job.package))
+            flagged = len(listed.flagged)
+            notices.append(not_built_notice(job.platform, job.package, flagged))
             revdeps = revdep_jobs(job.platform, job.package, listed.revdeps)
             await self._plan(message, revdeps, message.origin, reuse)
         platforms = tuple(chosen[one.name] or one for one in message.platforms)
@@ -135,15 +129,7 @@ class JobActivities:
             ) from error
         jobs = revdep_jobs(message.platform, message.package, listed.revdeps)
         on = [message.on] if message.on is not None else []
-        reuse = await Reuse.of(
-            message.key,
-            message.reuse,
-            on,
-            self._index,
-            self._store,
-            takes_verdicts=message.round == 1,
-        )
-        await self._plan(message, jobs, None, reuse)
+        await self._plan(message, jobs, None, await self._reuse(message, on))
 
     @activity.defn
     async def take_jobs(self, message: TakeJobs) -> JobPage:
@@ -211,6 +197,22 @@ class JobActivities:
         changed = await INDEX.run(self._index.conclude, message, datetime.now(UTC))
         changed |= await self._compare(message)
         return changed or activity.info().attempt > 1
+
+    async def _reuse(
+        self,
+        message: PlanJobs | PlanRevdeps,
+        platforms: Iterable[Platform],
+        submitted: tuple[str, ...] = (),
+    ) -> Reuse:
+        return await Reuse.of(
+            message.key,
+            message.reuse,
+            platforms,
+            self._index,
+            self._store,
+            submitted=submitted,
+            takes_verdicts=message.round == 1,
+        )
 
     async def _compare(self, message: ConcludeJobs) -> bool:
         """Compares failures with the base, as far as that has run; plans what has not."""

@@ -7,7 +7,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
-    from opam_ci.core.jobs.build import NOT_BUILT
+    from opam_ci.core.jobs.build import not_built_notice
     from opam_ci.core.jobs.hold import Hold
     from opam_ci.core.jobs.job import Job, JobKind
     from opam_ci.core.jobs.messages import (
@@ -392,10 +392,9 @@ class PlatformWorkflow:
         """
         if report.listing is None:
             return True
-        if report.listing.flagged:
-            self._state.listed[job.package] = (
-                f"{self._state.name}: {report.listing.flagged} revdeps of {job.package} {NOT_BUILT}"
-            )
+        notice = not_built_notice(self._state.name, job.package, report.listing.flagged)
+        if notice is not None:
+            self._state.listed[job.package] = notice
         if not report.listing.revdeps:
             return True
         try:

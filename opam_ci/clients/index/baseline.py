@@ -1,13 +1,9 @@
 """Failures of a testing, compared with the same jobs on the base."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
-
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, or_, select
 
 from opam_ci.clients.index.engine import portions
-from opam_ci.clients.index.rows import job_of, job_outcome_row
+from opam_ci.clients.index.rows import job_of
 from opam_ci.clients.index.schema import JOBS
 from opam_ci.core.jobs.baseline import FINAL, compared
 from opam_ci.core.jobs.job import COMPARED_KINDS, REVDEP_KINDS, Job
@@ -68,25 +64,3 @@ def compare(
         if verdict != row.outcome:
             verdicts[row.id] = verdict
     return verdicts, tuple(job for name, job in wanted.items() if name not in found)
-
-
-def decide_alone(connection: Connection, verdicts: Mapping[int, Outcome], at: datetime) -> None:
-    """Gives jobs that failed other outcomes, and leaves their attempts, which did fail.
-
-    Args:
-        connection: In a transaction that has locked the testing.
-        verdicts: By the job's id.
-        at: When.
-    """
-    rows = [{"standing": outcome.kind, **job_outcome_row(outcome)} for outcome in verdicts.values()]
-    if not rows:
-        return
-    failed = update(JOBS).where(JOBS.c.id == bindparam("job"), JOBS.c.standing == Standing.FAILED)
-    changed: dict[str, Any] = {name: bindparam(f"new_{name}") for name in rows[0]}
-    connection.execute(
-        failed.values(**changed, updated_at=at, sequence=JOBS.c.sequence + 1),
-        [
-            {"job": job, **{f"new_{name}": value for name, value in row.items()}}
-            for job, row in zip(verdicts, rows, strict=True)
-        ],
-    )

@@ -8,8 +8,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from typing import Any
 
-from sqlalchemy import Connection, Integer, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from opam_ci.clients.index.engine import portions
 from opam_ci.clients.index.rows import Values, job_of, job_outcome_row, job_status, outcome_row
@@ -94,25 +107,52 @@ def reuse(
         round_: The round in which they were queued.
         at: When.
     """
-    rows = [
-        # Not the other's log, which goes with its own testing.
-        {"standing": each.outcome.kind, **job_outcome_row(each.outcome)}
-        for each in verdicts.values()
-    ]
-    if not rows:
-        return
-    queued = update(JOBS).where(
+    decide_each(
+        connection,
+        JOBS.c.name,
+        # Not with the other's log, which goes with its own testing.
+        {name: each.outcome for name, each in verdicts.items()},
+        at,
         JOBS.c.revision_id == revision_id,
-        JOBS.c.name == bindparam("job"),
         JOBS.c.standing == Standing.QUEUED,
         JOBS.c.round == round_,
+        decided_at=at,
     )
-    changed: Values = {name: bindparam(f"new_{name}") for name in rows[0]}
+
+
+def decide_each(
+    connection: Connection,
+    by: ColumnElement[Any],
+    outcomes: Mapping[Any, Outcome],
+    at: datetime,
+    *of: ColumnElement[bool],
+    **values: object,
+) -> None:
+    """Gives each of some jobs an outcome of its own, and leaves their attempts.
+
+    Args:
+        connection: In a transaction that has locked their testing.
+        by: The column that identifies a job.
+        outcomes: By its value.
+        at: When.
+        of: Only jobs that meet these conditions are changed.
+        values: Other columns that all of them get.
+    """
+    rows = {
+        key: {"standing": outcome.kind, **job_outcome_row(outcome)}
+        for key, outcome in outcomes.items()
+    }
+    if not rows:
+        return
+    # Parameters cannot have the names of columns that the statement sets.
+    names = next(iter(rows.values()))
+    changed: Values = {name: bindparam(f"new_{name}") for name in names}
+    statement = update(JOBS).where(by == bindparam("job"), *of)
     connection.execute(
-        queued.values(**changed, decided_at=at, updated_at=at, sequence=JOBS.c.sequence + 1),
+        statement.values(**changed, **values, updated_at=at, sequence=JOBS.c.sequence + 1),
         [
-            {"job": job, **{f"new_{name}": value for name, value in row.items()}}
-            for job, row in zip(verdicts, rows, strict=True)
+            {"job": key, **{f"new_{name}": value for name, value in row.items()}}
+            for key, row in rows.items()
         ],
     )
 

@@ -5,8 +5,15 @@ from datetime import datetime
 
 from sqlalchemy import and_, literal_column, or_, select, true
 
-from opam_ci.clients.index.baseline import Compared, compare, decide_alone
-from opam_ci.clients.index.changing import conclude, decide, queue_again, reuse, skipped_everywhere
+from opam_ci.clients.index.baseline import Compared, compare
+from opam_ci.clients.index.changing import (
+    conclude,
+    decide,
+    decide_each,
+    queue_again,
+    reuse,
+    skipped_everywhere,
+)
 from opam_ci.clients.index.engine import Connected, portions, reading, writing
 from opam_ci.clients.index.paging import parse_cursor, parse_number
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
@@ -251,7 +258,14 @@ class JobQueue(Connected):
         for some in portions(tuple(verdicts)):
             with writing(self._engine) as connection:
                 locked_revision(connection, key, at)
-                decide_alone(connection, {each: verdicts[each] for each in some}, at)
+                # Their attempts stay as they are: they did fail.
+                decide_each(
+                    connection,
+                    JOBS.c.id,
+                    {each: verdicts[each] for each in some},
+                    at,
+                    JOBS.c.standing == Standing.FAILED,
+                )
         return Compared(changed=bool(verdicts), missing=missing)
 
     def _decide(

@@ -121,6 +121,17 @@ NOT_BUILT = "not built: flagged avoid-version or deprecated"
 """Why some reverse dependencies are not built, after their number."""
 
 
+def not_built_notice(platform: str, package: str, flagged: int) -> str | None:
+    """Returns a sentence on reverse dependencies that are not built, None if all are.
+
+    Args:
+        platform: Name of the platform.
+        package: Whose reverse dependencies.
+        flagged: How many are not built.
+    """
+    return f"{platform}: {flagged} revdeps of {package} {NOT_BUILT}" if flagged else None
+
+
 def listing_key(log: str) -> str:
     """Returns the key of the list that a `list-revdeps` job found.
 
@@ -140,12 +151,6 @@ class RevdepList(Frozen):
 
     revdeps: tuple[Revdep, ...]
     flagged: tuple[str, ...] = ()
-
-    def notice(self, platform: str, package: str) -> str | None:
-        """Returns a sentence on those that are not built, None if all are."""
-        if not self.flagged:
-            return None
-        return f"{platform}: {len(self.flagged)} revdeps of {package} {NOT_BUILT}"
 
     @property
     def summary(self) -> str:

@@ -167,23 +167,28 @@ def _needed(opam: Opam) -> set[str]:
         leaf.name
         for field in ("depends", "depopts")
         for leaf in atoms(opam.values.get(field, EMPTY))
-        if not _is_false(leaf.condition)
+        if not is_false(leaf.condition, _UNSET)
     }
 
 
-def _is_false(condition: Formula) -> bool:
-    """Whether a condition is false whatever versions and the platform are."""
+def is_false(condition: Formula, unset: frozenset[str]) -> bool:
+    """Whether a condition is false whatever versions and the platform are.
+
+    Args:
+        condition: Of a dependency.
+        unset: Variables that are false.
+    """
+
+    def value(leaf: Filter) -> bool | None:
+        match leaf:
+            case FIdent(packages=(), variable=variable, converter=None) if variable in unset:
+                return False
+        return None
+
     filters = as_filter(
         condition, lambda leaf: FBool(value=True) if isinstance(leaf, Constraint) else leaf
     )
-    return truth(filters, _value) is False
-
-
-def _value(leaf: Filter) -> bool | None:
-    match leaf:
-        case FIdent(packages=(), variable=variable, converter=None) if variable in _UNSET:
-            return False
-    return None
+    return truth(filters, value) is False
 
 
 def _in_order(direct: Mapping[str, list[str]]) -> list[str]:

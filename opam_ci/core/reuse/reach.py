@@ -11,21 +11,11 @@ from typing import Final, Self
 
 from networkx import DiGraph, strongly_connected_components
 
-from opam_ci.core.jobs.build_keys import is_fixed
+from opam_ci.core.jobs.build_keys import is_false, is_fixed
 from opam_ci.core.model import Frozen
 from opam_ci.core.opam.errors import OpamSyntaxError
 from opam_ci.core.opam.file import parse
-from opam_ci.core.opam.formula import (
-    EMPTY,
-    Constraint,
-    FBool,
-    FIdent,
-    Filter,
-    Formula,
-    as_filter,
-    atoms,
-    truth,
-)
+from opam_ci.core.opam.formula import EMPTY, atoms
 from opam_ci.core.opam.metadata import read
 
 _OF_REQUESTED_ALONE: Final = frozenset({"with-test", "with-doc", "with-dev-setup"})
@@ -80,28 +70,12 @@ def references(package: str, opam: bytes) -> References:
     always, tested = set[str](), set[str]()
     for field in ("depends", "depopts"):
         for leaf in atoms(metadata.values.get(field, EMPTY)):
-            (tested if _is_for_requested_alone(leaf.condition) else always).add(leaf.name)
+            (tested if is_false(leaf.condition, _OF_REQUESTED_ALONE) else always).add(leaf.name)
     return References(
         always=frozenset(always),
         tested=frozenset(tested - always),
         changing=frozenset() if is_fixed(metadata) else frozenset({package}),
     )
-
-
-def _is_for_requested_alone(condition: Formula) -> bool:
-    filters = as_filter(
-        condition, lambda leaf: FBool(value=True) if isinstance(leaf, Constraint) else leaf
-    )
-    return truth(filters, _value) is False
-
-
-def _value(leaf: Filter) -> bool | None:
-    match leaf:
-        case FIdent(packages=(), variable=variable, converter=None) if (
-            variable in _OF_REQUESTED_ALONE
-        ):
-            return False
-    return None
 
 
 class Reachable(Frozen):
