@@ -1,6 +1,6 @@
 """How many plan keys a commit changes, and the proof that equal keys have equal solutions.
 
-usage: python bench/reuse.py --repository REPOSITORY.git [--commits 300] [--targets 1000]
+    .venv/bin/python bench/reuse.py --repository REPOSITORY.git [--commits 300] [--targets 1000]
 
 First without opam: over first-parent commits of the real repository, the part of all packages
 whose key a commit changes. Then the proof: pairs of commits, and packages whose keys are equal at
@@ -240,7 +240,9 @@ def prove(history: History, commits: list[str], number: int, seed: int) -> tuple
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--commits", type=int, default=300)
     parser.add_argument("--targets", type=int, default=1000)
