@@ -1,10 +1,10 @@
 """Observers of attempts, notified by an interceptor of activities."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from pydantic import AwareDatetime
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
@@ -20,14 +20,14 @@ from opam_ci.core.jobs.messages import (
 )
 from opam_ci.core.jobs.outcome import Errored, Outcome
 from opam_ci.core.jobs.records import RowBatch
-from opam_ci.core.model import Frozen
 from opam_ci.core.workers.canary import is_canary
 
 ORCHESTRATION_POOL = "orchestration"
 """In place of a pool for jobs that no build pool runs: analysis and lint."""
 
 
-class _Attempt(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
     """An attempt.
 
     Attributes:
@@ -45,6 +45,7 @@ class _Attempt(Frozen):
     packages: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
 class AttemptBegan(_Attempt):
     """An attempt has begun.
 
@@ -56,13 +57,14 @@ class AttemptBegan(_Attempt):
         jobs: Number of its jobs: lint does those of many packages.
     """
 
-    due_at: AwareDatetime
-    began_at: AwareDatetime
-    seen_at: AwareDatetime
+    due_at: datetime
+    began_at: datetime
+    seen_at: datetime
     lost_before: bool
     jobs: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
 class AttemptEnded(_Attempt):
     """An attempt has ended.
 
@@ -78,8 +80,8 @@ class AttemptEnded(_Attempt):
     outcome: Outcome | None
     verdicts: tuple[Outcome | None, ...] = ()
     is_last: bool
-    began_at: AwareDatetime
-    ended_at: AwareDatetime
+    began_at: datetime
+    ended_at: datetime
     cpu_seconds: float | None = None
 
 
@@ -158,7 +160,7 @@ class _Observing(ActivityInboundInterceptor):
             packages=packages,
         )
         began = AttemptBegan(
-            **dict(attempt),
+            **vars(attempt),
             due_at=info.current_attempt_scheduled_time,
             began_at=info.started_time,
             seen_at=seen_at,
@@ -189,13 +191,13 @@ class _Observing(ActivityInboundInterceptor):
             return result
         finally:
             ended = AttemptEnded(
-                **dict(attempt),
+                **vars(attempt),
                 outcome=outcome,
                 verdicts=(outcome,) * jobs if verdicts is None else verdicts,
                 is_last=is_last,
                 began_at=seen_at,
                 ended_at=datetime.now(UTC),
-                cpu_seconds=report and report.cpu_seconds,
+                cpu_seconds=None if report is None else report.cpu_seconds,
             )
             for observer in self._observers:
                 observer.attempt_ended(ended)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -127,10 +128,10 @@ def test_each_verdict_of_a_lint_of_several_packages_counts() -> None:
     attempts = AttemptMetrics(metrics)
     lint = {"pool": "p", "kind": "lint"}
     unfit = Failed(reason=FailureReason.LINT, evidence=EVIDENCE)
-    done = ended(PASSED).model_copy(
-        update={"kind": JobKind.LINT, "verdicts": (PASSED, unfit, unfit, PASSED, PASSED)}
+    done = replace(
+        ended(PASSED), kind=JobKind.LINT, verdicts=(PASSED, unfit, unfit, PASSED, PASSED)
     )
-    attempts.attempt_began(began().model_copy(update={"kind": JobKind.LINT, "jobs": 5}))
+    attempts.attempt_began(replace(began(), kind=JobKind.LINT, jobs=5))
     attempts.attempt_ended(done)
     for name in ("opam_ci_attempts_total", "opam_ci_jobs_total"):
         assert value(metrics, name, outcome="passed", **lint) == 3
@@ -138,7 +139,7 @@ def test_each_verdict_of_a_lint_of_several_packages_counts() -> None:
     assert value(metrics, "opam_ci_package_failures_total", reason="lint", **lint) == 2
     assert value(metrics, "opam_ci_jobs_running", **lint) == 0
     # A worker that is lost in the middle of it costs an attempt of each.
-    lost = began(lost_before=True).model_copy(update={"kind": JobKind.LINT, "jobs": 5})
+    lost = replace(began(lost_before=True), kind=JobKind.LINT, jobs=5)
     attempts.attempt_began(lost)
     faults = value(metrics, "opam_ci_infrastructure_faults_total", pool="p", cause="worker_lost")
     assert faults == 5
