@@ -44,8 +44,12 @@ TEMPORAL = Path(sys.executable).with_name("temporal")
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a module in one process: most share a costly world, once a process."""
+    """Keeps the tests of a module in one process: most share a costly world, once a process.
+
+    Before xdist reads the groups, which it does first if a module is named on the command line.
+    """
     for item in items:
         if item.path.parent == HERE and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
