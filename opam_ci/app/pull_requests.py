@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from temporalio.client import (
     Client,
     RPCTimeoutOrCancelledError,
+    WorkflowExecutionStatus,
     WorkflowUpdateFailedError,
     WorkflowUpdateStage,
 )
@@ -21,9 +22,11 @@ from opam_ci.core.github.action import number_in
 from opam_ci.core.github.messages import DeliveryTask
 from opam_ci.core.github.ordering import ClosedAs
 from opam_ci.core.github.posting_options import PostingOptions
+from opam_ci.core.incidents.restarts import workflow_of
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.hold import Approval
 from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
 from opam_ci.core.jobs.selector import CancelUpdate, RestartSelector, RestartUpdate, Taken
 from opam_ci.workflows import options
@@ -106,7 +109,7 @@ class PullRequests:
 
     async def closed(self, ref: PullRequestRef, event: ClosedAs) -> bool:
         """Signals to a pull request's workflow that it is closed; returns whether it is running."""
-        return await self._signal(ref, "closed", event)
+        return await self._signal(ref.workflow_id, "closed", event)
 
     async def restart(
         self, ref: PullRequestRef, selectors: Collection[RestartSelector], *, head: str | None
@@ -125,19 +128,31 @@ class PullRequests:
             return False
         # The workflow checks the head too: there may be a push in between.
         only = [selector.model_copy(update={"head": head}) for selector in selectors]
-        return all([await self._signal(ref, "restart", selector) for selector in only])
+        return all([await self._signal(ref.workflow_id, "restart", selector) for selector in only])
 
     async def cancel(self, ref: PullRequestRef) -> bool:
         """Stops a pull request's jobs; returns whether its workflow is running."""
-        return await self._signal(ref, "cancel")
+        return await self._signal(ref.workflow_id, "cancel")
 
     async def approve(self, ref: PullRequestRef, approval: Approval) -> bool:
         """Approves what waits in a pull request; returns whether its workflow is running."""
-        return await self._signal(ref, "approve", approval)
+        return await self._signal(ref.workflow_id, "approve", approval)
 
     async def resync(self, ref: PullRequestRef) -> bool:
         """Has a pull request's workflow fetch it from GitHub; returns whether it is running."""
-        return await self._signal(ref, "resync")
+        return await self._signal(ref.workflow_id, "resync")
+
+    async def recount(self, testing: RevisionKey) -> bool:
+        """Signals that the index was changed; returns whether the testing's workflow is running."""
+        return await self._signal(workflow_of(testing), "recount", testing)
+
+    async def is_running(self, testing: RevisionKey) -> bool:
+        """Whether the workflow of a testing's pull request is running."""
+        workflow_id = workflow_of(testing)
+        handle = self._client.get_workflow_handle(workflow_id)
+        with temporal_errors(f"describe {workflow_id}"):
+            described = await _unless_missing(handle.describe())
+        return described is not None and described.status is WorkflowExecutionStatus.RUNNING
 
     async def restart_jobs(self, workflow_id: str, update: RestartUpdate) -> Taken | None:
         """Restarts jobs and returns which; see `_update`."""
@@ -213,14 +228,14 @@ class PullRequests:
             described = await _unless_missing(handle.describe())
         return None if described is None else described.typed_search_attributes.get(options.CI_HEAD)
 
-    async def _signal(self, ref: PullRequestRef, name: str, *message: object) -> bool:
-        handle = self._client.get_workflow_handle(ref.workflow_id)
+    async def _signal(self, workflow_id: str, name: str, *message: object) -> bool:
+        handle = self._client.get_workflow_handle(workflow_id)
 
         async def signal() -> bool:
             await handle.signal(name, args=list(message))
             return True
 
-        with temporal_errors(f"signal {ref.workflow_id}"):
+        with temporal_errors(f"signal {workflow_id}"):
             return await _unless_missing(signal()) or False
 
 

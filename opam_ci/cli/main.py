@@ -28,6 +28,7 @@ from opam_ci.cli.operator.prune import prune
 from opam_ci.cli.operator.restart import cancel, restart
 from opam_ci.cli.operator.serve import serve
 from opam_ci.cli.operator.up import up
+from opam_ci.cli.operator.waivers import app as waivers
 from opam_ci.cli.operator.work import worker
 from opam_ci.cli.output.tables import note
 from opam_ci.cli.selection.server import choose_server
@@ -72,6 +73,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(incidents)
+app.add_typer(waivers)
 app.add_typer(github_app)
 
 

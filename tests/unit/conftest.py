@@ -27,7 +27,7 @@ def index(opened: Index) -> Iterator[Index]:
     yield opened
     with opened._engine.begin() as connection:
         connection.execute(text("DELETE FROM pull_requests"))  # the rest goes with them
-        for table in ("incidents", "audit", "wrong_verdicts"):
+        for table in ("incidents", "audit", "wrong_verdicts", "waivers"):
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - ours
         for table in ("revisions", "jobs", "attempts"):
             assert connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0  # noqa: S608 - ours

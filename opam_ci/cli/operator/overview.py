@@ -28,7 +28,6 @@ from opam_ci.cli.selection.server import opened_listings
 from opam_ci.clients.index import CURRENT, JobFilter, Listings, Place, RevisionFilter
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.errors import UsageError
-from opam_ci.core.jobs.outcome import FailureReason
 from opam_ci.core.jobs.overview import WorkerRow
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.text.status import CAUSE_TEXTS, problems, verdict, why
@@ -186,10 +185,7 @@ def jobs(
         ),
     ] = None,
     cause: opt.Cause = None,
-    reason: Annotated[
-        FailureReason | None,
-        typer.Option(metavar="REASON", help="Only failures for this reason, such as build."),
-    ] = None,
+    reason: opt.Reason = None,
     kind: opt.Kind = None,
     platform: opt.Platform = None,
     package: opt.Package = None,

@@ -35,6 +35,10 @@ Cause = Annotated[
     outcome.Cause | None,
     typer.Option(metavar="CAUSE", help="Only errors with this cause, such as disk_full."),
 ]
+Reason = Annotated[
+    outcome.FailureReason | None,
+    typer.Option(metavar="REASON", help="Only failures for this reason, such as build."),
+]
 OldHead = Annotated[
     str | None, typer.Option(help="At an older head: its hash, or seven characters of it.")
 ]

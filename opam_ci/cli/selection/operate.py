@@ -76,14 +76,19 @@ def opened_index(settings: Settings) -> Iterator[Index]:
         index.close()
 
 
-def moment(text: str, now: datetime) -> datetime:
+def moment(text: str, now: datetime, *, ahead: bool = False) -> datetime:
     """Parses a time: `90m`, `24h` or `7d` ago, or an ISO date or time, in UTC without a zone.
+
+    Args:
+        text: The time.
+        now: The time from which it is reckoned.
+        ahead: Whether `7d` is in seven days.
 
     Raises:
         UsageError: It is none of these.
     """
     if found := _DURATION.fullmatch(text):
-        return now - int(found[1]) * _UNITS[found[2]]
+        return now + (1 if ahead else -1) * int(found[1]) * _UNITS[found[2]]
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from sqlalchemy import Table, insert, select
+from sqlalchemy import Connection, Table, insert, select
 
 from opam_ci.clients.index.engine import Connected, reading, writing
 from opam_ci.clients.index.paging import Page, Place, page
@@ -12,6 +12,12 @@ from opam_ci.core.pages.model import AuditEntry, WrongVerdict
 Entry = TypeVar("Entry", AuditEntry, WrongVerdict)
 
 _START = Place()
+
+
+def insert_entry(connection: Connection, table: Table, entry: AuditEntry | WrongVerdict) -> None:
+    """Adds an entry within a transaction; its id is ignored."""
+    values = {name: getattr(entry, name) for name in type(entry).model_fields if name != "id"}
+    connection.execute(insert(table).values(values))
 
 
 class Audit(Connected):
@@ -52,9 +58,8 @@ class Audit(Connected):
         return self._newest_first(WRONG_VERDICTS, WrongVerdict, place)
 
     def _add(self, table: Table, entry: AuditEntry | WrongVerdict) -> None:
-        values = {name: getattr(entry, name) for name in type(entry).model_fields if name != "id"}
         with writing(self._engine) as connection:
-            connection.execute(insert(table).values(values))
+            insert_entry(connection, table, entry)
 
     def _newest_first(self, table: Table, of: type[Entry], place: Place) -> Page[Entry]:
         with reading(self._engine) as connection:

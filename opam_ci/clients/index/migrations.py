@@ -132,6 +132,26 @@ def _to_0010(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+_TO_0011 = """
+CREATE TABLE waivers (
+  id {id}, package TEXT NOT NULL, platform TEXT NOT NULL, kind TEXT, reason TEXT, cause_group TEXT,
+  because TEXT NOT NULL, login TEXT NOT NULL, created_at {instant} NOT NULL,
+  expires_at {instant} NOT NULL, removed_at {instant},
+  PRIMARY KEY (id));
+CREATE INDEX waivers_by_end ON waivers (expires_at, id)
+"""
+
+
+def _to_0011(connection: Connection) -> None:
+    """Makes room for waivers."""
+    if connection.dialect.name == "postgresql":
+        names = {"id": "SERIAL NOT NULL", "instant": "TIMESTAMP WITH TIME ZONE"}
+    else:
+        names = {"id": "INTEGER NOT NULL", "instant": "DATETIME"}
+    for statement in _TO_0011.format(**names).split(";"):
+        connection.exec_driver_sql(statement)
+
+
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0004": _to_0005,
     "0005": _to_0006,
@@ -139,5 +159,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0007": _to_0008,
     "0008": _to_0009,
     "0009": _to_0010,
+    "0010": _to_0011,
 }
 """By schema, the step to the next one; oldest first."""

@@ -28,6 +28,7 @@ from opam_ci.clients.index.schema import (
     REVISIONS,
 )
 from opam_ci.clients.index.verdicts import count_audits
+from opam_ci.clients.index.waivers import announced
 from opam_ci.core.incidents.model import Incident
 from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.jobs.hold import day_of
@@ -75,6 +76,7 @@ class Ops(Incidents, Overview, Audit):
             unknown = unknown_faults(connection, now)
             workers = with_attempts(connection, attempts.workers)
             timed = flow(connection, now)
+            waivers = announced(connection, now)[:ROWS_SHOWN]
         hour = sum((pool.hour for pool in attempts.pools), Share())
         day = sum((pool.day for pool in attempts.pools), Share())
         oldest = (row.oldest_at for row in waiting.platforms if row.oldest_at is not None)
@@ -111,6 +113,7 @@ class Ops(Incidents, Overview, Audit):
             flow=timed,
             waiting=waiting.waiting,
             more_waiting=waiting.more_waiting,
+            waivers=waivers,
             audit=self.audit(_FIRST).items,
         )
 

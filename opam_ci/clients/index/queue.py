@@ -9,17 +9,17 @@ from opam_ci.clients.index.baseline import Compared, compare
 from opam_ci.clients.index.changing import (
     conclude,
     decide,
-    decide_each,
     queue_again,
     reuse,
     skipped_everywhere,
 )
-from opam_ci.clients.index.engine import Connected, portions, reading, writing
+from opam_ci.clients.index.engine import portions, reading, writing
 from opam_ci.clients.index.paging import parse_cursor, parse_number
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
 from opam_ci.clients.index.schema import JOBS
 from opam_ci.clients.index.selecting import cancelled, candidates, restarted
 from opam_ci.clients.index.standings import standings
+from opam_ci.clients.index.waivers import Waivers
 from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
 from opam_ci.core.batched import batched
 from opam_ci.core.jobs.hold import Hold
@@ -50,7 +50,7 @@ _QUEUED = ("id", "rank", *_JOB, "round", "restart_budget_used", "needs")
 _NEEDED = (*_JOB, "standing", "outcome")
 
 
-class JobQueue(Connected):
+class JobQueue(Waivers):
     """The part of the index that workflows use. Every method is idempotent.
 
     The row of an analysis belongs to the workflow of its pull request: nothing here counts or
@@ -244,6 +244,8 @@ class JobQueue(Connected):
     def compare(self, key: RevisionKey, there: frozenset[str], at: datetime) -> Compared:
         """Compares failures with the same jobs on the base; see `core/jobs/baseline.py`.
 
+        Those that are waived are skipped before, and need no job on the base.
+
         Args:
             key: The testing.
             there: Packages of the change that the base has, too.
@@ -252,21 +254,12 @@ class JobQueue(Connected):
         Raises:
             InfrastructureError: The index cannot be written; call again for the rest.
         """
+        has_waived = self.waive(key, at)
         with reading(self._engine) as connection:
             revision_id = find_revision(connection, key)
             verdicts, missing = compare(connection, revision_id, there)
-        for some in portions(tuple(verdicts)):
-            with writing(self._engine) as connection:
-                locked_revision(connection, key, at)
-                # Their attempts stay as they are: they did fail.
-                decide_each(
-                    connection,
-                    JOBS.c.id,
-                    {each: verdicts[each] for each in some},
-                    at,
-                    JOBS.c.standing == Standing.FAILED,
-                )
-        return Compared(changed=bool(verdicts), missing=missing)
+        self.decide_failed(key, verdicts, at)
+        return Compared(changed=has_waived or bool(verdicts), missing=missing)
 
     def _decide(
         self,

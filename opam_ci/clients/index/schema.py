@@ -44,7 +44,7 @@ from opam_ci.core.jobs.records import AttemptRecord
 from opam_ci.core.jobs.summary import Fault
 from opam_ci.core.submission.result import ChangeKind
 
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0011"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -308,6 +308,17 @@ WRONG_VERDICTS = _table(
     Index("wrong_verdicts_by_time", "at", "id"),
 )
 """Verdicts that are wrong by somebody's word."""
+
+WAIVERS = _table(
+    "waivers",
+    *_required(Text, "package", "platform"),
+    *_optional(Text, "kind", "reason", "cause_group"),
+    *_required(Text, "because", "login"),
+    *_required(Instant, "created_at", "expires_at"),
+    Column("removed_at", Instant),
+    Index("waivers_by_end", "expires_at", "id"),
+)
+"""Failures that do not count, by a decision of somebody."""
 
 
 def _counts(name: str, *columns: str) -> Table:

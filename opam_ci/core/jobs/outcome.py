@@ -104,6 +104,8 @@ class SkipReason(StrEnum):
     """No worker builds for the platform."""
     FAILS_ON_BASE = "fails_on_base"
     """It fails without the change, too."""
+    WAIVED = "waived"
+    """It failed, and a maintainer decided that this does not count."""
 
 
 Readable = Annotated[str, AfterValidator(readable)]
@@ -159,6 +161,22 @@ class OnBase(StrEnum):
     """The job on the base has no verdict, and acquits nobody."""
 
 
+class WaiverRef(Frozen):
+    """A waiver, as far as the jobs that it takes show it.
+
+    Attributes:
+        id: Its number in the index.
+        login: Who added it.
+        because: Why the failure does not count.
+        expires_at: From when on it counts again.
+    """
+
+    id: int
+    login: Readable
+    because: Readable
+    expires_at: AwareDatetime
+
+
 class Evidence(Frozen):
     """On what a verdict rests.
 
@@ -173,6 +191,7 @@ class Evidence(Frozen):
         detail: Facts as text, such as `0 bytes free in the build root`.
         on_base: Of a job that failed: what it comes to without the change, once that is known.
         reused: Of a job that was not run: the attempt with the same inputs whose verdict it has.
+        waiver: Of a job that failed: the waiver that takes it, or did until it expired.
     """
 
     rule: str
@@ -185,6 +204,7 @@ class Evidence(Frozen):
     detail: Readable | None = None
     on_base: OnBase | None = None
     reused: Reused | None = None
+    waiver: WaiverRef | None = None
 
 
 class Passed(Frozen):

@@ -13,6 +13,7 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.overview import AuthorRow, ErrorGroup
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import Standing
+from opam_ci.core.jobs.waiver import Waiver
 from opam_ci.core.model import Frozen
 from opam_ci.core.pages.model import AuditEntry, WrongVerdict
 from opam_ci.core.pages.waiting import WaitReason
@@ -303,7 +304,10 @@ class OpsPage(Frozen):
         flow: How long heads take.
         waiting: Who waits longest; `ROWS_SHOWN` at most.
         more_waiting: Number of other pull requests with queued jobs.
-        audit: Actions of those who are signed in, the newest first; `ROWS_SHOWN` at most.
+        waivers: Those that end soon, or ended a short time ago, the nearest to its end first;
+            `ROWS_SHOWN` at most.
+        audit: Actions of those who are signed in, and of commands, the newest first; `ROWS_SHOWN`
+            at most.
     """
 
     as_of: AwareDatetime
@@ -322,4 +326,5 @@ class OpsPage(Frozen):
     flow: Flow = Flow()
     waiting: tuple[Waiting, ...] = ()
     more_waiting: int = Field(default=0, ge=0)
+    waivers: tuple[Waiver, ...] = ()
     audit: tuple[AuditEntry, ...] = ()

@@ -23,6 +23,7 @@ SKIP_TEXTS = {
     SkipReason.NOT_BUILT: "the build did not pass",
     SkipReason.NOT_SERVED: "no worker for the platform",
     SkipReason.FAILS_ON_BASE: "fails without this change, too",
+    SkipReason.WAIVED: "the failure is waived",
 }
 
 ON_BASE_TEXTS = {
@@ -67,6 +68,9 @@ def reason_line(outcome: Outcome) -> str:
             "request": "cancelled on request",
         }[outcome.by]
     evidence = outcome.evidence
+    detail = evidence.detail
+    if outcome.kind == "skipped" and outcome.reason is SkipReason.WAIVED and evidence.waiver:
+        detail = evidence.waiver.because
     blame = f"{outcome.blame}: " if isinstance(outcome, Failed) and outcome.blame else ""
     lines = [_MARK.sub("", line.text.strip()) for line in evidence.lines]
     if is_rejudged(outcome):
@@ -74,11 +78,11 @@ def reason_line(outcome: Outcome) -> str:
     if outcome.kind == "skipped" and outcome.reason is SkipReason.ACCEPTED_FAILURE and lines:
         # Only the first part of the detail: the rest repeats the line.
         return f"{(evidence.detail or '').partition(';')[0]}: {salient_line(lines)}"
-    if evidence.detail and (outcome.kind == "skipped" or is_not_installable(outcome)):
-        return flat(evidence.detail)
+    if detail and (outcome.kind == "skipped" or is_not_installable(outcome)):
+        return flat(detail)
     if lines:
-        return blame + salient_line(lines, evidence.detail)
-    return blame + (evidence.detail or evidence.rule)
+        return blame + salient_line(lines, detail)
+    return blame + (detail or evidence.rule)
 
 
 def counts_text(counts: Counts) -> str:
@@ -98,18 +102,19 @@ def counts_text(counts: Counts) -> str:
 
 
 def ran_text(summary: Summary) -> str:
-    """Returns the numbers of builds and tests, those apart that fail without the change, too."""
-    known = sum(
-        each.number
-        for each in summary.tallies
-        if each.standing is Standing.SKIPPED and each.why == SkipReason.FAILS_ON_BASE
-    )
-    if not known:
-        return counts_text(summary.ran)
-    others = summary.ran.model_copy(update={"skipped": summary.ran.skipped - known})
-    numbers = counts_text(others) if others.decided else ""
-    apart = f"{known} {'fails' if known == 1 else 'fail'} without this change, too"
-    return ", ".join(filter(None, (numbers, apart)))
+    """Returns the numbers of builds and tests, those of failures that do not count apart."""
+    skips: Counter[str] = Counter()
+    for each in summary.tallies:
+        if each.standing is Standing.SKIPPED:
+            skips[each.why] += each.number
+    waived, known = skips[SkipReason.WAIVED], skips[SkipReason.FAILS_ON_BASE]
+    others = summary.ran.model_copy(update={"skipped": summary.ran.skipped - waived - known})
+    numbers = [counts_text(others)] if others.decided or not waived + known else []
+    if waived:
+        numbers.append(f"{waived} waived")
+    if known:
+        numbers.append(f"{known} {'fails' if known == 1 else 'fail'} without this change, too")
+    return ", ".join(numbers)
 
 
 def other_jobs(summary: Summary, *, passed: bool = True) -> str:

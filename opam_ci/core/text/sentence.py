@@ -3,7 +3,7 @@
 from collections import Counter
 from datetime import datetime
 
-from opam_ci.core.jobs.outcome import Cause, Outcome, reused_of
+from opam_ci.core.jobs.outcome import Cause, Failed, Outcome, Skipped, SkipReason, reused_of
 from opam_ci.core.jobs.summary import JobState, JobStatus, Standing, State, Summary
 from opam_ci.core.printable import clip, flat
 from opam_ci.core.text.result import (
@@ -119,10 +119,10 @@ def job_sentence(row: JobStatus) -> str:
         case "passed":
             text = f"Passed{_as_before(outcome)}."
         case "failed":
-            before = _as_before(outcome)
+            before = f"{_as_before(outcome)}{_waiver(outcome)}"
             text = f"Failed ({outcome.reason}){before}: {flat(reason_line(outcome))}"
         case "skipped":
-            why = f"{SKIP_TEXTS[outcome.reason]}{_as_before(outcome)}"
+            why = f"{SKIP_TEXTS[outcome.reason]}{_as_before(outcome)}{_waiver(outcome)}"
             text = f"Skipped, {why}: {flat(reason_line(outcome))}"
         case "errored":
             cause = CAUSE_TEXTS[outcome.cause]
@@ -138,6 +138,17 @@ def _as_before(outcome: Outcome) -> str:
         return ""
     where = f"#{reused.number}" if reused.branch is None else clip(reused.branch, _NAME_LIMIT)
     return f", as with the same inputs for {where} on {reused.ended_at:%d %B %Y}"
+
+
+def _waiver(outcome: Failed | Skipped) -> str:
+    """Returns by whom a failure is waived and until when, or was; empty if there is no waiver."""
+    waiver = outcome.evidence.waiver
+    if waiver is None or (outcome.kind == "skipped" and outcome.reason is not SkipReason.WAIVED):
+        return ""
+    by, day = clip(flat(waiver.login), _NAME_LIMIT), f"{waiver.expires_at:%d %B %Y}"
+    if outcome.kind == "failed":
+        return f", the waiver by {by} expired on {day}"
+    return f" by {by} until {day}"
 
 
 def _undecided(row: JobStatus) -> str:

@@ -42,6 +42,7 @@ from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.requests import Surroundings
 from opam_ci.core.jobs.selector import JobSelector, RestartSelector
 from opam_ci.core.jobs.summary import JobState, JobStatus, total
+from opam_ci.core.jobs.waiver import Waiver
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.core.reuse.plan_key import Keys
 from opam_ci.core.reuse.reach import Reachable
@@ -454,3 +455,24 @@ async def test_a_head_without_its_base_in_the_store_is_not_compared(
     without = concluding(task).model_copy(update={"platforms": ()})
     assert not await ActivityEnvironment().run(given.conclude_jobs, without)
     assert "base-build a.1" not in standings(given, task)
+
+
+async def test_a_waived_failure_is_not_run_on_the_base(given: activities.JobActivities) -> None:
+    task = reusing(1, "a.1")
+    await ActivityEnvironment().run(given.plan_jobs, task)
+    await failed(given, task, Job(platform=PLATFORM.name, package="a.1", kind=JobKind.BUILD))
+    now = datetime.now(UTC)
+    given._index.add_waiver(
+        Waiver(
+            package="a",
+            because="known",
+            login="ann",
+            created_at=now,
+            expires_at=now + timedelta(days=1),
+        )
+    )
+    assert await ActivityEnvironment().run(given.conclude_jobs, concluding(task))
+    found = standings(given, task)
+    assert found["build a.1"] == "skipped"
+    assert "base-build a.1" not in found
+    assert not await ActivityEnvironment().run(given.conclude_jobs, concluding(task))

@@ -1,6 +1,7 @@
 """The page of operators over HTTP."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -19,6 +20,7 @@ from opam_ci.core.jobs.outcome import Cause, Errored, Evidence, Failed, FailureR
 from opam_ci.core.jobs.plan import PlannedJob
 from opam_ci.core.jobs.records import AttemptRecord, RevisionKey, RevisionRecord
 from opam_ci.core.jobs.summary import State
+from opam_ci.core.jobs.waiver import Waiver
 from opam_ci.core.pages.model import AuditEntry, WrongVerdict
 from opam_ci.core.pages.ops import OpsPage
 from opam_ci.web.action_service import routes_beside_pages
@@ -118,6 +120,10 @@ def fill(index: Index, text: str) -> RevisionKey:
             detail=text,
         )
     )
+    waiver = Waiver(
+        package="lwt", because=text, login=text, created_at=now, expires_at=now + timedelta(days=3)
+    )
+    index.add_waiver(waiver)
     called_wrong = attempt.model_copy(update={"outcome": failed})
     index.add_wrong_verdict(
         WrongVerdict(at=now, login=text, attempt=called_wrong, expected="passed", comment=text)
@@ -158,6 +164,9 @@ def test_every_part_has_its_rows_and_links(client: httpx.Client, index: Index) -
         "/o/r/pull/7?q=is:errored,retrying cause:unknown" in links
     )
     assert "/api/v1/attempts?worker=one&cause=unknown" in links
+    assert re.search(r"<td>lwt</td><td[^>]*>expires <time", text)
+    # A waiver is of no repository.
+    assert re.search(r"<td>waive <code>1: lwt; one; until [^<]*</code></td>\n<td></td>", text)
     assert any(each.startswith("/o/r/commit/" + "a" * 40 + "/job/build") for each in links)
     for title in (
         "Incidents", "Who waits longest", "Queue", "Pools", "Workers", "Faults of unknown cause",

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -23,6 +23,7 @@ from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, On
 from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
 from opam_ci.core.jobs.records import RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus
+from opam_ci.core.jobs.waiver import Waiver
 from opam_ci.web.action_service import routes_beside_pages
 from opam_ci.web.operation import PREFIX
 from opam_ci.web.pages import application
@@ -309,6 +310,36 @@ def test_a_failure_says_what_it_is_without_the_change(filled: httpx.Client, site
     there = JOB.rpartition("/job/")[2].replace("cppo.1.8.0", "old.1").replace("build", "base-build")
     link = f'<a href="/{world.REPOSITORY}/pull/{world.NUMBER}/job/{there}">Without this change</a>'
     assert f"{link} it passes: the change broke it." in page
+
+
+@pytest.mark.parametrize("days", [1, -1])
+def test_a_job_has_the_waiver_that_takes_it(filled: httpx.Client, site: Site, days: int) -> None:
+    job = Job(platform=world.PLATFORMS[0], package="old.1", kind=JobKind.BUILD)
+    failed = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="package-report"))
+    status = JobStatus(job=job, state=JobState.DECIDED, outcome=failed, attempt=1)
+    index = Index.open(site.sources.index_url)
+    key = world.key_of(world.NEW)
+    now = datetime.now(UTC)
+    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
+    index.add_waiver(
+        Waiver(
+            package="old",
+            because="<b>known</b>",
+            login="ann",
+            created_at=now - timedelta(days=2),
+            expires_at=now + timedelta(days=days),
+        )
+    )
+    assert index.waive(key, now)
+    index.close()
+    page = filled.get(JOB.replace("cppo.1.8.0", "old.1")).text
+    day = f"{now + timedelta(days=days):%d %B %Y}"
+    if days > 0:
+        assert f"Skipped, the failure is waived by ann until {day}: &lt;b&gt;known" in page
+        assert re.search("Waiver 1 by ann until .*: the failure does not count: &lt;b&gt;", page)
+    else:
+        assert f"Failed (build), the waiver by ann expired on {day}: " in page
+        assert re.search("Waiver 1 by ann expired .*: &lt;b&gt;known", page)
 
 
 def test_lint_findings_lead_to_their_lines(filled: httpx.Client) -> None:
