@@ -81,8 +81,12 @@ def add(
 ) -> None:
     """Adds a waiver: failures of builds and tests in its scope are shown and do not count.
 
-    Those of the current heads of open pull requests are waived at once.
-    """
+    Those of the current heads of open pull requests are waived at once; --dry-run counts them.
+
+    \b
+      opam-ci waivers add lwt_ssl --kind revdep-test --platform 'alpine-*' \\
+        --until 30d --because https://github.com/ocsigen/lwt/issues/1
+    """  # noqa: D301 - \b, the character, makes click keep the lines as they are
     now = datetime.now(UTC)
     waiver = Waiver(
         package=package,
