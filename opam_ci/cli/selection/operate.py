@@ -21,7 +21,7 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.summary import Summary
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 
-_DURATION = re.compile(r"(\d{1,6})([mhd])")
+_DURATION = re.compile(r"(\d{1,5})([mhd])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 

@@ -191,5 +191,9 @@ def test_times_are_parsed_and_printed() -> None:
     assert moment("2026-05-04", NOW) == datetime(2026, 5, 4, tzinfo=UTC)
     assert ago(NOW - timedelta(hours=30), NOW) == "1d"
     assert ago(NOW + timedelta(seconds=5), NOW) == "0s"
-    with pytest.raises(UsageError):
-        moment("7 days", NOW)
+    # No calendar goes back, or ahead, by more.
+    assert moment("99999d", NOW).year < NOW.year
+    assert moment("99999d", NOW, ahead=True).year > NOW.year
+    for text in ("7 days", "999999d"):
+        with pytest.raises(UsageError):
+            moment(text, NOW)
