@@ -88,7 +88,7 @@ class Bench:
             ended = await self.run_step(listing.command(spec, query, coinstallable=True), said)
             assert ended.ok, said
             answers[query] = listing.packages(said)
-        return listing.merged(spec, answers)
+        return tuple(sorted(listing.merged(spec, answers)))
 
     async def ours(self, spec: BuildSpec) -> tuple[str, ...]:
         phase_log = PhaseLog(Transcript(self.log, lambda _: None), PhaseTimeouts())
@@ -96,7 +96,8 @@ class Bench:
         _, found = await coinstall.run(spec, self.run_step, self._executor.read, phase_log)
         assert b"falling back" not in self.log.data
         assert found is not None
-        return found
+        # opam's own queries do not have the numbers of dependents by which ours are ordered.
+        return tuple(sorted(found))
 
 
 async def measured(

@@ -101,7 +101,7 @@ class JobActivities:
         for job, listed in tuple(reuse.listings.items()):
             flagged = len(listed.flagged)
             notices.append(not_built_notice(job.platform, job.package, flagged))
-            revdeps = revdep_jobs(job.platform, job.package, listed.revdeps)
+            revdeps = await self._revdep_jobs(message.key, job.platform, job.package, listed)
             await self._plan(message, revdeps, message.origin, reuse)
         platforms = tuple(chosen[one.name] or one for one in message.platforms)
         outcomes = {
@@ -127,7 +127,7 @@ class JobActivities:
             raise InfrastructureError(
                 f"{message.listing} is not a list of reverse dependencies", cause=Cause.STORAGE
             ) from error
-        jobs = revdep_jobs(message.platform, message.package, listed.revdeps)
+        jobs = await self._revdep_jobs(message.key, message.platform, message.package, listed)
         on = [message.on] if message.on is not None else []
         await self._plan(message, jobs, None, await self._reuse(message, on))
 
@@ -197,6 +197,12 @@ class JobActivities:
         changed = await INDEX.run(self._index.conclude, message, datetime.now(UTC))
         changed |= await self._compare(message)
         return changed or activity.info().attempt > 1
+
+    async def _revdep_jobs(
+        self, key: RevisionKey, platform: str, package: str, listed: RevdepList
+    ) -> Iterator[PlannedJob]:
+        first = await INDEX.run(self._index.failed_before, key, platform)
+        return revdep_jobs(platform, package, listed.revdeps, first=first)
 
     async def _reuse(
         self,

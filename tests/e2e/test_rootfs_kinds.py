@@ -107,13 +107,14 @@ async def test_revdeps_are_listed_as_opam_repo_ci_lists_them(world: World) -> No
     assert "falling back to" not in log.text
     assert report.listing is not None
     assert [(revdep.package, revdep.has_tests) for revdep in report.listing.revdeps] == [
-        ("afterwards-elsewhere.1", False),
+        # Direct ones, first those that others need.
         ("direct.1", False),
-        ("indirect-tested.1", True),
-        ("indirect.1", False),
         ("optional.1", False),
+        ("afterwards-elsewhere.1", False),
         ("tests.1", True),
         ("untestable.1", True),
+        ("indirect-tested.1", True),
+        ("indirect.1", False),
     ]
     assert report.listing.flagged == ("avoided.1", "deprecated.1")
     assert "2 not built: flagged avoid-version or deprecated" in log.text

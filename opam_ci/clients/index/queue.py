@@ -14,6 +14,7 @@ from opam_ci.clients.index.changing import (
     skipped_everywhere,
 )
 from opam_ci.clients.index.engine import portions, reading, writing
+from opam_ci.clients.index.page_testing import find_testing
 from opam_ci.clients.index.paging import parse_cursor, parse_number
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
 from opam_ci.clients.index.schema import JOBS
@@ -23,7 +24,7 @@ from opam_ci.clients.index.waivers import Waivers
 from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
 from opam_ci.core.batched import batched
 from opam_ci.core.jobs.hold import Hold
-from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind
 from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
@@ -44,6 +45,9 @@ _WRITTEN_AT_ONCE = 1_000
 
 _CONCLUDED_AT_ONCE = 20
 """Packages in one transaction, each with a build on some ten platforms."""
+
+_FIRST_AT_MOST = 1_000
+"""Failures of the previous head that run first: where more fail, their order hardly matters."""
 
 _JOB = ("platform", "package", "kind", "revdep")
 _QUEUED = ("id", "rank", *_JOB, "round", "restart_budget_used", "needs")
@@ -90,6 +94,30 @@ class JobQueue(Waivers):
                 insert_queued(connection, rows, charge=charge)
                 known = {each.job.id: each.verdict for each in some if each.verdict is not None}
                 reuse(connection, revision_id, known, round_=round_, at=at)
+
+    def failed_before(self, key: RevisionKey, platform: str) -> frozenset[str]:
+        """Reads which reverse dependencies failed at the previous head of the pull request.
+
+        Not those that fail on the base, too. Of very many, some.
+
+        Args:
+            key: The testing.
+            platform: Where.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        with reading(self._engine) as connection:
+            testing = find_testing(connection, key)
+            if testing is None or testing.previous_id is None:
+                return frozenset()
+            query = select(JOBS.c.revdep).where(
+                JOBS.c.revision_id == testing.previous_id,
+                JOBS.c.platform == platform,
+                JOBS.c.standing == Standing.FAILED,
+                JOBS.c.kind.in_(sorted(REVDEP_KINDS)),
+            )
+            return frozenset(connection.scalars(query.order_by(JOBS.c.id).limit(_FIRST_AT_MOST)))
 
     def take(self, given: TakeJobs, hold: Hold | None = None) -> JobPage:
         """Returns a platform's queued jobs in the order in which they run.

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from opam_ci.core.coinstall import dependents, post, universe, worlds
 from opam_ci.core.model import Frozen
 
@@ -33,11 +35,13 @@ class Answers(Frozen):
         direct: Those that depend on it, optionally too.
         recursive: Those that depend on it over any number of steps.
         testing: As `direct`, with the dependencies of tests.
+        dependents: How many other names need the name of each of them directly, if any.
     """
 
     direct: tuple[str, ...] = ()
     recursive: tuple[str, ...] = ()
     testing: tuple[str, ...] = ()
+    dependents: dict[str, int] = Field(default_factory=dict)
 
 
 def answer(
@@ -56,6 +60,7 @@ def answer(
     """
     table = post.read_table(dumps.post)
     variables = post.read_variables(dumps.variables)
+    counts: dict[str, int] = {}
 
     def query(
         dump: str, *, with_test: bool, candidates: tuple[Callable[..., frozenset[int]], ...]
@@ -80,10 +85,19 @@ def answer(
             questions=questions,
         )
         found = worlds.coinstallable(problem, report)
+        # Those of both universes, since some packages are found for their tests alone.
+        needed = dependents.counts(packages)
+        for name in {packages.packages[place][0] for some in found for place in some}:
+            counts[name] = max(counts.get(name, 0), needed.get(name, 0))
         return [tuple(sorted(map(packages.name, some))) for some in found]
 
     direct, recursive = query(
         dumps.universe, with_test=False, candidates=(dependents.direct, dependents.recursive)
     )
     (testing,) = query(dumps.universe_with_tests, with_test=True, candidates=(dependents.direct,))
-    return Answers(direct=direct, recursive=recursive, testing=testing)
+    return Answers(
+        direct=direct,
+        recursive=recursive,
+        testing=testing,
+        dependents={name: number for name, number in sorted(counts.items()) if number},
+    )

@@ -1,5 +1,6 @@
 """Packages that depend on a package: the candidates of opam's three queries."""
 
+from collections import defaultdict
 from collections.abc import Collection
 
 from opam_ci.core.coinstall.universe import Clauses, Universe
@@ -63,3 +64,13 @@ def recursive(universe: Universe, package: int) -> frozenset[int]:
         found |= reached
         new = reached
     return frozenset(found)
+
+
+def counts(universe: Universe) -> dict[str, int]:
+    """Count for each name how many other names need it directly, in any version."""
+    needing: defaultdict[str, set[str]] = defaultdict(set)
+    for (name, _), clauses in zip(universe.packages, universe.depends, strict=True):
+        for clause in clauses:
+            for other, _ in clause:
+                needing[other].add(name)
+    return {name: len(others - {name}) for name, others in needing.items()}

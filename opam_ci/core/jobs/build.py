@@ -142,7 +142,7 @@ def listing_key(log: str) -> str:
 
 
 class RevdepList(Frozen):
-    """A listing of reverse dependencies: sorted, each package once.
+    """A listing of reverse dependencies, each package once, in the order in which they are built.
 
     Attributes:
         revdeps: Those that are built.

@@ -1,6 +1,6 @@
 """Planning: from an analysis to the jobs of each platform."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from pydantic import Field
 
@@ -138,9 +138,22 @@ def depends_on(job: Job) -> Job | None:
     return None
 
 
-def revdep_jobs(platform: str, package: str, revdeps: Iterable[Revdep]) -> Iterator[PlannedJob]:
-    """Yields the jobs on reverse dependencies: for each a build, then its tests if it has any."""
-    for revdep in revdeps:
+def revdep_jobs(
+    platform: str,
+    package: str,
+    revdeps: Iterable[Revdep],
+    *,
+    first: Container[str] = frozenset(),
+) -> Iterator[PlannedJob]:
+    """Yields the jobs on reverse dependencies: for each a build, then its tests if it has any.
+
+    Args:
+        platform: Name of the platform.
+        package: Whose reverse dependencies.
+        revdeps: In the order of the listing.
+        first: Those that come before all others: they failed at the previous head.
+    """
+    for revdep in sorted(revdeps, key=lambda each: each.package not in first):
         kinds = (JobKind.REVDEP, JobKind.REVDEP_TEST) if revdep.has_tests else (JobKind.REVDEP,)
         for kind in kinds:
             job = Job(platform=platform, package=package, kind=kind, revdep=revdep.package)

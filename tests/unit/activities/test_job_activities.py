@@ -38,10 +38,11 @@ from opam_ci.core.jobs.outcome import (
     Skipped,
     SkipReason,
 )
+from opam_ci.core.jobs.plan import PlannedJob
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.requests import Surroundings
 from opam_ci.core.jobs.selector import JobSelector, RestartSelector
-from opam_ci.core.jobs.summary import JobState, JobStatus, total
+from opam_ci.core.jobs.summary import JobState, JobStatus, State, total
 from opam_ci.core.jobs.waiver import Waiver
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.core.reuse.plan_key import Keys
@@ -117,6 +118,46 @@ async def test_a_stored_listing_becomes_jobs(
             given.plan_revdeps, task.model_copy(update={"listing": "broken"})
         )
     assert caught.value.cause is Cause.STORAGE
+
+
+async def test_what_failed_at_the_previous_head_runs_first(
+    given: activities.JobActivities, store: ArtifactStore
+) -> None:
+    listed = RevdepList(
+        revdeps=tuple(Revdep(package=f"{name}.1", has_tests=False) for name in "vwxyz")
+    )
+    await store.put("list", listed.model_dump_json().encode())
+    failed = Failed(reason=FailureReason.BUILD, evidence=Evidence(rule="x"))
+    old_too = Skipped(reason=SkipReason.FAILS_ON_BASE, evidence=Evidence(rule="x"))
+    outcomes = {
+        "v.1": (PLATFORM.name, Passed(evidence=Evidence(rule="x"))),
+        "w.1": (PLATFORM.name, old_too),
+        "x.1": ("elsewhere", failed),
+        "z.1": (PLATFORM.name, failed),
+    }
+    revision = RevisionRecord(key=KEY, base="b", state=State.FAILURE, updated_at=NOON, sequence=1)
+    rows = tuple(
+        JobStatus(
+            job=Job(platform=platform, package="a.1", kind=JobKind.REVDEP, revdep=revdep),
+            state=JobState.DECIDED,
+            outcome=outcome,
+            attempt=1,
+            decided_at=NOON,
+        )
+        for revdep, (platform, outcome) in outcomes.items()
+    )
+    given._index.record(
+        RowBatch(key=KEY, revision=revision, rows=rows, sequence=1, updated_at=NOON)
+    )
+    pushed = KEY.model_copy(update={"head": "b" * 40, "opened_at": NOON + timedelta(hours=1)})
+    task = PlanRevdeps(key=pushed, platform=PLATFORM.name, package="a.1", listing="list", round=1)
+    # The head's own builds are in the index before a listing is.
+    build = PlannedJob(job=Job(platform=PLATFORM.name, package="a.1", kind=JobKind.BUILD))
+    given._index.plan(pushed, [build], round_=1, origin=None, at=NOON)
+    await ActivityEnvironment().run(given.plan_revdeps, task)
+    page = await given.take_jobs(TakeJobs(key=pushed, platform=PLATFORM.name, limit=9))
+    order = [each.job.revdep for each in page.jobs if each.job.kind is JobKind.REVDEP]
+    assert order == ["z.1", "v.1", "w.1", "x.1", "y.1"]
 
 
 async def test_a_spent_budget_of_today_keeps_reverse_dependencies(

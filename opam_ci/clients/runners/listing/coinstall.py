@@ -83,7 +83,7 @@ async def run(
                     Query.RECURSIVE: frozenset(answers.recursive),
                     Query.TESTING: frozenset(answers.testing),
                 }
-                return ended, listing.merged(spec, by_query)
+                return ended, listing.merged(spec, by_query, answers.dependents)
     phase_log.transcript.note("falling back to `opam list`")
     return await listing.run(spec, run_step)
 

@@ -6,6 +6,7 @@ without the package itself and those that the pull request builds anyway.
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 from opam_ci.clients.runners.phases.executor import RunStep
 from opam_ci.clients.runners.phases.report import PACKAGE
@@ -65,11 +66,29 @@ def queries(spec: BuildSpec) -> tuple[Query, ...]:
     return tuple(query for query in Query if query not in left_out)
 
 
-def merged(spec: BuildSpec, results: Mapping[Query, frozenset[str]]) -> tuple[str, ...]:
-    """Merges the results of the queries."""
+def merged(
+    spec: BuildSpec,
+    results: Mapping[Query, frozenset[str]],
+    dependents: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[str, ...]:
+    """Merges the results of the queries, in the order in which the packages are built.
+
+    What the package breaks shows in those that use it themselves, and matters most in those that
+    others need: direct ones come first, then those with the most dependents, then by name.
+
+    Args:
+        spec: The job.
+        results: The packages that each query found.
+        dependents: How many names need a name, as far as that is known.
+    """
     found = frozenset[str]().union(*(results[query] for query in queries(spec)))
+    direct = results[Query.DIRECT] | results[Query.TESTING]
+
+    def place(package: str) -> tuple[bool, int, str]:
+        return package not in direct, -dependents.get(package.partition(".")[0], 0), package
+
     # `--recursive` lists the package itself, too.
-    return tuple(sorted(found - {spec.job.package, *spec.submitted}))
+    return tuple(sorted(found - {spec.job.package, *spec.submitted}, key=place))
 
 
 def revdep_list(files: Iterable[tuple[str, bytes | None]], *, tests: bool) -> RevdepList:

@@ -34,6 +34,17 @@ def test_results_are_merged_without_what_is_tested_anyway() -> None:
     assert listing.merged(SPEC.model_copy(update={"platform": direct}), answers) == ("a.1", "b.1")
 
 
+def test_direct_ones_and_those_that_others_need_come_first() -> None:
+    answers = {
+        Query.DIRECT: frozenset({"needed.1", "needed.1.2", "maybe.1"}),
+        Query.RECURSIVE: frozenset({"a.1", "core.1", "needed.1"}),
+        Query.TESTING: frozenset({"tested.1"}),
+    }
+    counts = {"core": 100, "needed": 2}
+    order = ("needed.1", "needed.1.2", "maybe.1", "tested.1", "core.1", "a.1")
+    assert listing.merged(SPEC, answers, counts) == order
+
+
 def test_a_revdeps_own_file_decides_about_it() -> None:
     def of(body: str) -> bytes:
         return f'opam-version: "2.0"\n{body}'.encode()

@@ -71,7 +71,24 @@ def test_each_query_has_its_own_candidates() -> None:
         direct=("direct.1", "maybe.1"),
         recursive=("direct.1", "far.1"),
         testing=("direct.1", "maybe.1", "tested.1"),
+        dependents={"direct": 1},
     )
+
+
+def test_dependents_are_counted_by_name() -> None:
+    found = ask(
+        {
+            "lib.1": {},
+            "some.1": {"depends": "lib"},
+            "some.2": {"depends": "lib , some (>= 1)"},
+            "a.1": {"depends": "some"},
+            "a.2": {"depends": "some (= 2) | lib"},
+            "b.1": {"depends": "some"},
+        },
+        tests={"tested.1": {"depends": "lib"}, "c.1": {"depends": "tested | some"}},
+    )
+    # Versions count once, and a name is not its own dependent.
+    assert found.dependents == {"some": 3, "tested": 1}
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,15 @@ def test_a_reverse_dependency_with_tests_has_two_jobs() -> None:
     ]
 
 
+def test_what_failed_before_comes_first_and_else_the_order_is_the_listings() -> None:
+    revdeps = [Revdep(package=name, has_tests=name == "a.1") for name in ("z.1", "y.1", "a.1")]
+    found = names([*revdep_jobs("p", "lib.1", revdeps, first={"a.1", "gone.1"})])
+    assert [name for name, _ in found] == [
+        *("revdep p lib.1 a.1", "revdep-test p lib.1 a.1"),
+        *("revdep p lib.1 z.1", "revdep p lib.1 y.1"),
+    ]
+
+
 def test_whatever_others_wait_for_is_taken_no_later() -> None:
     assert RANKS.keys() == set(JobKind)
     packages = (changed(ChangeKind.NEW_RELEASE, has_tests=True),)
