@@ -187,6 +187,11 @@ class Metrics:
             "Jobs of 30 days run although one with the same inputs had a verdict: same or other.",
             "result",
         )
+        self.estimates = self._gauge(
+            "opam_ci_estimates",
+            "First estimates of heads decided within 30 days, by whether they held: held, missed.",
+            "result",
+        )
         self.undecided = self._gauge(
             "opam_ci_jobs_undecided", "Jobs without an outcome, by standing.", "standing"
         )

@@ -86,6 +86,7 @@ class Collector:
                 metrics.errored,
                 metrics.incidents,
                 metrics.audits,
+                metrics.estimates,
             ),
             "temporal": (metrics.queue_age, metrics.queue_jobs, metrics.queue_workers),
         }
@@ -105,6 +106,7 @@ class Collector:
         audits = state.audits
         same = audits.compared - audits.differed
         _set(metrics.audits, {"same": same, "other": audits.differed})
+        _set(metrics.estimates, state.estimates.model_dump())
         # The pools of resolved incidents must go, so this one is made anew.
         metrics.incidents.clear()
         for cause in Cause:

@@ -10,13 +10,13 @@ from opam_ci.core.incidents.model import Incident, Scope
 from opam_ci.core.jobs.outcome import Cause, Evidence, Outcome
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import Standing
+from opam_ci.core.pages.estimate import estimate_text
 from opam_ci.core.pages.model import CauseGroup, HitIncident
 from opam_ci.core.text.durations import seconds
 from opam_ci.core.text.result import ON_BASE_TEXTS, SKIP_TEXTS, reason_line
 from opam_ci.core.text.status import CAUSE_TEXTS, why
 from opam_ci.web.addresses import path
 
-_MINUTE = 60
 _SEVERAL = 3
 """Names that a list shows before it counts the others."""
 
@@ -34,15 +34,6 @@ def thousands(number: int) -> Markup:
 def duration(span: timedelta) -> str:
     """Returns a duration, see `seconds`."""
     return seconds(max(span.total_seconds(), 0.0))
-
-
-def about(span: timedelta) -> str:
-    """Returns an estimated duration: to the minute, or to the hour."""
-    minutes = span.total_seconds() / _MINUTE
-    if minutes < 1:
-        return "less than a minute"
-    # A long estimate is not a precise one.
-    return f"about {minutes:.0f} min" if minutes < 2 * _MINUTE else f"about {minutes / 60:.0f} h"
 
 
 def byte_count(number: int) -> str:
@@ -111,10 +102,10 @@ def reason(outcome: Outcome) -> str:
 
 
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
-    "about": about,
     "bytes": byte_count,
     "code_spans": code_spans,
     "duration": duration,
+    "estimate_text": estimate_text,
     "evidence_line": evidence_line,
     "incident_place": incident_place,
     "moment": moment,

@@ -141,15 +141,24 @@ class Story:
             log = (self.world.home / "serve.log").read_text()[-2000:]
             pytest.fail(f"not so after {seconds} s: {what}\n{views}\n{log}")
 
+    async def estimates(self) -> None:
+        """Checks that the page and the command line say when the head will be done."""
+        until = self.page.get_by_text(re.compile(r"^done (in|within) .* UTC$"))
+        await expect(until).to_be_visible(timeout=60_000)
+        assert re.search(r"^note: done (in|within) .* UTC$", await self._status(), re.MULTILINE)
+
     async def says_the_same(self, name: str) -> None:
         """Checks the command line: it has the text of the status, too."""
         head = self.pushed[name]
+        assert f"{head[:12]}: {self.world.fake.last_status(head)[1]}\n" in await self._status()
+
+    async def _status(self) -> str:
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "opam_ci.cli.main", "status", "ocaml/opam-repository/1"],
             env=self.world.environment, capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
-        assert f"{head[:12]}: {self.world.fake.last_status(head)[1]}\n" in done.stdout
+        return done.stdout
 
     async def shows_as_superseded(self, name: str) -> None:
         """Checks the page of an older head in the browser, which has a link to the newest one."""
@@ -236,6 +245,7 @@ async def test_what_github_has_is_what_the_page_shows(story: Story) -> None:
 
     await story.push("outdated", ENDLESS)
     await station("building", "pending", "0/1 done", head="outdated", quiet=True)
+    await story.estimates()
     await story.push("newest", WRITES)
     stopped = r"Stopped: a newer head is tested \(1 cancelled\)"
     await station("superseded", "pending", stopped, head="outdated", quiet=False)

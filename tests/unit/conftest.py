@@ -25,6 +25,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Index]:
 def index(opened: Index) -> Iterator[Index]:
     """An empty index."""
     yield opened
+    opened._kept.clear()
     with opened._engine.begin() as connection:
         connection.execute(text("DELETE FROM pull_requests"))  # the rest goes with them
         for table in ("incidents", "audit", "wrong_verdicts", "waivers"):

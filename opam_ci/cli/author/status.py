@@ -1,6 +1,7 @@
 """`opam-ci status`: the latest pull requests and their states, or one with its jobs."""
 
 import asyncio
+import contextlib
 import json
 from typing import Annotated
 
@@ -12,13 +13,14 @@ from opam_ci.cli.local.session import connected
 from opam_ci.cli.output.render import print_summary, whole_state
 from opam_ci.cli.output.tables import Column, Listing, output
 from opam_ci.cli.selection import command_options as opt
-from opam_ci.cli.selection.lookup import find_testing, target_of
-from opam_ci.cli.selection.operate import head_target, print_items, summary_of
+from opam_ci.cli.selection.lookup import Target, find_testing, target_of
+from opam_ci.cli.selection.operate import head_target, opened_index, print_items, summary_of
 from opam_ci.cli.selection.server import is_server_named, opened_listings
 from opam_ci.clients.index import Place, RevisionFilter
 from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.records import RevisionRecord
-from opam_ci.core.jobs.summary import Summary
+from opam_ci.core.jobs.summary import State, Summary
 from opam_ci.workflows import options
 
 _LISTED = 50
@@ -63,7 +65,23 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
     if pull_request is None:
         await _list(client, as_json=as_json)
         return
-    _print_one(await summary_of(client, target_of(pull_request).workflow_id), as_json=as_json)
+    target = target_of(pull_request)
+    summary = await summary_of(client, target.workflow_id)
+    _print_one(_with_estimate(summary, target), as_json=as_json)
+
+
+def _with_estimate(summary: Summary, target: Target) -> Summary:
+    """Adds when it will be done: the workflow does not know, and the index may be away."""
+    if summary.state is State.PENDING:
+        with (
+            contextlib.suppress(UsageError, InfrastructureError),
+            opened_index(Settings()) as index,
+        ):
+            found = index.summary(find_testing(index, target, None).key)
+            if found is not None and found.head == summary.head:
+                notices = (*summary.notices, *found.notices)
+                return summary.model_copy(update={"notices": notices})
+    return summary
 
 
 def _print_one(summary: Summary, *, as_json: bool) -> None:

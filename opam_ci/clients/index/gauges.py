@@ -6,11 +6,13 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, exists, func, select
 
 from opam_ci.clients.index.engine import Connected, create, reading
+from opam_ci.clients.index.estimates import count_estimates
 from opam_ci.clients.index.filters import CURRENT, revision_condition
 from opam_ci.clients.index.schema import HEADS, INCIDENTS, JOBS, REVISIONS
 from opam_ci.clients.index.verdicts import count_audits
 from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Standing, State
 from opam_ci.core.model import Frozen
+from opam_ci.core.pages.estimate import EstimatesKept
 from opam_ci.core.reuse.settled import Audits
 
 _CURRENT = revision_condition(CURRENT)
@@ -42,6 +44,7 @@ class IndexState(Frozen):
         green_unbuilt: Open pull requests that are green although none of their builds and tests
             passed.
         audits: How often verdicts that hold for other jobs were compared with the jobs' own.
+        estimates: How often first estimates of heads held.
     """
 
     pull_requests: dict[str, int]
@@ -51,6 +54,7 @@ class IndexState(Frozen):
     incidents: dict[str, dict[str, int]] = Field(default_factory=dict)
     green_unbuilt: int
     audits: Audits = Audits()
+    estimates: EstimatesKept = EstimatesKept()
 
 
 class IndexGauges(Connected):
@@ -75,6 +79,7 @@ class IndexGauges(Connected):
         standing, cause = JOBS.c.standing, JOBS.c.cause
         errored = and_(_CURRENT, standing == Standing.ERRORED)
         green = select(func.count()).select_from(HEADS).where(GREEN_UNBUILT)
+        now = datetime.now(UTC)
         with reading(self._engine) as connection:
             return IndexState(
                 pull_requests=_numbers(connection, REVISIONS.c.state, HEADS, _CURRENT),
@@ -85,7 +90,8 @@ class IndexGauges(Connected):
                 errored=_numbers(connection, cause, JOBS.join(HEADS), errored),
                 incidents=_incidents(connection),
                 green_unbuilt=connection.scalar(green) or 0,
-                audits=count_audits(connection, datetime.now(UTC)),
+                audits=count_audits(connection, now),
+                estimates=count_estimates(connection, now),
             )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, QueuePool, and_, func, select, text
 
 from opam_ci.clients.index.counters import FOLD_EVERY, counting, counting_rows, fold, is_counted
 from opam_ci.clients.index.engine import create, reading, writing
+from opam_ci.clients.index.estimates import lacks_estimate, write_estimate
 from opam_ci.clients.index.filters import (
     AttemptFilter,
     JobFilter,
@@ -20,6 +21,7 @@ from opam_ci.clients.index.filters import (
 )
 from opam_ci.clients.index.migrate import migrate
 from opam_ci.clients.index.ops import Ops
+from opam_ci.clients.index.page_testing import find_testing, read_tallies
 from opam_ci.clients.index.pages import Pages
 from opam_ci.clients.index.paging import Page, Place, page
 from opam_ci.clients.index.queue import JobQueue
@@ -47,7 +49,8 @@ from opam_ci.core.jobs.records import (
     RevisionRecord,
     RowBatch,
 )
-from opam_ci.core.jobs.summary import Counts
+from opam_ci.core.jobs.summary import Counts, State
+from opam_ci.core.pages.estimate import Estimate
 
 CLOSE_PATIENCE = timedelta(seconds=5)
 """How long closing an index waits for running calls; they take milliseconds."""
@@ -131,6 +134,8 @@ class Index(JobQueue, Verdicts, Ops, Pages, Summaries, Retention):
         """
         with writing(self._engine) as connection:
             incidents, failures = write(connection, batch)
+        if batch.revision is not None and batch.revision.state is State.PENDING:
+            self._estimate_first(batch.revision)
         if next(self._batches) % FOLD_EVERY == 0:
             self.fold()
         if not failures:
@@ -147,6 +152,18 @@ class Index(JobQueue, Verdicts, Ops, Pages, Summaries, Retention):
             testings=done.testings | before if retried else done.testings,
             kinds=done.kinds,
         )
+
+    def _estimate_first(self, record: RevisionRecord) -> None:
+        """Writes down the first estimate of a head, so that it is known later whether it held."""
+        with reading(self._engine) as connection:
+            testing = find_testing(connection, record.key)
+            if testing is None or not lacks_estimate(connection, testing.id):
+                return
+            tallies, _ = read_tallies(connection, testing)
+            found = self._estimate(connection, testing, tallies, record.updated_at)
+        if isinstance(found, Estimate):
+            with writing(self._engine) as connection:
+                write_estimate(connection, testing.id, found)
 
     def fold(self) -> None:
         """Folds the counters; `record` does so after every `FOLD_EVERY` batches.

@@ -152,6 +152,22 @@ def _to_0011(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+_TO_0012 = """
+ALTER TABLE revisions ADD COLUMN estimated_until {instant};
+ALTER TABLE revisions ADD COLUMN estimate_ended_at {instant};
+CREATE INDEX revisions_estimated ON revisions (estimated_until, estimate_ended_at)
+  WHERE estimated_until IS NOT NULL
+"""
+
+
+def _to_0012(connection: Connection) -> None:
+    """Makes room for the first estimate of a head; those before have none."""
+    is_postgresql = connection.dialect.name == "postgresql"
+    instant = "TIMESTAMP WITH TIME ZONE" if is_postgresql else "DATETIME"
+    for statement in _TO_0012.format(instant=instant).split(";"):
+        connection.exec_driver_sql(statement)
+
+
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0004": _to_0005,
     "0005": _to_0006,
@@ -160,5 +176,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0008": _to_0009,
     "0009": _to_0010,
     "0010": _to_0011,
+    "0011": _to_0012,
 }
 """By schema, the step to the next one; oldest first."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select
 
+from opam_ci.clients.index.estimates import count_estimates
 from opam_ci.clients.index.filters import CURRENT, of_revisions
 from opam_ci.clients.index.rows import AnyRow, revision_of
 from opam_ci.clients.index.schema import HEADS, JOBS, KEY_COLUMNS, PULL_REQUESTS, REVISIONS
@@ -45,12 +46,22 @@ class Queue(NamedTuple):
     more_waiting: int
 
 
-def queue(connection: Connection) -> Queue:
-    """Reads the undecided jobs."""
+def read_undecided(connection: Connection) -> Sequence[AnyRow]:
+    """Counts the undecided jobs of the newest heads of open pull requests.
+
+    Returns:
+        Rows by testing, platform, kind and standing, with their `number`, and `since` when the
+        first of them has not changed.
+    """
     keys = (JOBS.c.revision_id, JOBS.c.platform, JOBS.c.kind, JOBS.c.standing)
     numbers = (func.count().label("number"), func.min(JOBS.c.updated_at).label("since"))
     query = select(*keys, *numbers).group_by(*keys).where(JOBS.c.standing.in_(UNDECIDED))
-    rows = connection.execute(query.where(of_revisions(connection, CURRENT))).all()
+    return connection.execute(query.where(of_revisions(connection, CURRENT))).all()
+
+
+def queue(connection: Connection) -> Queue:
+    """Reads the undecided jobs."""
+    rows = read_undecided(connection)
     by_platform = defaultdict[str, list[AnyRow]](list)
     by_revision = defaultdict[int, list[AnyRow]](list)
     for row in rows:
@@ -100,7 +111,12 @@ def flow(connection: Connection, now: datetime) -> Flow:
         verdicts.append((ends_at - opened_at).total_seconds())
         if built_at is not None:
             starts.append((built_at - opened_at).total_seconds())
-    return Flow(heads=len(verdicts), first_job=_quantiles(starts), verdict=_quantiles(verdicts))
+    return Flow(
+        heads=len(verdicts),
+        first_job=_quantiles(starts),
+        verdict=_quantiles(verdicts),
+        estimates=count_estimates(connection, now),
+    )
 
 
 def _quantiles(seconds: Iterable[float]) -> Quantiles | None:

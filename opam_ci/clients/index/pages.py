@@ -4,6 +4,7 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cmp_to_key
 
 from sqlalchemy import ColumnElement, Connection, Engine, distinct, func, or_, select
@@ -12,7 +13,7 @@ from opam_ci.clients.index.engine import reading
 from opam_ci.clients.index.filters import RevisionFilter, revision_condition
 from opam_ci.clients.index.incidents import read_incident
 from opam_ci.clients.index.page_causes import read_causes
-from opam_ci.clients.index.page_estimate import read_time_left
+from opam_ci.clients.index.page_estimate import Estimating
 from opam_ci.clients.index.page_filters import (
     failed_before,
     missing_in,
@@ -48,6 +49,7 @@ from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.records import JobRecord, RevisionKey
 from opam_ci.core.jobs.summary import DECIDED, Counts, JobCount, Standing, total
 from opam_ci.core.opam.version import compare
+from opam_ci.core.pages.estimate import Estimate
 from opam_ci.core.pages.filter import PageFilter
 from opam_ci.core.pages.model import (
     ChangeClass,
@@ -80,7 +82,7 @@ _PLANS = 1000
 _LOST = (Standing.ERRORED, Standing.RETRYING)
 
 
-class Pages(JobPages):
+class Pages(JobPages, Estimating):
     """The part of the index with pages. Each method reads all of a page as of one moment.
 
     Args:
@@ -133,6 +135,7 @@ class Pages(JobPages):
         *,
         contexts: tuple[Context, ...] = DEFAULT_CONTEXTS,
         maximum_attempts: int | None = None,
+        now: datetime | None = None,
     ) -> HeadPage | None:
         """Returns the page of a testing; None if it is not in the index.
 
@@ -140,6 +143,7 @@ class Pages(JobPages):
             key: The testing.
             contexts: The contexts that are posted to GitHub.
             maximum_attempts: Attempts of a job, for "attempt k of n"; None if they are not known.
+            now: The time, if it is not that of the clock.
 
         Raises:
             InfrastructureError: The index cannot be read.
@@ -148,7 +152,7 @@ class Pages(JobPages):
             testing = find_testing(connection, key)
             if testing is None:
                 return None
-            top, tallies = _top(connection, testing, contexts, maximum_attempts)
+            top, tallies = self._top(connection, testing, contexts, maximum_attempts, now)
             return HeadPage(
                 **dict(top),
                 since=self._changes(connection, testing, tallies),
@@ -164,6 +168,7 @@ class Pages(JobPages):
         *,
         contexts: tuple[Context, ...] = DEFAULT_CONTEXTS,
         maximum_attempts: int | None = None,
+        now: datetime | None = None,
     ) -> HeadTop | None:
         """Returns what the page of a testing begins with, and reads no more; else as `head_page`.
 
@@ -174,7 +179,44 @@ class Pages(JobPages):
             testing = find_testing(connection, key)
             if testing is None:
                 return None
-            return _top(connection, testing, contexts, maximum_attempts)[0]
+            return self._top(connection, testing, contexts, maximum_attempts, now)[0]
+
+    def _top(
+        self,
+        connection: Connection,
+        testing: Testing,
+        contexts: tuple[Context, ...],
+        maximum_attempts: int | None,
+        now: datetime | None,
+    ) -> tuple[HeadTop, Sequence[JobCount]]:
+        """Reads what the pages of a testing begin with, and the numbers of its jobs."""
+        tallies, changed = read_tallies(connection, testing)
+        summary = read_summary(connection, testing, tallies)
+        posted = statuses(summary, contexts=contexts, maximum_attempts=maximum_attempts)
+        heads = read_heads(connection, testing.pull_request_id)
+        found = self._estimate(connection, testing, tallies, now or datetime.now(UTC))
+        top = HeadTop(
+            version=version_of(testing, heads[0], changed),
+            revision=testing.record,
+            sentence=sentence(summary, limit=SENTENCE_LIMIT, maximum_attempts=maximum_attempts),
+            state=summary.state,
+            contexts=tuple(
+                ContextState(
+                    name=each.name,
+                    advisory=each.advisory,
+                    state=status.state,
+                    description=status.description,
+                )
+                for each, status in zip(contexts, posted, strict=True)
+            ),
+            counts=summary.ran,
+            total=Linked(number=summary.counts.total, filter=""),
+            heads=heads,
+            as_of=max([testing.record.updated_at, *(each.at for each in changed)]),
+            estimate=found if isinstance(found, Estimate) else None,
+            no_estimate=None if isinstance(found, Estimate) else found,
+        )
+        return top, tallies
 
     def _changes(
         self, connection: Connection, testing: Testing, tallies: Sequence[JobCount]
@@ -374,40 +416,6 @@ def _counts(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, i
     for number, standing, count in connection.execute(query):
         found[number][standing] = count
     return found
-
-
-def _top(
-    connection: Connection,
-    testing: Testing,
-    contexts: tuple[Context, ...],
-    maximum_attempts: int | None,
-) -> tuple[HeadTop, Sequence[JobCount]]:
-    """Reads what the pages of a testing begin with, and the numbers of its jobs."""
-    tallies, changed = read_tallies(connection, testing)
-    summary = read_summary(connection, testing, tallies)
-    posted = statuses(summary, contexts=contexts, maximum_attempts=maximum_attempts)
-    heads = read_heads(connection, testing.pull_request_id)
-    top = HeadTop(
-        version=version_of(testing, heads[0], changed),
-        revision=testing.record,
-        sentence=sentence(summary, limit=SENTENCE_LIMIT, maximum_attempts=maximum_attempts),
-        state=summary.state,
-        contexts=tuple(
-            ContextState(
-                name=each.name,
-                advisory=each.advisory,
-                state=status.state,
-                description=status.description,
-            )
-            for each, status in zip(contexts, posted, strict=True)
-        ),
-        counts=summary.ran,
-        total=Linked(number=summary.counts.total, filter=""),
-        heads=heads,
-        as_of=max([testing.record.updated_at, *(each.at for each in changed)]),
-        time_left=read_time_left(connection, testing, summary.ran),
-    )
-    return top, tallies
 
 
 def _incidents(

@@ -14,6 +14,7 @@ from opam_ci.clients.index.changing import (
     skipped_everywhere,
 )
 from opam_ci.clients.index.engine import portions, reading, writing
+from opam_ci.clients.index.estimates import drop_estimate
 from opam_ci.clients.index.page_testing import find_testing
 from opam_ci.clients.index.paging import parse_cursor, parse_number
 from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
@@ -90,6 +91,8 @@ class JobQueue(Waivers):
         for some in batched(jobs, _WRITTEN_AT_ONCE):
             with writing(self._engine) as connection:
                 revision_id = locked_revision(connection, key, at)
+                if origin is not None and origin.is_manual:
+                    drop_estimate(connection, revision_id, at)
                 rows = [queued_row(revision_id, each, **common) for each in some]
                 insert_queued(connection, rows, charge=charge)
                 known = {each.job.id: each.verdict for each in some if each.verdict is not None}
@@ -194,7 +197,9 @@ class JobQueue(Waivers):
         charge = selector.origin.charged(0)
         for some in portions(() if given.preview else ids):
             with writing(self._engine) as connection:
-                locked_revision(connection, given.key, at)
+                revision_id = locked_revision(connection, given.key, at)
+                if selector.origin.is_manual:
+                    drop_estimate(connection, revision_id, at)
                 queue_again(connection, some, round_=given.round, charge=charge, at=at)
         return taken
 

@@ -44,7 +44,7 @@ from opam_ci.core.jobs.records import AttemptRecord
 from opam_ci.core.jobs.summary import Fault
 from opam_ci.core.submission.result import ChangeKind
 
-SCHEMA_VERSION = "0011"
+SCHEMA_VERSION = "0012"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -167,10 +167,14 @@ REVISIONS = _table(
     Column("hold", Model(Hold)),
     *_required(Instant, "opened_at", "updated_at"),
     *_required(Integer, "sequence"),
+    # The end of the first estimate; and when the head was decided first, or the estimate dropped,
+    # see `estimates.py`.
+    *_optional(Instant, "estimated_until", "estimate_ended_at"),
     UniqueConstraint("pull_request_id", "opened_at", "head", name="revisions_key"),
     Index("revisions_by_time", "updated_at", "id"),
     Index("revisions_by_state", "state", "updated_at", "id"),
     Index("revisions_by_head", "head"),
+    _with("revisions_estimated", "estimated_until", "estimate_ended_at"),
 )
 
 JOBS = _table(

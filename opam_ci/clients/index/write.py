@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, select, t
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from opam_ci.clients.index.engine import insertion, portions
+from opam_ci.clients.index.estimates import end_estimate
 from opam_ci.clients.index.filters import RevisionFilter, equal, revision_condition
 from opam_ci.clients.index.incidents import attach
 from opam_ci.clients.index.rows import Values, attempt_rows, job_outcome_row, job_row
@@ -155,6 +156,7 @@ def _write_revision(connection: Connection, revision_id: int, record: RevisionRe
         .where(REVISIONS.c.id == revision_id, REVISIONS.c.sequence < record.sequence)
         .values({name: getattr(record, name) for name in names})
     )
+    end_estimate(connection, revision_id, record)
     connection.execute(
         update(PULL_REQUESTS)
         .where(

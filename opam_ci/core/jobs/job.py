@@ -54,6 +54,11 @@ BASE_KINDS = frozenset(_PLAIN)
 """Kinds of jobs that build on the base, without the change."""
 
 
+def plain_kind(kind: JobKind) -> JobKind:
+    """Returns what runners do for a kind: for one on the base the ordinary kind."""
+    return _PLAIN.get(kind, kind)
+
+
 class Phase(StrEnum):
     """The phases of a job, in the order in which they run.
 
@@ -121,7 +126,7 @@ class Job(Frozen):
     @property
     def plain(self) -> Self:
         """What runners run: for a job on the base the ordinary one."""
-        return self.model_copy(update={"kind": _PLAIN.get(self.kind, self.kind)})
+        return self.model_copy(update={"kind": plain_kind(self.kind)})
 
     @property
     def title(self) -> str:

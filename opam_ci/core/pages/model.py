@@ -3,7 +3,6 @@
 Each number has the filter that lists what it counts (`Linked`); `filter.py` parses it.
 """
 
-from datetime import timedelta
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
@@ -13,6 +12,7 @@ from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RevisionRecord
 from opam_ci.core.jobs.summary import Counts, Standing, State
 from opam_ci.core.model import Frozen
+from opam_ci.core.pages.estimate import Estimate, NoEstimate
 
 CAUSES_SHOWN = 10
 """Groups of causes that a page shows; of the others it has their number, and that of their jobs."""
@@ -323,8 +323,9 @@ class HeadTop(Frozen):
         heads: Testings of the pull request, the newest first, this one included; `HEADS_SHOWN` at
             most.
         as_of: Time of the newest change that it shows.
-        time_left: How long builds and tests will still take, from then on; None if that cannot
-            be estimated, see `core/pages/estimate.py`.
+        estimate: When all jobs will be decided; None if they are, if jobs wait for an approval, and
+            if it is not known, see `core/pages/estimate.py`.
+        no_estimate: Why it is not known; None otherwise.
     """
 
     version: str
@@ -336,7 +337,8 @@ class HeadTop(Frozen):
     total: Linked
     heads: tuple[HeadRef, ...] = ()
     as_of: AwareDatetime
-    time_left: timedelta | None = None
+    estimate: Estimate | None = None
+    no_estimate: NoEstimate | None = None
 
 
 class HeadPage(HeadTop):

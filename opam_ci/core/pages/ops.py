@@ -15,6 +15,7 @@ from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.jobs.waiver import Waiver
 from opam_ci.core.model import Frozen
+from opam_ci.core.pages.estimate import EstimatesKept
 from opam_ci.core.pages.model import AuditEntry, WrongVerdict
 from opam_ci.core.pages.waiting import WaitReason
 from opam_ci.core.reuse.settled import Audits
@@ -252,11 +253,13 @@ class Flow(Frozen):
             there was none.
         verdict: From the beginning of a testing to the decision of its last job; None without
             heads.
+        estimates: How often first estimates of heads held, of 30 days.
     """
 
     heads: int = Field(default=0, ge=0)
     first_job: Quantiles | None = None
     verdict: Quantiles | None = None
+    estimates: EstimatesKept = EstimatesKept()
 
 
 class Waiting(Frozen):

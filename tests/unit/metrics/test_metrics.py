@@ -37,6 +37,7 @@ from opam_ci.core.jobs.outcome import (
 )
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus, State
+from opam_ci.core.pages.estimate import EstimatesKept
 from opam_ci.core.workers.health import Finding, Health, WorkerState, after_check
 from opam_ci.metrics.attempts import OUTCOMES, AttemptMetrics
 from opam_ci.metrics.catalog import Metrics
@@ -235,6 +236,12 @@ def test_gauges_of_a_real_index(tmp_path: Path) -> None:
     index.record(batch(3, State.SUCCESS, lint))
     index.record(batch(4, State.ERROR, lint, ("a.1", JobKind.BUILD, errored)))
     index.record(batch(5, State.PENDING, ("a.1", JobKind.BUILD, None)))
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as database, database:
+        # Decided just now, the second of three a day after the end of its estimate.
+        database.execute(
+            "UPDATE revisions SET estimate_ended_at = datetime('now'),"
+            " estimated_until = datetime('now', iif(id % 2, '+1 day', '-1 day')) WHERE id < 4"
+        )
     gauges = IndexGauges(url)
     assert gauges.read() == IndexState(
         pull_requests={"success": 3, "error": 1, "pending": 1},
@@ -243,6 +250,7 @@ def test_gauges_of_a_real_index(tmp_path: Path) -> None:
         errored={"disk_full": 1},
         incidents={},
         green_unbuilt=1,
+        estimates=EstimatesKept(held=2, missed=1),
     )
     gauges.close()
     index.close()
@@ -273,6 +281,7 @@ async def test_a_source_that_is_away_takes_its_series_along() -> None:
             errored={"disk_full": 7},
             incidents={"disk_full": {"p": 1}},
             green_unbuilt=0,
+            estimates=EstimatesKept(held=9, missed=3),
         ),
         InfrastructureError("gone", cause=Cause.STORAGE),
     ]
@@ -291,11 +300,14 @@ async def test_a_source_that_is_away_takes_its_series_along() -> None:
     await collector.collect()
     assert value(metrics, "opam_ci_jobs_errored", cause="disk_full") == 7
     assert value(metrics, "opam_ci_jobs_errored", cause="dns") == 0
+    assert value(metrics, "opam_ci_estimates", result="held") == 9
+    assert value(metrics, "opam_ci_estimates", result="missed") == 3
     assert value(metrics, "opam_ci_pull_requests", state="error") == 2
     assert value(metrics, "opam_ci_incidents_open", cause="disk_full", pool="p") == 1
     assert value(metrics, "opam_ci_incidents_open", cause="dns", pool="any") == 0
     await collector.collect()
     assert value(metrics, "opam_ci_jobs_errored", cause="disk_full") is None
+    assert value(metrics, "opam_ci_estimates", result="held") is None
     green_unbuilt = value(metrics, "opam_ci_pull_requests_green_unbuilt")
     assert green_unbuilt is not None
     assert math.isnan(green_unbuilt)

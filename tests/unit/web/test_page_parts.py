@@ -16,7 +16,7 @@ from opam_ci.core.text.durations import seconds
 from opam_ci.web import matrix
 from opam_ci.web.addresses import job_id, job_name, job_path, target_path
 from opam_ci.web.badge import badge
-from opam_ci.web.formats import about, byte_count, code_spans, duration, several, thousands
+from opam_ci.web.formats import byte_count, code_spans, duration, several, thousands
 from opam_ci.web.glyphs import GLYPHS, STATES
 from opam_ci.web.head_pages import shares
 
@@ -42,14 +42,6 @@ def test_any_job_has_an_address_of_its_own(job: str) -> None:
 def test_another_spelling_is_not_an_address(name: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         job_id(name)
-
-
-@pytest.mark.parametrize(
-    ("seconds_left", "words"),
-    [(0, "less than a minute"), (61, "about 1 min"), (719, "about 12 min"), (10_000, "about 3 h")],
-)
-def test_an_estimate_is_not_precise(seconds_left: float, words: str) -> None:
-    assert about(timedelta(seconds=seconds_left)) == words
 
 
 def matrix_of(packages: Sequence[str], *, failed: tuple[str, int] | None = None) -> Matrix:

@@ -21,8 +21,8 @@ from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, OnBase, Passed, Reused
 from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
-from opam_ci.core.jobs.records import RowBatch
-from opam_ci.core.jobs.summary import JobState, JobStatus
+from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
+from opam_ci.core.jobs.summary import JobState, JobStatus, State
 from opam_ci.core.jobs.waiver import Waiver
 from opam_ci.web.action_service import routes_beside_pages
 from opam_ci.web.operation import PREFIX
@@ -340,6 +340,51 @@ def test_a_job_has_the_waiver_that_takes_it(filled: httpx.Client, site: Site, da
     else:
         assert f"Failed (build), the waiver by ann expired on {day}: " in page
         assert re.search("Waiver 1 by ann expired .*: &lt;b&gt;known", page)
+
+
+def test_a_head_under_way_says_when_it_will_be_done(client: httpx.Client, site: Site) -> None:
+    now = datetime.now(UTC)
+
+    def write(number: int, state: State, *rows: JobStatus, minutes: int = 0) -> None:
+        at = now + timedelta(minutes=minutes)
+        key = RevisionKey(repository="o/r", number=number, head="a" * 40, opened_at=now)
+        record = RevisionRecord(
+            key=key, base="b" * 40, planned=True, state=state, updated_at=at, sequence=minutes
+        )
+        batch = RowBatch(key=key, revision=record, rows=rows, sequence=minutes, updated_at=at)
+        index.record(batch)
+
+    index = Index.open(site.sources.index_url)
+    job = Job(platform="p/amd64", package="a.1", kind=JobKind.BUILD)
+    write(1, State.PENDING, JobStatus(job=job))
+    assert "no estimate yet: no such job has ended here" in client.get("/o/r/pull/1").text
+    found = client.get(f"{PREFIX}/o/r/pull/1").json()
+    assert (found["estimate"], found["no_estimate"]) == (None, "unmeasured")
+
+    ran = JobStatus(
+        job=job, state=JobState.DECIDED, outcome=Passed(evidence=Evidence(rule="installed")),
+        attempt=1, started_at=now - timedelta(minutes=12), decided_at=now,
+        attempt_started_at=now - timedelta(minutes=12),
+    )  # fmt: skip
+    write(2, State.SUCCESS, ran)
+    # Two at the median of one that ran; each is at most as long as that.
+    words = r"<b>done in 10 to 25 minutes, by (\d\d \w+ )?\d\d:\d\d UTC</b>"
+    assert re.search(words, client.get("/o/r/pull/1").text)
+    found = client.get(f"{PREFIX}/o/r/pull/1").json()
+    assert (found["estimate"]["soonest"], found["estimate"]["latest"]) == ("PT10M", "PT25M")
+    assert client.get("/o/r/pull/2").text.count("estimate") == 0
+
+    # The first estimates are of an hour at most.
+    write(1, State.PENDING, JobStatus(job=job), minutes=1)
+    write(1, State.SUCCESS, minutes=20)
+    write(3, State.PENDING, JobStatus(job=job))
+    write(3, State.FAILURE, minutes=90)
+    write(4, State.PENDING, JobStatus(job=job))
+    write(4, State.FAILURE, minutes=10)
+    index.close()
+    assert "of 3, 66 % held" in client.get("/ops").text
+    flow = client.get(f"{PREFIX}/ops").json()["flow"]
+    assert flow["estimates"] == {"held": 2, "missed": 1}
 
 
 def test_lint_findings_lead_to_their_lines(filled: httpx.Client) -> None:

@@ -265,24 +265,6 @@ def test_a_page_says_what_the_rows_say_and_each_number_is_that_of_its_list(
     assert assert_links(index, page) > 15
 
 
-def test_a_page_says_how_long_the_jobs_will_take(index: Index) -> None:
-    def running(number: int) -> JobStatus:
-        return JobStatus(
-            job=job(f"r{number}.1"), state=JobState.RUNNING, attempt=1, started_at=NOON
-        )
-
-    def left(rows: list[JobStatus], name: str) -> timedelta | None:
-        return put(index, rows, key(name)).time_left
-
-    decided = [row(job(f"a{number}.1")) for number in range(3)]
-    waiting = [row(job(f"q{number}.1"), None) for number in range(8)]
-    # Each took a minute: ten are to be decided, two at once.
-    assert left([*decided, *waiting, running(1), running(2)], "a") == timedelta(minutes=5)
-    assert left([*decided[:2], running(1)], "b") is None
-    assert left([*decided, *waiting], "c") is None
-    assert left(decided, "d") is None
-
-
 def test_a_cascade_is_folded_under_its_root_and_counted(index: Index) -> None:
     root = failed("Error: Unbound value x")
     needs = failed("Error: Unbound value x", blame="a.1")
