@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 
-from opam_ci.clients.index import Index, Place, RevisionFilter
+from opam_ci.clients.index import Index
+from opam_ci.clients.index.engine import reading
+from opam_ci.clients.index.schema import REVISIONS
 from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import ChangeJobs
@@ -231,12 +234,13 @@ def test_a_restart_by_hand_drops_the_estimate(index: Index, origin: RestartOrigi
     assert kept(index) == EstimatesKept(held=int(automatic))
 
 
-def test_the_first_estimate_is_of_the_workflows_record(index: Index) -> None:
+def test_the_first_estimate_is_the_one_on_the_page(index: Index) -> None:
     measured(index)
-    of = put(index, 1, queued(1))
-    page = index.head_top(of, now=after(1))
+    page = index.head_top(put(index, 1, queued(1)), now=after(1))
     assert page is not None
     assert page.estimate == Estimate(
         at=after(1), soonest=timedelta(minutes=10), latest=timedelta(minutes=20)
     )
-    assert len(index.revisions(RevisionFilter(revision=of), place=Place(limit=2)).items) == 1
+    with reading(index._engine) as connection:
+        written = select(REVISIONS.c.estimated_until).where(REVISIONS.c.head == key(1).head)
+        assert connection.scalar(written) == page.estimate.until
