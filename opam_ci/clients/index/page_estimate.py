@@ -176,7 +176,7 @@ class Estimating(Connected):
 
 
 def _loads(connection: Connection) -> Sequence[Load]:
-    """Reads the undecided jobs of all heads but those that wait for an approval."""
+    """Reads the undecided jobs of all heads; of those with a hold only the running ones."""
     rows = read_undecided(connection)
     held = set[int]()
     for some in portions({row.revision_id for row in rows}):
@@ -193,7 +193,7 @@ def _loads(connection: Connection) -> Sequence[Load]:
             row.number,
         )
         for row in rows
-        if row.revision_id not in held
+        if row.revision_id not in held or row.standing == Standing.RUNNING
     ]
 
 
