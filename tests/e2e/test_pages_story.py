@@ -185,7 +185,10 @@ class Story:
         await asyncio.to_thread(subprocess.run, command, check=True)
 
     def _written(self) -> list[Path]:
-        return list(self._disk.glob("jobs/job-*/upper/**/written"))
+        while True:
+            # A directory that is removed meanwhile is one that a search does not get over.
+            with contextlib.suppress(FileNotFoundError):
+                return list(self._disk.glob("jobs/job-*/upper/**/written"))
 
 
 @pytest.fixture
