@@ -134,7 +134,8 @@ class Estimating(Connected):
         # platforms of a pool that is not.
         at_work = defaultdict[str, list[_Times]](list)
         for pool, times in self._keep("attempts", now, _KEPT_FOR, partial(_attempts, connection)):
-            at_work[pool].append(times)
+            if pool is not None:
+                at_work[pool].append(times)
         own_times = defaultdict[str, list[_Times]](list)
         spans = defaultdict[tuple[JobKind, str], list[timedelta]](list)
         for name, found in ended.items():
@@ -224,14 +225,14 @@ def _ended(
     return [_Ended(JobKind(kind), *others) for kind, *others in connection.execute(query)]
 
 
-def _attempts(connection: Connection) -> Sequence[tuple[str, _Times]]:
-    """Reads the pools of the newest attempts that ended, and their times."""
+def _attempts(connection: Connection) -> Sequence[tuple[str | None, _Times]]:
+    """Reads the pools of the newest attempts that ended, if they have one, and their times."""
     query = select(ATTEMPTS.c.pool, ATTEMPTS.c.started_at, ATTEMPTS.c.ended_at)
     query = query.order_by(ATTEMPTS.c.started_at.desc(), ATTEMPTS.c.id.desc())
     return [
         (pool, (started_at, ended_at))
         for pool, started_at, ended_at in connection.execute(query.limit(_ATTEMPTS_READ))
-        if pool is not None and ended_at is not None
+        if ended_at is not None
     ]
 
 
