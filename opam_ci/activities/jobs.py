@@ -21,12 +21,14 @@ from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
     CountJobs,
+    EarlyStops,
     JobPage,
     PlanJobs,
     PlannedPlatforms,
     PlanRevdeps,
     PlatformStandings,
     SettleJobs,
+    StopEarly,
     TakeJobs,
 )
 from opam_ci.core.jobs.outcome import Cause
@@ -70,6 +72,7 @@ class JobActivities:
             self.cancel_jobs,
             self.settle_jobs,
             self.conclude_jobs,
+            self.stop_early,
         ]
 
     @activity.defn
@@ -197,6 +200,18 @@ class JobActivities:
         changed = await INDEX.run(self._index.conclude, message, datetime.now(UTC))
         changed |= await self._compare(message)
         return changed or activity.info().attempt > 1
+
+    @activity.defn
+    async def stop_early(self, message: StopEarly) -> EarlyStops:
+        """Skips reverse dependencies on a platform if enough of a package's fail alike.
+
+        Returns:
+            Of which packages; what its workflow has in hand of them is to be skipped, too.
+
+        Raises:
+            InfrastructureError: The index cannot be written.
+        """
+        return await INDEX.run(self._index.stop_early, message, datetime.now(UTC))
 
     async def _revdep_jobs(
         self, key: RevisionKey, platform: str, package: str, listed: RevdepList

@@ -34,6 +34,7 @@ with workflow.unsafe.imports_passed_through():
         Evidence,
         Failed,
         Outcome,
+        Skipped,
     )
     from opam_ci.core.jobs.signals import AttemptFaulted, AttemptStarted, RestartJobs
     from opam_ci.core.jobs.summary import JobStatus, activity_id
@@ -59,7 +60,7 @@ class _Running:
     jobs: tuple[Job, ...]
     handle: ActivityHandle[Any]
     again: RestartJobs | None = None
-    verdict: Failed | None = None
+    verdict: Failed | Skipped | None = None
     by: CancelledBy | None = None
 
 
@@ -112,6 +113,15 @@ class JobRunner:
         if running is None:
             return False
         running.by, running.again = by, None
+        running.handle.cancel()
+        return True
+
+    def skip(self, job_id: str, outcome: Skipped) -> bool:
+        """Ends a job whose outcome is known, unless it has one already; False if it is not run."""
+        running = self._running.get(job_id)
+        if running is None:
+            return False
+        running.verdict, running.again = outcome, None
         running.handle.cancel()
         return True
 

@@ -8,16 +8,19 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
     from opam_ci.core.jobs.build import not_built_notice
+    from opam_ci.core.jobs.early_stop import ENOUGH, failures
     from opam_ci.core.jobs.hold import Hold
-    from opam_ci.core.jobs.job import Job, JobKind
+    from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind
     from opam_ci.core.jobs.messages import (
         CountJobs,
+        EarlyStops,
         ImageReport,
         JobPage,
         JobReport,
         PlanRevdeps,
         PlatformStandings,
         QueuedJob,
+        StopEarly,
         TakeJobs,
     )
     from opam_ci.core.jobs.outcome import Cancelled
@@ -69,6 +72,8 @@ class PlatformWorkflow:
         self._is_exhausted = False
         self._is_reading = False
         self._hold: Hold | None = None
+        # Failures of reverse dependencies when it was decided last whether to skip the others.
+        self._failures_seen = 0
         # Every run begins with a count of the whole list.
         self._recount = True
         self._orphans: set[str] = set()
@@ -231,6 +236,27 @@ class PlatformWorkflow:
             or not self._tasks
             or (bool(self._page) and self._has_room())
         )
+
+    async def _stop_early(self) -> None:
+        """Skips the other reverse dependencies of a package if all before them fail alike."""
+        await self._tasks.until(lambda: self._records.is_empty or self._is_stopping())
+        found: EarlyStops | None = await run_unless(
+            self._is_stopping,
+            self._tasks,
+            JobActivities.stop_early,
+            StopEarly(key=self._state.key, platform=self._state.name),
+        )
+        if found is None or not found.outcomes:
+            return
+        for task, [job, *_] in list(self._in_hand.items()):
+            outcome = found.outcomes.get(job.package) if job.kind in REVDEP_KINDS else None
+            row = self._table[job.id]
+            if outcome is None or row.outcome is not None or row.round > 1:
+                continue
+            if not self._jobs.skip(job.id, outcome):
+                task.cancel()
+                self._table.settle(job.id, outcome, workflow.now())
+        self._recount = True
 
     async def _stop(self) -> None:
         cancelled = Cancelled(by=self._state.stopping or "request")
@@ -447,6 +473,11 @@ class PlatformWorkflow:
         rows = self._table.take_changed(options.PROGRESS_ROWS)
         for row in rows:
             self._tally.move(row)
+        failed = failures(self._tally.counts)
+        is_due = failed >= self._failures_seen + ENOUGH and not self._finished
+        if is_due and workflow.patched("early stop"):
+            self._failures_seen = failed
+            self._tasks.spawn("early stop", self._stop_early())
         self._state.sequence += 1
         platform = self._state.platform
         self._records.add(

@@ -10,6 +10,7 @@ from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
     from opam_ci.core.jobs.baseline import may_be_compared, there_before
+    from opam_ci.core.jobs.early_stop import is_in_vain
     from opam_ci.core.jobs.installable import may_be_installable_nowhere
     from opam_ci.core.jobs.messages import (
         AnalysisReport,
@@ -31,6 +32,7 @@ with workflow.unsafe.imports_passed_through():
         JobSelector,
         RestartOrigin,
         RestartSelector,
+        RestartWhich,
         Taken,
     )
     from opam_ci.core.jobs.signals import PlatformProgress, RestartJobs, StopJobs
@@ -334,12 +336,28 @@ class Testing:
         if changed is None:
             return
         is_counted = changed and await self.count(self.state.standings)
+        is_counted |= await self._run_the_rest()
         self.state.concluded = True
         # Jobs on the base, which tell what a failure is due to.
         waiting = [name for name, each in self.state.standings.items() if _undecided(each)]
         if is_counted and waiting:
             self._start(waiting)
         self.is_changed = True
+
+    async def _run_the_rest(self) -> bool:
+        """Queues what was not run because of failures that do not count; returns whether it did."""
+        in_vain = [name for name, each in self.state.standings.items() if is_in_vain(each)]
+        for name in in_vain:
+            round_ = self.state.round + 1
+            selector = RestartSelector(which=RestartWhich.STOPPED, platform=name)
+            await self._change(
+                JobActivities.restart_jobs,
+                ChangeJobs(key=self.key, selector=selector, round=round_),
+                "run the rest",
+            )
+            # Also if it was interrupted: it may have been done.
+            self.state.round = round_
+        return bool(in_vain) and await self.count(in_vain)
 
     async def count(
         self, names: Iterable[str], is_wanted: Callable[[], bool] = lambda: True
@@ -596,7 +614,8 @@ class Testing:
         self.state.standings[standing.platform] = standing
         self.is_changed = True
         compares = self.state.base_repository is not None and may_be_compared(standing)
-        if before != standing and (compares or may_be_installable_nowhere(standing)):
+        depends = compares or may_be_installable_nowhere(standing) or is_in_vain(standing)
+        if before != standing and depends:
             self.state.concluded = False
 
     def _remove(self, child: str) -> None:

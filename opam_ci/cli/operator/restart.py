@@ -45,6 +45,8 @@ _AT_ONCE = 20
 _IDS_AT_ONCE = 1000
 """Ids in one update: a message of Temporal's is limited to two megabytes."""
 
+_OTHERS = "--failed, --stopped and --all"
+
 HeadOption = Annotated[
     str | None,
     typer.Option(help="Only if this is the head under test: its hash, or seven characters of it."),
@@ -84,6 +86,9 @@ def restart(
     ] = None,
     pr: Annotated[str | None, typer.Option("--pr", help="The same as the argument.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Failed jobs.")] = False,
+    stopped: Annotated[
+        bool, typer.Option("--stopped", help="Jobs that were not run because others fail alike.")
+    ] = False,
     all_jobs: Annotated[bool, typer.Option("--all", help="All jobs.")] = False,
     platform: opt.Platform = None,
     package: opt.Package = None,
@@ -104,17 +109,20 @@ def restart(
     """
     if pull_request is not None and pr is not None and pull_request != pr:
         raise UsageError(f"two pull requests, {pull_request!r} and {pr!r}: give one")
-    if failed and all_jobs:
-        raise UsageError("--failed and --all exclude each other")
-    if cause is not None and (failed or all_jobs):
-        raise UsageError("--cause selects errored jobs: it excludes --failed and --all")
+    wanted = {
+        RestartWhich.FAILED: failed,
+        RestartWhich.STOPPED: stopped,
+        RestartWhich.ALL: all_jobs,
+    }
+    chosen = [which for which, is_wanted in wanted.items() if is_wanted]
+    if len(chosen) > 1:
+        raise UsageError(f"{_OTHERS} exclude each other")
+    for option, value in (("--cause", cause), ("--incident", incident)):
+        if value is not None and chosen:
+            raise UsageError(f"{option} selects errored jobs: it excludes {_OTHERS}")
     narrowed = selector_of(platform, package, kind, revdep, job, head)
-    which = RestartWhich.FAILED if failed else RestartWhich.ERRORED
-    selector = RestartSelector(
-        **narrowed.model_dump(), which=RestartWhich.ALL if all_jobs else which, cause=cause
-    )
-    if incident is not None and (failed or all_jobs):
-        raise UsageError("--incident selects errored jobs: it excludes --failed and --all")
+    which = chosen[0] if chosen else RestartWhich.ERRORED
+    selector = RestartSelector(**narrowed.model_dump(), which=which, cause=cause)
     named = pull_request or pr
     if named is not None:
         if incident is not None:
@@ -302,9 +310,10 @@ def selectors_for(
     """
     if incident is None:
         filters = [_filter(selector, standing) for standing in _standings(selector)]
-        if selector.takes_unserved and selector.kind in {None, JobKind.PLATFORM}:
-            platforms = selector.model_copy(update={"kind": JobKind.PLATFORM})
-            filters.append(_filter(platforms, Standing.SKIPPED))
+        filters += [
+            _filter(selector, Standing.SKIPPED).model_copy(update={"skip_reason": reason})
+            for reason in sorted(selector.skips)
+        ]
         testings = [testing for each in filters for testing in index.counts_by_testing(each)]
         return {workflow_of(each): (selector,) for each in testings}
     find_incident(index, incident)

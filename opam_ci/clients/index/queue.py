@@ -1,9 +1,10 @@
 """The list of jobs: planned, taken, counted, restarted and cancelled."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import and_, literal_column, or_, select, true
+from sqlalchemy import and_, func, literal_column, or_, select, true
 
 from opam_ci.clients.index.baseline import Compared, compare
 from opam_ci.clients.index.changing import (
@@ -24,18 +25,21 @@ from opam_ci.clients.index.standings import standings
 from opam_ci.clients.index.waivers import Waivers
 from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
 from opam_ci.core.batched import batched
+from opam_ci.core.jobs.early_stop import Seen, early_stop
 from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind
 from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
     CountJobs,
+    EarlyStops,
     JobPage,
     QueuedJob,
     SettleJobs,
+    StopEarly,
     TakeJobs,
 )
-from opam_ci.core.jobs.outcome import Cancelled, Outcome
+from opam_ci.core.jobs.outcome import Cancelled, Outcome, SkipReason
 from opam_ci.core.jobs.plan import PlannedJob, outcome_after
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, Taken
@@ -235,6 +239,42 @@ class JobQueue(Waivers):
             of = JOBS.c.revision_id == find_revision(connection, given.key)
             ids = connection.scalars(query.where(of).order_by(JOBS.c.id)).all()
         self._decide(given.key, ids, given.outcome, at, UNDECIDED)
+
+    def stop_early(self, given: StopEarly, at: datetime) -> EarlyStops:
+        """Skips queued reverse dependencies of packages for which enough others fail alike.
+
+        Those that were restarted are left: somebody asked for them.
+
+        Raises:
+            InfrastructureError: The index cannot be written; call again for the rest.
+        """
+        of_revdeps = and_(JOBS.c.platform == given.platform, JOBS.c.kind.in_(sorted(REVDEP_KINDS)))
+        alike = (JOBS.c.package, JOBS.c.standing, JOBS.c.skip_reason, JOBS.c.cause_group)
+        with reading(self._engine) as connection:
+            mine = and_(JOBS.c.revision_id == find_revision(connection, given.key), of_revdeps)
+            seen: dict[str, list[Seen]] = defaultdict(list)
+            for package, standing, why, group, number in connection.execute(
+                select(*alike, func.count()).where(mine).group_by(*alike)
+            ):
+                reason = None if why is None else SkipReason(why)
+                seen[package].append(Seen(Standing(standing), reason, group, number))
+            outcomes = {
+                package: outcome
+                for package, some in seen.items()
+                if (outcome := early_stop(some)) is not None
+            }
+            queued = select(JOBS.c.package, JOBS.c.id).where(
+                mine,
+                JOBS.c.package.in_(sorted(outcomes)),
+                JOBS.c.standing == Standing.QUEUED,
+                JOBS.c.round == 1,
+            )
+            ids: dict[str, list[int]] = defaultdict(list)
+            for package, job in connection.execute(queued.order_by(JOBS.c.id)):
+                ids[package].append(job)
+        for package, some_ids in ids.items():
+            self._decide(given.key, some_ids, outcomes[package], at, frozenset({Standing.QUEUED}))
+        return EarlyStops(outcomes=outcomes)
 
     def serve(self, key: RevisionKey, outcomes: Mapping[str, Outcome], at: datetime) -> None:
         """Decides the jobs that say whether a worker serves a platform, where there are any.

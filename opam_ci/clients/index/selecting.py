@@ -27,8 +27,8 @@ Candidate = AnyRow
 
 _CANDIDATE = (
     *JOB_COLUMNS, JOBS.c.id, JOBS.c.name, JOBS.c.rank, JOBS.c.needs, JOBS.c.standing,
-    JOBS.c.follows, JOBS.c.round, JOBS.c.cause, JOBS.c.failure_reason, JOBS.c.started_at,
-    JOBS.c.decided_at,
+    JOBS.c.follows, JOBS.c.round, JOBS.c.cause, JOBS.c.failure_reason, JOBS.c.skip_reason,
+    JOBS.c.started_at, JOBS.c.decided_at,
 )  # fmt: skip
 
 _NAMED = 10
@@ -88,13 +88,12 @@ def restarted(
     """
     matches = _matcher(selector)
     standings = set(selector.standings)
-    if selector.which is not RestartWhich.FAILED:
+    if selector.takes_retrying:
         standings.add(Standing.RETRYING)
-    kinds = {JobKind.PLATFORM} if selector.takes_unserved else set()
     chosen = [
         row
         for row in rows
-        if (row.standing in standings or (row.kind in kinds and row.standing == Standing.SKIPPED))
+        if (row.standing in standings or row.skip_reason in selector.skips)
         and selector.cause in {None, row.cause}
         and matches(row)
     ]
@@ -227,7 +226,7 @@ def _advice(selector: RestartSelector) -> str:
     match selector.which:
         case RestartWhich.ERRORED if selector.cause is None:
             return ". Decided jobs are restarted with --failed or --all"
-        case RestartWhich.ERRORED | RestartWhich.FAILED:
+        case RestartWhich.ERRORED | RestartWhich.FAILED | RestartWhich.STOPPED:
             return ". All decided jobs are restarted with --all"
         case RestartWhich.ALL:
             return ". Jobs are restarted once they are decided"

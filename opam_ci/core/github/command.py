@@ -1,4 +1,4 @@
-"""Commands in comments: `/opam-ci restart errors|failed|all [PLATFORM]`, `cancel`, `ok`."""
+"""Commands in comments: `/opam-ci restart errors|failed|stopped|all [PLATFORM]`, `cancel`, `ok`."""
 
 import re
 from typing import Literal
@@ -13,6 +13,7 @@ _WHICH = {
     "errors": RestartWhich.ERRORED,
     "errored": RestartWhich.ERRORED,
     "failed": RestartWhich.FAILED,
+    "stopped": RestartWhich.STOPPED,
     "all": RestartWhich.ALL,
 }
 
@@ -20,6 +21,7 @@ USAGE = (
     "No such command. One of these can be given in a comment, at the start of a line:\n\n"
     "- `/opam-ci restart errors` — jobs with internal CI errors\n"
     "- `/opam-ci restart failed` — jobs that failed\n"
+    "- `/opam-ci restart stopped` — jobs that were not run because others fail alike\n"
     "- `/opam-ci restart all` — all decided jobs\n"
     "- each of them with a platform at its end, such as `debian-13-ocaml-5.3/amd64`\n"
     "- `/opam-ci cancel` — stop the running jobs\n"

@@ -9,7 +9,7 @@ from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
 from opam_ci.core.jobs.hold import Author, Hold
 from opam_ci.core.jobs.installable import Unavailable
 from opam_ci.core.jobs.job import Job, JobKind, Phase
-from opam_ci.core.jobs.outcome import CancelledBy, Outcome
+from opam_ci.core.jobs.outcome import CancelledBy, Outcome, Skipped
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef, Revision, Surroundings
 from opam_ci.core.jobs.retry import RetrySettings
@@ -389,6 +389,28 @@ class SettleJobs(Frozen):
     key: RevisionKey
     outcome: Outcome
     platforms: tuple[str, ...] | None = None
+
+
+class StopEarly(Frozen):
+    """Input of the `stop_early` activity.
+
+    Attributes:
+        key: The testing.
+        platform: On which platform.
+    """
+
+    key: RevisionKey
+    platform: str
+
+
+class EarlyStops(Frozen):
+    """Packages whose other reverse dependencies are not run on a platform.
+
+    Attributes:
+        outcomes: Outcome of these, by the package that is tested.
+    """
+
+    outcomes: dict[str, Skipped] = Field(default_factory=dict)
 
 
 class ConcludeJobs(Frozen):

@@ -104,6 +104,8 @@ class SkipReason(StrEnum):
     """No worker builds for the platform."""
     FAILS_ON_BASE = "fails_on_base"
     """It fails without the change, too."""
+    STOPPED_EARLY = "stopped_early"
+    """It was not run: so many others on reverse dependencies of the same package fail alike."""
     WAIVED = "waived"
     """It failed, and a maintainer decided that this does not count."""
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.outcome import Cause, Skipped, SkipReason
 from opam_ci.core.jobs.summary import DECIDED, JobState, JobStatus, Standing, cause_of
 from opam_ci.core.model import Frozen
 
@@ -15,6 +15,8 @@ class RestartWhich(StrEnum):
 
     ERRORED = "errored"
     FAILED = "failed"
+    STOPPED = "stopped"
+    """Those that were not run because others fail alike, see `early_stop.py`."""
     ALL = "all"
 
 
@@ -98,7 +100,8 @@ class RestartSelector(JobSelector):
     """Which decided jobs to restart; every given field narrows.
 
     Attributes:
-        which: Jobs that the CI itself lost (the default), failed ones, or all.
+        which: Jobs that the CI itself lost (the default), failed ones, those that were not run
+            because others fail alike, or all.
         cause: Only jobs errored for this cause.
         origin: Who asks.
     """
@@ -122,19 +125,32 @@ class RestartSelector(JobSelector):
 
         What the CI could not build is no verdict, but no fault either: only people restart it.
         """
-        is_wanted = self.which is not RestartWhich.FAILED and self.cause is None
-        return is_wanted and self.origin.is_manual
+        return self._takes_undecided and self.cause is None and self.origin.is_manual
+
+    @property
+    def skips(self) -> frozenset[SkipReason]:
+        """Reasons of skipped jobs that are selected whatever their standing."""
+        if self.which is RestartWhich.STOPPED:
+            return frozenset({SkipReason.STOPPED_EARLY})
+        return frozenset({SkipReason.NOT_SERVED}) if self.takes_unserved else frozenset()
+
+    @property
+    def takes_retrying(self) -> bool:
+        """Whether jobs that wait for their automatic retry start at once."""
+        return self._takes_undecided
+
+    @property
+    def _takes_undecided(self) -> bool:
+        return self.which in {RestartWhich.ERRORED, RestartWhich.ALL}
 
     def takes_decided(self, row: JobStatus) -> bool:
         """Whether a decided job is selected."""
-        is_unserved = row.job.kind is JobKind.PLATFORM and row.standing is Standing.SKIPPED
-        is_taken = row.standing in self.standings or (is_unserved and self.takes_unserved)
-        return is_taken and self._fits(row)
+        skip = row.outcome.reason if isinstance(row.outcome, Skipped) else None
+        return (row.standing in self.standings or skip in self.skips) and self._fits(row)
 
     def takes_waiting(self, row: JobStatus) -> bool:
         """Whether a job that waits for its automatic retry is to start at once."""
-        is_waiting = row.state is JobState.RETRYING and self.which is not RestartWhich.FAILED
-        return is_waiting and self._fits(row)
+        return row.state is JobState.RETRYING and self.takes_retrying and self._fits(row)
 
     def _fits(self, row: JobStatus) -> bool:
         return self.cause in {None, cause_of(row)} and self.narrows_to(row.job)
@@ -143,6 +159,7 @@ class RestartSelector(JobSelector):
 _STANDINGS = {
     RestartWhich.ERRORED: frozenset({Standing.ERRORED, Standing.CANCELLED}),
     RestartWhich.FAILED: frozenset({Standing.FAILED}),
+    RestartWhich.STOPPED: frozenset(),
     RestartWhich.ALL: DECIDED,
 }
 

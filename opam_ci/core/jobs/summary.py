@@ -10,7 +10,16 @@ from pydantic import Field
 
 from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import BASE_KINDS, Job, JobKind, Phase
-from opam_ci.core.jobs.outcome import Cancelled, Cause, Errored, Evidence, Failed, Outcome, Skipped
+from opam_ci.core.jobs.outcome import (
+    Cancelled,
+    Cause,
+    Errored,
+    Evidence,
+    Failed,
+    Outcome,
+    Skipped,
+    SkipReason,
+)
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import Packed
 from opam_ci.core.submission.result import Packages
@@ -286,6 +295,11 @@ class Summary(Frozen):
             if each.kind not in BASE_KINDS or each.standing in UNDECIDED
         )
         state = state_of(total(counting), planned=self.planned and self.concluded)
+        if state is State.SUCCESS and any(
+            each.why == SkipReason.STOPPED_EARLY and each.number for each in self.tallies
+        ):
+            # What they were stopped for does not count any more: they are about to run.
+            return State.PENDING
         nothing = state is State.SUCCESS and self.unserved and not self.ran.passed
         return State.ERROR if nothing else state
 

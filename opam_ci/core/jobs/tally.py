@@ -83,11 +83,16 @@ class Tally:
         """Removes a decided job's row, but not its number."""
         self._counted.pop(job_id, None)
 
+    @property
+    def counts(self) -> tuple[JobCount, ...]:
+        """Numbers of the jobs."""
+        return counts_of(self._numbers)
+
     def standing(self) -> PlatformStanding:
         """Returns the standing of the jobs."""
         return PlatformStanding(
             platform=self._platform,
-            counts=counts_of(self._numbers),
+            counts=self.counts,
             shown=explaining(self._shown.values()),
         )
 

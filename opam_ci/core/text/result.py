@@ -23,6 +23,7 @@ SKIP_TEXTS = {
     SkipReason.NOT_BUILT: "the build did not pass",
     SkipReason.NOT_SERVED: "no worker for the platform",
     SkipReason.FAILS_ON_BASE: "fails without this change, too",
+    SkipReason.STOPPED_EARLY: "not run",
     SkipReason.WAIVED: "the failure is waived",
 }
 
@@ -102,18 +103,24 @@ def counts_text(counts: Counts) -> str:
 
 
 def ran_text(summary: Summary) -> str:
-    """Returns the numbers of builds and tests, those of failures that do not count apart."""
+    """Returns the numbers of builds and tests, those that do not count apart."""
     skips: Counter[str] = Counter()
     for each in summary.tallies:
         if each.standing is Standing.SKIPPED:
             skips[each.why] += each.number
-    waived, known = skips[SkipReason.WAIVED], skips[SkipReason.FAILS_ON_BASE]
-    others = summary.ran.model_copy(update={"skipped": summary.ran.skipped - waived - known})
-    numbers = [counts_text(others)] if others.decided or not waived + known else []
-    if waived:
-        numbers.append(f"{waived} waived")
-    if known:
-        numbers.append(f"{known} {'fails' if known == 1 else 'fail'} without this change, too")
+    apart = {
+        SkipReason.STOPPED_EARLY: "not run: all before fail alike",
+        SkipReason.WAIVED: "waived",
+        SkipReason.FAILS_ON_BASE: (
+            "fails without this change, too"
+            if skips[SkipReason.FAILS_ON_BASE] == 1
+            else "fail without this change, too"
+        ),
+    }
+    known = sum(skips[each] for each in apart)
+    others = summary.ran.model_copy(update={"skipped": summary.ran.skipped - known})
+    numbers = [counts_text(others)] if others.decided or not known else []
+    numbers += [f"{skips[each]:,} {text}" for each, text in apart.items() if skips[each]]
     return ", ".join(numbers)
 
 
