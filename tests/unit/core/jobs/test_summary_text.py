@@ -334,8 +334,9 @@ def test_text_about_a_large_head_takes_no_time() -> None:
         *((Standing.RETRYING, cause.value) for cause in Cause),
     ]
     numbers = [
-        JobCount(platform=f"p{place:02}", kind=kind, standing=standing, why=why, number=2)
-        for place in range(75)
+        JobCount(platform=f"p{place:02}", kind=kind, standing=standing, why=why, number=4)
+        # Every kind with every reason on each: more numbers than a head on 75 platforms has.
+        for place in range(20)
         for kind in JobKind
         for standing, why in reasons
     ]
