@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from temporalio.client import (
     Client,
     RPCTimeoutOrCancelledError,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowUpdateFailedError,
     WorkflowUpdateStage,
@@ -148,10 +149,7 @@ class PullRequests:
 
     async def is_running(self, testing: RevisionKey) -> bool:
         """Whether the workflow of a testing's pull request is running."""
-        workflow_id = workflow_of(testing)
-        handle = self._client.get_workflow_handle(workflow_id)
-        with temporal_errors(f"describe {workflow_id}"):
-            described = await _unless_missing(handle.describe())
+        described = await self._describe(workflow_of(testing))
         return described is not None and described.status is WorkflowExecutionStatus.RUNNING
 
     async def restart_jobs(self, workflow_id: str, update: RestartUpdate) -> Taken | None:
@@ -223,10 +221,13 @@ class PullRequests:
         return found
 
     async def _head(self, ref: PullRequestRef) -> str | None:
-        handle = self._client.get_workflow_handle(ref.workflow_id)
-        with temporal_errors(f"describe {ref.workflow_id}"):
-            described = await _unless_missing(handle.describe())
+        described = await self._describe(ref.workflow_id)
         return None if described is None else described.typed_search_attributes.get(options.CI_HEAD)
+
+    async def _describe(self, workflow_id: str) -> WorkflowExecutionDescription | None:
+        handle = self._client.get_workflow_handle(workflow_id)
+        with temporal_errors(f"describe {workflow_id}"):
+            return await _unless_missing(handle.describe())
 
     async def _signal(self, workflow_id: str, name: str, *message: object) -> bool:
         handle = self._client.get_workflow_handle(workflow_id)

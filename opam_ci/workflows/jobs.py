@@ -107,21 +107,16 @@ class JobRunner:
                 running.again = message
                 running.handle.cancel()
 
-    def cancel(self, job_id: str, by: CancelledBy) -> bool:
-        """Cancels the activity that began with a job; False if there is none."""
+    def end(self, job_id: str, outcome: Cancelled | Skipped) -> bool:
+        """Ends the activity that began with a job, with an outcome; False if there is none."""
         running = self._running.get(job_id)
         if running is None:
             return False
-        running.by, running.again = by, None
-        running.handle.cancel()
-        return True
-
-    def skip(self, job_id: str, outcome: Skipped) -> bool:
-        """Ends a job whose outcome is known, unless it has one already; False if it is not run."""
-        running = self._running.get(job_id)
-        if running is None:
-            return False
-        running.verdict, running.again = outcome, None
+        if isinstance(outcome, Cancelled):
+            running.by = outcome.by
+        else:
+            running.verdict = outcome
+        running.again = None
         running.handle.cancel()
         return True
 

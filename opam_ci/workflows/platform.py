@@ -23,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
         StopEarly,
         TakeJobs,
     )
-    from opam_ci.core.jobs.outcome import Cancelled
+    from opam_ci.core.jobs.outcome import Cancelled, Skipped
     from opam_ci.core.jobs.plan import outcome_after
     from opam_ci.core.jobs.records import RowBatch
     from opam_ci.core.jobs.selector import JobSelector
@@ -253,9 +253,7 @@ class PlatformWorkflow:
             row = self._table[job.id]
             if outcome is None or row.outcome is not None or row.round > 1:
                 continue
-            if not self._jobs.skip(job.id, outcome):
-                task.cancel()
-                self._table.settle(job.id, outcome, workflow.now())
+            self._end(task, (job,), outcome)
         self._recount = True
 
     async def _stop(self) -> None:
@@ -273,11 +271,18 @@ class PlatformWorkflow:
         for task, jobs in list(self._in_hand.items()):
             if not all(selector.narrows_to(job) for job in jobs):
                 continue
-            if not self._jobs.cancel(jobs[0].id, cancelled.by):
-                task.cancel()
-                for job in jobs:
-                    if self._table[job.id].outcome is None:
-                        self._table.settle(job.id, cancelled, workflow.now())
+            self._end(task, jobs, cancelled)
+
+    def _end(
+        self, task: asyncio.Task[None], jobs: tuple[Job, ...], outcome: Cancelled | Skipped
+    ) -> None:
+        """Ends jobs in hand, whether or not their activity has begun."""
+        if self._jobs.end(jobs[0].id, outcome):
+            return
+        task.cancel()
+        for job in jobs:
+            if self._table[job.id].outcome is None:
+                self._table.settle(job.id, outcome, workflow.now())
 
     async def _wait_for_approval(self, hold: Hold) -> None:
         """Waits until queued jobs may be run, or something else is to be done."""

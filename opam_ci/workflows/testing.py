@@ -188,7 +188,7 @@ class Testing:
     async def stop(self, by: CancelledBy) -> None:
         """Ends everything under way; returns once the builds have ended."""
         self._analysis_state.stopping = by
-        self._jobs.cancel(ANALYSIS.id, by)
+        self._jobs.end(ANALYSIS.id, Cancelled(by=by))
         while self.state.children or not self.only_children_run:
             for child in list(self.state.children.values()):
                 if not await signal_if_running(child, "stop_jobs", StopJobs(by=by, final=True)):

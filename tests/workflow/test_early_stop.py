@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from opam_ci.core.jobs.build import Revdep
-from opam_ci.core.jobs.early_stop import ENOUGH, stopped
+from opam_ci.core.jobs.early_stop import ENOUGH
 from opam_ci.core.jobs.job import REVDEP_KINDS
 from opam_ci.core.jobs.outcome import Evidence, Failed, FailureReason, Skipped, SkipReason
 from opam_ci.core.jobs.requests import PullRequestRef
-from opam_ci.core.jobs.summary import Counts, State, Summary, total
+from opam_ci.core.jobs.summary import Counts, State, Summary, stopped, total
 from opam_ci.core.jobs.waiver import Waiver
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.core.text.result import ran_text

@@ -1,8 +1,8 @@
 """The first estimate of a head, which is written down, and whether it held.
 
 `estimated_until` is the end of its range. `estimate_ended_at` is when the head passed or failed
-first. An estimate that somebody's doing made void is dropped: then it has the second alone, and
-gets no other estimate.
+first. The estimate of a head whose jobs are restarted by hand, or wait for an approval, is dropped:
+then it has the second alone, and gets no other estimate.
 """
 
 from datetime import datetime, timedelta
@@ -41,7 +41,7 @@ def end_estimate(connection: Connection, revision_id: int, record: RevisionRecor
 
 
 def drop_estimate(connection: Connection, revision_id: int, at: datetime) -> None:
-    """Drops the estimate of an undecided head: what somebody restarts cannot be foreseen."""
+    """Drops the estimate of an undecided head: restarts by hand cannot be foreseen."""
     _update(connection, revision_id, _ESTIMATED, estimated_until=null(), estimate_ended_at=at)
 
 

@@ -41,7 +41,7 @@ from opam_ci.clients.index.schema import (
 )
 from opam_ci.clients.index.summaries import Summaries
 from opam_ci.clients.index.verdicts import Verdicts
-from opam_ci.clients.index.write import write
+from opam_ci.clients.index.write import find_revision, write
 from opam_ci.core.jobs.records import (
     AttemptRecord,
     JobRecord,
@@ -156,8 +156,12 @@ class Index(JobQueue, Verdicts, Ops, Pages, Summaries, Retention):
     def _estimate_first(self, record: RevisionRecord) -> None:
         """Writes down the first estimate of a head, so that it is known later whether it held."""
         with reading(self._engine) as connection:
+            # Of most records this is all that is read.
+            revision_id = find_revision(connection, record.key)
+            if revision_id is None or not lacks_estimate(connection, revision_id):
+                return
             testing = find_testing(connection, record.key)
-            if testing is None or not lacks_estimate(connection, testing.id):
+            if testing is None:
                 return
             tallies, _ = read_tallies(connection, testing)
             found = self._estimate(connection, testing, tallies, record.updated_at)

@@ -243,7 +243,7 @@ class JobQueue(Waivers):
     def stop_early(self, given: StopEarly, at: datetime) -> EarlyStops:
         """Skips queued reverse dependencies of packages for which enough others fail alike.
 
-        Those that were restarted are left: somebody asked for them.
+        Restarted jobs are not skipped.
 
         Raises:
             InfrastructureError: The index cannot be written; call again for the rest.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from opam_ci.core.jobs.job import REVDEP_KINDS
 from opam_ci.core.jobs.outcome import Evidence, Skipped, SkipReason
-from opam_ci.core.jobs.summary import JobCount, PlatformStanding, Standing
+from opam_ci.core.jobs.summary import JobCount, PlatformStanding, Standing, stopped
 
 ENOUGH = 30
 """Failures that look the same after which the rest is skipped: a change that breaks every one of
@@ -79,8 +79,3 @@ def is_in_vain(standing: PlatformStanding) -> bool:
     revdeps = [each for each in standing.counts if each.kind in REVDEP_KINDS]
     failed = sum(each.number for each in revdeps if each.standing is Standing.FAILED)
     return bool(stopped(revdeps)) and failed < ENOUGH
-
-
-def stopped(counts: Iterable[JobCount]) -> int:
-    """Counts the jobs that were not run because others fail alike."""
-    return sum(each.number for each in counts if each.why == SkipReason.STOPPED_EARLY)

@@ -120,27 +120,20 @@ class RestartSelector(JobSelector):
         return standings if self.cause is None else standings & {Standing.ERRORED}
 
     @property
-    def takes_unserved(self) -> bool:
-        """Whether platforms that no worker served are looked at again.
-
-        What the CI could not build is no verdict, but no fault either: only people restart it.
-        """
-        return self._takes_undecided and self.cause is None and self.origin.is_manual
-
-    @property
     def skips(self) -> frozenset[SkipReason]:
-        """Reasons of skipped jobs that are selected whatever their standing."""
+        """Reasons of skipped jobs that are selected whatever their standing.
+
+        Platforms that no worker served are looked at again: that is no verdict, but no fault
+        either, so only people restart it.
+        """
         if self.which is RestartWhich.STOPPED:
             return frozenset({SkipReason.STOPPED_EARLY})
-        return frozenset({SkipReason.NOT_SERVED}) if self.takes_unserved else frozenset()
+        is_asked = self.takes_retrying and self.cause is None and self.origin.is_manual
+        return frozenset({SkipReason.NOT_SERVED} if is_asked else ())
 
     @property
     def takes_retrying(self) -> bool:
         """Whether jobs that wait for their automatic retry start at once."""
-        return self._takes_undecided
-
-    @property
-    def _takes_undecided(self) -> bool:
         return self.which in {RestartWhich.ERRORED, RestartWhich.ALL}
 
     def takes_decided(self, row: JobStatus) -> bool:

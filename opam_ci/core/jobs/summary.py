@@ -295,9 +295,7 @@ class Summary(Frozen):
             if each.kind not in BASE_KINDS or each.standing in UNDECIDED
         )
         state = state_of(total(counting), planned=self.planned and self.concluded)
-        if state is State.SUCCESS and any(
-            each.why == SkipReason.STOPPED_EARLY and each.number for each in self.tallies
-        ):
+        if state is State.SUCCESS and stopped(self.tallies):
             # What they were stopped for does not count any more: they are about to run.
             return State.PENDING
         nothing = state is State.SUCCESS and self.unserved and not self.ran.passed
@@ -359,6 +357,11 @@ def total(counts: Iterable[JobCount]) -> Counts:
     for each in counts:
         numbers[each.standing.value] += each.number
     return Counts(**numbers)
+
+
+def stopped(counts: Iterable[JobCount]) -> int:
+    """Counts the jobs that were not run because others fail alike, see `early_stop.py`."""
+    return sum(each.number for each in counts if each.why == SkipReason.STOPPED_EARLY)
 
 
 def state_of(counts: Counts, *, planned: bool) -> State:

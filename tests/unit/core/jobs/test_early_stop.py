@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opam_ci.core.jobs.early_stop import ENOUGH, Seen, early_stop, failures, is_in_vain, stopped
+from opam_ci.core.jobs.early_stop import ENOUGH, Seen, early_stop, failures, is_in_vain
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import SkipReason
-from opam_ci.core.jobs.summary import JobCount, PlatformStanding, Standing, State, Summary
+from opam_ci.core.jobs.summary import JobCount, PlatformStanding, Standing, State, Summary, stopped
 
 FAILED = Seen(Standing.FAILED, None, "x", ENOUGH)
 QUEUED = Seen(Standing.QUEUED, None, None, 70)
