@@ -46,6 +46,7 @@ from opam_ci.metrics.telemetry import runtime_with_metrics
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
+from opam_ci.workflows.health import HealthWorkflow
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -70,6 +71,7 @@ WORKFLOWS = [
     CanaryWorkflow,
     DeliveryWorkflow,
     ReconcileWorkflow,
+    HealthWorkflow,
     RetentionWorkflow,
 ]
 """All workflows."""

@@ -225,6 +225,21 @@ class GitHubActivities:
         with github_errors(), heartbeating(activity.heartbeat):
             return await self._reconcile(task.since, _clock()())
 
+    @activity.defn(name="github_check_base")
+    async def check_base(self) -> str:
+        """Has the base itself checked; returns its newest commit.
+
+        Raises:
+            ApplicationError: GitHub or Temporal is unavailable; retried until it is.
+        """
+        with github_errors(), heartbeating(activity.heartbeat):
+            branch = self._policy.branch
+            tip = await self._upstream.in_turn(self._upstream.refresh, branch)
+            ref = PullRequestRef(owner=self._owner, repo=self._repo, branch=branch)
+            revision = self._policy.base_revision(tip, _clock()())
+            await self._pull_requests.head_changed(ref, revision, None)
+            return tip
+
     async def prepare(self) -> None:
         """Makes or refreshes the clone, so that it is ready for the first head.
 

@@ -116,6 +116,7 @@ class RepositoryActivities:
                 export=not revision.options.lint_only,
                 base_alone=True,
                 reach=revision.options.reuse is not None,
+                popular=revision.options.popular,
             )
         if prepared.analysis.failure is not None:
             raise refusal(prepared.analysis.failure)
@@ -175,9 +176,11 @@ class RepositoryActivities:
 
     async def _fetch(self, task: RepositoryTask, origin: Origin) -> str:
         number = task.context.pull_request.number
-        if number is None:
-            raise UsageError("only a pull request with a number can be fetched from GitHub")
         upstream = self._upstream(task, origin)
+        if number is None:
+            # The base itself, at the commit that was its newest when the check was requested.
+            await upstream.in_turn(upstream.refresh, origin.branch)
+            return task.revision.base
         return await upstream.in_turn(upstream.fetch, origin.branch, number, task.revision.head)
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from opam_ci.activities.github import GitHubActivities
 from opam_ci.activities.result_buffer import ResultBuffer
 from opam_ci.app.github_settings import GitHubSettings
 from opam_ci.app.pull_requests import PullRequests, temporal_errors
-from opam_ci.app.schedules import ensure_schedule
+from opam_ci.app.schedules import ensure_health, ensure_schedule
 from opam_ci.app.settings import Settings
 from opam_ci.app.shutdown import polling
 from opam_ci.clients.github.api import GitHub
@@ -99,6 +99,8 @@ async def github_service(
                 task_queue=options.ORCHESTRATION_QUEUE,
             )
             await ensure_schedule(client, action, github.reconcile_interval)
+        with temporal_errors("change the schedule of checks of the base"):
+            await ensure_health(client, tracked.repository, runs=github.health_packages > 0)
         await stack.enter_async_context(
             polling([github_worker(client, activities)], stop_timeout=STOP_TIMEOUT)
         )
@@ -115,6 +117,7 @@ def github_worker(client: Client, activities: GitHubActivities) -> Worker:
             activities.look,
             activities.carry_out,
             activities.reconcile,
+            activities.check_base,
         ],
         interceptors=[ResultBuffer()],
         max_concurrent_activities=16,

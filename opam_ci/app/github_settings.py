@@ -18,7 +18,7 @@ from opam_ci.core.github.model import RefName, RepositoryName, Word
 from opam_ci.core.github.posting_options import SILENCE_AFTER_REQUEST, PostingOptions
 from opam_ci.core.github.revision import NewAuthors, Policy, lighter
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, About, Context
-from opam_ci.core.jobs.requests import CheckOptions
+from opam_ci.core.jobs.requests import MOST_POPULAR, CheckOptions
 
 
 class GitHubSettings(BaseSettings):
@@ -55,6 +55,8 @@ class GitHubSettings(BaseSettings):
         request_timeout: Timeout of a request to GitHub. A worker that posts and sends no
             heartbeat for five seconds more counts as lost.
         reconcile_interval: Time between comparisons of open pull requests with the workflows.
+        health_packages: How many packages of the base branch are built each night, those on which
+            most others depend; 0 for none.
     """
 
     model_config = SettingsConfigDict(env_prefix="OPAM_CI_GITHUB_", extra="forbid", frozen=True)
@@ -84,6 +86,8 @@ class GitHubSettings(BaseSettings):
         default=TOTAL_TIMEOUT, ge=timedelta(seconds=1), le=TOTAL_TIMEOUT
     )
     reconcile_interval: timedelta = Field(default=timedelta(minutes=15), ge=timedelta(seconds=10))
+
+    health_packages: int = Field(default=0, ge=0, le=MOST_POPULAR)
 
     @field_validator("api_url", "web_url", "page_url", "temporal_ui")
     @classmethod
@@ -187,6 +191,11 @@ class GitHubSettings(BaseSettings):
         require_url(clone_url)
         if self.checks and self.app_id is None:
             raise UsageError("OPAM_CI_GITHUB_CHECKS needs a GitHub App: only Apps have check runs")
+        if self.health_packages and checks.lint_only:
+            raise UsageError(
+                "OPAM_CI_GITHUB_HEALTH_PACKAGES asks for builds each night, and --lint-only builds "
+                "nothing: leave out one of them"
+            )
         target = self.page_url or None
         if target is None and self.temporal_ui:
             target = (
@@ -211,6 +220,7 @@ class GitHubSettings(BaseSettings):
             new_authors=self.new_authors,
             author_hours=self.author_hours or None,
             author_restarts=self.author_restarts or None,
+            health_packages=self.health_packages,
         )
 
 

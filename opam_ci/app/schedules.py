@@ -25,6 +25,7 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.platforms.model import Platform
 from opam_ci.workflows import options
 from opam_ci.workflows.canary import CanaryWorkflow
+from opam_ci.workflows.health import HealthWorkflow
 from opam_ci.workflows.retention import RetentionWorkflow
 
 _log = logging.getLogger(__name__)
@@ -88,6 +89,31 @@ async def ensure_retention(client: Client, days: int) -> None:
             f"the Temporal server rejects the schedule {RETENTION} ({error.message}); allow it, "
             "and pause it to keep everything"
         ) from error
+
+
+async def ensure_health(client: Client, repository: str, *, runs: bool) -> None:
+    """Creates, updates or deletes the schedule of the checks of a repository's base.
+
+    Args:
+        client: To Temporal.
+        repository: `owner/name`.
+        runs: Whether there are such checks.
+
+    Raises:
+        RPCError: The request to Temporal failed.
+    """
+    schedule = f"health/{repository}"
+    if runs:
+        action = ScheduleActionStartWorkflow(
+            HealthWorkflow.run, id=schedule, task_queue=options.ORCHESTRATION_QUEUE
+        )
+        await ensure_schedule(client, action, options.HEALTH_INTERVAL, trigger_immediately=True)
+        return
+    try:
+        await client.get_schedule_handle(schedule).delete()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
 
 
 async def ensure_schedule(

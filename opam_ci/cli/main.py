@@ -21,6 +21,7 @@ from opam_ci.cli.developer.classify import classify
 from opam_ci.cli.operator.cache import cache
 from opam_ci.cli.operator.down import down
 from opam_ci.cli.operator.github import app as github_app
+from opam_ci.cli.operator.health import health
 from opam_ci.cli.operator.incidents import app as incidents
 from opam_ci.cli.operator.overview import authors, errors, jobs, workers
 from opam_ci.cli.operator.pages import pages
@@ -59,6 +60,7 @@ for command in (
     platforms,
     status,
     errors,
+    health,
     jobs,
     log,
     restart,

@@ -154,6 +154,10 @@ PRUNE_PRIORITY = Priority(priority_key=5)
 _WAIT = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 
 
+HEALTH_INTERVAL = timedelta(days=1)
+"""How often the base itself is checked, where it is: at midnight, UTC."""
+
+
 class PlainActivity(TypedDict):
     """Options of activities on the index."""
 
@@ -249,8 +253,11 @@ def build_activity(
     checks: CheckOptions,
     timeouts: PhaseTimeouts,
 ) -> WatchedActivity:
-    """Returns the options of a job for a pool's build workers."""
-    priority = job_priority(kind, pull_request)
+    """Returns the options of a job for a pool's build workers.
+
+    Nobody waits for a check of the base: it is behind what pull requests themselves bring.
+    """
+    priority = job_priority(JobKind.REVDEP if checks.popular else kind, pull_request)
     return _job_activity(build_queue(platform.pool), job_timeout(timeouts), priority, checks)
 
 
@@ -290,6 +297,11 @@ def github_activity(
 
 def reconcile_activity() -> WatchedActivity:
     """Returns the options of the reconciliation: behind everything about one pull request."""
+    return github_activity(timeout=RECONCILE_TIMEOUT, priority=3)
+
+
+def health_activity() -> WatchedActivity:
+    """Returns the options of what begins a check of the base: a clone may have to be made first."""
     return github_activity(timeout=RECONCILE_TIMEOUT, priority=3)
 
 

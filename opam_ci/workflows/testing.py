@@ -431,7 +431,8 @@ class Testing:
         lint_only = state.revision.options.lint_only or state.repository is None
         platforms = () if lint_only else state.platforms
         # Decided once the jobs are known: an analysis that passed and no jobs would look green.
-        if await self._plan(origin, platforms, lint=True):
+        lint = not state.revision.options.popular
+        if await self._plan(origin, platforms, lint=lint):
             self._table.decide(ANALYSIS.id, result.report)
             self._start(name for name, each in state.standings.items() if _undecided(each))
         else:

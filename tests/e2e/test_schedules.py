@@ -6,6 +6,7 @@ import uuid
 import pytest
 from temporalio.client import Client, ScheduleActionStartWorkflow
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from opam_ci.app import schedules
@@ -99,3 +100,20 @@ async def test_a_pool_is_served_while_its_schedule_exists(server: services.Embed
         assert not described.schedule.state.paused
     finally:
         await handle.delete()
+
+
+async def test_checks_of_the_base_are_scheduled_while_they_are_wanted(
+    server: services.Embedded,
+) -> None:
+    client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+    repository = f"ocaml/{uuid.uuid4().hex[:8]}"
+    handle = client.get_schedule_handle(f"health/{repository}")
+    await schedules.ensure_health(client, repository, runs=False)
+    await asyncio.gather(
+        *(schedules.ensure_health(client, repository, runs=True) for _ in range(3))
+    )
+    described = await handle.describe()
+    assert [each.every for each in described.schedule.spec.intervals] == [options.HEALTH_INTERVAL]
+    await schedules.ensure_health(client, repository, runs=False)
+    with pytest.raises(RPCError, match="not found"):
+        await handle.describe()

@@ -15,7 +15,7 @@ from opam_ci.clients.remote.server import Server
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.selector import CancelUpdate, RestartUpdate, Taken
 
-COMMANDS = ("status", "log", "jobs", "restart", "cancel")
+COMMANDS = ("status", "log", "jobs", "health", "restart", "cancel")
 """The commands that can ask a server."""
 
 _URL: ContextVar[str] = ContextVar("_URL", default="")

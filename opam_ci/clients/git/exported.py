@@ -103,6 +103,7 @@ class Exporter:
         unchanged: bool = False,
         base_alone: bool = False,
         reach: bool = False,
+        popular: int = 0,
     ) -> "Prepared":
         """Analyses the merge of a head into a base, and exports it.
 
@@ -115,6 +116,7 @@ class Exporter:
             unchanged: Whether packages are to be built that the head does not change.
             base_alone: Whether to export the base alone, too.
             reach: Whether to store what is within reach of each package, at `reach_key`.
+            popular: How many packages of the head are built in place of those that it changes.
 
         Raises:
             UsageError: The base is not an opam repository, or a shallow clone cannot merge.
@@ -139,6 +141,7 @@ class Exporter:
                     unchanged=unchanged,
                     base_alone=base_alone,
                     reach=reach,
+                    popular=popular,
                 )
             )
             assert isinstance(done, AnalysedHead)  # noqa: S101 - for mypy: the task's result

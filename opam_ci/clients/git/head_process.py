@@ -15,7 +15,8 @@ from pydantic import Field, TypeAdapter
 
 from opam_ci.clients.git.analysis import analyse
 from opam_ci.clients.git.export import Overlay, archive_tree, overlay
-from opam_ci.clients.git.reach import read_reachable
+from opam_ci.clients.git.popular import read_popular
+from opam_ci.clients.git.reach import read_reachable, read_references
 from opam_ci.clients.git.repository import Repository
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -110,6 +111,8 @@ class AnalyseHead(Frozen):
         unchanged: Whether to export it also if the head changes nothing that is built.
         base_alone: Whether to write the base alone, too.
         reach: Whether to find out what is within reach.
+        popular: How many packages that the head does not change are to be built in place of those
+            that it does; 0 for the latter.
     """
 
     kind: Literal["analyse"] = "analyse"
@@ -122,10 +125,11 @@ class AnalyseHead(Frozen):
     unchanged: bool = False
     base_alone: bool = False
     reach: bool = False
+    popular: int = 0
 
     def run(self, repository: Repository) -> AnalysedHead:
         """Performs the task."""
-        analysis = analyse(repository, self.base, self.head, self.limits)
+        analysis, is_changed = self._analyse(repository)
         merged = analysis.merge_tree
         builds = self.unchanged or any(changed.kind in BUILT_KINDS for changed in analysis.packages)
         if self.bases is None or merged is None or not builds:
@@ -146,12 +150,20 @@ class AnalyseHead(Frozen):
             return done
         names = {package_name(changed.package) for changed in analysis.packages}
         cache = self.directory / REFERENCES
-        is_changed = False
         for tree, name in ((merged, REACH), (own, REACH_ON_BASE)):
             reach, is_new = read_reachable(repository, tree, names, cache)
             (self.directory / name).write_text(reach.model_dump_json())
             is_changed |= is_new
         return done.model_copy(update={"references_changed": is_changed})
+
+    def _analyse(self, repository: Repository) -> tuple[Analysis, bool]:
+        """Returns what is to be built, and whether `REFERENCES` was written anew for that."""
+        if not self.popular:
+            return analyse(repository, self.base, self.head, self.limits), False
+        tree = repository.tree_of(self.head)
+        _, named, is_changed = read_references(repository, tree, self.directory / REFERENCES)
+        packages = read_popular(repository, tree, self.popular, named)
+        return Analysis(packages=packages, merge_tree=tree), is_changed
 
 
 class ArchiveBase(Frozen):

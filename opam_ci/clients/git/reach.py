@@ -39,6 +39,27 @@ def read_reachable(
     Raises:
         InfrastructureError: Git fails.
     """
+    trees, named, is_kept = read_references(repository, tree, cache)
+    return reachable(trees, named, changed), is_kept
+
+
+def read_references(
+    repository: Repository, tree: str, cache: Path
+) -> tuple[dict[str, str], dict[str, References], bool]:
+    """Reads what the versions of each package name.
+
+    Args:
+        repository: The clone.
+        tree: Id of the tree.
+        cache: As for `read_reachable`.
+
+    Returns:
+        The id of each package's directory, by its name, what its versions name, and whether the
+        file was written anew.
+
+    Raises:
+        InfrastructureError: Git fails.
+    """
     trees = repository.folders(tree, "packages")
     try:
         known = KNOWN.validate_json(cache.read_bytes())
@@ -53,7 +74,7 @@ def read_reachable(
     is_kept = len(new) >= _WORTH_KEEPING
     if is_kept:
         cache.write_bytes(KNOWN.dump_json({trees[name]: named[name] for name in trees}))
-    return reachable(trees, named, changed), is_kept
+    return trees, named, is_kept
 
 
 def _read(repository: Repository, tree: str, names: Collection[str]) -> dict[str, References]:

@@ -1,5 +1,6 @@
 """From a head on GitHub to the input of its workflow."""
 
+from datetime import datetime
 from typing import Literal
 from urllib.parse import quote
 
@@ -8,7 +9,13 @@ from pydantic import Field
 from opam_ci.core.github.action import HeadChanged
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.jobs.hold import Author
-from opam_ci.core.jobs.requests import CheckOptions, Origin, PullRequestRef, Revision
+from opam_ci.core.jobs.requests import (
+    MOST_POPULAR,
+    CheckOptions,
+    Origin,
+    PullRequestRef,
+    Revision,
+)
 from opam_ci.core.model import Frozen
 
 NewAuthors = Literal["full", "small"]
@@ -37,6 +44,7 @@ class Policy(Frozen):
         author_hours: CPU hours that jobs of an author may use in a day; None for any number.
         author_restarts: Restarts of a pull request that its author may make in an hour; None for
             any number.
+        health_packages: How many packages of the base itself are built each night; 0 for none.
     """
 
     clone_url: str = Field(min_length=1)
@@ -48,6 +56,7 @@ class Policy(Frozen):
     new_authors: NewAuthors = "full"
     author_hours: float | None = None
     author_restarts: int | None = None
+    health_packages: int = Field(default=0, ge=0, le=MOST_POPULAR)
 
     def revision(self, action: HeadChanged, *, authoritative: bool = False) -> Revision:
         """Returns what is to be tested.
@@ -74,6 +83,33 @@ class Policy(Frozen):
                     hours_a_day=self.author_hours,
                     restarts_an_hour=self.author_restarts,
                 ),
+            ),
+        )
+
+    def base_revision(self, tip: str, now: datetime) -> Revision:
+        """Returns what is to be tested to see how the base itself does.
+
+        Builds and tests alone: what the packages need, and what needs them, is among them, or is
+        not popular. A check of yesterday that is still under way is superseded: the verdicts that
+        it has need not be found again.
+
+        Args:
+            tip: The newest commit of the base.
+            now: The time.
+        """
+        platforms = tuple(
+            each.model_copy(update={"lower_bounds": False, "revdeps": False})
+            for each in self.checks.platforms
+        )
+        changed = {"platforms": platforms, "popular": self.health_packages, "keep_open": False}
+        return Revision(
+            head=tip,
+            base=tip,
+            repository="",
+            options=self.checks.model_copy(update=changed),
+            again=True,
+            origin=Origin(
+                clone_url=self.clone_url, branch=self.branch, as_of=now, authoritative=True
             ),
         )
 

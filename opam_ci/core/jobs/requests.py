@@ -17,6 +17,9 @@ from opam_ci.core.platforms.model import EMBEDDED, Platform
 _SHA = r"^[0-9a-f]{40}([0-9a-f]{24})?$"
 _NAME = r"^[A-Za-z0-9_.-]{1,100}$"
 
+MOST_POPULAR = 10_000
+"""More names than opam-repository has."""
+
 
 class PullRequestRef(Frozen):
     """Which pull request: one on GitHub, or a branch of a local clone.
@@ -92,6 +95,8 @@ class CheckOptions(Frozen):
         heartbeat_timeout: Silence after which a worker counts as lost.
         keep_open: Whether the workflow waits for more after a verdict, as for a pull
             request on GitHub; else it ends once nothing is left to restart.
+        popular: How many packages of the base are built, those on which most others depend, to see
+            how the base itself does; 0 for what the head changes.
     """
 
     platforms: tuple[Platform, ...] = (EMBEDDED,)
@@ -105,6 +110,7 @@ class CheckOptions(Frozen):
     timeouts: PhaseTimeouts = PhaseTimeouts()
     heartbeat_timeout: timedelta = timedelta(seconds=60)
     keep_open: bool = True
+    popular: int = Field(default=0, ge=0, le=MOST_POPULAR)
 
     @property
     def reuse(self) -> Surroundings | None:

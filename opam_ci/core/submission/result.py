@@ -16,10 +16,17 @@ class ChangeKind(StrEnum):
     UNAVAILABLE = "unavailable"
     SIGNIFICANTLY_CHANGED = "significantly_changed"
     INSIGNIFICANTLY_CHANGED = "insignificantly_changed"
+    UNCHANGED = "unchanged"
+    """It does not: it is built to see how the base itself does."""
 
 
 BUILT_KINDS = frozenset(
-    {ChangeKind.NEW_PACKAGE, ChangeKind.NEW_RELEASE, ChangeKind.SIGNIFICANTLY_CHANGED}
+    {
+        ChangeKind.NEW_PACKAGE,
+        ChangeKind.NEW_RELEASE,
+        ChangeKind.SIGNIFICANTLY_CHANGED,
+        ChangeKind.UNCHANGED,
+    }
 )
 """Kinds of change whose packages are built: the others do not affect builds (source:
 `lib/build.ml` of opam-repo-ci)."""

@@ -232,3 +232,19 @@ async def test_requests_go_by_the_proxy_that_the_environment_names(
         async with httpx.AsyncClient(transport=transport_for(address)) as http:
             with pytest.raises(httpx.ConnectError):
                 await http.get(f"{address}/app")
+
+
+def test_checks_of_the_base_are_builds(env: pytest.MonkeyPatch) -> None:
+    env.setenv("OPAM_CI_GITHUB_HEALTH_PACKAGES", "200")
+    policy = GitHubSettings().policy(CheckOptions(platforms=(EMBEDDED,)))
+    revision = policy.base_revision("1" * 40, AT)
+    assert (revision.head, revision.base, revision.author) == ("1" * 40, "1" * 40, None)
+    assert revision.options.popular == 200
+    assert not revision.options.keep_open
+    assert not any(each.revdeps or each.lower_bounds for each in revision.options.platforms)
+    # Of what is asked for by mistake, nothing is done silently.
+    with pytest.raises(UsageError, match="leave out one of them"):
+        GitHubSettings().policy(CheckOptions(lint_only=True))
+    env.setenv("OPAM_CI_GITHUB_HEALTH_PACKAGES", "10001")
+    with pytest.raises(ValidationError):
+        GitHubSettings()

@@ -56,6 +56,7 @@ def test_plan_builds_what_changed_and_tests_what_has_tests() -> None:
         ("build", "new_package.1"),
         ("build", "new_release.1"),
         ("build", "significantly_changed.1"),
+        ("build", "unchanged.1"),
         ("test", "new_release.1"),
     ]
     linted = {job.package for job in jobs if job.kind is JobKind.LINT}
