@@ -11,7 +11,8 @@ from opam_ci.clients.index.paging import Page, Place
 from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import JOBS
 from opam_ci.core.jobs.job import BASE_KINDS, REVDEP_KINDS, JobKind, job_id
-from opam_ci.core.jobs.summary import JobCount, Standing
+from opam_ci.core.jobs.outcome import SkipReason
+from opam_ci.core.jobs.summary import JobCount, Standing, stopped
 from opam_ci.core.pages.filter import PageFilter
 from opam_ci.core.pages.model import (
     MATRIX_CELLS,
@@ -133,6 +134,8 @@ def read_revdeps(
         counted = standings or tuple(Standing)
         return Linked(number=sum(numbers[each] for each in counted), filter=wanted.text)
 
+    why = (SkipReason.STOPPED_EARLY,)
+    not_run = PageFilter(causes=why, kinds=tuple(sorted(REVDEP_KINDS)))
     roots, more = revdep_roots(connection, revision_id)
     return Revdeps(
         total=linked(),
@@ -141,6 +144,7 @@ def read_revdeps(
         passed=linked(Standing.PASSED),
         skipped=linked(Standing.SKIPPED),
         not_run=linked(Standing.QUEUED, Standing.RUNNING, Standing.CANCELLED),
+        stopped=Linked(number=stopped(tallies), filter=not_run.text),
         roots=roots,
         more_roots=more,
     )

@@ -276,6 +276,7 @@ class Revdeps(Frozen):
         passed: Passed ones.
         skipped: Skipped ones.
         not_run: Queued, running and cancelled ones.
+        stopped: Of the skipped ones, those that were not run since all before them fail alike.
         roots: Failed ones by root, most jobs first, `CAUSES_SHOWN` at most.
         more_roots: Number of further roots.
     """
@@ -286,6 +287,7 @@ class Revdeps(Frozen):
     passed: Linked
     skipped: Linked
     not_run: Linked
+    stopped: Linked
     roots: tuple[RevdepRoot, ...] = ()
     more_roots: int = Field(default=0, ge=0)
 

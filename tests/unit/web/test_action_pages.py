@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from opam_ci.core.jobs.outcome import Cause, Errored, Evidence
+from opam_ci.core.jobs.outcome import Cause, Errored, Evidence, Skipped, SkipReason
 from opam_ci.core.jobs.records import RevisionRecord, RowBatch
 from opam_ci.core.jobs.selector import CancelUpdate, JobSelector, RestartUpdate, Taken
 from opam_ci.web.addresses import job_name
@@ -87,6 +87,28 @@ def test_pages_lead_to_the_buttons_where_there_are_some(client: httpx.Client) ->
     assert client.get(html.unescape(restart)).headers["location"].startswith("/sign-in?")
     (wrong,) = re.findall(r'href="(/[^"]*/wrong-verdict[^"]*)"', page)
     assert wrong == f"{WRONG}?attempt=1-1"
+
+
+def test_what_was_not_run_can_be_run(server: CiServer, client: httpx.Client) -> None:
+    rest = Skipped(reason=SkipReason.STOPPED_EARLY, evidence=Evidence(rule="stopped-early"))
+    rows = [(job("a.1", revdep=f"r{number}.1"), rest) for number in range(3)]
+    write(server.index, key(8), *rows)
+    write(server.index, key(9), rows[0], open_=False)
+    page = client.get("/o/r/pull/8").text
+    assert re.search(r">3</a> are not run: all before them fail alike", page)
+    (link,) = re.findall(r'href="([^"]*)">Run the rest', page)
+    listed = client.get("/o/r/pull/8", params={"q": "cause:stopped_early"}).text
+    assert listed.count("r1.1 with a.1") >= 1
+    sign_in(server, client, "maintainer")
+    client.post("/o/r/pull/8/restart", data=fields_of(client.get(link).text))
+    update = server.workflows.updates[-1][1]
+    assert isinstance(update, RestartUpdate)
+    assert (update.selector.which, update.preview) == ("stopped", False)
+    # Where nobody can press, the command.
+    page = client.get("/o/r/pull/9").text
+    assert "1</a> is not run: all before it fail alike." in page
+    assert "<code>opam-ci restart --stopped</code>" in page
+    assert "Run the rest" not in page
 
 
 def test_one_job_is_restarted_and_all_are_cancelled(server: CiServer, client: httpx.Client) -> None:
