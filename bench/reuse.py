@@ -36,7 +36,7 @@ from temporalio.testing import ActivityEnvironment
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.clients.git.export import archive_tree
 from opam_ci.clients.git.exported import reach_key
-from opam_ci.clients.git.reach import read_reachable
+from opam_ci.clients.git.reach import read_named
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
@@ -71,9 +71,8 @@ class History:
         return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode().split()
 
     def reach(self, commit: str) -> Reachable:
-        return read_reachable(self._repository, self._repository.tree_of(commit), (), self._cache)[
-            0
-        ]
+        tree = self._repository.tree_of(commit)
+        return read_named(self._repository, tree, self._cache).reachable(())
 
     def packages(self, commit: str) -> dict[str, list[str]]:
         """Returns the full names of all packages, by name."""

@@ -44,6 +44,7 @@ from opam_ci.core.jobs.records import RevisionKey, revision_folder
 from opam_ci.core.model import Frozen
 from opam_ci.core.reuse.reach import REFERENCES_VERSION
 from opam_ci.core.submission.admission import DEFAULT_LIMITS, ChangeLimits
+from opam_ci.core.submission.inputs import HeadInputs
 from opam_ci.core.submission.result import Analysis
 
 BASES: Final = "repositories/bases"
@@ -68,11 +69,13 @@ class Prepared(Frozen):
 
     Attributes:
         analysis: The analysis.
+        inputs: What its jobs work on; None if it is refused.
         merged: The merged repository, None if nothing is to be built.
         base_alone: What it is merged into, without the head; None if that is not wanted.
     """
 
     analysis: Analysis
+    inputs: HeadInputs | None = None
     merged: RepositoryRef | None = None
     base_alone: RepositoryRef | None = None
 
@@ -115,7 +118,8 @@ class Exporter:
             export: Whether to export it if packages are to be built.
             unchanged: Whether packages are to be built that the head does not change.
             base_alone: Whether to export the base alone, too.
-            reach: Whether to store what is within reach of each package, at `reach_key`.
+            reach: Whether to find what is within reach of packages; of each of an exported head it
+                is stored at `reach_key`.
             popular: How many packages of the head are built in place of those that it changes.
 
         Raises:
@@ -126,7 +130,7 @@ class Exporter:
         bases = tuple(await known_bases(self._store)) if export else None
         with tempfile.TemporaryDirectory(prefix="opam-ci-head-") as name:
             directory = Path(name)
-            if export and reach:
+            if reach:
                 with suppress(MissingKeyError):
                     references = await self._store.get(_REFERENCES)
                     (directory / REFERENCES).write_bytes(references)
@@ -146,7 +150,7 @@ class Exporter:
             )
             assert isinstance(done, AnalysedHead)  # noqa: S101 - for mypy: the task's result
             if (made := done.export) is None:
-                return Prepared(analysis=done.analysis)
+                return Prepared(analysis=done.analysis, inputs=done.inputs)
             archive = await self._base_archive(clone, made.base)
             merged = await self._put(archive, made, testing, directory / OVERLAY)
             base_ref = None
@@ -158,7 +162,9 @@ class Exporter:
                 await self._store.put(reach_key(testing, on_base=True), directory / REACH_ON_BASE)
             if done.references_changed:
                 await self._store.put(_REFERENCES, directory / REFERENCES)
-        return Prepared(analysis=done.analysis, merged=merged, base_alone=base_ref)
+        return Prepared(
+            analysis=done.analysis, inputs=done.inputs, merged=merged, base_alone=base_ref
+        )
 
     async def _put(
         self, archive: str, made: Export, testing: RevisionKey, overlay: Path

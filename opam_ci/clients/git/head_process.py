@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter
 from opam_ci.clients.git.analysis import analyse
 from opam_ci.clients.git.export import Overlay, archive_tree, overlay
 from opam_ci.clients.git.popular import read_popular
-from opam_ci.clients.git.reach import read_reachable, read_references
+from opam_ci.clients.git.reach import NamedInTree, read_named
 from opam_ci.clients.git.repository import Repository
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -24,6 +24,7 @@ from opam_ci.core.jobs.job import package_name
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
 from opam_ci.core.submission.admission import ChangeLimits
+from opam_ci.core.submission.inputs import HeadInputs, changes_digest
 from opam_ci.core.submission.result import BUILT_KINDS, Analysis
 
 RESULT: Final = "result.json"
@@ -65,6 +66,7 @@ class AnalysedHead(Frozen):
 
     Attributes:
         analysis: The analysis.
+        inputs: What the head's jobs work on; None if it is refused.
         export: None if nothing is to be built.
         export_of_base: The same of the commit into which the head is merged, without the head.
         references_changed: Whether `REFERENCES` was written anew.
@@ -72,6 +74,7 @@ class AnalysedHead(Frozen):
 
     kind: Literal["analysed"] = "analysed"
     analysis: Analysis
+    inputs: HeadInputs | None = None
     export: Export | None = None
     export_of_base: Export | None = None
     references_changed: bool = False
@@ -131,29 +134,39 @@ class AnalyseHead(Frozen):
         """Performs the task."""
         analysis, is_changed = self._analyse(repository)
         merged = analysis.merge_tree
-        builds = self.unchanged or any(changed.kind in BUILT_KINDS for changed in analysis.packages)
-        if self.bases is None or merged is None or not builds:
+        if merged is None:
             return AnalysedHead(analysis=analysis)
+        built = [each.package for each in analysis.packages if each.kind in BUILT_KINDS]
+        named = None
+        cache = self.directory / REFERENCES
+        if self.reach and (built or self.unchanged):
+            named = read_named(repository, merged, cache)
+        inputs = None
+        if analysis.failure is None:
+            inputs = _inputs(repository, analysis, merged, named, built)
+        if self.bases is None or not (built or self.unchanged):
+            return AnalysedHead(analysis=analysis, inputs=inputs)
         base = _nearest(repository, self.bases, self.base, merged)
         known, own = repository.tree_of(base), repository.tree_of(self.base)
         path = self.directory / OVERLAY
         made = overlay(repository, known, merged, path, own_base=own)
         done = AnalysedHead(
-            analysis=analysis, export=Export(base=base, overlay=made, digest=_digest(path))
+            analysis=analysis,
+            inputs=inputs,
+            export=Export(base=base, overlay=made, digest=_digest(path)),
         )
         if self.base_alone:
             path = self.directory / OVERLAY_OF_BASE
             made = overlay(repository, known, own, path)
-            of_base = Export(base=base, overlay=made, digest=_digest(path))
-            done = done.model_copy(update={"export_of_base": of_base})
-        if not self.reach:
+            alone = Export(base=base, overlay=made, digest=_digest(path))
+            done = done.model_copy(update={"export_of_base": alone})
+        if named is None:
             return done
         names = {package_name(changed.package) for changed in analysis.packages}
-        cache = self.directory / REFERENCES
-        for tree, name in ((merged, REACH), (own, REACH_ON_BASE)):
-            reach, is_new = read_reachable(repository, tree, names, cache)
-            (self.directory / name).write_text(reach.model_dump_json())
-            is_changed |= is_new
+        of_base = read_named(repository, own, cache)
+        for each, name in ((named, REACH), (of_base, REACH_ON_BASE)):
+            (self.directory / name).write_text(each.reachable(names).model_dump_json())
+        is_changed |= named.is_new or of_base.is_new
         return done.model_copy(update={"references_changed": is_changed})
 
     def _analyse(self, repository: Repository) -> tuple[Analysis, bool]:
@@ -161,9 +174,27 @@ class AnalyseHead(Frozen):
         if not self.popular:
             return analyse(repository, self.base, self.head, self.limits), False
         tree = repository.tree_of(self.head)
-        _, named, is_changed = read_references(repository, tree, self.directory / REFERENCES)
-        packages = read_popular(repository, tree, self.popular, named)
-        return Analysis(packages=packages, merge_tree=tree), is_changed
+        named = read_named(repository, tree, self.directory / REFERENCES)
+        packages = read_popular(repository, tree, self.popular, named.named)
+        return Analysis(packages=packages, merge_tree=tree), named.is_new
+
+
+def _inputs(
+    repository: Repository,
+    analysis: Analysis,
+    merged: str,
+    named: NamedInTree | None,
+    built: list[str],
+) -> HeadInputs:
+    directories = {}
+    for each in analysis.packages:
+        folder = repository.folder(merged, f"packages/{package_name(each.package)}/{each.package}")
+        if folder is not None:
+            directories[each.package] = folder
+    return HeadInputs(
+        changes=changes_digest(analysis.packages, directories),
+        reach=named.digest({package_name(one) for one in built}) if named is not None else None,
+    )
 
 
 class ArchiveBase(Frozen):

@@ -20,7 +20,7 @@ def read_popular(
         repository: The clone.
         tree: Id of the tree.
         number: How many, at most.
-        named: What the versions of each package name, see `read_references`.
+        named: What the versions of each package name, see `read_named`.
 
     Raises:
         InfrastructureError: Git fails.

@@ -1,6 +1,7 @@
 """Reads what is within reach of each package of a tree, for plan keys."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -8,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from opam_ci.clients.git.repository import Repository
 from opam_ci.core.opam.file import MAX_SIZE
-from opam_ci.core.reuse.reach import Reachable, References, reachable, references
+from opam_ci.core.reuse.reach import Reachable, References, reach_digest, reachable, references
 from opam_ci.core.submission.admission import is_package
 
 KNOWN: Final = TypeAdapter(dict[str, References])
@@ -22,40 +23,40 @@ _WORTH_KEEPING: Final = 50
 """As many new directories take a tenth of a second to read, and a megabyte to store."""
 
 
-def read_reachable(
-    repository: Repository, tree: str, changed: Collection[str], cache: Path
-) -> tuple[Reachable, bool]:
-    """Finds what is within reach of each package.
+@dataclass(frozen=True)
+class NamedInTree:
+    """The packages of a tree, and what each can come to need.
 
-    Args:
-        repository: The clone.
-        tree: Id of the tree.
-        changed: Names whose dependents are asked for.
-        cache: File with what is known of an earlier tree, `KNOWN` as JSON; it may be missing.
-
-    Returns:
-        That, and whether the file was written anew, with what is known of this tree.
-
-    Raises:
-        InfrastructureError: Git fails.
+    Attributes:
+        trees: Id of each package's directory, by name.
+        named: What its versions name.
+        is_new: Whether the file with what is known was written anew, with what is in this tree.
     """
-    trees, named, is_kept = read_references(repository, tree, cache)
-    return reachable(trees, named, changed), is_kept
+
+    trees: dict[str, str]
+    named: dict[str, References]
+    is_new: bool
+
+    def reachable(self, changed: Collection[str]) -> Reachable:
+        """Finds what is within reach of each package.
+
+        Args:
+            changed: Names whose dependents are asked for.
+        """
+        return reachable(self.trees, self.named, changed)
+
+    def digest(self, asked: Collection[str]) -> str:
+        """Returns the digest of what is within reach of some names."""
+        return reach_digest(self.trees, self.named, asked)
 
 
-def read_references(
-    repository: Repository, tree: str, cache: Path
-) -> tuple[dict[str, str], dict[str, References], bool]:
-    """Reads what the versions of each package name.
+def read_named(repository: Repository, tree: str, cache: Path) -> NamedInTree:
+    """Reads what the packages of a tree name.
 
     Args:
         repository: The clone.
         tree: Id of the tree.
-        cache: As for `read_reachable`.
-
-    Returns:
-        The id of each package's directory, by its name, what its versions name, and whether the
-        file was written anew.
+        cache: File with what is known of an earlier tree, `KNOWN` as JSON; it may be missing.
 
     Raises:
         InfrastructureError: Git fails.
@@ -74,7 +75,7 @@ def read_references(
     is_kept = len(new) >= _WORTH_KEEPING
     if is_kept:
         cache.write_bytes(KNOWN.dump_json({trees[name]: named[name] for name in trees}))
-    return trees, named, is_kept
+    return NamedInTree(trees, named, is_kept)
 
 
 def _read(repository: Repository, tree: str, names: Collection[str]) -> dict[str, References]:

@@ -245,6 +245,11 @@ class Repository:
         """Whether a tree or commit holds a file or folder at `path`."""
         return "\n" not in path and self._objects.info(f"{tree}:{path}") is not None
 
+    def folder(self, tree: str, path: str) -> str | None:
+        """The id of the folder at `path` in a tree or commit; None if there is none."""
+        found = self._objects.info(f"{tree}:{path}") if "\n" not in path else None
+        return found[0] if found is not None and found[1] == "tree" else None
+
     def sizes(self, ids: Sequence[str]) -> list[int]:
         """The sizes of objects in bytes, by their ids, in order."""
         sizes = list(self._objects.sizes(ids))

@@ -146,6 +146,31 @@ def reachable(
     )
 
 
+def reach_digest(
+    trees: Mapping[str, str], named: Mapping[str, References], asked: Collection[str]
+) -> str:
+    """Returns the digest of all that the solver can read for some names, their tests included.
+
+    It differs exactly if one of `Reachable.of` does, and is found in a hundredth of the time.
+
+    Args:
+        trees: As for `reachable`.
+        named: As for `reachable`.
+        asked: The names.
+    """
+    within = {name for name in asked if name in trees}
+    new = within | {other for name in within for other in named[name].tested if other in trees}
+    while new:
+        within |= new
+        new = {
+            other
+            for name in new
+            for other in named[name].always
+            if other in trees and other not in within
+        }
+    return _digest(f"{name} {trees[name]}\n".encode() for name in sorted(within))
+
+
 def _closures(
     names: list[str], places: Mapping[str, int], named: Mapping[str, References]
 ) -> list[int]:

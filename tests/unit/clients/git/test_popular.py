@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from opam_ci.clients.git.popular import read_popular
-from opam_ci.clients.git.reach import read_references
+from opam_ci.clients.git.reach import read_named
 from opam_ci.clients.git.repository import Repository
 from opam_ci.core.opam.file import MAX_SIZE
 from tests.support.fakes.clone import SYMLINK, Clone, at
@@ -15,7 +15,7 @@ AVOIDED = needs("a") + b"flags: avoid-version\n"
 def popular(clone: Clone, number: int, cache: Path) -> list[str]:
     with Repository.open(clone.path) as repository:
         tree = repository.tree_of(repository.resolve("master"))
-        _, named, _ = read_references(repository, tree, cache)
+        named = read_named(repository, tree, cache).named
         return [each.package for each in read_popular(repository, tree, number, named)]
 
 

@@ -6,11 +6,12 @@ import pytest
 
 from opam_ci.clients.git import reach
 from opam_ci.clients.git.exported import Exporter, reach_key
-from opam_ci.clients.git.reach import KNOWN, read_reachable
+from opam_ci.clients.git.reach import KNOWN, read_named
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.logs.store import ArtifactStore, MissingKeyError
 from opam_ci.core.opam.file import MAX_SIZE
 from opam_ci.core.reuse.reach import Reachable, References, references
+from opam_ci.core.submission.inputs import HeadInputs
 from tests.support.fakes.clone import SUBMODULE, SYMLINK, Clone, at
 from tests.unit.clients.git.test_exported import TESTING
 
@@ -39,9 +40,8 @@ def clone(tmp_path: Path) -> Clone:
 
 def read(clone: Clone, cache: Path, branch: str = "master") -> tuple[Reachable, bool]:
     with Repository.open(clone.path) as repository:
-        return read_reachable(
-            repository, repository.tree_of(repository.resolve(branch)), {"b"}, cache
-        )
+        found = read_named(repository, repository.tree_of(repository.resolve(branch)), cache)
+        return found.reachable({"b"}), found.is_new
 
 
 def changed(clone: Clone, cache: Path, **files: bytes) -> set[str]:
@@ -127,3 +127,41 @@ async def test_it_is_stored_for_a_head_where_that_is_wanted(clone: Clone) -> Non
     found = Reachable.model_validate_json(await store.get(reach_key(TESTING)))
     assert found.dependents.keys() == {"b"}
     assert found.plain.keys() == {*"abcd"}
+
+
+async def test_what_a_head_works_on_differs_with_its_packages_and_their_dependencies_alone(
+    clone: Clone,
+) -> None:
+    store = ArtifactStore.open("memory:")
+    exporter = Exporter(store)
+    base = clone.git("rev-parse", "master")
+    # Another file of the package is there already.
+    base = clone.commit(
+        "master", {at("a.2", "files/x"): b"x", at("a.2"): needs("b")}, parents=(base,)
+    )
+    head = clone.commit("topic", {at("a.2"): needs("b", "c")}, parents=(base,))
+
+    async def inputs(**files: bytes) -> HeadInputs:
+        moved = clone.commit(
+            "moved",
+            dict(files),
+            parents=(base,),
+        )
+        found = await exporter.prepare(clone.path, TESTING, moved, head, export=False, reach=True)
+        assert found.inputs is not None
+        assert found.merged is None
+        return found.inputs
+
+    first = await inputs()
+    assert await inputs(**{at("unrelated.1"): needs("a")}) == first
+    below = await inputs(**{at("c.9"): needs()})
+    assert (below.changes == first.changes, below.reach == first.reach) == (True, False)
+    own = await inputs(**{at("a.2", "files/x"): b"y"})
+    assert own.changes != first.changes
+    # Nothing of a look is kept.
+    with pytest.raises(MissingKeyError):
+        await store.get(reach_key(TESTING))
+    done = await exporter.prepare(clone.path, TESTING, base, head, reach=True)
+    assert done.inputs == first
+    plain = await exporter.prepare(clone.path, TESTING, base, head)
+    assert plain.inputs == first.model_copy(update={"reach": None})

@@ -3,8 +3,16 @@
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from opam_ci.core.reuse.reach import Reachable, References, reachable, references
+from opam_ci.core.reuse.reach import (
+    Reachable,
+    References,
+    reach_digest,
+    reachable,
+    references,
+)
 
 HEADER = 'opam-version: "2.0"\n'
 
@@ -109,3 +117,34 @@ def test_what_can_change_is_listed_for_the_whole_repository() -> None:
 
 def test_a_name_that_is_not_there_has_no_digest() -> None:
     assert reach().of("unknown", tests=True) == ""
+
+
+NAMES = "abcdef"
+some_names = st.frozensets(st.sampled_from([*NAMES, "gone"]))
+directories = st.dictionaries(
+    st.sampled_from(NAMES),
+    st.builds(References, always=some_names, tested=some_names),
+)
+"""What each name of a repository names: the id of its directory follows from that."""
+
+
+@given(before=directories, changes=directories, removed=some_names, asked=some_names)
+def test_the_digest_of_some_names_differs_exactly_if_one_of_theirs_does(
+    before: dict[str, References],
+    changes: dict[str, References],
+    removed: frozenset[str],
+    asked: frozenset[str],
+) -> None:
+    after = {name: what for name, what in (before | changes).items() if name not in removed}
+    found = []
+    for named in (before, after):
+        trees = {name: what.model_dump_json() for name, what in sorted(named.items())}
+        whole = reachable(trees, named, ())
+        found.append(
+            (
+                [whole.of(name, tests=True) for name in sorted(asked)],
+                reach_digest(trees, named, asked),
+            )
+        )
+    (each_before, before_digest), (each_after, after_digest) = found
+    assert (each_before == each_after) == (before_digest == after_digest)
