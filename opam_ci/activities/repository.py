@@ -8,6 +8,7 @@ from pathlib import Path
 from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
+from opam_ci.activities.heartbeats import heartbeating
 from opam_ci.clients.git.exported import Exporter, Prepared
 from opam_ci.clients.git.healing import Recovery
 from opam_ci.clients.git.repository import Repository
@@ -21,9 +22,16 @@ from opam_ci.clients.threads import GIT
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.job import Phase
-from opam_ci.core.jobs.messages import AnalysisReport, LintReport, LintVerdict, RepositoryTask
+from opam_ci.core.jobs.messages import (
+    AnalysisReport,
+    LintReport,
+    LintVerdict,
+    LookAtBase,
+    RepositoryTask,
+)
+from opam_ci.core.jobs.moved_base import BaseLook
 from opam_ci.core.jobs.outcome import Cause, Evidence, FailureReason, Outcome, Passed
-from opam_ci.core.jobs.requests import Origin
+from opam_ci.core.jobs.requests import CheckOptions, Origin
 from opam_ci.core.lint.finding import LintRequest
 from opam_ci.core.lint.outcome import outcome_of
 from opam_ci.core.submission.admission import CHANGE_REFUSED, DEFAULT_LIMITS, ChangeLimits
@@ -84,7 +92,46 @@ class RepositoryActivities:
             base_repository=found.base_alone,
             report=report,
             base=None if task.revision.origin is None else base,
+            inputs=found.inputs,
         )
+
+    @activity.defn
+    async def look_at_base(self, look: LookAtBase) -> BaseLook:
+        """Merges a decided head into a base that moved, and analyses it, for nothing else.
+
+        A clone that has both commits is not fetched: hundreds of heads are looked at for each move.
+
+        Args:
+            look: Which head, and which base; a newer one is as good.
+
+        Raises:
+            InfrastructureError: GitHub or git fails.
+        """
+        task, revision = look.analysis, look.analysis.revision
+        if revision.origin is None:
+            raise RuntimeError("a head of a local clone follows no base")
+        with heartbeating(activity.heartbeat):
+            base = await GIT.run(
+                self._upstream(task, revision.origin).newest,
+                revision.origin.branch,
+                revision.base,
+                revision.head,
+            )
+            try:
+                if base is None:
+                    base = await self._fetch(task, revision.origin)
+            except SubmissionError as error:
+                return BaseLook(base=revision.base, failure=str(error))
+            with self._suspecting(task):
+                found = await self._exporter.prepare(
+                    self._path(task),
+                    task.context.revision,
+                    base,
+                    revision.head,
+                    export=False,
+                    reach=_needs_reach(revision.options),
+                )
+        return BaseLook(base=base, failure=found.analysis.failure, inputs=found.inputs)
 
     @activity.defn
     async def lint(self, task: RepositoryTask) -> LintReport:
@@ -115,7 +162,7 @@ class RepositoryActivities:
                 revision.head,
                 export=not revision.options.lint_only,
                 base_alone=True,
-                reach=revision.options.reuse is not None,
+                reach=_needs_reach(revision.options),
                 popular=revision.options.popular,
             )
         if prepared.analysis.failure is not None:
@@ -204,6 +251,11 @@ class RepositoryActivities:
             if error.cause is Cause.GIT and task.revision.origin is not None:
                 self._upstream(task, task.revision.origin).suspect()
             raise
+
+
+def _needs_reach(checks: CheckOptions) -> bool:
+    """Whether jobs have plan keys."""
+    return checks.reuse is not None and not checks.lint_only
 
 
 def refusal(failure: str) -> SubmissionError:

@@ -182,6 +182,20 @@ class Upstream:
         """Whether the clone holds all of these commits, each with its history."""
         return (self.directory / "HEAD").exists() and all(map(self._has, commits))
 
+    def newest(self, branch: str, base: str, head: str) -> str | None:
+        """Returns the clone's newest commit of a branch, None if the clone is to be fetched first.
+
+        Args:
+            branch: The branch.
+            base: A commit that must be in it.
+            head: Another commit that the clone must have.
+        """
+        if not self.has(base, head):
+            return None
+        ref = f"refs/heads/{branch}"
+        held = self._run("merge-base", "--is-ancestor", base, ref, accept=None)
+        return self._tip(branch) if held.returncode == 0 else None
+
     def suspect(self) -> None:
         """Has git check the clone before the next fetch, since reading it failed.
 
@@ -209,6 +223,9 @@ class Upstream:
 
     def _fetch_branch(self, branch: str) -> str:
         self._fetch([_branch_spec(branch)], f"branch {branch!r}")
+        return self._tip(branch)
+
+    def _tip(self, branch: str) -> str:
         commit = f"refs/heads/{branch}^{{commit}}"
         return self._run("rev-parse", "--verify", commit).stdout.decode().strip()
 

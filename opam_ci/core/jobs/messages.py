@@ -18,6 +18,7 @@ from opam_ci.core.jobs.summary import Fault, PlatformStanding
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import Packed
 from opam_ci.core.platforms.model import Platform
+from opam_ci.core.submission.inputs import HeadInputs
 from opam_ci.core.submission.result import BUILT_KINDS, Analysis, ChangedPackage, Packages
 
 
@@ -89,6 +90,18 @@ class RepositoryTask(Frozen):
         return f"{JobKind.LINT} {self.packages[0].package}"
 
 
+class LookAtBase(Frozen):
+    """Input of the activity that merges a decided head into a base that moved.
+
+    Not a `RepositoryTask`, which is an attempt of a job, and is counted and measured as one.
+
+    Attributes:
+        analysis: The analysis that is done again. The base of its revision is the one to look at.
+    """
+
+    analysis: RepositoryTask
+
+
 class LintVerdict(Frozen):
     """What lint says of one package."""
 
@@ -113,6 +126,7 @@ class AnalysisReport(Frozen):
         report: How the attempt ended.
         base: Commit into which the head was merged, where the activity chose it itself:
             the newest one of the base branch on GitHub.
+        inputs: What the head's jobs work on; None from a worker of an older version.
     """
 
     analysis: Analysis
@@ -120,6 +134,7 @@ class AnalysisReport(Frozen):
     base_repository: RepositoryRef | None = None
     report: "JobReport"
     base: str | None = None
+    inputs: HeadInputs | None = None
 
 
 class ImageTask(Frozen):

@@ -21,9 +21,12 @@ from opam_ci.activities.repository import RepositoryActivities
 from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.program import HostProgram
 from opam_ci.clients.logs.store import ArtifactStore
-from opam_ci.core.jobs.messages import JobContext, RepositoryTask
-from opam_ci.core.jobs.requests import PullRequestRef, Revision
+from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.messages import JobContext, LookAtBase, RepositoryTask
+from opam_ci.core.jobs.moved_base import BaseLook
+from opam_ci.core.jobs.requests import Origin, PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
+from opam_ci.core.submission.analysis import CONFLICT
 from tests.support.fakes.clone import Clone, Content, at, opam
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -154,6 +157,70 @@ def test_the_largest_head_is_exported_without_being_held_in_memory(
     overlays = list(tmp_path.glob("store/repositories/heads/**/*.tar.gz"))
     assert all(each.stat().st_size > 0 for each in overlays)
     assert len(overlays) == 2
+
+
+class Remote:
+    """A repository on GitHub with a head, and the activity that looks at it on a moved base."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.clone = Clone(tmp_path / "remote.git")
+        self.base = self.clone.commit("master", {at("a.1"): opam()})
+        self.head = self.clone.commit(
+            "refs/pull/7/head", {at("a.1"): opam('depends: "b"')}, parents=(self.base,)
+        )
+        self.store = ArtifactStore.open("memory:")
+        self._repository = RepositoryActivities(
+            self.store, OpamLint(HostProgram(Path("/nowhere/opam"))), tmp_path / "clones"
+        )
+
+    def move(self, files: Mapping[str, Content]) -> str:
+        before = self.clone.git("rev-parse", "refs/heads/master")
+        return self.clone.commit("master", files, parents=(before,))
+
+    async def look(self, base: str) -> BaseLook:
+        origin = Origin(
+            clone_url=self.clone.path.as_uri(), branch="master", as_of=datetime.now(UTC)
+        )
+        task = RepositoryTask(
+            context=JobContext(
+                pull_request=PullRequestRef(owner="o", repo="r", number=7),
+                head=self.head,
+                opened_at=datetime.now(UTC),
+                round=1,
+                retry=RetrySettings(),
+            ),
+            revision=Revision(head=self.head, base=base, repository="", origin=origin),
+        )
+        look = LookAtBase(analysis=task)
+        found: BaseLook = await ActivityEnvironment().run(self._repository.look_at_base, look)
+        return found
+
+
+async def test_a_look_at_a_moved_base_finds_what_differs_and_keeps_nothing(tmp_path: Path) -> None:
+    remote = Remote(tmp_path)
+    first = await remote.look(remote.base)
+    assert (first.base, first.failure) == (remote.base, None)
+    assert first.inputs is not None
+    unrelated = remote.move({at("z.1"): opam()})
+    look = await remote.look(unrelated)
+    assert look == first.model_copy(update={"base": unrelated})
+    below = await remote.look(remote.move({at("b.1"): opam()}))
+    assert below.inputs is not None
+    assert below.inputs.changes == first.inputs.changes
+    assert below.inputs.reach != first.inputs.reach
+    moved = remote.move({at("a.1"): opam('depends: "c"')})
+    look = await remote.look(moved)
+    assert look == BaseLook(base=moved, failure=CONFLICT)
+    assert await remote.store.list("repositories") == []
+
+
+async def test_a_clone_that_has_the_commits_is_not_fetched_for_a_look(tmp_path: Path) -> None:
+    remote = Remote(tmp_path)
+    first = await remote.look(remote.base)
+    remote.clone.path.rename(tmp_path / "away")
+    assert await remote.look(remote.base) == first
+    with pytest.raises(InfrastructureError):
+        await remote.look("f" * 40)
 
 
 if __name__ == "__main__":

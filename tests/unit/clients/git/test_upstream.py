@@ -55,6 +55,28 @@ def test_head_and_newest_base_are_fetched(remote: Clone, upstream: Upstream) -> 
         assert clone.merge(base, later).tree is not None
 
 
+def test_a_clone_is_fetched_for_a_moved_base_only_if_it_must_be(
+    remote: Clone, upstream: Upstream
+) -> None:
+    first = remote.git("rev-parse", "refs/heads/master")
+    pushed = head(remote, 7)
+    # Not even the clone is there.
+    assert upstream.newest("master", first, pushed) is None
+    upstream.fetch("master", 7, pushed)
+    assert upstream.newest("master", first, pushed) == first
+    second = remote.commit("master", {"packages/z/z.1/opam": opam()}, parents=(first,))
+    assert upstream.newest("master", second, pushed) is None
+    upstream.refresh("master")
+    # A newer one is as good.
+    assert upstream.newest("master", first, pushed) == second
+    assert upstream.newest("master", second, "f" * 40) is None
+    # Forced back: the clone has the commit, and no longer in the branch.
+    remote.git("update-ref", "refs/heads/master", first)
+    upstream.refresh("master")
+    assert upstream.newest("master", second, pushed) is None
+    assert upstream.newest("master", first, pushed) == first
+
+
 def test_private_repository_is_fetched_with_the_credentials_of_git(
     remote: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
