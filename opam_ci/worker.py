@@ -44,6 +44,7 @@ from opam_ci.core.platforms.select import canary_platform
 from opam_ci.health.slots import BuildSlots, MachineSlots, tuner
 from opam_ci.metrics.telemetry import runtime_with_metrics
 from opam_ci.workflows import options
+from opam_ci.workflows.base_branch import BaseBranchWorkflow
 from opam_ci.workflows.canary import CanaryWorkflow
 from opam_ci.workflows.delivery import DeliveryWorkflow, ReconcileWorkflow
 from opam_ci.workflows.health import HealthWorkflow
@@ -72,6 +73,7 @@ WORKFLOWS = [
     DeliveryWorkflow,
     ReconcileWorkflow,
     HealthWorkflow,
+    BaseBranchWorkflow,
     RetentionWorkflow,
 ]
 """All workflows."""
@@ -261,6 +263,7 @@ async def running(
             canary = CanaryActivities(store, instruments.canary_ended)
             activities: list[Callable[..., Any]] = [
                 repository.analyse,
+                repository.look_at_base,
                 repository.lint,
                 ImageActivities(ImageResolver(engine=settings.container_command)).pin_image,
                 RecordActivities(index, settings.incident_intervals).record,

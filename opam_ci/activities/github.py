@@ -1,5 +1,6 @@
 """Activities that use GitHub's API: posting, deliveries, reconciliation."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -38,9 +39,11 @@ from opam_ci.core.github.check_page import annotation
 from opam_ci.core.github.checks import Annotation
 from opam_ci.core.github.debounce import Posted, doubted
 from opam_ci.core.github.messages import (
+    BaseMoved,
     DeliveryResult,
     DeliveryTask,
     FetchTask,
+    FollowBase,
     PostContent,
     PostTask,
     Reconciled,
@@ -54,12 +57,17 @@ from opam_ci.core.github.refusal import MISSING_FOR, Refusal, refused_again
 from opam_ci.core.github.revision import Policy
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.hold import Approval
+from opam_ci.core.jobs.moved_base import BaseChanged
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
 from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, RestartUpdate, Taken
 
 _QUERY_TIMEOUT = timedelta(seconds=20)
 _MARGIN = timedelta(seconds=5)
+_NOTIFIED_AT_ONCE = 5
+_NOTIFY_PAUSE = timedelta(seconds=5)
+"""Between so many pull requests. Merging again takes a second of processor time, and fewer of them
+at once than an orchestration worker has slots leave some to new heads."""
 _POSTED: TypeAdapter[dict[str, Posted]] = TypeAdapter(dict[str, Posted])
 
 
@@ -93,6 +101,12 @@ class PullRequestClient(Protocol):
 
     async def running(self, owner: str, repo: str) -> dict[int, str]:
         """Lists running workflows with their heads."""
+
+    async def base_moved(self, repository: str, moved: BaseMoved) -> None:
+        """Signals that the base branch has moved, or may have."""
+
+    async def base_changed(self, ref: PullRequestRef, moved: BaseChanged) -> bool:
+        """Signals a moved base to a pull request that is open."""
 
     async def with_head(self, owner: str, repo: str, head: str) -> tuple[int, ...]:
         """Lists those that test a head."""
@@ -240,6 +254,29 @@ class GitHubActivities:
             await self._pull_requests.head_changed(ref, revision, None)
             return tip
 
+    @activity.defn(name="github_follow_base")
+    async def follow_base(self, task: FollowBase) -> str:
+        """Notifies the workflows of open pull requests of the base's newest commit.
+
+        A few at a time, the newest pull request first: each of them merges again.
+
+        Returns:
+            The commit.
+
+        Raises:
+            ApplicationError: GitHub or Temporal is unavailable; retried until it is.
+        """
+        with github_errors(), heartbeating(activity.heartbeat):
+            tip = await self._upstream.in_turn(self._upstream.refresh, self._policy.branch)
+            if tip != task.followed and self._policy.follow_interval is not None:
+                moved = BaseChanged(base=tip, retest_interval=self._policy.retest_interval)
+                numbers = await self._pull_requests.running(self._owner, self._repo)
+                for count, number in enumerate(sorted(numbers, reverse=True), 1):
+                    await self._pull_requests.base_changed(self._tracked.ref(number), moved)
+                    if count % _NOTIFIED_AT_ONCE == 0:
+                        await asyncio.sleep(_NOTIFY_PAUSE.total_seconds())
+            return tip
+
     async def prepare(self) -> None:
         """Makes or refreshes the clone, so that it is ready for the first head.
 
@@ -261,6 +298,7 @@ class GitHubActivities:
                 return await self._close(action, authoritative=authoritative)
             case RefreshBase():
                 tip = await self._upstream.in_turn(self._upstream.refresh, self._policy.branch)
+                await self._base_moved()
                 done = f"clone at {tip[:12]}"
             case Reconcile():
                 found = await self._reconcile(REDELIVERED_FOR, now)
@@ -365,12 +403,19 @@ class GitHubActivities:
             await self._carry_out(missed, now, authoritative=False)
         for number in found.suspects:
             await self._pull_requests.resync(self._tracked.ref(number))
+        # Without webhooks nothing else says so.
+        await self._base_moved()
         return Reconciled(
             open_pull_requests=len(listed),
             missed=tuple(missed.pull_request.number or 0 for missed in found.missed),
             looked_at=found.suspects,
             redelivered=await self._redeliver(since, now),
         )
+
+    async def _base_moved(self) -> None:
+        if (interval := self._policy.follow_interval) is not None:
+            moved = BaseMoved(interval=interval)
+            await self._pull_requests.base_moved(self._tracked.repository, moved)
 
     async def _redeliver(self, since: timedelta, now: datetime) -> int:
         if self._tracked.app_id is None:

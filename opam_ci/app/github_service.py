@@ -118,6 +118,7 @@ def github_worker(client: Client, activities: GitHubActivities) -> Worker:
             activities.carry_out,
             activities.reconcile,
             activities.check_base,
+            activities.follow_base,
         ],
         interceptors=[ResultBuffer()],
         max_concurrent_activities=16,

@@ -57,6 +57,10 @@ class GitHubSettings(BaseSettings):
         reconcile_interval: Time between comparisons of open pull requests with the workflows.
         health_packages: How many packages of the base branch are built each night, those on which
             most others depend; 0 for none.
+        follow_interval: Time in which moves of the base are collected before open pull requests
+            are merged into it again; 0 if they are not.
+        retest_interval: How often at most a head is tested again only since its dependencies have
+            changed on the base.
     """
 
     model_config = SettingsConfigDict(env_prefix="OPAM_CI_GITHUB_", extra="forbid", frozen=True)
@@ -86,6 +90,12 @@ class GitHubSettings(BaseSettings):
         default=TOTAL_TIMEOUT, ge=timedelta(seconds=1), le=TOTAL_TIMEOUT
     )
     reconcile_interval: timedelta = Field(default=timedelta(minutes=15), ge=timedelta(seconds=10))
+    follow_interval: timedelta = Field(
+        default=timedelta(minutes=5), ge=timedelta(0), le=timedelta(days=1)
+    )
+    retest_interval: timedelta = Field(
+        default=timedelta(days=1), ge=timedelta(0), le=timedelta(days=365)
+    )
 
     health_packages: int = Field(default=0, ge=0, le=MOST_POPULAR)
 
@@ -221,6 +231,8 @@ class GitHubSettings(BaseSettings):
             author_hours=self.author_hours or None,
             author_restarts=self.author_restarts or None,
             health_packages=self.health_packages,
+            follow_interval=self.follow_interval or None,
+            retest_interval=self.retest_interval,
         )
 
 

@@ -20,20 +20,22 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from opam_ci.core.errors import UsageError
 from opam_ci.core.github.action import number_in
-from opam_ci.core.github.messages import DeliveryTask
+from opam_ci.core.github.messages import BaseMoved, DeliveryTask
 from opam_ci.core.github.ordering import ClosedAs
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.incidents.restarts import workflow_of
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.hold import Approval
+from opam_ci.core.jobs.moved_base import BaseChanged
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
 from opam_ci.core.jobs.selector import CancelUpdate, RestartSelector, RestartUpdate, Taken
 from opam_ci.workflows import options
+from opam_ci.workflows.base_branch import BaseBranchWorkflow
 from opam_ci.workflows.delivery import DeliveryWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from opam_ci.workflows.states import PullRequestState
+from opam_ci.workflows.states import BaseBranchState, PullRequestState
 
 T = TypeVar("T")
 
@@ -142,6 +144,25 @@ class PullRequests:
     async def resync(self, ref: PullRequestRef) -> bool:
         """Has a pull request's workflow fetch it from GitHub; returns whether it is running."""
         return await self._signal(ref.workflow_id, "resync")
+
+    async def base_moved(self, repository: str, moved: BaseMoved) -> None:
+        """Signals that the base branch of a repository has moved, or may have (one request)."""
+        workflow_id = f"base/{repository}"
+        with temporal_errors(f"start the workflow {workflow_id}"):
+            await self._client.start_workflow(
+                BaseBranchWorkflow.run,
+                BaseBranchState(),
+                id=workflow_id,
+                task_queue=options.ORCHESTRATION_QUEUE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_signal="moved",
+                start_signal_args=[moved],
+                static_summary=f"{repository}: moves of the base",
+            )
+
+    async def base_changed(self, ref: PullRequestRef, moved: BaseChanged) -> bool:
+        """Signals a moved base to a pull request's workflow; returns whether it is running."""
+        return await self._signal(ref.workflow_id, "base_changed", moved)
 
     async def recount(self, testing: RevisionKey) -> bool:
         """Signals that the index was changed; returns whether the testing's workflow is running."""

@@ -115,18 +115,18 @@ class Records:
 async def run_unless(
     is_abandoned: Callable[[], bool],
     tasks: Tasks,
-    method: Callable[[JobActivities, Any], Coroutine[Any, Any, T]],
+    method: Callable[[Any, Any], Coroutine[Any, Any, T]],
     message: Frozen,
     how: options.PlainActivity | None = None,
 ) -> T | None:
-    """Runs an activity on the index, which may be unavailable for hours, unless it is abandoned.
+    """Runs an activity whose service may be unavailable for hours, unless it is abandoned.
 
     Args:
         is_abandoned: Whether the result is no longer wanted.
         tasks: Of the workflow.
         method: The activity.
         message: Its input.
-        how: Options of the activity; None for those of a short one.
+        how: Options of the activity; None for those of a short one on the index.
 
     Returns:
         The result; None if it was abandoned.

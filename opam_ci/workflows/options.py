@@ -79,6 +79,20 @@ RECONCILE_TIMEOUT = timedelta(minutes=30)
 POSTING_PATIENCE = timedelta(days=1)
 """How long the workflow of a closed pull request waits until its final statuses are posted."""
 
+BASE_RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=10),
+    backoff_coefficient=2,
+    maximum_interval=timedelta(minutes=10),
+)
+"""For merging a decided head into a base that moved: its statuses stay as they are until that is
+possible, or a newer head, a request or the end of the pull request makes it pointless."""
+
+BASE_HEARTBEAT_TIMEOUT = timedelta(seconds=60)
+"""As for jobs."""
+
+BASE_PRIORITY = 4
+"""Of that: behind all that people wait for."""
+
 JOBS_IN_FLIGHT = 200
 """Activities that one PlatformWorkflow has pending at once; the server allows 2,000 a workflow."""
 
@@ -203,6 +217,25 @@ def plan_activity() -> PlanActivity:
     )
 
 
+class BaseActivity(PlanActivity):
+    """Options of merging a decided head into a base that moved."""
+
+    priority: Priority
+
+
+def base_activity(pull_request: PullRequestRef) -> BaseActivity:
+    """Returns the options of merging a decided head into a base that moved."""
+    return BaseActivity(
+        task_queue=ORCHESTRATION_QUEUE,
+        start_to_close_timeout=REPOSITORY_TIMEOUT,
+        heartbeat_timeout=BASE_HEARTBEAT_TIMEOUT,
+        retry_policy=BASE_RETRY,
+        summary="merge into the moved base",
+        cancellation_type=ActivityCancellationType.TRY_CANCEL,
+        priority=Priority(priority_key=BASE_PRIORITY, fairness_key=_fairness_key(pull_request)),
+    )
+
+
 def build_queue(pool: str) -> str:
     """Returns the task queue of a pool's build workers."""
     return f"build-{pool}"
@@ -296,7 +329,7 @@ def github_activity(
 
 
 def reconcile_activity() -> WatchedActivity:
-    """Returns the options of the reconciliation: behind everything about one pull request."""
+    """Returns the options of what is about all pull requests: behind everything about one."""
     return github_activity(timeout=RECONCILE_TIMEOUT, priority=3)
 
 
@@ -326,4 +359,8 @@ def job_priority(kind: JobKind, pull_request: PullRequestRef) -> Priority:
     The fairness key is cut to the server's limit of 64 bytes; two keys that collide by
     that share one turn, which is harmless.
     """
-    return Priority(priority_key=max(1, RANKS[kind]), fairness_key=pull_request.workflow_id[-64:])
+    return Priority(priority_key=max(1, RANKS[kind]), fairness_key=_fairness_key(pull_request))
+
+
+def _fairness_key(pull_request: PullRequestRef) -> str:
+    return pull_request.workflow_id[-64:]

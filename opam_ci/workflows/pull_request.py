@@ -16,7 +16,8 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.incidents.restarts import has_budget
     from opam_ci.core.jobs.hold import Approval, next_restart
     from opam_ci.core.jobs.messages import opened_at
-    from opam_ci.core.jobs.outcome import CancelledBy
+    from opam_ci.core.jobs.moved_base import BaseChanged, difference, is_tested_again
+    from opam_ci.core.jobs.outcome import CancelledBy, Passed
     from opam_ci.core.jobs.plan import ANALYSIS
     from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
     from opam_ci.core.jobs.requests import Revision
@@ -74,7 +75,8 @@ class PullRequestWorkflow:
     """Tests every head of one pull request; a new head supersedes the one before.
 
     Signals: `head_changed`, `restart`, `cancel`, `approve`, `closed`; `resync` to fetch the pull
-    request from GitHub; `recount` after a change of the index by others. Updates: `restart_jobs`
+    request from GitHub; `recount` after a change of the index by others; `base_changed` after a
+    move of the base. Updates: `restart_jobs`
     and `cancel_jobs`, which return what they took. Queries: `summary`; `to_post` for the activity
     that posts statuses.
     """
@@ -226,6 +228,17 @@ class PullRequestWorkflow:
             self._note("the head was pushed after the approval: comment /opam-ci ok again")
 
     @workflow.signal
+    def base_changed(self, moved: Any = None) -> None:
+        """The base branch moved: once it is decided, the head is merged and analysed again.
+
+        Args:
+            moved: A BaseChanged as JSON; only the newest counts.
+        """
+        parsed = self._parsed("base_changed", BaseChanged, moved)
+        if parsed is not None:
+            self._state.new_base = parsed
+
+    @workflow.signal
     def resync(self) -> None:
         """GitHub does not list the pull request any more: its state is fetched."""
         self._github.resync()
@@ -313,6 +326,7 @@ class PullRequestWorkflow:
                 self._requests.popleft()
             if self._testing is not None and self._testing.needs_conclusion:
                 await self._testing.conclude()
+            await self._follow_base()
             if self._closed:
                 await self._stop("closed")
                 await workflow.wait_condition(lambda: not self._is_changed() or not self._closed)
@@ -358,11 +372,46 @@ class PullRequestWorkflow:
             or (testing is not None and testing.tasks.crash is not None)
             or (testing is not None and testing.needs_conclusion)
             or self._requests
+            or self._is_base_due()
         )
 
     def _is_interrupted(self) -> bool:
         """Whether an event supersedes everything else."""
         return self._closed or self._is_cancel_requested or self._next is not None
+
+    def _is_base_due(self) -> bool:
+        """Whether the head is to be merged into a base that moved, now that it is decided."""
+        testing = self._testing
+        return self._state.new_base is not None and testing is not None and testing.may_follow_base
+
+    async def _follow_base(self) -> None:
+        """Merges a decided head into a base that moved; tests it again only if something differs.
+
+        Until that is known nothing changes, neither rows nor statuses.
+        """
+        testing, moved = self._testing, self._state.new_base
+        if testing is None or moved is None or self._is_interrupted() or not self._is_base_due():
+            return
+        analysis = testing.analysis.outcome
+        # The base of an analysis that failed is not known for sure.
+        if isinstance(analysis, Passed) and testing.revision.base == moved.base:
+            self._state.new_base = None
+            return
+
+        def is_abandoned() -> bool:
+            return self._is_interrupted() or bool(self._requests)
+
+        look = await testing.look_at_base(moved.base, is_abandoned)
+        if look is None or is_abandoned() or analysis is None:
+            return
+        if self._state.new_base == moved:
+            self._state.new_base = None
+        found = difference(analysis, testing.state.inputs, look)
+        if testing.state.inputs is None:
+            testing.state.inputs = look.inputs
+        if is_tested_again(found, moved, testing.state.opened_at, workflow.now()):
+            revision = testing.revision.model_copy(update={"base": look.base})
+            await self._test(revision, testing.state.posting)
 
     def _is_decided_once(self) -> bool:
         testing = self._testing
@@ -396,6 +445,11 @@ class PullRequestWorkflow:
                 testing.begin()
             self._requests.append(_Request("recount"))
             return
+        await self._test(revision, posting)
+
+    async def _test(self, revision: Revision, posting: PostingOptions | None) -> None:
+        """Tests a head from its beginning; what was tested before is stopped."""
+        testing = self._testing
         if testing is not None:
             await self._stop("superseded")
             if revision.head != testing.revision.head:

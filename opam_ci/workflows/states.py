@@ -3,17 +3,20 @@
 from pydantic import AwareDatetime, Field
 
 from opam_ci.core.github.debounce import Posted
+from opam_ci.core.github.messages import BaseMoved
 from opam_ci.core.github.ordering import LatestEvent
 from opam_ci.core.github.posting_options import PostingOptions
 from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.hold import Approval, Hold
 from opam_ci.core.jobs.messages import revision_key
+from opam_ci.core.jobs.moved_base import BaseChanged
 from opam_ci.core.jobs.outcome import CancelledBy
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef, Revision
 from opam_ci.core.jobs.summary import JobStatus, PlatformStanding
 from opam_ci.core.model import State
 from opam_ci.core.platforms.model import Platform
+from opam_ci.core.submission.inputs import HeadInputs
 from opam_ci.core.submission.result import Packages
 
 
@@ -76,6 +79,7 @@ class TestingState(State):
         analysis: The row of the analysis.
         packages: What the analysis found.
         merge_tree: The merged tree.
+        inputs: What its jobs work on, None before that is known.
         repository: The merged repository in the store.
         base_repository: The base in the store, without the head.
         platforms: Those to build on, with their images by digest where they were found.
@@ -102,6 +106,7 @@ class TestingState(State):
     analysis: JobStatus
     packages: Packages = ()
     merge_tree: str | None = None
+    inputs: HeadInputs | None = None
     repository: RepositoryRef | None = None
     base_repository: RepositoryRef | None = None
     platforms: tuple[Platform, ...] = ()
@@ -131,6 +136,7 @@ class PullRequestState(State):
         posted: By `Status.key`, what was posted last.
         approval: The newest approval, None for none.
         author_restarts: When the author restarted jobs last.
+        new_base: The newest base that the head is yet to be merged into, None for none.
     """
 
     pull_request: PullRequestRef
@@ -141,3 +147,16 @@ class PullRequestState(State):
     posted: dict[str, Posted] = Field(default_factory=dict)
     approval: Approval | None = None
     author_restarts: list[AwareDatetime] = Field(default_factory=list)
+    new_base: BaseChanged | None = None
+
+
+class BaseBranchState(State):
+    """What a BaseBranchWorkflow knows; its input.
+
+    Attributes:
+        followed: The commit of which pull requests were notified last, None for none.
+        moved: The newest signal that the base has moved since then, or may have; None for none.
+    """
+
+    followed: str | None = None
+    moved: BaseMoved | None = None

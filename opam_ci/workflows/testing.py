@@ -9,6 +9,7 @@ from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
+    from opam_ci.activities.repository import RepositoryActivities
     from opam_ci.core.jobs.baseline import may_be_compared, there_before
     from opam_ci.core.jobs.early_stop import is_in_vain
     from opam_ci.core.jobs.installable import may_be_installable_nowhere
@@ -17,12 +18,16 @@ with workflow.unsafe.imports_passed_through():
         ChangeJobs,
         ConcludeJobs,
         CountJobs,
+        JobContext,
+        LookAtBase,
         PlanJobs,
         PlannedPlatforms,
         PlatformStandings,
+        RepositoryTask,
         SettleJobs,
         revision_key,
     )
+    from opam_ci.core.jobs.moved_base import BaseLook, depends_on_base
     from opam_ci.core.jobs.outcome import Cancelled, CancelledBy
     from opam_ci.core.jobs.plan import ANALYSIS
     from opam_ci.core.jobs.records import RevisionKey
@@ -152,6 +157,24 @@ class Testing:
         """Whether it has errored or cancelled jobs, which a restart could decide."""
         lost = {Standing.ERRORED, Standing.CANCELLED}
         return any(each.standing in lost for standing in self.standings for each in standing.counts)
+
+    @property
+    def may_follow_base(self) -> bool:
+        """Whether it is decided, and a move of the base could change how.
+
+        Not if jobs were cancelled: somebody decided that they are not to run.
+        """
+        return (
+            self.revision.origin is not None
+            and self.is_idle
+            and self.state.concluded
+            and depends_on_base(self.analysis.outcome)
+            and not any(
+                each.standing is Standing.CANCELLED
+                for standing in self.standings
+                for each in standing.counts
+            )
+        )
 
     @property
     def has_adopted(self) -> bool:
@@ -359,6 +382,36 @@ class Testing:
             self.state.round = round_
         return bool(in_vain) and await self.count(in_vain)
 
+    async def look_at_base(self, base: str, is_abandoned: Callable[[], bool]) -> BaseLook | None:
+        """Merges the head into a base that moved, and analyses it, for nothing else.
+
+        Args:
+            base: A commit of the base branch.
+            is_abandoned: Whether the result is no longer wanted.
+
+        Returns:
+            What was found, None if it was abandoned.
+        """
+        revision = self.revision
+        context = JobContext(
+            pull_request=self._pull_request,
+            head=revision.head,
+            opened_at=self.state.opened_at,
+            round=self.state.round,
+            retry=revision.options.retry,
+        )
+        return await run_unless(
+            is_abandoned,
+            self.tasks,
+            RepositoryActivities.look_at_base,
+            LookAtBase(
+                analysis=RepositoryTask(
+                    context=context, revision=revision.model_copy(update={"base": base})
+                )
+            ),
+            options.base_activity(self._pull_request),
+        )
+
     async def count(
         self, names: Iterable[str], is_wanted: Callable[[], bool] = lambda: True
     ) -> bool:
@@ -424,6 +477,7 @@ class Testing:
         if result.base is not None:
             state.revision = state.revision.model_copy(update={"base": result.base})
         state.merge_tree = result.analysis.merge_tree
+        state.inputs = result.inputs
         state.packages = result.analysis.packages
         state.repository = result.repository
         state.base_repository = result.base_repository

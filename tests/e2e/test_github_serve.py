@@ -4,11 +4,13 @@ import html
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -68,6 +70,90 @@ def test_from_the_webhook_to_the_status_with_annotations(world: GitHubWorld) -> 
     log = (world.home / "serve.log").read_text()
     assert world.fake.secret.decode() not in log
     assert "ghs_" not in log
+
+
+def test_a_merge_turns_its_rival_red_and_costs_others_no_job(world: GitHubWorld) -> None:
+    world.environment["OPAM_CI_GITHUB_FOLLOW_INTERVAL"] = "PT1S"
+    world.start()
+    path = "packages/a/a.1/opam"
+    heads = {
+        number: world.commit(number, files)
+        for number, files in enumerate(
+            [
+                {path: opam('tags: "one"')},
+                {path: opam('tags: "two"')},
+                {"packages/b/b.1/opam": opam()},
+            ],
+            1,
+        )
+    }
+    merged, rival, other = heads.values()
+    for number, head in heads.items():
+        world.do(world.fake.open(number, head))
+    contexts = ("opam-ci", "opam-ci / lint", "opam-ci / revdeps")
+    for head in heads.values():
+        for context in contexts:
+            world.wait_said(head, SUCCESS, context)
+    statuses = {key: list(said) for key, said in world.fake.statuses.items() if key[0] == other}
+    world.wait(lambda: attempts(world, 3) == [("analysis", 1), ("lint b.1", 1)])
+
+    tip = world.remote.commit("master", {path: opam('tags: "one"')}, parents=(world.base, merged))
+    world.do(world.fake.close(1, merged=True))
+    push = {"ref": "refs/heads/master", "before": world.base, "after": tip, "deleted": False}
+    world.do(world.fake.emit("push", push, "maintainer"))
+
+    for context in contexts:
+        world.wait_said(rival, "failure: Analysis failed: Cannot merge to master", context)
+    # Once, since it did not differ; and it did look.
+    world.wait(lambda: looks(world, 3) == ["started", "completed"])
+    assert {key: said for key, said in world.fake.statuses.items() if key[0] == other} == statuses
+    assert attempts(world, 3) == [("analysis", 1), ("lint b.1", 1)]
+    # The analysis of the rival is another testing of the same head; lint was not run for it.
+    world.wait(lambda: attempts(world, 2) == [("analysis", 2), ("lint a.1", 1)])
+    url = f"http://127.0.0.1:{world.pages_port}/ocaml/opam-repository/pull/2"
+    world.wait(lambda: f"on <code>{tip[:8]}</code>" in page(url))
+
+    # What made the conflict is reverted: the rival is green again, without a push.
+    back = world.remote.commit("master", {path: opam()}, parents=(tip,))
+    world.do(world.fake.emit("push", push | {"before": tip, "after": back}, "maintainer"))
+    for context in contexts:
+        world.wait_said(rival, SUCCESS, context)
+    assert {key: said for key, said in world.fake.statuses.items() if key[0] == other} == statuses
+    assert attempts(world, 3) == [("analysis", 1), ("lint b.1", 1)]
+
+
+def attempts(world: GitHubWorld, number: int) -> list[tuple[str, int]]:
+    """Returns the jobs of a pull request in the index that ran, with their number of attempts."""
+    with closing(sqlite3.connect(world.home / "ci" / "index.sqlite")) as index:
+        found: list[tuple[str, int]] = index.execute(
+            "SELECT jobs.name, count(*) FROM attempts JOIN jobs ON jobs.id = attempts.job_id "
+            "JOIN revisions ON revisions.id = jobs.revision_id "
+            "JOIN pull_requests ON pull_requests.id = revisions.pull_request_id "
+            "WHERE pull_requests.number = ? GROUP BY jobs.name ORDER BY jobs.name",
+            (number,),
+        ).fetchall()
+        return found
+
+
+def looks(world: GitHubWorld, number: int) -> list[str]:
+    """Returns what became of the merges of a decided head into a moved base."""
+    shown = temporal(
+        world, "workflow", "show", "--workflow-id", f"{PREFIX}{number}", "--output", "json"
+    )
+    events = json.loads(shown)["events"]
+    asked = {
+        each["eventId"]
+        for each in events
+        if each.get("activityTaskScheduledEventAttributes", {}).get("activityType", {}).get("name")
+        == "look_at_base"
+    }
+    return [
+        what
+        for each in events
+        for what in ("started", "completed")
+        if each.get(f"activityTask{what.title()}EventAttributes", {}).get("scheduledEventId")
+        in asked
+    ]
 
 
 def page(url: str) -> str:

@@ -1,7 +1,7 @@
 """What an observer hears of attempts: each one's end, and the silence of lost ones."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
@@ -14,14 +14,15 @@ from opam_ci.activities.observe import ORCHESTRATION_POOL, ObservingInterceptor
 from opam_ci.clients.index import Index
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import JobKind
+from opam_ci.core.jobs.moved_base import BaseChanged
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
 from opam_ci.core.jobs.records import RowBatch
-from opam_ci.core.jobs.requests import PullRequestRef
+from opam_ci.core.jobs.requests import Origin, PullRequestRef
 from opam_ci.worker import WORKFLOW_RUNNER
 from opam_ci.workflows import options
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.support.fakes.world import PASSED, Script, World
+from tests.support.fakes.world import PASSED, Script, World, is_decided
 from tests.workflow.test_canary import Heard
 from tests.workflow.test_pull_request import BUILD, TEST, dies, dns, settled
 
@@ -61,6 +62,7 @@ async def watched(environment: WorkflowEnvironment, handled: Listening) -> Async
             workflow_runner=WORKFLOW_RUNNER,
             activities=[
                 script.analyse,
+                script.look_at_base,
                 script.lint,
                 script.record,
                 *JobActivities(cast("Index", script.index), script.store, script.served_pools).all,
@@ -78,6 +80,23 @@ async def watched(environment: WorkflowEnvironment, handled: Listening) -> Async
         yield World(environment, script)
         await script.end()
     script.index.close()
+
+
+async def test_a_look_at_a_moved_base_is_no_attempt(
+    watched: World, ref: PullRequestRef, handled: Listening
+) -> None:
+    origin = Origin(
+        clone_url="file:///nowhere", branch="master", as_of=datetime(2026, 5, 4, tzinfo=UTC)
+    )
+    revision = watched.revision().model_copy(update={"origin": origin})
+    handle = await watched.open(ref, revision)
+    await watched.until(handle, is_decided)
+    ended = handled.ends(JobKind.ANALYSIS)
+    moved = BaseChanged(base="c" * 40, retest_interval=timedelta(days=1))
+    await handle.signal(PullRequestWorkflow.base_changed, moved)
+    await watched.until(handle, lambda _: bool(watched.script.looked))
+    await watched.sleep(timedelta(minutes=1))
+    assert handled.ends(JobKind.ANALYSIS) == ended == [("passed", True)]
 
 
 async def test_every_attempt_is_observed_with_its_outcome(

@@ -95,6 +95,26 @@ class ReconcileTask(Frozen):
     since: timedelta = REDELIVERED_FOR
 
 
+class BaseMoved(Frozen):
+    """Argument of the signal that the base branch has moved, or may have.
+
+    Attributes:
+        interval: Time in which further moves are collected.
+    """
+
+    interval: timedelta = Field(ge=timedelta(0))
+
+
+class FollowBase(Frozen):
+    """Input of the activity that notifies open pull requests of a move of the base.
+
+    Attributes:
+        followed: The commit of which they were notified last, None for none.
+    """
+
+    followed: str | None = None
+
+
 class Reconciled(Frozen):
     """Result of a reconciliation of GitHub with the workflows.
 

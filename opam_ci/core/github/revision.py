@@ -1,6 +1,6 @@
 """From a head on GitHub to the input of its workflow."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from urllib.parse import quote
 
@@ -45,6 +45,10 @@ class Policy(Frozen):
         author_restarts: Restarts of a pull request that its author may make in an hour; None for
             any number.
         health_packages: How many packages of the base itself are built each night; 0 for none.
+        follow_interval: Time in which moves of the base are collected before open pull requests
+            are merged into it again; None if they are not.
+        retest_interval: How often at most a head is tested again only since its dependencies have
+            changed on the base.
     """
 
     clone_url: str = Field(min_length=1)
@@ -57,6 +61,8 @@ class Policy(Frozen):
     author_hours: float | None = None
     author_restarts: int | None = None
     health_packages: int = Field(default=0, ge=0, le=MOST_POPULAR)
+    follow_interval: timedelta | None = None
+    retest_interval: timedelta = timedelta(days=1)
 
     def revision(self, action: HeadChanged, *, authoritative: bool = False) -> Revision:
         """Returns what is to be tested.

@@ -19,6 +19,7 @@ from temporalio.worker import Interceptor, Worker
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.activities.images import ImageActivities
 from opam_ci.activities.jobs import JobActivities
+from opam_ci.clients.git.exported import reach_key
 from opam_ci.clients.index import Index, Place
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.containers.registry import ImageResolver
@@ -32,14 +33,18 @@ from opam_ci.core.jobs.messages import (
     LintReport,
     LintVerdict,
     Listing,
+    LookAtBase,
     RepositoryTask,
     RunJob,
 )
+from opam_ci.core.jobs.moved_base import BaseLook
 from opam_ci.core.jobs.outcome import Cause, Evidence, Outcome, Passed
 from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RowBatch
 from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import JobStatus, Summary
+from opam_ci.core.reuse.reach import Reachable
+from opam_ci.core.submission.inputs import HeadInputs
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
@@ -57,6 +62,11 @@ Step = Outcome | OpamCiError | Callable[[Attempt], Awaitable[Outcome]]
 """What an attempt does: return an outcome, raise, or run a function."""
 
 
+Look = HeadInputs | str | OpamCiError | asyncio.Event | None
+"""What a merge into a moved base does: find inputs, or a reason to refuse the head; raise; or wait
+for an event and find what was there before."""
+
+
 class Script:
     """What the activities do, by job id and attempt, and a record of their inputs.
 
@@ -64,6 +74,11 @@ class Script:
         images: The image on which each job ran last.
         unserved: Pools that no worker ever served.
         limits: The time limits of each job.
+        inputs: What the analysis finds that jobs work on.
+        reach: What is within reach of each package, None if no job is to have a plan key.
+        looks: What the merge of each head into a moved base comes to; the same as before if it is
+            not there.
+        looked: These merges: the head, and the base that was asked for.
     """
 
     def __init__(self, index: Index | None = None) -> None:
@@ -84,6 +99,10 @@ class Script:
         self.resolver = ImageResolver(known_for=timedelta(0), timeout=httpx.Timeout(0.5))
         self.revdeps: tuple[Revdep, ...] = ()
         self.flagged: tuple[str, ...] = ()
+        self.inputs: HeadInputs | None = HeadInputs(changes="changes", reach="reach")
+        self.reach: Reachable | None = None
+        self.looks: dict[str, Look] = {}
+        self.looked: list[tuple[str, str]] = []
         self.opened: list[WorkflowHandle[PullRequestWorkflow, object]] = []
 
     async def served_pools(self, pools: frozenset[str]) -> frozenset[str]:
@@ -157,7 +176,30 @@ class Script:
             package_count=1,
         )
         analysis = self.analyses.get(task.revision.head, self.analysis)
-        return AnalysisReport(analysis=analysis, repository=repository, report=report)
+        if self.reach is not None:
+            key = reach_key(task.context.revision)
+            await self.store.put(key, self.reach.model_dump_json().encode())
+        return AnalysisReport(
+            analysis=analysis,
+            repository=repository,
+            report=report,
+            base=task.revision.base,
+            inputs=self.inputs,
+        )
+
+    @activity.defn
+    async def look_at_base(self, message: LookAtBase) -> BaseLook:
+        revision = message.analysis.revision
+        self.looked.append((revision.head, revision.base))
+        look = self.looks.get(revision.head, self.inputs)
+        if isinstance(look, OpamCiError):
+            raise look
+        if isinstance(look, asyncio.Event):
+            await look.wait()
+            look = self.inputs
+        if isinstance(look, str):
+            return BaseLook(base=revision.base, failure=look)
+        return BaseLook(base=revision.base, inputs=look)
 
     @activity.defn
     async def lint(self, task: RepositoryTask) -> LintReport:
@@ -230,6 +272,7 @@ async def workers(
                 workflow_runner=WORKFLOW_RUNNER,
                 activities=[
                     script.analyse,
+                    script.look_at_base,
                     script.lint,
                     ImageActivities(script.resolver).pin_image,
                     script.record,

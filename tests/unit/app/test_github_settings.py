@@ -162,6 +162,24 @@ def test_drafts_are_tested_lightly_and_ready_ones_anew(env: pytest.MonkeyPatch) 
     assert GitHubSettings().policy(checks).revision(head(draft=True)).options == checks
 
 
+def test_open_pull_requests_follow_the_base_unless_that_is_switched_off(
+    env: pytest.MonkeyPatch,
+) -> None:
+    policy = GitHubSettings().policy(CheckOptions())
+    assert (policy.follow_interval, policy.retest_interval) == (
+        timedelta(minutes=5),
+        timedelta(days=1),
+    )
+    env.setenv("OPAM_CI_GITHUB_FOLLOW_INTERVAL", "PT0S")
+    env.setenv("OPAM_CI_GITHUB_RETEST_INTERVAL", "PT0S")
+    policy = GitHubSettings().policy(CheckOptions())
+    # Each time that dependencies change, if anything is followed at all.
+    assert (policy.follow_interval, policy.retest_interval) == (None, timedelta(0))
+    env.setenv("OPAM_CI_GITHUB_FOLLOW_INTERVAL", "P2D")
+    with pytest.raises(ValidationError):
+        GitHubSettings()
+
+
 def author_of(policy: Policy, association: str = "", author: str | None = "alice") -> Author:
     action = head().model_copy(update={"author": author, "association": association})
     found = policy.revision(action).author
