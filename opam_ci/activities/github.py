@@ -68,6 +68,10 @@ _NOTIFIED_AT_ONCE = 5
 _NOTIFY_PAUSE = timedelta(seconds=5)
 """Between so many pull requests. Merging again takes a second of processor time, and fewer of them
 at once than an orchestration worker has slots leave some to new heads."""
+
+_NOTIFIED_WITHIN = timedelta(minutes=15)
+"""Half of an attempt's time limit, however many pull requests are open."""
+
 _POSTED: TypeAdapter[dict[str, Posted]] = TypeAdapter(dict[str, Posted])
 
 
@@ -271,10 +275,12 @@ class GitHubActivities:
             if tip != task.followed and self._policy.follow_interval is not None:
                 moved = BaseChanged(base=tip, retest_interval=self._policy.retest_interval)
                 numbers = await self._pull_requests.running(self._owner, self._repo)
+                within = _NOTIFIED_WITHIN * _NOTIFIED_AT_ONCE / max(1, len(numbers))
+                pause = min(_NOTIFY_PAUSE, within).total_seconds()
                 for count, number in enumerate(sorted(numbers, reverse=True), 1):
                     await self._pull_requests.base_changed(self._tracked.ref(number), moved)
                     if count % _NOTIFIED_AT_ONCE == 0:
-                        await asyncio.sleep(_NOTIFY_PAUSE.total_seconds())
+                        await asyncio.sleep(pause)
             return tip
 
     async def prepare(self) -> None:

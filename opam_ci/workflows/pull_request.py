@@ -76,9 +76,8 @@ class PullRequestWorkflow:
 
     Signals: `head_changed`, `restart`, `cancel`, `approve`, `closed`; `resync` to fetch the pull
     request from GitHub; `recount` after a change of the index by others; `base_changed` after a
-    move of the base. Updates: `restart_jobs`
-    and `cancel_jobs`, which return what they took. Queries: `summary`; `to_post` for the activity
-    that posts statuses.
+    move of the base. Updates: `restart_jobs` and `cancel_jobs`, which return what they took.
+    Queries: `summary`; `to_post` for the activity that posts statuses.
     """
 
     @workflow.init
