@@ -125,11 +125,24 @@ async def test_a_new_conflict_turns_red_and_back_without_a_push(
     await until(lambda: len(world.script.looked) == 2)
     await world.sleep(timedelta(minutes=1))
     assert world.script.started == started
-    # The base is as it was, although that is the commit of the webhook.
+    # The base is as it was.
     del world.script.looks[HEAD_1]
     await move(handle, BASE)
     summary = await world.until(handle, lambda one: one.state is State.SUCCESS)
     assert (opened_testings(world), summary.head, summary.base) == (3, HEAD_1, BASE)
+
+
+async def test_the_webhooks_base_is_not_that_of_a_conflict(
+    world: World, ref: PullRequestRef
+) -> None:
+    # The base had moved on when the head was analysed, and is forced back.
+    world.script.steps["analysis"] = [refusal(CONFLICT)]
+    handle = await opened(world, ref)
+    summary = await world.summary(handle)
+    assert (summary.state, summary.base) == (State.FAILURE, BASE)
+    await move(handle, BASE)
+    await world.until(handle, lambda one: one.state is State.SUCCESS)
+    assert world.script.looked == [(HEAD_1, BASE)]
 
 
 async def test_a_testing_under_way_goes_on_and_only_the_newest_base_counts(
