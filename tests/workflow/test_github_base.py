@@ -35,10 +35,16 @@ def remote(stage: Stage, tmp_path: Path) -> Clone:
     return made
 
 
-async def push(stage: Stage, remote: Clone, name: str) -> str:
-    """Pushes a commit to the base branch; returns it."""
+def commit(remote: Clone, name: str) -> tuple[str, str]:
+    """Moves the base branch; returns from which commit to which."""
     before = remote.git("rev-parse", "refs/heads/master")
     after = remote.commit("master", {f"packages/{name}/{name}.1/opam": opam()}, parents=(before,))
+    return before, after
+
+
+async def push(stage: Stage, remote: Clone, name: str) -> str:
+    """Moves the base branch, and delivers that; returns the commit."""
+    before, after = commit(remote, name)
     payload = {"ref": "refs/heads/master", "before": before, "after": after, "deleted": False}
     await stage.fake.emit("push", payload, "maintainer")
     return after
@@ -131,8 +137,7 @@ async def test_without_webhooks_the_reconciliation_finds_a_moved_base_once(
     (head,) = heads(1, 1)
     await stage.fake.open(1, head)
     await stage.until_said(head, "success: 2 passed")
-    with stage.unheard():
-        tip = await push(stage, remote, "x")
+    _, tip = commit(remote, "x")
     for number in range(3):
         await stage.client.execute_workflow(
             ReconcileWorkflow.run,

@@ -320,7 +320,8 @@ async def test_a_wrong_signal_is_a_notice_and_a_local_branch_follows_no_base(
 ) -> None:
     handle = await world.open(ref, world.revision())
     await world.until(handle, is_decided)
-    await handle.signal(PullRequestWorkflow.base_changed, {"base": "--upload-pack=x"})
+    wrong = {"base": "--upload-pack=x", "retest_interval": "P1D"}
+    await handle.signal(PullRequestWorkflow.base_changed, wrong)
     await move(handle)
     await world.sleep(timedelta(minutes=1))
     assert any("invalid base_changed" in each for each in (await world.summary(handle)).notices)
