@@ -38,14 +38,14 @@ def direct(universe: Universe, package: int) -> frozenset[int]:
     )
 
 
-def recursive(universe: Universe, package: int) -> frozenset[int]:
-    """Find the packages that depend on a package over any number of steps, and itself."""
+def recursive(universe: Universe, *packages: int) -> frozenset[int]:
+    """Find the packages that depend on some packages over any number of steps, and these."""
     naming: dict[str, list[int]] = {}
     for place, clauses in enumerate(universe.depends):
         for name in {name for clause in clauses for name, _ in clause}:
             naming.setdefault(name, []).append(place)
     known: dict[tuple[int, str], frozenset[int]] = {}
-    found = {package}
+    found = set(packages)
     new: Collection[int] = found
     while new:
         by_name: dict[str, set[int]] = {}

@@ -31,7 +31,7 @@ class Problem:
         universe: All packages.
         depends: Dependencies of each, with those that are marked `{post}`.
         uncertain: Packages whose dependencies are uncertain.
-        package: Must be in every world.
+        package: Must be in every world; None if the invariant alone is asked for.
         invariant: Must be satisfied in every world.
         questions: Sets of candidates. As in opam, candidates that are not available can be
             dependencies of the others of their set, and are not in the result.
@@ -40,7 +40,7 @@ class Problem:
     universe: Universe
     depends: Sequence[Clauses]
     uncertain: frozenset[int]
-    package: int
+    package: int | None
     invariant: Clauses
     questions: Sequence[frozenset[int]]
 
@@ -79,7 +79,8 @@ class _Decision:
         # opam makes what is installed and not available depend on nothing that exists.
         broken = universe.installed - universe.available
         self._asked = frozenset().union(*problem.questions)
-        usable = (universe.available | self._asked | {problem.package}) - broken
+        self._wanted = frozenset() if problem.package is None else frozenset({problem.package})
+        usable = (universe.available | self._asked | self._wanted) - broken
         cone = self._cone(usable)
         # The solver decides low variables first: these are the newest versions.
         age = {
@@ -100,7 +101,7 @@ class _Decision:
     def _cone(self, usable: frozenset[int]) -> set[int]:
         """Find all packages that could matter: those that the candidates could depend on."""
         problem = self._problem
-        todo = [problem.package, *self._asked]
+        todo = [*self._wanted, *self._asked]
         todo += [p for clause in problem.invariant for _, places in clause for p in places]
         cone: set[int] = set()
         seen: set[int] = set()
@@ -123,7 +124,7 @@ class _Decision:
 
     def _run(self) -> list[frozenset[int]]:
         problem = self._problem
-        if problem.package not in self._variable:
+        if not self._wanted <= self._variable.keys():
             return [frozenset() for _ in problem.questions]
         self._state()
         self._check_uncertain()
@@ -158,7 +159,8 @@ class _Decision:
         self._state_conflicts()
         for clause in self._problem.invariant:
             self._solver.add_clause(self._literals(clause))
-        self._solver.add_clause([self._variable[self._problem.package]])
+        for place in self._wanted:
+            self._solver.add_clause([self._variable[place]])
 
     def _state_needs(self) -> None:
         problem = self._problem
@@ -296,8 +298,8 @@ class _Decision:
 
     def required(self) -> list[frozenset[int]]:
         """Of each of these sets, one must be in every world."""
-        package = frozenset({self._variable[self._problem.package]})
-        return [package, *(self._union(clause, "") for clause in self._problem.invariant)]
+        wanted = [frozenset({self._variable[place]}) for place in self._wanted]
+        return [*wanted, *(self._union(clause, "") for clause in self._problem.invariant)]
 
 
 class _World:
