@@ -134,7 +134,7 @@ class Exporter:
                 with suppress(MissingKeyError):
                     references = await self._store.get(_REFERENCES)
                     (directory / REFERENCES).write_bytes(references)
-            done = await _run(
+            done = await run_task(
                 AnalyseHead(
                     clone=clone,
                     directory=directory,
@@ -186,7 +186,7 @@ class Exporter:
             # One that is not in the list was perhaps not stored to its end.
             if base not in await known_bases(self._store) or not await self._store.exists(key):
                 with tempfile.TemporaryDirectory(prefix="opam-ci-base-") as name:
-                    await _run(ArchiveBase(clone=clone, directory=Path(name), commit=base))
+                    await run_task(ArchiveBase(clone=clone, directory=Path(name), commit=base))
                     await self._store.put(key, Path(name) / BASE)
             async with self._listing:
                 bases = await known_bases(self._store)
@@ -219,8 +219,14 @@ async def known_bases(store: ArtifactStore) -> list[str]:
         return []
 
 
-async def _run(task: Task) -> Result:
-    """Performs a task in a process that dies with the caller."""
+async def run_task(task: Task) -> Result:
+    """Performs a task in a process that dies with the caller.
+
+    Raises:
+        UsageError: The task cannot be done with this clone.
+        InfrastructureError: Git failed, or a limit was reached.
+        asyncio.CancelledError: The caller was cancelled; the process is gone.
+    """
     output = LastOutput()
     # Git reads which clones of other users are safe in the user's own configuration.
     home = [f"HOME={os.environ['HOME']}"] if "HOME" in os.environ else []
@@ -238,7 +244,7 @@ async def _run(task: Task) -> Result:
             stdin=file,
         )
     if not ended.ok:
-        message = f"the process of a head's analysis ended early ({ended.how})"
+        message = f"the process of a head ({task.kind}) ended early ({ended.how})"
         if ended.timed_out or ended.signal is not None:
             raise InfrastructureError(message, cause=Cause.GIT)
         raise RuntimeError(f"{message}: {output.text}")

@@ -14,16 +14,19 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter
 
 from opam_ci.clients.git.analysis import analyse
+from opam_ci.clients.git.effect import read_effect
 from opam_ci.clients.git.export import Overlay, archive_tree, overlay
 from opam_ci.clients.git.popular import read_popular
 from opam_ci.clients.git.reach import NamedInTree, read_named
 from opam_ci.clients.git.repository import Repository
+from opam_ci.core.coinstall.universe import DumpError
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import package_name
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
 from opam_ci.core.submission.admission import ChangeLimits
+from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.inputs import HeadInputs, changes_digest
 from opam_ci.core.submission.result import BUILT_KINDS, Analysis
 
@@ -34,12 +37,16 @@ BASE: Final = "base.tar.gz"
 REACH: Final = "reach.json"
 REACH_ON_BASE: Final = "base-reach.json"
 REFERENCES: Final = "references.json"
+DESCRIPTIONS: Final = "descriptions.json"
 _OBJECTS: Final = "objects"
 
 PROCESSOR_LIMIT: Final = 600
 """Seconds of processor time, and as many for each command of git. The export of all of
 opam-repository takes two; to parse the worst opam files of a head of `ChangeLimits.head_bytes`
 takes a hundred."""
+
+_MEMORY_LIMIT: Final = 4 << 30
+"""Bytes of address space for the decision of an effect: opam-repository takes 300 MB."""
 
 MAXIMUM_OVERLAY: Final = 300
 """Files in an overlay, beside those of the pull request itself, before a new base is made.
@@ -84,6 +91,19 @@ class ArchivedBase(Frozen):
     """Result of `ArchiveBase`."""
 
     kind: Literal["archived"] = "archived"
+
+
+class FoundEffect(Frozen):
+    """Result of `FindEffect`.
+
+    Attributes:
+        effect: The effect.
+        descriptions_changed: Whether `DESCRIPTIONS` was written anew.
+    """
+
+    kind: Literal["effect"] = "effect"
+    effect: Effect
+    descriptions_changed: bool
 
 
 class Failed(Frozen):
@@ -217,9 +237,50 @@ class ArchiveBase(Frozen):
         return ArchivedBase()
 
 
-Task = AnalyseHead | ArchiveBase
+class FindEffect(Frozen):
+    """Decide the effect of a head on packages that it does not touch.
+
+    Attributes:
+        clone: The clone.
+        directory: For the results; of this task alone. `DESCRIPTIONS` there makes it faster.
+        base: Commit into which the head is merged.
+        head: The head.
+        ocaml: Releases of OCaml.
+    """
+
+    kind: Literal["effect"] = "effect"
+    clone: Path
+    directory: Path
+    base: str
+    head: str
+    ocaml: tuple[str, ...]
+
+    def run(self, repository: Repository) -> FoundEffect:
+        """Performs the task."""
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+        merged = repository.merge(self.base, self.head).tree
+        if merged is None:
+            raise UsageError("the head does not merge into the base")
+        try:
+            effect, is_new = read_effect(
+                repository,
+                repository.tree_of(self.base),
+                merged,
+                self.ocaml,
+                self.directory / DESCRIPTIONS,
+            )
+        except MemoryError as error:
+            raise InfrastructureError(
+                f"over {_MEMORY_LIMIT >> 30} GiB of memory were needed", cause=Cause.OUT_OF_MEMORY
+            ) from error
+        except DumpError as error:
+            raise UsageError(str(error)) from error
+        return FoundEffect(effect=effect, descriptions_changed=is_new)
+
+
+Task = AnalyseHead | ArchiveBase | FindEffect
 TASK: Final[TypeAdapter[Task]] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
-Result = AnalysedHead | ArchivedBase | Failed
+Result = AnalysedHead | ArchivedBase | FoundEffect | Failed
 RESULTS: Final[TypeAdapter[Result]] = TypeAdapter(Annotated[Result, Field(discriminator="kind")])
 
 

@@ -73,13 +73,13 @@ async def test_a_base_is_made_once(
     clone: Clone, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     master, topic = (clone.git("rev-parse", name) for name in ("master", "topic"))
-    run, made = exported._run, list[str]()
+    run, made = exported.run_task, list[str]()
 
     async def counted(task: head_process.Task) -> head_process.Result:
         made.append(task.kind)
         return await run(task)
 
-    monkeypatch.setattr(exported, "_run", counted)
+    monkeypatch.setattr(exported, "run_task", counted)
     await asyncio.gather(
         *(prepared(exporter, clone.path, TESTING, master, topic) for _ in range(3))
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.git import reach
+from opam_ci.clients.git import folders, reach
 from opam_ci.clients.git.exported import Exporter, reach_key
 from opam_ci.clients.git.reach import KNOWN, read_named
 from opam_ci.clients.git.repository import Repository
@@ -69,7 +69,7 @@ def test_what_is_known_is_not_read_again_and_gives_the_same(
     cache = tmp_path / "cache"
     whole, is_kept = read(clone, cache)
     assert (is_kept, cache.exists()) == (False, False)  # so little is read in no time
-    monkeypatch.setattr(reach, "_WORTH_KEEPING", 1)
+    monkeypatch.setattr(folders, "_WORTH_KEEPING", 1)
     assert read(clone, cache) == (whole, True)
     assert len(KNOWN.validate_json(cache.read_bytes())) == len({"a", "b", "c", "d"})
     with monkeypatch.context() as patch:
