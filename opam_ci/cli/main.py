@@ -18,6 +18,7 @@ from opam_ci.cli.author.revdeps import revdeps
 from opam_ci.cli.author.status import status
 from opam_ci.cli.developer.analyse import analyse
 from opam_ci.cli.developer.classify import classify
+from opam_ci.cli.developer.effect import effect
 from opam_ci.cli.operator.cache import cache
 from opam_ci.cli.operator.down import down
 from opam_ci.cli.operator.github import app as github_app
@@ -55,6 +56,7 @@ for command in (
     build,
     revdeps,
     analyse,
+    effect,
     lint,
     classify,
     platforms,

@@ -1,5 +1,6 @@
 """Platforms that packages are built on, and the pools of workers that build for them."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, Self
 
@@ -154,6 +155,11 @@ class Platform(Frozen):
     def choices(self) -> tuple["Platform", ...]:
         """This platform in each of its pools, by preference."""
         return (self.model_copy(update={"otherwise": ()}), *self.otherwise)
+
+
+def releases(platforms: Iterable[Platform]) -> tuple[str, ...]:
+    """Return the OCaml releases of platforms, each once, in their order."""
+    return tuple(dict.fromkeys(one.ocaml for one in platforms))
 
 
 class Pool(Frozen):
