@@ -265,6 +265,7 @@ async def running(
                 repository.analyse,
                 repository.look_at_base,
                 repository.lint,
+                repository.find_effect,
                 ImageActivities(ImageResolver(engine=settings.container_command)).pin_image,
                 RecordActivities(index, settings.incident_intervals).record,
                 *listed.all,

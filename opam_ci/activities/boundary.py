@@ -160,6 +160,11 @@ def heartbeat_of(details: Sequence[Any]) -> JobHeartbeat | None:
     return details_as(_HEARTBEAT, details)
 
 
+def reason_of(error: ActivityError) -> str:
+    """Returns in a line why an activity failed for good."""
+    return outcome_without_report(error).evidence.detail or str(error)
+
+
 def is_cancelled(error: ActivityError) -> bool:
     """Whether an activity was cancelled."""
     return isinstance(error.cause, CancelledError)

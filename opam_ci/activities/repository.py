@@ -1,5 +1,6 @@
 """Activities on the repository itself: analysis and lint."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -9,6 +10,7 @@ from temporalio import activity
 
 from opam_ci.activities.attempt import Attempt, run_attempt
 from opam_ci.activities.heartbeats import heartbeating
+from opam_ci.clients.git.effects import find_effect
 from opam_ci.clients.git.exported import Exporter, Prepared
 from opam_ci.clients.git.healing import Recovery
 from opam_ci.clients.git.repository import Repository
@@ -24,9 +26,9 @@ from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.messages import (
     AnalysisReport,
+    HeadTask,
     LintReport,
     LintVerdict,
-    LookAtBase,
     RepositoryTask,
 )
 from opam_ci.core.jobs.moved_base import BaseLook
@@ -34,8 +36,10 @@ from opam_ci.core.jobs.outcome import Cause, Evidence, FailureReason, Outcome, P
 from opam_ci.core.jobs.requests import CheckOptions, Origin
 from opam_ci.core.lint.finding import LintRequest
 from opam_ci.core.lint.outcome import outcome_of
+from opam_ci.core.platforms.model import releases
 from opam_ci.core.submission.admission import CHANGE_REFUSED, DEFAULT_LIMITS, ChangeLimits
 from opam_ci.core.submission.analysis import CONFLICT
+from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.result import Analysis, ChangeKind
 
 
@@ -65,6 +69,7 @@ class RepositoryActivities:
         self._exporter = Exporter(store, limits)
         self._upstreams = clones
         self._on_recovery = on_recovery
+        self._deciding = asyncio.Semaphore(1)
 
     @activity.defn
     async def analyse(self, task: RepositoryTask) -> AnalysisReport:
@@ -96,7 +101,7 @@ class RepositoryActivities:
         )
 
     @activity.defn
-    async def look_at_base(self, look: LookAtBase) -> BaseLook:
+    async def look_at_base(self, look: HeadTask) -> BaseLook:
         """Merges a decided head into a base that moved, and analyses it, for nothing else.
 
         A clone that has both commits is not fetched: hundreds of heads are looked at for each move.
@@ -107,7 +112,7 @@ class RepositoryActivities:
         Raises:
             InfrastructureError: GitHub or git fails.
         """
-        task, revision = look.analysis, look.analysis.revision
+        task, revision = look.on, look.on.revision
         if revision.origin is None:
             raise RuntimeError("a head of a local clone follows no base")
         with heartbeating(activity.heartbeat):
@@ -152,6 +157,33 @@ class RepositoryActivities:
         report = await run_attempt(task.context, task.job, work)
         return LintReport(verdicts=tuple(verdicts), report=report)
 
+    @activity.defn
+    async def find_effect(self, message: HeadTask) -> Effect:
+        """Decides what the head does to packages that it does not touch.
+
+        One at a time, since each takes some hundred megabytes, and nothing waits for it.
+
+        Returns:
+            The effect, with the first packages alone.
+
+        Raises:
+            UsageError: The head does not merge any more.
+            InfrastructureError: Git or the store fails, or a limit was reached.
+        """
+        task, revision = message.on, message.on.revision
+        with heartbeating(activity.heartbeat):
+            async with self._deciding:
+                await self._fetch_missing(task)
+                with self._suspecting(task):
+                    found = await find_effect(
+                        self._store,
+                        self._path(task),
+                        revision.base,
+                        revision.head,
+                        releases(revision.options.platforms),
+                    )
+        return found.first()
+
     async def _analyse(self, task: RepositoryTask) -> Prepared:
         revision = task.revision
         with self._suspecting(task):
@@ -173,11 +205,7 @@ class RepositoryActivities:
 
     async def _lint(self, task: RepositoryTask) -> list[LintVerdict]:
         revision = task.revision
-        if revision.origin is not None:
-            upstream = self._upstream(task, revision.origin)
-            if not await GIT.run(upstream.has, revision.base, revision.head):
-                # Another worker made the analysis, in its own clone.
-                await self._fetch(task, revision.origin)
+        await self._fetch_missing(task)
         async with self._clone(task) as clone:
             # The merged tree is in the scratch objects of the analysis, so this merges again.
             merged = await GIT.run(clone.merge, revision.base, revision.head)
@@ -204,6 +232,14 @@ class RepositoryActivities:
             LintVerdict(package=changed.package, outcome=outcome_of(changed.package, linted))
             for changed in task.packages
         ]
+
+    async def _fetch_missing(self, task: RepositoryTask) -> None:
+        """Fetches the commits of a task if another worker made the analysis, in its own clone."""
+        revision = task.revision
+        if revision.origin is not None:
+            upstream = self._upstream(task, revision.origin)
+            if not await GIT.run(upstream.has, revision.base, revision.head):
+                await self._fetch(task, revision.origin)
 
     def _path(self, task: RepositoryTask) -> Path:
         origin = task.revision.origin

@@ -13,6 +13,7 @@ from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.estimate import estimate_text
 from opam_ci.core.pages.model import CauseGroup, HitIncident
 from opam_ci.core.text.durations import seconds
+from opam_ci.core.text.effect import cycle_text, effect_title, lost_text
 from opam_ci.core.text.result import ON_BASE_TEXTS, SKIP_TEXTS, reason_line
 from opam_ci.core.text.status import CAUSE_TEXTS, why
 from opam_ci.web.addresses import path
@@ -105,6 +106,8 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "bytes": byte_count,
     "code_spans": code_spans,
     "duration": duration,
+    "cycle_text": cycle_text,
+    "effect_title": effect_title,
     "estimate_text": estimate_text,
     "evidence_line": evidence_line,
     "incident_place": incident_place,
@@ -117,5 +120,6 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "target_name": target_name,
     "thousands": thousands,
     "why": why,
+    "lost_text": lost_text,
     "why_text": why_text,
 }

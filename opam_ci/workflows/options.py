@@ -49,6 +49,16 @@ take some minutes."""
 PLAN_HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 """Heartbeat timeout of that; a batch takes some hundred milliseconds."""
 
+EFFECT_TIMEOUT = timedelta(minutes=20)
+"""For one attempt to decide the effect of a head on other packages: some ten seconds, and up to ten
+minutes of a process; others may come first."""
+
+EFFECT_PATIENCE = timedelta(hours=1)
+"""For all attempts: it is advisory, and a one-off check waits for it."""
+
+EFFECT_RETRY = RetryPolicy(initial_interval=timedelta(seconds=10), maximum_attempts=2)
+"""What ran out of time or memory does so again."""
+
 RECORD_RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     backoff_coefficient=2,
@@ -277,6 +287,27 @@ def repository_activity(
     timeout = IMAGE_TIMEOUT if is_image else REPOSITORY_TIMEOUT
     priority = job_priority(JobKind.BUILD if is_image else kind, pull_request)
     return _job_activity(ORCHESTRATION_QUEUE, timeout, priority, checks)
+
+
+class EffectActivity(PlanActivity):
+    """Options of the decision of a head's effect on other packages."""
+
+    schedule_to_close_timeout: timedelta
+    priority: Priority
+
+
+def effect_activity(pull_request: PullRequestRef) -> EffectActivity:
+    """Returns the options of that decision: behind everything that a verdict waits for."""
+    return EffectActivity(
+        task_queue=ORCHESTRATION_QUEUE,
+        start_to_close_timeout=EFFECT_TIMEOUT,
+        schedule_to_close_timeout=EFFECT_PATIENCE,
+        heartbeat_timeout=PLAN_HEARTBEAT_TIMEOUT,
+        retry_policy=EFFECT_RETRY,
+        priority=Priority(priority_key=4, fairness_key=pull_request.workflow_id[-64:]),
+        summary="effect on other packages",
+        cancellation_type=ActivityCancellationType.TRY_CANCEL,
+    )
 
 
 def build_activity(

@@ -299,6 +299,7 @@ class PullRequestWorkflow:
             tallies=tuple(each for standing in standings for each in standing.counts),
             jobs=tuple(row for standing in standings for row in standing.shown),
             hold=next(iter(testing.state.holds.values()), None),
+            effect=testing.state.effect,
             notices=(*testing.state.notices, *notices),
             updated_at=workflow.now(),
         )
@@ -618,6 +619,7 @@ class PullRequestWorkflow:
             concluded=summary.concluded,
             changes=tuple(dict.fromkeys(each.kind for each in summary.packages)),
             hold=summary.hold,
+            effect=summary.effect,
             updated_at=workflow.now(),
             sequence=self._state.sequence,
         )

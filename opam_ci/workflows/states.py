@@ -16,6 +16,7 @@ from opam_ci.core.jobs.requests import PullRequestRef, Revision
 from opam_ci.core.jobs.summary import JobStatus, PlatformStanding
 from opam_ci.core.model import State
 from opam_ci.core.platforms.model import Platform
+from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.inputs import HeadInputs
 from opam_ci.core.submission.result import Packages
 
@@ -75,6 +76,7 @@ class TestingState(State):
     Attributes:
         revision: The head, with the base that the analysis found where it looks for one.
         posting: How its results are posted to GitHub, None for not at all.
+        effect: What it does to other packages, None if that is not decided (yet).
         opened_at: When the testing of this head began.
         analysis: The row of the analysis.
         packages: What the analysis found.
@@ -102,6 +104,7 @@ class TestingState(State):
 
     revision: Revision
     posting: PostingOptions | None = None
+    effect: Effect | None = None
     opened_at: AwareDatetime
     analysis: JobStatus
     packages: Packages = ()

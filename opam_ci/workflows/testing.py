@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError, ChildWorkflowError, WorkflowAlreadyStartedError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
+    from opam_ci.activities.boundary import reason_of
     from opam_ci.activities.jobs import JobActivities
     from opam_ci.activities.repository import RepositoryActivities
     from opam_ci.core.jobs.baseline import may_be_compared, there_before
@@ -18,8 +19,8 @@ with workflow.unsafe.imports_passed_through():
         ChangeJobs,
         ConcludeJobs,
         CountJobs,
+        HeadTask,
         JobContext,
-        LookAtBase,
         PlanJobs,
         PlannedPlatforms,
         PlatformStandings,
@@ -46,6 +47,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.jobs.tally import counts_of_rows, is_unserved, settled
     from opam_ci.core.model import Frozen
     from opam_ci.core.platforms.model import Platform
+    from opam_ci.core.submission.effect import Effect, may_have_effect
     from opam_ci.workflows import options
     from opam_ci.workflows.base import Records, Tasks, run_unless, signal_if_running
     from opam_ci.workflows.jobs import JobRunner, lost_verdict
@@ -90,6 +92,7 @@ class Testing:
         self._written: dict[str, int] = {}
         self._started_here: set[str] = set()
         self._executing: set[str] = set()
+        self._finds_effect = False
 
     @property
     def _stopping(self) -> CancelledBy | None:
@@ -135,11 +138,20 @@ class Testing:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
-        return not self.state.children and self.only_children_run and not self._stopping
+        return self._are_jobs_idle and not self._finds_effect
+
+    @property
+    def _are_jobs_idle(self) -> bool:
+        """Whether no job is under way, nor about to be."""
+        return not self.state.children and self._are_jobs_planned and not self._stopping
 
     @property
     def only_children_run(self) -> bool:
         """Whether everything under way would survive a continue-as-new."""
+        return self._are_jobs_planned and not self._finds_effect
+
+    @property
+    def _are_jobs_planned(self) -> bool:
         return self.analysis.outcome is not None and self.state.planned
 
     @property
@@ -150,7 +162,7 @@ class Testing:
     @property
     def needs_conclusion(self) -> bool:
         """Whether all platforms together have something to decide now."""
-        return self.is_idle and not self.state.concluded
+        return self._are_jobs_idle and not self.state.concluded
 
     @property
     def is_restartable(self) -> bool:
@@ -206,6 +218,7 @@ class Testing:
             self._table.put(JobStatus(job=ANALYSIS, round=self.state.round))
         self.state.planned = False
         self.state.concluded = True
+        self.state.effect = None
         self.tasks.spawn("check", self._check(origin))
 
     async def stop(self, by: CancelledBy) -> None:
@@ -392,23 +405,12 @@ class Testing:
         Returns:
             What was found, None if it was abandoned.
         """
-        revision = self.revision
-        context = JobContext(
-            pull_request=self._pull_request,
-            head=revision.head,
-            opened_at=self.state.opened_at,
-            round=self.state.round,
-            retry=revision.options.retry,
-        )
+        revision = self.revision.model_copy(update={"base": base})
         return await run_unless(
             is_abandoned,
             self.tasks,
             RepositoryActivities.look_at_base,
-            LookAtBase(
-                analysis=RepositoryTask(
-                    context=context, revision=revision.model_copy(update={"base": base})
-                )
-            ),
+            self._head_task(revision),
             options.base_activity(self._pull_request),
         )
 
@@ -482,6 +484,9 @@ class Testing:
         state.repository = result.repository
         state.base_repository = result.base_repository
         state.platforms = state.revision.options.platforms
+        if self._may_have_effect() and workflow.patched("effect on other packages"):
+            self._finds_effect = True
+            self.tasks.spawn("effect", self._find_effect())
         lint_only = state.revision.options.lint_only or state.repository is None
         platforms = () if lint_only else state.platforms
         # Decided once the jobs are known: an analysis that passed and no jobs would look green.
@@ -493,6 +498,36 @@ class Testing:
             cancelled = Cancelled(by=self._stopping or "superseded")
             self._table.settle(ANALYSIS.id, cancelled, workflow.now())
         state.planned = True
+
+    def _may_have_effect(self) -> bool:
+        kinds = frozenset(changed.kind for changed in self.state.packages)
+        return not self.revision.options.lint_only and may_have_effect(kinds)
+
+    async def _find_effect(self) -> None:
+        """Has the effect on other packages decided, beside all jobs; none of them waits for it."""
+        try:
+            self.state.effect = await run_unless(
+                self._is_overtaken,
+                self.tasks,
+                RepositoryActivities.find_effect,
+                self._head_task(self.revision),
+                options.effect_activity(self._pull_request),
+            )
+        except ActivityError as error:
+            # Advisory: a fault of the CI is no answer, and changes no verdict.
+            self.state.effect = Effect(unknown=reason_of(error))
+        self._finds_effect = False
+        self.is_changed = True
+
+    def _head_task(self, revision: Revision) -> HeadTask:
+        context = JobContext(
+            pull_request=self._pull_request,
+            head=revision.head,
+            opened_at=self.state.opened_at,
+            round=self.state.round,
+            retry=revision.options.retry,
+        )
+        return HeadTask(on=RepositoryTask(context=context, revision=revision))
 
     async def _plan(
         self, origin: RestartOrigin | None, platforms: tuple[Platform, ...], *, lint: bool

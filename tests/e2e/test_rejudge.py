@@ -137,6 +137,7 @@ async def test_failures_that_a_machine_causes_are_repaired_on_github(
         activities=[
             stage.script.analyse,
             stage.script.lint,
+            stage.script.find_effect,
             RecordActivities(index, IncidentIntervals(probe_first=timedelta(seconds=2))).record,
             *JobActivities(index, stage.store, all_served).all,
             incidents.look_at_incident,

@@ -311,7 +311,8 @@ async def play_incident(env: WorkflowEnvironment) -> None:
                 workflows=[PullRequestWorkflow, PlatformWorkflow, IncidentWorkflow],
                 workflow_runner=WORKFLOW_RUNNER,
                 activities=[
-                    *(script.analyse, script.lint, RecordActivities(index).record),
+                    *(script.analyse, script.lint, script.find_effect),
+                    RecordActivities(index).record,
                     *JobActivities(index, script.store, script.served_pools).all,
                     *(incidents.look_at_incident, incidents.resolve_incident),
                 ],

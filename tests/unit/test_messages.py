@@ -168,6 +168,7 @@ def test_of_usage() -> None:
             "the embedded Temporal server does not run; start it with `opam-ci up`",
             "the filter has more than {TERMS} values: shorten it",
             "the filter is longer than {LENGTH} characters: shorten it",
+            "the head does not merge into the base",
             "the repository has no branch or commit {…}: fetch it first",
             "the repository has no commit {name}: fetch it first",
             "the shallow clone lacks the commit at which {…} left its base: run `git fetch --unshallow` in it",
@@ -313,6 +314,7 @@ def test_of_infrastructure() -> None:
             "opam's own sandbox is off in the build root: bubblewrap does not work nested on this machine (user namespaces must be allowed: sysctl user.max_user_namespaces)",
             "opam's sandbox in the build root has no PID namespace of its own: its script, hooks/sandbox.sh, has a form that this CI does not know",
             "opam's switch state after the build is missing or invalid",
+            "over {…} GiB of memory were needed",
             "packages installable with {package} could not be computed ({how})",
             "packages installable with {package} were not computed within {time_limit} s",
             "processes in {directory} do not end",
@@ -497,9 +499,11 @@ def test_notes_on_standard_error() -> None:
     assert raised("note") == snapshot(
         [
             "could not cancel the check: {error}; try `opam-ci cancel`",
+            "dependency cycle: {…}",
             "falling back to `opam list`",
             "interrupted: cancelling the check and its builds",
             "more: --after {following}",
+            "no other package becomes uninstallable",
             "no package changes",
             "no pages: {error}",
             "no such package in this repository: {…}",
@@ -508,6 +512,7 @@ def test_notes_on_standard_error() -> None:
             "opam-ci: {text}",
             "page: {url}{…}",
             "refused: {failure}",
+            "the repository has no ocaml-base-compiler of OCaml {…}",
             "{platform}: {summary}",
             "{pool}: {…}",
             "{what}, {…} ago: {…}",
@@ -645,6 +650,7 @@ def test_help_of_options() -> None:
             "With --replay: only attempts with this outcome.",
             "With --replay: only faults with this cause.",
             "With --replay: only this one.",
+            "With this OCaml, such as 5.4; may be repeated. Default: those of the platforms.",
             "Words of the job's id, such as `test cppo.1.8.0`.",
         ]
     )

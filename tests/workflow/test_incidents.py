@@ -94,6 +94,7 @@ async def recording(
             activities=[
                 script.analyse,
                 script.lint,
+                script.find_effect,
                 RecordActivities(index, intervals).record,
                 *JobActivities(index, script.store, script.served_pools).all,
                 incidents.look_at_incident,

@@ -64,6 +64,7 @@ async def watched(environment: WorkflowEnvironment, handled: Listening) -> Async
                 script.analyse,
                 script.look_at_base,
                 script.lint,
+                script.find_effect,
                 script.record,
                 *JobActivities(cast("Index", script.index), script.store, script.served_pools).all,
             ],

@@ -91,6 +91,7 @@ async def recorded(server: services.Embedded, index: Index) -> AsyncIterator[Wor
             activities=[
                 script.analyse,
                 script.lint,
+                script.find_effect,
                 RecordActivities(index, QUICK).record,
                 *JobActivities(index, script.store, script.served_pools).all,
                 incidents.look_at_incident,

@@ -50,7 +50,7 @@ def effect(
     Exit code: 0 none, 1 some, 2 wrong use, 3 internal error.
     """
     if (pr is None) == (branch is None):
-        raise UsageError("give one of --pr NUMBER and --branch NAME")
+        raise UsageError("give either --pr NUMBER or --branch NAME")
     programs.require("git")
     wanted = tuple(ocaml or releases(chosen_table(None).platforms))
     with Repository.open(repo) as repository, tempfile.TemporaryDirectory() as name:
@@ -59,7 +59,7 @@ def effect(
             repository.require_packages(commit)
         merged = repository.merge(base_id, head_id).tree
         if merged is None:
-            raise UsageError("the head does not merge into the base: rebase it")
+            raise UsageError("the head does not merge into the base")
         before = repository.tree_of(base_id)
         found, _ = read_effect(repository, before, merged, wanted, Path(name) / "descriptions")
     if missing := [each for each in wanted if each not in found.ocaml]:

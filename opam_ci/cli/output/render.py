@@ -24,6 +24,7 @@ from opam_ci.core.jobs.summary import (
 from opam_ci.core.packed import UNPACKED
 from opam_ci.core.pages.causes import group_rows
 from opam_ci.core.printable import printable
+from opam_ci.core.text.effect import effect_notices
 from opam_ci.core.text.result import standing
 from opam_ci.core.text.sentence import sentence_line
 from opam_ci.core.text.status import hidden_lines, verdict, why, worst_first
@@ -301,7 +302,10 @@ def print_summary(console: Console, summary: Summary) -> None:
         "",
         *reasons(rows),
         sentence_line(summary),
-        *(f"note: {printable(notice)}" for notice in summary.notices),
+        *(
+            f"note: {printable(notice)}"
+            for notice in (*summary.notices, *effect_notices(summary.effect))
+        ),
     ]:
         console.print(Text(line), soft_wrap=True)
 

@@ -1,6 +1,6 @@
 """Reads two trees, and decides what the second one does to packages that did not change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from opam_ci.clients.git.folders import Files, FolderCache
 from opam_ci.clients.git.repository import Repository
-from opam_ci.core.coinstall.described import Described, assemble, describe
+from opam_ci.core.coinstall.described import Assembled, Described, assemble, describe
 from opam_ci.core.coinstall.effect import effect
 from opam_ci.core.submission.effect import Effect
 
@@ -35,11 +35,27 @@ def read_effect(
         DumpError: The repository is larger than any real one.
     """
     known = FolderCache(cache, _DESCRIPTIONS, _describe)
-    old, new = (
-        assemble(one for some in known.of(repository, tree).values() for one in some)
-        for tree in (before, after)
-    )
+    old, new = (_assembled(known.of(repository, tree)) for tree in (before, after))
     return effect(old, new, releases), known.is_written
+
+
+def read_described(repository: Repository, tree: str, cache: Path) -> Assembled:
+    """Reads all packages of one tree.
+
+    Args:
+        repository: The clone.
+        tree: Its id.
+        cache: As in `read_effect`.
+
+    Raises:
+        InfrastructureError: Git fails.
+        DumpError: The repository is larger than any real one.
+    """
+    return _assembled(FolderCache(cache, _DESCRIPTIONS, _describe).of(repository, tree))
+
+
+def _assembled(packages: Mapping[str, tuple[Described, ...]]) -> Assembled:
+    return assemble(one for some in packages.values() for one in some)
 
 
 def _describe(files: Files) -> tuple[Described, ...]:

@@ -48,6 +48,10 @@ takes a hundred."""
 _MEMORY_LIMIT: Final = 4 << 30
 """Bytes of address space for the decision of an effect: opam-repository takes 300 MB."""
 
+_EFFECT_PROCESSOR_LIMIT: Final = 300
+"""Seconds of processor time for it: with eight releases of OCaml what all packages need takes a
+minute."""
+
 MAXIMUM_OVERLAY: Final = 300
 """Files in an overlay, beside those of the pull request itself, before a new base is made.
 opam reads an overlay anew for each job, at 2 ms a package; opam-repository changes by some 40
@@ -258,6 +262,7 @@ class FindEffect(Frozen):
     def run(self, repository: Repository) -> FoundEffect:
         """Performs the task."""
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+        resource.setrlimit(resource.RLIMIT_CPU, (_EFFECT_PROCESSOR_LIMIT, PROCESSOR_LIMIT + 1))
         merged = repository.merge(self.base, self.head).tree
         if merged is None:
             raise UsageError("the head does not merge into the base")

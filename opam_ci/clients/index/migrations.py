@@ -168,6 +168,12 @@ def _to_0012(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def _to_0013(connection: Connection) -> None:
+    """Makes room for the effect of a head on other packages; that of those before is not known."""
+    json = "JSONB" if connection.dialect.name == "postgresql" else "JSON"
+    connection.exec_driver_sql(f"ALTER TABLE revisions ADD COLUMN effect {json}")
+
+
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0004": _to_0005,
     "0005": _to_0006,
@@ -177,5 +183,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0009": _to_0010,
     "0010": _to_0011,
     "0011": _to_0012,
+    "0012": _to_0013,
 }
 """By schema, the step to the next one; oldest first."""

@@ -190,6 +190,7 @@ def read_summary(
         tallies=tallies,
         jobs=_named_rows(connection, testing.id, tallies),
         hold=record.hold if waits else None,
+        effect=record.effect,
         updated_at=record.updated_at,
     )
 

@@ -33,8 +33,8 @@ _BLAME = 300
 """Characters of a name that is taken from a log: an index entry of PostgreSQL is small."""
 
 _OF_REVISION = (
-    "base", "merge_tree", "state", "planned", "concluded", "changes", "hold", "title", "is_open",
-    "author", "updated_at",
+    "base", "merge_tree", "state", "planned", "concluded", "changes", "hold", "effect", "title",
+    "is_open", "author", "updated_at",
 )  # fmt: skip
 _OF_ATTEMPT = (
     "round", "sequence", "worker", "pool", "started_at", "ended_at", "outcome", "phase", "log_key",

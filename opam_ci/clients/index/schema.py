@@ -42,9 +42,10 @@ from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.outcome import Evidence, Outcome
 from opam_ci.core.jobs.records import AttemptRecord
 from opam_ci.core.jobs.summary import Fault
+from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.result import ChangeKind
 
-SCHEMA_VERSION = "0012"
+SCHEMA_VERSION = "0013"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -165,6 +166,7 @@ REVISIONS = _table(
     Column("concluded", Boolean, nullable=False, server_default=true()),
     Column("changes", Model(tuple[ChangeKind, ...]), nullable=False, server_default="[]"),
     Column("hold", Model(Hold)),
+    Column("effect", Model(Effect)),
     *_required(Instant, "opened_at", "updated_at"),
     *_required(Integer, "sequence"),
     # The end of the first estimate; and when the head was decided first, or the estimate dropped,

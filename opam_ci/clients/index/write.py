@@ -148,8 +148,8 @@ def insert_queued(connection: Connection, rows: Sequence[Values], *, charge: int
 def _write_revision(connection: Connection, revision_id: int, record: RevisionRecord) -> None:
     latest = tuple_(PULL_REQUESTS.c.latest_opened_at, PULL_REQUESTS.c.latest_sequence)
     names = (
-        "base", "merge_tree", "state", "planned", "concluded", "changes", "hold", "updated_at",
-        "sequence",
+        "base", "merge_tree", "state", "planned", "concluded", "changes", "hold", "effect",
+        "updated_at", "sequence",
     )  # fmt: skip
     connection.execute(
         update(REVISIONS)

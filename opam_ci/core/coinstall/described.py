@@ -31,6 +31,10 @@ _VALUES: Final = {
     "os-family": "debian",
     "os-version": "13",
 }
+_SIZE_LIMIT: Final = 200_000
+"""Characters of a description. The longest one of opam-repository has 20,000; normal forms can be
+far longer than what they are made of."""
+
 _LINUX: Final = Variables(_VALUES, frozenset(_VALUES), all_known=True)
 """opam's variables on the platform for which packages are described: the one for which nearly all
 packages are available. There is no OCaml of the system's."""
@@ -56,6 +60,11 @@ class Described(Frozen):
     conflicts: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     certain: bool = True
+
+    @property
+    def size(self) -> int:
+        """Length of its texts."""
+        return sum(map(len, (self.depends, self.post or "", *self.conflicts, *self.classes)))
 
 
 @dataclass(frozen=True)
@@ -85,9 +94,12 @@ def describe(package: str, opam: bytes) -> Described | None:
     except OpamSyntaxError:
         return None
     try:
-        return _evaluated(package, metadata)
+        found = _evaluated(package, metadata)
     except UncertainError:
+        found = None
+    if found is None or found.size > _SIZE_LIMIT:
         return Described(package=package, available=False, certain=False)
+    return found
 
 
 def _evaluated(package: str, metadata: Opam) -> Described:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Final, Generic, Protocol, TypeVar
 
 from opam_ci.core.opam import version
@@ -164,11 +165,7 @@ class Evaluation(Generic[T]):
     ) -> Cnf[T]:
         if not parts:
             return []
-        size = 1
-        for part in parts:
-            size *= len(part)
-        if size > _CLAUSES_LIMIT:
-            raise UncertainError
+        _limit(parts)
         return [tuple(a for clause in row for a in clause) for row in product(*parts)]
 
     def _dependency(self, dependency: Dependency, flags: Mapping[str, bool]) -> Cnf[T]:
@@ -199,7 +196,10 @@ class Evaluation(Generic[T]):
                 some = [part for part in found if part is not None]
                 if not some:
                     return None
-                return [frozenset().union(*row) for row in product(*some)] if all(some) else []
+                if not all(some):
+                    return []
+                _limit(some)
+                return [frozenset().union(*row) for row in product(*some)]
             case Atom(value=Constraint(op=op, version=bound)):
                 return [self._versions.alternative(name, op, self._text(bound, flags))[1]]
             case Atom(value=value):
@@ -273,6 +273,16 @@ class Evaluation(Generic[T]):
             return flags[name]
         if name not in self._variables.defined and name not in {"pinned", "installed"}:
             return None
+        raise UncertainError
+
+
+def _limit(parts: Collection[Collection[object]]) -> None:
+    """Refuses a product of too many clauses.
+
+    Raises:
+        UncertainError: It has too many.
+    """
+    if prod(map(len, parts)) > _CLAUSES_LIMIT:
         raise UncertainError
 
 

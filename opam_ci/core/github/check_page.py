@@ -20,6 +20,8 @@ from opam_ci.core.jobs.summary import Standing, State, Summary, why_counted
 from opam_ci.core.lint.finding import LintFinding, Severity
 from opam_ci.core.pages.causes import RowGroup, group_rows
 from opam_ci.core.printable import clip, flat
+from opam_ci.core.submission.effect import Effect
+from opam_ci.core.text.effect import effect_notices, lost_text
 from opam_ci.core.text.status import CAUSE_TEXTS, mark, why
 
 _CONCLUSIONS: dict[State, Conclusion] = {
@@ -114,8 +116,8 @@ def page(part: Summary) -> str:
     shown = Counter((job.standing, why_counted(job)) for job in part.jobs)
     # The largest first; names decide between equals, so that a page does not jump.
     ordered = sorted(numbers, key=lambda kind: (-numbers[kind], _title(*kind)))
-    sections = [_table(part)]
-    size = len(sections[0].encode())
+    sections = [*_effect(part.effect), _table(part)]
+    size = sum(len(section.encode()) for section in sections)
     for place, kind in enumerate(ordered):
         some, hidden = groups[kind][:_SECTION_ROWS], groups[kind][_SECTION_ROWS:]
         listed = shown[kind] - sum(len(group.members) for group in hidden)
@@ -129,6 +131,18 @@ def page(part: Summary) -> str:
             break
         sections.append(section)
     return "\n\n".join(sections)
+
+
+def _effect(effect: Effect | None) -> list[str]:
+    """Returns the section of what the head does to other packages, if it does something."""
+    if effect is None or effect == Effect(ocaml=effect.ocaml, left_out=effect.left_out):
+        return []
+    lines = ["### Other packages (advisory)", *(f"- {one}" for one in effect_notices(effect))]
+    if effect.lost:
+        lines += ["", *(f"- {_code(one.package)}: {lost_text(one)}" for one in effect.lost)]
+    if effect.more:
+        lines.append(f"- … and {effect.more:,} more")
+    return ["\n".join(lines)]
 
 
 def _buttons(part: Summary) -> tuple[Button, ...]:

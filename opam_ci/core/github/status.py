@@ -144,7 +144,8 @@ def part_of(summary: Summary, context: Context, contexts: tuple[Context, ...]) -
             left_out = {other.about for other in contexts if other.advisory}
             if About.REVDEPS not in left_out:
                 return summary
-            return summary.of_kinds(frozenset(JobKind) - _REVDEP_JOBS)
+            part = summary.of_kinds(frozenset(JobKind) - _REVDEP_JOBS)
+            return part.model_copy(update={"effect": summary.effect})
         case About.LINTER:
             part = _without_builds(summary.of_kinds(REPOSITORY_JOBS))
             return part.model_copy(update={"hold": None})

@@ -90,16 +90,17 @@ class RepositoryTask(Frozen):
         return f"{JobKind.LINT} {self.packages[0].package}"
 
 
-class LookAtBase(Frozen):
-    """Input of the activity that merges a decided head into a base that moved.
+class HeadTask(Frozen):
+    """Input of what is found out about a head besides its jobs.
 
     Not a `RepositoryTask`, which is an attempt of a job, and is counted and measured as one.
 
     Attributes:
-        analysis: The analysis that is done again. The base of its revision is the one to look at.
+        on: The head, where it is, and to whom it belongs. Another base than that of its testing is
+            one that moved.
     """
 
-    analysis: RepositoryTask
+    on: RepositoryTask
 
 
 class LintVerdict(Frozen):

@@ -12,6 +12,7 @@ from opam_ci.core.jobs.job import Job, Phase
 from opam_ci.core.jobs.outcome import Outcome, Reused
 from opam_ci.core.jobs.summary import JobStatus, Rows, Standing, State
 from opam_ci.core.model import Frozen
+from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.result import ChangeKind
 
 OBJECT_KEY = re.compile(
@@ -78,6 +79,7 @@ class RevisionRecord(Frozen):
         concluded: Whether nothing is left that only all platforms together can decide.
         changes: How packages are changed: each kind once, in the order of the packages.
         hold: Why queued jobs are not run yet, None if none wait for an approval.
+        effect: What the head does to other packages, None if that is not decided (yet).
         title: The pull request's title, empty if not known.
         is_open: Whether the pull request is open.
         author: Account that opened it, None if not known.
@@ -93,6 +95,7 @@ class RevisionRecord(Frozen):
     concluded: bool = True
     changes: tuple[ChangeKind, ...] = ()
     hold: Hold | None = None
+    effect: Effect | None = None
     title: str = ""
     is_open: bool = True
     author: str | None = None

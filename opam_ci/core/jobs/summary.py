@@ -22,6 +22,7 @@ from opam_ci.core.jobs.outcome import (
 )
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import Packed
+from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.result import Packages
 
 
@@ -242,6 +243,7 @@ class Summary(Frozen):
         tallies: Numbers of all jobs.
         jobs: Rows that explain them, analysis first; not all rows of a large head.
         hold: Why queued jobs are not run yet, None if none wait for an approval.
+        effect: What the head does to other packages, None if that is not decided (yet).
         notices: Notices that are not verdicts, such as a rejected signal.
         updated_at: Time of this state.
     """
@@ -256,6 +258,7 @@ class Summary(Frozen):
     tallies: JobCounts = ()
     jobs: ReadableRows = ()
     hold: Hold | None = None
+    effect: Effect | None = None
     notices: tuple[str, ...] = ()
     updated_at: datetime | None = None
 
@@ -321,6 +324,7 @@ class Summary(Frozen):
             update={
                 "tallies": tuple(each for each in self.tallies if each.kind in kinds),
                 "jobs": tuple(row for row in self.jobs if row.job.kind in kinds),
+                "effect": None,
             }
         )
 

@@ -22,6 +22,15 @@ def effect_notices(effect: Effect | None) -> Iterator[str]:
         yield f"dependency cycle: {cycle_text(cycle)}"
 
 
+def effect_text(effect: Effect | None) -> str:
+    """Returns what the sentence of a head has of an effect; empty if there is none."""
+    if effect is None:
+        return ""
+    if effect.number:
+        return effect_title(effect)
+    return "adds a dependency cycle" if effect.cycles else ""
+
+
 def effect_title(effect: Effect) -> str:
     """Returns how many packages cannot be installed any more, and with which OCaml."""
     what = "1 package" if effect.number == 1 else f"{effect.number:,} packages"

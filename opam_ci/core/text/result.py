@@ -12,6 +12,7 @@ from opam_ci.core.jobs.outcome import Failed, OnBase, Outcome, SkipReason
 from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Counts, Standing, Summary
 from opam_ci.core.printable import flat
 from opam_ci.core.submission.result import BUILT_KINDS, ChangeKind
+from opam_ci.core.text.effect import effect_text
 
 SKIP_TEXTS = {
     SkipReason.UNAVAILABLE: "not available here",
@@ -196,7 +197,9 @@ def result(summary: Summary, *, builds: bool = True) -> str:
     if isinstance(analysis, Failed):
         return f"analysis failed: {flat(reason_line(analysis))}"
     builds_text = (_unbuilt(summary) or ran_text(summary)) if builds else ""
-    return _joined(builds_text, unserved_text(summary), other_jobs(summary)) or "nothing to do"
+    effect = effect_text(summary.effect)
+    parts = (builds_text, effect, unserved_text(summary), other_jobs(summary))
+    return _joined(*parts) or "nothing to do"
 
 
 def all_counts_text(summary: Summary) -> str:

@@ -11,6 +11,7 @@ from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, Outcome, label
 from opam_ci.core.jobs.summary import UNDECIDED, JobState, JobStatus, Standing, Summary
 from opam_ci.core.printable import clip
+from opam_ci.core.text.effect import effect_notices
 from opam_ci.core.text.result import reason_line, standing
 
 _MARKS = {
@@ -120,7 +121,8 @@ def markdown_matrix(summary: Summary, *, rows: int = 60) -> str:
     ]
     if (more := summary.counts.total - len(chosen)) > 0:
         lines.append(f"\n… and {more} more")
-    lines += [f"\n> {_cell(notice)}" for notice in summary.notices[-5:]]
+    notices = (*effect_notices(summary.effect), *summary.notices[-5:])
+    lines += [f"\n> {_cell(notice)}" for notice in notices]
     return "\n".join(lines)
 
 

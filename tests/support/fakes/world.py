@@ -17,6 +17,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Interceptor, Worker
 
 from opam_ci.activities.attempt import Attempt, run_attempt
+from opam_ci.activities.heartbeats import heartbeating
 from opam_ci.activities.images import ImageActivities
 from opam_ci.activities.jobs import JobActivities
 from opam_ci.clients.git.exported import reach_key
@@ -29,11 +30,11 @@ from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.messages import (
     AnalysisReport,
+    HeadTask,
     JobReport,
     LintReport,
     LintVerdict,
     Listing,
-    LookAtBase,
     RepositoryTask,
     RunJob,
 )
@@ -43,7 +44,9 @@ from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RowBatch
 from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import JobStatus, Summary
+from opam_ci.core.platforms.model import releases
 from opam_ci.core.reuse.reach import Reachable
+from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.inputs import HeadInputs
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
@@ -67,6 +70,11 @@ Look = HeadInputs | str | OpamCiError | asyncio.Event | None
 for an event and find what was there before."""
 
 
+async def no_effect(task: RepositoryTask) -> Effect:
+    """The effect of a head that takes nothing away."""
+    return Effect(ocaml=releases(task.revision.options.platforms))
+
+
 class Script:
     """What the activities do, by job id and attempt, and a record of their inputs.
 
@@ -79,6 +87,7 @@ class Script:
         looks: What the merge of each head into a moved base comes to; the same as before if it is
             not there.
         looked: These merges: the head, and the base that was asked for.
+        effect: Decides what a head does to other packages.
     """
 
     def __init__(self, index: Index | None = None) -> None:
@@ -103,6 +112,7 @@ class Script:
         self.reach: Reachable | None = None
         self.looks: dict[str, Look] = {}
         self.looked: list[tuple[str, str]] = []
+        self.effect: Callable[[RepositoryTask], Awaitable[Effect]] = no_effect
         self.opened: list[WorkflowHandle[PullRequestWorkflow, object]] = []
 
     async def served_pools(self, pools: frozenset[str]) -> frozenset[str]:
@@ -188,8 +198,8 @@ class Script:
         )
 
     @activity.defn
-    async def look_at_base(self, message: LookAtBase) -> BaseLook:
-        revision = message.analysis.revision
+    async def look_at_base(self, message: HeadTask) -> BaseLook:
+        revision = message.on.revision
         self.looked.append((revision.head, revision.base))
         look = self.looks.get(revision.head, self.inputs)
         if isinstance(look, OpamCiError):
@@ -213,6 +223,11 @@ class Script:
             ),
             report=report,
         )
+
+    @activity.defn
+    async def find_effect(self, message: HeadTask) -> Effect:
+        with heartbeating(activity.heartbeat):
+            return await self.effect(message.on)
 
     @activity.defn
     async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:
@@ -274,6 +289,7 @@ async def workers(
                     script.analyse,
                     script.look_at_base,
                     script.lint,
+                    script.find_effect,
                     ImageActivities(script.resolver).pin_image,
                     script.record,
                     *JobActivities(

@@ -22,7 +22,7 @@ from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.program import HostProgram
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.core.jobs.errors import InfrastructureError
-from opam_ci.core.jobs.messages import JobContext, LookAtBase, RepositoryTask
+from opam_ci.core.jobs.messages import HeadTask, JobContext, RepositoryTask
 from opam_ci.core.jobs.moved_base import BaseLook
 from opam_ci.core.jobs.requests import Origin, PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
@@ -191,7 +191,7 @@ class Remote:
             ),
             revision=Revision(head=self.head, base=base, repository="", origin=origin),
         )
-        look = LookAtBase(analysis=task)
+        look = HeadTask(on=task)
         found: BaseLook = await ActivityEnvironment().run(self._repository.look_at_base, look)
         return found
 

@@ -24,6 +24,7 @@ from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus, State
 from opam_ci.core.jobs.waiver import Waiver
+from opam_ci.core.submission.effect import Effect, LostPackage
 from opam_ci.web.action_service import routes_beside_pages
 from opam_ci.web.operation import PREFIX
 from opam_ci.web.pages import application
@@ -340,6 +341,41 @@ def test_a_job_has_the_waiver_that_takes_it(filled: httpx.Client, site: Site, da
     else:
         assert f"Failed (build), the waiver by ann expired on {day}: " in page
         assert re.search("Waiver 1 by ann expired .*: &lt;b&gt;known", page)
+
+
+def test_other_packages_that_a_head_takes_away_are_listed(client: httpx.Client, site: Site) -> None:
+    now = datetime.now(UTC)
+    index = Index.open(site.sources.index_url)
+
+    def write(number: int, effect: Effect | None) -> str:
+        key = RevisionKey(repository="o/r", number=number, head="a" * 40, opened_at=now)
+        record = RevisionRecord(
+            key=key, base="b" * 40, planned=True, state=State.SUCCESS, effect=effect, updated_at=now
+        )
+        row = JobStatus(
+            job=Job(platform="p/amd64", package="a.1", kind=JobKind.BUILD),
+            state=JobState.DECIDED, outcome=Passed(evidence=Evidence(rule="installed")),
+        )  # fmt: skip
+        index.record(RowBatch(key=key, revision=record, rows=(row,), sequence=1, updated_at=now))
+        return client.get(f"/o/r/pull/{number}").text
+
+    lost = LostPackage(package="<b>.1", ocaml=("5.4", "5.3"), last_on=("5.3",))
+    effect = Effect(ocaml=("5.4", "5.3"), lost=(lost,), more=1_119, cycles=(("c.1", "d.1", "c.1"),))
+    page = write(1, effect)
+    title = "makes 1,120 packages uninstallable on OCaml 5.4 and 5.3"
+    assert f"1 passed; {title}" in page
+    assert f"Other packages: {title}" in page
+    assert "&lt;b&gt;.1</b>: OCaml 5.4, 5.3; no other version can be installed with 5.3" in page
+    assert re.search("1.119 more: <code>opam-ci effect</code> lists all", page)
+    assert "Dependency cycle: c.1 → d.1 → c.1" in page
+    assert client.get(f"{PREFIX}/o/r/pull/1").json()["revision"]["effect"]["more"] == 1_119
+
+    page = write(2, Effect(unknown="git <failed>"))
+    assert "Not known: git &lt;failed&gt;" in page
+    assert "uninstallable" not in page
+    for number, nothing in ((3, None), (4, Effect(ocaml=("5.4",)))):
+        assert "Other packages" not in write(number, nothing)
+    index.close()
 
 
 def test_a_head_under_way_says_when_it_will_be_done(client: httpx.Client, site: Site) -> None:

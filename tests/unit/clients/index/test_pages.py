@@ -50,6 +50,7 @@ from opam_ci.core.pages.model import (
     Linked,
     WrongVerdict,
 )
+from opam_ci.core.submission.effect import Effect, LostPackage
 from opam_ci.core.submission.result import ChangeKind
 from opam_ci.core.text.sentence import sentence
 from tests.support.fakes.summaries import summary_of
@@ -481,8 +482,10 @@ def test_the_version_of_a_page_changes_with_its_jobs_and_with_newer_heads(index:
 
 def test_what_only_the_workflow_knows_is_in_the_record(index: Index) -> None:
     hold = Hold(reason="new-author")
+    lost = LostPackage(package="b.1", ocaml=("5.4",))
     record = RevisionRecord(
         key=key(), base="b" * 40, planned=True, concluded=False, hold=hold,
+        effect=Effect(ocaml=("5.4", "5.3"), lost=(lost,)),
         changes=(ChangeKind.DELETED, ChangeKind.NEW_RELEASE), updated_at=NOON, sequence=1,
     )  # fmt: skip
     write(index, record)

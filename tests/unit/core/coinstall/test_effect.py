@@ -185,6 +185,20 @@ def test_descriptions(opam: str, expected: Described | None) -> None:
     assert describe("a.1", f'opam-version: "2.0"\n{opam}'.encode()) == expected
 
 
+@pytest.mark.parametrize(
+    "opam",
+    [
+        # Each has a normal form of a thousand or a million clauses.
+        needs(" | ".join(f'("a{n}" & "b{n}")' for n in range(20))),
+        needs('"b" {' + " | ".join(f'(>= "{n}" & < "{n}.1")' for n in range(20)) + "}"),
+        needs(*[" | ".join(f'("a{m}{n}" & "b")' for n in range(10)) for m in range(20)]),
+    ],
+)
+def test_long_normal_forms_are_not_kept(opam: str) -> None:
+    expected = Described(package="a.1", available=False, certain=False)
+    assert describe("a.1", f'opam-version: "2.0"\n{opam}'.encode()) == expected
+
+
 def test_packages_that_cannot_be_evaluated_are_counted() -> None:
     files = {"a.1": needs('"b" {"%{x}%" = "1"}'), "b.1": ""}
     assert changed(files, {"b.1": None}) == Effect(ocaml=BOTH, left_out=1)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from opam_ci.core.github.check_page import check_run, page
 from opam_ci.core.github.checks import BUTTON_ERRORS, BUTTON_FAILED, Annotation, CheckRun
-from opam_ci.core.github.status import DEFAULT_CONTEXTS
+from opam_ci.core.github.status import DEFAULT_CONTEXTS, Context
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import (
     Cancelled,
@@ -27,6 +27,7 @@ from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.summary import JobState, JobStatus, Summary
 from opam_ci.core.jobs.tally import counts_of_rows
 from opam_ci.core.lint.finding import CheckId, LintFinding, Severity
+from opam_ci.core.submission.effect import Effect, LostPackage
 from tests.support.fakes.summaries import summary_of
 
 HEAD = "1" * 40
@@ -109,6 +110,36 @@ def test_page_lists_failures_by_cause_and_reason() -> None:
     assert "### CI error, not the package's fault: disk full (1)" in shown
     assert "`0 bytes free`" in shown
     assert "d.1" not in shown
+
+
+def test_what_happens_to_other_packages_is_on_the_page_of_all_jobs_alone() -> None:
+    hostile = LostPackage(package="b`@all.1", ocaml=("5.4", "4.14"), last_on=("5.4",))
+    effect = Effect(ocaml=("5.4", "4.14"), lost=(hostile,), more=9)
+    of_head = summary(build("a.1", PASSED)).model_copy(update={"effect": effect})
+
+    def made(context: Context) -> CheckRun:
+        return check_run(of_head, context, DEFAULT_CONTEXTS, pull_request=REF, maximum_attempts=5)
+
+    overall, lint = made(OVERALL), made(LINTER)
+    assert overall.output is not None
+    assert lint.output is not None
+    assert overall.conclusion == "success"
+    assert overall.output.title == (
+        "1 passed; makes 10 packages uninstallable on OCaml 5.4 and 4.14; analysis passed"
+    )
+    assert overall.output.summary.startswith(
+        """### Other packages (advisory)
+- makes 10 packages uninstallable on OCaml 5.4 and 4.14: b`@all.1 and 9 more
+
+- `b'@all.1`: OCaml 5.4, 4.14; no other version can be installed with 5.4
+- … and 9 more
+
+|"""
+    )
+    assert "Other packages" not in lint.output.summary
+    assert page(summary(build("a.1", PASSED))) == page(
+        summary(build("a.1", PASSED)).model_copy(update={"effect": Effect(ocaml=("5.4",))})
+    )
 
 
 def test_page_shows_the_numbers_of_the_status() -> None:
