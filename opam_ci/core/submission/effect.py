@@ -8,7 +8,7 @@ from opam_ci.core.submission.result import ChangeKind
 FIRST: Final = 20
 """Lost packages that are passed on with a summary; the store has all."""
 
-_NO_EFFECT: Final = frozenset({ChangeKind.INSIGNIFICANTLY_CHANGED})
+_NO_EFFECT: Final = frozenset({ChangeKind.INSIGNIFICANTLY_CHANGED, ChangeKind.UNCHANGED})
 
 
 class LostPackage(Frozen):
