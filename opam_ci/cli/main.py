@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from opam_ci import __version__
+from opam_ci.cli.author.bounds import bounds
 from opam_ci.cli.author.build import build
 from opam_ci.cli.author.check import check
 from opam_ci.cli.author.lint import lint
@@ -54,6 +55,7 @@ for command in (
     down,
     check,
     build,
+    bounds,
     revdeps,
     analyse,
     effect,

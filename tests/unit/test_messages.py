@@ -185,14 +185,17 @@ def test_of_usage() -> None:
             "{SETTING}: {_path} is not opam {OPAM_VERSION}, whose lint authors are judged by; `--version` prints {…}",
             "{WAIVERS_LIMIT} waivers are in force, which is the most; remove one first",
             "{_OTHERS} exclude each other",
+            "{_package} does not depend on {only}; its dependencies: {close}",
             "{argument} is not a package: write NAME.VERSION, such as cppo.1.8.0",
             "{client_secret_file} is empty: write the secret into it",
+            "{clone} is a bare clone: give one with a work tree",
             "{id} has no {missing}; there are attempts: {existing}",
             "{log} cannot be read: {…}",
             "{name} is built by a worker of its pool, {pool}: name another one with --platform",
             "{name} is not a pull request on GitHub: a server acts on these alone",
             "{number} jobs of {title} match: {…}{more}. Give more words, or narrow with --kind, --platform, --revdep or --job",
             "{option} selects errored jobs: it excludes {_OTHERS}",
+            "{path} was changed meanwhile: it is not written",
             "{program} is missing: install opam-ci with its dependencies",
             "{root} is not a package repository: it has no directory `packages`. Give the path of a clone with --repo, and for a bare one a branch with --rev",
             "{shown} cannot be read: {reason}",
@@ -516,6 +519,7 @@ def test_notes_on_standard_error() -> None:
             "{platform}: {summary}",
             "{pool}: {…}",
             "{what}, {…} ago: {…}",
+            "{wanted}: {line}",
             "{…}; {…} shown",
         ]
     )
@@ -635,6 +639,7 @@ def test_help_of_options() -> None:
             "The branch into which it is merged.",
             "The branch on which the work tree is based; default: master, or else HEAD.",
             "The branch or commit into which it is merged.",
+            "The dependency at fault; default: find out which.",
             "The next page of a listing.",
             "The same as the argument.",
             "The set-up of GitHub.",
@@ -652,5 +657,6 @@ def test_help_of_options() -> None:
             "With --replay: only this one.",
             "With this OCaml, such as 5.4; may be repeated. Default: those of the platforms.",
             "Words of the job's id, such as `test cppo.1.8.0`.",
+            "Write the bounds into the opam file of the work tree.",
         ]
     )

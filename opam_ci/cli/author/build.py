@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, NamedTuple
 
 import typer
 
@@ -33,6 +33,7 @@ from opam_ci.clients.runners.containers.registry import ImageResolver, UnknownIm
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.build import (
     BuildProgress,
+    BuildReport,
     BuildSpec,
     PhaseTimeouts,
     RepositoryRef,
@@ -40,6 +41,7 @@ from opam_ci.core.jobs.build import (
     Source,
 )
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.core.jobs.facts import BuildEnvironment
 from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind
 from opam_ci.core.jobs.outcome import Outcome
 from opam_ci.core.jobs.records import RevisionKey
@@ -162,6 +164,27 @@ def opened(repo: Path, base: str | None) -> Iterator[tuple[Repository, Snapshot,
         yield repository, taken, fork or taken.head
 
 
+class Ran(NamedTuple):
+    """What came of a job.
+
+    Attributes:
+        summary: Its state.
+        listing: Of a `list-revdeps` job.
+        environment: With what it was built; None if that is not known.
+    """
+
+    summary: Summary
+    listing: RevdepList | None
+    environment: BuildEnvironment | None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it ended with."""
+        (row,) = self.summary.jobs
+        assert row.outcome is not None  # noqa: S101 - for mypy: it has ended
+        return row.outcome
+
+
 class _LogFile:
     """A log that is a file; implements `base.LogSink`."""
 
@@ -188,6 +211,8 @@ class OneJob:
         mirrors: URLs of archive mirrors.
         only_mirrored: As in `BuildSpec`.
         build_cache: As in `BuildSpec`.
+        edited: What the commit has that the work tree has not, for the name of the log; empty if
+            it is the work tree as it is.
     """
 
     settings: Settings
@@ -198,6 +223,7 @@ class OneJob:
     mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
     build_cache: bool = True
+    edited: str = ""
 
     async def reproduction(self) -> str:
         """Returns what reproduces the job by hand; nothing is built or exported for it."""
@@ -210,14 +236,11 @@ class OneJob:
         )
         return await self._runner().reproduction(await self._spec(nothing))
 
-    async def run(self, show: Callable[[Summary], None]) -> tuple[Summary, RevdepList | None]:
+    async def run(self, show: Callable[[Summary], None]) -> Ran:
         """Runs the job.
 
         Args:
             show: Receives its state at each phase's start, and now and then.
-
-        Returns:
-            Its result, and of a `list-revdeps` job the listing.
 
         Raises:
             UsageError: This machine lacks programs that builds need.
@@ -229,7 +252,9 @@ class OneJob:
         await runner.prepare(note)
         store = self._store()
         spec = await self._exported(store)
-        path = self.settings.home / "builds" / f"{_NOT_SAFE.sub('-', self.job.id)}.log"
+        path = (
+            self.settings.home / "builds" / f"{_NOT_SAFE.sub('-', self.job.id + self.edited)}.log"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         row = JobStatus(
             job=self.job, state=JobState.RUNNING, attempt=1, started_at=datetime.now(UTC)
@@ -240,12 +265,16 @@ class OneJob:
 
         try:
             with path.open("wb") as file:
-                outcome, listing = await _judged(runner, spec, _LogFile(file), progress)
+                outcome, report = await _judged(runner, spec, _LogFile(file), progress)
         finally:
             # Of this run alone, unlike the base.
             await store.delete(spec.repository.overlay_archive)
         decided = {"state": JobState.DECIDED, "outcome": outcome, "decided_at": datetime.now(UTC)}
-        return self._summary(row.model_copy(update=decided), path), listing
+        return Ran(
+            self._summary(row.model_copy(update=decided), path),
+            None if report is None else report.listing,
+            None if report is None else report.facts.environment,
+        )
 
     def _runner(self) -> MachineRunner:
         if self.platform.runner is Runner.NATIVE:
@@ -288,8 +317,10 @@ class OneJob:
                 # The engine may have it, or credentials for it.
                 note(str(error))
         tree = self.taken.directory
-        source = Source(url=str(tree))
-        if tree is None:
+        source: Source | None = Source(url=str(tree))
+        if self.edited:
+            source = None
+        elif tree is None:
             source = Source(url=str(self.taken.clone), base=self.base, head=self.taken.commit)
         return BuildSpec(
             job=self.job,
@@ -325,14 +356,14 @@ async def _judged(
     spec: BuildSpec,
     log: _LogFile,
     progress: Callable[[BuildProgress], None],
-) -> tuple[Outcome, RevdepList | None]:
+) -> tuple[Outcome, BuildReport | None]:
     try:
         report = await runner.run(spec, log, progress)
         outcome = await judge(report.facts, report.logs, worker=identity(), attempt=1)
     except InfrastructureError as error:
         return outcome_of(error), None
     log.write(verdict_line(outcome).encode())
-    return outcome, report.listing
+    return outcome, report
 
 
 def build(
@@ -395,7 +426,7 @@ def build(
             return
         view = make_view(as_json=as_json)
         try:
-            summary, _ = asyncio.run(one.run(view.show))
+            summary = asyncio.run(one.run(view.show)).summary
         finally:
             view.stop()
         view.close(summary)

@@ -59,7 +59,7 @@ def revdeps(
             mirrors=tuple(mirror or ()),
             only_mirrored=only_mirrored,
         )
-        summary, listing = asyncio.run(one.run(lambda _: None))
+        summary, listing, _ = asyncio.run(one.run(lambda _: None))
     if listing is None:
         for line in (*reasons(summary.jobs), *summary.notices):
             note(line)

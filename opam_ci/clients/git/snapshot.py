@@ -6,11 +6,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from opam_ci.clients.git.process import COMMAND_TIMEOUT, clean_environment, run_git
 from opam_ci.clients.git.repository import Repository
+from opam_ci.core.errors import UsageError
 from opam_ci.core.model import Frozen
 
 _AUTHOR: Final = {
@@ -56,11 +58,7 @@ def snapshot(path: Path) -> Iterator[Snapshot]:
     with tempfile.TemporaryDirectory(prefix="opam-ci-snapshot-") as name:
         own = Path(name) / "repository"
 
-        def git(*arguments: str, **variables: str) -> str:
-            environment = {**clean_environment({"gc.auto": "0"}), **_AUTHOR, **variables}
-            done = run_git(own, *arguments, cwd=top, env=environment, timeout=COMMAND_TIMEOUT)
-            return done.stdout.decode().strip()
-
+        git = partial(_git, own, top)
         git("init", "--quiet", "--bare", str(own))
         # The clone's objects, and its index, which knows the files that have not changed.
         (own / "objects/info/alternates").write_text(f"{directory / 'objects'}\n")
@@ -71,6 +69,37 @@ def snapshot(path: Path) -> Iterator[Snapshot]:
         git("add", "--all", "--", ".", **tree)
         commit = git("commit-tree", git("write-tree"), "-p", head, "-m", "work tree")
         yield Snapshot(clone=own, commit=commit, head=head, directory=top)
+
+
+def with_file(taken: Snapshot, path: str, content: bytes) -> Snapshot:
+    """Makes another commit of a work tree, with another content of one of its files.
+
+    Args:
+        taken: The work tree, within the block of `snapshot`.
+        path: Of the file.
+        content: What it contains there.
+
+    Raises:
+        UsageError: It is a bare clone, which is not written.
+        InfrastructureError: Git fails.
+    """
+    if taken.directory is None:
+        raise UsageError(f"{taken.clone} is a bare clone: give one with a work tree")
+    with tempfile.TemporaryDirectory(prefix="opam-ci-edited-") as name:
+        file, index = Path(name) / "file", Path(name) / "index"
+        file.write_bytes(content)
+        git = partial(_git, taken.clone, Path(name), GIT_INDEX_FILE=str(index))
+        blob = git("hash-object", "-w", "--no-filters", str(file))
+        git("read-tree", taken.commit)
+        git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}")
+        commit = git("commit-tree", git("write-tree"), "-p", taken.head, "-m", "edited work tree")
+    return taken.model_copy(update={"commit": commit})
+
+
+def _git(repository: Path, directory: Path, *arguments: str, **variables: str) -> str:
+    environment = {**clean_environment({"gc.auto": "0"}), **_AUTHOR, **variables}
+    done = run_git(repository, *arguments, cwd=directory, env=environment, timeout=COMMAND_TIMEOUT)
+    return done.stdout.decode().strip()
 
 
 def _asked(path: Path, *arguments: str) -> str:

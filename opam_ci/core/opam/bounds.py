@@ -32,7 +32,7 @@ _INDENT: Final = re.compile(rb"\n[ \t]*\Z")
 
 
 class NoBoundError(OpamCiError):
-    """The opam file cannot have the bound; the message says why."""
+    """There is no such bound, or the opam file cannot have it; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,10 @@ def bounded(data: bytes, package: Package, bound: Bound) -> bytes:
         NoBoundError: It is not a valid opam file, does not name the dependency, or would allow no
             version of it any more.
     """
-    path = f"the opam file of {package}"
-    try:
-        file = parse(data, filename=path)
-    except OpamSyntaxError as error:
-        raise NoBoundError(f"{path} cannot be read: {error.message}") from error
+    file = _parsed(data, package)
     depends, depopts = file.field("depends"), file.field("depopts")
-    required = list(_occurrences(depends, bound.name))
-    optional = list(_occurrences(depopts, bound.name))
+    required = [each for name, each in _occurrences(depends) if name == bound.name]
+    optional = [each for name, each in _occurrences(depopts) if name == bound.name]
     if not required and not optional:
         raise NoBoundError(f"{package} does not depend on {bound.name} itself")
     if required and all(_leaves_nothing(each, package, bound) for each in required):
@@ -117,18 +113,46 @@ def bounded(data: bytes, package: Package, bound: Bound) -> bytes:
     return result
 
 
-def _occurrences(field: Field | None, name: str) -> Iterator[String | Option]:
-    """The dependency in a package formula, wherever it is, with its condition."""
-    level: list[Value] = [] if field is None else [field.value]
-    for value in level:
+def dependencies(data: bytes, package: Package) -> tuple[str, ...]:
+    """Returns the names in `depends` and `depopts`, each once, in the order of the file.
+
+    Args:
+        data: The text of an opam file.
+        package: Whose it is.
+
+    Raises:
+        NoBoundError: It is not a valid opam file.
+    """
+    file = _parsed(data, package)
+    fields = (file.field("depends"), file.field("depopts"))
+    return tuple(dict.fromkeys(name for each in fields for name, _ in _occurrences(each)))
+
+
+def _parsed(data: bytes, package: Package) -> OpamFile:
+    path = f"the opam file of {package}"
+    try:
+        return parse(data, filename=path)
+    except OpamSyntaxError as error:
+        raise NoBoundError(f"{path} cannot be read: {error.message}") from error
+
+
+def _occurrences(field: Field | None) -> list[tuple[str, String | Option]]:
+    """The packages of a package formula, wherever they are, with their conditions."""
+    found: list[tuple[str, String | Option]] = []
+
+    def visit(value: Value) -> None:
         match value:
-            case String(value=found) | Option(value=String(value=found)) if found == name:
-                assert isinstance(value, String | Option)  # noqa: S101 -- for mypy: the pattern
-                yield value
-            case List(items=items) | Group(items=items):
-                level += items
-            case Logop(operands=operands):
-                level += operands
+            case String(value=name):
+                found.append((name, value))
+            case Option(value=String(value=name)):
+                found.append((name, value))
+            case List(items=values) | Group(items=values) | Logop(operands=values):
+                for each in values:
+                    visit(each)
+
+    if field is not None:
+        visit(field.value)
+    return found
 
 
 def _constraints(values: Sequence[Value]) -> Iterator[PrefixRelop]:
