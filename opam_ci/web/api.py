@@ -29,6 +29,7 @@ from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RevisionKey, Rev
 from opam_ci.core.jobs.summary import Counts, State, Summary
 from opam_ci.core.model import Frozen
 from opam_ci.core.pages.attempt import AttemptDetails
+from opam_ci.core.pages.bounds import BoundsPatch
 from opam_ci.core.pages.filter import LENGTH, parse_filter
 from opam_ci.core.pages.model import (
     AuditEntry,
@@ -43,6 +44,7 @@ from opam_ci.core.platforms.model import PlatformTable
 from opam_ci.web.api_logs import AttemptName, log_operations
 from opam_ci.web.api_problem import problem_response
 from opam_ci.web.attempts import Attempts
+from opam_ci.web.bounds import Bounds
 from opam_ci.web.heads import HEADS, JobPath, find_head, no_such_job, not_tested
 from opam_ci.web.job_logs import JobLogs, chosen
 from opam_ci.web.openapi import document
@@ -117,9 +119,11 @@ class Api:
     logs: JobLogs
     others: Sequence[Operation] = ()
     attempts: Attempts = field(init=False)
+    bounds: Bounds = field(init=False)
 
     def __post_init__(self) -> None:
         self.attempts = Attempts(self.sources)
+        self.bounds = Bounds(self.sources)
 
     def routes(self) -> list[BaseRoute]:
         """Returns the routes of the API: an application of its own, with problems of its own."""
@@ -200,6 +204,11 @@ class Api:
                     "GET", head + "/revdeps", "Reverse dependencies of a head, by name",
                     self._head_revdeps, Listing[RevdepRow], path_model=path,
                     query_model=HeadJobsQuery,
+                ),
+                Operation(
+                    "GET", head + "/bounds",
+                    "Upper bounds that reverse dependencies lack which the change breaks",
+                    self._bounds, BoundsPatch, path_model=path,
                 ),
                 Operation(
                     "GET", head + "/job/{job}", "A job: its verdict, witnesses and attempts",
@@ -322,6 +331,9 @@ class Api:
         key = await self._found(call)
         page = await self.sources.ask(Index.head_revdeps, key, wanted, place=query.place)
         return Listing[RevdepRow].of(page)
+
+    async def _bounds(self, call: Call) -> BoundsPatch:
+        return await self.bounds.read(await self._found(call))
 
     async def _attempt(self, call: Call) -> AttemptDetails:
         query: AttemptName = call.query

@@ -9,6 +9,7 @@ from opam_ci.core.jobs.records import AttemptRecord
 from opam_ci.core.pages.model import JobPage
 from opam_ci.web.addresses import job_path, requested_job
 from opam_ci.web.attempts import Attempts
+from opam_ci.web.bounds import BoundsFiles
 from opam_ci.web.head_pages import find, head_context
 from opam_ci.web.job_logs import JobLogs, chosen, query_of
 from opam_ci.web.problems import ALL_PULL_REQUESTS, PageError, Way
@@ -23,6 +24,7 @@ class JobPages:
         self._site = site
         self._logs = logs
         self._attempts = Attempts(site.sources)
+        self._bounds = BoundsFiles(site)
 
     async def page(self, request: Request) -> Response:
         """Answers with the page of a job."""
@@ -44,6 +46,7 @@ class JobPages:
             "job.html",
             **common,
             details=await self._attempts.details(shown) if shown is not None else None,
+            bound=await self._bounds.on_page(page.job),
             attempt_query=query_of(shown) if shown is not None else "",
             evidence_offset=offset,
             excerpts=await self._logs.excerpts(shown, offset),

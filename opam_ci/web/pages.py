@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
+from opam_ci.web.bounds import BoundsFiles
 from opam_ci.web.head_pages import HeadPages
 from opam_ci.web.incident_pages import IncidentPages
 from opam_ci.web.job_logs import JobLogs
@@ -53,7 +54,7 @@ def routes(site: Site) -> list[Route]:
     logs = JobLogs(site)
     heads, jobs = HeadPages(site), JobPages(site, logs)
     overview, incidents = OverviewPages(site), IncidentPages(site)
-    ops = OpsPages(site)
+    ops, bounds = OpsPages(site), BoundsFiles(site)
     pull = "/{owner}/{repo}/pull/{number:int}"
     commit = "/{owner}/{repo}/commit/{commit}"
     branch = "/{owner}/{repo}/heads/{branch:path}"
@@ -70,7 +71,12 @@ def routes(site: Site) -> list[Route]:
         Route(f"/badge{branch}.svg", heads.badge),
         # A branch may have slashes, so what may follow it is before it.
         *(route for head in (pull, commit, branch) for route in logs.routes(f"{head}/job/{{job}}")),
+        *(
+            Route(f"{head}/job/{{job}}/bound.patch", bounds.of_job)
+            for head in (pull, commit, branch)
+        ),
         *(Route(f"{head}/job/{{job}}", jobs.page) for head in (pull, commit, branch)),
+        *(Route(f"{head}/bounds.patch", bounds.of_head) for head in (pull, commit, branch)),
         *(Route(f"{head}/revdeps", heads.revdeps) for head in (pull, commit, branch)),
         *(Route(head, heads.page) for head in (pull, commit, branch)),
         Route("/{owner}/{repo}", overview.repository),

@@ -25,6 +25,7 @@ from opam_ci.clients.index.page_testing import find_testing, read_tallies
 from opam_ci.clients.index.pages import Pages
 from opam_ci.clients.index.paging import Page, Place, page
 from opam_ci.clients.index.queue import JobQueue
+from opam_ci.clients.index.regressions import Regressions
 from opam_ci.clients.index.rejudging import Recorded, find_doubtful, judge_again
 from opam_ci.clients.index.retention import Retention
 from opam_ci.clients.index.rows import attempt_record, job_record, revision_of, revision_record
@@ -61,7 +62,7 @@ _EVERY_ATTEMPT = AttemptFilter()
 _START = Place()
 
 
-class Index(JobQueue, Verdicts, Ops, Pages, Summaries, Retention):
+class Index(JobQueue, Verdicts, Ops, Pages, Regressions, Summaries, Retention):
     """Pull requests, revisions, jobs and attempts, in SQLite or PostgreSQL.
 
     Every method blocks on the database (milliseconds, but up to half a minute when

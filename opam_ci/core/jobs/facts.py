@@ -137,6 +137,8 @@ class BuildEnvironment(Frozen):
         changed: Those of the solution that the submission adds or changes.
         is_fixed: Whether checksums fix all sources of the solution: a branch of somebody's
             repository is another one tomorrow.
+        opam_file: Text of the opam file of the reverse dependency that was built, so that a bound
+            can be added to it; empty for other kinds of jobs, and if it is not valid text.
     """
 
     image: str
@@ -145,6 +147,7 @@ class BuildEnvironment(Frozen):
     solution: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     is_fixed: bool = False
+    opam_file: str = ""
 
     @property
     def fingerprint(self) -> str | None:

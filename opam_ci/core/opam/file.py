@@ -38,7 +38,7 @@ from opam_ci.core.opam.syntax_rules import (
     may_be_deep,
 )
 
-__all__ = ["MAX_DEPTH", "MAX_SIZE", "UNREADABLE", "OpamFile", "parse"]
+__all__ = ["MAX_DEPTH", "MAX_SIZE", "UNREADABLE", "OpamFile", "opam_text", "parse"]
 
 #: The opam that our verdicts must agree with. It treats a file of a newer opam-version that it
 #: cannot read as one of a newer format, and not as a syntax error.
@@ -111,6 +111,15 @@ def _line_starts(data: bytes) -> list[int]:
     while (newline := data.find(b"\n", starts[-1])) >= 0:
         starts.append(newline + 1)
     return starts
+
+
+def opam_text(data: bytes) -> str:
+    """The text of an opam file; empty for what no opam file can be, by size and encoding."""
+    try:
+        check_text(data)
+    except LexicalError:
+        return ""
+    return data.decode()
 
 
 def parse(data: bytes, *, filename: str = "opam", max_size: int = MAX_SIZE) -> OpamFile:

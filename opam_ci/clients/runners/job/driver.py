@@ -41,9 +41,10 @@ from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, Revde
 from opam_ci.core.jobs.build_keys import are_fixed
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.facts import BuildEnvironment, BuildFacts, OpamAction
-from opam_ci.core.jobs.job import PACKAGE_PHASES, JobKind, Phase
+from opam_ci.core.jobs.job import PACKAGE_PHASES, REVDEP_KINDS, JobKind, Phase
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.opam.explanation import rests_on_hidden
+from opam_ci.core.opam.file import opam_text
 
 _OPAM_FILE_LIMIT = 1 << 20
 
@@ -139,6 +140,7 @@ class JobRun:
         self._reinstall = kinds.target(spec) in base.installed
         self._solution: tuple[str, ...] = ()
         self._changed: tuple[str, ...] = ()
+        self._opam_file = ""
         # So is what has no sources.
         self._is_fixed = True
         self._steps = 0
@@ -181,6 +183,7 @@ class JobRun:
                 solution=self._solution,
                 changed=self._changed,
                 is_fixed=self._is_fixed,
+                opam_file=self._opam_file,
             ),
         )
         return BuildReport(facts=facts, logs=self._transcript.texts, listing=self._listing)
@@ -234,6 +237,9 @@ class JobRun:
         self._is_fixed = len(files) == len(self._solution) and await asyncio.to_thread(
             are_fixed, files.values()
         )
+        if self._spec.job.kind in REVDEP_KINDS:
+            # Before package code runs: it is what the merge has.
+            self._opam_file = opam_text(files.get(kinds.target(self._spec), b""))
         if cache is not None:
             await cache.seal_plain(self._solution)
         # A package without a file may have any.
