@@ -518,8 +518,8 @@ def test_notes_on_standard_error() -> None:
             "the repository has no ocaml-base-compiler of OCaml {…}",
             "{platform}: {summary}",
             "{pool}: {…}",
-            "{what}, {…} ago: {…}",
             "{wanted}: {line}",
+            "{what}, {…} ago: {…}",
             "{…}; {…} shown",
         ]
     )
