@@ -34,8 +34,19 @@ HEAD = "/o/r/pull/1"
 OPAM = 'opam-version: "2.0"\ndepends: ["lib" "<script>"]\n'
 
 
-def revdep(name: str) -> Job:
-    return Job(platform=P, package="lib.2", kind=JobKind.REVDEP, revdep=name)
+def revdep(name: str, kind: JobKind = JobKind.REVDEP) -> Job:
+    return Job(platform=P, package="lib.2", kind=kind, revdep=name)
+
+
+JOBS = (
+    (revdep("one.1"), 2, OPAM),
+    # Its opam file is with its other job.
+    (revdep("two.1"), 2, ""),
+    (revdep("two.1", JobKind.REVDEP_TEST), 2, OPAM),
+    (revdep("lost.1"), 2, ""),
+    (revdep("once.1"), 1, OPAM),
+)
+"""Jobs that fail, in how many rounds, and the opam file that is stored with it."""
 
 
 def path_of(name: str) -> str:
@@ -49,15 +60,14 @@ def client(tmp_path: Path) -> Iterator[httpx.Client]:
     store = ArtifactStore.open("memory:")
     index = Index.open(url)
     record = RevisionRecord(key=KEY, base="b", updated_at=NOON, sequence=1)
-    for name, rounds in (("one.1", 2), ("two.1", 2), ("lost.1", 2), ("once.1", 1)):
-        job = revdep(name)
+    for job, rounds, opam_file in JOBS:
         for number in range(1, rounds + 1):
             index.plan(KEY, [PlannedJob(job=job)], round_=number, origin=None, at=NOON)
-            row = decided(job, BROKEN, attempt=1, round=number, log=f"logs/{name}")
+            row = decided(job, BROKEN, attempt=1, round=number, log=log_of(job))
             index.record(
                 RowBatch(key=KEY, revision=record, rows=(row,), sequence=number, updated_at=NOON)
             )
-        asyncio.run(keep(store, job, OPAM if name != "lost.1" else ""))
+        asyncio.run(keep(store, job, opam_file))
     index.close()
     site = Site(PageSources(index_url=url, store=store, platforms=load_platforms(None)))
     try:
@@ -70,9 +80,13 @@ def client(tmp_path: Path) -> Iterator[httpx.Client]:
         asyncio.run(site.sources.close())
 
 
+def log_of(job: Job) -> str:
+    return f"logs/{job.kind}-{job.revdep}"
+
+
 async def keep(store: ArtifactStore, job: Job, opam_file: str) -> None:
     environment = BuildEnvironment(image="i", opam="2.3", compiler=(), opam_file=opam_file)
-    async with LogWriter(store, f"logs/{job.revdep}") as log:
+    async with LogWriter(store, log_of(job)) as log:
         log.write(b"the log\n")
         facts = BuildFacts(job=job, phases=(), environment=environment)
         judged.keep(log, Judged(facts=facts, outcome=BROKEN))
