@@ -81,6 +81,11 @@ def test_what_is_lost(change: Files, expected: dict[str, tuple[str, ...]]) -> No
     assert {name: on for name, on in found.items() if name in LIB} == expected
 
 
+def test_what_needs_it_over_others_is_lost_too() -> None:
+    files = {**LIB, "far.1": needs('"user"')}
+    assert lost(files, {"lib.2": None}) == {"user.1": BOTH, "far.1": BOTH}
+
+
 def test_what_the_change_touches_itself_is_left_out() -> None:
     assert lost(LIB, {"lib.2": None, "user.1": needs('"lib" {>= "2"}', '"more"')}) == {}
 
