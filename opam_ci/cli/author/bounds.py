@@ -87,9 +87,13 @@ class _Builds:
             )
         oldest = await self._run(self.plain, "oldest dependencies")
         outcome = oldest.outcome
-        if not isinstance(outcome, Failed):
-            # What cannot be installed has no lower bounds, either.
+        if isinstance(outcome, Passed):
             return {}
+        if not isinstance(outcome, Failed):
+            raise NoBoundError(
+                f"{self._package} {ended(outcome)} with its oldest dependencies: nothing was "
+                "built, so that nothing is known of its bounds"
+            )
         job = self.plain.job.model_copy(update={"kind": JobKind.BUILD})
         newest = await self._run(replace(self.plain, job=job), "newest dependencies")
         if not isinstance(newest.outcome, Passed):

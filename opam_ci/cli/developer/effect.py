@@ -1,6 +1,5 @@
 """`opam-ci effect`: which other packages a pull request makes uninstallable."""
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,6 +10,7 @@ from opam_ci.cli.author.platforms import chosen_table
 from opam_ci.cli.output.tables import Column, Listing, note, print_listing
 from opam_ci.cli.selection import command_options as opt
 from opam_ci.cli.selection.lookup import base_and_head
+from opam_ci.cli.selection.operate import print_json
 from opam_ci.clients import programs
 from opam_ci.clients.git.effect import read_effect
 from opam_ci.clients.git.repository import Repository
@@ -65,7 +65,7 @@ def effect(
     if missing := [each for each in wanted if each not in found.ocaml]:
         note(f"the repository has no ocaml-base-compiler of OCaml {', '.join(missing)}")
     if as_json:
-        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+        print_json(found)
     else:
         _print(found)
     raise typer.Exit(_FOUND_EXIT_CODE if found.lost or found.cycles else 0)

@@ -13,7 +13,16 @@ from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.facts import BuildEnvironment, BuildFacts
 from opam_ci.core.jobs.job import JobKind
-from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome, Passed
+from opam_ci.core.jobs.outcome import (
+    Cause,
+    Evidence,
+    Failed,
+    FailureReason,
+    Outcome,
+    Passed,
+    Skipped,
+    SkipReason,
+)
 from tests.support.fakes import opam_repository
 from tests.support.fakes.command_line import output_of
 from tests.support.fakes.opam_repository import package
@@ -179,6 +188,23 @@ def test_a_package_that_passes_lacks_nothing(
     runner.ends = [(True, 1)]
     assert output_of(capsys, "bounds", "user", "--repo", str(tree), "--write") == ""
     assert (tree / OPAM).read_text() == PACKAGES[OPAM]
+
+
+def test_of_a_package_that_was_not_built_nothing_is_known(
+    runner: ScriptedRunner,
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def skipped(*_: object, **__: object) -> Outcome:
+        return Skipped(reason=SkipReason.NO_SOLUTION, evidence=Evidence(rule="r"))
+
+    monkeypatch.setattr(module, "judge", skipped)
+    runner.ends = [(True, 1)]
+    error = output_of(capsys, "bounds", "user", "--repo", str(tree), code=1)
+    assert (
+        "user.1 is skipped (no_solution) with its oldest dependencies: nothing was built" in error
+    )
 
 
 def test_what_is_edited_meanwhile_is_not_overwritten(
