@@ -96,7 +96,6 @@ class GitHubSettings(BaseSettings):
     retest_interval: timedelta = Field(
         default=timedelta(days=1), ge=timedelta(0), le=timedelta(days=365)
     )
-
     health_packages: int = Field(default=0, ge=0, le=MOST_POPULAR)
 
     @field_validator("api_url", "web_url", "page_url", "temporal_ui")
