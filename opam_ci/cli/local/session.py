@@ -13,6 +13,7 @@ from temporalio.client import Client
 from opam_ci.app.connection import connect, has_pollers, served
 from opam_ci.app.settings import Settings
 from opam_ci.cli.local import services, system
+from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.worker import running
 from opam_ci.workflows import options
 
@@ -182,7 +183,11 @@ async def _stand_in(
     """
     while True:
         await asyncio.sleep(_STAND_IN_INTERVAL.total_seconds())
-        missing = await _missing(client, settings, pools, served)
+        try:
+            missing = await _missing(client, settings, pools, served)
+        except InfrastructureError:
+            # Temporal did not answer in time; what waits for it says so. The next look is soon.
+            continue
         if missing.orchestrate or missing.pools:
             report(f"the workers of {settings.temporal} have ended; this process runs one now")
             async with running(missing, client, on_progress=report):
