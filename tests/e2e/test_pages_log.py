@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
@@ -140,6 +140,20 @@ async def test_the_whole_log_is_searched(viewer: Watched) -> None:
     await page.get_by_role("searchbox", name="Search the whole log").fill("no such text")
     await page.keyboard.press("Enter")
     await expect(page.locator("#log-state")).to_have_text("No line has this text")
+
+
+async def test_a_search_may_be_faster_than_the_log(viewer: Watched) -> None:
+    async def late(route: Route) -> None:
+        await asyncio.sleep(1)
+        await route.continue_()
+
+    page = viewer.page
+    await page.route(re.compile(r"/lines\?"), late)
+    await viewer.open(f"{path_of('large.1')}#L1")
+    await page.get_by_role("searchbox", name="Search the whole log").fill("line 19999")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#log-state")).to_have_text("Hit 1 of 11")
+    await expect(page.locator("#log-viewer a[href='#L19999']")).to_be_in_viewport()
 
 
 async def test_hidden_characters_are_shown_and_long_lines_cut(viewer: Watched) -> None:

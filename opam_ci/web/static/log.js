@@ -202,6 +202,7 @@ function start(root) {
     tell("Searching …");
     try {
       const body = await ask("search", { q: text, from });
+      await begun; // else the place where the log begins would be shown after the hit
       hits = from === 1 ? body.hits : hits.concat(body.hits);
       hitSet = new Set(hits.map((hit) => hit.number));
       hits.more = body.next;
@@ -289,7 +290,7 @@ function start(root) {
     source.addEventListener("open", () => tell(counted()));
   }
 
-  (async () => {
+  const begun = (async () => {
     try {
       const body = await ask("lines", { from: 1, count: CHUNK });
       if (body.next === null || body.lines.length === CHUNK)
