@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from opam_ci.app.settings import Settings
 from opam_ci.cli.output.json_lines import print_line, read_lines
 from opam_ci.cli.output.tables import Column, Listing, note, print_listing
+from opam_ci.cli.selection import command_options as opt
 from opam_ci.cli.selection.lookup import base_and_head
 from opam_ci.clients import programs
 from opam_ci.clients.git.analysis import analyse as analyse_change
@@ -45,14 +45,10 @@ class AnalysisLine(BaseModel):
 
 
 def analyse(
-    repo: Annotated[Path, typer.Option(help="Local clone of opam-repository, bare or not.")],
-    pr: Annotated[int | None, typer.Option(min=1, help="Number of a pull request.")] = None,
-    branch: Annotated[
-        str | None, typer.Option(help="A branch or commit of the clone, as the head.")
-    ] = None,
-    base: Annotated[
-        str, typer.Option(help="The branch or commit into which it is merged.")
-    ] = "master",
+    repo: opt.Clone,
+    pr: opt.Number = None,
+    branch: opt.Branch = None,
+    base: opt.BaseBranch = "master",
     batch: Annotated[
         str | None,
         typer.Option(

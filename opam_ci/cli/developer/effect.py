@@ -23,14 +23,10 @@ _FOUND_EXIT_CODE: Final = 1
 
 
 def effect(
-    repo: Annotated[Path, typer.Option(help="Local clone of opam-repository, bare or not.")],
-    pr: Annotated[int | None, typer.Option(min=1, help="Number of a pull request.")] = None,
-    branch: Annotated[
-        str | None, typer.Option(help="A branch or commit of the clone, as the head.")
-    ] = None,
-    base: Annotated[
-        str, typer.Option(help="The branch or commit into which it is merged.")
-    ] = "master",
+    repo: opt.Clone,
+    pr: opt.Number = None,
+    branch: opt.Branch = None,
+    base: opt.BaseBranch = "master",
     ocaml: Annotated[
         list[str] | None,
         typer.Option(

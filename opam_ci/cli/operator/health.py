@@ -14,15 +14,13 @@ from opam_ci.cli.selection import command_options as opt
 from opam_ci.cli.selection.lookup import find_testing, target_of
 from opam_ci.cli.selection.operate import ago, print_items
 from opam_ci.cli.selection.server import opened_listings
-from opam_ci.clients.index import JobFilter, Listings, Place, RevisionFilter
+from opam_ci.clients.index import JobFilter, Listings, RevisionFilter, all_items
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.glob import is_glob, matches, matches_package
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.records import JobRecord, RevisionKey
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.text.status import WORST_FIRST, verdict, why
-
-_READ_AT_ONCE = 1000
 
 
 def health(
@@ -125,9 +123,4 @@ def _rows(index: Listings, testing: RevisionKey) -> list[_Row]:
 
 def _jobs(index: Listings, testing: RevisionKey, kind: JobKind) -> Iterator[JobRecord]:
     wanted = JobFilter(of=RevisionFilter(revision=testing), kind=kind)
-    place: Place | None = Place(limit=_READ_AT_ONCE)
-    while place is not None:
-        part = index.jobs(wanted, place=place)
-        yield from part.items
-        following = part.following
-        place = Place(limit=_READ_AT_ONCE, after=following) if following else None
+    return all_items(lambda place: index.jobs(wanted, place=place))

@@ -12,6 +12,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what it would do.")]
 Limit = Annotated[int, typer.Option(help="How many to list.", min=1, max=10_000)]
 
+Clone = Annotated[Path, typer.Option(help="Local clone of opam-repository, bare or not.")]
+Number = Annotated[int | None, typer.Option(min=1, help="Number of a pull request.")]
+Branch = Annotated[str | None, typer.Option(help="A branch or commit of the clone, as the head.")]
+BaseBranch = Annotated[str, typer.Option(help="The branch or commit into which it is merged.")]
+
 Temporal = Annotated[
     str | None, typer.Option(help="Address of a Temporal server; default: the embedded one.")
 ]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from opam_ci.clients.git.repository import Repository
-from opam_ci.clients.index import Index, Listings, Place, RevisionFilter
+from opam_ci.clients.index import Index, Listings, RevisionFilter, all_items
 from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.model import Incident
 from opam_ci.core.jobs.records import RevisionRecord
@@ -20,7 +20,6 @@ _TARGET = re.compile(
 )
 _HEAD = re.compile(r"[0-9a-f]{4,64}")
 _HEADS_NAMED = 8
-_HEADS_READ = 1000
 
 _ORDER = (
     "failed", "errored", "retrying", "running", "queued", "cancelled", "skipped", "passed",
@@ -124,12 +123,7 @@ def _testings(index: Listings, target: Target) -> list[RevisionRecord]:
     wanted = RevisionFilter(
         repository=target.repository, number=target.number, branch=target.branch
     )
-    place: Place | None = Place(limit=_HEADS_READ)
-    found: list[RevisionRecord] = []
-    while place is not None:
-        part = index.revisions(wanted, place=place)
-        found += part.items
-        place = Place(limit=_HEADS_READ, after=part.following) if part.following else None
+    found = list(all_items(lambda place: index.revisions(wanted, place=place)))
     if target.number is not None:
         return found
     owner, _, repo = target.repository.partition("/")

@@ -4,7 +4,7 @@ from opam_ci.clients.index.filters import CURRENT, AttemptFilter, JobFilter, Rev
 from opam_ci.clients.index.incidents import IncidentFilter
 from opam_ci.clients.index.index import Index
 from opam_ci.clients.index.listings import Listings
-from opam_ci.clients.index.paging import Page, Place
+from opam_ci.clients.index.paging import Page, Place, all_items
 
 __all__ = [
     "CURRENT",
@@ -16,4 +16,5 @@ __all__ = [
     "Page",
     "Place",
     "RevisionFilter",
+    "all_items",
 ]

@@ -1,7 +1,7 @@
 """Listings page by page: each page has the cursor of the following one."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -13,6 +13,9 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.model import Frozen
 
 T = TypeVar("T")
+
+_AT_ONCE = 1000
+"""The most that a server gives."""
 
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
@@ -39,6 +42,19 @@ class Page(NamedTuple, Generic[T]):
 
     items: tuple[T, ...]
     following: str | None
+
+
+def all_items(read: Callable[[Place], Page[T]]) -> Iterator[T]:
+    """Yields the entries of all pages of a listing, a thousand at a time.
+
+    Args:
+        read: Reads a page.
+    """
+    place: Place | None = Place(limit=_AT_ONCE)
+    while place is not None:
+        part = read(place)
+        yield from part.items
+        place = Place(limit=_AT_ONCE, after=part.following) if part.following else None
 
 
 def page(  # noqa: PLR0913  what to read, and which page of it
