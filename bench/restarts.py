@@ -39,8 +39,8 @@ from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from opam_ci.workflows.states import PullRequestState
-from tests.e2e.conftest import free_port
 from tests.support.fakes.world import PASSED, Script
+from tests.support.ports import free_port
 
 LIMIT = 30.0
 FULL = Errored(

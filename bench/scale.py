@@ -101,7 +101,7 @@ from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from opam_ci.workflows.states import PullRequestState
-from tests.e2e.conftest import free_port
+from tests.support.ports import free_port
 
 SHAPES = ("builds", "lint", "revdeps")
 PLATFORMS = 4

@@ -40,9 +40,9 @@ from opam_ci.core.github.signature import sign
 from opam_ci.web.acceptance import Acceptance
 from opam_ci.web.server import receiving
 from opam_ci.web.webhook import Webhook
-from tests.e2e.conftest import free_port
 from tests.support.fakes.github_bodies import Pull, pull_request_whole, repository, user
 from tests.support.fakes.github_examples import APP, NAME, examples
+from tests.support.ports import free_port
 from tests.unit.core.github.test_fuzz import mutated
 
 SECRET = b"a secret"

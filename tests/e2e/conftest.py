@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ from opam_ci.cli.local import services
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.settings import default_home as default_cache
 from tests.support.fakes.registry import docker_registry
+from tests.support.ports import free_port
 from tests.support.worlds.browser import chromium
 from tests.support.worlds.container import (
     BETA_IMAGE,
@@ -140,20 +139,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 def _removable(tmp_path: Path) -> Iterator[None]:
     yield
     hand_back(tmp_path)
-
-
-_PORTS = range(10_000, 30_000)
-"""Below those that systems hand out to whoever connects: a server that is stopped and started again
-finds its port still free."""
-
-
-def free_port() -> int:
-    """Returns a port that is free now."""
-    while True:
-        port = secrets.choice(_PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class System:

@@ -10,8 +10,9 @@ import pytest
 
 from opam_ci.cli.local import services
 from opam_ci.cli.operator import example
-from tests.e2e.conftest import System, free_port, result, rows, wait_for
+from tests.e2e.conftest import System, result, rows, wait_for
 from tests.support.fakes import opam_repository
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

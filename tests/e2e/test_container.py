@@ -17,8 +17,9 @@ from opam_ci.clients.runners.settings import default_home as default_cache
 from opam_ci.core.classify import judge
 from opam_ci.core.jobs.job import JobKind, Phase
 from opam_ci.core.jobs.outcome import Failed, Passed, label
-from tests.e2e.conftest import System, free_port, result
+from tests.e2e.conftest import System, result
 from tests.support.fakes import opam_repository
+from tests.support.ports import free_port
 from tests.support.worlds.container import IMAGE, ContainerWorld, Engine
 from tests.support.worlds.machines import health
 from tests.support.worlds.rootfs import Log, Server, archive, last, phase_names, processes_with

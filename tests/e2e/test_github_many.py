@@ -16,10 +16,10 @@ from opam_ci.app.github_service import github_worker
 from opam_ci.cli.local import services
 from opam_ci.core.github import redelivery as late
 from opam_ci.core.submission.result import Analysis
-from tests.e2e.conftest import free_port
 from tests.support.fakes import github_api
 from tests.support.fakes.github_stage import Stage, policy_for
 from tests.support.fakes.world import Script, workers
+from tests.support.ports import free_port
 from tests.support.worlds.github import LiveGitHub
 
 pytestmark = pytest.mark.e2e

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from opam_ci.cli.local import services
-from tests.e2e.conftest import System, free_port, result, rows
+from tests.e2e.conftest import System, result, rows
 from tests.support.fakes import opam_repository
 from tests.support.fakes.clone import Clone
+from tests.support.ports import free_port
 from tests.support.samples import hostile
 from tests.support.samples.hostile import FILE_NAMES, LIMITED, PACKAGES, PLAIN, Hostile
 from tests.support.worlds.machines import health, start_worker

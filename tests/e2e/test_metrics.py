@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import System, free_port, result, wait_for
+from tests.e2e.conftest import System, result, wait_for
 from tests.support.fakes import opam_repository
 from tests.support.fakes.prometheus import prometheus, require
+from tests.support.ports import free_port
 from tests.support.worlds.machines import health, metrics, start_worker
 from tests.support.worlds.rootfs import CAN_LIMIT
 

@@ -14,7 +14,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from opam_ci.activities.result_buffer import ResultBuffer
 from opam_ci.cli.local import services
-from tests.e2e.conftest import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -21,7 +21,7 @@ from opam_ci.cli.operator import example
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.web.addresses import job_path
-from tests.e2e.conftest import free_port
+from tests.support.ports import free_port
 from tests.support.worlds.browser import Watched, watched
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]

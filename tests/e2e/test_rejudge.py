@@ -28,11 +28,11 @@ from opam_ci.core.jobs.job import Phase
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.worker import WORKFLOW_RUNNER, WORKFLOWS
 from opam_ci.workflows import options
-from tests.e2e.conftest import free_port
 from tests.support.fakes.github_stage import Stage, policy_for
 from tests.support.fakes.queue import all_served
 from tests.support.fakes.runners import FakeRunner, facts
 from tests.support.fakes.world import Script
+from tests.support.ports import free_port
 from tests.support.worlds.github import LiveGitHub
 
 pytestmark = pytest.mark.e2e

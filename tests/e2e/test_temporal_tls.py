@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import System, free_port, result, wait_for
+from tests.e2e.conftest import System, result, wait_for
 from tests.support.fakes import opam_repository
 from tests.support.fakes.tls import Authority, frontend
+from tests.support.ports import free_port
 from tests.support.worlds.machines import metrics
 
 pytestmark = pytest.mark.e2e

@@ -21,11 +21,11 @@ from opam_ci.core.github.debounce import Debounce
 from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.workflows import options
-from tests.e2e.conftest import free_port
 from tests.support.fakes import github_api
 from tests.support.fakes.github_stage import Stage, policy_for, staged
 from tests.support.fakes.github_wire import Description
 from tests.support.fakes.world import Script, World, workers
+from tests.support.ports import free_port
 from tests.support.worlds.github import LiveGitHub
 
 FIRST_IDS = itertools.count(0, 10_000)

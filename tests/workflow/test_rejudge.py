@@ -38,8 +38,8 @@ from opam_ci.workflows import options
 from opam_ci.workflows.incidents import IncidentWorkflow
 from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.pull_request import PullRequestWorkflow
-from tests.e2e.conftest import free_port
 from tests.support.fakes.world import HEAD_1, PASSED, Script, World, is_decided
+from tests.support.ports import free_port
 
 DEBIAN = "debian-13-ocaml-5.3/amd64"
 BUILD = f"build {DEBIAN} a.1"

@@ -19,10 +19,10 @@ from opam_ci.clients.runners.settings import default_home as default_cache
 from opam_ci.core.incidents.model import Incident
 from opam_ci.core.jobs.records import AttemptRecord, JobRecord
 from opam_ci.core.jobs.summary import Standing
-from tests.e2e.conftest import free_port
 from tests.support.fakes import opam_repository, postgres
 from tests.support.fakes.prometheus import Prometheus, prometheus, require
 from tests.support.fakes.serving import github_with_troubles, served
+from tests.support.ports import free_port
 from tests.support.samples.samples import Recorder, Truth
 from tests.support.worlds.github import GitHubWorld, LiveGitHub
 from tests.support.worlds.machines import health

@@ -16,10 +16,10 @@ import pytest
 
 from opam_ci.app.shutdown import PROCESS_TIMEOUT
 from opam_ci.cli.local import services
-from tests.e2e.conftest import free_port
 from tests.support.fakes.clone import Clone, Content
 from tests.support.fakes.github import FakeGitHub, private_pem
 from tests.support.fakes.serving import github_with_troubles, served
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 

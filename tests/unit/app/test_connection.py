@@ -16,8 +16,8 @@ from opam_ci.cli.local import services, session
 from opam_ci.core.errors import UsageError
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows import options
-from tests.e2e.conftest import free_port
 from tests.support.fakes.tls import Authority, frontend
+from tests.support.ports import free_port
 
 
 @pytest.fixture(scope="module")

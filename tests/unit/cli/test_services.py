@@ -18,8 +18,8 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.workflows import options
-from tests.e2e.conftest import free_port
 from tests.support.fakes.disk import small_disk
+from tests.support.ports import free_port
 
 READY_WORKER = (
     "import os, time; open(os.environ['OPAM_CI_READY_FILE'], 'w').close(); time.sleep(60)"

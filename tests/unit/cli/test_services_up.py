@@ -27,7 +27,7 @@ from opam_ci.core.jobs.outcome import (
     SkipReason,
 )
 from opam_ci.core.jobs.summary import Fault, JobState, JobStatus, Summary
-from tests.e2e.conftest import free_port
+from tests.support.ports import free_port
 
 EVIDENCE = Evidence(rule="test")
 START_PAGES = session.start_pages
