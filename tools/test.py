@@ -109,8 +109,14 @@ def _run_pytest(arguments: list[str]) -> tuple[int, str]:
 
 
 def _environment() -> dict[str, str]:
-    # Tests use the programs of this environment, such as `temporal`, before any other.
-    return {**os.environ, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    found = {
+        **os.environ,
+        # Tests use the programs of this environment, such as `temporal`, before any other.
+        "PATH": f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+    # Tests start a thousand processes, and each would compile all modules for itself.
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    return found
 
 
 def _print(text: str) -> None:
