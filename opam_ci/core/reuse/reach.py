@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Self
 
-from networkx import DiGraph, strongly_connected_components
-
 from opam_ci.core.jobs.build_keys import is_false, is_fixed
 from opam_ci.core.model import Frozen
 from opam_ci.core.opam.errors import OpamSyntaxError
@@ -175,6 +173,9 @@ def _closures(
     names: list[str], places: Mapping[str, int], named: Mapping[str, References]
 ) -> list[int]:
     """Returns, for each name by its place, the places within reach as bits of a number."""
+    # Importing it takes a quarter of a second, and few processes need it.
+    from networkx import DiGraph, strongly_connected_components  # noqa: PLC0415
+
     graph: DiGraph[int] = DiGraph()
     graph.add_nodes_from(range(len(names)))
     graph.add_edges_from(
