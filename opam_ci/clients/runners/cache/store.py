@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from opam_ci.clients.runners.cache.eviction import evict
 from opam_ci.clients.runners.sandbox import locks
 from opam_ci.clients.runners.sandbox import safe_read as beneath
 from opam_ci.clients.runners.sandbox.bubblewrap import Rights
@@ -246,16 +247,11 @@ class CacheStore:
         Returns:
             How many were removed.
         """
-        entries = await asyncio.to_thread(self._by_age)
-        total = sum(size for _, size in entries)
-        removed = 0
-        for path, size in entries:
-            if total <= limit:
-                break
-            if path.name != sparing[:_NAME] and await self._remove(path):
-                total -= size
-                removed += 1
-        return removed
+
+        async def remove(path: Path) -> bool:
+            return path.name != sparing[:_NAME] and await self._remove(path)
+
+        return await evict(await asyncio.to_thread(self._by_age), limit, remove)
 
     def _by_age(self) -> list[tuple[Path, int]]:
         found = []
