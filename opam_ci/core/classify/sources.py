@@ -32,6 +32,18 @@ _NAMES = re.compile(
 )
 _SOURCE_REASONS = {FailureReason.SOURCE, FailureReason.CHECKSUM}
 
+_HOST_REFUSED = re.compile(r"(?P<url>\S+) \([Cc]url(?: failed: |: code (?:429|5\d\d) )")
+
+
+def refused_url(why: str) -> str | None:
+    """Return the URL whose host did not serve a download, None if the source itself is at fault.
+
+    Args:
+        why: What opam reports of the download, which may be cut off at its end.
+    """
+    found = _HOST_REFUSED.match(why)
+    return found["url"] if found else None
+
 
 def judge_fetch(case: Case, run: PhaseRun) -> Outcome:
     """Judge a phase in which sources could not be fetched.

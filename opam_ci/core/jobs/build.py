@@ -160,6 +160,18 @@ class RevdepList(Frozen):
         return f"{len(self.revdeps)} revdeps, {tested} of them with tests{flagged}"
 
 
+class SourceCounts(Frozen):
+    """Where the archives of a job's sources came from.
+
+    Attributes:
+        taken: Number of those that the machine had.
+        fetched: Number of those that the job fetched.
+    """
+
+    taken: int = 0
+    fetched: int = 0
+
+
 class BuildReport(Frozen):
     """The result of a runner, input of the judge.
 
@@ -168,11 +180,13 @@ class BuildReport(Frozen):
         logs: Text of each phase that ran, decoded with replacement: at most the first
             64 KiB and the last 256 KiB of each; offsets come from `facts`.
         listing: Result of a `list-revdeps` job; None if it failed or the job is of another kind.
+        sources: Where its archives came from; None on a machine that keeps none.
     """
 
     facts: BuildFacts
     logs: dict[Phase, str]
     listing: RevdepList | None = None
+    sources: SourceCounts | None = None
 
 
 class BuildProgress(Frozen):

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Final
+from typing import Final
 
 from opam_ci.core.model import Frozen
 from opam_ci.core.opam.errors import OpamSyntaxError
@@ -27,6 +27,7 @@ from opam_ci.core.opam.formula import (
     truth,
 )
 from opam_ci.core.opam.metadata import Opam, read
+from opam_ci.core.opam.sections import UrlSection
 
 KEY_VERSION: Final = 2
 """Raised whenever the way of building for the cache, or what an entry holds, changes."""
@@ -150,7 +151,13 @@ def is_fixed(opam: Opam) -> bool:
     return all(source.checksums and source.url.backend not in _UNFIXED for source in _sources(opam))
 
 
-def _sources(opam: Opam) -> list[Any]:
+def sources(opam: bytes) -> tuple[UrlSection, ...]:
+    """Returns the sources of an opam file; none of a file that cannot be read."""
+    metadata = _metadata({"opam": opam})
+    return () if metadata is None else tuple(_sources(metadata))
+
+
+def _sources(opam: Opam) -> list[UrlSection]:
     sources = [source for _, source in opam.values.get("extra-sources") or ()]
     if opam.values.get("url") is not None:
         sources.append(opam.values["url"])

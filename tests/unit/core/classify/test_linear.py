@@ -32,6 +32,7 @@ MATCHED = {
     lines: {"_STAMPS", "_QUOTE", "_DIFF_START", "_DIFF_LINE", "_SCRIPT", "_CITED"},
     frames: {"_REPORT", "_SANDBOXED", "_OUTPUT_END", "_COMMAND"},
     attribution: {"_SECTION_END", "_ACTION", "_PLANNED", "_REPORT"},
+    sources: {"_HOST_REFUSED"},
 }
 """Patterns that are tried at the start of a line alone."""
 
