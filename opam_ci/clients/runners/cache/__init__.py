@@ -1,1 +1,1 @@
-"""Compiled dependencies that later jobs may reuse."""
+"""What a machine keeps for later jobs: compiled dependencies, archives of sources."""

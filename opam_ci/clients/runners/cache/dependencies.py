@@ -218,6 +218,11 @@ class DependencyCache:
         except (OSError, InfrastructureError) as error:
             self._note(f"{target.package} cannot be kept in the cache: {error}")
 
+    @property
+    def served(self) -> frozenset[str]:
+        """The packages that the job has from the cache."""
+        return frozenset(self._have)
+
     def _can_take(self, build: CachedBuild) -> bool:
         return (
             build.package in self._wanted

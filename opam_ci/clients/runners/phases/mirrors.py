@@ -11,6 +11,7 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
 
 _INSIDE = "/mirrors"
+_FIRST = f"{_INSIDE}/sources"
 _READABLE = 0o005
 _OPAM_FILE = ("packages", "NAME", "NAME.VERSION", "opam")
 _OPAM_FILE_LIMIT = 1 << 20
@@ -41,6 +42,13 @@ class Mirrors(Frozen):
     def digest(self) -> str:
         """A key for what depends on the mirrors."""
         return hashlib.sha256(repr((self.urls, self.directories)).encode()).hexdigest()[:8]
+
+    def preceded_by(self, directory: Path) -> "Mirrors":
+        """Returns these mirrors after a directory, which opam then asks first."""
+        return Mirrors(
+            urls=(f"file://{_FIRST}", *self.urls),
+            directories=((directory, _FIRST), *self.directories),
+        )
 
 
 def inside(urls: tuple[str, ...]) -> Mirrors:
