@@ -12,6 +12,7 @@ from temporalio.service import RPCError
 from opam_ci.activities.backup_heartbeats import BACKUP_HEARTBEATS
 from opam_ci.activities.boundary import error_for, heartbeat_of, outcome_of, retry_delay
 from opam_ci.activities.heartbeats import heartbeating
+from opam_ci.core.jobs.build import SourceCounts
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.messages import JobContext, JobHeartbeat, JobReport
@@ -30,6 +31,7 @@ class Attempt:
         worker: Identity of this worker.
         log: Key of the attempt's log; set by the activity once it has one.
         cpu_seconds: Processor time that it used, None if unknown.
+        sources: Where its archives came from, None if unknown.
         image: Fingerprint of the image that it ran in, None if unknown.
         task_queue: Of this worker.
         task_token: The attempt's id for Temporal.
@@ -48,6 +50,7 @@ class Attempt:
         self.log: str | None = None
         self.cpu_seconds: float | None = None
         self.image: str | None = None
+        self.sources: SourceCounts | None = None
         self.task_queue = info.task_queue
         self.task_token = info.task_token
         self.heartbeat_timeout = info.heartbeat_timeout
@@ -206,6 +209,7 @@ async def run_attempt(
         log=attempt.log,
         cpu_seconds=attempt.cpu_seconds,
         image=attempt.image,
+        sources=attempt.sources,
     )
     delay = retry_delay(context.retry, report, retry_after)
     await attempt.signal_fault(report, delay)

@@ -64,6 +64,7 @@ class BuildActivities:
                 spec = task.spec.model_copy(update={"job": task.spec.job.plain})
                 report = await self._runner.run(spec, log, progress)
                 attempt.cpu_seconds = report.facts.host.cpu_seconds
+                attempt.sources = report.sources
                 environment = report.facts.environment
                 attempt.image = None if environment is None else environment.fingerprint
                 facts = report.facts.model_copy(

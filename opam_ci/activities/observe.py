@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from opam_ci.activities.boundary import heartbeat_of, is_bug, outcome_of, report_in
+from opam_ci.core.jobs.build import SourceCounts
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.messages import (
     AnalysisReport,
@@ -75,6 +76,7 @@ class AttemptEnded(_Attempt):
         began_at: When it began, by this machine's clock.
         ended_at: When it ended.
         cpu_seconds: Processor time that it used, None if unknown.
+        sources: Where its archives came from, None if unknown.
     """
 
     outcome: Outcome | None
@@ -83,6 +85,7 @@ class AttemptEnded(_Attempt):
     began_at: datetime
     ended_at: datetime
     cpu_seconds: float | None = None
+    sources: SourceCounts | None = None
 
 
 class Observer(Protocol):
@@ -198,6 +201,7 @@ class _Observing(ActivityInboundInterceptor):
                 began_at=seen_at,
                 ended_at=datetime.now(UTC),
                 cpu_seconds=None if report is None else report.cpu_seconds,
+                sources=None if report is None else report.sources,
             )
             for observer in self._observers:
                 observer.attempt_ended(ended)

@@ -43,6 +43,7 @@ def make_runner(runner: Runner, settings: Settings, store: ArtifactStore) -> Mac
                     network_allow=settings.network_allow,
                     build_cache=settings.build_cache,
                     build_cache_bytes=settings.build_cache_bytes,
+                    source_store_bytes=settings.source_store_bytes,
                 ),
                 store,
             )
@@ -57,6 +58,7 @@ def make_runner(runner: Runner, settings: Settings, store: ArtifactStore) -> Mac
                     limits=limits,
                     slots=settings.builds,
                     network_allow=settings.network_allow,
+                    source_store_bytes=settings.source_store_bytes,
                 ),
                 store,
             )

@@ -17,7 +17,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from temporalio.envconfig import ClientConfigProfile
 
-from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES, Endpoint
+from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES, SOURCE_STORE_BYTES, Endpoint
 from opam_ci.clients.runners.settings import default_home as default_cache
 from opam_ci.core.errors import UsageError
 from opam_ci.core.incidents.messages import IncidentIntervals
@@ -94,6 +94,7 @@ class Settings(BaseSettings):
         reuse_verdicts: Whether a job with the same inputs as one that ran takes its verdict.
         build_cache: Whether builds use compiled dependencies of earlier ones again.
         build_cache_bytes: Room for these, in bytes, or with a unit such as `20GiB`.
+        source_store_bytes: Room for archives of sources that jobs share, like that; 0 for none.
         metrics: Address on which a worker shows metrics and its health; empty for nowhere.
         canary: Whether a build worker builds a canary before it takes jobs and after faults,
             and has one go through its pools' queues now and then.
@@ -166,6 +167,7 @@ class Settings(BaseSettings):
     reuse_verdicts: bool = True
     build_cache: bool = True
     build_cache_bytes: ByteSize = BUILD_CACHE_BYTES
+    source_store_bytes: ByteSize = SOURCE_STORE_BYTES
     metrics: str = ""
     canary: bool = True
     pages_url: str = Field(default="", pattern=r"^(https?://[^@\s{}]{1,1000})?$")

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from opam_ci.activities.observe import AttemptBegan, AttemptEnded
+from opam_ci.core.jobs.build import SourceCounts
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, Errored, Failed, FailureReason, Outcome
 from opam_ci.core.jobs.records import RevisionKey, RowBatch
@@ -49,6 +50,8 @@ class AttemptMetrics:
                 self._metrics.failures.labels(pool, kind.value, reason.value)
         for cause in Cause:
             self._metrics.faults.labels(pool, cause.value)
+        for origin in SourceCounts.model_fields:
+            self._metrics.archives.labels(pool, origin)
 
     def declare_rejudged(self, kinds: Iterable[JobKind]) -> None:
         """Does the same for revised verdicts.
@@ -91,6 +94,9 @@ class AttemptMetrics:
         )
         if ended.cpu_seconds is not None:
             metrics.cpu.labels(ended.pool, ended.kind.value).inc(ended.cpu_seconds)
+        if ended.sources is not None:
+            for origin, number in ended.sources:
+                metrics.archives.labels(ended.pool, origin).inc(number)
         # Lint does the jobs of many packages together; each counts, as it does in the index.
         for outcome in ended.verdicts or (ended.outcome,):
             self._count(ended, outcome)

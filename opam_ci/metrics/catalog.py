@@ -88,6 +88,11 @@ class Metrics:
             "Processor time of attempts, where a control group counts it.",
             *("pool", "kind"),
         )
+        self.archives = self._counter(
+            "opam_ci_source_archives_total",
+            "Archives of sources that jobs needed: taken from the machine's store, or fetched.",
+            *("pool", "origin"),
+        )
         self.wait = self._histogram(
             "opam_ci_job_wait_seconds",
             "Time that attempts waited in the queue for a worker.",

@@ -205,7 +205,7 @@ async def test_a_32_bit_platform_sees_a_32_bit_machine(world: ContainerWorld) ->
     runner = world.runner
     assert isinstance(runner, ContainerRunner)
     image = await runner._layers.image(IMAGE, None, lambda _: None)
-    async with runner._open(image, Mirrors(), runner._network, "linux32") as executor:
+    async with runner._open(image, Mirrors(), runner._network, "linux32") as (executor, _):
         for as_root in (False, True):
             output = bytearray()
             step = steps.Step(("uname", "-m"), as_root=as_root)

@@ -1,7 +1,8 @@
 """Fault drills: sources that cannot be had, the job's own and a dependency's."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 
 import pytest
 
@@ -29,9 +30,14 @@ pytestmark = [
 HANGS = within(fetch=6)
 
 
-def faults(url: str) -> Iterator[Drill]:
+Host = Callable[[], str]
+"""Returns the URL of a host that no other drill asks: all leave one alone that has just refused."""
+
+
+def faults(host: Host) -> Iterator[Drill]:
     """Yields faults for which it does not matter whose source it is: they are ours."""
     refused = f"http://127.0.0.1:{closed_port()}/x.tgz"
+    mirror = f"{host()}/status/404"
     # The probe of the network asks the archive of system packages, which has a name.
     unresolved = "source_host" if read_host().direct else "dns"
     table = [
@@ -43,10 +49,10 @@ def faults(url: str) -> Iterator[Drill]:
             "code 6",
         ),
         ("connection refused", refused, "source_host", "curl-connection", "code 7"),
-        ("429", f"{url}/status/429/x.tgz", "source_host", "http-limited", "code 429"),
-        ("500", f"{url}/status/500/x.tgz", "source_host", "http-limited", "code 500"),
-        ("503", f"{url}/status/503/x.tgz", "source_host", "http-limited", "code 503"),
-        ("truncated", f"{url}/truncated/x.tgz", "source_host", "curl-limited", "code 18"),
+        ("429", f"{host()}/status/429/x.tgz", "source_host", "http-limited", "code 429"),
+        ("500", f"{host()}/status/500/x.tgz", "source_host", "http-limited", "code 500"),
+        ("503", f"{host()}/status/503/x.tgz", "source_host", "http-limited", "code 503"),
+        ("truncated", f"{host()}/truncated/x.tgz", "source_host", "curl-limited", "code 18"),
     ]
     for name, place, cause, rule, shown in table:
 
@@ -65,7 +71,7 @@ def faults(url: str) -> Iterator[Drill]:
                 rule,
                 Phase.FETCH,
                 shown,
-                mirrors=(f"{url}/status/404",),
+                mirrors=(mirror,),
             )
 
         yield from own_and_dependency(name, source(place), make)
@@ -75,11 +81,12 @@ def faults(url: str) -> Iterator[Drill]:
         fault = "errored(source_host)"
         return Drill(title, packages, fault, rule, Phase.FETCH, shown, timeouts=HANGS)
 
-    yield from own_and_dependency("hang", source(f"{url}/hang/x.tgz"), hangs)
+    yield from own_and_dependency("hang", source(f"{host()}/hang/x.tgz"), hangs)
 
 
-def failures(url: str) -> Iterator[Drill]:
+def failures(host: Host) -> Iterator[Drill]:
     """Yields faults of the source itself: the package's, or the dependency's."""
+    url = host()
     table = [
         ("404", source(f"{url}/status/404/x.tgz"), "source", "source-not-found", "code 404"),
         ("410", source(f"{url}/status/410/x.tgz"), "source", "source-not-found", "code 410"),
@@ -146,15 +153,23 @@ def failures(url: str) -> Iterator[Drill]:
     )
 
 
-NAMES = [drill.name for drill in [*faults("http://x.example"), *failures("http://x.example")]]
+def nowhere() -> str:
+    return "http://x.example"
+
+
+NAMES = [drill.name for drill in [*faults(nowhere), *failures(nowhere)]]
 
 
 @pytest.fixture(scope="module")
 def results(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, tuple[Drill, Result]]]:
-    with Faulty().running() as server:
-        drills = [*faults(server.url), *failures(server.url)]
+    with ExitStack() as stack:
+
+        def host() -> str:
+            return stack.enter_context(Faulty().running()).url
+
+        drills = [*faults(host), *failures(host)]
         found = run_all(World(tmp_path_factory.mktemp("drills")), drills)
         yield {drill.name: (drill, found[drill.name]) for drill in drills}
 

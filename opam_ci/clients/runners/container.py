@@ -4,13 +4,14 @@ docs/builds.md describes how a job runs, docs/adr/0006-container-runner.md why s
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from opam_ci.clients import programs
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners.base import LogSink
+from opam_ci.clients.runners.cache.sources import JobSources, SourceStore
 from opam_ci.clients.runners.containers.box import open_container, remove
 from opam_ci.clients.runners.containers.engine import Engine
 from opam_ci.clients.runners.containers.exec import ContainerExecutor
@@ -59,6 +60,7 @@ class ContainerRunner:
         self._artifacts = artifacts
         self._engine = Engine(settings.command, settings.runtime)
         self._jobs = settings.home / "containers"
+        self._sources = SourceStore(settings.home, settings.source_store_bytes)
         self._archives = aptsources.read_host()
         self._network = ContainerNetwork(settings.network, settings.network_allow).and_to(
             (*self._archives.urls, *proxy_environment().values())
@@ -111,6 +113,7 @@ class ContainerRunner:
 
         self._engine.require()
         await self._layers.sweep()
+        await self._sources.sweep()
         return await remove_unlocked(self._jobs, "job-", ROOT, first=first)
 
     async def preflight(self) -> None:
@@ -127,7 +130,7 @@ class ContainerRunner:
         image = await self._layers.image(self._settings.image, None, lambda _: None)
         if (made_at := await self._layers.made_at(image)) is not None:
             check_clock(datetime.now(UTC), not_before=made_at)
-        async with self._open(image, mirrors.Mirrors(), self._network) as executor:
+        async with self._open(image, mirrors.Mirrors(), self._network) as (executor, _):
             await check_sandbox(
                 executor,
                 f"in {self._settings.image}",
@@ -157,7 +160,7 @@ class ContainerRunner:
                 mirrors.inside(spec.archive_mirrors),
                 self._network.and_to(spec.archive_mirrors),
                 spec.platform.personality,
-            ) as executor,
+            ) as (executor, sources),
         ):
             transcript.note(limits_line(self._limits))
             job = JobRun(
@@ -168,6 +171,7 @@ class ContainerRunner:
                 phase_log,
                 archives=self._archives,
                 environment=self._settings.environment,
+                sources=sources,
                 image_name=name,
             )
             return await job.run(self._artifacts)
@@ -184,22 +188,26 @@ class ContainerRunner:
         shown: mirrors.Mirrors,
         network: ContainerNetwork,
         personality: str | None = None,
-    ) -> AsyncIterator[ContainerExecutor]:
-        async with (
-            job_directory(self._jobs, "job-") as directory,
-            open_container(
-                self._engine,
-                image,
-                _container_name(directory),
-                network=network,
-                mirrors=shown,
-                limits=self._limits,
-            ) as container,
-        ):
+    ) -> AsyncIterator[tuple[ContainerExecutor, JobSources | None]]:
+        async with AsyncExitStack() as stack:
+            directory = await stack.enter_async_context(job_directory(self._jobs, "job-"))
+            sources = self._sources.of_job(directory, shown)
+            shown = shown if sources is None else sources.mirrors
+            container = await stack.enter_async_context(
+                open_container(
+                    self._engine,
+                    image,
+                    _container_name(directory),
+                    network=network,
+                    mirrors=shown,
+                    limits=self._limits,
+                )
+            )
             disk = None
             if container.upper is not None:
                 disk = DiskWatch(container.upper, self._limits, ROOT, container.processes)
-            yield ContainerExecutor(container, shown, personality=personality, disk=disk)
+            executor = ContainerExecutor(container, shown, personality=personality, disk=disk)
+            yield executor, sources
 
 
 def _container_name(directory: Path) -> str:

@@ -14,6 +14,7 @@ from platform import machine as machine_name
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.cache.dependencies import DependencyCache, cache_context, cache_store
+from opam_ci.clients.runners.cache.sources import SourceStore
 from opam_ci.clients.runners.images import apt_sources as aptsources
 from opam_ci.clients.runners.images import layer
 from opam_ci.clients.runners.images.image import Image, ImageStore
@@ -73,6 +74,7 @@ class RootfsRunner:
         )
         self._jobs = JobRoots(settings.home / "jobs", self._rights)
         self.cache = cache_store(settings.home, settings.build_cache_bytes)
+        self._sources = SourceStore(settings.home, settings.source_store_bytes)
         archives = aptsources.read_host()
         if settings.mirror is not None:
             archives = archives.model_copy(update={"main": settings.mirror, "security": None})
@@ -124,6 +126,7 @@ class RootfsRunner:
         await self._images.sweep(_root_of(self._settings.platform), self._archives)
         await self._layers.sweep()
         await self.cache.sweep()
+        await self._sources.sweep()
         return await self._jobs.sweep()
 
     async def preflight(self) -> None:
@@ -190,9 +193,11 @@ class RootfsRunner:
             network = await stack.enter_async_context(
                 JobNetwork(root.upper.parent, allowed, rights)
             )
+            shown = mirrors.inside(spec.archive_mirrors)
+            sources = self._sources.of_job(root.upper.parent, shown)
             executor = RootfsExecutor(
                 root,
-                mirrors.inside(spec.archive_mirrors),
+                shown if sources is None else sources.mirrors,
                 rights,
                 groups=groups,
                 # Root sees more of processes outside of their namespace than within it.
@@ -221,6 +226,7 @@ class RootfsRunner:
                 archives=self._archives,
                 environment=self._settings.environment,
                 cache=cache,
+                sources=sources,
             )
             return await job.run(self._artifacts)
 

@@ -24,6 +24,8 @@ BUILD_CACHE_BYTES = ByteSize(10 * _GIB)
 """Default size of the cache of compiled dependencies: some hundred packages at 5 to 50 MB each,
 several times over."""
 
+SOURCE_STORE_BYTES = ByteSize(10 * _GIB)
+"""Default size of the store of archives of sources: some thousand, most of which have 1 MB."""
 
 _PORTS: Final = {"http": 80, "https": 443, "ftp": 21}
 
@@ -119,6 +121,8 @@ class MachineSettings(Frozen):
         slots: How many jobs run at once.
         network_allow: What phases with network may reach besides the internet; the mirrors and
             proxies that this machine is configured with come on top.
+        source_store_bytes: Size up to which archives of sources are kept for other jobs; those used
+            longest ago are removed. 0 keeps none, nor does the native runner.
     """
 
     home: Path = Field(default_factory=default_home)
@@ -130,6 +134,7 @@ class MachineSettings(Frozen):
     slots: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1), ge=1)
 
     network_allow: tuple[Endpoint, ...] = ()
+    source_store_bytes: int = Field(default=SOURCE_STORE_BYTES, ge=0)
 
     @property
     def needs(self) -> HostNeeds:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, model_serializer
 
-from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
+from opam_ci.core.jobs.build import BuildSpec, RepositoryRef, SourceCounts
 from opam_ci.core.jobs.hold import Author, Hold
 from opam_ci.core.jobs.installable import Unavailable
 from opam_ci.core.jobs.job import Job, JobKind, Phase
@@ -195,6 +195,7 @@ class JobReport(Frozen):
         listing: What a `list-revdeps` job found, None for the others.
         cpu_seconds: Processor time that it used, None if unknown.
         image: Fingerprint of the image that it ran in, None if unknown.
+        sources: Where its archives came from, None if unknown.
     """
 
     outcome: Outcome
@@ -206,6 +207,7 @@ class JobReport(Frozen):
     listing: Listing | None = None
     cpu_seconds: float | None = None
     image: str | None = None
+    sources: SourceCounts | None = None
 
 
 class JobHeartbeat(Frozen):

@@ -21,6 +21,7 @@ from opam_ci.activities.observe import AttemptBegan, AttemptEnded
 from opam_ci.clients.index import Index
 from opam_ci.clients.index.gauges import IndexGauges, IndexState
 from opam_ci.core.errors import UsageError
+from opam_ci.core.jobs.build import SourceCounts
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import (
@@ -122,6 +123,17 @@ def test_each_outcome_is_counted_under_its_own_name(outcome: Outcome | None, wor
         == 7
     )
     assert value(metrics, "opam_ci_worker_clock_offset_seconds") == 2
+
+
+def test_archives_count_by_where_they_came_from() -> None:
+    metrics = Metrics()
+    attempts = AttemptMetrics(metrics)
+    attempts.declare("p", [])
+    name = "opam_ci_source_archives_total"
+    assert [value(metrics, name, pool="p", origin=one) for one in ("taken", "fetched")] == [0, 0]
+    for sources in (None, SourceCounts(taken=3, fetched=1), SourceCounts(taken=4)):
+        attempts.attempt_ended(replace(ended(PASSED), sources=sources))
+    assert [value(metrics, name, pool="p", origin=one) for one in ("taken", "fetched")] == [7, 1]
 
 
 def test_each_verdict_of_a_lint_of_several_packages_counts() -> None:

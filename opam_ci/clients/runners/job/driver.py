@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from opam_ci.clients.runners.cache.dependencies import DependencyCache
+from opam_ci.clients.runners.cache.sources import JobSources
 from opam_ci.clients.runners.images import layer
 from opam_ci.clients.runners.images.apt_sources import Archives
 from opam_ci.clients.runners.images.image import NEVER, ImageManifest
@@ -36,7 +37,8 @@ from opam_ci.core.classify.preparation import (
     SYSTEM_PACKAGE_NAMES,
     SYSTEM_PACKAGES_KNOWN,
 )
-from opam_ci.core.classify.sources import CHECKSUM_REPEATS
+from opam_ci.core.classify.sources import CHECKSUM_REPEATS, NETWORK_WORKS
+from opam_ci.core.jobs.archives import Archive, archives
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, RevdepList
 from opam_ci.core.jobs.build_keys import are_fixed
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
@@ -101,6 +103,7 @@ class JobRun:
             None on a machine that has another package manager of its own.
         environment: Environment variables of every command.
         cache: Compiled dependencies, if it may use them.
+        sources: Archives of sources that the machine keeps, if it keeps any.
         depexts_check: opam's command that checks for system packages, where none may be
             installed: it exits with 10 if some are not.
         image_name: What identifies the image for people; its digest by default.
@@ -117,6 +120,7 @@ class JobRun:
         archives: Archives | None,
         environment: dict[str, str],
         cache: DependencyCache | None = None,
+        sources: JobSources | None = None,
         depexts_check: steps.Step | None = None,
         image_name: str = "",
     ) -> None:
@@ -135,6 +139,8 @@ class JobRun:
         )
         self._environment = environment
         self._cache = cache
+        self._sources = sources
+        self._archives: dict[str, tuple[Archive, ...]] = {}
         self._mirrors = mirrors.inside(spec.archive_mirrors)
         # `opam install` does nothing for a package that the base layer has installed.
         self._reinstall = kinds.target(spec) in base.installed
@@ -186,7 +192,12 @@ class JobRun:
                 opam_file=self._opam_file,
             ),
         )
-        return BuildReport(facts=facts, logs=self._transcript.texts, listing=self._listing)
+        return BuildReport(
+            facts=facts,
+            logs=self._transcript.texts,
+            listing=self._listing,
+            sources=None if self._sources is None else self._sources.counts,
+        )
 
     async def _check_out(self, artifacts: layer.ArtifactSource) -> None:
         """Unpacks the overlay repository within the build root."""
@@ -237,6 +248,8 @@ class JobRun:
         self._is_fixed = len(files) == len(self._solution) and await asyncio.to_thread(
             are_fixed, files.values()
         )
+        if self._sources is not None:
+            self._archives = await asyncio.to_thread(archives, files)
         if self._spec.job.kind in REVDEP_KINDS:
             # Before package code runs: it is what the merge has.
             self._opam_file = opam_text(files.get(kinds.target(self._spec), b""))
@@ -405,16 +418,40 @@ class JobRun:
         self._probes[SYSTEM_LISTS] = ended.ok
         return ended
 
-    async def _fetch(self, sources: tuple[steps.Step, ...]) -> bool:
-        self._phase_log.begin(Phase.FETCH, " && ".join(step.title for step in sources))
-        ended, found = await self._series(sources)
+    async def _fetch(self, fetches: tuple[steps.Step, ...]) -> bool:
+        self._phase_log.begin(Phase.FETCH, " && ".join(step.title for step in fetches))
+        if self._sources is None:
+            return self._phase_log.end(*await self._download(fetches))
+        served = frozenset[str]() if self._cache is None else self._cache.served
+        wanted = {name: found for name, found in self._archives.items() if name not in served}
+        # The author of a package under test learns that its source is gone.
+        own = () if kinds.is_revdep(self._spec) else wanted.get(kinds.target(self._spec), ())
+        note = self._transcript.note
+        everything = (archive for found in wanted.values() for archive in found)
+        async with self._sources.fetching(everything, own, note) as has_some:
+            # The limit is for what this job fetches itself.
+            self._phase_log.restart_limit(Phase.FETCH)
+            first = (phases.set_mirrors(self._sources.mirrors),) if has_some else ()
+            ended, found = await self._download(fetches, first)
+            await self._sources.keep(self._executor.read, note)
+            await self._sources.record(
+                ok=ended.ok,
+                actions=found.actions if found is not None else (),
+                network_works=self._probes.get(NETWORK_WORKS),
+            )
+        return self._phase_log.end(ended, found)
+
+    async def _download(
+        self, fetches: tuple[steps.Step, ...], first: tuple[steps.Step, ...] = ()
+    ) -> tuple[ProcessResult, report.OpamReport | None]:
+        ended, found = await self._series((*first, *fetches))
         if ended.exit_code == OpamExit.SYNC_ERROR and found is not None:
-            again = await checksums.repeats(found.actions, sources, self._captured)
+            again = await checksums.repeats(found.actions, fetches, self._captured)
             if again is not None:
                 self._probes[CHECKSUM_REPEATS] = again
             else:
                 self._probes |= await network_probe.probe(self._own_hosts, self._captured)
-        return self._phase_log.end(ended, found)
+        return ended, found
 
     async def _phase(self, phase: Phase, *commands: steps.Step) -> bool:
         self._phase_log.begin(phase, " && ".join(step.title for step in commands))
