@@ -34,6 +34,7 @@ from opam_ci.clients.lint.opam import OpamLint
 from opam_ci.clients.lint.program import HostProgram, RootProgram
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.platform_files import load_platforms
+from opam_ci.clients.runners.cache.failures import failure_store
 from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.clients.runners.sandbox.locks import temporary_files_in
 from opam_ci.clients.threads import INDEX
@@ -201,7 +202,7 @@ async def _builders(
         health = instruments.watch_builds(
             runner, store, runner.needs, platforms, is_ready=kind not in faults
         )
-        jobs = BuildActivities(runner, store, running)
+        jobs = BuildActivities(runner, store, running, failure_store(settings.cache))
         observers = (*instruments.observers, health)
         workers += [
             build_worker(client, pool, jobs, BuildSlots(health, machine), observers)

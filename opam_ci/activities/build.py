@@ -1,6 +1,7 @@
 """The build activity: a job's spec in, a judged report out."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import UTC, datetime
 
 from temporalio import activity
 
@@ -10,10 +11,11 @@ from opam_ci.clients.judge.judging import judge
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.logs.writer import LogWriter
 from opam_ci.clients.runners.base import Runner
+from opam_ci.clients.runners.cache.failures import FailureStore
 from opam_ci.core.classify.replay import Judged
 from opam_ci.core.jobs.build import BuildProgress, RevdepList, listing_key
 from opam_ci.core.jobs.messages import JobReport, Listing, RunJob
-from opam_ci.core.jobs.outcome import Outcome
+from opam_ci.core.jobs.outcome import Outcome, SeenIn
 from opam_ci.core.jobs.records import log_key
 from opam_ci.core.text.status import verdict_line
 
@@ -26,6 +28,7 @@ class BuildActivities:
         store: For logs.
         slots: One for each job that the machine runs at once, in all of its pools; by default
             any number.
+        failures: Where dependencies are remembered that fail; None for nowhere.
     """
 
     def __init__(
@@ -33,10 +36,12 @@ class BuildActivities:
         runner: Runner,
         store: ArtifactStore,
         slots: AbstractAsyncContextManager[object] = nullcontext(),  # noqa: B008  has no state
+        failures: FailureStore | None = None,
     ) -> None:
         self._runner = runner
         self._store = store
         self._slots = slots
+        self._failures = failures
 
     @activity.defn
     async def run_job(self, task: RunJob) -> JobReport:
@@ -75,6 +80,15 @@ class BuildActivities:
                 )
                 log.write(verdict_line(outcome).encode())
                 judged.keep(log, Judged(facts=facts, outcome=outcome))
+            seen = SeenIn(
+                **task.context.revision.model_dump(),
+                job=task.spec.job,
+                round=task.context.round,
+                attempt=attempt.number,
+                ended_at=datetime.now(UTC),
+            )
+            if self._failures is not None:
+                await self._failures.learn(report.failed_alone, outcome, seen)
             if report.listing is not None:
                 listing = await self._store_listing(report.listing, listing_key(attempt.log))
             return outcome

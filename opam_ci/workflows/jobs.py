@@ -36,9 +36,11 @@ with workflow.unsafe.imports_passed_through():
         Outcome,
         Skipped,
     )
+    from opam_ci.core.jobs.records import revision_folder
     from opam_ci.core.jobs.signals import AttemptFaulted, AttemptStarted, RestartJobs
     from opam_ci.core.jobs.summary import JobStatus, activity_id
     from opam_ci.core.jobs.table import JobTable
+    from opam_ci.core.reuse.settled import is_audited
     from opam_ci.core.submission.result import BUILT_KINDS, ChangedPackage
     from opam_ci.core.text.status import activity_summary
     from opam_ci.workflows import options
@@ -235,6 +237,16 @@ class JobRunner:
             submitted=self._submitted if job.kind is JobKind.LIST_REVDEPS else (),
             build_cache=checks.build_cache,
             source=state.revision.source,
+            builds_known_failures=self._builds_known_failures(job),
+        )
+
+    def _builds_known_failures(self, job: Job) -> bool:
+        """Whether a job builds what is known to fail: restarted, by request, or as an audit."""
+        state = self._state
+        return (
+            self._table[job.id].round > 1
+            or not state.revision.options.reuse_verdicts
+            or is_audited(job.id, revision_folder(state.key))
         )
 
     def _report(self, running: _Running, job: Job, error: ActivityError) -> JobReport:

@@ -15,10 +15,12 @@ from opam_ci.core.incidents import restarts
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
+from opam_ci.core.jobs.records import revision_folder
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, RestartWhich
 from opam_ci.core.jobs.signals import PlatformProgress
 from opam_ci.core.jobs.summary import SHOWN_ROWS, Counts, PlatformStanding, State, Summary
+from opam_ci.core.reuse.settled import is_audited
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.support.fakes.world import (
@@ -244,6 +246,28 @@ async def test_restart_of_everything_twice_runs_everything_once(
     assert sorted(world.script.started) == sorted(
         (job, round_, 1) for job in ("analysis", "lint", BUILD, TEST) for round_ in (1, 2)
     )
+
+
+@pytest.mark.parametrize("reuses", [True, False])
+async def test_what_is_known_to_fail_is_built_by_request_alone(
+    world: World, ref: PullRequestRef, *, reuses: bool
+) -> None:
+    handle = await world.open(ref, world.revision(reuse_verdicts=reuses))
+    await world.until(handle, is_decided)
+    await handle.signal("restart", {"which": "all"})
+    await world.until(
+        handle, lambda now: is_decided(now) and all(row.round == 2 for row in now.jobs)
+    )
+    found = [(to.round, spec.builds_known_failures) for to, spec in world.script.specs]
+    # Two in a hundred are an audit.
+    audited = [
+        is_audited(spec.job.id, revision_folder(to.revision)) for to, spec in world.script.specs
+    ]
+    assert sorted({round_ for round_, _ in found}) == [1, 2]
+    assert found == [
+        (round_, not reuses or round_ > 1 or audit)
+        for (round_, _), audit in zip(found, audited, strict=True)
+    ]
 
 
 class SuggestedRun:

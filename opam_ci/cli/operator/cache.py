@@ -8,6 +8,7 @@ import typer
 from opam_ci.app.settings import Settings
 from opam_ci.clients.runners.cache.archives import ArchiveStore
 from opam_ci.clients.runners.cache.dependencies import cache_store
+from opam_ci.clients.runners.cache.failures import failure_store
 from opam_ci.clients.runners.cache.sources import SourceStore
 from opam_ci.clients.runners.cache.store import CacheStore
 
@@ -20,14 +21,18 @@ def cache(
 ) -> None:
     """Shows the size of what this machine keeps for later builds, or clears it.
 
-    These are compiled dependencies, and archives of sources.
+    These are compiled dependencies, those that are known to fail, and archives of sources.
     """
     settings = Settings()
     compiled = cache_store(settings.cache, settings.build_cache_bytes)
     archives = SourceStore(settings.cache, settings.source_store_bytes).archives
     if clear:
         removed = asyncio.run(_clear(compiled, archives))
-        print(f"removed {removed[0]} compiled packages and {removed[1]} archives of sources")
+        known = failure_store(settings.cache).clear()
+        print(
+            f"removed {removed[0]} compiled packages, {known} known failures "
+            f"and {removed[1]} archives of sources"
+        )
     use = compiled.use()
     switch = "on" if settings.build_cache else "off (OPAM_CI_BUILD_CACHE)"
     print(

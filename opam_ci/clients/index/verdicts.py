@@ -75,8 +75,10 @@ class Verdicts(Connected):
             for some in portions(sorted(keys)):
                 rows = connection.execute(query.where(JOBS.c.plan_key.in_(some))).all()
                 failed = [row.id for row in rows if row.standing == Standing.FAILED]
-                alike = _groups(connection, failed)
+                alike, others = _groups(connection, failed)
                 for row in rows:
+                    if row.id in others:
+                        continue
                     known = Attempted.model_validate(row, from_attributes=True)
                     known = known.model_copy(update={"alike": alike.get(row.id)})
                     attempts[row.plan_key].append(known)
@@ -120,14 +122,18 @@ def count_audits(connection: Connection, now: datetime) -> Audits:
     return Audits(compared=sum(found.values()), differed=found.get(True, 0))
 
 
-def _groups(connection: Connection, ids: Sequence[int]) -> dict[int, str | None]:
-    """Returns how attempts failed, by their ids."""
+def _groups(
+    connection: Connection, ids: Sequence[int]
+) -> tuple[dict[int, str | None], frozenset[int]]:
+    """Returns how attempts failed, by their ids, and those that did not build what failed."""
     query = select(ATTEMPTS.c.id, ATTEMPTS.c.outcome)
-    return {
-        row.id: cause_group(row.outcome)
+    outcomes: dict[int, Failed] = {
+        row.id: row.outcome
         for some in portions(ids)
         for row in connection.execute(query.where(ATTEMPTS.c.id.in_(some)))
     }
+    others = frozenset(id_ for id_, each in outcomes.items() if each.evidence.seen_in is not None)
+    return {id_: cause_group(each) for id_, each in outcomes.items()}, others
 
 
 def _verdict(row: AnyRow) -> KnownVerdict:

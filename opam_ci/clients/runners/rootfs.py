@@ -14,6 +14,7 @@ from platform import machine as machine_name
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.runners.base import LogSink
 from opam_ci.clients.runners.cache.dependencies import DependencyCache, cache_context, cache_store
+from opam_ci.clients.runners.cache.failures import failure_store
 from opam_ci.clients.runners.cache.sources import SourceStore
 from opam_ci.clients.runners.images import apt_sources as aptsources
 from opam_ci.clients.runners.images import layer
@@ -75,6 +76,7 @@ class RootfsRunner:
         self._jobs = JobRoots(settings.home / "jobs", self._rights)
         self.cache = cache_store(settings.home, settings.build_cache_bytes)
         self._sources = SourceStore(settings.home, settings.source_store_bytes)
+        self._failures = failure_store(settings.home)
         archives = aptsources.read_host()
         if settings.mirror is not None:
             archives = archives.model_copy(update={"main": settings.mirror, "security": None})
@@ -215,7 +217,9 @@ class RootfsRunner:
             if self._settings.build_cache and spec.build_cache:
                 context = cache_context(spec, image.manifest.digest, base)
                 cache = stack.enter_context(
-                    DependencyCache(self.cache, executor, base, context, phase_log)
+                    DependencyCache(
+                        self.cache, executor, base, context, phase_log, failures=self._failures
+                    )
                 )
             job = JobRun(
                 spec,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from opam_ci.core.classify.machine import judge_machine
 from opam_ci.core.classify.packages import judge_package_phase
-from opam_ci.core.classify.positive_proofs import is_proven
+from opam_ci.core.classify.positive_proofs import KNOWN_FAILURE, is_proven
 from opam_ci.core.classify.preparation import judge_preparation
 from opam_ci.core.classify.sources import judge_fetch
 from opam_ci.core.classify.verdicts import Case
@@ -66,7 +66,7 @@ def _decide(case: Case) -> Outcome:
         return case.errored(Cause.UNKNOWN, "nothing-ran", None, detail="no phase was started")
     stopped = next((run for run in case.facts.phases if not _succeeded(run)), None)
     if stopped is None:
-        return _judge_end(case)
+        return _judge_known_failure(case) or _judge_end(case)
     if machine := judge_machine(case, stopped):
         return machine
     if stopped.phase is Phase.FETCH:
@@ -105,6 +105,29 @@ def _proven(outcome: Outcome) -> Outcome:
 
 def _succeeded(run: PhaseRun) -> bool:
     return run.exit_code == 0 and run.signal is None and not run.timed_out
+
+
+def _judge_known_failure(case: Case) -> Outcome | None:
+    """Judge a run that ended since a dependency is known to fail."""
+    known = case.facts.known_failure
+    if known is None:
+        return None
+    seen = known.seen[0]
+    where = f"#{seen.number}" if seen.branch is None else seen.branch
+    detail = (
+        f"{known.package} was not built: it failed alike in {len(known.seen)} jobs that built it "
+        f"from the same, the last time for {where} on {seen.ended_at:%d %B %Y}"
+    )
+    failed = case.failed(
+        FailureReason.DEPENDENCY,
+        KNOWN_FAILURE,
+        case.facts.last,
+        lines=known.outcome.evidence.lines,
+        detail=detail,
+        blame=known.package,
+    )
+    evidence = failed.evidence.model_copy(update={"seen_in": seen})
+    return failed.model_copy(update={"evidence": evidence})
 
 
 def _judge_end(case: Case) -> Outcome:

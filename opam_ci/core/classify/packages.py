@@ -20,6 +20,9 @@ from opam_ci.core.jobs.facts import OpamAction, PhaseRun
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause, FailureReason, LogLine, Outcome
 
+DEPENDENCY_FAILED = "dependency-failed"
+"""Rule of a job of which opam reports that commands of a dependency failed."""
+
 _REPORT_HEAD = (RULES.by_id[OPAM_COMMAND_FAILED],)
 _FAILURES = tuple(rule for rule in RULES if rule.verdict == "failed")
 _KEPT_REASONS = {FailureReason.CHECKSUM, FailureReason.SOURCE, FailureReason.OPAM_FILE}
@@ -113,7 +116,7 @@ def _judge_dependency(
         return case.errored(Cause.IMAGE, "conf-without-depexts", run, lines=lines, detail=detail)
     return case.failed(
         FailureReason.DEPENDENCY,
-        "dependency-failed",
+        DEPENDENCY_FAILED,
         run,
         lines=lines,
         detail=detail,

@@ -38,6 +38,9 @@ _SKIPS = frozenset(
     }
 )
 
+KNOWN_FAILURE = "dependency-known-to-fail"
+"""Rule of a job that was ended since a dependency is known to fail."""
+
 PROOFS = (
     Proof(
         reason=FailureReason.MERGE_CONFLICT,
@@ -71,6 +74,15 @@ PROOFS = (
         phase=Phase.FETCH,
         rules=_GONE | {"source-checksum"},
         why="the same, of a dependency",
+    ),
+    *(
+        Proof(
+            reason=FailureReason.DEPENDENCY,
+            phase=phase,
+            rules=frozenset({KNOWN_FAILURE}),
+            why="in two attempts commands of the dependency, made of the same, failed alike",
+        )
+        for phase in (Phase.SOLVE, Phase.DEPEXTS)
     ),
     Proof(
         reason=FailureReason.NOT_INSTALLED,

@@ -64,7 +64,8 @@ def signature(outcome: Outcome | None, job: Job) -> Signature | None:
     """Returns how a job failed; None if that is about the package or not specific enough.
 
     A verdict that was revised keeps the signature of the original failure: it is still evidence
-    for later ones.
+    for later ones. A job that was ended since a dependency is known to fail has the signature of
+    those that built it: where these are in doubt, so is it.
     """
     if job.kind not in KINDS or outcome is None or not _is_failure(outcome):
         return None
@@ -80,7 +81,8 @@ def signature(outcome: Outcome | None, job: Job) -> Signature | None:
     line = normalised(line)
     if sum(char.isalpha() for char in line) < _LETTERS:
         return None
-    return Signature(evidence.phase, line)
+    is_known = evidence.seen_in is not None
+    return Signature(Phase.DEPENDENCIES if is_known else evidence.phase, line)
 
 
 def normalised(line: str) -> str:

@@ -5,6 +5,7 @@ from typing import Self
 
 from opam_ci.core.jobs.facts import BuildFacts
 from opam_ci.core.jobs.job import Job, Phase
+from opam_ci.core.jobs.known_failure import FailedAlone
 from opam_ci.core.model import Frozen
 from opam_ci.core.platforms.limits import PhaseLimits
 from opam_ci.core.platforms.model import Platform
@@ -91,6 +92,7 @@ class BuildSpec(Frozen):
             them out, since they have jobs of their own.
         build_cache: Whether compiled dependencies may come from the worker's cache.
         source: Where people get the repository; None for one that no clone has.
+        builds_known_failures: Whether dependencies are built although they are known to fail.
     """
 
     job: Job
@@ -102,6 +104,7 @@ class BuildSpec(Frozen):
     submitted: tuple[str, ...] = ()
     build_cache: bool = True
     source: Source | None = None
+    builds_known_failures: bool = False
 
 
 class Revdep(Frozen):
@@ -181,12 +184,15 @@ class BuildReport(Frozen):
             64 KiB and the last 256 KiB of each; offsets come from `facts`.
         listing: Result of a `list-revdeps` job; None if it failed or the job is of another kind.
         sources: Where its archives came from; None on a machine that keeps none.
+        failed_alone: Dependencies that failed when each was built alone for the cache. They decide
+            nothing of this job.
     """
 
     facts: BuildFacts
     logs: dict[Phase, str]
     listing: RevdepList | None = None
     sources: SourceCounts | None = None
+    failed_alone: tuple[FailedAlone, ...] = ()
 
 
 class BuildProgress(Frozen):

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from opam_ci.core.jobs.job import Job, Phase
+from opam_ci.core.jobs.known_failure import KnownFailure
 from opam_ci.core.model import Frozen
 
 
@@ -178,6 +179,8 @@ class BuildFacts(Frozen):
         limit_reached_on: Worker on which an earlier attempt of the same round reached the job's
             own limit in the package's own commands (`OWN_LIMIT_RULES`), None if none did.
         environment: With what it was built, None in facts of before it was recorded.
+        known_failure: Of a run that ended before it fetched anything: the dependency that is known
+            to fail.
     """
 
     job: Job
@@ -190,6 +193,7 @@ class BuildFacts(Frozen):
     hidden: tuple[str, ...] = ()
     limit_reached_on: str | None = None
     environment: BuildEnvironment | None = None
+    known_failure: KnownFailure | None = None
 
     @property
     def last(self) -> PhaseRun | None:

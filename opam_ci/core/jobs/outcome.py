@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter
 
-from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.job import Job, Phase
 from opam_ci.core.model import Frozen
 from opam_ci.core.printable import readable
 
@@ -150,6 +150,16 @@ class Reused(Frozen):
     ended_at: AwareDatetime
 
 
+class SeenIn(Reused):
+    """An attempt of a job that built a dependency, which failed; of others that need the same one.
+
+    Attributes:
+        job: The job, which may be another one.
+    """
+
+    job: Job
+
+
 class OnBase(StrEnum):
     """What a job that failed comes to without the change."""
 
@@ -194,6 +204,8 @@ class Evidence(Frozen):
         on_base: Of a job that failed: what it comes to without the change, once that is known.
         reused: Of a job that was not run: the attempt with the same inputs whose verdict it has.
         waiver: Of a job that failed: the waiver that takes it, or did until it expired.
+        seen_in: Of a job that was ended since a dependency is known to fail: the newest attempt
+            that built it. Such a job proves nothing for others.
     """
 
     rule: str
@@ -207,6 +219,7 @@ class Evidence(Frozen):
     on_base: OnBase | None = None
     reused: Reused | None = None
     waiver: WaiverRef | None = None
+    seen_in: SeenIn | None = None
 
 
 class Passed(Frozen):

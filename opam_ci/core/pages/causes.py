@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from opam_ci.core.classify.lines import clean
 from opam_ci.core.classify.positive_proofs import PROOFS
 from opam_ci.core.classify.rulebook import RULES
 from opam_ci.core.incidents.fingerprint import normalised
@@ -121,6 +122,18 @@ def is_alike(one: Outcome, other: Outcome) -> bool:
     Stricter than `cause_group`, by which different packages are compared.
     """
     return cause_group(one) == cause_group(other) and _lines(one) == _lines(other)
+
+
+def is_shown_by(outcome: Outcome, output: str) -> bool:
+    """Whether an output has all lines on which an outcome rests, and there are some.
+
+    Args:
+        outcome: The outcome.
+        output: Of the same commands, run elsewhere.
+    """
+    shown = {normalised(line.as_evidence().text.lower()) for line in clean(output)}
+    lines = _lines(outcome)
+    return bool(lines) and shown.issuperset(lines)
 
 
 def _lines(outcome: Outcome) -> list[str]:

@@ -19,7 +19,7 @@ AUDITED_IN: Final = 50
 _Z: Final = 1.645
 """The normal distribution has 95 % below so many deviations."""
 
-_AGREED: Final = 2
+AGREED: Final = 2
 """A failure holds once so many attempts have failed alike: it was not by chance."""
 
 _FAILURES: Final = frozenset({FailureReason.BUILD, FailureReason.TEST, FailureReason.DEPENDENCY})
@@ -95,7 +95,7 @@ def _holds(newest: Attempted, known: Sequence[Attempted]) -> bool:
         case Standing.SKIPPED:
             return newest.why in _SKIPS
         case Standing.FAILED if newest.why in _FAILURES and newest.alike is not None:
-            return len(known) >= _AGREED and len({each.alike for each in known}) == 1
+            return len(known) >= AGREED and len({each.alike for each in known}) == 1
         case _:
             return False
 
@@ -104,7 +104,7 @@ def is_audited(key: str, testing: str) -> bool:
     """Whether a job runs although a verdict holds for it, so that the two can be compared.
 
     Args:
-        key: Its plan key.
+        key: Its plan key, or what else identifies it.
         testing: What identifies the testing: each of them tries other jobs.
     """
     digest = hashlib.sha256(f"{key} {testing}".encode()).digest()

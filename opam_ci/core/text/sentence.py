@@ -3,7 +3,15 @@
 from collections import Counter
 from datetime import datetime
 
-from opam_ci.core.jobs.outcome import Cause, Failed, Outcome, Skipped, SkipReason, reused_of
+from opam_ci.core.jobs.outcome import (
+    Cause,
+    Failed,
+    Outcome,
+    Reused,
+    Skipped,
+    SkipReason,
+    reused_of,
+)
 from opam_ci.core.jobs.summary import JobState, JobStatus, Standing, State, Summary
 from opam_ci.core.printable import clip, flat
 from opam_ci.core.text.result import (
@@ -119,7 +127,7 @@ def job_sentence(row: JobStatus) -> str:
         case "passed":
             text = f"Passed{_as_before(outcome)}."
         case "failed":
-            before = f"{_as_before(outcome)}{_waiver(outcome)}"
+            before = f"{_as_before(outcome)}{_unbuilt(outcome)}{_waiver(outcome)}"
             text = f"Failed ({outcome.reason}){before}: {flat(reason_line(outcome))}"
         case "skipped":
             why = f"{SKIP_TEXTS[outcome.reason]}{_as_before(outcome)}{_waiver(outcome)}"
@@ -136,8 +144,19 @@ def _as_before(outcome: Outcome) -> str:
     """Returns where a job ran whose verdict this is; empty if it is the job's own."""
     if (reused := reused_of(outcome)) is None:
         return ""
-    where = f"#{reused.number}" if reused.branch is None else clip(reused.branch, _NAME_LIMIT)
-    return f", as with the same inputs for {where} on {reused.ended_at:%d %B %Y}"
+    return f", as with the same inputs {_when(reused)}"
+
+
+def _unbuilt(outcome: Failed) -> str:
+    """Returns where a dependency was built last that this job did not build; empty if it did."""
+    if (seen := outcome.evidence.seen_in) is None:
+        return ""
+    return f", not built as it failed twice, the last time {_when(seen)}"
+
+
+def _when(ran: Reused) -> str:
+    where = f"#{ran.number}" if ran.branch is None else clip(ran.branch, _NAME_LIMIT)
+    return f"for {where} on {ran.ended_at:%d %B %Y}"
 
 
 def _waiver(outcome: Failed | Skipped) -> str:

@@ -25,12 +25,19 @@ from opam_ci.clients.index import Index, Place
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.containers.registry import ImageResolver
 from opam_ci.core.errors import OpamCiError
-from opam_ci.core.jobs.build import PhaseTimeouts, RepositoryRef, Revdep, RevdepList
+from opam_ci.core.jobs.build import (
+    BuildSpec,
+    PhaseTimeouts,
+    RepositoryRef,
+    Revdep,
+    RevdepList,
+)
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.messages import (
     AnalysisReport,
     HeadTask,
+    JobContext,
     JobReport,
     LintReport,
     LintVerdict,
@@ -82,6 +89,7 @@ class Script:
         images: The image on which each job ran last.
         unserved: Pools that no worker ever served.
         limits: The time limits of each job.
+        specs: What each attempt of a build was to do, and for whom.
         inputs: What the analysis finds that jobs work on.
         reach: What is within reach of each package, None if no job is to have a plan key.
         looks: What the merge of each head into a moved base comes to; the same as before if it is
@@ -105,6 +113,7 @@ class Script:
         self.images: dict[str, str | None] = {}
         self.unserved: set[str] = set()
         self.limits: dict[str, PhaseTimeouts] = {}
+        self.specs: list[tuple[JobContext, BuildSpec]] = []
         self.resolver = ImageResolver(known_for=timedelta(0), timeout=httpx.Timeout(0.5))
         self.revdeps: tuple[Revdep, ...] = ()
         self.flagged: tuple[str, ...] = ()
@@ -157,6 +166,7 @@ class Script:
     @activity.defn
     async def run_job(self, task: RunJob) -> JobReport:
         job = task.spec.job
+        self.specs.append((task.context, task.spec))
         self.images[job.id] = task.spec.platform.image
         self.limits[job.id] = task.spec.timeouts
         report = await run_attempt(

@@ -42,9 +42,13 @@ async def test_the_cache_is_counted(home: Path, capsys: pytest.CaptureFixture[st
 
 def test_the_cache_is_cleared(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(fill(home))
+    (home / "failures").mkdir()
+    (home / "failures" / KEY).write_text("{}")
     assert run(["cache", "--clear"]) == 0
+    assert list((home / "failures").iterdir()) == []
     output = capsys.readouterr().out
-    assert "removed 1 compiled packages and 1 archives of sources" in output
+    removed = "removed 1 compiled packages, 1 known failures and 1 archives of sources"
+    assert removed in output
     assert ": 0 compiled packages, 0 MiB" in output
     assert ": 0 archives of sources, 0 MiB" in output
     assert not (home / "cache" / KEY[:20]).exists()

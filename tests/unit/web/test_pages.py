@@ -32,6 +32,7 @@ from opam_ci.web.security import CONTENT_SECURITY_POLICY
 from opam_ci.web.site import Site
 from opam_ci.web.sources import PageSources
 from tests.support.fakes.serving import served
+from tests.support.samples.known_failures import failed, seen
 from tests.support.worlds import pages as world
 
 
@@ -296,6 +297,25 @@ def test_a_job_that_was_not_run_leads_to_the_one_that_was(filled: httpx.Client, 
     assert f'href="/{world.REPOSITORY}/commit/{world.OLD}/job/{there}"' in page.text
     # One that ran does not say so.
     assert "was not run" not in filled.get(JOB).text
+
+
+def test_a_job_that_did_not_build_what_failed_leads_to_one_that_did(
+    filled: httpx.Client, site: Site
+) -> None:
+    job = Job(platform=world.PLATFORMS[0], package="needs.1", kind=JobKind.BUILD)
+    evidence = failed().evidence.model_copy(update={"seen_in": seen(round_=2)})
+    outcome = failed().model_copy(update={"evidence": evidence})
+    status = JobStatus(job=job, state=JobState.DECIDED, outcome=outcome, attempt=1)
+    index = Index.open(site.sources.index_url)
+    key = world.key_of(world.NEW)
+    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
+    index.close()
+    page = filled.get(JOB.replace("cppo.1.8.0", "needs.1")).text
+    assert "This job did not build the dependency" in page
+    there = "build,debian-13-ocaml-5.3@amd64,foo.1?attempt=2-1#log"
+    assert f'href="/ocaml/opam-repository/commit/{"c" * 40}/job/{there}"' in page
+    # One that did does not say so.
+    assert "did not build" not in filled.get(JOB).text
 
 
 def test_a_failure_says_what_it_is_without_the_change(filled: httpx.Client, site: Site) -> None:

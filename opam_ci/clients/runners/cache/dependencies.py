@@ -13,11 +13,13 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final, Protocol, Self
 
+from opam_ci.clients.runners.cache.failures import FailureStore
 from opam_ci.clients.runners.cache.store import CacheEntry, CacheStore
 from opam_ci.clients.runners.images.layer import Layer
 from opam_ci.clients.runners.images.rootfs_exec import RootfsExecutor
@@ -27,14 +29,18 @@ from opam_ci.clients.runners.phases import report
 from opam_ci.clients.runners.phases.executor import Executor, read_one
 from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.phases.steps import OPAM_ENVIRONMENT, Step
+from opam_ci.clients.runners.phases.transcript import Excerpt
 from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox import safe_read as beneath
 from opam_ci.clients.runners.sandbox.process import ProcessResult
+from opam_ci.core.classify.exits import OpamExit
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.build_keys import CachedBuild, cached_builds
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Phase
+from opam_ci.core.jobs.known_failure import FailedAlone, KnownFailure
 from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.reuse.known_failures import beside, holds
 
 _SWITCH_FILES: Final = f"{phases.OPAM_ROOT}/{phases.SWITCH}"
 
@@ -73,6 +79,7 @@ class Run(Protocol):
         *,
         executor: Executor | None = None,
         stdin: IO[bytes],
+        output: Callable[[bytes], None],
     ) -> tuple[ProcessResult, report.OpamReport | None]:
         """Runs it in the job's own root, or in another; its output is left out of the log."""
 
@@ -90,17 +97,24 @@ class DependencyCache:
         base: Its base layer.
         context: All that every build of the job depends on; see `cache_context`.
         phase_log: The job's log and time limits.
+        failures: What is known to fail.
+
+    Attributes:
+        failed: Dependencies that failed where each was built alone.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a job
         self,
         store: CacheStore,
         executor: RootfsExecutor,
         base: Layer,
         context: str,
         phase_log: PhaseLog,
+        *,
+        failures: FailureStore,
     ) -> None:
         self._store = store
+        self._failures = failures
         self._executor = executor
         self._base = base
         self._context = context
@@ -109,9 +123,12 @@ class DependencyCache:
         self._files: dict[str, dict[str, bytes]] = {}
         self._plain_bottom: tuple[Path, ...] = ()
         self._bottom: tuple[Path, ...] = ()
+        self._found: dict[str, CachedBuild] = {}
         self._wanted: dict[str, CachedBuild] = {}
+        self._target_name = ""
         self._target: CachedBuild | None = None
         self._have: dict[str, CacheEntry] = {}
+        self.failed: list[FailedAlone] = []
 
     def __enter__(self) -> Self:
         """Takes nothing yet."""
@@ -159,8 +176,9 @@ class DependencyCache:
             self._context,
             hashlib.sha256(system or b"").hexdigest(),
         )
+        self._found = {build.package: build for build in found}
         self._wanted = {build.package: build for build in found if build.package != target}
-        self._target = next((build for build in found if build.package == target), None)
+        self._target_name, self._target = target, self._found.get(target)
         for build in found:
             if self._can_take(build):
                 try:
@@ -170,6 +188,22 @@ class DependencyCache:
         if self._have:
             self._note(f"from the cache: {', '.join(self._have)}")
             await self._put(run)
+
+    async def known_failure(self) -> KnownFailure | None:
+        """Returns what is known of a dependency that fails, None if none is known to."""
+        now = datetime.now(UTC)
+        for build in self._wanted.values():
+            if build.package in self._have:
+                continue
+            known = await asyncio.to_thread(self._failures.find, build.key)
+            if known is None or known.package != build.package:
+                continue
+            if holds(known, self._beside(build.package), now):
+                return known
+        return None
+
+    def _beside(self, package: str) -> tuple[str, ...]:
+        return beside(package, self._found, self._files, self._target_name)
 
     async def fill(self, run: Run) -> ProcessResult | None:
         """Builds the dependencies that the cache lacks, each alone, and keeps them.
@@ -215,6 +249,7 @@ class DependencyCache:
             await self._store.keep(
                 root.upper.parent, target.key, target.package, seconds, root.lowers
             )
+            await asyncio.to_thread(self._failures.forget, target.key)
         except (OSError, InfrastructureError) as error:
             self._note(f"{target.package} cannot be kept in the cache: {error}")
 
@@ -245,7 +280,7 @@ class DependencyCache:
         """Puts all entries under the job's root, and into opam's list of installed packages."""
         self._executor.put_between(self._layers(self._have))
         state = await self._state(self._have)
-        ended, _ = await self._with_state(state, ("true",), run, None)
+        ended, _ = await self._with_state(state, ("true",), run, None, output=lambda _: None)
         if not ended.ok:
             # Neither with these layers nor without them does the switch match opam's list now.
             raise InfrastructureError(
@@ -270,12 +305,14 @@ class DependencyCache:
             )
         return state.encode()
 
-    async def _with_state(
+    async def _with_state(  # noqa: PLR0913 - what a step consists of
         self,
         state: bytes,
         argv: tuple[str, ...],
         run: Run,
         executor: Executor | None,
+        *,
+        output: Callable[[bytes], None],
         read_only: tuple[tuple[Path, str], ...] = (),
     ) -> tuple[ProcessResult, report.OpamReport | None]:
         files = (f"/{phases.SWITCH_STATE}", f"/{_INSTALLED_CACHE}")
@@ -284,7 +321,7 @@ class DependencyCache:
         with tempfile.TemporaryFile() as stdin:
             stdin.write(state)
             stdin.seek(0)
-            return await run(step, executor=executor, stdin=stdin)
+            return await run(step, executor=executor, stdin=stdin, output=output)
 
     async def _get(self, build: CachedBuild, run: Run) -> ProcessResult | None:
         """Builds a dependency, or waits for another job that does.
@@ -330,16 +367,27 @@ class DependencyCache:
             downloads: tuple[tuple[Path, str], ...] = ()
             if beneath.is_directory(job, _DOWNLOADS):
                 downloads = ((job / _DOWNLOADS, f"/{_DOWNLOADS}"),)
+            output = Excerpt()
             ended, found = await self._with_state(
                 await self._state(build.needs),
                 ("opam", "install", build.package),
                 run,
                 alone,
-                downloads,
+                output=output.feed,
+                read_only=downloads,
             )
             if ended.timed_out:
                 return ended
             if not ended.ok:
+                if _is_own_failure(build.package, ended, found):
+                    self.failed.append(
+                        FailedAlone(
+                            package=build.package,
+                            key=build.key,
+                            beside=self._beside(build.package),
+                            output=output.text,
+                        )
+                    )
                 raise _LeftToOpamError(f"built alone, it fails ({ended.how})")
             expected = self._base.manifest.installed | {*build.needs, build.package}
             if (
@@ -356,8 +404,17 @@ class DependencyCache:
                 raise _LeftToOpamError(f"it cannot be kept: {error}") from error
         if not kept or not self._take(build, await asyncio.to_thread(self._store.find, build.key)):
             raise _LeftToOpamError("its files conflict with those of other packages")
+        await asyncio.to_thread(self._failures.forget, build.key)
         self._note(f"built for the cache: {build.package} in {seconds:.1f} s")
         return None
+
+
+def _is_own_failure(package: str, ended: ProcessResult, found: report.OpamReport | None) -> bool:
+    """Whether opam reports that commands of a package failed, and nothing else."""
+    if ended.exit_code != OpamExit.PACKAGE_OPERATION_ERROR or found is None:
+        return False
+    failed = {(each.package, each.action) for each in found.actions if each.result == "failed"}
+    return bool(failed) and failed <= {(package, "build"), (package, "install")}
 
 
 def _files(upper: Path, solution: Iterable[str]) -> dict[str, dict[str, bytes]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,9 +45,11 @@ from opam_ci.core.jobs.build_keys import are_fixed
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.facts import BuildEnvironment, BuildFacts, OpamAction
 from opam_ci.core.jobs.job import PACKAGE_PHASES, REVDEP_KINDS, JobKind, Phase
+from opam_ci.core.jobs.known_failure import KnownFailure
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.opam.explanation import rests_on_hidden
 from opam_ci.core.opam.file import opam_text
+from opam_ci.core.text.known_failure import known_failure_lines
 
 _OPAM_FILE_LIMIT = 1 << 20
 
@@ -159,6 +162,7 @@ class JobRun:
         self._hidden: tuple[str, ...] = ()
         self._installed: bool | None = None
         self._listing: RevdepList | None = None
+        self._known_failure: KnownFailure | None = None
 
     async def run(self, artifacts: layer.ArtifactSource) -> BuildReport:
         """Runs the phases, in order, until one fails, and collects the facts.
@@ -182,6 +186,7 @@ class JobRun:
             probes=self._probes,
             accepts_failure=await self._accepts_failure(),
             hidden=self._hidden,
+            known_failure=self._known_failure,
             environment=BuildEnvironment(
                 image=self._image_name or self._image.digest,
                 opam=self._base.opam_version,
@@ -197,6 +202,7 @@ class JobRun:
             logs=self._transcript.texts,
             listing=self._listing,
             sources=None if self._sources is None else self._sources.counts,
+            failed_alone=() if self._cache is None else tuple(self._cache.failed),
         )
 
     async def _check_out(self, artifacts: layer.ArtifactSource) -> None:
@@ -262,6 +268,25 @@ class JobRun:
         if cache is not None:
             self._phase_log.restart_limit(Phase.SETUP)
             await cache.attach(kinds.target(self._spec), self._for_cache)
+            if not self._spec.builds_known_failures:
+                return not await self._is_known_to_fail(cache)
+        return True
+
+    async def _is_known_to_fail(self, cache: DependencyCache) -> bool:
+        """Returns whether a dependency is known to fail, and explains that in the log."""
+        known = await cache.known_failure()
+        if known is None:
+            return False
+        # The lines of its evidence are in another log: here these explain it.
+        place = self._transcript.size
+        for line in known_failure_lines(known):
+            self._transcript.note(line)
+        evidence = known.outcome.evidence
+        lines = tuple(line.model_copy(update={"offset": place}) for line in evidence.lines)
+        shown = evidence.model_copy(update={"lines": lines})
+        self._known_failure = known.model_copy(
+            update={"outcome": known.outcome.model_copy(update={"evidence": shown}), "beside": ()}
+        )
         return True
 
     async def _setup(self) -> bool:
@@ -361,6 +386,8 @@ class JobRun:
         """
         last = self._phase_log.runs[-1]
         failed = [action.package for action in last.actions if action.result == "failed"]
+        if self._known_failure is not None:
+            failed = [self._known_failure.package]
         wanted = failed or [kinds.target(self._spec)]
         files = await self._opam_files(*wanted)
         if not files:
@@ -509,10 +536,11 @@ class JobRun:
         *,
         executor: Executor | None = None,
         stdin: IO[bytes],
+        output: Callable[[bytes], None],
     ) -> tuple[ProcessResult, report.OpamReport | None]:
         """Implements `dependency_cache.Run`."""
         executor = executor or self._executor
-        ended = await self._step(step, stdin=stdin, executor=executor, quiet=True)
+        ended = await self._step(step, stdin=stdin, executor=executor, instead=output)
         return ended, await self._read_report(step, executor)
 
     def _report_path(self) -> str:
@@ -551,14 +579,13 @@ class JobRun:
         stdin: IO[bytes] | None = None,
         keep: bytearray | None = None,
         executor: Executor | None = None,
-        quiet: bool = False,
+        instead: Callable[[bytes], None] | None = None,
     ) -> ProcessResult:
         if step.shown:
             self._transcript.note(step.shown)
 
         def output(data: bytes) -> None:
-            if not quiet:
-                self._transcript.output(data)
+            (self._transcript.output if instead is None else instead)(data)
             if keep is not None:
                 keep.extend(data[: _CAPTURE_LIMIT - len(keep)])
 

@@ -115,7 +115,7 @@ async def prune_unused(
         lock_file: Returns the lock file of a thing, by its mark.
         remove: Removes a thing, by its mark, which is gone by then.
     """
-    for mark in sorted(marks, key=_modified_at, reverse=True)[keep:]:
+    for mark in sorted(marks, key=modified_at, reverse=True)[keep:]:
         if (held := try_lock(lock_file(mark))) is None:
             continue
         try:
@@ -126,7 +126,8 @@ async def prune_unused(
             os.close(held)
 
 
-def _modified_at(path: Path) -> float:
+def modified_at(path: Path) -> float:
+    """Returns when a file was modified last, in seconds since the epoch; 0 if it is gone."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -264,7 +265,7 @@ async def remove_unused(
         if directory.name == sparing or directory.name.startswith(HALF_MADE):
             continue
         mark = directory / "manifest.json"
-        if _modified_at(mark) > used_before:
+        if modified_at(mark) > used_before:
             continue
         if (held := try_lock(directory.with_suffix(".lock"))) is None:
             continue

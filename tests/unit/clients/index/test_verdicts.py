@@ -33,6 +33,7 @@ from tests.support.fakes.queue import (
     records,
     taken,
 )
+from tests.support.samples.known_failures import failed, seen
 
 IMAGE, POOL = "0123456789abcdef", "pool"
 BUILD = build()
@@ -138,6 +139,20 @@ def test_a_reused_failure_has_its_reason_and_its_group(index: Index) -> None:
     assert verdict.label == "failed build"
     plan(index, [keyed(verdict=verdict)], at=after(3))
     assert labels(index) == {BUILD.id: "failed(build)"}
+
+
+def test_a_job_that_did_not_build_what_failed_is_no_evidence(index: Index) -> None:
+    evidence = failed().evidence.model_copy(update={"seen_in": seen()})
+    not_built = failed().model_copy(update={"evidence": evidence})
+    for number, key in enumerate((OTHER, THIRD)):
+        plan(index, [keyed()], key=key)
+        ran(index, not_built, key=key, ended_at=after(number))
+    assert holds(index, now=after(2)) is None
+    # Nor does it stand against what was built.
+    ran(index, key=KEY, ended_at=after(1))
+    plan(index, [keyed()])
+    ran(index, ended_at=after(2), round_=2)
+    assert holds(index, now=after(3)) is not None
 
 
 def test_a_restart_runs_it(index: Index) -> None:

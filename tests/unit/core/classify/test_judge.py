@@ -8,6 +8,8 @@ from opam_ci.core.classify import classify_text, judge
 from opam_ci.core.jobs.facts import BuildFacts, DiskOveruse, HostFacts, OpamAction, PhaseRun
 from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import OWN_LIMIT_RULES, Errored, Failed, label
+from opam_ci.core.pages.causes import is_alike
+from tests.support.samples.known_failures import known_failure
 
 AMPLE = HostFacts(free_bytes=50 << 30, free_inodes=10**6)
 INSTALLED = OpamAction(action="install", package="foo.1", result="ok")
@@ -49,6 +51,24 @@ def verdict(
 
 
 ALL = (run(Phase.SETUP), run(Phase.BUILD, 0, INSTALLED), run(Phase.VERIFY))
+
+
+@pytest.mark.parametrize("phase", [Phase.SOLVE, Phase.DEPEXTS])
+def test_a_dependency_that_is_known_to_fail_is_to_blame(phase: Phase) -> None:
+    phases = (run(Phase.SETUP), run(phase))
+    known = known_failure()
+    outcome = judge(BuildFacts(job=job(), phases=phases, host=AMPLE, known_failure=known), {})
+    assert isinstance(outcome, Failed)
+    assert label(outcome) == "failed(dependency)"
+    assert outcome.blame == "bar.2"
+    assert outcome.evidence.seen_in == known.seen[0]
+    # A job on the base looks the same, whether or not it built the dependency.
+    assert is_alike(outcome, known.outcome)
+    accepted = judge(
+        BuildFacts(job=job(), phases=phases, host=AMPLE, known_failure=known, accepts_failure=True),
+        {},
+    )
+    assert label(accepted) == "skipped(accepted_failure)"
 
 
 def test_green_takes_every_piece_of_evidence() -> None:

@@ -31,6 +31,7 @@ from opam_ci.core.jobs.outcome import (
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import JobState, JobStatus
 from opam_ci.core.text.status import why
+from tests.support.samples.known_failures import seen
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
@@ -153,6 +154,17 @@ def test_doubts_know_no_order_and_no_repetition(alike: list[FailedVerdict], chan
 
 def of(line: str, **how: object) -> object:
     return signature(failed(line, **how), job("foo-bar.1"))  # type: ignore[arg-type]  # as given
+
+
+def test_a_job_that_did_not_build_what_failed_is_doubted_with_those_that_did() -> None:
+    verdict = failed("ld: cannot map a file for reading", FailureReason.DEPENDENCY, blame="bar.2")
+    built = verdict.evidence.model_copy(update={"phase": Phase.DEPENDENCIES})
+    known = verdict.evidence.model_copy(update={"phase": Phase.SOLVE, "seen_in": seen()})
+    one, other = (
+        signature(verdict.model_copy(update={"evidence": each}), job("foo-bar.1"))
+        for each in (built, known)
+    )
+    assert one == other is not None
 
 
 def test_a_signature_leaves_out_what_differs() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from opam_ci.activities.boundary import outcome_of
 from opam_ci.activities.repository import refusal
 from opam_ci.core.classify import RULES, judge
-from opam_ci.core.classify.positive_proofs import PROOFS, Proof, is_proven
+from opam_ci.core.classify.positive_proofs import KNOWN_FAILURE, PROOFS, Proof, is_proven
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS
 from opam_ci.core.jobs.facts import BuildFacts, OpamAction, PhaseRun
 from opam_ci.core.jobs.installable import installable_nowhere
@@ -17,6 +17,7 @@ from opam_ci.core.jobs.summary import JobState, JobStatus
 from opam_ci.core.lint.finding import CheckId, LintFinding, LintReport, Severity
 from opam_ci.core.lint.outcome import outcome_of as lint_outcome
 from opam_ci.core.submission.analysis import CONFLICT
+from tests.support.samples.known_failures import known_failure
 
 JOB = Job(platform="debian-13-ocaml-5.3/amd64", package="foo.1", kind=JobKind.BUILD)
 INSTALLED = OpamAction(action="install", package="foo.1", result="ok")
@@ -51,13 +52,15 @@ def judged(proof: Proof, rule: str) -> str:
     phase, log, code = proof.phase, "", 1
     probes: dict[str, bool] = {}
     actions: tuple[OpamAction, ...] = ()
-    finished, installed = False, None
+    finished, installed, known = False, None, None
     if proof.reason is FailureReason.MERGE_CONFLICT:
         log = "CONFLICT (content): Merge conflict in packages/foo/foo.1/opam"
     elif proof.reason is FailureReason.OPAM_FILE:
         log = "[ERROR] Could not read file /s/packages/foo/foo.1/opam. skipping:\nParse error"
     elif proof.reason is FailureReason.NOT_INSTALLED:
         code, finished, installed, actions = 0, True, False, (INSTALLED,)
+    elif rule == KNOWN_FAILURE:
+        code, known = 0, known_failure()
     else:
         of = "bar.2" if proof.reason is FailureReason.DEPENDENCY else "foo.1"
         log, code = FETCHED.format(of, SOURCES[rule]), 40
@@ -73,7 +76,12 @@ def judged(proof: Proof, rule: str) -> str:
         has_report=bool(actions),
     )
     facts = BuildFacts(
-        job=JOB, phases=(ended,), finished=finished, installed=installed, probes=probes
+        job=JOB,
+        phases=(ended,),
+        finished=finished,
+        installed=installed,
+        probes=probes,
+        known_failure=known,
     )
     outcome = judge(facts, {phase: log})
     assert not isinstance(outcome, Failed) or outcome.evidence.rule == rule

@@ -48,6 +48,7 @@ OTHER = USUAL.model_copy(
                 "only_mirrored": True,
                 "build_cache": False,
                 "submitted": ("dune.3.20.0",),
+                "builds_known_failures": True,
             }
         ),
     }

@@ -20,7 +20,7 @@ from opam_ci.core.jobs.outcome import (
 )
 from opam_ci.core.jobs.plan import outcome_after
 from opam_ci.core.jobs.summary import JobState, JobStatus, Standing
-from opam_ci.core.pages.causes import cause_group, group_rows, is_alike, rationale
+from opam_ci.core.pages.causes import cause_group, group_rows, is_alike, is_shown_by, rationale
 
 BUILD = Job(platform="p", package="a.1", kind=JobKind.BUILD)
 TEST = BUILD.model_copy(update={"kind": JobKind.TEST})
@@ -63,6 +63,14 @@ def test_numbers_paths_and_hashes_make_no_difference(one: str, other: str) -> No
 )
 def test_standing_reason_and_line_do(other: Outcome) -> None:
     assert cause_group(failed("Error: one")) != cause_group(other) is not None
+
+
+def test_an_outcome_is_shown_by_an_output_that_has_all_its_lines() -> None:
+    verdict = failed("# Error at line 3 of /home/opam/a.1/x.ml")
+    assert is_shown_by(verdict, "- make\n# Error at line 4 of /build/other/y.ml\n")
+    assert not is_shown_by(verdict, "# Error\n")
+    nothing = verdict.evidence.model_copy(update={"lines": ()})
+    assert not is_shown_by(verdict.model_copy(update={"evidence": nothing}), "# Error\n")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from opam_ci.core.pages.model import (
 )
 from opam_ci.core.pages.next_step import next_step
 from opam_ci.core.text.sentence import SENTENCE_LIMIT, job_sentence
+from tests.support.samples.known_failures import failed, seen
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 EVIDENCE = Evidence(rule="r", detail="it broke")
@@ -143,6 +144,14 @@ def test_the_sentence_of_a_job_that_was_not_run(outcome: Passed | Failed, words:
         evidence = EVIDENCE.model_copy(update={"reused": reused})
         sentence = job_sentence(row(outcome.model_copy(update={"evidence": evidence})))
         assert sentence == words.format(where)
+
+
+def test_the_sentence_of_a_job_that_did_not_build_what_failed() -> None:
+    evidence = failed().evidence.model_copy(update={"seen_in": seen()})
+    assert job_sentence(row(failed().model_copy(update={"evidence": evidence}))) == (
+        "Failed (dependency), not built as it failed twice, the last time for #7 on 04 May 2026: "
+        "bar.2: Error: it is broken"
+    )
 
 
 def test_a_long_line_is_cut() -> None:
