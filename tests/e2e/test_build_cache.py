@@ -4,19 +4,22 @@ import asyncio
 import re
 import shutil
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from opam_ci.clients.runners.cache.dependencies import cache_store
+from opam_ci.clients.runners.cache.failures import failure_store
 from opam_ci.clients.runners.cache.store import CacheManifest
 from opam_ci.clients.runners.sandbox.locks import HALF_MADE
 from opam_ci.clients.runners.settings import BUILD_CACHE_BYTES
 from opam_ci.core.classify import judge
 from opam_ci.core.jobs.build import BuildReport
 from opam_ci.core.jobs.job import JobKind, Phase
-from opam_ci.core.jobs.outcome import label
+from opam_ci.core.jobs.known_failure import FailedAlone
+from opam_ci.core.jobs.outcome import Evidence, Failed, FailureReason, LogLine, label
+from tests.support.samples.known_failures import seen
 from tests.support.worlds.rootfs import FAST, Log, World, last, overwrite, phase_names
 
 pytestmark = [
@@ -136,6 +139,69 @@ async def test_a_failure_is_the_same_failure_and_is_never_kept(world: World, bad
         assert failed == [action for action in last(off).actions if action.result == "failed"]
     assert f"{bad}-good.1" in entries(world)
     assert f"{bad}-bad.1" not in entries(world)
+
+
+async def fail(world: World, packages: Packages, job: str) -> BuildReport:
+    """Builds a package whose dependency fails, and remembers that as a worker does."""
+    report = await build(world, packages, job)
+    outcome = judge(report.facts, report.logs, worker="w", attempt=1)
+    assert label(outcome) == "failed(dependency)"
+    attempt = seen(job, at=datetime.now(UTC))
+    await failure_store(world.home).learn(report.failed_alone, outcome, attempt)
+    return report
+
+
+async def test_what_is_known_to_fail_is_built_where_it_may_pass(world: World) -> None:
+    # It uses another package, and its opam file does not name that.
+    uses = f"ls {_PLACE}/secret && {_STAMP}"
+    packages = {
+        "secret.1": stamped("secret"),
+        "uses.1": stamped("uses", build=uses),
+        "other-dep.1": stamped("other-dep"),
+        **{f"needs{number}.1": depends("uses") for number in range(3)},
+        "beside.1": depends("uses", "other-dep"),
+        "passes.1": depends("uses", "secret"),
+    }
+    for job in ("needs0.1", "needs1.1"):
+        report = await fail(world, packages, job)
+        assert [each.package for each in report.failed_alone] == ["uses.1"]
+    known = await build(world, packages, "needs2.1")
+    assert verdict(known) == "failed(dependency)"
+    assert Phase.DEPENDENCIES not in phase_names(known)
+    spec = world.spec(packages, "needs2.1").model_copy(update={"builds_known_failures": True})
+    again = await world.runner.run(spec, Log(), lambda _: None)
+    assert last(again).phase is Phase.DEPENDENCIES
+    # What it lacks may be any package that was not there.
+    assert verdict(await build(world, packages, "passes.1")) == "passed"
+    await fail(world, packages, "beside.1")
+    assert Phase.DEPENDENCIES not in phase_names(await build(world, packages, "beside.1"))
+    assert verdict(await build(world, packages, "passes.1")) == "passed"
+
+
+async def test_a_success_ends_that_a_dependency_is_known_to_fail(world: World) -> None:
+    packages = {"luck.1": stamped("luck"), "lucky.1": depends("luck")}
+    await build(world, packages, "lucky.1")
+    manifest = entries(world)["luck.1"] / "manifest.json"
+    key = CacheManifest.model_validate_json(manifest.read_bytes()).key
+    evidence = Evidence(rule="dependency-failed", lines=(LogLine(offset=0, text="Error: no"),))
+    outcome = Failed(reason=FailureReason.DEPENDENCY, evidence=evidence, blame="luck.1")
+    alone = FailedAlone(package="luck.1", key=key, beside=(), output="Error: no")
+    store = failure_store(world.home)
+    for job in ("a.1", "b.1"):
+        await store.learn([alone], outcome, seen(job, at=datetime.now(UTC)))
+    # What is in the cache does not fail.
+    assert verdict(await build(world, packages, "lucky.1")) == "passed"
+    await cache_store(world.home, BUILD_CACHE_BYTES).prune(-1)
+    assert verdict(await build(world, packages, "lucky.1")) == "failed(dependency)"
+    # The package under test is always built, and so is known to pass.
+    assert verdict(await build(world, packages, "luck.1")) == "passed"
+    assert store.find(key) is None
+    for job in ("a.1", "b.1"):
+        await store.learn([alone], outcome, seen(job, at=datetime.now(UTC)))
+    await cache_store(world.home, BUILD_CACHE_BYTES).prune(-1)
+    spec = world.spec(packages, "lucky.1").model_copy(update={"builds_known_failures": True})
+    assert verdict(await world.runner.run(spec, Log(), lambda _: None)) == "passed"
+    assert store.find(key) is None
 
 
 async def test_jobs_at_once_build_a_dependency_once(world: World) -> None:
