@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, literal, select
 from opam_ci.clients.index.engine import Connected, portions, reading
 from opam_ci.clients.index.rows import AnyRow, revision_of
 from opam_ci.clients.index.schema import ATTEMPTED, ATTEMPTS, JOBS, KEY_COLUMNS
+from opam_ci.core.classify.positive_proofs import KNOWN_FAILURE
 from opam_ci.core.jobs.outcome import Failed, FailureReason, Passed, Reused, Skipped
 from opam_ci.core.jobs.plan import KnownVerdict
 from opam_ci.core.jobs.summary import Standing
@@ -19,6 +20,8 @@ _PROVING = (Standing.PASSED, Standing.FAILED, Standing.SKIPPED)
 _WHY = func.coalesce(ATTEMPTS.c.failure_reason, ATTEMPTS.c.skip_reason, "")
 _LABEL = func.trim(ATTEMPTS.c.standing + literal(" ") + _WHY)
 """The same as `KnownVerdict.label` of the verdict."""
+_BUILT = ATTEMPTS.c.outcome["evidence", "rule"].as_string() != KNOWN_FAILURE
+"""Not so of a job that ended since a dependency is known to fail: it is no evidence of its own."""
 
 
 class Verdicts(Connected):
@@ -69,16 +72,15 @@ class Verdicts(Connected):
                 # In an earlier round the job may have had another key.
                 ATTEMPTS.c.round == JOBS.c.round,
                 ATTEMPTS.c.ended_at >= now - MAX_AGE,
+                _BUILT,
             )
         )
         with reading(self._engine) as connection:
             for some in portions(sorted(keys)):
                 rows = connection.execute(query.where(JOBS.c.plan_key.in_(some))).all()
                 failed = [row.id for row in rows if row.standing == Standing.FAILED]
-                alike, others = _groups(connection, failed)
+                alike = _groups(connection, failed)
                 for row in rows:
-                    if row.id in others:
-                        continue
                     known = Attempted.model_validate(row, from_attributes=True)
                     known = known.model_copy(update={"alike": alike.get(row.id)})
                     attempts[row.plan_key].append(known)
@@ -113,6 +115,7 @@ def count_audits(connection: Connection, now: datetime) -> Audits:
             ATTEMPTS.c.round == JOBS.c.round,
             ATTEMPTS.c.number == JOBS.c.attempt,
             ATTEMPTS.c.standing.in_(_PROVING),
+            _BUILT,
             # Decided from all platforms, for the attempt as well.
             _WHY.not_in((FailureReason.NOT_INSTALLABLE,)),
         )
@@ -122,18 +125,14 @@ def count_audits(connection: Connection, now: datetime) -> Audits:
     return Audits(compared=sum(found.values()), differed=found.get(True, 0))
 
 
-def _groups(
-    connection: Connection, ids: Sequence[int]
-) -> tuple[dict[int, str | None], frozenset[int]]:
-    """Returns how attempts failed, by their ids, and those that did not build what failed."""
+def _groups(connection: Connection, ids: Sequence[int]) -> dict[int, str | None]:
+    """Returns how attempts failed, by their ids."""
     query = select(ATTEMPTS.c.id, ATTEMPTS.c.outcome)
-    outcomes: dict[int, Failed] = {
-        row.id: row.outcome
+    return {
+        row.id: cause_group(row.outcome)
         for some in portions(ids)
         for row in connection.execute(query.where(ATTEMPTS.c.id.in_(some)))
     }
-    others = frozenset(id_ for id_, each in outcomes.items() if each.evidence.seen_in is not None)
-    return {id_: cause_group(each) for id_, each in outcomes.items()}, others
 
 
 def _verdict(row: AnyRow) -> KnownVerdict:

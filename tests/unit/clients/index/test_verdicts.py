@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from opam_ci.clients.index import Index
+from opam_ci.core.classify.positive_proofs import KNOWN_FAILURE
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import ChangeJobs
 from opam_ci.core.jobs.outcome import Failed, FailureReason, Outcome, Passed, Reused, SkipReason
@@ -142,12 +143,13 @@ def test_a_reused_failure_has_its_reason_and_its_group(index: Index) -> None:
 
 
 def test_a_job_that_did_not_build_what_failed_is_no_evidence(index: Index) -> None:
-    evidence = failed().evidence.model_copy(update={"seen_in": seen()})
+    evidence = failed().evidence.model_copy(update={"rule": KNOWN_FAILURE, "seen_in": seen()})
     not_built = failed().model_copy(update={"evidence": evidence})
     for number, key in enumerate((OTHER, THIRD)):
-        plan(index, [keyed()], key=key)
+        plan(index, [keyed(audits="passed")], key=key)
         ran(index, not_built, key=key, ended_at=after(number))
     assert holds(index, now=after(2)) is None
+    assert audits(index, after(2)) == Audits()
     # Nor does it stand against what was built.
     ran(index, key=KEY, ended_at=after(1))
     plan(index, [keyed()])
