@@ -447,6 +447,7 @@ class PlatformWorkflow:
         finally:
             # Also if the listing is cancelled: some may have been added after the cancel.
             self._recount = True
+            self._tally.expect(JobKind.REVDEP, report.listing.revdeps)
         return self._state.stopping is None
 
     async def _report_changes(self) -> None:

@@ -73,7 +73,7 @@ async def test_a_check_of_one_head_waits_for_it(world: World, ref: PullRequestRe
     deciding(world.script, release)
     handle = await world.open(ref, world.revision(keep_open=False))
     await world.until(handle, is_decided)
-    await world.sleep(timedelta(seconds=90))
+    await world.sleep(timedelta(seconds=10))
     assert (await handle.describe()).close_time is None
     release.set()
     await handle.result()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -12,12 +13,20 @@ from temporalio import workflow
 from opam_ci.core.jobs.build import Revdep
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import REVDEP_KINDS
+from opam_ci.core.jobs.messages import CountJobs
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Skipped, SkipReason
 from opam_ci.core.jobs.plan import PlannedJob
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.selector import RESTART_COST, RestartOrigin, RestartSelector
-from opam_ci.core.jobs.summary import UNDECIDED, Counts, State, Summary, total
+from opam_ci.core.jobs.summary import (
+    UNDECIDED,
+    Counts,
+    PlatformStanding,
+    State,
+    Summary,
+    total,
+)
 from opam_ci.core.platforms.model import EMBEDDED
 from opam_ci.workflows import options
 from opam_ci.workflows.pull_request import PullRequestWorkflow
@@ -66,6 +75,25 @@ async def test_every_kind_runs_after_the_build(world: World, ref: PullRequestRef
     )
     written = {record.status.job.id for record in world.script.jobs}
     assert {job(0), job(1), job(2), job(0, "revdep-test")} <= written
+
+
+async def test_nothing_looks_decided_before_revdeps_are_counted(
+    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing(world.script, 3)
+    index = world.script.index
+
+    def slowly(given: CountJobs) -> tuple[PlatformStanding, ...]:
+        found = index.real.count(given)
+        if any(each.kind in REVDEP_KINDS for one in found for each in one.counts):
+            # Longer than until the next report of what is decided.
+            time.sleep(4)
+        return found
+
+    monkeypatch.setattr(index, "count", slowly, raising=False)
+    handle = await world.open(ref, world.revision(platforms=(PLATFORM,)))
+    summary = await world.until(handle, is_decided)
+    assert revdeps(summary) == Counts(passed=3)
 
 
 @pytest.mark.parametrize("built", [0, 1])

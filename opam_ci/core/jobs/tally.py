@@ -68,6 +68,13 @@ class Tally:
         self._counted[row.job.id] = count_key(row)
         self._shown.setdefault(row.job.id, row)
 
+    def expect(self, kind: JobKind, number: int) -> None:
+        """Counts queued jobs that have just been planned, until all are counted anew.
+
+        Without them, a platform of which all else is decided would look decided meanwhile.
+        """
+        self._numbers[self._platform, kind, Standing.QUEUED, ""] += number
+
     def move(self, row: JobStatus) -> None:
         """Counts a row by its present standing instead of by its previous one."""
         before, now = self._counted.get(row.job.id), count_key(row)
