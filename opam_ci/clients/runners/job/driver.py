@@ -231,6 +231,7 @@ class JobRun:
         reinstall = self._reinstall
         if not await self._prepare_system(None if reinstall else self._cache):
             return False
+        self._environment = {**self._environment, **steps.WITHOUT_DEPEXTS}
         sources = phases.fetch_again(self._solution) if reinstall else phases.fetch(self._spec)
         if not await self._fetch(sources):
             return False
