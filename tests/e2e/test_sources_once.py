@@ -27,11 +27,16 @@ def needs(name: str) -> str:
 
 
 async def build(
-    world: World, packages: dict[str, str], job: str, kind: JobKind = JobKind.BUILD
+    world: World,
+    packages: dict[str, str],
+    job: str,
+    kind: JobKind = JobKind.BUILD,
+    *,
+    cache: bool = False,
 ) -> BuildReport:
     spec = world.spec(packages, job, kind=kind)
     # A compiled dependency would need no sources.
-    spec = spec.model_copy(update={"build_cache": False})
+    spec = spec.model_copy(update={"build_cache": cache})
     return await world.runner.run(spec, Log(), lambda _: None)
 
 
@@ -69,10 +74,13 @@ async def test_jobs_of_a_machine_fetch_once_what_they_share_and_each_author_is_a
         assert gone.sources == SourceCounts(taken=1)
         moved = {**packages, "one.2": packages["one.1"].replace("/one.tgz", "/moved.tgz")}
         assert verdict(await build(world, moved, "one.2")) == "failed(source)"
-    # Now the host is away.
-    above = await build(world, packages, "above.1")
-    assert verdict(above) == "passed"
-    assert above.sources == SourceCounts(taken=2)
-    assert "(/mirrors/sources)" in above.logs[Phase.FETCH]
+    # Now the host is away. opam unpacks nothing before it builds, nor where it builds one alone.
+    for cache in (False, True):
+        above = await build(world, packages, "above.1", cache=cache)
+        assert verdict(above) == "passed"
+        assert above.sources == SourceCounts(taken=2)
+        assert "nothing to fetch" in above.logs[Phase.FETCH]
+        assert "opam install" not in above.logs[Phase.FETCH]
+        assert ("built for the cache: one.1" in above.logs[Phase.DEPENDENCIES]) is cache
     assert verdict(await build(world, packages, "one.1")) == "errored(source_host)"
     assert not world.job_roots()

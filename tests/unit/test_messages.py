@@ -501,6 +501,8 @@ def test_of_restarts_and_cancellations() -> None:
 def test_notes_on_standard_error() -> None:
     assert raised("note") == snapshot(
         [
+            "a mirror on this machine cannot be read: {…}",
+            "all sources are on this machine: nothing to fetch",
             "could not cancel the check: {error}; try `opam-ci cancel`",
             "dependency cycle: {…}",
             "falling back to `opam list`",

@@ -1,14 +1,13 @@
 """The archives that a solution is built from: their checksums, and the hosts that have them."""
 
 import re
-from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from opam_ci.core.jobs.build_keys import sources
+from opam_ci.core.jobs.build_keys import fixed_sources
 from opam_ci.core.model import Frozen
 
-_STRENGTH: Final = ("sha512", "sha256", "md5")
+KINDS: Final = ("sha512", "sha256", "md5")
 """Kinds of checksums, the strongest first."""
 
 _PORTS: Final = {"http": 80, "https": 443, "ftp": 21}
@@ -46,31 +45,29 @@ def host_of(url: str) -> str | None:
     return f"{f'[{name}]' if ':' in name else name}:{port}"
 
 
-def archives(opam_files: Mapping[str, bytes]) -> dict[str, tuple[Archive, ...]]:
-    """Finds the archives of packages; those without a checksum are left out.
+def archives(opam_file: bytes) -> tuple[Archive, ...] | None:
+    """Finds the archives of a package; None unless these, with checksums, are all its sources.
 
-    Takes 1.5 ms a package.
+    Takes 1.5 ms.
 
     Args:
-        opam_files: The text of each package's opam file.
+        opam_file: The text of its opam file.
     """
-    found = {}
-    for package, text in opam_files.items():
-        each = (
-            Archive(
-                checksums=tuple(
-                    sorted(set(source.checksums), key=lambda one: (_STRENGTH.index(one[0]), one))
-                ),
-                hosts=tuple(
-                    dict.fromkeys(
-                        host
-                        for url in (source.url, *source.mirrors)
-                        if url.backend == "http" and (host := host_of(str(url))) is not None
-                    )
-                ),
-            )
-            for source in sources(text)
-            if source.url.backend == "http" and source.checksums
+    sources = fixed_sources(opam_file)
+    if sources is None or any(source.url.backend != "http" for source in sources):
+        return None
+    return tuple(
+        Archive(
+            checksums=tuple(
+                sorted(set(source.checksums), key=lambda one: (KINDS.index(one[0]), one))
+            ),
+            hosts=tuple(
+                dict.fromkeys(
+                    host
+                    for url in (source.url, *source.mirrors)
+                    if url.backend == "http" and (host := host_of(str(url))) is not None
+                )
+            ),
         )
-        found[package] = tuple(each)
-    return found
+        for source in sources
+    )

@@ -8,7 +8,7 @@ key are the same build.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
@@ -135,26 +135,18 @@ def has_checksums(opam: bytes) -> bool:
     )
 
 
-def are_fixed(opam_files: Iterable[bytes]) -> bool:
-    """Whether a checksum fixes every source of some opam files; False for one that is unreadable.
-
-    Takes 1.5 ms a file.
-    """
-    return all(
-        (metadata := _metadata({"opam": opam})) is not None and is_fixed(metadata)
-        for opam in opam_files
-    )
-
-
 def is_fixed(opam: Opam) -> bool:
     """Whether a checksum fixes every source of an opam file."""
     return all(source.checksums and source.url.backend not in _UNFIXED for source in _sources(opam))
 
 
-def sources(opam: bytes) -> tuple[UrlSection, ...]:
-    """Returns the sources of an opam file; none of a file that cannot be read."""
+def fixed_sources(opam: bytes) -> tuple[UrlSection, ...] | None:
+    """Returns the sources of an opam file; None unless a checksum fixes each of them.
+
+    None of a file that cannot be read, too. Takes 1.5 ms.
+    """
     metadata = _metadata({"opam": opam})
-    return () if metadata is None else tuple(_sources(metadata))
+    return tuple(_sources(metadata)) if metadata is not None and is_fixed(metadata) else None
 
 
 def _sources(opam: Opam) -> list[UrlSection]:

@@ -21,9 +21,7 @@ from opam_ci.clients.runners.cache.eviction import evict
 from opam_ci.clients.runners.cache.store import CacheUse
 from opam_ci.clients.runners.sandbox import locks
 from opam_ci.clients.runners.sandbox.locks import HALF_MADE
-from opam_ci.core.jobs.archives import Archive
-
-KINDS: Final = ("sha512", "sha256", "md5")
+from opam_ci.core.jobs.archives import KINDS, Archive
 
 _BUCKETS: Final = 32
 """Locks under which archives are fetched. A job holds one for each archive that it fetches, and a
@@ -71,10 +69,9 @@ class ArchiveStore:
                 path.unlink(missing_ok=True)  # it is not what its name says
             if found != set(archive.checksums):
                 return False
-            for inside in archive.paths:
-                kind, start, digits = inside.split("/")
+            for place in _places(directory, archive):
                 with suppress(FileExistsError):
-                    (_readable(directory, kind, start) / digits).hardlink_to(path)
+                    place.hardlink_to(path)
             os.utime(path)  # `prune` goes by its age
         except FileNotFoundError:
             return False  # it was never there, or another process has just removed it
@@ -182,13 +179,46 @@ class ArchiveStore:
             yield from (self.home / kind).glob("*/*")
 
 
-def _readable(directory: Path, *names: str) -> Path:
-    """Makes directories that users of builds can read, whatever the worker's umask."""
-    for name in names:
-        directory /= name
-        directory.mkdir(exist_ok=True)
-        directory.chmod(0o755)
-    return directory
+def show_mirrored(archive: Archive, directory: Path, mirror: Path, inside: str) -> bool:
+    """Links an archive of a mirror into a job's directory, under each of its checksums.
+
+    Args:
+        archive: The archive.
+        directory: Of the job.
+        mirror: A mirror on this machine, without symbolic links in its path.
+        inside: Where the job sees that.
+
+    Returns:
+        Whether it is there; not if the mirror has another content in its place.
+
+    Raises:
+        OSError: It cannot be read or linked.
+    """
+    for path in archive.paths:
+        # A mirror may have the same file under other checksums as links.
+        real = (mirror / path).resolve()
+        if not real.is_file() or not real.is_relative_to(mirror):
+            continue
+        if _checksums(real, archive) == set(archive.checksums):
+            for place in _places(directory, archive):
+                with suppress(FileExistsError):
+                    place.symlink_to(inside / real.relative_to(mirror))
+            return True
+    return False
+
+
+def _places(directory: Path, archive: Archive) -> list[Path]:
+    """Returns where a job finds an archive, in directories that users of builds can read."""
+    places = []
+    for path in archive.paths:
+        kind, start, digits = path.split("/")
+        parent = directory
+        for name in (kind, start):
+            parent /= name
+            parent.mkdir(exist_ok=True)
+            parent.chmod(0o755)  # whatever the worker's umask
+        places.append(parent / digits)
+    return places
 
 
 def _bucket(archive: Archive) -> str:

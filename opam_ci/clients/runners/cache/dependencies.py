@@ -46,7 +46,6 @@ _SWITCH_FILES: Final = f"{phases.OPAM_ROOT}/{phases.SWITCH}"
 
 _RECORDS: Final = f"{_SWITCH_FILES}/.opam-switch"
 _INSTALLED_CACHE: Final = f"{_RECORDS}/packages/cache"
-_DOWNLOADS: Final = f"{phases.OPAM_ROOT}/download-cache"
 _DPKG_STATUS: Final = "var/lib/dpkg/status"
 _FILE_LIMIT: Final = 32 << 20
 """Bytes of a file that is read into memory, and of all files of a job's packages."""
@@ -365,8 +364,8 @@ class DependencyCache:
             alone = self._executor.over(overlay(directory, lowers))
             job = self._executor.root.upper
             downloads: tuple[tuple[Path, str], ...] = ()
-            if beneath.is_directory(job, _DOWNLOADS):
-                downloads = ((job / _DOWNLOADS, f"/{_DOWNLOADS}"),)
+            if beneath.is_directory(job, phases.DOWNLOADS):
+                downloads = ((job / phases.DOWNLOADS, f"/{phases.DOWNLOADS}"),)
             output = Excerpt()
             ended, found = await self._with_state(
                 await self._state(build.needs),

@@ -9,9 +9,8 @@ import errno
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final
 
-from opam_ci.clients.runners.cache.archives import ArchiveStore
+from opam_ci.clients.runners.cache.archives import ArchiveStore, show_mirrored
 from opam_ci.clients.runners.cache.source_hosts import SourceHosts
 from opam_ci.clients.runners.phases import plan as phases
 from opam_ci.clients.runners.phases.executor import READ_LIMIT, Read
@@ -20,8 +19,6 @@ from opam_ci.core.classify.sources import refused_url
 from opam_ci.core.jobs.archives import Archive, host_of
 from opam_ci.core.jobs.build import SourceCounts
 from opam_ci.core.jobs.facts import OpamAction
-
-_DOWNLOADS: Final = f"{phases.OPAM_ROOT}/download-cache"
 
 
 class SourceStore:
@@ -70,8 +67,10 @@ class JobSources:
         mirrors: The job's archive mirrors.
 
     Attributes:
-        mirrors: Those, after what the job sees of the store.
+        mirrors: Those, and what the job sees of the store.
         counts: How many archives came from where.
+        has_some: Whether the job sees archives that this machine has.
+        has_all: Whether it needs no others: then there is nothing to fetch.
     """
 
     def __init__(
@@ -80,26 +79,24 @@ class JobSources:
         self._archives = archives
         self._hosts = hosts
         self._view = view
-        self._local = tuple(path for path, _ in mirrors.directories)
+        self._local = mirrors.directories
         self._missing: tuple[Archive, ...] = ()
         self._began_at = 0.0
-        self.mirrors = mirrors.preceded_by(view)
+        self.mirrors = mirrors.with_sources(view)
         self.counts = SourceCounts()
+        self.has_some = self.has_all = False
 
     @asynccontextmanager
     async def fetching(
         self, wanted: Iterable[Archive], own: Iterable[Archive], note: Callable[[str], None]
-    ) -> AsyncIterator[bool]:
-        """Shows the job what the store has; then the job's turn to fetch the others has come.
+    ) -> AsyncIterator[None]:
+        """Shows the job what this machine has; then the job's turn to fetch the others has come.
 
         Args:
             wanted: All archives that the job needs.
             own: Those of the package under test, which the job fetches from where its author says
                 that they are.
             note: Writes a line into the job's log.
-
-        Yields:
-            Whether the job sees any archive.
         """
         asked = dict.fromkeys(own)
         fixed = {checksum for archive in asked for checksum in archive.checksums}
@@ -115,7 +112,7 @@ class JobSources:
                     )
                     # The other job may have fetched all of it.
                     missing = await self._unseen(missing, note)
-                self._missing = (*missing, *await asyncio.to_thread(self._elsewhere, asked))
+                self._missing = (*missing, *await self._unmirrored(asked, note))
                 await stack.enter_async_context(
                     self._hosts.turn(
                         (host for archive in self._missing for host in archive.hosts),
@@ -125,34 +122,48 @@ class JobSources:
             except OSError as error:
                 note(f"other jobs may fetch the same: {_what(error)}")
                 self._missing = (*missing, *asked)
-            taken = self.counts.taken
-            if taken:
+            if taken := self.counts.taken:
                 note(f"{taken} archives from this machine's store of sources")
+            self.has_all = not self._missing
             self._began_at = self._hosts.now()
-            yield taken > 0
+            yield
 
     async def _unseen(
         self, archives: Iterable[Archive], note: Callable[[str], None]
     ) -> tuple[Archive, ...]:
         """Shows archives to the job; returns those that neither the store nor a mirror here has."""
-        unseen = await asyncio.to_thread(self._elsewhere, archives)
+        unseen = await self._unmirrored(archives, note)
         for archive in tuple(unseen):
             try:
                 if await asyncio.to_thread(self._archives.show, archive, self._view):
                     unseen.remove(archive)
+                    self.has_some = True
                     self.counts = SourceCounts(taken=self.counts.taken + 1)
             except OSError as error:
                 note(f"the store of sources cannot be read: {_what(error)}")
                 break
         return tuple(unseen)
 
-    def _elsewhere(self, archives: Iterable[Archive]) -> list[Archive]:
-        """Returns the archives that no mirror on this machine has."""
-        return [
-            archive
-            for archive in archives
-            if not any((mirror / path).exists() for mirror in self._local for path in archive.paths)
-        ]
+    async def _unmirrored(
+        self, archives: Iterable[Archive], note: Callable[[str], None]
+    ) -> list[Archive]:
+        """Shows archives to the job; returns those that no mirror on this machine has."""
+        missing = []
+        for archive in archives:
+            try:
+                seen = await asyncio.to_thread(self._show_mirrored, archive)
+            except OSError as error:
+                note(f"a mirror on this machine cannot be read: {_what(error)}")
+                seen = False
+            self.has_some |= seen
+            if not seen:
+                missing.append(archive)
+        return missing
+
+    def _show_mirrored(self, archive: Archive) -> bool:
+        return any(
+            show_mirrored(archive, self._view, mirror, inside) for mirror, inside in self._local
+        )
 
     async def keep(self, read: Read, note: Callable[[str], None]) -> None:
         """Puts into the store what the job has fetched.
@@ -166,7 +177,7 @@ class JobSources:
             for archive in self._missing:
                 # One by one, since each may take as much memory as all of them may.
                 found = await read(
-                    *(f"{_DOWNLOADS}/{path}" for path in archive.paths), limit=READ_LIMIT
+                    *(f"{phases.DOWNLOADS}/{path}" for path in archive.paths), limit=READ_LIMIT
                 )
                 if not found:
                     continue

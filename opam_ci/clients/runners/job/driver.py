@@ -41,7 +41,6 @@ from opam_ci.core.classify.preparation import (
 from opam_ci.core.classify.sources import CHECKSUM_REPEATS, NETWORK_WORKS
 from opam_ci.core.jobs.archives import Archive, archives
 from opam_ci.core.jobs.build import BuildReport, BuildSpec, RepositoryRef, RevdepList
-from opam_ci.core.jobs.build_keys import are_fixed
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.facts import BuildEnvironment, BuildFacts, OpamAction
 from opam_ci.core.jobs.job import PACKAGE_PHASES, REVDEP_KINDS, JobKind, Phase
@@ -252,11 +251,9 @@ class JobRun:
         """Installs system packages, and puts cached dependencies over them."""
         files = await self._opam_files(*self._solution)
         # A package without a file may be anything.
-        self._is_fixed = len(files) == len(self._solution) and await asyncio.to_thread(
-            are_fixed, files.values()
-        )
-        if self._sources is not None:
-            self._archives = await asyncio.to_thread(archives, files)
+        found = {name: await asyncio.to_thread(archives, text) for name, text in files.items()}
+        self._archives = {name: each for name, each in found.items() if each is not None}
+        self._is_fixed = len(self._archives) == len(self._solution)
         if self._spec.job.kind in REVDEP_KINDS:
             # Before package code runs: it is what the merge has.
             self._opam_file = opam_text(files.get(kinds.target(self._spec), b""))
@@ -456,10 +453,14 @@ class JobRun:
         own = () if kinds.is_revdep(self._spec) else wanted.get(kinds.target(self._spec), ())
         note = self._transcript.note
         everything = (archive for found in wanted.values() for archive in found)
-        async with self._sources.fetching(everything, own, note) as has_some:
+        async with self._sources.fetching(everything, own, note):
             # The limit is for what this job fetches itself.
             self._phase_log.restart_limit(Phase.FETCH)
-            first = (phases.set_mirrors(self._sources.mirrors),) if has_some else ()
+            first = (phases.take_sources(),) if self._sources.has_some else ()
+            if self._sources.has_all and self._is_fixed and not self._reinstall:
+                # A run of opam would unpack all of them, to be unpacked again where they are built.
+                note("all sources are on this machine: nothing to fetch")
+                fetches = ()
             ended, found = await self._download(fetches, first)
             await self._sources.keep(self._executor.read, note)
             await self._sources.record(
@@ -502,7 +503,7 @@ class JobRun:
         self, commands: tuple[steps.Step, ...]
     ) -> tuple[ProcessResult, report.OpamReport | None]:
         """Runs commands until one fails; returns how it ended, and opam's actions in all."""
-        found = None
+        ended, found = ProcessResult(), None
         done: tuple[OpamAction, ...] = ()
         for step in commands:
             ended = await self._step(step)

@@ -11,7 +11,8 @@ from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
 
 _INSIDE = "/mirrors"
-_FIRST = f"{_INSIDE}/sources"
+SOURCES = f"{_INSIDE}/sources"
+"""Where a job sees archives that this machine has."""
 _READABLE = 0o005
 _OPAM_FILE = ("packages", "NAME", "NAME.VERSION", "opam")
 _OPAM_FILE_LIMIT = 1 << 20
@@ -43,12 +44,9 @@ class Mirrors(Frozen):
         """A key for what depends on the mirrors."""
         return hashlib.sha256(repr((self.urls, self.directories)).encode()).hexdigest()[:8]
 
-    def preceded_by(self, directory: Path) -> "Mirrors":
-        """Returns these mirrors after a directory, which opam then asks first."""
-        return Mirrors(
-            urls=(f"file://{_FIRST}", *self.urls),
-            directories=((directory, _FIRST), *self.directories),
-        )
+    def with_sources(self, directory: Path) -> "Mirrors":
+        """Returns these mirrors, and a directory of archives beside them."""
+        return Mirrors(urls=self.urls, directories=(*self.directories, (directory, SOURCES)))
 
 
 def inside(urls: tuple[str, ...]) -> Mirrors:

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 from opam_ci.clients.runners.phases import kinds
-from opam_ci.clients.runners.phases.mirrors import Mirrors
+from opam_ci.clients.runners.phases.mirrors import SOURCES, Mirrors
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.job import Phase
 
 SWITCH = "ci"
 OPAM_ROOT = "home/opam/.opam"
+DOWNLOADS = f"{OPAM_ROOT}/download-cache"
 """opam's root, relative to the build root."""
 
 SWITCH_STATE = f"{OPAM_ROOT}/{SWITCH}/.opam-switch/switch-state"
@@ -39,6 +40,8 @@ mv "$file.plain" "$file"
 exit "$code"
 """
 """Runs a command while a formula is the first element of the invariant."""
+
+_LINK = 'mkdir -p "$2" && exec cp -rs "$1/." "$2"'
 
 SUBMISSION = "submission"
 """Name of the repository that holds what the merge changes."""
@@ -87,6 +90,11 @@ def set_mirrors(mirrors: Mirrors) -> Step:
         ("sh", "-c", _SET_MIRRORS, "sh", f"/{OPAM_ROOT}/config", setting),
         shown=setting or "archive-mirrors: []",
     )
+
+
+def take_sources() -> Step:
+    """Puts the archives that this machine has into opam's own cache of downloads."""
+    return Step(("sh", "-c", _LINK, "sh", SOURCES, f"/{DOWNLOADS}"), shown="take these sources")
 
 
 def solve(spec: BuildSpec, *, reinstall: bool, opam: str = "") -> Step:

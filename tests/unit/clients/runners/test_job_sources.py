@@ -48,12 +48,19 @@ class Machine:
         """Runs a job that finds in opam's cache what is served; returns what it sees."""
 
         job = self.job()
-        async with job.fetching(wanted, own, self.notes.append) as has_some:
-            view = job.mirrors.directories[0][0]
-            seen = {str(path.relative_to(view)) for path in view.rglob("*") if path.is_file()}
-            assert has_some is bool(seen)
+        async with job.fetching(wanted, own, self.notes.append):
+            seen = _seen(job)
+            assert job.has_some is bool(seen)
+            # What it sees, it sees under all checksums.
+            assert job.has_all is (seen >= {path for one in wanted for path in one.paths})
             await job.keep(_reading(served), self.notes.append)
         return seen, job.counts
+
+
+def _seen(job: JobSources) -> set[str]:
+    view = job.mirrors.directories[-1][0]
+    found = (path for path in view.rglob("*") if path.is_symlink() or path.is_file())
+    return {str(path.relative_to(view)) for path in found}
 
 
 def _reading(served: dict[str, bytes]) -> Read:
@@ -112,17 +119,73 @@ async def test_what_a_build_root_has_in_the_place_of_an_archive_is_not_kept(
     assert machine.store.archives.use().entries == 0
 
 
+class Mirrored(Machine):
+    """A machine that has a mirror, with one file in it."""
+
+    def __init__(self, home: Path, place: str, data: bytes) -> None:
+        self.mirror = home / "mirror"
+        self.put(place, data)
+        mirrors = Mirrors(urls=("file:///mirrors/0",), directories=((self.mirror, "/mirrors/0"),))
+        super().__init__(home, mirrors=mirrors)
+
+    def put(self, place: str, data: bytes) -> None:
+        path = self.mirror / place
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+
+
 async def test_what_a_mirror_of_this_machine_has_is_not_kept_twice(tmp_path: Path) -> None:
-    mirror = tmp_path / "mirror"
-    path = mirror / DEP.paths[1]
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"dep")
-    mirrors = Mirrors(urls=("file:///mirrors/0",), directories=((mirror, "/mirrors/0"),))
-    machine = Machine(tmp_path, mirrors=mirrors)
-    assert machine.job().mirrors.urls == ("file:///mirrors/sources", "file:///mirrors/0")
+    machine = Mirrored(tmp_path, DEP.paths[1], b"dep")
     seen, counts = await machine.run(DEP, NEW, served=cached(b"dep", b"new"))
-    assert (seen, counts) == (set(), SourceCounts(fetched=1))
+    assert (seen, counts) == ({*DEP.paths}, SourceCounts(fetched=1))
     assert machine.store.archives.use().entries == 1
+    # opam takes it from there as well: its author is not asked.
+    seen, counts = await machine.run(DEP, NEW, own=(DEP,), served={})
+    assert (seen, counts) == ({*DEP.paths, *NEW.paths}, SourceCounts(taken=1))
+
+
+async def test_a_job_sees_a_file_of_a_mirror_where_it_has_the_mirror(tmp_path: Path) -> None:
+    machine = Mirrored(tmp_path, DEP.paths[0], b"dep")
+    link = machine.mirror / DEP.paths[1]
+    link.parent.mkdir(parents=True)
+    link.symlink_to(machine.mirror / DEP.paths[0])
+    for mirrored in (DEP, Archive(checksums=DEP.checksums[1:])):
+        job = machine.job()
+        async with job.fetching([mirrored], (), machine.notes.append):
+            view = job.mirrors.directories[-1][0]
+            assert {(view / path).readlink() for path in mirrored.paths} == {
+                Path("/mirrors/0", DEP.paths[0])
+            }
+
+
+@pytest.mark.parametrize("wrong", ["content", "link", "directory"])
+async def test_a_job_sees_nothing_that_a_mirror_has_in_the_place_of_an_archive(
+    tmp_path: Path, wrong: str
+) -> None:
+    machine = Mirrored(tmp_path, DEP.paths[0], b"evil")
+    path = machine.mirror / DEP.paths[0]
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"dep")
+    if wrong != "content":
+        path.unlink()
+    if wrong == "link":
+        path.symlink_to(outside)
+    elif wrong == "directory":
+        path.mkdir()
+    assert await machine.run(DEP, served={}) == (set(), SourceCounts())
+
+
+async def test_a_mirror_that_cannot_be_read_costs_a_job_nothing_but_downloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Mirrored(tmp_path, DEP.paths[0], b"dep")
+
+    def broken(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("opam_ci.clients.runners.cache.sources.show_mirrored", broken)
+    assert await machine.run(DEP, served=cached(b"dep")) == (set(), SourceCounts(fetched=1))
+    assert machine.notes == ["a mirror on this machine cannot be read: EIO"] * 2
 
 
 @pytest.mark.parametrize("trouble", ["file", "full"])

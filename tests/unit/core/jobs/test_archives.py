@@ -26,14 +26,13 @@ def test_an_archive_has_its_checksums_the_strongest_first_and_all_its_hosts() ->
         checksums=(("sha512", SHA512), ("sha256", SHA256), ("md5", MD5)),
         hosts=("example.org:443", "m.example:8080"),
     )
-    assert archives({"a.1": text}) == {"a.1": (extra, main)}
+    assert archives(text) == (extra, main)
     assert main.paths == (f"sha512/cc/{SHA512}", f"sha256/bb/{SHA256}", f"md5/aa/{MD5}")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         'url { src: "https://example.org/a.tgz" }',
         f'url {{ src: "git+https://example.org/a.git" checksum: "sha256={SHA256}" }}',
         f'url {{ src: "file:///etc/passwd" checksum: "sha256={SHA256}" }}',
@@ -41,8 +40,12 @@ def test_an_archive_has_its_checksums_the_strongest_first_and_all_its_hosts() ->
         "url {",
     ],
 )
-def test_what_no_checksum_fixes_and_what_is_no_download_is_left_out(text: str) -> None:
-    assert archives({"a.1": opam(text)}) == {"a.1": ()}
+def test_what_no_checksum_fixes_and_what_is_no_download_is_not_known(text: str) -> None:
+    archive = f'extra-source "p" {{ src: "https://x.org/p" checksum: "sha256={SHA256}" }}\n'
+    assert archives(opam(text)) is None
+    assert archives(opam(archive + text)) is None
+    assert archives(opam(archive))
+    assert archives(opam("")) == ()
 
 
 @pytest.mark.parametrize(

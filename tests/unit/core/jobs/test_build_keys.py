@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opam_ci.core.jobs.build_keys import CachedBuild, PackageFiles, are_fixed, cached_builds
+from opam_ci.core.jobs.build_keys import CachedBuild, PackageFiles, cached_builds
 
 SOURCE = 'url { src: "https://example.org/a.tgz" checksum: "sha256=%s" }\n' % ("0" * 64)
 Solution = dict[str, PackageFiles]
@@ -140,23 +140,3 @@ def test_what_needs_no_system_packages_is_the_same_whichever_there_are() -> None
     assert one["plain.1"].key == other["plain.1"].key
     assert one["conf-foo.1"].key != other["conf-foo.1"].key
     assert one["over.1"].key != other["over.1"].key
-
-
-FIXED = b'url { src: "https://x.org/a.tgz" checksum: "md5=68b329da9893e34099c7d8ad5cb9c940" }'
-
-
-@pytest.mark.parametrize(
-    ("files", "fixed"),
-    [
-        ([], True),
-        ([b"", FIXED], True),
-        ([FIXED, b'url { src: "https://x.org/a.tgz" }'], False),
-        ([b'url { src: "git+https://x.org/a.git" }'], False),
-        ([b"depends: ["], False),
-    ],
-)
-def test_sources_are_fixed_if_all_of_them_have_checksums(
-    files: list[bytes],
-    fixed: bool,
-) -> None:
-    assert are_fixed([b'opam-version: "2.0"\n' + text for text in files]) is fixed
