@@ -10,8 +10,6 @@ torn file decides what a job gets.
 import asyncio
 import hashlib
 import os
-import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Final
 from opam_ci.clients.runners.cache.eviction import evict
 from opam_ci.clients.runners.cache.store import CacheUse
 from opam_ci.clients.runners.sandbox import locks
-from opam_ci.clients.runners.sandbox.locks import HALF_MADE
+from opam_ci.clients.runners.sandbox.whole_file import write_whole
 from opam_ci.core.jobs.archives import KINDS, Archive
 
 _BUCKETS: Final = 32
@@ -32,9 +30,6 @@ _PATIENCE: Final = 300.0
 
 _SMALLEST: Final = 64 << 10
 """Bytes that an archive counts for at least, so that tiny ones do not take all inodes."""
-
-_ABANDONED: Final = 3600.0
-"""Seconds after which a file that was not renamed is one of a killed worker."""
 
 
 class ArchiveStore:
@@ -96,17 +91,7 @@ class ArchiveStore:
         if path.is_file() and path.stat().st_size == len(data):
             os.utime(path)
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=HALF_MADE, dir=self.home)
-        half_made = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                # Users of builds read it through a read-only mount.
-                os.fchmod(descriptor, 0o444)
-            half_made.replace(path)
-        finally:
-            half_made.unlink(missing_ok=True)
+        write_whole(path, data, mode=0o444)  # users of builds read it through a read-only mount
         return True
 
     @asynccontextmanager
@@ -159,11 +144,7 @@ class ArchiveStore:
         return CacheUse(entries=len(entries), bytes=sum(size for _, size in entries))
 
     async def sweep(self) -> None:
-        """Removes what killed workers did not complete, and archives above the limit."""
-        for path in self.home.glob(f"{HALF_MADE}*"):
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime < time.time() - _ABANDONED:
-                    path.unlink()
+        """Removes archives above the limit, and what killed workers did not complete."""
         await self.prune()
 
     def _by_age(self) -> list[tuple[Path, int]]:

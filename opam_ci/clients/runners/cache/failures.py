@@ -7,7 +7,6 @@ cannot be written is not remembered: then jobs build it.
 import asyncio
 import logging
 import os
-import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from opam_ci.clients.runners.sandbox import safe_read as beneath
 from opam_ci.clients.runners.sandbox.locks import modified_at
+from opam_ci.clients.runners.sandbox.whole_file import write_whole
 from opam_ci.core.classify.packages import DEPENDENCY_FAILED
 from opam_ci.core.jobs.known_failure import FailedAlone, KnownFailure
 from opam_ci.core.jobs.outcome import Failed, Outcome, SeenIn
@@ -92,11 +92,7 @@ class FailureStore:
         alike = known is not None and is_alike(known.outcome, outcome)
         data = seen_again(known, new, alike=alike).model_dump_json()
         try:
-            self._home.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._home, delete=False) as file:
-                # Renamed when complete, so that no reader finds half of it.
-                file.write(data)
-            Path(file.name).rename(self._home / alone.key)
+            write_whole(self._home / alone.key, data.encode())
             self._prune()
         except OSError as error:
             _log.warning("that %s fails is not remembered: %s", alone.package, error)

@@ -6,8 +6,6 @@ address, those of another machine have another.
 
 import asyncio
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -18,6 +16,7 @@ from pydantic import ValidationError
 
 from opam_ci.clients.runners.sandbox import locks
 from opam_ci.clients.runners.sandbox import safe_read as beneath
+from opam_ci.clients.runners.sandbox.whole_file import write_whole
 from opam_ci.core.jobs.source_hosts import Refusals, refused
 
 _PATIENCE: Final = 180.0
@@ -95,11 +94,7 @@ class SourceHosts:
         """
         for host in list(dict.fromkeys(hosts))[:_AT_ONCE]:
             now = refused(self._refusals(host), host, began_at=began_at, now=self._now())
-            self._home.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix="new-", dir=self._home)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(now.model_dump_json())
-            Path(name).replace(self._home / _name(host))
+            write_whole(self._home / _name(host), now.model_dump_json().encode())
 
     def answered(self, hosts: Iterable[str]) -> None:
         """Writes down that hosts have served a download.

@@ -38,6 +38,7 @@ from opam_ci.clients.runners.sandbox import bubblewrap as sandbox
 from opam_ci.clients.runners.sandbox.locks import made_on_demand, prune_unused
 from opam_ci.clients.runners.sandbox.network import ContainerNetwork
 from opam_ci.clients.runners.sandbox.process import ProcessResult
+from opam_ci.clients.runners.sandbox.whole_file import write_whole
 from opam_ci.core.jobs.build import BuildSpec
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.job import Phase
@@ -162,8 +163,7 @@ class ContainerLayers:
                 f"image {name} is for {found.get('Architecture')}, not for {arch}: correct `image` "
                 "in the file of platforms"
             )
-        pulled.parent.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(_write_whole, pulled, f"{name}\n{_id(found)}\n")
+        await asyncio.to_thread(write_whole, pulled, f"{name}\n{_id(found)}\n".encode())
         await self.sweep()
         return _id(found)
 
@@ -273,7 +273,7 @@ class ContainerLayers:
                     cause=Cause.STORAGE,
                 )
         layer = ContainerLayer(image=name, manifest=manifest, system=system)
-        await asyncio.to_thread(_write_whole, description, layer.model_dump_json())
+        await asyncio.to_thread(write_whole, description, layer.model_dump_json().encode())
 
     async def _system(
         self, executor: ContainerExecutor, image: str, output: Callable[[bytes], None]
@@ -317,16 +317,6 @@ def _id(image: dict[str, Any]) -> str:
 
 def _lock_file(description: Path) -> Path:
     return description.with_suffix(".lock")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there as a whole or not at all, also after a power cut."""
-    new = path.with_suffix(f".new-{os.getpid()}")
-    with new.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 async def _survey(container: Container, platform: Platform) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -165,16 +164,17 @@ def test_a_full_disk_leaves_nothing(store: ArchiveStore, monkeypatch: pytest.Mon
     assert not any(path.is_file() for path in store.home.rglob("*"))
 
 
-async def test_what_killed_workers_left_is_swept_and_what_is_being_written_stays(
+async def test_what_a_killed_worker_left_takes_room_until_it_goes_as_unused(
     store: ArchiveStore,
 ) -> None:
     store.keep(archive(), DATA)
-    old, new = (store.home / f"{HALF_MADE}{name}" for name in ("old", "new"))
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
-    await store.sweep()
-    assert (old.exists(), new.exists(), store.use().entries) == (False, True, 1)
+    kept = store.home / archive().paths[0]
+    left = kept.with_name(f"{HALF_MADE}x")
+    left.touch()
+    os.utime(left, (0, 0))
+    assert store.use().entries == 2
+    assert await store.prune(store.use().bytes - 1) == 1
+    assert (left.exists(), kept.exists()) == (False, True)
 
 
 async def test_a_store_that_is_away_is_empty(tmp_path: Path, view: Path) -> None:

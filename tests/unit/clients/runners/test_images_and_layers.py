@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from opam_ci.clients.runners.containers import layer as container_layers
 from opam_ci.clients.runners.containers.engine import Engine
 from opam_ci.clients.runners.containers.layer import ContainerLayer, ContainerLayers
 from opam_ci.clients.runners.images import layer as layers
@@ -18,6 +17,7 @@ from opam_ci.clients.runners.images.layer import LayerManifest, LayerStore
 from opam_ci.clients.runners.sandbox.bubblewrap import ROOT
 from opam_ci.clients.runners.sandbox.locks import HALF_MADE, own_directory, remove_tree, try_lock
 from opam_ci.clients.runners.sandbox.network import ContainerNetwork
+from opam_ci.clients.runners.sandbox.whole_file import write_whole
 from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef
 from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.job import Job, JobKind
@@ -138,7 +138,7 @@ async def test_container_layer_with_a_torn_description_is_made_anew(
         assert isinstance(target, Path)
         system = ImageManifest(digest="d", suite="", packages={}, made_at=AT)
         layer = ContainerLayer(image="host/made", manifest=MANIFEST, system=system)
-        container_layers._write_whole(target, layer.model_dump_json())
+        write_whole(target, layer.model_dump_json().encode())
         made.append(target)
 
     monkeypatch.setattr(ContainerLayers, "_make", make)
@@ -150,26 +150,6 @@ async def test_container_layer_with_a_torn_description_is_made_anew(
     async with store.use("image", SPEC, lambda _: None) as layer:
         assert layer.manifest == MANIFEST
     assert len(made) == 2
-
-
-async def test_description_of_a_container_layer_is_on_disk_before_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-
-    def synced(descriptor: int) -> None:
-        events.append(f"{os.fstat(descriptor).st_size} bytes")
-        fsync(descriptor)
-
-    def replaced(self: Path, target: Path) -> Path:
-        events.append(target.name)
-        return replace(self, target)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "replace", replaced)
-    container_layers._write_whole(tmp_path / "x.json", "text")
-    assert events == ["4 bytes", "x.json"]
 
 
 async def test_images_of_other_recipes_go_after_a_week_without_use(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -136,7 +135,7 @@ async def test_a_full_disk_costs_what_was_to_be_remembered_alone(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(tempfile, "NamedTemporaryFile", full)
+        patched.setattr(os, "fsync", full)
         await store.learn([alone()], failed(), SECOND)
     assert attempts(store) == (FIRST,)
     (tmp_path / "failures" / KEY).unlink()
