@@ -30,7 +30,6 @@ from opam_ci.worker import make_lint
 FOUND_EXIT_CODE: Final = 1
 USAGE_EXIT_CODE: Final = 2
 _PACKAGE_NAME: Final = re.compile(r"[A-Za-z0-9_+-]+")
-_STDIN: Final = "-"
 _READABLE_WIDTH: Final = 96
 """Characters in a line at a terminal, at most: longer ones are hard to read."""
 
