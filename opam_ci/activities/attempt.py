@@ -33,6 +33,8 @@ class Attempt:
         cpu_seconds: Processor time that it used, None if unknown.
         sources: Where its archives came from, None if unknown.
         image: Fingerprint of the image that it ran in, None if unknown.
+        verdict_key: What its outcome depends on, None if unknown.
+        audits: Label of the verdict that was known for that key, if it ran all the same.
         task_queue: Of this worker.
         task_token: The attempt's id for Temporal.
         heartbeat_timeout: Time without heartbeats after which it counts as lost, None if never.
@@ -50,6 +52,8 @@ class Attempt:
         self.log: str | None = None
         self.cpu_seconds: float | None = None
         self.image: str | None = None
+        self.verdict_key: str | None = None
+        self.audits: str | None = None
         self.sources: SourceCounts | None = None
         self.task_queue = info.task_queue
         self.task_token = info.task_token
@@ -209,6 +213,8 @@ async def run_attempt(
         log=attempt.log,
         cpu_seconds=attempt.cpu_seconds,
         image=attempt.image,
+        verdict_key=attempt.verdict_key,
+        audits=attempt.audits,
         sources=attempt.sources,
     )
     delay = retry_delay(context.retry, report, retry_after)

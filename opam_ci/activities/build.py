@@ -72,6 +72,10 @@ class BuildActivities:
                 attempt.sources = report.sources
                 environment = report.facts.environment
                 attempt.image = None if environment is None else environment.fingerprint
+                attempt.verdict_key = report.facts.verdict_key
+                known = spec.known_verdict(attempt.verdict_key)
+                if known is not None and report.facts.known_verdict is None:
+                    attempt.audits = known.label
                 facts = report.facts.model_copy(
                     update={"limit_reached_on": attempt.limit_reached_on}
                 )

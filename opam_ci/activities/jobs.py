@@ -138,6 +138,8 @@ class JobActivities:
     async def take_jobs(self, message: TakeJobs) -> JobPage:
         """Returns a platform's next queued jobs, without those that wait for an approval.
 
+        With each come the verdicts that it may turn out to have once it has a solution.
+
         Raises:
             UsageError: `after` is not the cursor of a previous page.
             InfrastructureError: The index cannot be read.
@@ -147,7 +149,7 @@ class JobActivities:
             # Temporal's clock, by which the workflow waits.
             now = activity.info().started_time
             hold = await INDEX.run(self._hold, message.key, message.author, now)
-        return await INDEX.run(self._index.take, message, hold)
+        return await INDEX.run(self._index.take, message, hold, datetime.now(UTC))
 
     @activity.defn
     async def count_jobs(self, message: CountJobs) -> PlatformStandings:

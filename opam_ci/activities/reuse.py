@@ -15,7 +15,8 @@ from opam_ci.clients.threads import INDEX
 from opam_ci.core.jobs.build import RevdepList, listing_key
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
+from opam_ci.core.jobs.known_verdict import KnownVerdict
+from opam_ci.core.jobs.plan import PlannedJob
 from opam_ci.core.jobs.records import RevisionKey, revision_folder
 from opam_ci.core.jobs.requests import Surroundings
 from opam_ci.core.platforms.model import Platform

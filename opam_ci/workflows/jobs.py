@@ -1,9 +1,11 @@
 """Runs jobs within a workflow: attempts, early retries, lost workers, cancellations."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from temporalio import workflow
@@ -17,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.repository import RepositoryActivities
     from opam_ci.core.jobs.build import BuildSpec
     from opam_ci.core.jobs.job import BASE_KINDS, Job, JobKind
+    from opam_ci.core.jobs.known_verdict import KnownVerdict
     from opam_ci.core.jobs.lost_attempt import lost
     from opam_ci.core.jobs.messages import (
         ImageTask,
@@ -122,11 +125,14 @@ class JobRunner:
         running.handle.cancel()
         return True
 
-    async def run(self, *jobs: Job) -> Any:
+    async def run(
+        self, *jobs: Job, known_verdicts: Mapping[str, KnownVerdict] = MappingProxyType({})
+    ) -> Any:
         """Runs queued jobs by one activity, until its last attempt.
 
         Args:
             jobs: One, or lint of several packages.
+            known_verdicts: Verdicts that the one may turn out to have, by verdict key.
 
         Returns:
             The result of the activity, None if it failed: then the jobs are decided. Otherwise
@@ -139,7 +145,7 @@ class JobRunner:
             while True:
                 for job in jobs:
                     self._table.start(job.id, workflow.now())
-                running = _Running(jobs, self._start(jobs))
+                running = _Running(jobs, self._start(jobs, known_verdicts))
                 self._running[jobs[0].id] = running
                 try:
                     return await running.handle
@@ -167,7 +173,9 @@ class JobRunner:
                 job.id, round_=message.round, restart_budget_used=restart_budget_used
             )
 
-    def _start(self, jobs: tuple[Job, ...]) -> ActivityHandle[Any]:
+    def _start(
+        self, jobs: tuple[Job, ...], known_verdicts: Mapping[str, KnownVerdict]
+    ) -> ActivityHandle[Any]:
         state, job = self._state, jobs[0]
         row = self._table[job.id]
         checks = state.revision.options
@@ -199,7 +207,7 @@ class JobRunner:
                 how = options.repository_activity(job.kind, state.pull_request, checks)
             case _:
                 method = BuildActivities.run_job
-                task = RunJob(context=context, spec=self._spec(job))
+                task = RunJob(context=context, spec=self._spec(job, known_verdicts))
                 how = options.build_activity(
                     job.kind, task.spec.platform, state.pull_request, checks, self._timeouts
                 )
@@ -221,7 +229,7 @@ class JobRunner:
         packages = self._state.packages
         return tuple(changed.package for changed in packages if changed.kind in BUILT_KINDS)
 
-    def _spec(self, job: Job) -> BuildSpec:
+    def _spec(self, job: Job, known_verdicts: Mapping[str, KnownVerdict]) -> BuildSpec:
         state, checks = self._state, self._state.revision.options
         repository = state.base_repository if job.kind in BASE_KINDS else state.repository
         if state.platform is None or repository is None:
@@ -238,6 +246,8 @@ class JobRunner:
             build_cache=checks.build_cache,
             source=state.revision.source,
             builds_known_failures=self._builds_known_failures(job),
+            # Of a restart none: it is no audit.
+            known_verdicts=dict(known_verdicts) if self._table[job.id].round == 1 else {},
         )
 
     def _builds_known_failures(self, job: Job) -> bool:

@@ -332,6 +332,7 @@ class PlatformWorkflow:
                 after=self._after,
                 author=revision.author if name and not self._state.approved else None,
                 is_first_platform=name in {each.name for each in revision.options.platforms[:1]},
+                reuse=bool(name) and revision.options.reuse_verdicts,
             ),
         )
         self._is_reading = False
@@ -396,7 +397,7 @@ class PlatformWorkflow:
         if verdict is not None:
             self._table.settle(jobs[0].id, verdict, workflow.now())
             return
-        result = await self._jobs.run(*jobs)
+        result = await self._jobs.run(*jobs, known_verdicts=taken[0].known_verdicts)
         if result is None:
             return
         if isinstance(result, ImageReport):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from temporalio import workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
+from opam_ci.activities import reuse
 from opam_ci.activities.attempt import Attempt
 from opam_ci.core.incidents import restarts
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
@@ -20,7 +21,8 @@ from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, RestartWhich
 from opam_ci.core.jobs.signals import PlatformProgress
 from opam_ci.core.jobs.summary import SHOWN_ROWS, Counts, PlatformStanding, State, Summary
-from opam_ci.core.reuse.settled import is_audited
+from opam_ci.core.reuse.reach import Reachable
+from opam_ci.core.reuse.settled import Audits, is_audited
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.support.fakes.world import (
@@ -268,6 +270,61 @@ async def test_what_is_known_to_fail_is_built_by_request_alone(
         (round_, not reuses or round_ > 1 or audit)
         for (round_, _), audit in zip(found, audited, strict=True)
     ]
+
+
+KEY = "1" * 32
+
+
+async def solved(attempt: Attempt) -> Outcome:
+    """Passes with a solution that is known."""
+    attempt.image = "image"
+    attempt.verdict_key = KEY
+    return PASSED
+
+
+async def audited(attempt: Attempt) -> Outcome:
+    """The same for one that is compared with the verdict that it could have."""
+    attempt.audits = "passed"
+    return await solved(attempt)
+
+
+@pytest.mark.parametrize("reuses", [True, False])
+async def test_verdicts_of_the_same_solution_go_with_the_job_unless_it_is_restarted(
+    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch, *, reuses: bool
+) -> None:
+    # Two in a hundred run all the same, which is another test's matter.
+    monkeypatch.setattr(reuse, "is_audited", lambda *_: False)
+    script = world.script
+    script.steps[BUILD] = [solved, audited, solved]
+    script.reach = Reachable(plain={"a": "1"}, tested={}, dependents={})
+    handle = await world.open(ref, world.revision())
+    await world.until(handle, is_decided)
+    # Something within reach has changed.
+    script.reach = Reachable(plain={"a": "2"}, tested={}, dependents={})
+    await handle.signal("head_changed", world.revision(HEAD_2, reuse_verdicts=reuses))
+    await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
+    await handle.signal("restart", {"which": "all"})
+    await world.until(
+        handle, lambda now: is_decided(now) and all(row.round == 2 for row in now.jobs)
+    )
+    found = [(spec.job.id, spec.known_verdicts) for _, spec in script.specs]
+    known = [verdicts for job, verdicts in found if job == BUILD]
+    assert [verdicts.keys() for verdicts in known] == [set(), {KEY} if reuses else set(), set()]
+    if reuses:
+        ran = known[1][KEY].outcome.evidence.reused
+        assert ran is not None
+        assert (ran.head, ran.job) == (HEAD_1, script.specs[0][1].job)
+    assert not any(verdicts for job, verdicts in found if job == TEST)
+
+
+async def test_what_an_audit_was_compared_with_is_recorded(
+    world: World, ref: PullRequestRef
+) -> None:
+    world.script.steps[BUILD] = [audited]
+    handle = await world.open(ref, world.revision(keep_open=False))
+    await handle.result()
+    page = world.script.index.ops_page(datetime.now(UTC))
+    assert page.quality.audits == Audits(compared=1)
 
 
 class SuggestedRun:

@@ -78,7 +78,9 @@ def log(
         async def show() -> None:
             async with opened_logs(settings.store_url) as logs:
                 record = found
-                if (reused := reused_of(found.status.outcome)) is not None:
+                reused = reused_of(found.status.outcome)
+                # One that ended once it had a solution has a log, which says where the other is.
+                if reused is not None and not found.status.attempt:
                     record = _ran_instead(index, found, reused)
                 run = AttemptLog(index, logs, record, round_, attempt)
                 await (run.follow(as_json=as_json) if follow else run.show(as_json=as_json))
@@ -251,10 +253,10 @@ def how_it_ended(
 
 def _ran_instead(index: Listings, record: JobRecord, reused: Reused) -> JobRecord:
     """Returns the job with the same inputs that ran in place of one."""
-    job_id, testing = record.status.job.id, RevisionKey.of(reused)
+    job_id, testing = (reused.job or record.status.job).id, RevisionKey.of(reused)
     title = f"{testing.repository}/{testing.branch or testing.number}"
     _note(
-        f"{job_id} was not run: this is the log of the same job for {title} at "
+        f"{record.status.job.id} was not run: this is the log of the same job for {title} at "
         f"{testing.head[:12]}, which had the same inputs"
     )
     return find_job(index, testing, title, JobSearch(job=job_id))

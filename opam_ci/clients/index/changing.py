@@ -30,8 +30,9 @@ from opam_ci.clients.index.schema import ATTEMPTS, JOB_COLUMNS, JOBS, Instant
 from opam_ci.clients.index.write import QUEUED
 from opam_ci.core.jobs.installable import NOT_INSTALLABLE_TEXT, Unavailable, installable_nowhere
 from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.outcome import FailureReason, Outcome, SkipReason
-from opam_ci.core.jobs.plan import KnownVerdict, outcome_after
+from opam_ci.core.jobs.plan import outcome_after
 from opam_ci.core.jobs.summary import DECIDED, Standing
 
 _AT = bindparam("at", type_=Instant)

@@ -174,6 +174,18 @@ def _to_0013(connection: Connection) -> None:
     connection.exec_driver_sql(f"ALTER TABLE revisions ADD COLUMN effect {json}")
 
 
+_TO_0014 = """
+ALTER TABLE attempts ADD COLUMN verdict_key TEXT;
+CREATE INDEX jobs_by_name ON jobs (name) WHERE plan_key IS NOT NULL
+"""
+
+
+def _to_0014(connection: Connection) -> None:
+    """Makes room for verdict keys: attempts of before have none."""
+    for statement in _TO_0014.split(";"):
+        connection.exec_driver_sql(statement)
+
+
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0004": _to_0005,
     "0005": _to_0006,
@@ -184,5 +196,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0010": _to_0011,
     "0011": _to_0012,
     "0012": _to_0013,
+    "0013": _to_0014,
 }
 """By schema, the step to the next one; oldest first."""

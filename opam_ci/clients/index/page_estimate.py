@@ -218,6 +218,8 @@ def _ended(
             last.c.started_at.is_not(None),
             last.c.decided_at.is_not(None),
             last.c.kind.not_in(NOT_ESTIMATED),
+            # One with the verdict of another job ended once it had a solution.
+            last.c.outcome["evidence", "reused", "head"].as_string().is_(None),
         )
         .order_by(last.c.updated_at.desc(), last.c.id.desc())
         .limit(JOBS_MEASURED)

@@ -22,12 +22,14 @@ from opam_ci.clients.index.rows import AnyRow, job_of, queued_row
 from opam_ci.clients.index.schema import JOBS
 from opam_ci.clients.index.selecting import cancelled, candidates, restarted
 from opam_ci.clients.index.standings import standings
+from opam_ci.clients.index.verdicts import known_verdicts
 from opam_ci.clients.index.waivers import Waivers
 from opam_ci.clients.index.write import QUEUED, find_revision, insert_queued, locked_revision
 from opam_ci.core.batched import batched
 from opam_ci.core.jobs.early_stop import Seen, early_stop
 from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.messages import (
     ChangeJobs,
     ConcludeJobs,
@@ -55,7 +57,7 @@ _FIRST_AT_MOST = 1_000
 """Failures of the previous head that run first: where more fail, their order hardly matters."""
 
 _JOB = ("platform", "package", "kind", "revdep")
-_QUEUED = ("id", "rank", *_JOB, "round", "restart_budget_used", "needs")
+_QUEUED = ("id", "rank", *_JOB, "round", "restart_budget_used", "needs", "audits")
 _NEEDED = (*_JOB, "standing", "outcome")
 
 
@@ -126,12 +128,15 @@ class JobQueue(Waivers):
             )
             return frozenset(connection.scalars(query.order_by(JOBS.c.id).limit(_FIRST_AT_MOST)))
 
-    def take(self, given: TakeJobs, hold: Hold | None = None) -> JobPage:
+    def take(
+        self, given: TakeJobs, hold: Hold | None = None, now: datetime | None = None
+    ) -> JobPage:
         """Returns a platform's queued jobs in the order in which they run.
 
         Args:
             given: Which.
             hold: Why some kinds of them are left out; None if none are.
+            now: The time, if verdicts that they may turn out to have are wanted.
 
         Raises:
             UsageError: `after` is not a cursor that a page returned.
@@ -160,9 +165,16 @@ class JobQueue(Waivers):
         with reading(self._engine) as connection:
             of = JOBS.c.revision_id == find_revision(connection, given.key)
             found = connection.execute(query.where(of)).all()
-        jobs = found[: given.limit]
+            jobs = found[: given.limit]
+            # A restart runs its jobs, and so does what is to be compared.
+            free = [row for row in jobs if row.round == 1 and row.audits is None]
+            plain = {row.id: job_of(row).plain for row in free} if given.reuse and now else {}
+            known = known_verdicts(connection, plain.values(), now) if now else {}
         following = f"{jobs[-1].rank}/{jobs[-1].id}" if len(found) > given.limit else None
-        page = tuple(_queued_job(row) for row in jobs)
+        page = tuple(
+            _queued_job(row, known.get(plain[row.id].id, {}) if row.id in plain else {})
+            for row in jobs
+        )
         return JobPage(jobs=page, following=following, hold=hold)
 
     def count(self, given: CountJobs) -> tuple[PlatformStanding, ...]:
@@ -348,7 +360,7 @@ class JobQueue(Waivers):
                 decide(connection, dict.fromkeys(some, outcome), at, standings)
 
 
-def _queued_job(row: AnyRow) -> QueuedJob:
+def _queued_job(row: AnyRow, known: dict[str, KnownVerdict]) -> QueuedJob:
     inherited_outcome = None
     if row.needed_outcome is not None:
         needed = Job(**{name: getattr(row, f"needed_{name}") for name in _JOB})
@@ -361,4 +373,5 @@ def _queued_job(row: AnyRow) -> QueuedJob:
         needs=row.needs,
         waits=row.needed_standing in UNDECIDED,
         inherited_outcome=inherited_outcome,
+        known_verdicts=known,
     )

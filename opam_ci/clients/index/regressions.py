@@ -10,7 +10,7 @@ from opam_ci.clients.index.page_testing import find_testing
 from opam_ci.clients.index.rows import AnyRow
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS
 from opam_ci.core.jobs.job import REVDEP_KINDS
-from opam_ci.core.jobs.outcome import FailureReason
+from opam_ci.core.jobs.outcome import FailureReason, Outcome, reused_of
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.bounds import Regression, is_confirmed
@@ -49,8 +49,13 @@ class Regressions(Connected):
             return tuple(
                 Regression(package=row.package, revdep=row.revdep, log=_log(row, attempts[row.id]))
                 for row in rows
-                if is_confirmed(row.outcome, [each.outcome for each in attempts[row.id]])
+                if is_confirmed(row.outcome, _own(attempts[row.id]))
             )
+
+
+def _own(attempts: Iterable[AnyRow]) -> list[Outcome]:
+    """Returns the outcomes of attempts, without those that took the verdict of another one."""
+    return [each.outcome for each in attempts if reused_of(each.outcome) is None]
 
 
 def _log(row: AnyRow, attempts: Iterable[AnyRow]) -> str | None:

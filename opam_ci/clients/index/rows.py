@@ -100,6 +100,7 @@ def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
             "log_key": fault.log,
             "cpu_seconds": None,
             "image": None,
+            "verdict_key": None,
         }
     known = {0, *(fault.attempt for fault in row.faults)}
     if row.attempt in known or row.state is JobState.RETRYING:
@@ -116,6 +117,7 @@ def attempt_rows(row: JobStatus, batch: RowBatch) -> Iterator[Values]:
         "log_key": row.log,
         "cpu_seconds": None if row.outcome is None else row.cpu_seconds,
         "image": None if row.outcome is None else row.image,
+        "verdict_key": None if row.outcome is None else row.verdict_key,
     }
 
 

@@ -45,7 +45,7 @@ from opam_ci.core.jobs.summary import Fault
 from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.result import ChangeKind
 
-SCHEMA_VERSION = "0013"
+SCHEMA_VERSION = "0014"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -239,6 +239,8 @@ JOBS = _table(
     _with("jobs_by_cause_group", "cause_group", "decided_at"),
     _with("jobs_by_plan_key", "plan_key"),
     _with("jobs_audited", "audits", "decided_at"),
+    # Those that may have a verdict key: they are looked up by name, since it is not known yet.
+    _partial("jobs_by_name", "name", where="plan_key IS NOT NULL"),
     Index(
         "jobs_following",
         "revision_id",
@@ -270,6 +272,8 @@ ATTEMPTS = _table(
     Column("signature", Text),
     # Fingerprint of the image that it ran in.
     Column("image", Text),
+    # What its outcome depends on, see `core/reuse/verdict_key.py`.
+    Column("verdict_key", Text),
     UniqueConstraint("job_id", "round", "number", name="attempts_key"),
     Index("attempts_by_time", "started_at", "id"),
     Index("attempts_by_standing", "standing", "started_at", "id"),

@@ -1,17 +1,18 @@
 """Which verdicts hold for jobs with the same inputs, and how often that was wrong."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import Column, ColumnElement, Connection, and_, func, literal, select
 
 from opam_ci.clients.index.engine import Connected, portions, reading
-from opam_ci.clients.index.rows import AnyRow, revision_of
-from opam_ci.clients.index.schema import ATTEMPTED, ATTEMPTS, JOBS, KEY_COLUMNS
+from opam_ci.clients.index.rows import AnyRow, job_of, revision_of
+from opam_ci.clients.index.schema import ATTEMPTED, ATTEMPTS, JOB_COLUMNS, JOBS, KEY_COLUMNS
 from opam_ci.core.classify.positive_proofs import KNOWN_FAILURE
+from opam_ci.core.jobs.job import Job
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.outcome import Failed, FailureReason, Passed, Reused, Skipped
-from opam_ci.core.jobs.plan import KnownVerdict
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.causes import cause_group
 from opam_ci.core.reuse.settled import MAX_AGE, Attempted, Audits, settled
@@ -20,8 +21,14 @@ _PROVING = (Standing.PASSED, Standing.FAILED, Standing.SKIPPED)
 _WHY = func.coalesce(ATTEMPTS.c.failure_reason, ATTEMPTS.c.skip_reason, "")
 _LABEL = func.trim(ATTEMPTS.c.standing + literal(" ") + _WHY)
 """The same as `KnownVerdict.label` of the verdict."""
-_BUILT = ATTEMPTS.c.outcome["evidence", "rule"].as_string() != KNOWN_FAILURE
-"""Not so of a job that ended since a dependency is known to fail: it is no evidence of its own."""
+_BUILT = and_(
+    ATTEMPTS.c.outcome["evidence", "rule"].as_string() != KNOWN_FAILURE,
+    ATTEMPTS.c.outcome["evidence", "reused", "head"].as_string().is_(None),
+)
+"""Not so of a job that ended since a dependency is known to fail, or with the verdict of another
+one that had the same solution: it is no evidence of its own."""
+_MOST_KNOWN = 3
+"""Verdicts that go with a job, each some hundred bytes: it had as many solutions lately."""
 
 
 class Verdicts(Connected):
@@ -62,42 +69,106 @@ class Verdicts(Connected):
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        attempts: dict[str, list[Attempted]] = defaultdict(list)
-        columns = (ATTEMPTS.c[name] for name in ("id", "standing", "image", "ended_at"))
-        query = (
-            select(JOBS.c.plan_key, _WHY.label("why"), *columns)
-            .select_from(JOBS.join(ATTEMPTS))
-            .where(
-                ATTEMPTS.c.standing.in_(_PROVING),
-                # In an earlier round the job may have had another key.
-                ATTEMPTS.c.round == JOBS.c.round,
-                ATTEMPTS.c.ended_at >= now - MAX_AGE,
-                _BUILT,
-            )
-        )
+        # In an earlier round the job may have had another key.
+        same = ATTEMPTS.c.round == JOBS.c.round
         with reading(self._engine) as connection:
-            for some in portions(sorted(keys)):
-                rows = connection.execute(query.where(JOBS.c.plan_key.in_(some))).all()
-                failed = [row.id for row in rows if row.standing == Standing.FAILED]
-                alike = _groups(connection, failed)
-                for row in rows:
-                    known = Attempted.model_validate(row, from_attributes=True)
-                    known = known.model_copy(update={"alike": alike.get(row.id)})
-                    attempts[row.plan_key].append(known)
-            holding = {
-                found.id: key
-                for key, each in attempts.items()
-                if (found := settled(each, image, now)) is not None
+            attempts = _attempts(connection, JOBS.c.plan_key, keys, same, now)
+            by_key: dict[str, list[Attempted]] = defaultdict(list)
+            for row, each in attempts:
+                by_key[row.plan_key].append(each)
+            found = {
+                key: holding
+                for key, some in by_key.items()
+                if (holding := settled(some, image, now)) is not None
             }
-            names = ("id", "round", "outcome", "log_key", "ended_at")
-            whole = select(
-                *KEY_COLUMNS, ATTEMPTS.c.number.label("attempt"), *(ATTEMPTS.c[n] for n in names)
-            ).select_from(ATTEMPTED)
-            return {
-                holding[row.id]: _verdict(row)
-                for some in portions(tuple(holding))
-                for row in connection.execute(whole.where(ATTEMPTS.c.id.in_(some)))
-            }
+            verdicts = _verdicts(connection, found.values())
+        return {key: verdicts[each.id] for key, each in found.items()}
+
+
+def known_verdicts(
+    connection: Connection, jobs: Iterable[Job], now: datetime
+) -> dict[str, dict[str, KnownVerdict]]:
+    """Returns the verdicts that hold for jobs if they come to have the same solution.
+
+    Not by image: a verdict key has that in it, so that a worker with another one finds none.
+
+    Args:
+        connection: Where to read.
+        jobs: The jobs.
+        now: The time.
+
+    Returns:
+        For the id of each plain job that has some: the newest, by verdict key, `_MOST_KNOWN` at
+        most.
+    """
+    plain = {same.id: job.plain.id for job in jobs for same in job.alike}
+    # As the partial index has it.
+    has_key = and_(JOBS.c.plan_key.is_not(None), ATTEMPTS.c.verdict_key.is_not(None))
+    by_key: dict[tuple[str, str], list[Attempted]] = defaultdict(list)
+    for row, each in _attempts(connection, JOBS.c.name, plain, has_key, now):
+        by_key[plain[row.name], row.verdict_key].append(each)
+    found: dict[str, list[tuple[str, Attempted]]] = defaultdict(list)
+    for (job, key), some in by_key.items():
+        if (holding := settled(some, some[0].image, now)) is not None:
+            found[job].append((key, holding))
+    newest = {
+        job: sorted(some, key=lambda each: (each[1].ended_at, each[1].id))[-_MOST_KNOWN:]
+        for job, some in found.items()
+    }
+    verdicts = _verdicts(connection, (each for some in newest.values() for _, each in some))
+    return {job: {key: verdicts[each.id] for key, each in some} for job, some in newest.items()}
+
+
+def _attempts(
+    connection: Connection,
+    column: Column[str],
+    values: Collection[str],
+    condition: ColumnElement[bool],
+    now: datetime,
+) -> list[tuple[AnyRow, Attempted]]:
+    """Reads the attempts that prove something, with the keys and the name of their jobs.
+
+    Args:
+        connection: Where to read.
+        column: Of their jobs.
+        values: What that is.
+        condition: What holds as well.
+        now: The time.
+    """
+    keys = (JOBS.c.plan_key, JOBS.c.name, ATTEMPTS.c.verdict_key)
+    columns = (ATTEMPTS.c[name] for name in ("id", "standing", "image", "ended_at"))
+    query = (
+        select(*keys, _WHY.label("why"), *columns)
+        .select_from(JOBS.join(ATTEMPTS))
+        .where(
+            ATTEMPTS.c.standing.in_(_PROVING),
+            ATTEMPTS.c.ended_at >= now - MAX_AGE,
+            condition,
+            _BUILT,
+        )
+    )
+    found: list[tuple[AnyRow, Attempted]] = []
+    for some in portions(sorted(values)):
+        rows = connection.execute(query.where(column.in_(some))).all()
+        failed = [row.id for row in rows if row.standing == Standing.FAILED]
+        alike = _groups(connection, failed)
+        for row in rows:
+            known = Attempted.model_validate(row, from_attributes=True)
+            found.append((row, known.model_copy(update={"alike": alike.get(row.id)})))
+    return found
+
+
+def _verdicts(connection: Connection, of: Iterable[Attempted]) -> dict[int, KnownVerdict]:
+    """Reads verdicts, by the ids of their attempts."""
+    names = ("id", "round", "outcome", "log_key", "ended_at")
+    number = ATTEMPTS.c.number.label("attempt")
+    whole = select(*KEY_COLUMNS, *JOB_COLUMNS, number, *(ATTEMPTS.c[name] for name in names))
+    whole = whole.select_from(ATTEMPTED)
+    return {
+        row.id: _verdict(row)
+        for some in portions([each.id for each in of])
+        for row in connection.execute(whole.where(ATTEMPTS.c.id.in_(some)))
+    }
 
 
 def count_audits(connection: Connection, now: datetime) -> Audits:
@@ -137,7 +208,12 @@ def _groups(connection: Connection, ids: Sequence[int]) -> dict[int, str | None]
 
 def _verdict(row: AnyRow) -> KnownVerdict:
     outcome: Passed | Failed | Skipped = row.outcome
-    key = revision_of(row)
-    reused = Reused(**key.model_dump(), round=row.round, attempt=row.attempt, ended_at=row.ended_at)
+    reused = Reused(
+        **revision_of(row).model_dump(),
+        round=row.round,
+        attempt=row.attempt,
+        ended_at=row.ended_at,
+        job=job_of(row),
+    )
     evidence = outcome.evidence.model_copy(update={"reused": reused})
     return KnownVerdict(outcome=outcome.model_copy(update={"evidence": evidence}), log=row.log_key)

@@ -58,6 +58,12 @@ def write(
         # Set by the plan.
         kept=("rank", "needs"),
     )
+    for row in rows:
+        if row.audits is not None:
+            ran = and_(JOBS.c.revision_id == revision_id, JOBS.c.name == row.job.id)
+            connection.execute(
+                update(JOBS).where(ran, JOBS.c.round == row.round).values(audits=row.audits)
+            )
     tried = [(row.job.id, each) for row in rows for each in attempt_rows(row, batch)]
     ids = _job_ids(connection, revision_id, tuple(dict.fromkeys(name for name, _ in tried)))
     attempts = [{"job_id": ids[name], **each} for name, each in tried]

@@ -66,7 +66,8 @@ def _decide(case: Case) -> Outcome:
         return case.errored(Cause.UNKNOWN, "nothing-ran", None, detail="no phase was started")
     stopped = next((run for run in case.facts.phases if not _succeeded(run)), None)
     if stopped is None:
-        return _judge_known_failure(case) or _judge_end(case)
+        known = case.facts.known_verdict
+        return known.outcome if known else _judge_known_failure(case) or _judge_end(case)
     if machine := judge_machine(case, stopped):
         return machine
     if stopped.phase is Phase.FETCH:

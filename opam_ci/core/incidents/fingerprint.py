@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeGuard
 from opam_ci.core.classify.rulebook import TEST_IDS
 from opam_ci.core.classify.salience import is_generic
 from opam_ci.core.jobs.job import Job, JobKind, Phase, package_name
-from opam_ci.core.jobs.outcome import Errored, Failed, FailureReason, Outcome
+from opam_ci.core.jobs.outcome import Errored, Failed, FailureReason, Outcome, reused_of
 
 SAME_FAILURE = "same-failure-elsewhere"
 """Rule of a verdict that was a failure, until unrelated pull requests failed the same way."""
@@ -65,9 +65,10 @@ def signature(outcome: Outcome | None, job: Job) -> Signature | None:
 
     A verdict that was revised keeps the signature of the original failure: it is still evidence
     for later ones. A job that was ended since a dependency is known to fail has the signature of
-    those that built it: where these are in doubt, so is it.
+    those that built it: where these are in doubt, so is it. One that took another job's verdict
+    saw nothing itself.
     """
-    if job.kind not in KINDS or outcome is None or not _is_failure(outcome):
+    if job.kind not in KINDS or outcome is None or not _is_failure(outcome) or reused_of(outcome):
         return None
     evidence = outcome.evidence
     lines = (_CITATION.sub("", line.text).strip() for line in evidence.lines)

@@ -3,9 +3,12 @@
 from datetime import timedelta
 from typing import Self
 
+from pydantic import Field
+
 from opam_ci.core.jobs.facts import BuildFacts
 from opam_ci.core.jobs.job import Job, Phase
 from opam_ci.core.jobs.known_failure import FailedAlone
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.model import Frozen
 from opam_ci.core.platforms.limits import PhaseLimits
 from opam_ci.core.platforms.model import Platform
@@ -92,7 +95,9 @@ class BuildSpec(Frozen):
             them out, since they have jobs of their own.
         build_cache: Whether compiled dependencies may come from the worker's cache.
         source: Where people get the repository; None for one that no clone has.
-        builds_known_failures: Whether dependencies are built although they are known to fail.
+        builds_known_failures: Whether dependencies are built although they are known to fail, and
+            the job although its verdict is known.
+        known_verdicts: Verdicts of jobs of this name, by verdict key.
     """
 
     job: Job
@@ -105,6 +110,11 @@ class BuildSpec(Frozen):
     build_cache: bool = True
     source: Source | None = None
     builds_known_failures: bool = False
+    known_verdicts: dict[str, KnownVerdict] = Field(default_factory=dict)
+
+    def known_verdict(self, key: str | None) -> KnownVerdict | None:
+        """Returns the verdict for a verdict key, None if there is none or the key is not known."""
+        return None if key is None else self.known_verdicts.get(key)
 
 
 class Revdep(Frozen):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from opam_ci.core.jobs.job import Job, Phase
 from opam_ci.core.jobs.known_failure import KnownFailure
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.model import Frozen
 
 
@@ -181,6 +182,9 @@ class BuildFacts(Frozen):
         environment: With what it was built, None in facts of before it was recorded.
         known_failure: Of a run that ended before it fetched anything: the dependency that is known
             to fail.
+        verdict_key: What the verdict depends on once there is a solution, None if that is not
+            known; see `core/reuse/verdict_key.py`.
+        known_verdict: Of a run that ended there: the verdict of a job with that key.
     """
 
     job: Job
@@ -194,6 +198,8 @@ class BuildFacts(Frozen):
     limit_reached_on: str | None = None
     environment: BuildEnvironment | None = None
     known_failure: KnownFailure | None = None
+    verdict_key: str | None = None
+    known_verdict: KnownVerdict | None = None
 
     @property
     def last(self) -> PhaseRun | None:

@@ -129,6 +129,12 @@ class Job(Frozen):
         return self.model_copy(update={"kind": plain_kind(self.kind)})
 
     @property
+    def alike(self) -> tuple[Self, ...]:
+        """The jobs for which runners do the same: on the base and not."""
+        kinds = (kind for kind in JobKind if plain_kind(kind) is self.plain.kind)
+        return tuple(self.model_copy(update={"kind": kind}) for kind in kinds)
+
+    @property
     def title(self) -> str:
         """The title for people: the package and what the job does with it."""
         match self.kind:

@@ -9,6 +9,7 @@ from opam_ci.core.jobs.build import BuildSpec, RepositoryRef, SourceCounts
 from opam_ci.core.jobs.hold import Author, Hold
 from opam_ci.core.jobs.installable import Unavailable
 from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.outcome import CancelledBy, Outcome, Skipped
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.requests import PullRequestRef, Revision, Surroundings
@@ -196,6 +197,8 @@ class JobReport(Frozen):
         cpu_seconds: Processor time that it used, None if unknown.
         image: Fingerprint of the image that it ran in, None if unknown.
         sources: Where its archives came from, None if unknown.
+        verdict_key: What the outcome depends on, see `BuildFacts.verdict_key`.
+        audits: Label of the verdict that was known for that key, if the job ran all the same.
     """
 
     outcome: Outcome
@@ -208,6 +211,8 @@ class JobReport(Frozen):
     cpu_seconds: float | None = None
     image: str | None = None
     sources: SourceCounts | None = None
+    verdict_key: str | None = None
+    audits: str | None = None
 
 
 class JobHeartbeat(Frozen):
@@ -251,6 +256,7 @@ class QueuedJob(Frozen):
         waits: Whether that job is undecided, as the index knows it.
         inherited_outcome: Outcome of the job without being run, if the job that it needs ended with
             something else than passed.
+        known_verdicts: Verdicts that it may turn out to have, by verdict key.
     """
 
     job: Job
@@ -259,6 +265,7 @@ class QueuedJob(Frozen):
     needs: str | None = None
     waits: bool = False
     inherited_outcome: Outcome | None = None
+    known_verdicts: dict[str, KnownVerdict] = Field(default_factory=dict)
 
 
 class JobPage(Frozen):
@@ -347,6 +354,7 @@ class TakeJobs(Frozen):
         after: The `following` of the page before; None for the first.
         author: Whose limits apply; None for none.
         is_first_platform: Whether the small set of a new author is built on this platform.
+        reuse: Whether the jobs may take verdicts of jobs with the same solution.
     """
 
     key: RevisionKey
@@ -355,6 +363,7 @@ class TakeJobs(Frozen):
     after: str | None = None
     author: Author | None = None
     is_first_platform: bool = False
+    reuse: bool = False
 
 
 class CountJobs(Frozen):

@@ -138,6 +138,7 @@ class Reused(Frozen):
         round: The round of its job.
         attempt: Its number in that round.
         ended_at: When it ended.
+        job: Its job; None in what was written before that was known.
     """
 
     repository: str
@@ -148,6 +149,7 @@ class Reused(Frozen):
     round: int
     attempt: int
     ended_at: AwareDatetime
+    job: Job | None = None
 
 
 class SeenIn(Reused):
@@ -202,7 +204,8 @@ class Evidence(Frozen):
         attempt: Number of the attempt, from 1.
         detail: Facts as text, such as `0 bytes free in the build root`.
         on_base: Of a job that failed: what it comes to without the change, once that is known.
-        reused: Of a job that was not run: the attempt with the same inputs whose verdict it has.
+        reused: Of a job that was not run, or ended once it had a solution: the attempt with the
+            same inputs whose verdict it has.
         waiver: Of a job that failed: the waiver that takes it, or did until it expired.
         seen_in: Of a job that was ended since a dependency is known to fail: the newest attempt
             that built it. Such a job proves nothing for others.

@@ -2,10 +2,9 @@
 
 from collections.abc import Container, Iterable, Iterator
 
-from pydantic import Field
-
 from opam_ci.core.jobs.build import Revdep
 from opam_ci.core.jobs.job import BASE_KINDS, Job, JobKind
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.outcome import (
     Cancelled,
     Errored,
@@ -24,27 +23,6 @@ from opam_ci.core.submission.result import BUILT_KINDS, ChangedPackage, ChangeKi
 
 ANALYSIS = Job(platform="", package="", kind=JobKind.ANALYSIS)
 """The one analysis job of a head."""
-
-
-class KnownVerdict(Frozen):
-    """The verdict of a job with the same inputs.
-
-    Attributes:
-        outcome: Its outcome; the evidence says where it ran.
-        log: Key of the log of the attempt that ran, None if it wrote none.
-    """
-
-    outcome: Passed | Failed | Skipped = Field(discriminator="kind")
-    log: str | None
-
-    @property
-    def label(self) -> str:
-        """Its standing and reason, as `PlannedJob.audits` has them."""
-        match self.outcome:
-            case Failed(reason=reason) | Skipped(reason=reason):
-                return f"{self.outcome.kind} {reason}"
-            case Passed():
-                return "passed"
 
 
 class PlannedJob(Frozen):

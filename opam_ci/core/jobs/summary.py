@@ -111,6 +111,8 @@ class JobStatus(Frozen):
         log: Key of the last attempt's log.
         cpu_seconds: Processor time of the attempt that decided it, None if unknown.
         image: Fingerprint of the image that this attempt ran in, None if unknown.
+        verdict_key: What the outcome of this attempt depends on, None if unknown.
+        audits: Label of the verdict that was known for that key, if the job ran all the same.
     """
 
     job: Job
@@ -130,6 +132,8 @@ class JobStatus(Frozen):
     log: str | None = None
     cpu_seconds: float | None = None
     image: str | None = None
+    verdict_key: str | None = None
+    audits: str | None = None
 
     @property
     def standing(self) -> Standing:

@@ -158,6 +158,8 @@ class JobTable:
             log=report.log or row.log,
             cpu_seconds=report.cpu_seconds,
             image=report.image,
+            verdict_key=report.verdict_key,
+            audits=report.audits,
         )
 
     def settle(self, job_id: str, outcome: Outcome, at: datetime) -> None:
@@ -171,6 +173,8 @@ class JobTable:
             next_attempt_at=None,
             cpu_seconds=None,
             image=None,
+            verdict_key=None,
+            audits=None,
         )
 
     def cancel_undecided(self, outcome: Cancelled, at: datetime) -> None:

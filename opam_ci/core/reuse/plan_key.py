@@ -38,6 +38,20 @@ _OF_LISTING: Final = {"only_direct_revdeps", "revdep_tests"}
 _COMPILERS: Final = ("ocaml", "ocaml-base-compiler", "ocaml-variants", "ocaml-system")
 
 
+def conditions(platform: Platform, surroundings: Surroundings) -> list[object]:
+    """Returns how jobs on a platform are run and judged, for their keys.
+
+    Args:
+        platform: The platform, in the pool that was chosen for it.
+        surroundings: Of the check.
+    """
+    return [
+        KEY_VERSION,
+        platform.model_dump(mode="json", include=_OF_PLATFORM),
+        surroundings.model_dump(mode="json"),
+    ]
+
+
 class Keys:
     """Makes the plan keys of jobs on one platform.
 
@@ -60,9 +74,7 @@ class Keys:
         self._listing = platform.model_dump(mode="json", include=_OF_LISTING)
         compilers = {*_COMPILERS, package_name(platform.compiler)} - {""}
         self._common = [
-            KEY_VERSION,
-            platform.model_dump(mode="json", include=_OF_PLATFORM),
-            surroundings.model_dump(mode="json"),
+            *conditions(platform, surroundings),
             [reachable.of(name, tests=False) for name in sorted(compilers)],
         ]
 

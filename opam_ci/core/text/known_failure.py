@@ -4,8 +4,13 @@ import shlex
 from collections.abc import Iterator
 
 from opam_ci.core.jobs.known_failure import KnownFailure
-from opam_ci.core.jobs.outcome import SeenIn
+from opam_ci.core.jobs.outcome import Reused
 from opam_ci.core.printable import flat
+
+RESTART = (
+    "A restart of this job builds it all the same: "
+    "opam-ci restart OWNER/REPO/NUMBER --all --job JOB"
+)
 
 
 def known_failure_lines(known: KnownFailure) -> Iterator[str]:
@@ -22,16 +27,14 @@ def known_failure_lines(known: KnownFailure) -> Iterator[str]:
         yield f"  {flat(line.text)}"
     yield "Their logs:"
     for seen in known.seen:
-        yield f"  {seen.ended_at:%Y-%m-%d %H:%M} UTC: {_log_of(seen)}"
-    yield (
-        "A restart of this job builds it all the same: "
-        "opam-ci restart OWNER/REPO/NUMBER --all --job JOB"
-    )
+        yield f"  {seen.ended_at:%Y-%m-%d %H:%M} UTC: {log_command(seen)}"
+    yield RESTART
 
 
-def _log_of(seen: SeenIn) -> str:
+def log_command(seen: Reused) -> str:
     """Returns the command that prints the log of an attempt."""
     target = seen.repository + (f"/{seen.number}" if seen.branch is None else f":{seen.branch}")
     attempt = ("--round", str(seen.round), "--attempt", str(seen.attempt))
-    words = ("opam-ci", "log", target, "--head", seen.head[:12], "--job", seen.job.id, *attempt)
+    job = () if seen.job is None else ("--job", seen.job.id)
+    words = ("opam-ci", "log", target, "--head", seen.head[:12], *job, *attempt)
     return flat(shlex.join(words))

@@ -144,17 +144,18 @@ def _as_before(outcome: Outcome) -> str:
     """Returns where a job ran whose verdict this is; empty if it is the job's own."""
     if (reused := reused_of(outcome)) is None:
         return ""
-    return f", as with the same inputs {_when(reused)}"
+    return f", as with the same inputs {when(reused)}"
 
 
 def _unbuilt(outcome: Failed) -> str:
     """Returns where a dependency was built last that this job did not build; empty if it did."""
     if (seen := outcome.evidence.seen_in) is None:
         return ""
-    return f", not built as it failed twice, the last time {_when(seen)}"
+    return f", not built as it failed twice, the last time {when(seen)}"
 
 
-def _when(ran: Reused) -> str:
+def when(ran: Reused) -> str:
+    """Returns for what an attempt ran, and on which day."""
     where = f"#{ran.number}" if ran.branch is None else clip(ran.branch, _NAME_LIMIT)
     return f"for {where} on {ran.ended_at:%d %B %Y}"
 

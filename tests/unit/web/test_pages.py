@@ -19,8 +19,9 @@ from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.platform_files import load_platforms
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, OnBase, Passed, Reused
-from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
+from opam_ci.core.jobs.plan import PlannedJob
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus, State
 from opam_ci.core.jobs.waiver import Waiver

@@ -45,10 +45,14 @@ from opam_ci.core.jobs.errors import InfrastructureError, UnfitImageError
 from opam_ci.core.jobs.facts import BuildEnvironment, BuildFacts, OpamAction
 from opam_ci.core.jobs.job import PACKAGE_PHASES, REVDEP_KINDS, JobKind, Phase
 from opam_ci.core.jobs.known_failure import KnownFailure
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.outcome import Cause
+from opam_ci.core.jobs.requests import Surroundings
 from opam_ci.core.opam.explanation import rests_on_hidden
 from opam_ci.core.opam.file import opam_text
+from opam_ci.core.reuse.verdict_key import verdict_key
 from opam_ci.core.text.known_failure import known_failure_lines
+from opam_ci.core.text.known_verdict import known_verdict_lines
 
 _OPAM_FILE_LIMIT = 1 << 20
 
@@ -162,6 +166,8 @@ class JobRun:
         self._installed: bool | None = None
         self._listing: RevdepList | None = None
         self._known_failure: KnownFailure | None = None
+        self._verdict_key: str | None = None
+        self._known_verdict: KnownVerdict | None = None
 
     async def run(self, artifacts: layer.ArtifactSource) -> BuildReport:
         """Runs the phases, in order, until one fails, and collects the facts.
@@ -186,15 +192,9 @@ class JobRun:
             accepts_failure=await self._accepts_failure(),
             hidden=self._hidden,
             known_failure=self._known_failure,
-            environment=BuildEnvironment(
-                image=self._image_name or self._image.digest,
-                opam=self._base.opam_version,
-                compiler=tuple(sorted(self._base.installed)),
-                solution=self._solution,
-                changed=self._changed,
-                is_fixed=self._is_fixed,
-                opam_file=self._opam_file,
-            ),
+            verdict_key=self._verdict_key,
+            known_verdict=self._known_verdict,
+            environment=self._built_with,
         )
         return BuildReport(
             facts=facts,
@@ -202,6 +202,18 @@ class JobRun:
             listing=self._listing,
             sources=None if self._sources is None else self._sources.counts,
             failed_alone=() if self._cache is None else tuple(self._cache.failed),
+        )
+
+    @property
+    def _built_with(self) -> BuildEnvironment:
+        return BuildEnvironment(
+            image=self._image_name or self._image.digest,
+            opam=self._base.opam_version,
+            compiler=tuple(sorted(self._base.installed)),
+            solution=self._solution,
+            changed=self._changed,
+            is_fixed=self._is_fixed,
+            opam_file=self._opam_file,
         )
 
     async def _check_out(self, artifacts: layer.ArtifactSource) -> None:
@@ -257,6 +269,8 @@ class JobRun:
         if self._spec.job.kind in REVDEP_KINDS:
             # Before package code runs: it is what the merge has.
             self._opam_file = opam_text(files.get(kinds.target(self._spec), b""))
+        if await self._has_known_verdict():
+            return False
         if cache is not None:
             await cache.seal_plain(self._solution)
         # A package without a file may have any.
@@ -269,6 +283,40 @@ class JobRun:
             if not self._spec.builds_known_failures:
                 return not await self._is_known_to_fail(cache)
         return True
+
+    async def _has_known_verdict(self) -> bool:
+        """Returns whether a job with the same solution has a verdict, and explains it in the log.
+
+        False as well for a job that is to be compared with that.
+        """
+        self._verdict_key = await self._key()
+        known = self._spec.known_verdict(self._verdict_key)
+        ran = None if known is None else known.outcome.evidence.reused
+        if ran is None or self._spec.builds_known_failures:
+            return False
+        for line in known_verdict_lines(ran):
+            self._transcript.note(line)
+        self._known_verdict = known
+        return True
+
+    async def _key(self) -> str | None:
+        if self._built_with.fingerprint is None:
+            return None
+        self._phase_log.restart_limit(Phase.SETUP)
+        output = bytearray()
+        ended = await self._step(phases.DIGESTS, keep=output, instead=lambda _: None)
+        if not ended.ok or len(output) >= _CAPTURE_LIMIT:
+            return None
+        return verdict_key(
+            self._spec.job,
+            self._spec.platform,
+            Surroundings(
+                archive_mirrors=self._spec.archive_mirrors,
+                only_mirrored=self._spec.only_mirrored,
+            ),
+            self._built_with,
+            output.decode(errors="surrogateescape").splitlines(),
+        )
 
     async def _is_known_to_fail(self, cache: DependencyCache) -> bool:
         """Returns whether a dependency is known to fail, and explains that in the log."""
@@ -382,6 +430,9 @@ class JobRun:
         for every exit code: the judge decides whether a failure is a package's, and accepts no
         other.
         """
+        if self._known_verdict is not None:
+            # It was accepted when it was judged, or not.
+            return False
         last = self._phase_log.runs[-1]
         failed = [action.package for action in last.actions if action.result == "failed"]
         if self._known_failure is not None:

@@ -28,6 +28,13 @@ set -e
 sed -i -e '/^archive-mirrors: \[$/,/^\]$/d' -e '/^archive-mirrors:/d' "$1"
 if [ -n "$2" ]; then echo "$2" >> "$1"; fi
 """
+_DIGESTS = """
+set -e
+cd "$1"
+test -z "$(find . ! -type f ! -type d -print)"
+find . -type f -exec sha256sum {} +
+find . -type f -perm -100 -exec sha256sum {} +
+"""
 _WITH_INVARIANT = r"""
 set -e
 file="$1"; echo "$2" > "$1.added"; shift 2
@@ -154,6 +161,14 @@ def freeze(base: tuple[str, ...], submitted: tuple[str, ...]) -> tuple[Step, ...
         _add_repository(SOLUTION, SOLUTION_FILES),
         Step(("opam", "repository", "remove", SUBMISSION, "default")),
     )
+
+
+DIGESTS = Step(
+    ("sh", "-c", _DIGESTS, "sh", f"/{OPAM_ROOT}/repo/{SOLUTION}/packages"),
+    shown="digests of the files of the solution",
+)
+"""Prints a line for each file of the packages in the switch, for one that is executable two; fails
+if there is anything else but directories."""
 
 
 def depexts_by_opam(spec: BuildSpec) -> tuple[str, ...]:

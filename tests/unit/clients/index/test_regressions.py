@@ -2,6 +2,7 @@
 
 from opam_ci.clients.index import Index
 from opam_ci.core.jobs.job import Job, JobKind
+from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.outcome import (
     Evidence,
     Failed,
@@ -11,10 +12,11 @@ from opam_ci.core.jobs.outcome import (
     Outcome,
     Reused,
 )
-from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob
+from opam_ci.core.jobs.plan import PlannedJob
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.pages.bounds import Regression
 from tests.support.fakes.queue import FAILED, KEY, NOON, OTHER, PASSED, P, decided, wrote
+from tests.support.samples.known_verdicts import RAN
 
 ON_BASE = Evidence(rule="x", on_base=OnBase.PASSES)
 BROKEN = FAILED.model_copy(update={"evidence": ON_BASE})
@@ -82,5 +84,16 @@ def test_attempts_of_jobs_with_the_same_inputs_count(index: Index) -> None:
     assert found(index) == found(index, OTHER) == ["user.1"]
     # With the same inputs it passes, too: one of them is by chance.
     third = KEY.model_copy(update={"number": 3})
+    reused = ON_BASE.model_copy(update={"reused": RAN})
+    ran(index, revdep("taken.1"), BROKEN, plan_key="taken")
+    ran(
+        index,
+        revdep("taken.1"),
+        BROKEN.model_copy(update={"evidence": reused}),
+        key=third,
+        plan_key="taken",
+    )
+    # One of these took its verdict from an attempt that may be the first.
+    assert found(index) == ["user.1"]
     ran(index, job, PASSED, key=third, plan_key="k")
     assert found(index) == []

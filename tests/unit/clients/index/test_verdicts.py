@@ -8,9 +8,10 @@ import pytest
 from opam_ci.clients.index import Index
 from opam_ci.core.classify.positive_proofs import KNOWN_FAILURE
 from opam_ci.core.jobs.job import Job, JobKind
-from opam_ci.core.jobs.messages import ChangeJobs
+from opam_ci.core.jobs.known_verdict import KnownVerdict
+from opam_ci.core.jobs.messages import ChangeJobs, TakeJobs
 from opam_ci.core.jobs.outcome import Failed, FailureReason, Outcome, Passed, Reused, SkipReason
-from opam_ci.core.jobs.plan import KnownVerdict, PlannedJob, depends_on
+from opam_ci.core.jobs.plan import PlannedJob, depends_on
 from opam_ci.core.jobs.records import RevisionKey, RowBatch
 from opam_ci.core.jobs.selector import RestartSelector, RestartWhich
 from opam_ci.core.jobs.summary import Standing
@@ -68,10 +69,11 @@ def ran(  # noqa: PLR0913 - what an attempt has
     ended_at: datetime = NOON,
     log: str | None = "logs/l",
     pool: str = POOL,
+    **report: object,
 ) -> None:
     """Records an attempt of a job that was planned."""
     row = decided(
-        job, outcome, attempt=1, round=round_, image=image, decided_at=ended_at, log=log
+        job, outcome, attempt=1, round=round_, image=image, decided_at=ended_at, log=log, **report
     ).model_copy(update={"attempt_started_at": ended_at})
     batch = RowBatch(
         key=key, rows=(row,), sequence=1, updated_at=ended_at, pools={job.platform: pool}
@@ -97,7 +99,7 @@ def test_a_verdict_holds_for_jobs_with_its_key(index: Index) -> None:
     assert found.label == "passed"
     assert isinstance(found.outcome, Passed)
     assert found.outcome.evidence.reused == Reused(
-        **OTHER.model_dump(), round=1, attempt=1, ended_at=after(3)
+        **OTHER.model_dump(), round=1, attempt=1, ended_at=after(3), job=BUILD
     )
     assert found.outcome.evidence.rule == WHY.rule
     assert holds(index, "other") is None
@@ -256,3 +258,109 @@ def test_thousands_of_keys_are_looked_up_at_once(index: Index) -> None:
     plan(index, again)
     assert index.image_of(P, POOL) == IMAGE
     assert set(labels(index).values()) == {"passed"}
+
+
+def known(
+    index: Index, job: Job = BUILD, now: datetime = NOON, *, reuse: bool = True
+) -> dict[str, KnownVerdict]:
+    """Takes queued jobs; returns the verdicts that one of them may turn out to have."""
+    page = index.take(TakeJobs(key=KEY, platform=P, limit=9, reuse=reuse), now=now)
+    return next(each.known_verdicts for each in page.jobs if each.job == job)
+
+
+def test_a_queued_job_has_the_verdicts_of_its_solutions(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    ran(index, verdict_key="v", ended_at=after(3))
+    plan(index, [keyed(plan_key="k2"), keyed(build("b.1"), "b")])
+    assert holds(index, "k2", after(4)) is None
+    verdict = known(index, now=after(4))["v"]
+    assert verdict == holds(index, "k", after(4))
+    assert verdict.label == "passed"
+    assert known(index, build("b.1"), after(4)) == {}
+    assert known(index, now=after(3) + MAX_AGE + timedelta(seconds=1)) == {}
+    assert known(index, now=after(4), reuse=False) == {}
+    # It may have had another solution in another round, and each counts.
+    plan(index, [keyed(plan_key="k3")], key=OTHER, round_=2)
+    ran(index, verdict_key="v2", round_=2, ended_at=after(5))
+    assert known(index, now=after(6)).keys() == {"v", "v2"}
+
+
+def test_verdicts_are_as_settled_as_those_by_plan_key(index: Index) -> None:
+    plan(index, [keyed(plan_key="k2")])
+    for number, key in enumerate((OTHER, THIRD)):
+        plan(index, [keyed(plan_key=f"k{key.number}")], key=key)
+        ran(index, FAILED, key=key, verdict_key="v", ended_at=after(number))
+        assert known(index, now=after(2)).keys() == (set() if key == OTHER else {"v"})
+    plan(index, [keyed(plan_key="k4")], key=OTHER, round_=2)
+    ran(index, verdict_key="v", round_=2, ended_at=after(3))
+    assert known(index, now=after(4)) == {}
+
+
+def test_three_verdicts_at_most_go_with_a_job(index: Index) -> None:
+    for round_ in range(1, 6):
+        plan(index, [keyed(plan_key=f"k{round_}")], key=OTHER, round_=round_)
+        ran(index, verdict_key=f"v{round_}", round_=round_, ended_at=after(round_))
+    plan(index, [keyed(plan_key="other")])
+    assert known(index, now=after(9)).keys() == {"v3", "v4", "v5"}
+
+
+def test_jobs_on_the_base_and_ordinary_ones_have_the_same(index: Index) -> None:
+    on_base = Job(platform=P, package="a.1", kind=JobKind.BASE_BUILD)
+    plan(index, [keyed(on_base)], key=OTHER)
+    ran(index, job=on_base, verdict_key="v")
+    plan(index, [keyed(plan_key="k2"), keyed(its_test(BUILD), "t")])
+    assert known(index)["v"].outcome.evidence.reused == Reused(
+        **OTHER.model_dump(), round=1, attempt=1, ended_at=NOON, job=on_base
+    )
+    assert known(index, its_test(BUILD)) == {}
+
+
+def test_a_job_that_took_a_verdict_is_no_evidence(index: Index) -> None:
+    for number, key in enumerate((OTHER, THIRD)):
+        plan(index, [keyed()], key=key)
+        ran(index, FAILED, key=key, verdict_key="v", ended_at=after(number))
+    plan(index, [keyed(plan_key="k2")])
+    verdict = known(index, now=after(2))["v"]
+    ran(index, verdict.outcome, key=KEY, verdict_key="v", ended_at=after(3))
+    # Neither by its plan key, however often, nor for the verdict key.
+    again = KEY.model_copy(update={"number": 4})
+    plan(index, [keyed(plan_key="k2")], key=again)
+    ran(index, verdict.outcome, key=again, verdict_key="v", ended_at=after(4))
+    assert holds(index, "k2", after(5)) is None
+    later = KEY.model_copy(update={"number": 5})
+    plan(index, [keyed(plan_key="k3")], key=later)
+    page = index.take(TakeJobs(key=later, platform=P, limit=9, reuse=True), now=after(5))
+    assert page.jobs[0].known_verdicts["v"].outcome.evidence.reused == Reused(
+        **THIRD.model_dump(), round=1, attempt=1, ended_at=after(1), job=BUILD
+    )
+
+
+def test_a_restart_and_an_audit_have_none(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    ran(index, verdict_key="v")
+    plan(index, [keyed(plan_key="k2", audits="passed")])
+    assert known(index) == {}
+    plan(index, [keyed(build("b.1"), "b")], key=OTHER)
+    ran(index, job=build("b.1"), verdict_key="w")
+    plan(index, [keyed(build("b.1"), "b2")], round_=2)
+    assert known(index, build("b.1")) == {}
+
+
+def test_an_audit_of_a_verdict_key_is_counted_and_drops_both(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    # A false one.
+    ran(index, verdict_key="v")
+    plan(index, [keyed(plan_key="k2"), keyed(build("b.1"), "b", audits="passed")])
+    assert known(index)["v"].label == "passed"
+    ran(index, FAILED, key=KEY, verdict_key="v", audits="passed", ended_at=after(1))
+    assert audits(index, after(2)) == Audits(compared=1, differed=1)
+    # What the plan says of an audit stays.
+    ran(index, key=KEY, job=build("b.1"), ended_at=after(1))
+    assert audits(index, after(2)) == Audits(compared=2, differed=1)
+    assert holds(index, "k", after(2)) is not None
+    plan(index, [keyed(plan_key="k3")], key=THIRD)
+    page = index.take(TakeJobs(key=THIRD, platform=P, limit=9, reuse=True), now=after(2))
+    assert page.jobs[0].known_verdicts == {}
+    # Another round is another matter.
+    plan(index, [keyed(plan_key="k2")], round_=2)
+    assert audits(index, after(2)) == Audits(compared=1)

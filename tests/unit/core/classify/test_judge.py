@@ -10,6 +10,7 @@ from opam_ci.core.jobs.job import REVDEP_KINDS, Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import OWN_LIMIT_RULES, Errored, Failed, label
 from opam_ci.core.pages.causes import is_alike
 from tests.support.samples.known_failures import known_failure
+from tests.support.samples.known_verdicts import known_verdict
 
 AMPLE = HostFacts(free_bytes=50 << 30, free_inodes=10**6)
 INSTALLED = OpamAction(action="install", package="foo.1", result="ok")
@@ -69,6 +70,17 @@ def test_a_dependency_that_is_known_to_fail_is_to_blame(phase: Phase) -> None:
         {},
     )
     assert label(accepted) == "skipped(accepted_failure)"
+
+
+def test_a_job_with_a_known_solution_has_the_verdict_of_that() -> None:
+    known = known_verdict()
+    facts = BuildFacts(
+        job=job(), phases=(run(Phase.SETUP), run(Phase.SOLVE)), host=AMPLE, known_verdict=known
+    )
+    assert judge(facts, {}, worker="w", attempt=2) == known.outcome
+    # Not if a command failed.
+    failing = facts.model_copy(update={"phases": (run(Phase.SETUP), run(Phase.SOLVE, 1))})
+    assert judge(failing, {}) != known.outcome
 
 
 def test_green_takes_every_piece_of_evidence() -> None:

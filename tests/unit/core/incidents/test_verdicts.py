@@ -32,6 +32,7 @@ from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.summary import JobState, JobStatus
 from opam_ci.core.text.status import why
 from tests.support.samples.known_failures import seen
+from tests.support.samples.known_verdicts import RAN
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DEBIAN = "debian-13-ocaml-5.3/amd64"
@@ -228,6 +229,12 @@ def test_a_doubted_failure_becomes_an_error_with_its_evidence() -> None:
     assert BROKEN in told
     # Its signature is that of the failure: it stays evidence for later ones.
     assert signature(outcome, job()) == signature(failed(), job())
+
+
+def test_a_job_that_took_a_verdict_is_no_evidence_of_a_fault() -> None:
+    evidence = failed().evidence.model_copy(update={"reused": RAN})
+    assert signature(failed(), job()) is not None
+    assert signature(failed().model_copy(update={"evidence": evidence}), job()) is None
 
 
 def test_the_evidence_of_a_revised_verdict_is_a_sentence() -> None:

@@ -7,9 +7,11 @@ import pytest
 from opam_ci.core.jobs.build import BuildSpec, PhaseTimeouts, RepositoryRef
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import JobContext, RunJob
+from opam_ci.core.jobs.outcome import Evidence, Passed
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.platforms.model import EMBEDDED, Platform
+from tests.support.samples.known_verdicts import known_verdict
 
 USUAL = RunJob(
     context=JobContext(
@@ -49,6 +51,10 @@ OTHER = USUAL.model_copy(
                 "build_cache": False,
                 "submitted": ("dune.3.20.0",),
                 "builds_known_failures": True,
+                "known_verdicts": {
+                    "a" * 32: known_verdict(),
+                    "b" * 32: known_verdict(Passed(evidence=Evidence(rule="installed"))),
+                },
             }
         ),
     }
