@@ -34,6 +34,7 @@ from opam_ci.web.site import Site
 from opam_ci.web.sources import PageSources
 from tests.support.fakes.serving import served
 from tests.support.samples.known_failures import failed, seen
+from tests.support.samples.known_verdicts import known_verdict
 from tests.support.worlds import pages as world
 
 
@@ -298,6 +299,24 @@ def test_a_job_that_was_not_run_leads_to_the_one_that_was(filled: httpx.Client, 
     assert f'href="/{world.REPOSITORY}/commit/{world.OLD}/job/{there}"' in page.text
     # One that ran does not say so.
     assert "was not run" not in filled.get(JOB).text
+
+
+def test_a_job_that_ended_with_its_solution_leads_to_the_one_that_was_built(
+    filled: httpx.Client, site: Site
+) -> None:
+    job = Job(platform=world.PLATFORMS[0], package="needs.1", kind=JobKind.BUILD)
+    status = JobStatus(
+        job=job, state=JobState.DECIDED, outcome=known_verdict().outcome, attempt=1, log="logs/x"
+    )
+    index = Index.open(site.sources.index_url)
+    key = world.key_of(world.NEW)
+    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
+    index.close()
+    page = filled.get(JOB.replace("cppo.1.8.0", "needs.1")).text
+    assert "This job was not built." in page
+    # Where that was a job of another kind, to that.
+    there = "build,debian-13-ocaml-5.3@amd64,foo.1"
+    assert f'href="/ocaml/opam-repository/commit/{"c" * 40}/job/{there}"' in page
 
 
 def test_a_job_that_did_not_build_what_failed_leads_to_one_that_did(

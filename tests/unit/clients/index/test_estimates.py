@@ -24,6 +24,7 @@ from opam_ci.core.pages.estimate import (
     NoEstimate,
 )
 from tests.support.fakes.queue import DISK, FAILED, NOON, PASSED, WHY, P, Q, after, build, key
+from tests.support.samples.known_verdicts import known_verdict
 
 POOLS = {P: "pool", Q: "pool"}
 
@@ -112,6 +113,7 @@ def test_without_a_job_that_ended_there_is_no_estimate(index: Index) -> None:
     # Neither what is taken from another job nor what the CI lost says how long it takes.
     rows = [
         ran(build("reused.1"), 1).model_copy(update={"started_at": None}),
+        ran(build("solved.1"), 1, known_verdict().outcome),
         ran(build("retried.1"), 1, attempt=2),
         ran(build("lost.1"), 1, DISK),
         ran(build("skipped.1"), 1, Skipped(reason=SkipReason.UNAVAILABLE, evidence=WHY)),

@@ -350,12 +350,12 @@ def test_an_audit_of_a_verdict_key_is_counted_and_drops_both(index: Index) -> No
     plan(index, [keyed()], key=OTHER)
     # A false one.
     ran(index, verdict_key="v")
-    plan(index, [keyed(plan_key="k2"), keyed(build("b.1"), "b", audits="passed")])
+    plan(index, [keyed(plan_key="k2"), keyed(build("b.1"), "b", audits="failed build")])
     assert known(index)["v"].label == "passed"
     ran(index, FAILED, key=KEY, verdict_key="v", audits="passed", ended_at=after(1))
     assert audits(index, after(2)) == Audits(compared=1, differed=1)
     # What the plan says of an audit stays.
-    ran(index, key=KEY, job=build("b.1"), ended_at=after(1))
+    ran(index, FAILED, key=KEY, job=build("b.1"), ended_at=after(1))
     assert audits(index, after(2)) == Audits(compared=2, differed=1)
     assert holds(index, "k", after(2)) is not None
     plan(index, [keyed(plan_key="k3")], key=THIRD)

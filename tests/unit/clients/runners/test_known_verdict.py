@@ -69,7 +69,11 @@ class Root:
             archives=None,
             environment={},
         )
-        return await job._has_known_verdict(), job._verdict_key
+        ends = await job._has_known_verdict()
+        if ends:
+            # That was decided where the verdict was.
+            assert not await job._accepts_failure()
+        return ends, job._verdict_key
 
 
 async def test_it_ends_if_its_key_has_a_verdict() -> None:
