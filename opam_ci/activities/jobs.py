@@ -201,6 +201,7 @@ class JobActivities:
         """
         changed = await INDEX.run(self._index.conclude, message, datetime.now(UTC))
         changed |= await self._compare(message)
+        changed |= await self._mark_fixed(message)
         return changed or activity.info().attempt > 1
 
     @activity.defn
@@ -245,13 +246,28 @@ class JobActivities:
         wanted = [job for job in done.missing if job.platform in known]
         if not wanted:
             return done.changed
-        reuse = await Reuse.of(
-            message.key, message.reuse, message.platforms, self._index, self._store, on_base=True
-        )
+        reuse = await self._reuse_on_base(message)
         await self._plan(message, (PlannedJob(job=job) for job in wanted), None, reuse)
         # Those that take a verdict are decided already.
         await INDEX.run(compare, datetime.now(UTC))
         return True
+
+    async def _mark_fixed(self, message: ConcludeJobs) -> bool:
+        """Marks jobs that passed and are known to fail on the base; runs none for that."""
+        if message.reuse is None or not message.platforms:
+            return False
+        there = frozenset(message.there)
+        passed = await INDEX.run(self._index.passed, message.key, there)
+        if not passed:
+            return False
+        now = datetime.now(UTC)
+        failing = await (await self._reuse_on_base(message)).failing(passed, now)
+        return await INDEX.run(self._index.mark_fixed, message.key, failing, now)
+
+    async def _reuse_on_base(self, message: ConcludeJobs) -> Reuse:
+        return await Reuse.of(
+            message.key, message.reuse, message.platforms, self._index, self._store, on_base=True
+        )
 
     def _hold(self, key: RevisionKey, author: Author, now: datetime) -> Hold | None:
         used = 0.0

@@ -1,6 +1,7 @@
 """Planning with what is known: a job with the same inputs as one that ran takes its verdict."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,12 +11,14 @@ from pydantic import ValidationError
 
 from opam_ci.clients.git.exported import reach_key
 from opam_ci.clients.index import Index
+from opam_ci.clients.index.baseline import PassedJob
 from opam_ci.clients.logs.store import ArtifactStore, MissingKeyError
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.jobs.build import RevdepList, listing_key
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.known_verdict import KnownVerdict
+from opam_ci.core.jobs.outcome import FailedWithout
 from opam_ci.core.jobs.plan import PlannedJob
 from opam_ci.core.jobs.records import RevisionKey, revision_folder
 from opam_ci.core.jobs.requests import Surroundings
@@ -120,10 +123,37 @@ class Reuse:
                 verdicts |= await INDEX.run(self._index.settled, wanted, on.image, now)
         return [await self._with_verdict(each, verdicts) for each in keyed]
 
+    async def failing(self, passed: Iterable[PassedJob], now: datetime) -> dict[str, FailedWithout]:
+        """Returns how jobs fail on the base, by the job's id, as far as that is known.
+
+        Args:
+            passed: Jobs that passed with the change; this one is of those on the base.
+            now: The time.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        wanted: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for each in passed:
+            on_base = each.job.on_base
+            key = None if on_base is None else self._key(on_base)
+            # With the same inputs it does not fail.
+            if key is not None and key != each.plan_key:
+                wanted[each.job.platform][key].append(each.job.id)
+        found: dict[str, FailedWithout] = {}
+        for name, keys in wanted.items():
+            if (image := self._platforms[name].image) is not None:
+                failing = await INDEX.run(self._index.failing, keys, image, now)
+                found |= {job: how for key, how in failing.items() for job in keys[key]}
+        return found
+
     def _keyed(self, planned: PlannedJob) -> PlannedJob:
-        on = self._platforms.get(planned.job.platform)
-        key = None if on is None else on.keys.of(planned.job)
+        key = self._key(planned.job)
         return planned if key is None else planned.model_copy(update={"plan_key": key})
+
+    def _key(self, job: Job) -> str | None:
+        on = self._platforms.get(job.platform)
+        return None if on is None else on.keys.of(job)
 
     async def _with_verdict(
         self, planned: PlannedJob, verdicts: dict[str, KnownVerdict]

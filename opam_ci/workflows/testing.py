@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.boundary import reason_of
     from opam_ci.activities.jobs import JobActivities
     from opam_ci.activities.repository import RepositoryActivities
-    from opam_ci.core.jobs.baseline import may_be_compared, there_before
+    from opam_ci.core.jobs.baseline import may_be_compared, may_be_fixed, there_before
     from opam_ci.core.jobs.early_stop import is_in_vain
     from opam_ci.core.jobs.installable import may_be_installable_nowhere
     from opam_ci.core.jobs.messages import (
@@ -704,9 +704,22 @@ class Testing:
         self.state.standings[standing.platform] = standing
         self.is_changed = True
         compares = self.state.base_repository is not None and may_be_compared(standing)
-        depends = compares or may_be_installable_nowhere(standing) or is_in_vain(standing)
+        depends = (
+            compares
+            or may_be_installable_nowhere(standing)
+            or is_in_vain(standing)
+            or self._may_be_fixed(standing)
+        )
         if before != standing and depends:
             self.state.concluded = False
+
+    def _may_be_fixed(self, standing: PlatformStanding) -> bool:
+        return (
+            self.state.base_repository is not None
+            and self.revision.options.reuse is not None
+            and may_be_fixed(standing, there_before(self.state.packages))
+            and workflow.patched("fixed")
+        )
 
     def _remove(self, child: str) -> None:
         self.state.awaited.pop(child, None)

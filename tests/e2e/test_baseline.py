@@ -16,7 +16,7 @@ LIBRARY = (
 )
 
 
-def library(number: int) -> dict[str, str]:
+def library(number: int | str) -> dict[str, str]:
     return opam_repository.package("lib.1", LIBRARY.replace("NUMBER", str(number)))
 
 
@@ -33,6 +33,7 @@ BASE = {
     **needs("hurt.1", WANTS_ONE),
     **needs("broken.1", BROKEN),
     **needs("otherwise.1", f"{{ {WANTS_ONE} }}; {BROKEN}"),
+    **needs("cured.1", WANTS_ONE.replace("grep 1", "grep 3")),
     **opam_repository.package("bad.1", 'build: ["sh" "-c" "exit 7"]\n'),
 }
 
@@ -46,6 +47,9 @@ def verdicts(done: Any) -> dict[str, str]:
             continue
         reason = f"({outcome['reason']})" if "reason" in outcome else ""
         on_base = outcome["evidence"].get("on_base")
+        if fixes := outcome["evidence"].get("fixes"):
+            assert (fixes["job"]["package"], bool(fixes["line"])) == (job.revdep, True)
+            on_base = "fixed"
         name = f"{job.kind} {job.revdep or job.package}"
         found[name] = f"{outcome['kind']}{reason}" + (f", {on_base}" if on_base else "")
     return found
@@ -56,6 +60,7 @@ def test_only_what_the_change_broke_is_red(system: System) -> None:
     harmless = LIBRARY.replace("NUMBER", "1").replace("true", "echo")
     changes = {
         "hurts": library(2),
+        "fixes": library("1 3"),
         "harmless": opam_repository.package("lib.1", harmless),
         "edits": opam_repository.package("bad.1", 'build: [["true"] ["sh" "-c" "exit 7"]]\n'),
     }
@@ -69,13 +74,15 @@ def test_only_what_the_change_broke_is_red(system: System) -> None:
         "revdep hurt.1": "failed(build), passes",
         "revdep broken.1": "skipped(fails_on_base), fails",
         "revdep otherwise.1": "skipped(fails_on_base), fails otherwise",
+        "revdep cured.1": "skipped(fails_on_base), fails",
         "base-build hurt.1": "passed",
         "base-build broken.1": "failed(build)",
         "base-build otherwise.1": "failed(build)",
+        "base-build cured.1": "failed(build)",
     }
     assert result(done)["state"] == "failure"
     # The text says both.
-    assert result(done)["result"].startswith("1 failed, 2 passed, 2 fail without this change, too")
+    assert result(done)["result"].startswith("1 failed, 2 passed, 3 fail without this change, too")
 
     # What only fails as before is green; the base has its verdicts already.
     done = system.run(*words, "harmless", check=0)
@@ -84,6 +91,13 @@ def test_only_what_the_change_broke_is_red(system: System) -> None:
     assert found["revdep otherwise.1"] == "skipped(fails_on_base), fails"
     assert found["revdep hurt.1"] == "passed"
     assert result(done)["state"] == "success"
+
+    # What failed without the change twice is fixed by one with which it passes.
+    done = system.run(*words, "fixes", check=0)
+    assert verdicts(done)["revdep cured.1"] == "passed, fixed"
+    assert result(done)["result"].startswith(
+        "4 passed, 2 fail without this change, too; 1 fixed: it fails without this change"
+    )
 
     # A package that was broken before it was edited.
     done = system.run(*words, "edits", check=0)

@@ -186,6 +186,20 @@ def _to_0014(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+_TO_0015 = """
+ALTER TABLE jobs ADD COLUMN fixed BOOLEAN DEFAULT {false} NOT NULL;
+CREATE INDEX jobs_fixed ON jobs (revision_id, platform, kind) WHERE {fixed}
+"""
+
+
+def _to_0015(connection: Connection) -> None:
+    """Makes room for what a head fixes; of those before that is not known."""
+    is_postgresql = connection.dialect.name == "postgresql"
+    names = {"false": "false", "fixed": "fixed"} if is_postgresql else {}
+    for statement in _TO_0015.format(**{"false": "0", "fixed": "fixed = 1", **names}).split(";"):
+        connection.exec_driver_sql(statement)
+
+
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0004": _to_0005,
     "0005": _to_0006,
@@ -197,5 +211,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0011": _to_0012,
     "0012": _to_0013,
     "0013": _to_0014,
+    "0014": _to_0015,
 }
 """By schema, the step to the next one; oldest first."""

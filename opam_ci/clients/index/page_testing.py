@@ -14,7 +14,15 @@ from opam_ci.clients.index.schema import HEADS, JOBS, KEY_COLUMNS, PULL_REQUESTS
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord
-from opam_ci.core.jobs.summary import CountKey, JobCount, JobStatus, Standing, State, Summary
+from opam_ci.core.jobs.summary import (
+    FIXED,
+    CountKey,
+    JobCount,
+    JobStatus,
+    Standing,
+    State,
+    Summary,
+)
 from opam_ci.core.jobs.tally import counts_of
 from opam_ci.core.pages.model import HEADS_SHOWN, HeadRef
 from opam_ci.core.submission.result import ChangedPackage
@@ -139,6 +147,13 @@ def read_tallies(
             place = (platform, JobKind(kind), Standing(standing))
             rest[place] -= number
             numbers[*place, why] += number
+    of_fixed = select(JOBS.c.platform, JOBS.c.kind, func.count()).where(of_it, JOBS.c.fixed)
+    for platform, kind, number in connection.execute(
+        of_fixed.group_by(JOBS.c.platform, JOBS.c.kind)
+    ):
+        place = (platform, JobKind(kind), Standing.PASSED)
+        rest[place] -= number
+        numbers[*place, FIXED] += number
     stopped = _stopped(connection, testing.id)
     for place, number in rest.items():
         match place[2]:

@@ -6,10 +6,11 @@ from datetime import datetime
 
 from sqlalchemy import and_, func, literal_column, or_, select, true
 
-from opam_ci.clients.index.baseline import Compared, compare
+from opam_ci.clients.index.baseline import Compared, PassedJob, compare, fixes, passed
 from opam_ci.clients.index.changing import (
     conclude,
     decide,
+    decide_each,
     queue_again,
     reuse,
     skipped_everywhere,
@@ -41,7 +42,7 @@ from opam_ci.core.jobs.messages import (
     StopEarly,
     TakeJobs,
 )
-from opam_ci.core.jobs.outcome import Cancelled, Outcome, SkipReason
+from opam_ci.core.jobs.outcome import Cancelled, FailedWithout, Outcome, SkipReason
 from opam_ci.core.jobs.plan import PlannedJob, outcome_after
 from opam_ci.core.jobs.records import RevisionKey
 from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, Taken
@@ -345,6 +346,44 @@ class JobQueue(Waivers):
             verdicts, missing = compare(connection, revision_id, there)
         self.decide_failed(key, verdicts, at)
         return Compared(changed=has_waived or bool(verdicts), missing=missing)
+
+    def passed(self, key: RevisionKey, there: frozenset[str]) -> tuple[PassedJob, ...]:
+        """Returns the jobs of a testing that passed, and may be known to fail without the change.
+
+        Args:
+            key: The testing.
+            there: Packages of the change that the base has, too.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        with reading(self._engine) as connection:
+            return passed(connection, find_revision(connection, key), there)
+
+    def mark_fixed(
+        self, key: RevisionKey, failing: Mapping[str, FailedWithout], at: datetime
+    ) -> bool:
+        """Writes down which jobs of a testing pass that fail without the change.
+
+        Args:
+            key: The testing.
+            failing: How they fail, by the id of the job.
+            at: When.
+
+        Returns:
+            Whether that changed jobs.
+
+        Raises:
+            InfrastructureError: The index cannot be written; call again for the rest.
+        """
+        has_changed = False
+        for some in portions(failing):
+            with writing(self._engine) as connection:
+                revision_id = locked_revision(connection, key, at)
+                verdicts = fixes(connection, revision_id, {each: failing[each] for each in some})
+                decide_each(connection, JOBS.c.id, verdicts, at)
+                has_changed |= bool(verdicts)
+        return has_changed
 
     def _decide(
         self,

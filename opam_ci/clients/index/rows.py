@@ -7,7 +7,7 @@ from sqlalchemy import Row
 
 from opam_ci.core.incidents.fingerprint import signature
 from opam_ci.core.jobs.job import Job
-from opam_ci.core.jobs.outcome import Errored, Failed, Outcome, Skipped
+from opam_ci.core.jobs.outcome import Errored, Failed, Outcome, Skipped, fixes_of
 from opam_ci.core.jobs.plan import RANKS, PlannedJob, depends_on, follows
 from opam_ci.core.jobs.records import (
     AttemptRecord,
@@ -142,6 +142,7 @@ def job_outcome_row(outcome: Outcome | None) -> Values:
     return {
         **outcome_row(outcome),
         "follows": follows(outcome),
+        "fixed": fixes_of(outcome) is not None,
         "cause_group": cause_group(outcome),
         "blame": blame and clip(blame.replace("\0", "\ufffd"), _BLAME),
     }

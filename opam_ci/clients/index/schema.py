@@ -45,7 +45,7 @@ from opam_ci.core.jobs.summary import Fault
 from opam_ci.core.submission.effect import Effect
 from opam_ci.core.submission.result import ChangeKind
 
-SCHEMA_VERSION = "0014"
+SCHEMA_VERSION = "0015"
 """Of these tables; `migrations.py` leads here from older ones."""
 
 
@@ -123,6 +123,12 @@ def _with(name: str, *columns: str) -> Index:
     return _partial(name, *columns, where=f"{columns[0]} IS NOT NULL")
 
 
+def _where_true(name: str, *columns: str, column: str) -> Index:
+    """A partial index: of the rows in which a column is true."""
+    sqlite, postgresql = text(f"{column} = 1"), text(column)
+    return Index(name, *columns, sqlite_where=sqlite, postgresql_where=postgresql)
+
+
 def _plain_order() -> Text:
     """Text in the order of its characters, so that a prefix is a range in an index."""
     return Text().with_variant(Text(collation="C"), "postgresql")
@@ -191,6 +197,8 @@ JOBS = _table(
     *_outcome(),
     # Whether it has that outcome only because of the job that it needs.
     Column("follows", Boolean, nullable=False, server_default=false()),
+    # Whether it passed, and is known to fail without the change.
+    Column("fixed", Boolean, nullable=False, server_default=false()),
     # With what it is grouped if it did not pass, see `core/pages/causes.py`; and the package that
     # failed, if it is not its own.
     *_optional(Text, "cause_group", "blame"),
@@ -241,13 +249,8 @@ JOBS = _table(
     _with("jobs_audited", "audits", "decided_at"),
     # Those that may have a verdict key: they are looked up by name, since it is not known yet.
     _partial("jobs_by_name", "name", where="plan_key IS NOT NULL"),
-    Index(
-        "jobs_following",
-        "revision_id",
-        "needs",
-        sqlite_where=text("follows = 1"),
-        postgresql_where=text("follows"),
-    ),
+    _where_true("jobs_following", "revision_id", "needs", column="follows"),
+    _where_true("jobs_fixed", "revision_id", "platform", "kind", column="fixed"),
     # A head is a small part of a large table, by which the server would wait for many of them:
     # meanwhile its plans take the new ones for small, and its indexes have to look into the rows.
     postgresql_with={

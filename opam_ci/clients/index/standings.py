@@ -23,7 +23,14 @@ from opam_ci.clients.index.rows import job_status
 from opam_ci.clients.index.schema import JOBS
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause
-from opam_ci.core.jobs.summary import SHOWN_ROWS, CountKey, JobStatus, PlatformStanding, Standing
+from opam_ci.core.jobs.summary import (
+    FIXED,
+    SHOWN_ROWS,
+    CountKey,
+    JobStatus,
+    PlatformStanding,
+    Standing,
+)
 from opam_ci.core.jobs.tally import counts_of, explaining
 
 _WHY = func.coalesce(
@@ -31,6 +38,7 @@ _WHY = func.coalesce(
     JOBS.c.skip_reason,
     JOBS.c.cause,
     case(
+        (JOBS.c.fixed, FIXED),
         (JOBS.c.standing == Standing.CANCELLED, JOBS.c.outcome["by"].as_string()),
         (JOBS.c.standing == Standing.RETRYING, Cause.UNKNOWN.value),
     ),

@@ -1,7 +1,7 @@
 """Which verdicts hold for jobs with the same inputs, and how often that was wrong."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from sqlalchemy import Column, ColumnElement, Connection, and_, func, literal, select
@@ -12,10 +12,19 @@ from opam_ci.clients.index.schema import ATTEMPTED, ATTEMPTS, JOB_COLUMNS, JOBS,
 from opam_ci.core.classify.positive_proofs import KNOWN_FAILURE
 from opam_ci.core.jobs.job import Job
 from opam_ci.core.jobs.known_verdict import KnownVerdict
-from opam_ci.core.jobs.outcome import Failed, FailureReason, Passed, Reused, Skipped
+from opam_ci.core.jobs.outcome import (
+    Failed,
+    FailedWithout,
+    FailureReason,
+    Passed,
+    Reused,
+    Skipped,
+)
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.causes import cause_group
+from opam_ci.core.printable import clip, flat
 from opam_ci.core.reuse.settled import MAX_AGE, Attempted, Audits, settled
+from opam_ci.core.text.result import reason_line
 
 _PROVING = (Standing.PASSED, Standing.FAILED, Standing.SKIPPED)
 _WHY = func.coalesce(ATTEMPTS.c.failure_reason, ATTEMPTS.c.skip_reason, "")
@@ -29,6 +38,9 @@ _BUILT = and_(
 one that had the same solution: it is no evidence of its own."""
 _MOST_KNOWN = 3
 """Verdicts that go with a job, each some hundred bytes: it had as many solutions lately."""
+
+_LINE = 200
+"""Characters of the reason of a failure: each job that shows it has a copy."""
 
 
 class Verdicts(Connected):
@@ -69,20 +81,46 @@ class Verdicts(Connected):
         Raises:
             InfrastructureError: The index cannot be read.
         """
-        # In an earlier round the job may have had another key.
-        same = ATTEMPTS.c.round == JOBS.c.round
         with reading(self._engine) as connection:
-            attempts = _attempts(connection, JOBS.c.plan_key, keys, same, now)
-            by_key: dict[str, list[Attempted]] = defaultdict(list)
-            for row, each in attempts:
-                by_key[row.plan_key].append(each)
-            found = {
-                key: holding
-                for key, some in by_key.items()
-                if (holding := settled(some, image, now)) is not None
+            holding = {each.id: key for key, each in _holding(connection, keys, image, now).items()}
+            return {holding[row.id]: _verdict(row) for row in _read(connection, holding)}
+
+    def failing(self, keys: Collection[str], image: str, now: datetime) -> dict[str, FailedWithout]:
+        """Returns the failures among the verdicts that hold for jobs with some plan keys.
+
+        Args:
+            keys: The keys.
+            image: Fingerprint of the image that the jobs would run in.
+            now: The time.
+
+        Raises:
+            InfrastructureError: The index cannot be read.
+        """
+        # Most are of jobs that pass, and have many attempts.
+        failed = (
+            select(JOBS.c.plan_key)
+            .select_from(JOBS.join(ATTEMPTS))
+            .where(ATTEMPTS.c.standing == Standing.FAILED)
+            .distinct()
+        )
+        with reading(self._engine) as connection:
+            suspects = [
+                key
+                for some in portions(sorted(keys))
+                for key in connection.scalars(failed.where(JOBS.c.plan_key.in_(some)))
+            ]
+            holding = {
+                each.id: key
+                for key, each in _holding(connection, suspects, image, now).items()
+                if each.standing is Standing.FAILED
             }
-            verdicts = _verdicts(connection, found.values())
-        return {key: verdicts[each.id] for key, each in found.items()}
+            return {
+                holding[row.id]: FailedWithout(
+                    **dict(_ran(row)),
+                    line=clip(flat(reason_line(row.outcome)), _LINE),
+                )
+                for row in _read(connection, holding)
+            }
 
 
 def known_verdicts(
@@ -115,7 +153,8 @@ def known_verdicts(
         job: sorted(some, key=lambda each: (each[1].ended_at, each[1].id))[-_MOST_KNOWN:]
         for job, some in found.items()
     }
-    verdicts = _verdicts(connection, (each for some in newest.values() for _, each in some))
+    ids = [each.id for some in newest.values() for _, each in some]
+    verdicts = {row.id: _verdict(row) for row in _read(connection, ids)}
     return {job: {key: verdicts[each.id] for key, each in some} for job, some in newest.items()}
 
 
@@ -158,17 +197,26 @@ def _attempts(
     return found
 
 
-def _verdicts(connection: Connection, of: Iterable[Attempted]) -> dict[int, KnownVerdict]:
-    """Reads verdicts, by the ids of their attempts."""
+def _holding(
+    connection: Connection, keys: Collection[str], image: str, now: datetime
+) -> dict[str, Attempted]:
+    """Finds the attempts whose verdicts hold for jobs with some plan keys, by the key."""
+    # In an earlier round the job may have had another key.
+    same = ATTEMPTS.c.round == JOBS.c.round
+    by_key: dict[str, list[Attempted]] = defaultdict(list)
+    for row, each in _attempts(connection, JOBS.c.plan_key, keys, same, now):
+        by_key[row.plan_key].append(each)
+    found = {key: settled(some, image, now) for key, some in by_key.items()}
+    return {key: each for key, each in found.items() if each is not None}
+
+
+def _read(connection: Connection, ids: Iterable[int]) -> Iterator[AnyRow]:
+    """Reads attempts, each with its job and testing."""
     names = ("id", "round", "outcome", "log_key", "ended_at")
-    number = ATTEMPTS.c.number.label("attempt")
-    whole = select(*KEY_COLUMNS, *JOB_COLUMNS, number, *(ATTEMPTS.c[name] for name in names))
-    whole = whole.select_from(ATTEMPTED)
-    return {
-        row.id: _verdict(row)
-        for some in portions([each.id for each in of])
-        for row in connection.execute(whole.where(ATTEMPTS.c.id.in_(some)))
-    }
+    columns = (*KEY_COLUMNS, *JOB_COLUMNS, ATTEMPTS.c.number.label("attempt"))
+    query = select(*columns, *(ATTEMPTS.c[name] for name in names)).select_from(ATTEMPTED)
+    for some in portions(ids):
+        yield from connection.execute(query.where(ATTEMPTS.c.id.in_(some)))
 
 
 def count_audits(connection: Connection, now: datetime) -> Audits:
@@ -208,12 +256,10 @@ def _groups(connection: Connection, ids: Sequence[int]) -> dict[int, str | None]
 
 def _verdict(row: AnyRow) -> KnownVerdict:
     outcome: Passed | Failed | Skipped = row.outcome
-    reused = Reused(
-        **revision_of(row).model_dump(),
-        round=row.round,
-        attempt=row.attempt,
-        ended_at=row.ended_at,
-        job=job_of(row),
-    )
-    evidence = outcome.evidence.model_copy(update={"reused": reused})
+    evidence = outcome.evidence.model_copy(update={"reused": _ran(row)})
     return KnownVerdict(outcome=outcome.model_copy(update={"evidence": evidence}), log=row.log_key)
+
+
+def _ran(row: AnyRow) -> Reused:
+    ran = {name: getattr(row, name) for name in ("round", "attempt", "ended_at")}
+    return Reused(**revision_of(row).model_dump(), **ran, job=job_of(row))

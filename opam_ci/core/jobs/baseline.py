@@ -1,12 +1,13 @@
-"""Whether a failure is due to the change: compared with the same job on the base, without it."""
+"""Whether a failure, or its absence, is due to the change: compared with the base, without it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from opam_ci.core.jobs.job import COMPARED_KINDS
+from opam_ci.core.jobs.job import COMPARED_KINDS, REVDEP_KINDS
 from opam_ci.core.jobs.outcome import (
     Cancelled,
     Errored,
     Failed,
+    FailedWithout,
     OnBase,
     Outcome,
     Passed,
@@ -34,6 +35,26 @@ def may_be_compared(standing: PlatformStanding) -> bool:
         each.kind in COMPARED_KINDS and each.standing is Standing.FAILED and each.number
         for each in standing.counts
     )
+
+
+def may_be_fixed(standing: PlatformStanding, there: Collection[str]) -> bool:
+    """Whether jobs of a platform passed that may be known to fail without the change.
+
+    Args:
+        standing: The platform's.
+        there: Packages of the change that the base has, too.
+    """
+    kinds = COMPARED_KINDS if there else REVDEP_KINDS
+    return any(
+        each.kind in kinds and each.standing is Standing.PASSED and each.number
+        for each in standing.counts
+    )
+
+
+def fixed(outcome: Passed, without: FailedWithout) -> Passed:
+    """Returns the verdict on a job that passed, with how it fails without the change."""
+    evidence = outcome.evidence.model_copy(update={"fixes": without})
+    return outcome.model_copy(update={"evidence": evidence})
 
 
 def compared(outcome: Failed, base: Outcome, *, alike: bool) -> Failed | Skipped:

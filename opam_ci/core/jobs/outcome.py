@@ -162,6 +162,18 @@ class SeenIn(Reused):
     job: Job
 
 
+class FailedWithout(Reused):
+    """An attempt of the same job without the change, which failed.
+
+    Attributes:
+        job: The job: one on the base, or an ordinary one with the same inputs.
+        line: Why it failed, in one line.
+    """
+
+    job: Job
+    line: Readable
+
+
 class OnBase(StrEnum):
     """What a job that failed comes to without the change."""
 
@@ -209,6 +221,7 @@ class Evidence(Frozen):
         waiver: Of a job that failed: the waiver that takes it, or did until it expired.
         seen_in: Of a job that was ended since a dependency is known to fail: the newest attempt
             that built it. Such a job proves nothing for others.
+        fixes: Of a job that passed: an attempt that failed without the change, if one is known.
     """
 
     rule: str
@@ -223,6 +236,7 @@ class Evidence(Frozen):
     reused: Reused | None = None
     waiver: WaiverRef | None = None
     seen_in: SeenIn | None = None
+    fixes: FailedWithout | None = None
 
 
 class Passed(Frozen):
@@ -285,6 +299,13 @@ def reused_of(outcome: Passed | Failed | Skipped | Errored | Cancelled | None) -
     if outcome is None or isinstance(outcome, Cancelled):
         return None
     return outcome.evidence.reused
+
+
+def fixes_of(
+    outcome: Passed | Failed | Skipped | Errored | Cancelled | None,
+) -> FailedWithout | None:
+    """Returns how a job fails without the change that passes with it; None for any other job."""
+    return outcome.evidence.fixes if isinstance(outcome, Passed) else None
 
 
 def label(outcome: Passed | Failed | Skipped | Errored | Cancelled) -> str:

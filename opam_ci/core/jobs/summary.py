@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field
 
@@ -17,8 +17,10 @@ from opam_ci.core.jobs.outcome import (
     Evidence,
     Failed,
     Outcome,
+    Passed,
     Skipped,
     SkipReason,
+    fixes_of,
 )
 from opam_ci.core.model import Frozen
 from opam_ci.core.packed import Packed
@@ -54,6 +56,9 @@ UNDECIDED = frozenset({Standing.QUEUED, Standing.RUNNING, Standing.RETRYING})
 
 DECIDED = frozenset(Standing) - UNDECIDED
 """Standings of jobs with an outcome."""
+
+FIXED: Final = "fixed"
+"""Why passed jobs are counted apart that are known to fail without the change."""
 
 
 class State(StrEnum):
@@ -200,7 +205,8 @@ class JobCount(Frozen):
         kind: Kind of the jobs.
         standing: Their standing.
         why: Reason of failed and skipped ones, cause of errored and retrying ones,
-            `Cancelled.by` of cancelled ones; else empty.
+            `Cancelled.by` of cancelled ones, `FIXED` of passed ones that fail without the
+            change; else empty.
         number: Number of the jobs.
     """
 
@@ -343,16 +349,16 @@ def count_key(row: JobStatus) -> CountKey:
 
 
 def why_counted(row: JobStatus) -> str:
-    """Returns the reason, cause, or `Cancelled.by`, see `JobCount.why`; empty if there is none."""
+    """Returns the reason, cause, `Cancelled.by` or `FIXED`, see `JobCount.why`; empty for none."""
     match row.outcome:
-        case Failed(reason=reason):
+        case Failed(reason=reason) | Skipped(reason=reason):
             return reason.value
-        case Skipped(reason=skipped):
-            return skipped.value
         case Errored(cause=cause):
             return cause.value
         case Cancelled(by=by):
             return by
+        case Passed() if fixes_of(row.outcome) is not None:
+            return FIXED
         case None if row.state is JobState.RETRYING:
             return (row.faults[-1].cause if row.faults else Cause.UNKNOWN).value
         case _:

@@ -8,8 +8,8 @@ from opam_ci.core.incidents.rejudge import is_rejudged
 from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.installable import is_not_installable
 from opam_ci.core.jobs.job import JobKind
-from opam_ci.core.jobs.outcome import Failed, OnBase, Outcome, SkipReason
-from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Counts, Standing, Summary
+from opam_ci.core.jobs.outcome import Failed, FailedWithout, OnBase, Outcome, SkipReason
+from opam_ci.core.jobs.summary import BUILDS_NOTHING, FIXED, UNDECIDED, Counts, Standing, Summary
 from opam_ci.core.printable import flat
 from opam_ci.core.submission.result import BUILT_KINDS, ChangeKind
 from opam_ci.core.text.effect import effect_text
@@ -125,6 +125,18 @@ def ran_text(summary: Summary) -> str:
     return ", ".join(numbers)
 
 
+def fixed_text(summary: Summary) -> str:
+    """Returns how many jobs pass that fail without the change; empty for none."""
+    number = sum(each.number for each in summary.tallies if each.why == FIXED)
+    who = "it fails" if number == 1 else "they fail"
+    return f"{number:,} fixed: {who} without this change" if number else ""
+
+
+def fixes_line(without: FailedWithout) -> str:
+    """Returns how a job that passed fails without the change."""
+    return f"without this change it fails: {flat(without.line)}"
+
+
 def other_jobs(summary: Summary, *, passed: bool = True) -> str:
     """Returns the state of the jobs that build nothing, empty if there is nothing to report.
 
@@ -186,19 +198,21 @@ def _unbuilt(summary: Summary) -> str:
     return f"nothing was built: {ran.skipped} {what} skipped ({words})"
 
 
-def result(summary: Summary, *, builds: bool = True) -> str:
+def result(summary: Summary, *, builds: bool = True, fixes: bool = True) -> str:
     """Returns the result of a head: the numbers of builds and tests, then the other jobs.
 
     Args:
         summary: Its state.
         builds: Whether its jobs are meant to build something.
+        fixes: Whether to mention what it fixes.
     """
     analysis = next((row.outcome for row in summary.jobs if row.job.kind is JobKind.ANALYSIS), None)
     if isinstance(analysis, Failed):
         return f"analysis failed: {flat(reason_line(analysis))}"
     builds_text = (_unbuilt(summary) or ran_text(summary)) if builds else ""
     effect = effect_text(summary.effect)
-    parts = (builds_text, effect, unserved_text(summary), other_jobs(summary))
+    fixed = fixed_text(summary) if fixes else ""
+    parts = (builds_text, fixed, effect, unserved_text(summary), other_jobs(summary))
     return _joined(*parts) or "nothing to do"
 
 

@@ -10,6 +10,7 @@ from opam_ci.core.jobs.outcome import (
     Reused,
     Skipped,
     SkipReason,
+    fixes_of,
     reused_of,
 )
 from opam_ci.core.jobs.summary import JobState, JobStatus, Standing, State, Summary
@@ -17,6 +18,7 @@ from opam_ci.core.printable import clip, flat
 from opam_ci.core.text.result import (
     SKIP_TEXTS,
     all_counts_text,
+    fixes_line,
     is_stopped,
     progress,
     reason_line,
@@ -109,6 +111,8 @@ def sentence(
             )
         case State.FAILURE | State.SUCCESS:
             text = result(summary, builds=builds)
+            if len(text) > limit:
+                text = result(summary, builds=builds, fixes=False)
     return clip(text[0].upper() + text[1:], limit)
 
 
@@ -125,7 +129,8 @@ def job_sentence(row: JobStatus) -> str:
         return clip(_undecided(row), SENTENCE_LIMIT)
     match outcome.kind:
         case "passed":
-            text = f"Passed{_as_before(outcome)}."
+            fixes = fixes_of(outcome)
+            text = f"Passed{_as_before(outcome)}" + (f"; {fixes_line(fixes)}" if fixes else ".")
         case "failed":
             before = f"{_as_before(outcome)}{_unbuilt(outcome)}{_waiver(outcome)}"
             text = f"Failed ({outcome.reason}){before}: {flat(reason_line(outcome))}"

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from opam_ci.core.incidents.model import Incident, Scope
 from opam_ci.core.jobs.job import JobKind
-from opam_ci.core.jobs.outcome import Cause, Outcome, label
+from opam_ci.core.jobs.outcome import Cause, Outcome, fixes_of, label
 from opam_ci.core.jobs.summary import UNDECIDED, JobState, JobStatus, Standing, Summary
 from opam_ci.core.printable import clip
 from opam_ci.core.text.effect import effect_notices
-from opam_ci.core.text.result import reason_line, standing
+from opam_ci.core.text.result import fixes_line, reason_line, standing
 
 _MARKS = {
     "passed": "✅",
@@ -83,6 +83,8 @@ def why(status: JobStatus) -> str:
     """Returns the one line that explains a job's state, empty if it needs no explanation."""
     if status.outcome is not None and status.outcome.kind != "passed":
         return reason_line(status.outcome)
+    if (fixes := fixes_of(status.outcome)) is not None:
+        return fixes_line(fixes)
     if status.faults:
         fault = status.faults[-1]
         detail = fault.evidence.detail or (

@@ -92,6 +92,7 @@ class Script:
         specs: What each attempt of a build was to do, and for whom.
         inputs: What the analysis finds that jobs work on.
         reach: What is within reach of each package, None if no job is to have a plan key.
+        reach_on_base: The same on the base alone, None if that is not exported.
         looks: What the merge of each head into a moved base comes to; the same as before if it is
             not there.
         looked: These merges: the head, and the base that was asked for.
@@ -119,6 +120,7 @@ class Script:
         self.flagged: tuple[str, ...] = ()
         self.inputs: HeadInputs | None = HeadInputs(changes="changes", reach="reach")
         self.reach: Reachable | None = None
+        self.reach_on_base: Reachable | None = None
         self.looks: dict[str, Look] = {}
         self.looked: list[tuple[str, str]] = []
         self.effect: Callable[[RepositoryTask], Awaitable[Effect]] = no_effect
@@ -199,9 +201,13 @@ class Script:
         if self.reach is not None:
             key = reach_key(task.context.revision)
             await self.store.put(key, self.reach.model_dump_json().encode())
+        if self.reach_on_base is not None:
+            key = reach_key(task.context.revision, on_base=True)
+            await self.store.put(key, self.reach_on_base.model_dump_json().encode())
         return AnalysisReport(
             analysis=analysis,
             repository=repository,
+            base_repository=None if self.reach_on_base is None else repository,
             report=report,
             base=task.revision.base,
             inputs=self.inputs,

@@ -1,6 +1,6 @@
 """The activities on the list of jobs, each done twice, on a real index and a store."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,11 +32,13 @@ from opam_ci.core.jobs.outcome import (
     Errored,
     Evidence,
     Failed,
+    FailedWithout,
     FailureReason,
     OnBase,
     Passed,
     Skipped,
     SkipReason,
+    fixes_of,
 )
 from opam_ci.core.jobs.plan import PlannedJob
 from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
@@ -485,6 +487,98 @@ async def test_a_failure_is_run_on_the_base_and_then_compared(
     (build,) = (each.status.outcome for each in row if each.status.job == job)
     assert isinstance(build, Failed)
     assert build.evidence.on_base is OnBase.PASSES
+
+
+ON_BASE = Job(platform=PLATFORM.name, package="x.1", kind=JobKind.BASE_BUILD)
+OF_BASE = REACHABLE.model_copy(update={"plain": {**REACHABLE.plain, "a": "0", "x": "0"}})
+
+
+async def conclude_first(
+    given: activities.JobActivities, first: PlanJobs, of_base: Reachable = OF_BASE
+) -> bool:
+    """Concludes a head whose jobs passed; twice before, two jobs failed without its change."""
+    text = of_base.model_dump_json().encode()
+    await given._store.put(reach_key(first.key, on_base=True), text)
+    evidence = Evidence(rule="x", detail="it never worked")
+    outcome = Failed(reason=FailureReason.BUILD, evidence=evidence)
+    for number in (11, 12):
+        key, now = reusing(number).key, datetime.now(UTC)
+        rows = [
+            JobStatus(
+                job=job,
+                state=JobState.DECIDED,
+                outcome=outcome,
+                attempt=1,
+                image=IMAGE,
+                attempt_started_at=now,
+                decided_at=now,
+            )
+            for job in (ON_BASE, ON_BASE.model_copy(update={"package": "a.1"}))
+        ]
+        keys = Keys(of_base, PLATFORM, Surroundings(), ())
+        jobs = [PlannedJob(job=row.job, plan_key=keys.of(row.job)) for row in rows]
+        given._index.plan(key, jobs, round_=1, origin=None, at=now)
+        pools = {PLATFORM.name: PLATFORM.pool}
+        given._index.record(
+            RowBatch(key=key, rows=tuple(rows), sequence=1, updated_at=now, pools=pools)
+        )
+    return await ActivityEnvironment().run(given.conclude_jobs, concluding(first))
+
+
+def fixed(given: activities.JobActivities, task: PlanJobs) -> dict[JobKind, FailedWithout]:
+    rows = given._index.jobs(JobFilter(of=RevisionFilter(revision=task.key))).items
+    found = {each.status.job.kind: fixes_of(each.status.outcome) for each in rows}
+    return {kind: how for kind, how in found.items() if how is not None}
+
+
+async def test_what_passes_and_fails_on_the_base_is_fixed_without_a_job(
+    given: activities.JobActivities, first: PlanJobs
+) -> None:
+    before = standings(given, first)
+    assert await conclude_first(given, first)
+    found = fixed(given, first)
+    assert found.keys() == {JobKind.REVDEP, JobKind.BUILD}
+    of_revdep = found[JobKind.REVDEP]
+    assert (of_revdep.job, of_revdep.line) == (ON_BASE, "it never worked")
+    assert RevisionKey.of(of_revdep) == reusing(12).key
+    assert standings(given, first) == before
+    # Again, nothing changes.
+    assert not await ActivityEnvironment().run(given.conclude_jobs, concluding(first))
+
+
+async def test_what_has_the_same_inputs_on_the_base_is_not_looked_up(
+    given: activities.JobActivities, first: PlanJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = given._index.failing
+
+    def failing(keys: Collection[str], image: str, now: datetime) -> dict[str, FailedWithout]:
+        asked.extend(keys)
+        return real(keys, image, now)
+
+    monkeypatch.setattr(given._index, "failing", failing)
+    assert await conclude_first(given, first, REACHABLE)
+    # With a reverse dependency other packages are installed than with what it is on the base.
+    assert asked == [Keys(REACHABLE, PLATFORM, Surroundings(), ()).of(ON_BASE)]
+    assert fixed(given, first).keys() == {JobKind.REVDEP}
+
+
+@pytest.mark.parametrize("without", ["platforms", "reuse"])
+async def test_without_keys_nothing_is_known_to_be_fixed(
+    given: activities.JobActivities, first: PlanJobs, without: str
+) -> None:
+    await conclude_first(given, first)
+    second = reusing(2, "a.1")
+    await planned(given, second)
+    await given._store.put(reach_key(second.key, on_base=True), OF_BASE.model_dump_json().encode())
+    message = concluding(second)
+    empty = {"platforms": (), "reuse": None}[without]
+    less = message.model_copy(update={without: empty})
+    assert not await ActivityEnvironment().run(given.conclude_jobs, less)
+    assert fixed(given, second) == {}
+    # Jobs that took a verdict are fixed as well.
+    assert await ActivityEnvironment().run(given.conclude_jobs, message)
+    assert fixed(given, second).keys() == {JobKind.REVDEP, JobKind.BUILD}
 
 
 async def test_a_head_without_its_base_in_the_store_is_not_compared(

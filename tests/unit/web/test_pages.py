@@ -33,6 +33,7 @@ from opam_ci.web.security import CONTENT_SECURITY_POLICY
 from opam_ci.web.site import Site
 from opam_ci.web.sources import PageSources
 from tests.support.fakes.serving import served
+from tests.support.samples.fixed import fixed
 from tests.support.samples.known_failures import failed, seen
 from tests.support.samples.known_verdicts import known_verdict
 from tests.support.worlds import pages as world
@@ -353,6 +354,21 @@ def test_a_failure_says_what_it_is_without_the_change(filled: httpx.Client, site
     there = JOB.rpartition("/job/")[2].replace("cppo.1.8.0", "old.1").replace("build", "base-build")
     link = f'<a href="/{world.REPOSITORY}/pull/{world.NUMBER}/job/{there}">Without this change</a>'
     assert f"{link} it passes: the change broke it." in page
+
+
+def test_a_fixed_job_leads_to_where_it_failed(filled: httpx.Client, site: Site) -> None:
+    job = Job(platform=world.PLATFORMS[0], package="old.1", kind=JobKind.BUILD)
+    outcome = fixed("<b>it never worked</b>")
+    status = JobStatus(job=job, state=JobState.DECIDED, outcome=outcome, attempt=1)
+    index = Index.open(site.sources.index_url)
+    key = world.key_of(world.NEW)
+    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
+    index.close()
+    page = filled.get(JOB.replace("cppo.1.8.0", "old.1")).text
+    there = "base-build,debian-13-ocaml-5.3@amd64,r.1?attempt=2-1#log"
+    link = f'<a href="/ocaml/opam-repository/commit/{"c" * 40}/job/{there}">Without this change</a>'
+    assert f"{link} it fails: <code>&lt;b&gt;it never worked&lt;/b&gt;</code>" in page
+    assert "Passed; without this change it fails: &lt;b&gt;it never worked" in page
 
 
 @pytest.mark.parametrize("days", [1, -1])

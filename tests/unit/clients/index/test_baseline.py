@@ -7,7 +7,8 @@ from opam_ci.clients.index.baseline import Compared
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.messages import CountJobs
 from opam_ci.core.jobs.outcome import Failed, FailureReason, OnBase, Outcome, Skipped, SkipReason
-from opam_ci.core.jobs.summary import total
+from opam_ci.core.jobs.selector import RestartSelector, RestartWhich
+from opam_ci.core.jobs.summary import FIXED, Counts, total
 from tests.support.fakes.queue import (
     DNS,
     FAILED,
@@ -25,10 +26,13 @@ from tests.support.fakes.queue import (
     labels,
     plan,
     records,
+    restart,
     wrote,
 )
+from tests.support.samples.fixed import failed_without
 
 EDITED, NEW = build("edited.1"), build("new.1")
+THERE = frozenset({"edited.1"})
 
 
 def revdep(name: str = "r.1", package: str = "new.1", platform: str = P) -> Job:
@@ -41,7 +45,7 @@ def base(job: Job) -> Job:
 
 
 def compared(index: Index, at: datetime = NOON) -> Compared:
-    return index.compare(KEY, frozenset({"edited.1"}), at)
+    return index.compare(KEY, THERE, at)
 
 
 def test_failures_that_need_it_are_run_on_the_base(index: Index) -> None:
@@ -118,8 +122,59 @@ def test_a_failure_after_a_restart_is_compared_anew(index: Index) -> None:
     assert labels(index)[job.id] == "skipped(fails_on_base)"
 
 
+def test_what_passes_and_fails_without_the_change_is_marked(index: Index) -> None:
+    test = revdep().model_copy(update={"kind": JobKind.REVDEP_TEST})
+    jobs = [EDITED, NEW, revdep(), test, revdep("broken.1"), revdep("s.1", platform=Q)]
+    lint = Job(platform="", package="edited.1", kind=JobKind.LINT)
+    plan(index, *jobs, lint, build("queued.1"))
+    outcomes = {job: FAILED if job.revdep == "broken.1" else PASSED for job in (*jobs, lint)}
+    wrote(index, *(decided(job, outcome, attempt=1) for job, outcome in outcomes.items()))
+    found = index.passed(KEY, THERE)
+    # What is new cannot have failed before.
+    assert {each.job for each in found} == {EDITED, revdep(), test, jobs[-1]}
+    assert {each.plan_key for each in found} == {None}
+    before = {name: each.status for name, each in records(index).items()}
+    how = {job.id: failed_without() for job in (revdep(), revdep("broken.1"), build("gone.1"))}
+    assert index.mark_fixed(KEY, how, after(5))
+    now = {name: each.status for name, each in records(index).items()}
+    marked = now.pop(revdep().id)
+    evidence = WHY.model_copy(update={"fixes": failed_without()})
+    assert marked.outcome == PASSED.model_copy(update={"evidence": evidence})
+    assert marked.decided_at == before.pop(marked.job.id).decided_at
+    # One that failed is not fixed.
+    assert now == before
+    assert revdep() not in {each.job for each in index.passed(KEY, THERE)}
+    # The attempt is what it was.
+    assert {each.outcome for each in index.attempts().items if each.job == revdep()} == {PASSED}
+    assert not index.mark_fixed(KEY, {}, after(6))
+
+
+def test_fixed_jobs_are_counted_apart_until_they_run_again(index: Index) -> None:
+    jobs = [revdep(f"r{number}.1") for number in range(3)]
+    plan(index, *jobs)
+    wrote(index, *(decided(job, PASSED, attempt=1) for job in jobs))
+    index.mark_fixed(KEY, {job.id: failed_without() for job in jobs[:2]}, after(5))
+
+    def numbers() -> dict[str, int]:
+        (standing,) = index.count(CountJobs(key=KEY, platforms=(P,)))
+        assert {row.job for row in standing.shown} == set(jobs)
+        return {each.why or each.standing.value: each.number for each in standing.counts}
+
+    assert numbers() == {FIXED: 2, "passed": 1}
+    page = index.head_page(KEY, maximum_attempts=5)
+    assert page is not None
+    assert page.counts == Counts(passed=3)
+    restart(index, RestartSelector(which=RestartWhich.ALL, job=jobs[0].id))
+    assert numbers() == {FIXED: 1, "passed": 1, "queued": 1}
+    # An older record does not bring it back, and a newer one is not marked by itself.
+    wrote(index, decided(jobs[0], PASSED, attempt=1, round=2), sequence=9)
+    assert numbers() == {FIXED: 1, "passed": 2}
+    assert {each.job for each in index.passed(KEY, THERE)} == {jobs[0], jobs[2]}
+
+
 def test_a_testing_that_is_not_there_has_no_failures(index: Index) -> None:
     assert compared(index) == Compared(changed=False)
+    assert index.passed(KEY, THERE) == ()
 
 
 def test_what_follows_from_a_failure_still_does(index: Index) -> None:

@@ -55,6 +55,7 @@ from opam_ci.core.submission.result import ChangeKind
 from opam_ci.core.text.sentence import sentence
 from tests.support.fakes.summaries import summary_of
 from tests.support.fakes.written import write
+from tests.support.samples.fixed import fixed
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 DEBIAN, FEDORA = "debian-13-ocaml-5.3/amd64", "fedora-42-ocaml-5.3/amd64"
@@ -209,7 +210,8 @@ def random_rows(chance: random.Random, *, undecided: bool = True) -> list[JobSta
     jobs += [Job(platform="", package=package, kind=JobKind.LINT) for package in PACKAGES]
     jobs = [each for each in jobs if chance.random() < 0.9]
     outcomes: list[Outcome | None] = [
-        *[PASSED] * 4,
+        *[PASSED] * 3,
+        fixed(),
         *(failed(line) for line in LINES),
         *(failed(line, blame=each) for line in LINES[:1] for each in (*PACKAGES, *REVDEPS)),
         failed(LINES[0], reason=FailureReason.TEST),

@@ -10,7 +10,15 @@ from opam_ci.core.classify.positive_proofs import KNOWN_FAILURE
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.messages import ChangeJobs, TakeJobs
-from opam_ci.core.jobs.outcome import Failed, FailureReason, Outcome, Passed, Reused, SkipReason
+from opam_ci.core.jobs.outcome import (
+    Failed,
+    FailedWithout,
+    FailureReason,
+    Outcome,
+    Passed,
+    Reused,
+    SkipReason,
+)
 from opam_ci.core.jobs.plan import PlannedJob, depends_on
 from opam_ci.core.jobs.records import RevisionKey, RowBatch
 from opam_ci.core.jobs.selector import RestartSelector, RestartWhich
@@ -142,6 +150,30 @@ def test_a_reused_failure_has_its_reason_and_its_group(index: Index) -> None:
     assert verdict.label == "failed build"
     plan(index, [keyed(verdict=verdict)], at=after(3))
     assert labels(index) == {BUILD.id: "failed(build)"}
+
+
+def test_a_failure_that_holds_says_where_and_how_the_job_failed(index: Index) -> None:
+    def failing() -> dict[str, FailedWithout]:
+        return index.failing(["k", "passed", "unknown"], IMAGE, after(2))
+
+    on_base = Job(platform=P, package="r.1", kind=JobKind.BASE_BUILD)
+    how = failed("# Error: it is\nbroken")
+    for number, key in enumerate((OTHER, THIRD)):
+        # The second one is no job on the base, with the same inputs.
+        job = (on_base, build("r.1"))[number]
+        plan(index, [keyed(job), keyed(build("p.1"), "passed")], key=key)
+        ran(index, job=build("p.1"), key=key)
+        assert failing() == {}
+        ran(index, how, job=job, key=key, ended_at=after(number))
+    of = {**THIRD.model_dump(), "round": 1, "attempt": 1, "ended_at": after(1)}
+    line = "bar.2: Error: it is broken"
+    assert failing() == {"k": FailedWithout(**of, job=build("r.1"), line=line)}
+    assert index.failing(["k"], "another image", after(2)) == {}
+    assert index.failing(["k"], IMAGE, after(2) + MAX_AGE) == {}
+    assert index.failing([], IMAGE, after(2)) == {}
+    # One that passes with the same inputs: it was by chance.
+    ran(index, job=build("r.1"), key=THIRD, round_=2)
+    assert failing() == {}
 
 
 def test_a_job_that_did_not_build_what_failed_is_no_evidence(index: Index) -> None:

@@ -2,7 +2,13 @@
 
 import pytest
 
-from opam_ci.core.jobs.baseline import compared, may_be_compared, there_before
+from opam_ci.core.jobs.baseline import (
+    compared,
+    fixed,
+    may_be_compared,
+    may_be_fixed,
+    there_before,
+)
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import (
     Cancelled,
@@ -19,6 +25,7 @@ from opam_ci.core.jobs.outcome import (
 )
 from opam_ci.core.jobs.summary import JobCount, PlatformStanding, Standing, State, Summary
 from opam_ci.core.submission.result import ChangedPackage, ChangeKind
+from tests.support.samples.fixed import failed_without
 
 EVIDENCE = Evidence(rule="r", detail="it broke")
 FAILED = Failed(reason=FailureReason.BUILD, evidence=EVIDENCE)
@@ -75,6 +82,31 @@ def count(kind: JobKind, standing: Standing, number: int = 1) -> JobCount:
 )
 def test_a_platform_with_failures_may_have_to_be_compared(each: JobCount, expected: bool) -> None:
     assert may_be_compared(PlatformStanding(platform="p", counts=(each,))) == expected
+
+
+@pytest.mark.parametrize(
+    ("each", "there", "expected"),
+    [
+        (count(JobKind.REVDEP, Standing.PASSED), (), True),
+        (count(JobKind.REVDEP, Standing.PASSED, 0), (), False),
+        (count(JobKind.REVDEP_TEST, Standing.PASSED), ("a.1",), True),
+        (count(JobKind.REVDEP, Standing.FAILED), ("a.1",), False),
+        (count(JobKind.BUILD, Standing.PASSED), ("a.1",), True),
+        # What is new cannot have failed before.
+        (count(JobKind.BUILD, Standing.PASSED), (), False),
+        (count(JobKind.LINT, Standing.PASSED), ("a.1",), False),
+        (count(JobKind.BASE_BUILD, Standing.PASSED), ("a.1",), False),
+    ],
+)
+def test_a_platform_where_jobs_passed_may_have_fixed_ones(
+    each: JobCount, there: tuple[str, ...], expected: bool
+) -> None:
+    assert may_be_fixed(PlatformStanding(platform="p", counts=(each,)), there) == expected
+
+
+def test_a_fixed_job_passed_all_the_same() -> None:
+    verdict = fixed(Passed(evidence=EVIDENCE), failed_without())
+    assert verdict == Passed(evidence=EVIDENCE.model_copy(update={"fixes": failed_without()}))
 
 
 @pytest.mark.parametrize(

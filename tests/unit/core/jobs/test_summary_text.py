@@ -39,7 +39,13 @@ from opam_ci.core.jobs.summary import (
 from opam_ci.core.jobs.tally import counts_of_rows
 from opam_ci.core.submission.result import ChangedPackage, ChangeKind
 from opam_ci.core.text.result import reason_line
-from opam_ci.core.text.sentence import STATUS_LIMIT, sentence, sentence_line
+from opam_ci.core.text.sentence import (
+    SENTENCE_LIMIT,
+    STATUS_LIMIT,
+    job_sentence,
+    sentence,
+    sentence_line,
+)
 from opam_ci.core.text.status import (
     hidden_lines,
     markdown_matrix,
@@ -48,10 +54,12 @@ from opam_ci.core.text.status import (
     why,
 )
 from tests.support.fakes.summaries import summary_of
+from tests.support.samples.fixed import fixed
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 SEEN = Evidence(rule="r", lines=(LogLine(offset=7, text="Error: Unbound value x"),))
 PASSED = Passed(evidence=Evidence(rule="r"))
+FIXED = fixed()
 FAILED = Failed(reason=FailureReason.BUILD, evidence=SEEN)
 ERRORED = Errored(cause=Cause.DISK_FULL, evidence=Evidence(rule="r", detail="0 bytes free"))
 SKIPPED = Skipped(reason=SkipReason.UNAVAILABLE, evidence=Evidence(rule="r"))
@@ -131,6 +139,30 @@ def test_status_has_failures_and_the_time_of_the_retry() -> None:
     assert text == (
         "2/3 done, 1 failed; 1 retry, CI fault: DNS resolution failed (attempt 2 of 5 at 03:07 UTC)"
     )
+
+
+def test_what_a_head_fixes_is_counted_and_mentioned_where_it_fits() -> None:
+    one = summary(row(1, FIXED), row(2, PASSED), row(3, FAILED))
+    assert one.state is State.FAILURE
+    assert one.ran == Counts(passed=2, failed=1)
+    text = "1 failed, 2 passed; 1 fixed: it fails without this change"
+    assert sentence(one, limit=STATUS_LIMIT) == text
+    # It changes no state.
+    two = summary(row(1, FIXED), row(2, FIXED))
+    assert two.state is State.SUCCESS
+    text = "2 passed; 2 fixed: they fail without this change"
+    assert sentence(two, limit=STATUS_LIMIT) == text
+    assert sentence(two, limit=len(text)) == text
+    assert sentence(two, limit=len(text) - 1) == "2 passed"
+    assert sentence(summary(row(1, FIXED), row(2)), limit=STATUS_LIMIT) == "1/2 done"
+
+
+def test_a_fixed_job_says_how_it_fails_without_the_change() -> None:
+    text = "without this change it fails: Error: it never worked"
+    assert why(row(1, FIXED)) == text
+    assert job_sentence(row(1, FIXED)) == f"Passed; {text}"
+    assert job_sentence(row(1, PASSED)) == "Passed."
+    assert len(job_sentence(row(1, fixed("x" * 200)))) <= SENTENCE_LIMIT
 
 
 def test_status_of_an_error_states_that_it_is_not_the_authors_fault() -> None:
