@@ -62,6 +62,16 @@ def test_the_lower_bound_is_found_and_written(system: System, tree: Path) -> Non
     assert '"b" {>= "3"}  # any' in (tree / "packages/a/a.1/opam").read_text()
     system.run("build", *words, "--kind", "lower-bounds", check=0)
 
+    # The same bound as a suggestion, of the file as it was.
+    subprocess.run(["git", "-C", str(tree), "checkout", "--quiet", "."], check=True)
+    before = (tree / "packages/a/a.1/opam").read_text().splitlines()
+    number = before.index('  "b"  # any') + 1
+    done = system.run("bounds", *words, "--dependency", "b", "--suggestion", check=0)
+    assert done.stdout == (
+        f'packages/a/a.1/opam, line {number}:\n```suggestion\n  "b" {{>= "3"}}  # any\n```\n'
+    )
+    subprocess.run([*git, "-"], input=found.stdout.encode(), check=True)
+
     # Nothing is missing any more.
     again = system.run("bounds", *words, "--json", check=0)
     *_, last = map(json.loads, again.stdout.splitlines())

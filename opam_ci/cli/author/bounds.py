@@ -44,6 +44,7 @@ from opam_ci.core.lint.subject import package_directory
 from opam_ci.core.opam.bounds import Bound, NoBoundError, bounded, dependencies
 from opam_ci.core.opam.package import Package as PackageId
 from opam_ci.core.opam.patch import patch
+from opam_ci.core.opam.suggestion import suggested
 from opam_ci.core.text.bound_search import bounds_line, ended, step_line
 from opam_ci.core.text.result import reason_line
 
@@ -189,6 +190,12 @@ def bounds(
     write: Annotated[
         bool, typer.Option("--write", help="Write the bounds into the opam file of the work tree.")
     ] = False,
+    suggestion: Annotated[
+        bool,
+        typer.Option(
+            "--suggestion", help="Print suggestions for a review on GitHub instead of the patch."
+        ),
+    ] = False,
     platforms: opt.PlatformFile = None,
     base: Base = None,
     mirror: opt.Mirror = None,
@@ -201,6 +208,10 @@ def bounds(
     is too old by raising some of them, then the oldest version that will do by bisection. The
     patch of the opam file is printed, for `git apply`; what is under way goes to standard error.
 
+    With `--suggestion` Markdown is printed instead, for a pull request that has this opam file:
+    each block is for a comment on the lines named before it. Press "Add a suggestion" there, and
+    put the block in place of the one that appears.
+
     Exits 0 if it has bounds or lacks none, 1 if no bounds help, 2 for a usage error, and 3 for an
     internal CI error, which is tried again twice and never counts as a failure of the package.
 
@@ -208,7 +219,10 @@ def bounds(
         opam-ci bounds cppo                             the newest version of cppo here
         opam-ci bounds cppo.1.8.0 --dependency dune     only bisect the versions of dune
         opam-ci bounds cppo --write && opam-ci build cppo --kind lower-bounds
+        opam-ci bounds cppo --suggestion
     """  # noqa: D301 - \b, the character, makes click keep the lines as they are
+    if write and suggestion:
+        raise UsageError("give either --write or --suggestion: what is written is in no comment")
     programs.require("git")
     where = one_platform(platforms, platform)
     with opened(repo, base) as (repository, taken, base_id):
@@ -238,15 +252,17 @@ def bounds(
             note(f"opam-ci: {error}")
             raise typer.Exit(1) from None
         diff = patch(path, builds.text, text).decode()
+        comments = suggested(path, builds.text.decode(), text.decode())
         if write and found:
             _write(taken.directory, path, builds.text, text)
     line = f"lacks {bounds_line(found)}" if found else "lacks no lower bound"
     if as_json:
-        print_line({"event": "result", "package": wanted, "bounds": found, "patch": diff})
+        result = {"package": wanted, "bounds": found, "patch": diff, "suggestion": comments}
+        print_line({"event": "result", **result})
         return
     note(f"{wanted}: {line}")
     if diff:
-        print_text(diff.removesuffix("\n"))
+        print_text((comments if suggestion else diff).removesuffix("\n"))
 
 
 def _print_event(_: str, event: dict[str, object]) -> None:

@@ -126,6 +126,25 @@ def test_the_bound_is_printed_as_a_patch(
     assert logs == {".log", "-lib-5.log", "-lib-3.log", "-lib-4.log"}
 
 
+def test_the_bound_is_printed_as_a_suggestion(
+    runner: ScriptedRunner, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner.ends = [*FOUND]
+    words = ("bounds", "user", "--repo", str(tree), "--suggestion")
+    text = (tree / OPAM).read_text()
+    number = text.splitlines().index('depends: ["lib" "other"]') + 1
+    block = '```suggestion\ndepends: ["lib" {>= "4"} "other"]\n```\n'
+    out = output_of(capsys, *words)
+    assert f"{OPAM}, line {number}:\n{block}" in out
+    assert "+++" not in out
+    assert (tree / OPAM).read_text() == text
+    # What is written is in no comment.
+    assert "either --write or --suggestion" in output_of(capsys, *words, "--write", code=2)
+    assert not runner.ends
+    runner.ends = [(True, 1)]
+    assert output_of(capsys, *words) == ""
+
+
 def test_each_build_is_a_line_of_json(
     runner: ScriptedRunner, tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +162,7 @@ def test_each_build_is_a_line_of_json(
     ]
     assert (last["event"], last["bounds"]) == ("result", {"lib": "4"})
     assert '+depends: ["lib" {>= "4"} "other"]\n' in last["patch"]
+    assert '\ndepends: ["lib" {>= "4"} "other"]\n```\n' in last["suggestion"]
     assert '"lib" {>= "4"} "other"' in (tree / OPAM).read_text()
 
 
