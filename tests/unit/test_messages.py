@@ -113,7 +113,7 @@ def test_of_usage() -> None:
             "git {…}.{…} is too old: install 2.38 or a newer one",
             "give a pull request: a server restarts the jobs of one at a time",
             "give either --pr NUMBER or --branch NAME",
-            "give either --write or --suggestion: what is written is in no comment",
+            "give either --write or --suggestion",
             "give either a pull request or --incident",
             "give one of --pr NUMBER, --branch NAME and --batch FILE",
             "give one of packages, --all, --batch and --opam-batch",

@@ -222,7 +222,7 @@ def bounds(
         opam-ci bounds cppo --suggestion
     """  # noqa: D301 - \b, the character, makes click keep the lines as they are
     if write and suggestion:
-        raise UsageError("give either --write or --suggestion: what is written is in no comment")
+        raise UsageError("give either --write or --suggestion")
     programs.require("git")
     where = one_platform(platforms, platform)
     with opened(repo, base) as (repository, taken, base_id):

@@ -7,6 +7,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     and_,
+    case,
     exists,
     false,
     func,
@@ -18,10 +19,14 @@ from sqlalchemy import (
 )
 
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS
-from opam_ci.core.jobs.summary import Standing
+from opam_ci.core.jobs.summary import FIXED, Standing
 from opam_ci.core.pages.causes import ROOT_KINDS
 from opam_ci.core.pages.filter import PageFilter
 from opam_ci.core.pages.model import ChangeClass
+
+_WHY = func.coalesce(
+    JOBS.c.failure_reason, JOBS.c.skip_reason, JOBS.c.cause, case((JOBS.c.fixed, FIXED))
+)
 
 SUBJECT = func.coalesce(JOBS.c.revdep, JOBS.c.package)
 """The package that a job builds."""
@@ -64,8 +69,7 @@ def page_condition(
              wanted.packages),
         _any(lambda name: named(JOBS.c.revdep, name), wanted.revdeps),
         _any(lambda name: named(JOBS.c.blame, name), wanted.blames),
-        _any(func.coalesce(JOBS.c.failure_reason, JOBS.c.skip_reason, JOBS.c.cause).__eq__,
-             wanted.causes),
+        _any(_WHY.__eq__, wanted.causes),
         _any(lambda key: _in_group(key, revision_id), wanted.groups),
         _any(lambda key: _in_cascade(key, revision_id), wanted.cascades),
         *(JOBS.c.name.icontains(word, autoescape=True) for word in wanted.words),

@@ -47,7 +47,7 @@ from opam_ci.core.errors import UsageError
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, Context, statuses
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.records import JobRecord, RevisionKey
-from opam_ci.core.jobs.summary import DECIDED, Counts, JobCount, Standing, total
+from opam_ci.core.jobs.summary import DECIDED, FIXED, Counts, JobCount, Standing, total
 from opam_ci.core.opam.version import compare
 from opam_ci.core.pages.estimate import Estimate
 from opam_ci.core.pages.filter import PageFilter
@@ -211,6 +211,7 @@ class Pages(JobPages, Estimating):
             ),
             counts=summary.ran,
             total=Linked(number=summary.counts.total, filter=""),
+            fixed=Linked(number=summary.fixed, filter=PageFilter(causes=(FIXED,)).text),
             heads=heads,
             as_of=max([testing.record.updated_at, *(each.at for each in changed)]),
             estimate=found if isinstance(found, Estimate) else None,

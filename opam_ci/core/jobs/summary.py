@@ -288,6 +288,11 @@ class Summary(Frozen):
         return total(each for each in self.tallies if each.kind is JobKind.PLATFORM).skipped
 
     @property
+    def fixed(self) -> int:
+        """Number of jobs that passed, and are known to fail without the change."""
+        return sum(each.number for each in self.tallies if each.why == FIXED)
+
+    @property
     def is_analysed(self) -> bool:
         """Whether the analysis passed: only then can there be other jobs."""
         return any(

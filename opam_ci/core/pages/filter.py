@@ -6,12 +6,12 @@ given by the key again; different keys narrow. A word without a key is part of t
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Cause, FailureReason, SkipReason
-from opam_ci.core.jobs.summary import DECIDED, UNDECIDED, Standing
+from opam_ci.core.jobs.summary import DECIDED, FIXED, UNDECIDED, Standing
 from opam_ci.core.model import Frozen
 from opam_ci.core.pages.model import ChangeClass
 from opam_ci.core.printable import clip, flat
@@ -38,8 +38,12 @@ _GROUPS_OF_STANDINGS = {
     "decided": tuple(each for each in Standing if each in DECIDED),
 }
 
-_CAUSES: dict[str, Cause | FailureReason | SkipReason] = {
-    each.value: each for kind in (Cause, FailureReason, SkipReason) for each in kind
+Why = Cause | FailureReason | SkipReason | Literal["fixed"]
+"""Why a job is counted apart, see `JobCount.why`."""
+
+_CAUSES: dict[str, Why] = {
+    **{each.value: each for kind in (Cause, FailureReason, SkipReason) for each in kind},
+    FIXED: FIXED,
 }
 
 
@@ -67,7 +71,8 @@ class PageFilter(Frozen):
         kinds: `kind:`.
         packages: `package:`, patterns of the package or the reverse dependency.
         revdeps: `revdep:`, patterns of the reverse dependency.
-        causes: `cause:`, causes, reasons of failures and reasons of skips.
+        causes: `cause:`, causes, reasons of failures and reasons of skips; `fixed` for jobs that
+            passed, and fail without the change.
         workers: `worker:`, patterns.
         groups: `group:`, keys of groups of causes.
         cascades: `cascade:`, keys of groups whose cascade is listed.
@@ -82,7 +87,7 @@ class PageFilter(Frozen):
     kinds: tuple[JobKind, ...] = ()
     packages: tuple[str, ...] = ()
     revdeps: tuple[str, ...] = ()
-    causes: tuple[Cause | FailureReason | SkipReason, ...] = ()
+    causes: tuple[Why, ...] = ()
     workers: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     cascades: tuple[str, ...] = ()
@@ -161,7 +166,7 @@ def _kind(value: str) -> tuple[JobKind, ...]:
     return (_one_of({each.value: each for each in JobKind}, value),)
 
 
-def _cause(value: str) -> tuple[Cause | FailureReason | SkipReason, ...]:
+def _cause(value: str) -> tuple[Why, ...]:
     return (_one_of(_CAUSES, value),)
 
 

@@ -322,6 +322,7 @@ class HeadTop(Frozen):
         contexts: Required and advisory contexts.
         counts: Builds and tests by standing, as the sentence counts them.
         total: All jobs, those included that build nothing.
+        fixed: Those that passed, and are known to fail without the change.
         heads: Testings of the pull request, the newest first, this one included; `HEADS_SHOWN` at
             most.
         as_of: Time of the newest change that it shows.
@@ -337,6 +338,7 @@ class HeadTop(Frozen):
     contexts: tuple[ContextState, ...] = ()
     counts: Counts
     total: Linked
+    fixed: Linked = Linked(number=0, filter="cause:fixed")
     heads: tuple[HeadRef, ...] = ()
     as_of: AwareDatetime
     estimate: Estimate | None = None

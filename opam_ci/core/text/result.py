@@ -9,7 +9,7 @@ from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.installable import is_not_installable
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.outcome import Failed, FailedWithout, OnBase, Outcome, SkipReason
-from opam_ci.core.jobs.summary import BUILDS_NOTHING, FIXED, UNDECIDED, Counts, Standing, Summary
+from opam_ci.core.jobs.summary import BUILDS_NOTHING, UNDECIDED, Counts, Standing, Summary
 from opam_ci.core.printable import flat
 from opam_ci.core.submission.result import BUILT_KINDS, ChangeKind
 from opam_ci.core.text.effect import effect_text
@@ -127,9 +127,8 @@ def ran_text(summary: Summary) -> str:
 
 def fixed_text(summary: Summary) -> str:
     """Returns how many jobs pass that fail without the change; empty for none."""
-    number = sum(each.number for each in summary.tallies if each.why == FIXED)
-    who = "it fails" if number == 1 else "they fail"
-    return f"{number:,} fixed: {who} without this change" if number else ""
+    who = "it fails" if summary.fixed == 1 else "they fail"
+    return f"{summary.fixed:,} fixed: {who} without this change" if summary.fixed else ""
 
 
 def fixes_line(without: FailedWithout) -> str:

@@ -138,8 +138,8 @@ def test_the_bound_is_printed_as_a_suggestion(
     assert f"{OPAM}, line {number}:\n{block}" in out
     assert "+++" not in out
     assert (tree / OPAM).read_text() == text
-    # What is written is in no comment.
-    assert "either --write or --suggestion" in output_of(capsys, *words, "--write", code=2)
+    # They are for different texts.
+    assert "give either --write or --suggestion" in output_of(capsys, *words, "--write", code=2)
     assert not runner.ends
     runner.ends = [(True, 1)]
     assert output_of(capsys, *words) == ""

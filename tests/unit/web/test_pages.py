@@ -369,6 +369,13 @@ def test_a_fixed_job_leads_to_where_it_failed(filled: httpx.Client, site: Site) 
     link = f'<a href="/ocaml/opam-repository/commit/{"c" * 40}/job/{there}">Without this change</a>'
     assert f"{link} it fails: <code>&lt;b&gt;it never worked&lt;/b&gt;</code>" in page
     assert "Passed; without this change it fails: &lt;b&gt;it never worked" in page
+    # The page of the head leads to it.
+    head = f"/{world.REPOSITORY}/pull/{world.NUMBER}"
+    link = f'<a href="{head}?q=cause%3Afixed">1</a></b> fixed: without this change it fails'
+    assert link in filled.get(head).text
+    listed = filled.get(f"{head}?q=cause%3Afixed").text
+    assert "<code>without this change it fails: &lt;b&gt;it never worked&lt;/b&gt;</code>" in listed
+    assert listed.count("<a data-row") == 1
 
 
 @pytest.mark.parametrize("days", [1, -1])

@@ -28,6 +28,7 @@ from opam_ci.core.jobs.outcome import (
     Passed,
     Skipped,
     SkipReason,
+    fixes_of,
 )
 from opam_ci.core.jobs.plan import depends_on, outcome_after
 from opam_ci.core.jobs.records import (
@@ -252,6 +253,7 @@ def test_a_page_says_what_the_rows_say_and_each_number_is_that_of_its_list(
         (each.state, each.description) for each in posted
     ]
     assert (page.counts, page.total.number) == (summary.ran, summary.counts.total)
+    assert page.fixed.number == sum(fixes_of(each.outcome) is not None for each in rows)
     groups = group_rows(sorted([ANALYSIS, *rows], key=lambda each: each.job.id))
     assert {
         (each.key, each.standing, each.why, each.jobs.number,
@@ -362,7 +364,7 @@ def test_incidents_that_hit_a_head_are_on_its_page(index: Index) -> None:
     page = put(index, rows)
     [hit] = page.incidents
     assert (hit.incident.cause, hit.jobs.number) == (Cause.DNS, 2)
-    assert assert_links(index, page) == 3
+    assert assert_links(index, page) == 4
 
 
 def test_green_packages_have_no_row_where_there_are_many(index: Index) -> None:
