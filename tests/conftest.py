@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, QueuePool
 
 from opam_ci.app.settings import Settings
@@ -22,6 +23,10 @@ from opam_ci.worker import make_lint
 from tests.support.fakes.postgres import server as postgresql
 
 _LONGEST_ID = 60
+
+# How long an example takes is a matter of what else the machine does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:

@@ -80,7 +80,6 @@ def test_answers_are_documented(server: CiServer, mode: GenerationMode) -> None:
     def try_out(operation: Any) -> None:
         @settings(
             max_examples=EXAMPLES * (len(ANSWERS) if operation.method == "post" else 1),
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate],

@@ -308,9 +308,7 @@ async def test_a_command_ends_with_the_activity_for_which_a_thread_runs_it(
         repository.merge(master, master)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(max_size=30))
 def test_any_name_is_a_commit_or_wrong_use(clone: Clone, name: str) -> None:
     with Repository.open(clone.path) as repository:

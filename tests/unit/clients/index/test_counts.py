@@ -82,9 +82,7 @@ wanted_jobs = st.builds(
 )
 
 
-@settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), found=st.lists(jobs, max_size=15), wanted=wanted_jobs)
 def test_counters_say_what_the_rows_say(
     index: Index, data: st.DataObject, found: list[JobRecord], wanted: JobFilter

@@ -121,9 +121,7 @@ records = st.lists(
 )
 
 
-@settings(
-    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(found=records, data=st.data())
 def test_incidents_are_those_of_the_pure_rule_in_whatever_order_faults_come(
     index: Index, found: list[AttemptRecord], data: st.DataObject

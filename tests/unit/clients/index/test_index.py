@@ -154,7 +154,6 @@ def test_the_same_record_twice_changes_nothing(index: Index) -> None:
 
 
 @settings(
-    deadline=None,
     max_examples=15,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -137,7 +137,7 @@ async def test_output_faster_than_the_store_takes_bounded_memory(store: Artifact
     assert (end.size, end.cut) == (10_000_000, 9_700_000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pieces=st.lists(st.binary(max_size=60), max_size=40),
     kept=st.tuples(st.integers(0, 80), st.integers(1, 120)),

@@ -313,7 +313,7 @@ _PHASES = st.sampled_from(list(Phase))
 _CODES = st.one_of(st.none(), st.sampled_from([0, 1, 5, 10, 20, 31, 40, 60, 99, 137, 143, 255]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(_PHASES, _CODES, st.booleans()), max_size=5),
     st.text(max_size=80),
@@ -342,7 +342,7 @@ def test_any_facts_come_to_an_outcome_and_green_needs_proof(
     assert outcome.kind != "cancelled"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from([Phase.BUILD, Phase.TEST]),
     st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=60)), max_size=8),

@@ -242,7 +242,7 @@ _EXAMPLES = st.sampled_from([text for rule in every_rule() for text in rule.exam
 _TEXTS = st.lists(st.one_of(st.text(max_size=40), _WORDS, _EXAMPLES), max_size=12).map("\n".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_TEXTS, st.one_of(st.none(), st.integers(-300, 300)), st.sampled_from([None, *Phase]))
 def test_no_text_breaks_it(text: str, exit_code: int | None, phase: Phase | None) -> None:
     verdict = judged(text, exit_code, phase)
@@ -254,7 +254,7 @@ def test_no_text_breaks_it(text: str, exit_code: int | None, phase: Phase | None
     assert len(verdict.lines) == len(verdict.numbers)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(_LOOSE, max_size=6), st.sampled_from(TEST_FAILURES))
 def test_messages_about_infrastructure_never_hide_a_failed_test(
     message: list[str], fail: str

@@ -327,7 +327,7 @@ def brute_force(problem: worlds.Problem) -> list[frozenset[int]]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(packages=UNIVERSE, invariant=st.lists(ATOM, max_size=1).map(" , ".join))
 def test_tiny_universes_are_decided_as_by_brute_force(packages: Fields, invariant: str) -> None:
     read, atoms = universe.parse(dump(packages))

@@ -275,7 +275,7 @@ def installable(repository: Assembled) -> set[str]:
     return {repository.universe.name(place) for some in worlds(repository) for place in some}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(files(), files())
 def test_what_is_lost_is_what_no_set_of_packages_has(
     before: dict[str, str], after: dict[str, str]
@@ -294,7 +294,7 @@ def test_what_is_lost_is_what_no_set_of_packages_has(
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(files())
 def test_no_set_of_packages_avoids_a_cycle(after: dict[str, str]) -> None:
     after = {name: text.partition("\nconflicts")[0] for name, text in after.items()}

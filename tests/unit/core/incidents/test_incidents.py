@@ -99,7 +99,7 @@ def test_one_cause_close_in_time_is_one_incident() -> None:
     assert [each.revision.number for each in later.faults] == [3]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(faults, max_size=12), st.randoms())
 def test_grouping_knows_no_order_and_no_repetition(found: list[FaultSeen], chance: object) -> None:
     shuffled = [*found, *found]
@@ -131,7 +131,7 @@ def hit(
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.builds(

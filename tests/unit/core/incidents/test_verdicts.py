@@ -127,7 +127,7 @@ def test_a_verdict_taken_back_is_evidence_for_others_and_makes_nothing_usual() -
     assert doubts([*taken_back, stands, *(verdict(n, minutes=14) for n in (8, 9, 10))]) == ()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.builds(

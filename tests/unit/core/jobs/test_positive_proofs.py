@@ -146,7 +146,7 @@ def test_what_can_be_installed_nowhere_is_proven(phase: Phase, rule: str) -> Non
     assert label(skipped) == "skipped(no_solution)"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from([phase for phase in Phase if phase not in PACKAGE_PHASES]),
     st.sampled_from([0, 1, 2, 5, 10, 20, 31, 40, 50, 60, 99, 100, 137, 143, 255]),

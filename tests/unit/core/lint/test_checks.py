@@ -255,7 +255,7 @@ FIELDS = st.sampled_from(
 
 
 @given(st.lists(st.tuples(FIELDS, st.recursive(ATOMS, _nested, max_leaves=12)), max_size=8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_shape_of_a_value_makes_a_check_fail(fields: list[tuple[str, str]]) -> None:
     text = "\n".join(f"{name}: {value}" for name, value in fields)
     for finding in findings(text, new=True, kinds=frozenset(CheckKind), names=["Hello"]):

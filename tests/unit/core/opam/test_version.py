@@ -57,7 +57,7 @@ def test_it_is_a_total_order(one: str, two: str, three: str) -> None:
 DEBIAN = st.from_regex(r"\A[0-9][0-9a-zA-Z.+~]{0,6}(-[0-9a-zA-Z.+~]{1,4})?\Z")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(DEBIAN, DEBIAN)
 def test_it_is_the_order_of_dpkg(left: str, right: str) -> None:
     relation = {-1: "lt", 0: "eq", 1: "gt"}[compare(left, right)]

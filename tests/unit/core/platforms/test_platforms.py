@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -309,7 +309,6 @@ SCRAPS = (
 KEYS = ["distribution", "ocaml", "variant", "arch", "opam", "pool", "runner", "image", "timeouts"]
 
 
-@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
@@ -339,7 +338,6 @@ def test_any_tables_are_read_or_refused_with_a_message(data: dict[str, Any]) -> 
     assert all(len(line) <= 300 and line.isprintable() for line in reported)
 
 
-@settings(deadline=None)
 @given(st.text() | st.text(alphabet='[]{}="\\\n#.p 15'))
 def test_any_text_is_read_or_refused_with_a_message(text: str) -> None:
     with pytest.raises(InvalidPlatformFile):
@@ -354,7 +352,6 @@ VERSIONS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(
     distributions=st.lists(
         st.sampled_from(["debian-13", "debian-testing", "opensuse-15.6", "macos-homebrew", "a"]),
