@@ -40,10 +40,14 @@ class Stranger:
 
     async def answer(self) -> bytes:
         """Returns all that comes until the other side hangs up."""
+        found = b""
         try:
-            return await asyncio.wait_for(self._reader.read(), 20)
+            async with asyncio.timeout(20):
+                while some := await self._reader.read(1 << 16):
+                    found += some
         except ConnectionError:
-            return b""
+            pass  # what was sent meanwhile is refused: that takes nothing back
+        return found
 
     async def is_open(self) -> bool:
         try:
