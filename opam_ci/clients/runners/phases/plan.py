@@ -10,8 +10,9 @@ from opam_ci.core.jobs.job import Phase
 
 SWITCH = "ci"
 OPAM_ROOT = "home/opam/.opam"
-DOWNLOADS = f"{OPAM_ROOT}/download-cache"
 """opam's root, relative to the build root."""
+
+DOWNLOADS = f"{OPAM_ROOT}/download-cache"
 
 SWITCH_STATE = f"{OPAM_ROOT}/{SWITCH}/.opam-switch/switch-state"
 """opam's list of installed packages."""
