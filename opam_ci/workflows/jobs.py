@@ -246,7 +246,7 @@ class JobRunner:
             build_cache=checks.build_cache,
             source=state.revision.source,
             builds_known_failures=self._builds_known_failures(job),
-            # Of a restart none: it is no audit.
+            # A restarted job always runs, and is not compared with known verdicts.
             known_verdicts=dict(known_verdicts) if self._table[job.id].round == 1 else {},
         )
 

@@ -35,7 +35,7 @@ _BUILT = and_(
     ATTEMPTS.c.outcome["evidence", "reused", "head"].as_string().is_(None),
 )
 """Not so of a job that ended since a dependency is known to fail, or with the verdict of another
-one that had the same solution: it is no evidence of its own."""
+one that had the same solution: its verdict is not used for other jobs."""
 _MOST_KNOWN = 3
 """Verdicts that go with a job, each some hundred bytes: it had as many solutions lately."""
 
