@@ -3,7 +3,7 @@
 import asyncio
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +28,7 @@ from opam_ci.cli.selection.lookup import base_and_head
 from opam_ci.clients import programs
 from opam_ci.clients.git.repository import Repository
 from opam_ci.clients.platform_files import load_platforms
+from opam_ci.clients.runners.phases import mirrors
 from opam_ci.core.errors import UsageError
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
@@ -234,6 +235,7 @@ def check(
         lint_only=lint_only,
         archive_mirrors=tuple(mirror or ()),
         only_mirrored=only_mirrored,
+        mirrored=_contents(mirror or ()) if only_mirrored else None,
         unavailable=settings.unavailable or "skip",
         build_cache=cache,
         reuse_verdicts=settings.reuse_verdicts if reuse is None else reuse,
@@ -248,6 +250,14 @@ def check(
     view = make_view(as_json=as_json)
     summary = asyncio.run(_check(settings, ref, revision, temporal, port, view))
     raise typer.Exit(EXIT_CODES[summary.state])
+
+
+def _contents(urls: Sequence[str]) -> str | None:
+    """Returns a digest of what mirrors have; None if they are not all on this machine."""
+    try:
+        return mirrors.inside(tuple(urls)).contents
+    except InfrastructureError:
+        return None  # its jobs say why, or are done by workers that have them
 
 
 async def _check(

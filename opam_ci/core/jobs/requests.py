@@ -72,10 +72,12 @@ class Surroundings(Frozen):
     Attributes:
         archive_mirrors: URLs for opam's `archive-mirrors`.
         only_mirrored: Whether builds see only packages whose sources a mirror has.
+        mirrored: A digest of what the mirrors had when the check began, if only that is seen.
     """
 
     archive_mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
+    mirrored: str | None = None
 
 
 class CheckOptions(Frozen):
@@ -86,6 +88,7 @@ class CheckOptions(Frozen):
         lint_only: Stop after analysis and lint.
         archive_mirrors: URLs for opam's `archive-mirrors`.
         only_mirrored: Whether builds see only packages whose sources a `file://` mirror has.
+        mirrored: A digest of what such mirrors have, for plan keys; None if all are seen.
         unavailable: What a package is that is available on none of the platforms: a skip or a
             failure.
         build_cache: Whether compiled dependencies may come from a worker's cache.
@@ -103,6 +106,7 @@ class CheckOptions(Frozen):
     lint_only: bool = False
     archive_mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
+    mirrored: str | None = None
     unavailable: Unavailable = "skip"
     build_cache: bool = True
     reuse_verdicts: bool = True
@@ -114,10 +118,17 @@ class CheckOptions(Frozen):
 
     @property
     def reuse(self) -> Surroundings | None:
-        """What all jobs have in common for their plan keys; None for no keys."""
-        if not self.reuse_verdicts:
+        """What all jobs have in common for their plan keys; None for no keys.
+
+        What mirrors have decides which packages are seen: where that is not known, nothing is.
+        """
+        if not self.reuse_verdicts or (self.only_mirrored and self.mirrored is None):
             return None
-        return Surroundings(archive_mirrors=self.archive_mirrors, only_mirrored=self.only_mirrored)
+        return Surroundings(
+            archive_mirrors=self.archive_mirrors,
+            only_mirrored=self.only_mirrored,
+            mirrored=self.mirrored,
+        )
 
 
 class Origin(Frozen):

@@ -23,7 +23,7 @@ AGREED: Final = 2
 """A failure holds once so many attempts have failed alike: it was not by chance."""
 
 _FAILURES: Final = frozenset({FailureReason.BUILD, FailureReason.TEST, FailureReason.DEPENDENCY})
-_SKIPS: Final = frozenset({SkipReason.NO_SOLUTION, SkipReason.UNAVAILABLE})
+_SKIPS: Final = frozenset({SkipReason.NO_SOLUTION, SkipReason.UNAVAILABLE, SkipReason.NOT_MIRRORED})
 
 
 class Attempted(Frozen):

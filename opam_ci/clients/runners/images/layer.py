@@ -163,7 +163,7 @@ def layer_key(image: str, spec: BuildSpec, shown: mirrors.Mirrors) -> str:
         spec.repository.base_commit,
         spec.platform.compiler,
         spec.platform.opam,
-        shown.digest if spec.only_mirrored else None,
+        shown.contents if spec.only_mirrored else None,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

@@ -1,11 +1,13 @@
 """Archive mirrors as builds see them."""
 
 import hashlib
+import os
 import re
 import tarfile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from opam_ci.core.jobs.archives import KINDS
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.model import Frozen
@@ -40,9 +42,14 @@ class Mirrors(Frozen):
         return f"archive-mirrors: [{quoted}]"
 
     @property
-    def digest(self) -> str:
-        """A key for what depends on the mirrors."""
-        return hashlib.sha256(repr((self.urls, self.directories)).encode()).hexdigest()[:8]
+    def contents(self) -> str:
+        """A key for what depends on the mirrors and on which archives the local ones have now."""
+        digest = hashlib.sha256(repr((self.urls, self.directories)).encode())
+        for directory, _ in self.directories:
+            for kind in KINDS:
+                for place, _, names in sorted(os.walk(directory / kind)):
+                    digest.update(repr((place, sorted(names))).encode())
+        return digest.hexdigest()[:16]
 
     def with_sources(self, directory: Path) -> "Mirrors":
         """Returns these mirrors, and a directory of archives beside them."""

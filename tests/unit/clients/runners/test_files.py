@@ -223,6 +223,21 @@ def test_a_package_is_mirrored_if_all_its_sources_are(
     assert mirrors.is_mirrored(text, (tmp_path,)) is mirrored
 
 
+def test_what_depends_on_a_mirror_depends_on_the_archives_that_it_has(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    archive = tmp_path / "sha256" / "ab" / f"ab{'0' * 62}"
+    archive.parent.mkdir(parents=True)
+    shown = mirrors.inside((tmp_path.as_uri(),))
+    empty = shown.contents
+    archive.write_bytes(b"1")
+    full = shown.contents
+    archive.write_bytes(b"2")  # what it has is asked for, by its checksum
+    (tmp_path / "README").touch()
+    assert (shown.contents, mirrors.Mirrors().contents) == (full, mirrors.Mirrors().contents)
+    archive.unlink()
+    assert shown.contents == empty != full != mirrors.inside(("https://x.org",)).contents
+
+
 def test_a_repository_is_reduced_to_what_mirrors_have(tmp_path: Path) -> None:
     source = 'url { src: "https://x/y" checksum: "md5=%s" }\n' % ("f" * 32)
     files = {
