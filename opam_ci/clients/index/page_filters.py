@@ -7,7 +7,6 @@ from sqlalchemy import (
     FromClause,
     Select,
     and_,
-    case,
     exists,
     false,
     func,
@@ -19,14 +18,11 @@ from sqlalchemy import (
 )
 
 from opam_ci.clients.index.schema import ATTEMPTS, JOBS
-from opam_ci.core.jobs.summary import FIXED, Standing
+from opam_ci.clients.index.standings import WHY
+from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.pages.causes import ROOT_KINDS
 from opam_ci.core.pages.filter import PageFilter
 from opam_ci.core.pages.model import ChangeClass
-
-_WHY = func.coalesce(
-    JOBS.c.failure_reason, JOBS.c.skip_reason, JOBS.c.cause, case((JOBS.c.fixed, FIXED))
-)
 
 SUBJECT = func.coalesce(JOBS.c.revdep, JOBS.c.package)
 """The package that a job builds."""
@@ -69,7 +65,7 @@ def page_condition(
              wanted.packages),
         _any(lambda name: named(JOBS.c.revdep, name), wanted.revdeps),
         _any(lambda name: named(JOBS.c.blame, name), wanted.blames),
-        _any(_WHY.__eq__, wanted.causes),
+        _any(WHY.__eq__, wanted.causes),
         _any(lambda key: _in_group(key, revision_id), wanted.groups),
         _any(lambda key: _in_cascade(key, revision_id), wanted.cascades),
         *(JOBS.c.name.icontains(word, autoescape=True) for word in wanted.words),

@@ -33,7 +33,7 @@ from opam_ci.core.jobs.summary import (
 )
 from opam_ci.core.jobs.tally import counts_of, explaining
 
-_WHY = func.coalesce(
+WHY = func.coalesce(
     JOBS.c.failure_reason,
     JOBS.c.skip_reason,
     JOBS.c.cause,
@@ -67,7 +67,7 @@ def standings(
         JOBS.c.kind != JobKind.ANALYSIS,
         JOBS.c.name.not_in(_values(connection, excluding)) if excluding else true(),
     )
-    keys = (JOBS.c.platform, JOBS.c.kind, JOBS.c.standing, _WHY.label("why"))
+    keys = (JOBS.c.platform, JOBS.c.kind, JOBS.c.standing, WHY.label("why"))
     query = select(*keys, func.count().label("number")).where(chosen).group_by(*keys)
     numbers: dict[str, Counter[CountKey]] = defaultdict(Counter)
     for platform, kind, standing, why, number in connection.execute(query):

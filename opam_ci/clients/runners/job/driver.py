@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,6 +94,11 @@ def check_repository(
             cause=Cause.REPOSITORY_STATE,
             phase=Phase.SETUP,
         )
+
+
+def _archives(files: Mapping[str, bytes]) -> dict[str, tuple[Archive, ...]]:
+    """Returns the archives of those packages whose sources are all fixed."""
+    return {name: found for name, text in files.items() if (found := archives(text)) is not None}
 
 
 class JobRun:
@@ -263,8 +268,7 @@ class JobRun:
         """Installs system packages, and puts cached dependencies over them."""
         files = await self._opam_files(*self._solution)
         # A package without a file may be anything.
-        found = {name: await asyncio.to_thread(archives, text) for name, text in files.items()}
-        self._archives = {name: each for name, each in found.items() if each is not None}
+        self._archives = await asyncio.to_thread(_archives, files)
         self._is_fixed = len(self._archives) == len(self._solution)
         if self._spec.job.kind in REVDEP_KINDS:
             # Before package code runs: it is what the merge has.
