@@ -23,7 +23,6 @@ from opam_ci.cli.local import services
 from opam_ci.clients.host import HostNeeds
 from opam_ci.clients.index import Index
 from opam_ci.clients.logs.store import ArtifactStore
-from opam_ci.core.jobs.build import RepositoryRef
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import Cause
 from opam_ci.core.jobs.plan import PlannedJob
@@ -39,6 +38,7 @@ from opam_ci.workflows.platform import PlatformWorkflow
 from opam_ci.workflows.states import PlatformState
 from tests.support.fakes.queue import all_served
 from tests.support.fakes.runners import FakeRunner
+from tests.support.samples.specs import REPOSITORY
 
 pytestmark = pytest.mark.e2e
 
@@ -99,13 +99,7 @@ async def build_all(client: Client, index: Index, pool: str, jobs: int) -> Count
         opened_at=datetime.now(UTC),
         name=platform.name,
         platform=platform,
-        repository=RepositoryRef(
-            base_commit="b" * 40,
-            base_archive="base",
-            overlay_archive="overlay",
-            overlay_packages=1,
-            package_count=1,
-        ),
+        repository=REPOSITORY,
     )
     rows = [
         PlannedJob(job=Job(platform=platform.name, package=f"p{n}.1", kind=JobKind.BUILD))

@@ -11,17 +11,17 @@ from temporalio.testing import ActivityEnvironment
 from opam_ci.activities.build import BuildActivities
 from opam_ci.clients.logs.store import ArtifactStore
 from opam_ci.clients.runners.base import LogSink
-from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec, RepositoryRef
+from opam_ci.core.jobs.build import BuildProgress, BuildReport, BuildSpec
 from opam_ci.core.jobs.facts import PhaseRun
-from opam_ci.core.jobs.job import Job, JobKind, Phase
+from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.known_verdict import KnownVerdict
 from opam_ci.core.jobs.messages import JobContext, JobReport, RunJob
 from opam_ci.core.jobs.outcome import Evidence, Passed
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.retry import RetrySettings
-from opam_ci.core.platforms.model import EMBEDDED
 from tests.support.fakes.runners import FakeRunner, facts
 from tests.support.samples.known_verdicts import RAN, known_verdict
+from tests.support.samples.specs import SPEC
 
 KEY, OTHER = "1" * 32, "2" * 32
 PASSED = known_verdict(Passed(evidence=Evidence(rule="installed")))
@@ -49,18 +49,7 @@ class Solving(FakeRunner):
 
 async def report(tmp_path: Path, known: dict[str, KnownVerdict], *, ends: bool) -> JobReport:
     """Runs a job to which some verdicts went."""
-    spec = BuildSpec(
-        job=Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD),
-        platform=EMBEDDED,
-        repository=RepositoryRef(
-            base_commit="b" * 40,
-            base_archive="base",
-            overlay_archive="overlay",
-            overlay_packages=1,
-            package_count=1,
-        ),
-        known_verdicts=known,
-    )
+    spec = SPEC.model_copy(update={"known_verdicts": known})
     context = JobContext(
         pull_request=PullRequestRef(owner="o", repo="r", number=1),
         head="a" * 40,

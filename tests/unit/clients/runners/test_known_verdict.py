@@ -15,22 +15,10 @@ from opam_ci.clients.runners.phases.phase_log import PhaseLog
 from opam_ci.clients.runners.phases.steps import Step
 from opam_ci.clients.runners.phases.transcript import Transcript
 from opam_ci.clients.runners.sandbox.process import ProcessResult
-from opam_ci.core.jobs.build import BuildSpec, RepositoryRef
-from opam_ci.core.jobs.job import Job, JobKind, Phase
-from opam_ci.core.platforms.model import EMBEDDED
+from opam_ci.core.jobs.job import Phase
 from tests.support.samples.known_verdicts import RAN, known_verdict
+from tests.support.samples.specs import SPEC
 
-SPEC = BuildSpec(
-    job=Job(platform=EMBEDDED.name, package="a.1", kind=JobKind.BUILD),
-    platform=EMBEDDED,
-    repository=RepositoryRef(
-        base_commit="b" * 40,
-        base_archive="base",
-        overlay_archive="overlay",
-        overlay_packages=1,
-        package_count=1,
-    ),
-)
 LISTED = f"{'0' * 64}  ./a/a.1/opam\n".encode()
 
 
