@@ -302,6 +302,14 @@ def test_a_job_that_was_not_run_leads_to_the_one_that_was(filled: httpx.Client, 
     assert "was not run" not in filled.get(JOB).text
 
 
+def record(site: Site, status: JobStatus) -> None:
+    """Adds a job to the newest head, or puts its new state there."""
+    index = Index.open(site.sources.index_url)
+    key = world.key_of(world.NEW)
+    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
+    index.close()
+
+
 def test_a_job_that_ended_with_its_solution_leads_to_the_one_that_was_built(
     filled: httpx.Client, site: Site
 ) -> None:
@@ -309,10 +317,7 @@ def test_a_job_that_ended_with_its_solution_leads_to_the_one_that_was_built(
     status = JobStatus(
         job=job, state=JobState.DECIDED, outcome=known_verdict().outcome, attempt=1, log="logs/x"
     )
-    index = Index.open(site.sources.index_url)
-    key = world.key_of(world.NEW)
-    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
-    index.close()
+    record(site, status)
     page = filled.get(JOB.replace("cppo.1.8.0", "needs.1")).text
     assert "This job was not built." in page
     # Where that was a job of another kind, to that.
@@ -327,10 +332,7 @@ def test_a_job_that_did_not_build_what_failed_leads_to_one_that_did(
     evidence = failed().evidence.model_copy(update={"seen_in": seen(round_=2)})
     outcome = failed().model_copy(update={"evidence": evidence})
     status = JobStatus(job=job, state=JobState.DECIDED, outcome=outcome, attempt=1)
-    index = Index.open(site.sources.index_url)
-    key = world.key_of(world.NEW)
-    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
-    index.close()
+    record(site, status)
     page = filled.get(JOB.replace("cppo.1.8.0", "needs.1")).text
     assert "This job did not build the dependency" in page
     there = "build,debian-13-ocaml-5.3@amd64,foo.1?attempt=2-1#log"
@@ -346,10 +348,7 @@ def test_a_failure_says_what_it_is_without_the_change(filled: httpx.Client, site
     evidence = Evidence(rule="package-report", on_base=OnBase.PASSES)
     outcome = Failed(reason=FailureReason.BUILD, evidence=evidence)
     status = JobStatus(job=job, state=JobState.DECIDED, outcome=outcome, attempt=1)
-    index = Index.open(site.sources.index_url)
-    key = world.key_of(world.NEW)
-    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
-    index.close()
+    record(site, status)
     page = filled.get(JOB.replace("cppo.1.8.0", "old.1")).text
     there = JOB.rpartition("/job/")[2].replace("cppo.1.8.0", "old.1").replace("build", "base-build")
     link = f'<a href="/{world.REPOSITORY}/pull/{world.NUMBER}/job/{there}">Without this change</a>'
@@ -360,10 +359,7 @@ def test_a_fixed_job_leads_to_where_it_failed(filled: httpx.Client, site: Site) 
     job = Job(platform=world.PLATFORMS[0], package="old.1", kind=JobKind.BUILD)
     outcome = fixed("<b>it never worked</b>")
     status = JobStatus(job=job, state=JobState.DECIDED, outcome=outcome, attempt=1)
-    index = Index.open(site.sources.index_url)
-    key = world.key_of(world.NEW)
-    index.record(RowBatch(key=key, rows=(status,), sequence=1, updated_at=key.opened_at))
-    index.close()
+    record(site, status)
     page = filled.get(JOB.replace("cppo.1.8.0", "old.1")).text
     there = "base-build,debian-13-ocaml-5.3@amd64,r.1?attempt=2-1#log"
     link = f'<a href="/ocaml/opam-repository/commit/{"c" * 40}/job/{there}">Without this change</a>'
