@@ -216,7 +216,8 @@ class ContainerLayers:
             InfrastructureError: It cannot be made.
         """
         shown = mirrors.inside(spec.archive_mirrors)
-        description = self._home / f"{layer_key(image, spec, shown)}.json"
+        key = await asyncio.to_thread(layer_key, image, spec, shown)
+        description = self._home / f"{key}.json"
 
         async def find() -> ContainerLayer | None:
             layer = read_manifest(description, ContainerLayer)

@@ -206,7 +206,8 @@ class LayerStore:
             InfrastructureError: It cannot be made.
         """
         shown = mirrors.inside(spec.archive_mirrors)
-        directory = self._home / layer_key(image.manifest.digest, spec, shown)
+        key = await asyncio.to_thread(layer_key, image.manifest.digest, spec, shown)
+        directory = self._home / key
 
         async def find() -> Layer | None:
             manifest = read_manifest(directory / "manifest.json", LayerManifest)

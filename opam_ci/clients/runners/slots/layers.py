@@ -75,7 +75,7 @@ class NativeLayers:
         switch = machine.switch(spec.platform)
         shown = mirrors.inside(spec.archive_mirrors)
         below = hashlib.sha256(repr((machine, switch, str(slot.home))).encode()).hexdigest()
-        directory = self._home / layer_key(below, spec, shown)
+        directory = self._home / await asyncio.to_thread(layer_key, below, spec, shown)
 
         async def find() -> Layer | None:
             manifest = read_manifest(directory / "manifest.json", LayerManifest)
