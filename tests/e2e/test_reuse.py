@@ -1,5 +1,6 @@
 """Jobs with the same inputs as ones that ran: a real Temporal server, real builds, a real index."""
 
+import hashlib
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -9,22 +10,30 @@ import pytest
 from opam_ci.core.jobs.job import Job
 from tests.e2e.conftest import System, result
 from tests.support.fakes import opam_repository
+from tests.support.worlds.rootfs import archive
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ECHO = 'build: ["sh" "-c" "echo built"]\n'
 TESTED = f'{ECHO}run-test: ["sh" "-c" "echo tested"]\n'
 FAILS = 'build: ["sh" "-c" "echo it is broken; exit 3"]\n'
+SOURCE = archive({"file": "x"})
+DIGEST = hashlib.sha256(SOURCE).hexdigest()
 BASE = {
     **opam_repository.package("dep.1", ECHO),
     **opam_repository.package("user.1", f'depends: "lib"\n{ECHO}'),
     **opam_repository.package("broken.1", f'depends: "lib"\n{FAILS}'),
+    # Only a mirror can have its sources.
+    **opam_repository.package(
+        "far.1", f'{ECHO}url {{ src: "http://[::1]:9/x.tgz" checksum: "sha256={DIGEST}" }}\n'
+    ),
 }
 TOPIC = {
     **opam_repository.package("lib.1", f'depends: "dep"\n{TESTED}'),
     **opam_repository.package("alone.1", TESTED),
     **opam_repository.package("other.1", ECHO),
 }
+NEEDS_FAR = opam_repository.package("near.1", f'depends: "far"\n{ECHO}')
 CHANGED = opam_repository.package("other.1", f"x-changed: true\n{ECHO}")
 
 
@@ -33,15 +42,19 @@ class Checks:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self.repo = opam_repository.write(system.home / "reuse", BASE, {"topic": TOPIC})
+        self.repo = opam_repository.write(
+            system.home / "reuse", BASE, {"topic": TOPIC, "far": NEEDS_FAR}
+        )
 
-    def check(self, *words: str, exits: int) -> tuple[set[str], set[str], dict[str, Any]]:
-        """Checks the branch.
+    def check(
+        self, *words: str, exits: int, branch: str = "topic"
+    ) -> tuple[set[str], set[str], dict[str, Any]]:
+        """Checks a branch.
 
         Returns:
             The jobs that ran, those that did not, and the rows of all.
         """
-        where = ("--repo", str(self.repo), "--branch", "topic", "--revdeps", "--lower-bounds")
+        where = ("--repo", str(self.repo), "--branch", branch, "--revdeps", "--lower-bounds")
         done = self._system.run("check", "--json", *where, *words, check=exits)
         jobs = {
             Job.model_validate(row["job"]).id: row
@@ -115,3 +128,27 @@ def test_a_head_runs_what_no_head_before_ran(checks: Checks, system: System) -> 
     # Off by a switch.
     ran, reused, _ = checks.check("--no-reuse", exits=1)
     assert reused == set()
+
+
+def test_what_no_mirror_has_is_looked_for_again_once_one_has_more(
+    checks: Checks, system: System
+) -> None:
+    mirror = system.home / "mirror"
+    mirror.mkdir(mode=0o755)
+    near = "build debian-13-ocaml-5.3/amd64 near.1"
+
+    def check() -> tuple[bool, str]:
+        words = ("--mirror", mirror.as_uri(), "--only-mirrored")
+        ran, reused, jobs = checks.check(*words, exits=0, branch="far")
+        assert (near in ran) != (near in reused)
+        return near in ran, jobs[near]["outcome"].get("reason", jobs[near]["outcome"]["kind"])
+
+    assert check() == (True, "not_mirrored")
+    assert check() == (False, "not_mirrored")
+    kept = mirror / "sha256" / DIGEST[:2] / DIGEST
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(SOURCE)
+    assert check() == (True, "passed")
+    assert check() == (False, "passed")
+    kept.unlink()
+    assert check() == (False, "not_mirrored")

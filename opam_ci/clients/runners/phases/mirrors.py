@@ -48,7 +48,8 @@ class Mirrors(Frozen):
         for directory, _ in self.directories:
             for kind in KINDS:
                 for place, _, names in sorted(os.walk(directory / kind)):
-                    digest.update(repr((place, sorted(names))).encode())
+                    if names:
+                        digest.update(repr((place, sorted(names))).encode())
         return digest.hexdigest()[:16]
 
     def with_sources(self, directory: Path) -> "Mirrors":

@@ -226,9 +226,9 @@ def test_a_package_is_mirrored_if_all_its_sources_are(
 def test_what_depends_on_a_mirror_depends_on_the_archives_that_it_has(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     archive = tmp_path / "sha256" / "ab" / f"ab{'0' * 62}"
-    archive.parent.mkdir(parents=True)
     shown = mirrors.inside((tmp_path.as_uri(),))
     empty = shown.contents
+    archive.parent.mkdir(parents=True)
     archive.write_bytes(b"1")
     full = shown.contents
     archive.write_bytes(b"2")  # what it has is asked for, by its checksum
