@@ -233,9 +233,13 @@ def test_what_depends_on_a_mirror_depends_on_the_archives_that_it_has(tmp_path: 
     full = shown.contents
     archive.write_bytes(b"2")  # what it has is asked for, by its checksum
     (tmp_path / "README").touch()
-    assert (shown.contents, mirrors.Mirrors().contents) == (full, mirrors.Mirrors().contents)
-    archive.unlink()
-    assert shown.contents == empty != full != mirrors.inside(("https://x.org",)).contents
+    assert shown.contents == full
+    (archive.parent / f"ab{'1' * 62}").touch()
+    found = [shown.contents, full, empty, mirrors.inside(("https://x.org",)).contents]
+    assert len({*found, mirrors.Mirrors().contents}) == 5
+    for each in archive.parent.iterdir():
+        each.unlink()
+    assert shown.contents == empty
 
 
 def test_a_repository_is_reduced_to_what_mirrors_have(tmp_path: Path) -> None:
