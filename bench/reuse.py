@@ -209,6 +209,10 @@ class Switch:
         return self.opam("install", "--show-actions", *options, package)
 
 
+def are_same(names: set[str], one: Reachable, other: Reachable) -> bool:
+    return all(one.plain.get(each) == other.plain.get(each) for each in names)
+
+
 def prove(history: History, commits: list[str], number: int, seed: int) -> tuple[int, list[str]]:
     """Returns how many targets were tried, and those whose answers differ."""
     chance = random.Random(seed)  # noqa: S311 - the same targets in each run, no secret
@@ -217,31 +221,28 @@ def prove(history: History, commits: list[str], number: int, seed: int) -> tuple
     while tried < number:
         pair = chance.sample(commits, 2)
         one, other = (history.reach(commit) for commit in pair)
-
-        def compiler_changed(one: Reachable = one, other: Reachable = other) -> bool:
-            return any(one.plain.get(each) != other.plain.get(each) for each in installed)
-
-        if compiler_changed():
-            continue  # no key is the same
+        if not are_same(installed, one, other):
+            continue  # the compiler itself has changed: no key is the same
         with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
             folders = [Path(name, commit) for commit in pair]
             ends = list(pool.map(Switch, [history] * 2, pair, folders))
             installed.update(*(each.installed for each in ends))
-            if not compiler_changed():
-                known = history.packages(pair[0])
-                for _ in range(-(-number // PAIRS)):
-                    # Half of them with their tests: then more has to be the same.
-                    tests = chance.random() < 0.5
-                    equal = [n for n in known if one.of(n, tests=tests) == other.of(n, tests=tests)]
-                    package = chance.choice(known[chance.choice(equal)])
-                    asked = [pool.submit(each.answer, package, tests=tests) for each in ends]
-                    answers = [each.result() for each in asked]
-                    tried += 1
-                    if answers[0] != answers[1]:
-                        wrong.append(package)
-                        print(f"{package} at {' and '.join(pair)}:", *answers, sep="\n")
-                    if not tried % 10:
-                        print(f"{tried} targets tried, {len(wrong)} differ", file=sys.stderr)
+            if not are_same(installed, one, other):
+                continue
+            known = history.packages(pair[0])
+            for _ in range(-(-number // PAIRS)):
+                # Half of them with their tests: then more has to be the same.
+                tests = chance.random() < 0.5
+                equal = [n for n in known if one.of(n, tests=tests) == other.of(n, tests=tests)]
+                package = chance.choice(known[chance.choice(equal)])
+                asked = [pool.submit(each.answer, package, tests=tests) for each in ends]
+                answers = [each.result() for each in asked]
+                tried += 1
+                if answers[0] != answers[1]:
+                    wrong.append(package)
+                    print(f"{package} at {' and '.join(pair)}:", *answers, sep="\n")
+                if not tried % 10:
+                    print(f"{tried} targets tried, {len(wrong)} differ", file=sys.stderr)
     return tried, wrong
 
 
