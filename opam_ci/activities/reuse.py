@@ -44,6 +44,7 @@ class Reuse:
         store: Has listings of reverse dependencies.
         testing: For which jobs are planned.
         platforms: What is known of each, by its name; none for no keys.
+        audited_percent: How many jobs run although a verdict holds.
 
     Attributes:
         listings: Of those jobs that took the verdict of a listing: their reverse dependencies are
@@ -57,11 +58,13 @@ class Reuse:
         store: ArtifactStore,
         testing: RevisionKey,
         platforms: dict[str, _OnPlatform],
+        audited_percent: int,
     ) -> None:
         self._index = index
         self._store = store
         self._testing = revision_folder(testing)
         self._platforms = platforms
+        self._audited_percent = audited_percent
         self.listings: dict[Job, RevdepList] = {}
         self.reused = 0
 
@@ -105,7 +108,8 @@ class Reuse:
                 image = await INDEX.run(index.image_of, one.name, one.pool)
                 # A key is written down in any case: a later testing may use the verdict.
                 known[one.name] = _OnPlatform(keys, image if takes_verdicts else None)
-        return cls(index, store, testing, known)
+        audited = 0 if surroundings is None else surroundings.audited_percent
+        return cls(index, store, testing, known, audited)
 
     async def complete(self, jobs: Iterable[PlannedJob], now: datetime) -> list[PlannedJob]:
         """Returns jobs with their keys, and with verdicts where some hold.
@@ -161,7 +165,7 @@ class Reuse:
         key = planned.plan_key
         if key is None or (verdict := verdicts.get(key)) is None:
             return planned
-        if is_audited(key, self._testing):
+        if is_audited(key, self._testing, self._audited_percent):
             return planned.model_copy(update={"audits": verdict.label})
         if planned.job.kind is JobKind.LIST_REVDEPS and verdict.outcome.kind == "passed":
             listing = await self._listing(verdict)

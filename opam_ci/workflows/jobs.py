@@ -252,11 +252,11 @@ class JobRunner:
 
     def _builds_known_failures(self, job: Job) -> bool:
         """Whether a job builds what is known to fail: restarted, by request, or as an audit."""
-        state = self._state
+        checks, testing = self._state.revision.options, revision_folder(self._state.key)
         return (
             self._table[job.id].round > 1
-            or not state.revision.options.reuse_verdicts
-            or is_audited(job.id, revision_folder(state.key))
+            or not checks.reuse_verdicts
+            or is_audited(job.id, testing, checks.audited_percent)
         )
 
     def _report(self, running: _Running, job: Job, error: ActivityError) -> JobReport:

@@ -1,15 +1,12 @@
 """A dependency that is known to fail is not built again: a real Temporal server, real builds."""
 
 import json
-from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from opam_ci.core.jobs.job import Job
-from opam_ci.core.jobs.records import RevisionKey, revision_folder
-from opam_ci.core.reuse.settled import is_audited
 from tests.e2e.conftest import System, result, wait_for
 from tests.support.fakes import opam_repository
 
@@ -45,14 +42,13 @@ def test_the_third_job_that_needs_it_ends_without_building_it(system: System) ->
     found = third(system)
     assert verdict(found["status"]) == ("failed", "dependency", "broken.1")
     seen = found["status"]["outcome"]["evidence"]["seen_in"]
-    if not is_audit(found):
-        assert (seen["branch"], seen["job"]["package"]) == ("second", "second.1")
-        printed = log(system, "third")
-        assert PHASE not in printed
-        assert "broken.1 is not built, nor anything that needs it" in printed
-        for name in ("first", "second"):
-            assert f"opam-ci log local/known:{name} --head" in printed
-        assert "Error: it is broken" in printed
+    assert (seen["branch"], seen["job"]["package"]) == ("second", "second.1")
+    printed = log(system, "third")
+    assert PHASE not in printed
+    assert "broken.1 is not built, nor anything that needs it" in printed
+    for name in ("first", "second"):
+        assert f"opam-ci log local/known:{name} --head" in printed
+    assert "Error: it is broken" in printed
 
     # A restart builds it, and anybody can say so on one's own.
     job = found["status"]["job"]
@@ -74,13 +70,6 @@ def third(system: System) -> dict[str, Any]:
 def is_decided(record: dict[str, Any], round_: int) -> bool:
     status = record.get("status", {})
     return status.get("round") == round_ and status["outcome"] is not None
-
-
-def is_audit(record: dict[str, Any]) -> bool:
-    """Whether the job is one of the few that run although it is known."""
-    testing = RevisionKey.model_validate(record["revision"])
-    assert isinstance(testing.opened_at, datetime)
-    return is_audited(Job(**record["status"]["job"]).id, revision_folder(testing))
 
 
 def verdict(row: dict[str, Any]) -> tuple[str, str, str]:

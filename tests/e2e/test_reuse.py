@@ -3,11 +3,14 @@
 import hashlib
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from opam_ci.clients.index import Index
 from opam_ci.core.jobs.job import Job
+from opam_ci.core.reuse.settled import Audits
 from tests.e2e.conftest import System, result
 from tests.support.fakes import opam_repository
 from tests.support.worlds.rootfs import archive
@@ -61,23 +64,28 @@ class Checks:
             for row in result(done)["jobs"]
             if row["job"]["kind"] not in {"analysis", "lint"}
         }
-        audited = self._audited(result(done)["head"])
         reused = {
             name for name, row in jobs.items() if row["outcome"].get("evidence", {}).get("reused")
         }
-        assert not reused & audited
-        return jobs.keys() - reused - audited, reused | audited, jobs
+        return jobs.keys() - reused, reused, jobs
 
-    def _audited(self, head: str) -> set[str]:
-        """Returns jobs that ran only to be compared: few, and chosen by chance."""
-        with closing(sqlite3.connect(self._system.home / "index.sqlite")) as index:
-            query = (
-                "SELECT name FROM jobs JOIN revisions ON revisions.id = revision_id "
-                # The same head may have been checked before.
-                "WHERE opened_at = (SELECT max(opened_at) FROM revisions WHERE head = ?) "
-                "AND audits IS NOT NULL"
+    def audits(self) -> Audits:
+        """Returns how many verdicts were compared with those that were known."""
+        index = Index.open(f"sqlite:///{self._system.home}/index.sqlite")
+        try:
+            return index.ops_page(datetime.now(UTC)).quality.audits
+        finally:
+            index.close()
+
+    def plant(self, wrong: str, right: str) -> None:
+        """Gives a job's verdicts the key of another one, which loses its own."""
+        with closing(sqlite3.connect(self._system.home / "index.sqlite")) as index, index:
+            index.execute(
+                "UPDATE jobs SET plan_key = (SELECT plan_key FROM jobs WHERE name = ?) "
+                "WHERE name = ?",
+                (wrong, right),
             )
-            return {name for (name,) in index.execute(query, (head,))}
+            index.execute("UPDATE jobs SET plan_key = NULL WHERE name = ?", (wrong,))
 
 
 @pytest.fixture
@@ -128,6 +136,27 @@ def test_a_head_runs_what_no_head_before_ran(checks: Checks, system: System) -> 
     # Off by a switch.
     ran, reused, _ = checks.check("--no-reuse", exits=1)
     assert reused == set()
+
+
+def test_an_audit_finds_that_a_verdict_is_not_that_of_its_key(checks: Checks) -> None:
+    broken, user = (
+        f"revdep debian-13-ocaml-5.3/amd64 lib.1 {name}.1" for name in ("broken", "user")
+    )
+    for _ in range(2):
+        checks.check(exits=1)
+    assert checks.audits() == Audits()
+
+    ran, reused, _ = checks.check("--audit", "100", exits=1)
+    assert reused == set()
+    assert {broken, user} <= ran
+    assert checks.audits() == Audits(compared=len(ran))
+
+    # As if both jobs had the same key: the wrong verdict holds until it is compared.
+    checks.plant(broken, user)
+    assert broken in checks.check(exits=0)[1]
+    checks.check("--audit", "100", exits=1)
+    assert checks.audits() == Audits(compared=2 * len(ran), differed=1)
+    assert broken in checks.check(exits=1)[0]
 
 
 def test_what_no_mirror_has_is_looked_for_again_once_one_has_more(

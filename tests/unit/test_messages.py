@@ -623,6 +623,7 @@ def test_help_of_options() -> None:
             "Only this package, or version of it.",
             "Only those whose last attempt this worker ran.",
             "Or a branch, tag or commit.",
+            "Percent of the jobs with a known verdict that run all the same, to compare both.",
             "Phase of the job that the log comes from.",
             "Port for its Web UI (PORT + 1000).",
             "Port for pages; default: the one after --port.",

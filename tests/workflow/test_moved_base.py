@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from temporalio.client import WorkflowHandle
 
-from opam_ci.activities import reuse
 from opam_ci.activities.attempt import Attempt
 from opam_ci.activities.repository import refusal
 from opam_ci.core.jobs.errors import InfrastructureError
@@ -276,10 +275,8 @@ async def test_other_dependencies_are_a_reason_to_test_again_once_a_day(
 
 
 async def test_only_jobs_whose_keys_changed_are_run_again(
-    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
+    world: World, ref: PullRequestRef
 ) -> None:
-    # Two in a hundred run all the same, which is another test's matter.
-    monkeypatch.setattr(reuse, "is_audited", lambda *_: False)
     script = world.script
     script.analysis = Analysis(
         packages=tuple(

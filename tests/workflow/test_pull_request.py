@@ -10,19 +10,17 @@ from temporalio import workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
-from opam_ci.activities import reuse
 from opam_ci.activities.attempt import Attempt
 from opam_ci.core.incidents import restarts
 from opam_ci.core.jobs.errors import InfrastructureError, SubmissionError
 from opam_ci.core.jobs.job import Phase
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason, Outcome, label
-from opam_ci.core.jobs.records import revision_folder
 from opam_ci.core.jobs.requests import PullRequestRef
 from opam_ci.core.jobs.selector import RestartOrigin, RestartSelector, RestartWhich
 from opam_ci.core.jobs.signals import PlatformProgress
 from opam_ci.core.jobs.summary import SHOWN_ROWS, Counts, PlatformStanding, State, Summary
 from opam_ci.core.reuse.reach import Reachable
-from opam_ci.core.reuse.settled import Audits, is_audited
+from opam_ci.core.reuse.settled import Audits
 from opam_ci.core.submission.result import Analysis, ChangedPackage, ChangeKind
 from opam_ci.workflows.pull_request import PullRequestWorkflow
 from tests.support.fakes.world import (
@@ -250,26 +248,25 @@ async def test_restart_of_everything_twice_runs_everything_once(
     )
 
 
-@pytest.mark.parametrize("reuses", [True, False])
-async def test_what_is_known_to_fail_is_built_by_request_alone(
-    world: World, ref: PullRequestRef, *, reuses: bool
+@pytest.mark.parametrize(
+    "builds",
+    [
+        {"audited_percent": 0},
+        {"audited_percent": 100},
+        {"reuse_verdicts": False, "audited_percent": 0},
+    ],
+)
+async def test_what_is_known_to_fail_is_built_by_request_or_as_an_audit(
+    world: World, ref: PullRequestRef, builds: dict[str, Any]
 ) -> None:
-    handle = await world.open(ref, world.revision(reuse_verdicts=reuses))
+    handle = await world.open(ref, world.revision(**builds))
     await world.until(handle, is_decided)
     await handle.signal("restart", {"which": "all"})
     await world.until(
         handle, lambda now: is_decided(now) and all(row.round == 2 for row in now.jobs)
     )
     found = [(to.round, spec.builds_known_failures) for to, spec in world.script.specs]
-    # Two in a hundred are an audit.
-    audited = [
-        is_audited(spec.job.id, revision_folder(to.revision)) for to, spec in world.script.specs
-    ]
-    assert sorted({round_ for round_, _ in found}) == [1, 2]
-    assert found == [
-        (round_, not reuses or round_ > 1 or audit)
-        for (round_, _), audit in zip(found, audited, strict=True)
-    ]
+    assert set(found) == {(1, builds != {"audited_percent": 0}), (2, True)}
 
 
 KEY = "1" * 32
@@ -290,10 +287,8 @@ async def audited(attempt: Attempt) -> Outcome:
 
 @pytest.mark.parametrize("reuses", [True, False])
 async def test_verdicts_of_the_same_solution_go_with_the_job_unless_it_is_restarted(
-    world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch, *, reuses: bool
+    world: World, ref: PullRequestRef, *, reuses: bool
 ) -> None:
-    # Two in a hundred run all the same, which is another test's matter.
-    monkeypatch.setattr(reuse, "is_audited", lambda *_: False)
     script = world.script
     script.steps[BUILD] = [solved, audited, solved]
     script.reach = Reachable(plain={"a": "1"}, tested={}, dependents={})
@@ -301,7 +296,8 @@ async def test_verdicts_of_the_same_solution_go_with_the_job_unless_it_is_restar
     await world.until(handle, is_decided)
     # Something within reach has changed.
     script.reach = Reachable(plain={"a": "2"}, tested={}, dependents={})
-    await handle.signal("head_changed", world.revision(HEAD_2, reuse_verdicts=reuses))
+    second = world.revision(HEAD_2, reuse_verdicts=reuses, audited_percent=0)
+    await handle.signal("head_changed", second)
     await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
     await handle.signal("restart", {"which": "all"})
     await world.until(

@@ -183,6 +183,14 @@ def check(
             show_default=False,
         ),
     ] = None,
+    audit: Annotated[
+        int,
+        typer.Option(
+            help="Percent of the jobs with a known verdict that run all the same, to compare both.",
+            min=0,
+            max=100,
+        ),
+    ] = 0,
     attempts: opt.Attempts = 5,
     retry_after: opt.RetryAfter = 60,
     heartbeat_timeout: Annotated[
@@ -239,6 +247,7 @@ def check(
         unavailable=settings.unavailable or "skip",
         build_cache=cache,
         reuse_verdicts=settings.reuse_verdicts if reuse is None else reuse,
+        audited_percent=audit,
         retry=RetrySettings.beginning_with(timedelta(seconds=retry_after), attempts=attempts),
         heartbeat_timeout=timedelta(seconds=heartbeat_timeout),
         keep_open=False,

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from datetime import timedelta
-from typing import Self
+from typing import Final, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -66,18 +66,25 @@ class PullRequestRef(Frozen):
         return f"{self.owner}/{self.repo}{mark}"
 
 
+AUDITED_PERCENT: Final = 2
+"""So many jobs of a hundred run although their verdicts are known."""
+
+
 class Surroundings(Frozen):
-    """What all jobs of a check have in common, as far as it decides their solutions.
+    """What all jobs of a check have in common, as far as it decides whose verdicts they take.
 
     Attributes:
         archive_mirrors: URLs for opam's `archive-mirrors`.
         only_mirrored: Whether builds see only packages whose sources a mirror has.
         mirrored: A digest of what the mirrors had when the check began, if only that is seen.
+        audited_percent: How many run although a verdict is known; that decides no solution, and
+            so is in no key.
     """
 
     archive_mirrors: tuple[str, ...] = ()
     only_mirrored: bool = False
     mirrored: str | None = None
+    audited_percent: int = AUDITED_PERCENT
 
 
 class CheckOptions(Frozen):
@@ -93,6 +100,7 @@ class CheckOptions(Frozen):
             failure.
         build_cache: Whether compiled dependencies may come from a worker's cache.
         reuse_verdicts: Whether a job with the same inputs as one that ran takes its verdict.
+        audited_percent: How many of such jobs run all the same, to be compared with it.
         retry: Backoff of infrastructure faults.
         timeouts: Limits by phase.
         heartbeat_timeout: Silence after which a worker counts as lost.
@@ -110,6 +118,7 @@ class CheckOptions(Frozen):
     unavailable: Unavailable = "skip"
     build_cache: bool = True
     reuse_verdicts: bool = True
+    audited_percent: int = Field(default=AUDITED_PERCENT, ge=0, le=100)
     retry: RetrySettings = RetrySettings()
     timeouts: PhaseTimeouts = PhaseTimeouts()
     heartbeat_timeout: timedelta = timedelta(seconds=60)
@@ -128,6 +137,7 @@ class CheckOptions(Frozen):
             archive_mirrors=self.archive_mirrors,
             only_mirrored=self.only_mirrored,
             mirrored=self.mirrored,
+            audited_percent=self.audited_percent,
         )
 
 

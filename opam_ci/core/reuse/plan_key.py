@@ -48,7 +48,7 @@ def conditions(platform: Platform, surroundings: Surroundings) -> list[object]:
     return [
         KEY_VERSION,
         platform.model_dump(mode="json", include=_OF_PLATFORM),
-        surroundings.model_dump(mode="json", exclude_none=True),
+        surroundings.model_dump(mode="json", exclude={"audited_percent"}, exclude_none=True),
     ]
 
 

@@ -13,9 +13,6 @@ from opam_ci.core.model import Frozen
 MAX_AGE: Final = timedelta(days=30)
 """After that what is not in a key, such as a distribution's packages, has changed too much."""
 
-AUDITED_IN: Final = 50
-"""One job in so many runs although its verdict is known: two percent."""
-
 _Z: Final = 1.645
 """The normal distribution has 95 % below so many deviations."""
 
@@ -100,12 +97,13 @@ def _holds(newest: Attempted, known: Sequence[Attempted]) -> bool:
             return False
 
 
-def is_audited(key: str, testing: str) -> bool:
+def is_audited(key: str, testing: str, percent: int) -> bool:
     """Whether a job runs although a verdict holds for it, so that the two can be compared.
 
     Args:
         key: Its plan key, or what else identifies it.
         testing: What identifies the testing: each of them tries other jobs.
+        percent: How many of a hundred jobs do.
     """
     digest = hashlib.sha256(f"{key} {testing}".encode()).digest()
-    return int.from_bytes(digest[:8]) % AUDITED_IN == 0
+    return int.from_bytes(digest[:8]) % 100 < percent

@@ -9,7 +9,6 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from opam_ci.activities import jobs as activities
-from opam_ci.activities import reuse
 from opam_ci.clients.git.exported import reach_key
 from opam_ci.clients.index import Index, JobFilter, RevisionFilter
 from opam_ci.clients.logs.store import ArtifactStore
@@ -261,6 +260,7 @@ REACHABLE = Reachable(
     plain={"a": "1", "b": "2", "x": "3", "ocaml": "4"}, tested={}, dependents={"a": "5", "b": "6"}
 )
 IMAGE = "0" * 16
+UNAUDITED = Surroundings(audited_percent=0)
 LISTED = RevdepList(revdeps=(Revdep(package="x.1", has_tests=False),), flagged=("y.1",))
 
 
@@ -268,7 +268,7 @@ def reusing(number: int, *packages: str, round_: int = 1) -> PlanJobs:
     changes = {"number": number, "opened_at": NOON + timedelta(hours=number)}
     testing = KEY.model_copy(update=changes)
     # A pool of root file systems: its image is no job.
-    changed = {"key": testing, "reuse": Surroundings(), "round": round_, "lint": False}
+    changed = {"key": testing, "reuse": UNAUDITED, "round": round_, "lint": False}
     return plan(*packages).model_copy(update=changed)
 
 
@@ -322,9 +322,8 @@ async def run_all(given: activities.JobActivities, task: PlanJobs) -> None:
 
 
 @pytest.fixture
-async def first(given: activities.JobActivities, monkeypatch: pytest.MonkeyPatch) -> PlanJobs:
+async def first(given: activities.JobActivities) -> PlanJobs:
     """A head whose jobs have all run, those on reverse dependencies included."""
-    monkeypatch.setattr(reuse, "is_audited", lambda *_: False)
     task = reusing(1, "a.1")
     assert await planned(given, task) == QUEUED
     await run_all(given, task)
@@ -413,17 +412,13 @@ async def test_a_restart_and_the_switch_run_all(given: activities.JobActivities)
 
 
 @pytest.mark.usefixtures("first")
-async def test_an_audited_job_runs_and_is_compared(
-    given: activities.JobActivities, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    audited = Keys(REACHABLE, PLATFORM, Surroundings(), ("a.1",)).of(
-        Job(platform=PLATFORM.name, package="a.1", kind=JobKind.BUILD)
-    )
-    monkeypatch.setattr(reuse, "is_audited", lambda key, _: key == audited)
-    second = reusing(2, "a.1")
-    assert await planned(given, second) == {**PASSED, "build a.1": "queued"}
+async def test_an_audited_job_runs_and_is_compared(given: activities.JobActivities) -> None:
+    every = Surroundings(audited_percent=100)
+    second = reusing(2, "a.1").model_copy(update={"reuse": every})
+    assert await planned(given, second) == QUEUED
     await run_all(given, second)
-    assert given._index.ops_page(datetime.now(UTC)).quality.audits == Audits(compared=1)
+    audits = given._index.ops_page(datetime.now(UTC)).quality.audits
+    assert audits == Audits(compared=len(QUEUED))
 
 
 def concluding(task: PlanJobs) -> ConcludeJobs:
@@ -432,7 +427,7 @@ def concluding(task: PlanJobs) -> ConcludeJobs:
         unavailable="skip",
         there=("a.1",),
         platforms=task.platforms,
-        reuse=Surroundings(),
+        reuse=UNAUDITED,
     )
 
 
@@ -456,9 +451,8 @@ def standings(given: activities.JobActivities, task: PlanJobs) -> dict[str, str]
 
 
 async def test_a_failure_is_run_on_the_base_and_then_compared(
-    given: activities.JobActivities, monkeypatch: pytest.MonkeyPatch
+    given: activities.JobActivities,
 ) -> None:
-    monkeypatch.setattr(reuse, "is_audited", lambda *_: False)
     first = reusing(1, "a.1", "new.1")
     await ActivityEnvironment().run(given.plan_jobs, first)
     job = Job(platform=PLATFORM.name, package="a.1", kind=JobKind.BUILD)

@@ -102,8 +102,9 @@ def test_options_decide_that_change_solutions() -> None:
     assert differ(surroundings=Surroundings(only_mirrored=True)) == ALL
     assert differ(surroundings=Surroundings(archive_mirrors=("https://x.org",))) == ALL
     assert differ(surroundings=Surroundings(mirrored="what it has")) == ALL
-    seen = CheckOptions(only_mirrored=True, mirrored="what it has").reuse
-    assert seen == Surroundings(only_mirrored=True, mirrored="what it has")
+    assert differ(surroundings=Surroundings(audited_percent=100)) == set()
+    seen = CheckOptions(only_mirrored=True, mirrored="what it has", audited_percent=9).reuse
+    assert seen == Surroundings(only_mirrored=True, mirrored="what it has", audited_percent=9)
     # It is not known which packages such jobs see.
     assert CheckOptions(only_mirrored=True).reuse is None
     assert CheckOptions(reuse_verdicts=False).reuse is None

@@ -8,7 +8,6 @@ import pytest
 from opam_ci.core.jobs.outcome import FailureReason, SkipReason
 from opam_ci.core.jobs.summary import Standing
 from opam_ci.core.reuse.settled import (
-    AUDITED_IN,
     MAX_AGE,
     Attempted,
     Audits,
@@ -82,10 +81,12 @@ def test_an_old_verdict_does_not_hold() -> None:
 
 def test_some_jobs_run_all_the_same_and_not_always_the_same_ones() -> None:
     keys = [str(number) for number in range(20_000)]
-    chosen = {key for key in keys if is_audited(key, "one")}
-    assert chosen == {key for key in keys if is_audited(key, "one")}
-    assert 0.8 < len(chosen) * AUDITED_IN / len(keys) < 1.2
-    assert len(chosen & {key for key in keys if is_audited(key, "other")}) < len(chosen) / 10
+    chosen = {key for key in keys if is_audited(key, "one", 2)}
+    assert chosen == {key for key in keys if is_audited(key, "one", 2)}
+    assert 0.8 < len(chosen) / len(keys) / 0.02 < 1.2
+    assert len(chosen & {key for key in keys if is_audited(key, "other", 2)}) < len(chosen) / 10
+    assert not any(is_audited(key, "one", 0) for key in keys)
+    assert all(is_audited(key, "one", 100) for key in keys)
 
 
 def test_a_bound_says_how_often_reuse_may_be_wrong() -> None:
