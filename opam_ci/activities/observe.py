@@ -20,7 +20,7 @@ from opam_ci.core.jobs.messages import (
     RunJob,
 )
 from opam_ci.core.jobs.outcome import Errored, Outcome
-from opam_ci.core.jobs.records import RowBatch
+from opam_ci.core.jobs.records import Recorded, RowBatch
 from opam_ci.core.workers.canary import is_canary
 
 ORCHESTRATION_POOL = "orchestration"
@@ -138,10 +138,10 @@ class _Observing(ActivityInboundInterceptor):
                 jobs = max(1, len(task.packages))
                 return await self._attempt(input, task.context, kind, (), jobs)
             case RowBatch():
-                rejudged: Sequence[JobKind] = await super().execute_activity(input)
+                done: Recorded = await super().execute_activity(input)
                 for observer in self._observers:
-                    observer.recorded(task, rejudged)
-                return rejudged
+                    observer.recorded(task, done.revised)
+                return done
             case _:
                 return await super().execute_activity(input)
 

@@ -11,8 +11,7 @@ from opam_ci.clients.index import Index
 from opam_ci.clients.threads import INDEX
 from opam_ci.core.incidents.messages import IncidentIntervals
 from opam_ci.core.incidents.restarts import workflow_of
-from opam_ci.core.jobs.job import JobKind
-from opam_ci.core.jobs.records import RevisionKey, RowBatch
+from opam_ci.core.jobs.records import Recorded, RevisionKey, RowBatch
 
 _log = logging.getLogger(__name__)
 
@@ -30,15 +29,12 @@ class RecordActivities:
         self._intervals = intervals or IncidentIntervals()
 
     @activity.defn
-    async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:
+    async def record(self, batch: RowBatch) -> Recorded:
         """Writes changed rows; idempotent.
 
         Verdicts that its failures put in doubt are revised, and the workflows of their pull
         requests get the signal `recount`. Its faults are grouped into incidents, and each open
         incident gets a workflow. If any of this fails, all of it is retried.
-
-        Returns:
-            The kinds of the jobs whose verdicts were revised.
 
         Raises:
             InfrastructureError: The index cannot be written; retried until it can.
@@ -50,7 +46,7 @@ class RecordActivities:
         for key in sorted(done.testings, key=lambda each: (each.repository, each.target)):
             await _recount(client, key)
         await ensure_workflows(client, done.incidents, info.task_queue, self._intervals)
-        return done.kinds
+        return Recorded(revised=done.kinds, estimated_until=done.estimated_until)
 
 
 async def _recount(client: Client, key: RevisionKey) -> None:

@@ -17,8 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.activities.jobs import JobActivities
     from opam_ci.activities.record import RecordActivities
     from opam_ci.core.jobs.messages import SettleJobs
-    from opam_ci.core.jobs.records import RowBatch
-    from opam_ci.core.jobs.summary import JobStatus
+    from opam_ci.core.jobs.records import Recorded, RowBatch
     from opam_ci.core.model import Frozen
     from opam_ci.workflows import options
 
@@ -72,10 +71,10 @@ class Records:
     """Backlog of writes to the index, in order, so that an index outage blocks nothing else.
 
     Args:
-        written: Called with the rows of each batch once they are in the index.
+        written: Called with each batch once it is in the index, and with what followed.
     """
 
-    def __init__(self, written: Callable[[tuple[JobStatus, ...]], None] | None = None) -> None:
+    def __init__(self, written: Callable[[RowBatch, Recorded], None]) -> None:
         self._backlog: deque[RowBatch | SettleJobs] = deque()
         self._written = written
         self._ended = False
@@ -103,13 +102,13 @@ class Records:
             match self._backlog[0]:
                 case SettleJobs() as settle:
                     await workflow.execute_activity_method(JobActivities.settle_jobs, settle, **how)
-                    rows: tuple[JobStatus, ...] = ()
+                    self._backlog.popleft()
                 case RowBatch() as batch:
-                    await workflow.execute_activity_method(RecordActivities.record, batch, **how)
-                    rows = batch.rows
-            self._backlog.popleft()
-            if self._written is not None:
-                self._written(rows)
+                    done = await workflow.execute_activity_method(
+                        RecordActivities.record, batch, **how
+                    )
+                    self._backlog.popleft()
+                    self._written(batch, done)
 
 
 async def run_unless(

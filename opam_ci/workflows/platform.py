@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from opam_ci.core.jobs.outcome import Cancelled, Skipped
     from opam_ci.core.jobs.plan import outcome_after
-    from opam_ci.core.jobs.records import RowBatch
+    from opam_ci.core.jobs.records import Recorded, RowBatch
     from opam_ci.core.jobs.selector import JobSelector
     from opam_ci.core.jobs.signals import (
         AttemptFaulted,
@@ -497,8 +497,8 @@ class PlatformWorkflow:
             )
         )
 
-    def _written_down(self, rows: tuple[JobStatus, ...]) -> None:
-        self._written |= {row.job.id: row for row in rows if row.outcome is not None}
+    def _written_down(self, batch: RowBatch, _: Recorded) -> None:
+        self._written |= {row.job.id: row for row in batch.rows if row.outcome is not None}
         if not self._is_reading:
             self._forget_written()
 

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from opam_ci.core.jobs.moved_base import BaseChanged, difference, is_tested_again
     from opam_ci.core.jobs.outcome import CancelledBy, Passed
     from opam_ci.core.jobs.plan import ANALYSIS
-    from opam_ci.core.jobs.records import RevisionKey, RevisionRecord, RowBatch
+    from opam_ci.core.jobs.records import Recorded, RevisionKey, RevisionRecord, RowBatch
     from opam_ci.core.jobs.requests import Revision
     from opam_ci.core.jobs.selector import (
         CancelUpdate,
@@ -83,7 +83,7 @@ class PullRequestWorkflow:
     @workflow.init
     def __init__(self, state: PullRequestState) -> None:
         self._state = state
-        self._records = Records()
+        self._records = Records(self._written_down)
         self._testing: Testing | None = None
         if state.testing is not None:
             self._testing = self._new_testing(state.testing)
@@ -301,6 +301,7 @@ class PullRequestWorkflow:
             hold=next(iter(testing.state.holds.values()), None),
             effect=testing.state.effect,
             notices=(*testing.state.notices, *notices),
+            estimated_until=testing.state.estimated_until,
             updated_at=workflow.now(),
         )
 
@@ -632,6 +633,15 @@ class PullRequestWorkflow:
                 updated_at=record.updated_at,
             )
         )
+
+    def _written_down(self, batch: RowBatch, done: Recorded) -> None:
+        testing = self._testing
+        if testing is None or testing.key != batch.key:
+            return
+        if testing.state.estimated_until != done.estimated_until:
+            testing.state.estimated_until = done.estimated_until
+            # While all its jobs wait for their turn nothing else changes.
+            self._github.update(self.summary(), testing.state, hurried=self._closed)
 
     def _is_stale(self) -> bool:
         return self._testing is not None and (self._stale or self._testing.is_dirty)

@@ -98,6 +98,7 @@ class TestingState(State):
         notices: Messages to users about images and listings.
         approved: Whether no limit of the author applies: somebody with rights said so.
         holds: Why jobs of a platform wait, by platform.
+        estimated_until: By when all is decided, as was estimated first; None for no estimate.
     """
 
     __test__ = False
@@ -125,6 +126,7 @@ class TestingState(State):
     notices: tuple[str, ...] = ()
     approved: bool = False
     holds: dict[str, Hold] = Field(default_factory=dict)
+    estimated_until: AwareDatetime | None = None
 
 
 class PullRequestState(State):

@@ -7,6 +7,7 @@ import pytest
 from temporalio.common import RetryPolicy
 
 from opam_ci.activities import github as activities
+from opam_ci.clients.index import page_estimate
 from opam_ci.core.github import redelivery as late
 from opam_ci.core.jobs.errors import InfrastructureError
 from opam_ci.core.jobs.outcome import Cause, Evidence, Failed, FailureReason
@@ -98,6 +99,28 @@ async def test_opened_pushed_twice_full_disk_recovers_restarted_merged(stage: St
     # What superseded heads were told last was never undone.
     assert all("pending" in words for words in stage.words(HEADS[1]))
     await stage.until_paged(HEADS[4])
+
+
+async def test_by_when_its_jobs_are_decided_is_said_while_they_wait(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is known of durations is read again each time.
+    monkeypatch.setattr(page_estimate, "_KEPT_FOR", timedelta(0))
+    await stage.fake.open(1, HEADS[1])
+    # Nobody knows yet how long such jobs take.
+    await stage.until_said(HEADS[1], "success: 2 passed; analysis and lint passed")
+    assert not any("expected" in words for words in stage.words(HEADS[1]))
+    stage.fake.advance(seconds=1)
+    stage.script.steps[BUILD] = [for_ever]
+    await stage.fake.open(2, HEADS[2])
+    await stage.until_said(HEADS[2], "all expected by ")
+    estimated = (await stage.summary(2)).estimated_until
+    assert estimated is not None
+    assert f"; all expected by {estimated:%H:%M} UTC" in stage.last(HEADS[2])
+    assert "expected" not in stage.last(HEADS[2], "opam-ci / lint")
+    stage.fake.advance(seconds=1)
+    await stage.fake.close(2)
+    await stage.ended(2)
 
 
 async def test_a_pending_retry_is_shown_with_cause_attempt_and_time(stage: Stage) -> None:

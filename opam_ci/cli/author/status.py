@@ -71,7 +71,7 @@ async def _status(pull_request: str | None, temporal: str | None, *, as_json: bo
 
 
 def _with_estimate(summary: Summary, target: Target) -> Summary:
-    """Adds when it will be done: the workflow does not know, and the index may be away."""
+    """Adds when it will be done: the workflow knows the first estimate, the index may be away."""
     if summary.state is State.PENDING:
         with (
             contextlib.suppress(UsageError, InfrastructureError),
@@ -80,7 +80,8 @@ def _with_estimate(summary: Summary, target: Target) -> Summary:
             found = index.summary(find_testing(index, target, None).key)
             if found is not None and found.head == summary.head:
                 notices = (*summary.notices, *found.notices)
-                return summary.model_copy(update={"notices": notices})
+                newest = {"notices": notices, "estimated_until": None}
+                return summary.model_copy(update=newest)
     return summary
 
 

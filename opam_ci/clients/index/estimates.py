@@ -21,10 +21,14 @@ _OPEN = REVISIONS.c.estimate_ended_at.is_(None)
 _ESTIMATED = REVISIONS.c.estimated_until.is_not(None)
 
 
-def lacks_estimate(connection: Connection, revision_id: int) -> bool:
-    """Whether no estimate of a head was written down, and it was not decided before."""
-    query = select(REVISIONS.c.id).where(REVISIONS.c.id == revision_id, _OPEN, ~_ESTIMATED)
-    return connection.scalar(query) is not None
+def first_estimate(connection: Connection, revision_id: int) -> tuple[bool, datetime | None]:
+    """Returns whether a head is not decided yet, and the end of its first estimate if it has one.
+
+    A head whose estimate was dropped counts as decided.
+    """
+    query = select(REVISIONS.c.estimated_until).where(REVISIONS.c.id == revision_id, _OPEN)
+    row = connection.execute(query).first()
+    return (False, None) if row is None else (True, row.estimated_until)
 
 
 def write_estimate(connection: Connection, revision_id: int, found: Estimate) -> None:

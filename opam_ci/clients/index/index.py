@@ -2,14 +2,14 @@
 
 import itertools
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Self, cast
 
 from sqlalchemy import Engine, QueuePool, and_, func, select, text
 
 from opam_ci.clients.index.counters import FOLD_EVERY, counting, counting_rows, fold, is_counted
 from opam_ci.clients.index.engine import create, reading, writing
-from opam_ci.clients.index.estimates import lacks_estimate, write_estimate
+from opam_ci.clients.index.estimates import first_estimate, write_estimate
 from opam_ci.clients.index.filters import (
     AttemptFilter,
     JobFilter,
@@ -26,7 +26,7 @@ from opam_ci.clients.index.pages import Pages
 from opam_ci.clients.index.paging import Page, Place, page
 from opam_ci.clients.index.queue import JobQueue
 from opam_ci.clients.index.regressions import Regressions
-from opam_ci.clients.index.rejudging import Recorded, find_doubtful, judge_again
+from opam_ci.clients.index.rejudging import Effects, find_doubtful, judge_again
 from opam_ci.clients.index.retention import Retention
 from opam_ci.clients.index.rows import attempt_record, job_record, revision_of, revision_record
 from opam_ci.clients.index.schema import (
@@ -118,7 +118,7 @@ class Index(JobQueue, Verdicts, Ops, Pages, Regressions, Summaries, Retention):
         finally:
             super().close()
 
-    def record(self, batch: RowBatch, *, retried: bool = False) -> Recorded:
+    def record(self, batch: RowBatch, *, retried: bool = False) -> Effects:
         """Writes rows, all or none; newer ones in the index are left as they are.
 
         Rows may come twice and in any order: the newest wins, by round, attempt and sequence.
@@ -135,40 +135,51 @@ class Index(JobQueue, Verdicts, Ops, Pages, Regressions, Summaries, Retention):
         """
         with writing(self._engine) as connection:
             incidents, failures = write(connection, batch)
+        estimated_until = None
         if batch.revision is not None and batch.revision.state is State.PENDING:
-            self._estimate_first(batch.revision)
+            estimated_until = self._estimate_first(batch.revision)
         if next(self._batches) % FOLD_EVERY == 0:
             self.fold()
         if not failures:
-            return Recorded(incidents)
+            return Effects(incidents, estimated_until=estimated_until)
         # In another transaction, so that of two writers at once the later one sees all failures.
         with reading(self._engine) as connection:
             doubtful, before = find_doubtful(connection, failures)
-        done = Recorded()
+        done = Effects()
         if doubtful:
             with writing(self._engine) as connection:
                 done = judge_again(connection, doubtful, batch.updated_at)
-        return Recorded(
+        return Effects(
             incidents=tuple(sorted({*incidents, *done.incidents})),
             testings=done.testings | before if retried else done.testings,
             kinds=done.kinds,
+            estimated_until=estimated_until,
         )
 
-    def _estimate_first(self, record: RevisionRecord) -> None:
-        """Writes down the first estimate of a head, so that it is known later whether it held."""
+    def _estimate_first(self, record: RevisionRecord) -> datetime | None:
+        """Writes down the first estimate of a head, so that it is known later whether it held.
+
+        Returns:
+            By when the head is decided, by that estimate; None if there is none.
+        """
         with reading(self._engine) as connection:
             # Of most records this is all that is read.
             revision_id = find_revision(connection, record.key)
-            if revision_id is None or not lacks_estimate(connection, revision_id):
-                return
+            if revision_id is None:
+                return None
+            is_open, until = first_estimate(connection, revision_id)
+            if until is not None or not is_open:
+                return until
             testing = find_testing(connection, record.key)
             if testing is None:
-                return
+                return None
             tallies, _ = read_tallies(connection, testing)
             found = self._estimate(connection, testing, tallies, record.updated_at)
-        if isinstance(found, Estimate):
-            with writing(self._engine) as connection:
-                write_estimate(connection, testing.id, found)
+        if not isinstance(found, Estimate):
+            return None
+        with writing(self._engine) as connection:
+            write_estimate(connection, testing.id, found)
+        return found.until
 
     def fold(self) -> None:
         """Folds the counters; `record` does so after every `FOLD_EVERY` batches.

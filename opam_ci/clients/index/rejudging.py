@@ -53,18 +53,20 @@ class Doubtful(NamedTuple):
     detail: str
 
 
-class Recorded(NamedTuple):
+class Effects(NamedTuple):
     """The effects of a batch.
 
     Attributes:
         incidents: The open incidents of its faults, whether it opened them or not.
         testings: Those whose verdicts were judged again.
         kinds: Kinds of the jobs that were judged again, without those that only followed.
+        estimated_until: By when the head is decided, as was estimated first.
     """
 
     incidents: tuple[int, ...] = ()
     testings: frozenset[RevisionKey] = frozenset()
     kinds: tuple[JobKind, ...] = ()
+    estimated_until: datetime | None = None
 
 
 def find_doubtful(
@@ -90,7 +92,7 @@ def find_doubtful(
     return doubtful, before
 
 
-def judge_again(connection: Connection, found: Sequence[Doubtful], at: datetime) -> Recorded:
+def judge_again(connection: Connection, found: Sequence[Doubtful], at: datetime) -> Effects:
     """Gives jobs the verdict of a doubt, and updates those that followed from them.
 
     A job that has changed meanwhile is left as it is.
@@ -108,7 +110,7 @@ def judge_again(connection: Connection, found: Sequence[Doubtful], at: datetime)
             testings.add(keys[row.revision_id])
     rejudge(connection, verdicts, at)
     incidents = attach(connection, sorted(verdicts)) if verdicts else ()
-    return Recorded(incidents, frozenset(testings), tuple(kinds))
+    return Effects(incidents, frozenset(testings), tuple(kinds))
 
 
 def _locked(connection: Connection, revision_ids: Sequence[int]) -> dict[int, RevisionKey]:

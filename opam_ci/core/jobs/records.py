@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from opam_ci.core.jobs.hold import Hold
-from opam_ci.core.jobs.job import Job, Phase
+from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Outcome, Reused
 from opam_ci.core.jobs.summary import JobStatus, Rows, Standing, State
 from opam_ci.core.model import Frozen
@@ -101,6 +101,24 @@ class RevisionRecord(Frozen):
     author: str | None = None
     updated_at: AwareDatetime
     sequence: int = Field(default=0, ge=0)
+
+
+class Recorded(Frozen):
+    """What followed from recording rows.
+
+    Attributes:
+        revised: Kinds of the jobs whose verdicts were revised.
+        estimated_until: By when the head is decided, as was estimated first; None for no estimate.
+    """
+
+    revised: tuple[JobKind, ...] = ()
+    estimated_until: AwareDatetime | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_workers(cls, value: object) -> object:
+        # In histories of theirs the kinds are all of it.
+        return {"revised": value} if isinstance(value, list) else value
 
 
 class JobRecord(Frozen):

@@ -255,6 +255,7 @@ class Summary(Frozen):
         hold: Why queued jobs are not run yet, None if none wait for an approval.
         effect: What the head does to other packages, None if that is not decided (yet).
         notices: Notices that are not verdicts, such as a rejected signal.
+        estimated_until: By when all is decided, as was estimated first; None for no estimate.
         updated_at: Time of this state.
     """
 
@@ -270,6 +271,7 @@ class Summary(Frozen):
     hold: Hold | None = None
     effect: Effect | None = None
     notices: tuple[str, ...] = ()
+    estimated_until: datetime | None = None
     updated_at: datetime | None = None
 
     @property

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from statistics import mean, median
 from typing import Literal, NamedTuple, Self
 
@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, Field
 from opam_ci.core.jobs.job import JobKind
 from opam_ci.core.jobs.plan import RANKS
 from opam_ci.core.model import Frozen
-from opam_ci.core.text.durations import range_text
+from opam_ci.core.text.durations import range_text, until_text
 
 MEASURED_FOR = timedelta(days=14)
 """How far back durations of jobs are considered: machines and compilers change."""
@@ -154,9 +154,8 @@ def estimate_text(found: Estimate | NoEstimate) -> str:
     """Returns an estimate in words, with the time by which it will have been wrong."""
     if not isinstance(found, Estimate):
         return _NO_ESTIMATE[found]
-    until = found.until.astimezone(UTC)
-    day = "" if found.latest < timedelta(seconds=_DAY) else f"{until:%d %B} "
-    return f"done {range_text(found.soonest, found.latest)}, by {day}{until:%H:%M} UTC"
+    until = until_text(found.until, found.at)
+    return f"done {range_text(found.soonest, found.latest)}, {until}"
 
 
 def estimate(

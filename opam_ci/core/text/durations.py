@@ -1,6 +1,6 @@
 """Durations in words."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 _MINUTE = 60
 _HOUR = 3600
@@ -34,6 +34,18 @@ def range_text(soonest: timedelta, latest: timedelta) -> str:
     if unit == last_unit:
         return f"in {low} to {end}"
     return f"in {low} {unit}{'' if low == 1 else 's'} to {end}"
+
+
+def until_text(until: datetime, now: datetime) -> str:
+    """Returns by when something will be done, such as `by 14:30 UTC`; with its day if that is far.
+
+    Args:
+        until: By when.
+        now: The time.
+    """
+    at = until.astimezone(UTC)
+    day = "" if until - now < timedelta(seconds=_DAY) else f"{at:%d %B} "
+    return f"by {day}{at:%H:%M} UTC"
 
 
 def _whole(span: timedelta) -> tuple[int, str]:

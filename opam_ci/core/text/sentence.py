@@ -15,6 +15,7 @@ from opam_ci.core.jobs.outcome import (
 )
 from opam_ci.core.jobs.summary import JobState, JobStatus, Standing, State, Summary
 from opam_ci.core.printable import clip, flat
+from opam_ci.core.text.durations import until_text
 from opam_ci.core.text.result import (
     SKIP_TEXTS,
     all_counts_text,
@@ -74,6 +75,15 @@ def _retry_text(summary: Summary, maximum_attempts: int | None) -> str:
     return text
 
 
+def _estimate_text(summary: Summary) -> str:
+    """Returns by when a head is decided; empty without an estimate, and once that is over."""
+    until, now = summary.estimated_until, summary.updated_at
+    # One that waits for an approval is decided no sooner.
+    if until is None or now is None or until <= now or summary.hold is not None:
+        return ""
+    return f"; all expected {until_text(until, now)}"
+
+
 def _stopped(summary: Summary) -> str:
     """Returns why jobs were stopped."""
     by = {each.why for each in summary.tallies if each.standing is Standing.CANCELLED}
@@ -102,6 +112,8 @@ def sentence(
             text = f"{_stopped(summary)} ({all_counts_text(summary)})"
         case State.PENDING:
             text = progress(summary) + _retry_text(summary, maximum_attempts)
+            if builds and len(estimated := text + _estimate_text(summary)) <= limit:
+                text = estimated
         case State.ERROR if not summary.cause_counts:
             text = f"The CI lacks workers, not your package's fault: {result(summary)}"
         case State.ERROR:

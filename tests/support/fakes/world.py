@@ -47,7 +47,7 @@ from opam_ci.core.jobs.messages import (
 )
 from opam_ci.core.jobs.moved_base import BaseLook
 from opam_ci.core.jobs.outcome import Cause, Evidence, Outcome, Passed
-from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RowBatch
+from opam_ci.core.jobs.records import AttemptRecord, JobRecord, Recorded, RowBatch
 from opam_ci.core.jobs.requests import CheckOptions, PullRequestRef, Revision
 from opam_ci.core.jobs.retry import RetrySettings
 from opam_ci.core.jobs.summary import JobStatus, Summary
@@ -246,10 +246,10 @@ class Script:
             return await self.effect(message.on)
 
     @activity.defn
-    async def record(self, batch: RowBatch) -> tuple[JobKind, ...]:
-        await asyncio.to_thread(self.index.record, batch)
+    async def record(self, batch: RowBatch) -> Recorded:
+        done = await asyncio.to_thread(self.index.record, batch)
         self.batches.append(batch)
-        return ()
+        return Recorded(estimated_until=done.estimated_until)
 
     @property
     def jobs(self) -> tuple[JobRecord, ...]:

@@ -1,7 +1,7 @@
 """Records, written to an index as the batches of rows that workflows send."""
 
 from opam_ci.clients.index import Index
-from opam_ci.clients.index.rejudging import Recorded
+from opam_ci.clients.index.rejudging import Effects
 from opam_ci.core.jobs.records import AttemptRecord, JobRecord, RevisionRecord, RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus
 
@@ -36,13 +36,13 @@ def batch_for(record: Record) -> RowBatch:
             )  # fmt: skip
 
 
-def write(index: Index, *records: Record | RowBatch, retried: bool = False) -> Recorded:
+def write(index: Index, *records: Record | RowBatch, retried: bool = False) -> Effects:
     """Writes records one by one; returns the sum of their results."""
-    found = Recorded()
+    found = Effects()
     for record in records:
         batch = record if isinstance(record, RowBatch) else batch_for(record)
         done = index.record(batch, retried=retried)
-        found = Recorded(
+        found = Effects(
             incidents=tuple(sorted({*found.incidents, *done.incidents})),
             testings=found.testings | done.testings,
             kinds=found.kinds + done.kinds,

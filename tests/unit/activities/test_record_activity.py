@@ -15,7 +15,7 @@ from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Evidence, Failed, FailureReason, LogLine
-from opam_ci.core.jobs.records import RevisionKey, RowBatch
+from opam_ci.core.jobs.records import Recorded, RevisionKey, RowBatch
 from opam_ci.core.jobs.summary import JobState, JobStatus
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -78,9 +78,9 @@ async def test_each_testing_whose_verdicts_changed_is_signalled_to_recount(
 ) -> None:
     record = RecordActivities(index).record
     for number in (1, 2):
-        assert await environment.run(record, failed(number)) == ()
+        assert await environment.run(record, failed(number)) == Recorded()
     assert temporal.signals == []
-    assert await environment.run(record, failed(3)) == (JobKind.BUILD,) * 3
+    assert await environment.run(record, failed(3)) == Recorded(revised=(JobKind.BUILD,) * 3)
     assert temporal.signals == [
         (f"pr/o/r/{number}", "recount", failed(number).key) for number in (1, 2, 3)
     ]
@@ -112,3 +112,7 @@ async def test_a_workflow_that_has_ended_blocks_nothing(
     temporal.trouble = RPCError("gone", RPCStatusCode.NOT_FOUND, b"")
     await environment.run(record, failed(3))
     assert [workflow for workflow, _, _ in temporal.signals] == ["pr/o/r/2", "pr/o/r/3"]
+
+
+def test_results_in_histories_of_older_workers_can_be_read() -> None:
+    assert Recorded.model_validate_json('["build"]') == Recorded(revised=(JobKind.BUILD,))

@@ -237,6 +237,26 @@ def test_a_restart_by_hand_drops_the_estimate(index: Index, origin: RestartOrigi
     assert kept(index) == EstimatesKept(held=int(automatic))
 
 
+def test_who_records_a_pending_head_hears_its_first_estimate(index: Index) -> None:
+    def heard(minutes: float, **changes: object) -> datetime | None:
+        record = revision(key(1), updated_at=after(minutes), sequence=minutes, **changes)
+        rows = tuple(queued(1))
+        batch = RowBatch(key=key(1), revision=record, rows=rows, sequence=1, updated_at=after(1))
+        return index.record(batch).estimated_until
+
+    assert heard(1) is None
+    measured(index)
+    first = heard(2)
+    assert first is not None
+    assert first > after(2)
+    assert heard(5) == first
+    assert heard(6, state=State.ERROR) is None
+    assert heard(7) == first
+    heard(8, state=State.SUCCESS)
+    # Jobs that are restarted by hand were not foreseen.
+    assert heard(9) is None
+
+
 def test_the_first_estimate_is_the_one_on_the_page(index: Index) -> None:
     measured(index)
     page = index.head_top(put(index, 1, queued(1)), now=after(1))

@@ -6,7 +6,7 @@ from itertools import permutations
 import pytest
 
 from opam_ci.clients.index import AttemptFilter, Index, JobFilter, RevisionFilter
-from opam_ci.clients.index.rejudging import Recorded
+from opam_ci.clients.index.rejudging import Effects
 from opam_ci.core.incidents.fingerprint import SAME_FAILURE
 from opam_ci.core.incidents.restarts import JOB_BUDGET
 from opam_ci.core.jobs.job import Job, JobKind, Phase
@@ -79,7 +79,7 @@ def closed(number: int) -> RevisionRecord:
     return RevisionRecord(key=key(number), base="b", is_open=False, updated_at=NOON, sequence=9)
 
 
-def judged(found: Recorded) -> set[int | None]:
+def judged(found: Effects) -> set[int | None]:
     """The pull requests of which verdicts were judged again."""
     return {each.number for each in found.testings}
 
@@ -99,7 +99,7 @@ def test_the_third_alike_throws_doubt_on_all_in_any_order(
 ) -> None:
     batches = {number: decided(number, minutes=3 * number) for number in order}
     first, second, third = (batches[number] for number in order)
-    assert write(index, first, second, first) == Recorded()
+    assert write(index, first, second, first) == Effects()
     found = write(index, third)
     assert judged(found) == ALL
     assert found.kinds == (JobKind.BUILD,) * 3

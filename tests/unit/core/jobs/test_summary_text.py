@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from opam_ci.core.github.check_page import page
 from opam_ci.core.github.status import DEFAULT_CONTEXTS, part_of
+from opam_ci.core.jobs.hold import Hold
 from opam_ci.core.jobs.job import Job, JobKind
 from opam_ci.core.jobs.outcome import (
     Cancelled,
@@ -130,6 +131,42 @@ def test_status_counts_what_waits_although_no_row_of_it_is_shown() -> None:
     of = summary_of(rows, jobs=rows[3:])
     text = sentence(of, limit=STATUS_LIMIT, maximum_attempts=5)
     assert text == "7/10 done; 3 retry, CI fault: DNS resolution failed"
+
+
+def expecting(until: datetime, *rows: JobStatus, **changes: object) -> Summary:
+    given = {"estimated_until": until, "updated_at": AT} | changes
+    return summary(*rows).model_copy(update=given)
+
+
+SOON = AT + timedelta(hours=2)
+
+
+@pytest.mark.parametrize(
+    ("until", "changes", "words"),
+    [
+        (SOON, {}, "1/2 done; all expected by 05:04 UTC"),
+        (AT + timedelta(days=1), {}, "1/2 done; all expected by 03 January 03:04 UTC"),
+        # A promise that was not kept is not repeated.
+        (AT, {}, "1/2 done"),
+        (SOON, {"updated_at": None}, "1/2 done"),
+    ],
+)
+def test_status_has_the_first_estimate(
+    until: datetime, changes: dict[str, object], words: str
+) -> None:
+    of = expecting(until, row(1, PASSED), row(2), **changes)
+    assert sentence(of, limit=STATUS_LIMIT) == words
+    # Where there is no room the numbers are more important.
+    assert sentence(of, limit=20) == "1/2 done"
+
+
+def test_status_has_no_estimate_where_it_says_nothing() -> None:
+    rows = row(1, PASSED), row(2)
+    held = expecting(SOON, *rows, hold=Hold(reason="new-author"))
+    decided, linted = expecting(SOON, row(1, PASSED)), expecting(SOON, *rows)
+    assert "expected" not in sentence(held, limit=STATUS_LIMIT)
+    assert "expected" not in sentence(decided, limit=STATUS_LIMIT)
+    assert "expected" not in sentence(linted, limit=STATUS_LIMIT, builds=False)
 
 
 def test_status_has_failures_and_the_time_of_the_retry() -> None:
