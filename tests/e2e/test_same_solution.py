@@ -100,9 +100,17 @@ def test_a_job_with_the_same_solution_ends_before_it_builds(system: System) -> N
         command = next(line for line in printed.splitlines() if "Its log: " in line)
         assert f"--head {ran['head'][:12]}" in command
 
+    # It is known now to what these inputs lead, without a solver.
+    other = opam_repository.package("other.1", 'build: ["true"]\n')
+    third = checks.push(lib(below=2), other)
+    for name, record in third.items():
+        assert record["status"]["attempt"] == 0
+        reused = record["status"]["outcome"]["evidence"]["reused"]
+        assert reused["head"] == first[name]["revision"]["head"]
+
     # A restart builds it.
-    checks.restart(second[BUILD])
-    again = checks.decided(second[BUILD]["revision"]["head"], {BUILD: 2, TEST: 1})
+    checks.restart(third[BUILD])
+    again = checks.decided(third[BUILD]["revision"]["head"], {BUILD: 2, TEST: 1})
     assert ran_for(again[BUILD]) is None
     assert PHASE in checks.log(BUILD)
 

@@ -30,12 +30,14 @@ _PROVING = (Standing.PASSED, Standing.FAILED, Standing.SKIPPED)
 _WHY = func.coalesce(ATTEMPTS.c.failure_reason, ATTEMPTS.c.skip_reason, "")
 _LABEL = func.trim(ATTEMPTS.c.standing + literal(" ") + _WHY)
 """The same as `KnownVerdict.label` of the verdict."""
+_REUSED = ATTEMPTS.c.outcome["evidence", "reused", "head"].as_string()
 _BUILT = and_(
-    ATTEMPTS.c.outcome["evidence", "rule"].as_string() != KNOWN_FAILURE,
-    ATTEMPTS.c.outcome["evidence", "reused", "head"].as_string().is_(None),
+    ATTEMPTS.c.outcome["evidence", "rule"].as_string() != KNOWN_FAILURE, _REUSED.is_(None)
 )
 """Not so of a job that ended since a dependency is known to fail, or with the verdict of another
 one that had the same solution: its verdict is not used for other jobs."""
+_HAS_KEY = and_(JOBS.c.plan_key.is_not(None), ATTEMPTS.c.verdict_key.is_not(None))
+"""As the partial index by names has it."""
 _MOST_KNOWN = 3
 """Verdicts that go with a job, each some hundred bytes: it had as many solutions lately."""
 
@@ -140,10 +142,8 @@ def known_verdicts(
         most.
     """
     plain = {same.id: job.plain.id for job in jobs for same in job.alike}
-    # As the partial index has it.
-    has_key = and_(JOBS.c.plan_key.is_not(None), ATTEMPTS.c.verdict_key.is_not(None))
     by_key: dict[tuple[str, str], list[Attempted]] = defaultdict(list)
-    for row, each in _attempts(connection, JOBS.c.name, plain, has_key, now):
+    for row, each in _attempts(connection, JOBS.c.name, plain, _HAS_KEY, now):
         by_key[plain[row.name], row.verdict_key].append(each)
     found: dict[str, list[tuple[str, Attempted]]] = defaultdict(list)
     for (job, key), some in by_key.items():
@@ -203,11 +203,36 @@ def _holding(
     """Finds the attempts whose verdicts hold for jobs with some plan keys, by the key."""
     # In an earlier round the job may have had another key.
     same = ATTEMPTS.c.round == JOBS.c.round
-    by_key: dict[str, list[Attempted]] = defaultdict(list)
+    by_key: dict[str, dict[int, Attempted]] = defaultdict(dict)
     for row, each in _attempts(connection, JOBS.c.plan_key, keys, same, now):
-        by_key[row.plan_key].append(each)
-    found = {key: settled(some, image, now) for key, some in by_key.items()}
+        by_key[row.plan_key][each.id] = each
+    for key, each in _of_solutions(connection, keys, now):
+        by_key[key][each.id] = each
+    found = {key: settled(some.values(), image, now) for key, some in by_key.items()}
     return {key: each for key, each in found.items() if each is not None}
+
+
+def _of_solutions(
+    connection: Connection, keys: Collection[str], now: datetime
+) -> Iterator[tuple[str, Attempted]]:
+    """Finds attempts with solutions for which jobs took a verdict, by the plan keys of these jobs.
+
+    Jobs with the same plan key have the same solution, so its verdict is theirs without solving.
+    """
+    took = (
+        select(JOBS.c.plan_key, ATTEMPTS.c.verdict_key, *JOB_COLUMNS)
+        .select_from(JOBS.join(ATTEMPTS))
+        .where(ATTEMPTS.c.round == JOBS.c.round, _HAS_KEY, _REUSED.is_not(None))
+    )
+    plan_keys: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for some in portions(sorted(keys)):
+        for row in connection.execute(took.where(JOBS.c.plan_key.in_(some))):
+            for same in job_of(row).alike:
+                plan_keys[same.id, row.verdict_key].add(row.plan_key)
+    names = {name for name, _ in plan_keys}
+    for row, each in _attempts(connection, JOBS.c.name, names, _HAS_KEY, now):
+        for key in plan_keys.get((row.name, row.verdict_key), ()):
+            yield key, each
 
 
 def _read(connection: Connection, ids: Iterable[int]) -> Iterator[AnyRow]:

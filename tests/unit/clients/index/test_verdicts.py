@@ -347,18 +347,17 @@ def test_jobs_on_the_base_and_ordinary_ones_have_the_same(index: Index) -> None:
     assert known(index, its_test(BUILD)) == {}
 
 
-def test_a_job_that_took_a_verdict_is_no_evidence(index: Index) -> None:
+def test_a_job_that_took_a_verdict_is_no_evidence_and_passes_it_on(index: Index) -> None:
     for number, key in enumerate((OTHER, THIRD)):
         plan(index, [keyed()], key=key)
         ran(index, FAILED, key=key, verdict_key="v", ended_at=after(number))
     plan(index, [keyed(plan_key="k2")])
     verdict = known(index, now=after(2))["v"]
     ran(index, verdict.outcome, key=KEY, verdict_key="v", ended_at=after(3))
-    # Neither by its plan key, however often, nor for the verdict key.
-    again = KEY.model_copy(update={"number": 4})
-    plan(index, [keyed(plan_key="k2")], key=again)
-    ran(index, verdict.outcome, key=again, verdict_key="v", ended_at=after(4))
-    assert holds(index, "k2", after(5)) is None
+    # By its plan key it holds without a solver, too, as the verdict of those that ran.
+    assert holds(index, "k2", after(5)) == verdict
+    assert index.failing(["k2"], IMAGE, after(5)).keys() == {"k2"}
+    assert holds(index, "k2", after(1) + MAX_AGE + timedelta(seconds=1)) is None
     later = KEY.model_copy(update={"number": 5})
     plan(index, [keyed(plan_key="k3")], key=later)
     page = index.take(TakeJobs(key=later, platform=P, limit=9, reuse=True), now=after(5))
@@ -396,3 +395,29 @@ def test_an_audit_of_a_verdict_key_is_counted_and_drops_both(index: Index) -> No
     # Another round is another matter.
     plan(index, [keyed(plan_key="k2")], round_=2)
     assert audits(index, after(2)) == Audits(compared=1)
+
+
+def test_one_failure_counts_once_by_both_keys(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    ran(index, FAILED, key=OTHER, verdict_key="v")
+    # As if there had been another one, which is gone.
+    reused = Reused(**THIRD.model_dump(), round=1, attempt=1, ended_at=NOON, job=BUILD)
+    evidence = FAILED.evidence.model_copy(update={"reused": reused})
+    took = FAILED.model_copy(update={"evidence": evidence})
+    plan(index, [keyed()])
+    ran(index, took, key=KEY, verdict_key="v", ended_at=after(1))
+    assert holds(index, "k", after(2)) is None
+
+
+def test_a_solution_is_that_of_the_job_with_the_plan_key(index: Index) -> None:
+    plan(index, [keyed(), keyed(build("b.1"), "b")], key=OTHER)
+    ran(index, verdict_key="v")
+    ran(index, FAILED, job=build("b.1"), verdict_key="w")
+    plan(index, [keyed(plan_key="k2"), keyed(build("b.1"), "b2")])
+    ran(index, known(index)["v"].outcome, key=KEY, verdict_key="v", ended_at=after(1))
+    found = index.settled(["k2", "b2"], IMAGE, after(2))
+    assert {key: each.label for key, each in found.items()} == {"k2": "passed"}
+    assert index.settled(["k2"], "another image", after(2)) == {}
+    # In another round the job may have another key.
+    plan(index, [keyed(plan_key="k4")], round_=2)
+    assert holds(index, "k4", after(2)) is None
