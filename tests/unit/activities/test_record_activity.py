@@ -13,6 +13,7 @@ from temporalio.testing import ActivityEnvironment
 
 from opam_ci.activities.record import RecordActivities
 from opam_ci.clients.index import Index
+from opam_ci.clients.index.rejudging import Effects
 from opam_ci.core.jobs.job import Job, JobKind, Phase
 from opam_ci.core.jobs.outcome import Evidence, Failed, FailureReason, LogLine
 from opam_ci.core.jobs.records import Recorded, RevisionKey, RowBatch
@@ -112,6 +113,14 @@ async def test_a_workflow_that_has_ended_blocks_nothing(
     temporal.trouble = RPCError("gone", RPCStatusCode.NOT_FOUND, b"")
     await environment.run(record, failed(3))
     assert [workflow for workflow, _, _ in temporal.signals] == ["pr/o/r/2", "pr/o/r/3"]
+
+
+async def test_the_first_estimate_of_a_head_is_returned(
+    index: Index, environment: ActivityEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "record", lambda *_, **__: Effects(estimated_until=NOON))
+    done = await environment.run(RecordActivities(index).record, failed(1))
+    assert done == Recorded(estimated_until=NOON)
 
 
 def test_results_in_histories_of_older_workers_can_be_read() -> None:

@@ -417,7 +417,21 @@ def test_a_solution_is_that_of_the_job_with_the_plan_key(index: Index) -> None:
     ran(index, known(index)["v"].outcome, key=KEY, verdict_key="v", ended_at=after(1))
     found = index.settled(["k2", "b2"], IMAGE, after(2))
     assert {key: each.label for key, each in found.items()} == {"k2": "passed"}
+    # Another solution of the same job says nothing of this one.
+    plan(index, [keyed(plan_key="k3")], key=THIRD)
+    ran(index, FAILED, key=THIRD, verdict_key="w", ended_at=after(1))
+    assert holds(index, "k2", after(2)) is not None
     assert index.settled(["k2"], "another image", after(2)) == {}
     # In another round the job may have another key.
     plan(index, [keyed(plan_key="k4")], round_=2)
     assert holds(index, "k4", after(2)) is None
+
+
+def test_a_job_on_the_base_passes_on_the_verdict_of_the_ordinary_one(index: Index) -> None:
+    plan(index, [keyed()], key=OTHER)
+    ran(index, verdict_key="v")
+    on_base = Job(platform=P, package="a.1", kind=JobKind.BASE_BUILD)
+    plan(index, [keyed(on_base, "k2")])
+    verdict = known(index, on_base)["v"]
+    ran(index, verdict.outcome, key=KEY, job=on_base, verdict_key="v", ended_at=after(1))
+    assert holds(index, "k2", after(2)) == verdict

@@ -1,5 +1,8 @@
 """What the solver can read for a package, and what it cannot."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -54,11 +57,13 @@ def test_a_version_whose_sources_can_change_is_known() -> None:
 
 
 NAMED = {
-    "a": References(always=frozenset({"b", "gone"}), tested=frozenset({"t"})),
+    "a": References(always=frozenset({"b", "gone"}), tested=frozenset({"t", "below-d"})),
     "b": References(always=frozenset({"c"})),
     # They need each other.
-    "c": References(always=frozenset({"d"})),
-    "d": References(always=frozenset({"c"}), changing=frozenset({"d.2"})),
+    "c": References(always=frozenset({"d", "below-c"})),
+    "d": References(always=frozenset({"c", "below-d"}), changing=frozenset({"d.2"})),
+    "below-c": References(),
+    "below-d": References(),
     "t": References(),
     "other": References(always=frozenset({"t"})),
 }
@@ -66,7 +71,7 @@ TREES = {name: f"1-{name}" for name in NAMED}
 
 
 def reach(named: Mapping[str, References] = NAMED, **trees: str) -> Reachable:
-    return reachable({**TREES, **trees}, named, {"c", "t", "unknown"})
+    return reachable({**TREES, **trees}, named, {"c", "d", "t", "unknown"})
 
 
 def changed(now: Reachable) -> set[str]:
@@ -82,6 +87,8 @@ def test_a_digest_changes_with_each_directory_within_reach_and_with_no_other() -
     assert changed(reach(d="2")) == {"a", "b", "c", "d"}
     assert changed(reach(b="2")) == {"a", "b"}
     assert changed(reach(other="2")) == {"other"}
+    for below in ("below-c", "below-d"):
+        assert changed(reachable(TREES | {below: "2"}, NAMED, ())) == {"a", "b", "c", "d", below}
 
 
 def test_what_its_tests_need_counts_if_they_are_asked_for() -> None:
@@ -102,13 +109,29 @@ def test_a_name_that_appears_or_vanishes_counts() -> None:
 
 def test_names_that_need_a_package_are_one_digest() -> None:
     before = reach().dependents
-    assert before.keys() == {"c", "t"}
+    assert before.keys() == {"c", "d", "t"}
     # `a` needs it for its tests.
     assert reach(a="2").dependents["t"] != before["t"]
     assert reach(other="2").dependents == {**before, "t": reach(other="2").dependents["t"]}
     # A new dependent.
     new = {**NAMED, "other": References(always=frozenset({"c"}))}
-    assert reach(new).dependents["c"] != before["c"]
+    assert all(reach(new).dependents[name] != before[name] for name in ("c", "d"))
+
+
+def test_digests_are_the_same_in_every_process() -> None:
+    here = reach().model_dump_json(exclude={"changing"})
+    code = f"from {__name__} import reach; print(reach().model_dump_json(exclude={{'changing'}}))"
+    for seed in "123":
+        # It decides the order of a set of names.
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+        )
+        assert done.stdout.decode().strip() == here
+
+
+def test_only_tests_that_need_more_have_a_digest() -> None:
+    assert reach().tested.keys() == {"a"}
 
 
 def test_what_can_change_is_listed_for_the_whole_repository() -> None:
