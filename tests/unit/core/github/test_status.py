@@ -105,6 +105,13 @@ def test_advisory_context_is_posted_and_not_counted() -> None:
     assert (revdeps.state, revdeps.description) == (State.FAILURE, "Advisory: 1 failed")
 
 
+def test_builds_are_estimated_and_lint_is_not() -> None:
+    of = summary(analysis=PASSED, lint=None, build=None, revdep=None)
+    times = {"updated_at": NOW, "estimated_until": NOW + timedelta(hours=1)}
+    found = statuses(of.model_copy(update=times), maximum_attempts=5)
+    assert ["all expected by" in each.description for each in found] == [True, False, True]
+
+
 def test_numbers_are_shared_out_although_no_row_is_shown() -> None:
     of = summary(analysis=PASSED, lint=PASSED, build=PASSED, revdep=FAILED)
     assert states(of.model_copy(update={"jobs": of.jobs[:1]})) == states(of)
