@@ -78,6 +78,8 @@ def said(seconds: float, state: str, text: str, context: str = "opam-ci") -> Sam
         (90, "pending", "0/1 done; analysis under way"),
         (120, "pending", "0/1 done"),
         (190, "pending", "0/1 done" + RETRY),
+        (120, "pending", "0/1 done; all expected by 14:30 UTC"),
+        (190, "pending", f"0/1 done{RETRY}; all expected by 03 August 14:30 UTC"),
         (241, "error", ERROR),
         (301, "pending", "0/1 done"),
         (341, "success", "1 passed; analysis passed"),
@@ -110,6 +112,7 @@ def test_what_was_so_is_let_be(seconds: float, state: str, text: str) -> None:
         (241, "error", "something broke", "no error"),
         (341, "success", "1 passed" + " " * 140, "140 characters"),
         (120, "pending", "work in progress", "no such words"),
+        (341, "success", "1 passed; all expected by 14:30 UTC", "no such words"),
     ],
 )
 def test_what_was_not_so_is_refused(seconds: float, state: str, text: str, problem: str) -> None:

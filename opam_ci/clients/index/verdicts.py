@@ -84,8 +84,10 @@ class Verdicts(Connected):
             InfrastructureError: The index cannot be read.
         """
         with reading(self._engine) as connection:
-            holding = {each.id: key for key, each in _holding(connection, keys, image, now).items()}
-            return {holding[row.id]: _verdict(row) for row in _read(connection, holding)}
+            holding = _holding(connection, keys, image, now)
+            rows = _read(connection, {each.id for each in holding.values()})
+            verdicts = {row.id: _verdict(row) for row in rows}
+            return {key: verdicts[each.id] for key, each in holding.items()}
 
     def failing(self, keys: Collection[str], image: str, now: datetime) -> dict[str, FailedWithout]:
         """Returns the failures among the verdicts that hold for jobs with some plan keys.
@@ -112,17 +114,18 @@ class Verdicts(Connected):
                 for key in connection.scalars(failed.where(JOBS.c.plan_key.in_(some)))
             ]
             holding = {
-                each.id: key
+                key: each.id
                 for key, each in _holding(connection, suspects, image, now).items()
                 if each.standing is Standing.FAILED
             }
-            return {
-                holding[row.id]: FailedWithout(
+            failures = {
+                row.id: FailedWithout(
                     **dict(_ran(row)),
                     line=clip(flat(reason_line(row.outcome)), _LINE),
                 )
-                for row in _read(connection, holding)
+                for row in _read(connection, set(holding.values()))
             }
+            return {key: failures[attempt] for key, attempt in holding.items()}
 
 
 def known_verdicts(

@@ -26,7 +26,10 @@ _RETRY = (
     r" \(attempt (?P<next>\d+) of (?P<of>\d+) at \d\d:\d\d UTC\))?"
 )
 _ANALYSING = re.compile(r"Analysing the change" + _RETRY)
-_RETRY_AT_END = re.compile(_RETRY + r"\Z")
+_EXPECTED = r"(?:; all expected by (?:\d\d [A-Z][a-z]+ )?\d\d:\d\d UTC)?"
+_NOT_COUNTED = re.compile(_RETRY + _EXPECTED + r"\Z")
+"""What the end of a pending status may say beside its numbers."""
+
 _PENDING = re.compile(r"(?P<decided>\d+)/(?P<total>\d+) done(?:, (?P<failed>\d+) failed)?")
 _NAME = r"(?:analysis|lint)(?: \(\d+ of \d+\))?"
 _APART = re.compile(
@@ -267,7 +270,9 @@ def _numbers(sample: Sample, kinds: list[JobKind], may: list[set[str]]) -> str |
         if (found := _ERROR.fullmatch(sample.text)) is None:
             return f"no error: {sample.text}"
         text = found["tally"]
-    parts = _RETRY_AT_END.sub("", text).split("; ")
+    if sample.state == "pending":
+        text = _NOT_COUNTED.sub("", text)
+    parts = text.split("; ")
     builds = [words for kind, words in zip(kinds, may, strict=True) if kind not in BUILDS_NOTHING]
     said = parts if _APART.fullmatch(parts[0]) else parts[1:]
     problems = [_apart(part, kinds, may) for part in said]

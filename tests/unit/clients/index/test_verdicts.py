@@ -357,6 +357,10 @@ def test_a_job_that_took_a_verdict_is_no_evidence_and_passes_it_on(index: Index)
     # By its plan key it holds without a solver, too, as the verdict of those that ran.
     assert holds(index, "k2", after(5)) == verdict
     assert index.failing(["k2"], IMAGE, after(5)).keys() == {"k2"}
+    # Two plan keys may lead to one attempt.
+    both = index.settled(["k", "k2"], IMAGE, after(5))
+    assert both == {"k": verdict, "k2": verdict}
+    assert index.failing(["k", "k2"], IMAGE, after(5)).keys() == {"k", "k2"}
     assert holds(index, "k2", after(1) + MAX_AGE + timedelta(seconds=1)) is None
     later = KEY.model_copy(update={"number": 5})
     plan(index, [keyed(plan_key="k3")], key=later)
