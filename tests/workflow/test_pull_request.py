@@ -296,8 +296,7 @@ async def test_verdicts_of_the_same_solution_go_with_the_job_unless_it_is_restar
     await world.until(handle, is_decided)
     # Something within reach has changed.
     script.reach = Reachable(plain={"a": "2"}, tested={}, dependents={})
-    second = world.revision(HEAD_2, reuse_verdicts=reuses, audited_percent=0)
-    await handle.signal("head_changed", second)
+    await handle.signal("head_changed", world.revision(HEAD_2, reuse_verdicts=reuses))
     await world.until(handle, lambda now: now.head == HEAD_2 and is_decided(now))
     await handle.signal("restart", {"which": "all"})
     await world.until(

@@ -361,6 +361,8 @@ class World:
         given: dict[str, object] = {
             "retry": RetrySettings(initial_interval=timedelta(seconds=1), maximum_attempts=3),
             "heartbeat_timeout": timedelta(seconds=5),
+            # Which jobs are audited depends on when a head is tested.
+            "audited_percent": 0,
         }
         return Revision(
             head=head,
