@@ -111,7 +111,7 @@ def reachable(
     """
     names = sorted(trees)
     places = {name: place for place, name in enumerate(names)}
-    within = _within(names, trees, named)
+    within = _within(places, trees, named)
     plain = [each.digest for each in within]
     tested = [
         _joined([reach, *(within[places[each]] for each in named[name].tested if each in places)])
@@ -178,13 +178,13 @@ class _Within(NamedTuple):
 
 
 def _within(
-    names: list[str], trees: Mapping[str, str], named: Mapping[str, References]
+    places: Mapping[str, int], trees: Mapping[str, str], named: Mapping[str, References]
 ) -> list[_Within]:
     """Returns what is within reach of each name."""
     # Importing it takes a quarter of a second, and few processes need it.
     from networkx import DiGraph, strongly_connected_components  # noqa: PLC0415
 
-    places = {name: place for place, name in enumerate(names)}
+    names = list(places)
     graph: DiGraph[int] = DiGraph()
     graph.add_nodes_from(range(len(names)))
     graph.add_edges_from(
