@@ -23,6 +23,7 @@ from opam_ci.core.jobs.summary import (
     UNDECIDED,
     Counts,
     PlatformStanding,
+    Standing,
     State,
     Summary,
     total,
@@ -233,7 +234,7 @@ async def test_a_cancelled_listing_goes_on_where_it_stopped(
 async def test_a_cancel_leaves_no_job_that_is_added_meanwhile(
     world: World, ref: PullRequestRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The listing is cancelled while its jobs are written: they are run, not left behind."""
+    """The listing is cancelled while its jobs are written: they are cancelled, too."""
     listing(world.script, 2)
     writing, released = threading.Event(), threading.Event()
     plan = world.script.index.real.plan
@@ -250,9 +251,19 @@ async def test_a_cancel_leaves_no_job_that_is_added_meanwhile(
     await asyncio.to_thread(writing.wait, 30)
     await handle.signal(PullRequestWorkflow.cancel)
     asyncio.get_running_loop().call_later(2, released.set)
+
+    def standings() -> dict[str, Standing]:
+        return {
+            record.status.job.id: record.standing
+            for record in world.script.jobs
+            if record.status.job.kind in REVDEP_KINDS
+        }
+
     summary = await world.until(handle, lambda now: revdeps(now).total == 2 and is_decided(now))
-    standings = {record.standing for record in world.script.jobs}
-    assert standings.isdisjoint(UNDECIDED), summary
+    assert revdeps(summary) == Counts(cancelled=2)
+    # The summary tells of a cancel before it is in the index.
+    await world.until(handle, lambda _: UNDECIDED.isdisjoint(standings().values()))
+    assert standings() == dict.fromkeys([job(0), job(1)], Standing.CANCELLED)
 
 
 async def test_a_new_head_stops_them(world: World, ref: PullRequestRef) -> None:
